@@ -1,0 +1,29 @@
+"""Photographs with label maps: sources, the audit, and the pipelines that feed `model.fit`."""
+
+from __future__ import annotations
+
+from keras_deeplab.data.audit import audit
+from keras_deeplab.data.augment import augment
+from keras_deeplab.data.faults import DatasetError, Fault
+from keras_deeplab.data.folder import Folder
+from keras_deeplab.data.pipeline import evaluation_dataset, training_dataset
+from keras_deeplab.data.report import Report, SplitReport
+from keras_deeplab.data.shapes import Shapes
+from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, voc_colors
+
+__all__ = [
+    "IGNORE_LABEL",
+    "DatasetError",
+    "DatasetInfo",
+    "Fault",
+    "Folder",
+    "Report",
+    "Shapes",
+    "Source",
+    "SplitReport",
+    "audit",
+    "augment",
+    "evaluation_dataset",
+    "training_dataset",
+    "voc_colors",
+]

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from keras_deeplab.data.decoding import ImageFacts, LabelFacts, image_facts
+from keras_deeplab.data.faults import DatasetError, Faults, FileFault
+from keras_deeplab.data.files import check_root
+from keras_deeplab.data.folder import Folder, add_file_faults, map_files
+from keras_deeplab.data.label_codes import LabelCode
+from keras_deeplab.data.report import Report, SplitReport
+from keras_deeplab.data.source import DatasetInfo, Source
+
+
+@dataclass
+class _Census:
+    """Sizes and pixel counts per label (255 being the ignored one) of the pairs of one split."""
+
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    blank: int = 0
+
+    def add(self, size: tuple[int, int], counts: np.ndarray) -> None:
+        self.sizes.append(size)
+        self.counts += counts
+        self.blank += not counts[:255].any()
+
+    def report(self, num_classes: int) -> SplitReport:
+        total = max(1, int(self.counts.sum()))
+        sizes = np.array(self.sizes)
+        return SplitReport(
+            images=len(self.sizes),
+            smallest=tuple(sizes.min(axis=0).tolist()),
+            largest=tuple(sizes.max(axis=0).tolist()),
+            class_share=tuple((self.counts[:num_classes] / total).tolist()),
+            ignored_share=float(self.counts[255] / total),
+        )
+
+
+def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = None) -> Report:
+    """Looks at every file of a data set and raises one error with all faults, before training.
+
+    Every image and every label map is decoded as a whole, in a pool of threads.
+
+    Args:
+        source: A `data.Source`, or the path of a folder (see `data.Folder`).
+        splits: The splits to look at; all by default.
+
+    Returns:
+        A `Report`: per split the number of images, their sizes, and the share of pixels of each
+        class and of the ignored label; and warnings, such as a class that never occurs.
+
+    Raises:
+        DatasetError: Faults were found. The message lists every kind with its count, what was
+            expected and, for the first ten, file name and what was found.
+
+    Example:
+
+    >>> print(data.audit(data.Shapes()))
+    """
+    if not isinstance(source, Source):
+        source = Folder(source)
+    for split in splits or ():
+        source.check_split(split)
+    look = _audit_folder if isinstance(source, Folder) else _audit_source
+    faults, warnings = Faults(), []
+    info, parts = look(source, tuple(splits or source.splits), faults, warnings)
+    where = str(source.root) if isinstance(source, Folder) else type(source).__name__
+    faults.raise_if_any(where)
+    reports = {split: part.report(info.num_classes) for split, part in parts.items()}
+    return Report(info, reports, (*warnings, *_warnings(info, parts)))
+
+
+def _warnings(info: DatasetInfo, parts: dict[str, _Census]) -> Iterator[str]:
+    for split, part in parts.items():
+        absent = [name for name, n in zip(info.classes, part.counts, strict=False) if n == 0]
+        if absent:
+            yield f"{split}: no pixel of {', '.join(absent)}"
+        if part.blank:
+            yield f"{split}: {part.blank} label maps hold nothing but ignored pixels"
+
+
+def _audit_source(
+    source: Source, splits: Sequence[str], faults: Faults, warnings: list[str]
+) -> tuple[DatasetInfo, dict[str, _Census]]:
+    """Decodes a source that answers for its own files and checks the pairs it gives."""
+    del warnings
+    code = LabelCode(tuple(range(source.info.num_classes)))
+    parts = {}
+    for split in splits:
+        part = parts[split] = _Census()
+        names = source.names(split)
+        pairs = source.dataset(split).as_numpy_iterator()
+        if not names:
+            faults.add("empty split", f"{split}: no images")
+        for name, (image, label) in zip(names, pairs, strict=True):
+            shown = f"{split}/{name}"
+            if image.shape[:2] != label.shape:
+                _add_size_fault(faults, shown, ImageFacts(image.shape[:2]), label.shape)
+            counts = np.bincount(label.reshape(-1), minlength=256)
+            _add_value_fault(faults, shown, counts, code)
+            part.add(label.shape, counts)
+    return source.info, parts
+
+
+def _audit_folder(
+    folder: Folder, splits: Sequence[str], faults: Faults, warnings: list[str]
+) -> tuple[DatasetInfo | None, dict[str, _Census]]:
+    check_root(folder.root, faults)
+    info, code = None, None
+    try:
+        info, code = folder.resolve()
+    except DatasetError as error:
+        faults.extend(error.faults)
+    parts, labels = {}, {}
+    for split in splits:
+        parts[split] = _Census()
+        labels |= _audit_split(folder, split, code, faults, warnings, parts[split])
+    _check_binary(code, parts, faults)
+    warnings += _palette_warning(folder.root, labels)
+    return info, parts
+
+
+def _audit_split(
+    folder: Folder,
+    split: str,
+    code: LabelCode | None,
+    faults: Faults,
+    warnings: list[str],
+    part: _Census,
+) -> dict[Path, LabelFacts]:
+    files, name_faults = folder.files(split)
+    faults.extend(list(name_faults))
+    labels = folder.labels(split)
+    images = map_files(image_facts, [path for same in files.images.values() for path in same])
+    add_file_faults(faults, folder.root, images)
+    add_file_faults(faults, folder.root, labels)
+    good = {path: facts for path, facts in labels.items() if isinstance(facts, LabelFacts)}
+    for path, facts in good.items() if code else ():
+        _add_value_fault(faults, _shown(folder, path), facts.counts, code)
+    for _, image_path, label_path in files.pairs():
+        image, label = images[image_path], labels[label_path]
+        if isinstance(image, FileFault) or isinstance(label, FileFault):
+            continue
+        if image.size != label.size:
+            _add_size_fault(faults, _shown(folder, image_path), image, label.size)
+        if code:
+            part.add(label.size, np.bincount(code.table, label.counts, 256).astype(np.int64))
+    warnings += _image_warnings(split, images)
+    return good
+
+
+def _shown(folder: Folder, path: Path) -> str:
+    return path.relative_to(folder.root).as_posix()
+
+
+def _add_value_fault(faults: Faults, shown: str, counts: np.ndarray, code: LabelCode) -> None:
+    wrong = np.flatnonzero((counts > 0) & ~code.known)
+    if wrong.size:
+        listed = ", ".join(f"{value} ({counts[value]} pixels)" for value in wrong[:5])
+        more = f" and {wrong.size - 5} other values" * (wrong.size > 5)
+        faults.add("label value out of range", f"{shown}: {listed}{more}", str(code))
+
+
+def _add_size_fault(
+    faults: Faults, shown: str, image: ImageFacts, label_size: tuple[int, int]
+) -> None:
+    found = f"{shown}: image {_by(image.size)}, label map {_by(label_size)}"
+    if image.upright_size == tuple(label_size):
+        found += (
+            f" (the photograph's EXIF orientation {image.orientation} turns it to that size; "
+            "pixels are used as stored, so save it turned)"
+        )
+    faults.add("sizes differ", found)
+
+
+def _by(size: Sequence[int]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _check_binary(code: LabelCode | None, parts: dict[str, _Census], faults: Faults) -> None:
+    """Masks of 0 and 255 read as class 0 and ignored would train on nothing but class 0."""
+    counts = sum((part.counts for part in parts.values()), np.zeros(256, np.int64))
+    if code and 255 in code.ignored and np.flatnonzero(counts).tolist() == [0, 255]:
+        faults.add(
+            "classes unclear",
+            f"the label maps hold nothing but {code.values[0]} and ignored pixels; if 255 is a "
+            'class, write "values": [0, 255] into dataset.json',
+        )
+
+
+def _image_warnings(split: str, images: dict[Path, ImageFacts | FileFault]) -> Iterator[str]:
+    good = [facts for facts in images.values() if isinstance(facts, ImageFacts)]
+    turned = sum(facts.orientation != 1 for facts in good)
+    if turned:
+        yield (
+            f"{split}: {turned} photographs carry an EXIF orientation; their pixels are used as "
+            "stored, so check that the label maps lie the same way"
+        )
+    deep = sum(facts.bits > 8 for facts in good)
+    if deep:
+        yield f"{split}: {deep} images have 16 bits a channel, of which the upper 8 are used"
+
+
+def _palette_warning(root: Path, labels: dict[Path, LabelFacts]) -> Iterator[str]:
+    """Palettes made per image number the same class differently from file to file."""
+    first: dict[int, tuple[tuple[int, int, int], Path]] = {}
+    for path, facts in labels.items():
+        for value in np.flatnonzero(facts.counts[: len(facts.palette)]).tolist():
+            color, known = first.setdefault(value, (facts.palette[value], path))
+            if color != facts.palette[value]:
+                yield (
+                    f"palettes differ: index {value} is {color} in "
+                    f"{known.relative_to(root).as_posix()} and {facts.palette[value]} in "
+                    f"{path.relative_to(root).as_posix()}; the indices are the labels"
+                )
+                return

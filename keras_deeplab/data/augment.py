@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import tensorflow as tf
+
+from keras_deeplab.data.source import IGNORE_LABEL
+
+# Grey of the middle: 0 after scaling to [-1, 1], near 0 after subtracting ImageNet's mean.
+MEAN_COLOR = 127.5
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+
+Pair = tuple[tf.Tensor, tf.Tensor]
+
+
+def random_scaled_crop(
+    image: tf.Tensor,
+    label: tf.Tensor,
+    seed: tf.Tensor,
+    crop_size: tuple[int, int],
+    scales: tuple[float, float],
+) -> Pair:
+    """Scales by a random factor and crops a random window of at most `crop_size`.
+
+    The window is cut out first and scaled after, which is the same picture for a fraction of the
+    work. The image is scaled bilinearly (with antialiasing where it shrinks), the label nearest.
+    """
+    seeds = tf.random.split(seed, 3)
+    factor = tf.random.stateless_uniform((), seeds[0], *scales)
+    size = tf.shape(label)
+    crop = tf.constant(crop_size, tf.int32)
+    window = _rounded(tf.cast(crop, tf.float32) / factor)
+    scaled = tf.minimum(crop, _rounded(tf.cast(size, tf.float32) * factor))
+    target = tf.where(window < size, crop, scaled)
+    window = tf.minimum(window, size)
+    top = _random_below(size[0] - window[0] + 1, seeds[1])
+    left = _random_below(size[1] - window[1] + 1, seeds[2])
+    image = image[top : top + window[0], left : left + window[1]]
+    label = label[top : top + window[0], left : left + window[1]]
+    # An unchanged size is passed on as it is, since resizing costs even then.
+    same = tf.reduce_all(target == window)
+    image = tf.cond(
+        same,
+        lambda: tf.cast(image, tf.float32),
+        lambda: tf.image.resize(image, target, antialias=True),
+    )
+    return image, tf.image.resize(label[..., None], target, method="nearest")[..., 0]
+
+
+def random_flip(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> Pair:
+    """Mirrors image and label left to right, every second time."""
+    flip = tf.random.stateless_uniform((), seed) < 0.5
+    return tf.cond(flip, lambda: (image[:, ::-1], label[:, ::-1]), lambda: (image, label))
+
+
+def random_color(
+    image: tf.Tensor, seed: tf.Tensor, strengths: tuple[float, float, float]
+) -> tf.Tensor:
+    """Changes brightness, contrast and saturation by factors in 1 - strength .. 1 + strength."""
+    spread = tf.constant(strengths, tf.float32)
+    factors = 1.0 + spread * tf.random.stateless_uniform((3,), seed, -1.0, 1.0)
+    image = tf.clip_by_value(image * factors[0], 0.0, 255.0)
+    grey = tf.reduce_sum(image * tf.constant(GREY_WEIGHTS), axis=-1, keepdims=True)
+    mean = tf.reduce_mean(grey)
+    image = tf.clip_by_value(mean + (image - mean) * factors[1], 0.0, 255.0)
+    grey = tf.clip_by_value(mean + (grey - mean) * factors[1], 0.0, 255.0)
+    return tf.clip_by_value(grey + (image - grey) * factors[2], 0.0, 255.0)
+
+
+def random_pad(
+    image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, crop_size: tuple[int, int]
+) -> Pair:
+    """Pads to `crop_size` at a random place: the image with grey 127.5, the label with 255."""
+    seeds = tf.random.split(seed, 2)
+    missing = tf.constant(crop_size, tf.int32) - tf.shape(label)
+    top = _random_below(missing[0] + 1, seeds[0])
+    left = _random_below(missing[1] + 1, seeds[1])
+    paddings = [[top, missing[0] - top], [left, missing[1] - left]]
+    image = tf.pad(image, [*paddings, [0, 0]], constant_values=MEAN_COLOR)
+    label = tf.pad(label, paddings, constant_values=IGNORE_LABEL)
+    return tf.ensure_shape(image, (*crop_size, 3)), tf.ensure_shape(label, crop_size)
+
+
+def augment(
+    image: tf.Tensor,
+    label: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    crop_size: tuple[int, int],
+    scales: tuple[float, float] = (0.5, 2.0),
+    flip: bool = True,
+    color_jitter: tuple[float, float, float] | None = (0.2, 0.2, 0.2),
+) -> Pair:
+    """Scales, crops, flips, jitters and pads one image with its label, all by one seed.
+
+    Args:
+        image: RGB `(height, width, 3)` in 0..255, uint8 or float32.
+        label: uint8 `(height, width)`.
+        seed: Integer tensor of shape `(2,)`; the same seed gives the same result.
+        crop_size: `(height, width)` of the result. Where the scaled image is smaller it is padded,
+            at a random place, with grey 127.5 and the label with 255.
+        scales: Smallest and largest scale; the label is scaled nearest and never interpolated.
+        flip: Whether to mirror left to right every second time.
+        color_jitter: Largest change of brightness, contrast and saturation, or None.
+
+    Returns:
+        Image float32 `(*crop_size, 3)` in 0..255 and label uint8 `crop_size`.
+
+    Example:
+
+    >>> image, label = tf.zeros((90, 120, 3)), tf.zeros((90, 120), tf.uint8)
+    >>> image, label = data.augment(image, label, tf.constant([1, 2]), crop_size=(64, 64))
+    """
+    seeds = tf.random.split(seed, 4)
+    image, label = random_scaled_crop(image, label, seeds[0], crop_size, scales)
+    if flip:
+        image, label = random_flip(image, label, seeds[1])
+    if color_jitter is not None:
+        image = random_color(image, seeds[2], color_jitter)
+    return random_pad(image, label, seeds[3], crop_size)
+
+
+def _rounded(size: tf.Tensor) -> tf.Tensor:
+    return tf.maximum(1, tf.cast(tf.round(size), tf.int32))
+
+
+def _random_below(limit: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    return tf.random.stateless_uniform((), seed, 0, limit, tf.int32)

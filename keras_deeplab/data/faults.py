@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LISTED = 10
+
+# Kind of fault -> what was expected, in the order in which they are reported.
+EXPECTED = {
+    "bad dataset.json": 'keys "classes", "colors", "ignore_label", "values"',
+    "missing folder": "SPLIT/images and SPLIT/labels, SPLIT being train, val or test",
+    "unknown split folder": "folders named train, val or test",
+    "empty split": "at least one image with a label map",
+    "unsupported file": "images .jpg, .jpeg, .png or .bmp, label maps .png",
+    "duplicate name": "one file of a name, the ending aside",
+    "image without label": "labels/NAME.png for every images/NAME.*",
+    "label without image": "images/NAME.* for every labels/NAME.png",
+    "JPEG label map": "PNG, since JPEG changes label values",
+    "unreadable file": "a whole JPEG, PNG or BMP file",
+    "truncated file": "a whole file",
+    "image of unsupported mode": "8-bit RGB or grey (BMP without a palette)",
+    "label map not one-channel": "one 8-bit channel, or a palette whose indices are the labels",
+    "sizes differ": "image and label map of the same width x height",
+    "label value out of range": "labels in 0..number of classes-1 or ignored",
+    "classes unclear": "label values 0, 1, 2, ... with 255 ignored, or a dataset.json",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """All faults of one kind: what was expected and, per file, what was found."""
+
+    kind: str
+    expected: str
+    found: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Returns the kind, the count, what was expected and the first ten findings."""
+        lines = [f"- {self.kind} ({len(self.found)}); expected: {self.expected}"]
+        lines += [f"    {entry}" for entry in self.found[:LISTED]]
+        if len(self.found) > LISTED:
+            lines.append(f"    ... and {len(self.found) - LISTED} more")
+        return "\n".join(lines)
+
+
+class DatasetError(ValueError):
+    """Faults found in a data set, all of them in one message.
+
+    Attributes:
+        faults: One `Fault` per kind found.
+    """
+
+    def __init__(self, where: str, faults: Sequence[Fault]) -> None:
+        self.where = where
+        self.faults = tuple(faults)
+        count = sum(len(fault.found) for fault in self.faults)
+        head = f"{where}: {count} fault{'s' * (count != 1)} of {len(self.faults)} kind"
+        head += "s" * (len(self.faults) != 1)
+        super().__init__("\n".join([head, *map(str, self.faults)]))
+
+
+class FileFault(ValueError):
+    """One fault of one file; `Faults` collects them."""
+
+    def __init__(self, kind: str, found: str) -> None:
+        self.kind = kind
+        self.found = found
+        super().__init__(f"{kind}: {found} (expected: {EXPECTED[kind]})")
+
+
+class Faults:
+    """Collects faults by kind."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[str]] = {}
+        self._expected: dict[str, str] = {}
+
+    def add(self, kind: str, found: str, expected: str | None = None) -> None:
+        """Adds one finding of a kind listed in `EXPECTED`."""
+        self._found.setdefault(kind, []).append(found)
+        self._expected[kind] = expected or EXPECTED[kind]
+
+    def extend(self, faults: Sequence[Fault]) -> None:
+        """Adds all findings of other faults."""
+        for fault in faults:
+            for found in fault.found:
+                self.add(fault.kind, found, fault.expected)
+
+    def __iter__(self):
+        return (
+            Fault(kind, self._expected[kind], tuple(self._found[kind]))
+            for kind in EXPECTED
+            if kind in self._found
+        )
+
+    def raise_if_any(self, where: str) -> None:
+        """Raises one `DatasetError` with everything collected."""
+        if self._found:
+            raise DatasetError(where, list(self))

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.data.decoding import (
+    LabelFacts,
+    decode_image,
+    label_facts,
+    read_label,
+    stored_size,
+)
+from keras_deeplab.data.faults import DatasetError, Faults, FileFault
+from keras_deeplab.data.files import SplitFiles, find_splits, list_split
+from keras_deeplab.data.label_codes import (
+    LabelCode,
+    Settings,
+    infer_values,
+    needs_scan,
+    read_settings,
+    settled,
+)
+from keras_deeplab.data.source import DatasetInfo, Source
+
+logger = logging.getLogger(__name__)
+
+
+def map_files(function: Callable[[Path], Any], paths: Iterable[Path]) -> dict[Path, Any]:
+    """Calls `function` on every path in a thread pool; a FileFault is returned, not raised."""
+
+    def call(path: Path) -> Any:
+        try:
+            return function(path)
+        except FileFault as fault:
+            return fault
+        except OSError as error:
+            return FileFault("unreadable file", str(error))
+
+    paths = list(paths)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return dict(zip(paths, pool.map(call, paths), strict=True))
+
+
+def add_file_faults(faults: Faults, root: Path, facts: dict[Path, Any]) -> None:
+    """Adds those of the results of `map_files` that are faults, under their file names."""
+    for path, found in facts.items():
+        if isinstance(found, FileFault):
+            faults.add(found.kind, f"{path.relative_to(root).as_posix()}: {found.found}")
+
+
+class Folder(Source):
+    """A folder of photographs and label maps.
+
+    The folder holds `train`, `val` and `test` (those that are needed), each with `images` and
+    `labels`; `images/NAME.jpg` (or .jpeg, .png, .bmp) belongs to `labels/NAME.png`. Label maps have
+    one 8-bit channel, or a palette whose indices are the labels; 255 is ignored. Grey photographs
+    become RGB, alpha is dropped, and pixels are used as stored (no EXIF turning). Hidden files and
+    Thumbs.db or desktop.ini are passed over; any other file of another type is a fault.
+
+    An optional `dataset.json` says what cannot be seen in the files: `"classes"` (names),
+    `"colors"` (`[red, green, blue]` each), `"ignore_label"` (one mask value or a list, 255 if
+    absent) and `"values"` (the mask values of the classes in order, such as `[0, 255]`). Without
+    it the label maps are scanned: values 0, 1, 2, ... are the labels, and masks of exactly 0 and
+    255 have two classes.
+
+    Args:
+        root: The folder.
+
+    Raises:
+        DatasetError: `root` is no folder; on use: dataset.json is malformed, the classes are
+            unclear, or files are missing or damaged. `data.audit` finds all of it at once.
+
+    Example:
+
+    >>> source = data.Folder("photos")
+    >>> print(data.audit(source))
+    >>> train = data.training_dataset(source, crop_size=(256, 256))
+    """
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            faults = Faults()
+            faults.add("missing folder", f"{self.root} is no folder")
+            faults.raise_if_any(str(root))
+        self._listed: dict[str, tuple[SplitFiles, Faults]] = {}
+        self._labels: dict[Path, LabelFacts | FileFault] = {}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have a folder, in the order train, val, test."""
+        return find_splits(self.root)
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The classes, from dataset.json or else from a scan of all label maps."""
+        return self._resolved[0]
+
+    @property
+    def label_code(self) -> LabelCode:
+        """What the values in the masks stand for."""
+        return self._resolved[1]
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The contents of dataset.json."""
+        try:
+            return read_settings(self.root / "dataset.json")
+        except ValueError as error:
+            raise self._error("bad dataset.json", f"dataset.json: {error}") from error
+
+    def files(self, split: str) -> tuple[SplitFiles, Faults]:
+        """Returns the files of a split, and what is wrong with their names."""
+        self.check_split(split)
+        if split not in self._listed:
+            faults = Faults()
+            self._listed[split] = list_split(self.root, split, faults), faults
+        return self._listed[split]
+
+    def labels(self, split: str) -> dict[Path, LabelFacts | FileFault]:
+        """Returns the facts of all label maps of a split, each file read once."""
+        paths = [path for same in self.files(split)[0].labels.values() for path in same]
+        self._labels |= map_files(label_facts, [path for path in paths if path not in self._labels])
+        return {path: self._labels[path] for path in paths}
+
+    def pairs(self, split: str) -> list[tuple[str, Path, Path]]:
+        """Returns `(name, image file, label file)`, sorted by name; raises where one is missing."""
+        files, faults = self.files(split)
+        faults.raise_if_any(str(self.root))
+        return files.pairs()
+
+    def names(self, split: str) -> list[str]:
+        """Returns the file names without their endings, sorted."""
+        return [name for name, _, _ in self.pairs(split)]
+
+    def dataset(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+        """Returns the decoded pairs of a split (see `data.Source.dataset`)."""
+        _, images, labels = zip(*self.pairs(split), strict=True)
+        files = tf.data.Dataset.from_tensor_slices((list(map(str, images)), list(map(str, labels))))
+        if shuffle_seed is not None:
+            files = files.shuffle(len(images), seed=shuffle_seed)
+        code = self.label_code
+
+        def read(path: bytes) -> np.ndarray:
+            return _labels_of(Path(path.decode()), code)
+
+        def decode(image_path: tf.Tensor, label_path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            image = decode_image(tf.io.read_file(image_path))
+            label = tf.numpy_function(read, [label_path], tf.uint8, stateful=False)
+            label = tf.ensure_shape(label, (None, None))
+            same = tf.reduce_all(tf.shape(image)[:2] == tf.shape(label))
+            message = "Image and label map differ in size:"
+            with tf.control_dependencies([tf.Assert(same, [message, image_path, label_path])]):
+                return tf.identity(image), label
+
+        return files.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def decoded_bytes(self, split: str) -> int:
+        """Returns how many bytes the decoded split takes, by the headers of its images."""
+        sizes = map_files(stored_size, [image for _, image, _ in self.pairs(split)]).values()
+        return sum(4 * size[0] * size[1] for size in sizes if not isinstance(size, FileFault))
+
+    def resolve(self) -> tuple[DatasetInfo, LabelCode]:
+        """Returns classes and label code, judged by those label maps that can be read."""
+        settings = self.settings
+        if not needs_scan(settings):
+            return settled(settings)
+        scanned = [facts for split in self.splits for facts in self.labels(split).values()]
+        readable = [facts for facts in scanned if isinstance(facts, LabelFacts)]
+        if not readable:
+            raise self._error("classes unclear", "there is no readable label map and no list")
+        present = np.flatnonzero(sum(facts.counts for facts in readable))
+        try:
+            values = infer_values(present, settings.ignored)
+        except ValueError as error:
+            raise self._error("classes unclear", str(error)) from error
+        palette = next((facts.palette for facts in readable if facts.palette), ())
+        return settled(settings, values, palette)
+
+    @cached_property
+    def _resolved(self) -> tuple[DatasetInfo, LabelCode]:
+        resolved = self.resolve()
+        if needs_scan(self.settings):
+            faults = Faults()
+            for split in self.splits:
+                add_file_faults(faults, self.root, self.labels(split))
+            faults.raise_if_any(str(self.root))
+            if resolved[1].values == (0, 255):
+                logger.warning(
+                    "%s: the label maps hold exactly the values 0 and 255, taken for two classes; "
+                    'a dataset.json with "values": [0, 255] and "classes" can name them',
+                    self.root,
+                )
+        return resolved
+
+    def _error(self, kind: str, found: str) -> DatasetError:
+        faults = Faults()
+        faults.add(kind, found)
+        return DatasetError(str(self.root), list(faults))
+
+
+def _labels_of(path: Path, code: LabelCode) -> np.ndarray:
+    values, _ = read_label(path)
+    if not code.known[values].all():
+        wrong = np.unique(values[~code.known[values]])
+        raise ValueError(f"{path}: label value {wrong.tolist()} out of range; expected {code}")
+    return code.table[values]

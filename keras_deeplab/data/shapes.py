@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
+
+CLASSES = ("background", "disc", "ring", "square", "triangle", "cross")
+COLORS = ((0, 0, 0), (220, 60, 60), (240, 170, 40), (70, 170, 80), (60, 110, 220), (170, 80, 200))
+SIDES = (96, 160)
+RADII = (16, 36)
+OBJECTS = (3, 6)
+ATTEMPTS = 30
+TURN = 0.4
+
+
+class Shapes(Source):
+    """Generated pictures of textured shapes: a data set that needs no download.
+
+    Six classes: background, disc, ring, square, triangle and cross, 32 to 72 pixels large, turned
+    a little at random, on images of 96 to 160 pixels a side. Objects are vivid and backgrounds dull,
+    but colours, textures and lighting are drawn alike for all shapes, so only the outline tells the
+    class. A rim of two pixels around every object is ignored (255). Images are drawn when they are
+    read, each from its own seed; validation images come from another one than training images.
+
+    Args:
+        train: Number of training images.
+        val: Number of validation images.
+        seed: The same seed gives the same images.
+
+    Example:
+
+    >>> source = data.Shapes(train=200, val=20)
+    >>> image, label = next(source.dataset("train").as_numpy_iterator())
+    """
+
+    def __init__(self, train: int = 480, val: int = 60, seed: int = 0) -> None:
+        if train < 1 or val < 0 or seed < 0:
+            raise ValueError(
+                "`train` must be at least 1, `val` and `seed` at least 0. "
+                f"Received: train={train}, val={val}, seed={seed}"
+            )
+        self.seed = seed
+        self._counts = {"train": train, "val": val} if val else {"train": train}
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        """The six classes."""
+        return DatasetInfo(CLASSES, COLORS)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """`("train", "val")`, or `("train",)` where `val` is 0."""
+        return tuple(self._counts)
+
+    def names(self, split: str) -> list[str]:
+        """Returns one name per image."""
+        self.check_split(split)
+        return [f"{split}_{index:05d}" for index in range(self._counts[split])]
+
+    def dataset(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+        """Returns the pairs of a split (see `data.Source.dataset`)."""
+        self.check_split(split)
+        count = self._counts[split]
+        part = self.splits.index(split)
+        numbers = tf.data.Dataset.range(count)
+        if shuffle_seed is not None:
+            numbers = numbers.shuffle(count, seed=shuffle_seed)
+
+        def draw(index: np.int64) -> tuple[np.ndarray, np.ndarray]:
+            return draw_image(np.random.default_rng([self.seed, part, int(index)]))
+
+        def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            image, label = tf.numpy_function(draw, [index], (tf.uint8, tf.uint8), stateful=False)
+            return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
+
+        return numbers.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one image uint8 `(height, width, 3)` and its label uint8 `(height, width)`."""
+    size = rng.integers(SIDES[0], SIDES[1] + 1, 2)
+    grid = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    image = _paint(rng, grid, _grey(rng))
+    label = np.zeros(size, np.uint8)
+    taken = np.zeros(size, bool)
+    wanted = rng.integers(OBJECTS[0], OBJECTS[1] + 1)
+    for _ in range(ATTEMPTS):
+        kind, radius = int(rng.integers(1, len(CLASSES))), rng.uniform(*RADII)
+        # A little of an object may hang over the edge, not so much that its shape cannot be told.
+        centre = rng.uniform(0.8 * radius, size - 0.8 * radius)
+        around = np.hypot(*(grid - centre[:, None, None])) < 1.1 * radius + 2
+        if wanted == 0 or (taken & around).any():
+            continue
+        wanted -= 1
+        taken |= around
+        mask = _inside(kind, _turned(grid, centre, rng.uniform(-TURN, TURN)) / radius)
+        image[mask] = _paint(rng, grid, _vivid(rng))[mask]
+        label[mask] = kind
+        label[_grown(mask) & _grown(~mask)] = IGNORE_LABEL
+    return _photographed(rng, image, grid / size.max()), label
+
+
+def _inside(kind: int, place: np.ndarray) -> np.ndarray:
+    """The pixels inside a shape, for places relative to its centre in radii."""
+    down, right = place
+    distance = np.hypot(down, right)
+    near, far = np.minimum(abs(down), abs(right)), np.maximum(abs(down), abs(right))
+    return {
+        "disc": distance < 1,
+        "ring": (distance < 1) & (distance > 0.55),
+        "square": far < 0.8,
+        "triangle": (down < 0.55) & (3**0.5 * abs(right) - down < 1.1),
+        "cross": (near < 0.3) & (far < 1),
+    }[CLASSES[kind]]
+
+
+def _turned(grid: np.ndarray, centre: np.ndarray, angle: float) -> np.ndarray:
+    down, right = grid - centre[:, None, None].astype(np.float32)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return np.stack([cos * down - sin * right, sin * down + cos * right])
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """The mask and all pixels beside it, diagonal ones included."""
+    padded = np.pad(mask, 1)
+    height, width = mask.shape
+    shifts = [(down, right) for down in range(3) for right in range(3)]
+    return np.any([padded[d : d + height, r : r + width] for d, r in shifts], axis=0)
+
+
+def _paint(rng: np.random.Generator, grid: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """A surface of a colour with a gradient and stripes, float32 `(height, width, 3)`."""
+    gradient = rng.normal(0, 0.25, (2, 3))
+    waves = rng.uniform(0.2, 1.2) * _direction(rng)
+    stripes = rng.uniform(0, 12) * np.sin(np.tensordot(waves, grid, 1) + rng.uniform(0, 6.3))
+    offset = np.tensordot(grid, gradient.astype(np.float32), (0, 0))
+    offset -= offset.mean(axis=(0, 1))
+    return (color + offset + stripes[..., None]).astype(np.float32)
+
+
+def _direction(rng: np.random.Generator) -> np.ndarray:
+    angle = rng.uniform(0, 2 * np.pi)
+    return np.array([np.cos(angle), np.sin(angle)], np.float32)
+
+
+def _grey(rng: np.random.Generator) -> np.ndarray:
+    """A dull colour."""
+    return rng.uniform(50, 200) + rng.uniform(-15, 15, 3)
+
+
+def _vivid(rng: np.random.Generator) -> np.ndarray:
+    """A colour whose channels differ clearly, of any hue."""
+    return rng.permutation([rng.uniform(0, 60), rng.uniform(0, 255), rng.uniform(150, 255)])
+
+
+def _photographed(rng: np.random.Generator, image: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """The picture under light from one side, with the noise of a camera, as uint8."""
+    light = 1 + 0.35 * (np.tensordot(_direction(rng), place, 1) + rng.uniform(-0.7, 0.3))
+    noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(2, 10))
+    return np.clip(image * light[..., None] + noise, 0, 255).astype(np.uint8)

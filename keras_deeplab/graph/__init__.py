@@ -1,0 +1,18 @@
+"""The graph of a network: reading its geometry and rewriting its output stride."""
+
+from keras_deeplab.graph.atrous import with_output_stride
+from keras_deeplab.graph.cost import multiply_adds
+from keras_deeplab.graph.describe import register_pointwise
+from keras_deeplab.graph.geometry import Geometry, TensorGeometry, geometry
+from keras_deeplab.graph.taps import find_tap, minimum_size
+
+__all__ = [
+    "Geometry",
+    "TensorGeometry",
+    "find_tap",
+    "geometry",
+    "minimum_size",
+    "multiply_adds",
+    "register_pointwise",
+    "with_output_stride",
+]

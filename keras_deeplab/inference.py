@@ -1,0 +1,239 @@
+"""From a trained model to label maps and scores."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import keras
+import numpy as np
+import PIL.Image
+import tensorflow as tf
+
+from keras_deeplab.metrics import SegmentationMetrics, scores
+
+Image = np.ndarray | tf.Tensor | PIL.Image.Image | str | os.PathLike
+PIL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits per channel
+
+
+def logits_spec(model: keras.Model) -> tuple[tf.TensorSpec, int]:
+    """Returns what a segmentation model takes and how many classes it answers with.
+
+    Args:
+        model: Model that maps pixels `(batch, height, width, channels)` to logits
+            `(batch, height, width, num_classes)`.
+
+    Returns:
+        `(pixels, num_classes)`: the spec of the model's input, None where a size is free, and
+        the number of logits per pixel.
+
+    Raises:
+        ValueError: If the model has more than one input or output, or they are no maps.
+    """
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            f"model must be a functional keras.Model; received {type(model).__name__} {model!r}"
+        )
+    shapes = [tuple(t.shape) for t in model.inputs], [tuple(t.shape) for t in model.outputs]
+    if [len(s) for side in shapes for s in side] != [4, 4] or len(shapes[0]) != 1:
+        raise ValueError(
+            "model must map one input (batch, height, width, channels) to logits (batch, height, "
+            f"width, num_classes); received a model of inputs {shapes[0]} and outputs {shapes[1]}"
+        )
+    ((pixels,), (logits,)) = shapes
+    if pixels[-1] is None or logits[-1] is None or logits[-1] < 2:
+        raise ValueError(
+            "model must have a fixed number of channels and at least 2 classes; received input "
+            f"{pixels} and output {logits}"
+        )
+    return tf.TensorSpec(pixels, model.inputs[0].dtype), logits[-1]
+
+
+def label_dtype(num_classes: int) -> tf.DType:
+    """Returns the dtype of a predicted label map: uint8, or int32 above 255 classes."""
+    return tf.uint8 if num_classes <= 255 else tf.int32
+
+
+def predict(model: keras.Model, image: Image) -> np.ndarray:
+    """Predicts the class of every pixel of a photograph, or of a batch of one size.
+
+    Args:
+        model: Segmentation model on pixels in 0..255; any input size that the model takes.
+        image: Path of a JPEG, PNG or BMP file, or an array or `PIL.Image`: `(height, width, 3)`,
+            `(height, width)`, `(height, width, 1)` or with a batch axis in front
+            `(batch, height, width, 3 or 1)`; uint8, or another dtype with values in 0..255.
+            One channel is repeated where the model takes three. An EXIF orientation is not
+            applied, as in training.
+
+    Returns:
+        Labels `(height, width)`, or `(batch, height, width)` for a batch; uint8, or int32 above
+        255 classes.
+
+    Raises:
+        ValueError: If the image has another shape, values outside 0..255, or the file cannot be
+            decoded.
+
+    Example:
+
+    >>> labels = keras_deeplab.predict(model, "street.jpg")
+    >>> labels.shape, labels.dtype
+    ((360, 480), dtype('uint8'))
+    """
+    spec, num_classes = logits_spec(model)
+    pixels = _pixels(image, spec.shape[-1])
+    single = pixels.ndim == 3
+    batch = tf.cast(pixels[None] if single else pixels, spec.dtype)
+    labels = tf.argmax(model(batch, training=False), -1, output_type=tf.int32)
+    labels = tf.cast(labels, label_dtype(num_classes)).numpy()
+    return labels[0] if single else labels
+
+
+def _pixels(image: Image, channels: int) -> np.ndarray:
+    """Returns the pixels `([batch,] height, width, channels)` of whatever `predict` takes."""
+    if isinstance(image, str | os.PathLike):
+        return _read(image, channels)
+    if isinstance(image, PIL.Image.Image) and image.mode in PIL_MODES and channels in (1, 3):
+        image = image.convert("RGB" if channels == 3 else "L")
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, channels, -1) if channels == 3 else pixels
+    if pixels.ndim not in (3, 4) or pixels.shape[-1] != channels or 0 in pixels.shape:
+        raise ValueError(
+            f"image must be (height, width, {channels}), (batch, height, width, {channels}) or "
+            f"one-channel, and not empty; received shape {np.shape(image)}"
+        )
+    _check_range(pixels)
+    return pixels
+
+
+def _read(path: str | os.PathLike, channels: int) -> np.ndarray:
+    encoded = tf.io.read_file(os.fspath(path))
+    try:
+        return decode(encoded, channels).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            f"image must be a JPEG, PNG or BMP file; received {os.fspath(path)!r}: {error.message}"
+        ) from error
+
+
+def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    """Decodes an encoded photograph as the training pipeline does.
+
+    Args:
+        encoded: The bytes of a JPEG, PNG or BMP file, a string scalar.
+        channels: 1 or 3; palettes become colours, alpha is dropped.
+
+    Returns:
+        Pixels uint8 `(height, width, channels)`.
+    """
+    pixels = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+    return tf.ensure_shape(pixels, (None, None, channels))
+
+
+def _check_range(pixels: np.ndarray) -> None:
+    if pixels.dtype == np.uint8:
+        return
+    dtype = tf.as_dtype(pixels.dtype)  # knows bfloat16, which to numpy is no number
+    if not (dtype.is_floating or dtype.is_integer):
+        raise ValueError(f"image must hold numbers in 0..255; received dtype {pixels.dtype}")
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= 255):  # false for NaN too
+        raise ValueError(f"image must hold values in 0..255; received {low} to {high}")
+    if dtype.is_floating and 0 < high <= 1:
+        warnings.warn(
+            f"image holds values from {low} to {high}, all but black for a model that takes "
+            "pixels in 0..255; do not divide by 255",
+            stacklevel=4,
+        )
+
+
+def evaluate(
+    model: keras.Model,
+    dataset: tf.data.Dataset,
+    class_names: list[str] | tuple[str, ...] | None = None,
+    ignore_label: int | None = 255,
+    verbose: str | int = "auto",
+) -> dict:
+    """Scores a model on labelled images, from one confusion matrix over all pixels.
+
+    The images may be of differing sizes (in batches of 1): the model is traced once.
+
+    Args:
+        model: Segmentation model on pixels in 0..255.
+        dataset: Finite dataset of `(images, labels)`: images `(batch, height, width, channels)`
+            in 0..255, labels `(batch, height, width)` or `(batch, height, width, 1)`; or of
+            single images and label maps without the batch axis.
+        class_names: One name per class; the class numbers by default.
+        ignore_label: Label of the pixels that do not count, or None where every pixel counts.
+        verbose: `"auto"` or 1 for a progress bar, 2 for one line at the end, 0 for silence.
+
+    Returns:
+        A dict that can be written as JSON: `mean_iou`, `per_class` (class name to IoU, None for a
+        class neither in the truth nor predicted), `pixel_accuracy`, `images` and `pixels` (those
+        that count).
+
+    Raises:
+        ValueError: If the dataset is empty or infinite or holds something else, or the names do
+            not fit.
+        tf.errors.InvalidArgumentError: If a label is out of range.
+
+    Example:
+
+    >>> report = keras_deeplab.evaluate(model, dataset, class_names=["sky", "ground"])
+    >>> report["mean_iou"], report["per_class"]["sky"]
+    (0.81, 0.93)
+    """
+    spec, num_classes = logits_spec(model)
+    metric = SegmentationMetrics(num_classes, class_names, ignore_label, per_class=False)
+    dataset = _batches(dataset)
+    step = _evaluation_step(model, metric, dataset.element_spec, spec)
+    steps = int(dataset.cardinality())
+    progress = keras.utils.Progbar(
+        None if steps < 0 else steps,
+        verbose=1 if verbose == "auto" else verbose,
+        stateful_metrics=["mean_iou", "pixel_accuracy"],
+    )
+    images, done = 0, 0
+    for done, (pixels, labels) in enumerate(dataset, 1):
+        step(pixels, labels)
+        images += int(tf.shape(pixels)[0])
+        values = [(name, float(value)) for name, value in metric.result().items()]
+        progress.update(done, values, finalize=False)
+    if not done:
+        raise ValueError("dataset must hold at least one batch; received an empty dataset")
+    progress.target = done
+    progress.update(done, values, finalize=True)
+    confusion = metric.confusion.numpy()
+    return {**scores(confusion, class_names), "images": images, "pixels": int(confusion.sum())}
+
+
+def _batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the dataset with a batch axis, or says what is wrong with it."""
+    element = getattr(dataset, "element_spec", None)
+    if not isinstance(element, tuple) or len(element) != 2:
+        raise ValueError(
+            "dataset must be a tf.data.Dataset of (images, labels); received "
+            f"{type(dataset).__name__} of {element}"
+        )
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError("dataset must be finite; received one that repeats forever")
+    return dataset.batch(1) if element[0].shape.rank == 3 else dataset
+
+
+def _evaluation_step(
+    model: keras.Model, metric: SegmentationMetrics, element: tuple, spec: tf.TensorSpec
+) -> tf.types.experimental.PolymorphicFunction:
+    """Returns the function that adds a batch to the metric, traced once for all sizes."""
+    pixels, labels = element
+    free = tf.TensorSpec([None, *spec.shape[1:]], pixels.dtype)
+    maps = tf.TensorSpec([None] * labels.shape.rank, labels.dtype)
+    trailing = labels.shape.rank == 4
+
+    @tf.function(input_signature=[free, maps])
+    def step(images: tf.Tensor, truth: tf.Tensor) -> None:
+        logits = model(tf.cast(images, spec.dtype), training=False)
+        metric.update_state(tf.squeeze(truth, -1) if trailing else truth, logits)
+
+    return step

@@ -1,0 +1,22 @@
+"""The layers of DeepLab and of spatial pyramid pooling, for any functional Keras model."""
+
+from keras_deeplab.layers.aspp import ASPP, ImagePooling
+from keras_deeplab.layers.atrous_conv import AtrousConv2D, AtrousSeparableConv2D
+from keras_deeplab.layers.atrous_pooling import AtrousPadding2D, AtrousPooling2D
+from keras_deeplab.layers.composite import CompositeLayer
+from keras_deeplab.layers.pyramid import SpatialPyramidPooling2D
+from keras_deeplab.layers.resize import CropLike, PadToMinimum, ResizeLike
+
+__all__ = [
+    "ASPP",
+    "AtrousConv2D",
+    "AtrousPadding2D",
+    "AtrousPooling2D",
+    "AtrousSeparableConv2D",
+    "CompositeLayer",
+    "CropLike",
+    "ImagePooling",
+    "PadToMinimum",
+    "ResizeLike",
+    "SpatialPyramidPooling2D",
+]

@@ -1,0 +1,182 @@
+"""Atrous spatial pyramid pooling, in the form of DeepLabV3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers as kl
+
+from keras_deeplab.layers.atrous_conv import AtrousConv2D, AtrousSeparableConv2D
+from keras_deeplab.layers.composite import CompositeLayer
+from keras_deeplab.layers.resize import ResizeLike
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class ImagePooling(CompositeLayer):
+    """Gives every pixel a summary of the whole image: global mean, 1x1 convolution, broadcast.
+
+    Args:
+        filters: Number of output channels.
+        activation: Name or function after the batch norm.
+        epsilon: Of the batch norm.
+        momentum: Of the batch norm's moving statistics.
+
+    Input shape:
+        `(batch, height, width, channels)`, float.
+
+    Output shape:
+        `(batch, height, width, filters)`, the same vector at every pixel.
+
+    Example:
+
+    >>> keras_deeplab.layers.ImagePooling(256)(keras.random.normal((2, 33, 17, 64))).shape
+    TensorShape([2, 33, 17, 256])
+
+    Reference:
+        [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), section 3.3; after
+        [Liu et al., 2015, ParseNet](https://arxiv.org/abs/1506.04579).
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        activation: Any = "relu",
+        epsilon: float = 1e-5,
+        momentum: float = 0.9,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.pool = kl.GlobalAveragePooling2D(keepdims=True, name="pool", dtype=policy)
+        self.conv = AtrousConv2D(
+            filters,
+            1,
+            activation=activation,
+            epsilon=epsilon,
+            momentum=momentum,
+            name="conv",
+            dtype=policy,
+        )
+        self.broadcast = ResizeLike(name="broadcast", dtype=policy)
+
+    def call(self, x: Any) -> Any:
+        """Mean, convolution, broadcast."""
+        return self.broadcast(self.conv(self.pool(x)), x)
+
+    def dilated_config(self, rate: tuple[int, int]) -> dict[str, Any]:  # noqa: ARG002
+        """The same configuration: a mean over a finer map is still one mean."""
+        return self.get_config()
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        conv = self.conv.get_config()
+        names = ("filters", "activation", "epsilon", "momentum")
+        return {**super().get_config(), **{name: conv[name] for name in names}}
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class ASPP(CompositeLayer):
+    """Atrous spatial pyramid pooling: looks at a map through several fields of view at once.
+
+    A 1x1 convolution, one 3x3 atrous convolution per rate and image pooling, all of `filters`
+    channels, are concatenated in this order and projected by a 1x1 convolution. Every convolution
+    has batch norm and activation.
+
+    Args:
+        filters: Channels of each branch and of the output.
+        rates: Rates of the 3x3 branches in pixels of this map: `(6, 12, 18)` belongs to output
+            stride 16, `(12, 24, 36)` to 8.
+        separable: Whether the 3x3 branches are depthwise separable, as in DeepLabV3+.
+        image_pooling: Whether there is an image pooling branch.
+        dropout: Share of the output's values dropped in training.
+        activation: Name or function.
+        epsilon: Of the batch norms.
+        momentum: Of the batch norms' moving statistics.
+
+    Input shape:
+        `(batch, height, width, channels)`, float.
+
+    Output shape:
+        `(batch, height, width, filters)`
+
+    Raises:
+        ValueError: If a rate is not a positive integer or `dropout` is not in [0, 1).
+
+    Example:
+
+    >>> inputs = keras.Input((None, None, 3))
+    >>> x = keras.layers.Conv2D(32, 3, strides=8, activation="relu")(inputs)
+    >>> x = keras_deeplab.layers.ASPP(64, rates=(2, 4, 6))(x)
+    >>> model = keras.Model(inputs, keras.layers.Conv2D(5, 1)(x))
+
+    Reference:
+        [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), section 3.3 and figure 5.
+    """
+
+    def __init__(
+        self,
+        filters: int = 256,
+        rates: tuple[int, ...] = (6, 12, 18),
+        separable: bool = False,
+        image_pooling: bool = True,
+        dropout: float = 0.1,
+        activation: Any = "relu",
+        epsilon: float = 1e-5,
+        momentum: float = 0.9,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.rates = tuple(rate if isinstance(rate, int) else tuple(rate) for rate in rates)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1), received {dropout!r}.")
+        self.filters = filters
+        self.separable = separable
+        self.image_pooling = image_pooling
+        self.dropout = dropout
+        shared = {
+            "activation": keras.activations.get(activation),
+            "epsilon": epsilon,
+            "momentum": momentum,
+            "dtype": self.dtype_policy,
+        }
+        self.norm_settings = {"epsilon": epsilon, "momentum": momentum}
+        self.activation = shared["activation"]
+        conv = AtrousSeparableConv2D if separable else AtrousConv2D
+        self.branches = [AtrousConv2D(filters, 1, name="conv_1x1", **shared)]
+        self.branches += [
+            conv(filters, 3, dilation_rate=rate, name=f"atrous_{index}", **shared)
+            for index, rate in enumerate(self.rates)
+        ]
+        if image_pooling:
+            self.branches.append(ImagePooling(filters, name="image_pooling", **shared))
+        self.concat = kl.Concatenate(name="concat", dtype=self.dtype_policy)
+        self.project = AtrousConv2D(filters, 1, name="project", **shared)
+        self.drop = kl.Dropout(dropout, name="drop", dtype=self.dtype_policy)
+
+    def call(self, x: Any) -> Any:
+        """All branches side by side, then the projection."""
+        parts = [branch(x) for branch in self.branches]
+        x = self.concat(parts) if len(parts) > 1 else parts[0]
+        return self.drop(self.project(x))
+
+    def dilated_config(self, rate: tuple[int, int]) -> dict[str, Any]:
+        """The configuration with every rate multiplied."""
+        rates = []
+        for own in self.rates:
+            height, width = (own, own) if isinstance(own, int) else own
+            rates.append((height * rate[0], width * rate[1]))
+        return {**self.get_config(), "rates": tuple(rates)}
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "rates": self.rates,
+            "separable": self.separable,
+            "image_pooling": self.image_pooling,
+            "dropout": self.dropout,
+            "activation": keras.activations.serialize(self.activation),
+            **self.norm_settings,
+        }

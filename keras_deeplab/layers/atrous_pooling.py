@@ -1,0 +1,199 @@
+"""Pooling and padding of a map that is finer than the network's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def same_begin(size: Any, kernel: int, stride: int) -> Any:
+    """Pixels that TensorFlow's "same" padding puts before a map, for an int or a tensor.
+
+    They depend on the size as soon as there is a stride: 3 taps at stride 2 begin with 0 on an
+    even size and with 1 on an odd one.
+    """
+    used = ((size + stride - 1) // stride - 1) * stride + kernel
+    missing = used - size
+    return missing * (missing > 0) // 2 if isinstance(size, int) else tf.maximum(missing, 0) // 2
+
+
+def aligned_begin(size: Any, kernel: int, stride: int, rate: int) -> Any:
+    """Padding before a map `rate` times finer, so that it starts where the coarse one did."""
+    return rate * same_begin((size + rate - 1) // rate, kernel, stride)
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class AtrousPadding2D(keras.layers.Layer):
+    """Zero padding that starts a dilated, stride-free operation where a strided one started.
+
+    A convolution with padding `"same"` and a stride starts elsewhere on even and on odd sizes. When
+    its stride is removed and its samples must stay where they were, the padding depends on the
+    size of the map; this layer computes it while the model runs.
+
+    Args:
+        kernel_size: Extent of the strided operation's kernel, `(height, width)`.
+        source_strides: The strides it had.
+        dilation_rate: How much finer than its own this map is.
+
+    Input shape:
+        `(batch, height, width, channels)`
+
+    Output shape:
+        `(batch, height + rate * (kernel - 1), width + rate * (kernel - 1), channels)`
+    """
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, int],
+        source_strides: tuple[int, int],
+        dilation_rate: tuple[int, int],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.kernel_size = tuple(kernel_size)
+        self.source_strides = tuple(source_strides)
+        self.dilation_rate = tuple(dilation_rate)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Pads `x` with zeros."""
+        pads = []
+        for axis in (0, 1):
+            total = self.dilation_rate[axis] * (self.kernel_size[axis] - 1)
+            begin = self.begin(axis, tf.shape(x)[axis + 1])
+            pads.append([begin, total - begin])
+        return tf.pad(x, [[0, 0], *pads, [0, 0]])
+
+    def begin(self, axis: int, size: Any) -> Any:
+        """Pixels put before a map of `size` pixels, along an axis (0 height, 1 width)."""
+        return aligned_begin(
+            size, self.kernel_size[axis], self.source_strides[axis], self.dilation_rate[axis]
+        )
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape with the kernel's margin added."""
+        batch, *sizes, channels = input_shape
+        grown = [
+            None if size is None else size + rate * (kernel - 1)
+            for size, kernel, rate in zip(
+                sizes, self.kernel_size, self.dilation_rate, strict=True
+            )
+        ]
+        return (batch, *grown, channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "source_strides": self.source_strides,
+            "dilation_rate": self.dilation_rate,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class AtrousPooling2D(keras.layers.Layer):
+    """Max or average pooling at stride 1 whose window has holes.
+
+    Padding never enters the result: a maximum is taken over the real pixels, an average divides by
+    their number, as Keras' own poolings do.
+
+    Args:
+        pool_size: Taps of the window, `(height, width)`.
+        mode: `"max"` or `"average"`.
+        dilation_rate: Distance between the taps, `(height, width)`.
+        padding: `"same"`, `"valid"` or `((top, bottom), (left, right))`.
+        source_strides: With `"same"`, the strides of the pooling that this one replaces: the
+            window then starts where that pooling's did, which depends on the size of the map.
+
+    Input shape:
+        `(batch, height, width, channels)`
+
+    Output shape:
+        `(batch, height, width, channels)` for `"same"`, otherwise what padding and window leave.
+
+    Raises:
+        ValueError: If `mode` or `padding` is not one of those named.
+
+    Example:
+
+    >>> x = keras.ops.reshape(keras.ops.arange(5.0), (1, 1, 5, 1))
+    >>> pool = keras_deeplab.layers.AtrousPooling2D((1, 2), "max", (1, 3), padding="valid")
+    >>> pool(x)[0, 0, :, 0]
+    <tf.Tensor: shape=(2,), dtype=float32, numpy=array([3., 4.], dtype=float32)>
+    """
+
+    def __init__(
+        self,
+        pool_size: tuple[int, int],
+        mode: str = "max",
+        dilation_rate: tuple[int, int] = (1, 1),
+        padding: str | Pads = "same",
+        source_strides: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if mode not in ("max", "average"):
+            raise ValueError(f'`mode` must be "max" or "average", received {mode!r}.')
+        if isinstance(padding, str) and padding not in ("same", "valid"):
+            raise ValueError(
+                '`padding` must be "same", "valid" or ((top, bottom), (left, right)), received '
+                f"{padding!r}."
+            )
+        self.pool_size = tuple(pool_size)
+        self.mode = mode
+        self.dilation_rate = tuple(dilation_rate)
+        self.padding = padding if isinstance(padding, str) else tuple(map(tuple, padding))
+        self.source_strides = None if source_strides is None else tuple(source_strides)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Pools `x`."""
+        pads = [[0, 0], *(self.pads(axis, tf.shape(x)[axis + 1]) for axis in (0, 1)), [0, 0]]
+        if self.mode == "max":
+            return self._pool(tf.pad(x, pads, constant_values=x.dtype.min), "MAX")
+        total = self._pool(tf.pad(x, pads), "AVG")
+        if self.padding == "valid":
+            return total
+        return total / self._pool(tf.pad(tf.ones_like(x[:1, :, :, :1]), pads), "AVG")
+
+    def _pool(self, x: tf.Tensor, pooling_type: str) -> tf.Tensor:
+        return tf.nn.pool(
+            x, self.pool_size, pooling_type, padding="VALID", dilations=self.dilation_rate
+        )
+
+    def pads(self, axis: int, size: Any) -> tuple[Any, Any]:
+        """Pixels put before and after a map of `size` pixels, along an axis (0 height, 1 width)."""
+        if self.padding == "valid":
+            return (0, 0)
+        if self.padding != "same":
+            return self.padding[axis]
+        pool, rate = self.pool_size[axis], self.dilation_rate[axis]
+        total = rate * (pool - 1)
+        if self.source_strides is None:
+            begin = total // 2
+        else:
+            begin = aligned_begin(size, pool, self.source_strides[axis], rate)
+        return (begin, total - begin)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape that padding and window leave."""
+        batch, *sizes, channels = input_shape
+        left = []
+        for axis, size in enumerate(sizes):
+            window = self.dilation_rate[axis] * (self.pool_size[axis] - 1)
+            left.append(None if size is None else size + sum(self.pads(axis, size)) - window)
+        return (batch, *left, channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "pool_size": self.pool_size,
+            "mode": self.mode,
+            "dilation_rate": self.dilation_rate,
+            "padding": self.padding,
+            "source_strides": self.source_strides,
+        }

@@ -1,0 +1,88 @@
+"""Spatial pyramid pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class SpatialPyramidPooling2D(keras.layers.Layer):
+    """Pools a map of any size into a vector of one fixed length.
+
+    Level `n` lays a grid of `n x n` bins over the map and pools each bin. Bin `i` covers the rows
+    `floor(i * height / n)` to `ceil((i + 1) * height / n)`, so that the bins cover every height and
+    width exactly; where the map is smaller than the grid, bins share pixels. The output has
+    `channels * sum(n * n for n in levels)` values for every image size, so `Dense` can follow it
+    also in a model of shape `(None, None, channels)`.
+
+    Args:
+        levels: Bins per side of each level, such as `(4, 2, 1)` or `(6, 3, 2, 1)`.
+        mode: `"max"` (as in the paper) or `"average"`.
+
+    Input shape:
+        `(batch, height, width, channels)`, height and width from 1.
+
+    Output shape:
+        `(batch, channels * sum(n * n for n in levels))`: level after level, in each row by row, in
+        each bin channel by channel.
+
+    Raises:
+        ValueError: If `levels` is empty or holds anything but positive integers, or `mode` is not
+            one of the two.
+
+    Example:
+
+    >>> inputs = keras.Input((None, None, 3))
+    >>> x = keras.layers.Conv2D(8, 3, activation="relu")(inputs)
+    >>> x = keras_deeplab.layers.SpatialPyramidPooling2D((4, 2, 1))(x)
+    >>> x.shape
+    (None, 168)
+    >>> model = keras.Model(inputs, keras.layers.Dense(10)(x))
+
+    Reference:
+        [He et al., 2015, Spatial Pyramid Pooling in Deep Convolutional Networks for Visual
+        Recognition](https://arxiv.org/abs/1406.4729), section 2.2 (bins) and 3.1 (levels).
+    """
+
+    def __init__(
+        self, levels: tuple[int, ...] = (4, 2, 1), mode: str = "max", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        levels = tuple(levels) if isinstance(levels, list | tuple) else (levels,)
+        if not levels or any(not isinstance(n, int) or n < 1 for n in levels):
+            raise ValueError(f"`levels` must be positive integers, received {levels!r}.")
+        if mode not in ("max", "average"):
+            raise ValueError(f'`mode` must be "max" or "average", received {mode!r}.')
+        self.levels = levels
+        self.mode = mode
+        self.supports_jit = False
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Pools `x` level by level."""
+        return tf.concat([self._level(x, bins) for bins in self.levels], axis=1)
+
+    def _level(self, x: tf.Tensor, bins: int) -> tf.Tensor:
+        # First along the height, then along the width: a maximum of maxima is the maximum, and an
+        # average of averages is the average, because all rows of a bin are equally wide.
+        x = tf.stack([self._bin(x, 1, index, bins) for index in range(bins)], axis=1)
+        x = tf.stack([self._bin(x, 2, index, bins) for index in range(bins)], axis=2)
+        return tf.reshape(x, [tf.shape(x)[0], bins * bins * x.shape[-1]])
+
+    def _bin(self, x: tf.Tensor, axis: int, index: int, bins: int) -> tf.Tensor:
+        size = tf.shape(x)[axis]
+        begin = index * size // bins
+        end = ((index + 1) * size + bins - 1) // bins
+        part = x[:, begin:end] if axis == 1 else x[:, :, begin:end]
+        reduce = tf.reduce_max if self.mode == "max" else tf.reduce_mean
+        return reduce(part, axis=axis)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
+        """The fixed length, whatever the map's size."""
+        return (input_shape[0], input_shape[-1] * sum(n * n for n in self.levels))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "levels": self.levels, "mode": self.mode}

@@ -1,0 +1,155 @@
+"""Layers that give a map the size of another map, whatever that size is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_INTERPOLATIONS = ("bilinear", "nearest")
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class ResizeLike(keras.layers.Layer):
+    """Resizes a map to the height and width of a reference map.
+
+    Sizes are read while the model runs, so one model serves images of any size. Pixels are taken
+    as areas (half-pixel centres), as torchvision and OpenCV do. A map of 1x1 is broadcast.
+
+    Args:
+        interpolation: `"bilinear"` or `"nearest"`.
+
+    Input shape:
+        Two tensors, `(batch, height, width, channels)` and the reference
+        `(batch, reference_height, reference_width, any)`.
+
+    Output shape:
+        `(batch, reference_height, reference_width, channels)`, in the layer's compute dtype.
+
+    Raises:
+        ValueError: If `interpolation` is not one of the two.
+
+    Example:
+
+    >>> coarse = keras.random.normal((1, 9, 9, 256))
+    >>> fine = keras.random.normal((1, 33, 35, 48))
+    >>> keras_deeplab.layers.ResizeLike()(coarse, fine).shape
+    TensorShape([1, 33, 35, 256])
+    """
+
+    def __init__(self, interpolation: str = "bilinear", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if interpolation not in _INTERPOLATIONS:
+            raise ValueError(
+                f"`interpolation` must be one of {_INTERPOLATIONS}, received {interpolation!r}."
+            )
+        self.interpolation = interpolation
+        # A compiled program is bound to one image size: XLA would compile again for every size.
+        self.supports_jit = False
+
+    def call(self, x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
+        """Resizes `x` to the height and width of `reference`."""
+        size = tf.shape(reference)[1:3]
+        if tuple(x.shape[1:3]) == (1, 1):
+            return tf.broadcast_to(x, [tf.shape(x)[0], size[0], size[1], x.shape[3]])
+        return tf.cast(tf.image.resize(x, size, method=self.interpolation), x.dtype)
+
+    def compute_output_spec(self, x: Any, reference: Any) -> keras.KerasTensor:
+        """The symbolic output: the reference's size, the map's channels."""
+        shape = (x.shape[0], *reference.shape[1:3], x.shape[3])
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "interpolation": self.interpolation}
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class PadToMinimum(keras.layers.Layer):
+    """Extends a map at the bottom and the right to a least height and width.
+
+    The last row and column are repeated, so the padding looks like the image's border in any
+    scaling of the pixels. A map that is large enough is returned as it is.
+
+    Args:
+        height: Least height, an integer.
+        width: Least width, an integer.
+
+    Input shape:
+        `(batch, height, width, channels)`
+
+    Output shape:
+        `(batch, max(height, least height), max(width, least width), channels)`
+
+    Raises:
+        ValueError: If a size is not a positive integer.
+
+    Example:
+
+    >>> keras_deeplab.layers.PadToMinimum(33, 33)(keras.ops.ones((1, 1, 40, 3))).shape
+    TensorShape([1, 33, 40, 3])
+    """
+
+    def __init__(self, height: int, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name, value in (("height", height), ("width", width)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer, received {value!r}.")
+        self.minimum = (height, width)
+        self.supports_jit = False
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Repeats the last row and column where `x` is too small."""
+        for axis, least in zip((1, 2), self.minimum, strict=True):
+            size = tf.shape(x)[axis]
+            rows = tf.minimum(tf.range(tf.maximum(size, least)), size - 1)
+            x = tf.gather(x, rows, axis=axis)
+        return x
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape with each known size raised to the least one."""
+        batch, *sizes, channels = input_shape
+        grown = (
+            None if size is None else max(size, least)
+            for size, least in zip(sizes, self.minimum, strict=True)
+        )
+        return (batch, *grown, channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        height, width = self.minimum
+        return {**super().get_config(), "height": height, "width": width}
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class CropLike(keras.layers.Layer):
+    """Cuts a map at the bottom and the right to the height and width of a reference map.
+
+    Input shape:
+        Two tensors, `(batch, height, width, channels)` and the reference
+        `(batch, reference_height, reference_width, any)`, not larger than the first.
+
+    Output shape:
+        `(batch, reference_height, reference_width, channels)`
+
+    Example:
+
+    >>> image = keras.ops.ones((1, 5, 7, 3))
+    >>> keras_deeplab.layers.CropLike()(keras.ops.ones((1, 33, 33, 21)), image).shape
+    TensorShape([1, 5, 7, 21])
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_jit = False
+
+    def call(self, x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
+        """Cuts `x` to the height and width of `reference`."""
+        size = tf.shape(reference)
+        return x[:, : size[1], : size[2], :]
+
+    def compute_output_spec(self, x: Any, reference: Any) -> keras.KerasTensor:
+        """The symbolic output: the reference's size, the map's channels."""
+        shape = (x.shape[0], *reference.shape[1:3], x.shape[3])
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)

@@ -1,0 +1,185 @@
+"""Mean IoU, IoU per class and pixel accuracy from one confusion matrix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.labels import fit_labels, fit_sample_weight, read_labels
+
+
+def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> dict:
+    """Computes mean IoU, IoU per class and pixel accuracy from a confusion matrix.
+
+    A class that is neither in the truth nor in the prediction has no IoU and is left out of the
+    mean; one that is predicted but nowhere true has an IoU of 0 and counts. What has no value is
+    None, so that the dict can be written as JSON.
+
+    Args:
+        confusion: Pixel counts `(num_classes, num_classes)`; rows are the truth, columns the
+            prediction.
+        class_names: One name per class; the class numbers by default.
+
+    Returns:
+        A dict of `mean_iou`, `per_class` (a dict of class name to IoU) and `pixel_accuracy`.
+
+    Raises:
+        ValueError: If the matrix is not square, or the names are not one per class.
+
+    Example:
+
+    >>> scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+    {'mean_iou': 0.775, 'per_class': {'0': 0.75, '1': 0.8, '2': None}, 'pixel_accuracy': 0.875}
+    """
+    confusion = np.asarray(confusion, np.float64)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"confusion must be a square matrix; received shape {confusion.shape}")
+    names = _class_names(confusion.shape[0], class_names)
+    mean_iou, per_class, accuracy = (t.numpy() for t in _scores(tf.constant(confusion)))
+    return {
+        "mean_iou": _number(mean_iou),
+        "per_class": {n: _number(iou) for n, iou in zip(names, per_class, strict=True)},
+        "pixel_accuracy": _number(accuracy),
+    }
+
+
+def _scores(confusion: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns mean IoU, IoU per class and pixel accuracy, NaN for what has no value."""
+    hits = tf.linalg.diag_part(confusion)
+    union = tf.reduce_sum(confusion, 0) + tf.reduce_sum(confusion, 1) - hits
+    per_class = hits / union  # 0 / 0 is NaN: neither in truth nor in prediction
+    # Asked of the union, not of the quotient: a NaN in the matrix itself (see `read_labels`) must
+    # not pass as an absent class.
+    absent = union == 0
+    present = tf.reduce_sum(tf.cast(~absent, confusion.dtype))
+    mean_iou = tf.reduce_sum(tf.where(absent, tf.zeros_like(union), per_class)) / present
+    return mean_iou, per_class, tf.reduce_sum(hits) / tf.reduce_sum(confusion)
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _class_names(num_classes: int, class_names: Sequence[str] | None) -> list[str]:
+    names = [str(n) for n in (range(num_classes) if class_names is None else class_names)]
+    if len(names) != num_classes or len(set(names)) != num_classes:
+        raise ValueError(
+            f"class_names must be {num_classes} different names, one per class; received {names}"
+        )
+    return names
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class SegmentationMetrics(keras.metrics.Metric):
+    """Reports mean IoU, IoU per class and pixel accuracy from one streaming confusion matrix.
+
+    In the logs of `fit` and `evaluate` the entries are `mean_iou`, `pixel_accuracy` and
+    `iou_NAME` for each class (white space in a name becomes `_`), with `val_` before them for
+    validation data: `ModelCheckpoint(monitor="val_mean_iou", mode="max")`. A class that is neither
+    in the truth nor in the prediction is NaN there and left out of the mean. The matrix counts in
+    float64, exact up to 2^53 pixels.
+
+    A label that is neither a class nor the ignored one raises; in a function compiled by XLA,
+    which cannot raise, it makes the results NaN.
+
+    Args:
+        num_classes: Number of classes, at least 2.
+        class_names: One name per class; the class numbers by default.
+        ignore_label: Label of the pixels that do not count, or None where every pixel counts.
+        per_class: Whether the IoU of each class is reported too.
+        name: Name of the metric; the logs do not show it.
+        dtype: Dtype of the results.
+
+    Call arguments:
+        y_true: Integer labels `(batch, height, width)`, or `(batch, height, width, 1)`.
+        y_pred: Logits `(batch, height, width, num_classes)` in a float dtype, or predicted
+            labels of the shape of `y_true` in an integer dtype.
+        sample_weight: Optional weights `(batch,)` or `(batch, height, width)` by which a pixel
+            counts (in `compile`: under `weighted_metrics`).
+
+    Raises:
+        ValueError: If an argument is out of its range, or the shapes do not fit.
+
+    Example:
+
+    >>> model.compile("sgd", CrossEntropy(), metrics=[SegmentationMetrics(2, ["sky", "ground"])])
+    >>> model.evaluate(dataset, return_dict=True)["iou_sky"]
+
+    Reference:
+        - [The PASCAL Visual Object Classes Challenge: A Retrospective](
+          https://link.springer.com/article/10.1007/s11263-014-0733-5), section 4.1.3.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        ignore_label: int | None = 255,
+        per_class: bool = True,
+        name: str = "segmentation_metrics",
+        dtype: str | None = None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2; received {num_classes}")
+        self.num_classes = num_classes
+        self.class_names = None if class_names is None else [str(n) for n in class_names]
+        self.ignore_label = ignore_label
+        self.per_class = per_class
+        names = _class_names(num_classes, self.class_names)
+        self._keys = _class_names(num_classes, [re.sub(r"\s+", "_", f"iou_{n}") for n in names])
+        self.confusion = self.add_variable(
+            (num_classes, num_classes), "zeros", dtype="float64", name="confusion"
+        )
+
+    def update_state(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> None:
+        """Adds a batch to the confusion matrix."""
+        truth, predicted = self._label_maps(y_true, y_pred)
+        rows, weights = read_labels(truth, self.num_classes, self.ignore_label)
+        # What the model says at a pixel that does not count is nobody's business.
+        predicted = tf.where(weights == 0, 0, tf.cast(predicted, tf.int32))
+        columns, known = read_labels(predicted, self.num_classes, None, "predicted labels")
+        weights = tf.cast(weights * known, tf.float64)
+        if sample_weight is not None:
+            weights *= tf.cast(fit_sample_weight(sample_weight, truth), tf.float64)
+        cells = tf.reshape(rows * self.num_classes + columns, [-1])
+        # Not `bincount`: XLA cannot compile it, and GPUs count it in float32.
+        counts = tf.math.unsorted_segment_sum(tf.reshape(weights, [-1]), cells, self.num_classes**2)
+        self.confusion.assign_add(tf.reshape(counts, (self.num_classes, self.num_classes)))
+
+    def _label_maps(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        predicted = tf.convert_to_tensor(y_pred)
+        if predicted.dtype.is_floating:
+            if predicted.shape[-1] != self.num_classes:
+                raise ValueError(
+                    f"the last axis of y_pred must hold {self.num_classes} logits; received y_pred "
+                    f"of shape {predicted.shape}"
+                )
+            predicted = tf.argmax(predicted, -1, output_type=tf.int32)
+        elif predicted.shape.rank == 4:
+            predicted = tf.squeeze(predicted, -1)
+        return fit_labels(y_true, predicted.shape), predicted
+
+    def result(self) -> dict[str, tf.Tensor]:
+        """Returns the scores of everything seen since the last reset."""
+        mean_iou, per_class, accuracy = _scores(tf.convert_to_tensor(self.confusion))
+        result = {"mean_iou": mean_iou, "pixel_accuracy": accuracy}
+        if self.per_class:
+            result.update(zip(self._keys, tf.unstack(per_class), strict=True))
+        return {name: tf.cast(value, self.dtype) for name, value in result.items()}
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "ignore_label": self.ignore_label,
+            "per_class": self.per_class,
+        }

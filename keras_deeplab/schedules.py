@@ -1,0 +1,99 @@
+"""Learning-rate schedules."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Lowers the learning rate by a power of the remaining steps, after an optional linear warm-up.
+
+    From step 0 to `warmup_steps` the rate goes in a straight line from `warmup_from` to
+    `initial_learning_rate`; from there to `total_steps` it is
+    `end + (initial - end) * (1 - progress) ** power`, with `progress` going from 0 to 1; after
+    `total_steps` it stays at `end_learning_rate`.
+
+    Args:
+        initial_learning_rate: Highest rate, above 0.
+        total_steps: Number of optimizer steps, warm-up included.
+        power: Exponent of the decay, above 0.
+        warmup_steps: Number of warm-up steps, below `total_steps`.
+        warmup_from: Rate of the first warm-up step.
+        end_learning_rate: Rate from `total_steps` on.
+        name: Name of the schedule.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> schedule = PolynomialDecay(0.007, total_steps=30_000, warmup_steps=500)
+    >>> optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
+
+    Reference:
+        - [DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution,
+          and Fully Connected CRFs](https://arxiv.org/abs/1606.00915), section 4.1.1: the "poly"
+          policy with power 0.9.
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        total_steps: int,
+        power: float = 0.9,
+        warmup_steps: int = 0,
+        warmup_from: float = 0.0,
+        end_learning_rate: float = 0.0,
+        name: str = "polynomial_decay",
+    ):
+        super().__init__()
+        self.initial_learning_rate = initial_learning_rate
+        self.total_steps = total_steps
+        self.power = power
+        self.warmup_steps = warmup_steps
+        self.warmup_from = warmup_from
+        self.end_learning_rate = end_learning_rate
+        self.name = name
+        self._check()
+
+    def _check(self) -> None:
+        rules = {
+            "initial_learning_rate": (self.initial_learning_rate > 0, "above 0"),
+            "total_steps": (self.total_steps >= 1, "at least 1"),
+            "power": (self.power > 0, "above 0"),
+            "warmup_steps": (
+                0 <= self.warmup_steps < self.total_steps,
+                f"at least 0 and below total_steps={self.total_steps}",
+            ),
+            "warmup_from": (self.warmup_from >= 0, "at least 0"),
+            "end_learning_rate": (self.end_learning_rate >= 0, "at least 0"),
+        }
+        for argument, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"{argument} must be {rule}; received {getattr(self, argument)}")
+
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
+        """Returns the learning rate of a step, counted from 0."""
+        step = tf.cast(step, tf.float32)
+        decay_steps = float(self.total_steps - self.warmup_steps)
+        left = 1.0 - tf.clip_by_value((step - self.warmup_steps) / decay_steps, 0.0, 1.0)
+        span = self.initial_learning_rate - self.end_learning_rate
+        rate = self.end_learning_rate + span * left**self.power
+        if self.warmup_steps == 0:
+            return rate
+        climb = (self.initial_learning_rate - self.warmup_from) * step / self.warmup_steps
+        return tf.where(step < self.warmup_steps, self.warmup_from + climb, rate)
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments."""
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "total_steps": self.total_steps,
+            "power": self.power,
+            "warmup_steps": self.warmup_steps,
+            "warmup_from": self.warmup_from,
+            "end_learning_rate": self.end_learning_rate,
+            "name": self.name,
+        }

@@ -1,0 +1,182 @@
+"""The comparison of a SavedModel with the model that it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.inference import decode, logits_spec
+
+SERVING_DEFAULT = "serving_default"
+SERVING_ENCODED = "serving_encoded"
+ENCODED_CHANNELS = (1, 3)
+VERIFIED_SIZES = ((97, 129), (71, 65))
+TOLERANCE = 1e-4
+HALF_PRECISION_TOLERANCE = 2e-2
+
+
+class ExportError(RuntimeError):
+    """A SavedModel that does not answer as its model does."""
+
+
+def verify(model: keras.Model, path: str | os.PathLike, tolerance: float | None = None) -> None:
+    """Loads a SavedModel of `saved_model` and compares each signature with the model.
+
+    Compared are a batch of two photographs of random shapes, shades and noise at 97x129 and at
+    71x65 pixels (at the model's own size where it is fixed). The probabilities must agree within
+    the tolerance, the labels wherever the two best classes are further apart than twice the
+    tolerance, and each weight in the SavedModel must be one of the model's, bit for bit.
+
+    Args:
+        model: The model that was exported.
+        path: Folder of the SavedModel.
+        tolerance: Largest difference of a probability; by default 1e-4, or 0.02 where the model
+            computes in half precision.
+
+    Raises:
+        ExportError: If the SavedModel cannot be loaded, lacks a signature or answers
+            differently; it names signature, output, largest difference and tolerance.
+
+    Example:
+
+    >>> keras_deeplab.export.verify(model, "saved_model")
+    """
+    try:
+        loaded = tf.saved_model.load(os.fspath(path))
+    except (OSError, ValueError, KeyError, AttributeError, tf.errors.OpError) as error:
+        raise ExportError(f"{path} cannot be loaded as a SavedModel: {error}") from error
+    spec, _ = logits_spec(model)
+    batch, height, width, channels = spec.shape
+    names = [SERVING_DEFAULT] + ([SERVING_ENCODED] if channels in ENCODED_CHANNELS else [])
+    missing = [name for name in names if name not in loaded.signatures]
+    if missing:
+        raise ExportError(f"{path} must have the signatures {names}; missing: {missing}")
+    tolerance = _tolerance(model) if tolerance is None else tolerance
+    for free_height, free_width in VERIFIED_SIZES:
+        size = (batch or 2, height or free_height, width or free_width, channels)
+        images, encodings = _test_pictures(size)
+        expected = _expected(model, images, spec.dtype)
+        requests = [(SERVING_DEFAULT, {"images": tf.constant(images)})]
+        requests += [(SERVING_ENCODED, {"encoded": encoded}) for encoded in encodings]
+        for name, inputs in requests:
+            _compare(name, loaded.signatures[name], inputs, expected, tolerance)
+    _compare_weights(model, loaded.signatures[SERVING_DEFAULT], path)
+
+
+def _tolerance(model: keras.Model) -> float:
+    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in _layers(model))
+    return HALF_PRECISION_TOLERANCE if half else TOLERANCE
+
+
+def _layers(model: keras.Model) -> Iterator[keras.Layer]:
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+
+
+def _test_pictures(size: tuple[int, int, int, int]) -> tuple[np.ndarray, list[tf.Tensor]]:
+    """Returns pictures, and the same pixels encoded, where there is an encoded signature.
+
+    They have large shapes, gradients and noise, so that no part of a network idles.
+    """
+    rng = np.random.default_rng(0)
+    batch, height, width, channels = size
+    y, x = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
+    pictures = []
+    for _ in range(batch):
+        waves = np.zeros((height, width, channels))
+        for octave in range(1, 6):
+            angle, phase = rng.uniform(0, 2 * np.pi, (2, channels))
+            direction = np.cos(angle) * x + np.sin(angle) * y
+            waves += np.sin(2**octave * np.pi * direction + phase) / octave
+        noise = rng.normal(size=waves.shape)
+        pictures.append(np.clip(127 + 70 * waves + 15 * noise, 0, 255))
+    images = np.asarray(pictures).astype(np.uint8)
+    if channels not in ENCODED_CHANNELS:
+        return images, []
+    # JPEG changes pixels: what it makes of the pictures becomes the pictures.
+    jpeg = tf.stack([tf.io.encode_jpeg(image) for image in images])
+    images = np.stack([decode(photograph, channels).numpy() for photograph in jpeg])
+    return images, [jpeg, tf.stack([tf.io.encode_png(image) for image in images])]
+
+
+def _expected(model: keras.Model, images: np.ndarray, dtype: tf.DType) -> np.ndarray:
+    """Returns the model's own probabilities."""
+    logits = tf.cast(model(tf.cast(images, dtype), training=False), tf.float32)
+    if logits.shape[:3] != images.shape[:3]:
+        raise ExportError(
+            "the model must return logits at the input's size; received logits of shape "
+            f"{logits.shape} for images of shape {images.shape}"
+        )
+    if not np.isfinite(logits).all():
+        raise ExportError("the model must return finite logits; received NaN or infinity")
+    probabilities = tf.nn.softmax(logits).numpy()
+    if np.ptp(probabilities, axis=(1, 2)).max() < 10 * TOLERANCE:
+        warnings.warn(
+            "the model answers alike at every pixel of the test pictures, so that the comparison "
+            "shows little but that the weights are equal; was it trained?",
+            stacklevel=4,
+        )
+    return probabilities
+
+
+def _compare(
+    name: str,
+    signature: Callable[..., dict[str, tf.Tensor]],
+    inputs: dict[str, tf.Tensor],
+    expected: np.ndarray,
+    tolerance: float,
+) -> None:
+    """Holds one answer of a signature against the model's probabilities."""
+    try:
+        outputs = signature(**inputs)
+        labels, probabilities = outputs["labels"].numpy(), outputs["probabilities"].numpy()
+    except (TypeError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise ExportError(f"{name} failed: {error}") from error
+    for output, shape, right in (
+        ("labels", labels.shape, expected.shape[:3]),
+        ("probabilities", probabilities.shape, expected.shape),
+    ):
+        if shape != right:
+            raise ExportError(f"{name}: {output} must have shape {right}; received {shape}")
+    difference = np.abs(probabilities - expected).max()
+    if not difference <= tolerance:  # true for NaN
+        raise ExportError(
+            f"{name}: probabilities differ from the model's by up to {difference:.3g}, more than "
+            f"the tolerance {tolerance:g}"
+        )
+    second, first = np.partition(expected, -2, axis=-1)[..., -2:].transpose(3, 0, 1, 2)
+    decided = first - second > 2 * tolerance
+    wrong = np.count_nonzero(decided & (labels != expected.argmax(-1)))
+    if wrong:
+        raise ExportError(
+            f"{name}: labels differ from the model's at {wrong} of {decided.sum()} pixels whose "
+            f"two best classes are further apart than {2 * tolerance:g}"
+        )
+
+
+def _compare_weights(model: keras.Model, signature: Callable, path: str | os.PathLike) -> None:
+    """Finds each weight of the SavedModel among the model's.
+
+    Seen in the answers of a saturated or untrained model, a wrong weight may be too small to tell.
+    """
+    known = {_fingerprint(weight.numpy()) for weight in model.weights}
+    for variable in signature.variables:
+        value = variable.numpy()
+        if _fingerprint(value) not in known:
+            raise ExportError(
+                f"{path}: the variable {variable.name} of shape {value.shape} holds values that no "
+                "weight of the model has"
+            )
+
+
+def _fingerprint(value: np.ndarray) -> tuple[tuple[int, ...], str, str]:
+    digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+    return value.shape, str(value.dtype), digest

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def write_pair() -> Callable:
+    """Writes images/NAME.png and labels/NAME.png below root/split and returns both paths."""
+
+    def write(root: Path, split: str, name: str, label: np.ndarray, image=None, palette=None):
+        if image is None:
+            image = np.random.default_rng(0).integers(0, 256, (*label.shape, 3), np.uint8)
+        paths = [root / split / folder / f"{name}.png" for folder in ("images", "labels")]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(paths[0])
+        mask = Image.fromarray(label)
+        if palette is not None:
+            mask.putpalette([part for color in palette for part in color])
+        mask.save(paths[1])
+        return paths
+
+    return write
+
+
+@pytest.fixture
+def blocks() -> np.ndarray:
+    """A label map of 24x32 with the values 0, 1, 2 and 255."""
+    return np.kron(
+        np.array([[0, 1, 2, 0], [1, 2, 255, 0], [2, 2, 1, 1]], np.uint8), np.ones((8, 8), np.uint8)
+    )

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_deeplab import data
+
+
+@pytest.fixture
+def clean(tmp_path, write_pair, blocks):
+    for split, count in (("train", 14), ("val", 2)):
+        for index in range(count):
+            write_pair(tmp_path, split, f"{index:02}", blocks)
+    return tmp_path
+
+
+def kinds(error):
+    return {fault.kind: fault for fault in error.value.faults}
+
+
+def plant_value(root, name):
+    path = root / f"train/labels/{name}.png"
+    label = np.asarray(Image.open(path)).copy()
+    label[0, :5] = 77
+    Image.fromarray(label).save(path)
+
+
+def truncate(path, keep=0.6):
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+
+
+def to_jpeg(path):
+    Image.open(path).save(path.with_suffix(".jpg"))
+    path.unlink()
+    return path.with_suffix(".jpg")
+
+
+def test_twelve_faults_at_once(clean):
+    train, val = clean / "train", clean / "val"
+    (clean / "dataset.json").write_text('{"classes": ["a", "b", "c"]}')
+    plant_value(clean, "00")
+    Image.new("RGB", (30, 24)).save(train / "images/01.png")
+    (train / "labels/02.png").unlink()
+    (train / "images/03.png").unlink()
+    (train / "images/04.png").write_bytes(b"no image at all")
+    truncate(to_jpeg(train / "images/05.png"))
+    Image.open(train / "labels/06.png").convert("RGB").save(train / "labels/06.png")
+    Image.open(train / "images/07.png").save(train / "images/07.bmp")
+    (train / "images/notes.txt").write_text("seen")
+    to_jpeg(train / "labels/08.png")
+    Image.open(train / "images/09.png").convert("P").save(train / "images/09.bmp")
+    (train / "images/09.png").unlink()
+    shutil.rmtree(val)
+    (val / "images").mkdir(parents=True)
+    (val / "labels").mkdir()
+    (clean / "test/images").mkdir(parents=True)
+    (clean / "valid/images").mkdir(parents=True)
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(clean)
+    expected = {
+        "label value out of range": "train/labels/00.png: 77 (5 pixels)",
+        "sizes differ": "train/images/01.png: image 30x24, label map 32x24",
+        "image without label": "train/images/02.png",
+        "label without image": "train/labels/03.png",
+        "unreadable file": "train/images/04.png: 15 bytes that are no image",
+        "truncated file": "train/images/05.jpg",
+        "label map not one-channel": "train/labels/06.png: mode RGB",
+        "duplicate name": "train/images: 07.bmp, 07.png",
+        "unsupported file": "train/images/notes.txt",
+        "JPEG label map": "train/labels/08.jpg",
+        "image of unsupported mode": "train/images/09.bmp: BMP with a palette (mode P)",
+        "empty split": "val: no images and no label maps",
+        "missing folder": "test/labels is not there",
+        "unknown split folder": "valid",
+    }
+    found = kinds(caught)
+    assert found.keys() == expected.keys()
+    for kind, text in expected.items():
+        assert len(found[kind].found) == 1, found[kind]
+        assert found[kind].found[0].startswith(text)
+        assert text in str(caught.value)
+        assert found[kind].expected in str(caught.value)
+    assert "0..2 or 255 (ignored)" in found["label value out of range"].expected
+    assert "14 faults of 14 kinds" in str(caught.value)
+
+
+def test_bad_settings_do_not_hide_other_faults(clean):
+    (clean / "dataset.json").write_text('{"clases": []}')
+    (clean / "train/images/03.png").unlink()
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(clean)
+    assert kinds(caught).keys() == {"bad dataset.json", "label without image"}
+
+
+def test_first_ten_are_listed_and_all_counted(clean):
+    for index in range(14):
+        (clean / f"train/images/{index:02}.png").write_bytes(b"")
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(clean)
+    message = str(caught.value)
+    assert "unreadable file (14)" in message
+    assert "... and 4 more" in message
+    assert message.count("train/images/") == 10
+    assert len(kinds(caught)["unreadable file"].found) == 14
+
+
+@pytest.mark.parametrize("cut", [3, 12, 40, 300])
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp"])
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_every_truncation_is_caught(clean, kind, cut, part):
+    if part == "labels" and kind != "png":
+        pytest.skip("label maps are PNG")
+    path = clean / "train" / part / "00.png"
+    if part == "labels":
+        noise = np.random.default_rng(0).integers(0, 3, (24, 32), np.uint8)
+        Image.fromarray(noise).save(path)
+    if kind != "png":
+        Image.open(path).save(path.with_suffix(f".{kind}"))
+        path.unlink()
+        path = path.with_suffix(f".{kind}")
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(clean)
+    assert kinds(caught).keys() == {"truncated file"}
+    assert path.name in str(caught.value)
+
+
+def test_damaged_bytes_are_unreadable(clean):
+    path = clean / "train/labels/00.png"
+    content = bytearray(path.read_bytes())
+    start = content.index(b"IDAT") + 6
+    content[start : start + 20] = b"\x00" * 20
+    path.write_bytes(content)
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(clean)
+    assert kinds(caught).keys() == {"unreadable file"}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
+def test_masks_of_several_channels_or_16_bits(clean, mode):
+    path = clean / "train/labels/00.png"
+    mask = Image.open(path)
+    wide = Image.fromarray(np.asarray(mask).astype(np.uint16))
+    (wide if mode == "I;16" else mask.convert(mode)).save(path)
+    with pytest.raises(data.DatasetError, match=f"train/labels/00.png: mode {mode}") as caught:
+        data.audit(clean)
+    assert kinds(caught).keys() == {"label map not one-channel"}
+
+
+def test_other_formats_behind_a_known_ending(clean):
+    Image.new("RGB", (32, 24)).save(clean / "train/images/00.png", "WEBP")
+    Image.new("L", (32, 24)).save(clean / "train/labels/01.png", "JPEG")
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(clean)
+    assert "WEBP data" in kinds(caught)["unreadable file"].found[0]
+    assert "JPEG data" in kinds(caught)["JPEG label map"].found[0]
+
+
+def test_orientation_that_explains_the_size_is_named(clean):
+    path = clean / "train/images/00.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (24, 32)).save(path.with_suffix(".jpg"), exif=exif)
+    path.unlink()
+    with pytest.raises(data.DatasetError, match="EXIF orientation 6"):
+        data.audit(clean)
+    Image.new("RGB", (32, 24)).save(path.with_suffix(".jpg"), exif=exif)
+    assert "EXIF orientation" in "".join(data.audit(clean).warnings)
+
+
+def test_system_and_hidden_files_are_passed_over(clean):
+    for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "._00.png"):
+        (clean / "train/images" / name).write_bytes(b"x")
+    assert data.audit(clean).splits["train"].images == 14
+
+
+def test_report_counts_pixels(clean, write_pair):
+    write_pair(clean, "val", "wide", np.zeros((10, 60), np.uint8))
+    (clean / "dataset.json").write_text('{"classes": ["a", "b", "c", "d"]}')
+    report = data.audit(str(clean))
+    train, val = report.splits["train"], report.splits["val"]
+    assert (train.images, val.images) == (14, 3)
+    assert train.class_share == pytest.approx((3 / 12, 4 / 12, 4 / 12, 0))
+    assert train.ignored_share == pytest.approx(1 / 12)
+    assert (val.smallest, val.largest) == ((10, 32), (24, 60))
+    assert "train: no pixel of d" in report.warnings
+    assert "33.33%" in str(report)
+    assert "32x10 to 60x24" in str(report)
+
+
+def test_only_the_splits_asked_for(clean):
+    (clean / "train/images/00.png").write_bytes(b"")
+    assert list(data.audit(clean, ["val"]).splits) == ["val"]
+    with pytest.raises(ValueError, match="test"):
+        data.audit(clean, ["test"])
+
+
+def test_palettes_that_disagree_are_warned_of(clean, write_pair, blocks):
+    for name, color in (("x", (1, 1, 1)), ("y", (2, 2, 2))):
+        palette = [(0, 0, 0), color, (5, 5, 5), *[(0, 0, 0)] * 253]
+        write_pair(clean, "train", name, blocks, palette=palette)
+    warnings = "".join(data.audit(clean).warnings)
+    assert "index 1 is (1, 1, 1) in train/labels/x.png and (2, 2, 2)" in warnings
+
+
+class Broken(data.Shapes):
+    def dataset(self, split, shuffle_seed=None):
+        def damage(image, label):
+            return image[:-1], label + 3
+
+        return super().dataset(split, shuffle_seed).map(damage)
+
+
+def test_other_sources_are_checked_pair_by_pair():
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(Broken(train=3, val=0))
+    assert kinds(caught).keys() == {"sizes differ", "label value out of range"}
+    assert "train/train_00002" in str(caught.value)
+
+
+def test_shared_folders_are_clean(shared):
+    report = data.audit(shared / "camvid")
+    assert [part.images for part in report.splits.values()] == [367, 101]
+    assert report.splits["train"].smallest == report.splits["val"].largest == (360, 480)
+    assert report.warnings == ()
+    assert data.audit(shared / "membrane").splits["val"].images == 5

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_deeplab import data
+
+
+def first(source, split="train"):
+    return next(source.dataset(split).as_numpy_iterator())
+
+
+def test_labels_and_pixels_arrive_unchanged(tmp_path, write_pair, blocks):
+    image = np.random.default_rng(1).integers(0, 256, (24, 32, 3), np.uint8)
+    write_pair(tmp_path, "train", "b", blocks, image)
+    write_pair(tmp_path, "train", "a", blocks[::-1].copy(), image[::-1].copy())
+    source = data.Folder(tmp_path)
+    assert source.splits == ("train",)
+    assert source.names("train") == ["a", "b"]
+    assert source.info.classes == ("class_0", "class_1", "class_2")
+    assert source.info.colors == data.voc_colors(3)
+    pairs = list(source.dataset("train").as_numpy_iterator())
+    np.testing.assert_array_equal(pairs[1][0], image)
+    np.testing.assert_array_equal(pairs[1][1], blocks)
+    np.testing.assert_array_equal(pairs[0][1], blocks[::-1])
+    assert source.decoded_bytes("train") == 2 * 24 * 32 * 4
+    assert data.Source.decoded_bytes(source, "train") == 2 * 24 * 32 * 4
+
+
+def test_palette_indices_are_labels_and_palette_gives_colors(tmp_path, write_pair, blocks):
+    palette = [(9, 9, 9), (200, 0, 0), (0, 200, 0), *[(0, 0, 0)] * 252, (255, 255, 255)]
+    write_pair(tmp_path, "train", "a", blocks, palette=palette)
+    assert Image.open(tmp_path / "train/labels/a.png").mode == "P"
+    source = data.Folder(tmp_path)
+    np.testing.assert_array_equal(first(source)[1], blocks)
+    assert source.info.colors == tuple(palette[:3])
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_photographs_of_every_mode_become_rgb_or_are_named(
+    tmp_path, write_pair, blocks, mode, kind
+):
+    path, _ = write_pair(tmp_path, "train", "a", blocks)
+    grey = np.kron(np.random.default_rng(0).integers(0, 2, (3, 4)) * 255, np.ones((8, 8)))
+    picture = Image.fromarray(grey.astype(np.uint8))
+    if mode == "I;16":
+        picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    elif mode != "L":
+        picture = picture.convert(mode)
+    encoded = io.BytesIO()
+    try:
+        picture.save(encoded, kind, quality=100)
+    except OSError:
+        pytest.skip(f"Pillow writes no {kind} of mode {mode}")
+    path.write_bytes(encoded.getvalue())
+    if kind == "BMP" and mode == "1":
+        with pytest.raises(data.DatasetError, match="image of unsupported mode"):
+            data.audit(tmp_path)
+        return
+    data.audit(tmp_path)
+    image, _ = first(data.Folder(tmp_path))
+    np.testing.assert_allclose(image, np.repeat(grey[..., None], 3, -1), atol=3)
+
+
+def test_values_map_masks_and_ignore_label_lists(tmp_path, write_pair):
+    label = np.array([[0, 128], [200, 255], [7, 0]], np.uint8)
+    write_pair(tmp_path, "train", "a", label)
+    settings = {"classes": ["x", "y"], "values": [128, 0], "ignore_label": [200, 255, 7]}
+    (tmp_path / "dataset.json").write_text(json.dumps(settings))
+    source = data.Folder(tmp_path)
+    np.testing.assert_array_equal(first(source)[1], [[1, 0], [255, 255], [255, 1]])
+    assert source.info.classes == ("x", "y")
+
+
+def test_declared_ignore_label_replaces_255(tmp_path, write_pair):
+    write_pair(tmp_path, "train", "a", np.array([[0, 1, 255]], np.uint8))
+    (tmp_path / "dataset.json").write_text('{"classes": ["x", "y"], "ignore_label": 11}')
+    with pytest.raises(data.DatasetError, match=r"255 \(1 pixels\)"):
+        data.audit(tmp_path)
+    with pytest.raises(Exception, match=r"255\] out of range"):
+        first(data.Folder(tmp_path))
+
+
+def test_masks_of_0_and_255_are_two_classes(tmp_path, write_pair, caplog):
+    write_pair(tmp_path, "train", "a", np.array([[0, 255, 0]], np.uint8))
+    source = data.Folder(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert source.info.num_classes == 2
+    assert "0 and 255" in caplog.text
+    np.testing.assert_array_equal(first(source)[1], [[0, 1, 0]])
+
+
+def test_one_bit_masks_are_0_and_255(tmp_path, write_pair):
+    _, path = write_pair(tmp_path, "train", "a", np.zeros((4, 8), np.uint8))
+    mask = np.arange(32).reshape(4, 8) % 3 == 0
+    Image.fromarray(mask).save(path)
+    assert Image.open(path).mode == "1"
+    np.testing.assert_array_equal(first(data.Folder(tmp_path))[1], mask.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "values, count",
+    [([0, 1, 2, 255], 3), ([1, 2, 3], 4), ([0, 2], 3), ([0, 1], 2), (range(151), 151)],
+)
+def test_numbered_classes_are_counted(tmp_path, write_pair, values, count):
+    write_pair(tmp_path, "val", "a", np.array([list(values)], np.uint8))
+    assert data.Folder(tmp_path).info.num_classes == count
+
+
+@pytest.mark.parametrize(
+    "values", [[0, 128, 255], [0], [255], [0, 15], range(0, 250, 3), range(256)]
+)
+def test_unclear_classes_ask_for_a_dataset_json_and_show_it(tmp_path, write_pair, values):
+    write_pair(tmp_path, "train", "a", np.array([list(values)], np.uint8))
+    with pytest.raises(data.DatasetError, match="classes unclear") as caught:
+        _ = data.Folder(tmp_path).info
+    assert '"values": [' in str(caught.value)
+    with pytest.raises(data.DatasetError, match="classes unclear"):
+        data.audit(tmp_path)
+
+
+def test_shown_dataset_json_works(tmp_path, write_pair):
+    label = np.array([[0, 128, 254]], np.uint8)
+    write_pair(tmp_path, "train", "a", label)
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(tmp_path)
+    text = str(caught.value)
+    shown = text[text.index("{") : text.index("}") + 1]
+    (tmp_path / "dataset.json").write_text(shown)
+    data.audit(tmp_path)
+    np.testing.assert_array_equal(first(data.Folder(tmp_path))[1], [[0, 1, 2]])
+
+
+def test_masks_read_as_ignored_are_refused(tmp_path, write_pair):
+    write_pair(tmp_path, "train", "a", np.array([[0, 255, 0]], np.uint8))
+    (tmp_path / "dataset.json").write_text('{"classes": ["cell", "membrane"]}')
+    with pytest.raises(data.DatasetError, match=r'"values": \[0, 255\]'):
+        data.audit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "must be an object"),
+        ('{"class": ["a"]}', "unknown key 'class'"),
+        ('{"classes": "sky"}', '"classes" must list'),
+        ('{"classes": ["a", "a"]}', '"classes" must list'),
+        ('{"classes": ["a", "b"], "colors": [[0, 0, 0]]}', '"classes" has 2, "colors" has 1'),
+        ('{"classes": ["a"], "colors": [[0, 0, 300]]}', '"colors" must list'),
+        ('{"classes": ["a", "b"], "ignore_label": 256}', '"ignore_label" must be'),
+        ('{"classes": ["a", "b"], "ignore_label": 1}', "also the value of a class"),
+        ('{"classes": ["a", "b"], "values": [0, 0]}', '"values" must list'),
+        ('{"classes": ["a", "b"], "values": [0, 1.5]}', '"values" must list'),
+    ],
+)
+def test_malformed_dataset_json_is_one_clear_error(tmp_path, write_pair, blocks, content, message):
+    write_pair(tmp_path, "train", "a", blocks)
+    (tmp_path / "dataset.json").write_text(content)
+    for use in (lambda: data.Folder(tmp_path).info, lambda: data.audit(tmp_path)):
+        with pytest.raises(data.DatasetError, match=r"bad dataset.json") as caught:
+            use()
+        assert message in str(caught.value)
+
+
+def test_missing_partner_is_never_dropped(tmp_path, write_pair, blocks):
+    for name in "ab":
+        write_pair(tmp_path, "train", name, blocks)
+    (tmp_path / "train/labels/b.png").unlink()
+    source = data.Folder(tmp_path)
+    for use in (source.names, source.dataset):
+        with pytest.raises(data.DatasetError, match=r"train/images/b\.png"):
+            use("train")
+
+
+def test_sizes_that_differ_stop_an_unaudited_run(tmp_path, write_pair, blocks):
+    write_pair(tmp_path, "train", "a", blocks, np.zeros((24, 33, 3), np.uint8))
+    with pytest.raises(Exception, match="differ in size"):
+        first(data.Folder(tmp_path))
+
+
+def test_split_and_root_errors(tmp_path, write_pair, blocks):
+    write_pair(tmp_path, "train", "a", blocks)
+    with pytest.raises(ValueError, match=r"\('train',\)"):
+        data.Folder(tmp_path).dataset("val")
+    with pytest.raises(data.DatasetError, match="is no folder"):
+        data.Folder(tmp_path / "nothing")
+
+
+def test_shuffled_reading_keeps_every_pair(tmp_path, write_pair):
+    for index in range(12):
+        label = np.full((2, 2), index, np.uint8)
+        write_pair(tmp_path, "train", f"{index:02}", label, np.full((2, 2, 3), index, np.uint8))
+    dataset = data.Folder(tmp_path).dataset("train", shuffle_seed=3)
+    epochs = [[int(label[0, 0]) for _, label in dataset.as_numpy_iterator()] for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(12))
+    assert epochs[0] != epochs[1]
+    assert all(image[0, 0, 0] == label[0, 0] for image, label in dataset.as_numpy_iterator())
+
+
+def test_camvid(shared):
+    source = data.Folder(shared / "camvid")
+    image, label = first(source, "val")
+    raw = np.asarray(Image.open(shared / f"camvid/val/labels/{source.names('val')[0]}.png"))
+    assert source.info.classes[10] == "bicyclist"
+    assert image.shape == (360, 480, 3)
+    assert 11 in raw
+    np.testing.assert_array_equal(label, np.where(raw == 11, 255, raw))
+
+
+def test_membrane(shared):
+    source = data.Folder(shared / "membrane")
+    image, label = first(source)
+    assert source.info.num_classes == 2
+    assert image.shape == (512, 512, 3)
+    assert (image[..., 0] == image[..., 2]).all()
+    assert set(np.unique(label)) == {0, 1}
+    assert 0.6 < label.mean() < 0.9  # most of the picture is cell

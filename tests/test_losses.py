@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_deeplab.losses import CrossEntropy
+
+
+def reference(labels, logits, ignore_label=255, class_weights=None, sample_weight=None):
+    """Cross-entropy by loops over pixels, in float64."""
+    total = divisor = 0.0
+    for index in np.ndindex(labels.shape):
+        label = labels[index]
+        if label == ignore_label:
+            continue
+        row = logits[index].astype(np.float64)
+        loss = np.log(np.sum(np.exp(row - row.max()))) + row.max() - row[label]
+        weight = 1.0 if class_weights is None else class_weights[label]
+        pixel = (
+            1.0 if sample_weight is None else np.broadcast_to(sample_weight, labels.shape)[index]
+        )
+        total += pixel * weight * loss
+        divisor += weight
+    return total / divisor if divisor else 0.0
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, (2, 7, 9))
+    labels[rng.random(labels.shape) < 0.3] = 255
+    return labels, rng.normal(scale=4, size=(2, 7, 9, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("class_weights", [None, [1.0, 0.0, 2.5, 0.1, 7.0]])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "float32"])
+@pytest.mark.parametrize("trailing", [False, True])
+def test_equals_the_loop(batch, class_weights, dtype, trailing):
+    labels, logits = batch
+    given = labels.astype(dtype)[..., None] if trailing else labels.astype(dtype)
+    result = CrossEntropy(class_weights=class_weights)(given, logits)
+    np.testing.assert_allclose(result, reference(labels, logits, 255, class_weights), rtol=1e-6)
+
+
+def test_another_ignored_label_and_none(batch):
+    labels, logits = batch
+    labels = np.where(labels == 255, -1, labels)
+    np.testing.assert_allclose(
+        CrossEntropy(ignore_label=-1)(labels, logits), reference(labels, logits, -1), rtol=1e-6
+    )
+    labels = np.where(labels == -1, 3, labels)
+    np.testing.assert_allclose(
+        CrossEntropy(ignore_label=None)(labels, logits), reference(labels, logits, None), rtol=1e-6
+    )
+    np.testing.assert_allclose(  # the ignored label may be one of the classes
+        CrossEntropy(ignore_label=3)(labels, logits), reference(labels, logits, 3), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+def test_half_precision_logits_are_computed_in_float32(batch, dtype):
+    labels, logits = batch
+    half = tf.cast(logits, dtype)
+    result = CrossEntropy()(labels, half)
+    assert result.dtype == tf.float32
+    expected = reference(labels, tf.cast(half, tf.float32).numpy())
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_gradient_and_jit(batch, jit):
+    labels, logits = batch
+    loss = CrossEntropy(class_weights=[1, 2, 3, 4, 5])
+
+    @tf.function(jit_compile=jit)
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(labels, x)
+        return value, tape.gradient(value, x)
+
+    value, gradient = step(tf.constant(logits))
+    np.testing.assert_allclose(value, reference(labels, logits, 255, [1, 2, 3, 4, 5]), rtol=1e-5)
+    weights = np.where(labels == 255, 0, labels + 1.0)
+    one_hot = np.eye(5)[np.where(labels == 255, 0, labels)]
+    expected = (tf.nn.softmax(logits) - one_hot) * weights[..., None] / weights.sum()
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+    assert not gradient.numpy()[labels == 255].any()
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_all_ignored_gives_zero_loss_and_zero_gradient(jit):
+    labels = np.full((2, 4, 4), 255)
+
+    @tf.function(jit_compile=jit)
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = CrossEntropy(class_weights=[1.0, 2.0, 3.0])(labels, x)
+        return value, tape.gradient(value, x)
+
+    value, gradient = step(tf.random.stateless_normal((2, 4, 4, 3), (1, 2)) * 50)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, np.zeros((2, 4, 4, 3)))
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 7, 9), (2, 7, 9, 1)])
+def test_sample_weight(batch, shape):
+    labels, logits = batch
+    weight = np.random.default_rng(1).random(shape)
+    broadcast = weight.reshape(2, 1, 1) if weight.size == 2 else weight.reshape(2, 7, 9)
+    for class_weights in (None, [1, 2, 3, 4, 5]):
+        np.testing.assert_allclose(
+            CrossEntropy(class_weights=class_weights)(labels, logits, weight),
+            reference(labels, logits, 255, class_weights, broadcast),
+            rtol=1e-5,
+        )
+
+
+def test_reductions(batch):
+    labels, logits = batch
+    pixels = CrossEntropy(reduction="none")(labels, logits).numpy()
+    assert pixels.shape == labels.shape
+    assert not pixels[labels == 255].any()
+    assert pixels[labels != 255].all()
+    total = CrossEntropy(reduction="sum")(labels, logits)
+    np.testing.assert_allclose(total, pixels.sum(), rtol=1e-5)
+    mean = CrossEntropy()(labels, logits)
+    np.testing.assert_allclose(mean, pixels.sum() / (labels != 255).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [5, 254, -1])
+def test_a_label_out_of_range_is_not_silent(batch, wrong):
+    labels, logits = batch
+    labels[1, 2, 3] = wrong
+    loss = CrossEntropy()
+    message = rf"(?s)labels must be in 0\.\.4 or the ignored label 255.*from.*{wrong}.*to.*{wrong}"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        loss(labels, logits)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        tf.function(loss)(tf.constant(labels), tf.constant(logits))
+    assert np.isnan(tf.function(loss, jit_compile=True)(tf.constant(labels), tf.constant(logits)))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"class_weights": [1.0, -1.0]}, "class_weights"),
+        ({"class_weights": [1.0, float("nan")]}, "class_weights"),
+        ({"reduction": "median"}, "reduction .*median"),
+    ],
+)
+def test_arguments_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CrossEntropy(**arguments)
+
+
+def test_shapes_are_checked(batch):
+    labels, logits = batch
+    with pytest.raises(ValueError, match="3 weights for 5 classes"):
+        CrossEntropy(class_weights=[1, 2, 3])(labels, logits)
+    with pytest.raises(ValueError, match="y_true must be"):
+        CrossEntropy()(labels[:, :, :8], logits)
+    with pytest.raises(ValueError, match="at least 2"):
+        CrossEntropy()(labels, logits[..., :1])
+    with pytest.raises(ValueError, match="class_weights"):  # what fit(class_weight=) would send
+        CrossEntropy()(labels, logits, np.ones((2, 7)))
+
+
+def test_serialisation():
+    loss = CrossEntropy(ignore_label=7, class_weights=(1, 2), reduction="sum", name="ce")
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert type(again) is CrossEntropy
+    assert again.get_config() == loss.get_config()
+    assert again.get_config()["class_weights"] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("jit", [False, True])
+def test_fit(policy, jit):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((None, None, 3)), keras.layers.Conv2D(3, 1, dtype=policy)]
+    )
+    rng = np.random.default_rng(0)
+    images = rng.random((8, 6, 5, 3), np.float32)
+    labels = images.argmax(-1).astype(np.int32)
+    labels[:, 0] = 255
+    optimizer = keras.optimizers.Adam(0.1)
+    if policy == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer, CrossEntropy(class_weights=[1, 2, 1]), jit_compile=jit)
+    weight = np.where(np.arange(8) < 4, 1.0, 0.5)
+    history = model.fit(
+        images, labels, sample_weight=weight, batch_size=4, epochs=25, verbose=0
+    ).history["loss"]
+    assert history[-1] < 0.6 * history[0]
+
+
+def test_compiled_model_round_trip(tmp_path, batch):
+    labels, logits = batch
+    model = keras.Sequential([keras.Input((None, None, 5)), keras.layers.Conv2D(5, 1)])
+    model.compile("sgd", CrossEntropy(class_weights=[1, 2, 3, 4, 5]))
+    before = model.evaluate(logits, labels, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.evaluate(logits, labels, verbose=0), before, rtol=1e-6)

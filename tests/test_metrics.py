@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_deeplab.losses import CrossEntropy
+from keras_deeplab.metrics import SegmentationMetrics, scores
+
+NAMES = ["sky", "traffic light", "car", "ghost"]
+KEYS = ["iou_sky", "iou_traffic_light", "iou_car", "iou_ghost"]
+
+
+def reference(truth, predicted, num_classes, ignore_label=255):
+    """Scores from sets of pixels, without a confusion matrix."""
+    valid = truth != ignore_label
+    per_class = []
+    for c in range(num_classes):
+        union = ((truth == c) | (predicted == c)) & valid
+        both = (truth == c) & (predicted == c) & valid
+        per_class.append(both.sum() / union.sum() if union.any() else np.nan)
+    return np.nanmean(per_class), per_class, (truth == predicted)[valid].mean()
+
+
+def random_maps(seed, shape=(2, 9, 7), classes=3):
+    """Truth with ignored pixels and a prediction that is right at about half of the pixels."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, classes, shape)
+    predicted = np.where(rng.random(shape) < 0.5, truth, rng.integers(0, classes, shape))
+    truth[rng.random(shape) < 0.2] = 255
+    return truth, predicted
+
+
+def as_logits(predicted, classes):
+    return (np.eye(classes)[predicted] * 3 - 1).astype(np.float32)
+
+
+def check(result, truth, predicted, classes=4, keys=KEYS):
+    mean_iou, per_class, accuracy = reference(truth, predicted, classes)
+    np.testing.assert_allclose(result["mean_iou"], mean_iou, rtol=1e-6)
+    np.testing.assert_allclose(result["pixel_accuracy"], accuracy, rtol=1e-6)
+    np.testing.assert_allclose([result[key] for key in keys], per_class, rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("kind", ["logits", "float16", "labels"])
+def test_streams_to_the_reference(jit, kind):
+    metric = SegmentationMetrics(4, NAMES)
+    update = tf.function(metric.update_state, jit_compile=jit, autograph=False)
+    batches = [random_maps(seed, (2, 9, 7 + seed)) for seed in range(3)]
+    for truth, predicted in batches:
+        given = as_logits(predicted, 4) if kind != "labels" else predicted
+        update(truth, given.astype(np.float16) if kind == "float16" else given)
+    truth, predicted = (
+        np.concatenate([m.ravel() for m in maps]) for maps in zip(*batches, strict=True)
+    )
+    check(metric.result(), truth, predicted)
+    assert np.isnan(metric.result()["iou_ghost"])  # in neither: left out of the mean
+    metric.reset_state()
+    assert np.isnan(metric.result()["mean_iou"])
+    update(*batches[0])
+    check(metric.result(), *batches[0])
+
+
+def test_a_class_that_is_only_predicted_counts_as_zero():
+    truth, predicted = random_maps(0)
+    predicted[0, 0, :] = 3
+    truth[0, 0, :] = 1
+    metric = SegmentationMetrics(4, NAMES)
+    metric.update_state(truth, predicted)
+    check(metric.result(), truth, predicted)
+    assert metric.result()["iou_ghost"] == 0
+
+
+def test_predictions_at_ignored_pixels_do_not_count():
+    truth, predicted = random_maps(1)
+    metric = SegmentationMetrics(4, NAMES)
+    metric.update_state(truth, np.where(truth == 255, 3, predicted))
+    check(metric.result(), truth, predicted)
+
+
+def test_counts_above_the_float32_limit_are_exact():
+    metric = SegmentationMetrics(2)
+    metric.confusion.assign([[2**24, 2**24], [2**24, 2**40]])
+    metric.update_state(np.array([[[0, 1]]]), np.array([[[0, 0]]]))
+    np.testing.assert_array_equal(
+        metric.confusion, [[2**24 + 1, 2**24], [2**24 + 1, 2**40]], strict=False
+    )
+    assert np.float32(2**24) + np.float32(1) == 2**24  # what a float32 matrix would hold
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 9, 7), (2, 9, 7, 1)])
+def test_sample_weight_zero_leaves_out(shape):
+    truth, predicted = random_maps(2)
+    weight = np.zeros(shape)
+    weight[0] = 1
+    metric = SegmentationMetrics(4, NAMES)
+    metric.update_state(truth, predicted, weight)
+    check(metric.result(), truth[:1], predicted[:1])
+
+
+def test_labels_out_of_range_are_not_silent():
+    truth, predicted = random_maps(3)
+    truth[0, 0, 0] = 4
+    metric = SegmentationMetrics(4, NAMES)
+    message = r"(?s)labels must be in 0\.\.3 or the ignored label 255.*4"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        metric.update_state(truth, predicted)
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"predicted labels must be in 0\.\.3;"
+    ):
+        metric.update_state(predicted, truth)
+    tf.function(metric.update_state, jit_compile=True, autograph=False)(truth, predicted)
+    assert np.isnan(metric.result()["mean_iou"])
+    assert np.isnan(metric.result()["pixel_accuracy"])
+
+
+def test_shapes_and_arguments_are_checked():
+    truth, predicted = random_maps(4)
+    metric = SegmentationMetrics(4, NAMES)
+    with pytest.raises(ValueError, match="4 logits"):
+        metric.update_state(truth, as_logits(predicted, 5))
+    with pytest.raises(ValueError, match="y_true"):
+        metric.update_state(truth[:, 1:], as_logits(predicted, 4))
+    with pytest.raises(ValueError, match="at least 2"):
+        SegmentationMetrics(1)
+    with pytest.raises(ValueError, match="4 different names"):
+        SegmentationMetrics(4, NAMES[:3])
+    with pytest.raises(ValueError, match="different names"):
+        SegmentationMetrics(2, ["a b", "a  b"])
+
+
+def test_serialisation():
+    metric = SegmentationMetrics(4, tuple(NAMES), ignore_label=0, per_class=False, name="m")
+    again = keras.metrics.deserialize(keras.metrics.serialize(metric))
+    assert type(again) is SegmentationMetrics
+    assert again.get_config() == metric.get_config()
+    assert list(again.result()) == ["mean_iou", "pixel_accuracy"]
+
+
+def test_scores_is_json_and_equals_the_metric():
+    truth, predicted = random_maps(5)
+    metric = SegmentationMetrics(4, NAMES)
+    metric.update_state(truth, predicted)
+    report = scores(metric.confusion.numpy(), NAMES)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert list(report) == ["mean_iou", "per_class", "pixel_accuracy"]
+    assert report["per_class"]["ghost"] is None
+    check(
+        {**report, **{f"iou_{n}": iou for n, iou in report["per_class"].items()}, KEYS[3]: np.nan},
+        truth,
+        predicted,
+        keys=[f"iou_{n}" for n in NAMES],
+    )
+    empty = scores(np.zeros((2, 2), np.int64))
+    assert empty == {
+        "mean_iou": None,
+        "per_class": {"0": None, "1": None},
+        "pixel_accuracy": None,
+    }
+    with pytest.raises(ValueError, match="square"):
+        scores(np.zeros((2, 3)))
+
+
+def identity_model(classes=4, policy="float32"):
+    """Logits are the input's channels, so that the prediction is known."""
+    model = keras.Sequential(
+        [
+            keras.Input((None, None, classes)),
+            keras.layers.Dense(classes, kernel_initializer="identity", dtype=policy),
+        ]
+    )
+    return model
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("jit", [False, True])
+def test_fit_logs_callbacks_and_round_trip(tmp_path, policy, jit, capsys):
+    model = identity_model(policy=policy)
+    truth, predicted = random_maps(6, (4, 6, 5))
+    val_truth, val_predicted = random_maps(7, (3, 6, 5))
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        CrossEntropy(),
+        metrics=[SegmentationMetrics(4, NAMES)],
+        jit_compile=jit,
+    )
+    history = model.fit(
+        as_logits(predicted, 4),
+        truth,
+        batch_size=2,
+        epochs=2,
+        validation_data=(as_logits(val_predicted, 4), val_truth),
+        callbacks=[
+            keras.callbacks.CSVLogger(tmp_path / "history.csv"),
+            keras.callbacks.ModelCheckpoint(
+                tmp_path / "best.keras", monitor="val_mean_iou", mode="max", save_best_only=True
+            ),
+        ],
+    ).history
+    logged = [
+        f"{v}{k}" for v in ("", "val_") for k in ["loss", "mean_iou", "pixel_accuracy", *KEYS]
+    ]
+    assert set(history) == set(logged)
+    for epoch in range(2):
+        check({k: v[epoch] for k, v in history.items()}, truth, predicted)
+        check({k: history[f"val_{k}"][epoch] for k in ["mean_iou", "pixel_accuracy", *KEYS]},
+              val_truth, val_predicted)  # fmt: skip
+    with open(tmp_path / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[1]["val_mean_iou"]) == pytest.approx(history["val_mean_iou"][1])
+    assert "val_mean_iou" in capsys.readouterr().out
+    again = keras.models.load_model(tmp_path / "best.keras")
+    result = again.evaluate(as_logits(predicted, 4), truth, verbose=0, return_dict=True)
+    check(result, truth, predicted)
+
+
+def test_replicas_are_added_up():
+    """Two logical devices give the matrix of the whole batch."""
+    code = """
+import keras, numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from keras_deeplab.losses import CrossEntropy
+from keras_deeplab.metrics import SegmentationMetrics
+rng = np.random.default_rng(0)
+truth = rng.integers(0, 3, (8, 4, 4))
+images = rng.random((8, 4, 4, 3), np.float32)
+results = []
+for strategy in (tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), tf.distribute.get_strategy()):
+    with strategy.scope():
+        layer = keras.layers.Dense(3, kernel_initializer="identity")
+        model = keras.Sequential([keras.Input((None, None, 3)), layer])
+        model.compile(keras.optimizers.SGD(0.1), CrossEntropy(), metrics=[SegmentationMetrics(3)])
+    model.fit(images, truth, batch_size=4, shuffle=False, verbose=0)
+    results.append(model.evaluate(images, truth, batch_size=4, verbose=0, return_dict=True))
+assert strategy.num_replicas_in_sync == 1
+assert set(results[0]) == {"loss", "mean_iou", "pixel_accuracy", "iou_0", "iou_1", "iou_2"}
+for key, value in results[0].items():
+    np.testing.assert_allclose(value, results[1][key], rtol=1e-5, err_msg=key)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

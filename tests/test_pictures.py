@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keras_deeplab.data import voc_colors
+from keras_deeplab.pictures import comparison_picture, overlay
+
+COLORS = [(255, 0, 0), (0, 200, 10), (1, 2, 3)]
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (12, 10))
+    labels[:2] = 255
+    return rng.integers(0, 256, (12, 10, 3), np.uint8), labels
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_overlay_mixes_colours_and_leaves_ignored_pixels(pair, alpha):
+    image, labels = pair
+    picture = overlay(image, labels, COLORS, alpha)
+    assert picture.dtype == np.uint8
+    for index in np.ndindex(labels.shape):
+        expected = image[index].astype(float)
+        if labels[index] != 255:
+            expected = (1 - alpha) * expected + alpha * np.array(COLORS[labels[index]])
+        np.testing.assert_allclose(picture[index], expected, atol=0.501)
+
+
+def test_overlay_defaults_and_kinds_of_image(pair):
+    image, labels = pair
+    np.testing.assert_array_equal(overlay(image, labels), overlay(image, labels, voc_colors(3)))
+    gray = image[..., 0]
+    expected = overlay(np.dstack([gray] * 3), labels)
+    for given in (gray, gray[..., None], gray.astype(np.float32)):
+        np.testing.assert_array_equal(overlay(given, labels), expected)
+    batch = overlay(np.stack([image, image]), np.stack([labels, labels]))
+    np.testing.assert_array_equal(batch, [overlay(image, labels)] * 2)
+
+
+def test_overlay_refuses(pair):
+    image, labels = pair
+    with pytest.raises(ValueError, match="height and width"):
+        overlay(image[1:], labels)
+    with pytest.raises(ValueError, match=r"0\.\.1; received 2"):
+        overlay(image, labels, alpha=2)
+    with pytest.raises(ValueError, match="received 2 colours for labels from 0 to 2"):
+        overlay(image, labels, COLORS[:2])
+    with pytest.raises(ValueError, match="labels from -1"):
+        overlay(image, labels - 1, COLORS, ignore_label=254)
+
+
+def find(picture, patch):
+    """Positions at which the patch is in the picture, pixel for pixel."""
+    windows = np.lib.stride_tricks.sliding_window_view(picture, patch.shape)[:, :, 0]
+    return [tuple(p) for p in np.argwhere((windows == patch).all((-1, -2, -3)))]
+
+
+def test_comparison_picture_holds_every_cell_and_legend_colour(pair):
+    image, labels = pair
+    other, truth = image[::-1][:7, :9], labels[3:10, 1:][::-1]
+    predicted = np.where(labels == 255, 0, labels)
+    names = ["sky", "ground", "tree"]
+    picture = comparison_picture([image, other], [labels, truth], [predicted, truth], names, COLORS)
+    assert picture.dtype == np.uint8
+    painted = np.array([*COLORS, *[(0, 0, 0)] * 252, voc_colors(256)[255]], np.uint8)
+    rows = [[image, painted[labels], painted[predicted]], [other, painted[truth], painted[truth]]]
+    places = [[find(picture, cell) for cell in row] for row in rows]
+    assert [len(place) for place in places[0]] == [1, 1, 1]
+    columns = [place[0][1] for place in places[0]]
+    assert columns == sorted(columns)
+    assert [y for y, _ in places[1][1]] == [places[1][0][0][0]] * 2  # truth equals prediction
+    assert [x for _, x in places[1][1]] == columns[1:]
+    bottom = picture[places[1][0][0][0] + 7 :]
+    for color in [*COLORS, voc_colors(256)[255]]:
+        assert find(bottom, np.full((10, 10, 3), color, np.uint8)), color
+
+
+def test_comparison_picture_shrinks_labels_without_mixing(pair):
+    image = np.zeros((30, 1000), np.uint8)
+    labels = np.arange(1000)[None].repeat(30, 0) % 2
+    picture = comparison_picture([image], [labels], [labels], ["a", "b"], COLORS[:2], max_width=100)
+    assert picture.shape[1] < 350
+    colourful = picture[np.ptp(picture.astype(int), axis=-1) > 100]
+    assert {tuple(map(int, c)) for c in colourful} <= set(COLORS)
+
+
+def test_comparison_picture_refuses(pair):
+    image, labels = pair
+    with pytest.raises(ValueError, match="equally many"):
+        comparison_picture([image], [labels], [], ["a"] * 3)
+    with pytest.raises(ValueError, match="its size"):
+        comparison_picture([image], [labels], [labels[1:]], ["a", "b", "c"])
+    with pytest.raises(ValueError, match="height and width"):
+        comparison_picture([image[1:]], [labels], [labels], ["a", "b", "c"])
