@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -152,7 +153,7 @@ def _check_range(pixels: np.ndarray) -> None:
 def evaluate(
     model: keras.Model,
     dataset: tf.data.Dataset,
-    class_names: list[str] | tuple[str, ...] | None = None,
+    class_names: Sequence[str] | None = None,
     ignore_label: int | None = 255,
     verbose: str | int = "auto",
 ) -> dict:

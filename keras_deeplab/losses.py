@@ -53,7 +53,7 @@ class CrossEntropy(keras.losses.Loss):
 
     Reference:
         - [Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs](
-          https://arxiv.org/abs/1412.7062), section 5.1: cross-entropy at every position.
+          https://arxiv.org/abs/1412.7062): the sum of cross-entropies of all positions.
     """
 
     def __init__(

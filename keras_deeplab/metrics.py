@@ -111,7 +111,7 @@ class SegmentationMetrics(keras.metrics.Metric):
 
     Reference:
         - [The PASCAL Visual Object Classes Challenge: A Retrospective](
-          https://link.springer.com/article/10.1007/s11263-014-0733-5), section 4.1.3.
+          https://link.springer.com/article/10.1007/s11263-014-0733-5).
     """
 
     def __init__(

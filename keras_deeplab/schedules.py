@@ -34,7 +34,7 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     Reference:
         - [DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution,
-          and Fully Connected CRFs](https://arxiv.org/abs/1606.00915), section 4.1.1: the "poly"
+          and Fully Connected CRFs](https://arxiv.org/abs/1606.00915), section 4.1: the "poly"
           policy with power 0.9.
     """
 

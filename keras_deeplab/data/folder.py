@@ -208,7 +208,10 @@ class Folder(Source):
 
 
 def _labels_of(path: Path, code: LabelCode) -> np.ndarray:
-    values, _ = read_label(path)
+    try:
+        values, _ = read_label(path)
+    except FileFault as fault:
+        raise ValueError(f"{path}: {fault}") from fault
     if not code.known[values].all():
         wrong = np.unique(values[~code.known[values]])
         raise ValueError(f"{path}: label value {wrong.tolist()} out of range; expected {code}")

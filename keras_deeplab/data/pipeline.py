@@ -168,10 +168,11 @@ def _checked_size(crop_size: tuple[int, int]) -> tuple[int, int]:
 def _checked_jitter(color_jitter: float | Sequence[float] | None) -> tuple[float, ...] | None:
     if color_jitter is None:
         return None
-    strengths = (
-        (color_jitter,) * 3 if isinstance(color_jitter, int | float) else tuple(color_jitter)
-    )
-    if len(strengths) != 3 or not all(0 <= strength <= 1 for strength in strengths):
+    single = isinstance(color_jitter, int | float)
+    strengths = (color_jitter,) * 3 if single else tuple(color_jitter)
+    allowed = len(strengths) == 3 and all(0 <= strength <= 1 for strength in strengths)
+    # True would pass for the number 1, which is the most that can be asked for.
+    if isinstance(color_jitter, bool) or not allowed:
         raise ValueError(
             "`color_jitter` must be a number in 0..1, three of them (brightness, contrast, "
             f"saturation), or None. Received: color_jitter={color_jitter!r}"

@@ -20,8 +20,8 @@ class Shapes(Source):
     """Generated pictures of textured shapes: a data set that needs no download.
 
     Six classes: background, disc, ring, square, triangle and cross, 32 to 72 pixels large, turned
-    a little at random, on images of 96 to 160 pixels a side. Objects are vivid and backgrounds dull,
-    but colours, textures and lighting are drawn alike for all shapes, so only the outline tells the
+    a little, on images of 96 to 160 pixels a side. Objects are vivid and backgrounds dull, but
+    colours, textures and lighting are drawn alike for all shapes, so only the outline tells the
     class. A rim of two pixels around every object is ignored (255). Images are drawn when they are
     read, each from its own seed; validation images come from another one than training images.
 

@@ -4,7 +4,7 @@ from keras_deeplab.graph.atrous import with_output_stride
 from keras_deeplab.graph.cost import multiply_adds
 from keras_deeplab.graph.describe import register_pointwise
 from keras_deeplab.graph.geometry import Geometry, TensorGeometry, geometry
-from keras_deeplab.graph.taps import find_tap, minimum_size
+from keras_deeplab.graph.taps import find_tap, minimum_size, tensor_of
 
 __all__ = [
     "Geometry",
@@ -14,5 +14,6 @@ __all__ = [
     "minimum_size",
     "multiply_adds",
     "register_pointwise",
+    "tensor_of",
     "with_output_stride",
 ]

@@ -31,7 +31,11 @@ from keras_deeplab.graph.network import (
 Pair = tuple[int, int]
 
 
-def with_output_stride(model: keras.Model, output_stride: int) -> keras.Model:
+def with_output_stride(
+    model: keras.Model,
+    output_stride: int,
+    input_shape: tuple[int | None, int | None] | None = None,
+) -> keras.Model:
     """Returns the same network with a finer last map, its weights copied.
 
     Every operation that would push the stride above `output_stride` loses its stride, and all
@@ -46,6 +50,8 @@ def with_output_stride(model: keras.Model, output_stride: int) -> keras.Model:
         model: A functional Keras model or a built Sequential, channels last; classifiers should
             come without their dense top. It is not changed.
         output_stride: The largest stride wanted, one that occurs in the network.
+        input_shape: (height, width) of the new network's images, None for any; by default as in
+            `model`.
 
     Returns:
         A functional `keras.Model` with the same inputs, output structure and layer names. Nested
@@ -69,11 +75,11 @@ def with_output_stride(model: keras.Model, output_stride: int) -> keras.Model:
     """
     _check_stride(model, output_stride)
     try:
-        return _Rewriter(output_stride, centred=True).rewrite(model)
+        return _Rewriter(output_stride, input_shape, centred=True).rewrite(model)
     except _PhaseConflict:
         # Branches that a network samples at different pixels meet. Kept centred they would not
         # meet again at the same pixels; started where the coarse operations start, they do.
-        return _Rewriter(output_stride, centred=False).rewrite(model)
+        return _Rewriter(output_stride, input_shape, centred=False).rewrite(model)
 
 
 def _check_stride(model: keras.Model, output_stride: int) -> None:
@@ -115,6 +121,7 @@ class _Rewriter:
     """Builds the finer network while walking the original."""
 
     cap: int
+    input_shape: tuple[int | None, int | None] | None
     centred: bool
     clones: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
@@ -122,9 +129,7 @@ class _Rewriter:
 
     def rewrite(self, model: keras.Model) -> keras.Model:
         network = functional(model)
-        inputs = [
-            keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in network.inputs
-        ]
+        inputs = [self.input(x) for x in network.inputs]
         self.names.update(x.name for x in inputs)
         starts = [_Map(x, (1, 1) if len(x.shape) == 4 else None) for x in inputs]
         outputs = [self.settle(value).tensor for value in walk(network, starts, self.visit)]
@@ -133,13 +138,21 @@ class _Rewriter:
             copy_weights(old, new)
         return result
 
+    def input(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        shape = x.shape
+        if self.input_shape is not None and len(shape) == 4:
+            shape = (shape[0], *self.input_shape, shape[3])
+        return keras.Input(batch_shape=shape, dtype=x.dtype, name=x.name)
+
     def visit(self, call: Call, *args: Any, **kwargs: Any) -> Any:
         how = kind(call.operation, call.path)
         maps = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, _Map)]
         if how is Kind.WINDOW and maps[0].stride:
             return self.window(call, maps[0])
-        if how is Kind.PAD and maps[0].stride and isinstance(
-            call.operation, keras.layers.ZeroPadding2D
+        if (
+            how is Kind.PAD
+            and maps[0].stride
+            and isinstance(call.operation, keras.layers.ZeroPadding2D)
         ):
             return replace(self.settle(maps[0]), pads=call.operation.padding, pad_call=call)
         args, kwargs = keras.tree.map_structure(
@@ -179,7 +192,8 @@ class _Rewriter:
         self.refuse_fine(call, source, "resizes a map that becomes finer: it cannot stay exact")
         if how is Kind.RESIZE_TO:
             raise ValueError(
-                f"The layer '{call.path}' resizes to a fixed size: the network has no output stride."
+                f"The layer '{call.path}' resizes to a fixed size: behind it the stride against the "
+                "image depends on the image."
             )
         factor = {Kind.UPSAMPLE: "size", Kind.TRANSPOSED: "strides"}.get(how)
         if factor is None:
@@ -216,7 +230,8 @@ class _Rewriter:
         if not any(lost) and not source.is_fine:
             return self.strided(source, strides, (False, False)), {}
         changes = call.operation.dilated_config(source.rate)
-        return self.strided(source, strides, lost), {**changes, "name": call.operation.name}
+        changes.pop("name")
+        return self.strided(source, strides, lost), changes
 
     def lost(self, call: Call, source: _Map, strides: Pair) -> tuple[bool, bool]:
         """Along which axes an operation must give up its stride."""
@@ -237,9 +252,7 @@ class _Rewriter:
         stride, rate = zip(
             *(
                 (old, r * own) if gone else (old * own, r)
-                for old, own, r, gone in zip(
-                    source.stride, strides, source.rate, lost, strict=True
-                )
+                for old, own, r, gone in zip(source.stride, strides, source.rate, lost, strict=True)
             ),
             strict=True,
         )
@@ -313,9 +326,7 @@ class _Rewriter:
             source_strides=None if is_constant(padding) else shape.strides,
         )(x)
 
-    def zeros(
-        self, call: Call, source: _Map, padding: Sequence[FinePadding]
-    ) -> keras.KerasTensor:
+    def zeros(self, call: Call, source: _Map, padding: Sequence[FinePadding]) -> keras.KerasTensor:
         pads = tuple((p.begin, p.end) for p in padding)
         if not any(map(any, pads)):
             return source.tensor

@@ -58,9 +58,7 @@ def _number(value: Fraction) -> int | float:
     return int(value) if value.denominator == 1 else float(value)
 
 
-def same_padding(
-    size: int | None, extent: int, stride: int
-) -> tuple[int | None, int | None]:
+def same_padding(size: int | None, extent: int, stride: int) -> tuple[int | None, int | None]:
     """What TensorFlow's "same" padding puts before and after a map.
 
     Without a size: (begin, end) if every size gives the same begin, else (None, None). The end is
@@ -83,8 +81,8 @@ def window(axis: Axis, extent: int, stride: int, begin: int | None, end: int | N
         size = (axis.size + begin + end - extent) // stride + 1
         if size < 1:
             raise GeometryError(
-                f"needs at least {extent} samples and receives {axis.size + begin + end}: the image "
-                "is too small."
+                f"needs at least {extent} samples and receives {axis.size + begin + end}: the "
+                "image is too small."
             )
     offset = None
     if axis.offset is not None and begin is not None:
@@ -152,7 +150,9 @@ def transposed(axis: Axis, kernel: int, stride: int, same: bool) -> Axis:
 def resize_to(axis: Axis, target: int, *, bilinear: bool) -> Axis:
     """The map is resized to a fixed size."""
     if axis.size is None:
-        raise GeometryError("resizes to a fixed size: its stride needs the image's height and width.")
+        raise GeometryError(
+            "resizes to a fixed size: its stride needs the image's height and width."
+        )
     stride = axis.stride * Fraction(axis.size, target)
     offset = None if axis.offset is None else axis.offset + (stride - axis.stride) / 2
     taps = axis.stride if bilinear and axis.size != target else 0

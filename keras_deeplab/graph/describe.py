@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-import keras
 from keras import layers as kl
 
 from keras_deeplab import layers
@@ -94,7 +93,9 @@ def register_pointwise(layer_class: type) -> type:
 def kind(operation: Any, path: str) -> Kind:
     """Classifies an operation; one that is not known is an error that names it."""
     if getattr(operation, "data_format", None) == "channels_first":
-        raise ValueError(f"The layer '{path}' is channels_first; keras_deeplab works channels_last.")
+        raise ValueError(
+            f"The layer '{path}' is channels_first; keras_deeplab works channels_last."
+        )
     if type(operation) in _registered_pointwise:
         return Kind.POINTWISE
     for test, result in _KINDS:

@@ -92,7 +92,7 @@ def fine_padding(
         )
         return _described(fine, total - fine, total, shift)
     begin, end = outer or (0, 0)
-    # A map of n samples becomes n / stride + grown; the fine one is to become rate * stride as many.
+    # n samples become n / stride + grown of them; the fine map is to have rate * stride as many.
     grown = (begin + end - extent) // stride + 1
     room = total + grown * rate * stride
     fine = room // 2 if centred else rate * begin

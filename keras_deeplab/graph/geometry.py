@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -99,9 +99,7 @@ class Geometry(Mapping[str, TensorGeometry]):
         return len(self._by_path)
 
 
-def geometry(
-    model: keras.Model, height: int | None = None, width: int | None = None
-) -> Geometry:
+def geometry(model: keras.Model, height: int | None = None, width: int | None = None) -> Geometry:
     """Reads stride, receptive field and centre of every tensor of a network.
 
     Args:
@@ -125,10 +123,15 @@ def geometry(
     >>> found["block5_pool"].stride, found["block5_pool"].receptive_field
     ((32, 32), (212, 212))
     """
-    return measure(model, height, width, lambda call, inputs, output: None)
+    return measure(model, height, width)
 
 
-def measure(model: keras.Model, height: int | None, width: int | None, see: Any) -> Geometry:
+def measure(
+    model: keras.Model,
+    height: int | None,
+    width: int | None,
+    see: Callable[[Call, list[TensorGeometry], TensorGeometry], None] | None = None,
+) -> Geometry:
     """Like `geometry`, calling `see(call, input geometries, output geometry)` at each operation."""
     for name, value in (("height", height), ("width", width)):
         if value is not None and (not isinstance(value, int) or value < 1):
@@ -142,7 +145,8 @@ def measure(model: keras.Model, height: int | None, width: int | None, see: Any)
             (output,) = walk(inner, inputs, visit, call.path + "/")
         else:
             output = _apply(call, inputs)
-            see(call, inputs, output)
+            if see is not None:
+                see(call, inputs, output)
         for tensor in call.outputs:
             found.record(call.path, tensor, output)
         return [output] * len(call.outputs)
@@ -165,7 +169,9 @@ def _input_geometry(
     if len(tensor.shape) != 4:
         return TensorGeometry(rules.WHOLE, rules.WHOLE)
     known = tensor.shape[1:3]
-    sizes = [own if given is None else given for own, given in zip(known, (height, width), strict=True)]
+    sizes = [
+        own if given is None else given for own, given in zip(known, (height, width), strict=True)
+    ]
     return TensorGeometry(*(Axis(Fraction(1), Fraction(1), Fraction(0), size) for size in sizes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import keras
@@ -41,7 +42,9 @@ def find_tap(model: keras.Model, stride: int) -> str:
     cuts = _cut_tensors(model)
     names = [name for name, tensor in cuts if found[tensor].stride == (stride, stride)]
     if not names:
-        strides = sorted({found[tensor].stride for _, tensor in cuts if None not in found[tensor].stride})
+        strides = sorted(
+            {found[tensor].stride for _, tensor in cuts if None not in found[tensor].stride}
+        )
         raise ValueError(
             f"The network '{model.name}' has no tensor at stride {stride} that all later layers "
             f"depend on; there are tensors at {strides}. Name a layer instead."
@@ -67,13 +70,13 @@ def _is_padding(operation: Any) -> bool:
 
 
 def minimum_size(model: keras.Model) -> tuple[int, int]:
-    """The least height and width of an image for which every map of a network has a sample.
+    """The least square image for which every map of a network has a sample.
 
     Args:
         model: A functional model.
 
     Returns:
-        (height, width) in pixels.
+        (height, width) in pixels; a size that the model fixes is returned as it is.
 
     Raises:
         ValueError: If the network needs more than 1024 pixels.
@@ -86,24 +89,46 @@ def minimum_size(model: keras.Model) -> tuple[int, int]:
     """
     geometry(model)  # what is wrong whatever the size is said here
     fixed = functional(model).inputs[0].shape[1:3]
-    sizes = []
-    for axis in (0, 1):
-        low, high = 1, _LARGEST_MINIMUM
-        if fixed[axis] is not None:
-            sizes.append(fixed[axis])
-            continue
-        while low < high:
-            middle = (low + high) // 2
-            image = [_LARGEST_MINIMUM, _LARGEST_MINIMUM]
-            image[axis] = middle
-            low, high = (low, middle) if _fits(model, *image) else (middle + 1, high)
-        sizes.append(low)
-    return (sizes[0], sizes[1])
+    low, high = 1, _LARGEST_MINIMUM
+    if _fits(model, fixed, low):
+        high = low
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _fits(model, fixed, middle) else (middle + 1, high)
+    if not _fits(model, fixed, low):
+        raise ValueError(
+            f"The network '{model.name}' needs images of more than {_LARGEST_MINIMUM} pixels."
+        )
+    height, width = (low if size is None else size for size in fixed)
+    return (height, width)
 
 
-def _fits(model: keras.Model, height: int, width: int) -> bool:
+def _fits(model: keras.Model, fixed: tuple[int | None, int | None], size: int) -> bool:
     try:
-        geometry(model, height, width)
+        geometry(model, *(size if known is None else None for known in fixed))
     except ValueError:
         return False
     return True
+
+
+def tensor_of(model: keras.Model, layer_name: str) -> keras.KerasTensor:
+    """The output tensor of a layer (at its last use) of the model itself.
+
+    Args:
+        model: A functional model.
+        layer_name: Name of one of its layers; a nested model stands for its output.
+
+    Raises:
+        ValueError: If there is no such layer, or it has several outputs.
+    """
+    calls = {call.path: call for call in top_level_calls(model)}
+    if layer_name not in calls:
+        near = difflib.get_close_matches(layer_name, calls, n=3, cutoff=0.4)
+        raise ValueError(
+            f"The network '{model.name}' has no layer '{layer_name}'"
+            + (f"; similar names: {', '.join(near)}." if near else ".")
+        )
+    outputs = calls[layer_name].outputs
+    if len(outputs) != 1:
+        raise ValueError(f"The layer '{layer_name}' has {len(outputs)} outputs; one is needed.")
+    return outputs[0]

@@ -7,7 +7,11 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.layers.atrous_conv import AtrousConv2D, AtrousSeparableConv2D
+from keras_deeplab.layers.atrous_conv import (
+    AtrousConv2D,
+    AtrousSeparableConv2D,
+    positive_pair,
+)
 from keras_deeplab.layers.composite import CompositeLayer
 from keras_deeplab.layers.resize import ResizeLike
 
@@ -85,8 +89,8 @@ class ASPP(CompositeLayer):
 
     Args:
         filters: Channels of each branch and of the output.
-        rates: Rates of the 3x3 branches in pixels of this map: `(6, 12, 18)` belongs to output
-            stride 16, `(12, 24, 36)` to 8.
+        rates: Rates of the 3x3 branches in pixels of this map, each an integer or two for height
+            and width: `(6, 12, 18)` belongs to output stride 16, `(12, 24, 36)` to 8.
         separable: Whether the 3x3 branches are depthwise separable, as in DeepLabV3+.
         image_pooling: Whether there is an image pooling branch.
         dropout: Share of the output's values dropped in training.
@@ -101,7 +105,7 @@ class ASPP(CompositeLayer):
         `(batch, height, width, filters)`
 
     Raises:
-        ValueError: If a rate is not a positive integer or `dropout` is not in [0, 1).
+        ValueError: If a rate is not a positive integer (or two), or `dropout` is not in [0, 1).
 
     Example:
 
@@ -127,8 +131,8 @@ class ASPP(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.rates = tuple(rate if isinstance(rate, int) else tuple(rate) for rate in rates)
-        if not 0 <= dropout < 1:
+        self.rates = _checked_rates(rates)
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be in [0, 1), received {dropout!r}.")
         self.filters = filters
         self.separable = separable
@@ -180,3 +184,11 @@ class ASPP(CompositeLayer):
             "activation": keras.activations.serialize(self.activation),
             **self.norm_settings,
         }
+
+
+def _checked_rates(rates: Any) -> tuple[int | tuple[int, int], ...]:
+    if not isinstance(rates, list | tuple):
+        raise ValueError(f"`rates` must be a tuple of rates, received {rates!r}.")
+    for rate in rates:
+        positive_pair("rates", rate)
+    return tuple(tuple(rate) if isinstance(rate, list) else rate for rate in rates)

@@ -20,7 +20,7 @@ def odd_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
 
 def positive_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     """Two positive integers, from one or two."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
     if len(pair) != 2 or any(not isinstance(n, int) or n < 1 for n in pair):
         raise ValueError(f"`{name}` must be one or two positive integers, received {value!r}.")
     return pair
@@ -87,9 +87,7 @@ class _AtrousConvolution(CompositeLayer):
         """The configuration without stride, its kernel dilated by `rate` if larger than 1."""
         dilation = tuple(
             old * factor if kernel > 1 else 1
-            for old, factor, kernel in zip(
-                self.dilation_rate, rate, self.kernel_size, strict=True
-            )
+            for old, factor, kernel in zip(self.dilation_rate, rate, self.kernel_size, strict=True)
         )
         return {**self.get_config(), "strides": (1, 1), "dilation_rate": dilation}
 

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_deeplab.layers.atrous_conv import positive_pair
+
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -19,6 +21,18 @@ def same_begin(size: Any, kernel: int, stride: int) -> Any:
     used = ((size + stride - 1) // stride - 1) * stride + kernel
     missing = used - size
     return missing * (missing > 0) // 2 if isinstance(size, int) else tf.maximum(missing, 0) // 2
+
+
+def _is_padding(padding: Any) -> bool:
+    if isinstance(padding, str):
+        return padding in ("same", "valid")
+    pairs = padding if isinstance(padding, list | tuple) else ()
+    return len(pairs) == 2 and all(
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and all(isinstance(n, int) and n >= 0 for n in pair)
+        for pair in pairs
+    )
 
 
 def aligned_begin(size: Any, kernel: int, stride: int, rate: int) -> Any:
@@ -44,6 +58,15 @@ class AtrousPadding2D(keras.layers.Layer):
 
     Output shape:
         `(batch, height + rate * (kernel - 1), width + rate * (kernel - 1), channels)`
+
+    Raises:
+        ValueError: If an argument is not two positive integers.
+
+    Example:
+
+    >>> pad = keras_deeplab.layers.AtrousPadding2D((3, 3), (2, 2), (1, 1))
+    >>> pad(keras.ops.ones((1, 6, 7, 1)))[0, :, :, 0].numpy().astype(int)[0]
+    array([0, 1, 1, 1, 1, 1, 1, 1, 0])
     """
 
     def __init__(
@@ -54,9 +77,9 @@ class AtrousPadding2D(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.kernel_size = tuple(kernel_size)
-        self.source_strides = tuple(source_strides)
-        self.dilation_rate = tuple(dilation_rate)
+        self.kernel_size = positive_pair("kernel_size", kernel_size)
+        self.source_strides = positive_pair("source_strides", source_strides)
+        self.dilation_rate = positive_pair("dilation_rate", dilation_rate)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Pads `x` with zeros."""
@@ -78,9 +101,7 @@ class AtrousPadding2D(keras.layers.Layer):
         batch, *sizes, channels = input_shape
         grown = [
             None if size is None else size + rate * (kernel - 1)
-            for size, kernel, rate in zip(
-                sizes, self.kernel_size, self.dilation_rate, strict=True
-            )
+            for size, kernel, rate in zip(sizes, self.kernel_size, self.dilation_rate, strict=True)
         ]
         return (batch, *grown, channels)
 
@@ -116,7 +137,8 @@ class AtrousPooling2D(keras.layers.Layer):
         `(batch, height, width, channels)` for `"same"`, otherwise what padding and window leave.
 
     Raises:
-        ValueError: If `mode` or `padding` is not one of those named.
+        ValueError: If `mode` or `padding` is not one of those named, or a number is out of its
+            range.
 
     Example:
 
@@ -138,16 +160,18 @@ class AtrousPooling2D(keras.layers.Layer):
         super().__init__(**kwargs)
         if mode not in ("max", "average"):
             raise ValueError(f'`mode` must be "max" or "average", received {mode!r}.')
-        if isinstance(padding, str) and padding not in ("same", "valid"):
+        if not _is_padding(padding):
             raise ValueError(
                 '`padding` must be "same", "valid" or ((top, bottom), (left, right)), received '
                 f"{padding!r}."
             )
-        self.pool_size = tuple(pool_size)
+        self.pool_size = positive_pair("pool_size", pool_size)
         self.mode = mode
-        self.dilation_rate = tuple(dilation_rate)
+        self.dilation_rate = positive_pair("dilation_rate", dilation_rate)
         self.padding = padding if isinstance(padding, str) else tuple(map(tuple, padding))
-        self.source_strides = None if source_strides is None else tuple(source_strides)
+        self.source_strides = (
+            None if source_strides is None else positive_pair("source_strides", source_strides)
+        )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Pools `x`."""

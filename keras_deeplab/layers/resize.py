@@ -25,7 +25,8 @@ class ResizeLike(keras.layers.Layer):
         `(batch, reference_height, reference_width, any)`.
 
     Output shape:
-        `(batch, reference_height, reference_width, channels)`, in the layer's compute dtype.
+        `(batch, reference_height, reference_width, channels)`; integers stay what they are, floats
+        come in the layer's compute dtype.
 
     Raises:
         ValueError: If `interpolation` is not one of the two.
@@ -58,7 +59,7 @@ class ResizeLike(keras.layers.Layer):
     def compute_output_spec(self, x: Any, reference: Any) -> keras.KerasTensor:
         """The symbolic output: the reference's size, the map's channels."""
         shape = (x.shape[0], *reference.shape[1:3], x.shape[3])
-        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+        return keras.KerasTensor(shape, dtype=x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -152,4 +153,4 @@ class CropLike(keras.layers.Layer):
     def compute_output_spec(self, x: Any, reference: Any) -> keras.KerasTensor:
         """The symbolic output: the reference's size, the map's channels."""
         shape = (x.shape[0], *reference.shape[1:3], x.shape[3])
-        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+        return keras.KerasTensor(shape, dtype=x.dtype)

@@ -15,11 +15,12 @@ def regions(height, width, side=24):
     return np.kron(cells, np.ones((side, side)))[:height, :width].astype(np.uint8)
 
 
+run = tf.function(data.augment)
+
+
 def augmented(image, label, number, **arguments):
-    run = tf.function(
-        lambda seed: data.augment(tf.constant(image), tf.constant(label), seed, **arguments)
-    )
-    return [tensor.numpy() for tensor in run(tf.constant([number, 7]))]
+    tensors = tf.constant(image), tf.constant(label), tf.constant([number, 7])
+    return [tensor.numpy() for tensor in run(*tensors, **arguments)]
 
 
 @pytest.mark.parametrize("size", [(90, 130), (40, 200), (64, 64), (1, 1)])

@@ -185,6 +185,14 @@ def test_sizes_that_differ_stop_an_unaudited_run(tmp_path, write_pair, blocks):
         first(data.Folder(tmp_path))
 
 
+def test_damaged_label_in_an_unaudited_run_is_named(tmp_path, write_pair, blocks):
+    (tmp_path / "dataset.json").write_text('{"classes": ["a", "b", "c"]}')
+    _, path = write_pair(tmp_path, "train", "a", blocks)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(Exception, match=r"a\.png: truncated file"):
+        first(data.Folder(tmp_path))
+
+
 def test_split_and_root_errors(tmp_path, write_pair, blocks):
     write_pair(tmp_path, "train", "a", blocks)
     with pytest.raises(ValueError, match=r"\('train',\)"):

@@ -41,12 +41,24 @@ def test_seed_decides_and_epochs_differ(cache):
         )
         return [list(dataset.as_numpy_iterator()) for _ in range(3)]
 
-    first, again, other = epochs(5), epochs(5), epochs(6)
+    first, again, other = epochs(0), epochs(0), epochs(1)
     for epoch, repeated in zip(first, again, strict=True):
         assert same(epoch, repeated)
     assert not same(first[0], first[1])
     assert not same(first[1], first[2])
     assert not same(first[0], other[0])
+
+
+def test_augmentation_is_drawn_anew_each_time(numbered):
+    dataset = data.training_dataset(numbered, crop_size=(20, 20), batch_size=11, shuffle=False)
+    epochs = [next(dataset.as_numpy_iterator())[0] for _ in range(2)]
+    assert ids(dataset)[0] == list(range(11))
+    assert (epochs[0] != epochs[1]).any(axis=(1, 2, 3)).sum() >= 9
+    endless = data.training_dataset(
+        numbered, crop_size=(20, 20), batch_size=11, shuffle=False, repeat=True
+    )
+    rounds = [images for images, _ in endless.take(2).as_numpy_iterator()]
+    assert (rounds[0] != rounds[1]).any(axis=(1, 2, 3)).sum() >= 9
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -130,6 +142,7 @@ def test_auto_cache_asks_the_source(numbered, monkeypatch):
         ({"crop_size": (8, 8), "batch_size": 0}, "`batch_size`"),
         ({"crop_size": (8, 8), "scales": (2, 1)}, "`scales`"),
         ({"crop_size": (8, 8), "color_jitter": 2}, "`color_jitter`"),
+        ({"crop_size": (8, 8), "color_jitter": True}, "`color_jitter`"),
         ({"crop_size": (8, 8), "color_jitter": (0.1, 0.1)}, "`color_jitter`"),
         ({"crop_size": (8, 8), "cache": "yes"}, "`cache`"),
         ({"crop_size": (8, 8), "split": "test"}, "`split`"),

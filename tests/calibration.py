@@ -28,8 +28,11 @@ def calibrate(model: keras.Model, x: np.ndarray, seed: int = 0) -> keras.Model:
                 weight.assign(random.normal(0, 0.1, weight.shape))
             if weight.name == "gamma":
                 ones = type(layer).__name__ != "LayerScale"
-                weight.assign(random.uniform(0.7, 1.3, weight.shape) if ones else
-                              random.uniform(0.3, 0.6, weight.shape))
+                weight.assign(
+                    random.uniform(0.7, 1.3, weight.shape)
+                    if ones
+                    else random.uniform(0.3, 0.6, weight.shape)
+                )
         if isinstance(layer, keras.layers.BatchNormalization):
             norms.append((layer, layer.momentum))
             layer.momentum = 0.0

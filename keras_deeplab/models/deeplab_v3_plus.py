@@ -1,0 +1,125 @@
+"""DeepLabV3+."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers as kl
+
+from keras_deeplab.layers import ASPP, AtrousConv2D, AtrousSeparableConv2D, ResizeLike
+from keras_deeplab.models import base
+from keras_deeplab.models.construction import InputShape, completed, image_features
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class DeepLabV3Plus(base.SegmentationModel):
+    """DeepLabV3+: DeepLabV3 as encoder, and a decoder that sharpens it with stride-4 features.
+
+    Args:
+        num_classes: Number of classes, from 2 (background counts).
+        backbone: `"resnet50"`, `"resnet101"`, `"resnet152"`, `"mobilenet_v2"`, or any functional
+            Keras network without its classifier, such as `keras.applications` with
+            `include_top=False`. A network is copied with its weights and never changed.
+        output_stride: Stride of the features: 8, 16 or 32 (or another that the backbone has).
+        aspp_rates: Rates of the 3x3 branches at this output stride; `None` for
+            `(6, 12, 18) * 16 / output_stride`.
+        low_level_layer: Name of the backbone's layer whose output the decoder adds; `None` for the
+            last tensor at stride 4 that all later layers depend on (`graph.find_tap`).
+        multi_grid: ResNets only: rates of the last three units; `None` for `(1, 2, 4)`.
+        stride_on: ResNets only: `"3x3"` (default, torchvision) or `"1x1"`.
+        separable: Whether the 3x3 convolutions of ASPP and decoder are depthwise separable.
+        aspp_filters: Channels of ASPP's branches and output.
+        decoder_filters: Channels of the decoder's two 3x3 convolutions.
+        low_level_filters: Channels to which the low-level features are reduced.
+        dropout: Share of ASPP's output dropped in training.
+        activation: Activation of head and decoder. The output is always logits.
+        preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), `"tf"`,
+            `"torch"` or `None`.
+        input_shape: (height, width, channels), `None` for any height or width.
+        dtype: Dtype policy such as `"mixed_bfloat16"`; the global one by default.
+        name: Of the model.
+
+    Input shape:
+        `(batch, height, width, channels)`: RGB in 0..255, uint8 or float, of any size from 1x1.
+
+    Output shape:
+        `(batch, height, width, num_classes)`: logits, float32.
+
+    Raises:
+        ValueError: If an argument is out of its range; the error names it.
+
+    Example:
+
+    >>> network = keras.applications.MobileNet(include_top=False, weights=None)
+    >>> model = keras_deeplab.DeepLabV3Plus(3, network, low_level_layer="conv_pw_3_relu")
+    >>> model(keras.ops.ones((1, 97, 129, 3))).shape
+    TensorShape([1, 97, 129, 3])
+
+    Reference:
+        [Chen et al., 2018, Encoder-Decoder with Atrous Separable Convolution for Semantic Image
+        Segmentation](https://arxiv.org/abs/1802.02611), figure 2, section 4.1.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 21,
+        backbone: str | keras.Model = "resnet50",
+        *,
+        output_stride: int = 16,
+        aspp_rates: tuple[int, ...] | None = None,
+        low_level_layer: str | None = None,
+        multi_grid: tuple[int, ...] | None = None,
+        stride_on: str | None = None,
+        separable: bool = False,
+        aspp_filters: int = 256,
+        decoder_filters: int = 256,
+        low_level_filters: int = 48,
+        dropout: float = 0.1,
+        activation: Any = "relu",
+        preprocessing: str | None = "auto",
+        input_shape: InputShape | None = None,
+        dtype: str | None = None,
+        name: str = "deeplab_v3_plus",
+    ) -> None:
+        arguments = {
+            "num_classes": num_classes,
+            "backbone": backbone,
+            "output_stride": output_stride,
+            "aspp_rates": aspp_rates,
+            "low_level_layer": low_level_layer,
+            "multi_grid": multi_grid,
+            "stride_on": stride_on,
+            "separable": separable,
+            "aspp_filters": aspp_filters,
+            "decoder_filters": decoder_filters,
+            "low_level_filters": low_level_filters,
+            "dropout": dropout,
+            "activation": keras.activations.serialize(keras.activations.get(activation)),
+            "preprocessing": preprocessing,
+            "input_shape": input_shape,
+            "dtype": dtype,
+            "name": name,
+        }
+        arguments = completed(arguments)
+        with base.dtype_policy(arguments["dtype"]):
+            image, (features, low_level) = image_features(arguments, decoder=True)
+            x = ASPP(
+                aspp_filters,
+                arguments["aspp_rates"],
+                separable=separable,
+                dropout=dropout,
+                activation=activation,
+                name="aspp",
+            )(features)
+            x = ResizeLike(name="decoder_upsample")(x, low_level)
+            low_level = AtrousConv2D(
+                low_level_filters, 1, activation=activation, name="decoder_low_level"
+            )(low_level)
+            x = kl.Concatenate(name="decoder_concat")([x, low_level])
+            conv = AtrousSeparableConv2D if separable else AtrousConv2D
+            for index in range(2):
+                x = conv(decoder_filters, 3, activation=activation, name=f"decoder_{index}")(x)
+            logits = kl.Conv2D(num_classes, 1, name="logits", dtype="float32")(x)
+            outputs = image.upsampled(logits)
+        super().__init__(image.inputs, outputs, arguments)

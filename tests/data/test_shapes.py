@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_deeplab import data
+
+
+def pairs(source, split):
+    return list(source.dataset(split).as_numpy_iterator())
+
+
+def mean_iou(predictions, labels, classes=6):
+    confusion = np.zeros((classes, classes))
+    for prediction, label in zip(predictions, labels, strict=True):
+        valid = label != 255
+        cells = label[valid].astype(int) * classes + prediction[valid]
+        confusion += np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+    hits = confusion.diagonal()
+    return (hits / (confusion.sum(0) + confusion.sum(1) - hits)).mean()
+
+
+def best_mean_iou(log_scores, labels, priors):
+    """The best mean IoU over several weights of the classes' priors: nothing is left to chance."""
+    return max(
+        mean_iou([(scores - weight * priors).argmax(-1) for scores in log_scores], labels)
+        for weight in np.linspace(0, 1, 6)
+    )
+
+
+def log_priors(labels):
+    counts = sum(np.bincount(label.reshape(-1), minlength=256)[:6] for label in labels)
+    return np.log(counts / counts.sum())
+
+
+def test_seed_decides_everything():
+    source = data.Shapes(train=4, val=4, seed=7)
+    first, again = pairs(source, "train"), pairs(data.Shapes(train=9, val=1, seed=7), "train")
+    for one, other in zip(first, again[:4], strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+    images = [image.tobytes() for image, _ in first]
+    images += [image.tobytes() for image, _ in pairs(source, "val")]
+    images += [image.tobytes() for image, _ in pairs(data.Shapes(4, 4, seed=8), "train")]
+    assert len(set(images)) == 12
+
+
+def test_report_of_the_default_set():
+    report = data.audit(data.Shapes(train=60, val=30))
+    assert report.info.num_classes == 6
+    assert report.warnings == ()
+    for part in report.splits.values():
+        assert min(part.smallest) >= 96
+        assert max(part.largest) <= 160
+        assert part.smallest != part.largest
+        assert 0.6 < part.class_share[0] < 0.85
+        assert min(part.class_share) > 0.015
+        assert 0.03 < part.ignored_share < 0.1
+
+
+def test_every_border_between_classes_is_ignored():
+    for _, label in pairs(data.Shapes(train=20, val=1), "train"):
+        wide = label.astype(int)
+        for one, other in ((wide[1:], wide[:-1]), (wide[:, 1:], wide[:, :-1])):
+            assert ((one == other) | (one == 255) | (other == 255)).all()
+        # The rim is a rim: every ignored pixel has a labelled one within two pixels.
+        valid = tf.constant(label != 255, tf.float32)[None, ..., None]
+        assert (tf.nn.max_pool2d(valid, 5, 1, "SAME").numpy() == 1).all()
+
+
+def test_splits_and_arguments():
+    assert data.Shapes(train=3, val=0).splits == ("train",)
+    assert data.Shapes(train=3, val=2).names("val") == ["val_00000", "val_00001"]
+    with pytest.raises(ValueError, match="val=-1"):
+        data.Shapes(val=-1)
+    with pytest.raises(ValueError, match="`split`"):
+        data.Shapes().names("test")
+
+
+def test_colours_of_single_pixels_do_not_tell_the_class():
+    source = data.Shapes()
+    train, val = pairs(source, "train"), pairs(source, "val")
+    labels = [label for _, label in val]
+    priors = log_priors([label for _, label in train])
+    scores = []
+    for bits in (3, 4):
+        table = np.full((2 ** (3 * bits), 256), 0.1)
+        for image, label in train:
+            np.add.at(table, (cells(image, bits), label), 1)
+        chances = np.log(table[:, :6] / table[:, :6].sum(1, keepdims=True))
+        scores.append(
+            best_mean_iou([chances[cells(image, bits)] for image, _ in val], labels, priors)
+        )
+    assert 1 / 6 * 0.8 < max(scores) < 0.45
+
+
+def cells(image, bits):
+    parts = (image >> (8 - bits)).astype(int)
+    return (parts[..., 0] << 2 * bits) + (parts[..., 1] << bits) + parts[..., 2]
+
+
+@pytest.mark.slow
+def test_a_field_of_nine_pixels_does_not_tell_the_class():
+    keras.utils.set_random_seed(0)
+    source = data.Shapes()
+    train = data.training_dataset(
+        source, crop_size=(64, 64), batch_size=16, scales=(0.8, 1.25), repeat=True
+    )
+    layers = [keras.Input((None, None, 3)), keras.layers.Rescaling(1 / 127.5, -1)]
+    for filters in (24, 32, 32, 48):
+        layers.append(keras.layers.Conv2D(filters, 3, padding="same", use_bias=False))
+        layers += [keras.layers.BatchNormalization(momentum=0.9), keras.layers.ReLU()]
+    model = keras.Sequential([*layers, keras.layers.Conv2D(6, 1)])
+    rate = keras.optimizers.schedules.CosineDecay(5e-3, 400)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+    model.compile(keras.optimizers.Adam(rate), loss)
+    model.fit(train, steps_per_epoch=400, verbose=0)
+    val = pairs(source, "val")
+    labels = [label for _, label in val]
+    logits = [model(image[None].astype(np.float32), training=False)[0].numpy() for image, _ in val]
+    # It did learn what nine pixels can show: objects against background.
+    objects = mean_iou(
+        [(scores - log_priors(labels)).argmax(-1) > 0 for scores in logits],
+        [np.where(label == 255, 255, label > 0) for label in labels],
+        classes=2,
+    )
+    assert objects > 0.8
+    assert best_mean_iou(logits, labels, log_priors(labels)) < 0.65

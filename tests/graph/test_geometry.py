@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+import keras_deeplab
+from keras_deeplab.graph import geometry
+
+
+def network(*layers: kl.Layer, shape=(None, None, 3)) -> keras.Model:
+    inputs = x = keras.Input(shape)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def measured_field(model: keras.Model, size: int, at: int) -> tuple[int, int]:
+    """First and last row that the output row `at` depends on, by the gradient."""
+    import tensorflow as tf
+
+    image = tf.Variable(np.random.default_rng(0).normal(size=(1, size, size, 3)), dtype="float32")
+    with tf.GradientTape() as tape:
+        output = model(image)
+        target = tf.reduce_sum(output[:, at])
+    rows = np.abs(tape.gradient(target, image)).sum(axis=(0, 2, 3)).nonzero()[0]
+    return int(rows[0]), int(rows[-1])
+
+
+def positive(*layers: kl.Layer) -> keras.Model:
+    """A network whose every tap counts in the gradient."""
+    model = network(*layers)
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(1).uniform(0.5, 1, weight.shape))
+    return model
+
+
+@pytest.mark.parametrize("size", [64, 65])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [kl.Conv2D(4, 5)],
+        [kl.Conv2D(4, 3, 2, padding="same"), kl.Conv2D(4, 3, padding="same", dilation_rate=3)],
+        [kl.Conv2D(4, 4, padding="same"), kl.AveragePooling2D(2, 2, padding="same")],
+        [
+            kl.ZeroPadding2D(((3, 1), (0, 2))),
+            kl.DepthwiseConv2D(3, 2),
+            kl.Cropping2D(((1, 2), (0, 0))),
+        ],
+        [kl.SeparableConv2D(4, 7, 3, padding="same"), kl.Conv2D(2, 3, padding="same")],
+        [kl.Conv2D(4, 3, 2, padding="same"), kl.Conv2DTranspose(4, 4, 2, padding="same")],
+        [kl.Conv2D(4, 3, 4), kl.Conv2DTranspose(4, 3, 2, padding="valid")],
+        [kl.Conv2D(4, 3, 2), kl.UpSampling2D(2, interpolation="bilinear")],
+        [keras_deeplab.layers.AtrousConv2D(4, 3, strides=2, batch_norm=False, activation=None)],
+        [keras_deeplab.layers.AtrousPooling2D((3, 2), "average", (4, 1))],
+        [keras_deeplab.layers.AtrousPooling2D((3, 3), "average", (2, 2), source_strides=(2, 2))],
+    ],
+)
+def test_geometry_agrees_with_the_gradient(layers, size):
+    model = positive(*layers)
+    value = geometry(model, size, size).output
+    assert tuple(model(np.zeros((1, size, size, 3), "float32")).shape[1:3]) == value.size
+    # Rows in the middle, so that no field is cut by the border.
+    rows = range(value.size[0] // 2 - 2, value.size[0] // 2 + 3)
+    fields = [measured_field(model, size, row) for row in rows]
+    stride, field, offset = value.stride[0], value.receptive_field[0], value.offset[0]
+    assert max(last - first + 1 for first, last in fields) <= field
+    # Rows behind a transposed convolution or an upsampling have their taps at one side or the
+    # other, less than a coarse sample away from where they lie on average.
+    slack = any(isinstance(layer, kl.Conv2DTranspose | kl.UpSampling2D) for layer in layers)
+    for row, (first, last) in zip(rows, fields, strict=True):
+        centre = offset + row * stride
+        low, high = centre - (field - 1) / 2, centre + (field - 1) / 2
+        assert (low - slack <= first, last <= high + slack) == (True, True)
+        assert slack or (first, last) == (low, high)
+
+
+def test_vgg16_and_the_resnets_of_keras_applications():
+    vgg = geometry(keras.applications.VGG16(include_top=False, weights=None))
+    assert vgg["block5_pool"].stride == (32, 32)
+    assert vgg["block5_pool"].receptive_field == (212, 212)
+    assert vgg.output.offset == (15.5, 15.5)
+    resnet = geometry(keras.applications.ResNet50(include_top=False, weights=None))
+    assert (resnet.output.stride, resnet.output.receptive_field) == ((32, 32), (483, 483))
+
+
+def test_an_offset_that_depends_on_the_size_is_none_without_it():
+    model = network(kl.Conv2D(4, 3, 2, padding="same"))
+    assert geometry(model).output.offset == (None, None)
+    assert geometry(model, 8, 9).output.offset == (1, 0)
+    assert geometry(network(kl.Conv2D(4, 1, 2, padding="same"))).output.offset == (0, 0)
+
+
+def test_axes_are_told_apart():
+    model = network(kl.Conv2D(4, (3, 5), (2, 1)), kl.MaxPooling2D((1, 2)))
+    value = geometry(model, 21, 30).output
+    assert value.stride == (2, 2)
+    assert value.receptive_field == (3, 6)
+    assert value.offset == (1, 2.5)
+    assert value.size == (10, 13)
+
+
+def test_merging_takes_the_union_of_the_fields():
+    inputs = keras.Input((None, None, 3))
+    left = kl.Conv2D(4, 3)(inputs)
+    right = kl.Conv2D(4, 5, padding="same")(kl.Cropping2D(1)(inputs))
+    value = geometry(keras.Model(inputs, kl.Concatenate()([left, right])), 20, 20).output
+    assert value.receptive_field == (5, 5)
+    assert value.offset == (1, 1)
+
+
+def test_global_pooling_makes_the_field_unbounded_and_keeps_the_grid():
+    inputs = keras.Input((None, None, 8))
+    x = kl.Conv2D(8, 3, 2)(inputs)
+    gate = kl.Reshape((1, 1, 8))(kl.Dense(8)(kl.GlobalAveragePooling2D()(x)))
+    model = keras.Model(inputs, kl.Multiply()([x, gate]))
+    value = geometry(model, 33, 33).output
+    assert value.stride == (2, 2)
+    assert value.offset == (1, 1)
+    assert value.receptive_field == (math.inf, math.inf)
+
+
+def test_nested_models_and_composite_layers_are_entered():
+    inner = keras.Sequential([keras.Input((None, None, 4)), kl.Conv2D(4, 3, 2)], name="inner")
+    aspp = keras_deeplab.layers.ASPP(8, (2, 4), name="aspp")
+    found = geometry(network(kl.Conv2D(4, 1), inner, aspp), 65, 65)
+    assert found["inner"].stride == (2, 2)
+    assert found["inner"].receptive_field == (3, 3)
+    assert found["aspp/atrous_0/conv"].receptive_field == (3 + 2 * 4, 3 + 2 * 4)
+    assert found["aspp/atrous_1/conv"].receptive_field == (3 + 4 * 4, 3 + 4 * 4)
+    assert found.output.receptive_field == (math.inf, math.inf)
+    assert found.output.size == (32, 32)
+
+
+def test_resizing_takes_the_stride_of_its_reference():
+    inputs = keras.Input((None, None, 3))
+    fine = kl.Conv2D(4, 1, 2)(inputs)
+    coarse = kl.Conv2D(4, 1, 4)(inputs)
+    model = keras.Model(inputs, keras_deeplab.layers.ResizeLike()(coarse, fine))
+    value = geometry(model, 32, 32).output
+    assert value.stride == (2, 2)
+    assert value.size == (16, 16)
+    assert value.receptive_field == (5, 5)
+    assert value.offset == (-1, -1)
+
+
+def test_a_fixed_size_needs_the_image():
+    model = network(kl.Resizing(10, 20))
+    assert geometry(model, 40, 50).output.stride == (4, 2.5)
+    with pytest.raises(ValueError, match="resizing.* needs the image's height and width"):
+        geometry(model)
+
+
+def test_unknown_layers_are_named():
+    class Mystery(kl.Layer):
+        def call(self, x):
+            return x
+
+    model = network(Mystery(name="riddle"))
+    with pytest.raises(ValueError, match="'riddle'.*register_pointwise"):
+        geometry(model)
+    keras_deeplab.graph.register_pointwise(Mystery)
+    assert geometry(model).output.receptive_field == (1, 1)
+    with pytest.raises(ValueError, match="'black_box'"):
+        geometry(network(kl.Lambda(lambda x: x, name="black_box")))
+
+
+def test_what_does_not_fit_is_said():
+    with pytest.raises(ValueError, match="too small"):
+        geometry(network(kl.Conv2D(2, 7)), 5, 5)
+    with pytest.raises(ValueError, match="`height` must be a positive integer"):
+        geometry(network(kl.Conv2D(2, 7)), 0, 5)
+    with pytest.raises(ValueError, match="functional Keras model"):
+        geometry(keras.Model())
+
+
+def test_maps_of_different_stride_do_not_merge():
+    inputs = keras.Input((4, 4, 3))
+    fine = kl.Cropping2D(1)(inputs)
+    merged = kl.Add(name="joint")([fine, kl.Conv2D(3, 1, 2)(inputs)])
+    with pytest.raises(ValueError, match="'joint' merges maps of stride 1 and 2"):
+        geometry(keras.Model(inputs, merged))
+
+
+def test_symbolic_tensors_are_keys():
+    model = network(kl.Conv2D(4, 3, 2), kl.Conv2D(4, 3))
+    found = geometry(model)
+    assert found[model.layers[1].output].receptive_field == (3, 3)
+    assert found[model.output] == found.output
+    assert list(found) == [layer.name for layer in model.layers]
