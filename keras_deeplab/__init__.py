@@ -2,23 +2,27 @@
 
 from keras_deeplab import (
     _requirements,  # noqa: F401 - first, as it refuses Keras settings that the others fail under
+    backbones,
     data,
     export,
     graph,
     layers,
     losses,
     metrics,
+    models,
     schedules,
 )
 from keras_deeplab._version import __version__
 from keras_deeplab.inference import evaluate, predict
 from keras_deeplab.models import DeepLabV3, DeepLabV3Plus
-from keras_deeplab.pictures import overlay
+from keras_deeplab.pictures import comparison_picture, overlay
 
 __all__ = [
     "DeepLabV3",
     "DeepLabV3Plus",
     "__version__",
+    "backbones",
+    "comparison_picture",
     "data",
     "evaluate",
     "export",
@@ -26,6 +30,7 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "models",
     "overlay",
     "predict",
     "schedules",

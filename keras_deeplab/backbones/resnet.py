@@ -63,7 +63,8 @@ def resnet(
 def _check(multi_grid: tuple[int, ...], stride_on: str) -> None:
     if stride_on not in ("1x1", "3x3"):
         raise ValueError(f'`stride_on` must be "1x1" or "3x3", received {stride_on!r}.')
-    if len(multi_grid) != 3 or any(not isinstance(n, int) or n < 1 for n in multi_grid):
+    three = isinstance(multi_grid, list | tuple) and len(multi_grid) == 3
+    if not three or any(not isinstance(n, int) or n < 1 for n in multi_grid):
         raise ValueError(f"`multi_grid` must be three positive integers, received {multi_grid!r}.")
     if stride_on == "3x3" and multi_grid[0] != 1:
         raise ValueError(

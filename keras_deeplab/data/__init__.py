@@ -6,6 +6,7 @@ from keras_deeplab.data.audit import audit
 from keras_deeplab.data.augment import augment
 from keras_deeplab.data.faults import DatasetError, Fault
 from keras_deeplab.data.folder import Folder
+from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.pipeline import evaluation_dataset, training_dataset
 from keras_deeplab.data.report import Report, SplitReport
 from keras_deeplab.data.shapes import Shapes
@@ -24,6 +25,7 @@ __all__ = [
     "audit",
     "augment",
     "evaluation_dataset",
+    "open_source",
     "training_dataset",
     "voc_colors",
 ]

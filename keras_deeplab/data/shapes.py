@@ -9,8 +9,8 @@ from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
 
 CLASSES = ("background", "disc", "ring", "square", "triangle", "cross")
 COLORS = ((0, 0, 0), (220, 60, 60), (240, 170, 40), (70, 170, 80), (60, 110, 220), (170, 80, 200))
-SIDES = (96, 160)
-RADII = (16, 36)
+SIDES = (64, 112)
+RADII = (11, 25)
 OBJECTS = (3, 6)
 ATTEMPTS = 30
 TURN = 0.4
@@ -19,8 +19,8 @@ TURN = 0.4
 class Shapes(Source):
     """Generated pictures of textured shapes: a data set that needs no download.
 
-    Six classes: background, disc, ring, square, triangle and cross, 32 to 72 pixels large, turned
-    a little, on images of 96 to 160 pixels a side. Objects are vivid and backgrounds dull, but
+    Six classes: background, disc, ring, square, triangle and cross, 22 to 50 pixels large, turned
+    a little, on images of 64 to 112 pixels a side. Objects are vivid and backgrounds dull, but
     colours, textures and lighting are drawn alike for all shapes, so only the outline tells the
     class. A rim of two pixels around every object is ignored (255). Images are drawn when they are
     read, each from its own seed; validation images come from another one than training images.
@@ -36,7 +36,7 @@ class Shapes(Source):
     >>> image, label = next(source.dataset("train").as_numpy_iterator())
     """
 
-    def __init__(self, train: int = 480, val: int = 60, seed: int = 0) -> None:
+    def __init__(self, train: int = 640, val: int = 48, seed: int = 0) -> None:
         if train < 1 or val < 0 or seed < 0:
             raise ValueError(
                 "`train` must be at least 1, `val` and `seed` at least 0. "

@@ -138,6 +138,20 @@ def leaf_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers.
     return found
 
 
+def all_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """All layers by path, each before those inside it; networks and composites are entered."""
+    found: dict[str, keras.layers.Layer] = {}
+
+    def enter(path: str, layer: keras.layers.Layer) -> None:
+        found[path] = layer
+        for inner in layer._flatten_layers(include_self=False, recursive=False):
+            enter(f"{path}/{inner.name}", inner)
+
+    for layer in model.layers:
+        enter(layer.name, layer)
+    return found
+
+
 def clone_operation(operation: Operation, name: str, **changes: Any) -> Operation:
     """A new operation with the same configuration but for the changes, without its weights."""
     config = operation.get_config()

@@ -80,7 +80,7 @@ class _AtrousConvolution(CompositeLayer):
         return kl.Activation(self.activation, name=name, dtype=self.dtype_policy)
 
     def _initializer(self) -> Any:
-        """A copy of the initializer: one with a seed would repeat its values when shared."""
+        """A copy of the initializer: a shared one would give every kernel the same values."""
         return self.kernel_initializer.clone()
 
     def dilated_config(self, rate: tuple[int, int]) -> dict[str, Any]:

@@ -168,10 +168,20 @@ class AtrousPooling2D(keras.layers.Layer):
         self.pool_size = positive_pair("pool_size", pool_size)
         self.mode = mode
         self.dilation_rate = positive_pair("dilation_rate", dilation_rate)
-        self.padding = padding if isinstance(padding, str) else tuple(map(tuple, padding))
+        self.padding = padding if isinstance(padding, str) else self._checked_pads(padding)
         self.source_strides = (
             None if source_strides is None else positive_pair("source_strides", source_strides)
         )
+
+    def _checked_pads(self, padding: Pads) -> Pads:
+        for pads, pool, rate in zip(padding, self.pool_size, self.dilation_rate, strict=True):
+            if max(pads) > rate * (pool - 1):
+                raise ValueError(
+                    "`padding` must be smaller than the window: a window inside the padding meets "
+                    f"no pixel. Received {padding!r} for `pool_size` {self.pool_size} at "
+                    f"`dilation_rate` {self.dilation_rate}."
+                )
+        return tuple(map(tuple, padding))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Pools `x`."""

@@ -9,7 +9,8 @@ from typing import Any, Self
 
 import keras
 
-from keras_deeplab.graph.network import leaf_layers
+from keras_deeplab.graph.network import all_layers, leaf_layers
+from keras_deeplab.models.construction import check_output_stride
 from keras_deeplab.models.user_backbone import restored_backbone
 
 
@@ -72,15 +73,24 @@ class SegmentationModel(keras.Model):
         Reference:
             [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611), table 3.
         """
+        check_output_stride(output_stride)
         rates = self._arguments["aspp_rates"]
         scaled = [rate * self.output_stride / output_stride for rate in rates]
         if any(rate != int(rate) for rate in scaled):
+            self._rebuilt(output_stride=output_stride)  # a stride it cannot have is said first
             raise ValueError(
                 f"`output_stride` {output_stride} would turn the rates {tuple(rates)} of output "
                 f"stride {self.output_stride} into {tuple(scaled)}: rates must be integers."
             )
         rates = tuple(int(rate) for rate in scaled)
-        return self._rebuilt(output_stride=output_stride, aspp_rates=rates)
+        model = self._rebuilt(output_stride=output_stride, aspp_rates=rates)
+        if model.transfer_report.fresh:
+            raise ValueError(
+                f"At `output_stride` {output_stride} the layers "
+                f"{', '.join(model.transfer_report.fresh)} have other names or shapes: their "
+                "weights could not be copied. Rename layers of the backbone that end in '_pad'."
+            )
+        return model
 
     def with_num_classes(self, num_classes: int) -> Self:
         """The same model for another number of classes; all but the predictor is kept.
@@ -103,18 +113,21 @@ class SegmentationModel(keras.Model):
         return model
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {**self._arguments, "trainable": self.trainable}
+        """The constructor's arguments, and which layers are frozen."""
+        frozen = [name for name, layer in all_layers(self).items() if not layer.trainable]
+        return {**self._arguments, "trainable": self.trainable, "frozen_layers": frozen}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         """Builds the model that `get_config` describes."""
         config = dict(config)
         trainable = config.pop("trainable", True)
+        frozen = set(config.pop("frozen_layers", ()))
         config["backbone"] = restored_backbone(config["backbone"], custom_objects)
         model = cls(**config)
-        if not trainable:
-            model.trainable = False
+        model.trainable = trainable
+        for name, layer in all_layers(model).items():
+            layer.trainable = name not in frozen
         return model
 
 
@@ -128,7 +141,6 @@ def transfer_weights(source: keras.Model, target: keras.Model) -> TransferReport
         if [w.shape for w in weights] == [w.shape for w in layer.weights]:
             for mine, its in zip(layer.weights, weights, strict=True):
                 mine.assign(its)
-            layer.trainable = old[name].trainable
             kept.append(name)
         else:
             fresh.append(name)

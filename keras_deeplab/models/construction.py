@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import keras
 
 from keras_deeplab import graph
 from keras_deeplab.backbones import OWN_PREPROCESSING, build, preprocess
+from keras_deeplab.graph.network import functional
 from keras_deeplab.layers import CropLike, PadToMinimum, ResizeLike
 from keras_deeplab.models.user_backbone import serialized_backbone
 
@@ -43,14 +45,20 @@ class Image:
 def completed(arguments: dict[str, Any]) -> dict[str, Any]:
     """Checks the arguments that the DeepLab models share, and fills in what is None."""
     done = dict(arguments)
-    _check_num_classes(done["num_classes"])
+    done["num_classes"] = _num_classes(done["num_classes"])
     done["input_shape"] = _input_shape(done["input_shape"])
-    done["dtype"] = keras.dtype_policies.get(done["dtype"]).name
+    done["dtype"] = _dtype(done["dtype"])
+    check_output_stride(done["output_stride"])
     done["aspp_rates"] = _rates(done["aspp_rates"], done["output_stride"])
+    for name, value in done.items():
+        if name.endswith("_filters"):
+            _check_filters(name, value)
     backbone = done["backbone"]
     if isinstance(backbone, str) and backbone.startswith("resnet"):
-        done["multi_grid"] = tuple(done["multi_grid"] or _MULTI_GRID)
-        done["stride_on"] = done["stride_on"] or "3x3"
+        if done["multi_grid"] is None:
+            done["multi_grid"] = _MULTI_GRID
+        if done["stride_on"] is None:
+            done["stride_on"] = "3x3"
     return done
 
 
@@ -83,6 +91,8 @@ def image_features(
     if decoder and arguments["low_level_layer"] is None:
         arguments["low_level_layer"] = graph.find_tap(network, 4)
     backbone = _tapped(network, arguments["output_stride"], shape, arguments.get("low_level_layer"))
+    if not network.trainable:
+        backbone.trainable = False
     image = _image(shape, backbone)
     x = image.enlarged
     if arguments["preprocessing"] is not None:
@@ -94,34 +104,85 @@ def _tapped(
     network: keras.Model, output_stride: int, shape: InputShape, low_level_layer: str | None
 ) -> keras.Model:
     """The backbone at an output stride, with all tensors that are wanted as its outputs."""
-    outputs = [network.output]
+    outputs = [functional(network).outputs[0]]
     if low_level_layer is not None:
-        outputs.append(graph.tensor_of(network, low_level_layer))
-    tapped = keras.Model(network.inputs, outputs, name=network.name)
-    fine = graph.with_output_stride(tapped, output_stride, shape[:2])
-    return keras.Model(fine.inputs, fine.outputs, name="backbone")
+        outputs.append(_tap(network, low_level_layer))
+    tapped = keras.Model(functional(network).inputs[0], outputs, name=network.name)
+    try:
+        fine = graph.with_output_stride(tapped, output_stride, shape[:2])
+    except ValueError:
+        if shape[:2] == (None, None):
+            raise
+        # A fixed size may be less than what the network needs; images are then padded to that.
+        fine = graph.with_output_stride(tapped, output_stride, (None, None))
+        least = graph.minimum_size(keras.Model(fine.inputs[0], fine.outputs[0]))
+        enlarged = [n and max(n, m) for n, m in zip(shape[:2], least, strict=True)]
+        fine = graph.with_output_stride(tapped, output_stride, tuple(enlarged))
+    return keras.Model(fine.inputs[0], fine.outputs, name="backbone")
+
+
+def _tap(network: keras.Model, low_level_layer: str) -> keras.KerasTensor:
+    try:
+        tensor = graph.tensor_of(network, low_level_layer)
+    except ValueError as error:
+        raise ValueError(f"`low_level_layer` is wrong. {error}") from error
+    if len(tensor.shape) != 4:
+        raise ValueError(
+            "`low_level_layer` must give a map (batch, height, width, channels); "
+            f"'{low_level_layer}' gives {tuple(tensor.shape)}."
+        )
+    return tensor
 
 
 def _image(shape: InputShape, backbone: keras.Model) -> Image:
     inputs = keras.Input(shape, name="images")
-    least = graph.minimum_size(keras.Model(backbone.inputs, backbone.outputs[0]))
+    least = graph.minimum_size(keras.Model(backbone.inputs[0], backbone.outputs[0]))
     if least == (1, 1) or shape[:2] == least:
         return Image(inputs, inputs)
     return Image(inputs, PadToMinimum(*least, name="pad_to_minimum")(inputs))
 
 
-def _check_num_classes(num_classes: int) -> None:
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 2:
-        hint = " For one foreground class use 2: background and it." if num_classes == 1 else ""
+def check_output_stride(output_stride: int) -> None:
+    """Refuses what is no stride at all; the backbone says which strides it has."""
+    if not _is_positive(output_stride):
+        raise ValueError(f"`output_stride` must be a positive integer, received {output_stride!r}.")
+
+
+def _is_positive(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number > 0
+
+
+def _num_classes(number: Any) -> int:
+    # NumPy's integers too: `labels.max() + 1` is one.
+    if not isinstance(number, Integral) or isinstance(number, bool) or number < 2:
+        hint = " For one foreground class use 2: background and it." if number == 1 else ""
+        raise ValueError(f"`num_classes` must be an integer from 2, received {number!r}.{hint}")
+    return int(number)
+
+
+def _check_filters(name: str, filters: int | None) -> None:
+    if filters is None and name == "head_filters":
+        return
+    if not _is_positive(filters):
+        raise ValueError(f"`{name}` must be a positive integer, received {filters!r}.")
+
+
+def _dtype(dtype: Any) -> str:
+    try:
+        return keras.dtype_policies.get(dtype).name
+    except ValueError as error:
         raise ValueError(
-            f"`num_classes` must be an integer from 2, received {num_classes!r}.{hint}"
-        )
+            f'`dtype` must be a dtype policy such as "float32" or "mixed_bfloat16", received '
+            f"{dtype!r}. {error}"
+        ) from error
 
 
 def _input_shape(input_shape: InputShape | None) -> InputShape:
-    shape = (None, None, 3) if input_shape is None else tuple(input_shape)
-    valid = len(shape) == 3 and isinstance(shape[2], int) and shape[2] > 0
-    if not valid or any(n is not None and (not isinstance(n, int) or n < 1) for n in shape[:2]):
+    if input_shape is None:
+        return (None, None, 3)
+    shape = tuple(input_shape) if isinstance(input_shape, list | tuple) else ()
+    valid = len(shape) == 3 and _is_positive(shape[2])
+    if not valid or any(n is not None and not _is_positive(n) for n in shape[:2]):
         raise ValueError(
             "`input_shape` must be (height, width, channels) with positive integers, None for any "
             f"height or width, received {input_shape!r}."
@@ -130,10 +191,8 @@ def _input_shape(input_shape: InputShape | None) -> InputShape:
 
 
 def _rates(rates: tuple[int, ...] | None, output_stride: int) -> tuple[int, ...]:
-    if not isinstance(output_stride, int) or isinstance(output_stride, bool) or output_stride < 1:
-        raise ValueError(f"`output_stride` must be a positive integer, received {output_stride!r}.")
     if rates is not None:
-        if any(not isinstance(rate, int) or rate < 1 for rate in rates):
+        if not isinstance(rates, list | tuple) or not all(map(_is_positive, rates)):
             raise ValueError(f"`aspp_rates` must be positive integers, received {rates!r}.")
         return tuple(rates)
     return tuple(max(1, rate * _RATES_STRIDE // output_stride) for rate in _RATES)

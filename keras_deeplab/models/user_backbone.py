@@ -53,6 +53,22 @@ def serialized_backbone(network: Any, channels: int) -> dict[str, Any]:
     config = keras.saving.serialize_keras_object(network)
     # A loss or metric of the user's has no part in this model and might not load again.
     config.pop("compile_config", None)
+    return _without_addresses(config)
+
+
+def _without_addresses(config: Any) -> Any:
+    """The configuration without the object numbers that Keras adds while it loads a file.
+
+    They are addresses in memory and would join unrelated objects in a later process.
+    """
+    if isinstance(config, dict):
+        return {
+            key: _without_addresses(value)
+            for key, value in config.items()
+            if key != "shared_object_id"
+        }
+    if isinstance(config, list | tuple):
+        return type(config)(_without_addresses(value) for value in config)
     return config
 
 

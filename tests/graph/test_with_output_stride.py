@@ -7,7 +7,7 @@ from calibration import calibrate, image
 from keras import layers as kl
 
 import keras_deeplab
-from keras_deeplab.graph import atrous, find_tap, geometry, with_output_stride
+from keras_deeplab.graph import find_tap, geometry, sliding, with_output_stride
 from keras_deeplab.graph.network import leaf_layers
 
 FAMILIES = (
@@ -127,19 +127,24 @@ def test_sizes_that_do_not_divide_keep_the_map(family, output_stride):
 def test_dilating_the_conv_that_lost_its_stride_is_caught(family, monkeypatch):
     """The mistake of a public package: an operation already works at the rate it causes."""
     name, coarse = family
-    original = atrous._Rewriter.convolution
+    original = sliding._convolution
 
-    def mistaken(self, call, source, padding):
-        strides = atrous.window(call.operation).strides
-        output = original(self, call, source, padding)
-        if max(strides) > 1 and max(call.operation.kernel_size) > 1:
-            clone = self.clones[id(call.operation)][1]
+    def mistaken(call, source, padding, counterparts):
+        shape, output = (
+            sliding.window(call.operation),
+            original(call, source, padding, counterparts),
+        )
+        if max(shape.strides) > 1 and max(shape.kernel) > 1:
+            clone = counterparts.clone(
+                call, strides=(1, 1), dilation_rate=sliding.dilation(shape, source), padding="same"
+            )
             clone.dilation_rate = tuple(
-                rate * stride for rate, stride in zip(clone.dilation_rate, strides, strict=True)
+                rate * stride
+                for rate, stride in zip(clone.dilation_rate, shape.strides, strict=True)
             )
         return output
 
-    monkeypatch.setattr(atrous._Rewriter, "convolution", mistaken)
+    monkeypatch.setattr(sliding, "_convolution", mistaken)
     if name == "ResNet50":  # its strides sit on 1x1 kernels: move one onto a 3x3
         inputs = keras.Input((None, None, 3))
         x = kl.Conv2D(8, 3, 2, padding="same", activation="relu")(inputs)

@@ -1,0 +1,37 @@
+"""Opening a data set by what a user types."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from keras_deeplab.data.folder import Folder
+from keras_deeplab.data.shapes import Shapes
+from keras_deeplab.data.source import Source
+
+
+def open_source(name: str | os.PathLike) -> Source:
+    """Opens a data set by name or by its folder.
+
+    Args:
+        name: `"shapes"` for the embedded data set, or the path of a folder as in `data.Folder`.
+
+    Returns:
+        The `data.Source`.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+
+    >>> keras_deeplab.data.open_source("shapes").info.num_classes
+    6
+    """
+    if str(name) == "shapes":
+        return Shapes()
+    if not Path(name).is_dir():
+        raise ValueError(
+            f"the data set must be 'shapes' or a folder root/{{train,val}}/{{images,labels}}; "
+            f"received {str(name)!r}, which is no folder."
+        )
+    return Folder(name)

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import pytest
+
+from keras_deeplab import data
+
+
+def test_names_and_folders_are_told_apart(tmp_path):
+    assert isinstance(data.open_source("shapes"), data.Shapes)
+    assert isinstance(data.open_source(tmp_path), data.Folder)
+    assert isinstance(data.open_source(str(tmp_path)), data.Folder)
+    with pytest.raises(ValueError, match=r"received '.*nowhere', which is no folder"):
+        data.open_source(tmp_path / "nowhere")

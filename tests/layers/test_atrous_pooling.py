@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from layer_checks import convolve, zero_stuffed
+
+from keras_deeplab.layers import AtrousPadding2D, AtrousPooling2D
+
+SIZES = [(8, 8), (9, 7), (5, 12)]
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    # All negative, so that a zero from the padding would win every maximum.
+    return -np.random.default_rng(0).uniform(1, 2, (2, height, width, 3)).astype("float32")
+
+
+def by_loops(x: np.ndarray, pool, rate, pads, mode: str) -> np.ndarray:
+    """Maximum or mean over the taps of each window that fall on the map."""
+    (top, bottom), (left, right) = pads
+    height = x.shape[1] + top + bottom - rate[0] * (pool[0] - 1)
+    width = x.shape[2] + left + right - rate[1] * (pool[1] - 1)
+    y = np.zeros((x.shape[0], height, width, x.shape[3]), np.float32)
+    for i in range(height):
+        for j in range(width):
+            rows = [i - top + rate[0] * t for t in range(pool[0])]
+            columns = [j - left + rate[1] * t for t in range(pool[1])]
+            taps = np.array(
+                [
+                    x[:, r, c]
+                    for r in rows
+                    for c in columns
+                    if 0 <= r < x.shape[1] and 0 <= c < x.shape[2]
+                ]
+            )
+            y[:, i, j] = taps.max(axis=0) if mode == "max" else taps.mean(axis=0)
+    return y
+
+
+def same_pads(pool, rate):
+    totals = [r * (n - 1) for n, r in zip(pool, rate, strict=True)]
+    return tuple((total // 2, total - total // 2) for total in totals)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", ["max", "average"])
+@pytest.mark.parametrize("pool, rate", [((3, 3), (1, 1)), ((3, 3), (2, 2)), ((2, 3), (3, 1))])
+def test_against_loops(size, mode, pool, rate):
+    x = picture(*size)
+    total = [r * (n - 1) for n, r in zip(pool, rate, strict=True)]
+    paddings = {
+        "same": same_pads(pool, rate),
+        "valid": ((0, 0), (0, 0)),
+        ((total[0], 0), (0, 1)): ((total[0], 0), (0, 1)),
+    }
+    for padding, pads in paddings.items():
+        output = AtrousPooling2D(pool, mode, rate, padding)(x)
+        expected = by_loops(x, pool, rate, pads, mode)
+        np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", ["max", "average"])
+@pytest.mark.parametrize("rate", [1, 2, 3])
+@pytest.mark.parametrize("pool, stride", [(2, 2), (3, 2), (3, 3)])
+def test_holds_the_values_of_the_strided_pooling_it_replaces(size, mode, rate, pool, stride):
+    """On a map `rate` times finer, whose every `rate`-th sample is the coarse map's."""
+    kinds = {"max": keras.layers.MaxPooling2D, "average": keras.layers.AveragePooling2D}
+    x = picture(size[0] * rate, size[1] * rate)
+    fine = AtrousPooling2D(
+        (pool, pool), mode, (rate, rate), "same", source_strides=(stride, stride)
+    )(x)
+    assert fine.shape == x.shape
+    coarse = kinds[mode](pool, stride, padding="same")(x[:, ::rate, ::rate])
+    step = rate * stride
+    np.testing.assert_allclose(fine[:, ::step, ::step], coarse, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (1, 2)])
+@pytest.mark.parametrize("rate", [1, 2, 3])
+@pytest.mark.parametrize("kernel_size, stride", [(3, 2), (2, 2), (5, 3), (4, 2)])
+def test_padding_starts_where_the_strided_convolution_started(size, rate, kernel_size, stride):
+    x = picture(size[0] * rate, size[1] * rate)
+    strided = keras.layers.Conv2D(2, kernel_size, stride, padding="same", use_bias=False)
+    coarse = strided(x[:, ::rate, ::rate])
+    pad = AtrousPadding2D((kernel_size,) * 2, (stride,) * 2, (rate,) * 2)
+    fine = convolve(pad(x).numpy(), zero_stuffed(strided.kernel.numpy(), (rate, rate)), (0, 0))
+    assert fine.shape[1:3] == x.shape[1:3]
+    step = rate * stride
+    np.testing.assert_allclose(fine[:, ::step, ::step], coarse, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"pool_size": 0}, "`pool_size` .* received 0"),
+        ({"mode": "min"}, "`mode` .* received 'min'"),
+        ({"dilation_rate": (1, -1)}, r"`dilation_rate` .* received \(1, -1\)"),
+        ({"padding": "full"}, "`padding` .* received 'full'"),
+        ({"padding": 1}, "`padding` .* received 1"),
+        ({"padding": ((1, 0), (3, 0))}, r"(?s)`padding` .* \(\(1, 0\), \(3, 0\)\)"),
+        ({"source_strides": (0, 1)}, r"`source_strides` .* received \(0, 1\)"),
+    ],
+)
+def test_errors_name_argument_and_value(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        AtrousPooling2D(**{"pool_size": (3, 3), **arguments})
+
+
+def test_padding_errors_name_argument_and_value():
+    with pytest.raises(ValueError, match="`kernel_size` .* received 0"):
+        AtrousPadding2D(0, 2, 2)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from layer_checks import (
+    Case,
+    check_config,
+    check_mixed_precision,
+    check_training_and_files,
+    check_ways_of_calling,
+)
+
+from keras_deeplab import layers
+
+CASES = [
+    Case("conv", partial(layers.AtrousConv2D, 4, 3, dilation_rate=(2, 3), activation="elu")),
+    Case("conv_strided", partial(layers.AtrousConv2D, 4, (3, 5), strides=2, batch_norm=False)),
+    Case("separable", partial(layers.AtrousSeparableConv2D, 4, dilation_rate=2)),
+    Case(
+        "separable_plain",
+        partial(
+            layers.AtrousSeparableConv2D, 4, 3, False, strides=2, batch_norm=False, activation=None
+        ),
+    ),
+    Case("aspp", partial(layers.ASPP, 4, rates=(1, (2, 3)), activation="swish")),
+    Case(
+        "aspp_separable",
+        partial(layers.ASPP, 4, (2,), separable=True, image_pooling=False, dropout=0.5),
+    ),
+    Case("image_pooling", partial(layers.ImagePooling, 4, activation=None, epsilon=1e-3)),
+    Case("pyramid_max", partial(layers.SpatialPyramidPooling2D, (4, 2, 1))),
+    Case("pyramid_average", partial(layers.SpatialPyramidPooling2D, (6, 3), "average")),
+    Case("pool_max", partial(layers.AtrousPooling2D, (3, 2), "max", (2, 1))),
+    Case(
+        "pool_average",
+        partial(layers.AtrousPooling2D, (3, 3), "average", (2, 2), source_strides=(2, 2)),
+    ),
+    Case("pool_padded", partial(layers.AtrousPooling2D, (2, 2), padding=((1, 0), (0, 1)))),
+    Case("pool_valid", partial(layers.AtrousPooling2D, (2, 2), "average", padding="valid")),
+    Case("padding", partial(layers.AtrousPadding2D, (3, 2), (2, 2), (2, 1))),
+    Case("resize", layers.ResizeLike, reference=(5, 3)),
+    Case("resize_nearest", partial(layers.ResizeLike, "nearest"), reference=(5, 3)),
+    Case("pad_to_minimum", partial(layers.PadToMinimum, 7, 11)),
+    Case("crop", layers.CropLike, reference=(-2, -3)),
+]
+every_layer = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def test_no_layer_is_forgotten():
+    checked = {type(case.make()).__name__ for case in CASES}
+    assert checked == set(layers.__all__) - {"CompositeLayer"}
+
+
+@every_layer
+def test_config_round_trip(case: Case):
+    check_config(case)
+
+
+@every_layer
+def test_eager_symbolic_and_traced_agree(case: Case):
+    check_ways_of_calling(case)
+
+
+@every_layer
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(case: Case, policy: str):
+    check_mixed_precision(case, policy)
+
+
+@every_layer
+def test_fit_save_export(case: Case, tmp_path: Path):
+    check_training_and_files(case, tmp_path)

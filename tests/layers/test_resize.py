@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_deeplab.layers import CropLike, PadToMinimum, ResizeLike
+
+
+def picture(height: int, width: int, channels: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(2, height, width, channels)).astype("float32")
+
+
+def bilinear(x: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Half-pixel centres, the border repeated: loops over the output pixels."""
+    y = np.zeros((x.shape[0], height, width, x.shape[3]))
+    for i in range(height):
+        for j in range(width):
+            row = min(max((i + 0.5) * x.shape[1] / height - 0.5, 0), x.shape[1] - 1)
+            column = min(max((j + 0.5) * x.shape[2] / width - 0.5, 0), x.shape[2] - 1)
+            top, left = int(row), int(column)
+            bottom, right = min(top + 1, x.shape[1] - 1), min(left + 1, x.shape[2] - 1)
+            a, b = row - top, column - left
+            y[:, i, j] = (1 - a) * ((1 - b) * x[:, top, left] + b * x[:, top, right]) + a * (
+                (1 - b) * x[:, bottom, left] + b * x[:, bottom, right]
+            )
+    return y
+
+
+SIZES = [
+    ((3, 4), (12, 16)),
+    ((5, 3), (17, 7)),
+    ((9, 9), (4, 5)),
+    ((1, 6), (3, 6)),
+    ((4, 4), (4, 4)),
+]
+
+
+@pytest.mark.parametrize("small, large", SIZES)
+def test_bilinear_takes_pixels_as_areas(small, large):
+    x, reference = picture(*small), picture(*large, channels=5)
+    output = ResizeLike()(x, reference)
+    np.testing.assert_allclose(output, bilinear(x, *large), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output, tf.image.resize(x, large), rtol=1e-6)
+
+
+@pytest.mark.parametrize("small, large", SIZES)
+def test_nearest_invents_no_values(small, large):
+    labels = np.random.default_rng(0).integers(0, 255, (2, *small, 1)).astype("uint8")
+    output = ResizeLike("nearest")(labels, picture(*large))
+    assert output.dtype == tf.uint8
+    rows = ((np.arange(large[0]) + 0.5) * small[0] / large[0]).astype(int)
+    columns = ((np.arange(large[1]) + 0.5) * small[1] / large[1]).astype(int)
+    np.testing.assert_array_equal(output, labels[:, rows][:, :, columns])
+
+
+def test_a_single_pixel_is_broadcast_known_or_not():
+    x, reference = picture(1, 1), picture(5, 7)
+    layer = ResizeLike()
+    expected = np.broadcast_to(x, (2, 5, 7, 2))
+    np.testing.assert_array_equal(layer(x, reference), expected)
+    spec = tf.TensorSpec([None, None, None, 2])
+    traced = tf.function(layer, input_signature=[spec, spec])
+    np.testing.assert_allclose(traced(x, reference), expected, rtol=1e-6)
+    spec = tf.TensorSpec([None, 1, 1, 2]), spec
+    operations = {
+        op.type for op in tf.function(layer).get_concrete_function(*spec).graph.get_operations()
+    }
+    assert "BroadcastTo" in operations
+    assert "ResizeBilinear" not in operations
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 8), (9, 2), (7, 5), (20, 11)])
+def test_pad_to_minimum_repeats_the_last_row_and_column(size):
+    x = picture(*size)
+    rows, columns = max(7 - size[0], 0), max(5 - size[1], 0)
+    expected = np.pad(x, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
+    np.testing.assert_array_equal(PadToMinimum(7, 5)(x), expected)
+
+
+def test_crop_undoes_the_padding():
+    x = picture(3, 4)
+    np.testing.assert_array_equal(CropLike()(PadToMinimum(9, 9)(x), x), x)
+
+
+def test_shapes_are_known_as_far_as_they_can_be():
+    x = keras.Input((None, 4, 2))
+    assert PadToMinimum(7, 5)(x).shape == (None, None, 5, 2)
+    assert ResizeLike()(x, keras.Input((8, None, 3))).shape == (None, 8, None, 2)
+    assert CropLike()(x, keras.Input((2, None, 3))).shape == (None, 2, None, 2)
+
+
+def test_errors_name_argument_and_value():
+    with pytest.raises(ValueError, match="`interpolation` .* received 'cubic'"):
+        ResizeLike("cubic")
+    with pytest.raises(ValueError, match="`height` .* received 0"):
+        PadToMinimum(0, 4)
+    with pytest.raises(ValueError, match=r"`width` .* received 4\.5"):
+        PadToMinimum(4, 4.5)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from networks import tiny
+
+from keras_deeplab import DeepLabV3, DeepLabV3Plus
+
+
+@pytest.mark.parametrize("cls", [DeepLabV3, DeepLabV3Plus])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"num_classes": 1}, "`num_classes` .* received 1.*use 2"),
+        ({"num_classes": 2.0}, "`num_classes` .* received 2.0"),
+        ({"num_classes": True}, "`num_classes` .* received True"),
+        ({"output_stride": 0}, "`output_stride` .* received 0"),
+        ({"output_stride": "16"}, "`output_stride` .* received '16'"),
+        ({"output_stride": 3}, r"`output_stride` must be one of .*\[1, .*16.*received 3"),
+        ({"output_stride": 64}, r"`output_stride` must be one of .*\[1, .*16.*received 64"),
+        ({"aspp_rates": 6}, "`aspp_rates` .* received 6"),
+        ({"aspp_rates": (6, 0)}, r"`aspp_rates` .* received \(6, 0\)"),
+        ({"multi_grid": (1, 2, 4)}, r"`multi_grid` .*'tiny'.* received \(1, 2, 4\)"),
+        ({"stride_on": "1x1"}, "`stride_on` .*'tiny'.* received '1x1'"),
+        ({"aspp_filters": 0}, "`aspp_filters` .* received 0"),
+        ({"dropout": 1.0}, "`dropout` .* received 1.0"),
+        ({"preprocessing": "caffe"}, "`preprocessing` .* received 'caffe'"),
+        ({"input_shape": (None, None)}, r"`input_shape` .* received \(None, None\)"),
+        ({"input_shape": 3}, "`input_shape` .* received 3"),
+        ({"input_shape": (0, None, 3)}, r"`input_shape` .* received \(0, None, 3\)"),
+        ({"input_shape": (None, None, 4)}, "takes 3 channels, but `input_shape` has 4"),
+        ({"dtype": "float31"}, "`dtype` .* received 'float31'"),
+        ({"activation": "reloo"}, "activation .*reloo"),
+    ],
+)
+def test_errors_name_argument_and_value(cls, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        cls(**{"num_classes": 3, "backbone": tiny(), **arguments})
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"low_level_layer": "stage4_oot"}, "`low_level_layer` .*stage4_oot.*stage4_out"),
+        ({"low_level_filters": -1}, "`low_level_filters` .* received -1"),
+        ({"decoder_filters": None}, "`decoder_filters` .* received None"),
+    ],
+)
+def test_errors_of_the_decoder(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        DeepLabV3Plus(3, tiny(), **arguments)
+
+
+def test_errors_of_the_others():
+    with pytest.raises(ValueError, match="`head_filters` .* received 0"):
+        DeepLabV3(3, tiny(), head_filters=0)
+    with pytest.raises(ValueError, match="`stride_on` .* received '2x2'"):
+        DeepLabV3(3, "resnet50", stride_on="2x2")
+    with pytest.raises(ValueError, match=r"`multi_grid` .* received \(\)"):
+        DeepLabV3(3, "resnet50", multi_grid=())
+    with pytest.raises(ValueError, match="`stride_on` .*'mobilenet_v2'.*'3x3'"):
+        DeepLabV3(3, "mobilenet_v2", stride_on="3x3")
+    inputs = keras.Input((None, None, 3))
+    network = keras.Model(inputs, keras.layers.Conv2D(4, 16, strides=16)(inputs))
+    with pytest.raises(ValueError, match="no tensor at stride 4"):
+        DeepLabV3Plus(3, network)
+
+
+def test_numpy_numbers_of_classes():
+    model = DeepLabV3(np.int64(3), tiny(), aspp_filters=4)
+    assert type(model.get_config()["num_classes"]) is int
+
+
+def test_arguments_reach_the_layers():
+    model = DeepLabV3Plus(
+        3,
+        tiny(),
+        output_stride=8,
+        aspp_rates=(2, 5),
+        low_level_layer="stem",
+        separable=True,
+        aspp_filters=6,
+        decoder_filters=10,
+        low_level_filters=7,
+        dropout=0.25,
+        activation="swish",
+        name="mine",
+    )
+    aspp = model.get_layer("aspp").get_config()
+    assert (aspp["rates"], aspp["filters"], aspp["separable"]) == ((2, 5), 6, True)
+    assert (aspp["dropout"], aspp["activation"]) == (0.25, "silu")
+    assert model.get_layer("decoder_low_level").filters == 7
+    assert type(model.get_layer("decoder_1")).__name__ == "AtrousSeparableConv2D"
+    assert model.get_layer("decoder_1").filters == 10
+    assert model.get_layer("decoder_1").get_config()["activation"] == "silu"
+    assert model.name == "mine"
+    assert type(model).from_config(model.get_config()).get_config() == model.get_config()
+
+
+def test_head_of_v3():
+    assert type(DeepLabV3(3, tiny()).get_layer("head")).__name__ == "AtrousConv2D"
+    separable = DeepLabV3(3, tiny(), separable=True, head_filters=9).get_layer("head")
+    assert (type(separable).__name__, separable.filters) == ("AtrousSeparableConv2D", 9)
+    names = [layer.name for layer in DeepLabV3(3, tiny(), head_filters=None).layers]
+    assert "head" not in names

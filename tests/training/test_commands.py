@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_deeplab import data
+from training import evaluate, export, options, predict, run_folder, train
+
+
+class TinyShapes(data.Shapes):
+    def __init__(self) -> None:
+        super().__init__(train=6, val=3)
+
+
+SHORT = ["--epochs", "2", "--batch-size", "2", "--crop-size", "48", "64"]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Three images are enough for what the commands do with them."""
+    original = data.open_source
+    monkeypatch.setattr(
+        data, "open_source", lambda name: TinyShapes() if name == "shapes" else original(name)
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("run") / "first"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "open_source", lambda name: TinyShapes())
+        assert train.main([*SHORT, "--output", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_leaves_its_files(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(metrics) >= {"mean_iou", "per_class", "pixel_accuracy", "split"}
+    assert metrics["split"] == "val"
+    assert metrics["images"] == 3
+    model = keras.models.load_model(run / "model.keras")
+    assert type(model).__name__ == "DeepLabV3Plus"
+    assert keras.models.load_model(run / "last.keras").num_classes == 6
+    with (run / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert all(0 <= float(row["val_mean_iou"]) <= 1 for row in rows)
+    picture = np.asarray(Image.open(run / "predictions.png"))
+    assert picture.std() > 10
+    served = tf.saved_model.load(str(run / "saved_model"))
+    x = np.random.default_rng(0).integers(0, 255, (2, 33, 47, 3), "uint8")
+    labels = served.signatures["serving_default"](images=tf.constant(x))["labels"]
+    np.testing.assert_array_equal(labels, np.argmax(model(x), -1))
+    assert not (run / "backup").exists()
+    assert not list(run.glob(".*"))
+
+
+def test_a_finished_run_is_not_written_over(run, capsys):
+    before = (run / "model.keras").read_bytes()
+    assert train.main([*SHORT, "--output", str(run)]) == 2
+    assert "holds a finished run" in capsys.readouterr().err
+    assert (run / "model.keras").read_bytes() == before
+
+
+def test_the_next_run_gets_a_number(tmp_path):
+    first = run_folder.RunFolder(tmp_path / "shapes")
+    assert run_folder.next_free(first.path) == first.path
+    first.begin({})
+    assert run_folder.next_free(first.path) == first.path  # unfinished: goes on
+    first.metrics.write_text("{}")
+    assert run_folder.next_free(first.path) == tmp_path / "shapes-2"
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    folder = tmp_path / "stopped"
+    arguments = [*SHORT, "--epochs", "3", "--output", str(folder)]
+    original, seen = keras.callbacks.BackupAndRestore.on_epoch_end, []
+
+    def stop_after_second(self, epoch, logs=None):
+        if epoch == 1 and not seen:
+            seen.append(epoch)
+            raise _Stop  # after this epoch's log and models, before its backup
+        original(self, epoch, logs)
+
+    monkeypatch.setattr(keras.callbacks.BackupAndRestore, "on_epoch_end", stop_after_second)
+    with pytest.raises(_Stop):
+        train.main(arguments)
+    epochs = []
+    monkeypatch.setattr(
+        run_folder.KeepModels,
+        "on_epoch_begin",
+        lambda self, epoch, logs=None: epochs.append((epoch, int(self.model.optimizer.iterations))),
+    )
+    assert train.main(arguments) == 0
+    assert epochs == [(1, 3), (2, 6)]  # the optimiser's steps, so the schedule goes on too
+    with (folder / "history.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+def test_another_run_is_not_mixed_with_an_unfinished_one(tmp_path, capsys):
+    folder = run_folder.RunFolder(tmp_path / "unfinished")
+    folder.begin({"seed": 0})
+    assert train.main([*SHORT, "--seed", "1", "--output", str(folder.path)]) == 2
+    assert "seed was 0, is 1" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    assert train.main([*SHORT, "--output", str(tmp_path / "other")]) == 2
+    assert "holds files, but no run" in capsys.readouterr().err
+
+
+def test_weights_to_start_from(run, tmp_path, capsys):
+    start = keras.models.load_model(run / "model.keras")
+    parsed = train.parser().parse_args(["--weights", str(run / "model.keras")])
+    model = train.build(parsed, TinyShapes().info)
+    for old, new in zip(start.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert "initialised anew: none" in capsys.readouterr().out
+    model = train.build(parsed, data.DatasetInfo(("a", "b")))
+    assert "initialised anew: logits" in capsys.readouterr().out
+    start.save_weights(tmp_path / "start.weights.h5")
+    parsed.weights = tmp_path / "start.weights.h5"
+    model = train.build(parsed, TinyShapes().info)
+    np.testing.assert_array_equal(start.weights[0], model.weights[0])
+    assert train.main([*SHORT, "--weights", "nowhere.keras", "--output", str(tmp_path / "x")]) == 2
+    assert "'nowhere.keras'" in capsys.readouterr().err
+
+
+def test_evaluate_writes_the_scores(run, tmp_path, capsys):
+    model = ["--model", str(run / "model.keras")]
+    assert evaluate.main([*model, "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    trained = json.loads((run / "metrics.json").read_text())
+    assert found["mean_iou"] == pytest.approx(trained["mean_iou"], abs=1e-6)
+    assert "mean IoU" in capsys.readouterr().out
+    assert evaluate.main([*model, "--output-stride", "8"]) == 0
+    stored = json.loads((run / "evaluation-val" / "metrics.json").read_text())
+    assert stored["output_stride"] == 8
+    assert stored["pixel_accuracy"] != found["pixel_accuracy"]
+    assert evaluate.main([*model, "--split", "test"]) == 2
+    assert "test" in capsys.readouterr().err
+
+
+def test_predict_writes_two_pictures_for_each_image(run, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    random = np.random.default_rng(0)
+    for name, size in (("a.jpg", (40, 60, 3)), ("b.png", (31, 33))):
+        Image.fromarray(random.integers(0, 255, size, "uint8")).save(photos / name)
+    model = ["--model", str(run / "model.keras"), "--output", str(tmp_path / "out")]
+    assert predict.main([*model, "--images", str(photos)]) == 0
+    labels = np.asarray(Image.open(tmp_path / "out" / "a_labels.png"))
+    assert labels.shape == (40, 60)
+    assert labels.max() < 6
+    assert np.asarray(Image.open(tmp_path / "out" / "b_overlay.png")).shape == (31, 33, 3)
+    assert "a.jpg: " in capsys.readouterr().out
+    for bad, said in (
+        (photos / "none.jpg", "no such file"),
+        (tmp_path / "run", "no such file"),
+    ):
+        assert predict.main([*model, "--images", str(bad)]) == 2
+        assert said in capsys.readouterr().err
+    Image.new("RGB", (8, 8)).save(photos / "a.bmp")
+    assert predict.main([*model, "--images", str(photos)]) == 2
+    assert "several files would be written as a" in capsys.readouterr().err
+
+
+def test_export(run, tmp_path, capsys):
+    arguments = ["--model", str(run / "model.keras"), "--output", str(tmp_path / "served")]
+    assert export.main([*arguments, "--output-stride", "8"]) == 0
+    assert (tmp_path / "served" / "saved_model.pb").exists()
+    assert export.main(arguments) == 2
+    assert "served" in capsys.readouterr().err
+    assert export.main([*arguments, "--overwrite"]) == 0
+    assert export.main([*arguments[2:], "--model", str(tmp_path / "none.keras")]) == 2
+    assert "--model must be an existing .keras file" in capsys.readouterr().err
+
+
+def test_bad_data_is_said_before_anything_is_written(tmp_path, capsys):
+    assert train.main(["--data", str(tmp_path / "nowhere"), "--output", str(tmp_path / "r")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    broken = tmp_path / "broken" / "train" / "images"
+    broken.mkdir(parents=True)
+    (broken / "a.jpg").write_bytes(b"no picture")
+    assert train.main(["--data", str(tmp_path / "broken"), "--output", str(tmp_path / "r")]) == 2
+    assert "a.jpg" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_numbers_out_of_range_are_refused(capsys):
+    for arguments in (["--epochs", "0"], ["--learning-rate", "-1"], ["--crop-size", "8"]):
+        with pytest.raises(SystemExit):
+            train.main(arguments)
+    assert "must be at least 1" in capsys.readouterr().err
+    assert options.positive("3") == 3
+
+
+def test_defaults_depend_on_the_data(tmp_path):
+    parsed = train.parser().parse_args([])
+    train.complete(parsed, data.audit(data.Shapes(train=40, val=4)))
+    assert all(96 <= side <= 160 for side in parsed.crop_size)
+    assert parsed.scales == (0.75, 1.5)

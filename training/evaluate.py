@@ -1,0 +1,56 @@
+"""Scores a model on a labelled split: `python -m training.evaluate --model FILE --data FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras_deeplab
+from keras_deeplab import data
+from training.files import write_json
+from training.options import command, load_model, positive, scores_table
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m training.evaluate",
+        description="Scores a model on whole images at their own size.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add("--model", type=Path, required=True, help=".keras file")
+    add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/{images,labels}")
+    add("--split", default="val", help="train, val or test")
+    add("--output-stride", type=positive, help="default: the model's own")
+    add("--output", type=Path, help="folder for metrics.json; default: beside the model")
+    return made
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    options = parser().parse_args(argv)
+    source = data.open_source(options.data)
+    data.audit(source, [options.split])
+    model = load_model(options.model, options.output_stride)
+    classes = source.info.classes
+    if model.output_shape[-1] != len(classes):
+        raise ValueError(
+            f"{options.model} predicts {model.output_shape[-1]} classes, but {options.data} has "
+            f"{len(classes)}: {', '.join(classes)}."
+        )
+    dataset = data.evaluation_dataset(source, options.split)
+    report = keras_deeplab.evaluate(model, dataset, class_names=classes)
+    stride = getattr(model, "output_stride", None)
+    default = options.model.parent / f"evaluation-{options.split}"
+    path = (options.output or default) / "metrics.json"
+    write_json(path, {"split": options.split, "output_stride": stride, **report})
+    print(scores_table(report))
+    print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,39 @@
+"""Exports a SavedModel: `python -m training.export --model FILE --output FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras_deeplab
+from training.options import command, load_model, positive
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m training.export",
+        description="Writes a SavedModel, and compares it with the model before it is put there.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add("--model", type=Path, required=True, help=".keras file")
+    add("--output", type=Path, required=True, help="folder to write")
+    add("--output-stride", type=positive, help="default: the model's own")
+    add("--overwrite", action="store_true", help="replace a SavedModel that is there")
+    return made
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    options = parser().parse_args(argv)
+    model = load_model(options.model, options.output_stride)
+    path = keras_deeplab.export.saved_model(model, options.output, overwrite=options.overwrite)
+    print(f"written to {path}: it answers as the model does")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,115 @@
+"""The folder of a training run: what it holds, and whether it is new, unfinished or done."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from training.files import write_json, written_aside
+
+MONITOR = "val_mean_iou"
+
+
+class RunFolder:
+    """Paths of a run's files.
+
+    `run.json` holds the arguments as soon as a run begins, `metrics.json` the scores when it is
+    done; in between, the same arguments go on with it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.arguments = path / "run.json"
+        self.backup = path / "backup"
+        self.best_model = path / "model.keras"
+        self.last_model = path / "last.keras"
+        self.metrics = path / "metrics.json"
+        self.history = path / "history.csv"
+        self.dataset = path / "dataset.json"
+        self.picture = path / "predictions.png"
+        self.saved_model = path / "saved_model"
+
+    def begin(self, arguments: dict[str, Any]) -> bool:
+        """Starts a run, or finds an unfinished one with the same arguments.
+
+        Returns:
+            Whether an earlier run goes on.
+
+        Raises:
+            ValueError: If the folder holds a finished run, a run with other arguments, or files
+                that are not a run's.
+        """
+        if self.metrics.exists():
+            raise ValueError(
+                f"{self.path} holds a finished run: choose another --output, or delete it."
+            )
+        if not self.arguments.exists():
+            if self.path.exists() and any(self.path.iterdir()):
+                raise ValueError(f"{self.path} holds files, but no run: choose another --output.")
+            write_json(self.arguments, arguments)
+            return False
+        before = json.loads(self.arguments.read_text())
+        differences = [
+            f"{key} was {before.get(key)!r}, is {arguments.get(key)!r}"
+            for key in sorted({*before, *arguments})
+            if before.get(key) != arguments.get(key)
+        ]
+        if differences:
+            raise ValueError(
+                f"{self.path} holds an unfinished run with other arguments "
+                f"({'; '.join(differences)}): choose another --output, or delete it."
+            )
+        return self._trim_history() > 0
+
+    def _trim_history(self) -> int:
+        """Cuts the history to the epochs that the backup holds, and returns their number."""
+        state = self.backup / "training_metadata.json"
+        epochs = json.loads(state.read_text())["epoch"] if state.exists() else 0
+        if self.history.exists():
+            lines = self.history.read_text().splitlines(keepends=True)
+            with written_aside(self.history) as aside:
+                aside.write_text("".join(lines[: epochs + 1] if epochs else []))
+        return epochs
+
+    def best_score(self) -> float:
+        """The best validation score so far, -infinity for none."""
+        if not self.history.exists() or not self.best_model.exists():
+            return -math.inf
+        with self.history.open() as file:
+            scores = [float(row[MONITOR]) for row in csv.DictReader(file) if row.get(MONITOR)]
+        return max((score for score in scores if not math.isnan(score)), default=-math.inf)
+
+
+def next_free(path: Path) -> Path:
+    """The path, numbered if a finished run lies there."""
+    candidate, number = path, 1
+    while RunFolder(candidate).metrics.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+class KeepModels(keras.callbacks.Callback):
+    """Keeps the last model, and the best one by validation mean IoU (the last without one)."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__()
+        self.folder = folder
+        self.best = folder.best_score()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Saves the model, each file written aside and renamed."""
+        score = (logs or {}).get(MONITOR)
+        self._save(self.folder.last_model)
+        if score is None or score > self.best or not self.folder.best_model.exists():
+            self.best = self.best if score is None or math.isnan(score) else score
+            self._save(self.folder.best_model)
+
+    def _save(self, path: Path) -> None:
+        with written_aside(path) as aside:
+            self.model.save(aside)

@@ -1,0 +1,197 @@
+"""Trains a DeepLab: `python -m training.train --data FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_deeplab
+from keras_deeplab import data
+from training.files import write_json, write_png
+from training.options import (
+    MODELS,
+    command,
+    positive,
+    positive_float,
+    scores_table,
+)
+from training.run_folder import KeepModels, RunFolder, next_free
+
+LARGEST_CROP = 513
+PICTURES = 6
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m training.train",
+        description="Trains a segmentation model, scores it and exports it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/{images,labels}")
+    add("--model", choices=sorted(MODELS), default="deeplab_v3_plus")
+    add("--backbone", choices=keras_deeplab.backbones.NAMES, default="mobilenet_v2")
+    add("--output-stride", type=positive, default=16)
+    add("--crop-size", type=positive, nargs=2, metavar=("H", "W"), help="default: from the images")
+    add("--batch-size", type=positive, default=8)
+    add("--epochs", type=positive, help="default: 7 for shapes, 40 for a folder")
+    add("--steps-per-epoch", type=positive, help="default: all images once")
+    add("--learning-rate", type=positive_float, help="default: 6e-3 for shapes, 1e-3 for a folder")
+    add("--weights", type=Path, help=".keras or .weights.h5 file of this package to start from")
+    add("--mixed-precision", choices=("bfloat16", "float16"), help="default: float32")
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, help="folder of the run; default: runs/DATA-MODEL-BACKBONE")
+    return made
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    options = parser().parse_args(argv)
+    source = data.open_source(options.data)
+    report = data.audit(source)
+    print(report)
+    complete(options, report)
+    name = f"{Path(options.data).name}-{options.model}-{options.backbone}"
+    folder = RunFolder(options.output or next_free(Path("runs") / name))
+    resumed = folder.begin(run_arguments(options))
+    write_json(folder.dataset, source.info.to_dict())
+    print(f"{'Going on with' if resumed else 'Writing to'} {folder.path}")
+
+    keras.utils.set_random_seed(options.seed)
+    model = build(options, source.info)
+    train = data.training_dataset(
+        source,
+        crop_size=options.crop_size,
+        batch_size=options.batch_size,
+        scales=options.scales,
+        color_jitter=options.color_jitter,
+        seed=options.seed,
+        repeat=options.steps_per_epoch is not None,
+    )
+    steps = options.steps_per_epoch or int(train.cardinality())
+    model.compile(
+        keras.optimizers.AdamW(
+            keras_deeplab.schedules.PolynomialDecay(
+                options.learning_rate,
+                total_steps=steps * options.epochs,
+                warmup_steps=min(100, steps * options.epochs // 10),
+            ),
+            weight_decay=1e-4,
+            clipnorm=5.0,
+        ),
+        loss=keras_deeplab.losses.CrossEntropy(),
+        metrics=[
+            keras_deeplab.metrics.SegmentationMetrics(source.info.num_classes, source.info.classes)
+        ],
+    )
+    model.fit(
+        train,
+        validation_data=validation(source, report),
+        epochs=options.epochs,
+        steps_per_epoch=options.steps_per_epoch,
+        callbacks=[
+            keras.callbacks.TerminateOnNaN(),
+            keras.callbacks.CSVLogger(folder.history, append=resumed),
+            KeepModels(folder),
+            keras.callbacks.BackupAndRestore(folder.backup, double_checkpoint=True),
+        ],
+        shuffle=False,  # the data set shuffles itself
+    )
+    finish(folder, source)
+    return 0
+
+
+def complete(options: argparse.Namespace, report: data.Report) -> None:
+    """Fills in the options whose defaults depend on the data."""
+    is_shapes = options.data == "shapes"
+    options.epochs = options.epochs or (7 if is_shapes else 40)
+    options.learning_rate = options.learning_rate or (6e-3 if is_shapes else 1e-3)
+    # `shapes` are drawn in all sizes and colours: changing them further only costs time.
+    options.scales = (1.0, 1.0) if is_shapes else (0.5, 2.0)
+    options.color_jitter = 0.0 if is_shapes else 0.2
+    if options.crop_size is None:
+        part = report.splits["train"]
+        middle = [(low + high) // 2 for low, high in zip(part.smallest, part.largest, strict=True)]
+        options.crop_size = [min(side, LARGEST_CROP) for side in middle]
+
+
+def run_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The options as JSON, without the place they are written to."""
+    plain = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items()}
+    plain["scales"] = list(plain["scales"])
+    del plain["output"]
+    return plain
+
+
+def build(options: argparse.Namespace, info: data.DatasetInfo) -> keras.Model:
+    """The model, with the weights it is to start from."""
+    model = MODELS[options.model](
+        info.num_classes,
+        options.backbone,
+        output_stride=options.output_stride,
+        separable=options.backbone == "mobilenet_v2",
+        dtype=options.mixed_precision and f"mixed_{options.mixed_precision}",
+    )
+    if options.weights is None:
+        return model
+    if not options.weights.is_file():
+        raise ValueError(f"--weights must be an existing file, received {str(options.weights)!r}.")
+    if options.weights.suffix == ".keras":
+        start = keras.models.load_model(options.weights, compile=False)
+        print(keras_deeplab.models.transfer_weights(start, model))
+    else:
+        model.load_weights(options.weights)
+    return model
+
+
+def validation(source: data.Source, report: data.Report) -> Any:
+    """Whole validation images, in batches where all have one size."""
+    if "val" not in source.splits:
+        return None
+    part = report.splits["val"]
+    return data.evaluation_dataset(source, batch_size=4 if part.smallest == part.largest else 1)
+
+
+def finish(folder: RunFolder, source: data.Source) -> None:
+    """Scores the best model on images it was not trained on, draws and exports it."""
+    start = time.perf_counter()
+    split = "val" if "val" in source.splits else "train"
+    model = keras.models.load_model(folder.best_model, compile=False)
+    dataset = data.evaluation_dataset(source, split)
+    report = keras_deeplab.evaluate(model, dataset, class_names=source.info.classes)
+    write_png(folder.picture, pictures(model, dataset, source.info))
+    keras_deeplab.export.saved_model(model, folder.saved_model, overwrite=True)
+    write_json(folder.metrics, {"split": split, **report})
+    print(scores_table(report))
+    print(f"Scored and exported in {time.perf_counter() - start:.0f} s; see {folder.path}:")
+    for path in (folder.best_model, folder.saved_model, folder.metrics, folder.picture):
+        print(f"  {path}")
+
+
+def pictures(model: keras.Model, dataset: Any, info: data.DatasetInfo) -> np.ndarray:
+    """A few photographs of a data set beside truth and prediction."""
+    count = int(dataset.cardinality())
+    every = max(1, count // PICTURES)
+    chosen = [
+        (np.uint8(images[0]), labels[0])
+        for images, labels in dataset.shard(every, 0).take(PICTURES).as_numpy_iterator()
+    ]
+    return keras_deeplab.comparison_picture(
+        [image for image, _ in chosen],
+        [label for _, label in chosen],
+        [keras_deeplab.predict(model, image) for image, _ in chosen],
+        info.classes,
+        info.colors,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
