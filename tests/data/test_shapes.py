@@ -52,8 +52,8 @@ def test_report_of_the_default_set():
     assert report.info.num_classes == 6
     assert report.warnings == ()
     for part in report.splits.values():
-        assert min(part.smallest) >= 96
-        assert max(part.largest) <= 160
+        assert min(part.smallest) >= 64
+        assert max(part.largest) <= 112
         assert part.smallest != part.largest
         assert 0.6 < part.class_share[0] < 0.85
         assert min(part.class_share) > 0.015
