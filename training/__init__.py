@@ -1,6 +1,5 @@
 """Command lines: train, evaluate, predict and export."""
 
-import os
+from training.quiet import import_tensorflow
 
-# The runtime's own start-up messages would bury ours.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import_tensorflow()
