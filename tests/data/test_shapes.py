@@ -65,7 +65,7 @@ def test_every_border_between_classes_is_ignored():
         wide = label.astype(int)
         for one, other in ((wide[1:], wide[:-1]), (wide[:, 1:], wide[:, :-1])):
             assert ((one == other) | (one == 255) | (other == 255)).all()
-        # The rim is a rim: every ignored pixel has a labelled one within three pixels (tips are narrow).
+        # The rim is a rim: each of its pixels has a labelled one within three (tips are narrow).
         valid = tf.constant(label != 255, tf.float32)[None, ..., None]
         assert (tf.nn.max_pool2d(valid, 7, 1, "SAME").numpy() == 1).all()
 
