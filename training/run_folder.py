@@ -102,9 +102,20 @@ class KeepModels(keras.callbacks.Callback):
         self.folder = folder
         self.best = folder.best_score()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
-        """Saves the model, each file written aside and renamed."""
-        score = (logs or {}).get(MONITOR)
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Saves the model, each file written aside and renamed; refuses one that is lost.
+
+        Raises:
+            ValueError: If the loss is not a number: the models of earlier epochs stay.
+        """
+        logs = logs or {}
+        if not math.isfinite(logs.get("loss", 0.0)):
+            kept = f"the last good model is {self.folder.last_model}" if epoch else "none is kept"
+            raise ValueError(
+                f"the loss became {logs['loss']} in epoch {epoch + 1}; {kept}. Start again with a "
+                "smaller --learning-rate and another --output."
+            )
+        score = logs.get(MONITOR)
         self._save(self.folder.last_model)
         if score is None or score > self.best or not self.folder.best_model.exists():
             self.best = self.best if score is None or math.isnan(score) else score

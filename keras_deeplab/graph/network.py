@@ -8,13 +8,14 @@ from typing import Any
 
 import keras
 from keras.src.applications.convnext import LayerScale, StochasticDepth
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
 
 from keras_deeplab.layers.composite import CompositeLayer
 
 # Layers that keras.applications define for themselves and that work pixel by pixel.
-APPLICATION_POINTWISE = (LayerScale, StochasticDepth)
+APPLICATION_POINTWISE = (CustomScaleLayer, LayerScale, StochasticDepth)
 
 
 @dataclass(frozen=True)

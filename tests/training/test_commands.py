@@ -120,6 +120,13 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
 
 
+def test_a_lost_model_is_not_kept(tmp_path, capsys):
+    arguments = [*SHORT, "--learning-rate", "1e30", "--output", str(tmp_path / "lost")]
+    assert train.main(arguments) == 2
+    assert "the loss became nan in epoch 1; none is kept" in capsys.readouterr().err
+    assert not (tmp_path / "lost" / "model.keras").exists()
+
+
 def test_another_run_is_not_mixed_with_an_unfinished_one(tmp_path, capsys):
     folder = run_folder.RunFolder(tmp_path / "unfinished")
     folder.begin({"seed": 0})
