@@ -64,6 +64,8 @@ class RunFolder:
                 f"{self.path} holds an unfinished run with other arguments "
                 f"({'; '.join(differences)}): choose another --output, or delete it."
             )
+        for left_over in self.path.glob(".[0-9]*-*"):  # of a save that was cut off
+            left_over.unlink()
         return self._trim_history() > 0
 
     def _trim_history(self) -> int:

@@ -108,6 +108,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.callbacks.BackupAndRestore, "on_epoch_end", stop_after_second)
     with pytest.raises(_Stop):
         train.main(arguments)
+    (folder / ".123-last.keras").write_bytes(b"half a model")
     epochs = []
     monkeypatch.setattr(
         run_folder.KeepModels,
@@ -115,6 +116,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
         lambda self, epoch, logs=None: epochs.append((epoch, int(self.model.optimizer.iterations))),
     )
     assert train.main(arguments) == 0
+    assert not list(folder.glob(".*"))
     assert epochs == [(1, 3), (2, 6)]  # the optimiser's steps, so the schedule goes on too
     with (folder / "history.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
