@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("--output-stride", type=positive, default=16)
     add("--crop-size", type=positive, nargs=2, metavar=("H", "W"), help="default: from the images")
     add("--batch-size", type=positive, default=8)
-    add("--epochs", type=positive, help="default: 7 for shapes, 40 for a folder")
+    add("--epochs", type=positive, help="default: 9 for shapes, 40 for a folder")
     add("--steps-per-epoch", type=positive, help="default: all images once")
     add("--learning-rate", type=positive_float, help="default: 6e-3 for shapes, 1e-3 for a folder")
     add("--weights", type=Path, help=".keras or .weights.h5 file of this package to start from")
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def complete(options: argparse.Namespace, report: data.Report) -> None:
     """Fills in the options whose defaults depend on the data."""
     is_shapes = options.data == "shapes"
-    options.epochs = options.epochs or (7 if is_shapes else 40)
+    options.epochs = options.epochs or (9 if is_shapes else 40)
     options.learning_rate = options.learning_rate or (6e-3 if is_shapes else 1e-3)
     # `shapes` are drawn in all sizes and colours: changing them further only costs time.
     options.scales = (1.0, 1.0) if is_shapes else (0.5, 2.0)
