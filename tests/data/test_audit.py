@@ -108,11 +108,10 @@ def test_first_ten_are_listed_and_all_counted(clean):
 
 
 @pytest.mark.parametrize("cut", [3, 12, 40, 300])
-@pytest.mark.parametrize("kind", ["png", "jpg", "bmp"])
-@pytest.mark.parametrize("part", ["images", "labels"])
+@pytest.mark.parametrize(
+    "part, kind", [("images", "png"), ("images", "jpg"), ("images", "bmp"), ("labels", "png")]
+)
 def test_every_truncation_is_caught(clean, kind, cut, part):
-    if part == "labels" and kind != "png":
-        pytest.skip("label maps are PNG")
     path = clean / "train" / part / "00.png"
     if part == "labels":
         noise = np.random.default_rng(0).integers(0, 3, (24, 32), np.uint8)

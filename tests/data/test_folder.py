@@ -41,8 +41,14 @@ def test_palette_indices_are_labels_and_palette_gives_colors(tmp_path, write_pai
     assert source.info.colors == tuple(palette[:3])
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+@pytest.mark.parametrize(
+    "kind, mode",
+    [
+        *(("PNG", mode) for mode in ("L", "LA", "RGBA", "P", "1", "I;16")),
+        *(("JPEG", mode) for mode in ("L", "1")),  # all that the format holds
+        *(("BMP", mode) for mode in ("L", "RGBA", "P", "1")),
+    ],
+)
 def test_photographs_of_every_mode_become_rgb_or_are_named(
     tmp_path, write_pair, blocks, mode, kind
 ):
@@ -54,10 +60,7 @@ def test_photographs_of_every_mode_become_rgb_or_are_named(
     elif mode != "L":
         picture = picture.convert(mode)
     encoded = io.BytesIO()
-    try:
-        picture.save(encoded, kind, quality=100)
-    except OSError:
-        pytest.skip(f"Pillow writes no {kind} of mode {mode}")
+    picture.save(encoded, kind, quality=100)
     path.write_bytes(encoded.getvalue())
     if kind == "BMP" and mode == "1":
         with pytest.raises(data.DatasetError, match="image of unsupported mode"):
