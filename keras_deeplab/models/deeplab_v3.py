@@ -110,4 +110,4 @@ class DeepLabV3(base.SegmentationModel):
                 x = conv(head_filters, 3, activation=activation, name="head")(x)
             logits = kl.Conv2D(num_classes, 1, name="logits", dtype="float32")(x)
             outputs = image.upsampled(logits)
-        super().__init__(image.inputs, outputs, arguments)
+            super().__init__(image.inputs, outputs, arguments)

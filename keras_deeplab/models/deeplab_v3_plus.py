@@ -122,4 +122,4 @@ class DeepLabV3Plus(base.SegmentationModel):
                 x = conv(decoder_filters, 3, activation=activation, name=f"decoder_{index}")(x)
             logits = kl.Conv2D(num_classes, 1, name="logits", dtype="float32")(x)
             outputs = image.upsampled(logits)
-        super().__init__(image.inputs, outputs, arguments)
+            super().__init__(image.inputs, outputs, arguments)

@@ -95,6 +95,16 @@ def test_mixed_precision_is_part_of_the_model(policy, tmp_path: Path):
     assert 0 < difference < 0.15 * np.std(logits)
 
 
+def test_float16_scales_the_loss():
+    # Small gradients would underflow unseen; Keras asks the model itself for its policy.
+    model = compiled(DeepLabV3(2, tiny(), aspp_filters=8, dtype="mixed_float16"))
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    model.optimizer.build(model.trainable_variables)
+    model.fit(*photographs(batch=2), verbose=0)
+    assert int(model.optimizer.inner_optimizer.iterations) == 1
+    assert isinstance(compiled(DeepLabV3(2, tiny())).optimizer, keras.optimizers.Adam)
+
+
 def test_the_global_policy_is_followed_and_kept(tmp_path: Path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
