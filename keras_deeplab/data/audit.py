@@ -120,7 +120,8 @@ def _audit_folder(
     for split in splits:
         parts[split] = _Census()
         labels |= _audit_split(folder, split, code, faults, warnings, parts[split])
-    _check_binary(code, parts, faults)
+    if set(folder.splits) <= set(splits):  # one split alone may lack the other classes
+        _check_binary(code, parts, faults)
     warnings += _palette_warning(folder.root, labels)
     return info, parts
 

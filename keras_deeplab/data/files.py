@@ -16,7 +16,6 @@ SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 class SplitFiles:
     """The files of one split by name (the file name without its ending)."""
 
-    split: str
     images: dict[str, list[Path]] = field(default_factory=dict)
     labels: dict[str, list[Path]] = field(default_factory=dict)
 
@@ -33,7 +32,7 @@ def find_splits(root: Path) -> tuple[str, ...]:
 
 def list_split(root: Path, split: str, faults: Faults) -> SplitFiles:
     """Lists the files of a split and adds what is wrong with their names to `faults`."""
-    files = SplitFiles(split)
+    files = SplitFiles()
     folders = [root / split / "images", root / split / "labels"]
     missing = [folder for folder in folders if not folder.is_dir()]
     for folder in missing:

@@ -145,6 +145,10 @@ def test_masks_read_as_ignored_are_refused(tmp_path, write_pair):
     (tmp_path / "dataset.json").write_text('{"classes": ["cell", "membrane"]}')
     with pytest.raises(data.DatasetError, match=r'"values": \[0, 255\]'):
         data.audit(tmp_path)
+    # With the other class in another split, the masks of one split may well lack it.
+    write_pair(tmp_path, "val", "b", np.array([[0, 255, 1]], np.uint8))
+    assert data.audit(tmp_path, ["train"]).splits["train"].images == 1
+    assert data.audit(tmp_path).info.num_classes == 2
 
 
 @pytest.mark.parametrize(
