@@ -10,7 +10,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_deeplab.inference import decode, label_dtype, logits_spec
+from keras_deeplab.data.decoding import decode_image
+from keras_deeplab.inference import label_dtype, logits_spec
 from keras_deeplab.verification import (
     ENCODED_CHANNELS,
     SERVING_DEFAULT,
@@ -133,10 +134,10 @@ def _decoded(encoded: tf.Tensor, channels: int) -> tf.Tensor:
         tf.size(encoded) > 0, ["encoded must hold at least one photograph; received none"]
     )
     with tf.control_dependencies([count]):
-        first = tf.shape(decode(encoded[0], channels))
+        first = tf.shape(decode_image(encoded[0], channels))
 
     def one(photograph: tf.Tensor) -> tf.Tensor:
-        pixels = decode(photograph, channels)
+        pixels = decode_image(photograph, channels)
         size = tf.shape(pixels)
         rule = "encoded must hold photographs of one size; received heights, widths and channels"
         check = tf.debugging.Assert(tf.reduce_all(size == first), [rule, first, "and", size])

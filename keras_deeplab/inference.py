@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
+from keras_deeplab.data.decoding import decode_image
 from keras_deeplab.metrics import SegmentationMetrics, scores
 
 Image = np.ndarray | tf.Tensor | PIL.Image.Image | str | os.PathLike
@@ -92,7 +93,7 @@ def predict(model: keras.Model, image: Image) -> np.ndarray:
 def _pixels(image: Image, channels: int) -> np.ndarray:
     """Returns the pixels `([batch,] height, width, channels)` of whatever `predict` takes."""
     if isinstance(image, str | os.PathLike):
-        return _read(image, channels)
+        return read_image(image, channels)
     if isinstance(image, PIL.Image.Image) and image.mode in PIL_MODES and channels in (1, 3):
         image = image.convert("RGB" if channels == 3 else "L")
     pixels = np.asarray(image)
@@ -109,28 +110,27 @@ def _pixels(image: Image, channels: int) -> np.ndarray:
     return pixels
 
 
-def _read(path: str | os.PathLike, channels: int) -> np.ndarray:
+def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
+    """Reads a photograph as the training pipeline does.
+
+    Args:
+        path: A JPEG, PNG or BMP file.
+        channels: 1 or 3; palettes become colours, alpha is dropped, 16-bit samples keep their upper
+            byte, an EXIF orientation is not applied.
+
+    Returns:
+        Pixels uint8 `(height, width, channels)`.
+
+    Raises:
+        ValueError: If the file cannot be decoded.
+    """
     encoded = tf.io.read_file(os.fspath(path))
     try:
-        return decode(encoded, channels).numpy()
+        return decode_image(encoded, channels).numpy()
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
             f"image must be a JPEG, PNG or BMP file; received {os.fspath(path)!r}: {error.message}"
         ) from error
-
-
-def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes an encoded photograph as the training pipeline does.
-
-    Args:
-        encoded: The bytes of a JPEG, PNG or BMP file, a string scalar.
-        channels: 1 or 3; palettes become colours, alpha is dropped.
-
-    Returns:
-        Pixels uint8 `(height, width, channels)`.
-    """
-    pixels = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-    return tf.ensure_shape(pixels, (None, None, channels))
 
 
 def _check_range(pixels: np.ndarray) -> None:

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.inference import decode, logits_spec
+from keras_deeplab.data.decoding import decode_image
+from keras_deeplab.inference import logits_spec
 
 SERVING_DEFAULT = "serving_default"
 SERVING_ENCODED = "serving_encoded"
@@ -103,7 +104,7 @@ def _test_pictures(size: tuple[int, int, int, int]) -> tuple[np.ndarray, list[tf
         return images, []
     # JPEG changes pixels: what it makes of the pictures becomes the pictures.
     jpeg = tf.stack([tf.io.encode_jpeg(image) for image in images])
-    images = np.stack([decode(photograph, channels).numpy() for photograph in jpeg])
+    images = np.stack([decode_image(photograph, channels).numpy() for photograph in jpeg])
     return images, [jpeg, tf.stack([tf.io.encode_png(image) for image in images])]
 
 

@@ -22,8 +22,8 @@ ROOMS: dict[str, set[str]] = {
     "backbones": {"layers"},
     "models": {"backbones", "graph", "layers"},
     "inference": {"models", "backbones", "graph", *FREE},
-    "verification": {"inference"},
-    "export": {"inference", "verification", "models", "backbones", "layers", "graph"},
+    "verification": {"inference", "data"},
+    "export": {"inference", "verification", "models", "backbones", "layers", "graph", "data"},
     "pictures": {"data", "inference"},
     # The free ones know nothing of models.
     "labels": set(),

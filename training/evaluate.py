@@ -41,13 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{options.model} predicts {model.output_shape[-1]} classes, but {options.data} has "
             f"{len(classes)}: {', '.join(classes)}."
         )
-    dataset = data.evaluation_dataset(source, options.split)
+    dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once
     report = keras_deeplab.evaluate(model, dataset, class_names=classes)
     stride = getattr(model, "output_stride", None)
     default = options.model.parent / f"evaluation-{options.split}"
     path = (options.output or default) / "metrics.json"
     write_json(path, {"split": options.split, "output_stride": stride, **report})
-    print(scores_table(report))
+    print(scores_table(report, options.split))
     print(f"written to {path}")
     return 0
 

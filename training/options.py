@@ -61,18 +61,12 @@ def load_model(path: Path, output_stride: int | None = None) -> keras.Model:
     return model.with_output_stride(output_stride)
 
 
-def scores_table(report: dict) -> str:
+def scores_table(report: dict, split: str) -> str:
     """Per-class IoU and the two totals, as lines."""
+    totals = {"mean IoU": report["mean_iou"], "pixel accuracy": report["pixel_accuracy"]}
     width = max(len(str(name)) for name in [*report["per_class"], "pixel accuracy"])
     lines = [
         f"  {name:<{width}}  {'absent' if value is None else format(value, '.3f')}"
-        for name, value in report["per_class"].items()
+        for name, value in [*report["per_class"].items(), *totals.items()]
     ]
-    return "\n".join(
-        [
-            f"IoU per class on {report['images']} images:",
-            *lines,
-            f"  {'mean IoU':<{width}}  {report['mean_iou']:.3f}",
-            f"  {'pixel accuracy':<{width}}  {report['pixel_accuracy']:.3f}",
-        ]
-    )
+    return "\n".join([f"IoU per class on the {report['images']} images of {split}:", *lines])

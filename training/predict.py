@@ -8,14 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import keras_deeplab
-from keras_deeplab.data import DatasetInfo, voc_colors
+from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
 from training.files import write_png
 from training.options import command, load_model, positive
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,9 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = load_model(options.model, options.output_stride)
     info = classes_of(options.model, model.output_shape[-1])
     for path in paths:
-        labels = keras_deeplab.predict(model, path)
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
+        pixels = keras_deeplab.inference.read_image(path, model.input_shape[-1])
+        labels = keras_deeplab.predict(model, pixels)
         write_png(options.output / f"{path.stem}_labels.png", labels)
         overlay = keras_deeplab.overlay(pixels, labels, info.colors)
         write_png(options.output / f"{path.stem}_overlay.png", overlay)
@@ -56,13 +52,9 @@ def photographs(given: Sequence[Path]) -> list[Path]:
     """All files given, those in folders included; an error lists what is missing."""
     found: list[Path] = []
     for path in given:
-        inside = (
-            sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if (path.is_dir())
-            else [path]
-        )
+        inside = sorted(p for p in path.iterdir() if is_photograph(p)) if path.is_dir() else [path]
         if not inside:
-            raise ValueError(f"{path} holds no photographs ({', '.join(SUFFIXES)}).")
+            raise ValueError(f"{path} holds no photographs ({', '.join(IMAGE_SUFFIXES)}).")
         found += inside
     missing = [str(path) for path in found if not path.is_file()]
     if missing:
@@ -72,6 +64,11 @@ def photographs(given: Sequence[Path]) -> list[Path]:
     if twice:
         raise ValueError(f"--images: several files would be written as {', '.join(twice)}.")
     return found
+
+
+def is_photograph(path: Path) -> bool:
+    """Whether a file in a folder is one; hidden files, which some systems leave, are not."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def classes_of(model: Path, num_classes: int) -> DatasetInfo:

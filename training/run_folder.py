@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,11 @@ class RunFolder:
         self.picture = path / "predictions.png"
         self.saved_model = path / "saved_model"
 
-    def begin(self, arguments: dict[str, Any]) -> bool:
+    def begin(self, arguments: dict[str, Any]) -> int:
         """Starts a run, or finds an unfinished one with the same arguments.
 
         Returns:
-            Whether an earlier run goes on.
+            The epochs that an earlier run has done.
 
         Raises:
             ValueError: If the folder holds a finished run, a run with other arguments, or files
@@ -51,8 +52,18 @@ class RunFolder:
         if not self.arguments.exists():
             if self.path.exists() and any(self.path.iterdir()):
                 raise ValueError(f"{self.path} holds files, but no run: choose another --output.")
-            write_json(self.arguments, arguments)
-            return False
+        elif self.last_model.exists() or self.backup.exists():
+            self._check_same(arguments)
+        # Otherwise nothing was trained yet, and nothing is lost by starting again.
+        write_json(self.arguments, arguments)
+        self._remove_left_overs()
+        return self._trim_history()
+
+    def done(self) -> None:
+        """Removes what only an unfinished run needs."""
+        shutil.rmtree(self.backup, ignore_errors=True)
+
+    def _check_same(self, arguments: dict[str, Any]) -> None:
         before = json.loads(self.arguments.read_text())
         differences = [
             f"{key} was {before.get(key)!r}, is {arguments.get(key)!r}"
@@ -64,14 +75,31 @@ class RunFolder:
                 f"{self.path} holds an unfinished run with other arguments "
                 f"({'; '.join(differences)}): choose another --output, or delete it."
             )
-        for left_over in self.path.glob(".[0-9]*-*"):  # of a save that was cut off
-            left_over.unlink()
-        return self._trim_history() > 0
+
+    def _remove_left_overs(self) -> None:
+        """Removes what a save or an export that was cut off left behind."""
+        for file in self.path.glob(".[0-9]*-*"):
+            file.unlink()
+        for export in self.path.glob(f".{self.saved_model.name}.*"):
+            shutil.rmtree(export)
+
+    def _epochs_in_backup(self) -> int:
+        """The epochs that the backup holds; one that was cut off gives way to the one before."""
+        paths = [self.backup / name for name in ("latest.weights.h5", "training_metadata.json")]
+        epochs = _epochs(*paths)
+        if epochs is None:
+            earlier = [path.with_name(f"{path.name}.bkp") for path in paths]
+            epochs = _epochs(*earlier)
+            if epochs is None:
+                shutil.rmtree(self.backup, ignore_errors=True)
+                return 0
+            for old, new in zip(earlier, paths, strict=True):
+                shutil.copyfile(old, new)
+        return epochs
 
     def _trim_history(self) -> int:
         """Cuts the history to the epochs that the backup holds, and returns their number."""
-        state = self.backup / "training_metadata.json"
-        epochs = json.loads(state.read_text())["epoch"] if state.exists() else 0
+        epochs = self._epochs_in_backup()
         if self.history.exists():
             lines = self.history.read_text().splitlines(keepends=True)
             with written_aside(self.history) as aside:
@@ -83,8 +111,19 @@ class RunFolder:
         if not self.history.exists() or not self.best_model.exists():
             return -math.inf
         with self.history.open() as file:
-            scores = [float(row[MONITOR]) for row in csv.DictReader(file) if row.get(MONITOR)]
+            found = [row.get(MONITOR) for row in csv.DictReader(file)]
+        scores = [float(score) for score in found if score not in (None, "", "NA")]
         return max((score for score in scores if not math.isnan(score)), default=-math.inf)
+
+
+def _epochs(weights: Path, state: Path) -> int | None:
+    """The number in a backup, or None if it is not whole: Keras writes the state last."""
+    try:
+        if state.stat().st_mtime_ns < weights.stat().st_mtime_ns:
+            return None
+        return json.loads(state.read_text())["epoch"]
+    except (OSError, ValueError):
+        return None
 
 
 def next_free(path: Path) -> Path:
@@ -118,11 +157,9 @@ class KeepModels(keras.callbacks.Callback):
                 "smaller --learning-rate and another --output."
             )
         score = logs.get(MONITOR)
-        self._save(self.folder.last_model)
+        with written_aside(self.folder.last_model) as aside:
+            self.model.save(aside)
         if score is None or score > self.best or not self.folder.best_model.exists():
             self.best = self.best if score is None or math.isnan(score) else score
-            self._save(self.folder.best_model)
-
-    def _save(self, path: Path) -> None:
-        with written_aside(path) as aside:
-            self.model.save(aside)
+            with written_aside(self.folder.best_model) as aside:
+                shutil.copyfile(self.folder.last_model, aside)

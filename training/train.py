@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--output-stride", type=positive, default=16)
     add("--crop-size", type=positive, nargs=2, metavar=("H", "W"), help="default: from the images")
     add("--batch-size", type=positive, default=8)
-    add("--epochs", type=positive, help="default: 9 for shapes, 40 for a folder")
+    add("--epochs", type=positive, help="default: 6 for shapes, 40 for a folder")
     add("--steps-per-epoch", type=positive, help="default: all images once")
     add("--learning-rate", type=positive_float, help="default: 6e-3 for shapes, 1e-3 for a folder")
     add("--weights", type=Path, help=".keras or .weights.h5 file of this package to start from")
@@ -56,24 +57,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     source = data.open_source(options.data)
+    source.check_split("train")
     report = data.audit(source)
     print(report)
     complete(options, report)
-    name = f"{Path(options.data).name}-{options.model}-{options.backbone}"
-    folder = RunFolder(options.output or next_free(Path("runs") / name))
-    resumed = folder.begin(run_arguments(options))
-    write_json(folder.dataset, source.info.to_dict())
-    print(f"{'Going on with' if resumed else 'Writing to'} {folder.path}")
-
     keras.utils.set_random_seed(options.seed)
     model = build(options, source.info)
+    name = f"{Path(options.data).resolve().name}-{options.model}-{options.backbone}"
+    folder = RunFolder(options.output or next_free(Path("runs") / name))
+    epochs_done = folder.begin(run_arguments(options))
+    write_json(folder.dataset, source.info.to_dict())
+    print(f"{'Going on with' if epochs_done else 'Writing to'} {folder.path}")
+
     train = data.training_dataset(
         source,
         crop_size=options.crop_size,
         batch_size=options.batch_size,
         scales=options.scales,
         color_jitter=options.color_jitter,
-        seed=options.seed,
+        seed=options.seed + epochs_done,  # a run that goes on does not see its first epoch again
         repeat=options.steps_per_epoch is not None,
     )
     steps = options.steps_per_epoch or int(train.cardinality())
@@ -85,13 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 warmup_steps=min(100, steps * options.epochs // 10),
             ),
             weight_decay=1e-4,
-            clipnorm=5.0,
+            global_clipnorm=5.0,
         ),
         loss=keras_deeplab.losses.CrossEntropy(),
         metrics=[
             keras_deeplab.metrics.SegmentationMetrics(source.info.num_classes, source.info.classes)
         ],
     )
+    # Without its variables the optimizer makes them in the first step, which is then traced twice.
+    model.optimizer.build(model.trainable_variables)
     model.fit(
         train,
         validation_data=validation(source, report),
@@ -99,9 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps_per_epoch=options.steps_per_epoch,
         callbacks=[
             keras.callbacks.TerminateOnNaN(),
-            keras.callbacks.CSVLogger(folder.history, append=resumed),
+            keras.callbacks.CSVLogger(folder.history, append=epochs_done > 0),
             KeepModels(folder),
-            keras.callbacks.BackupAndRestore(folder.backup, double_checkpoint=True),
+            # Kept until the run is scored and exported, which may fail or be stopped too.
+            keras.callbacks.BackupAndRestore(
+                folder.backup, double_checkpoint=True, delete_checkpoint=False
+            ),
         ],
         shuffle=False,  # the data set shuffles itself
     )
@@ -112,11 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def complete(options: argparse.Namespace, report: data.Report) -> None:
     """Fills in the options whose defaults depend on the data."""
     is_shapes = options.data == "shapes"
-    options.epochs = options.epochs or (9 if is_shapes else 40)
+    options.epochs = options.epochs or (6 if is_shapes else 40)
     options.learning_rate = options.learning_rate or (6e-3 if is_shapes else 1e-3)
     # `shapes` are drawn in all sizes and colours: changing them further only costs time.
     options.scales = (1.0, 1.0) if is_shapes else (0.5, 2.0)
-    options.color_jitter = 0.0 if is_shapes else 0.2
+    options.color_jitter = None if is_shapes else 0.2
     if options.crop_size is None:
         part = report.splits["train"]
         middle = [(low + high) // 2 for low, high in zip(part.smallest, part.largest, strict=True)]
@@ -127,6 +134,7 @@ def run_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """The options as JSON, without the place they are written to."""
     plain = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items()}
     plain["scales"] = list(plain["scales"])
+    plain["data"] = os.path.normpath(plain["data"])
     del plain["output"]
     return plain
 
@@ -153,24 +161,29 @@ def build(options: argparse.Namespace, info: data.DatasetInfo) -> keras.Model:
 
 
 def validation(source: data.Source, report: data.Report) -> Any:
-    """Whole validation images, in batches where all have one size."""
+    """Whole validation images, some at a time where all have one size and are not too large."""
     if "val" not in source.splits:
         return None
     part = report.splits["val"]
-    return data.evaluation_dataset(source, batch_size=4 if part.smallest == part.largest else 1)
+    fitting = 4 * LARGEST_CROP**2 // (part.largest[0] * part.largest[1])
+    same_size = part.smallest == part.largest
+    return data.evaluation_dataset(source, batch_size=max(1, min(4, fitting)) if same_size else 1)
 
 
 def finish(folder: RunFolder, source: data.Source) -> None:
-    """Scores the best model on images it was not trained on, draws and exports it."""
+    """Scores the best model, on images it was not trained on if there are any; exports it."""
     start = time.perf_counter()
     split = "val" if "val" in source.splits else "train"
     model = keras.models.load_model(folder.best_model, compile=False)
     dataset = data.evaluation_dataset(source, split)
     report = keras_deeplab.evaluate(model, dataset, class_names=source.info.classes)
+    print(scores_table(report, split))
+    if split == "train":
+        print("There is no val split: these are scores on the images it was trained on.")
     write_png(folder.picture, pictures(model, dataset, source.info))
     keras_deeplab.export.saved_model(model, folder.saved_model, overwrite=True)
     write_json(folder.metrics, {"split": split, **report})
-    print(scores_table(report))
+    folder.done()
     print(f"Scored and exported in {time.perf_counter() - start:.0f} s; see {folder.path}:")
     for path in (folder.best_model, folder.saved_model, folder.metrics, folder.picture):
         print(f"  {path}")

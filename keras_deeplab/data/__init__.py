@@ -5,6 +5,7 @@ from __future__ import annotations
 from keras_deeplab.data.audit import audit
 from keras_deeplab.data.augment import augment
 from keras_deeplab.data.faults import DatasetError, Fault
+from keras_deeplab.data.files import IMAGE_SUFFIXES
 from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.pipeline import evaluation_dataset, training_dataset
@@ -14,6 +15,7 @@ from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, voc_col
 
 __all__ = [
     "IGNORE_LABEL",
+    "IMAGE_SUFFIXES",
     "DatasetError",
     "DatasetInfo",
     "Fault",

@@ -37,14 +37,15 @@ class LabelFacts:
     palette: tuple[Color, ...] = ()
 
 
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG, PNG or BMP bytes to RGB uint8 `(height, width, 3)`.
+def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
+    """Decodes JPEG, PNG or BMP bytes to uint8 `(height, width, channels)`, 3 (RGB) or 1 (grey).
 
-    One channel becomes three, alpha is dropped, 16-bit samples keep their upper byte, and an EXIF
-    orientation is not applied: label maps are drawn on the pixels as stored.
+    One channel becomes three, a palette its colours, alpha is dropped, 16-bit samples keep their
+    upper byte, and an EXIF orientation is not applied: label maps are drawn on the pixels as
+    stored.
     """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, 3))
+    image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, channels))
 
 
 def image_facts(path: Path) -> ImageFacts:

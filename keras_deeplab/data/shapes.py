@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +12,7 @@ COLORS = ((0, 0, 0), (220, 60, 60), (240, 170, 40), (70, 170, 80), (60, 110, 220
 SIDES = (64, 112)
 RADII = (11, 25)
 OBJECTS = (3, 6)
+KEPT = 1024  # drawn images kept in memory, about 30 kB each
 ATTEMPTS = 30
 TURN = 0.4
 
@@ -70,7 +71,7 @@ class Shapes(Source):
             numbers = numbers.shuffle(count, seed=shuffle_seed)
 
         def draw(index: np.int64) -> tuple[np.ndarray, np.ndarray]:
-            return draw_image(np.random.default_rng([self.seed, part, int(index)]))
+            return _drawn(self.seed, part, int(index))
 
         def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             image, label = tf.numpy_function(draw, [index], (tf.uint8, tf.uint8), stateful=False)
@@ -79,28 +80,43 @@ class Shapes(Source):
         return numbers.map(read, num_parallel_calls=tf.data.AUTOTUNE)
 
 
+@lru_cache(KEPT)
+def _drawn(seed: int, part: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image of a split and its label, read-only: the audit and the training ask for the same."""
+    pair = draw_image(np.random.default_rng([seed, part, index]))
+    for pixels in pair:
+        pixels.setflags(write=False)
+    return pair
+
+
 def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draws one image uint8 `(height, width, 3)` and its label uint8 `(height, width)`."""
     size = rng.integers(SIDES[0], SIDES[1] + 1, 2)
     grid = np.mgrid[: size[0], : size[1]].astype(np.float32)
     image = _paint(rng, grid, _grey(rng))
     label = np.zeros(size, np.uint8)
-    taken = np.zeros(size, bool)
-    wanted = rng.integers(OBJECTS[0], OBJECTS[1] + 1)
-    for _ in range(ATTEMPTS):
-        kind, radius = int(rng.integers(1, len(CLASSES))), rng.uniform(*RADII)
-        # A little of an object may hang over the edge, not so much that its shape cannot be told.
-        centre = rng.uniform(0.8 * radius, size - 0.8 * radius)
-        around = np.hypot(*(grid - centre[:, None, None])) < 1.1 * radius + 2
-        if wanted == 0 or (taken & around).any():
-            continue
-        wanted -= 1
-        taken |= around
+    for centre, radius in _places(rng, size):
+        kind = int(rng.integers(1, len(CLASSES)))
         mask = _inside(kind, _turned(grid, centre, rng.uniform(-TURN, TURN)) / radius)
         image[mask] = _paint(rng, grid, _vivid(rng))[mask]
         label[mask] = kind
         label[_grown(mask) & _grown(~mask)] = IGNORE_LABEL
     return _photographed(rng, image, grid / size.max()), label
+
+
+def _places(rng: np.random.Generator, size: np.ndarray) -> list[tuple[np.ndarray, float]]:
+    """Centres and radii of objects that do not touch."""
+    wanted = rng.integers(OBJECTS[0], OBJECTS[1] + 1)
+    places: list[tuple[np.ndarray, float]] = []
+    for _ in range(ATTEMPTS):
+        radius = rng.uniform(*RADII)
+        # A little of an object may hang over the edge, not so much that its shape cannot be told.
+        centre = rng.uniform(0.8 * radius, size - 0.8 * radius)
+        if all(np.hypot(*(centre - c)) > 1.1 * (radius + r) + 2 for c, r in places):
+            places.append((centre, radius))
+        if len(places) == wanted:
+            break
+    return places
 
 
 def _inside(kind: int, place: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 
 import keras
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.models import construction
 from training import evaluate, export, options, predict, run_folder, train
+from training.files import write_json
 
 
 class TinyShapes(data.Shapes):
@@ -109,6 +112,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     with pytest.raises(_Stop):
         train.main(arguments)
     (folder / ".123-last.keras").write_bytes(b"half a model")
+    (folder / ".saved_model.0a1b").mkdir()
     epochs = []
     monkeypatch.setattr(
         run_folder.KeepModels,
@@ -122,6 +126,70 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
 
 
+def test_a_run_whose_export_failed_is_only_finished(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    arguments = [*SHORT, "--output", str(folder)]
+
+    def fail(*args, **kwargs):
+        raise keras_deeplab.export.ExportError("the disk is full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras_deeplab.export, "saved_model", fail)
+        assert train.main(arguments) == 2
+    assert "mean IoU" in capsys.readouterr().out
+    trained = (folder / "model.keras").read_bytes()
+    epochs = []
+    monkeypatch.setattr(
+        run_folder.KeepModels, "on_epoch_begin", lambda self, epoch, logs=None: epochs.append(epoch)
+    )
+    assert train.main(arguments) == 0
+    assert epochs == []
+    assert (folder / "model.keras").read_bytes() == trained
+    assert (folder / "metrics.json").exists()
+    assert not (folder / "backup").exists()
+    assert len((folder / "history.csv").read_text().splitlines()) == 3
+
+
+def backup(folder, epoch, weights=b"whole", suffix=""):
+    folder.backup.mkdir(exist_ok=True)
+    (folder.backup / f"latest.weights.h5{suffix}").write_bytes(weights)
+    state = folder.backup / f"training_metadata.json{suffix}"
+    state.write_text(json.dumps({"epoch": epoch, "batch": 0}))
+
+
+def test_a_backup_that_was_cut_off_gives_way_to_the_one_before(tmp_path):
+    folder = run_folder.RunFolder(tmp_path)
+    write_json(folder.arguments, {})
+    folder.history.write_text("epoch,val_mean_iou\n0,0.5\n1,NA\n2,0.7\n")
+    folder.best_model.write_bytes(b"model")
+    assert folder.best_score() == 0.7  # CSVLogger writes NA where there was no validation
+    backup(folder, 2, suffix=".bkp")
+    backup(folder, 3)
+    assert folder.begin({}) == 3
+    later = (folder.backup / "training_metadata.json").stat().st_mtime + 5
+    weights = folder.backup / "latest.weights.h5"
+    weights.write_bytes(b"half")
+    os.utime(weights, (later, later))
+    assert folder.begin({}) == 2
+    assert weights.read_bytes() == b"whole"
+    assert folder.history.read_text().splitlines()[1:] == ["0,0.5", "1,NA"]
+    (folder.backup / "training_metadata.json").write_text("")
+    (folder.backup / "training_metadata.json.bkp").unlink()
+    assert folder.begin({}) == 0
+    assert not folder.backup.exists()
+    assert folder.history.read_text() == ""
+
+
+def test_a_refused_option_does_not_lock_the_folder(tmp_path, capsys):
+    arguments = [*SHORT, "--output", str(tmp_path / "run")]
+    assert train.main([*arguments, "--output-stride", "12"]) == 2
+    assert "`output_stride`" in capsys.readouterr().err
+    folder = run_folder.RunFolder(tmp_path / "run")
+    folder.begin({"batch_size": 512})  # and then the memory ran out in the first epoch
+    assert folder.begin({"batch_size": 8}) == 0
+    assert json.loads(folder.arguments.read_text()) == {"batch_size": 8}
+
+
 def test_a_lost_model_is_not_kept(tmp_path, capsys):
     arguments = [*SHORT, "--learning-rate", "1e30", "--output", str(tmp_path / "lost")]
     assert train.main(arguments) == 2
@@ -132,6 +200,7 @@ def test_a_lost_model_is_not_kept(tmp_path, capsys):
 def test_another_run_is_not_mixed_with_an_unfinished_one(tmp_path, capsys):
     folder = run_folder.RunFolder(tmp_path / "unfinished")
     folder.begin({"seed": 0})
+    folder.last_model.write_bytes(b"hours of work")
     assert train.main([*SHORT, "--seed", "1", "--output", str(folder.path)]) == 2
     assert "seed was 0, is 1" in capsys.readouterr().err
     (tmp_path / "other").mkdir()
@@ -178,12 +247,19 @@ def test_predict_writes_two_pictures_for_each_image(run, tmp_path, capsys):
     random = np.random.default_rng(0)
     for name, size in (("a.jpg", (40, 60, 3)), ("b.png", (31, 33))):
         Image.fromarray(random.integers(0, 255, size, "uint8")).save(photos / name)
+    (photos / "._a.jpg").write_bytes(b"left by a file manager")
+    deep = np.full((20, 30), 0x8000, np.uint16)
+    Image.fromarray(deep).save(photos / "deep.png")
     model = ["--model", str(run / "model.keras"), "--output", str(tmp_path / "out")]
     assert predict.main([*model, "--images", str(photos)]) == 0
     labels = np.asarray(Image.open(tmp_path / "out" / "a_labels.png"))
     assert labels.shape == (40, 60)
     assert labels.max() < 6
     assert np.asarray(Image.open(tmp_path / "out" / "b_overlay.png")).shape == (31, 33, 3)
+    overlay = np.asarray(Image.open(tmp_path / "out" / "deep_overlay.png"))
+    deep_labels = np.asarray(Image.open(tmp_path / "out" / "deep_labels.png"))
+    colors = np.asarray(data.Shapes().info.colors)[deep_labels]
+    assert np.abs(overlay - (0x80 + colors) / 2).max() <= 1  # the upper bytes, as the network saw
     assert "a.jpg: " in capsys.readouterr().out
     for bad, said in (
         (photos / "none.jpg", "no such file"),
@@ -216,6 +292,21 @@ def test_bad_data_is_said_before_anything_is_written(tmp_path, capsys):
     assert train.main(["--data", str(tmp_path / "broken"), "--output", str(tmp_path / "r")]) == 2
     assert "a.jpg" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+    Image.new("RGB", (8, 8)).save(folder_for(tmp_path / "only", "val", "images") / "a.png")
+    Image.new("L", (8, 8)).save(folder_for(tmp_path / "only", "val", "labels") / "a.png")
+    assert train.main(["--data", str(tmp_path / "only"), "--output", str(tmp_path / "r")]) == 2
+    assert "`split` must be one of ('val',)" in capsys.readouterr().err
+
+
+def folder_for(root, *parts):
+    path = root.joinpath(*parts)
+    path.mkdir(parents=True)
+    return path
+
+
+def test_scores_of_unlabelled_images_can_be_printed():
+    report = {"images": 2, "per_class": {"a": None}, "mean_iou": None, "pixel_accuracy": None}
+    assert options.scores_table(report, "test").count("absent") == 3
 
 
 def test_numbers_out_of_range_are_refused(capsys):
