@@ -14,12 +14,25 @@ from keras_deeplab import (
 )
 from keras_deeplab._version import __version__
 from keras_deeplab.inference import evaluate, predict
-from keras_deeplab.models import DeepLabV3, DeepLabV3Plus
+from keras_deeplab.models import (
+    DeepLabV1,
+    DeepLabV2,
+    DeepLabV3,
+    DeepLabV3Plus,
+    MultiScale,
+    SPPNet,
+    UNet,
+)
 from keras_deeplab.pictures import comparison_picture, overlay
 
 __all__ = [
+    "DeepLabV1",
+    "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
+    "MultiScale",
+    "SPPNet",
+    "UNet",
     "__version__",
     "backbones",
     "comparison_picture",

@@ -29,6 +29,9 @@ class CrossEntropy(keras.losses.Loss):
     Args:
         ignore_label: Label of the pixels that do not count, or None where every pixel counts.
         class_weights: One weight of at least 0 per class, or None for equal weights.
+        stride: Takes every stride-th row and column of labels and logits only. DeepLab V1 and V2
+            take the loss on labels shrunk 8 times: with 8 it is theirs, to the last digit where
+            sizes are multiples of 8 plus 1 and the model resizes with `align_corners`.
         reduction: `"mean"`, `"sum"`, or `"none"` for the loss map `(batch, height, width)`, which
             is 0 at ignored pixels.
         name: Name of the loss.
@@ -60,6 +63,7 @@ class CrossEntropy(keras.losses.Loss):
         self,
         ignore_label: int | None = 255,
         class_weights: Sequence[float] | None = None,
+        stride: int = 1,
         reduction: str | None = "mean",
         name: str = "cross_entropy",
         dtype: str | None = None,
@@ -67,8 +71,11 @@ class CrossEntropy(keras.losses.Loss):
         reduction = "none" if reduction is None else reduction
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {REDUCTIONS}; received {reduction!r}")
+        if not isinstance(stride, int) or isinstance(stride, bool) or stride < 1:
+            raise ValueError(f"stride must be an integer from 1; received {stride!r}")
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.ignore_label = ignore_label
+        self.stride = stride
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
         if self.class_weights is not None and not all(
             0 <= w < float("inf") for w in self.class_weights
@@ -89,7 +96,7 @@ class CrossEntropy(keras.losses.Loss):
         with tf.name_scope(self.name):
             losses, weights = self._weighted(y_true, y_pred)
             if sample_weight is not None:
-                losses *= fit_sample_weight(sample_weight, losses)
+                losses *= self._sample_weight(sample_weight, losses)
             if self.reduction == "none":
                 return losses
             total = tf.reduce_sum(losses)
@@ -107,12 +114,22 @@ class CrossEntropy(keras.losses.Loss):
         """Returns loss times weight, and weight, of each pixel."""
         logits = tf.cast(tf.convert_to_tensor(y_pred), tf.float32)
         labels = fit_labels(y_true, logits.shape[:-1])
+        if self.stride > 1:
+            labels = labels[:, :: self.stride, :: self.stride]
+            logits = logits[:, :: self.stride, :: self.stride]
         num_classes = self._num_classes(logits)
         classes, weights = read_labels(labels, num_classes, self.ignore_label)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
         if self.class_weights is not None:
             weights *= tf.gather(tf.constant(self.class_weights, tf.float32), classes)
         return losses * weights, weights
+
+    def _sample_weight(self, sample_weight: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
+        """Returns weights that fit the losses: one for each image, or those of the pixels taken."""
+        sample_weight = tf.convert_to_tensor(sample_weight)
+        if self.stride > 1 and sample_weight.shape.rank in (3, 4):
+            sample_weight = sample_weight[:, :: self.stride, :: self.stride]
+        return fit_sample_weight(sample_weight, losses)
 
     def _num_classes(self, logits: tf.Tensor) -> int:
         num_classes = logits.shape[-1]
@@ -134,4 +151,5 @@ class CrossEntropy(keras.losses.Loss):
             **super().get_config(),
             "ignore_label": self.ignore_label,
             "class_weights": self.class_weights,
+            "stride": self.stride,
         }

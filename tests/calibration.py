@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_deeplab.graph.network import leaf_layers
+from keras_deeplab.graph.network import all_layers, leaf_layers
 
 
 def image(height: int, width: int, batch: int = 1, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -18,8 +18,14 @@ def image(height: int, width: int, batch: int = 1, channels: int = 3, seed: int 
     return np.clip(128 + 40 * total, 0, 255).astype(np.float32)
 
 
-def calibrate(model: keras.Model, x: np.ndarray, seed: int = 0) -> keras.Model:
-    """Random gamma, beta, biases and layer scales; batch-norm statistics from one batch."""
+def calibrate(
+    model: keras.Model, x: np.ndarray, seed: int = 0, composites: bool = False
+) -> keras.Model:
+    """Random gamma, beta, biases and layer scales; batch-norm statistics from one batch.
+
+    With `composites` also of the norms inside composite layers; not where one of them follows image
+    pooling, whose statistics over a small batch magnify any rounding.
+    """
     random = np.random.default_rng(seed)
     norms = []
     for layer in leaf_layers(model).values():
@@ -33,6 +39,7 @@ def calibrate(model: keras.Model, x: np.ndarray, seed: int = 0) -> keras.Model:
                     if ones
                     else random.uniform(0.3, 0.6, weight.shape)
                 )
+    for layer in (all_layers if composites else leaf_layers)(model).values():
         if isinstance(layer, keras.layers.BatchNormalization):
             norms.append((layer, layer.momentum))
             layer.momentum = 0.0

@@ -44,6 +44,23 @@ def test_equals_the_loop(batch, class_weights, dtype, trailing):
     np.testing.assert_allclose(result, reference(labels, logits, 255, class_weights), rtol=1e-6)
 
 
+@pytest.mark.parametrize("stride", [2, 8])
+def test_every_stride_th_pixel(batch, stride):
+    labels, logits = batch
+    few = labels[:, ::stride, ::stride], logits[:, ::stride, ::stride]
+    loss = CrossEntropy(stride=stride)
+    np.testing.assert_allclose(loss(labels, logits), reference(*few), rtol=1e-6)
+    weights = np.random.default_rng(1).uniform(size=labels.shape).astype("float32")
+    expected = CrossEntropy()(*few, weights[:, ::stride, ::stride])
+    np.testing.assert_allclose(loss(labels, logits, weights), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        loss(labels, logits, np.array([1.0, 3.0])), CrossEntropy()(*few, np.array([1.0, 3.0]))
+    )
+    assert CrossEntropy.from_config(loss.get_config()).stride == stride
+    with pytest.raises(ValueError, match="stride must be an integer from 1; received 0"):
+        CrossEntropy(stride=0)
+
+
 def test_another_ignored_label_and_none(batch):
     labels, logits = batch
     labels = np.where(labels == 255, -1, labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,13 @@ import keras
 
 import keras_deeplab
 
-MODELS = {"deeplab_v3": keras_deeplab.DeepLabV3, "deeplab_v3_plus": keras_deeplab.DeepLabV3Plus}
+MODELS = {
+    "deeplab_v1": keras_deeplab.DeepLabV1,
+    "deeplab_v2": keras_deeplab.DeepLabV2,
+    "deeplab_v3": keras_deeplab.DeepLabV3,
+    "deeplab_v3_plus": keras_deeplab.DeepLabV3Plus,
+    "unet": keras_deeplab.UNet,
+}
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -51,6 +58,8 @@ def load_model(path: Path, output_stride: int | None = None) -> keras.Model:
     """Reads a `.keras` file, and changes its output stride where one is given."""
     if path.suffix != ".keras" or not path.is_file():
         raise ValueError(f"--model must be an existing .keras file, received {str(path)!r}.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"--model: {path} is damaged or cut off: a .keras file is a zip archive.")
     model = keras.models.load_model(path, compile=False)
     if output_stride is None:
         return model

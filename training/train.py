@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import time
 from collections.abc import Sequence
@@ -25,6 +26,11 @@ from training.options import (
 from training.run_folder import KeepModels, RunFolder, next_free
 
 LARGEST_CROP = 513
+# Backbones that a dense head would outweigh.
+LIGHT = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
+OWN_BACKBONES = {"deeplab_v1": "vgg16", "unet": None}
+# Backbones without batch norm, which take smaller steps only.
+NORM_FREE = ("vgg16", None)
 PICTURES = 6
 
 
@@ -38,13 +44,17 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/{images,labels}")
     add("--model", choices=sorted(MODELS), default="deeplab_v3_plus")
-    add("--backbone", choices=keras_deeplab.backbones.NAMES, default="mobilenet_v2")
-    add("--output-stride", type=positive, default=16)
+    add(
+        "--backbone",
+        choices=keras_deeplab.backbones.NAMES,
+        help="default: mobilenet_v2, for deeplab_v1 vgg16, for unet its own network",
+    )
+    add("--output-stride", type=positive, help="default: 16, for deeplab_v1 and deeplab_v2 8")
     add("--crop-size", type=positive, nargs=2, metavar=("H", "W"), help="default: from the images")
     add("--batch-size", type=positive, default=8)
     add("--epochs", type=positive, help="default: 6 for shapes, 40 for a folder")
     add("--steps-per-epoch", type=positive, help="default: all images once")
-    add("--learning-rate", type=positive_float, help="default: 6e-3 for shapes, 1e-3 for a folder")
+    add("--learning-rate", type=positive_float, help="default: by data and backbone, 3e-4 to 6e-3")
     add("--weights", type=Path, help=".keras or .weights.h5 file of this package to start from")
     add("--mixed-precision", choices=("bfloat16", "float16"), help="default: float32")
     add("--seed", type=int, default=0)
@@ -63,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     complete(options, report)
     keras.utils.set_random_seed(options.seed)
     model = build(options, source.info)
-    name = f"{Path(options.data).resolve().name}-{options.model}-{options.backbone}"
+    name = f"{Path(options.data).resolve().name}-{options.model}-{options.backbone or 'own'}"
     folder = RunFolder(options.output or next_free(Path("runs") / name))
     epochs_done = folder.begin(run_arguments(options))
     write_json(folder.dataset, source.info.to_dict())
@@ -119,8 +129,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def complete(options: argparse.Namespace, report: data.Report) -> None:
     """Fills in the options whose defaults depend on the data."""
     is_shapes = options.data == "shapes"
+    if options.backbone is None:
+        options.backbone = OWN_BACKBONES.get(options.model, "mobilenet_v2")
     options.epochs = options.epochs or (6 if is_shapes else 40)
-    options.learning_rate = options.learning_rate or (6e-3 if is_shapes else 1e-3)
+    rate = 3e-4 if options.backbone in NORM_FREE else 6e-3 if is_shapes else 1e-3
+    options.learning_rate = options.learning_rate or rate
     # `shapes` are drawn in all sizes and colours: changing them further only costs time.
     options.scales = (1.0, 1.0) if is_shapes else (0.5, 2.0)
     options.color_jitter = None if is_shapes else 0.2
@@ -141,13 +154,18 @@ def run_arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 def build(options: argparse.Namespace, info: data.DatasetInfo) -> keras.Model:
     """The model, with the weights it is to start from."""
-    model = MODELS[options.model](
-        info.num_classes,
-        options.backbone,
-        output_stride=options.output_stride,
-        separable=options.backbone == "mobilenet_v2",
-        dtype=options.mixed_precision and f"mixed_{options.mixed_precision}",
-    )
+    known = inspect.signature(MODELS[options.model]).parameters
+    arguments = {"dtype": options.mixed_precision and f"mixed_{options.mixed_precision}"}
+    if "separable" in known:
+        arguments["separable"] = options.backbone in LIGHT
+    if options.output_stride is not None:
+        if "output_stride" not in known:
+            raise ValueError(
+                f"--output-stride: {options.model} has none to set, received "
+                f"{options.output_stride}."
+            )
+        arguments["output_stride"] = options.output_stride
+    model = MODELS[options.model](info.num_classes, options.backbone, **arguments)
     if options.weights is None:
         return model
     if not options.weights.is_file():

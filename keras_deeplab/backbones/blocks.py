@@ -7,19 +7,44 @@ from typing import Any
 import keras
 from keras import layers as kl
 
+PADDINGS = ("symmetric", "same")
+
 
 def norm(x: Any, name: str, epsilon: float, momentum: float = 0.9) -> Any:
     """Batch norm over the channels."""
     return kl.BatchNormalization(epsilon=epsilon, momentum=momentum, name=name)(x)
 
 
-def pad_for_stride(x: Any, kernel_size: int, stride: int, name: str) -> tuple[Any, str]:
-    """Padding before a strided kernel: equal on both sides, so that all sizes share one grid.
+def checked_padding(padding: str) -> str:
+    """The padding in front of strides, which must be one of the two."""
+    if padding not in PADDINGS:
+        raise ValueError(f"`padding` must be one of {PADDINGS}, received {padding!r}.")
+    return padding
+
+
+def checked_rates(name: str, rates: Any, count: int = 3) -> tuple[int, ...]:
+    """A fixed number of positive integers."""
+    if (
+        not isinstance(rates, list | tuple)
+        or len(rates) != count
+        or any(not isinstance(rate, int) or rate < 1 for rate in rates)
+    ):
+        raise ValueError(f"`{name}` must be {count} positive integers, received {rates!r}.")
+    return tuple(rates)
+
+
+def pad_for_stride(
+    x: Any, kernel_size: int, stride: int, name: str, padding: str = "symmetric"
+) -> tuple[Any, str]:
+    """Padding before a strided kernel.
+
+    "symmetric" pads equally on both sides, so that all sizes share one grid; "same" is TensorFlow's
+    rule, which samples even and odd sizes at different places.
 
     Returns:
         The padded tensor and the padding that the kernel itself is left to do.
     """
-    if stride == 1 or kernel_size == 1:
+    if stride == 1 or kernel_size == 1 or padding == "same":
         return x, "same"
     return kl.ZeroPadding2D((kernel_size - 1) // 2, name=name)(x), "valid"
 
@@ -32,11 +57,12 @@ def conv_norm(
     *,
     stride: int = 1,
     rate: int = 1,
+    padding: str = "symmetric",
     epsilon: float = 1e-5,
     activation: str | None = "relu",
 ) -> Any:
     """Convolution without bias, batch norm, activation."""
-    x, padding = pad_for_stride(x, kernel_size, stride, f"{name}_pad")
+    x, padding = pad_for_stride(x, kernel_size, stride, f"{name}_pad", padding)
     x = kl.Conv2D(
         filters,
         kernel_size,
@@ -54,3 +80,9 @@ def conv_norm(
 def image_input(input_shape: tuple[int | None, int | None, int]) -> keras.KerasTensor:
     """The input of a backbone."""
     return keras.Input(input_shape, name="pixels")
+
+
+def multiple_of_8(channels: float) -> int:
+    """The nearest multiple of 8, from 8, at most a tenth below the number."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels else rounded + 8

@@ -7,9 +7,15 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.backbones.blocks import conv_norm, image_input, norm, pad_for_stride
+from keras_deeplab.backbones.blocks import (
+    checked_padding,
+    conv_norm,
+    image_input,
+    multiple_of_8,
+    norm,
+    pad_for_stride,
+)
 
-EPSILON = 1e-3
 # Expansion, channels, repeats, stride of the first.
 STAGES = (
     (1, 16, 1, 1),
@@ -22,50 +28,90 @@ STAGES = (
 )
 
 
-def mobilenet_v2(input_shape: tuple[int | None, int | None, int] = (None, None, 3)) -> keras.Model:
+# The input of the third block's 1x1 projection: 144 channels at stride 4.
+LOW_LEVEL = "block2_depthwise_act"
+
+
+def mobilenet_v2(
+    input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    *,
+    depth_multiplier: float = 1.0,
+    padding: str = "symmetric",
+    epsilon: float = 1e-3,
+) -> keras.Model:
     """Builds MobileNetV2 up to its last bottleneck, at its own output stride of 32.
 
     The 1280-channel convolution of the classifier is left out, as in DeepLab.
 
     Args:
         input_shape: (height, width, channels) without the batch, None for any size.
+        depth_multiplier: Factor of all channels. At 1 they are multiples of 8; at any other factor
+            DeepLab rounds the blocks' outputs to whole numbers, and only what lies inside the
+            blocks to multiples of 8.
+        padding: In front of strides: "symmetric", which samples even and odd sizes alike, or
+            TensorFlow's "same", as the published networks have it.
+        epsilon: Of the batch norms.
 
     Returns:
         A functional model from scaled pixels `(batch, height, width, channels)` to features
-        `(batch, ceil(height / 32), ceil(width / 32), 320)`.
+        `(batch, ceil(height / 32), ceil(width / 32), 320 * depth_multiplier)`.
+
+    Raises:
+        ValueError: If an argument is not one of those named.
 
     Reference:
         [Sandler et al., 2018, MobileNetV2](https://arxiv.org/abs/1801.04381), table 2.
     """
+    if not isinstance(depth_multiplier, int | float) or not 0 < depth_multiplier < float("inf"):
+        raise ValueError(
+            f"`depth_multiplier` must be a positive number, received {depth_multiplier!r}."
+        )
+    shared = {"padding": checked_padding(padding), "epsilon": epsilon}
     inputs = image_input(input_shape)
-    x = conv_norm(inputs, 32, 3, "stem", stride=2, epsilon=EPSILON, activation="relu6")
+    x = conv_norm(
+        inputs, _width(32, depth_multiplier), 3, "stem", stride=2, activation="relu6", **shared
+    )
     block = 0
     for expansion, channels, repeats, first_stride in STAGES:
         for repeat in range(repeats):
             stride = first_stride if repeat == 0 else 1
-            x = _inverted_residual(x, expansion, channels, stride, f"block{block}")
+            width = _width(channels, depth_multiplier)
+            x = _inverted_residual(x, expansion, width, stride, f"block{block}", **shared)
             block += 1
     return keras.Model(inputs, x, name="mobilenet_v2")
 
 
-def _inverted_residual(x: Any, expansion: int, channels: int, stride: int, name: str) -> Any:
+def _width(channels: int, multiplier: float) -> int:
+    if multiplier == 1:
+        return channels
+    return max(1, int(channels * multiplier + 0.5))
+
+
+def _inverted_residual(
+    x: Any, expansion: int, channels: int, stride: int, name: str, padding: str, epsilon: float
+) -> Any:
     shortcut, depth = x, x.shape[-1]
     if expansion > 1:
         x = conv_norm(
-            x, expansion * depth, 1, f"{name}_expand", epsilon=EPSILON, activation="relu6"
+            x,
+            multiple_of_8(expansion * depth),
+            1,
+            f"{name}_expand",
+            epsilon=epsilon,
+            activation="relu6",
         )
-    x, padding = pad_for_stride(x, 3, stride, f"{name}_depthwise_pad")
+    x, how = pad_for_stride(x, 3, stride, f"{name}_depthwise_pad", padding)
     x = kl.DepthwiseConv2D(
         3,
         strides=stride,
-        padding=padding,
+        padding=how,
         use_bias=False,
         depthwise_initializer="he_normal",
         name=f"{name}_depthwise_conv",
     )(x)
-    x = norm(x, f"{name}_depthwise_norm", EPSILON)
+    x = norm(x, f"{name}_depthwise_norm", epsilon)
     x = kl.Activation("relu6", name=f"{name}_depthwise_act")(x)
-    x = conv_norm(x, channels, 1, f"{name}_project", epsilon=EPSILON, activation=None)
+    x = conv_norm(x, channels, 1, f"{name}_project", epsilon=epsilon, activation=None)
     if stride == 1 and depth == channels:
         x = kl.Add(name=f"{name}_add")([shortcut, x])
     return x

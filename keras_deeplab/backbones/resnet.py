@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.backbones.blocks import conv_norm, image_input
+from keras_deeplab.backbones.blocks import checked_rates, conv_norm, image_input
 
 UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -16,18 +16,24 @@ def resnet(
     depth: int,
     input_shape: tuple[int | None, int | None, int] = (None, None, 3),
     *,
-    multi_grid: tuple[int, ...] = (1, 1, 1),
+    multi_grid: tuple[int, int, int] = (1, 1, 1),
     stride_on: str = "3x3",
+    cascade: bool = False,
+    epsilon: float = 1e-5,
 ) -> keras.Model:
     """Builds a ResNet without its classifier, at its own output stride of 32.
 
     Args:
         depth: 50, 101 or 152.
         input_shape: (height, width, channels) without the batch, None for any size.
-        multi_grid: Rates of the 3x3 convolutions in the last stage's three units, multiplied by
-            what the output stride gives. The first must be 1 if the stride is on the 3x3.
+        multi_grid: Rates of the 3x3 convolutions in the last stage's three units (in the last four
+            stages' of a cascade), multiplied by what the output stride gives. The first must be 1
+            if the stride is on the 3x3.
         stride_on: The convolution that carries a unit's stride: "3x3" (torchvision) or "1x1" (He
             et al., keras.applications).
+        cascade: Whether three copies of the last stage follow, each with a stride of 2: the
+            network's own output stride is then 256.
+        epsilon: Of the batch norms.
 
     Returns:
         A functional model from scaled pixels `(batch, height, width, channels)` to features
@@ -38,23 +44,26 @@ def resnet(
 
     Reference:
         [He et al., 2015, Deep Residual Learning](https://arxiv.org/abs/1512.03385), table 1;
-        multi-grid: [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), section 3.2.1.
+        multi-grid and cascade: [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587),
+        sections 3.2 and 3.2.1, figure 3.
     """
     if depth not in UNITS:
         raise ValueError(f"`depth` must be one of {sorted(UNITS)}, received {depth!r}.")
     _check(multi_grid, stride_on)
     inputs = image_input(input_shape)
-    x = conv_norm(inputs, 64, 7, "stem", stride=2)
+    x = conv_norm(inputs, 64, 7, "stem", stride=2, epsilon=epsilon)
     x = kl.ZeroPadding2D(1, name="stem_pool_pad")(x)
     x = kl.MaxPooling2D(3, 2, name="stem_pool")(x)
-    for index, units in enumerate(UNITS[depth]):
+    stages = UNITS[depth] + (3, 3, 3) * cascade
+    for index, units in enumerate(stages):
         for unit in range(units):
             x = _bottleneck(
                 x,
-                width=64 * 2**index,
+                width=64 * 2 ** min(index, 3),
                 stride=2 if unit == 0 and index > 0 else 1,
-                rate=multi_grid[unit] if index == 3 else 1,
+                rate=multi_grid[unit] if index >= 3 else 1,
                 stride_on=stride_on,
+                epsilon=epsilon,
                 name=f"stage{index + 1}_unit{unit + 1}",
             )
     return keras.Model(inputs, x, name=f"resnet{depth}")
@@ -63,9 +72,7 @@ def resnet(
 def _check(multi_grid: tuple[int, ...], stride_on: str) -> None:
     if stride_on not in ("1x1", "3x3"):
         raise ValueError(f'`stride_on` must be "1x1" or "3x3", received {stride_on!r}.')
-    three = isinstance(multi_grid, list | tuple) and len(multi_grid) == 3
-    if not three or any(not isinstance(n, int) or n < 1 for n in multi_grid):
-        raise ValueError(f"`multi_grid` must be three positive integers, received {multi_grid!r}.")
+    checked_rates("multi_grid", multi_grid)
     if stride_on == "3x3" and multi_grid[0] != 1:
         raise ValueError(
             '`multi_grid` must begin with 1 when `stride_on` is "3x3" (that convolution carries '
@@ -73,13 +80,17 @@ def _check(multi_grid: tuple[int, ...], stride_on: str) -> None:
         )
 
 
-def _bottleneck(x: Any, width: int, stride: int, rate: int, stride_on: str, name: str) -> Any:
+def _bottleneck(
+    x: Any, width: int, stride: int, rate: int, stride_on: str, epsilon: float, name: str
+) -> Any:
     first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
     shortcut = x
-    if x.shape[-1] != 4 * width:
-        shortcut = conv_norm(x, 4 * width, 1, f"{name}_0", stride=stride, activation=None)
-    x = conv_norm(x, width, 1, f"{name}_1", stride=first)
-    x = conv_norm(x, width, 3, f"{name}_2", stride=second, rate=rate)
-    x = conv_norm(x, 4 * width, 1, f"{name}_3", activation=None)
+    if stride > 1 or x.shape[-1] != 4 * width:
+        shortcut = conv_norm(
+            x, 4 * width, 1, f"{name}_0", stride=stride, epsilon=epsilon, activation=None
+        )
+    x = conv_norm(x, width, 1, f"{name}_1", stride=first, epsilon=epsilon)
+    x = conv_norm(x, width, 3, f"{name}_2", stride=second, rate=rate, epsilon=epsilon)
+    x = conv_norm(x, 4 * width, 1, f"{name}_3", epsilon=epsilon, activation=None)
     x = kl.Add(name=f"{name}_add")([shortcut, x])
     return kl.Activation("relu", name=f"{name}_out")(x)

@@ -93,15 +93,15 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draws one image uint8 `(height, width, 3)` and its label uint8 `(height, width)`."""
     size = rng.integers(SIDES[0], SIDES[1] + 1, 2)
     grid = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    image = _paint(rng, grid, _grey(rng))
+    image = paint(rng, grid, grey(rng))
     label = np.zeros(size, np.uint8)
     for centre, radius in _places(rng, size):
         kind = int(rng.integers(1, len(CLASSES)))
-        mask = _inside(kind, _turned(grid, centre, rng.uniform(-TURN, TURN)) / radius)
-        image[mask] = _paint(rng, grid, _vivid(rng))[mask]
+        mask = inside(kind, turned(grid, centre, rng.uniform(-TURN, TURN)) / radius)
+        image[mask] = paint(rng, grid, vivid(rng))[mask]
         label[mask] = kind
         label[_grown(mask) & _grown(~mask)] = IGNORE_LABEL
-    return _photographed(rng, image, grid / size.max()), label
+    return photographed(rng, image, grid / size.max()), label
 
 
 def _places(rng: np.random.Generator, size: np.ndarray) -> list[tuple[np.ndarray, float]]:
@@ -119,7 +119,7 @@ def _places(rng: np.random.Generator, size: np.ndarray) -> list[tuple[np.ndarray
     return places
 
 
-def _inside(kind: int, place: np.ndarray) -> np.ndarray:
+def inside(kind: int, place: np.ndarray) -> np.ndarray:
     """The pixels inside a shape, for places relative to its centre in radii."""
     down, right = place
     distance = np.hypot(down, right)
@@ -133,7 +133,8 @@ def _inside(kind: int, place: np.ndarray) -> np.ndarray:
     }[CLASSES[kind]]
 
 
-def _turned(grid: np.ndarray, centre: np.ndarray, angle: float) -> np.ndarray:
+def turned(grid: np.ndarray, centre: np.ndarray, angle: float) -> np.ndarray:
+    """The places of a grid seen from a centre, turned by an angle in radians."""
     down, right = grid - centre[:, None, None].astype(np.float32)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return np.stack([cos * down - sin * right, sin * down + cos * right])
@@ -147,7 +148,7 @@ def _grown(mask: np.ndarray) -> np.ndarray:
     return np.any([padded[d : d + height, r : r + width] for d, r in shifts], axis=0)
 
 
-def _paint(rng: np.random.Generator, grid: np.ndarray, color: np.ndarray) -> np.ndarray:
+def paint(rng: np.random.Generator, grid: np.ndarray, color: np.ndarray) -> np.ndarray:
     """A surface of a colour with a gradient and stripes, float32 `(height, width, 3)`."""
     gradient = rng.normal(0, 0.25, (2, 3))
     waves = rng.uniform(0.2, 1.2) * _direction(rng)
@@ -162,17 +163,17 @@ def _direction(rng: np.random.Generator) -> np.ndarray:
     return np.array([np.cos(angle), np.sin(angle)], np.float32)
 
 
-def _grey(rng: np.random.Generator) -> np.ndarray:
+def grey(rng: np.random.Generator) -> np.ndarray:
     """A dull colour."""
     return rng.uniform(50, 200) + rng.uniform(-15, 15, 3)
 
 
-def _vivid(rng: np.random.Generator) -> np.ndarray:
+def vivid(rng: np.random.Generator) -> np.ndarray:
     """A colour whose channels differ clearly, of any hue."""
     return rng.permutation([rng.uniform(0, 60), rng.uniform(0, 255), rng.uniform(150, 255)])
 
 
-def _photographed(rng: np.random.Generator, image: np.ndarray, place: np.ndarray) -> np.ndarray:
+def photographed(rng: np.random.Generator, image: np.ndarray, place: np.ndarray) -> np.ndarray:
     """The picture under light from one side, with the noise of a camera, as uint8."""
     light = 1 + 0.35 * (np.tensordot(_direction(rng), place, 1) + rng.uniform(-0.7, 0.3))
     noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(2, 10))

@@ -159,13 +159,15 @@ def resize_to(axis: Axis, target: int, *, bilinear: bool) -> Axis:
     return replace(axis, stride=stride, field=axis.field + taps, offset=offset, size=target)
 
 
-def resize_like(axis: Axis, reference: Axis, *, bilinear: bool) -> Axis:
+def resize_like(
+    axis: Axis, reference: Axis, *, bilinear: bool, align_corners: bool = False
+) -> Axis:
     """The map is laid over a reference map, whose stride it takes."""
     if axis.stride is None:  # one value for the whole image is broadcast
         return replace(axis, stride=reference.stride, offset=reference.offset, size=reference.size)
     taps = axis.stride if bilinear and axis.stride != reference.stride else 0
-    offset = None
-    if None not in (axis.offset, axis.size, reference.size):
+    offset = axis.offset if align_corners else None
+    if not align_corners and None not in (axis.offset, axis.size, reference.size):
         ratio = Fraction(axis.size, reference.size)
         offset = axis.offset + axis.stride * (ratio - 1) / 2
     return replace(

@@ -190,7 +190,11 @@ def _apply_axis(call: Call, index: int, inputs: list[Axis]) -> Axis:
     if how is Kind.POINTWISE:
         return rules.merge(inputs)
     if how is Kind.RESIZE_LIKE:
-        return rules.resize_like(*inputs, bilinear=operation.interpolation == "bilinear")
+        return rules.resize_like(
+            *inputs,
+            bilinear=operation.interpolation == "bilinear",
+            align_corners=operation.align_corners,
+        )
     if how is Kind.CROP_LIKE:
         return replace(inputs[0], size=inputs[1].size)
     (axis,) = inputs

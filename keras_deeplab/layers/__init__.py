@@ -5,7 +5,7 @@ from keras_deeplab.layers.atrous_conv import AtrousConv2D, AtrousSeparableConv2D
 from keras_deeplab.layers.atrous_pooling import AtrousPadding2D, AtrousPooling2D
 from keras_deeplab.layers.composite import CompositeLayer
 from keras_deeplab.layers.pyramid import SpatialPyramidPooling2D
-from keras_deeplab.layers.resize import CropLike, PadToMinimum, ResizeLike
+from keras_deeplab.layers.resize import CropLike, PadToMinimum, ResizeBy, ResizeLike
 
 __all__ = [
     "ASPP",
@@ -17,6 +17,7 @@ __all__ = [
     "CropLike",
     "ImagePooling",
     "PadToMinimum",
+    "ResizeBy",
     "ResizeLike",
     "SpatialPyramidPooling2D",
 ]

@@ -19,6 +19,8 @@ class ResizeLike(keras.layers.Layer):
 
     Args:
         interpolation: `"bilinear"` or `"nearest"`.
+        align_corners: Whether the outer pixels' centres, and not their outer edges, are laid over
+            each other, as in the authors' own DeepLabs (TF1 and Caffe); only for `"bilinear"`.
 
     Input shape:
         Two tensors, `(batch, height, width, channels)` and the reference
@@ -29,7 +31,7 @@ class ResizeLike(keras.layers.Layer):
         come in the layer's compute dtype.
 
     Raises:
-        ValueError: If `interpolation` is not one of the two.
+        ValueError: If `interpolation` is not one of the two, or is "nearest" with `align_corners`.
 
     Example:
 
@@ -39,13 +41,20 @@ class ResizeLike(keras.layers.Layer):
     TensorShape([1, 33, 35, 256])
     """
 
-    def __init__(self, interpolation: str = "bilinear", **kwargs: Any) -> None:
+    def __init__(
+        self, interpolation: str = "bilinear", align_corners: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if interpolation not in _INTERPOLATIONS:
             raise ValueError(
                 f"`interpolation` must be one of {_INTERPOLATIONS}, received {interpolation!r}."
             )
+        if align_corners and interpolation != "bilinear":
+            raise ValueError(
+                f"`align_corners` needs interpolation 'bilinear', received {interpolation!r}."
+            )
         self.interpolation = interpolation
+        self.align_corners = align_corners
         # A compiled program is bound to one image size: XLA would compile again for every size.
         self.supports_jit = False
 
@@ -54,7 +63,11 @@ class ResizeLike(keras.layers.Layer):
         size = tf.shape(reference)[1:3]
         if tuple(x.shape[1:3]) == (1, 1):
             return tf.broadcast_to(x, [tf.shape(x)[0], size[0], size[1], x.shape[3]])
-        return tf.cast(tf.image.resize(x, size, method=self.interpolation), x.dtype)
+        if self.align_corners:
+            resized = tf.compat.v1.image.resize_bilinear(x, size, align_corners=True)
+        else:
+            resized = tf.image.resize(x, size, method=self.interpolation)
+        return tf.cast(resized, x.dtype)
 
     def compute_output_spec(self, x: Any, reference: Any) -> keras.KerasTensor:
         """The symbolic output: the reference's size, the map's channels."""
@@ -63,7 +76,69 @@ class ResizeLike(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {**super().get_config(), "interpolation": self.interpolation}
+        own = {"interpolation": self.interpolation, "align_corners": self.align_corners}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class ResizeBy(keras.layers.Layer):
+    """Resizes a map by a factor, bilinearly.
+
+    Args:
+        scale: Factor of height and width.
+        align_corners: As in `ResizeLike`. A side n becomes `(n - 1) * scale + 1` then, rounded
+            down, and `n * scale`, rounded, without it.
+
+    Input shape:
+        `(batch, height, width, channels)`, numbers.
+
+    Output shape:
+        `(batch, scaled height, scaled width, channels)`, float in the layer's compute dtype.
+
+    Raises:
+        ValueError: If `scale` is no positive number.
+
+    Example:
+
+    >>> keras_deeplab.layers.ResizeBy(0.5)(keras.ops.ones((1, 33, 64, 3))).shape
+    TensorShape([1, 16, 32, 3])
+    """
+
+    def __init__(self, scale: float, align_corners: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(scale, int | float) or not 0 < scale < float("inf"):
+            raise ValueError(f"`scale` must be a positive number, received {scale!r}.")
+        self.scale = scale
+        self.align_corners = align_corners
+        self.supports_jit = False  # as in ResizeLike
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Resizes `x`."""
+        sides = tf.cast(tf.shape(x)[1:3], tf.float64)
+        x = tf.cast(x, self.compute_dtype)
+        if self.align_corners:
+            size = tf.cast((sides - 1) * self.scale + 1, tf.int32)
+            resized = tf.compat.v1.image.resize_bilinear(x, size, align_corners=True)
+        else:
+            size = tf.maximum(1, tf.cast(tf.round(sides * self.scale), tf.int32))
+            resized = tf.image.resize(x, size)
+        return tf.cast(resized, self.compute_dtype)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        """The symbolic output, scaled where the size is known."""
+        height, width = (None if side is None else self._scaled(side) for side in x.shape[1:3])
+        shape = (x.shape[0], height, width, x.shape[3])
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def _scaled(self, side: int) -> int:
+        if self.align_corners:
+            return int((side - 1) * self.scale + 1)
+        return max(1, round(side * self.scale))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        own = {"scale": self.scale, "align_corners": self.align_corners}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")

@@ -8,18 +8,15 @@ from typing import Any
 
 import keras
 
-from keras_deeplab import graph
-from keras_deeplab.backbones import OWN_PREPROCESSING, build, preprocess
+from keras_deeplab import backbones, graph
 from keras_deeplab.graph.network import functional
 from keras_deeplab.layers import CropLike, PadToMinimum, ResizeLike
 from keras_deeplab.models.user_backbone import serialized_backbone
 
 InputShape = tuple[int | None, int | None, int]
 
-# The papers' rates at output stride 16.
-_RATES, _RATES_STRIDE = (6, 12, 18), 16
-# V3's multi-grid for the last stage of a ResNet, table 3.
-_MULTI_GRID = (1, 2, 4)
+# Options of a backbone that are arguments of the model itself.
+MODEL_OPTIONS = ("multi_grid", "stride_on")
 
 
 @dataclass(frozen=True)
@@ -34,32 +31,63 @@ class Image:
     inputs: keras.KerasTensor
     enlarged: keras.KerasTensor
 
-    def upsampled(self, logits: Any) -> Any:
+    def upsampled(self, logits: Any, align_corners: bool = False) -> Any:
         """Logits at the size of the input, float32."""
-        x = ResizeLike(name="upsample", dtype="float32")(logits, self.enlarged)
+        resize = ResizeLike(align_corners=align_corners, name="upsample", dtype="float32")
+        x = resize(logits, self.enlarged)
         if self.enlarged is self.inputs:
             return x
         return CropLike(name="crop", dtype="float32")(x, self.inputs)
 
 
-def completed(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Checks the arguments that the DeepLab models share, and fills in what is None."""
+def completed(
+    arguments: dict[str, Any], rates: tuple[int, ...] = (6, 12, 18), rates_at: int = 16
+) -> dict[str, Any]:
+    """Checks the arguments that the models share, and fills in what is None.
+
+    Args:
+        arguments: Of the model.
+        rates: The paper's, which `aspp_rates` has by default.
+        rates_at: The output stride that they are for.
+    """
     done = dict(arguments)
     done["num_classes"] = _num_classes(done["num_classes"])
     done["input_shape"] = _input_shape(done["input_shape"])
     done["dtype"] = _dtype(done["dtype"])
-    check_output_stride(done["output_stride"])
-    done["aspp_rates"] = _rates(done["aspp_rates"], done["output_stride"])
+    if "output_stride" in done:
+        check_output_stride(done["output_stride"])
+    if "aspp_rates" in done:
+        if done["aspp_rates"] is None:
+            scaled = [max(1, rate * rates_at // done["output_stride"]) for rate in rates]
+            done["aspp_rates"] = tuple(scaled)
+        done["aspp_rates"] = _checked_rates(done["aspp_rates"])
     for name, value in done.items():
         if name.endswith("_filters"):
-            _check_filters(name, value)
-    backbone = done["backbone"]
-    if isinstance(backbone, str) and backbone.startswith("resnet"):
-        if done["multi_grid"] is None:
-            done["multi_grid"] = _MULTI_GRID
-        if done["stride_on"] is None:
-            done["stride_on"] = "3x3"
+            check_filters(name, value)
+    _complete_backbone_options(done)
     return done
+
+
+def _complete_backbone_options(arguments: dict[str, Any]) -> None:
+    """Fills in the options of a backbone that is known by name; a user's network has none."""
+    backbone = arguments["backbone"]
+    own = {key: arguments[key] for key in MODEL_OPTIONS if key in arguments}
+    given = {**(arguments["backbone_options"] or {}), **own}
+    if not isinstance(backbone, str):
+        for key, value in given.items():
+            if value is not None:
+                other = repr(getattr(backbone, "name", backbone))
+                raise ValueError(
+                    f"`{key}` is for the backbones of this package; the backbone is {other}, "
+                    f"received {value!r}."
+                )
+        return
+    if own.get("multi_grid", ()) is None:
+        given["multi_grid"] = backbones.find(backbone).multi_grid
+    options = backbones.completed_options(backbone, given)
+    for key in own:
+        arguments[key] = options.pop(key, None)
+    arguments["backbone_options"] = options
 
 
 def image_features(
@@ -78,26 +106,35 @@ def image_features(
         The image, and [features] or [features, low-level features].
     """
     shape = arguments["input_shape"]
-    given = arguments["backbone"]
-    options = {key: arguments[key] for key in ("multi_grid", "stride_on")}
-    if isinstance(given, str):
-        network = build(given, (None, None, shape[2]), **options)
-    else:
-        _refuse_resnet_options(given, options)
-        network = given
-        arguments["backbone"] = serialized_backbone(given, channels=shape[2])
-    if arguments["preprocessing"] == "auto":
-        arguments["preprocessing"] = OWN_PREPROCESSING[given] if isinstance(given, str) else None
+    network = own_network(arguments)
     if decoder and arguments["low_level_layer"] is None:
         arguments["low_level_layer"] = graph.find_tap(network, 4)
     backbone = _tapped(network, arguments["output_stride"], shape, arguments.get("low_level_layer"))
     if not network.trainable:
         backbone.trainable = False
-    image = _image(shape, backbone)
+    image = padded_image(shape, backbone)
     x = image.enlarged
     if arguments["preprocessing"] is not None:
-        x = preprocess(x, arguments["preprocessing"])
+        x = backbones.preprocess(x, arguments["preprocessing"])
     return image, backbone(x)
+
+
+def own_network(arguments: dict[str, Any]) -> keras.Model:
+    """The backbone at its own stride; what depends on it in the arguments is filled in."""
+    given, channels = arguments["backbone"], arguments["input_shape"][2]
+    if not isinstance(given, str):
+        arguments["backbone"] = serialized_backbone(given, channels=channels)
+        if arguments["preprocessing"] == "auto":
+            arguments["preprocessing"] = None
+        return given
+    known = backbones.find(given)
+    if arguments["preprocessing"] == "auto":
+        arguments["preprocessing"] = known.preprocessing
+    if arguments.get("low_level_layer", "") is None:
+        arguments["low_level_layer"] = known.low_level_layer
+    own = {key: arguments[key] for key in MODEL_OPTIONS if key in arguments}
+    options = {**arguments["backbone_options"], **own}
+    return backbones.build(given, (None, None, channels), **options)
 
 
 def _tapped(
@@ -134,7 +171,8 @@ def _tap(network: keras.Model, low_level_layer: str) -> keras.KerasTensor:
     return tensor
 
 
-def _image(shape: InputShape, backbone: keras.Model) -> Image:
+def padded_image(shape: InputShape, backbone: keras.Model) -> Image:
+    """The image, padded where it may be smaller than the backbone needs."""
     inputs = keras.Input(shape, name="images")
     least = graph.minimum_size(keras.Model(backbone.inputs[0], backbone.outputs[0]))
     if least == (1, 1) or shape[:2] == least:
@@ -160,7 +198,8 @@ def _num_classes(number: Any) -> int:
     return int(number)
 
 
-def _check_filters(name: str, filters: int | None) -> None:
+def check_filters(name: str, filters: int | None) -> None:
+    """Refuses what is no number of channels; no filters mean no head."""
     if filters is None and name == "head_filters":
         return
     if not _is_positive(filters):
@@ -190,18 +229,7 @@ def _input_shape(input_shape: InputShape | None) -> InputShape:
     return shape
 
 
-def _rates(rates: tuple[int, ...] | None, output_stride: int) -> tuple[int, ...]:
-    if rates is not None:
-        if not isinstance(rates, list | tuple) or not all(map(_is_positive, rates)):
-            raise ValueError(f"`aspp_rates` must be positive integers, received {rates!r}.")
-        return tuple(rates)
-    return tuple(max(1, rate * _RATES_STRIDE // output_stride) for rate in _RATES)
-
-
-def _refuse_resnet_options(backbone: Any, options: dict[str, Any]) -> None:
-    for key, value in options.items():
-        if value is not None:
-            raise ValueError(
-                f"`{key}` is for the ResNets of this package; the backbone is the network "
-                f"'{getattr(backbone, 'name', backbone)}', received {value!r}."
-            )
+def _checked_rates(rates: tuple[int, ...]) -> tuple[int, ...]:
+    if not isinstance(rates, list | tuple) or not all(map(_is_positive, rates)):
+        raise ValueError(f"`aspp_rates` must be positive integers, received {rates!r}.")
+    return tuple(rates)

@@ -18,20 +18,29 @@ class DeepLabV3(base.SegmentationModel):
 
     Args:
         num_classes: Number of classes, from 2 (background counts).
-        backbone: `"resnet50"`, `"resnet101"`, `"resnet152"`, `"mobilenet_v2"`, or any functional
-            Keras network without its classifier, such as `keras.applications` with
-            `include_top=False`. A network is copied with its weights and never changed.
+        backbone: A name of `keras_deeplab.backbones.NAMES` (ResNets, Xceptions, MobileNets, VGG16),
+            or any functional Keras network without its classifier, such as `keras.applications`
+            with `include_top=False`. A network is copied with its weights and never changed.
         output_stride: Stride of the features: 8, 16 or 32 (or another that the backbone has).
         aspp_rates: Rates of the 3x3 branches at this output stride; `None` for
             `(6, 12, 18) * 16 / output_stride`.
-        multi_grid: ResNets only: rates of the last three units; `None` for `(1, 2, 4)`.
+        multi_grid: ResNets and Xceptions: rates of the last block's three units; `None` for
+            `(1, 2, 4)` on ResNets and `(1, 1, 1)` on Xceptions.
         stride_on: ResNets only: `"3x3"` (default, torchvision) or `"1x1"`.
+        backbone_options: Further options of a backbone by name, such as `{"depth_multiplier": 0.5}`
+            for MobileNetV2; see its function in `keras_deeplab.backbones`.
+        cascade: Whether ASPP's place is taken by blocks 5 to 7, copies of the last block that work
+            at twice the rate of the one before; for ResNets by name. There are no `aspp_rates` and
+            no `head_filters` then, and strides are on the 1x1.
         separable: Whether the 3x3 convolutions of the head are depthwise separable.
         aspp_filters: Channels of ASPP's branches and output.
         head_filters: Channels of the 3x3 convolution between ASPP and predictor, as in
             torchvision; `None` for none, as in the paper.
         dropout: Share of ASPP's output dropped in training.
         activation: Activation of the head's convolutions. The output is always logits.
+        epsilon: Of the head's batch norms.
+        align_corners: How maps are resized: False for half-pixel centres (torchvision), True as the
+            authors' networks do.
         preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), `"tf"`,
             `"torch"` or `None`.
         input_shape: (height, width, channels), `None` for any height or width.
@@ -55,7 +64,8 @@ class DeepLabV3(base.SegmentationModel):
 
     Reference:
         [Chen et al., 2017, Rethinking Atrous Convolution for Semantic Image
-        Segmentation](https://arxiv.org/abs/1706.05587), section 3.3, figure 5.
+        Segmentation](https://arxiv.org/abs/1706.05587), section 3.3, figure 5; the cascade section
+        3.2, figure 3.
     """
 
     def __init__(
@@ -67,16 +77,23 @@ class DeepLabV3(base.SegmentationModel):
         aspp_rates: tuple[int, ...] | None = None,
         multi_grid: tuple[int, ...] | None = None,
         stride_on: str | None = None,
+        backbone_options: dict[str, Any] | None = None,
+        cascade: bool = False,
         separable: bool = False,
         aspp_filters: int = 256,
         head_filters: int | None = 256,
         dropout: float = 0.1,
         activation: Any = "relu",
+        epsilon: float = 1e-5,
+        align_corners: bool = False,
         preprocessing: str | None = "auto",
         input_shape: InputShape | None = None,
         dtype: str | None = None,
         name: str = "deeplab_v3",
     ) -> None:
+        if cascade:
+            backbone_options = {**(backbone_options or {}), "cascade": True}
+            aspp_rates, head_filters, stride_on = (), None, stride_on or "1x1"
         arguments = {
             "num_classes": num_classes,
             "backbone": backbone,
@@ -84,30 +101,37 @@ class DeepLabV3(base.SegmentationModel):
             "aspp_rates": aspp_rates,
             "multi_grid": multi_grid,
             "stride_on": stride_on,
+            "backbone_options": backbone_options,
+            "cascade": cascade,
             "separable": separable,
             "aspp_filters": aspp_filters,
             "head_filters": head_filters,
             "dropout": dropout,
             "activation": keras.activations.serialize(keras.activations.get(activation)),
+            "epsilon": epsilon,
+            "align_corners": align_corners,
             "preprocessing": preprocessing,
             "input_shape": input_shape,
             "dtype": dtype,
             "name": name,
         }
         arguments = completed(arguments)
+        shared = {"activation": activation, "epsilon": epsilon}
         with base.dtype_policy(arguments["dtype"]):
             image, (features,) = image_features(arguments)
-            x = ASPP(
-                aspp_filters,
-                arguments["aspp_rates"],
-                separable=separable,
-                dropout=dropout,
-                activation=activation,
-                name="aspp",
-            )(features)
+            x = features
+            if not cascade:
+                x = ASPP(
+                    aspp_filters,
+                    arguments["aspp_rates"],
+                    separable=separable,
+                    dropout=dropout,
+                    name="aspp",
+                    **shared,
+                )(x)
             if head_filters is not None:
                 conv = AtrousSeparableConv2D if separable else AtrousConv2D
-                x = conv(head_filters, 3, activation=activation, name="head")(x)
+                x = conv(head_filters, 3, name="head", **shared)(x)
             logits = kl.Conv2D(num_classes, 1, name="logits", dtype="float32")(x)
-            outputs = image.upsampled(logits)
+            outputs = image.upsampled(logits, align_corners)
             super().__init__(image.inputs, outputs, arguments)

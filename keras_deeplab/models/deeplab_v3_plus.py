@@ -18,22 +18,29 @@ class DeepLabV3Plus(base.SegmentationModel):
 
     Args:
         num_classes: Number of classes, from 2 (background counts).
-        backbone: `"resnet50"`, `"resnet101"`, `"resnet152"`, `"mobilenet_v2"`, or any functional
-            Keras network without its classifier, such as `keras.applications` with
-            `include_top=False`. A network is copied with its weights and never changed.
+        backbone: A name of `keras_deeplab.backbones.NAMES` (ResNets, Xceptions, MobileNets, VGG16),
+            or any functional Keras network without its classifier, such as `keras.applications`
+            with `include_top=False`. A network is copied with its weights and never changed.
         output_stride: Stride of the features: 8, 16 or 32 (or another that the backbone has).
         aspp_rates: Rates of the 3x3 branches at this output stride; `None` for
             `(6, 12, 18) * 16 / output_stride`.
         low_level_layer: Name of the backbone's layer whose output the decoder adds; `None` for the
-            last tensor at stride 4 that all later layers depend on (`graph.find_tap`).
-        multi_grid: ResNets only: rates of the last three units; `None` for `(1, 2, 4)`.
+            one of the authors' networks (Xception, beta ResNet, MobileNetV2), else the last tensor
+            at stride 4 that all later layers depend on (`graph.find_tap`).
+        multi_grid: ResNets and Xceptions: rates of the last block's three units; `None` for
+            `(1, 2, 4)` on ResNets and `(1, 1, 1)` on Xceptions.
         stride_on: ResNets only: `"3x3"` (default, torchvision) or `"1x1"`.
+        backbone_options: Further options of a backbone by name, such as `{"depth_multiplier": 0.5}`
+            for MobileNetV2; see its function in `keras_deeplab.backbones`.
         separable: Whether the 3x3 convolutions of ASPP and decoder are depthwise separable.
         aspp_filters: Channels of ASPP's branches and output.
         decoder_filters: Channels of the decoder's two 3x3 convolutions.
         low_level_filters: Channels to which the low-level features are reduced.
         dropout: Share of ASPP's output dropped in training.
         activation: Activation of head and decoder. The output is always logits.
+        epsilon: Of the head's batch norms.
+        align_corners: How maps are resized: False for half-pixel centres (torchvision), True as the
+            authors' networks do.
         preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), `"tf"`,
             `"torch"` or `None`.
         input_shape: (height, width, channels), `None` for any height or width.
@@ -71,12 +78,15 @@ class DeepLabV3Plus(base.SegmentationModel):
         low_level_layer: str | None = None,
         multi_grid: tuple[int, ...] | None = None,
         stride_on: str | None = None,
+        backbone_options: dict[str, Any] | None = None,
         separable: bool = False,
         aspp_filters: int = 256,
         decoder_filters: int = 256,
         low_level_filters: int = 48,
         dropout: float = 0.1,
         activation: Any = "relu",
+        epsilon: float = 1e-5,
+        align_corners: bool = False,
         preprocessing: str | None = "auto",
         input_shape: InputShape | None = None,
         dtype: str | None = None,
@@ -90,18 +100,22 @@ class DeepLabV3Plus(base.SegmentationModel):
             "low_level_layer": low_level_layer,
             "multi_grid": multi_grid,
             "stride_on": stride_on,
+            "backbone_options": backbone_options,
             "separable": separable,
             "aspp_filters": aspp_filters,
             "decoder_filters": decoder_filters,
             "low_level_filters": low_level_filters,
             "dropout": dropout,
             "activation": keras.activations.serialize(keras.activations.get(activation)),
+            "epsilon": epsilon,
+            "align_corners": align_corners,
             "preprocessing": preprocessing,
             "input_shape": input_shape,
             "dtype": dtype,
             "name": name,
         }
         arguments = completed(arguments)
+        shared = {"activation": activation, "epsilon": epsilon}
         with base.dtype_policy(arguments["dtype"]):
             image, (features, low_level) = image_features(arguments, decoder=True)
             x = ASPP(
@@ -109,17 +123,17 @@ class DeepLabV3Plus(base.SegmentationModel):
                 arguments["aspp_rates"],
                 separable=separable,
                 dropout=dropout,
-                activation=activation,
                 name="aspp",
+                **shared,
             )(features)
-            x = ResizeLike(name="decoder_upsample")(x, low_level)
-            low_level = AtrousConv2D(
-                low_level_filters, 1, activation=activation, name="decoder_low_level"
-            )(low_level)
+            x = ResizeLike(align_corners=align_corners, name="decoder_upsample")(x, low_level)
+            low_level = AtrousConv2D(low_level_filters, 1, name="decoder_low_level", **shared)(
+                low_level
+            )
             x = kl.Concatenate(name="decoder_concat")([x, low_level])
             conv = AtrousSeparableConv2D if separable else AtrousConv2D
             for index in range(2):
-                x = conv(decoder_filters, 3, activation=activation, name=f"decoder_{index}")(x)
+                x = conv(decoder_filters, 3, name=f"decoder_{index}", **shared)(x)
             logits = kl.Conv2D(num_classes, 1, name="logits", dtype="float32")(x)
-            outputs = image.upsampled(logits)
+            outputs = image.upsampled(logits, align_corners)
             super().__init__(image.inputs, outputs, arguments)

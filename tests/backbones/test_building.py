@@ -12,7 +12,17 @@ def test_by_name_and_with_channels():
     assert network.name == "mobilenet_v2"
     assert network.input_shape == (None, None, None, 5)
     assert network.output_shape == (None, None, None, 320)
-    assert set(backbones.OWN_PREPROCESSING) == set(backbones.NAMES)
+
+
+def test_options_and_their_defaults_are_those_of_the_functions():
+    assert backbones.completed_options("mobilenet_v2", {"padding": "same", "epsilon": None}) == {
+        "depth_multiplier": 1.0,
+        "padding": "same",
+        "epsilon": 1e-3,
+    }
+    assert backbones.completed_options("resnet101", {})["stride_on"] == "3x3"
+    for name in backbones.NAMES:
+        assert backbones.find(name).preprocessing in backbones.PREPROCESSING
 
 
 def test_options_reach_the_resnet():
@@ -43,6 +53,14 @@ def test_preprocessing_is_that_of_keras_applications(mode):
     expected = keras.applications.imagenet_utils.preprocess_input(pixels.copy(), mode=mode)
     np.testing.assert_allclose(model(pixels), expected, rtol=1e-4, atol=1e-5)
     assert [layer.name for layer in model.layers[1:]] == ["preprocess"]
+
+
+def test_the_mean_of_vgg_without_the_change_to_bgr():
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 5, 7, 3)).astype("float32")
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, backbones.preprocess(inputs, "mean"))
+    bgr = keras.applications.imagenet_utils.preprocess_input(pixels.copy(), mode="caffe")
+    np.testing.assert_allclose(model(pixels), bgr[..., ::-1], rtol=1e-4, atol=1e-4)
 
 
 def test_preprocessing_of_other_channels_is_minus_one_to_one():

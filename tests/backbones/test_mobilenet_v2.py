@@ -46,3 +46,25 @@ def test_computes_what_keras_applications_computes(network):
         mine.set_weights(its.get_weights())
     expected = reference(x).numpy()
     np.testing.assert_allclose(network(x), expected, atol=1e-3 * expected.std())
+
+
+def test_widths_of_other_multipliers_are_rounded_as_the_authors_do():
+    """0.5: whole numbers for what a block gives, multiples of 8 inside; 1 keeps multiples of 8."""
+    half = mobilenet_v2(depth_multiplier=0.5)
+    names = ["stem", "block0_project", "block1_project", "block3_project", "block6_project"]
+    names += ["block10_project", "block13_project", "block16_project"]
+    widths = [half.get_layer(f"{name}_conv").filters for name in names]
+    assert widths == [16, 8, 12, 16, 32, 48, 80, 160]
+    assert half.get_layer("block2_expand_conv").filters == 72
+    # 0.35 x 24 = 8.4 becomes 8, and 6 x 8 = 48; 0.35 x 320 = 112.
+    odd = mobilenet_v2(depth_multiplier=0.35)
+    assert odd.output_shape[-1] == 112
+    assert odd.get_layer("block3_expand_conv").filters == 48
+    assert odd.get_layer("block4_expand_conv").filters == 64  # 6 x 11 = 66, to the multiple of 8
+
+
+def test_padding_same_samples_as_keras_does():
+    found = geometry(mobilenet_v2(padding="same"), 224, 225).output
+    assert found.offset == (31, 0)
+    with pytest.raises(ValueError, match="`depth_multiplier` must be a positive number"):
+        mobilenet_v2(depth_multiplier=0)

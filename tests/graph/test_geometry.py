@@ -145,6 +145,9 @@ def test_resizing_takes_the_stride_of_its_reference():
     assert value.size == (16, 16)
     assert value.receptive_field == (5, 5)
     assert value.offset == (-1, -1)
+    aligned = keras_deeplab.layers.ResizeLike(align_corners=True)(coarse, fine)
+    value = geometry(keras.Model(inputs, aligned), 33, 33).output
+    assert (value.stride, value.size, value.offset) == ((2, 2), (17, 17), (0, 0))
 
 
 def test_a_fixed_size_needs_the_image():

@@ -5,20 +5,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_deeplab.layers import CropLike, PadToMinimum, ResizeLike
+from keras_deeplab.layers import CropLike, PadToMinimum, ResizeBy, ResizeLike
 
 
 def picture(height: int, width: int, channels: int = 2) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(2, height, width, channels)).astype("float32")
 
 
-def bilinear(x: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Half-pixel centres, the border repeated: loops over the output pixels."""
+def bilinear(x: np.ndarray, height: int, width: int, corners: bool = False) -> np.ndarray:
+    """Half-pixel centres, the border repeated, or corners aligned: loops over the output pixels."""
+
+    def source(index: int, size: int, target: int) -> float:
+        if corners:
+            return index * (size - 1) / max(1, target - 1)
+        return min(max((index + 0.5) * size / target - 0.5, 0), size - 1)
+
     y = np.zeros((x.shape[0], height, width, x.shape[3]))
     for i in range(height):
         for j in range(width):
-            row = min(max((i + 0.5) * x.shape[1] / height - 0.5, 0), x.shape[1] - 1)
-            column = min(max((j + 0.5) * x.shape[2] / width - 0.5, 0), x.shape[2] - 1)
+            row, column = source(i, x.shape[1], height), source(j, x.shape[2], width)
             top, left = int(row), int(column)
             bottom, right = min(top + 1, x.shape[1] - 1), min(left + 1, x.shape[2] - 1)
             a, b = row - top, column - left
@@ -43,6 +48,29 @@ def test_bilinear_takes_pixels_as_areas(small, large):
     output = ResizeLike()(x, reference)
     np.testing.assert_allclose(output, bilinear(x, *large), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(output, tf.image.resize(x, large), rtol=1e-6)
+
+
+@pytest.mark.parametrize("small, large", SIZES)
+def test_aligned_corners(small, large):
+    x, reference = picture(*small), picture(*large, channels=5)
+    output = ResizeLike(align_corners=True)(x, reference)
+    np.testing.assert_allclose(output, bilinear(x, *large, corners=True), rtol=1e-4, atol=1e-5)
+    for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        np.testing.assert_allclose(output[:, *corner], x[:, *corner], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="`align_corners` needs .* received 'nearest'"):
+        ResizeLike("nearest", align_corners=True)
+
+
+@pytest.mark.parametrize("scale, size", [(0.5, (4, 3)), (0.75, (7, 4)), (1.5, (14, 9))])
+def test_by_a_factor(scale, size):
+    x = picture(9, 6)
+    np.testing.assert_allclose(ResizeBy(scale)(x), bilinear(x, *size), rtol=1e-4, atol=1e-5)
+    aligned = tuple(int((side - 1) * scale + 1) for side in (9, 6))
+    output = ResizeBy(scale, align_corners=True)(x)
+    np.testing.assert_allclose(output, bilinear(x, *aligned, corners=True), rtol=1e-4, atol=1e-5)
+    assert ResizeBy(0.01)(x).shape == (2, 1, 1, 2)
+    with pytest.raises(ValueError, match="`scale` must be a positive number, received 0"):
+        ResizeBy(0)
 
 
 @pytest.mark.parametrize("small, large", SIZES)

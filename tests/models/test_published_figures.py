@@ -12,6 +12,7 @@ import keras_deeplab
 from keras_deeplab.backbones import resnet
 from keras_deeplab.graph import geometry, multiply_adds, with_output_stride
 
+V1, V2 = keras_deeplab.DeepLabV1, keras_deeplab.DeepLabV2
 V3, V3PLUS = keras_deeplab.DeepLabV3, keras_deeplab.DeepLabV3Plus
 
 
@@ -63,6 +64,134 @@ def test_v3_plus_resnet50_separable():
     model = built(V3PLUS, separable=True)
     assert (trainable(model), model.count_params()) == (26_696_133, 26_766_853)
     assert giga(model, 513, 513) == pytest.approx(39.6, abs=0.05)
+
+
+@pytest.mark.parametrize("pool_size, field, seen", [(3, 227, 419), (2, 204, 396)])
+def test_v1(pool_size, field, seen):
+    model = V1(backbone_options={"pool_size": pool_size})
+    assert trainable(model) == model.count_params() == 20_505_429
+    assert giga(model, 321, 321) == pytest.approx(50.9, abs=0.05)
+    found = geometry(model, 321, 321)
+    assert found["backbone"].receptive_field == (field, field)
+    assert found["backbone"].stride == (8, 8)
+    assert found["fc6"].receptive_field == (seen, seen)
+    assert model.get_layer("fc6").dilation_rate == (12, 12)
+
+
+def test_v2_vgg16():
+    model = V2(backbone="vgg16")
+    assert trainable(model) == model.count_params() == 37_877_652
+    assert giga(model, 513, 513) == pytest.approx(202.0, abs=0.05)
+    found = geometry(model, 513, 513)
+    for branch, (rate, seen) in enumerate(zip((6, 12, 18, 24), (323, 419, 515, 611), strict=True)):
+        assert model.get_layer(f"fc6_{branch}").dilation_rate == (rate, rate)
+        assert found[f"fc6_{branch}"].receptive_field == (seen, seen)
+
+
+def test_v2_resnet101():
+    model = V2()
+    assert (trainable(model), model.count_params()) == (44_048_532, 44_153_876)
+    # The strides are on the first 1x1, as in the paper's network; on the 3x3 it would be 189.3.
+    assert giga(model, 513, 513) == pytest.approx(188.89, abs=0.005)
+    found = geometry(model, 513, 513)
+    assert found["backbone"].receptive_field == (1027, 1027)
+    rates = [model.get_layer(f"logits_{branch}").dilation_rate[0] for branch in range(4)]
+    assert rates == [6, 12, 18, 24]
+    units = [f"stage{stage}_unit{unit}_2_conv" for stage, unit in ((3, 1), (3, 23), (4, 1), (4, 3))]
+    assert [model.backbone.get_layer(unit).dilation_rate[0] for unit in units] == [2, 2, 4, 4]
+
+
+@pytest.mark.slow
+def test_v2_resnet101_with_the_strides_on_the_3x3():
+    assert giga(V2(stride_on="3x3"), 513, 513) == pytest.approx(189.3, abs=0.05)
+
+
+def test_v3_cascade():
+    """Section 3.2: each block works at twice the rate of the one before, times the multi-grid."""
+    model = V3(cascade=True, multi_grid=(1, 2, 1))
+    config = model.get_config()
+    assert (config["stride_on"], config["aspp_rates"]) == ("1x1", ())
+    found = geometry(model, 513, 513)
+    assert found["backbone"].stride == (16, 16)
+    for stage, rate in ((4, 2), (5, 4), (6, 8), (7, 16)):
+        units = [f"stage{stage}_unit{unit}_2_conv" for unit in (1, 2, 3)]
+        rates = [model.backbone.get_layer(unit).dilation_rate[0] for unit in units]
+        assert rates == [rate, 2 * rate, rate]
+    # Every copy of block 4 has its weights, with a projection of 2048 channels as shortcut.
+    plain = resnet(50, stride_on="1x1")
+    block = sum(
+        int(np.prod(weight.shape))
+        for layer in plain.layers
+        if layer.name.startswith("stage4")
+        for weight in layer.trainable_weights
+    )
+    copy = block + (2048 - 1024) * (2048 + 512)  # the first unit reads 2048 channels, not 1024
+    assert trainable(model.backbone) == trainable(plain) + 3 * copy
+    assert trainable(model) == trainable(model.backbone) + 2048 * 21 + 21
+
+
+def test_v3_mobilenet_v2_of_half_the_width():
+    options = {"depth_multiplier": 0.5, "padding": "same"}
+    arguments = {"backbone": "mobilenet_v2", "backbone_options": options}
+    model = V3(aspp_rates=(), head_filters=None, **arguments)
+    assert (trainable(model), model.count_params()) == (697_013, 714_325)
+    assert giga(model, 513, 513) == pytest.approx(0.867, abs=0.0005)
+    assert model.get_config()["backbone_options"] == {**options, "epsilon": 1e-3}
+
+
+def test_v3_mobilenet_v3_large():
+    model = V3(backbone="mobilenet_v3_large")
+    # torchvision's 11,029,328 count its auxiliary head too: 1x1 to 10, norm, 1x1 to the classes.
+    auxiliary = 40 * 10 * 9 + 2 * 10 + 10 * 21 + 21
+    assert trainable(model) == 11_029_328 - auxiliary
+    assert giga(model, 520, 520) == pytest.approx(10.45, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "depth, parameters, total, multiplications",
+    [
+        (41, 28_108_661, 28_241_573, 40.0),
+        pytest.param(65, 41_055_413, 41_258_213, 54.04, marks=pytest.mark.slow),
+    ],
+)
+def test_v3_plus_xception(depth, parameters, total, multiplications):
+    model = built(V3PLUS, backbone=f"xception{depth}", separable=True)
+    assert (trainable(model), model.count_params()) == (parameters, total)
+    assert giga(model, 513, 513) == pytest.approx(multiplications, abs=0.02)
+    config = model.get_config()
+    assert config["low_level_layer"] == "entry2_conv2"
+    assert config["backbone_options"] == {"epsilon": 1e-3}
+    assert config["multi_grid"] == (1, 1, 1)
+    assert config["preprocessing"] == "tf"
+
+
+@pytest.mark.slow
+def test_v3_plus_xception65_at_stride_8_and_for_cityscapes():
+    model = built(V3PLUS, backbone="xception65", separable=True)
+    fine = model.with_output_stride(8)
+    assert fine.count_params() == 41_258_213
+    assert fine.get_config()["aspp_rates"] == (12, 24, 36)
+    assert giga(fine, 513, 513) == pytest.approx(176.85, abs=0.005)
+    cityscapes = model.with_num_classes(19)
+    assert (trainable(cityscapes), cityscapes.count_params()) == (41_054_899, 41_257_699)
+    assert giga(cityscapes, 1025, 2049) == pytest.approx(418.4, abs=0.05)
+
+
+@pytest.mark.slow
+def test_v3_plus_resnet101_beta():
+    model = V3PLUS(backbone="resnet101_beta", separable=True)
+    assert (trainable(model), model.count_params()) == (45_812_037, 45_935_365)
+    assert giga(model, 513, 513) == pytest.approx(65.17, abs=0.005)
+    config = model.get_config()
+    assert config["low_level_layer"] == "stage1_unit2_3_norm"
+    assert config["multi_grid"] == (1, 2, 4)
+
+
+def test_receptive_fields_of_slim_and_torchvision():
+    assert geometry(resnet(50, stride_on="1x1")).output.receptive_field == (483, 483)
+    grid = resnet(50, stride_on="1x1", multi_grid=(1, 2, 4))
+    for network in (grid, with_output_stride(grid, 16), with_output_stride(grid, 8)):
+        assert geometry(network).output.receptive_field == (739, 739)
 
 
 def test_v3_mobilenet_v2_without_rates_and_decoder():

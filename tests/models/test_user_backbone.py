@@ -187,7 +187,7 @@ def two_inputs() -> keras.Model:
     "network, words",
     [
         (lambda: None, "`backbone` .* received None"),
-        (lambda: "vgg16", "`backbone` .* received 'vgg16'"),
+        (lambda: "vgg19", "`backbone` .* received 'vgg19'"),
         (
             lambda: with_layer(keras.layers.GlobalAveragePooling2D()),
             r"backbone 'own' .*\(None, 4\)",

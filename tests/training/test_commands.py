@@ -11,8 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_deeplab
-from keras_deeplab import data
-from keras_deeplab.models import construction
+from keras_deeplab import backbones, data
 from training import evaluate, export, options, predict, run_folder, train
 from training.files import write_json
 
@@ -25,12 +24,12 @@ class TinyShapes(data.Shapes):
 SHORT = ["--epochs", "2", "--batch-size", "2", "--crop-size", "48", "64"]
 
 
-def tiny_network(name, input_shape, **options):
+def tiny_network(input_shape):
     """A network with the strides of a backbone and little else."""
     inputs = x = keras.Input(input_shape)
     for index in range(5):
         x = keras.layers.Conv2D(8, 3, 2, padding="same", activation="relu", name=f"c{index}")(x)
-    return keras.Model(inputs, x, name=name)
+    return keras.Model(inputs, x, name="tiny")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +42,7 @@ def tiny():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "open_source", open_source)
-        patch.setattr(construction, "build", tiny_network)
+        patch.setitem(backbones.BACKBONES, "mobilenet_v2", backbones.Backbone(tiny_network, "tf"))
         yield
 
 
@@ -212,6 +211,7 @@ def test_another_run_is_not_mixed_with_an_unfinished_one(tmp_path, capsys):
 def test_weights_to_start_from(run, tmp_path, capsys):
     start = keras.models.load_model(run / "model.keras")
     parsed = train.parser().parse_args(["--weights", str(run / "model.keras")])
+    parsed.backbone = "mobilenet_v2"
     model = train.build(parsed, TinyShapes().info)
     for old, new in zip(start.weights, model.weights, strict=True):
         np.testing.assert_array_equal(old, new)
@@ -281,6 +281,9 @@ def test_export(run, tmp_path, capsys):
     assert export.main([*arguments, "--overwrite"]) == 0
     assert export.main([*arguments[2:], "--model", str(tmp_path / "none.keras")]) == 2
     assert "--model must be an existing .keras file" in capsys.readouterr().err
+    (tmp_path / "half.keras").write_bytes((run / "model.keras").read_bytes()[:5000])
+    assert export.main([*arguments[2:], "--model", str(tmp_path / "half.keras")]) == 2
+    assert "half.keras is damaged or cut off" in capsys.readouterr().err
 
 
 def test_bad_data_is_said_before_anything_is_written(tmp_path, capsys):
@@ -322,3 +325,36 @@ def test_defaults_depend_on_the_data(tmp_path):
     train.complete(parsed, data.audit(data.Shapes(train=40, val=4)))
     assert all(64 <= side <= 112 for side in parsed.crop_size)
     assert parsed.scales == (1.0, 1.0)
+    assert (parsed.backbone, parsed.learning_rate) == ("mobilenet_v2", 6e-3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("deeplab_v1", "unet"),
+        *(pytest.param(f"deeplab_{n}", marks=pytest.mark.slow) for n in ("v2", "v3", "v3_plus")),
+    ],
+)
+def test_every_model_trains(name, tmp_path):
+    folder = tmp_path / name
+    if name == "unet":  # over a backbone: its own network is a large one
+        arguments = ["--backbone", "mobilenet_v2"]
+    else:
+        arguments = ["--backbone", "mobilenet_v2", "--output-stride", "16"]
+    short = ["--epochs", "1", "--steps-per-epoch", "1", "--batch-size", "2"]
+    assert train.main(["--model", name, *arguments, *short, "--output", str(folder)]) == 0
+    assert (folder / "saved_model" / "saved_model.pb").exists()
+    model = keras.models.load_model(folder / "model.keras")
+    assert type(model) is options.MODELS[name]
+
+
+def test_models_have_their_own_defaults(capsys):
+    parsed = train.parser().parse_args(["--model", "unet"])
+    train.complete(parsed, data.audit(TinyShapes()))
+    assert (parsed.backbone, parsed.learning_rate) == (None, 3e-4)
+    parsed.output_stride = 8
+    with pytest.raises(ValueError, match="--output-stride: unet has none to set, received 8"):
+        train.build(parsed, TinyShapes().info)
+    parsed = train.parser().parse_args(["--model", "deeplab_v1"])
+    train.complete(parsed, data.audit(TinyShapes()))
+    assert train.build(parsed, TinyShapes().info).output_stride == 8

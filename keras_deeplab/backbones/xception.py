@@ -1,0 +1,91 @@
+"""The aligned Xception of DeepLabV3+, with 41, 65 and 71 layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers as kl
+
+from keras_deeplab.backbones.blocks import checked_rates, conv_norm, image_input
+from keras_deeplab.layers import AtrousSeparableConv2D
+
+# Entry flow: channels and stride of each block.
+_ENTRY = ((128, 2), (256, 2), (728, 2))
+ENTRY = {
+    41: _ENTRY,
+    65: _ENTRY,
+    71: ((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)),
+}
+MIDDLE_UNITS = {41: 8, 65: 16, 71: 16}
+# The last tensor of 256 channels at stride 4, in front of the ReLU that follows it.
+LOW_LEVEL = {41: "entry2_conv2", 65: "entry2_conv2", 71: "entry3_conv2"}
+
+
+def xception(
+    depth: int,
+    input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    *,
+    multi_grid: tuple[int, int, int] = (1, 1, 1),
+    epsilon: float = 1e-3,
+) -> keras.Model:
+    """Builds the aligned Xception without its classifier, at its own output stride of 32.
+
+    Against the original Xception, poolings are strided separable convolutions, a batch norm
+    follows each depthwise convolution, and the entry and middle flows are deeper. Within a unit
+    nothing is rectified between depthwise and 1x1, and nothing after the sum.
+
+    Args:
+        depth: 41, 65 or 71.
+        input_shape: (height, width, channels) without the batch, None for any size.
+        multi_grid: Rates of the last block's three convolutions, multiplied by what the output
+            stride gives.
+        epsilon: Of the batch norms.
+
+    Returns:
+        A functional model from scaled pixels `(batch, height, width, channels)` to features
+        `(batch, ceil(height / 32), ceil(width / 32), 2048)`.
+
+    Raises:
+        ValueError: If an argument is not one of those named.
+
+    Reference:
+        [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611), figure 4; the
+        released code for 41 and 71.
+    """
+    if depth not in ENTRY:
+        raise ValueError(f"`depth` must be one of {sorted(ENTRY)}, received {depth!r}.")
+    checked_rates("multi_grid", multi_grid)
+    inputs = image_input(input_shape)
+    x = conv_norm(inputs, 32, 3, "stem1", stride=2, epsilon=epsilon)
+    x = conv_norm(x, 64, 3, "stem2", epsilon=epsilon)
+    for index, (filters, stride) in enumerate(ENTRY[depth], 1):
+        x = _unit(x, (filters,) * 3, stride, f"entry{index}", epsilon)
+    for index in range(1, MIDDLE_UNITS[depth] + 1):
+        x = _unit(x, (728,) * 3, 1, f"middle{index}", epsilon)
+    x = _unit(x, (728, 1024, 1024), 2, "exit1", epsilon)
+    for index, (filters, rate) in enumerate(zip((1536, 1536, 2048), multi_grid, strict=True), 1):
+        x = AtrousSeparableConv2D(
+            filters, dilation_rate=rate, epsilon=epsilon, name=f"exit2_conv{index}"
+        )(x)
+    return keras.Model(inputs, x, name=f"xception{depth}")
+
+
+def _unit(x: Any, filters: tuple[int, ...], stride: int, name: str, epsilon: float) -> Any:
+    """Three separable convolutions, the stride on the last, beside a shortcut."""
+    shortcut = x
+    if stride > 1 or x.shape[-1] != filters[-1]:
+        shortcut = conv_norm(
+            x, filters[-1], 1, f"{name}_shortcut", stride=stride, epsilon=epsilon, activation=None
+        )
+    for index, width in enumerate(filters, 1):
+        x = kl.ReLU(name=f"{name}_act{index}")(x)
+        x = AtrousSeparableConv2D(
+            width,
+            strides=stride if index == len(filters) else 1,
+            depthwise_activation=False,
+            activation=None,
+            epsilon=epsilon,
+            name=f"{name}_conv{index}",
+        )(x)
+    return kl.Add(name=f"{name}_add")([shortcut, x])

@@ -1,0 +1,538 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from calibration import calibrate, image
+from networks import tiny, tiny_sequential
+
+import keras_deeplab
+from keras_deeplab.graph import geometry, multiply_adds
+from keras_deeplab.graph.network import leaf_layers
+from keras_deeplab.models.unet import UNet
+
+SIZES = [(1, 1), (2, 3), (5, 1), (31, 17), (64, 48), (97, 129)]
+
+
+def small(num_classes: int = 3, backbone=None, **arguments) -> keras.Model:
+    return UNet(num_classes, backbone, **{"filters": 4, **arguments})
+
+
+@pytest.fixture(scope="module")
+def plain() -> keras.Model:
+    return calibrate(small(depth=2), image(32, 32, batch=2))
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Model:
+    return calibrate(tiny(), image(64, 64, batch=2))
+
+
+@pytest.fixture(scope="module")
+def over(network) -> keras.Model:
+    model = calibrate(small(backbone=network), image(64, 64, batch=2))
+    for mine, its in zip(model.backbone.weights, network.weights, strict=True):
+        mine.assign(its)
+    return model
+
+
+# The network of 2015: its figures
+
+
+def parameters_by_hand(channels: int, classes: int, filters: int = 64, depth: int = 4) -> int:
+    def convolution(size: int, before: int, after: int) -> int:
+        return size * size * before * after + after
+
+    total, before = 0, channels
+    for level in range(depth + 1):
+        width = filters * 2**level
+        total += convolution(3, before, width) + convolution(3, width, width)
+        before = width
+    for level in reversed(range(depth)):
+        width = filters * 2**level
+        total += convolution(2, 2 * width, width)
+        total += convolution(3, 2 * width, width) + convolution(3, width, width)
+    return total + convolution(1, filters, classes)
+
+
+def test_parameters_and_multiply_adds_of_the_paper():
+    model = UNet()
+    assert (model.num_classes, model.output_stride) == (21, 16)
+    assert model.count_params() == parameters_by_hand(3, 21) == 31_033_045
+    assert sum(multiply_adds(model, 512, 512).values()) / 1e9 == pytest.approx(193.0, abs=0.05)
+    of_the_paper = UNet(2, input_shape=(None, None, 1))
+    assert of_the_paper.count_params() == parameters_by_hand(1, 2) == 31_030_658
+    up_convolutions = [
+        layer.kernel.shape
+        for layer in leaf_layers(of_the_paper).values()
+        if isinstance(layer, keras.layers.Conv2DTranspose)
+    ]
+    assert up_convolutions == [(2, 2, n, 2 * n) for n in (512, 256, 128, 64)]
+    assert not [x for x in leaf_layers(of_the_paper) if "norm" in x]
+
+
+def test_filters_depth_and_batch_norm():
+    model = small(5, depth=3, input_shape=(None, None, 2))
+    assert model.count_params() == parameters_by_hand(2, 5, 4, 3)
+    normed = small(5, depth=3, input_shape=(None, None, 2), batch_norm=True)
+    normed_channels = 2 * sum((4, 8, 16, 32)) + 2 * sum((4, 8, 16))
+    # A norm's scale, offset and two statistics come in the place of the convolution's bias.
+    assert normed.count_params() == model.count_params() + 3 * normed_channels
+
+
+def test_receptive_field_of_the_paper():
+    field = stride = 1
+    for level in range(5):
+        if level:
+            field += stride
+            stride *= 2
+        field += 2 * (2 * stride)
+    assert (field, stride) == (140, 16)
+    model = UNet(2, filters=1)
+    found = geometry(model)
+    assert found["backbone/level4_conv2"].receptive_field == (field, field)
+    assert found["backbone/level4_conv2"].stride == (stride, stride)
+    assert found.output.stride == (1, 1)
+    skips = [found[f"decoder{s}_concat"].stride for s in (8, 4, 2, 1)]
+    assert skips == [(8, 8), (4, 4), (2, 2), (1, 1)]
+
+
+def test_kernels_begin_with_the_variance_of_the_paper():
+    model = UNet(2, filters=16)
+    layers = leaf_layers(model)
+    for path in ("backbone/level2_conv2", "backbone/level4_conv1", "decoder2_conv1"):
+        kernel = layers[path].conv.kernel
+        expected = np.sqrt(2 / np.prod(kernel.shape[:3]))
+        assert np.std(kernel) == pytest.approx(expected, rel=0.05)
+    biases = [layer.conv.bias for path, layer in layers.items() if "conv" in path]
+    assert not np.any([np.any(bias) for bias in biases])
+
+
+def test_dropout_is_on_the_last_two_levels():
+    dropouts = {
+        path: layer.rate
+        for path, layer in leaf_layers(small()).items()
+        if isinstance(layer, keras.layers.Dropout)
+    }
+    assert dropouts == {"backbone/level3_dropout": 0.5, "backbone/level4_dropout": 0.5}
+    model = small(depth=2, dropout=0.9)
+    x = image(16, 16)
+    assert np.abs(model(x, training=True) - model(x)).max() > 1e-3
+
+
+# The network of 2015: its wiring, against plain NumPy
+
+
+def convolved(x: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:
+    height, width, _ = x.shape
+    kernel, bias = (np.asarray(w) for w in (layer.conv.kernel, layer.conv.bias))
+    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+    taps = [(i, j) for i in range(3) for j in range(3)]
+    y = sum(padded[i : i + height, j : j + width] @ kernel[i, j] for i, j in taps)
+    return np.maximum(y + bias, 0)
+
+
+def pooled(x: np.ndarray) -> np.ndarray:
+    height, width, channels = x.shape
+    x = np.pad(x, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=-np.inf)
+    return x.reshape((height + 1) // 2, 2, (width + 1) // 2, 2, channels).max((1, 3))
+
+
+def up_convolved(x: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:
+    kernel, bias = np.asarray(layer.kernel), np.asarray(layer.bias)
+    y = np.einsum("hwc,abnc->hawbn", x, kernel)
+    return y.reshape(2 * x.shape[0], 2 * x.shape[1], -1) + bias
+
+
+def by_hand(model: keras.Model, pixels: np.ndarray, mistake: str = "") -> np.ndarray:
+    """The figure of the paper at depth 2, for one image; optionally with a mistake."""
+    layers = leaf_layers(model)
+    x, skips = pixels / 127.5 - 1, []
+    for level in range(3):
+        x = pooled(x) if level else x
+        first = convolved(x, layers[f"backbone/level{level}_conv1"])
+        x = convolved(first, layers[f"backbone/level{level}_conv2"])
+        skips.append(first if mistake == "skip before its level's end" else x)
+    for level in (1, 0):
+        skip, name = skips[level], f"decoder{2**level}"
+        x = up_convolved(x, layers[f"{name}_up"])
+        height, width, _ = skip.shape
+        cut = mistake == "cut at the beginning"
+        x = x[-height:, -width:] if cut else x[:height, :width]
+        x = np.maximum(x, 0) if mistake == "ReLU behind the up-convolution" else x
+        skip = skip[::-1] if mistake == "skip upside down" else skip
+        both = [x, skip] if mistake == "skip and up-convolution swapped" else [skip, x]
+        x = np.concatenate([0 * skip, x] if mistake == "no skip" else both, -1)
+        x = convolved(x, layers[f"{name}_conv1"])
+        x = convolved(x, layers[f"{name}_conv2"])
+    return x @ np.asarray(layers["logits"].kernel)[0, 0] + np.asarray(layers["logits"].bias)
+
+
+@pytest.mark.parametrize("size", [(16, 12), (13, 11), (1, 3), (1, 1), (7, 6)])
+def test_it_computes_what_the_figure_shows(plain, size):
+    pixels = image(*size)
+    expected = by_hand(plain, pixels[0])
+    assert expected.std() > 1e-2
+    np.testing.assert_allclose(plain(pixels)[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "skip before its level's end",
+        "cut at the beginning",
+        "ReLU behind the up-convolution",
+        "skip upside down",
+        "skip and up-convolution swapped",
+        "no skip",
+    ],
+)
+def test_wrong_wiring_would_be_seen(plain, mistake):
+    pixels = image(13, 11)
+    logits = np.asarray(plain(pixels)[0])
+    assert np.abs(logits - by_hand(plain, pixels[0], mistake)).max() > 0.05 * logits.std()
+
+
+def reach(model: keras.Model) -> int:
+    """How far from one changed pixel logits change."""
+    pixels = image(64, 64)
+    changed = pixels.copy()
+    changed[0, 33, 33] = 255 - changed[0, 33, 33]
+    rows, columns = np.nonzero(np.abs(model(changed) - model(pixels))[0].max(-1) > 1e-6)
+    return 0 if not len(rows) else max(np.abs(rows - 33).max(), np.abs(columns - 33).max())
+
+
+def test_fine_detail_comes_through_the_skips():
+    model = calibrate(small(depth=2), image(32, 32, batch=2))
+    assert reach(model) > 4
+    cut_off = model.get_layer("decoder1_up")
+    cut_off.kernel.assign(0 * cut_off.kernel)
+    # What is left: four 3x3 convolutions at the image's own stride, two before the skip, two after.
+    assert reach(model) == 4
+    first = model.get_layer("decoder1_conv1").conv.kernel
+    first.assign(first * np.reshape([0] * 4 + [1] * 4, (1, 1, 8, 1)))
+    assert reach(model) == 0  # without skip and up-convolution nothing arrives
+
+
+# Over a backbone
+
+
+def test_skips_of_a_users_network(over):
+    skips = ("stem", "stage4_out", "add8", "add16")
+    assert over.get_config()["skip_layers"] == skips
+    assert over.output_stride == 32
+    found = geometry(over)
+    for stride, width in ((16, 64), (8, 32), (4, 16), (2, 8)):
+        assert found[f"decoder{stride}_conv2"].stride == (stride, stride)
+        assert over.get_layer(f"decoder{stride}_conv2").filters == width
+        assert over.get_layer(f"decoder{stride}_conv1").norm is not None
+    assert UNet(2, tiny()).get_layer("decoder16_conv1").filters == 256
+
+
+def decoded(model: keras.Model, network: keras.Model, pixels, names) -> np.ndarray:
+    """The decoder's layers, on features taken from the user's own network by name."""
+    taps = [network.get_layer(name).output for name in names]
+    *skips, x = keras.Model(network.inputs[0], [*taps, network.output])(pixels)
+    for skip, stride in zip(skips[::-1], (16, 8, 4, 2), strict=True):
+        x = tf.concat([skip, tf.image.resize(x, skip.shape[1:3])], -1)
+        for index in (1, 2):
+            x = model.get_layer(f"decoder{stride}_conv{index}")(x)
+    return tf.image.resize(model.get_layer("logits")(x), pixels.shape[1:3]).numpy()
+
+
+def test_decoder_over_a_users_network(network, over):
+    pixels = image(97, 129)
+    names = ("stem", "stage4_out", "add8", "add16")
+    expected = decoded(over, network, pixels, names)
+    assert expected.std() > 1e-2
+    np.testing.assert_allclose(over(pixels), expected, atol=1e-3 * expected.std())
+    for wrong in (
+        ("stem", "add8", "stage4_out", "add16"),
+        ("stem", "stage4_out", "stage8_out", "add16"),
+    ):
+        swapped = decoded(over, network, pixels, wrong)
+        assert np.abs(swapped - over(pixels)).max() > 0.1 * expected.std()
+
+
+def test_skip_layers_can_be_named_in_any_order(over):
+    names = over.get_config()["skip_layers"]
+    turned = UNet.from_config({**over.get_config(), "skip_layers": names[::-1]})
+    turned.set_weights(over.get_weights())
+    pixels = image(33, 47)
+    np.testing.assert_array_equal(turned(pixels), over(pixels))
+    few = small(backbone=tiny(), skip_layers=["stage8", "stem"])
+    assert few.get_config()["skip_layers"] == ("stage8", "stem")
+    assert [x for x in (16, 8, 4, 2) if f"decoder{x}_up" in {y.name for y in few.layers}] == [8, 2]
+
+
+@pytest.mark.parametrize("depth, skips", [(4, ("first", "second")), (2, ("first",))])
+def test_missing_strides_and_those_beyond_the_depth_are_left_out(depth, skips):
+    model = small(backbone=tiny_sequential(), depth=depth)
+    assert model.get_config()["skip_layers"] == skips
+    assert geometry(model)["logits"].stride == (4, 4)
+    assert model(image(30, 41)).shape == (1, 30, 41, 3)
+
+
+def test_the_users_network_is_copied_and_not_modified(network, over):
+    config = json.dumps(keras.saving.serialize_keras_object(network))
+    weights, calls = network.get_weights(), [len(x._inbound_nodes) for x in network.layers]
+    model = small(backbone=network)
+    for mine, its in zip(model.backbone.weights, network.weights, strict=True):
+        np.testing.assert_array_equal(mine, its)
+        mine.assign(mine + 1)
+    for old, new in zip(weights, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert json.dumps(keras.saving.serialize_keras_object(network)) == config
+    assert [len(x._inbound_nodes) for x in network.layers] == calls
+    assert model.count_params() == sum(x.count_params() for x in model.layers)
+    assert small(backbone=network).backbone.trainable_weights
+    network.trainable = False
+    try:
+        frozen = small(backbone=network).backbone
+        assert not frozen.trainable
+        assert not frozen.trainable_weights
+    finally:
+        network.trainable = True
+
+
+def test_a_backbone_of_the_package():
+    options = {"depth_multiplier": 0.35}
+    model = UNet(2, "mobilenet_v2", filters=4, backbone_options=options)
+    calibrate(model, image(64, 64, batch=2))
+    assert model.get_config()["backbone_options"]["depth_multiplier"] == 0.35
+    assert model.backbone.output_shape[0][-1] < 1280
+    assert model.get_config()["preprocessing"] == "tf"
+    for size in ((1, 1), (65, 33)):
+        assert model(image(*size)).shape == (1, *size, 2)
+    again = UNet.from_config(model.get_config())
+    assert json.dumps(again.get_config()) == json.dumps(model.get_config())
+
+
+def test_images_below_what_the_backbone_needs():
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 7, strides=4, name="a")(inputs)
+    x = keras.layers.Conv2D(4, 5, strides=4, activation="tanh", name="b")(x)
+    model = small(backbone=keras.Model(inputs, x))
+    calibrate(model, image(40, 40, batch=2))
+    assert model.get_layer("pad_to_minimum").minimum == (23, 23)
+    for size in ((1, 1), (22, 40)):
+        assert model(image(*size)).shape == (1, *size, 3)
+        assert np.isfinite(model(image(*size))).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "xception41", "vgg16"])
+def test_deep_backbones_of_the_package(name):
+    model = UNet(21, name)
+    found = geometry(model.backbone)
+    assert [x.stride[0] for x in found.outputs] == [32, 16, 8, 4, 2]
+    assert np.isfinite(model(image(97, 129))).all()
+
+
+@pytest.mark.slow
+def test_a_network_without_stride_2():
+    network = keras.applications.ConvNeXtTiny(include_top=False, weights=None)
+    model = UNet(3, network)
+    assert [x.stride[0] for x in geometry(model.backbone).outputs] == [32, 16, 8, 4]
+    assert model(image(97, 129)).shape == (1, 97, 129, 3)
+
+
+# Both: sizes, files, training
+
+
+@pytest.fixture(scope="module", params=["plain", "over"])
+def model(request) -> keras.Model:
+    return request.getfixturevalue(request.param)
+
+
+def test_logits_have_the_size_of_the_image(model):
+    for size in SIZES:
+        logits = model(image(*size))
+        assert logits.shape == (1, *size, 3)
+        assert logits.dtype == "float32"
+        assert np.isfinite(logits).all()
+        assert np.std(logits) > 1e-2
+
+
+def test_at_full_depth_any_size_works():
+    model = calibrate(small(batch_norm=True), image(64, 64, batch=2))
+    for size in SIZES:
+        logits = model(image(*size))
+        assert logits.shape == (1, *size, 3)
+        assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_channels(channels):
+    for backbone in (None, tiny(channels)):
+        model = small(backbone=backbone, input_shape=(None, None, channels))
+        assert model(image(35, 33, channels=channels)).shape == (1, 35, 33, 3)
+
+
+def test_a_fixed_input_shape_is_kept():
+    for backbone in (None, tiny()):
+        model = small(backbone=backbone, input_shape=(31, 18, 3))
+        assert model.input_shape == (None, 31, 18, 3)
+        assert model.output_shape == (None, 31, 18, 3)
+        assert model(image(31, 18)).shape == (1, 31, 18, 3)
+
+
+def test_preprocessing_is_one_layer_that_can_be_turned_off(plain):
+    off = small(depth=2, preprocessing=None)
+    off.set_weights(plain.get_weights())
+    pixels = image(9, 14).round()
+    np.testing.assert_allclose(off(pixels / 127.5 - 1), plain(pixels), atol=1e-4)
+    np.testing.assert_allclose(plain(pixels.astype("uint8")), plain(pixels), atol=1e-4)
+    assert plain.get_layer("preprocess")
+    assert plain.get_config()["preprocessing"] == "tf"
+    assert small(backbone=tiny()).get_config()["preprocessing"] is None
+    assert small(backbone=tiny(), preprocessing="torch").get_layer("preprocess")
+
+
+def test_comes_back_from_a_file(model, tmp_path: Path):
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is UNet
+    assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
+    pixels = image(31, 46)
+    np.testing.assert_allclose(loaded(pixels), model(pixels), rtol=1e-5, atol=1e-5)
+    loaded.with_num_classes(5).save(tmp_path / "again.keras")
+    assert keras.models.load_model(tmp_path / "again.keras").num_classes == 5
+
+
+def test_exports(model, tmp_path: Path):
+    keras_deeplab.export.saved_model(model, tmp_path / "out")
+    serve = tf.saved_model.load(str(tmp_path / "out")).signatures["serving_default"]
+    for batch, *size in ((1, 1, 1), (2, 33, 50)):
+        pixels = image(*size, batch=batch).astype("uint8")
+        served = serve(images=tf.constant(pixels))["probabilities"]
+        expected = keras.ops.softmax(model(pixels))
+        np.testing.assert_allclose(served, expected, atol=1e-5)
+
+
+def test_another_number_of_classes(model, capsys):
+    other = model.with_num_classes(7)
+    assert type(other) is UNet
+    assert other.output_shape[-1] == other.num_classes == 7
+    assert other.transfer_report.fresh == ("logits",)
+    assert "initialised anew: logits" in capsys.readouterr().out
+    inner = [
+        keras.Model(m.input, m.get_layer("logits").input)(image(20, 31)) for m in (model, other)
+    ]
+    np.testing.assert_allclose(inner[1], inner[0], rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_layers_stay_frozen(tmp_path: Path):
+    for backbone in (None, tiny()):
+        model = small(backbone=backbone)
+        model.backbone.trainable = False
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        assert not loaded.backbone.trainable_weights
+        assert len(loaded.trainable_weights) == len(model.trainable_weights) > 0
+
+
+def test_it_has_no_output_stride_to_change(model):
+    with pytest.raises(ValueError, match=r"UNet has no output stride to change.* received 8"):
+        model.with_output_stride(8)
+    assert "output_stride" not in model.get_config()
+
+
+def halves(height: int = 24, width: int = 37, batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    labels = np.zeros((batch, height, width), "int32")
+    for index in range(batch):
+        labels[index, :, random.integers(width // 4, width // 2) :] = 1
+    pixels = 80 + 100 * labels[..., None] + random.normal(0, 15, (batch, height, width, 3))
+    return pixels.astype("float32"), labels
+
+
+@pytest.mark.parametrize(
+    "backbone, policy",
+    [
+        (None, "float32"),
+        (tiny, "float32"),
+        pytest.param(None, "mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param(tiny, "mixed_bfloat16", marks=pytest.mark.slow),
+    ],
+)
+def test_20_steps_on_one_batch_halve_the_loss(backbone, policy):
+    model = small(2, backbone and backbone(), depth=3, dtype=policy)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+    model.compile(keras.optimizers.Adam(5e-3), loss)
+    pixels, labels = halves()
+    losses = model.fit(pixels, labels, batch_size=4, epochs=20, verbose=0).history["loss"]
+    assert len(losses) == 20
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_mixed_precision_is_part_of_the_model(tmp_path: Path):
+    model = calibrate(small(depth=2, dtype="mixed_bfloat16"), image(32, 32, batch=2))
+    assert keras.config.dtype_policy().name == "float32"
+    for path, layer in leaf_layers(model).items():
+        if not isinstance(layer, keras.layers.InputLayer):
+            assert layer.compute_dtype == ("float32" if path == "logits" else "bfloat16")
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    pixels = image(21, 30)
+    logits = model(pixels)
+    assert logits.dtype == "float32"
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.get_config() == model.get_config()
+    np.testing.assert_array_equal(loaded(pixels), logits)
+    full = UNet.from_config({**model.get_config(), "dtype": "float32"})
+    full.set_weights(model.get_weights())
+    assert 0 < np.abs(full(pixels) - logits).mean() < 0.15 * np.std(logits)
+
+
+def no_skips() -> keras.Model:
+    inputs = keras.Input((None, None, 3))
+    return keras.Model(inputs, keras.layers.Conv2D(4, 16, strides=16)(inputs), name="flat")
+
+
+def pooled_to_one() -> keras.Model:
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="a")(inputs)
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True, name="mean")(x)
+    return keras.Model(inputs, keras.layers.ReLU()(x), name="single")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"num_classes": 1}, "`num_classes` .* received 1.*use 2"),
+        ({"filters": 0}, "`filters` .* received 0"),
+        ({"filters": 2.5}, "`filters` .* received 2.5"),
+        ({"depth": 0}, "`depth` .* received 0"),
+        ({"depth": None}, "`depth` .* received None"),
+        ({"dropout": 1.5}, "`dropout`|1.5"),
+        ({"activation": "reloo"}, "activation .*reloo"),
+        ({"preprocessing": "caffe"}, "`preprocessing` .* received 'caffe'"),
+        ({"input_shape": (None, None)}, r"`input_shape` .* received \(None, None\)"),
+        ({"dtype": "float31"}, "`dtype` .* received 'float31'"),
+        ({"skip_layers": ("a",)}, r"`skip_layers` is for a `backbone`, received \('a',\)"),
+        ({"backbone": "resnet7"}, "`backbone` .* received 'resnet7'"),
+        ({"backbone": 3}, "`backbone` .* received 3"),
+        ({"backbone": tiny(4)}, "takes 4 channels, but `input_shape` has 3"),
+        ({"backbone": no_skips()}, "'flat', which ends at stride 16, .*`skip_layers`"),
+        ({"backbone": pooled_to_one()}, r"`backbone` must give maps .*'single'"),
+        ({"backbone": tiny(), "skip_layers": "stem"}, "`skip_layers` .* received 'stem'"),
+        ({"backbone": tiny(), "skip_layers": ()}, r"`skip_layers` .* received \(\)"),
+        ({"backbone": tiny(), "skip_layers": ("stm",)}, "`skip_layers` .*'stm'.*stem"),
+        (
+            {"backbone": tiny(), "skip_layers": ("add8", "stage8")},
+            r"`skip_layers` must have different strides.* received \('add8', 'stage8'\)",
+        ),
+        (
+            {"backbone": tiny(), "skip_layers": ("stem", "stage32")},
+            r"`skip_layers` .* finer than the 32 .*'tiny'.*'stage32'",
+        ),
+    ],
+)
+def test_errors_name_argument_and_value(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        UNet(**{"num_classes": 3, **arguments})

@@ -1,0 +1,127 @@
+"""Tabulates the models: `python -m training.model_table`, into the README with `--write`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+
+import keras_deeplab as kd
+from training.files import written_aside
+from training.options import command
+
+SIDE = 513
+BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
+HEAD = ("model", "backbone", "paper", "parameters", "multiply-adds", "stride", "receptive field")
+
+
+class Row(NamedTuple):
+    """A model of the table; `last` is the layer behind which nothing looks any further."""
+
+    model: str
+    backbone: str
+    paper: str
+    build: Callable[[], keras.Model]
+    last: str = "logits"
+
+
+def _v3(backbone: str, **arguments: object) -> Callable[[], keras.Model]:
+    return lambda: kd.DeepLabV3(21, backbone, **arguments)
+
+
+def _v3_plus(backbone: str) -> Callable[[], keras.Model]:
+    return lambda: kd.DeepLabV3Plus(21, backbone, separable=True)
+
+
+V1, V2 = (
+    "[1412.7062](https://arxiv.org/abs/1412.7062)",
+    "[1606.00915](https://arxiv.org/abs/1606.00915)",
+)
+V3, V3_PLUS = (
+    "[1706.05587](https://arxiv.org/abs/1706.05587)",
+    "[1802.02611](https://arxiv.org/abs/1802.02611)",
+)
+U_NET, SPP = (
+    "[1505.04597](https://arxiv.org/abs/1505.04597)",
+    "[1406.4729](https://arxiv.org/abs/1406.4729)",
+)
+V3_MOBILE = {"aspp_rates": (), "head_filters": None}
+
+ROWS = (
+    Row("DeepLabV1", "VGG16", V1, kd.DeepLabV1),
+    Row("DeepLabV2", "VGG16", V2, lambda: kd.DeepLabV2(21, "vgg16"), "aspp_sum"),
+    Row("DeepLabV2", "ResNet101", V2, kd.DeepLabV2, "aspp_sum"),
+    Row("DeepLabV3", "ResNet50", V3, kd.DeepLabV3),
+    Row("DeepLabV3", "ResNet101", V3, _v3("resnet101")),
+    Row("DeepLabV3, cascade", "ResNet50", V3, _v3("resnet50", cascade=True)),
+    Row("DeepLabV3", "MobileNetV3 large", V3, _v3("mobilenet_v3_large")),
+    Row("DeepLabV3, no rates", "MobileNetV2", V3, _v3("mobilenet_v2", **V3_MOBILE)),
+    Row("DeepLabV3Plus", "Xception41", V3_PLUS, _v3_plus("xception41")),
+    Row("DeepLabV3Plus", "Xception65", V3_PLUS, _v3_plus("xception65")),
+    Row("DeepLabV3Plus", "Xception71", V3_PLUS, _v3_plus("xception71")),
+    Row("DeepLabV3Plus", "ResNet101 beta", V3_PLUS, _v3_plus("resnet101_beta")),
+    Row("DeepLabV3Plus", "MobileNetV2", V3_PLUS, _v3_plus("mobilenet_v2")),
+    Row("UNet", "its own", U_NET, kd.UNet),
+    Row("SPPNet", "VGG16", SPP, lambda: kd.SPPNet(1000), "backbone"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m training.model_table",
+        description=f"Parameters, multiply-adds at {SIDE}x{SIDE}, stride and receptive field of "
+        "the models, measured on the networks themselves.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    made.add_argument("--write", type=Path, help="file with a table between its two marks to renew")
+    return made
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    options = parser().parse_args(argv)
+    if options.write is None:
+        print(table())
+        return 0
+    text = options.write.read_text()
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"--write: {options.write} must hold the lines {BEGIN} and {END}.")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    with written_aside(options.write) as aside:
+        aside.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    return 0
+
+
+def table(rows: Sequence[Row] = ROWS) -> str:
+    """The table as Markdown."""
+    lines = [HEAD, ["---"] * len(HEAD), *(cells(row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cells(row: Row) -> list[str]:
+    """One line of the table."""
+    model = row.build()
+    cost = sum(kd.graph.multiply_adds(model, SIDE, SIDE).values())
+    found = kd.graph.geometry(model, SIDE, SIDE)
+    features = kd.graph.geometry(model.backbone, SIDE, SIDE).outputs[0]
+    last = found[row.last].height
+    # What is pooled over the whole image comes on top of what the kernels see.
+    field = f"{int(last.field)}{' + image' if last.unbounded else ''}"
+    return [
+        row.model,
+        row.backbone,
+        row.paper,
+        f"{model.count_params():,}",
+        f"{cost / 1e9:.1f} G",
+        str(int(features.stride[0])),
+        field,
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
