@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add("--output-stride", type=positive, help="default: 16, for deeplab_v1 and deeplab_v2 8")
     add("--crop-size", type=positive, nargs=2, metavar=("H", "W"), help="default: from the images")
     add("--batch-size", type=positive, default=8)
-    add("--epochs", type=positive, help="default: 6 for shapes, 40 for a folder")
+    add("--epochs", type=positive, help="default: 5 for shapes, 40 for a folder")
     add("--steps-per-epoch", type=positive, help="default: all images once")
     add("--learning-rate", type=positive_float, help="default: by data and backbone, 3e-4 to 6e-3")
     add("--weights", type=Path, help=".keras or .weights.h5 file of this package to start from")
@@ -131,7 +131,7 @@ def complete(options: argparse.Namespace, report: data.Report) -> None:
     is_shapes = options.data == "shapes"
     if options.backbone is None:
         options.backbone = OWN_BACKBONES.get(options.model, "mobilenet_v2")
-    options.epochs = options.epochs or (6 if is_shapes else 40)
+    options.epochs = options.epochs or (5 if is_shapes else 40)
     rate = 3e-4 if options.backbone in NORM_FREE else 6e-3 if is_shapes else 1e-3
     options.learning_rate = options.learning_rate or rate
     # `shapes` are drawn in all sizes and colours: changing them further only costs time.
