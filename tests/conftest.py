@@ -14,5 +14,8 @@ def shared() -> Path:
     """The folder of reference data beside the project; tests that need it skip without it."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
-        pytest.skip(f"the reference data folder {folder.name}/ is not beside the project")
+        pytest.skip(
+            f"needs reference photographs in {folder.name}/ beside the project: their licences do "
+            "not let them be distributed with it"
+        )
     return folder

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from keras_deeplab.data.decoding import decode_image, image_facts
 from keras_deeplab.data.faults import DatasetError, Fault, Faults
-from keras_deeplab.data.files import IMAGE_SUFFIXES, SYSTEM_FILES
+from keras_deeplab.data.files import IMAGE_SUFFIXES, visible
 from keras_deeplab.data.folder import add_file_faults, map_files
+from keras_deeplab.data.source import Splits
 
 SPLITS = ("train", "val")
 # Kinds of fault of class folders -> what was expected, in the order in which they are reported.
@@ -26,19 +27,15 @@ EXPECTED = {
 }
 
 
-class ClassSource(abc.ABC):
+class ClassSource(Splits):
     """Images with one class each, in splits: what `classification_dataset` reads."""
 
-    splits: tuple[str, ...] = SPLITS
+    splits = SPLITS
 
     @property
     @abc.abstractmethod
     def classes(self) -> tuple[str, ...]:
         """The class names; the position is the label."""
-
-    @abc.abstractmethod
-    def names(self, split: str) -> list[str]:
-        """Returns the names of a split's images, in the order of `dataset(split)`."""
 
     @abc.abstractmethod
     def dataset(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
@@ -53,11 +50,6 @@ class ClassSource(abc.ABC):
             A dataset of known cardinality with pairs `(image, label)`: RGB uint8
             `(height, width, 3)` of any size, and an int32 number in 0..number of classes-1.
         """
-
-    def check_split(self, split: str) -> None:
-        """Raises a ValueError that lists the splits where `split` is not one of them."""
-        if split not in self.splits:
-            raise ValueError(f"`split` must be one of {self.splits}. Received: split={split!r}")
 
 
 class ClassFolders(ClassSource):
@@ -137,11 +129,11 @@ class ClassFolders(ClassSource):
             self._found["missing folder"].append(f"{folder} is no folder")
             return {}
         images: dict[str, list[Path]] = {}
-        for path in _visible(folder):
+        for path in visible(folder):
             if not path.is_dir():
                 self._found["file outside a class"].append(self._shown(path))
                 continue
-            files = _visible(path)
+            files = visible(path)
             images[path.name] = [file for file in files if _is_image(file)]
             others = [self._shown(file) for file in files if not _is_image(file)]
             self._found["unsupported file"] += others
@@ -178,15 +170,6 @@ class ClassFolders(ClassSource):
 
     def _shown(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
-
-
-def _visible(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, without what operating systems leave in it."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name.lower() not in SYSTEM_FILES
-    )
 
 
 def _is_image(path: Path) -> bool:

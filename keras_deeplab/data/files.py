@@ -63,16 +63,23 @@ def check_root(root: Path, faults: Faults) -> None:
         faults.add("missing folder", "none of train, val, test is there")
 
 
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, without what operating systems leave in it."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name.lower() not in SYSTEM_FILES
+    )
+
+
 def _list_folder(
     root: Path, folder: Path, suffixes: tuple[str, ...], faults: Faults
 ) -> tuple[dict[str, list[Path]], set[str]]:
     """Returns the files by name, and the names of JPEG files where those are not allowed."""
     listed: dict[str, list[Path]] = {}
     lossy = set()
-    for path in sorted(folder.iterdir()):
+    for path in visible(folder):
         shown = path.relative_to(root).as_posix()
-        if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
-            continue
         if path.is_dir():
             faults.add("unsupported file", f"{shown} is a folder")
         elif path.suffix.lower() in suffixes:

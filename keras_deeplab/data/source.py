@@ -91,7 +91,25 @@ class DatasetInfo:
         return cls(tuple(config["classes"]), tuple(config.get("colors", ())))
 
 
-class Source(abc.ABC):
+class Splits(abc.ABC):
+    """Images in splits: what all sources share."""
+
+    @property
+    @abc.abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are there, such as `("train", "val")`."""
+
+    @abc.abstractmethod
+    def names(self, split: str) -> list[str]:
+        """Returns the names of a split's images, in the order of `dataset(split)`."""
+
+    def check_split(self, split: str) -> None:
+        """Raises a ValueError that lists the splits where `split` is not one of them."""
+        if split not in self.splits:
+            raise ValueError(f"`split` must be one of {self.splits}. Received: split={split!r}")
+
+
+class Source(Splits):
     """Photographs with label maps, in splits: what the pipelines and `data.audit` read.
 
     A source says what its classes are, which splits it has and which images are in a split, and
@@ -102,15 +120,6 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def info(self) -> DatasetInfo:
         """The classes and their colours."""
-
-    @property
-    @abc.abstractmethod
-    def splits(self) -> tuple[str, ...]:
-        """The splits that are there, such as `("train", "val")`."""
-
-    @abc.abstractmethod
-    def names(self, split: str) -> list[str]:
-        """Returns the names of a split's images, in the order of `dataset(split)`."""
 
     @abc.abstractmethod
     def dataset(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
@@ -130,11 +139,6 @@ class Source(abc.ABC):
         """Returns about how many bytes the decoded split takes (judged by its first pairs)."""
         taken = [image.size + label.size for image, label in self._first(split, 8)]
         return int(np.mean(taken) * len(self.names(split))) if taken else 0
-
-    def check_split(self, split: str) -> None:
-        """Raises a ValueError that lists the splits where `split` is not one of them."""
-        if split not in self.splits:
-            raise ValueError(f"`split` must be one of {self.splits}. Received: split={split!r}")
 
     def _first(self, split: str, count: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
         return self.dataset(split).take(count).as_numpy_iterator()
