@@ -11,6 +11,7 @@ from keras_deeplab import (
     metrics,
     models,
     schedules,
+    weights,
 )
 from keras_deeplab._version import __version__
 from keras_deeplab.inference import evaluate, predict
@@ -47,4 +48,5 @@ __all__ = [
     "overlay",
     "predict",
     "schedules",
+    "weights",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
+from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.data.decoding import decode_image
 from keras_deeplab.metrics import SegmentationMetrics, scores
 
@@ -156,6 +157,7 @@ def evaluate(
     class_names: Sequence[str] | None = None,
     ignore_label: int | None = 255,
     verbose: str | int = "auto",
+    boundary: bool = False,
 ) -> dict:
     """Scores a model on labelled images, from one confusion matrix over all pixels.
 
@@ -169,11 +171,14 @@ def evaluate(
         class_names: One name per class; the class numbers by default.
         ignore_label: Label of the pixels that do not count, or None where every pixel counts.
         verbose: `"auto"` or 1 for a progress bar, 2 for one line at the end, 0 for silence.
+        boundary: Whether to score the pixels along boundaries too, which takes NumPy about a tenth
+            of a second for an image of 512 x 512.
 
     Returns:
-        A dict that can be written as JSON: `mean_iou`, `per_class` (class name to IoU, None for a
-        class neither in the truth nor predicted), `pixel_accuracy`, `images` and `pixels` (those
-        that count).
+        A dict that can be written as JSON: what `metrics.scores` returns (`mean_iou`, `per_class`,
+        `pixel_accuracy` and more), `images`, `pixels` (those that count), and with `boundary` what
+        `boundary.BoundaryScores` returns (`boundary_mean_iou`, `boundary_per_class`,
+        `trimap_mean_iou`).
 
     Raises:
         ValueError: If the dataset is empty or infinite or holds something else, or the names do
@@ -188,17 +193,21 @@ def evaluate(
     """
     spec, num_classes = logits_spec(model)
     metric = SegmentationMetrics(num_classes, class_names, ignore_label, per_class=False)
+    borders = BoundaryScores(num_classes, class_names, ignore_label) if boundary else None
     dataset = _batches(dataset)
     step = _evaluation_step(model, metric, dataset.element_spec, spec)
     steps = int(dataset.cardinality())
     progress = keras.utils.Progbar(
         None if steps < 0 else steps,
         verbose=1 if verbose == "auto" else verbose,
-        stateful_metrics=["mean_iou", "pixel_accuracy"],
+        stateful_metrics=list(metric.result()),
     )
     images, done = 0, 0
     for done, (pixels, labels) in enumerate(dataset, 1):
-        step(pixels, labels)
+        maps = step(pixels, labels)
+        if borders is not None:
+            for truth, predicted in zip(*(side.numpy() for side in maps), strict=True):
+                borders.update(truth, predicted)
         images += int(tf.shape(pixels)[0])
         values = [(name, float(value)) for name, value in metric.result().items()]
         progress.update(done, values, finalize=False)
@@ -207,7 +216,8 @@ def evaluate(
     progress.target = done
     progress.update(done, values, finalize=True)
     confusion = metric.confusion.numpy()
-    return {**scores(confusion, class_names), "images": images, "pixels": int(confusion.sum())}
+    report = {**scores(confusion, class_names), "images": images, "pixels": int(confusion.sum())}
+    return report if borders is None else {**report, **borders.result()}
 
 
 def _batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -226,15 +236,21 @@ def _batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def _evaluation_step(
     model: keras.Model, metric: SegmentationMetrics, element: tuple, spec: tf.TensorSpec
 ) -> tf.types.experimental.PolymorphicFunction:
-    """Returns the function that adds a batch to the metric, traced once for all sizes."""
+    """Returns the function that scores a batch, traced once for all sizes.
+
+    It adds the batch to the metric and returns `(truth, predicted)`, `(batch, height, width)`.
+    """
     pixels, labels = element
     free = tf.TensorSpec([None, *spec.shape[1:]], pixels.dtype)
     maps = tf.TensorSpec([None] * labels.shape.rank, labels.dtype)
     trailing = labels.shape.rank == 4
 
     @tf.function(input_signature=[free, maps])
-    def step(images: tf.Tensor, truth: tf.Tensor) -> None:
+    def step(images: tf.Tensor, truth: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = model(tf.cast(images, spec.dtype), training=False)
-        metric.update_state(tf.squeeze(truth, -1) if trailing else truth, logits)
+        predicted = tf.argmax(logits, -1, output_type=tf.int32)
+        truth = tf.squeeze(truth, -1) if trailing else truth
+        metric.update_state(truth, predicted)
+        return truth, predicted
 
     return step

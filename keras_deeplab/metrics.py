@@ -1,4 +1,4 @@
-"""Mean IoU, IoU per class and pixel accuracy from one confusion matrix."""
+"""Mean IoU, IoU per class and more from one confusion matrix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_deeplab.labels import fit_labels, fit_sample_weight, read_labels
 
 
 def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> dict:
-    """Computes mean IoU, IoU per class and pixel accuracy from a confusion matrix.
+    """Computes mean IoU, IoU per class and what else a confusion matrix tells.
 
     A class that is neither in the truth nor in the prediction has no IoU and is left out of the
     mean; one that is predicted but nowhere true has an IoU of 0 and counts. What has no value is
@@ -25,46 +25,84 @@ def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> d
         class_names: One name per class; the class numbers by default.
 
     Returns:
-        A dict of `mean_iou`, `per_class` (a dict of class name to IoU) and `pixel_accuracy`.
+        A dict of `mean_iou`, `per_class` (a dict of class name to IoU), `pixel_accuracy`,
+        `frequency_weighted_iou` (each class's IoU weighted by its share of the true pixels) and
+        `predicted_share` (a dict of class name to the share of the pixels predicted as it).
 
     Raises:
         ValueError: If the matrix is not square, or the names are not one per class.
 
     Example:
 
-    >>> scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
-    {'mean_iou': 0.775, 'per_class': {'0': 0.75, '1': 0.8, '2': None}, 'pixel_accuracy': 0.875}
+    >>> result = scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+    >>> result["mean_iou"], result["per_class"]
+    (0.775, {'0': 0.75, '1': 0.8, '2': None})
+    >>> result["frequency_weighted_iou"], result["predicted_share"]
+    (0.775, {'0': 0.375, '1': 0.625, '2': 0.0})
+
+    Reference:
+        - [Fully Convolutional Networks for Semantic Segmentation](
+          https://arxiv.org/abs/1411.4038), section 5: pixel accuracy, mean IU and frequency
+          weighted IU.
     """
     confusion = np.asarray(confusion, np.float64)
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
         raise ValueError(f"confusion must be a square matrix; received shape {confusion.shape}")
-    names = _class_names(confusion.shape[0], class_names)
-    mean_iou, per_class, accuracy = (t.numpy() for t in _scores(tf.constant(confusion)))
+    names = checked_names(confusion.shape[0], class_names)
+    values = {name: value.numpy() for name, value in _scores(tf.constant(confusion)).items()}
     return {
-        "mean_iou": _number(mean_iou),
-        "per_class": {n: _number(iou) for n, iou in zip(names, per_class, strict=True)},
-        "pixel_accuracy": _number(accuracy),
+        name: by_name(value, names) if value.ndim else number(value)
+        for name, value in values.items()
     }
 
 
-def _scores(confusion: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns mean IoU, IoU per class and pixel accuracy, NaN for what has no value."""
+def _scores(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the values of `scores`, NaN for what has no value."""
     hits = tf.linalg.diag_part(confusion)
-    union = tf.reduce_sum(confusion, 0) + tf.reduce_sum(confusion, 1) - hits
-    per_class = hits / union  # 0 / 0 is NaN: neither in truth nor in prediction
-    # Asked of the union, not of the quotient: a NaN in the matrix itself (see `read_labels`) must
-    # not pass as an absent class.
+    true, predicted = tf.reduce_sum(confusion, 1), tf.reduce_sum(confusion, 0)
+    mean_iou, per_class, counted = ious(hits, true + predicted - hits)
+    pixels = tf.reduce_sum(true)
+    return {
+        "mean_iou": mean_iou,
+        "per_class": per_class,
+        "pixel_accuracy": tf.reduce_sum(hits) / pixels,
+        "frequency_weighted_iou": tf.reduce_sum(counted * true) / pixels,
+        "predicted_share": predicted / pixels,
+    }
+
+
+def ious(intersection: tf.Tensor, union: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Computes IoU per class from areas, and its mean over the classes that have one.
+
+    Args:
+        intersection: Pixels per class, in a float dtype.
+        union: Pixels per class; 0 for a class neither in the truth nor in the prediction.
+
+    Returns:
+        `(mean, per_class, counted)`: NaN stands in `per_class` for a class without a union, and 0
+        in `counted`, which is else the same.
+    """
+    # Asked of the union, not of the quotient: a NaN in the areas themselves (see `read_labels`)
+    # must not pass as an absent class.
     absent = union == 0
-    present = tf.reduce_sum(tf.cast(~absent, confusion.dtype))
-    mean_iou = tf.reduce_sum(tf.where(absent, tf.zeros_like(union), per_class)) / present
-    return mean_iou, per_class, tf.reduce_sum(hits) / tf.reduce_sum(confusion)
+    per_class = intersection / union  # 0 / 0 is NaN
+    counted = tf.where(absent, tf.zeros_like(union), per_class)
+    present = tf.reduce_sum(tf.cast(~absent, union.dtype))
+    return tf.reduce_sum(counted) / present, per_class, counted
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """Returns a float for JSON, None for NaN."""
     return None if np.isnan(value) else float(value)
 
 
-def _class_names(num_classes: int, class_names: Sequence[str] | None) -> list[str]:
+def by_name(values: np.ndarray, names: Sequence[str]) -> dict[str, float | None]:
+    """Returns a dict for JSON of class name to value."""
+    return {name: number(value) for name, value in zip(names, values, strict=True)}
+
+
+def checked_names(num_classes: int, class_names: Sequence[str] | None) -> list[str]:
+    """Returns one different name per class, the class numbers by default, or raises."""
     names = [str(n) for n in (range(num_classes) if class_names is None else class_names)]
     if len(names) != num_classes or len(set(names)) != num_classes:
         raise ValueError(
@@ -75,13 +113,14 @@ def _class_names(num_classes: int, class_names: Sequence[str] | None) -> list[st
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class SegmentationMetrics(keras.metrics.Metric):
-    """Reports mean IoU, IoU per class and pixel accuracy from one streaming confusion matrix.
+    """Reports what `scores` tells, in the logs of `fit`, from one streaming confusion matrix.
 
-    In the logs of `fit` and `evaluate` the entries are `mean_iou`, `pixel_accuracy` and
-    `iou_NAME` for each class (white space in a name becomes `_`), with `val_` before them for
-    validation data: `ModelCheckpoint(monitor="val_mean_iou", mode="max")`. A class that is neither
-    in the truth nor in the prediction is NaN there and left out of the mean. The matrix counts in
-    float64, exact up to 2^53 pixels.
+    The entries are `mean_iou`, `pixel_accuracy`, `frequency_weighted_iou` and, for each class,
+    `iou_NAME` and `predicted_share_NAME` (white space in a name becomes `_`), with `val_` before
+    them for validation data: `ModelCheckpoint(monitor="val_mean_iou", mode="max")`. A class that is
+    neither in the truth nor in the prediction has an IoU of NaN there and is left out of the mean;
+    a share of 0 tells of a class that is never predicted. The matrix counts in float64, exact up to
+    2^53 pixels.
 
     A label that is neither a class nor the ignored one raises; in a function compiled by XLA,
     which cannot raise, it makes the results NaN.
@@ -90,7 +129,7 @@ class SegmentationMetrics(keras.metrics.Metric):
         num_classes: Number of classes, at least 2.
         class_names: One name per class; the class numbers by default.
         ignore_label: Label of the pixels that do not count, or None where every pixel counts.
-        per_class: Whether the IoU of each class is reported too.
+        per_class: Whether IoU and predicted share of each class are reported too.
         name: Name of the metric; the logs do not show it.
         dtype: Dtype of the results.
 
@@ -130,8 +169,8 @@ class SegmentationMetrics(keras.metrics.Metric):
         self.class_names = None if class_names is None else [str(n) for n in class_names]
         self.ignore_label = ignore_label
         self.per_class = per_class
-        names = _class_names(num_classes, self.class_names)
-        self._keys = _class_names(num_classes, [re.sub(r"\s+", "_", f"iou_{n}") for n in names])
+        names = checked_names(num_classes, self.class_names)
+        self._keys = checked_names(num_classes, [re.sub(r"\s+", "_", name) for name in names])
         self.confusion = self.add_variable(
             (num_classes, num_classes), "zeros", dtype="float64", name="confusion"
         )
@@ -168,10 +207,12 @@ class SegmentationMetrics(keras.metrics.Metric):
 
     def result(self) -> dict[str, tf.Tensor]:
         """Returns the scores of everything seen since the last reset."""
-        mean_iou, per_class, accuracy = _scores(tf.convert_to_tensor(self.confusion))
-        result = {"mean_iou": mean_iou, "pixel_accuracy": accuracy}
-        if self.per_class:
-            result.update(zip(self._keys, tf.unstack(per_class), strict=True))
+        result = _scores(tf.convert_to_tensor(self.confusion))
+        for name, prefix in {"per_class": "iou", "predicted_share": "predicted_share"}.items():
+            values = tf.unstack(result.pop(name))
+            if self.per_class:
+                keys = [f"{prefix}_{key}" for key in self._keys]
+                result.update(zip(keys, values, strict=True))
         return {name: tf.cast(value, self.dtype) for name, value in result.items()}
 
     def get_config(self) -> dict:

@@ -15,6 +15,8 @@ from keras_deeplab.metrics import SegmentationMetrics, scores
 
 NAMES = ["sky", "traffic light", "car", "ghost"]
 KEYS = ["iou_sky", "iou_traffic_light", "iou_car", "iou_ghost"]
+SHARES = [key.replace("iou", "predicted_share") for key in KEYS]
+TOTALS = ["mean_iou", "pixel_accuracy", "frequency_weighted_iou"]
 
 
 def reference(truth, predicted, num_classes, ignore_label=255):
@@ -25,7 +27,13 @@ def reference(truth, predicted, num_classes, ignore_label=255):
         union = ((truth == c) | (predicted == c)) & valid
         both = (truth == c) & (predicted == c) & valid
         per_class.append(both.sum() / union.sum() if union.any() else np.nan)
-    return np.nanmean(per_class), per_class, (truth == predicted)[valid].mean()
+    frequencies = [(truth[valid] == c).mean() for c in range(num_classes)]
+    totals = {
+        "mean_iou": np.nanmean(per_class),
+        "pixel_accuracy": (truth == predicted)[valid].mean(),
+        "frequency_weighted_iou": np.nansum(np.multiply(frequencies, per_class)),
+    }
+    return totals, per_class, [(predicted[valid] == c).mean() for c in range(num_classes)]
 
 
 def random_maps(seed, shape=(2, 9, 7), classes=3):
@@ -42,10 +50,12 @@ def as_logits(predicted, classes):
 
 
 def check(result, truth, predicted, classes=4, keys=KEYS):
-    mean_iou, per_class, accuracy = reference(truth, predicted, classes)
-    np.testing.assert_allclose(result["mean_iou"], mean_iou, rtol=1e-6)
-    np.testing.assert_allclose(result["pixel_accuracy"], accuracy, rtol=1e-6)
+    totals, per_class, shares = reference(truth, predicted, classes)
+    for key, value in totals.items():
+        np.testing.assert_allclose(result[key], value, rtol=1e-6, err_msg=key)
     np.testing.assert_allclose([result[key] for key in keys], per_class, rtol=1e-6)
+    predicted_shares = [result[key.replace("iou", "predicted_share")] for key in keys]
+    np.testing.assert_allclose(predicted_shares, shares, rtol=1e-6)
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -117,8 +127,7 @@ def test_labels_out_of_range_are_not_silent():
     ):
         metric.update_state(predicted, truth)
     tf.function(metric.update_state, jit_compile=True, autograph=False)(truth, predicted)
-    assert np.isnan(metric.result()["mean_iou"])
-    assert np.isnan(metric.result()["pixel_accuracy"])
+    assert np.isnan([metric.result()[key] for key in TOTALS]).all()
 
 
 def test_shapes_and_arguments_are_checked():
@@ -141,7 +150,7 @@ def test_serialisation():
     again = keras.metrics.deserialize(keras.metrics.serialize(metric))
     assert type(again) is SegmentationMetrics
     assert again.get_config() == metric.get_config()
-    assert list(again.result()) == ["mean_iou", "pixel_accuracy"]
+    assert list(again.result()) == TOTALS
 
 
 def test_scores_is_json_and_equals_the_metric():
@@ -150,19 +159,20 @@ def test_scores_is_json_and_equals_the_metric():
     metric.update_state(truth, predicted)
     report = scores(metric.confusion.numpy(), NAMES)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert list(report) == ["mean_iou", "per_class", "pixel_accuracy"]
+    assert set(report) == {*TOTALS, "per_class", "predicted_share"}
     assert report["per_class"]["ghost"] is None
-    check(
-        {**report, **{f"iou_{n}": iou for n, iou in report["per_class"].items()}, KEYS[3]: np.nan},
-        truth,
-        predicted,
-        keys=[f"iou_{n}" for n in NAMES],
-    )
+    assert report["predicted_share"]["ghost"] == 0
+    assert list(report["per_class"]) == list(report["predicted_share"]) == NAMES
+    flat = dict(zip(KEYS, report["per_class"].values(), strict=True))
+    flat |= dict(zip(SHARES, report["predicted_share"].values(), strict=True))
+    check({**report, **flat, KEYS[3]: np.nan}, truth, predicted)
     empty = scores(np.zeros((2, 2), np.int64))
     assert empty == {
         "mean_iou": None,
         "per_class": {"0": None, "1": None},
         "pixel_accuracy": None,
+        "frequency_weighted_iou": None,
+        "predicted_share": {"0": None, "1": None},
     }
     with pytest.raises(ValueError, match="square"):
         scores(np.zeros((2, 3)))
@@ -204,14 +214,12 @@ def test_fit_logs_callbacks_and_round_trip(tmp_path, policy, jit, capsys):
             ),
         ],
     ).history
-    logged = [
-        f"{v}{k}" for v in ("", "val_") for k in ["loss", "mean_iou", "pixel_accuracy", *KEYS]
-    ]
+    logged = [f"{v}{k}" for v in ("", "val_") for k in ["loss", *TOTALS, *KEYS, *SHARES]]
     assert set(history) == set(logged)
     for epoch in range(2):
         check({k: v[epoch] for k, v in history.items()}, truth, predicted)
-        check({k: history[f"val_{k}"][epoch] for k in ["mean_iou", "pixel_accuracy", *KEYS]},
-              val_truth, val_predicted)  # fmt: skip
+        validation = {k: history[f"val_{k}"][epoch] for k in [*TOTALS, *KEYS, *SHARES]}
+        check(validation, val_truth, val_predicted)
     with open(tmp_path / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[1]["val_mean_iou"]) == pytest.approx(history["val_mean_iou"][1])
@@ -241,7 +249,7 @@ for strategy in (tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), tf.distribu
     model.fit(images, truth, batch_size=4, shuffle=False, verbose=0)
     results.append(model.evaluate(images, truth, batch_size=4, verbose=0, return_dict=True))
 assert strategy.num_replicas_in_sync == 1
-assert set(results[0]) == {"loss", "mean_iou", "pixel_accuracy", "iou_0", "iou_1", "iou_2"}
+assert {"loss", "mean_iou", "iou_2", "predicted_share_2"} <= set(results[0])
 for key, value in results[0].items():
     np.testing.assert_allclose(value, results[1][key], rtol=1e-5, err_msg=key)
 """

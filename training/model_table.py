@@ -1,4 +1,4 @@
-"""Tabulates the models: `python -m training.model_table`, into the README with `--write`."""
+"""Tabulates models and published weights: `python -m training.model_table`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from training.files import written_aside
 from training.options import command
 
 SIDE = 513
-BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
 HEAD = ("model", "backbone", "paper", "parameters", "multiply-adds", "stride", "receptive field")
 
 
@@ -74,10 +73,10 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m training.model_table",
         description=f"Parameters, multiply-adds at {SIDE}x{SIDE}, stride and receptive field of "
-        "the models, measured on the networks themselves.",
+        "the models, measured on the networks themselves, and the published weights.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    made.add_argument("--write", type=Path, help="file with a table between its two marks to renew")
+    made.add_argument("--write", type=Path, help="file with tables between their marks to renew")
     return made
 
 
@@ -86,21 +85,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     if options.write is None:
-        print(table())
+        print("\n".join(make() for make in TABLES.values()), end="")
         return 0
     text = options.write.read_text()
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"--write: {options.write} must hold the lines {BEGIN} and {END}.")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    for name, make in TABLES.items():
+        begin, end = marks(name)
+        if begin not in text or end not in text:
+            raise ValueError(f"--write: {options.write} must hold the lines {begin} and {end}.")
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = f"{before}{begin}\n{make()}{end}{after}"
     with written_aside(options.write) as aside:
-        aside.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+        aside.write_text(text)
     return 0
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The lines between which a table stands in the README."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def table(rows: Sequence[Row] = ROWS) -> str:
     """The table as Markdown."""
     lines = [HEAD, ["---"] * len(HEAD), *(cells(row) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def cells(row: Row) -> list[str]:
@@ -121,6 +128,9 @@ def cells(row: Row) -> list[str]:
         str(int(features.stride[0])),
         field,
     ]
+
+
+TABLES: dict[str, Callable[[], str]] = {"models": table, "weights": kd.weights.markdown}
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ OWN_BACKBONES = {"deeplab_v1": "vgg16", "unet": None}
 # Backbones without batch norm, which take smaller steps only.
 NORM_FREE = ("vgg16", None)
 PICTURES = 6
+UNFOLDING_BATCHES = 8
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,19 +44,28 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/{images,labels}")
-    add("--model", choices=sorted(MODELS), default="deeplab_v3_plus")
+    add("--model", choices=sorted(MODELS), help="default: what --weights holds, or deeplab_v3_plus")
     add(
         "--backbone",
         choices=keras_deeplab.backbones.NAMES,
-        help="default: mobilenet_v2, for deeplab_v1 vgg16, for unet its own network",
+        help="default: that of --weights, or mobilenet_v2, for deeplab_v1 vgg16, for unet its own "
+        "network",
     )
-    add("--output-stride", type=positive, help="default: 16, for deeplab_v1 and deeplab_v2 8")
+    add(
+        "--output-stride",
+        type=positive,
+        help="default: that of --weights, or 16, for deeplab_v1 and deeplab_v2 8",
+    )
     add("--crop-size", type=positive, nargs=2, metavar=("H", "W"), help="default: from the images")
     add("--batch-size", type=positive, default=8)
     add("--epochs", type=positive, help="default: 5 for shapes, 40 for a folder")
     add("--steps-per-epoch", type=positive, help="default: all images once")
     add("--learning-rate", type=positive_float, help="default: by data and backbone, 3e-4 to 6e-3")
-    add("--weights", type=Path, help=".keras or .weights.h5 file of this package to start from")
+    add(
+        "--weights",
+        help="file to start from, in any format of keras_deeplab.weights.load, or the name of "
+        "published weights, such as imagenet",
+    )
     add("--mixed-precision", choices=("bfloat16", "float16"), help="default: float32")
     add("--seed", type=int, default=0)
     add("--output", type=Path, help="folder of the run; default: runs/DATA-MODEL-BACKBONE")
@@ -70,9 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     source.check_split("train")
     report = data.audit(source)
     print(report)
+    weights = start(options)
     complete(options, report)
     keras.utils.set_random_seed(options.seed)
-    model = build(options, source.info)
+    model = build(options, source.info, weights)
     name = f"{Path(options.data).resolve().name}-{options.model}-{options.backbone or 'own'}"
     folder = RunFolder(options.output or next_free(Path("runs") / name))
     epochs_done = folder.begin(run_arguments(options))
@@ -88,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=options.seed + epochs_done,  # a run that goes on does not see its first epoch again
         repeat=options.steps_per_epoch is not None,
     )
+    if weights is not None and weights.folded:
+        count = keras_deeplab.weights.unfold_batch_norms(model, train.take(UNFOLDING_BATCHES))
+        print(f"{count} batch norms had been folded away: they took statistics from the data")
     steps = options.steps_per_epoch or int(train.cardinality())
     model.compile(
         keras.optimizers.AdamW(
@@ -126,11 +140,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def start(options: argparse.Namespace) -> keras_deeplab.weights.Source | None:
+    """The weights to start from; model and backbone are those that they want, unless given."""
+    names = {model.__name__: name for name, model in MODELS.items()}
+    source, has_network = None, False
+    if options.weights is not None and not options.weights.endswith(".weights.h5"):
+        backbone = options.backbone or OWN_BACKBONES.get(options.model, "mobilenet_v2")
+        name = MODELS[options.model].__name__ if options.model else None
+        source = keras_deeplab.weights.open_source(options.weights, name, backbone)
+        options.model = options.model or names.get(source.model)
+        options.backbone = options.backbone or source.backbone
+        # One that is no backbone by name comes with the weights of a model of this class.
+        has_network = source.backbone is None and names.get(source.model, "") == options.model
+    options.model = options.model or "deeplab_v3_plus"
+    if options.backbone is None and not has_network:
+        options.backbone = OWN_BACKBONES.get(options.model, "mobilenet_v2")
+    return source
+
+
 def complete(options: argparse.Namespace, report: data.Report) -> None:
     """Fills in the options whose defaults depend on the data."""
     is_shapes = options.data == "shapes"
-    if options.backbone is None:
-        options.backbone = OWN_BACKBONES.get(options.model, "mobilenet_v2")
     options.epochs = options.epochs or (5 if is_shapes else 40)
     rate = 3e-4 if options.backbone in NORM_FREE else 6e-3 if is_shapes else 1e-3
     options.learning_rate = options.learning_rate or rate
@@ -152,11 +182,18 @@ def run_arguments(options: argparse.Namespace) -> dict[str, Any]:
     return plain
 
 
-def build(options: argparse.Namespace, info: data.DatasetInfo) -> keras.Model:
+def build(
+    options: argparse.Namespace,
+    info: data.DatasetInfo,
+    source: keras_deeplab.weights.Source | None,
+) -> keras.Model:
     """The model, with the weights it is to start from."""
-    known = inspect.signature(MODELS[options.model]).parameters
-    arguments = {"dtype": options.mixed_precision and f"mixed_{options.mixed_precision}"}
-    if "separable" in known:
+    model_class = MODELS[options.model]
+    known = inspect.signature(model_class).parameters
+    arguments: dict[str, Any] = {}
+    if options.mixed_precision is not None:
+        arguments["dtype"] = f"mixed_{options.mixed_precision}"
+    if "separable" in known and (source is None or source.model != model_class.__name__):
         arguments["separable"] = options.backbone in LIGHT
     if options.output_stride is not None:
         if "output_stride" not in known:
@@ -165,16 +202,11 @@ def build(options: argparse.Namespace, info: data.DatasetInfo) -> keras.Model:
                 f"{options.output_stride}."
             )
         arguments["output_stride"] = options.output_stride
-    model = MODELS[options.model](info.num_classes, options.backbone, **arguments)
-    if options.weights is None:
-        return model
-    if not options.weights.is_file():
-        raise ValueError(f"--weights must be an existing file, received {str(options.weights)!r}.")
-    if options.weights.suffix == ".keras":
-        start = keras.models.load_model(options.weights, compile=False)
-        print(keras_deeplab.models.transfer_weights(start, model))
-    else:
-        model.load_weights(options.weights)
+    if options.backbone is not None:
+        arguments["backbone"] = options.backbone
+    model = model_class(info.num_classes, weights=source, **arguments)
+    if options.weights is not None and source is None:
+        keras_deeplab.weights.load(model, options.weights)
     return model
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-PADDINGS = ("symmetric", "same")
+PADDINGS = ("symmetric", "same", "end")
 
 
 def norm(x: Any, name: str, epsilon: float, momentum: float = 0.9) -> Any:
@@ -16,7 +16,7 @@ def norm(x: Any, name: str, epsilon: float, momentum: float = 0.9) -> Any:
 
 
 def checked_padding(padding: str) -> str:
-    """The padding in front of strides, which must be one of the two."""
+    """The padding in front of strides, which must be one of the known ones."""
     if padding not in PADDINGS:
         raise ValueError(f"`padding` must be one of {PADDINGS}, received {padding!r}.")
     return padding
@@ -33,20 +33,30 @@ def checked_rates(name: str, rates: Any, count: int = 3) -> tuple[int, ...]:
     return tuple(rates)
 
 
+def stem_padding(padding: str) -> str:
+    """That of the first convolution: keras.applications' MobileNets, which pad at the end, do not
+    do so there.
+    """
+    return "same" if padding == "end" else padding
+
+
 def pad_for_stride(
     x: Any, kernel_size: int, stride: int, name: str, padding: str = "symmetric"
 ) -> tuple[Any, str]:
     """Padding before a strided kernel.
 
     "symmetric" pads equally on both sides, so that all sizes share one grid; "same" is TensorFlow's
-    rule, which samples even and odd sizes at different places.
+    rule, which samples even and odd sizes at different places; "end" pads one less in front than
+    "symmetric", at any size, as keras.applications' MobileNets do.
 
     Returns:
         The padded tensor and the padding that the kernel itself is left to do.
     """
     if stride == 1 or kernel_size == 1 or padding == "same":
         return x, "same"
-    return kl.ZeroPadding2D((kernel_size - 1) // 2, name=name)(x), "valid"
+    end = (kernel_size - 1) // 2
+    begin = end if padding == "symmetric" else end - 1
+    return kl.ZeroPadding2D(((begin, end), (begin, end)), name=name)(x), "valid"
 
 
 def conv_norm(
@@ -82,7 +92,7 @@ def image_input(input_shape: tuple[int | None, int | None, int]) -> keras.KerasT
     return keras.Input(input_shape, name="pixels")
 
 
-def multiple_of_8(channels: float) -> int:
-    """The nearest multiple of 8, from 8, at most a tenth below the number."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded if rounded >= 0.9 * channels else rounded + 8
+def multiple_of(divisor: int, channels: float) -> int:
+    """The nearest multiple of a number, from the number itself, at most a tenth too small."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor

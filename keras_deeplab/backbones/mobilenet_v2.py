@@ -11,9 +11,10 @@ from keras_deeplab.backbones.blocks import (
     checked_padding,
     conv_norm,
     image_input,
-    multiple_of_8,
+    multiple_of,
     norm,
     pad_for_stride,
+    stem_padding,
 )
 
 # Expansion, channels, repeats, stride of the first.
@@ -36,6 +37,8 @@ def mobilenet_v2(
     input_shape: tuple[int | None, int | None, int] = (None, None, 3),
     *,
     depth_multiplier: float = 1.0,
+    divisible_by: int | None = None,
+    classifier_conv: bool = False,
     padding: str = "symmetric",
     epsilon: float = 1e-3,
 ) -> keras.Model:
@@ -45,16 +48,22 @@ def mobilenet_v2(
 
     Args:
         input_shape: (height, width, channels) without the batch, None for any size.
-        depth_multiplier: Factor of all channels. At 1 they are multiples of 8; at any other factor
-            DeepLab rounds the blocks' outputs to whole numbers, and only what lies inside the
-            blocks to multiples of 8.
-        padding: In front of strides: "symmetric", which samples even and odd sizes alike, or
-            TensorFlow's "same", as the published networks have it.
+        depth_multiplier: Factor of all channels.
+        divisible_by: What the channels of the blocks' outputs are multiples of; `None` for
+            DeepLab's rule, 8 at a depth multiplier of 1 and 1 (whole numbers) at any other. The
+            ImageNet classifiers have 8 throughout. What lies inside the blocks is always a multiple
+            of 8.
+        classifier_conv: Whether the classifier's last 1x1 convolution, of 1280 channels (times the
+            depth multiplier above 1), follows.
+        padding: In front of strides: "symmetric", which samples even and odd sizes alike;
+            TensorFlow's "same", as the authors' networks have it; "end", as keras.applications:
+            none in front and one at the end, at any size, and "same" at the first convolution.
         epsilon: Of the batch norms.
 
     Returns:
         A functional model from scaled pixels `(batch, height, width, channels)` to features
-        `(batch, ceil(height / 32), ceil(width / 32), 320 * depth_multiplier)`.
+        `(batch, ceil(height / 32), ceil(width / 32), 320 * depth_multiplier)`; rounded down with
+        padding "end".
 
     Raises:
         ValueError: If an argument is not one of those named.
@@ -66,25 +75,26 @@ def mobilenet_v2(
         raise ValueError(
             f"`depth_multiplier` must be a positive number, received {depth_multiplier!r}."
         )
+    if divisible_by is None:
+        divisible_by = 8 if depth_multiplier == 1 else 1
+    if not isinstance(divisible_by, int) or divisible_by < 1:
+        raise ValueError(f"`divisible_by` must be a positive integer, received {divisible_by!r}.")
     shared = {"padding": checked_padding(padding), "epsilon": epsilon}
     inputs = image_input(input_shape)
-    x = conv_norm(
-        inputs, _width(32, depth_multiplier), 3, "stem", stride=2, activation="relu6", **shared
-    )
+    width = multiple_of(divisible_by, 32 * depth_multiplier)
+    first = {**shared, "padding": stem_padding(padding)}
+    x = conv_norm(inputs, width, 3, "stem", stride=2, activation="relu6", **first)
     block = 0
     for expansion, channels, repeats, first_stride in STAGES:
         for repeat in range(repeats):
             stride = first_stride if repeat == 0 else 1
-            width = _width(channels, depth_multiplier)
+            width = multiple_of(divisible_by, channels * depth_multiplier)
             x = _inverted_residual(x, expansion, width, stride, f"block{block}", **shared)
             block += 1
+    if classifier_conv:
+        width = multiple_of(divisible_by, 1280 * max(1, depth_multiplier))
+        x = conv_norm(x, width, 1, "classifier", epsilon=epsilon, activation="relu6")
     return keras.Model(inputs, x, name="mobilenet_v2")
-
-
-def _width(channels: int, multiplier: float) -> int:
-    if multiplier == 1:
-        return channels
-    return max(1, int(channels * multiplier + 0.5))
 
 
 def _inverted_residual(
@@ -94,7 +104,7 @@ def _inverted_residual(
     if expansion > 1:
         x = conv_norm(
             x,
-            multiple_of_8(expansion * depth),
+            multiple_of(8, expansion * depth),
             1,
             f"{name}_expand",
             epsilon=epsilon,

@@ -11,9 +11,10 @@ from keras_deeplab.backbones.blocks import (
     checked_padding,
     conv_norm,
     image_input,
-    multiple_of_8,
+    multiple_of,
     norm,
     pad_for_stride,
+    stem_padding,
 )
 
 
@@ -76,7 +77,9 @@ def mobilenet_v3(
             from the output stride. True for the network that torchvision trained, of output stride
             16: the depthwise convolution that loses its stride is dilated too, and not only those
             behind it. Its weights want it so.
-        padding: In front of strides: "symmetric" (torchvision) or TensorFlow's "same".
+        padding: In front of strides: "symmetric" (torchvision), TensorFlow's "same", or "end", as
+            keras.applications: one less in front than at the end, at any size, and "same" at the
+            first convolution.
         epsilon: Of the batch norms.
 
     Returns:
@@ -93,7 +96,8 @@ def mobilenet_v3(
         raise ValueError(f"`size` must be one of {sorted(BLOCKS)}, received {size!r}.")
     shared = {"padding": checked_padding(padding), "epsilon": epsilon}
     inputs = image_input(input_shape)
-    x = conv_norm(inputs, 16, 3, "stem", stride=2, activation="hard_swish", **shared)
+    first = {**shared, "padding": stem_padding(padding)}
+    x = conv_norm(inputs, 16, 3, "stem", stride=2, activation="hard_swish", **first)
     blocks, rate = BLOCKS[size], 1
     last_stride = max(index for index, block in enumerate(blocks) if block.stride == 2)
     for index, block in enumerate(blocks):
@@ -130,7 +134,7 @@ def _inverted_residual(
     x = norm(x, f"{name}_depthwise_norm", epsilon)
     x = kl.Activation(block.activation, name=f"{name}_depthwise_act")(x)
     if block.squeeze:
-        x = _squeeze_excite(x, multiple_of_8(block.expanded / 4), f"{name}_squeeze")
+        x = _squeeze_excite(x, multiple_of(8, block.expanded / 4), f"{name}_squeeze")
     x = conv_norm(x, block.channels, 1, f"{name}_project", epsilon=epsilon, activation=None)
     if block.stride == 1 and depth == block.channels:
         x = kl.Add(name=f"{name}_add")([shortcut, x])

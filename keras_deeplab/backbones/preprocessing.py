@@ -6,22 +6,34 @@ from typing import Any
 
 from keras import layers as kl
 
+from keras_deeplab.layers import ReverseChannels
+
 # Mean and standard deviation of ImageNet's pixels, RGB.
 _MEAN = (123.675, 116.28, 103.53)
 _DEVIATION = (58.395, 57.12, 57.375)
-# The mean that VGG was trained with, RGB; the unit is kept.
+# Means alone, RGB; the unit is kept. VGG's, which keras.applications also uses for its ResNets, and
+# the one that DeepLab V1 and V2 were trained with in Caffe.
 _VGG_MEAN = (123.68, 116.779, 103.939)
-PREPROCESSING = ("tf", "torch", "mean")
+_DEEPLAB_MEAN = (122.675, 116.669, 104.008)
+# Mode -> the mean, and whether the channels are reversed to BGR first.
+_MEANS = {
+    "mean": (_VGG_MEAN, False),
+    "caffe": (_VGG_MEAN, True),
+    "caffe_deeplab": (_DEEPLAB_MEAN, True),
+}
+PREPROCESSING = ("tf", "torch", *_MEANS)
 
 
 def preprocess(x: Any, mode: str, name: str = "preprocess") -> Any:
-    """Scales pixels of 0..255 in one layer.
+    """Scales pixels of 0..255.
 
     Args:
         x: Symbolic pixels `(batch, height, width, channels)`.
         mode: `"tf"` for [-1, 1]; `"torch"` for ImageNet's mean 0 and standard deviation 1; `"mean"`
-            for mean 0 alone, as VGG has it, the channels staying RGB. The last two need three
-            channels (others are scaled to [-1, 1]).
+            for mean 0 alone, as VGG has it, the channels staying RGB; `"caffe"` for the same in
+            BGR, as keras.applications' ResNets and VGGs have it; `"caffe_deeplab"` for BGR with the
+            mean of DeepLab V1 and V2. All but the first need three channels (others are scaled to
+            [-1, 1]).
         name: Of the layer.
 
     Returns:
@@ -34,8 +46,11 @@ def preprocess(x: Any, mode: str, name: str = "preprocess") -> Any:
         raise ValueError(f"`preprocessing` must be one of {PREPROCESSING}, received {mode!r}.")
     if mode == "tf" or x.shape[-1] != 3:
         return kl.Rescaling(1 / 127.5, -1.0, name=name)(x)
-    if mode == "mean":
-        return kl.Rescaling(1.0, [-mean for mean in _VGG_MEAN], name=name)(x)
+    if mode in _MEANS:
+        means, reverse = _MEANS[mode]
+        if reverse:
+            x, means = ReverseChannels(name=f"{name}_channels")(x), means[::-1]
+        return kl.Rescaling(1.0, [-mean for mean in means], name=name)(x)
     scale = [1 / deviation for deviation in _DEVIATION]
     offset = [-mean / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)]
     return kl.Rescaling(scale, offset, name=name)(x)

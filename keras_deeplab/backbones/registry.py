@@ -13,7 +13,7 @@ import keras
 from keras_deeplab.backbones.alexnet import alexnet
 from keras_deeplab.backbones.mobilenet_v2 import LOW_LEVEL as MOBILENET_V2_LOW_LEVEL
 from keras_deeplab.backbones.mobilenet_v2 import mobilenet_v2
-from keras_deeplab.backbones.mobilenet_v3 import BLOCKS, mobilenet_v3
+from keras_deeplab.backbones.mobilenet_v3 import mobilenet_v3
 from keras_deeplab.backbones.resnet import UNITS, resnet
 from keras_deeplab.backbones.resnet_beta import DEPTHS, resnet_beta
 from keras_deeplab.backbones.resnet_beta import LOW_LEVEL as RESNET_BETA_LOW_LEVEL
@@ -31,12 +31,14 @@ class Backbone:
         preprocessing: How its published weights expect their pixels.
         low_level_layer: What the authors' decoder adds; None for the last tensor at stride 4.
         multi_grid: The rates that DeepLabV3 and V3+ give the last stage, where it has such.
+        auxiliary_layer: What torchvision's auxiliary head predicts from; None where there is none.
     """
 
     builder: Callable[..., keras.Model]
     preprocessing: str
     low_level_layer: str | None = None
     multi_grid: tuple[int, int, int] | None = None
+    auxiliary_layer: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -45,16 +47,26 @@ class Backbone:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def _end_of_stage3(depth: int) -> str:
+    return f"stage3_unit{UNITS[depth][2]}_out"
+
+
 # DeepLabV3, table 3, and the authors' released networks.
 _MULTI_GRID = (1, 2, 4)
 BACKBONES: Mapping[str, Backbone] = {
     **{
-        f"resnet{depth}": Backbone(partial(resnet, depth), "torch", multi_grid=_MULTI_GRID)
+        f"resnet{depth}": Backbone(
+            partial(resnet, depth), "torch", None, _MULTI_GRID, _end_of_stage3(depth)
+        )
         for depth in UNITS
     },
     **{
         f"resnet{depth}_beta": Backbone(
-            partial(resnet_beta, depth), "tf", RESNET_BETA_LOW_LEVEL, _MULTI_GRID
+            partial(resnet_beta, depth),
+            "tf",
+            RESNET_BETA_LOW_LEVEL,
+            _MULTI_GRID,
+            _end_of_stage3(depth),
         )
         for depth in DEPTHS
     },
@@ -63,7 +75,11 @@ BACKBONES: Mapping[str, Backbone] = {
         for depth in ENTRY
     },
     "mobilenet_v2": Backbone(mobilenet_v2, "tf", MOBILENET_V2_LOW_LEVEL),
-    **{f"mobilenet_v3_{size}": Backbone(partial(mobilenet_v3, size), "torch") for size in BLOCKS},
+    # The block whose stride is 8: torchvision's features[4], without a shortcut.
+    "mobilenet_v3_large": Backbone(
+        partial(mobilenet_v3, "large"), "torch", auxiliary_layer="block3_project_norm"
+    ),
+    "mobilenet_v3_small": Backbone(partial(mobilenet_v3, "small"), "torch"),
     "vgg16": Backbone(vgg16, "mean"),
     "alexnet": Backbone(alexnet, "torch"),
 }

@@ -19,6 +19,7 @@ def resnet(
     multi_grid: tuple[int, int, int] = (1, 1, 1),
     stride_on: str = "3x3",
     cascade: bool = False,
+    pool_ceil: bool = False,
     epsilon: float = 1e-5,
 ) -> keras.Model:
     """Builds a ResNet without its classifier, at its own output stride of 32.
@@ -33,6 +34,8 @@ def resnet(
             et al., keras.applications).
         cascade: Whether three copies of the last stage follow, each with a stride of 2: the
             network's own output stride is then 256.
+        pool_ceil: Whether the first pooling rounds the size of an even map up, as Caffe does: the
+            released DeepLab V2 was trained so.
         epsilon: Of the batch norms.
 
     Returns:
@@ -52,7 +55,8 @@ def resnet(
     _check(multi_grid, stride_on)
     inputs = image_input(input_shape)
     x = conv_norm(inputs, 64, 7, "stem", stride=2, epsilon=epsilon)
-    x = kl.ZeroPadding2D(1, name="stem_pool_pad")(x)
+    pads = (1, 2) if pool_ceil else (1, 1)  # behind a ReLU zeros change no maximum
+    x = kl.ZeroPadding2D((pads, pads), name="stem_pool_pad")(x)
     x = kl.MaxPooling2D(3, 2, name="stem_pool")(x)
     stages = UNITS[depth] + (3, 3, 3) * cascade
     for index, units in enumerate(stages):

@@ -12,6 +12,7 @@ from keras_deeplab.backbones.blocks import (
     checked_rates,
     conv_norm,
     image_input,
+    pad_for_stride,
 )
 from keras_deeplab.backbones.resnet import UNITS
 
@@ -38,8 +39,8 @@ def resnet_beta(
         input_shape: (height, width, channels) without the batch, None for any size.
         multi_grid: Rates of the 3x3 convolutions in the last stage's three units, multiplied by
             what the output stride gives.
-        padding: Of the stem's pooling: "same", as the authors have it, or "symmetric", which
-            samples even and odd sizes alike.
+        padding: Of the stem's pooling: "same", as the authors have it, "symmetric", which samples
+            even and odd sizes alike, or "end".
         epsilon: Of the batch norms.
 
     Returns:
@@ -60,9 +61,8 @@ def resnet_beta(
     x = conv_norm(inputs, 64, 3, "stem1", stride=2, epsilon=epsilon)
     x = conv_norm(x, 64, 3, "stem2", epsilon=epsilon)
     x = conv_norm(x, 128, 3, "stem3", epsilon=epsilon)
-    if padding == "symmetric":
-        x = kl.ZeroPadding2D(1, name="stem_pool_pad")(x)
-    x = kl.MaxPooling2D(3, 2, padding="same" if padding == "same" else "valid", name="stem_pool")(x)
+    x, how = pad_for_stride(x, 3, 2, "stem_pool_pad", padding)  # behind a ReLU
+    x = kl.MaxPooling2D(3, 2, padding=how, name="stem_pool")(x)
     for index, units in enumerate(UNITS[depth]):
         for unit in range(units):
             x = _bottleneck(

@@ -19,6 +19,7 @@ def vgg16(
     *,
     atrous: bool = False,
     pool_size: int = 2,
+    pool_ceil: bool = True,
 ) -> keras.Model:
     """Builds VGG16 without its dense layers.
 
@@ -28,10 +29,13 @@ def vgg16(
             DeepLab V1 and V2, of output stride 8: the last two poolings keep their windows, lose
             their stride and are not dilated, and the fifth block has rate 2.
         pool_size: 2, as in both papers' texts, or 3, as in the networks that DeepLab released.
+        pool_ceil: Whether 2x2 poolings round the size of an odd map up, as Caffe does; torchvision
+            and keras.applications round down.
 
     Returns:
         A functional model from scaled pixels `(batch, height, width, channels)` to features
-        `(batch, ceil(height / stride), ceil(width / stride), 512)`.
+        `(batch, ceil(height / stride), ceil(width / stride), 512)`; rounded down without
+        `pool_ceil`.
 
     Raises:
         ValueError: If `pool_size` is neither 2 nor 3.
@@ -54,12 +58,14 @@ def vgg16(
                 kernel_initializer="he_normal",
                 name=f"block{block}_conv{index}",
             )(x)
-        x = _pool(x, pool_size, 1 if atrous and block >= 4 else 2, f"block{block}_pool")
+        stride = 1 if atrous and block >= 4 else 2
+        x = _pool(x, pool_size, stride, f"block{block}_pool", pool_ceil)
     return keras.Model(inputs, x, name="vgg16")
 
 
-def _pool(x: Any, size: int, stride: int, name: str) -> Any:
+def _pool(x: Any, size: int, stride: int, name: str, ceil: bool) -> Any:
     if size == 3 and stride == 2:  # equal on both sides; behind a ReLU zeros change no maximum
         x = kl.ZeroPadding2D(1, name=f"{name}_pad")(x)
         return kl.MaxPooling2D(size, stride, name=name)(x)
-    return kl.MaxPooling2D(size, stride, padding="same", name=name)(x)
+    padding = "same" if ceil or stride == 1 else "valid"
+    return kl.MaxPooling2D(size, stride, padding=padding, name=name)(x)

@@ -45,8 +45,8 @@ def with_output_stride(
 
     Raises:
         ValueError: If the network cannot have that output stride, holds a layer whose geometry is
-            not known or that cannot work on a finer map, or shares a layer between two strides.
-            The error names the layer and the reason.
+            not known or that cannot work on a finer map, shares a layer between two strides, or
+            has a fixed size that is too small for it. The error names the layer and the reason.
 
     Example:
 
@@ -61,11 +61,13 @@ def with_output_stride(
     """
     _check_stride(model, output_stride)
     try:
-        return _Rewriter(output_stride, input_shape, centred=True).rewrite(model)
+        fine = _Rewriter(output_stride, input_shape, centred=True).rewrite(model)
     except _PhaseConflict:
         # Branches that a network samples at different pixels meet. Kept centred they would not
         # meet again at the same pixels; started where the coarse operations start, they do.
-        return _Rewriter(output_stride, input_shape, centred=False).rewrite(model)
+        fine = _Rewriter(output_stride, input_shape, centred=False).rewrite(model)
+    geometry(fine)  # a fixed size that is too small would run, and pool padding alone
+    return fine
 
 
 def _check_stride(model: keras.Model, output_stride: int) -> None:

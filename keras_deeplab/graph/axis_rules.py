@@ -91,6 +91,21 @@ def window(axis: Axis, extent: int, stride: int, begin: int | None, end: int | N
     return replace(axis, stride=axis.stride * stride, field=field, offset=offset, size=size)
 
 
+def check_taps(axis: Axis, extent: int, rate: int, begin: int, end: int) -> None:
+    """Refuses a map on which a window of a dilated pooling, which leaves padding out, is empty.
+
+    A map of `rate` samples or more never falls between two taps. A smaller one does, unless every
+    window starts `k * rate - j` samples before it, with one `k` and each `j` below its size. The
+    first window starts `begin` samples before the map, the last `extent - end - size`.
+    """
+    multiple = -(-begin // rate) * rate
+    if axis.size is not None and axis.size < rate and multiple > extent - end - 1:
+        raise GeometryError(
+            f"has taps {rate} samples apart on a map of {axis.size}, so that a window meets "
+            "padding alone: the image is too small."
+        )
+
+
 def pad(axis: Axis, begin: int | None, end: int | None) -> Axis:
     """Pixels are put before and after the map, or cut off if negative."""
     if begin is None:

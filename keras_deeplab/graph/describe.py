@@ -49,6 +49,7 @@ _POINTWISE = (
     *(kl.Dropout, kl.SpatialDropout2D, kl.GaussianNoise, kl.GaussianDropout, kl.AlphaDropout),
     *(kl.Rescaling, kl.Normalization, kl.Identity, kl.ActivityRegularization, kl.Dense),
     *(kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum),
+    layers.ReverseChannels,
     *APPLICATION_POINTWISE,
 )
 _WINDOW = (

@@ -241,7 +241,9 @@ def _window_padding(
     if isinstance(operation, layers.AtrousPooling2D):
         if operation.source_strides is not None and axis.size is None:
             return (None, None)
-        return operation.pads(index, axis.size)
+        pads = operation.pads(index, axis.size)
+        rules.check_taps(axis, shape.extent(index), shape.dilation[index], *pads)
+        return pads
     if shape.padding == "same":
         return rules.same_padding(axis.size, shape.extent(index), shape.strides[index])
     return (0, 0)

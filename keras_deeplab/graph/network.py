@@ -153,6 +153,13 @@ def all_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     return found
 
 
+def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The weights of a layer itself, without those of the layers inside it."""
+    inner = layer._flatten_layers(include_self=False)
+    others = {id(weight) for part in inner for weight in part.weights}
+    return [weight for weight in layer.weights if id(weight) not in others]
+
+
 def clone_operation(operation: Operation, name: str, **changes: Any) -> Operation:
     """A new operation with the same configuration but for the changes, without its weights."""
     config = operation.get_config()

@@ -6,6 +6,7 @@ from keras_deeplab.layers.atrous_pooling import AtrousPadding2D, AtrousPooling2D
 from keras_deeplab.layers.composite import CompositeLayer
 from keras_deeplab.layers.pyramid import SpatialPyramidPooling2D
 from keras_deeplab.layers.resize import CropLike, PadToMinimum, ResizeBy, ResizeLike
+from keras_deeplab.layers.reverse_channels import ReverseChannels
 
 __all__ = [
     "ASPP",
@@ -19,5 +20,6 @@ __all__ = [
     "PadToMinimum",
     "ResizeBy",
     "ResizeLike",
+    "ReverseChannels",
     "SpatialPyramidPooling2D",
 ]

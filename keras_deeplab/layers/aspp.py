@@ -154,6 +154,9 @@ class ASPP(CompositeLayer):
         ]
         if image_pooling:
             self.branches.append(ImagePooling(filters, name="image_pooling", **shared))
+        for branch in self.branches:
+            # TensorFlow's checkpoints follow attributes, but not the lists of a Keras layer.
+            setattr(self, f"tracked_{branch.name}", branch)
         self.concat = kl.Concatenate(name="concat", dtype=self.dtype_policy)
         self.project = AtrousConv2D(filters, 1, name="project", **shared)
         self.drop = kl.Dropout(dropout, name="drop", dtype=self.dtype_policy)

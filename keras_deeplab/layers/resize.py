@@ -64,7 +64,7 @@ class ResizeLike(keras.layers.Layer):
         if tuple(x.shape[1:3]) == (1, 1):
             return tf.broadcast_to(x, [tf.shape(x)[0], size[0], size[1], x.shape[3]])
         if self.align_corners:
-            resized = tf.compat.v1.image.resize_bilinear(x, size, align_corners=True)
+            resized = tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
         else:
             resized = tf.image.resize(x, size, method=self.interpolation)
         return tf.cast(resized, x.dtype)
@@ -118,7 +118,7 @@ class ResizeBy(keras.layers.Layer):
         x = tf.cast(x, self.compute_dtype)
         if self.align_corners:
             size = tf.cast((sides - 1) * self.scale + 1, tf.int32)
-            resized = tf.compat.v1.image.resize_bilinear(x, size, align_corners=True)
+            resized = tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
         else:
             size = tf.maximum(1, tf.cast(tf.round(sides * self.scale), tf.int32))
             resized = tf.image.resize(x, size)

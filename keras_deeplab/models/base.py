@@ -2,33 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Self
 
 import keras
 
-from keras_deeplab.graph.network import all_layers, leaf_layers
-from keras_deeplab.models.construction import check_output_stride
+from keras_deeplab.graph import geometry
+from keras_deeplab.graph.network import all_layers
+from keras_deeplab.models.arguments import check_output_stride
 from keras_deeplab.models.user_backbone import restored_backbone
+from keras_deeplab.weights import (
+    TransferReport,
+    Weights,
+    WeightsError,
+    open_source,
+    transfer,
+    transfer_weights,
+)
 
 
-@dataclass(frozen=True)
-class TransferReport:
-    """Which layers took their weights from another model.
+def starts_from_weights(init: Callable[..., None]) -> Callable[..., None]:
+    """Gives a model's constructor the argument `weights`.
 
-    Attributes:
-        kept: Names of the layers whose weights were copied.
-        fresh: Names of the layers that were initialised anew.
+    What the weights need of a model is the default of every argument that is not given. It is then
+    an argument like any other, and in the model's configuration; `weights` itself is not.
     """
+    signature = inspect.signature(init)
+    parameters = list(signature.parameters.values())
+    weights_parameter = inspect.Parameter(
+        "weights", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Weights | None"
+    )
 
-    kept: tuple[str, ...]
-    fresh: tuple[str, ...]
+    @functools.wraps(init)
+    def wrapped(
+        self: SegmentationModel, *args: Any, weights: Weights | None = None, **kwargs: Any
+    ) -> None:
+        if weights is None:
+            init(self, *args, **kwargs)
+            return
+        given = dict(list(signature.bind_partial(self, *args, **kwargs).arguments.items())[1:])
+        name, known = type(self).__name__, signature.parameters
+        backbone = given.get("backbone", known["backbone"].default)
+        source = open_source(weights, name, backbone, given.get("backbone_options"))
+        wanted = source.arguments(name, known)
+        asked = given.get("backbone", source.backbone)
+        if source.backbone is not None and asked != source.backbone:
+            shown = repr(getattr(asked, "name", asked))
+            raise WeightsError(
+                source.path,
+                f"it holds {source.title} on the backbone {source.backbone!r}, but `backbone` is "
+                f"{shown}",
+            )
+        if wanted.get("aspp_rates") and "output_stride" in given and "aspp_rates" not in given:
+            old, new = wanted.get("output_stride", given["output_stride"]), given["output_stride"]
+            check_output_stride(new)
+            wanted["aspp_rates"] = scaled_rates(wanted["aspp_rates"], old, new)
+        options = {**wanted.get("backbone_options", {}), **(given.get("backbone_options") or {})}
+        arguments = {**wanted, **given, **({"backbone_options": options} if options else {})}
+        init(self, **arguments)
+        object.__setattr__(self, "transfer_report", transfer(self, source))
+        print(self.transfer_report)
 
-    def __str__(self) -> str:
-        fresh = ", ".join(self.fresh) or "none"
-        return f"weights kept in {len(self.kept)} layers; initialised anew: {fresh}"
+    wrapped.__signature__ = signature.replace(parameters=[*parameters, weights_parameter])
+    return wrapped
 
 
 class SegmentationModel(keras.Model):
@@ -53,8 +92,10 @@ class SegmentationModel(keras.Model):
 
     @property
     def output_stride(self) -> int:
-        """Stride of the features against the image."""
-        return self._arguments["output_stride"]
+        """Stride of the backbone's features against the image."""
+        if "output_stride" in self._arguments:
+            return self._arguments["output_stride"]
+        return max(geometry(self.backbone).outputs[0].stride)
 
     def with_output_stride(self, output_stride: int) -> Self:
         """The same model with finer or coarser features: the weights are copied, rates scaled.
@@ -68,21 +109,23 @@ class SegmentationModel(keras.Model):
             A new model of the same class.
 
         Raises:
-            ValueError: If the backbone cannot have that stride, or a rate would not be an integer.
+            ValueError: If the backbone cannot have that stride, a rate would not be an integer, or
+                the model has no output stride to choose (U-Net, SPP-net).
 
         Reference:
             [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611), table 3.
         """
-        check_output_stride(output_stride)
-        rates = self._arguments["aspp_rates"]
-        scaled = [rate * self.output_stride / output_stride for rate in rates]
-        if any(rate != int(rate) for rate in scaled):
-            self._rebuilt(output_stride=output_stride)  # a stride it cannot have is said first
+        if "output_stride" not in self._arguments:
             raise ValueError(
-                f"`output_stride` {output_stride} would turn the rates {tuple(rates)} of output "
-                f"stride {self.output_stride} into {tuple(scaled)}: rates must be integers."
+                f"{type(self).__name__} has no output stride to change: its backbone keeps its own "
+                f"{self.output_stride}. `output_stride` cannot be set, received {output_stride!r}."
             )
-        rates = tuple(int(rate) for rate in scaled)
+        check_output_stride(output_stride)
+        try:
+            rates = scaled_rates(self._arguments["aspp_rates"], self.output_stride, output_stride)
+        except ValueError:
+            self._rebuilt(output_stride=output_stride)  # a stride it cannot have is said first
+            raise
         model = self._rebuilt(output_stride=output_stride, aspp_rates=rates)
         if model.transfer_report.fresh:
             raise ValueError(
@@ -131,20 +174,15 @@ class SegmentationModel(keras.Model):
         return model
 
 
-def transfer_weights(source: keras.Model, target: keras.Model) -> TransferReport:
-    """Copies weights between models with the same layer names, where the shapes agree."""
-    old, kept, fresh = leaf_layers(source), [], []
-    for name, layer in leaf_layers(target).items():
-        if not layer.weights:
-            continue
-        weights = old[name].weights if name in old else []
-        if [w.shape for w in weights] == [w.shape for w in layer.weights]:
-            for mine, its in zip(layer.weights, weights, strict=True):
-                mine.assign(its)
-            kept.append(name)
-        else:
-            fresh.append(name)
-    return TransferReport(tuple(kept), tuple(fresh))
+def scaled_rates(rates: Sequence[int], old: int, new: int) -> tuple[int, ...]:
+    """Rates at another output stride, which then look at the same pixels."""
+    scaled = [rate * old / new for rate in rates]
+    if any(rate != int(rate) for rate in scaled):
+        raise ValueError(
+            f"`output_stride` {new} would turn the rates {tuple(rates)} of output stride {old} "
+            f"into {tuple(scaled)}: rates must be integers."
+        )
+    return tuple(int(rate) for rate in scaled)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import keras
 from keras import layers as kl
 
 from keras_deeplab.models import base
-from keras_deeplab.models.construction import InputShape, completed, image_features
+from keras_deeplab.models.arguments import InputShape, check_filters, completed
+from keras_deeplab.models.construction import image_features
 
 # The network that V1 and V2 were released with.
 RELEASED_VGG16 = {"atrous": True, "pool_size": 3}
@@ -35,10 +36,13 @@ class DeepLabV1(base.SegmentationModel):
         dropout: Share of the head's values dropped in training, behind each convolution.
         align_corners: How the logits are resized: True as in the released network, False for
             half-pixel centres.
-        preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), `"mean"`,
-            `"tf"`, `"torch"` or `None`.
+        preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), another of
+            `keras_deeplab.backbones.PREPROCESSING`, or `None`.
         input_shape: (height, width, channels), `None` for any height or width.
         dtype: Dtype policy such as `"mixed_bfloat16"`; the global one by default.
+        weights: Where to start from: the name of published weights, the path of a file of weights
+            in any format of `keras_deeplab.weights.load`, or a Keras model. What they need of a
+            model is then the default of the other arguments.
         name: Of the model.
 
     Input shape:
@@ -61,6 +65,7 @@ class DeepLabV1(base.SegmentationModel):
         Connected CRFs](https://arxiv.org/abs/1412.7062), section 3; DeepLab-LargeFOV in table 1.
     """
 
+    @base.starts_from_weights
     def __init__(
         self,
         num_classes: int = 21,
@@ -94,6 +99,9 @@ class DeepLabV1(base.SegmentationModel):
             "name": name,
         }
         arguments = completed(arguments, rates=(12,), rates_at=8)
+        if len(arguments["aspp_rates"]) != 1:
+            raise ValueError(f"`aspp_rates` must be one rate, received {aspp_rates!r}.")
+        check_filters("head_filters", head_filters)
         with base.dtype_policy(arguments["dtype"]):
             image, (features,) = image_features(arguments)
             (rate,) = arguments["aspp_rates"]

@@ -9,7 +9,8 @@ from keras import layers as kl
 
 from keras_deeplab import backbones
 from keras_deeplab.models import base
-from keras_deeplab.models.construction import InputShape, completed, image_features
+from keras_deeplab.models.arguments import InputShape, completed
+from keras_deeplab.models.construction import image_features
 from keras_deeplab.models.deeplab_v1 import RELEASED_VGG16, large_fov
 
 
@@ -26,8 +27,9 @@ class DeepLabV2(base.SegmentationModel):
         backbone: `"resnet101"` (the paper's), `"vgg16"`, another name of `keras_deeplab.backbones`,
             or any functional Keras network without its classifier.
         output_stride: Stride of the features.
-        aspp_rates: One for each predictor; `None` for the paper's ASPP-L, `(6, 12, 18, 24) * 8 /
-            output_stride`. ASPP-S is `(2, 4, 8, 12)`.
+        aspp_rates: One for each predictor, at least one; `None` for the paper's ASPP-L,
+            `(6, 12, 18, 24) * 8 / output_stride`, rounded down, at least 1: `(1, 3, 4, 6)` at
+            output stride 32. ASPP-S is `(2, 4, 8, 12)`.
         stride_on: ResNets only: `"1x1"` (default, as in the paper's network) or `"3x3"`.
         backbone_options: Further options of a backbone by name, as in `DeepLabV1`.
         head_filters: Channels of a branch's fc6 and fc7; `None` for the single convolutions.
@@ -35,10 +37,13 @@ class DeepLabV2(base.SegmentationModel):
         dropout: Share of a branch's values dropped in training.
         align_corners: How the logits are resized: True as in the released network, False for
             half-pixel centres.
-        preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), `"mean"`,
-            `"tf"`, `"torch"` or `None`.
+        preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), another of
+            `keras_deeplab.backbones.PREPROCESSING`, or `None`.
         input_shape: (height, width, channels), `None` for any height or width.
         dtype: Dtype policy such as `"mixed_bfloat16"`; the global one by default.
+        weights: Where to start from: the name of published weights, the path of a file of weights
+            in any format of `keras_deeplab.weights.load`, or a Keras model. What they need of a
+            model is then the default of the other arguments.
         name: Of the model.
 
     Input shape:
@@ -60,6 +65,7 @@ class DeepLabV2(base.SegmentationModel):
         [Chen et al., 2017, DeepLab](https://arxiv.org/abs/1606.00915), section 3.2, figure 7.
     """
 
+    @base.starts_from_weights
     def __init__(
         self,
         num_classes: int = 21,
@@ -100,6 +106,8 @@ class DeepLabV2(base.SegmentationModel):
             "name": name,
         }
         arguments = completed(arguments, rates=(6, 12, 18, 24), rates_at=8)
+        if not arguments["aspp_rates"]:
+            raise ValueError("`aspp_rates` must hold at least one rate, received ().")
         with base.dtype_policy(arguments["dtype"]):
             image, (features,) = image_features(arguments)
             branches = [

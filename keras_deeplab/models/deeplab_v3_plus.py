@@ -9,7 +9,8 @@ from keras import layers as kl
 
 from keras_deeplab.layers import ASPP, AtrousConv2D, AtrousSeparableConv2D, ResizeLike
 from keras_deeplab.models import base
-from keras_deeplab.models.construction import InputShape, completed, image_features
+from keras_deeplab.models.arguments import InputShape, completed
+from keras_deeplab.models.construction import image_features
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -41,10 +42,13 @@ class DeepLabV3Plus(base.SegmentationModel):
         epsilon: Of the head's batch norms.
         align_corners: How maps are resized: False for half-pixel centres (torchvision), True as the
             authors' networks do.
-        preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), `"tf"`,
-            `"torch"` or `None`.
+        preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), another of
+            `keras_deeplab.backbones.PREPROCESSING`, or `None`.
         input_shape: (height, width, channels), `None` for any height or width.
         dtype: Dtype policy such as `"mixed_bfloat16"`; the global one by default.
+        weights: Where to start from: the name of published weights, the path of a file of weights
+            in any format of `keras_deeplab.weights.load`, or a Keras model. What they need of a
+            model is then the default of the other arguments.
         name: Of the model.
 
     Input shape:
@@ -68,6 +72,7 @@ class DeepLabV3Plus(base.SegmentationModel):
         Segmentation](https://arxiv.org/abs/1802.02611), figure 2, section 4.1.
     """
 
+    @base.starts_from_weights
     def __init__(
         self,
         num_classes: int = 21,
@@ -117,7 +122,7 @@ class DeepLabV3Plus(base.SegmentationModel):
         arguments = completed(arguments)
         shared = {"activation": activation, "epsilon": epsilon}
         with base.dtype_policy(arguments["dtype"]):
-            image, (features, low_level) = image_features(arguments, decoder=True)
+            image, (features, low_level) = image_features(arguments, ("low_level_layer",))
             x = ASPP(
                 aspp_filters,
                 arguments["aspp_rates"],

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import keras
 
 from keras_deeplab.layers import ResizeBy, ResizeLike
+from keras_deeplab.models.deep_supervision import DeepSupervision
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class MultiScale(keras.Model):
+class MultiScale(DeepSupervision, keras.Model):
     """Shows a model the image at several scales and takes the maximum of its logits at each pixel.
 
     The weights are the model's own, shared by all scales. In `fit` the loss is the sum of the
     losses of each scale and of the maximum, as DeepLab V2 is trained; metrics and predictions see
-    the maximum alone.
+    the maximum alone. What the model has a loss for in its own training, such as an auxiliary head,
+    has it at each scale, with the model's weight.
 
     Args:
         model: Any segmentation model that takes images of any size and returns logits of that size.
@@ -32,7 +35,8 @@ class MultiScale(keras.Model):
         `(batch, height, width, num_classes)`: logits, float32.
 
     Raises:
-        ValueError: If the scales are no positive numbers, or the model takes one size only.
+        ValueError: If the scales are no different positive numbers, the model does not turn images
+            into a map of logits, or takes one size only.
 
     Example:
 
@@ -54,62 +58,31 @@ class MultiScale(keras.Model):
         name: str = "multi_scale",
     ) -> None:
         scales = _checked_scales(scales)
-        if model.input_shape[1:3] != (None, None):
-            raise ValueError(
-                "`model` must take images of any size, received one of input shape "
-                f"{model.input_shape}."
-            )
+        _check_model(model)
         inputs = keras.Input(model.input_shape[1:], name="images")
-        logits = [self._at(scale, model, inputs, align_corners) for scale in scales]
-        best = logits[0]
-        if len(logits) > 1:
-            best = keras.layers.Maximum(name="maximum", dtype="float32")(logits)
-        super().__init__(inputs=inputs, outputs=best, name=name)
-        arguments = {"model": model, "scales": scales, "align_corners": align_corners}
-        # Past Keras' tracking, which would count the model's weights a second time.
-        object.__setattr__(self, "_arguments", arguments)
-        object.__setattr__(self, "_all", keras.Model(inputs, [best, *logits]))
+        views = [_view(scale, align_corners) for scale in scales]
+        maximum = keras.layers.Maximum(name="maximum", dtype="float32")
 
-    @staticmethod
-    def _at(scale: float, model: keras.Model, inputs: Any, align_corners: bool) -> Any:
-        if scale == 1:
-            return model(inputs)
-        tag = f"{scale:g}".replace(".", "_")
-        x = ResizeBy(scale, align_corners=align_corners, name=f"image_{tag}")(inputs)
-        resize = ResizeLike(align_corners=align_corners, name=f"logits_{tag}", dtype="float32")
-        return resize(model(x), inputs)
+        def at_all_scales(network: keras.Model) -> list[Any]:
+            each = [view(network, inputs) for view in views]
+            answers = [answer for answer, *_ in each]
+            best = maximum(answers) if len(answers) > 1 else answers[0]
+            return [best, *keras.tree.flatten(each)]
+
+        outputs = at_all_scales(model)
+        super().__init__(inputs=inputs, outputs=outputs[0], name=name)
+        # Past Keras' tracking, which would count the model's weights a second time.
+        arguments = {"model": model, "scales": scales, "align_corners": align_corners}
+        object.__setattr__(self, "_arguments", arguments)
+        weights: tuple[float, ...] = (1.0,)
+        if isinstance(model, DeepSupervision) and model.training_graph is not None:
+            outputs, weights = at_all_scales(model.training_graph), model.supervision_weights
+        self._supervise(outputs, (1.0, *weights * len(scales)))
 
     @property
     def model(self) -> keras.Model:
         """The model inside."""
         return self._arguments["model"]
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """The maximum; in training a list of it and of every scale's logits."""
-        if training:
-            return self._all(inputs, training=True)
-        return super().call(inputs, training=training, mask=mask)
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        """The loss; in training the sum over the maximum and every scale."""
-        each = y_pred if isinstance(y_pred, list | tuple) else [y_pred]
-        total = 0.0
-        for logits in each:
-            total += super().compute_loss(x, y, logits, sample_weight, training)
-        # What layers add, such as regularisation, counts once.
-        return total - (len(each) - 1) * sum(self.losses, 0.0)
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The metrics of the maximum."""
-        best = y_pred[0] if isinstance(y_pred, list | tuple) else y_pred
-        return super().compute_metrics(x, y, best, sample_weight)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -123,8 +96,43 @@ class MultiScale(keras.Model):
         return cls(**{**config, "model": model})
 
 
+def _view(scale: float, align_corners: bool) -> Callable[[keras.Model, Any], list[Any]]:
+    """What networks make of the image at a scale, at the image's size again."""
+    if scale == 1:
+        return lambda network, image: keras.tree.flatten(network(image))
+    tag = _tag(scale)
+    resized = ResizeBy(scale, align_corners=align_corners, name=f"image_{tag}")
+    back = ResizeLike(align_corners=align_corners, name=f"logits_{tag}", dtype="float32")
+
+    def seen(network: keras.Model, image: Any) -> list[Any]:
+        return [back(logits, image) for logits in keras.tree.flatten(network(resized(image)))]
+
+    return seen
+
+
 def _checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
     valid = isinstance(scales, list | tuple) and len(scales) > 0
-    if not valid or any(not isinstance(s, int | float) or not 0 < s < 100 for s in scales):
+    if not valid or not all(isinstance(s, Real) and 0 < s < 100 for s in scales):
         raise ValueError(f"`scales` must be positive numbers, received {scales!r}.")
+    if len({_tag(scale) for scale in scales}) < len(scales):
+        raise ValueError(f"`scales` must differ from each other, received {scales!r}.")
     return tuple(map(float, scales))
+
+
+def _tag(scale: float) -> str:
+    return f"{scale:g}".replace(".", "_")
+
+
+def _check_model(model: keras.Model) -> None:
+    ends = [getattr(model, "inputs", None), getattr(model, "outputs", None)]
+    if any(not end or len(end) != 1 or len(end[0].shape) != 4 for end in ends):
+        shapes = [[tuple(x.shape) for x in end or ()] for end in ends]
+        raise ValueError(
+            "`model` must be a functional model from images to one map of logits, received "
+            f"{model!r} from {shapes[0]} to {shapes[1]}."
+        )
+    if model.input_shape[1:3] != (None, None):
+        raise ValueError(
+            "`model` must take images of any size, received one of input shape "
+            f"{model.input_shape}."
+        )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import keras
 from keras import layers as kl
 
-from keras_deeplab import backbones, graph
+from keras_deeplab import graph
 from keras_deeplab.graph.network import functional, top_level_calls
 from keras_deeplab.layers import SpatialPyramidPooling2D
 from keras_deeplab.models import base
-from keras_deeplab.models.construction import InputShape, completed, own_network, padded_image
+from keras_deeplab.models.arguments import InputShape, completed, is_positive
+from keras_deeplab.models.construction import atrous_copy, own_network, padded_image
 
 _POOLINGS = ("max", "average")
 
@@ -35,12 +36,18 @@ class SPPNet(base.SegmentationModel):
         dense: Widths of the dense layers in front of the predictor; `()` for none.
         dropout: Share of each dense layer's values dropped in training.
         pooling: How a bin is pooled: `"max"`, as in the paper, or `"average"`.
+        replace_pooling: Whether the pyramid takes the place of the pooling that a backbone ends in.
+            False keeps that one in front of the pyramid: with one level of 7x7 averages this is
+            the VGG16 of torchvision and keras.applications.
         backbone_options: Options of a backbone by name, such as `{"depth_multiplier": 0.5}` for
             MobileNetV2; see its function in `keras_deeplab.backbones`.
-        preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), `"mean"`,
-            `"tf"`, `"torch"` or `None`.
+        preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), another of
+            `keras_deeplab.backbones.PREPROCESSING`, or `None`.
         input_shape: (height, width, channels), `None` for any height or width.
         dtype: Dtype policy such as `"mixed_bfloat16"`; the global one by default.
+        weights: Where to start from: the name of published weights, the path of a file of weights
+            in any format of `keras_deeplab.weights.load`, or a Keras model. What they need of a
+            model is then the default of the other arguments.
         name: Of the model.
 
     Input shape:
@@ -67,6 +74,7 @@ class SPPNet(base.SegmentationModel):
         (several sizes in turn), 3.1 (levels and dense layers).
     """
 
+    @base.starts_from_weights
     def __init__(
         self,
         num_classes: int,
@@ -76,6 +84,7 @@ class SPPNet(base.SegmentationModel):
         dense: tuple[int, ...] = (4096, 4096),
         dropout: float = 0.5,
         pooling: str = "max",
+        replace_pooling: bool = True,
         backbone_options: dict[str, Any] | None = None,
         preprocessing: str | None = "auto",
         input_shape: InputShape | None = None,
@@ -89,6 +98,7 @@ class SPPNet(base.SegmentationModel):
             "dense": dense,
             "dropout": dropout,
             "pooling": pooling,
+            "replace_pooling": replace_pooling,
             "backbone_options": backbone_options,
             "preprocessing": preprocessing,
             "input_shape": input_shape,
@@ -105,55 +115,35 @@ class SPPNet(base.SegmentationModel):
             logits = kl.Dense(arguments["num_classes"], name="logits", dtype="float32")(x)
             super().__init__(inputs, logits, arguments)
 
-    @property
-    def output_stride(self) -> int:
-        """Stride of the features against the image."""
-        return max(graph.geometry(self.backbone).output.stride)
-
-    def with_output_stride(self, output_stride: int) -> Self:
-        """Refuses: the backbone of an SPP-net keeps its own stride."""
-        raise ValueError(
-            "SPPNet has no output stride to change: it gives one answer for the whole image. "
-            f"`output_stride` cannot be set, received {output_stride!r}."
-        )
-
 
 def _completed(arguments: dict[str, Any]) -> dict[str, Any]:
     done = completed(arguments)
     for name in ("levels", "dense"):
         numbers = done[name]
-        if not isinstance(numbers, list | tuple) or not all(map(_is_positive, numbers)):
+        if not isinstance(numbers, list | tuple) or not all(map(is_positive, numbers)):
             raise ValueError(
                 f"`{name}` must be a tuple of positive integers, received {numbers!r}."
             )
         done[name] = tuple(numbers)
     if not done["levels"]:
         raise ValueError("`levels` must hold at least one level, received ().")
-    dropout = done["dropout"]
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` must be a number in 0..1, below 1, received {dropout!r}.")
     if done["pooling"] not in _POOLINGS:
         raise ValueError(f"`pooling` must be one of {_POOLINGS}, received {done['pooling']!r}.")
     return done
 
 
-def _is_positive(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number > 0
-
-
 def _features(arguments: dict[str, Any]) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """The model's input, and the map in front of the last pooling."""
     network = own_network(arguments)
-    tapped = keras.Model(functional(network).inputs[0], _last_map(network), name=network.name)
+    replaced = arguments["replace_pooling"]
+    last = _last_map(network) if replaced else functional(network).outputs[0]
+    tapped = keras.Model(functional(network).inputs[0], last, name=network.name)
     # At its largest stride nothing is rewritten: this is a copy with its weights, for any size.
     strides = [stride for found in graph.geometry(tapped).values() for stride in found.stride]
-    copy = graph.with_output_stride(tapped, max(s for s in strides if s), (None, None))
-    copy = keras.Model(copy.inputs[0], copy.outputs[0], name="backbone")
-    if not network.trainable:
-        copy.trainable = False
-    image = padded_image(arguments["input_shape"], copy)
-    x, mode = image.enlarged, arguments["preprocessing"]
-    return image.inputs, copy(x if mode is None else backbones.preprocess(x, mode))
+    backbone = atrous_copy(network, [last], max(s for s in strides if s))
+    image = padded_image(arguments["input_shape"], backbone)
+    (features,) = backbone(image.scaled(arguments["preprocessing"]))
+    return image.inputs, features
 
 
 def _last_map(network: keras.Model) -> keras.KerasTensor:

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import keras
 from keras import layers as kl
 
-from keras_deeplab import backbones, graph
+from keras_deeplab import graph
 from keras_deeplab.graph.network import functional
 from keras_deeplab.layers import AtrousConv2D, CropLike, ResizeLike
 from keras_deeplab.models import base
-from keras_deeplab.models.construction import (
-    Image,
-    InputShape,
-    check_filters,
-    completed,
-    own_network,
-    padded_image,
-)
+from keras_deeplab.models.arguments import InputShape, check_filters, completed
+from keras_deeplab.models.construction import Image, atrous_copy, own_network, padded_image
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -53,9 +47,12 @@ class UNet(base.SegmentationModel):
             the last two levels of the network of 2015, the coarsest features of a backbone.
         activation: Activation of the 3x3 convolutions. The output is always logits.
         preprocessing: `"auto"` (`"tf"` for the network of 2015, the own backbones' scaling; none
-            for a user's network), `"tf"`, `"torch"`, `"mean"` or `None`.
+            for a user's network), another of `keras_deeplab.backbones.PREPROCESSING`, or `None`.
         input_shape: (height, width, channels), `None` for any height or width.
         dtype: Dtype policy such as `"mixed_bfloat16"`; the global one by default.
+        weights: Where to start from: the name of published weights, the path of a file of weights
+            in any format of `keras_deeplab.weights.load`, or a Keras model. What they need of a
+            model is then the default of the other arguments.
         name: Of the model.
 
     Input shape:
@@ -81,6 +78,7 @@ class UNet(base.SegmentationModel):
         Segmentation](https://arxiv.org/abs/1505.04597), section 2, figure 1.
     """
 
+    @base.starts_from_weights
     def __init__(
         self,
         num_classes: int = 21,
@@ -116,10 +114,11 @@ class UNet(base.SegmentationModel):
         arguments = _completed(arguments)
         with base.dtype_policy(arguments["dtype"]):
             image, network = (_of_2015 if backbone is None else _over_a_backbone)(arguments)
-            x, *skips = network(_scaled(image.enlarged, arguments["preprocessing"]))
+            x, *skips = network(image.scaled(arguments["preprocessing"]))
             if backbone is not None:
                 x = kl.Dropout(dropout, name="dropout")(x)
-            for skip, stride in zip(skips, _strides(network)[1:], strict=True):
+            strides = [max(found.stride) for found in graph.geometry(network).outputs[1:]]
+            for skip, stride in zip(skips, strides, strict=True):
                 width, level = arguments["filters"] * stride, f"decoder{stride}"
                 x = (_up_convolution if backbone is None else _resized)(x, skip, width, level)
                 x = kl.Concatenate(name=f"{level}_concat")([skip, x])
@@ -127,18 +126,6 @@ class UNet(base.SegmentationModel):
             logits = kl.Conv2D(num_classes, 1, name="logits", dtype="float32")(x)
             outputs = logits if backbone is None else image.upsampled(logits)
             super().__init__(image.inputs, outputs, arguments)
-
-    @property
-    def output_stride(self) -> int:
-        """Stride of the coarsest features against the image; the decoder ends at the finest."""
-        return _strides(self.backbone)[0]
-
-    def with_output_stride(self, output_stride: int) -> Self:
-        """Refuses: a U-Net has no output stride to change."""
-        raise ValueError(
-            "UNet has no output stride to change: its decoder goes back through every stride of "
-            f"the network. `output_stride` cannot be set, received {output_stride!r}."
-        )
 
 
 def _completed(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -179,22 +166,21 @@ def _over_a_backbone(arguments: dict[str, Any]) -> tuple[Image, keras.Model]:
     """The backbone; the outputs are its features and the skips, finest last."""
     network = own_network(arguments)
     features = functional(network).outputs[0]
-    coarsest = _stride(network, features, "backbone")
+    found = graph.geometry(network)
+    coarsest = _stride(network, found[features], features, "backbone")
     names = arguments["skip_layers"] or _last_at_each_stride(network, coarsest, arguments["depth"])
     arguments["skip_layers"] = tuple(names)
-    skips = {_stride(network, skip, "skip_layers"): skip for skip in _named(network, names)}
+    skips = {
+        _stride(network, found[skip], skip, "skip_layers"): skip for skip in _named(network, names)
+    }
     if len(skips) < len(names) or max(skips) >= coarsest:
         raise ValueError(
             f"`skip_layers` must have different strides, finer than the {coarsest} of the backbone "
             f"'{network.name}', received {tuple(names)}."
         )
     outputs = [features, *(skips[stride] for stride in sorted(skips, reverse=True))]
-    tapped = keras.Model(functional(network).inputs[0], outputs, name=network.name)
     # At its own stride nothing is rewritten: this is a copy with its weights, for any size.
-    copy = graph.with_output_stride(tapped, coarsest, (None, None))
-    copy = keras.Model(copy.inputs[0], copy.outputs, name="backbone")
-    if not network.trainable:
-        copy.trainable = False
+    copy = atrous_copy(network, outputs, coarsest)
     return padded_image(arguments["input_shape"], copy), copy
 
 
@@ -221,22 +207,16 @@ def _named(network: keras.Model, names: Sequence[str]) -> list[keras.KerasTensor
         raise ValueError(f"`skip_layers` is wrong. {error}") from error
 
 
-def _stride(network: keras.Model, tensor: keras.KerasTensor, argument: str) -> int:
-    stride = graph.geometry(network)[tensor].stride
+def _stride(
+    network: keras.Model, found: graph.TensorGeometry, tensor: keras.KerasTensor, argument: str
+) -> int:
+    stride = found.stride
     if None in stride or len(tensor.shape) != 4:
         raise ValueError(
             f"`{argument}` must give maps (batch, height, width, channels) of the image; "
             f"'{network.name}' gives {tuple(tensor.shape)} without a stride."
         )
     return max(stride)
-
-
-def _scaled(x: Any, mode: str | None) -> Any:
-    return x if mode is None else backbones.preprocess(x, mode)
-
-
-def _strides(network: keras.Model) -> list[int]:
-    return [max(output.stride) for output in graph.geometry(network).outputs]
 
 
 def _up_convolution(x: Any, skip: Any, filters: int, level: str) -> Any:

@@ -17,6 +17,8 @@ def test_by_name_and_with_channels():
 def test_options_and_their_defaults_are_those_of_the_functions():
     assert backbones.completed_options("mobilenet_v2", {"padding": "same", "epsilon": None}) == {
         "depth_multiplier": 1.0,
+        "divisible_by": None,
+        "classifier_conv": False,
         "padding": "same",
         "epsilon": 1e-3,
     }
@@ -45,14 +47,15 @@ def test_errors_name_argument_and_value(name, options, words):
         backbones.build(name, (None, None, 3), **options)
 
 
-@pytest.mark.parametrize("mode", ["tf", "torch"])
+@pytest.mark.parametrize("mode", ["tf", "torch", "caffe"])
 def test_preprocessing_is_that_of_keras_applications(mode):
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 5, 7, 3)).astype("float32")
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, backbones.preprocess(inputs, mode))
     expected = keras.applications.imagenet_utils.preprocess_input(pixels.copy(), mode=mode)
-    np.testing.assert_allclose(model(pixels), expected, rtol=1e-4, atol=1e-5)
-    assert [layer.name for layer in model.layers[1:]] == ["preprocess"]
+    np.testing.assert_allclose(model(pixels), expected, rtol=1e-4, atol=1e-4)
+    reversing = ["preprocess_channels"] if mode == "caffe" else []
+    assert [layer.name for layer in model.layers[1:]] == [*reversing, "preprocess"]
 
 
 def test_the_mean_of_vgg_without_the_change_to_bgr():
@@ -63,6 +66,14 @@ def test_the_mean_of_vgg_without_the_change_to_bgr():
     np.testing.assert_allclose(model(pixels), bgr[..., ::-1], rtol=1e-4, atol=1e-4)
 
 
+def test_the_mean_that_deeplab_was_trained_with():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, backbones.preprocess(inputs, "caffe_deeplab"))
+    pixels = np.array([[[[122.675, 116.669, 104.008], [200.0, 100.0, 50.0]]]], "float32")
+    expected = [[0, 0, 0], [50 - 104.008, 100 - 116.669, 200 - 122.675]]
+    np.testing.assert_allclose(model(pixels)[0, 0], expected, atol=1e-4)
+
+
 def test_preprocessing_of_other_channels_is_minus_one_to_one():
     inputs = keras.Input((None, None, 1))
     model = keras.Model(inputs, backbones.preprocess(inputs, "torch"))
@@ -71,5 +82,5 @@ def test_preprocessing_of_other_channels_is_minus_one_to_one():
 
 
 def test_preprocessing_refuses_other_modes():
-    with pytest.raises(ValueError, match="`preprocessing` .* received 'caffe'"):
-        backbones.preprocess(keras.Input((None, None, 3)), "caffe")
+    with pytest.raises(ValueError, match="`preprocessing` .* received 'bgr'"):
+        backbones.preprocess(keras.Input((None, None, 3)), "bgr")

@@ -3,10 +3,14 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from atrous_property import TOLERANCE, compare
 from calibration import calibrate, image
 
 from keras_deeplab.backbones import mobilenet_v2
-from keras_deeplab.graph import geometry
+from keras_deeplab.graph import geometry, with_output_stride
+
+# As the ImageNet classifiers have it.
+CLASSIFIER = {"divisible_by": 8, "classifier_conv": True, "padding": "end"}
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +72,62 @@ def test_padding_same_samples_as_keras_does():
     assert found.offset == (31, 0)
     with pytest.raises(ValueError, match="`depth_multiplier` must be a positive number"):
         mobilenet_v2(depth_multiplier=0)
+
+
+def channels(model: keras.Model) -> list[int]:
+    return [layer.filters for layer in model.layers if type(layer) is keras.layers.Conv2D]
+
+
+@pytest.mark.parametrize(
+    "alpha, parameters, last", [(0.35, 410_208, 1280), (0.5, 706_224, 1280), (1.4, 4_363_712, 1792)]
+)
+def test_the_classifiers_of_other_multipliers(alpha, parameters, last):
+    network = mobilenet_v2(depth_multiplier=alpha, **CLASSIFIER)
+    reference = keras.applications.MobileNetV2((96, 96, 3), alpha, include_top=False, weights=None)
+    assert network.count_params() == reference.count_params() == parameters
+    assert channels(network) == channels(reference)
+    assert network.output_shape[-1] == last
+    # DeepLab's rule gives other widths.
+    deeplab = mobilenet_v2(depth_multiplier=alpha, classifier_conv=True)
+    assert channels(deeplab)[:-1] != channels(network)[:-1]
+
+
+def test_the_classifiers_features_at_any_size():
+    """keras.applications' network without a size pads at the end, whether it is even or odd."""
+    reference = keras.applications.MobileNetV2(
+        (None, None, 3), 0.5, include_top=False, weights=None
+    )
+    calibrate(reference, (image(128, 128, 2) - 128) / 64)
+    network = mobilenet_v2(depth_multiplier=0.5, **CLASSIFIER)
+    network.set_weights(reference.get_weights())
+    others = [
+        mobilenet_v2(depth_multiplier=0.5, **{**CLASSIFIER, "padding": padding})
+        for padding in ("symmetric", "same")
+    ]
+    for other in others:
+        other.set_weights(reference.get_weights())
+    for size in ((128, 96), (97, 131)):
+        x = (image(*size) - 128) / 64
+        expected = reference(x).numpy()
+        assert expected.std() > 1e-2
+        assert network(x).shape == expected.shape == (1, size[0] // 32, size[1] // 32, 1280)
+        np.testing.assert_allclose(network(x), expected, atol=1e-4 * expected.std())
+        # "same" is another padding on odd maps alone.
+        different = [m(x).shape != expected.shape or np.abs(m(x) - expected).max() for m in others]
+        assert different[0] > 0.1 * expected.std()
+        assert (different[1] < 1e-3 * expected.std()) == (size == (128, 96))
+
+
+@pytest.mark.parametrize("padding", ["end", "same", "symmetric"])
+def test_the_fine_map_holds_the_coarse_one(padding):
+    pixels = (image(128, 128, 2) - 128) / 64
+    coarse = calibrate(mobilenet_v2(depth_multiplier=0.35, padding=padding), pixels)
+    for output_stride in (16, 8):
+        fine = with_output_stride(coarse, output_stride)
+        assert compare(coarse, fine, (image(128, 192) - 128) / 64) <= TOLERANCE
+
+
+@pytest.mark.parametrize("divisible_by", [0, -8, 8.0, "8"])
+def test_wrong_divisors_are_named(divisible_by):
+    with pytest.raises(ValueError, match=f"`divisible_by` must be .* received {divisible_by!r}"):
+        mobilenet_v2(divisible_by=divisible_by)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 import pytest
+from atrous_property import TOLERANCE, compare
 from calibration import calibrate, image
 
 from keras_deeplab.backbones import resnet
-from keras_deeplab.graph import geometry
+from keras_deeplab.graph import geometry, with_output_stride
 
 
 def trainable(model: keras.Model) -> int:
@@ -110,6 +113,47 @@ def _theirs(reference: keras.Model, name: str) -> list[np.ndarray]:
         name = "_".join([f"conv{int(stage[-1]) + 1}", f"block{unit[4:]}", *rest])
     layer = reference.get_layer(name.replace("norm", "bn"))
     return layer.get_weights()
+
+
+@pytest.fixture(scope="module")
+def resnet50_ceil() -> keras.Model:
+    return calibrate(resnet(50, pool_ceil=True), (image(128, 128, 2) - 128) / 64)
+
+
+def ceil_pooled(x: np.ndarray) -> np.ndarray:
+    """Torch's `MaxPool2d(3, 2, padding=1, ceil_mode=True)`, window by window."""
+    height, width = (math.ceil((n + 2 - 3) / 2) + 1 for n in x.shape[1:3])
+    pooled = np.zeros((len(x), height, width, x.shape[3]), x.dtype)
+    for i in range(height):
+        for j in range(width):
+            rows, columns = (slice(max(0, 2 * k - 1), 2 * k + 2) for k in (i, j))
+            pooled[:, i, j] = x[:, rows, columns].max(axis=(1, 2))
+    return pooled
+
+
+@pytest.mark.parametrize("size", [(64, 96), (65, 66), (67, 61)])
+def test_the_first_pooling_rounds_up_as_caffe_does(resnet50, resnet50_ceil, size):
+    resnet50.set_weights(resnet50_ceil.get_weights())
+    x = (image(*size) - 128) / 64
+    found = {}
+    for ceil, network in ((False, resnet50), (True, resnet50_ceil)):
+        ends = [network.get_layer(name).output for name in ("stem_act", "stem_pool")]
+        before, found[ceil] = (np.asarray(y) for y in keras.Model(network.input, ends)(x))
+    maps = before.shape[1:3]
+    assert found[True].shape[1:3] == tuple(n // 2 + 1 for n in maps)
+    assert found[False].shape[1:3] == tuple((n + 1) // 2 for n in maps)
+    np.testing.assert_array_equal(found[True], ceil_pooled(before))
+    # Further windows at the end, and the same values elsewhere.
+    rows, columns = found[False].shape[1:3]
+    np.testing.assert_array_equal(found[True][:, :rows, :columns], found[False])
+
+
+@pytest.mark.parametrize("size", [(128, 96), (97, 126)])
+def test_the_fine_map_holds_the_coarse_one_behind_such_a_pooling_and_in_it(resnet50_ceil, size):
+    stem = keras.Model(resnet50_ceil.input, resnet50_ceil.get_layer("stem_pool").output)
+    for coarse, output_stride in ((resnet50_ceil, 8), (stem, 2)):
+        fine = with_output_stride(coarse, output_stride)
+        assert compare(coarse, fine, (image(*size) - 128) / 64) <= TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_rates_are_the_authors():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("padding", ["same", "symmetric"])
+@pytest.mark.parametrize("padding", ["same", "symmetric", "end"])
 def test_the_fine_map_holds_the_coarse_one(padding):
     coarse = calibrate(resnet_beta(50, padding=padding), (image(97, 97, 2) - 128) / 64)
     for output_stride in (16, 8):
@@ -42,6 +42,7 @@ def test_the_fine_map_holds_the_coarse_one(padding):
 
 def test_padding_of_the_pooling():
     assert geometry(resnet_beta(50, padding="symmetric")).output.offset == (0, 0)
+    assert geometry(resnet_beta(50, padding="end"), 64, 62).output.offset == (2, 2)
     assert geometry(resnet_beta(50)).output.offset == (None, None)
     assert geometry(resnet_beta(50), 513, 512).output.offset == (0, 2)
 

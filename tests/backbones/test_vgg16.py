@@ -59,3 +59,35 @@ def test_the_classifier_can_be_dilated_exactly():
 def test_other_poolings_are_refused():
     with pytest.raises(ValueError, match="`pool_size` must be one of .* received 4"):
         vgg16(pool_size=4)
+
+
+@pytest.mark.parametrize("size", [(97, 63), (64, 95)])
+def test_poolings_round_odd_maps_down_as_keras_does_or_up(size):
+    reference = keras.applications.VGG16(
+        include_top=False, weights=None, input_shape=(None, None, 3)
+    )
+    x = (image(*size) - 128) / 64
+    calibrate(reference, x)
+    floor, ceil = vgg16(pool_ceil=False), vgg16()
+    for network in (floor, ceil):
+        network.set_weights(reference.get_weights())
+    expected = reference(x).numpy()
+    assert expected.std() > 1e-2
+    assert floor(x).shape == expected.shape == (1, size[0] // 32, size[1] // 32, 512)
+    assert ceil(x).shape == (1, -(-size[0] // 32), -(-size[1] // 32), 512)
+    np.testing.assert_allclose(floor(x), expected, atol=1e-4 * expected.std())
+    assert geometry(floor, *size).output.size == expected.shape[1:3]
+
+
+def test_rounding_down_can_be_dilated_exactly_too():
+    network = calibrate(vgg16(pool_ceil=False), (image(96, 96, 2) - 128) / 64)
+    for size in ((128, 96), (131, 103)):  # of which the first three poolings leave 16x12
+        x = (image(*size) - 128) / 64
+        assert compare(network, with_output_stride(network, 8), x) <= TOLERANCE
+
+
+def test_rounding_concerns_the_poolings_with_a_stride_alone():
+    """Those of V1's last blocks keep the size of the map."""
+    found = geometry(vgg16(atrous=True, pool_ceil=False), 97, 64).output
+    assert found.size == (12, 8)
+    assert geometry(vgg16(atrous=True), 97, 64).output.size == (13, 8)

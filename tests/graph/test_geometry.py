@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import math
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -194,3 +196,31 @@ def test_symbolic_tensors_are_keys():
     assert found[model.layers[1].output].receptive_field == (3, 3)
     assert found[model.output] == found.output
     assert list(found) == [layer.name for layer in model.layers]
+
+
+@pytest.mark.parametrize("rate", [1, 2, 3, 4])
+def test_a_window_that_meets_padding_alone_is_an_error_and_no_other(rate):
+    """Against the layer itself, whose maximum over no pixel is the lowest number."""
+    refused = 0
+    for pool, size in itertools.product((2, 3), range(1, 5)):
+        total = rate * (pool - 1)
+        paddings = ["same", "valid", *(((0, 0), pads) for pads in _pads_up_to(total))]
+        for padding, stride in itertools.product(paddings, (None, 2, 3)):
+            if stride is not None and padding != "same":
+                continue
+            source = None if stride is None else (1, stride)
+            layer = keras_deeplab.layers.AtrousPooling2D(
+                (1, pool), "max", (1, rate), padding, source_strides=source
+            )
+            if size + sum(layer.pads(1, size)) <= total:
+                continue  # no window fits
+            empty = np.min(layer(np.zeros((1, 1, size, 1), "float32"))) < 0
+            refused += empty
+            error = pytest.raises(ValueError, match="padding alone: the image is too small")
+            with error if empty else nullcontext():
+                geometry(network(layer, shape=(1, None, 1)), 1, size)
+    assert refused if rate > 1 else not refused
+
+
+def _pads_up_to(total: int) -> itertools.product:
+    return itertools.product(range(total + 1), repeat=2)

@@ -3,9 +3,17 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from calibration import image
 from keras import layers as kl
 
-from keras_deeplab.graph import find_tap, geometry, minimum_size, multiply_adds, tensor_of
+from keras_deeplab.graph import (
+    find_tap,
+    geometry,
+    minimum_size,
+    multiply_adds,
+    tensor_of,
+    with_output_stride,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,3 +87,33 @@ def test_multiply_adds_are_counted_by_hand():
 def test_published_multiply_adds():
     vgg = keras.applications.VGG16(weights=None)
     assert round(sum(multiply_adds(vgg, 224, 224).values()) / 1e9, 2) == 15.47
+
+
+def test_no_pooling_of_a_fine_network_meets_padding_alone_from_the_minimum_size_on():
+    network = keras.applications.DenseNet121(
+        include_top=False, weights=None, input_shape=(None, None, 3)
+    )
+    fine = with_output_stride(network, 8)
+    # The last pooling has 2 taps at rate 2. 13 pixels are a map of 7, 4 and, rounded down, 2.
+    assert minimum_size(fine) == (13, 13)
+    assert np.isfinite(fine(image(13, 13) / 255)).all()
+    for size in (5, 8, 11, 12):
+        with pytest.raises(ValueError, match="'pool4_pool' has taps 2 .* map of 1.* too small"):
+            geometry(fine, size, 40)
+    assert np.isnan(fine(image(12, 13) / 255)).any(), "the rule is not needed"
+
+
+def test_fixed_sizes_at_which_a_fine_pooling_meets_padding_alone_are_refused():
+    def network(*size: int | None) -> keras.Model:
+        x = inputs = keras.Input((*size, 1))
+        for name, pool in (("first", 4), ("second", 2), ("third", 2)):
+            x = kl.MaxPooling2D(pool, padding="same", name=name)(x)
+        return keras.Model(inputs, x)
+
+    for size in ((5, 4), (4, 5), (None, 4)):
+        with pytest.raises(ValueError, match="'third' has taps 2 .* map of 1.* too small"):
+            with_output_stride(network(*size), 4)
+    with pytest.raises(ValueError, match="'third' .* too small"):
+        with_output_stride(network(None, None), 4, (4, 8))
+    fine = with_output_stride(network(5, 5), 4)
+    assert np.abs(fine(image(5, 5, channels=1))).max() <= 255

@@ -46,6 +46,7 @@ CASES = [
     Case("resize_by_corners", partial(layers.ResizeBy, 1.5, align_corners=True)),
     Case("resize_nearest", partial(layers.ResizeLike, "nearest"), reference=(5, 3)),
     Case("pad_to_minimum", partial(layers.PadToMinimum, 7, 11)),
+    Case("reverse_channels", layers.ReverseChannels),
     Case("crop", layers.CropLike, reference=(-2, -3)),
 ]
 every_layer = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

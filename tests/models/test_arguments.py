@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 import pytest
 from networks import tiny
 
-from keras_deeplab import DeepLabV3, DeepLabV3Plus
+from keras_deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus, UNet, backbones
 
 
 @pytest.mark.parametrize("cls", [DeepLabV3, DeepLabV3Plus])
@@ -25,7 +27,13 @@ from keras_deeplab import DeepLabV3, DeepLabV3Plus
         ({"stride_on": "1x1"}, "`stride_on` .*'tiny'.* received '1x1'"),
         ({"aspp_filters": 0}, "`aspp_filters` .* received 0"),
         ({"dropout": 1.0}, "`dropout` .* received 1.0"),
-        ({"preprocessing": "caffe"}, "`preprocessing` .* received 'caffe'"),
+        ({"epsilon": 0}, "`epsilon` .* received 0"),
+        ({"epsilon": -1e-5}, "`epsilon` .* received -1e-05"),
+        ({"epsilon": math.nan}, "`epsilon` .* received nan"),
+        ({"epsilon": math.inf}, "`epsilon` .* received inf"),
+        ({"epsilon": True}, "`epsilon` .* received True"),
+        ({"epsilon": "1e-5"}, "`epsilon` .* received '1e-5'"),
+        ({"preprocessing": "bgr"}, "`preprocessing` .* received 'bgr'"),
         ({"input_shape": (None, None)}, r"`input_shape` .* received \(None, None\)"),
         ({"input_shape": 3}, "`input_shape` .* received 3"),
         ({"input_shape": (0, None, 3)}, r"`input_shape` .* received \(0, None, 3\)"),
@@ -65,6 +73,53 @@ def test_errors_of_the_others():
     network = keras.Model(inputs, keras.layers.Conv2D(4, 16, strides=16)(inputs))
     with pytest.raises(ValueError, match="no tensor at stride 4"):
         DeepLabV3Plus(3, network)
+
+
+@pytest.mark.parametrize(
+    "cls, arguments, words",
+    [
+        (DeepLabV1, {"aspp_rates": (6, 12)}, r"`aspp_rates` must be one rate, .* \(6, 12\)"),
+        (DeepLabV1, {"aspp_rates": ()}, r"`aspp_rates` must be one rate, received \(\)"),
+        (DeepLabV1, {"head_filters": None}, "`head_filters` must be a positive .* received None"),
+        (DeepLabV2, {"aspp_rates": ()}, r"`aspp_rates` .* at least one rate, received \(\)"),
+        (DeepLabV2, {"head_filters": 0}, "`head_filters` .* received 0"),
+    ],
+)
+def test_errors_of_the_first_two_come_before_the_backbone_is_built(
+    cls, arguments, words, monkeypatch
+):
+    monkeypatch.setattr(backbones, "build", lambda *_, **__: pytest.fail("it is built"))
+    with pytest.raises(ValueError, match=words):
+        cls(3, "vgg16", **arguments)
+
+
+def test_rates_that_do_not_divide_are_rounded_down_and_at_least_1():
+    model = DeepLabV2(3, tiny(), output_stride=32)
+    assert model.get_config()["aspp_rates"] == (1, 3, 4, 6)
+    assert [model.get_layer(f"logits_{i}").dilation_rate[0] for i in range(4)] == [1, 3, 4, 6]
+
+
+def test_no_argument_is_passed_over():
+    for options, key in (
+        ({"multi_grid": (1, 1, 1)}, "multi_grid"),
+        ({"stride_on": "1x1"}, "stride_on"),
+    ):
+        with pytest.raises(ValueError, match=f"`{key}` must be given as an argument of the model"):
+            DeepLabV3(3, "resnet50", backbone_options=options)
+    # V1 has no such argument: there the options hold it.
+    model = DeepLabV1(3, "resnet50", backbone_options={"stride_on": "1x1"}, head_filters=4)
+    assert model.get_config()["backbone_options"]["stride_on"] == "1x1"
+    with pytest.raises(
+        ValueError, match=r"`backbone_options` must be a dict, received \['padding'\]"
+    ):
+        DeepLabV3(3, "mobilenet_v2", backbone_options=["padding"])
+    with pytest.raises(ValueError, match=r"`aspp_rates` must be left out .* received \(6, 12\)"):
+        DeepLabV3(3, "resnet50", cascade=True, aspp_rates=(6, 12))
+    with pytest.raises(ValueError, match="`separable` must be left out .* received True"):
+        DeepLabV3(3, "resnet50", cascade=True, separable=True)
+    for cls in (DeepLabV1, DeepLabV2, UNet):
+        with pytest.raises(ValueError, match="`dropout` must be .* received 2"):
+            cls(3, tiny(), dropout=2)
 
 
 def test_numpy_numbers_of_classes():

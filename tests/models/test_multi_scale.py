@@ -10,7 +10,7 @@ from calibration import calibrate, image
 from networks import tiny
 
 import keras_deeplab
-from keras_deeplab import DeepLabV2, DeepLabV3, MultiScale
+from keras_deeplab import DeepLabV2, DeepLabV3, MultiScale, SPPNet
 
 
 @pytest.fixture(scope="module")
@@ -97,5 +97,11 @@ def test_it_learns_and_comes_back_from_a_file(tmp_path: Path):
 def test_wrong_arguments_are_named(model):
     with pytest.raises(ValueError, match="`scales` must be positive numbers"):
         MultiScale(model, (0.5, 0))
+    with pytest.raises(ValueError, match=r"`scales` must differ .* received \(0.5, 1, 0.5\)"):
+        MultiScale(model, (0.5, 1, 0.5))
+    with pytest.raises(ValueError, match=r"`model` must be .* map of logits.*\(None, 3\)"):
+        MultiScale(SPPNet(3, tiny(), dense=()))
+    with pytest.raises(ValueError, match="`model` must be .* received 'resnet50'"):
+        MultiScale("resnet50")
     with pytest.raises(ValueError, match="`model` must take images of any size"):
         MultiScale(DeepLabV2(3, tiny(), input_shape=(64, 64, 3)))

@@ -102,3 +102,20 @@ def test_a_fixed_shape_below_the_minimum_is_padded_too():
 
 def test_no_padding_layer_where_none_is_needed(model):
     assert "pad_to_minimum" not in {layer.name for layer in model.layers}
+
+
+def test_dilated_poolings_never_meet_padding_alone():
+    """VGG16's last pooling has taps 2 samples apart: a map of 1 at stride 8 falls between them."""
+    arguments = {"output_stride": 8, "aspp_filters": 8, "head_filters": None}
+    model = DeepLabV3(2, "vgg16", **arguments)
+    assert model.get_layer("pad_to_minimum").minimum == (9, 9)
+    calibrate(model, image(64, 64, batch=2))
+    for size in ((1, 1), (8, 97), (9, 97), (33, 33)):
+        logits = np.asarray(model(image(*size)))
+        assert logits.shape == (1, *size, 2)
+        assert np.abs(logits).max() < 1e3, size  # the lowest float32 is finite too
+        assert np.std(logits) > 1e-2
+    fixed = DeepLabV3(2, "vgg16", input_shape=(8, None, 3), **arguments)
+    fixed.set_weights(model.get_weights())
+    x = image(8, 97)
+    np.testing.assert_allclose(fixed(x), model(x), rtol=1e-4, atol=1e-4)

@@ -137,6 +137,41 @@ def test_so_it_does_in_a_network_of_ones_own(last):
     assert again.backbone.layers[-1].name == "add32"
 
 
+@pytest.mark.parametrize("options", [{}, {"pool_ceil": False}])
+def test_the_last_pooling_can_stay_in_front_of_the_pyramid(options):
+    arguments = {"levels": (2, 1), "dense": (), "pooling": "average", "backbone_options": options}
+    model = SPPNet(3, "vgg16", replace_pooling=False, **arguments)
+    calibrate(model, image(64, 64, batch=2))
+    assert model.backbone.layers[-1].name == "block5_pool"
+    assert model.output_stride == 32
+    replacing = SPPNet(3, "vgg16", **arguments)
+    replacing.set_weights(model.get_weights())
+    x = image(80, 112)
+    # 80 and 112 are 5 and 7 at stride 16: an odd map is where rounding makes a difference.
+    pixels = replacing.get_layer("preprocess")(x)
+    features = replacing.backbone(pixels).numpy()
+    assert features.shape[1:3] == (5, 7)
+    if options:
+        features = features[:, :4, :6]
+    rows, columns = features.shape[1:3]
+    plain = np.stack(
+        [
+            features[:, i : i + 2, j : j + 2].max(axis=(1, 2))
+            for i in range(0, rows, 2)
+            for j in range(0, columns, 2)
+        ],
+        axis=1,
+    ).reshape(1, -(-rows // 2), -(-columns // 2), 512)
+    kernel, bias = model.get_layer("logits").get_weights()
+    expected = pooled(plain, (2, 1), "mean") @ kernel + bias
+    assert expected.std() > 1e-2
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-4 * expected.std())
+    assert np.abs(replacing(x) - expected).max() > 1e-2 * expected.std()
+    assert model.get_config()["replace_pooling"] is False
+    again = SPPNet.from_config(model.get_config())
+    assert again.backbone.layers[-1].name == "block5_pool"
+
+
 def test_the_users_network_is_copied_and_not_changed():
     network = calibrate(tiny(size=(64, 64)), image(64, 64, batch=2))
     before, weights = json.dumps(network.get_config()), network.get_weights()
@@ -201,7 +236,8 @@ def test_other_classes_keep_all_but_the_predictor(model, capsys):
 
 def test_there_is_no_output_stride_to_change(model):
     assert model.output_stride == 32
-    with pytest.raises(ValueError, match="no output stride to change.* received 8"):
+    words = "SPPNet has no output stride to change: .* its own 32.*`output_stride`.* received 8"
+    with pytest.raises(ValueError, match=words):
         model.with_output_stride(8)
 
 
@@ -268,7 +304,7 @@ def test_the_default_is_the_papers_head_on_vgg16():
         ({"dropout": 1.0}, "`dropout` .* received 1.0"),
         ({"dropout": -0.1}, "`dropout` .* received -0.1"),
         ({"pooling": "mean"}, "`pooling` .* received 'mean'"),
-        ({"preprocessing": "caffe"}, "`preprocessing` .* received 'caffe'"),
+        ({"preprocessing": "bgr"}, "`preprocessing` .* received 'bgr'"),
         ({"backbone_options": {"padding": "same"}}, "`padding` .*'tiny'.* received 'same'"),
         ({"input_shape": (0, None, 3)}, r"`input_shape` .* received \(0, None, 3\)"),
         ({"input_shape": (None, None, 4)}, "takes 3 channels, but `input_shape` has 4"),

@@ -437,9 +437,11 @@ def test_frozen_layers_stay_frozen(tmp_path: Path):
 
 
 def test_it_has_no_output_stride_to_change(model):
-    with pytest.raises(ValueError, match=r"UNet has no output stride to change.* received 8"):
-        model.with_output_stride(8)
-    assert "output_stride" not in model.get_config()
+    for network, own in ((model, model.output_stride), (small(backbone=tiny()), 32)):
+        words = f"UNet has no output stride to change: .* its own {own}.*`output_stride`.* 8"
+        with pytest.raises(ValueError, match=words):
+            network.with_output_stride(8)
+        assert "output_stride" not in network.get_config()
 
 
 def halves(height: int = 24, width: int = 37, batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -511,7 +513,7 @@ def pooled_to_one() -> keras.Model:
         ({"depth": None}, "`depth` .* received None"),
         ({"dropout": 1.5}, "`dropout`|1.5"),
         ({"activation": "reloo"}, "activation .*reloo"),
-        ({"preprocessing": "caffe"}, "`preprocessing` .* received 'caffe'"),
+        ({"preprocessing": "bgr"}, "`preprocessing` .* received 'bgr'"),
         ({"input_shape": (None, None)}, r"`input_shape` .* received \(None, None\)"),
         ({"dtype": "float31"}, "`dtype` .* received 'float31'"),
         ({"skip_layers": ("a",)}, r"`skip_layers` is for a `backbone`, received \('a',\)"),

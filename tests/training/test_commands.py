@@ -211,19 +211,21 @@ def test_another_run_is_not_mixed_with_an_unfinished_one(tmp_path, capsys):
 def test_weights_to_start_from(run, tmp_path, capsys):
     start = keras.models.load_model(run / "model.keras")
     parsed = train.parser().parse_args(["--weights", str(run / "model.keras")])
-    parsed.backbone = "mobilenet_v2"
-    model = train.build(parsed, TinyShapes().info)
+    source = train.start(parsed)
+    assert (parsed.model, parsed.backbone) == ("deeplab_v3_plus", "mobilenet_v2")
+    model = train.build(parsed, TinyShapes().info, source)
     for old, new in zip(start.weights, model.weights, strict=True):
         np.testing.assert_array_equal(old, new)
     assert "initialised anew: none" in capsys.readouterr().out
-    model = train.build(parsed, data.DatasetInfo(("a", "b")))
+    model = train.build(parsed, data.DatasetInfo(("a", "b")), source)
     assert "initialised anew: logits" in capsys.readouterr().out
     start.save_weights(tmp_path / "start.weights.h5")
-    parsed.weights = tmp_path / "start.weights.h5"
-    model = train.build(parsed, TinyShapes().info)
+    parsed.weights = str(tmp_path / "start.weights.h5")
+    assert train.start(parsed) is None
+    model = train.build(parsed, TinyShapes().info, None)
     np.testing.assert_array_equal(start.weights[0], model.weights[0])
     assert train.main([*SHORT, "--weights", "nowhere.keras", "--output", str(tmp_path / "x")]) == 2
-    assert "'nowhere.keras'" in capsys.readouterr().err
+    assert "nowhere.keras: there is no such file" in capsys.readouterr().err
 
 
 def test_evaluate_writes_the_scores(run, tmp_path, capsys):
@@ -322,6 +324,7 @@ def test_numbers_out_of_range_are_refused(capsys):
 
 def test_defaults_depend_on_the_data(tmp_path):
     parsed = train.parser().parse_args([])
+    assert train.start(parsed) is None
     train.complete(parsed, data.audit(data.Shapes(train=40, val=4)))
     assert all(64 <= side <= 112 for side in parsed.crop_size)
     assert parsed.scales == (1.0, 1.0)
@@ -350,11 +353,13 @@ def test_every_model_trains(name, tmp_path):
 
 def test_models_have_their_own_defaults(capsys):
     parsed = train.parser().parse_args(["--model", "unet"])
+    train.start(parsed)
     train.complete(parsed, data.audit(TinyShapes()))
     assert (parsed.backbone, parsed.learning_rate) == (None, 3e-4)
     parsed.output_stride = 8
     with pytest.raises(ValueError, match="--output-stride: unet has none to set, received 8"):
-        train.build(parsed, TinyShapes().info)
+        train.build(parsed, TinyShapes().info, None)
     parsed = train.parser().parse_args(["--model", "deeplab_v1"])
+    train.start(parsed)
     train.complete(parsed, data.audit(TinyShapes()))
-    assert train.build(parsed, TinyShapes().info).output_stride == 8
+    assert train.build(parsed, TinyShapes().info, None).output_stride == 8

@@ -19,22 +19,24 @@ def test_a_row_holds_the_published_figures():
     assert model_table.cells(image)[-1].endswith(" + image")
 
 
-@pytest.mark.slow
-def test_the_readme_holds_the_table():
-    text = README.read_text()
-    between = text.split(model_table.BEGIN)[1].split(model_table.END)[0]
-    assert between.strip() == model_table.table()
+@pytest.mark.parametrize("name", [pytest.param("models", marks=pytest.mark.slow), "weights"])
+def test_the_readme_holds_the_table(name):
+    begin, end = model_table.marks(name)
+    between = README.read_text().split(begin)[1].split(end)[0]
+    assert between.lstrip("\n") == model_table.TABLES[name]()
 
 
 def test_a_file_is_renewed_between_its_marks(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(model_table, "table", lambda: "| new |")
+    tables = {"models": lambda: "| new |\n", "weights": lambda: "| other |\n"}
+    monkeypatch.setattr(model_table, "TABLES", tables)
     file = tmp_path / "README.md"
-    file.write_text(f"before\n{model_table.BEGIN}\nold\n{model_table.END}\nafter\n")
+    (begin, end), (begin2, end2) = (model_table.marks(name) for name in tables)
+    file.write_text(f"before\n{begin}\nold\n{end}\nbetween\n{begin2}\n{end2}\nafter\n")
     assert model_table.main(["--write", str(file)]) == 0
-    expected = f"before\n{model_table.BEGIN}\n| new |\n{model_table.END}\nafter\n"
+    expected = f"before\n{begin}\n| new |\n{end}\nbetween\n{begin2}\n| other |\n{end2}\nafter\n"
     assert file.read_text() == expected
     assert model_table.main([]) == 0
-    assert capsys.readouterr().out == "| new |\n"
+    assert capsys.readouterr().out == "| new |\n\n| other |\n"
     file.write_text("no marks")
     assert model_table.main(["--write", str(file)]) == 2
     assert "must hold the lines" in capsys.readouterr().err

@@ -167,6 +167,7 @@ def test_a_label_out_of_range_is_not_silent(batch, wrong):
         ({"class_weights": [1.0, -1.0]}, "class_weights"),
         ({"class_weights": [1.0, float("nan")]}, "class_weights"),
         ({"reduction": "median"}, "reduction .*median"),
+        ({"label_smoothing": 1}, "label_smoothing must be at least 0 and below 1; received 1"),
     ],
 )
 def test_arguments_are_checked(arguments, message):

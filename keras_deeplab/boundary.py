@@ -1,0 +1,207 @@
+"""How good a segmentation is along the boundaries: boundary IoU and trimap mean IoU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.metrics import by_name, checked_names, ious, number, scores
+
+WIDTHS = (1, 2, 4, 8, 16, 32)
+DILATION_RATIO = 0.02
+VOID = -1
+
+
+def near_boundary(labels: np.ndarray, distance: int, at_border: bool = False) -> np.ndarray:
+    """Finds the pixels that have a pixel of another label within a distance.
+
+    Distances are those of a 3 x 3 dilation made `distance` times: the larger one of rows and
+    columns.
+
+    Args:
+        labels: Label map `(height, width)`; any integers, the ignored label is one as well.
+        distance: In pixels, at least 1; with 1 the pixels that touch another label.
+        at_border: Whether outside the image there is another label.
+
+    Returns:
+        Booleans `(height, width)`.
+
+    Raises:
+        ValueError: If `labels` is no map or the distance is below 1.
+
+    Example:
+
+    >>> near_boundary(np.array([[0, 0, 0, 1, 1]]), 1).astype(int)
+    array([[0, 0, 1, 1, 0]])
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 2:
+        raise ValueError(f"labels must be a map (height, width); received shape {labels.shape}")
+    if not isinstance(distance, Integral) or distance < 1:
+        raise ValueError(f"distance must be an integer from 1; received {distance!r}")
+    # A window holds one label where no two neighbours in it differ, and how often neighbours
+    # differ in it is four corners of a sum: one pass for all labels and distances.
+    height, width = labels.shape
+    below = _window_sums(labels[1:] != labels[:-1], distance, (height, width))
+    beside = _window_sums(labels[:, 1:] != labels[:, :-1], distance, (height, width))
+    near = (below + beside) > 0
+    if at_border:
+        near[:distance] = near[-distance:] = True
+        near[:, :distance] = near[:, -distance:] = True
+    return near
+
+
+def _window_sums(steps: np.ndarray, distance: int, size: tuple[int, int]) -> np.ndarray:
+    """Returns how many steps between neighbours lie in each pixel's window."""
+    sums = np.zeros((steps.shape[0] + 1, steps.shape[1] + 1), np.int32)
+    sums[1:, 1:] = steps.cumsum(0, np.int32).cumsum(1)
+    (top, bottom), (left, right) = (
+        (
+            np.maximum(np.arange(length) - distance, 0),
+            # Of neighbours there is one fewer than of pixels, along the axis of the step.
+            np.minimum(np.arange(length) + distance + 1, length) - (length - count),
+        )
+        for length, count in zip(size, steps.shape, strict=True)
+    )
+    return (
+        sums[np.ix_(bottom, right)]
+        - sums[np.ix_(top, right)]
+        - sums[np.ix_(bottom, left)]
+        + sums[np.ix_(top, left)]
+    )
+
+
+class BoundaryScores:
+    """Counts along boundaries over a data set: boundary IoU, and mean IoU in bands of pixels.
+
+    - Boundary IoU of a class: the IoU of the class's pixels near the border of its true region with
+      those near the border of its predicted region, at most `dilation_ratio` of the image's
+      diagonal away (at least one pixel); the image's border is one too. Intersections and unions
+      are added up over the data set, as for IoU.
+    - Trimap mean IoU: the mean IoU over the pixels that are within so many pixels of a boundary
+      between two labels in the truth. The ignored label is a label here: where it is drawn around
+      all objects, as in PASCAL VOC, these are the bands around it that the DeepLab papers dilate.
+
+    Ignored pixels do not count, and the prediction is taken as ignored there, so that what the
+    model says of them moves no border.
+
+    Args:
+        num_classes: Number of classes, at least 2.
+        class_names: One name per class; the class numbers by default.
+        ignore_label: Label of the pixels that do not count, or None where every pixel counts.
+        widths: Widths of the bands in pixels, to one side of the boundary.
+        dilation_ratio: Width of the borders of boundary IoU against the diagonal.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> counts = BoundaryScores(2, ["sky", "ground"], widths=[1])
+    >>> counts.update(np.array([[0, 0, 0, 1, 1]]), np.array([[0, 0, 1, 1, 1]]))
+    >>> counts.result()["trimap_mean_iou"]  # of the two pixels at the boundary one is right
+    {'1': 0.25}
+
+    Reference:
+        - [Boundary IoU: Improving Object-Centric Image Segmentation Evaluation](
+          https://arxiv.org/abs/2103.16562): the definition of Boundary IoU, with its ratio for
+          semantic segmentation.
+        - [Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation](
+          https://arxiv.org/abs/1802.02611), section 4.4: improvement along object boundaries.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        ignore_label: int | None = 255,
+        widths: Sequence[int] = WIDTHS,
+        dilation_ratio: float = DILATION_RATIO,
+    ):
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2; received {num_classes}")
+        if not all(isinstance(width, Integral) and width >= 1 for width in widths):
+            raise ValueError(f"widths must be integers from 1; received {widths!r}")
+        if not 0 < dilation_ratio < 1:
+            raise ValueError(f"dilation_ratio must be between 0 and 1; received {dilation_ratio}")
+        self.num_classes = num_classes
+        self.class_names = checked_names(num_classes, class_names)
+        self.ignore_label = ignore_label
+        self.widths = tuple(widths)
+        self.dilation_ratio = dilation_ratio
+        self._intersection = np.zeros(num_classes, np.int64)
+        self._union = np.zeros(num_classes, np.int64)
+        self._confusions = np.zeros((len(self.widths), num_classes, num_classes), np.int64)
+
+    def update(self, truth: np.ndarray, predicted: np.ndarray) -> None:
+        """Adds an image.
+
+        Args:
+            truth: Labels `(height, width)`.
+            predicted: Predicted labels `(height, width)`.
+
+        Raises:
+            ValueError: If the shapes differ, or a label is neither a class nor the ignored one.
+        """
+        truth, predicted = np.asarray(truth, np.int64), np.asarray(predicted, np.int64)
+        if truth.ndim != 2 or truth.shape != predicted.shape:
+            raise ValueError(
+                "truth and predicted must be label maps (height, width) of one size; received "
+                f"shapes {truth.shape} and {predicted.shape}"
+            )
+        ignored = (
+            np.full(truth.shape, False)
+            if self.ignore_label is None
+            else (truth == self.ignore_label)
+        )
+        truth, predicted = (np.where(ignored, VOID, labels) for labels in (truth, predicted))
+        for name, labels in (("truth", truth), ("predicted", predicted)):
+            wrong = np.unique(labels[~ignored & ((labels < 0) | (labels >= self.num_classes))])
+            if wrong.size:
+                raise ValueError(
+                    f"{name} must hold labels in 0..{self.num_classes - 1} where the truth is not "
+                    f"the ignored label {self.ignore_label}; received {wrong.tolist()}"
+                )
+        self._count_borders(truth, predicted)
+        cells = truth * self.num_classes + predicted
+        for confusion, width in zip(self._confusions, self.widths, strict=True):
+            band = near_boundary(truth, width) & ~ignored
+            counts = np.bincount(cells[band], minlength=self.num_classes**2)
+            confusion += counts.reshape(confusion.shape)
+
+    def _count_borders(self, truth: np.ndarray, predicted: np.ndarray) -> None:
+        distance = max(1, round(self.dilation_ratio * float(np.hypot(*truth.shape))))
+        borders = [
+            np.where(near_boundary(labels, distance, at_border=True), labels, VOID)
+            for labels in (truth, predicted)
+        ]
+        true, found = (self._pixels(labels) for labels in borders)
+        both = self._pixels(np.where(borders[0] == borders[1], borders[0], VOID))
+        self._intersection += both
+        self._union += true + found - both
+
+    def _pixels(self, labels: np.ndarray) -> np.ndarray:
+        return np.bincount(labels[labels != VOID], minlength=self.num_classes)
+
+    def result(self) -> dict:
+        """Returns the scores of all images added.
+
+        Returns:
+            A dict that can be written as JSON: `boundary_mean_iou`, `boundary_per_class` (class
+            name to boundary IoU, None for a class neither in the truth nor predicted) and
+            `trimap_mean_iou` (the width of the band, a string as in JSON, to the mean IoU in it,
+            None where no pixel is).
+        """
+        areas = (tf.constant(area, tf.float64) for area in (self._intersection, self._union))
+        mean, per_class, _ = ious(*areas)
+        return {
+            "boundary_mean_iou": number(mean.numpy()),
+            "boundary_per_class": by_name(per_class.numpy(), self.class_names),
+            "trimap_mean_iou": {
+                str(width): scores(confusion)["mean_iou"]
+                for width, confusion in zip(self.widths, self._confusions, strict=True)
+            },
+        }

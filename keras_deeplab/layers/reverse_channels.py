@@ -1,0 +1,32 @@
+"""Channels in the opposite order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class ReverseChannels(keras.layers.Layer):
+    """Turns RGB into BGR, the order in which networks trained with Caffe take their pixels.
+
+    Input shape:
+        `(batch, height, width, channels)`
+
+    Output shape:
+        The same.
+
+    Example:
+
+    >>> keras_deeplab.layers.ReverseChannels()(keras.ops.array([[[[1.0, 2.0, 3.0]]]])).numpy()
+    array([[[[3., 2., 1.]]]], dtype=float32)
+    """
+
+    def call(self, x: Any) -> Any:
+        """Reverses the last axis."""
+        return keras.ops.flip(x, axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The input's shape."""
+        return input_shape

@@ -1,0 +1,82 @@
+"""Several predictions in training, one otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+
+class DeepSupervision:
+    """Mixin of functional models that are trained at more places than the one they answer from.
+
+    In training such a model returns a list of logits, its answer first, and the loss is the
+    weighted sum of theirs. Metrics and predictions see the answer alone, and so do all who read the
+    model's graph. What layers add to the loss, such as regularisation, counts once.
+
+    It stands in front of the model's base: `class Mine(DeepSupervision, keras.Model)`. Until
+    `_supervise` is called the model is like any other.
+
+    Attributes:
+        training_graph: The network of a training step, from images to the list of logits; None
+            where training has one answer too.
+        supervision_weights: The weight of each of the logits' losses.
+    """
+
+    training_graph: keras.Model | None = None
+    supervision_weights: tuple[float, ...] = (1.0,)
+    _training_layers: Sequence[keras.layers.Layer] = ()
+
+    def _supervise(
+        self,
+        outputs: Sequence[keras.KerasTensor],
+        weights: Sequence[float],
+        layers: Sequence[keras.layers.Layer] = (),
+    ) -> None:
+        """Says what is trained.
+
+        Args:
+            outputs: The answer and all other logits, of the image's size, from the model's inputs.
+            weights: One for each.
+            layers: Those with weights that the answer does not depend on.
+        """
+        self._training_layers = list(layers)
+        self.supervision_weights = tuple(map(float, weights))
+        training = keras.Model(self.input, list(outputs), name=f"{self.name}_training")
+        # Past Keras' tracking, which would count the model's layers a second time.
+        object.__setattr__(self, "training_graph", training)
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers that answer, then those that are only trained."""
+        return [*super().layers, *self._training_layers]
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """The answer; in training a list of it and of all else that has a loss."""
+        if training and self.training_graph is not None:
+            return self.training_graph(inputs, training=True)
+        return super().call(inputs, training=training, mask=mask)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The loss of the answer; in training the weighted sum over all logits."""
+        if not isinstance(y_pred, list | tuple):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        total = 0.0
+        for weight, logits in zip(self.supervision_weights, y_pred, strict=True):
+            total += weight * super().compute_loss(x, y, logits, sample_weight, training)
+        # Keras added what the layers add to each of them.
+        added = sum(map(self._aggregate_additional_loss, self.losses))
+        return total - (sum(self.supervision_weights) - 1) * added
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The metrics of the answer."""
+        answer = y_pred[0] if isinstance(y_pred, list | tuple) else y_pred
+        return super().compute_metrics(x, y, answer, sample_weight)

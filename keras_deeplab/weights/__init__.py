@@ -1,0 +1,28 @@
+"""Weights from files of other packages, with a report of what was transferred."""
+
+from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.loading import convert, load
+from keras_deeplab.weights.opening import Weights, open_source
+from keras_deeplab.weights.published import PUBLISHED, Published, markdown
+from keras_deeplab.weights.published import table as list
+from keras_deeplab.weights.report import TransferReport
+from keras_deeplab.weights.source import Source
+from keras_deeplab.weights.transfer import transfer, transfer_weights
+from keras_deeplab.weights.unfolding import unfold_batch_norms
+
+__all__ = [
+    "PUBLISHED",
+    "Published",
+    "Source",
+    "TransferReport",
+    "Weights",
+    "WeightsError",
+    "convert",
+    "list",
+    "load",
+    "markdown",
+    "open_source",
+    "transfer",
+    "transfer_weights",
+    "unfold_batch_norms",
+]

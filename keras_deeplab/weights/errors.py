@@ -1,0 +1,19 @@
+"""The error of everything that goes wrong with a file of weights."""
+
+from __future__ import annotations
+
+import os
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be read, or that are not those of the model.
+
+    Attributes:
+        path: The file (or URL, or name) that is at fault.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, path: str | os.PathLike, reason: str) -> None:
+        super().__init__(f"{os.fspath(path)}: {reason}")
+        self.path = path
+        self.reason = reason

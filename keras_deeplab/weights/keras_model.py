@@ -1,0 +1,106 @@
+"""Keras models as sources of weights: those of this package, and any others."""
+
+from __future__ import annotations
+
+import copy
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_deeplab.graph.network import own_weights
+from keras_deeplab.weights import families
+from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.layouts import KERAS
+from keras_deeplab.weights.source import Source
+from keras_deeplab.weights.transfer import weighted_layers
+
+_PACKAGE = "keras_deeplab>"
+_SHARED = ("backbone_options", "stride_on", "preprocessing")
+# Arguments that have nothing to do with the weights.
+_UNRELATED = ("name", "dtype", "input_shape", "trainable", "frozen_layers", "backbone")
+
+
+def is_keras_file(path: Path) -> bool:
+    """Tells a `.keras` archive from its contents."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "config.json" in archive.namelist()
+
+
+def read(path: Path) -> Source:
+    """The weights of a `.keras` file.
+
+    Raises:
+        WeightsError: If the file is damaged, or holds what is not safe to load.
+    """
+    return source_of(load(path), str(path))
+
+
+def load(path: Path) -> keras.Model:
+    """The model of a `.keras` file, uncompiled; code in it is never run.
+
+    Raises:
+        WeightsError: If the file is damaged, or holds what is not safe to load.
+    """
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # zip, HDF5, JSON and the layers themselves raise their own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(path, f"it cannot be loaded as a Keras model: {reason}") from error
+
+
+def unwrapped(model: keras.Model) -> keras.Model:
+    """What a wrapper such as MultiScale wraps, which has the names; any other model itself."""
+    if _is_of_this_package(model) and not hasattr(model, "backbone"):
+        return model.model
+    return model
+
+
+def source_of(model: keras.Model, path: str) -> Source:
+    """The weights of a model."""
+    model = unwrapped(model)
+    values = {
+        f"{place}/{weight.name}": np.asarray(weight)
+        for place, layer in weighted_layers(model).items()
+        for weight in own_weights(layer)
+    }
+    if not values:
+        raise WeightsError(path, f"the model '{model.name}' has no weights")
+    if not _is_of_this_package(model):
+        return _of_others(model, path, values)
+    config = model.get_config()
+    named = isinstance(config["backbone"], str)
+    own: dict[str, Any] = {
+        key: value for key, value in config.items() if key not in (*_UNRELATED, *_SHARED)
+    }
+    if not named:  # a user's network, which the model keeps as its configuration
+        network = copy.deepcopy(config["backbone"])  # Keras empties the dict that it reads
+        own["backbone"] = keras.saving.deserialize_keras_object(network)
+    return Source(
+        path,
+        f"{type(model).__name__} of this package",
+        values,
+        backbone=config["backbone"] if named else None,
+        shared={key: config[key] for key in _SHARED if config.get(key) is not None},
+        model=type(model).__name__,
+        own=own,
+    )
+
+
+def _is_of_this_package(model: keras.Model) -> bool:
+    return keras.saving.get_registered_name(type(model)).startswith(_PACKAGE)
+
+
+def _of_others(model: keras.Model, path: str, values: dict[str, np.ndarray]) -> Source:
+    """A network of keras.applications where it is one, else one with its own names."""
+    arrays = {"/".join(name.split("/")[-2:]): value for name, value in values.items()}
+    if len(arrays) == len(values):
+        source = families.applications.recognised(Checkpoint(path, arrays, KERAS))
+        if source is not None:
+            return source
+    return Source(path, f"the Keras model '{model.name}'", values)

@@ -1,0 +1,125 @@
+"""From whatever holds weights into a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_deeplab.weights import keras_model, structured_file
+from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.opening import (
+    Weights,
+    checked_source,
+    is_published_network,
+    open_source,
+)
+from keras_deeplab.weights.report import TransferReport
+from keras_deeplab.weights.source import Source
+from keras_deeplab.weights.transfer import transfer
+
+
+def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) -> TransferReport:
+    """Loads weights into a model, prints what was transferred, and returns it.
+
+    Args:
+        model: A model of this package or one of its backbones.
+        source: Path of a file in any of the formats below, recognised by its content; the name of
+            published weights (`keras_deeplab.weights.list`), which are downloaded once ("./NAME"
+            is a file of that name); or a Keras model, such as one of keras.applications.
+        moving_averages: For TensorFlow 1 checkpoints: whether the variables' exponential moving
+            averages take their place.
+
+    Returns:
+        A report: `kept` and `fresh` layers, `left_over` variables of the source, `notes`. Its text
+        is what was printed.
+
+    Formats: `.keras` and `.weights.h5` of this package; `.h5` of keras.applications; torch state
+    dicts (`.pth`, `.pt`), read without torch and without running a pickle; `.safetensors`;
+    TensorFlow 1 and 2 checkpoints (prefix, `.index`, folder, or the archive they come in);
+    `.tflite`, float and 8-bit.
+
+    Raises:
+        ValueError: If `model` has no weights, or `source` is none of the above.
+        WeightsError: If the file is damaged or refused, holds another network, or a shape does not
+            fit; except the class predictor's where the number of classes differs, and the head's
+            where the weights are of another kind of model: such layers keep their own weights, as
+            the report says. The model is not changed.
+
+    Example:
+
+    >>> network = keras.applications.MobileNetV2(include_top=False, weights=None)
+    >>> model = keras_deeplab.DeepLabV3Plus(11, "mobilenet_v2")
+    >>> report = keras_deeplab.weights.load(model, network)
+    >>> "logits" in report.fresh
+    True
+    """
+    if not isinstance(model, keras.Model) or not model.weights:
+        raise ValueError(f"`model` must be a built Keras model with weights, received {model!r}.")
+    model, source = keras_model.unwrapped(model), checked_source(source)
+    if isinstance(source, Path) and structured_file.is_structured_file(source):
+        found = structured_file.read(source, model)
+    else:
+        config = model.get_config() if hasattr(model, "backbone") else {}
+        found = open_source(
+            source,
+            type(model).__name__,
+            config.get("backbone", model.name),
+            config.get("backbone_options"),
+            moving_averages=moving_averages,
+        )
+    report = transfer(model, found)
+    print(report)
+    return report
+
+
+def convert(source: Weights, *, moving_averages: bool = False, **arguments: Any) -> keras.Model:
+    """Builds the model that a file's weights make up, with them.
+
+    Args:
+        source: As for `load`; a name of published weights as "NAME/MODEL/BACKBONE".
+        moving_averages: As for `load`.
+        **arguments: Arguments of the model that are to differ from what the file asks for, such as
+            `output_stride=8` or `num_classes=5`.
+
+    Returns:
+        The model; its `transfer_report` says what was transferred.
+
+    Raises:
+        WeightsError: If the file does not say enough, such as one that holds a backbone only, or
+            cannot be read (see `load`).
+
+    Example:
+
+    >>> keras_deeplab.DeepLabV3(3, "mobilenet_v2").save("three.keras")
+    >>> model = keras_deeplab.weights.convert("three.keras", num_classes=5)
+    >>> model.num_classes
+    5
+    """
+    network: tuple[Any, ...] = ()
+    if isinstance(source, str) and is_published_network(source):
+        source, model, backbone = source.split("/")
+        network = (model, backbone, arguments.get("backbone_options"))
+    found = open_source(source, *network, moving_averages=moving_averages)
+    return build(found, arguments)
+
+
+def build(source: Source, arguments: Mapping[str, Any]) -> keras.Model:
+    """The model that a source's weights make up, with them."""
+    if source.model is None:
+        raise WeightsError(
+            source.path,
+            f"it holds {source.title} without a head: build a model on "
+            f"{source.backbone or 'that network'} with weights=",
+        )
+    model_class = keras.saving.get_registered_object(f"keras_deeplab>{source.model}")
+    known = inspect.signature(model_class).parameters
+    for name, value in arguments.items():
+        if name not in known:
+            raise WeightsError(
+                source.path, f"it holds a {source.model}, which has no `{name}`, received {value!r}"
+            )
+    return model_class(weights=source, **arguments)

@@ -1,0 +1,129 @@
+"""TensorFlow checkpoints: TF1 by name, TF2 by object, bare or in an archive."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+from keras_deeplab.weights import archive
+from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.layouts import KERAS, TF1
+
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_AVERAGE = "/ExponentialMovingAverage"
+# What TF1's optimizers keep beside each variable.
+_SLOTS = re.compile(
+    r"/(Momentum|RMSProp(_\d)?|Adam(_\d)?|Adagrad|Adadelta(_\d)?|Ftrl(_\d)?|LARS\w*)$"
+)
+
+
+def prefix_of(path: Path) -> Path | None:
+    """The checkpoint that a path means: a prefix, its .index or data file, or a folder of one.
+
+    Returns:
+        The prefix, None if the path means no checkpoint.
+
+    Raises:
+        WeightsError: If a folder holds several checkpoints and does not say which is the latest.
+    """
+    if path.is_dir():
+        latest = tf.train.latest_checkpoint(path)
+        if latest is not None:
+            return Path(latest)
+        found = sorted(path.glob("*.index"))
+        if len(found) > 1:
+            names = ", ".join(file.stem for file in found)
+            raise WeightsError(path, f"it holds several checkpoints ({names}): name one")
+        return found[0].with_suffix("") if found else None
+    bare = re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path.name)
+    prefix = path.with_name(bare)
+    return prefix if prefix.with_name(f"{bare}.index").is_file() else None
+
+
+def read_archive(path: Path, moving_averages: bool = False) -> Checkpoint:
+    """Reads the checkpoint inside a .tar.gz, through a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = archive.extract_checkpoint(path, Path(folder))
+        return read(prefix, moving_averages, shown=path)
+
+
+def read(prefix: Path, moving_averages: bool = False, shown: Path | None = None) -> Checkpoint:
+    """Reads a checkpoint's model variables; an optimizer's are named as left over.
+
+    Args:
+        prefix: Path without `.index`.
+        moving_averages: Whether a variable's exponential moving average takes its place.
+        shown: Name for messages.
+
+    Raises:
+        WeightsError: If the files are damaged, or hold no such averages.
+    """
+    shown = shown or prefix
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes = reader.get_variable_to_shape_map()
+        if _OBJECT_GRAPH in shapes:
+            return _by_object(reader, shown)
+        return _by_name(reader, shapes, moving_averages, shown)
+    except WeightsError:
+        raise
+    except (tf.errors.OpError, ValueError, RuntimeError, OSError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(shown, f"it is damaged or incomplete: {reason}") from error
+
+
+def _by_name(
+    reader: tf.train.CheckpointReader, names: Iterable[str], averages: bool, shown: Path
+) -> Checkpoint:
+    slots = [name for name in names if _SLOTS.search(name)]
+    averaged = [name for name in names if name.endswith(_AVERAGE)]
+    if averages and not averaged:
+        raise WeightsError(shown, "`moving_averages` were asked for, but it holds none")
+    arrays = {
+        name: np.asarray(reader.get_tensor(name))
+        for name in names
+        if name not in {*slots, *averaged}
+    }
+    left_over = slots
+    if averages:
+        arrays |= {n.removesuffix(_AVERAGE): reader.get_tensor(n) for n in averaged}
+    else:
+        left_over = [*slots, *averaged]
+    return Checkpoint(str(shown), arrays, TF1, tuple(sorted(left_over)))
+
+
+def _by_object(reader: tf.train.CheckpointReader, shown: Path) -> Checkpoint:
+    """TF2 names variables by their place in a tree of objects; the tree has the layers' names."""
+    graph = trackable_object_graph_pb2.TrackableObjectGraph()
+    graph.ParseFromString(reader.get_tensor(_OBJECT_GRAPH))
+    of_the_model = _reachable(graph)
+    arrays, left_over = {}, []
+    for index, node in enumerate(graph.nodes):
+        for attribute in node.attributes:
+            name = attribute.full_name.removesuffix(":0")
+            value = reader.get_tensor(attribute.checkpoint_key)
+            if index not in of_the_model:
+                left_over.append(name)
+            elif name in arrays:
+                raise WeightsError(shown, f"it holds two variables of the name {name}")
+            elif isinstance(value, np.ndarray):  # seeds and counters are plain numbers
+                arrays[name] = value
+    return Checkpoint(str(shown), arrays, KERAS, tuple(sorted(left_over)))
+
+
+def _reachable(graph: trackable_object_graph_pb2.TrackableObjectGraph) -> set[int]:
+    """The objects that hang together without an optimizer."""
+    seen, todo = {0}, [0]
+    while todo:
+        for child in graph.nodes[todo.pop()].children:
+            if child.node_id not in seen and child.local_name not in ("optimizer", "_optimizer"):
+                seen.add(child.node_id)
+                todo.append(child.node_id)
+    return seen

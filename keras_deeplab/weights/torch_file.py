@@ -1,0 +1,247 @@
+"""Reads the state dicts of `torch.save` without torch and without executing their pickles."""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import os
+import struct
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from keras_deeplab.weights import torch_pickle
+from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.state_dict import without_parallel_prefix
+from keras_deeplab.weights.torch_objects import Tensor, UnreadablePickle, printable, tensor_of
+
+# Under which checkpoints keep the state dict of the model beside that of the optimizer.
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "model_state", "net", "network")
+
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_PROTOCOL_VERSION = 1001
+# What zipfile raises for archives that are none: a seek to a negative offset is an OSError.
+_ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OSError, struct.error)
+_PIECE = 1 << 20
+
+
+def is_torch_file(path: Path) -> bool:
+    """Whether a file is one of `torch.save`, also one of a kind that `read` refuses.
+
+    Args:
+        path: Any path; one that is no file is no torch file.
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _kind(file) is not None
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Reads the state dict of a `.pth` or `.pt` file, of today's zip format or the one before.
+
+    A checkpoint's state dict is found under one of `STATE_DICT_KEYS`; what lies beside it, the
+    state of an optimizer say, is not returned. The prefix `module.` is stripped where all names
+    have it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        An array for each name, independent of the file. The arrays are views that cannot be
+        written, strided as they were stored; tensors that share memory share it here too.
+        bfloat16 comes as the `ml_dtypes` type that TensorFlow uses.
+
+    Raises:
+        WeightsError: The file is missing, damaged, cut, holds no state dict, or holds other
+            things than tensors in plain containers.
+    """
+    try:
+        with path.open("rb") as file, _opened(file) as contents:
+            arrays = _arrays(contents, os.fstat(file.fileno()).st_size)
+    except UnreadablePickle as error:
+        raise WeightsError(path, str(error)) from error
+    except OSError as error:
+        raise WeightsError(path, f"not readable ({error.strerror or error})") from error
+    return without_parallel_prefix(arrays)
+
+
+class _Contents(Protocol):
+    value: Any
+    byteorder: str
+
+    def storage(self, key: str) -> np.ndarray: ...
+
+
+def _kind(file: BinaryIO) -> str | None:
+    file.seek(0)
+    begin = file.read(4096)
+    if begin.startswith(b"PK\x03\x04"):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+        except _ZIP_ERRORS:
+            # The list of names is at the end, which a cut file lacks; torch puts this one first.
+            names = [begin[30 : 30 + int.from_bytes(begin[26:28], "little")].decode("latin-1")]
+        return "zip" if any(name.endswith("/data.pkl") for name in names) else None
+    if begin[257:262] == b"ustar":
+        blocks = [begin[start : start + 9] for start in range(0, len(begin), 512)]
+        return "tar" if b"sys_info\0" in blocks else None
+    try:
+        number = torch_pickle.load(io.BytesIO(begin[:64])).value
+    except UnreadablePickle:
+        return None
+    return "stream" if number == _MAGIC_NUMBER else None
+
+
+@contextmanager
+def _opened(file: BinaryIO) -> Iterator[_Contents]:
+    kind = _kind(file)
+    if kind == "zip":
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield _Zip(archive, os.fstat(file.fileno()).st_size)
+        except _ZIP_ERRORS as error:
+            reason = f"damaged or cut zip archive ({printable(str(error))})"
+            raise UnreadablePickle(reason) from error
+    elif kind == "stream":
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
+            yield _Stream(memory)
+    elif kind == "tar":
+        raise UnreadablePickle(
+            "a tar file of torch before 0.1.10; load it with torch and save its state dict again"
+        )
+    else:
+        raise UnreadablePickle("not a file of torch.save, or cut within its first bytes")
+
+
+class _Zip:
+    """An archive with a pickle, `<name>/data.pkl`, and each storage as a member."""
+
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
+        self.archive = archive
+        self.members = {member.filename: member for member in archive.infolist()}
+        pickles = [name for name in self.members if name.endswith("/data.pkl")]
+        self.folder = pickles[0].removesuffix("data.pkl")
+        if f"{self.folder}constants.pkl" in self.members:
+            raise UnreadablePickle(
+                "a TorchScript archive, which is a program; save model.state_dict() instead"
+            )
+        if len(pickles) > 1:
+            raise UnreadablePickle(f"an archive of {len(pickles)} pickles instead of one")
+        # With nothing packed and nothing overlapping, no member is larger than the file.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in self.members.values()):
+            raise UnreadablePickle("a compressed zip archive, which torch does not write")
+        if sum(member.file_size for member in self.members.values()) > size:
+            raise UnreadablePickle("a zip archive whose members are larger than the file")
+        pickle = torch_pickle.load(io.BytesIO(archive.read(f"{self.folder}data.pkl")))
+        self.value, self.storages = pickle.value, pickle.storages
+        for key, storage in self.storages.items():
+            member = self.members.get(f"{self.folder}data/{key}")
+            if member is None or member.file_size != storage.nbytes:
+                found = "no member" if member is None else f"a member of {member.file_size} bytes"
+                raise UnreadablePickle(
+                    f"{found} for storage {printable(key)} of {storage.nbytes} bytes"
+                )
+        order = f"{self.folder}byteorder"
+        self.byteorder = archive.read(order).decode() if order in self.members else "little"
+        if self.byteorder not in ("little", "big"):
+            raise UnreadablePickle(f"unknown byte order {printable(self.byteorder)}")
+
+    def storage(self, key: str) -> np.ndarray:
+        data = np.empty(self.storages[key].nbytes, np.uint8)
+        # Read to its end, a member's checksum is compared.
+        with self.archive.open(f"{self.folder}data/{key}") as member:
+            for start in range(0, data.size, _PIECE):
+                piece = memoryview(data)[start : start + _PIECE]
+                if member.readinto(piece) != len(piece):
+                    raise EOFError(f"member {key} ends early")
+        return data
+
+
+class _Stream:
+    """The format before torch 1.6: four pickles, the list of the storages, then their bytes."""
+
+    byteorder = "little"  # whatever machine wrote it
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self.memory = memory
+        torch_pickle.load(memory)  # the magic number
+        protocol = torch_pickle.load(memory).value
+        if protocol != _PROTOCOL_VERSION:
+            raise UnreadablePickle(f"not of torch's protocol {_PROTOCOL_VERSION}")
+        torch_pickle.load(memory)  # facts of the machine that wrote it
+        pickle = torch_pickle.load(memory)
+        self.value, self.storages = pickle.value, pickle.storages
+        keys = torch_pickle.load(memory).value
+        strings = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+        if not strings or sorted(keys) != sorted(self.storages):
+            raise UnreadablePickle("the list of storages is not that of the tensors")
+        self.starts: dict[str, int] = {}
+        position = memory.tell()
+        for key in keys:
+            storage = self.storages[key]
+            count = int.from_bytes(memory[position : position + 8], "little")
+            self.starts[key] = position + 8
+            position += 8 + storage.nbytes
+            if position > len(memory):
+                raise UnreadablePickle(f"cut within storage {printable(key)}")
+            if count * storage.itemsize != storage.nbytes:
+                raise UnreadablePickle(f"storage {printable(key)} has another size than declared")
+
+    def storage(self, key: str) -> np.ndarray:
+        start, nbytes = self.starts[key], self.storages[key].nbytes
+        return np.frombuffer(self.memory, np.uint8)[start : start + nbytes].copy()
+
+
+def _arrays(contents: _Contents, size: int) -> dict[str, np.ndarray]:
+    stored: dict[str, np.ndarray] = {}
+    arrays = {}
+    for name, tensor in _state_dict(contents.value).items():
+        if math.prod(tensor.shape) * tensor.dtype.itemsize > size:
+            # An expanded tensor, of one number that is everywhere, can have any size.
+            reason = f"refused {printable(name)}: shape {tensor.shape} from a file of {size} bytes"
+            raise UnreadablePickle(reason)
+        key = tensor.storage.key
+        if key not in stored:
+            stored[key] = contents.storage(key)
+            if contents.byteorder != sys.byteorder:
+                stored[key].view(f"u{tensor.dtype.itemsize}").byteswap(inplace=True)
+            stored[key].flags.writeable = False
+        arrays[name] = np.ndarray(
+            tensor.shape,
+            tensor.dtype,
+            stored[key],
+            tensor.storage.start + tensor.offset,
+            tensor.strides,
+        )
+    return arrays
+
+
+def _state_dict(value: object) -> dict[str, Tensor]:
+    if not isinstance(value, dict):
+        kind = "tensor" if tensor_of(value) else type(value).__name__
+        raise UnreadablePickle(f"holds a {kind}, not a dict of tensors")
+    inner = {key: _tensors(value[key]) for key in STATE_DICT_KEYS if key in value}
+    inner = {key: tensors for key, tensors in inner.items() if tensors}
+    tensors = next(iter(inner.values())) if len(inner) == 1 else _tensors(value)
+    if not tensors:
+        held = ", ".join(printable(str(key)) for key in list(value)[:20])
+        raise UnreadablePickle(
+            f"holds no tensors at its top or under just one of {', '.join(STATE_DICT_KEYS)}; "
+            f"its keys: {held or 'none'}"
+        )
+    if not all(isinstance(name, str) for name in tensors):
+        raise UnreadablePickle("holds tensors whose names are no strings")
+    return tensors
+
+
+def _tensors(value: object) -> dict[Any, Tensor]:
+    items = value.items() if isinstance(value, dict) else ()
+    return {key: tensor for key, held in items if (tensor := tensor_of(held)) is not None}

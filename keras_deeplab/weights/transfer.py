@@ -1,0 +1,210 @@
+"""Weights into a model, all or nothing, with a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_deeplab.graph.network import all_layers, leaf_layers, own_weights
+from keras_deeplab.layers.composite import CompositeLayer
+from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.report import TransferReport
+from keras_deeplab.weights.source import Source
+
+# Settings that do not change what weights mean: the papers themselves change them at evaluation.
+_FREE_SETTINGS = (
+    *("output_stride", "aspp_rates", "multi_grid", "num_classes", "dropout", "backbone"),
+    "auxiliary_layer",
+)
+
+
+def weighted_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """The layers with weights of their own by path, down to those inside composite layers."""
+    return {path: layer for path, layer in all_layers(model).items() if own_weights(layer)}
+
+
+def transfer_weights(source: keras.Model, target: keras.Model) -> TransferReport:
+    """Copies weights between models with the same layer names, where the shapes agree.
+
+    Args:
+        source: The model to copy from; it is not changed.
+        target: The model to copy to.
+
+    Returns:
+        The report.
+    """
+    old, kept, fresh = leaf_layers(source), [], []
+    for name, layer in leaf_layers(target).items():
+        if not layer.weights:
+            continue
+        weights = old[name].weights if name in old else []
+        if [w.shape for w in weights] == [w.shape for w in layer.weights]:
+            for mine, its in zip(layer.weights, weights, strict=True):
+                mine.assign(its)
+            kept.append(name)
+        else:
+            fresh.append(name)
+    return TransferReport(tuple(kept), tuple(fresh))
+
+
+def is_predictor(path: str) -> bool:
+    """Tells whether a layer gives one value for each class."""
+    name = path.rsplit("/", 1)[-1]
+    return name.startswith("logits") or name.endswith("logits")
+
+
+def transfer(model: keras.Model, source: Source) -> TransferReport:
+    """Copies a source's weights into the layers of the same paths.
+
+    All is checked before the first weight is changed. A layer is taken whole or not at all, a
+    convolution with its norm.
+
+    Args:
+        model: A model of this package, or one of its backbones.
+        source: The weights.
+
+    Returns:
+        The report.
+
+    Raises:
+        WeightsError: If a shape does not fit or a variable is missing, or the backbone is not
+            wholly in the source. Left as they are, as the notes say, are the class predictor when
+            the number of classes differs, and layers of the head when the weights are of another
+            class of model.
+    """
+    layers = weighted_layers(model)
+    root = "" if any(path.startswith("backbone/") for path in layers) else "backbone/"
+    found = {path: _values(source, root + path, layer) for path, layer in layers.items()}
+    found = {path: values for path, values in found.items() if values}
+    _check_backbone(source, root, layers, found)
+    misfits = {path: _misfit(path, layers[path], values) for path, values in found.items()}
+    misfits = {path: text for path, text in misfits.items() if text}
+    left, notes = _left(model, root, source, found, misfits)
+    wrong = [text for path, text in misfits.items() if path not in left]
+    if wrong:
+        shown = "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
+        raise WeightsError(source.path, f"{len(wrong)} shapes do not fit: {shown}")
+    kept = [path for path in found if path not in left]
+    for path in kept:
+        for variable in own_weights(layers[path]):
+            variable.assign(found[path][variable.name])
+    taken = {f"{root}{path}" for path in kept}
+    unused = (
+        name
+        for name in source.values
+        if not {name.rpartition("/")[0], f"backbone/{name.rpartition('/')[0]}"} & taken
+    )
+    return TransferReport(
+        tuple(kept),
+        tuple(path for path in layers if path not in kept),
+        (*unused, *source.left_over),
+        (*notes, *_setting_notes(model, source)),
+        f"{source.title} ({source.path})",
+    )
+
+
+def _values(source: Source, path: str, layer: keras.layers.Layer) -> dict[str, np.ndarray]:
+    """What the source has of the layer's weights, by the variables' names."""
+    bare = path.removeprefix("backbone/")
+    named = {}
+    for variable in own_weights(layer):
+        for name in (f"{path}/{variable.name}", f"{bare}/{variable.name}"):
+            if name in source.values:
+                named[variable.name] = np.asarray(source.values[name])
+                break
+    if source.folded and "beta" in named and isinstance(layer, keras.layers.BatchNormalization):
+        # The scale and mean are in the convolution: what is left is the identity and a shift.
+        ones = np.ones_like(named["beta"])
+        identity = {
+            "gamma": ones,
+            "moving_mean": 0 * ones,
+            "moving_variance": ones - np.float32(layer.epsilon),
+        }
+        named = {**identity, **named}
+    return named
+
+
+def _misfit(path: str, layer: keras.layers.Layer, values: Mapping[str, np.ndarray]) -> str:
+    """Which variable the values lack or have in another shape than the layer; else empty."""
+    for variable in own_weights(layer):
+        value, mine = values.get(variable.name), f"{path}/{variable.name} is {variable.shape}"
+        if value is None:
+            return f"{mine}, the source has none"
+        if value.shape != variable.shape:
+            return f"{mine}, the source's {value.shape}"
+    return ""
+
+
+def _left(
+    model: keras.Model,
+    root: str,
+    source: Source,
+    found: Mapping[str, Mapping[str, np.ndarray]],
+    misfits: Mapping[str, str],
+) -> tuple[set[str], list[str]]:
+    """The layers that may stay as they are although the source has some of their names, and why."""
+    layers, left, notes = all_layers(model), set(), []
+    own_class = type(model).__name__
+    for path, misfit in misfits.items():
+        shapes = [
+            values["kernel"].shape if "kernel" in values else (None,)
+            for values in ({w.name: w for w in own_weights(layers[path])}, found[path])
+        ]
+        if is_predictor(path) and shapes[0][:-1] == shapes[1][:-1]:
+            mine, its = (shape[-1] for shape in shapes)
+            left.add(path)
+            notes.append(f"{path} predicts {mine} classes, the source's {its}: it was not taken")
+        elif f"{root}{path}".startswith("backbone/"):
+            continue
+        elif source.model not in (own_class, None) or (source.model is None and is_predictor(path)):
+            whole = path.rpartition("/")[0]  # a convolution with its norm
+            if not isinstance(layers.get(whole), CompositeLayer):
+                whole = path
+            left |= {other for other in found if f"{other}/".startswith(f"{whole}/")}
+            notes.append(f"{whole} was not taken: {misfit}")
+    return left, notes
+
+
+def _check_backbone(
+    source: Source,
+    root: str,
+    layers: Mapping[str, keras.layers.Layer],
+    found: Mapping[str, Any],
+) -> None:
+    lacking = [p for p in layers if f"{root}{p}".startswith("backbone/") and p not in found]
+    if lacking or not found:
+        shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+        held = f" on the backbone {source.backbone!r}" if source.backbone else ""
+        what = f"{len(lacking)} layers of the model's backbone: {shown}" if lacking else "any layer"
+        raise WeightsError(
+            source.path, f"it holds {source.title}{held}, which does not have {what}"
+        )
+
+
+def _setting_notes(model: keras.Model, source: Source) -> list[str]:
+    """Settings in which the model is not what the weights were trained in."""
+    if not hasattr(model, "backbone"):
+        return []
+    config = model.get_config()
+    wanted = source.arguments(type(model).__name__, config)
+    pairs = [(key, config[key], value) for key, value in wanted.items() if key in config]
+    options = config.get("backbone_options") or {}
+    pairs += [
+        (key, options[key], value)
+        for key, value in wanted.get("backbone_options", {}).items()
+        if key in options
+    ]
+    return [
+        f"`{key}` is {own!r}; the weights were trained with {value!r}"
+        for key, own, value in pairs
+        if key not in (*_FREE_SETTINGS, "backbone_options") and not _same(own, value)
+    ]
+
+
+def _same(own: Any, value: Any) -> bool:
+    if isinstance(own, list | tuple) and isinstance(value, list | tuple):
+        return list(own) == list(value)
+    return own == value

@@ -1,0 +1,91 @@
+"""Batch norms that were folded into convolutions, made fit for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_deeplab.graph.network import all_layers
+
+_Moments = dict[str, list[np.ndarray]]
+
+
+def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
+    """Gives batch norms that are identities the statistics of what passes through them.
+
+    A LiteRT file has its batch norms folded into the convolutions, and `load` brings them back as
+    identities with a shift. In training such a norm would divide by the deviation of the batch,
+    which the convolutions know nothing of, and the network would not compute what it had learnt.
+    Here each takes the mean and the variance of its input as its moving statistics, and a scale and
+    a shift that undo them: the model's answers stay the same, also in training.
+
+    Args:
+        model: A model with weights of such a file; norms that are no identities are left alone.
+        images: Batches of pixels in 0..255, `(batch, height, width, channels)`, or of (pixels,
+            anything), such as a few batches of a training data set: `train.take(8)`.
+
+    Returns:
+        The number of norms that were changed.
+
+    Raises:
+        ValueError: If there are such norms but no batch.
+
+    Example:
+
+    >>> model = keras_deeplab.DeepLabV3(3, "mobilenet_v2")
+    >>> images = np.random.default_rng(0).uniform(0, 255, (2, 65, 65, 3)).astype("float32")
+    >>> keras_deeplab.weights.unfold_batch_norms(model, [images])
+    0
+    """
+    norms = {path: layer for path, layer in all_layers(model).items() if _is_identity(layer)}
+    if not norms:
+        return 0
+    moments: _Moments = {path: [] for path in norms}
+    try:
+        for path, layer in norms.items():
+            layer.call = _watched(layer.call, moments[path])
+        for batch in images:
+            pixels = batch[0] if isinstance(batch, tuple) else batch
+            model(pixels, training=False)
+    finally:
+        for layer in norms.values():
+            del layer.call  # the class's own again
+    for path, layer in norms.items():
+        if not moments[path]:
+            raise ValueError("`images` must hold at least one batch, received none.")
+        _take(layer, *np.mean(moments[path], axis=0))
+    return len(norms)
+
+
+def _is_identity(layer: keras.layers.Layer) -> bool:
+    return (
+        isinstance(layer, keras.layers.BatchNormalization)
+        and layer.scale
+        and layer.center
+        and np.all(np.asarray(layer.gamma) == 1)
+        and np.all(np.asarray(layer.moving_mean) == 0)
+        and np.allclose(np.asarray(layer.moving_variance) + layer.epsilon, 1, rtol=1e-6, atol=0)
+    )
+
+
+def _watched(call: Callable[..., Any], moments: list[np.ndarray]) -> Callable[..., Any]:
+    """The call, which also notes mean and mean square of each channel."""
+
+    def watched(x: Any, *args: Any, **kwargs: Any) -> Any:
+        values = np.asarray(keras.ops.cast(x, "float32"), np.float64)
+        axes = tuple(range(values.ndim - 1))
+        moments.append(np.stack([values.mean(axes), np.square(values).mean(axes)]))
+        return call(x, *args, **kwargs)
+
+    return watched
+
+
+def _take(norm: keras.layers.Layer, mean: np.ndarray, square: np.ndarray) -> None:
+    variance = np.maximum(square - mean**2, 0)
+    norm.moving_mean.assign(mean)
+    norm.moving_variance.assign(variance)
+    norm.gamma.assign(np.sqrt(variance + norm.epsilon))
+    norm.beta.assign(np.asarray(norm.beta) + mean)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_deeplab import data
+from keras_deeplab.losses import CrossEntropy, class_weights
+
+
+def make_maps(seed=0, count=6):
+    """Maps of differing sizes; class 2 is rare and only in some."""
+    rng = np.random.default_rng(seed)
+    maps = []
+    for index in range(count):
+        labels = rng.choice(3, p=[0.7, 0.25, 0.05], size=(8 + index, 9))
+        labels = np.where(labels == 2, 1, labels) if index % 2 else labels
+        labels[rng.random(labels.shape) < 0.2] = 255
+        maps.append(labels.astype(np.uint8))
+    return maps
+
+
+def median_reference(maps, num_classes):
+    frequencies = []
+    for c in range(num_classes):
+        holding = [m for m in maps if (m == c).any()]
+        pixels = sum((m != 255).sum() for m in holding)
+        frequencies.append(sum((m == c).sum() for m in holding) / pixels)
+    return np.median(frequencies) / np.array(frequencies)
+
+
+def inverse_reference(maps, num_classes):
+    pixels = np.concatenate([m[m != 255] for m in maps])
+    return np.array([1 / (num_classes * (pixels == c).mean()) for c in range(num_classes)])
+
+
+REFERENCES = {"median": median_reference, "inverse": inverse_reference}
+
+
+@pytest.mark.parametrize("method", REFERENCES)
+def test_equals_numpy_on_what_may_hold_labels(method):
+    maps = make_maps()
+    expected = REFERENCES[method](maps, 3)
+    assert len({*expected.round(3)}) == 3
+    pairs = [(np.zeros((*m.shape, 3)), m) for m in maps]
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(pairs),
+        output_signature=(tf.TensorSpec((None, None, 3)), tf.TensorSpec((None, None), tf.uint8)),
+    )
+    for given in (
+        maps,
+        iter(maps),
+        pairs,
+        [m[..., None] for m in maps],
+        [m[None].astype(np.int32) for m in maps],
+        [tf.constant(m) for m in maps],
+        dataset,
+        dataset.padded_batch(3, padding_values=(0.0, tf.constant(255, tf.uint8))),
+        dataset.map(lambda image, labels: labels),
+        dataset.map(lambda image, labels: (image, labels, tf.ones(()))),
+        dataset.map(lambda image, labels: (image, labels[..., None])),
+    ):
+        np.testing.assert_allclose(
+            class_weights(given, 3, method=method, cap=None), expected, rtol=1e-6
+        )
+
+
+def test_inverse_weights_have_a_mean_of_one_per_pixel():
+    maps = make_maps()
+    weights = np.array(class_weights(maps, 3, method="inverse", cap=None))
+    pixels = np.concatenate([m[m != 255] for m in maps])
+    assert weights[pixels].mean() == pytest.approx(1)
+
+
+def test_a_cap():
+    maps = make_maps()
+    free = class_weights(maps, 3, cap=None)
+    assert class_weights(maps, 3, cap=2) == [min(weight, 2) for weight in free]
+    assert max(free) > 2
+    tiny = [np.array([[0] * 100_000 + [1]])]
+    assert class_weights(tiny, 2, method="inverse")[1] == 10
+
+
+@pytest.mark.parametrize("method", REFERENCES)
+def test_absent_classes_are_said_and_get_zero(method):
+    maps = make_maps()
+    with pytest.warns(UserWarning, match=r"no pixel of the classes \[3, 4\]: their weights are 0"):
+        weights = class_weights(maps, 5, method=method, cap=None)
+    assert weights[3:] == [0, 0]
+    np.testing.assert_allclose(weights[:3], REFERENCES[method](maps, 3), rtol=1e-6)
+    CrossEntropy(class_weights=weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        class_weights(maps, 3)
+
+
+def test_another_ignored_label_and_none():
+    maps = make_maps()
+    expected = class_weights(maps, 3)
+    moved = [np.where(m == 255, -1, m.astype(int)) for m in maps]
+    assert class_weights(moved, 3, ignore_label=-1) == expected
+    counted = [np.where(m == 255, 2, m) for m in maps]
+    assert class_weights(counted, 3, ignore_label=None) != expected
+
+
+def test_of_a_source():
+    source = data.Shapes()
+    weights = class_weights(source.dataset("val"), source.info.num_classes)
+    assert all(0 < weight <= 10 for weight in weights)
+    assert weights[0] == min(weights)  # the background
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m: class_weights(m, 3, method="mean"), "method must be one of .*'mean'"),
+        (lambda m: class_weights(m, 1), "num_classes must be at least 2; received 1"),
+        (lambda m: class_weights(m, 3, cap=0), "cap must be above 0 or None; received 0"),
+        (lambda m: class_weights(m, 2), r"0\.\.1 or the ignored label 255; received \[2\]"),
+        (lambda m: class_weights(m, 3, ignore_label=None), r"in 0\.\.2; received \[255\]"),
+        (lambda m: class_weights([], 3), "at least one pixel that counts"),
+        (lambda m: class_weights([np.full((2, 2), 255)], 3), "at least one pixel that counts"),
+        (lambda m: class_weights([np.zeros(4)], 3), r"received an element of shape \(4,\)"),
+        (lambda m: class_weights(tf.data.Dataset.from_tensors(m[0]).repeat(), 3), "finite"),
+    ],
+)
+def test_arguments_are_checked(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(make_maps())

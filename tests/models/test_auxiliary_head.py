@@ -1,0 +1,315 @@
+"""torchvision's auxiliary head: trained beside the main one, absent from every answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from calibration import calibrate, image
+from networks import tiny
+
+import keras_deeplab
+from keras_deeplab import DeepLabV3, MultiScale
+from keras_deeplab.graph import geometry, multiply_adds
+from keras_deeplab.graph.network import all_layers, leaf_layers
+
+HEAD = ("auxiliary/conv", "auxiliary/norm", "auxiliary/logits")
+
+
+def build(**more) -> DeepLabV3:
+    arguments = {"aspp_filters": 8, "head_filters": 8, "dropout": 0.0, **more}
+    return DeepLabV3(3, arguments.pop("backbone", None) or tiny(), **arguments)
+
+
+def with_head(**more) -> DeepLabV3:
+    return build(auxiliary_layer="stage16_out", **more)
+
+
+def give_weights(source: DeepLabV3, target: DeepLabV3) -> None:
+    given = leaf_layers(source)
+    for name, layer in leaf_layers(target).items():
+        layer.set_weights(given[name].get_weights())
+
+
+@pytest.fixture(scope="module")
+def model() -> DeepLabV3:
+    return calibrate(with_head(), image(64, 64, batch=2), composites=True)
+
+
+@pytest.fixture
+def plain(model) -> DeepLabV3:
+    """The same weights without the head."""
+    without = build()
+    give_weights(model, without)
+    return without
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    return image(64, 96, batch=2), np.random.default_rng(0).integers(0, 3, (2, 64, 96))
+
+
+def test_the_head_is_torchvisions(model):
+    layers = all_layers(model)
+    conv, norm, logits = (layers[name] for name in HEAD)
+    assert conv.kernel.shape == (3, 3, 12, 3)  # a quarter of the channels
+    assert (conv.use_bias, conv.padding, conv.dilation_rate) == (False, "same", (1, 1))
+    assert norm.epsilon == 1e-5
+    assert layers["auxiliary/act"].activation is keras.activations.relu
+    assert layers["auxiliary/dropout"].rate == 0.1
+    assert (logits.kernel.shape, logits.use_bias) == ((1, 1, 3, 3), True)
+
+
+def test_the_auxiliary_logits_come_from_the_layer_that_was_named(model):
+    x = image(64, 96)
+    network = model.backbone
+    tap = keras.Model(network.inputs[0], network.get_layer("stage16_out").output)
+    features = tap(x)
+    assert features.shape == (1, 4, 6, 12)
+    conv, norm, logits = (all_layers(model)[name] for name in HEAD)
+    coarse = logits(tf.nn.relu(norm(conv(features), training=False)))
+    expected = tf.image.resize(coarse, (64, 96))
+    found = model.training_graph(x, training=False)[1]
+    assert np.std(found) > 1e-2
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_predictions_are_those_of_the_model_without_it(model, plain):
+    assert len(model.outputs) == 1
+    assert model.output_shape == (None, None, None, 3)
+    x = image(97, 129)
+    np.testing.assert_array_equal(model(x), plain(x))
+    np.testing.assert_array_equal(model.predict(x, verbose=0), model(x))
+    assert multiply_adds(model, 64, 64) == multiply_adds(plain, 64, 64)
+    assert geometry(model).output == geometry(plain).output
+    assert len(plain.backbone.outputs) == 1
+    main, auxiliary = model.training_graph(x, training=False)
+    np.testing.assert_array_equal(main, model(x))
+    assert main.shape == auxiliary.shape == (1, 97, 129, 3)
+    assert np.abs(main - auxiliary).max() > 1e-1
+
+
+@pytest.mark.parametrize("weight", [0.4, 1.5])
+def test_the_loss_is_the_main_one_and_the_weighted_auxiliary_one(model, batch, weight):
+    several = with_head(auxiliary_weight=weight) if weight != 0.4 else model
+    give_weights(model, several)
+    loss = keras_deeplab.losses.CrossEntropy()
+    several.compile(keras.optimizers.SGD(0.0), loss)
+    x, labels = batch
+    outputs = several(x, training=True)
+    main, auxiliary = (float(loss(labels, logits)) for logits in outputs)
+    assert abs(main - auxiliary) > 1e-2
+    found = float(several.compute_loss(x, labels, outputs))
+    assert found == pytest.approx(main + weight * auxiliary, rel=1e-6)
+
+
+def test_fit_descends_that_sum_and_scores_the_answer_alone(batch):
+    several, labels = with_head(), batch[1]
+    for layer in leaf_layers(several).values():
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0  # so that a step can be taken twice
+    loss = keras_deeplab.losses.CrossEntropy()
+    metric = keras_deeplab.metrics.SegmentationMetrics(3)
+    several.compile(keras.optimizers.SGD(0.0), loss, metrics=[metric])
+    main, auxiliary = several(batch[0], training=True)
+    expected = float(loss(labels, main)) + 0.4 * float(loss(labels, auxiliary))
+    logs = several.fit(*batch, batch_size=2, verbose=0, validation_data=batch).history
+    assert logs["loss"][0] == pytest.approx(expected, rel=1e-4)
+    assert logs["val_loss"][0] == pytest.approx(float(loss(labels, several(batch[0]))), rel=1e-4)
+    metric.reset_state()
+    metric.update_state(labels, main)
+    assert logs["mean_iou"][0] == pytest.approx(float(metric.result()["mean_iou"]), rel=1e-4)
+
+
+def test_what_layers_add_counts_once(batch):
+    several = with_head(auxiliary_weight=0.7)
+    for layer in all_layers(several).values():
+        if isinstance(layer, keras.layers.Conv2D):
+            layer.kernel.regularizer = keras.regularizers.L2(1e-2)
+    added = sum(float(loss) for loss in several.losses)
+    assert added > 0.1
+    loss = keras_deeplab.losses.CrossEntropy()
+    several.compile(keras.optimizers.SGD(0.0), loss)
+    outputs = several(batch[0], training=True)
+    bare = float(loss(batch[1], outputs[0])) + 0.7 * float(loss(batch[1], outputs[1]))
+    found = float(several.compute_loss(*batch, outputs))
+    assert found == pytest.approx(bare + added, rel=1e-5)
+
+
+def gradients(model: DeepLabV3, batch, outputs_of) -> dict[str, np.ndarray]:
+    model.compile("sgd", keras_deeplab.losses.CrossEntropy())
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(*batch, outputs_of(batch[0]))
+    named = {
+        f"{path}/{weight.name}": weight
+        for path, layer in all_layers(model).items()
+        if not layer._layers
+        for weight in layer.trainable_weights
+    }
+    found = tape.gradient(loss, [weight.value for weight in named.values()])
+    return dict(zip(named, found, strict=True))
+
+
+def test_with_a_weight_of_zero_the_rest_learns_as_without_the_head(model, plain, batch):
+    """And with another it does not: only what comes before the tapped layer hears of it."""
+    expected = gradients(plain, batch, plain)
+    assert max(np.abs(g).max() for g in expected.values()) > 1e-3
+    for weight, same in ((0.0, True), (0.4, False)):
+        several = with_head(auxiliary_weight=weight)
+        give_weights(model, several)
+        # Norms with their moving statistics, so that both models are in one state.
+        found = gradients(several, batch, lambda x, m=several: m.training_graph(x, training=False))
+        moved = {
+            name.split("/")[1]
+            for name, gradient in expected.items()
+            if np.abs(found[name] - gradient).max() > 1e-4 * np.abs(gradient).max()
+        }
+        assert moved <= (
+            set()
+            if same
+            else {"stem", "stage4", "stage4_norm", "stage8"}
+            | {"stage8_norm", "unit8", "stage16", "stage16_norm"}
+        )
+        assert bool(moved) is not same
+        head = [np.abs(found[name]).max() for name in found if name.startswith("auxiliary")]
+        assert len(head) == 5
+        assert (max(head) > 0) is not same
+
+
+def test_its_weights_are_there_once(model, plain):
+    inside = [weight for name in HEAD for weight in all_layers(model)[name].trainable_weights]
+    assert len(inside) == 5
+    ids = [id(weight) for weight in model.trainable_weights]
+    assert len(ids) == len(set(ids)) == len(plain.trainable_weights) + 5
+    assert {id(weight) for weight in inside} <= set(ids)
+    assert set(HEAD) <= set(leaf_layers(model))
+    assert [layer.name for layer in model.layers].count("auxiliary") == 1
+    assert len(model.weights) == len(plain.weights) + 7
+    # Frozen with the model.
+    frozen = with_head()
+    frozen.trainable = False
+    assert frozen.trainable_weights == []
+
+
+def test_a_file_brings_the_head_back(model, batch, tmp_path: Path):
+    model.compile(keras.optimizers.Adam(1e-3), keras_deeplab.losses.CrossEntropy())
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    config = loaded.get_config()
+    assert (config["auxiliary_layer"], config["auxiliary_weight"]) == ("stage16_out", 0.4)
+    x = image(45, 61)
+    expected = model.training_graph(x, training=False)
+    np.testing.assert_array_equal(loaded.training_graph(x, training=False), expected)
+    for name in HEAD:
+        for old, new in zip(*(leaf_layers(m)[name].weights for m in (model, loaded)), strict=True):
+            np.testing.assert_array_equal(old, new)
+    loaded.fit(*batch, verbose=0)
+    model.save_weights(tmp_path / "only.weights.h5")
+    loaded.load_weights(tmp_path / "only.weights.h5")
+    np.testing.assert_array_equal(loaded.training_graph(x, training=False), expected)
+
+
+def test_stride_and_classes_can_be_changed(model, capsys):
+    fine = model.with_output_stride(8)
+    assert fine.transfer_report.fresh == ()
+    assert set(HEAD) <= set(fine.transfer_report.kept)
+    fewer = model.with_num_classes(2)
+    assert fewer.transfer_report.fresh == ("logits", "auxiliary/logits")
+    assert [x.shape[-1] for x in fewer(image(64, 64), training=True)] == [2, 2]
+    capsys.readouterr()
+
+
+def test_exported_it_answers_with_the_main_head(model, tmp_path: Path):
+    keras_deeplab.export.saved_model(model, tmp_path / "served")
+    served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    x = image(33, 47).astype("uint8")
+    expected = tf.nn.softmax(model(x)).numpy()
+    np.testing.assert_allclose(served(images=tf.constant(x))["probabilities"], expected, atol=1e-4)
+
+
+def test_in_mixed_precision_and_at_a_fixed_size(batch):
+    several = with_head(dtype="mixed_bfloat16", input_shape=(20, 96, 3))
+    small = (batch[0][:, :20], batch[1][:, :20])  # padded to 32 rows inside
+    outputs = several(small[0], training=True)
+    assert [(x.shape, x.dtype) for x in outputs] == [((2, 20, 96, 3), "float32")] * 2
+    several.compile("adam", keras_deeplab.losses.CrossEntropy())
+    logs = several.fit(*small, verbose=0, validation_data=small).history
+    assert np.isfinite([logs["loss"], logs["val_loss"]]).all()
+    assert leaf_layers(several)["auxiliary/conv"].compute_dtype == "bfloat16"
+    assert leaf_layers(several)["auxiliary/logits"].compute_dtype == "float32"
+
+
+def test_every_scale_has_its_auxiliary_loss(batch):
+    model = calibrate(with_head(), image(64, 64, batch=2), composites=True)
+    several = MultiScale(model, (0.5, 1.0))
+    assert len(several.trainable_weights) == len(model.trainable_weights)
+    x = image(33, 47)
+    half = tf.image.resize(x, (16, 24))
+    outputs = several.training_graph(x, training=False)
+    small, full = (model.training_graph(view, training=False) for view in (half, x))
+    expected = [*(tf.image.resize(logits, (33, 47)) for logits in small), *full]
+    for found, logits in zip(
+        outputs, [np.maximum(expected[0], expected[2]), *expected], strict=True
+    ):
+        np.testing.assert_allclose(found, logits, atol=1e-4)
+    loss = keras_deeplab.losses.CrossEntropy()
+    several.compile(keras.optimizers.SGD(1e-2), loss)
+    outputs = several(batch[0], training=True)
+    each = [float(loss(batch[1], logits)) for logits in outputs]
+    weighted = np.dot(each, [1, 1, 0.4, 1, 0.4])
+    assert float(several.compute_loss(*batch, outputs)) == pytest.approx(weighted, rel=1e-5)
+    kernel = all_layers(model)["auxiliary/conv"].kernel.numpy()
+    several.fit(*batch, verbose=0, validation_data=batch)
+    assert np.abs(all_layers(model)["auxiliary/conv"].kernel - kernel).max() > 0
+
+
+def test_inside_a_users_own_network_it_gives_its_answer(batch):
+    inputs = keras.Input((None, None, 3))
+    outer = keras.Model(inputs, with_head()(inputs))
+    outer.compile("adam", keras_deeplab.losses.CrossEntropy())
+    assert outer(batch[0], training=True).shape == (2, 64, 96, 3)
+    assert np.isfinite(outer.fit(*batch, verbose=0).history["loss"][0])
+
+
+@pytest.mark.parametrize(
+    "backbone, layer, channels, stride",
+    [
+        ("resnet50", "stage3_unit6_out", 1024, 16),
+        ("mobilenet_v3_large", "block3_project_norm", 40, 8),
+        pytest.param("resnet101", "stage3_unit23_out", 1024, 16, marks=pytest.mark.slow),
+        pytest.param("resnet50_beta", "stage3_unit6_out", 1024, 16, marks=pytest.mark.slow),
+    ],
+)
+def test_the_backbones_own_layer(backbone, layer, channels, stride):
+    several = build(backbone=backbone, auxiliary_layer="auto")
+    assert several.get_config()["auxiliary_layer"] == layer
+    assert several.backbone.outputs[1].shape[-1] == channels
+    assert geometry(several.backbone).outputs[1].stride == (stride, stride)
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"auxiliary_layer": "auto"}, "`auxiliary_layer` .*'tiny', which has none.*'auto'"),
+        (
+            {"auxiliary_layer": "auto", "backbone": "mobilenet_v2"},
+            "`auxiliary_layer` .*'mobilenet_v2', which has none of its own, received 'auto'",
+        ),
+        ({"auxiliary_layer": "stage17_out"}, "`auxiliary_layer` is wrong.*stage16_out"),
+        ({"auxiliary_layer": 3}, "`auxiliary_layer` must name a layer of .*'tiny', received 3"),
+        ({"auxiliary_weight": -0.4}, "`auxiliary_weight` must be a number from 0, received -0.4"),
+        ({"auxiliary_weight": "0.4"}, "`auxiliary_weight` must be .* received '0.4'"),
+        ({"auxiliary_weight": float("nan")}, "`auxiliary_weight` must be .* received nan"),
+    ],
+)
+def test_wrong_arguments_are_named(more, words):
+    with pytest.raises(ValueError, match=words):
+        build(**more)
+
+
+def test_the_backbones_last_layer_can_be_named_too():
+    several = build(auxiliary_layer="add32")
+    assert len(several(image(64, 64), training=True)) == 2

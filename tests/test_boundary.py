@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from test_inference import SIZES, channel_model, dataset_of, pairs
+
+from keras_deeplab.boundary import BoundaryScores, near_boundary
+from keras_deeplab.inference import evaluate
+from keras_deeplab.metrics import scores
+
+
+def blobs(seed, shape=(17, 21), classes=3, void=0.02):
+    """A map of connected regions, with some ignored pixels."""
+    rng = np.random.default_rng(seed)
+    seeds = rng.uniform(0, 1, (7, 2)) * shape
+    grid = np.stack(np.mgrid[: shape[0], : shape[1]], -1)[:, :, None]
+    labels = rng.integers(0, classes, 7)[((grid - seeds) ** 2).sum(-1).argmin(-1)]
+    labels[rng.random(shape) < void] = 255
+    return labels
+
+
+def by_distances(labels, distance):
+    """Pixels with a pixel of another label within the distance, pair by pair."""
+    near = np.zeros(labels.shape, bool)
+    for p in np.ndindex(*labels.shape):
+        for q in np.ndindex(*labels.shape):
+            apart = max(abs(p[0] - q[0]), abs(p[1] - q[1]))
+            near[p] |= apart <= distance and labels[p] != labels[q]
+    return near
+
+
+def eroded_border(mask, distance):
+    """A mask minus its erosion, one pixel at a time, with nothing outside the image."""
+    left = np.pad(mask, 1)
+    for _ in range(distance):
+        shifted = [
+            np.roll(left, (row, column), (0, 1)) for row in (-1, 0, 1) for column in (-1, 0, 1)
+        ]
+        left = np.all(shifted, 0)
+        left[[0, -1]] = left[:, [0, -1]] = False
+    return mask & ~left[1:-1, 1:-1]
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3, 7, 30])
+@pytest.mark.parametrize("shape", [(11, 13), (1, 9), (9, 1), (1, 1)])
+def test_near_boundary_equals_distances_and_erosions(distance, shape):
+    for seed in range(3):
+        labels = blobs(seed, shape)
+        np.testing.assert_array_equal(
+            near_boundary(labels, distance), by_distances(labels, distance)
+        )
+        with_border = near_boundary(labels, distance, at_border=True)
+        for value in np.unique(labels):
+            np.testing.assert_array_equal(
+                with_border & (labels == value), eroded_border(labels == value, distance)
+            )
+
+
+def boundary_reference(truths, predictions, ratio, classes=3):
+    """Boundary IoU from masks of each class."""
+    both, either = np.zeros(classes), np.zeros(classes)
+    for truth, predicted in zip(truths, predictions, strict=True):
+        valid = truth != 255
+        distance = max(1, round(ratio * np.sqrt(truth.shape[0] ** 2 + truth.shape[1] ** 2)))
+        for c in range(classes):
+            borders = [eroded_border(m & valid, distance) for m in (truth == c, predicted == c)]
+            both[c] += (borders[0] & borders[1]).sum()
+            either[c] += (borders[0] | borders[1]).sum()
+    return [b / e if e else None for b, e in zip(both, either, strict=True)]
+
+
+def trimap_reference(truths, predictions, width, classes=3):
+    confusion = np.zeros((classes, classes), int)
+    for truth, predicted in zip(truths, predictions, strict=True):
+        band = by_distances(truth, width) & (truth != 255)
+        np.add.at(confusion, (truth[band], predicted[band]), 1)
+    return scores(confusion)["mean_iou"]
+
+
+def check(result, truths, predictions, ratio, names=("0", "1", "2")):
+    expected = boundary_reference(truths, predictions, ratio, len(names))
+    assert list(result["boundary_per_class"]) == list(names)
+    for name, value in zip(names, expected, strict=True):
+        assert result["boundary_per_class"][name] == pytest.approx(value)
+    present = [value for value in expected if value is not None]
+    assert result["boundary_mean_iou"] == pytest.approx(np.mean(present))
+    for width, value in result["trimap_mean_iou"].items():
+        assert value == pytest.approx(trimap_reference(truths, predictions, int(width), len(names)))
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.11])
+def test_scores_equal_the_references(ratio):
+    shapes = [(17, 21), (9, 30), (14, 14)]
+    truths = [blobs(seed, shape) for seed, shape in enumerate(shapes)]
+    predictions = [np.roll(np.where(truth == 255, 0, truth), (1, 2), (0, 1)) for truth in truths]
+    # Class 3 is in neither.
+    names = ["a", "b", "c", "ghost"]
+    counts = BoundaryScores(4, names, widths=[1, 2, 5], dilation_ratio=ratio)
+    for truth, predicted in zip(truths, predictions, strict=True):
+        counts.update(truth.astype(np.uint8), predicted.astype(np.int32))
+    result = counts.result()
+    check(result, truths, predictions, ratio, names)
+    assert result["boundary_per_class"]["ghost"] is None
+    assert 0.1 < result["boundary_mean_iou"] < 0.9
+    assert list(result["trimap_mean_iou"]) == ["1", "2", "5"]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_the_width_follows_the_diagonal():
+    """At 90 x 120 the diagonal is 150 and the border 3 pixels wide."""
+    truth = np.zeros((90, 120), int)
+    truth[20:60, 30:80] = 1
+    counts = BoundaryScores(2)
+    counts.update(truth, truth)
+    assert counts.result()["boundary_mean_iou"] == 1
+    around_inside, around_outside = 40 * 50 - 34 * 44, 46 * 56 - 40 * 50
+    around_image = 90 * 120 - 84 * 114
+    # The square's frame is in the background's border nowhere, so that all of it is missed.
+    counts = BoundaryScores(2)
+    counts.update(truth, np.zeros_like(truth))
+    assert counts.result()["boundary_per_class"] == {
+        "0": around_image / (around_image + around_outside),
+        "1": 0,
+    }
+    assert near_boundary(truth, 3)[truth == 1].sum() == around_inside
+
+
+def test_the_ignored_moves_no_border():
+    truth = blobs(5, void=0.2)
+    perfect = np.where(truth == 255, 1, truth)
+    counts = BoundaryScores(3, widths=[1, 4])
+    counts.update(truth, perfect)
+    result = counts.result()
+    assert result["boundary_mean_iou"] == 1
+    assert set(result["trimap_mean_iou"].values()) == {1}
+    another = BoundaryScores(3, widths=[1, 4], ignore_label=0)
+    truth = blobs(6, void=0)
+    another.update(truth, np.where(truth == 0, 2, truth))
+    assert another.result()["boundary_per_class"] == {"0": None, "1": 1, "2": 1}
+
+
+def test_the_better_along_the_boundary_scores_higher():
+    """What mean IoU hardly tells."""
+    truth = np.zeros((60, 60), int)
+    truth[10:50, 10:50] = 1
+    shifted, far_off = np.roll(truth, 2, 1), truth.copy()
+    far_off[25:35, 21:37] = 0
+    assert abs((shifted == truth).mean() - (far_off == truth).mean()) < 1e-9
+    results = []
+    for predicted in (shifted, far_off):
+        counts = BoundaryScores(2, widths=[2])
+        counts.update(truth, predicted)
+        results.append(counts.result()["trimap_mean_iou"]["2"])
+    assert results[1] == 1
+    assert results[0] < 0.7
+
+
+def test_nothing_counted_is_none():
+    counts = BoundaryScores(2, widths=[1])
+    counts.update(np.zeros((4, 4), int), np.zeros((4, 4), int))
+    assert counts.result() == {
+        "boundary_mean_iou": 1,
+        "boundary_per_class": {"0": 1, "1": None},
+        "trimap_mean_iou": {"1": None},
+    }
+    assert BoundaryScores(2).result()["boundary_mean_iou"] is None
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: BoundaryScores(1), "num_classes must be at least 2; received 1"),
+        (lambda: BoundaryScores(2, ["a"]), "2 different names"),
+        (lambda: BoundaryScores(2, widths=[0]), r"widths must be integers from 1; received \[0\]"),
+        (lambda: BoundaryScores(2, dilation_ratio=2), "dilation_ratio .* received 2"),
+        (lambda: near_boundary(np.zeros(3), 1), r"received shape \(3,\)"),
+        (lambda: near_boundary(np.zeros((3, 3)), 0), "distance must be .* received 0"),
+        (
+            lambda: BoundaryScores(2).update(np.zeros((2, 2)), np.zeros((2, 3))),
+            r"shapes \(2, 2\) and \(2, 3\)",
+        ),
+        (
+            lambda: BoundaryScores(2).update(np.full((2, 2), 2), np.zeros((2, 2))),
+            r"truth must hold labels in 0\.\.1 .* received \[2\]",
+        ),
+        (
+            lambda: BoundaryScores(2).update(np.zeros((2, 2)), np.full((2, 2), -1)),
+            r"predicted must hold labels in 0\.\.1 .* received \[-1\]",
+        ),
+    ],
+)
+def test_arguments_are_checked(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_evaluate_adds_them_when_asked():
+    model, items = channel_model(), list(pairs([*SIZES, (12, 15)]))
+    plain = evaluate(model, dataset_of(items), verbose=0)
+    report = evaluate(model, dataset_of(items), ["r", "g", "b"], verbose=0, boundary=True)
+    added = {"boundary_mean_iou", "boundary_per_class", "trimap_mean_iou"}
+    assert set(report) - set(plain) == added
+    assert report["mean_iou"] == plain["mean_iou"]
+    truths = [labels for _, labels in items]
+    predictions = [pixels.argmax(-1) for pixels, _ in items]
+    check(report, truths, predictions, 0.02, ["r", "g", "b"])
+    assert list(report["trimap_mean_iou"]) == ["1", "2", "4", "8", "16", "32"]
+    batched = dataset_of(list(pairs([(6, 5)] * 5)))
+    trailing = batched.batch(2).map(lambda x, y: (x, y[..., None]))
+    assert evaluate(model, trailing, verbose=0, boundary=True) == evaluate(
+        model, batched, verbose=0, boundary=True
+    )

@@ -1,0 +1,193 @@
+"""What is given by mistake: one clear error, and no weight changed."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from models.networks import tiny
+from sources import scattered, unchanged
+
+import keras_deeplab
+from keras_deeplab import weights
+from keras_deeplab.weights import WeightsError
+
+
+def small(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
+    return keras_deeplab.DeepLabV3(num_classes, tiny(), aspp_filters=8, **arguments)
+
+
+def plain() -> keras.Model:
+    return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3, name="conv")])
+
+
+def without_weights() -> keras.Model:
+    return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.ReLU()])
+
+
+@pytest.fixture(scope="module")
+def model() -> keras_deeplab.DeepLabV3:
+    return scattered(small())
+
+
+@pytest.fixture(scope="module")
+def files(model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    model.save(folder / "model.keras")
+    model.save_weights(folder / "model.weights.h5")
+    plain().save(folder / "plain.keras")
+    plain().save_weights(folder / "plain.weights.h5")
+    (folder / "empty").mkdir()
+    (folder / "nothing.pth").touch()
+    with zipfile.ZipFile(folder / "some.zip", "w") as archive:
+        archive.writestr("readme.txt", "no weights")
+    return folder
+
+
+@pytest.mark.parametrize("source", [5, None, "", b"model.keras", ["model.keras"]])
+def test_what_is_no_source_is_said(model, source):
+    message = "`source`, which is `weights` of a model, must be a path, .* received "
+    for call in (
+        lambda: weights.load(model, source),
+        lambda: weights.convert(source),
+        lambda: weights.open_source(source),
+    ):
+        with unchanged(model), pytest.raises(ValueError, match=message) as caught:
+            call()
+        assert str(caught.value).endswith(f"{source!r}.")
+    if source is not None:  # the default
+        with pytest.raises(ValueError, match=message):
+            small(weights=source)
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("empty", "it is a folder that holds no TensorFlow checkpoint"),
+        ("nothing.pth", "it is empty"),
+        ("some.zip", r"its content is none of the formats .* it begins with b'PK"),
+        ("missing.keras", "there is no such file, nor a TensorFlow checkpoint of that name"),
+        ("missing/model", "there is no such file, nor a TensorFlow checkpoint of that name"),
+        ("plain.keras", r"it holds the Keras model '.*', which does not have \d+ layers of the"),
+        ("plain.weights.h5", r"it holds another network than 'deeplab_v3': .* missing in the file"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Path, str])
+def test_files_without_these_weights(model, files, name, reason, kind):
+    with unchanged(model), pytest.raises(WeightsError, match=reason) as caught:
+        weights.load(model, kind(files / name))
+    assert str(files / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+@pytest.mark.parametrize("kind", [Path, str])
+def test_the_home_is_known(model, files, monkeypatch, name, kind):
+    monkeypatch.setenv("HOME", str(files))
+    found = small()
+    assert weights.load(found, kind(f"~/{name}")).fresh == ()
+    for old, new in zip(model.weights, found.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+    if name.endswith(".keras"):
+        assert weights.convert(kind(f"~/{name}")).num_classes == 3
+        assert keras_deeplab.DeepLabV3(weights=kind(f"~/{name}")).num_classes == 3
+
+
+@pytest.mark.parametrize("target", ["a name", without_weights(), keras.Sequential()])
+def test_what_is_no_model_with_weights_is_said(files, target):
+    with pytest.raises(ValueError, match="`model` must be a built Keras model with weights, rec"):
+        weights.load(target, files / "model.keras")
+
+
+def test_a_source_without_weights_is_said(model):
+    with unchanged(model), pytest.raises(WeightsError, match=r"model 'bare': .* has no weights"):
+        weights.load(model, keras.Sequential([keras.layers.Conv2D(2, 3)], name="bare"))
+
+
+def test_a_file_that_names_no_model_builds_none(files):
+    message = r"model\.weights\.h5: it does not say which model it belongs to: build it and use"
+    for call in (
+        lambda: weights.convert(files / "model.weights.h5"),
+        lambda: small(weights=files / "model.weights.h5"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            call()
+    with pytest.raises(WeightsError, match=r"plain\.keras: it holds .* without a head: build"):
+        weights.convert(files / "plain.keras")
+    with pytest.raises(WeightsError, match="a DeepLabV3, which has no `color`, received 'red'"):
+        weights.convert(files / "model.keras", color="red")
+
+
+def compiled(model: keras.Model) -> keras.Model:
+    model.compile(keras.optimizers.Adam(), keras_deeplab.losses.CrossEntropy(), run_eagerly=True)
+    model.fit(np.zeros((1, 33, 33, 3)), np.zeros((1, 33, 33), "int32"), verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_a_compiled_model_keeps_its_optimizer(model, files, name):
+    target = compiled(small())
+    optimizer = target.optimizer
+    before = [np.array(variable) for variable in optimizer.variables]
+    assert weights.load(target, files / name).fresh == ()
+    for old, new in zip(model.weights, target.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert target.optimizer is optimizer
+    for old, new in zip(before, optimizer.variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_a_frozen_model_takes_weights_and_stays_frozen(model, files, name):
+    target = small()
+    target.backbone.trainable = False
+    trainable = len(target.trainable_weights)
+    assert weights.load(target, files / name).fresh == ()
+    found = {weight.path: np.array(weight) for weight in target.weights}
+    for weight in model.weights:
+        np.testing.assert_array_equal(found[weight.path], weight)
+    assert len(target.trainable_weights) == trainable < len(model.trainable_weights)
+
+
+def test_a_file_of_a_model_in_training_has_the_optimizers_variables_too(tmp_path):
+    trained = compiled(scattered(small()))
+    trained.save_weights(tmp_path / "trained.weights.h5")
+    target = small()
+    assert weights.load(target, tmp_path / "trained.weights.h5").fresh == ()
+    np.testing.assert_array_equal(target.weights[0], trained.weights[0])
+    other = small(5)
+    assert weights.load(other, tmp_path / "trained.weights.h5").fresh == ("logits",)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_a_model_of_mixed_precision_keeps_its_weights_in_float32(model, files, name):
+    target = small(dtype="mixed_bfloat16")
+    assert weights.load(target, files / name).fresh == ()
+    for old, new in zip(model.weights, target.weights, strict=True):
+        assert new.dtype == "float32"
+        np.testing.assert_array_equal(old, new)
+
+
+def test_grey_images_do_not_fit_a_network_of_colours(tmp_path):
+    def network(channels: int) -> keras_deeplab.DeepLabV3:
+        options = {"depth_multiplier": 0.25}
+        return keras_deeplab.DeepLabV3(
+            *(3, "mobilenet_v2"),
+            aspp_filters=8,
+            backbone_options=options,
+            input_shape=(None, None, channels),
+        )
+
+    colours = network(3)
+    colours.save(tmp_path / "model.keras")
+    colours.save_weights(tmp_path / "model.weights.h5")
+    grey = network(1)
+    message = r"backbone/stem_conv/kernel is \(3, 3, 1, 8\), the source's \(3, 3, 3, 8\)"
+    with unchanged(grey), pytest.raises(WeightsError, match=message):
+        weights.load(grey, tmp_path / "model.keras")
+    with unchanged(grey), pytest.raises(WeightsError, match=r"\(3, 3, 1, 8\) in the model, \(3, 3"):
+        weights.load(grey, tmp_path / "model.weights.h5")
+    with pytest.raises(WeightsError, match=message):
+        weights.convert(tmp_path / "model.keras", input_shape=(None, None, 1))

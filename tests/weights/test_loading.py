@@ -1,0 +1,184 @@
+"""Files of this package, reports, and what does not fit."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from calibration import image
+from models.networks import tiny
+from sources import scattered, unchanged
+
+import keras_deeplab
+from keras_deeplab import weights
+from keras_deeplab.weights import WeightsError
+
+SMALL = {"aspp_filters": 8, "backbone_options": {"depth_multiplier": 0.25}}
+PIXELS = image(65, 97)
+
+
+def v3(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
+    arguments = {"head_filters": None, **SMALL, **arguments}
+    return keras_deeplab.DeepLabV3(num_classes, "mobilenet_v2", **arguments)
+
+
+@pytest.fixture(scope="module")
+def trained() -> keras_deeplab.DeepLabV3:
+    return scattered(v3())
+
+
+@pytest.fixture(scope="module")
+def files(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    trained.save(folder / "model.keras")
+    trained.save_weights(folder / "model.weights.h5")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_own_files_come_back(trained, files, name):
+    model = v3()
+    report = weights.load(model, files / name)
+    assert report.fresh == report.left_over == report.notes == ()
+    np.testing.assert_array_equal(model(PIXELS), trained(PIXELS))
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_another_number_of_classes_keeps_its_own_predictor(trained, files, name):
+    model = v3(5)
+    before = [np.array(w) for w in model.get_layer("logits").weights]
+    report = weights.load(model, files / name)
+    assert report.fresh == ("logits",)
+    assert report.notes == ("logits predicts 5 classes, the source's 3: it was not taken",)
+    assert report.left_over == ("logits/kernel", "logits/bias")
+    for old, new in zip(before, model.get_layer("logits").weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+    inner = [keras.Model(m.inputs, m.get_layer("aspp").output) for m in (model, trained)]
+    np.testing.assert_array_equal(inner[0](PIXELS), inner[1](PIXELS))
+
+
+def test_the_constructor_takes_what_the_weights_need(trained, files, capsys):
+    model = keras_deeplab.DeepLabV3(weights=files / "model.keras")
+    assert model.get_config() == trained.get_config()
+    assert "weights kept in" in capsys.readouterr().out
+    np.testing.assert_array_equal(model(PIXELS), trained(PIXELS))
+    other = keras_deeplab.DeepLabV3(7, weights=files / "model.keras", output_stride=8)
+    assert (other.num_classes, other.output_stride) == (7, 8)
+    assert other.get_config()["aspp_rates"] == (12, 24, 36)
+    assert other.get_config()["backbone_options"] == trained.get_config()["backbone_options"]
+    plus = keras_deeplab.DeepLabV3Plus(4, weights=files / "model.keras", aspp_filters=8)
+    assert plus.get_config()["backbone"] == "mobilenet_v2"
+    assert "aspp" not in " ".join(plus.transfer_report.fresh)
+    assert "logits" in plus.transfer_report.fresh
+
+
+def test_weights_are_no_part_of_the_configuration(files):
+    model = keras_deeplab.DeepLabV3(weights=files / "model.keras")
+    assert "weights" not in model.get_config()
+    assert keras_deeplab.DeepLabV3.from_config(model.get_config()).num_classes == 3
+
+
+def test_convert_builds_the_model(trained, files):
+    model = weights.convert(files / "model.keras")
+    assert type(model) is keras_deeplab.DeepLabV3
+    np.testing.assert_array_equal(model(PIXELS), trained(PIXELS))
+    with pytest.raises(WeightsError, match=r"model\.weights\.h5: .*which model"):
+        weights.convert(files / "model.weights.h5")
+
+
+def test_a_network_of_the_users_own(tmp_path):
+    model = scattered(keras_deeplab.DeepLabV3(3, tiny(), aspp_filters=8, head_filters=None))
+    model.save(tmp_path / "own.keras")
+    again = weights.convert(tmp_path / "own.keras")
+    np.testing.assert_array_equal(again(PIXELS), model(PIXELS))
+    fresh = keras_deeplab.DeepLabV3(3, tiny(), aspp_filters=8, head_filters=None)
+    network = scattered(tiny())
+    report = weights.load(fresh, network)
+    assert all(path.startswith("backbone/") for path in report.kept)
+    stem = fresh.backbone.get_layer("stem").kernel
+    np.testing.assert_array_equal(stem, network.get_layer("stem").kernel)
+    with pytest.raises(WeightsError, match="published weights are for backbones by name"):
+        weights.load(fresh, "imagenet")
+
+
+def test_a_model_is_a_source_and_so_is_a_wrapper(trained):
+    several = keras_deeplab.MultiScale(trained, scales=(0.5, 1.0))
+    model = v3()
+    assert weights.load(model, several).fresh == ()
+    np.testing.assert_array_equal(model(PIXELS), trained(PIXELS))
+
+
+def test_a_backbone_alone_takes_weights(trained, files):
+    backbone = keras_deeplab.backbones.build(
+        "mobilenet_v2", (None, None, 3), **SMALL["backbone_options"]
+    )
+    report = weights.load(backbone, files / "model.keras")
+    assert report.fresh == ()
+    assert "logits/kernel" in report.left_over
+    mine = [w for w in backbone.weights if w.path.endswith("block5_expand_conv/kernel")]
+    its = [w for w in trained.weights if w.path.endswith("block5_expand_conv/kernel")]
+    np.testing.assert_array_equal(mine[0], its[0])
+
+
+def test_settings_that_differ_are_said(files):
+    model = v3(backbone_options={"depth_multiplier": 0.25, "padding": "same"}, epsilon=1e-3)
+    notes = weights.load(model, files / "model.keras").notes
+    assert set(notes) == {
+        "`padding` is 'same'; the weights were trained with 'symmetric'",
+        "`epsilon` is 0.001; the weights were trained with 1e-05",
+    }
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (lambda: v3(aspp_filters=16), r"shapes do not fit: aspp/.* the source's \(1, 1, 80, 8\)"),
+        (
+            lambda: keras_deeplab.DeepLabV3(3, "xception41", aspp_filters=8),
+            "backbone 'mobilenet_v2', which does not have .* layers of the model's backbone",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]),
+            "does not have 1 layers",
+        ),
+    ],
+)
+def test_another_network_is_refused_and_nothing_changed(files, model, message):
+    model = model()
+    with unchanged(model), pytest.raises(WeightsError, match=message):
+        weights.load(model, files / "model.keras")
+
+
+def test_a_structured_file_of_another_network_is_refused(files):
+    with pytest.raises(WeightsError, match=r"another network than 'deeplab_v3'.* differences"):
+        weights.load(v3(aspp_filters=16), files / "model.weights.h5")
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+def test_a_truncated_file_is_refused(files, tmp_path, name, share):
+    content = (files / name).read_bytes()
+    path = tmp_path / name
+    path.write_bytes(content[: int(share * len(content))])
+    model = v3()
+    before = np.array(model.weights[0])
+    with pytest.raises(WeightsError, match=name.replace(".", r"\.")):
+        weights.load(model, path)
+    np.testing.assert_array_equal(before, model.weights[0])
+
+
+def test_unknown_files_are_refused(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xe0 no weights")
+    with pytest.raises(WeightsError, match=r"photo\.jpg: its content is none of the formats"):
+        weights.convert(path)
+    with pytest.raises(WeightsError, match="there is no such file"):
+        weights.convert(tmp_path / "missing.pth")
+
+
+def test_code_in_a_keras_file_is_not_run(tmp_path):
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Lambda(lambda x: x * 2)(keras.layers.Dense(2)(inputs))
+    keras.Model(inputs, outputs).save(tmp_path / "lambda.keras")
+    with pytest.raises(WeightsError, match=r"lambda\.keras: it cannot be loaded"):
+        weights.load(v3(), tmp_path / "lambda.keras")

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_deeplab.weights import safetensors_file
+from keras_deeplab.weights.errors import WeightsError
+
+ARRAYS = {
+    "float32": ("F32", np.arange(6, dtype="float32").reshape(2, 3)),
+    "float16": ("F16", np.arange(3, dtype="float16")),
+    "bfloat16": ("BF16", np.arange(4).astype(tf.bfloat16.as_numpy_dtype)),
+    "long": ("I64", np.array(-7)),
+    "bool": ("BOOL", np.array([True, False, True])),
+    "empty": ("F32", np.zeros((0, 3), "float32")),
+}
+
+
+def encoded(arrays: dict[str, tuple[str, np.ndarray]]) -> bytes:
+    header, stored = {"__metadata__": {"format": "pt"}}, b""
+    for name, (kind, array) in sorted(arrays.items(), key=lambda item: -item[1][1].itemsize):
+        ends = [len(stored), len(stored) + array.nbytes]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": ends}
+        stored += array.tobytes()
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + stored
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        safetensors_file.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    return caught.value.reason
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(encoded(ARRAYS))
+    return path
+
+
+def test_values_types_and_shapes(path):
+    assert safetensors_file.is_safetensors_file(path)
+    found = safetensors_file.read(path)
+    path.write_bytes(bytes(path.stat().st_size))  # the arrays outlive the file
+    assert set(found) == set(ARRAYS)
+    for name, (_, array) in ARRAYS.items():
+        assert found[name].dtype == array.dtype, name
+        assert found[name].shape == array.shape, name
+        np.testing.assert_array_equal(found[name], array, name)
+
+
+def test_the_prefix_of_data_parallel_goes_where_all_names_have_it(path):
+    kind = ARRAYS["float32"]
+    path.write_bytes(encoded({"module.a": kind, "module.b.module.c": kind}))
+    assert set(safetensors_file.read(path)) == {"a", "b.module.c"}
+    path.write_bytes(encoded({"module.a": kind, "b": kind}))
+    assert set(safetensors_file.read(path)) == {"module.a", "b"}
+
+
+def test_a_file_cut_anywhere_is_refused(path):
+    whole = path.read_bytes()
+    header = 8 + struct.unpack("<Q", whole[:8])[0]
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        assert "damaged or cut" in refusal(path)
+        assert safetensors_file.is_safetensors_file(path) == (end >= header)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x02\0\0\0\0\0\0\0",
+        b"\x03\0\0\0\0\0\0\0{}",
+        b"\xff" * 8 + b"{}",
+        b"\x02\0\0\0\0\0\0\0[]",
+        b"PK\x03\x04" + bytes(99),
+    ],
+)
+def test_other_files(content, path):
+    path.write_bytes(content)
+    assert not safetensors_file.is_safetensors_file(path)
+    refusal(path)
+
+
+def test_files_of_nothing_and_of_types_that_numpy_has_not(path):
+    path.write_bytes(encoded({}))
+    assert refusal(path) == "holds no tensors"
+    path.write_bytes(encoded({"a": ("F8_E4M3", np.zeros(4, "uint8"))}))
+    assert "of a type that NumPy has not" in refusal(path)
+
+
+def test_folders_and_missing_files(tmp_path):
+    assert not safetensors_file.is_safetensors_file(tmp_path)
+    assert not safetensors_file.is_safetensors_file(tmp_path / "missing")
+    refusal(tmp_path)
+    refusal(tmp_path / "missing")
+
+
+def test_without_the_package_the_error_says_what_to_install(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match=r"pip install keras_deeplab\[safetensors\]"):
+        safetensors_file.read(path)

@@ -1,0 +1,128 @@
+"""LiteRT files: what they answer, and how they are read."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_deeplab
+from keras_deeplab import weights
+from keras_deeplab.weights import WeightsError, tflite_file
+
+PHOTOS = ("bird_segmentation", "cat", "parrot")
+FLOAT, QUANTISED = "deeplabv3_257_mv_gpu", "deeplabv3_mnv2_pascal_quant"
+IMAGENET = "mobilenet_v2_1.0_224_quant"
+
+
+def pixels(path, size=None) -> np.ndarray:
+    picture = Image.open(path).convert("RGB")
+    if size is not None:
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(picture, np.float32)[None]
+
+
+def test_the_float_files_logits(shared):
+    model = weights.convert(shared / "pretrained" / f"{FLOAT}.tflite")
+    assert (model.output_stride, model.num_classes) == (8, 21)
+    assert model.get_config()["backbone_options"]["depth_multiplier"] == 0.5
+    for photo in PHOTOS:
+        logits = model(pixels(shared / "reference" / f"{photo}_257.png"), training=False)[0]
+        with np.load(shared / "reference" / f"{FLOAT}__{photo}_logits.npz") as file:
+            right = np.squeeze(file["logits"])
+        assert np.abs(logits[::4, ::4] - right).max() < 1e-3 * right.std()
+        labels = np.asarray(Image.open(shared / "reference" / f"{FLOAT}__{photo}.png"))
+        assert np.mean(np.argmax(logits, -1) == labels) > 0.9999
+
+
+def test_a_wrong_stride_of_the_float_file_shows(shared):
+    model = weights.convert(shared / "pretrained" / f"{FLOAT}.tflite", output_stride=16)
+    logits = model(pixels(shared / "reference" / "cat_257.png"), training=False)[0]
+    with np.load(shared / "reference" / f"{FLOAT}__cat_logits.npz") as file:
+        right = np.squeeze(file["logits"])
+    assert np.abs(logits[::4, ::4] - right).max() > 0.1 * right.std()
+
+
+def test_the_8_bit_files_labels(shared):
+    model = weights.convert(shared / "pretrained" / f"{QUANTISED}.tflite")
+    assert (model.output_stride, model.count_params()) == (16, 2_146_645)
+    for photo in PHOTOS:
+        found = keras_deeplab.predict(model, shared / "reference" / f"{photo}_513.png")
+        labels = np.asarray(Image.open(shared / "reference" / f"{QUANTISED}__{photo}.png"))
+        assert np.mean(found == labels) > 0.97
+
+
+@pytest.mark.parametrize(
+    "photo, animal",
+    [("cat.bmp", "tabby"), ("parrot.jpg", "macaw"), ("bird_segmentation.bmp", "kite")],
+)
+def test_the_imagenet_file_names_the_animals(shared, photo, animal):
+    model = weights.convert(shared / "pretrained" / f"{IMAGENET}.tflite")
+    names = (shared / "photos" / "imagenet_labels.txt").read_text().splitlines()
+    logits = model(pixels(shared / "photos" / photo, 224), training=False)[0].numpy()
+    first = [names[index] for index in np.argsort(-logits)[:5]]
+    assert any(animal in name for name in first), first
+
+
+def test_folded_norms_come_back_as_identities(shared):
+    file = shared / "pretrained" / f"{IMAGENET}.tflite"
+    model = keras_deeplab.DeepLabV3Plus(11, weights=file, separable=True)
+    assert model.get_config()["backbone_options"]["padding"] == "same"
+    norms = [
+        layer
+        for layer in model.backbone.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert len(norms) == 51
+    for norm in norms:
+        np.testing.assert_array_equal(norm.gamma, 1)
+        np.testing.assert_array_equal(norm.moving_mean, 0)
+        x = np.random.default_rng(0).normal(size=(1, 2, 2, norm.beta.shape[0])).astype("float32")
+        np.testing.assert_allclose(norm(x), x + norm.beta.numpy(), atol=1e-6)
+        assert norm.trainable
+    assert np.std(model.backbone.get_layer("stem_norm").beta) > 0.1
+    assert set(model.transfer_report.fresh) >= {"logits", "decoder_0/depthwise"}
+
+
+@pytest.mark.parametrize("share", [0.002, 0.2, 0.7, 0.999])
+def test_a_truncated_file_is_refused(shared, tmp_path, share):
+    content = (shared / "pretrained" / f"{FLOAT}.tflite").read_bytes()
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(WeightsError, match=r"cut\.tflite: "):
+        weights.convert(path)
+
+
+def converted(model: keras.Model) -> bytes:
+    import tensorflow as tf
+
+    return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
+
+def test_other_files_are_refused(tmp_path):
+    inputs = keras.Input((8, 8, 3), batch_size=1)
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="mine")(inputs))
+    path = tmp_path / "keras.tflite"
+    path.write_bytes(converted(model))
+    assert tflite_file.is_tflite_file(path)
+    with pytest.raises(WeightsError, match=r"keras\.tflite: "):
+        weights.convert(path)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_integers_are_dequantised_per_tensor_and_per_channel(channels):
+    schema = tflite_file._schema()
+    quantization = schema.QuantizationParametersT()
+    quantization.scale = np.array([0.5, 2.0], np.float32) if channels else np.array([0.5])
+    quantization.zeroPoint = np.array([1, 3]) if channels else np.array([1])
+    quantization.quantizedDimension = 0
+    tensor = schema.TensorT()
+    tensor.type, tensor.shape, tensor.buffer = schema.TensorType.INT8, [2, 1, 1, 2], 0
+    tensor.name, tensor.quantization = b"a/weights", quantization
+    buffer, model, graph = schema.BufferT(), schema.ModelT(), schema.SubGraphT()
+    buffer.data = np.array([1, -1, 3, 4], np.int8).view(np.uint8)
+    graph.tensors, model.buffers, model.subgraphs = [tensor], [buffer], [graph]
+    found = tflite_file._Graph("file", schema, model)._values(0).reshape(2, 2)
+    expected = [[0.0, -1.0], [0.0, 2.0]] if channels else [[0.0, -1.0], [1.0, 1.5]]
+    np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,230 @@
+"""Files that torch 2.13 wrote, and the same files damaged; `files/make_files.py` says how."""
+
+from __future__ import annotations
+
+import copy
+import io
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from torch_bytes import WRITERS, dict_of, plain, storage, tensor, write_zip
+
+from keras_deeplab.weights import torch_file
+from keras_deeplab.weights.errors import WeightsError
+
+FILES = Path(__file__).parent / "files"
+FORMATS = ("zip", "stream")
+BASE = np.arange(12, dtype="float32")
+FIVE = np.arange(5)
+KINDS = {
+    "transposed": np.arange(6, dtype="float32").reshape(2, 3).T,
+    "late": BASE[4:10].reshape(2, 3),
+    "steps": BASE[1::3],
+    "whole": BASE,
+    "expanded": np.full((2, 3), 5, "float32"),
+    "parameter": np.arange(4, dtype="float32"),
+    "half": FIVE.astype("float16"),
+    "bfloat16": FIVE.astype(tf.bfloat16.as_numpy_dtype),
+    "double": FIVE.astype("float64"),
+    "long": FIVE - 2,
+    "int": FIVE.astype("int32") - 2,
+    "short": FIVE.astype("int16") - 2,
+    "char": FIVE.astype("int8") - 2,
+    "byte": FIVE.astype("uint8"),
+    "bool": FIVE % 2 == 0,
+    "scalar": np.array(7),
+    "empty": np.zeros((0, 3), "float32"),
+    "unsigned": FIVE.astype("uint16"),
+}
+MODEL = {
+    "0.weight": np.arange(6, dtype="float32").reshape(3, 2, 1, 1),
+    "1.weight": np.array([1, 2, 3], "float32"),
+    "1.bias": np.array([-1, -2, -3], "float32"),
+    "1.running_mean": np.array([4, 5, 6], "float32"),
+    "1.running_var": np.ones(3, "float32"),
+    "1.num_batches_tracked": np.array(7),
+}
+CHECKPOINT = {"weight": np.arange(3, dtype="float32"), "count": np.array(2)}
+CONTENTS = {"kinds": KINDS, "model": MODEL, "checkpoint": CHECKPOINT}
+REAL = [f"{name}_{kind}.pth" for name in CONTENTS for kind in FORMATS]
+
+
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]):
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        assert found[name].shape == array.shape, name
+        np.testing.assert_array_equal(found[name], array, name)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        torch_file.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("file", REAL)
+def test_values_types_and_shapes_are_torch_s(file):
+    assert torch_file.is_torch_file(FILES / file)
+    assert_same(torch_file.read(FILES / file), CONTENTS[file.split("_")[0]])
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_arrays_share_memory_as_the_tensors_did_and_outlive_the_file(kind, tmp_path):
+    path = Path(shutil.copy(FILES / f"kinds_{kind}.pth", tmp_path))
+    found = torch_file.read(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert_same(found, KINDS)
+    assert np.shares_memory(found["whole"], found["late"])
+    assert not np.shares_memory(found["whole"], found["transposed"])
+    assert not any(array.flags.writeable for array in found.values())
+
+
+@pytest.mark.parametrize("file", REAL)
+def test_a_file_cut_anywhere_is_refused(file, tmp_path):
+    whole = (FILES / file).read_bytes()
+    path = tmp_path / "cut.pth"
+    for end in range(0, len(whole), 1 if file == "model_stream.pth" else 11):
+        path.write_bytes(whole[:end])
+        refusal(path)
+        assert torch_file.is_torch_file(path) or end < 50
+    path.write_bytes(whole)
+    torch_file.read(path)
+
+
+@pytest.mark.parametrize("file", REAL)
+def test_a_wrong_byte_anywhere_raises_nothing_but_weights_errors(file, tmp_path):
+    whole = (FILES / file).read_bytes()
+    path = tmp_path / "wrong.pth"
+    refused = 0
+    for index in range(0, len(whole), 9):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 0x55]) + whole[index + 1 :])
+        try:
+            torch_file.read(path)
+        except WeightsError:
+            refused += 1
+    assert refused > len(whole) / 50
+
+
+def test_a_wrong_bit_in_the_numbers_fails_the_checksum(tmp_path):
+    whole = (FILES / "model_zip.pth").read_bytes()
+    stored = MODEL["1.running_mean"].tobytes()
+    assert whole.count(stored) == 1
+    path = tmp_path / "wrong.pth"
+    path.write_bytes(whole.replace(stored, stored[:-1] + b"\x41"))
+    assert "Bad CRC-32" in refusal(path)
+
+
+def copied(path: Path, compression: int = zipfile.ZIP_STORED, without: str = "") -> Path:
+    with zipfile.ZipFile(FILES / "model_zip.pth") as old, zipfile.ZipFile(path, "w") as new:
+        for member in old.infolist():
+            if not without or not member.filename.endswith(without):
+                new.writestr(member.filename, old.read(member), compression)
+    return path
+
+
+def test_a_zip_without_a_member_or_with_packed_ones_is_refused(tmp_path):
+    assert_same(torch_file.read(copied(tmp_path / "same.pth")), MODEL)
+    assert "no member for storage 2" in refusal(copied(tmp_path / "a.pth", without="/data/2"))
+    assert "compressed" in refusal(copied(tmp_path / "b.pth", zipfile.ZIP_DEFLATED))
+    assert not torch_file.is_torch_file(copied(tmp_path / "c.pth", without="/data.pkl"))
+
+
+def test_members_that_lie_over_each_other_are_refused(tmp_path):
+    stored = bytes(4000)
+    body = dict_of(a=tensor(storage("0", 1000), 0, (1000,), (1,)))
+    path = write_zip(tmp_path / "a.pth", body, **{"0": stored})
+    assert torch_file.read(path)["a"].shape == (1000,)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.filelist.append(copy.copy(archive.getinfo("archive/data/0")))
+        archive.filelist[-1].filename = "archive/data/1"
+        archive.writestr("archive/version", b"3")
+    assert "larger than the file" in refusal(path)
+
+
+def test_big_endian_files(tmp_path):
+    body = dict_of(a=tensor(storage("0", 3), 0, (3,), (1,)))
+    numbers = np.array([1, 2, 3], ">f4").tobytes()
+    path = write_zip(tmp_path / "a.pth", body, "big", **{"0": numbers})
+    assert_same(torch_file.read(path), {"a": np.array([1, 2, 3], "float32")})
+    path = write_zip(tmp_path / "b.pth", body, "middle", **{"0": numbers})
+    assert refusal(path) == "unknown byte order middle"
+
+
+def test_programs_and_old_tar_files_get_a_hint(tmp_path):
+    assert torch_file.is_torch_file(FILES / "torchscript.pt")
+    assert "TorchScript" in refusal(FILES / "torchscript.pt")
+    path = tmp_path / "old.pth"
+    with tarfile.open(path, "w:", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("sys_info", "pickle", "tensors", "storages"):
+            member = tarfile.TarInfo(name)
+            member.mtime = 1e9 + 0.5  # a header of its own goes first, as in the files of 2017
+            archive.addfile(member, io.BytesIO())
+    assert torch_file.is_torch_file(path)
+    assert "tar file" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"a" * 9999]
+)
+def test_other_files_are_not_torch_s(content, tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    assert not torch_file.is_torch_file(path)
+    assert "not a file of torch.save" in refusal(path)
+
+
+def test_folders_missing_files_and_other_archives(tmp_path):
+    assert not torch_file.is_torch_file(tmp_path)
+    assert "not readable" in refusal(tmp_path)
+    assert not torch_file.is_torch_file(tmp_path / "missing.pth")
+    assert "No such file" in refusal(tmp_path / "missing.pth")
+    np.savez(tmp_path / "a.npz", data=BASE)
+    assert not torch_file.is_torch_file(tmp_path / "a.npz")
+
+
+A = tensor(storage("0", 1), 0, (), ())
+B = tensor(storage("0", 1), 0, (1,), (1,))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "body, names",
+    [
+        (dict_of(a=A, b=B), ["a", "b"]),
+        (dict_of(a=A, epoch=plain(3), state=dict_of(b=B)), ["a"]),
+        (dict_of(net=dict_of(b=B), mean=A), ["b"]),
+        (dict_of(model=dict_of(b=B), network=plain({"depth": 3})), ["b"]),
+        (dict_of(**{"module.a": A, "module.b": B}), ["a", "b"]),
+        (dict_of(**{"module.a": A, "b": B}), ["module.a", "b"]),
+        (dict_of(**{"module.module.a": A, "module.b": B}), ["module.a", "b"]),
+    ],
+)
+def test_which_tensors_are_the_state_dict(body, names, kind, tmp_path):
+    path = WRITERS[kind](tmp_path / "a.pth", body, **{"0": bytes(4)})
+    assert list(torch_file.read(path)) == names
+
+
+@pytest.mark.parametrize(
+    "body, reason",
+    [
+        (dict_of(net=dict_of(a=A), model=dict_of(b=B)), "its keys: net, model"),
+        (dict_of(generator=dict_of(a=A)), "its keys: generator"),
+        (dict_of(a=storage("0", 1)), "its keys: a"),
+        (b"}(K\x01" + A + b"u", "names are no strings"),
+        (b"](" + A + b"e", "holds a list, not a dict"),
+        (A, "holds a tensor, not a dict"),
+    ],
+)
+def test_files_without_a_state_dict_say_what_they_hold(body, reason, tmp_path):
+    assert reason in refusal(write_zip(tmp_path / "a.pth", body, **{"0": bytes(4)}))
+
+
+def test_an_empty_dict(tmp_path):
+    assert "its keys: none" in refusal(write_zip(tmp_path / "a.pth", b"}"))

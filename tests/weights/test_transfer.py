@@ -1,0 +1,142 @@
+"""What is taken, what is left as it was, and what is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from sources import scattered, unchanged
+
+import keras_deeplab
+from keras_deeplab import weights
+from keras_deeplab.graph.network import all_layers, own_weights
+from keras_deeplab.weights import Source, WeightsError, transfer
+
+SMALL = {"aspp_filters": 8, "backbone_options": {"depth_multiplier": 0.25}}
+
+
+def v3(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
+    arguments = {"head_filters": None, **SMALL, **arguments}
+    return keras_deeplab.DeepLabV3(num_classes, "mobilenet_v2", **arguments)
+
+
+def v3_plus(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3Plus:
+    arguments = {"low_level_filters": 4, "decoder_filters": 8, **SMALL, **arguments}
+    return keras_deeplab.DeepLabV3Plus(num_classes, "mobilenet_v2", **arguments)
+
+
+@pytest.fixture(scope="module")
+def without_rates() -> Source:
+    """A DeepLabV3 whose projection has other inputs than one with rates."""
+    return weights.open_source(scattered(v3(aspp_rates=())))
+
+
+def values(model: keras.Model, path: str) -> dict[str, np.ndarray]:
+    return {w.name: np.array(w) for w in own_weights(all_layers(model)[path])}
+
+
+def test_another_class_leaves_the_head_that_does_not_fit(without_rates):
+    model = v3_plus()
+    project = ("aspp/project/conv", "aspp/project/norm")
+    before = {path: values(model, path) for path in project}
+    report = transfer(model, without_rates)
+    assert report.notes == (
+        "aspp/project was not taken: aspp/project/conv/kernel is (1, 1, 40, 8), "
+        "the source's (1, 1, 16, 8)",
+    )
+    # A norm belongs to its convolution, though its own shapes fit.
+    assert set(project) <= set(report.fresh)
+    for path in project:
+        for name, array in values(model, path).items():
+            np.testing.assert_array_equal(array, before[path][name])
+            assert f"{path}/{name}" in report.left_over
+    for path in ("aspp/conv_1x1/conv", "aspp/image_pooling/conv/norm", "backbone/stem_conv"):
+        assert path in report.kept
+        for name, array in values(model, path).items():
+            np.testing.assert_array_equal(array, without_rates.values[f"{path}/{name}"])
+
+
+def test_the_same_class_must_fit(without_rates):
+    model = v3()
+    with unchanged(model), pytest.raises(WeightsError, match="1 shapes do not fit: aspp/project"):
+        transfer(model, without_rates)
+    model = v3(aspp_filters=16, aspp_rates=())
+    with unchanged(model), pytest.raises(WeightsError, match=r"shapes do not fit: aspp/conv_1x1"):
+        transfer(model, without_rates)
+
+
+def test_the_same_class_may_have_other_classes_but_no_other_predictor(without_rates):
+    report = transfer(v3(5, aspp_rates=()), without_rates)
+    assert report.fresh == ("logits",)
+    model = v3(3, aspp_rates=(), head_filters=16)
+    with unchanged(model), pytest.raises(WeightsError, match=r"fit: logits/kernel is \(1, 1, 16"):
+        transfer(model, without_rates)
+
+
+def test_predictors_of_other_inputs_are_said_by_their_shapes(without_rates):
+    report = transfer(v3_plus(aspp_rates=(), decoder_filters=16), without_rates)
+    assert report.notes == (
+        "logits was not taken: logits/kernel is (1, 1, 16, 3), the source's (1, 1, 8, 3)",
+    )
+    report = transfer(v3_plus(5, aspp_rates=()), without_rates)
+    assert report.notes == ("logits predicts 5 classes, the source's 3: it was not taken",)
+
+
+def lacking(source: Source, *names: str) -> Source:
+    kept = {name: array for name, array in source.values.items() if name not in names}
+    assert len(kept) == len(source.values) - len(names)
+    return dataclasses.replace(source, values=kept)
+
+
+def test_a_layer_is_taken_whole_or_not_at_all(without_rates):
+    source = lacking(without_rates, "aspp/conv_1x1/norm/moving_mean")
+    message = r"aspp/conv_1x1/norm/moving_mean is \(8,\), the source has none"
+    model = v3(aspp_rates=())
+    with unchanged(model), pytest.raises(WeightsError, match=message):
+        transfer(model, source)
+    report = transfer(v3_plus(aspp_rates=()), source)
+    assert [note for note in report.notes if note.startswith("aspp/conv_1x1 was not taken")]
+    assert {"aspp/conv_1x1/conv", "aspp/conv_1x1/norm"} <= set(report.fresh)
+    source = lacking(without_rates, "logits/bias")
+    report = transfer(v3_plus(aspp_rates=()), source)
+    assert "logits" in report.fresh
+    assert "logits/kernel" in report.left_over
+
+
+@pytest.mark.parametrize("build", [lambda: v3(aspp_rates=()), v3_plus, lambda: v3_plus().backbone])
+@pytest.mark.parametrize("what", ["a variable", "a layer", "a shape"])
+def test_a_backbone_fits_wholly_in_every_class(without_rates, build, what):
+    path = "backbone/block3_project_norm"
+    names = ["beta"] if what == "a variable" else ["beta", "gamma", "moving_mean"]
+    names += ["moving_variance"] if what == "a layer" else []
+    source = lacking(without_rates, *(f"{path}/{name}" for name in names))
+    if what == "a shape":
+        found = {**without_rates.values, f"{path}/beta": np.zeros(7, np.float32)}
+        source = dataclasses.replace(without_rates, values=found)
+    model = build()
+    with unchanged(model), pytest.raises(WeightsError, match="block3_project_norm"):
+        transfer(model, source)
+
+
+def test_a_wrapper_is_filled_through_what_it_wraps(without_rates):
+    model = v3(aspp_rates=())
+    several = keras_deeplab.MultiScale(model, scales=(0.5, 1.0))
+    report = weights.load(several, without_rates)
+    assert report.fresh == report.left_over == ()
+    np.testing.assert_array_equal(
+        model.get_layer("logits").kernel, without_rates.values["logits/kernel"]
+    )
+
+
+def test_a_voc_file_without_rates_into_another_decoder(shared):
+    file = shared / "pretrained" / "deeplabv3_mnv2_pascal_quant.tflite"
+    model = keras_deeplab.DeepLabV3Plus(11, weights=file, separable=True)
+    notes = model.transfer_report.notes
+    assert "logits predicts 11 classes, the source's 21: it was not taken" in notes
+    assert any(note.startswith("aspp/project was not taken: aspp/project/conv/") for note in notes)
+    kept = set(model.transfer_report.kept)
+    assert {"aspp/conv_1x1/conv", "aspp/conv_1x1/norm", "backbone/stem_conv"} <= kept
+    assert not {"aspp/project/conv", "aspp/project/norm", "logits"} & kept
+    assert not [path for path in model.transfer_report.fresh if path.startswith("backbone/")]

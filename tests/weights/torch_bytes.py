@@ -1,0 +1,56 @@
+"""Files of `torch.save` made by hand, opcode by opcode, for what torch itself would not write."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+ORDERED = b"ccollections\nOrderedDict\n"
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
+def plain(value: object) -> bytes:
+    """Pushes a plain value."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def call(function: bytes, *arguments: bytes) -> bytes:
+    return function + b"(" + b"".join(arguments) + b"tR"
+
+
+def storage(
+    key: str, count: object, kind: bytes = b"ctorch\nFloatStorage\n", *view: bytes
+) -> bytes:
+    words = (plain("storage"), kind, plain(key), plain("cpu"), plain(count), *view)
+    return b"(" + b"".join(words) + b"tQ"
+
+
+def tensor(stored: bytes, offset: object, shape: object, strides: object) -> bytes:
+    place = (plain(offset), plain(shape), plain(strides))
+    return call(TENSOR, stored, *place, b"\x89", call(ORDERED))
+
+
+def dict_of(**items: bytes) -> bytes:
+    return b"}(" + b"".join(plain(key) + item for key, item in items.items()) + b"u"
+
+
+def write_zip(path: Path, body: bytes, byteorder: str = "little", **storages: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + body + b".")
+        archive.writestr("archive/byteorder", byteorder)
+        for key, stored in storages.items():
+            archive.writestr(f"archive/data/{key}", stored)
+    return path
+
+
+def write_stream(path: Path, body: bytes, itemsize: int = 4, **storages: bytes) -> Path:
+    parts = [pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2), pickle.dumps({}, 2)]
+    parts += [b"\x80\x02" + body + b".", pickle.dumps(list(storages), 2)]
+    for stored in storages.values():
+        parts += [(len(stored) // itemsize).to_bytes(8, "little"), stored]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+WRITERS = {"zip": write_zip, "stream": write_stream}

@@ -1,0 +1,57 @@
+"""Converts weights of other packages: `python -m training.convert FILE --output model.keras`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras_deeplab
+from training.files import written_aside
+from training.options import command, positive
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m training.convert",
+        description="Builds the model that a file of weights makes up, and writes it as .keras.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add(
+        "weights",
+        help="torch, safetensors, TensorFlow, LiteRT or Keras file, or the name of published "
+        "weights as NAME/MODEL/BACKBONE",
+    )
+    add("--output", type=Path, required=True, help=".keras file to write")
+    add("--output-stride", type=positive, help="default: that of the file")
+    add("--classes", type=positive, help="default: those of the file; otherwise a new predictor")
+    add("--moving-averages", action="store_true", help="of TensorFlow 1: take them")
+    add("--overwrite", action="store_true", help="replace a file that is there")
+    return made
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    options = parser().parse_args(argv)
+    if options.output.suffix != ".keras":
+        raise ValueError(f"--output must end in .keras, received {str(options.output)!r}.")
+    if options.output.exists() and not options.overwrite:
+        raise ValueError(f"--output: {options.output} is there; say --overwrite to replace it.")
+    arguments = {"output_stride": options.output_stride, "num_classes": options.classes}
+    model = keras_deeplab.weights.convert(
+        options.weights,
+        moving_averages=options.moving_averages,
+        **{name: value for name, value in arguments.items() if value is not None},
+    )
+    with written_aside(options.output) as aside:
+        model.save(aside)
+    count = f"{model.count_params():,} parameters"
+    print(f"written to {options.output}: a {type(model).__name__} of {count}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
