@@ -57,7 +57,8 @@ def test_features_are_equal(name):
         right = features(x, training=False).numpy()
         assert right.std() > 1e-2
         found = backbone(x, training=False).numpy()
-        assert np.abs(found - right).max() < 1e-4 * right.std()
+        # Rounding alone gives up to 5e-4 on a ResNet50, a mistake more than 1e-2 (see below).
+        assert np.abs(found - right).max() < 3e-3 * right.std()
 
 
 def with_biases(network: keras.Model) -> None:
@@ -79,7 +80,7 @@ def test_a_mistake_shows(change):
     options = {"stride_on": "1x1", "epsilon": 1.001e-5, **change}
     backbone = keras_deeplab.backbones.build("resnet50", (None, None, 3), **options)
     weights.load(backbone, network)
-    assert np.abs(backbone(x, training=False).numpy() - right).max() > 1e-3 * right.std()
+    assert np.abs(backbone(x, training=False).numpy() - right).max() > 1e-2 * right.std()
 
 
 def test_what_the_network_needs_is_in_the_models_configuration():

@@ -49,8 +49,8 @@ def v3(**arguments) -> keras_deeplab.DeepLabV3:
 
 def features(model: keras.Model, training: bool) -> np.ndarray:
     scaled = model.get_layer("preprocess")(PIXELS)
-    (found,) = model.backbone(scaled, training=training)
-    return np.asarray(found)
+    found = keras.tree.flatten(model.backbone(scaled, training=training))
+    return np.asarray(found[0])
 
 
 def correlation(model: keras.Model) -> float:
