@@ -66,12 +66,8 @@ def _window_sums(steps: np.ndarray, distance: int, size: tuple[int, int]) -> np.
         )
         for length, count in zip(size, steps.shape, strict=True)
     )
-    return (
-        sums[np.ix_(bottom, right)]
-        - sums[np.ix_(top, right)]
-        - sums[np.ix_(bottom, left)]
-        + sums[np.ix_(top, left)]
-    )
+    rows = sums[bottom] - sums[top]
+    return rows[:, right] - rows[:, left]
 
 
 class BoundaryScores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from loss_references import CASES, CLASSES, dice_of_class, make_batch, softmax
+from loss_references import CASES, CLASSES, make_batch
 
 from keras_deeplab import losses
 
@@ -52,15 +53,24 @@ def test_the_list_is_complete():
 
 
 @every_loss
-@pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_equals_numpy(name, jit, weighted):
+def test_equals_numpy(name, weighted):
     case = CASES[name]
-    for seed in range(1 if jit else 3):
+    for seed in range(3):
         labels, logits, weights = make_batch(seed)
         more = {"sample_weight": weights} if weighted else {}
-        value, _ = value_and_gradient(case.loss(), labels, logits, jit, **more)
+        value = case.loss()(labels, logits, **more)
         np.testing.assert_allclose(value, case.expected(labels, logits, **more), rtol=2e-6)
+
+
+@every_loss
+def test_xla_computes_the_same(name):
+    labels, logits, weights = make_batch()
+    case = CASES[name]
+    value, gradient = value_and_gradient(case.loss(), labels, logits, sample_weight=weights)
+    jitted = value_and_gradient(case.loss(), labels, logits, jit=True, sample_weight=weights)
+    np.testing.assert_allclose(jitted[0], value, rtol=2e-6)
+    np.testing.assert_allclose(jitted[1], gradient, rtol=1e-4, atol=1e-7)
 
 
 @every_loss
@@ -97,11 +107,11 @@ def test_ignored_pixels_have_no_part(name):
     assert gradient[labels != 255].any()
     assert not gradient[labels == 255].any()
     logits[labels == 255] *= 20
-    np.testing.assert_array_equal(loss(labels, logits), value)
+    np.testing.assert_allclose(loss(labels, logits), value, rtol=1e-6)
     other = CASES[name].loss(ignore_label=-1) if name != "sum" else loss
     if other is not loss:
         moved = np.where(labels == 255, -1, labels)
-        np.testing.assert_array_equal(other(moved, logits), value)
+        np.testing.assert_allclose(other(moved, logits), value, rtol=1e-6)
 
 
 @every_loss
@@ -168,8 +178,10 @@ def test_a_label_out_of_range_is_not_silent(name, wrong):
     loss = CASES[name].loss()
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be in 0\.\.3"):
         loss(labels, logits)
-    value, _ = value_and_gradient(loss, labels, logits, jit=True)
-    assert np.isnan(value)
+    only_one_class = np.where(labels == wrong, wrong, 0)
+    for given in (labels, only_one_class):
+        value, _ = value_and_gradient(loss, given, logits, jit=True)
+        assert np.isnan(value)
 
 
 @one_of_each
@@ -196,21 +208,19 @@ def test_serialisation(name):
         assert type(again) is case.kind
         assert again.get_config() == loss.get_config()
         np.testing.assert_array_equal(again(labels, logits, weights), loss(labels, logits, weights))
-    assert set(case.options) <= set(loss.get_config())
+    arguments = set(inspect.signature(case.kind).parameters) - {"dtype"}
+    assert arguments == set(loss.get_config())
 
 
 @one_of_each
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_fit_and_a_file(name, policy, tmp_path):
+def test_fit_in_half_precision_and_a_file(name, tmp_path):
     keras.utils.set_random_seed(0)
     images = np.random.default_rng(0).random((4, 6, 5, 3), np.float32)
     labels = images.argmax(-1)
     labels[:, 0] = 255
     inputs = keras.Input((None, None, 3))
-    model = keras.Model(inputs, keras.layers.Conv2D(CLASSES, 1, dtype=policy)(inputs))
-    optimizer = keras.optimizers.Adam(0.2)
-    if policy == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model = keras.Model(inputs, keras.layers.Conv2D(CLASSES, 1, dtype="mixed_float16")(inputs))
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.2))
     model.compile(optimizer, CASES[name].loss())
     fitted = model.fit(
         images, labels, batch_size=2, epochs=12, verbose=0, sample_weight=np.ones(4)
@@ -222,58 +232,6 @@ def test_fit_and_a_file(name, policy, tmp_path):
         again.evaluate(images, labels, verbose=0),
         model.evaluate(images, labels, verbose=0),
         rtol=1e-6,
-    )
-
-
-@pytest.mark.parametrize("kind", [losses.CrossEntropy, losses.Dice, losses.LovaszSoftmax])
-@pytest.mark.parametrize("weight", [None, 0.1])
-def test_millions_of_pixels(kind, weight):
-    """Sums of float32 one after another would be wrong in the second digit."""
-    if kind is losses.CrossEntropy and weight:
-        pytest.skip("its sample weights are no sizes")
-    rng = np.random.default_rng(0)
-    labels = (rng.random((2, 1000, 1000)) < 0.002).astype(np.uint8)
-    logits = np.stack([np.full(labels.shape, 3.0), rng.normal(size=labels.shape)], -1)
-    weights = np.full(labels.shape, weight or 1.0)
-    expected = []
-    probabilities = softmax(logits.astype(np.float32))
-    for c in range(2):
-        own, found = (labels == c).ravel(), probabilities[..., c].ravel()
-        if kind is losses.CrossEntropy:
-            expected.append(-2 * np.log(found[own]).sum() / own.size)
-        elif kind is losses.Dice:
-            expected.append(dice_of_class(own, found, 1.0, 0))
-        else:
-            errors = np.abs(own - found)
-            order = np.argsort(-errors)
-            wrong = np.arange(1, own.size + 1)
-            jaccard = wrong / (own.sum() + np.cumsum(~own[order]))
-            expected.append((errors[order] * np.diff(jaccard, prepend=0)).sum())
-    given = None if weight is None else weights
-    value = kind()(labels, logits.astype(np.float32), given)
-    np.testing.assert_allclose(value, np.mean(expected), rtol=1e-5)
-
-
-@pytest.mark.parametrize("kind", [losses.Dice, losses.LovaszSoftmax])
-def test_a_perfect_prediction_loses_nothing(kind):
-    labels, _, _ = make_batch()
-    right = np.eye(CLASSES, dtype=np.float32)[np.where(labels == 255, 3, labels)] * 40
-    np.testing.assert_allclose(kind()(labels, right), 0, atol=1e-6)
-    all_wrong = np.roll(right, 1, -1)
-    np.testing.assert_allclose(kind()(labels, all_wrong), 1, rtol=1e-6)
-
-
-def test_lovasz_of_certain_predictions_is_one_minus_iou():
-    labels, logits, _ = make_batch()
-    predicted = logits.argmax(-1)
-    valid = labels != 255
-    expected = []
-    for c in range(3):
-        truth, found = (labels == c) & valid, (predicted == c) & valid
-        expected.append(1 - (truth & found).sum() / (truth | found).sum())
-    certain = np.eye(CLASSES, dtype=np.float32)[predicted] * 100
-    np.testing.assert_allclose(
-        losses.LovaszSoftmax()(labels, certain), np.mean(expected), rtol=1e-6
     )
 
 
