@@ -9,8 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from training.files import write_json, written_aside
 
 MONITOR = "val_mean_iou"
@@ -26,7 +24,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.arguments = path / "run.json"
-        self.backup = path / "backup"
+        self.backups = path / "backup"
         self.best_model = path / "model.keras"
         self.last_model = path / "last.keras"
         self.metrics = path / "metrics.json"
@@ -34,6 +32,15 @@ class RunFolder:
         self.dataset = path / "dataset.json"
         self.picture = path / "predictions.png"
         self.saved_model = path / "saved_model"
+        self.curves = path / "tensorboard"
+
+    def backup(self, stage: int) -> Path:
+        """Where Keras' BackupAndRestore keeps the state of a stage, counted from 0."""
+        return self.backups / str(stage)
+
+    def end_of_stage(self, stage: int) -> Path:
+        """The model after the last epoch of a stage that another one follows."""
+        return self.backups / f"{stage}.keras"
 
     def begin(self, arguments: dict[str, Any]) -> int:
         """Starts a run, or finds an unfinished one with the same arguments.
@@ -52,7 +59,7 @@ class RunFolder:
         if not self.arguments.exists():
             if self.path.exists() and any(self.path.iterdir()):
                 raise ValueError(f"{self.path} holds files, but no run: choose another --output.")
-        elif self.last_model.exists() or self.backup.exists():
+        elif self.last_model.exists() or self.backups.exists():
             self._check_same(arguments)
         # Otherwise nothing was trained yet, and nothing is lost by starting again.
         write_json(self.arguments, arguments)
@@ -61,7 +68,7 @@ class RunFolder:
 
     def done(self) -> None:
         """Removes what only an unfinished run needs."""
-        shutil.rmtree(self.backup, ignore_errors=True)
+        shutil.rmtree(self.backups, ignore_errors=True)
 
     def _check_same(self, arguments: dict[str, Any]) -> None:
         before = json.loads(self.arguments.read_text())
@@ -84,18 +91,9 @@ class RunFolder:
             shutil.rmtree(export)
 
     def _epochs_in_backup(self) -> int:
-        """The epochs that the backup holds; one that was cut off gives way to the one before."""
-        paths = [self.backup / name for name in ("latest.weights.h5", "training_metadata.json")]
-        epochs = _epochs(*paths)
-        if epochs is None:
-            earlier = [path.with_name(f"{path.name}.bkp") for path in paths]
-            epochs = _epochs(*earlier)
-            if epochs is None:
-                shutil.rmtree(self.backup, ignore_errors=True)
-                return 0
-            for old, new in zip(earlier, paths, strict=True):
-                shutil.copyfile(old, new)
-        return epochs
+        """The epochs that the last stage's backup holds, whole or from the epoch before."""
+        found = sorted(self.backups.glob("[0-9]"), key=lambda path: int(path.name), reverse=True)
+        return next((epochs for path in found if (epochs := _restored(path)) is not None), 0)
 
     def _trim_history(self) -> int:
         """Cuts the history to the epochs that the backup holds, and returns their number."""
@@ -116,6 +114,22 @@ class RunFolder:
         return max((score for score in scores if not math.isnan(score)), default=-math.inf)
 
 
+def _restored(backup: Path) -> int | None:
+    """The epochs in a backup; one that was cut off gives way to the one before it, if any."""
+    paths = [backup / name for name in ("latest.weights.h5", "training_metadata.json")]
+    epochs = _epochs(*paths)
+    if epochs is not None:
+        return epochs
+    earlier = [path.with_name(f"{path.name}.bkp") for path in paths]
+    epochs = _epochs(*earlier)
+    if epochs is None:
+        shutil.rmtree(backup, ignore_errors=True)
+        return None
+    for old, new in zip(earlier, paths, strict=True):
+        shutil.copyfile(old, new)
+    return epochs
+
+
 def _epochs(weights: Path, state: Path) -> int | None:
     """The number in a backup, or None if it is not whole: Keras writes the state last."""
     try:
@@ -133,33 +147,3 @@ def next_free(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
-
-
-class KeepModels(keras.callbacks.Callback):
-    """Keeps the last model, and the best one by validation mean IoU (the last without one)."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        super().__init__()
-        self.folder = folder
-        self.best = folder.best_score()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Saves the model, each file written aside and renamed; refuses one that is lost.
-
-        Raises:
-            ValueError: If the loss is not a number: the models of earlier epochs stay.
-        """
-        logs = logs or {}
-        if not math.isfinite(logs.get("loss", 0.0)):
-            kept = f"the last good model is {self.folder.last_model}" if epoch else "none is kept"
-            raise ValueError(
-                f"the loss became {logs['loss']} in epoch {epoch + 1}; {kept}. Start again with a "
-                "smaller --learning-rate and another --output."
-            )
-        score = logs.get(MONITOR)
-        with written_aside(self.folder.last_model) as aside:
-            self.model.save(aside)
-        if score is None or score > self.best or not self.folder.best_model.exists():
-            self.best = self.best if score is None or math.isnan(score) else score
-            with written_aside(self.folder.best_model) as aside:
-                shutil.copyfile(self.folder.last_model, aside)

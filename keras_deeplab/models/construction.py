@@ -62,6 +62,8 @@ def image_features(
     network = own_network(arguments)
     if "low_level_layer" in taps and arguments["low_level_layer"] is None:
         arguments["low_level_layer"] = graph.find_tap(network, 4)
+    if "detail_layer" in taps and arguments["detail_layer"] == "auto":
+        arguments["detail_layer"] = graph.find_tap(network, 2)
     outputs = [functional(network).outputs[0]]
     outputs += [_tap(network, arguments, tap) for tap in taps if arguments[tap] is not None]
     backbone = _at_stride(network, outputs, arguments["output_stride"], shape)

@@ -37,6 +37,11 @@ class DeepLabV3Plus(base.SegmentationModel):
         aspp_filters: Channels of ASPP's branches and output.
         decoder_filters: Channels of the decoder's two 3x3 convolutions.
         low_level_filters: Channels to which the low-level features are reduced.
+        detail_layer: Name of a finer layer of the backbone, for a second stage of the decoder that
+            keeps what is only a few pixels wide (the authors' code: `decoder_output_stride` 4, 2);
+            `"auto"` for the last tensor at stride 2, `None` for one stage as in the paper.
+        detail_filters: Channels of the second stage's two 3x3 convolutions; its skip has half of
+            `low_level_filters`.
         dropout: Share of ASPP's output dropped in training.
         activation: Activation of head and decoder. The output is always logits.
         epsilon: Of the head's batch norms.
@@ -88,6 +93,8 @@ class DeepLabV3Plus(base.SegmentationModel):
         aspp_filters: int = 256,
         decoder_filters: int = 256,
         low_level_filters: int = 48,
+        detail_layer: str | None = None,
+        detail_filters: int = 64,
         dropout: float = 0.1,
         activation: Any = "relu",
         epsilon: float = 1e-5,
@@ -110,6 +117,8 @@ class DeepLabV3Plus(base.SegmentationModel):
             "aspp_filters": aspp_filters,
             "decoder_filters": decoder_filters,
             "low_level_filters": low_level_filters,
+            "detail_layer": detail_layer,
+            "detail_filters": detail_filters,
             "dropout": dropout,
             "activation": keras.activations.serialize(keras.activations.get(activation)),
             "epsilon": epsilon,
@@ -122,7 +131,8 @@ class DeepLabV3Plus(base.SegmentationModel):
         arguments = completed(arguments)
         shared = {"activation": activation, "epsilon": epsilon}
         with base.dtype_policy(arguments["dtype"]):
-            image, (features, low_level) = image_features(arguments, ("low_level_layer",))
+            taps = ("low_level_layer", "detail_layer")
+            image, (features, low_level, *detail) = image_features(arguments, taps)
             x = ASPP(
                 aspp_filters,
                 arguments["aspp_rates"],
@@ -131,14 +141,30 @@ class DeepLabV3Plus(base.SegmentationModel):
                 name="aspp",
                 **shared,
             )(features)
-            x = ResizeLike(align_corners=align_corners, name="decoder_upsample")(x, low_level)
-            low_level = AtrousConv2D(low_level_filters, 1, name="decoder_low_level", **shared)(
-                low_level
-            )
-            x = kl.Concatenate(name="decoder_concat")([x, low_level])
-            conv = AtrousSeparableConv2D if separable else AtrousConv2D
-            for index in range(2):
-                x = conv(decoder_filters, 3, name=f"decoder_{index}", **shared)(x)
+            stage = {"separable": separable, "align_corners": align_corners, **shared}
+            x = _decoder(x, low_level, low_level_filters, decoder_filters, "decoder", **stage)
+            for finer in detail:
+                x = _decoder(x, finer, low_level_filters // 2, detail_filters, "detail", **stage)
             logits = kl.Conv2D(num_classes, 1, name="logits", dtype="float32")(x)
             outputs = image.upsampled(logits, align_corners)
             super().__init__(image.inputs, outputs, arguments)
+
+
+def _decoder(
+    x: Any,
+    skip: Any,
+    skip_filters: int,
+    filters: int,
+    name: str,
+    separable: bool,
+    align_corners: bool,
+    **shared: Any,
+) -> Any:
+    """Features at the size of finer ones from the backbone, refined together with those."""
+    x = ResizeLike(align_corners=align_corners, name=f"{name}_upsample")(x, skip)
+    skip = AtrousConv2D(skip_filters, 1, name=f"{name}_low_level", **shared)(skip)
+    x = kl.Concatenate(name=f"{name}_concat")([x, skip])
+    conv = AtrousSeparableConv2D if separable else AtrousConv2D
+    for index in range(2):
+        x = conv(filters, 3, name=f"{name}_{index}", **shared)(x)
+    return x

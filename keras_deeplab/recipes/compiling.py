@@ -1,0 +1,86 @@
+"""Compiles a model as a recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_deeplab import batch_norm, losses, optimizers
+from keras_deeplab.metrics import SegmentationMetrics
+from keras_deeplab.recipes.recipe import Recipe
+from keras_deeplab.schedules import PolynomialDecay
+
+
+def compile_model(
+    model: keras.Model,
+    recipe: Recipe,
+    *,
+    total_steps: int,
+    class_names: Sequence[str],
+    class_weights: Sequence[float] | None = None,
+    synchronized: bool | None = None,
+) -> None:
+    """Sets the batch norms of a model and compiles it, as a recipe says.
+
+    What the recipe says of the data and of the model's arguments is for those who make them.
+
+    Args:
+        model: A segmentation model; compiled in place.
+        recipe: The recipe; of one with a second stage only the first is heeded (`stages`).
+        total_steps: Optimizer steps of the run, which the schedule spans.
+        class_names: One name per class.
+        class_weights: One weight per class, of `losses.class_weights`.
+        synchronized: Whether batch norms share their statistics across replicas; None leaves them.
+
+    Raises:
+        ValueError: If the loss cannot be read, or the model cannot do what the recipe says.
+
+    Example:
+
+    >>> model = keras_deeplab.DeepLabV3Plus(2, "mobilenet_v2")
+    >>> recipe = keras_deeplab.recipes.find("v3_plus").replace(steps=1_000)
+    >>> keras_deeplab.recipes.compile_model(
+    ...     model, recipe, total_steps=1_000, class_names=["ground", "car"]
+    ... )
+    """
+    momentum = recipe.batch_norm_momentum or batch_norm.momentum_for(total_steps)
+    batch_norm.set_policy(
+        model, recipe.batch_norm, momentum=momentum, synchronized=synchronized
+    )
+    model.compile(
+        _optimizer(model, recipe, total_steps),
+        loss=losses.parse(recipe.loss, class_weights=class_weights),
+        metrics=[SegmentationMetrics(len(class_names), class_names)],
+    )
+
+
+def _optimizer(model: keras.Model, recipe: Recipe, total_steps: int) -> keras.optimizers.Optimizer:
+    factors = recipe.classifier_learning_rate, recipe.classifier_bias_learning_rate
+    groups = optimizers.no_decay(model)
+    if factors != (1, 1):
+        groups += optimizers.classifier(model, *factors)
+    shared: dict[str, Any] = {
+        "weight_decay": recipe.weight_decay,
+        "global_clipnorm": recipe.clipnorm,
+        "groups": groups,
+    }
+    rate = _schedule(recipe, total_steps)
+    if recipe.optimizer == "sgd":
+        return optimizers.SGD(rate, momentum=recipe.momentum, **shared)
+    return optimizers.AdamW(rate, **shared)
+
+
+def _schedule(recipe: Recipe, total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    if recipe.schedule == "step":
+        # V1: every 2,000 of 6,000 steps.
+        return keras.optimizers.schedules.ExponentialDecay(
+            recipe.learning_rate, max(1, total_steps // 3), 0.1, staircase=True
+        )
+    return PolynomialDecay(
+        recipe.learning_rate,
+        total_steps=total_steps,
+        power=recipe.power,
+        warmup_steps=min(recipe.warmup_steps, total_steps // 10),
+    )

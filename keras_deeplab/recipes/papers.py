@@ -1,0 +1,92 @@
+"""The papers' recipes, and one for small data sets."""
+
+from __future__ import annotations
+
+from keras_deeplab.recipes.recipe import Recipe
+
+V1 = Recipe(
+    name="v1",  # 1412.7062, section 4.1
+    model={"align_corners": True},
+    output_stride=8,
+    crop_size=(321, 321),
+    batch_size=20,
+    steps=6_000,
+    scales=(1.0, 1.0),
+    loss="cross_entropy(stride=8)",
+    learning_rate=1e-3,
+    schedule="step",
+    weight_decay=5e-4,
+    classifier_learning_rate=10,
+    classifier_bias_learning_rate=20,
+)
+
+V2 = Recipe(
+    name="v2",  # 1606.00915, section 4.1
+    model={"align_corners": True},
+    output_stride=8,
+    crop_size=(321, 321),
+    batch_size=10,
+    steps=20_000,
+    scales=(0.5, 1.5),
+    loss="cross_entropy(stride=8)",
+    multi_scale=(0.5, 0.75, 1.0),
+    learning_rate=2.5e-4,
+    weight_decay=5e-4,
+    classifier_learning_rate=10,
+    classifier_bias_learning_rate=20,
+    batch_norm="freeze",
+)
+
+V3 = Recipe(
+    name="v3",  # 1706.05587, section 4
+    output_stride=16,
+    crop_size=(513, 513),
+    batch_size=16,
+    steps=30_000,
+    weight_decay=1e-4,
+    batch_norm_momentum=0.9997,
+    fine_steps=30_000,
+)
+
+V3_PLUS = V3.replace(
+    name="v3_plus",  # 1802.02611, section 4
+    scale_step=0.25,
+    weight_decay=4e-5,
+)
+
+# Found on CamVid's 367 photographs, judged by sequences that were held out.
+FINETUNE = Recipe(
+    name="finetune",
+    model={"detail_layer": "auto", "decoder_filters": 128},
+    output_stride=None,
+    batch_size=8,
+    steps=4_600,
+    color_jitter=0.5,
+    loss="cross_entropy + 0.5 * lovasz_softmax(stride=4)",
+    optimizer="adamw",
+    learning_rate=6e-4,
+    warmup_steps=100,
+    weight_decay=1e-2,
+    clipnorm=5.0,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (V1, V2, V3, V3_PLUS, FINETUNE)}
+
+
+def find(name: str) -> Recipe:
+    """The recipe of a name.
+
+    Args:
+        name: "v1", "v2", "v3", "v3_plus" or "finetune".
+
+    Raises:
+        ValueError: If there is no such recipe; the error lists those there are.
+
+    Example:
+
+    >>> keras_deeplab.recipes.find("v3_plus").batch_size
+    16
+    """
+    if name not in RECIPES:
+        raise ValueError(f"`name` must be one of {tuple(RECIPES)}, received {name!r}.")
+    return RECIPES[name]

@@ -1,0 +1,189 @@
+"""How a model is trained, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("poly", "step")
+BATCH_NORMS = ("train", "freeze_statistics", "freeze")
+CLASS_WEIGHTS = (None, "median", "inverse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a paper says of its training; every value can be replaced.
+
+    Attributes:
+        name: Of the recipe.
+        model: Arguments of the model, for the models that have them.
+        output_stride: Of the backbone's features in training; None for the model's own.
+        crop_size: (height, width) of the crops; None for the images' middle size, at most 513.
+        batch_size: Images a step, over all replicas.
+        steps: Optimizer steps; None where `epochs` says how long.
+        epochs: Passes through the images; None where `steps` says how long.
+        scales: Smallest and largest random scale of the images.
+        scale_step: Distance of the scales that are drawn; None for any between.
+        color_jitter: As in `data.training_dataset`.
+        class_focus: Share of the crops that are laid around a pixel of a class drawn evenly.
+        loss: As `losses.parse` reads it; with "cross_entropy(stride=8)" on labels shrunk 8 times.
+        class_weights: Method of `losses.class_weights`, or None for equal weights.
+        multi_scale: Scales at which a `MultiScale` shows the images in training; None for one.
+        optimizer: "sgd" (weight decay as L2, in front of the momentum) or "adamw".
+        learning_rate: The highest.
+        schedule: "poly" (a power of the steps that remain) or "step" (times 0.1 every third).
+        power: Of "poly".
+        warmup_steps: Steps in which the rate rises from 0, at most a tenth of all.
+        momentum: Of "sgd".
+        weight_decay: Of kernels; those of depthwise convolutions, biases and batch norms have none.
+        classifier_learning_rate: Factor of the rate of the class predictors' kernels.
+        classifier_bias_learning_rate: Factor of the rate of their biases.
+        clipnorm: Largest norm of all gradients together; None for no limit.
+        batch_norm: Policy of `batch_norm.set_policy`.
+        batch_norm_momentum: None for one that fits the number of steps.
+        fine_steps: Steps of a second stage with finer features, batch norm frozen; 0 for none.
+        fine_epochs: The same in passes through the images; not both.
+        fine_output_stride: Its output stride.
+        fine_learning_rate: Its learning rate, with the same schedule and no warm-up.
+
+    Raises:
+        ValueError: If a value is out of its range; the error names it.
+
+    Example:
+
+    >>> recipe = keras_deeplab.recipes.find("v3_plus").replace(steps=5_000, crop_size=(257, 257))
+    >>> recipe.learning_rate, recipe.steps
+    (0.007, 5000)
+    """
+
+    name: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+    output_stride: int | None = None
+    crop_size: tuple[int, int] | None = None
+    batch_size: int = 8
+    steps: int | None = None
+    epochs: int | None = None
+    scales: tuple[float, float] = (0.5, 2.0)
+    scale_step: float | None = None
+    color_jitter: Any = None
+    class_focus: float = 0.0
+    loss: str = "cross_entropy"
+    class_weights: str | None = None
+    multi_scale: tuple[float, ...] | None = None
+    optimizer: str = "sgd"
+    learning_rate: float = 0.007
+    schedule: str = "poly"
+    power: float = 0.9
+    warmup_steps: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    classifier_learning_rate: float = 1.0
+    classifier_bias_learning_rate: float = 1.0
+    clipnorm: float | None = None
+    batch_norm: str = "train"
+    batch_norm_momentum: float | None = None
+    fine_steps: int = 0
+    fine_epochs: int = 0
+    fine_output_stride: int = 8
+    fine_learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("crop_size", "scales", "multi_scale"):  # from JSON they are lists
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        self._check_choices()
+        self._check_numbers()
+
+    def _check_choices(self) -> None:
+        known = {
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "batch_norm": BATCH_NORMS,
+            "class_weights": CLASS_WEIGHTS,
+        }
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"`{name}` must be one of {values}, received {getattr(self, name)!r}."
+                )
+        for steps, epochs in (("steps", "epochs"), ("fine_steps", "fine_epochs")):
+            given = [name for name in (steps, epochs) if getattr(self, name)]
+            if len(given) == 2 or (steps == "steps" and not given):
+                raise ValueError(
+                    f"One of `{steps}` and `{epochs}` must be given, received "
+                    f"{getattr(self, steps)} and {getattr(self, epochs)}."
+                )
+
+    def _check_numbers(self) -> None:
+        rules = {
+            "at least 0": ("warmup_steps", "momentum", "weight_decay", "fine_steps", "fine_epochs"),
+            "above 0": ("learning_rate", "fine_learning_rate", "power", "clipnorm"),
+            "an integer from 1": ("batch_size", "steps", "epochs", "output_stride"),
+        }
+        for rule, names in rules.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not _follows(rule, value):
+                    raise ValueError(f"`{name}` must be {rule}, received {value!r}.")
+
+    def replace(self, **changes: Any) -> Self:
+        """The recipe with other values.
+
+        `steps` takes the place of `epochs` and the other way round.
+        """
+        for this, other, nothing in (("steps", "epochs", None), ("fine_steps", "fine_epochs", 0)):
+            for new, old in ((this, other), (other, this)):
+                if changes.get(new) and old not in changes:
+                    changes[old] = nothing
+        unknown = sorted(set(changes) - {known.name for known in dataclasses.fields(self)})
+        if unknown:
+            raise ValueError(f"A recipe has no {', '.join(f'`{name}`' for name in unknown)}.")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON can hold them."""
+        plain = dataclasses.asdict(self)
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """The optimizer steps of the (first) stage: whole epochs."""
+        epochs = self.epochs or math.ceil(self.steps / steps_per_epoch)
+        return epochs * steps_per_epoch
+
+    def stages(self) -> list[Self]:
+        """The recipe of each stage; a second one is there if it has steps.
+
+        V3 and V3+ train at output stride 16 with batch norm, then at 8 with it frozen and a small
+        learning rate (1706.05587, section 4.1).
+        """
+        first = self.replace(fine_steps=0, fine_epochs=0)
+        if not self.fine_steps and not self.fine_epochs:
+            return [first]
+        fine = first.replace(
+            output_stride=self.fine_output_stride,
+            learning_rate=self.fine_learning_rate,
+            steps=self.fine_steps or None,
+            epochs=self.fine_epochs or None,
+            warmup_steps=0,
+            batch_norm="freeze",
+        )
+        return [first, fine]
+
+    def __str__(self) -> str:
+        lines = [f"Recipe {self.name}:"]
+        values = {key: value for key, value in self.to_dict().items() if key != "name"}
+        hidden = {} if self.fine_steps or self.fine_epochs else {"fine_output_stride", "fine_learning_rate"}
+        lines += [f"  {k}: {v}" for k, v in values.items() if v not in (None, {}, 0) and k not in hidden]
+        return "\n".join(lines)
+
+
+def _follows(rule: str, value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    if rule == "an integer from 1":
+        return isinstance(value, int) and value >= 1
+    return value > 0 if rule == "above 0" else value >= 0

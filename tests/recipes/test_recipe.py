@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from keras_deeplab import recipes
+
+
+def test_the_papers_values():
+    v1, v2, v3, plus = (recipes.find(name) for name in ("v1", "v2", "v3", "v3_plus"))
+    shared = ("optimizer", "momentum", "learning_rate", "weight_decay", "batch_size", "steps")
+    values = {recipe.name: [getattr(recipe, key) for key in shared] for recipe in (v1, v2, v3, plus)}
+    assert values == {
+        "v1": ["sgd", 0.9, 1e-3, 5e-4, 20, 6_000],
+        "v2": ["sgd", 0.9, 2.5e-4, 5e-4, 10, 20_000],
+        "v3": ["sgd", 0.9, 0.007, 1e-4, 16, 30_000],
+        "v3_plus": ["sgd", 0.9, 0.007, 4e-5, 16, 30_000],
+    }
+    assert [recipe.crop_size for recipe in (v1, v2, v3, plus)] == [(321, 321)] * 2 + [(513, 513)] * 2
+    assert [recipe.schedule for recipe in (v1, v2, v3, plus)] == ["step", "poly", "poly", "poly"]
+    for recipe in (v1, v2):
+        assert recipe.classifier_learning_rate == 10
+        assert recipe.classifier_bias_learning_rate == 20
+        assert recipe.loss == "cross_entropy(stride=8)"
+        assert recipe.output_stride == 8
+        assert len(recipe.stages()) == 1
+    assert v2.batch_norm == "freeze"
+    assert v2.multi_scale == (0.5, 0.75, 1.0)
+    for recipe in (v3, plus):
+        first, fine = recipe.stages()
+        assert (first.output_stride, first.batch_norm, first.learning_rate) == (16, "train", 0.007)
+        assert (fine.output_stride, fine.batch_norm, fine.learning_rate) == (8, "freeze", 0.001)
+        assert first.batch_norm_momentum == 0.9997
+        assert fine.steps == 30_000
+        assert first.classifier_learning_rate == 1
+    assert v3.scale_step is None
+    assert plus.scale_step == 0.25
+
+
+def test_a_recipe_survives_json():
+    for recipe in recipes.RECIPES.values():
+        assert recipes.Recipe(**json.loads(json.dumps(recipe.to_dict()))) == recipe
+        assert f"Recipe {recipe.name}:" in str(recipe)
+
+
+def test_steps_and_epochs_take_each_others_place():
+    recipe = recipes.find("v3")
+    by_epochs = recipe.replace(epochs=7, fine_epochs=2)
+    assert (by_epochs.steps, by_epochs.fine_steps) == (None, 0)
+    assert by_epochs.total_steps(10) == 70
+    assert [stage.total_steps(10) for stage in by_epochs.stages()] == [70, 20]
+    assert by_epochs.replace(steps=95).total_steps(10) == 100  # whole epochs
+    assert by_epochs.replace(steps=95).epochs is None
+    assert len(recipe.replace(fine_steps=0).stages()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer": "adam"}, r"`optimizer` must be one of .* received 'adam'"),
+        ({"batch_norm": "off"}, r"`batch_norm` must be one of .* received 'off'"),
+        ({"learning_rate": 0}, "`learning_rate` must be above 0, received 0"),
+        ({"batch_size": 2.5}, "`batch_size` must be an integer from 1, received 2.5"),
+        ({"weight_decay": float("nan")}, "`weight_decay` must be at least 0, received nan"),
+        ({"steps": None}, "One of `steps` and `epochs` must be given, received None and None"),
+        ({"steps": 5, "epochs": 5}, "One of `steps` and `epochs`"),
+        ({"warm_up": 5}, "A recipe has no `warm_up`"),
+    ],
+)
+def test_bad_values_are_named(changes, said):
+    with pytest.raises(ValueError, match=said):
+        recipes.find("v3").replace(**changes)
+
+
+def test_an_unknown_recipe_lists_those_there_are():
+    with pytest.raises(ValueError, match=r"one of .*v3_plus.*finetune.*received 'v4'"):
+        recipes.find("v4")

@@ -1,0 +1,134 @@
+"""Runs that are killed, interrupted or out of disk end where an undisturbed one ends."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parent / "tiny_run.py"
+SHORT = ["--epochs", "3", "--batch-size", "4", "--crop-size", "48", "64", "--fine-epochs", "1"]
+SECONDS = 240
+
+
+def begin(folder, place="nowhere", **popen):
+    """Starts the command in a process of its own."""
+    marker = folder.with_suffix(".marker")
+    command = [sys.executable, str(SCRIPT), place, str(marker), *SHORT, "--output", str(folder)]
+    process = subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **popen
+    )
+    return process, marker
+
+
+def finish(folder):
+    process, _ = begin(folder)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, output
+    return output
+
+
+def stop(folder, place, how=signal.SIGKILL):
+    """Runs up to a place and sends a signal there; returns the exit status and the output."""
+    process, marker = begin(folder, place)
+    try:
+        until = time.monotonic() + SECONDS
+        while not marker.exists():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < until, f"{place} was not reached"
+            time.sleep(0.05)
+        process.send_signal(how)
+        output, _ = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    marker.unlink()
+    return process.returncode, output
+
+
+def weights(path):
+    return [np.asarray(weight) for weight in keras.models.load_model(path, compile=False).weights]
+
+
+def assert_same_end(folder, undisturbed):
+    assert (folder / "history.csv").read_text() == (undisturbed / "history.csv").read_text()
+    for name in ("last.keras", "model.keras"):
+        ours, theirs = weights(folder / name), weights(undisturbed / name)
+        assert len(ours) == len(theirs) > 50
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+    for name in ("metrics.json", "run.json", "predictions.png"):
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+    assert not (folder / "backup").exists()
+    assert not list(folder.glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(folder)
+    assert len((folder / "history.csv").read_text().splitlines()) == 1 + 4
+    return folder
+
+
+# Of 3 steps an epoch: in the first, in the second, and in the stage at output stride 8.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "place", ["step:2", "step:5", "backup:2", "model:2", "step:11", "backup:4", "model:4"]
+)
+def test_a_killed_run_ends_where_an_undisturbed_one_ends(place, undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    status, _ = stop(folder, place)
+    assert status == -signal.SIGKILL
+    assert not (folder / "metrics.json").exists()
+    said = finish(folder)
+    assert ("Going on with" in said) == (place not in ("step:2", "backup:1"))
+    assert_same_end(folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_killed_twice(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    stop(folder, "backup:2")
+    stop(folder, "step:4")
+    finish(folder)
+    assert_same_end(folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_an_interrupt_says_how_to_go_on(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    status, said = stop(folder, "step:5", signal.SIGINT)
+    assert status == 130
+    assert "Interrupted: the same command goes on" in said
+    assert "Traceback" not in said
+    finish(folder)
+    assert_same_end(folder, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.5, 0.98])
+def test_a_full_disk_loses_nothing(share, undisturbed, tmp_path):
+    """No file may grow beyond a part of the training state, so that writing it fails half way."""
+    folder = tmp_path / "run"
+    stop(folder, "step:5")  # after an epoch that was kept
+    state = folder / "backup" / "0" / "latest.weights.h5"
+    limit = int(share * state.stat().st_size)
+
+    def full():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error in place of the process's end
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    process, _ = begin(folder, preexec_fn=full)
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2, said
+    assert "error: " in said
+    assert "Traceback" not in said
+    finish(folder)
+    assert_same_end(folder, undisturbed)

@@ -1,0 +1,86 @@
+"""`training.train` on a few images and a small network, in a process of its own.
+
+    python tests/training/tiny_run.py PAUSE MARKER ARGUMENTS...
+
+PAUSE says where the process stops for good, as if time stood still, once it has written the file
+MARKER: "step:N" in the N-th step it does, "backup:N" and "model:N" within the N-th save of the
+training state and of the model, with half of the file written; "nowhere" for no such place.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+sys.path[:0] = [str(Path(__file__).parents[2])]
+
+import keras  # noqa: E402
+
+from keras_deeplab import backbones, data  # noqa: E402
+from training import callbacks, train  # noqa: E402
+
+
+class TinyShapes(data.Shapes):
+    def __init__(self) -> None:
+        super().__init__(train=10, val=3)
+
+
+def tiny_network(input_shape):
+    """A network with the strides of a backbone, batch norm and little else."""
+    inputs = x = keras.Input(input_shape)
+    for index in range(5):
+        x = keras.layers.Conv2D(8, 3, 2, padding="same", use_bias=False, name=f"conv{index}")(x)
+        x = keras.layers.BatchNormalization(name=f"norm{index}")(x)
+        x = keras.layers.ReLU(name=f"relu{index}")(x)
+    return keras.Model(inputs, x, name="tiny")
+
+
+def small() -> None:
+    """Makes images and network small."""
+    original = data.open_source
+    data.open_source = lambda name: TinyShapes() if name == "shapes" else original(name)
+    backbones.BACKBONES["mobilenet_v2"] = backbones.Backbone(tiny_network, "tf")
+
+
+def stop_at(where: str, count: int, marker: Path) -> None:
+    """Lets time stand still at a place, in the count-th visit."""
+    visits = 0
+
+    def reached(half: Path | None = None) -> None:
+        nonlocal visits
+        visits += 1
+        if visits == count:
+            if half is not None:
+                os.truncate(half, half.stat().st_size // 2)
+            marker.write_text("here")
+            time.sleep(600)
+
+    def after(call: Callable, path_of: Callable[..., Path | None]) -> Callable:
+        def called(*args, **kwargs):
+            result = call(*args, **kwargs)
+            reached(path_of(*args, **kwargs))
+            return result
+
+        return called
+
+    if where == "step":
+        stop = callbacks.StopOnLostLoss
+        stop.on_train_batch_end = after(stop.on_train_batch_end, lambda *args, **kwargs: None)
+    elif where == "backup":
+        keras.Model.save_weights = after(
+            keras.Model.save_weights, lambda *args, **kwargs: Path(kwargs["filepath"])
+        )
+    elif where == "model":
+        keras.Model.save = after(keras.Model.save, lambda model, path, *args: Path(path))
+
+
+if __name__ == "__main__":
+    place, marker_file, *arguments = sys.argv[1:]
+    small()
+    if place != "nowhere":
+        stop_at(*(kind(part) for kind, part in zip((str, int), place.split(":"), strict=True)), Path(marker_file))
+    raise SystemExit(train.main(arguments))

@@ -1,0 +1,66 @@
+"""From the command line's options to the model that is trained."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from typing import Any
+
+import keras
+
+import keras_deeplab
+from keras_deeplab import data
+from keras_deeplab.recipes import Recipe
+from training.options import MODELS
+
+# Backbones that a dense head would outweigh.
+LIGHT = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
+OWN_BACKBONES = {"deeplab_v1": "vgg16", "unet": None}
+
+
+def start(options: argparse.Namespace) -> keras_deeplab.weights.Source | None:
+    """The weights to start from; model and backbone are those that they want, unless given."""
+    names = {model.__name__: name for name, model in MODELS.items()}
+    source, has_network = None, False
+    if options.weights is not None and not options.weights.endswith(".weights.h5"):
+        backbone = options.backbone or OWN_BACKBONES.get(options.model, "mobilenet_v2")
+        name = MODELS[options.model].__name__ if options.model else None
+        source = keras_deeplab.weights.open_source(options.weights, name, backbone)
+        options.model = options.model or names.get(source.model)
+        options.backbone = options.backbone or source.backbone
+        # One that is no backbone by name comes with the weights of a model of this class.
+        has_network = source.backbone is None and names.get(source.model, "") == options.model
+    options.model = options.model or "deeplab_v3_plus"
+    if options.backbone is None and not has_network:
+        options.backbone = OWN_BACKBONES.get(options.model, "mobilenet_v2")
+    return source
+
+
+def build(
+    options: argparse.Namespace,
+    recipe: Recipe,
+    info: data.DatasetInfo,
+    source: keras_deeplab.weights.Source | None,
+) -> keras.Model:
+    """The model, with the weights it is to start from."""
+    model_class = MODELS[options.model]
+    known = inspect.signature(model_class).parameters
+    arguments: dict[str, Any] = {}
+    if source is None or source.model != model_class.__name__:
+        arguments = {key: value for key, value in recipe.model.items() if key in known}
+        if "separable" in known:
+            arguments.setdefault("separable", options.backbone in LIGHT)
+    if options.mixed_precision is not None:
+        arguments["dtype"] = f"mixed_{options.mixed_precision}"
+    if options.output_stride is not None and "output_stride" not in known:
+        raise ValueError(
+            f"--output-stride: {options.model} has none to set, received {options.output_stride}."
+        )
+    if recipe.output_stride is not None and "output_stride" in known:
+        arguments["output_stride"] = recipe.output_stride
+    if options.backbone is not None:
+        arguments["backbone"] = options.backbone
+    model = model_class(info.num_classes, weights=source, **arguments)
+    if options.weights is not None and source is None:
+        keras_deeplab.weights.load(model, options.weights)
+    return model

@@ -1,0 +1,55 @@
+"""After the last step: the best model is scored, pictured and exported."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_deeplab
+from keras_deeplab import data
+from training.files import write_json, write_png, written_aside
+from training.options import scores_table
+from training.run_folder import RunFolder
+
+PICTURES = 6
+
+
+def finish(folder: RunFolder, source: data.Source) -> None:
+    """Scores the best model, on images it was not trained on if there are any; exports it."""
+    start = time.perf_counter()
+    split = "val" if "val" in source.splits else "train"
+    model = keras.models.load_model(folder.best_model, compile=False)
+    with written_aside(folder.best_model) as aside:
+        model.save(aside)  # without the optimizer's state, three times the weights
+    dataset = data.evaluation_dataset(source, split)
+    report = keras_deeplab.evaluate(model, dataset, class_names=source.info.classes)
+    print(scores_table(report, split))
+    if split == "train":
+        print("There is no val split: these are scores on the images it was trained on.")
+    write_png(folder.picture, pictures(model, dataset, source.info))
+    keras_deeplab.export.saved_model(model, folder.saved_model, overwrite=True)
+    write_json(folder.metrics, {"split": split, **report})
+    folder.done()
+    print(f"Scored and exported in {time.perf_counter() - start:.0f} s; see {folder.path}:")
+    for path in (folder.best_model, folder.saved_model, folder.metrics, folder.picture):
+        print(f"  {path}")
+
+
+def pictures(model: keras.Model, dataset: Any, info: data.DatasetInfo) -> np.ndarray:
+    """A few photographs of a data set beside truth and prediction."""
+    count = int(dataset.cardinality())
+    every = max(1, count // PICTURES)
+    chosen = [
+        (np.uint8(images[0]), labels[0])
+        for images, labels in dataset.shard(every, 0).take(PICTURES).as_numpy_iterator()
+    ]
+    return keras_deeplab.comparison_picture(
+        [image for image, _ in chosen],
+        [label for _, label in chosen],
+        [keras_deeplab.predict(model, image) for image, _ in chosen],
+        info.classes,
+        info.colors,
+    )
