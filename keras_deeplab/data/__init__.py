@@ -9,7 +9,7 @@ from keras_deeplab.data.faults import DatasetError, Fault
 from keras_deeplab.data.files import IMAGE_SUFFIXES
 from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.opening import open_source
-from keras_deeplab.data.pipeline import evaluation_dataset, training_dataset
+from keras_deeplab.data.pipeline import batch_names, evaluation_dataset, training_dataset
 from keras_deeplab.data.report import Report, SplitReport
 from keras_deeplab.data.shape_classes import ShapeClasses
 from keras_deeplab.data.shapes import Shapes
@@ -31,6 +31,7 @@ __all__ = [
     "SplitReport",
     "audit",
     "augment",
+    "batch_names",
     "classification_dataset",
     "evaluation_dataset",
     "open_source",

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from keras_deeplab.data.color import ColorJitter, jitter_strengths, random_color
 from keras_deeplab.data.source import IGNORE_LABEL
 
 # Grey of the middle: 0 after scaling to [-1, 1], near 0 after subtracting ImageNet's mean.
 MEAN_COLOR = 127.5
-GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 
@@ -17,11 +17,13 @@ def random_scaled_crop(
     seed: tf.Tensor,
     crop_size: tuple[int, int],
     scales: tuple[float, float],
+    class_focus: float = 0.0,
 ) -> Pair:
     """Scales by a random factor and crops a random window of at most `crop_size`.
 
     The window is cut out first and scaled after, which is the same picture for a fraction of the
     work. The image is scaled bilinearly (with antialiasing where it shrinks), the label nearest.
+    The share `class_focus` of the windows lies around a pixel of a random class.
     """
     seeds = tf.random.split(seed, 3)
     factor = tf.random.stateless_uniform((), seeds[0], *scales)
@@ -33,6 +35,14 @@ def random_scaled_crop(
     window = tf.minimum(window, size)
     top = _random_below(size[0] - window[0] + 1, seeds[1])
     left = _random_below(size[1] - window[1] + 1, seeds[2])
+    if class_focus:
+        # A seed of its own: the windows that stay where they were are those of no focus.
+        seeds = tf.random.split(tf.random.fold_in(seed, tf.ones((), seed.dtype)))
+        focused = tf.random.stateless_uniform((), seeds[0]) < class_focus
+        focused &= tf.reduce_any(label != IGNORE_LABEL)
+        top, left = tf.cond(
+            focused, lambda: _around_a_class(label, window, seeds[1]), lambda: (top, left)
+        )
     image = image[top : top + window[0], left : left + window[1]]
     label = label[top : top + window[0], left : left + window[1]]
     # An unchanged size is passed on as it is, since resizing costs even then.
@@ -45,24 +55,25 @@ def random_scaled_crop(
     return image, tf.image.resize(label[..., None], target, method="nearest")[..., 0]
 
 
+def _around_a_class(label: tf.Tensor, window: tf.Tensor, seed: tf.Tensor) -> Pair:
+    """The upper left corner of the window around a random pixel of one of the classes there.
+
+    First the class is drawn, then the pixel: a sign counts as much as the road.
+    """
+    seeds = tf.random.split(seed)
+    values = tf.reshape(tf.cast(label, tf.int32), [-1])
+    classes = tf.where(tf.math.bincount(values, minlength=256)[:IGNORE_LABEL] > 0)[:, 0]
+    drawn = classes[_random_below(tf.size(classes), seeds[0])]
+    pixels = tf.cast(tf.where(label == tf.cast(drawn, label.dtype)), tf.int32)
+    pixel = pixels[_random_below(tf.shape(pixels)[0], seeds[1])]
+    corner = tf.clip_by_value(pixel - window // 2, 0, tf.shape(label) - window)
+    return corner[0], corner[1]
+
+
 def random_flip(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> Pair:
     """Mirrors image and label left to right, every second time."""
     flip = tf.random.stateless_uniform((), seed) < 0.5
     return tf.cond(flip, lambda: (image[:, ::-1], label[:, ::-1]), lambda: (image, label))
-
-
-def random_color(
-    image: tf.Tensor, seed: tf.Tensor, strengths: tuple[float, float, float]
-) -> tf.Tensor:
-    """Changes brightness, contrast and saturation by factors in 1 - strength .. 1 + strength."""
-    spread = tf.constant(strengths, tf.float32)
-    factors = 1.0 + spread * tf.random.stateless_uniform((3,), seed, -1.0, 1.0)
-    image = tf.clip_by_value(image * factors[0], 0.0, 255.0)
-    grey = tf.reduce_sum(image * tf.constant(GREY_WEIGHTS), axis=-1, keepdims=True)
-    mean = tf.reduce_mean(grey)
-    image = tf.clip_by_value(mean + (image - mean) * factors[1], 0.0, 255.0)
-    grey = tf.clip_by_value(mean + (grey - mean) * factors[1], 0.0, 255.0)
-    return tf.clip_by_value(grey + (image - grey) * factors[2], 0.0, 255.0)
 
 
 def random_pad(
@@ -87,7 +98,8 @@ def augment(
     crop_size: tuple[int, int],
     scales: tuple[float, float] = (0.5, 2.0),
     flip: bool = True,
-    color_jitter: tuple[float, float, float] | None = (0.2, 0.2, 0.2),
+    color_jitter: ColorJitter = 0.2,
+    class_focus: float = 0.0,
 ) -> Pair:
     """Scales, crops, flips, jitters and pads one image with its label, all by one seed.
 
@@ -99,23 +111,37 @@ def augment(
             at a random place, with grey 127.5 and the label with 255.
         scales: Smallest and largest scale; the label is scaled nearest and never interpolated.
         flip: Whether to mirror left to right every second time.
-        color_jitter: Largest change of brightness, contrast and saturation, or None.
+        color_jitter: Largest changes of colour and light, as in `data.training_dataset`.
+        class_focus: Share of the windows in 0..1 that lie around a random pixel of a class drawn
+            from those in this label map, all alike; the others lie anywhere.
 
     Returns:
         Image float32 `(*crop_size, 3)` in 0..255 and label uint8 `crop_size`.
+
+    Raises:
+        ValueError: `color_jitter` or `class_focus` is out of range.
 
     Example:
 
     >>> image, label = tf.zeros((90, 120, 3)), tf.zeros((90, 120), tf.uint8)
     >>> image, label = data.augment(image, label, tf.constant([1, 2]), crop_size=(64, 64))
     """
+    strengths = jitter_strengths(color_jitter)
+    class_focus = checked_focus(class_focus)
     seeds = tf.random.split(seed, 4)
-    image, label = random_scaled_crop(image, label, seeds[0], crop_size, scales)
+    image, label = random_scaled_crop(image, label, seeds[0], crop_size, scales, class_focus)
     if flip:
         image, label = random_flip(image, label, seeds[1])
-    if color_jitter is not None:
-        image = random_color(image, seeds[2], color_jitter)
+    if strengths is not None:
+        image = random_color(image, seeds[2], strengths)
     return random_pad(image, label, seeds[3], crop_size)
+
+
+def checked_focus(class_focus: float) -> float:
+    """Returns `class_focus`, or raises a ValueError where it is no share."""
+    if isinstance(class_focus, bool) or not 0 <= class_focus <= 1:
+        raise ValueError(f"`class_focus` must be in 0..1. Received: class_focus={class_focus!r}")
+    return float(class_focus)
 
 
 def _rounded(size: tf.Tensor) -> tf.Tensor:

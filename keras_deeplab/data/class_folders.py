@@ -38,16 +38,16 @@ class ClassSource(Splits):
         """The class names; the position is the label."""
 
     @abc.abstractmethod
-    def dataset(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns a split's decoded images and labels.
 
         Args:
             split: One of `splits`.
-            shuffle_seed: None keeps the order of `names`; a number shuffles the whole split
-                before anything is decoded, anew in every iteration.
+            numbers: A dataset of int64 positions in `names(split)`: the images to give, in this
+                order, however many there are. Others are not decoded. By default every image once.
 
         Returns:
-            A dataset of known cardinality with pairs `(image, label)`: RGB uint8
+            A dataset as long as `numbers` with pairs `(image, label)`: RGB uint8
             `(height, width, 3)` of any size, and an int32 number in 0..number of classes-1.
         """
 
@@ -90,17 +90,16 @@ class ClassFolders(ClassSource):
         """Returns CLASS/FILE of a split's images, class after class."""
         return [path.relative_to(self.root / split).as_posix() for path, _ in self._pairs(split)]
 
-    def dataset(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns the decoded images and labels of a split (see `data.ClassSource.dataset`)."""
         paths, labels = zip(*self._pairs(split), strict=True)
-        files = tf.data.Dataset.from_tensor_slices(
-            (list(map(str, paths)), tf.constant(labels, tf.int32))
-        )
-        if shuffle_seed is not None:
-            files = files.shuffle(len(paths), seed=shuffle_seed)
-        return files.map(
-            lambda path, label: (decode_image(tf.io.read_file(path)), label),
+        if numbers is None:
+            numbers = tf.data.Dataset.range(len(paths))
+        files, classes = tf.constant(list(map(str, paths))), tf.constant(labels, tf.int32)
+        return numbers.map(
+            lambda number: (decode_image(tf.io.read_file(files[number])), classes[number]),
             num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
         )
 
     def audit(self) -> dict[str, dict[str, int]]:
@@ -222,7 +221,10 @@ def classification_dataset(
         image, label = resized(*pair)
         return tf.cond(number % 2 == 0, lambda: image, lambda: image[:, ::-1]), label
 
-    pairs = source.dataset(split, shuffle_seed=seed if training else None)
+    count = len(source.names(split))
+    # Shuffled before anything is decoded, anew in every epoch.
+    order = tf.data.Dataset.range(count).shuffle(count, seed=seed) if training else None
+    pairs = source.dataset(split, order)
     if training:
         # One number per image, drawn in order, keeps parallel work reproducible.
         numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)

@@ -141,18 +141,19 @@ class Folder(Source):
         """Returns the file names without their endings, sorted."""
         return [name for name, _, _ in self.pairs(split)]
 
-    def dataset(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns the decoded pairs of a split (see `data.Source.dataset`)."""
         _, images, labels = zip(*self.pairs(split), strict=True)
-        files = tf.data.Dataset.from_tensor_slices((list(map(str, images)), list(map(str, labels))))
-        if shuffle_seed is not None:
-            files = files.shuffle(len(images), seed=shuffle_seed)
+        if numbers is None:
+            numbers = tf.data.Dataset.range(len(images))
+        files = tf.constant([list(map(str, images)), list(map(str, labels))])
         code = self.label_code
 
         def read(path: bytes) -> np.ndarray:
             return _labels_of(Path(path.decode()), code)
 
-        def decode(image_path: tf.Tensor, label_path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def decode(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            image_path, label_path = files[0, number], files[1, number]
             image = decode_image(tf.io.read_file(image_path))
             label = tf.numpy_function(read, [label_path], tf.uint8, stateful=False)
             label = tf.ensure_shape(label, (None, None))
@@ -161,7 +162,7 @@ class Folder(Source):
             with tf.control_dependencies([tf.Assert(same, [message, image_path, label_path])]):
                 return tf.identity(image), label
 
-        return files.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        return numbers.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     def decoded_bytes(self, split: str) -> int:
         """Returns how many bytes the decoded split takes, by the headers of its images."""

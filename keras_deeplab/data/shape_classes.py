@@ -63,13 +63,12 @@ class ShapeClasses(ClassSource):
             f"{CLASSES[index % len(CLASSES)]}_{index:05d}" for index in range(self._counts[split])
         ]
 
-    def dataset(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns the images and labels of a split (see `data.ClassSource.dataset`)."""
         self.check_split(split)
-        part, count = self.splits.index(split), self._counts[split]
-        numbers = tf.data.Dataset.range(count)
-        if shuffle_seed is not None:
-            numbers = numbers.shuffle(count, seed=shuffle_seed)
+        part = self.splits.index(split)
+        if numbers is None:
+            numbers = tf.data.Dataset.range(self._counts[split])
 
         def draw(index: np.int64) -> np.ndarray:
             return _drawn(self.seed, part, int(index))
@@ -79,7 +78,7 @@ class ShapeClasses(ClassSource):
             label = tf.cast(index % len(CLASSES), tf.int32)
             return tf.ensure_shape(image, (None, None, 3)), label
 
-        return numbers.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        return numbers.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 @lru_cache(KEPT)

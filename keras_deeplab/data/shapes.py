@@ -61,14 +61,12 @@ class Shapes(Source):
         self.check_split(split)
         return [f"{split}_{index:05d}" for index in range(self._counts[split])]
 
-    def dataset(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns the pairs of a split (see `data.Source.dataset`)."""
         self.check_split(split)
-        count = self._counts[split]
         part = self.splits.index(split)
-        numbers = tf.data.Dataset.range(count)
-        if shuffle_seed is not None:
-            numbers = numbers.shuffle(count, seed=shuffle_seed)
+        if numbers is None:
+            numbers = tf.data.Dataset.range(self._counts[split])
 
         def draw(index: np.int64) -> tuple[np.ndarray, np.ndarray]:
             return _drawn(self.seed, part, int(index))
@@ -77,7 +75,7 @@ class Shapes(Source):
             image, label = tf.numpy_function(draw, [index], (tf.uint8, tf.uint8), stateful=False)
             return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
 
-        return numbers.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        return numbers.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 @lru_cache(KEPT)

@@ -122,16 +122,16 @@ class Source(Splits):
         """The classes and their colours."""
 
     @abc.abstractmethod
-    def dataset(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns a split's decoded pairs.
 
         Args:
             split: One of `splits`.
-            shuffle_seed: None keeps the order of `names`; a number shuffles the whole split
-                before anything is decoded, anew in every iteration.
+            numbers: A dataset of int64 positions in `names(split)`: the images to give, in this
+                order, however many there are. Others are not decoded. By default every image once.
 
         Returns:
-            A dataset of known cardinality with pairs `(image, label)`: RGB uint8
+            A dataset as long as `numbers` with pairs `(image, label)`: RGB uint8
             `(height, width, 3)` and uint8 `(height, width)` in 0..num_classes-1 or 255 (ignored).
         """
 

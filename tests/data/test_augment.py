@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_deeplab import data
-from keras_deeplab.data.augment import random_color, random_pad, random_scaled_crop
+from keras_deeplab.data.augment import random_pad, random_scaled_crop
 
 
 def regions(height, width, side=24):
@@ -107,23 +107,6 @@ def test_crops_reach_every_corner():
     assert corners == {10 * row + column for row in range(3) for column in range(3)}
 
 
-def test_colour_against_numpy():
-    image = np.random.default_rng(0).uniform(60, 180, (6, 7, 3)).astype(np.float32)
-    seed = tf.constant([3, 4])
-    draws = tf.random.stateless_uniform((3,), seed, -1.0, 1.0).numpy()
-    brightness, contrast, saturation = 1 + np.array([0.1, 0.2, 0.3]) * draws
-    expected = image * brightness
-    mean = (expected @ [0.299, 0.587, 0.114]).mean()
-    expected = mean + (expected - mean) * contrast
-    grey = (expected @ [0.299, 0.587, 0.114])[..., None]
-    expected = np.clip(grey + (expected - grey) * saturation, 0, 255)
-    result = random_color(tf.constant(image), seed, (0.1, 0.2, 0.3))
-    np.testing.assert_allclose(result, expected, atol=1e-3)
-    np.testing.assert_allclose(
-        random_color(tf.constant(image), seed, (0.0, 0.0, 0.0)), image, atol=1e-3
-    )
-
-
 def test_padding_goes_to_a_random_place():
     image, label = tf.zeros((2, 3, 3)), tf.zeros((2, 3), tf.uint8)
     places = set()
@@ -134,3 +117,66 @@ def test_padding_goes_to_a_random_place():
         assert (picture.numpy()[rows, columns] == 0).all()
         places.add((int(rows.min()), int(columns.min())))
     assert places == {(row, column) for row in range(3) for column in range(2)}
+
+
+def rare_class():
+    """Road with a car of a ninth of it, and a sign of 0.1 % at the edge."""
+    label = np.zeros((120, 160), np.uint8)
+    label[60:100, 20:72] = 1
+    label[3:8, 150:154] = 2
+    return label, np.repeat(label[..., None], 3, -1)
+
+
+def test_class_focus_shows_rare_classes_more_often():
+    label, image = rare_class()
+    seen = {}
+    for focus in (0.0, 0.6, 1.0):
+        crops = [
+            augmented(
+                image, label, n, crop_size=(30, 30), scales=(1, 1), flip=False, class_focus=focus
+            )[1]
+            for n in range(300)
+        ]
+        seen[focus] = np.mean([(crop == 2).any() for crop in crops])
+    # Anywhere: of 91 x 131 windows those that reach rows up to 7 and columns from 150 on.
+    assert seen[0.0] < 0.05
+    # A window around the sign for a third of the focused ones, each time by the same chance.
+    assert seen[1.0] == pytest.approx(1 / 3 + 0.01, abs=0.09)
+    assert seen[0.6] == pytest.approx(0.6 * seen[1.0] + 0.4 * seen[0.0], abs=0.07)
+
+
+def test_focused_pixel_is_in_the_middle_of_the_window():
+    label = np.full((60, 80), 255, np.uint8)
+    label[31, 42] = 7
+    for number in range(10):
+        _, crop = augmented(
+            np.zeros((60, 80, 3), np.uint8),
+            label,
+            number,
+            crop_size=(21, 31),
+            scales=(1, 1),
+            flip=False,
+            class_focus=1.0,
+        )
+        assert np.argwhere(crop == 7).tolist() == [[10, 15]]
+        assert (crop == 255).sum() == crop.size - 1
+
+
+def test_windows_without_focus_stay_where_they_were():
+    label = np.arange(256, dtype=np.uint8).repeat(64).reshape(128, 128)
+    image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    same = 0
+    for number in range(60):
+        plain = augmented(image, label, number, crop_size=(16, 16))
+        focused = augmented(image, label, number, crop_size=(16, 16), class_focus=0.5)
+        same += all(map(np.array_equal, plain, focused))
+    assert 18 < same < 42
+
+
+def test_focus_on_nothing_is_a_window_anywhere():
+    label = np.full((40, 40), 255, np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    for number in range(5):
+        plain = augmented(image, label, number, crop_size=(16, 16))
+        focused = augmented(image, label, number, crop_size=(16, 16), class_focus=1.0)
+        assert all(map(np.array_equal, plain, focused))

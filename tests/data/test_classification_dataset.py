@@ -33,7 +33,7 @@ class Ramp(data.ShapeClasses):
 
     ramp = np.repeat(np.arange(0, 160, 10, dtype=np.uint8)[None, :, None], 16, 0).repeat(3, 2)
 
-    def dataset(self, split, shuffle_seed=None):
+    def dataset(self, split, numbers=None):
         return tf.data.Dataset.from_tensors((self.ramp, 0))
 
 

@@ -122,16 +122,16 @@ def test_auto_cache_asks_the_source(numbered, monkeypatch):
     reads = []
     plain = data.Folder.dataset
 
-    def counted(self, split, shuffle_seed=None):
-        reads.append(shuffle_seed)
-        return plain(self, split, shuffle_seed)
+    def counted(self, split, numbers=None):
+        reads.append(numbers is None)
+        return plain(self, split, numbers)
 
     monkeypatch.setattr(data.Folder, "dataset", counted)
     data.training_dataset(numbered, crop_size=(8, 8), seed=9)
-    assert reads == [None]  # cached in its order, shuffled after
+    assert reads == [True]  # all are read once, and taken from memory in any order
     monkeypatch.setattr(data.Folder, "decoded_bytes", lambda self, split: 10**15)
     data.training_dataset(numbered, crop_size=(8, 8), seed=9)
-    assert reads == [None, 9]  # the files are shuffled, nothing is kept
+    assert reads == [True, False]  # those that come are read, nothing is kept
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,15 @@ def test_auto_cache_asks_the_source(numbered, monkeypatch):
         ({"crop_size": (8, 8), "color_jitter": 2}, "`color_jitter`"),
         ({"crop_size": (8, 8), "color_jitter": True}, "`color_jitter`"),
         ({"crop_size": (8, 8), "color_jitter": (0.1, 0.1)}, "`color_jitter`"),
+        ({"crop_size": (8, 8), "color_jitter": {"hue": 0.1}}, "`color_jitter` .*gamma.*'hue'"),
+        ({"crop_size": (8, 8), "color_jitter": {"gamma": 1.5}}, "`color_jitter` .*1.5"),
+        ({"crop_size": (8, 8), "color_jitter": "0.2"}, "`color_jitter`"),
+        ({"crop_size": (8, 8), "class_focus": 1.1}, "`class_focus` .*1.1"),
+        ({"crop_size": (8, 8), "class_focus": True}, "`class_focus`"),
+        ({"crop_size": (8, 8), "seed": 0.5}, "`seed` .*seed=0.5"),
+        ({"crop_size": (8, 8), "first_step": -1, "repeat": True}, "`first_step` .*-1"),
+        ({"crop_size": (8, 8), "first_step": 1.5, "repeat": True}, "`first_step` .*1.5"),
+        ({"crop_size": (8, 8), "first_step": 3}, "`first_step` .*repeat=True.*first_step=3"),
         ({"crop_size": (8, 8), "cache": "yes"}, "`cache`"),
         ({"crop_size": (8, 8), "split": "test"}, "`split`"),
     ],

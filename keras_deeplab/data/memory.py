@@ -1,0 +1,76 @@
+"""Decoded images in memory, each within reach by its position."""
+
+from __future__ import annotations
+
+import os
+
+import tensorflow as tf
+
+from keras_deeplab.data.source import Source
+
+CACHE_LIMIT = 2 * 1024**3
+ANY_SHAPE = -1
+
+
+def decoded_pairs(
+    source: Source,
+    split: str,
+    count: int,
+    cache: bool | str,
+    numbers: tf.data.Dataset | None = None,
+) -> tf.data.Dataset:
+    """The decoded pairs of a split, those that `numbers` asks for, from memory where they fit."""
+    if cache not in (True, False, "auto"):
+        raise ValueError(f'`cache` must be True, False or "auto". Received: cache={cache!r}')
+    if cache == "auto":
+        cache = source.decoded_bytes(split) <= _cache_limit()
+    if not cache:
+        return source.dataset(split, numbers)
+    pairs = source.dataset(split)
+    return pairs.cache() if numbers is None else from_memory(pairs, count, numbers)
+
+
+def from_memory(pairs: tf.data.Dataset, count: int, numbers: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns those of `pairs` that `numbers` asks for; all of them are kept in memory.
+
+    `Dataset.cache` alone gives its elements from the first to the last, in that order. So it keeps
+    one element here: a vector of references to all tensors (lists of one, since images differ in
+    size), which any position can be read from without copying a pixel.
+
+    Args:
+        pairs: Tuples of tensors, read once, whole, before the first is given.
+        count: The number of pairs.
+        numbers: int64 positions in `pairs`, in any order, any number of them.
+    """
+    specs = pairs.element_spec
+    # Outside of any function of `numbers`: it lives as long as the dataset, through all rounds.
+    kept = pairs.map(lambda *tensors: tf.stack([_reference(tensor) for tensor in tensors]))
+    kept = kept.batch(count).cache().repeat()
+
+    def read(number: tf.Tensor, references: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        of_pair = references[number]
+        return tuple(_tensor(of_pair[index], spec) for index, spec in enumerate(specs))
+
+    return tf.data.Dataset.zip((numbers, kept)).map(read)
+
+
+def _reference(tensor: tf.Tensor) -> tf.Tensor:
+    empty = tf.raw_ops.EmptyTensorList(
+        element_shape=ANY_SHAPE, max_num_elements=1, element_dtype=tensor.dtype
+    )
+    return tf.raw_ops.TensorListPushBack(input_handle=empty, tensor=tensor)
+
+
+def _tensor(reference: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    tensor = tf.raw_ops.TensorListGetItem(
+        input_handle=reference, index=0, element_shape=ANY_SHAPE, element_dtype=spec.dtype
+    )
+    return tf.ensure_shape(tensor, spec.shape)
+
+
+def _cache_limit() -> int:
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return CACHE_LIMIT
+    return min(CACHE_LIMIT, memory // 4)
