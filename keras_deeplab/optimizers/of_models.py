@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.graph.network import Call, all_layers, walk
+from keras_deeplab.graph.network import Call, all_layers, functional, walk
 from keras_deeplab.optimizers.parameter_group import ParameterGroup, checked_multiplier
 
 KINDS = ("depthwise", "bias", "norm")
@@ -152,7 +152,7 @@ def _predictors(model: keras.Model) -> list[keras.layers.Layer]:
             found = frozenset([layer])
         return [found] * len(call.outputs)
 
-    ends = walk(network, [frozenset()] * len(network.inputs), last)
+    ends = walk(network, [frozenset()] * len(functional(network).inputs), last)
     found = frozenset().union(*ends)
     return [layer for layer in all_layers(model).values() if layer in found]
 

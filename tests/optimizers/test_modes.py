@@ -71,30 +71,33 @@ def renamed_when_read() -> keras.Model:
     return model
 
 
-@both
-@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "loss scale"])
-@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    "which, scaled, named",
+    [
+        ("sgd", False, True),
+        ("sgd", True, False),
+        ("adamw", False, False),
+        ("adamw", True, True),
+    ],
+)
 def test_from_a_file_it_goes_on_bit_for_bit(which, scaled, named, tmp_path):
     model = small_model() if named else renamed_when_read()
     optimizer = MAKERS[which](groups=[*classifier(model), *no_decay(model)])
     if scaled:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, dynamic_growth_steps=4)
-    model.compile(optimizer, "mse")
+    model.compile(optimizer, "mse", run_eagerly=True)
     fit(model)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     paths = [[v.path for v in m.trainable_variables] for m in (model, again)]
     assert (paths[0] == paths[1]) is named
-    fit(model, 2)
-    fit(again, 2)
+    fit(model)
+    fit(again)
     assert_same_bits(values_of(again), values_of(model))
     assert_same_bits(again.optimizer.variables, model.optimizer.variables)
     mine = getattr(again.optimizer, "inner_optimizer", again.optimizer)
     assert type(mine) is {"sgd": SGD, "adamw": AdamW}[which]
-    # The second copy of a copy is as good.
-    again.save(tmp_path / "again.keras")
-    third = keras.models.load_model(tmp_path / "again.keras")
-    assert third.optimizer.get_config() == again.optimizer.get_config()
+    assert again.optimizer.get_config() == model.optimizer.get_config()
 
 
 @both
@@ -117,7 +120,8 @@ def test_a_configuration_for_another_model_goes_by_its_groups():
     model = small_model()
     optimizer = SGD(0.1, groups=GROUPS)
     optimizer.build(model.trainable_variables)
-    other = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2, name="logits")])
+    inputs = keras.Input((5,))
+    other = keras.Model(inputs, keras.layers.Dense(2, name="logits")(inputs))
     again = SGD.from_config(optimizer.get_config())
     again.build(other.trainable_variables)
     multipliers = [pair for _, *pair in again.get_config()["multipliers"]]
@@ -129,10 +133,10 @@ def test_tensorflow_checkpoint(which, tmp_path):
     pair = []
     for seed in (0, 1):
         model = small_model(seed)
-        model.compile(MAKERS[which](groups=GROUPS), "mse")
+        model.compile(MAKERS[which](groups=GROUPS), "mse", run_eagerly=True)
         fit(model)
         pair.append((model, tf.train.Checkpoint(model=model, optimizer=model.optimizer)))
-    path = pair[0][1].write(str(tmp_path / "at"))
+    path = pair[0][1].save(str(tmp_path / "at"))
     pair[1][1].restore(path).assert_consumed()
     for model, _ in pair:
         fit(model)
@@ -142,14 +146,14 @@ def test_tensorflow_checkpoint(which, tmp_path):
 @both
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(which, policy):
-    model = small_model(dtype=policy)
+    model, optimizer = small_model(dtype=policy), MAKERS[which](groups=GROUPS)
     before = values_of(model)
-    model.compile(MAKERS[which](groups=GROUPS), "mse", auto_scale_loss=True)
     if policy == "mixed_float16":
-        model.compile(keras.optimizers.LossScaleOptimizer(MAKERS[which](groups=GROUPS)), "mse")
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer, "mse")
     fit(model)
     exact = small_model()
-    exact.compile(MAKERS[which](groups=GROUPS), "mse")
+    exact.compile(MAKERS[which](groups=GROUPS), "mse", run_eagerly=True)
     fit(exact)
     moved = [new - old for new, old in zip(values_of(model), before, strict=True)]
     expected = [new - old for new, old in zip(values_of(exact), before, strict=True)]
@@ -178,8 +182,8 @@ def test_a_step_whose_gradient_overflows_does_not_decay_either(which):
 def test_moving_average(which):
     model, plain = small_model(), small_model()
     gradients = some_gradients(model, 5)
-    optimizer, without = MAKERS[which](groups=GROUPS), MAKERS[which](groups=GROUPS)
     optimizer = MAKERS[which](groups=GROUPS, use_ema=True, ema_momentum=0.8)
+    without = MAKERS[which](groups=GROUPS)
     expected = None
     for found in gradients:
         stepped(model, optimizer, [found])

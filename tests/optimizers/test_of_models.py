@@ -78,7 +78,7 @@ def test_kinds_of_variables():
     every = {variable.path for variable in model.trainable_variables}
     assert {v for v in every if v not in found(model, no_decay(model))} == DECAYED
     for kind, paths in KINDS.items():
-        assert found(model, no_decay(model, [kind])) == {path: (1.0, 0.0) for path in paths}
+        assert found(model, no_decay(model, [kind])) == dict.fromkeys(paths, (1.0, 0.0))
     assert no_decay(model, ()) == []
 
 
@@ -114,6 +114,8 @@ def test_a_model_without_weights():
         classifier(empty)
     with pytest.raises(ValueError, match="has no graph yet"):
         classifier(keras.Sequential([kl.Dense(2)]))
+    with pytest.raises(ValueError, match="can only be read from a functional Keras model"):
+        classifier(keras.Model())
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "bias"])
@@ -145,9 +147,9 @@ PREDICTORS = {
     "SPP-net": (lambda: keras_deeplab.SPPNet(3, tiny(), dense=(8,)), {"logits"}, 2),
     "Sequential": (
         lambda: keras.Sequential(
-            [keras.Input((4,)), kl.Dense(4), kl.Dense(2, name="last"), kl.Softmax()]
+            [keras.Input((4,)), kl.Dense(4), kl.Dense(2, name="last"), kl.Softmax()], name="plain"
         ),
-        {"last"},
+        {"plain/last"},
         2,
     ),
 }
