@@ -10,6 +10,7 @@ from keras_deeplab import (
     losses,
     metrics,
     models,
+    optimizers,
     schedules,
     weights,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "optimizers",
     "overlay",
     "predict",
     "schedules",

@@ -22,6 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "backbones": {"layers"},
     "weights": {"backbones", "graph", "layers"},
     "models": {"weights", "backbones", "graph", "layers"},
+    "optimizers": {"graph"},
     "inference": {"models", "backbones", "graph", "boundary", *FREE},
     "verification": {"inference", "data"},
     "export": {"inference", "verification", "models", "backbones", "layers", "graph", "data"},
@@ -161,7 +162,8 @@ def test_a_plain_import_is_light_and_complete():
     code = """
 import sys
 import keras_deeplab
-for name in "layers graph data export losses metrics schedules DeepLabV3 predict".split():
+names = "layers graph data export losses metrics optimizers schedules DeepLabV3 predict"
+for name in names.split():
     getattr(keras_deeplab, name)
 for name in keras_deeplab.__all__:
     getattr(keras_deeplab, name)

@@ -1,0 +1,211 @@
+"""Which variables of a model are in the groups that are read from its layers."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from models.networks import tiny
+
+import keras_deeplab
+from keras_deeplab.optimizers import classifier, no_decay
+from keras_deeplab.optimizers.parameter_group import multipliers
+
+
+def found(model: keras.Model, groups) -> dict[str, tuple[float, float]]:
+    """The multipliers of each path that has some."""
+    variables = model.trainable_variables
+    pairs = zip(variables, multipliers(groups, variables), strict=True)
+    return {variable.path: pair for variable, pair in pairs if pair != (1.0, 1.0)}
+
+
+def of_all_kinds() -> keras.Model:
+    inputs = keras.Input((8, 8, 6))
+    x = kl.DepthwiseConv2D(3, name="dw")(inputs)
+    x = kl.SeparableConv2D(6, 3, use_bias=False, name="separable")(x)
+    x = kl.Conv2D(6, 1, groups=6, use_bias=False, name="one_each")(x)
+    x = kl.Conv2D(6, 1, groups=3, use_bias=False, name="two_each")(x)
+    x = kl.BatchNormalization(name="batch")(x)
+    x = kl.GroupNormalization(3, scale=False, name="group")(x)
+    x = keras.Sequential([kl.LayerNormalization(name="layer"), kl.PReLU(name="act")], name="in")(x)
+    x = kl.RMSNormalization(name="rms")(x)
+    x = kl.Reshape((16, 6))(x)
+    x = kl.MultiHeadAttention(1, 2, name="mha")(x, x)
+    x = kl.Bidirectional(kl.LSTM(2, name="lstm"), name="two")(x)
+    return keras.Model(inputs, kl.Dense(2, name="biased_kernel")(x))
+
+
+KINDS = {
+    "depthwise": {"dw/kernel", "separable/depthwise_kernel", "one_each/kernel"},
+    "norm": {
+        "batch/gamma",
+        "batch/beta",
+        "group/beta",
+        "in/layer/gamma",
+        "in/layer/beta",
+        "rms/scale",
+    },
+    "bias": {
+        "dw/bias",
+        "mha/query/bias",
+        "mha/key/bias",
+        "mha/value/bias",
+        "mha/attention_output/bias",
+        "two/forward_lstm/lstm_cell/bias",
+        "two/backward_lstm/lstm_cell/bias",
+        "biased_kernel/bias",
+    },
+}
+DECAYED = {
+    "separable/pointwise_kernel",
+    "two_each/kernel",
+    "in/act/alpha",
+    "mha/query/kernel",
+    "mha/key/kernel",
+    "mha/value/kernel",
+    "mha/attention_output/kernel",
+    "two/forward_lstm/lstm_cell/kernel",
+    "two/forward_lstm/lstm_cell/recurrent_kernel",
+    "two/backward_lstm/lstm_cell/kernel",
+    "two/backward_lstm/lstm_cell/recurrent_kernel",
+    "biased_kernel/kernel",
+}
+
+
+def test_kinds_of_variables():
+    model = of_all_kinds()
+    every = {variable.path for variable in model.trainable_variables}
+    assert {v for v in every if v not in found(model, no_decay(model))} == DECAYED
+    for kind, paths in KINDS.items():
+        assert found(model, no_decay(model, [kind])) == dict.fromkeys(paths, (1.0, 0.0))
+    assert no_decay(model, ()) == []
+
+
+@pytest.mark.parametrize("kinds", ["bias", ["biases"], [None]])
+def test_kinds_are_checked(kinds):
+    with pytest.raises(ValueError, match="kinds must be some of .*'norm'.*received"):
+        no_decay(of_all_kinds(), kinds)
+
+
+def test_no_decay_outlasts_freezing_and_thawing():
+    model = of_all_kinds()
+    model.get_layer("batch").trainable = False
+    groups = no_decay(model)
+    assert "batch/gamma" not in found(model, groups)
+    model.get_layer("batch").trainable = True
+    model.get_layer("mha").trainable = False
+    assert found(model, groups)["batch/gamma"] == (1.0, 0.0)
+
+
+def test_paths_with_wildcards_in_them_are_meant_as_they_are():
+    inputs = keras.Input((2,))
+    x = kl.Dense(2, name="a[1]*")(kl.Dense(2, name="a1")(inputs))
+    model = keras.Model(inputs, x)
+    assert set(found(model, classifier(model))) == {"a[1]*/kernel", "a[1]*/bias"}
+
+
+def test_a_model_without_weights():
+    with pytest.raises(ValueError, match="must have weights, build it first; .*Sequential 'new'"):
+        no_decay(keras.Sequential([kl.Dense(2)], name="new"))
+    inputs = keras.Input((2,))
+    empty = keras.Model(inputs, kl.ReLU()(inputs), name="empty")
+    with pytest.raises(ValueError, match="must have a layer with weights; received 'empty'"):
+        classifier(empty)
+    with pytest.raises(ValueError, match="has no graph yet"):
+        classifier(keras.Sequential([kl.Dense(2)]))
+    with pytest.raises(ValueError, match="can only be read from a functional Keras model"):
+        classifier(keras.Model())
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "bias"])
+def test_multipliers_are_checked(name):
+    with pytest.raises(ValueError, match=f"{name} must be a number from 0; received -1"):
+        classifier(of_all_kinds(), **{name: -1})
+
+
+def v2() -> keras.Model:
+    return keras_deeplab.DeepLabV2(3, tiny())
+
+
+def with_auxiliary_head() -> keras.Model:
+    return keras_deeplab.DeepLabV3(3, tiny(), output_stride=16, auxiliary_layer="stage8_out")
+
+
+V2 = {f"logits_{index}" for index in range(4)}
+# The auxiliary head's predictor has the main one's path.
+PREDICTORS = {
+    "V1": (lambda: keras_deeplab.DeepLabV1(3, tiny()), {"logits"}, 2),
+    "V2": (v2, V2, 8),
+    "V2 changed": (lambda: v2().with_num_classes(4), V2, 8),
+    "V2 branches": (lambda: keras_deeplab.DeepLabV2(3, tiny(), head_filters=4), V2, 8),
+    "V2 at scales": (lambda: keras_deeplab.MultiScale(v2()), V2, 8),
+    "V3 auxiliary": (with_auxiliary_head, {"logits"}, 4),
+    "V3 at scales": (lambda: keras_deeplab.MultiScale(with_auxiliary_head()), {"logits"}, 4),
+    "V3+": (lambda: keras_deeplab.DeepLabV3Plus(3, tiny(), separable=True), {"logits"}, 2),
+    "U-Net": (lambda: keras_deeplab.UNet(3, tiny()), {"logits"}, 2),
+    "SPP-net": (lambda: keras_deeplab.SPPNet(3, tiny(), dense=(8,)), {"logits"}, 2),
+    "Sequential": (
+        lambda: keras.Sequential(
+            [keras.Input((4,)), kl.Dense(4), kl.Dense(2, name="last"), kl.Softmax()], name="plain"
+        ),
+        {"plain/last"},
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("model", PREDICTORS)
+def test_classifiers(model):
+    make, layers, count = PREDICTORS[model]
+    model = make()
+    expected = {f"{layer}/kernel": (7.0, 1.0) for layer in layers}
+    expected |= {f"{layer}/bias": (11.0, 1.0) for layer in layers}
+    groups = classifier(model, learning_rate=7, bias=11)
+    assert found(model, groups) == expected
+    variables = model.trainable_variables
+    assert sum(pair != (1, 1) for pair in multipliers(groups, variables)) == count
+
+
+@pytest.mark.parametrize("model", PREDICTORS)
+def test_no_decay_sees_every_variable_of_these_models(model):
+    model = PREDICTORS[model][0]()
+    decayed = {v.path for v in model.trainable_variables} - set(found(model, no_decay(model)))
+    of_kernels = {path for path in decayed if path.endswith("/kernel")}
+    assert decayed == of_kernels
+    assert not any("depthwise" in path for path in of_kernels)
+    shapes = {v.path: tuple(v.shape) for v in model.trainable_variables}
+    assert all(len(shapes[path]) in (2, 4) for path in decayed)
+
+
+def test_without_biases_there_is_one_group():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, kl.Dense(2, use_bias=False, name="last")(inputs))
+    (group,) = classifier(model)
+    assert (group.pattern, group.learning_rate) == (("last/kernel",), 10.0)
+    assert no_decay(model) == []
+
+
+def test_a_predictor_of_several_parts():
+    inputs = keras.Input((8, 8, 3))
+    x = kl.Conv2D(4, 1, name="before")(inputs)
+    last = keras_deeplab.layers.AtrousSeparableConv2D(2, 3, batch_norm=False, name="last")
+    model = keras.Model(inputs, last(x))
+    parts = {"kernel": (10.0, 1.0), "bias": (20.0, 1.0)}
+    layers = ("last/depthwise", "last/pointwise")
+    expected = {f"{layer}/{name}": pair for layer in layers for name, pair in parts.items()}
+    assert found(model, classifier(model)) == expected
+
+
+def same_paths() -> keras.Model:
+    inner = keras.Input((4, 4, 2))
+    network = keras.Model(inner, kl.DepthwiseConv2D(3, padding="same", name="logits")(inner))
+    inputs = keras.Input((4, 4, 2))
+    return keras.Model(inputs, kl.Conv2D(2, 1, name="logits")(network(inputs)), name="twins")
+
+
+@pytest.mark.parametrize("make, path", [(no_decay, "logits/kernel"), (classifier, "logits/kernel")])
+def test_one_path_of_two_variables_is_an_error(make, path):
+    with pytest.raises(ValueError, match=f"'twins' with two variables '{path}'"):
+        make(same_paths())
+    assert np.prod(no_decay(same_paths(), ["bias"])[0].weight_decay) == 0  # both are in it

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from optimizers.references import small_model
+
+from keras_deeplab.optimizers import SGD, ParameterGroup
+from keras_deeplab.optimizers.parameter_group import multipliers
+
+
+@pytest.mark.parametrize(
+    "pattern, path, is_in",
+    [
+        ("a/kernel", "a/kernel", True),
+        ("a/kernel", "aa/kernel", False),
+        ("a/kernel", "a/kernel_2", False),
+        ("*/kernel", "block/unit/kernel", True),
+        ("*/kernel", "kernel", False),
+        ("block?/bias", "block3/bias", True),
+        ("block[12]/bias", "block3/bias", False),
+        ("A/kernel", "a/kernel", False),
+        (("x", "*/bias"), "a/bias", True),
+        (["x", "y"], "a/bias", False),
+    ],
+)
+def test_matches(pattern, path, is_in):
+    assert ParameterGroup(pattern).matches(path) is is_in
+
+
+def test_is_plain_data():
+    group = ParameterGroup(["a", "b"], learning_rate=10)
+    assert dataclasses.asdict(group) == {
+        "pattern": ("a", "b"),
+        "learning_rate": 10.0,
+        "weight_decay": 1.0,
+    }
+    assert ParameterGroup(**group.get_config()) == group
+    assert hash(group) == hash(ParameterGroup(("a", "b"), 10.0))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        group.learning_rate = 2.0
+
+
+def test_multipliers_of_several_groups_are_multiplied():
+    groups = [
+        ParameterGroup("logits/*", learning_rate=10),
+        ParameterGroup("*/bias", learning_rate=2, weight_decay=0),
+        ParameterGroup("logits/kernel", weight_decay=0.5),
+    ]
+    variables = small_model().trainable_variables
+    expected = [(1.0, 1.0), (2.0, 0.0), (10.0, 0.5), (20.0, 0.0)]
+    assert multipliers(groups, variables) == expected
+    assert multipliers(groups[::-1], variables) == expected
+    assert multipliers((), variables) == [(1.0, 1.0)] * 4
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+@pytest.mark.parametrize("value", [-1, float("inf"), float("nan"), "2", True, None])
+def test_multipliers_are_checked(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a number from 0; received {value!r}"):
+        ParameterGroup("*", **{name: value})
+
+
+@pytest.mark.parametrize("pattern", ["", (), ("a", ""), 3, None, [1]])
+def test_pattern_is_checked(pattern):
+    with pytest.raises(ValueError, match="pattern must be a path"):
+        ParameterGroup(pattern)
+
+
+@pytest.mark.parametrize("groups", [ParameterGroup("*"), ["*"], {"*": 1}, "*", None])
+def test_groups_are_checked(groups):
+    with pytest.raises(ValueError, match="groups must be a list of ParameterGroup; received "):
+        SGD(0.1, groups=groups)
+
+
+def test_a_group_that_matches_nothing_is_an_error_that_helps():
+    optimizer = SGD(0.1, groups=[ParameterGroup("*"), ParameterGroup("logit/kernel")])
+    # The nearest path comes first.
+    rule = "received 'logit/kernel', which matches none of the 4.* like 'logits/kernel', "
+    with pytest.raises(ValueError, match=rule):
+        optimizer.build(small_model().trainable_variables)
+    assert not optimizer.built
+
+
+def test_the_error_of_very_many_patterns_stays_short():
+    optimizer = SGD(0.1, groups=[ParameterGroup([f"x{i}" for i in range(500)])])
+    with pytest.raises(ValueError, match=r"'x5' and 494 more, which") as error:
+        optimizer.build(small_model().trainable_variables)
+    assert len(str(error.value)) < 400
+
+
+def test_frozen_variables_are_not_there():
+    model = small_model()
+    model.get_layer("a").trainable = False
+    with pytest.raises(ValueError, match=r"groups must each match .*'a/\*', .*none of the 2"):
+        SGD(0.1, groups=[ParameterGroup("a/*")]).build(model.trainable_variables)

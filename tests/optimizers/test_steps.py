@@ -1,0 +1,182 @@
+"""Steps of both optimizers against numpy, and against Keras' own where they mean the same."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from models.networks import tiny
+from optimizers.references import adamw, sgd, small_model, some_gradients, stepped, values_of
+
+import keras_deeplab
+from keras_deeplab.optimizers import SGD, AdamW, ParameterGroup, classifier, no_decay
+from keras_deeplab.schedules import PolynomialDecay
+
+GROUPS = [
+    ParameterGroup("logits/*", learning_rate=10),
+    ParameterGroup("*/bias", learning_rate=2, weight_decay=0),
+    ParameterGroup("logits/kernel", weight_decay=3),
+    ParameterGroup("a/kernel", learning_rate=0.5, weight_decay=0.25),
+]
+RATES, DECAYS = [0.5, 2, 10, 20], [0.25, 0, 3, 0]
+ONES = [ParameterGroup("*"), ParameterGroup(("a/kernel", "*/bias"), 1, 1)]
+
+
+def assert_near(found, expected):
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=2e-6)
+
+
+def assert_same_bits(found, expected):
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+def test_sgd_is_the_formula(momentum, nesterov, weight_decay):
+    model = small_model()
+    gradients, options = some_gradients(model, 6), {"learning_rate": 0.01, "momentum": momentum}
+    options |= {"weight_decay": weight_decay, "nesterov": nesterov and momentum > 0}
+    expected = sgd(values_of(model), gradients, RATES, DECAYS, **options)
+    assert_near(stepped(model, SGD(groups=GROUPS, **options), gradients), expected)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_adamw_is_the_formula(weight_decay):
+    model = small_model()
+    gradients, options = some_gradients(model, 6), {"learning_rate": 0.01}
+    options["weight_decay"] = weight_decay
+    expected = adamw(values_of(model), gradients, RATES, DECAYS, **options)
+    assert_near(stepped(model, AdamW(groups=GROUPS, **options), gradients), expected)
+
+
+@pytest.mark.parametrize("make, reference", [(SGD, sgd), (AdamW, adamw)])
+def test_schedules_are_multiplied_too(make, reference):
+    model, schedule = small_model(), PolynomialDecay(0.02, 6, warmup_steps=2)
+    gradients, options = some_gradients(model, 6), {"weight_decay": 0.2}
+    options |= {"momentum": 0.9} if make is SGD else {}
+    rates = [float(schedule(step)) for step in range(6)]
+    known = {**options, "learning_rate": rates.__getitem__}
+    expected = reference(values_of(model), gradients, RATES, DECAYS, **known)
+    assert_near(stepped(model, make(schedule, groups=GROUPS, **options), gradients), expected)
+
+
+@pytest.mark.parametrize("groups", [(), ONES], ids=["none", "ones"])
+@pytest.mark.parametrize(
+    "mine, theirs, options",
+    [
+        (SGD, keras.optimizers.SGD, {"momentum": 0.9}),
+        (SGD, keras.optimizers.SGD, {"momentum": 0.9, "nesterov": True}),
+        (AdamW, keras.optimizers.AdamW, {"weight_decay": 0.1}),
+        (AdamW, keras.optimizers.AdamW, {"weight_decay": 0.1, "amsgrad": True}),
+    ],
+)
+def test_without_multipliers_it_is_keras_to_the_last_bit(groups, mine, theirs, options):
+    gradients = some_gradients(small_model(), 6)
+    expected = stepped(small_model(), theirs(0.013, **options), gradients)
+    assert_same_bits(
+        stepped(small_model(), mine(0.013, groups=groups, **options), gradients), expected
+    )
+
+
+def test_sgd_decays_as_an_l2_loss_does():
+    x, y = np.random.default_rng(0).normal(size=(2, 12, 3)).astype("float32")
+    found = []
+    for plain in (True, False):
+        regularizer = keras.regularizers.L2(0.05 / 2) if plain else None
+        model = small_model(kernel_regularizer=regularizer, bias_regularizer=regularizer)
+        optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+        if not plain:
+            optimizer = SGD(0.05, momentum=0.9, weight_decay=0.05)
+        model.compile(optimizer, "mse")
+        model.fit(x, y[:, :2], batch_size=4, epochs=3, shuffle=False, verbose=0)
+        found.append(values_of(model))
+    assert_near(*found)
+
+
+def test_keras_sgd_decays_less_by_one_minus_momentum():
+    shrunk = []
+    for make in (SGD, keras.optimizers.SGD):
+        variable = keras.Variable([1.0], name="w")
+        optimizer = make(0.01, momentum=0.75, weight_decay=0.1)
+        for _ in range(80):
+            optimizer.apply([tf.zeros(1)], [variable])
+        shrunk.append(-np.log(variable.numpy()[0]))
+    np.testing.assert_allclose(shrunk[1], 80 * 0.01 * 0.1, rtol=1e-2)
+    np.testing.assert_allclose(shrunk[0] / shrunk[1], 4, rtol=5e-2)
+
+
+@pytest.mark.parametrize("make", [SGD, AdamW])
+def test_zero_freezes_whatever_the_gradient_is(make):
+    model = small_model()
+    before, gradients = values_of(model), some_gradients(model, 4)
+    for found in gradients:
+        found[2][0] = [np.inf, np.nan]
+    optimizer = make(0.1, weight_decay=0.1, groups=[ParameterGroup("logits/*", learning_rate=0)])
+    after = stepped(model, optimizer, gradients)
+    assert_same_bits(after[2:], before[2:])
+    assert all((old != new).all() for old, new in zip(before[:2], after[:2], strict=True))
+
+
+def test_keras_own_exclusion_holds_as_well():
+    model = small_model()
+    gradients, options = some_gradients(model, 4), {"learning_rate": 0.01, "weight_decay": 0.3}
+    expected = sgd(values_of(model), gradients, RATES, [0, 0, 3, 0], momentum=0.9, **options)
+    optimizer = SGD(groups=GROUPS, momentum=0.9, **options)
+    optimizer.exclude_from_weight_decay(var_list=[model.get_layer("a").kernel])
+    assert_near(stepped(model, optimizer, gradients), expected)
+
+
+@pytest.mark.parametrize("make", [SGD, AdamW])
+def test_tensorflow_variables_are_known_by_name(make):
+    variables = [tf.Variable([1.0, 2.0], name=name) for name in ("slow", "fast")]
+    optimizer = make(0.1, groups=[ParameterGroup("fast*", learning_rate=3)])
+    optimizer.apply_gradients([(tf.constant([1.0, -1.0]), v) for v in variables])
+    slow, fast = (variable.numpy() - [1, 2] for variable in variables)
+    np.testing.assert_allclose(fast, 3 * slow, rtol=1e-5)
+
+
+def test_rows_of_an_embedding():
+    inputs = keras.Input((2,), dtype="int32")
+    model = keras.Model(inputs, keras.layers.Embedding(4, 3, name="table")(inputs))
+    table = model.trainable_variables[0]
+    before = table.numpy()
+    optimizer = SGD(0.1, weight_decay=0.5, groups=[ParameterGroup("table/*", 2)])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(tf.constant([[1, 2]])))
+    gradients = tape.gradient(loss, [table.value])
+    assert isinstance(gradients[0], tf.IndexedSlices)
+    optimizer.apply(gradients, [table])
+    rows = np.array([[0], [1], [1], [0]])
+    np.testing.assert_allclose(table, before - 0.2 * (rows + 0.5 * before), rtol=1e-5)
+
+
+def test_the_step_of_deeplab_v2():
+    """Classifier x10, its bias x20, no decay on biases and norms, on all variables of a model.
+
+    Rate and decay are larger than the paper's, for one step to show both.
+    """
+    keras.utils.set_random_seed(0)
+    model = keras_deeplab.DeepLabV2(3, tiny(), output_stride=8)
+    groups = [*classifier(model, learning_rate=10, bias=20), *no_decay(model)]
+    optimizer = SGD(0.25, momentum=0.9, weight_decay=0.5, groups=groups)
+    images = np.random.default_rng(0).integers(0, 255, (2, 33, 41, 3)).astype("float32")
+    labels = np.random.default_rng(1).integers(0, 3, (2, 33, 41))
+    with tf.GradientTape() as tape:
+        loss = keras_deeplab.losses.CrossEntropy()(labels, model(images, training=True))
+    variables = model.trainable_variables
+    gradients = [g.numpy() for g in tape.gradient(loss, [v.value for v in variables])]
+    before = values_of(model)
+    optimizer.apply([tf.constant(g) for g in gradients], variables)
+    kinds = []
+    for variable, old, gradient in zip(variables, before, gradients, strict=True):
+        layer, kind = variable.path.split("/")
+        rate = {"kernel": 10, "bias": 20}[kind] if layer.startswith("logits_") else 1
+        decay = 0.5 if kind == "kernel" else 0
+        kinds.append((rate, decay))
+        change = -0.25 * rate * (gradient + decay * old)
+        np.testing.assert_allclose(variable.numpy() - old, change, rtol=1e-4, atol=1e-5)
+    assert set(kinds) == {(1, 0.5), (1, 0), (10, 0.5), (20, 0)}
