@@ -3,6 +3,7 @@
 from keras_deeplab import (
     _requirements,  # noqa: F401 - first, as it refuses Keras settings that the others fail under
     backbones,
+    batch_norm,
     data,
     export,
     graph,
@@ -14,6 +15,7 @@ from keras_deeplab import (
     weights,
 )
 from keras_deeplab._version import __version__
+from keras_deeplab.batch_norm import refresh_batch_norm
 from keras_deeplab.inference import evaluate, predict
 from keras_deeplab.models import (
     DeepLabV1,
@@ -36,6 +38,7 @@ __all__ = [
     "UNet",
     "__version__",
     "backbones",
+    "batch_norm",
     "comparison_picture",
     "data",
     "evaluate",
@@ -47,6 +50,7 @@ __all__ = [
     "models",
     "overlay",
     "predict",
+    "refresh_batch_norm",
     "schedules",
     "weights",
 ]

@@ -22,6 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "backbones": {"layers"},
     "weights": {"backbones", "graph", "layers"},
     "models": {"weights", "backbones", "graph", "layers"},
+    "batch_norm": {"graph", "layers"},
     "inference": {"models", "backbones", "graph", "boundary", *FREE},
     "verification": {"inference", "data"},
     "export": {"inference", "verification", "models", "backbones", "layers", "graph", "data"},
