@@ -3,6 +3,7 @@
 from keras_deeplab import (
     _requirements,  # noqa: F401 - first, as it refuses Keras settings that the others fail under
     backbones,
+    batch_norm,
     data,
     export,
     graph,
@@ -15,6 +16,7 @@ from keras_deeplab import (
     weights,
 )
 from keras_deeplab._version import __version__
+from keras_deeplab.batch_norm import refresh_batch_norm
 from keras_deeplab.inference import evaluate, predict
 from keras_deeplab.models import (
     DeepLabV1,
@@ -37,6 +39,7 @@ __all__ = [
     "UNet",
     "__version__",
     "backbones",
+    "batch_norm",
     "comparison_picture",
     "data",
     "evaluate",
@@ -49,6 +52,7 @@ __all__ = [
     "optimizers",
     "overlay",
     "predict",
+    "refresh_batch_norm",
     "schedules",
     "weights",
 ]

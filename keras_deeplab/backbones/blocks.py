@@ -7,12 +7,14 @@ from typing import Any
 import keras
 from keras import layers as kl
 
+from keras_deeplab.layers import BatchNormalization
+
 PADDINGS = ("symmetric", "same", "end")
 
 
 def norm(x: Any, name: str, epsilon: float, momentum: float = 0.9) -> Any:
     """Batch norm over the channels."""
-    return kl.BatchNormalization(epsilon=epsilon, momentum=momentum, name=name)(x)
+    return BatchNormalization(epsilon=epsilon, momentum=momentum, name=name)(x)
 
 
 def checked_padding(padding: str) -> str:

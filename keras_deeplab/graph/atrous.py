@@ -41,7 +41,8 @@ def with_output_stride(
 
     Returns:
         A functional `keras.Model` with the same inputs, output structure and layer names. Nested
-        models and `Sequential`s are dissolved into it.
+        models and `Sequential`s are dissolved into it, and Keras' batch norms become
+        `keras_deeplab.layers.BatchNormalization` with their weights and results.
 
     Raises:
         ValueError: If the network cannot have that output stride, holds a layer whose geometry is

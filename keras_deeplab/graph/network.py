@@ -12,7 +12,8 @@ from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
 
-from keras_deeplab.layers.composite import CompositeLayer
+from keras_deeplab.layers import BatchNormalization
+from keras_deeplab.layers.composite import CompositeLayer, layers_inside
 
 # Layers that keras.applications define for themselves and that work pixel by pixel.
 APPLICATION_POINTWISE = (CustomScaleLayer, LayerScale, StochasticDepth)
@@ -142,14 +143,9 @@ def leaf_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers.
 def all_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """All layers by path, each before those inside it; networks and composites are entered."""
     found: dict[str, keras.layers.Layer] = {}
-
-    def enter(path: str, layer: keras.layers.Layer) -> None:
-        found[path] = layer
-        for inner in layer._flatten_layers(include_self=False, recursive=False):
-            enter(f"{path}/{inner.name}", inner)
-
     for layer in model.layers:
-        enter(layer.name, layer)
+        found[layer.name] = layer
+        found.update(layers_inside(layer, f"{layer.name}/"))
     return found
 
 
@@ -161,7 +157,10 @@ def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
 
 
 def clone_operation(operation: Operation, name: str, **changes: Any) -> Operation:
-    """A new operation with the same configuration but for the changes, without its weights."""
+    """A new operation with the same configuration but for the changes, without its weights.
+
+    Keras' batch norm becomes the package's, which has its weights and results.
+    """
     config = operation.get_config()
     unknown = set(changes) - set(config)
     if unknown:
@@ -172,7 +171,10 @@ def clone_operation(operation: Operation, name: str, **changes: Any) -> Operatio
     config.update(changes)
     if isinstance(operation, keras.layers.Layer):
         config["name"] = name
-    clone = type(operation).from_config(config)
+    own_class = type(operation)
+    if own_class is keras.layers.BatchNormalization:
+        own_class = BatchNormalization
+    clone = own_class.from_config(config)
     clone.name = name
     return clone
 

@@ -3,6 +3,7 @@
 from keras_deeplab.layers.aspp import ASPP, ImagePooling
 from keras_deeplab.layers.atrous_conv import AtrousConv2D, AtrousSeparableConv2D
 from keras_deeplab.layers.atrous_pooling import AtrousPadding2D, AtrousPooling2D
+from keras_deeplab.layers.batch_norm import BatchNormalization
 from keras_deeplab.layers.composite import CompositeLayer
 from keras_deeplab.layers.pyramid import SpatialPyramidPooling2D
 from keras_deeplab.layers.resize import CropLike, PadToMinimum, ResizeBy, ResizeLike
@@ -14,6 +15,7 @@ __all__ = [
     "AtrousPadding2D",
     "AtrousPooling2D",
     "AtrousSeparableConv2D",
+    "BatchNormalization",
     "CompositeLayer",
     "CropLike",
     "ImagePooling",

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import layers as kl
 
+from keras_deeplab.layers.batch_norm import BatchNormalization
 from keras_deeplab.layers.composite import CompositeLayer
 
 
@@ -72,7 +73,7 @@ class _AtrousConvolution(CompositeLayer):
     def _norm(self, name: str) -> kl.Layer | None:
         if not self.batch_norm:
             return None
-        return kl.BatchNormalization(
+        return BatchNormalization(
             epsilon=self.epsilon, momentum=self.momentum, name=name, dtype=self.dtype_policy
         )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import keras
+
+from keras_deeplab.layers.batch_norm import BatchNormalization
 
 
 class CompositeLayer(keras.layers.Layer):
@@ -24,6 +27,20 @@ class CompositeLayer(keras.layers.Layer):
         """The shape that the layers inside give."""
         return self.call(keras.Input(batch_shape=input_shape, dtype=self.compute_dtype)).shape
 
+    def get_config(self) -> dict[str, Any]:
+        """Keras' configuration, and what was changed on the layers inside after construction."""
+        changes = changed_settings(layers_inside(self))
+        return {**super().get_config(), **{key: value for key, value in changes.items() if value}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Builds the layer that `get_config` describes."""
+        config = dict(config)
+        changes = taken_settings(config)
+        layer = super().from_config(config)
+        change_settings(layers_inside(layer), changes)
+        return layer
+
     def dilated_config(self, rate: tuple[int, int]) -> dict[str, Any]:
         """The layer's configuration for a map that is `rate` times finer.
 
@@ -37,3 +54,47 @@ class CompositeLayer(keras.layers.Layer):
             f"The layer '{self.name}' ({type(self).__name__}) does not say how it is dilated by "
             f"{rate}: define dilated_config."
         )
+
+
+def layers_inside(layer: keras.layers.Layer, prefix: str = "") -> dict[str, keras.layers.Layer]:
+    """All layers inside a layer by path, each before those inside it."""
+    found: dict[str, keras.layers.Layer] = {}
+    for inner in layer._flatten_layers(include_self=False, recursive=False):
+        found[prefix + inner.name] = inner
+        found.update(layers_inside(inner, f"{prefix}{inner.name}/"))
+    return found
+
+
+def changed_settings(layers: Mapping[str, keras.layers.Layer]) -> dict[str, Any]:
+    """What training was told about layers that are built from the arguments of what they are in.
+
+    Args:
+        layers: By path.
+
+    Returns:
+        `frozen_layers`, the paths of those that are not trainable, and `norm_settings`, for the
+        path of each batch norm that was changed the settings that were.
+    """
+    norms = {
+        path: layer.changed_settings
+        for path, layer in layers.items()
+        if isinstance(layer, BatchNormalization) and layer.changed_settings
+    }
+    frozen = [path for path, layer in layers.items() if not layer.trainable]
+    return {"frozen_layers": frozen, "norm_settings": norms}
+
+
+def taken_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Takes what `changed_settings` has put there out of a configuration."""
+    defaults = {"frozen_layers": [], "norm_settings": {}}
+    return {key: config.pop(key, default) for key, default in defaults.items()}
+
+
+def change_settings(layers: Mapping[str, keras.layers.Layer], changes: dict[str, Any]) -> None:
+    """Tells layers what `changed_settings` has found."""
+    frozen = set(changes["frozen_layers"])
+    for path, layer in layers.items():
+        layer.trainable = path not in frozen
+    for path, settings in changes["norm_settings"].items():
+        for name, value in settings.items():
+            setattr(layers[path], name, value)

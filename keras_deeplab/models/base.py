@@ -12,6 +12,7 @@ import keras
 
 from keras_deeplab.graph import geometry
 from keras_deeplab.graph.network import all_layers
+from keras_deeplab.layers.composite import change_settings, changed_settings, taken_settings
 from keras_deeplab.models.arguments import check_output_stride
 from keras_deeplab.models.user_backbone import restored_backbone
 from keras_deeplab.weights import (
@@ -156,21 +157,20 @@ class SegmentationModel(keras.Model):
         return model
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, and which layers are frozen."""
-        frozen = [name for name, layer in all_layers(self).items() if not layer.trainable]
-        return {**self._arguments, "trainable": self.trainable, "frozen_layers": frozen}
+        """The constructor's arguments, frozen layers, and what was changed on batch norms."""
+        changes = changed_settings(all_layers(self))
+        return {**self._arguments, "trainable": self.trainable, **changes}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         """Builds the model that `get_config` describes."""
         config = dict(config)
         trainable = config.pop("trainable", True)
-        frozen = set(config.pop("frozen_layers", ()))
+        changes = taken_settings(config)
         config["backbone"] = restored_backbone(config["backbone"], custom_objects)
         model = cls(**config)
         model.trainable = trainable
-        for name, layer in all_layers(model).items():
-            layer.trainable = name not in frozen
+        change_settings(all_layers(model), changes)
         return model
 
 

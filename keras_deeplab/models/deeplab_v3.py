@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.layers import ASPP, AtrousConv2D, AtrousSeparableConv2D
+from keras_deeplab.layers import ASPP, AtrousConv2D, AtrousSeparableConv2D, BatchNormalization
 from keras_deeplab.models import base
 from keras_deeplab.models.arguments import InputShape, completed
 from keras_deeplab.models.construction import image_features
@@ -178,7 +178,7 @@ def _auxiliary_head(
         kernel_initializer="he_normal",
         name="conv",
     )(x)
-    x = kl.BatchNormalization(epsilon=epsilon, momentum=0.9, name="norm")(x)
+    x = BatchNormalization(epsilon=epsilon, momentum=0.9, name="norm")(x)
     x = kl.Activation(activation, name="act")(x)
     x = kl.Dropout(_AUXILIARY_DROPOUT, name="dropout")(x)
     x = kl.Conv2D(num_classes, 1, name="logits", dtype="float32")(x)

@@ -30,6 +30,8 @@ CASES = [
         partial(layers.ASPP, 4, (2,), separable=True, image_pooling=False, dropout=0.5),
     ),
     Case("image_pooling", partial(layers.ImagePooling, 4, activation=None, epsilon=1e-3)),
+    Case("batch_norm", partial(layers.BatchNormalization, momentum=0.9, frozen_statistics=True)),
+    Case("batch_norm_plain", partial(layers.BatchNormalization, scale=False, synchronized=True)),
     Case("pyramid_max", partial(layers.SpatialPyramidPooling2D, (4, 2, 1))),
     Case("pyramid_average", partial(layers.SpatialPyramidPooling2D, (6, 3), "average")),
     Case("pool_max", partial(layers.AtrousPooling2D, (3, 2), "max", (2, 1))),

@@ -1,0 +1,354 @@
+"""Policies of batch norms, and their statistics taken anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers as kl
+
+import keras_deeplab
+from keras_deeplab import batch_norm, layers
+from keras_deeplab.batch_norm import momentum_for, refresh_batch_norm, set_policy
+
+
+def network(dropout: float = 0.0, norm: type = layers.BatchNormalization) -> keras.Model:
+    """Three norms, the last behind global pooling, the first in a nested model."""
+    inner_input = keras.Input((None, None, 4))
+    x = norm(name="first")(inner_input)
+    inner = keras.Model(inner_input, kl.ReLU()(x), name="inner")
+    x = inputs = keras.Input((None, None, 3))
+    x = inner(kl.Conv2D(4, 1, name="conv_a")(x))
+    x = kl.Dropout(dropout)(x)
+    x = norm(name="second", scale=False)(kl.Conv2D(5, 1, name="conv_b")(x))
+    x = kl.Conv2D(3, 1, name="conv_c")(kl.GlobalAveragePooling2D(keepdims=True)(x))
+    model = keras.Model(inputs, norm(name="third")(x))
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(random.uniform(0.5, 1.5, weight.shape))
+    return model
+
+
+def batches(*sizes: tuple[int, int, int]) -> list[np.ndarray]:
+    random = np.random.default_rng(1)
+    return [random.normal(i, 2, (*size, 3)).astype("float32") for i, size in enumerate(sizes)]
+
+
+SIZES = ((3, 4, 5), (2, 3, 3), (4, 2, 7))
+
+
+def norms_of(model: keras.Model) -> list[keras.layers.Layer]:
+    inner = model.get_layer("inner")
+    return [inner.get_layer("first"), model.get_layer("second"), model.get_layer("third")]
+
+
+def statistics(model: keras.Model) -> list[np.ndarray]:
+    return [
+        np.stack([norm.moving_mean.numpy(), norm.moving_variance.numpy()])
+        for norm in norms_of(model)
+    ]
+
+
+def reference(model: keras.Model, images: list[np.ndarray]) -> list[np.ndarray]:
+    """What the statistics should be, in numpy: all values that a norm sees, put together."""
+    first, second, third = norms_of(model)
+    seen: list[list[np.ndarray]] = [[], [], []]
+
+    def conv(x: np.ndarray, name: str) -> np.ndarray:
+        kernel, bias = (w.numpy().astype(np.float64) for w in model.get_layer(name).weights)
+        return x @ kernel[0, 0] + bias
+
+    def normalize(x: np.ndarray, norm: keras.layers.Layer, index: int) -> np.ndarray:
+        x = x.reshape(-1, x.shape[-1])
+        seen[index].append(x)
+        mean, variance = x.mean(0), x.var(0)
+        if len(x) == 1:
+            mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
+        gamma = norm.gamma.numpy() if norm.scale else 1
+        return (x - mean) / np.sqrt(variance + norm.epsilon) * gamma + norm.beta.numpy()
+
+    for x in images:
+        y = normalize(conv(x.astype(np.float64), "conv_a"), first, 0)
+        y = normalize(conv(np.maximum(y, 0), "conv_b"), second, 1)
+        y = y.reshape(len(x), -1, 5).mean(1)
+        normalize(conv(y, "conv_c"), third, 2)
+    together = [np.concatenate(parts) for parts in seen]
+    return [np.stack([x.mean(0), x.var(0)]) for x in together]
+
+
+def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [layers.BatchNormalization, keras.layers.BatchNormalization])
+def test_refresh_takes_all_batches_together(norm):
+    model, images = network(dropout=0.9, norm=norm), batches(*SIZES)
+    expected = reference(model, images)
+    weights = [w.numpy() for w in model.trainable_weights]
+    assert refresh_batch_norm(model, images) == 3
+    assert_close(statistics(model), expected)
+    for before, after in zip(weights, model.trainable_weights, strict=True):
+        np.testing.assert_array_equal(after, before)
+    # Again it gives the same: nothing of what was there before counts.
+    refresh_batch_norm(model, images)
+    assert_close(statistics(model), expected)
+    # The mean of the batches' variances lacks what is between them.
+    within = np.mean([reference(model, [x])[0][1] for x in images], axis=0)
+    assert (expected[0][1] > 1.1 * within).all()
+
+
+def test_refresh_counts_single_values_but_does_not_normalise_by_them():
+    model, images = network(), batches((1, 4, 4), (1, 3, 2), (2, 2, 2))
+    expected = reference(model, images)
+    refresh_batch_norm(model, images)
+    assert_close(statistics(model), expected)
+
+
+def test_refresh_of_data_sets_of_pairs_in_steps():
+    model, other = network(), network()
+    (images,) = batches((6, 4, 4))
+    labels = np.zeros((6, 4, 4), "int32")
+    data = tf.data.Dataset.from_tensor_slices((np.uint8(np.abs(images)), labels)).batch(2)
+    assert refresh_batch_norm(model, data.repeat(), steps=2) == 3
+    taken = np.uint8(np.abs(images[:4])).astype("float32")
+    assert_close(statistics(model), reference(other, [taken[:2], taken[2:]]))
+
+
+def test_refresh_traces_once_for_all_sizes():
+    traces = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, x):
+            traces.append(x.shape)
+            return x
+
+    x = inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, layers.BatchNormalization()(Counting()(x)))
+    traces.clear()
+    refresh_batch_norm(model, batches(*SIZES))
+    assert len(traces) == 1
+
+
+def test_refresh_leaves_frozen_norms_alone():
+    model = network()
+    first, second, third = norms_of(model)
+    first.trainable, second.frozen_statistics = False, True
+    before = statistics(model)
+    assert refresh_batch_norm(model, batches(*SIZES)) == 1
+    after = statistics(model)
+    np.testing.assert_array_equal(after[0], before[0])
+    np.testing.assert_array_equal(after[1], before[1])
+    # What the third sees went through the old statistics of the others.
+    below = keras.Model(model.input, third.input)
+    seen = np.concatenate([below(x, training=False) for x in batches(*SIZES)])
+    assert_close([after[2]], [np.stack([seen.mean((0, 1, 2)), seen.var((0, 1, 2))])])
+
+
+def failing() -> list:
+    yield from batches(SIZES[0])
+    raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize(
+    "data, steps, error, words",
+    [
+        (failing(), None, OSError, "the disk is gone"),
+        ([], None, ValueError, "`dataset` must hold at least one batch, received none"),
+        (batches(*SIZES), 0, ValueError, "`steps` .* received 0"),
+        (batches(*SIZES), True, ValueError, "`steps` .* received True"),
+        (tf.data.Dataset.from_tensors(0).repeat(), None, ValueError, "`steps` must be given"),
+        ([np.full((2, 2, 2, 3), np.nan)], None, ValueError, "inner/first, second, third.*finite"),
+    ],
+)
+def test_refresh_is_all_or_nothing(data, steps, error, words):
+    model = network()
+    before = statistics(model)
+    x = batches(SIZES[0])[0]
+    expected = model(x)
+    with pytest.raises(error, match=words):
+        refresh_batch_norm(model, data, steps)
+    np.testing.assert_array_equal(np.hstack(statistics(model)), np.hstack(before))
+    np.testing.assert_array_equal(model(x), expected)
+    for norm in norms_of(model):
+        assert "call" not in vars(norm)
+
+
+def test_refresh_mends_statistics_that_are_not_finite():
+    model, images = network(), batches(*SIZES)
+    norms_of(model)[0].moving_variance.assign([np.nan] * 4)
+    refresh_batch_norm(model, images)
+    assert_close(statistics(model), reference(network(), images))
+
+
+def test_refresh_refuses_what_it_would_do_wrong():
+    x = inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, kl.BatchNormalization(renorm=True, name="odd")(x))
+    with pytest.raises(ValueError, match="'odd' uses a mask or `renorm`"):
+        refresh_batch_norm(model, batches(*SIZES))
+
+
+def test_refresh_reaches_the_auxiliary_head_and_composites():
+    model = small_model(auxiliary_layer="stage16_out")
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
+    norms = [x for x in model._flatten_layers() if isinstance(x, layers.BatchNormalization)]
+    before = [norm.moving_variance.numpy() for norm in norms]
+    assert refresh_batch_norm(model, [images]) == len(norms) == 10
+    moved = [np.abs(n.moving_variance - b).max() for n, b in zip(norms, before, strict=True)]
+    assert min(moved) > 1e-4
+
+
+def small_model(**arguments) -> keras.Model:
+    """A DeepLabV3 on a user's network with Keras' own batch norms."""
+    x = inputs = keras.Input((None, None, 3), name="pixels")
+    for stride in (2, 4, 8, 16):
+        x = kl.Conv2D(4, 3, strides=2, padding="same", name=f"stage{stride}")(x)
+        x = kl.BatchNormalization(momentum=0.8, name=f"stage{stride}_norm")(x)
+        x = kl.ReLU(name=f"stage{stride}_out")(x)
+    backbone = keras.Model(inputs, x, name="plain")
+    return keras_deeplab.DeepLabV3(
+        2, backbone, aspp_filters=4, aspp_rates=(2,), head_filters=4, **arguments
+    )
+
+
+def settings(model: keras.Model) -> set[tuple]:
+    found = [x for x in model._flatten_layers() if isinstance(x, kl.BatchNormalization)]
+    assert len(found) == 9
+    return {(n.trainable, n.frozen_statistics, n.synchronized, n.momentum) for n in found}
+
+
+def test_a_users_norms_become_the_packages():
+    model = small_model()
+    norm = model.backbone.get_layer("stage2_norm")
+    assert type(norm) is layers.BatchNormalization
+    assert (norm.momentum, norm.epsilon) == (0.8, 1e-3)
+
+
+def test_policies():
+    model = small_model()
+    count = len(model.trainable_weights)
+    assert set_policy(model) == 0
+    assert settings(model) == {(True, False, False, 0.8), (True, False, False, 0.9)}
+    assert set_policy(model, "freeze_statistics", momentum=0.99) == 9
+    assert settings(model) == {(True, True, False, 0.99)}
+    assert len(model.trainable_weights) == count
+    assert set_policy(model, "freeze", synchronized=True) == 9
+    assert settings(model) == {(False, False, True, 0.99)}
+    assert len(model.trainable_weights) == count - 2 * 9
+    assert set_policy(model.backbone, "train", synchronized=False) == 4
+    assert settings(model) == {(True, False, False, 0.99), (False, False, True, 0.99)}
+
+
+@pytest.mark.parametrize("policy", ["train", "freeze_statistics", "freeze"])
+def test_policies_survive(policy, tmp_path: Path):
+    model = small_model()
+    set_policy(model, policy, momentum=0.95, synchronized=True)
+    norm = model.get_layer("aspp").project.norm
+    norm.momentum = 0.5  # one of its own
+    expected = settings(model)
+    assert len(expected) == 2
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for other in (loaded, model.with_output_stride(8), model.with_num_classes(3)):
+        assert settings(other) == expected
+        assert other.get_layer("aspp").project.norm.momentum == 0.5
+    assert settings(loaded.with_output_stride(8)) == expected
+    set_policy(loaded)
+    assert {each[:2] for each in settings(loaded.with_num_classes(3))} == {(True, False)}
+
+
+@pytest.mark.parametrize("policy", ["freeze_statistics", "freeze"])
+def test_policies_survive_in_a_users_own_model(policy, tmp_path: Path):
+    x = inputs = keras.Input((None, None, 3))
+    x = layers.BatchNormalization(name="norm")(kl.Conv2D(4, 3, strides=2, padding="same")(x))
+    x = layers.ASPP(4, rates=(1,), name="aspp")(kl.Conv2D(4, 3, strides=2, padding="same")(x))
+    model = keras.Model(inputs, kl.Conv2D(2, 1)(x))
+    plain = model.get_layer("aspp").get_config()
+    assert not {"frozen_layers", "norm_settings"} & set(plain)
+    assert set_policy(model, policy, momentum=0.75) == 5
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for other in (loaded, keras_deeplab.graph.with_output_stride(loaded, 2)):
+        norms = [x for x in other._flatten_layers() if isinstance(x, layers.BatchNormalization)]
+        found = {(n.trainable, n.frozen_statistics, n.momentum) for n in norms}
+        assert found == {(policy != "freeze", policy == "freeze_statistics", 0.75)}
+        assert len(norms) == 5
+
+
+def test_frozen_statistics_train_all_else():
+    model = small_model()
+    set_policy(model, "freeze_statistics")
+    model.compile("sgd", keras_deeplab.losses.CrossEntropy())
+    still = [w.numpy() for w in model.non_trainable_weights if "moving" in w.name]
+    gamma = model.backbone.get_layer("stage2_norm").gamma
+    before = gamma.numpy()
+    random = np.random.default_rng(0)
+    images = random.uniform(0, 255, (2, 32, 32, 3))
+    model.fit(images, random.integers(0, 2, (2, 32, 32)), verbose=0)
+    assert np.abs(gamma.numpy() - before).max() > 0
+    moving = [w for w in model.non_trainable_weights if "moving" in w.name]
+    for old, new in zip(still, moving, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_keras_own_norms_cannot_freeze_statistics_alone():
+    model = network(norm=keras.layers.BatchNormalization)
+    model.get_layer("second").trainable = True
+    with pytest.raises(ValueError, match="freeze_statistics.*inner/first, second, third"):
+        set_policy(model, "freeze_statistics", momentum=0.5)
+    assert {norm.momentum for norm in norms_of(model)} == {0.99}
+    assert set_policy(model, "train") == 0
+    assert set_policy(model, "freeze", momentum=0.5) == 3
+    assert {(n.trainable, n.momentum) for n in norms_of(model)} == {(False, 0.5)}
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"policy": "frozen"}, "`policy` must be one of .*'train'.* received 'frozen'"),
+        ({"momentum": 1.0}, r"`momentum` must be a number in \[0, 1\), received 1.0"),
+        ({"momentum": True}, "`momentum` .* received True"),
+        ({"synchronized": "yes"}, "`synchronized` .* received 'yes'"),
+    ],
+)
+def test_bad_policies(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        set_policy(network(), **arguments)
+
+
+def test_the_momentum_remembers_a_tenth_of_the_run():
+    for steps in (200, 1840, 30000):
+        assert 1 / (1 - momentum_for(steps)) == pytest.approx(steps / 10)
+        # Of where the statistics started nothing is left.
+        assert momentum_for(steps) ** steps < 1e-4
+    assert (momentum_for(1), momentum_for(10**7)) == (0.9, 0.9997)
+    for bad in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match=f"`total_steps` .* received {bad}"):
+            momentum_for(bad)
+
+
+def test_files_with_keras_own_norms_still_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    with monkeypatch.context() as earlier:
+        for module in ("graph.network", "layers.atrous_conv", "models.deeplab_v3"):
+            path = f"keras_deeplab.{module}.BatchNormalization"
+            earlier.setattr(path, keras.layers.BatchNormalization)
+        model = small_model(auxiliary_layer="stage8_out")
+        model.backbone.get_layer("stage4_norm").trainable = False
+        model(images, training=True)
+        expected = model(images)
+        model.save(tmp_path / "model.keras")
+    assert type(model.backbone.get_layer("stage2_norm")) is keras.layers.BatchNormalization
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.backbone.get_layer("stage2_norm")) is layers.BatchNormalization
+    assert not loaded.backbone.get_layer("stage4_norm").trainable
+    np.testing.assert_allclose(loaded(images), expected, rtol=1e-4, atol=1e-5)
+    assert np.std(expected) > 1e-2
+
+
+def test_what_is_public():
+    assert keras_deeplab.refresh_batch_norm is refresh_batch_norm
+    assert batch_norm.POLICIES == ("train", "freeze_statistics", "freeze")
