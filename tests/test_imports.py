@@ -26,6 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "verification": {"inference", "data"},
     "export": {"inference", "verification", "models", "backbones", "layers", "graph", "data"},
     "pictures": {"data", "inference"},
+    "tensorboard": {"inference", "metrics", "pictures"},
     # The free ones know nothing of models.
     "labels": set(),
     "losses": {"labels"},
