@@ -28,6 +28,7 @@ from keras_deeplab.models import (
     UNet,
 )
 from keras_deeplab.pictures import comparison_picture, overlay
+from keras_deeplab.tensorboard import TensorBoard
 
 __all__ = [
     "DeepLabV1",
@@ -36,6 +37,7 @@ __all__ = [
     "DeepLabV3Plus",
     "MultiScale",
     "SPPNet",
+    "TensorBoard",
     "UNet",
     "__version__",
     "backbones",

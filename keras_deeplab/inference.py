@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.data.decoding import decode_image
-from keras_deeplab.metrics import SegmentationMetrics, scores
+from keras_deeplab.metrics import SegmentationMetrics, by_name, scores
 
 Image = np.ndarray | tf.Tensor | PIL.Image.Image | str | os.PathLike
 PIL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits per channel
@@ -176,9 +176,10 @@ def evaluate(
 
     Returns:
         A dict that can be written as JSON: what `metrics.scores` returns (`mean_iou`, `per_class`,
-        `pixel_accuracy` and more), `images`, `pixels` (those that count), and with `boundary` what
-        `boundary.BoundaryScores` returns (`boundary_mean_iou`, `boundary_per_class`,
-        `trimap_mean_iou`).
+        `pixel_accuracy` and more), `true_share` (a dict of class name to its share of the true
+        pixels, to hold `predicted_share` against), `images`, `pixels` (those that count), and with
+        `boundary` what `boundary.BoundaryScores` returns (`boundary_mean_iou`,
+        `boundary_per_class`, `trimap_mean_iou`).
 
     Raises:
         ValueError: If the dataset is empty or infinite or holds something else, or the names do
@@ -215,9 +216,19 @@ def evaluate(
         raise ValueError("dataset must hold at least one batch; received an empty dataset")
     progress.target = done
     progress.update(done, values, finalize=True)
-    confusion = metric.confusion.numpy()
-    report = {**scores(confusion, class_names), "images": images, "pixels": int(confusion.sum())}
-    return report if borders is None else {**report, **borders.result()}
+    return {
+        **_report(metric.confusion.numpy(), class_names),
+        "images": images,
+        **({} if borders is None else borders.result()),
+    }
+
+
+def _report(confusion: np.ndarray, class_names: Sequence[str] | None) -> dict:
+    """Returns the scores and what the truth holds."""
+    report, pixels = scores(confusion, class_names), confusion.sum()
+    shares = confusion.sum(1) / (pixels if pixels else np.nan)
+    true_share = by_name(shares, list(report["per_class"]))
+    return {**report, "true_share": true_share, "pixels": int(pixels)}
 
 
 def _batches(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -13,6 +13,10 @@ GAP = 6
 FONT_SIZE = 13
 WHITE = (255, 255, 255)
 
+CELL, SMALL_CELL = 34, 8
+MOST_NAMES = 40
+HEAT = np.array((16, 78, 139))  # the colour of a share of 1; 0 is white
+
 Colors = Sequence[tuple[int, int, int]] | np.ndarray
 
 
@@ -183,3 +187,78 @@ def _legend_places(
         places.append((x, y))
         x += entry
     return places, y + FONT_SIZE + GAP
+
+
+def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """Draws where each class's pixels went: rows are the truth, columns the prediction.
+
+    Each cell holds the share of its row's pixels in percent, and is the darker the larger it is; a
+    perfect model has a dark diagonal and white elsewhere. The rows of classes that no truth has are
+    grey. With more than 40 classes the cells are small, without names and numbers.
+
+    Args:
+        confusion: Pixel counts `(num_classes, num_classes)`, as `metrics.scores` takes them.
+        class_names: One name per class.
+
+    Returns:
+        RGB pixels uint8 `(height, width, 3)`.
+
+    Raises:
+        ValueError: If the matrix is not square, or the names are not one per class.
+
+    Example:
+
+    >>> picture = confusion_picture(np.array([[8, 2], [1, 9]]), ["sky", "ground"])
+    >>> PIL.Image.fromarray(picture).save("confusion.png")
+    """
+    confusion, names = np.asarray(confusion, np.float64), [str(name) for name in class_names]
+    if confusion.shape != (len(names), len(names)):
+        raise ValueError(
+            "confusion must be a square matrix with a row for each class name; received shape "
+            f"{confusion.shape} and {len(names)} names"
+        )
+    pixels = confusion.sum(1, keepdims=True)
+    shares = confusion / np.where(pixels == 0, 1, pixels)
+    colors = np.rint(255 + shares[..., None] * (HEAT - 255)).astype(np.uint8)
+    colors[pixels[:, 0] == 0] = 224
+    cell = CELL if len(names) <= MOST_NAMES else SMALL_CELL
+    grid = Image.fromarray(colors.repeat(cell, 0).repeat(cell, 1))
+    rows = columns = Image.new("RGB", (0, 0))
+    font = ImageFont.load_default(size=FONT_SIZE)
+    if cell == CELL:
+        _write_shares(ImageDraw.Draw(grid), shares, pixels[:, 0] > 0, font)
+        rows = _name_strip(names, font, "rm")
+        columns = _name_strip(names, font, "lm").transpose(Image.Transpose.ROTATE_90)
+    caption = "rows: truth, columns: prediction, % of the row"
+    left, top = GAP + rows.width, FONT_SIZE + 2 * GAP + columns.height
+    width = max(left + grid.width, GAP + round(font.getlength(caption))) + GAP
+    sheet = Image.new("RGB", (width, top + grid.height + GAP), WHITE)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP // 2), caption, fill="black", font=font)
+    draw.rectangle((left - 1, top - 1, left + grid.width, top + grid.height), outline="black")
+    sheet.paste(rows, (GAP, top))
+    sheet.paste(columns, (left, top - columns.height))
+    sheet.paste(grid, (left, top))
+    return np.asarray(sheet)
+
+
+def _write_shares(
+    draw: ImageDraw.ImageDraw, shares: np.ndarray, present: np.ndarray, font: ImageFont.FreeTypeFont
+) -> None:
+    """Writes each share of the present rows into its cell, nothing where it rounds to 0."""
+    for (row, column), share in np.ndenumerate(shares):
+        if present[row] and round(100 * share) > 0:
+            middle = (column + 0.5) * CELL, (row + 0.5) * CELL
+            color = WHITE if share > 0.5 else "black"
+            draw.text(middle, f"{100 * share:.0f}", fill=color, font=font, anchor="mm")
+
+
+def _name_strip(names: Sequence[str], font: ImageFont.FreeTypeFont, anchor: str) -> Image.Image:
+    """Writes a name beside each row, at the strip's left ("lm") or right ("rm")."""
+    width = round(max(map(font.getlength, names))) + 2 * GAP
+    strip = Image.new("RGB", (width, len(names) * CELL), WHITE)
+    x = GAP if anchor == "lm" else width - GAP
+    for index, name in enumerate(names):
+        place = (x, (index + 0.5) * CELL)
+        ImageDraw.Draw(strip).text(place, name, fill="black", font=font, anchor=anchor)
+    return strip

@@ -38,6 +38,7 @@ OWN = {
     "metrics.SegmentationMetrics": 2,
     "pictures.comparison_picture": 2,
     "pictures.overlay": 2,
+    "tensorboard.TensorBoard": 2,
     "verification.verify": 2,
 }
 SHORTER = {"epochs=20": "epochs=1, steps_per_epoch=2"}

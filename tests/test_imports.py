@@ -22,4 +22,193 @@ ROOMS: dict[str, set[str]] = {
     "backbones": {"layers"},
     "weights": {"backbones", "graph", "layers"},
     "models": {"weights", "backbones", "graph", "layers"},
+    "optimizers": {"graph"},
     "batch_norm": {"graph", "layers"},
+    "recipes": {"batch_norm", "optimizers", "losses", "metrics", "schedules"},
+    "inference": {"models", "backbones", "graph", "boundary", *FREE},
+    "verification": {"inference", "data"},
+    "export": {"inference", "verification", "models", "backbones", "layers", "graph", "data"},
+    "pictures": {"data", "inference"},
+    "tensorboard": {"inference", "metrics", "pictures"},
+    # The free ones know nothing of models.
+    "labels": set(),
+    "losses": {"labels"},
+    "metrics": {"labels"},
+    "boundary": {"metrics"},
+    "schedules": set(),
+    "data": {"labels"},
+    "_version": set(),
+    "_requirements": set(),
+}
+LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py"}
+# Extras, imported where they are needed.
+EXTRAS = {"safetensors", "ai_edge_litert"}
+NEEDED_BEFORE_KERAS = {"_requirements"}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of the package, by its dotted name, parsed."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        found[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = modules()
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Dotted names that a module imports, anywhere in it, as far as they are modules."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules_in_it = inner & set(MODULES)
+            names.update(modules_in_it)
+            if len(modules_in_it) < len(inner):
+                names.add(node.module)
+    return names
+
+
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
+IMPORTS = {name: imports(tree) for name, tree in MODULES.items()}
+INSIDE = {
+    name: {i for i in found if i.split(".")[0] == "keras_deeplab"}
+    for name, found in IMPORTS.items()
+}
+
+
+def violations(inside: dict[str, set[str]]) -> list[str]:
+    return [
+        f"{name} -> {other}"
+        for name, found in inside.items()
+        for other in found
+        if name != "keras_deeplab"
+        and (other == "keras_deeplab" or room(other) not in ROOMS[room(name)] | {room(name)})
+    ]
+
+
+def circles(inside: dict[str, set[str]]) -> list[str]:
+    """Modules from which imports lead back to them."""
+
+    def reachable(start: str) -> set[str]:
+        seen, todo = set(), [start]
+        while todo:
+            for other in inside.get(todo.pop(), ()):
+                if other not in seen:
+                    seen.add(other)
+                    todo.append(other)
+        return seen
+
+    return [name for name in inside if name in reachable(name)]
+
+
+def test_every_room_is_in_the_table():
+    assert {room(name) for name in MODULES if name != "keras_deeplab"} == set(ROOMS)
+
+
+def test_rooms_look_only_where_they_may():
+    assert violations(INSIDE) == []
+
+
+def test_the_table_itself_points_only_downwards():
+    assert circles(ROOMS) == []
+
+
+def test_no_circles_between_modules():
+    assert circles(INSIDE) == []
+
+
+def test_planted_mistakes_are_seen():
+    planted = {**INSIDE, "keras_deeplab.layers.aspp": {"keras_deeplab.graph.geometry"}}
+    assert violations(planted) == ["keras_deeplab.layers.aspp -> keras_deeplab.graph.geometry"]
+    planted = {**INSIDE, "keras_deeplab.layers.resize": {"keras_deeplab.layers.aspp"}}
+    assert "keras_deeplab.layers.aspp" in circles(planted)
+    planted = {**INSIDE, "keras_deeplab.losses": {"keras_deeplab"}}
+    assert violations(planted) == ["keras_deeplab.losses -> keras_deeplab"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_libraries(name):
+    others = {i.split(".")[0] for i in IMPORTS[name]} - {"keras_deeplab"}
+    assert others - set(sys.stdlib_module_names) <= LIBRARIES | EXTRAS
+
+
+def test_keras_internals_live_in_one_file():
+    users = [
+        name for name, found in IMPORTS.items() if any(i.startswith("keras.src") for i in found)
+    ]
+    assert users == ["keras_deeplab.graph.network"]
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    paths = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_plain_import_is_light_and_complete():
+    code = """
+import sys
+import keras_deeplab
+for name in "layers graph data export losses metrics schedules DeepLabV3 predict".split():
+    getattr(keras_deeplab, name)
+for name in keras_deeplab.__all__:
+    getattr(keras_deeplab, name)
+print(sorted({"tensorflow_datasets", "matplotlib", "scipy"} & set(sys.modules)))
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[-2] == "[]"
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch", "numpy"])
+def test_another_backend_gets_one_clear_error(backend):
+    done = run("import keras_deeplab", KERAS_BACKEND=backend)
+    last = done.stderr.strip().split("\n")[-1]
+    assert done.returncode == 1
+    assert last.startswith("ImportError:")
+    assert f"KERAS_BACKEND is '{backend}'" in last
+    assert "KERAS_BACKEND=tensorflow" in last
+    assert "During handling" not in done.stderr
+
+
+def test_a_backend_from_the_configuration_file_gets_it_too(tmp_path: Path):
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    environment = {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": ""}
+    done = run("import keras_deeplab", **environment)
+    last = done.stderr.strip().split("\n")[-1]
+    assert done.returncode == 1
+    assert last.startswith("ImportError:")
+    assert "'jax'" in last
+    assert "KERAS_BACKEND=tensorflow" in last
+
+
+@pytest.mark.parametrize("how", ["call", "file"])
+def test_channels_first_gets_one_clear_error(how, tmp_path: Path):
+    code, environment = "import keras_deeplab", {}
+    if how == "call":
+        code = "import keras; keras.config.set_image_data_format('channels_first'); " + code
+    else:
+        (tmp_path / "keras.json").write_text('{"image_data_format": "channels_first"}')
+        environment = {"KERAS_HOME": str(tmp_path)}
+    done = run(code, **environment)
+    last = done.stderr.strip().split("\n")[-1]
+    assert done.returncode == 1
+    assert last.startswith("ImportError:")
+    assert "'channels_first'" in last
+    assert "set_image_data_format" in last

@@ -176,7 +176,12 @@ def test_evaluate_over_differing_sizes_equals_numpy_and_traces_once():
     confusion = np.zeros((3, 3), int)
     np.add.at(confusion, (truth[truth != 255], predicted[truth != 255]), 1)
     expected = scores(confusion, ["red", "green", "blue"])
-    assert report == {**expected, "images": len(SIZES), "pixels": int((truth != 255).sum())}
+    shares = {
+        name: pytest.approx((truth[truth != 255] == label).mean())
+        for label, name in enumerate(["red", "green", "blue"])
+    }
+    counts = {"images": len(SIZES), "pixels": int((truth != 255).sum()), "true_share": shares}
+    assert report == {**expected, **counts}
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert 0 < report["mean_iou"] < 1
 
@@ -199,6 +204,13 @@ def test_evaluate_ignores_another_label():
     assert evaluate(channel_model(), dataset_of(items), ignore_label=9, verbose=0) == expected
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be in 0\.\.2"):
         evaluate(channel_model(), dataset_of(items), verbose=0)
+
+
+def test_evaluate_of_ignored_pixels_alone():
+    items = [(pixels, np.full_like(labels, 255)) for pixels, labels in pairs(SIZES)]
+    report = evaluate(channel_model(), dataset_of(items), verbose=0)
+    assert report["pixels"] == 0
+    assert report["true_share"] == report["per_class"] == {"0": None, "1": None, "2": None}
 
 
 def test_evaluate_refuses():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_deeplab.data import voc_colors
-from keras_deeplab.pictures import comparison_picture, overlay
+from keras_deeplab.pictures import HEAT, comparison_picture, confusion_picture, overlay
 
 COLORS = [(255, 0, 0), (0, 200, 10), (1, 2, 3)]
 
@@ -95,3 +95,47 @@ def test_comparison_picture_refuses(pair):
         comparison_picture([image], [labels], [labels[1:]], ["a", "b", "c"])
     with pytest.raises(ValueError, match="height and width"):
         comparison_picture([image[1:]], [labels], [labels], ["a", "b", "c"])
+
+
+def heat(share):
+    return np.rint(255 + np.multiply.outer(share, HEAT - 255.0)).astype(np.uint8)
+
+
+def test_confusion_picture_shows_the_share_of_each_row():
+    confusion = np.array([[60, 30, 10], [0, 0, 0], [25, 0, 75]])
+    picture = confusion_picture(confusion, ["sky", "traffic light", "tree"])
+    assert picture.dtype == np.uint8
+    shares = [[0.6, 0.3, 0.1], [0, 0, 0], [0.25, 0, 0.75]]
+    expected = heat(np.array(shares))
+    expected[1] = 224
+    # Corners of cells, which the numbers leave free, in one piece from the first to the last.
+    ((top, left),) = find(picture, np.tile(heat(0.6), (5, 5, 1)))[:1]
+    corners = picture[top : top + 3 * 34 : 34, left : left + 3 * 34 : 34]
+    np.testing.assert_array_equal(corners, expected)
+    before = confusion_picture(10 * confusion, ["sky", "traffic light", "tree"])
+    np.testing.assert_array_equal(picture, before)
+    # Something is written in every cell of at least half a percent, beside every row, above all.
+    cells = picture[top : top + 102, left : left + 102].reshape(3, 34, 3, 34, 3)
+    written = cells.astype(int).std((1, 3)).max(-1) > 0
+    np.testing.assert_array_equal(written, np.array(shares) > 0)
+    names = picture[top : top + 102, : left - 2].reshape(3, 34, -1)
+    assert (names.min((1, 2)) < 100).all()
+    above = picture[: top - 2, left : left + 102].reshape(top - 2, 3, 34, 3)[25:]
+    assert (above.min((0, 2, 3)) < 100).all()
+
+
+def test_confusion_picture_of_many_classes_is_small():
+    confusion = np.eye(150) * 9 + 1
+    picture = confusion_picture(confusion, range(150))
+    assert picture.shape[0] < 1300
+    diagonal = find(picture, np.tile(heat(10 / 159), (8, 8, 1)))
+    assert len(diagonal) == 150
+    steps = np.diff(diagonal, axis=0)
+    np.testing.assert_array_equal(steps, np.full_like(steps, 8))
+
+
+def test_confusion_picture_refuses():
+    with pytest.raises(ValueError, match=r"received shape \(2, 3\) and 2 names"):
+        confusion_picture(np.ones((2, 3)), ["a", "b"])
+    with pytest.raises(ValueError, match=r"received shape \(2, 2\) and 3 names"):
+        confusion_picture(np.ones((2, 2)), ["a", "b", "c"])

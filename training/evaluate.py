@@ -9,7 +9,14 @@ from pathlib import Path
 import keras_deeplab
 from keras_deeplab import data
 from training.files import write_json
-from training.options import command, load_model, positive, scores_table
+from training.options import (
+    add_views,
+    command,
+    load_model,
+    positive,
+    scores_table,
+    with_views,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +31,8 @@ def parser() -> argparse.ArgumentParser:
     add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/{images,labels}")
     add("--split", default="val", help="train, val or test")
     add("--output-stride", type=positive, help="default: the model's own")
+    add_views(made)
+    add("--boundary", action="store_true", help="scores the pixels along boundaries too")
     add("--output", type=Path, help="folder for metrics.json; default: beside the model")
     return made
 
@@ -42,11 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{len(classes)}: {', '.join(classes)}."
         )
     dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once
-    report = keras_deeplab.evaluate(model, dataset, class_names=classes)
-    stride = getattr(model, "output_stride", None)
+    report = keras_deeplab.evaluate(
+        with_views(model, options.scales, options.flip),
+        dataset,
+        class_names=classes,
+        boundary=options.boundary,
+    )
+    how = {
+        "split": options.split,
+        "output_stride": getattr(model, "output_stride", None),
+        "scales": options.scales or [1.0],
+        "flip": options.flip,
+    }
     default = options.model.parent / f"evaluation-{options.split}"
     path = (options.output or default) / "metrics.json"
-    write_json(path, {"split": options.split, "output_stride": stride, **report})
+    write_json(path, {**how, **report})
     print(scores_table(report, options.split))
     print(f"written to {path}")
     return 0

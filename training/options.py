@@ -70,12 +70,68 @@ def load_model(path: Path, output_stride: int | None = None) -> keras.Model:
     return model.with_output_stride(output_stride)
 
 
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of several views of each image."""
+    parser.add_argument(
+        "--scales",
+        type=positive_float,
+        nargs="+",
+        metavar="S",
+        help="sees each image at these scales and takes the mean of the probabilities, such as "
+        "0.5 0.75 1 1.25 1.5 1.75 as in the papers; default: 1",
+    )
+    parser.add_argument(
+        "--flip",
+        action="store_true",
+        help="sees each image mirrored too, which takes twice as long",
+    )
+
+
+def with_views(
+    model: keras.Model, scales: Sequence[float] | None, flip: bool = False
+) -> keras.Model:
+    """The model that takes the mean over scales and mirror images, resized as the model does."""
+    if scales is None and not flip:
+        return model
+    own = isinstance(model, keras_deeplab.models.SegmentationModel)
+    return keras_deeplab.MultiScale(
+        model,
+        scales or (1.0,),
+        align_corners=own and bool(model.get_config().get("align_corners")),
+        fusion="mean",
+        flip=flip,
+    )
+
+
 def scores_table(report: dict, split: str) -> str:
-    """Per-class IoU and the two totals, as lines."""
-    totals = {"mean IoU": report["mean_iou"], "pixel accuracy": report["pixel_accuracy"]}
-    width = max(len(str(name)) for name in [*report["per_class"], "pixel accuracy"])
+    """Per-class IoU, how much of each class is predicted and true, and the totals, as lines."""
+    columns = {
+        "IoU": (report["per_class"], ".3f"),
+        "predicted": (report["predicted_share"], ".2%"),
+        "in truth": (report["true_share"], ".2%"),
+    }
+    totals = {
+        "mean IoU": report["mean_iou"],
+        "frequency-weighted IoU": report["frequency_weighted_iou"],
+        "pixel accuracy": report["pixel_accuracy"],
+    }
+    if "boundary_per_class" in report:
+        columns["boundary IoU"] = (report["boundary_per_class"], ".3f")
+        totals["boundary mean IoU"] = report["boundary_mean_iou"]
+        for pixels, value in report["trimap_mean_iou"].items():
+            totals[f"mean IoU within {pixels} px of a boundary"] = value
+    width = max(len(str(name)) for name in [*report["per_class"], *totals])
+    rows = [
+        [name, *(_shown(values[name], form) for values, form in columns.values())]
+        for name in report["per_class"]
+    ]
+    rows += [[name, _shown(value, ".3f")] for name, value in totals.items()]
     lines = [
-        f"  {name:<{width}}  {'absent' if value is None else format(value, '.3f')}"
-        for name, value in [*report["per_class"].items(), *totals.items()]
+        f"  {name:<{width}}" + "".join(f"  {cell:>12}" for cell in cells)
+        for name, *cells in [["", *columns], *rows]
     ]
     return "\n".join([f"IoU per class on the {report['images']} images of {split}:", *lines])
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "absent" if value is None else format(value, form)

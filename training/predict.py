@@ -12,7 +12,7 @@ import numpy as np
 import keras_deeplab
 from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
 from training.files import write_png
-from training.options import command, load_model, positive
+from training.options import add_views, command, load_model, positive, with_views
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     add("--images", type=Path, nargs="+", required=True, help="photographs, or folders of them")
     add("--output", type=Path, default=Path("predictions"), help="folder to write to")
     add("--output-stride", type=positive, help="default: the model's own")
+    add_views(made)
     return made
 
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     paths = photographs(options.images)
     model = load_model(options.model, options.output_stride)
+    model = with_views(model, options.scales, options.flip)
     info = classes_of(options.model, model.output_shape[-1])
     for path in paths:
         pixels = keras_deeplab.inference.read_image(path, model.input_shape[-1])

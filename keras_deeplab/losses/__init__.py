@@ -6,6 +6,7 @@ from keras_deeplab.losses.dice import Dice
 from keras_deeplab.losses.focal import Focal
 from keras_deeplab.losses.hard_pixels import HardPixelMining
 from keras_deeplab.losses.lovasz import LovaszSoftmax
+from keras_deeplab.losses.parsing import parse
 from keras_deeplab.losses.weighted_sum import Sum
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "LovaszSoftmax",
     "Sum",
     "class_weights",
+    "parse",
 ]

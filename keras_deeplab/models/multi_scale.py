@@ -1,7 +1,8 @@
-"""Several scales of the image through one model."""
+"""Several scales of the image, and its mirror image, through one model."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
@@ -11,15 +12,27 @@ import keras
 from keras_deeplab.layers import ResizeBy, ResizeLike
 from keras_deeplab.models.deep_supervision import DeepSupervision
 
+FUSIONS = ("max", "mean")
+View = Callable[[keras.Model, Any], list[Any]]
+
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class MultiScale(DeepSupervision, keras.Model):
-    """Shows a model the image at several scales and takes the maximum of its logits at each pixel.
+    """Shows a model the image at several scales, mirrored too if asked, and makes one answer.
 
-    The weights are the model's own, shared by all scales. In `fit` the loss is the sum of the
-    losses of each scale and of the maximum, as DeepLab V2 is trained; metrics and predictions see
-    the maximum alone. What the model has a loss for in its own training, such as an auxiliary head,
-    has it at each scale, with the model's weight.
+    The weights are the model's own, shared by all views of the image. With `fusion="max"` the
+    answer is the maximum of all views' logits at each pixel, as DeepLab V2 fuses its scales. With
+    `"mean"` it is the logarithm of the mean of all views' probabilities, as V3 and V3+ are
+    evaluated: it reads like any logits, and its softmax is that mean. With `flip` each scale is
+    seen mirrored left to right as well and its logits mirrored back, so that the answer to a
+    mirrored image is the mirrored answer.
+
+    A model trained at output stride 16 is evaluated so at 8: `model.with_output_stride(8)` first.
+    The time is that of all views together: a scale of 2 costs four times the scale of 1.
+
+    In `fit` the loss is the sum of the losses of each view and of the answer, as DeepLab V2 is
+    trained; metrics and predictions see the answer alone. What the model has a loss for in its own
+    training, such as an auxiliary head, has it in each view, with the model's weight.
 
     Args:
         model: Any segmentation model that takes images of any size and returns logits of that size.
@@ -27,16 +40,19 @@ class MultiScale(DeepSupervision, keras.Model):
         align_corners: How image and logits are resized: False for half-pixel centres, True for the
             authors' rule, which turns a side n into (n - 1) * scale + 1.
         name: Of the new model.
+        fusion: `"max"` or `"mean"`.
+        flip: Whether each scale is seen mirrored too; twice the time.
 
     Input shape:
         `(batch, height, width, channels)`, as the model's.
 
     Output shape:
-        `(batch, height, width, num_classes)`: logits, float32.
+        `(batch, height, width, num_classes)`: logits, float32; with `fusion="mean"` their softmax
+        is the mean of the views' probabilities.
 
     Raises:
-        ValueError: If the scales are no different positive numbers, the model does not turn images
-            into a map of logits, or takes one size only.
+        ValueError: If the scales are no different positive numbers, the fusion is another, or the
+            model does not turn images into a map of logits, or takes one size only.
 
     Example:
 
@@ -44,10 +60,14 @@ class MultiScale(DeepSupervision, keras.Model):
     >>> several = keras_deeplab.MultiScale(model)
     >>> several(keras.ops.ones((1, 97, 129, 3))).shape
     TensorShape([1, 97, 129, 3])
+    >>> scales = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    >>> careful = keras_deeplab.MultiScale(model, scales, fusion="mean", flip=True)
 
     Reference:
-        [Chen et al., 2017, DeepLab](https://arxiv.org/abs/1606.00915), section 4.1.1, multi-scale
-        inputs.
+        - [Chen et al., 2017, DeepLab](https://arxiv.org/abs/1606.00915), section 4.1.1, multi-scale
+          inputs: the maximum.
+        - [Chen et al., 2017, DeepLab V3](https://arxiv.org/abs/1706.05587), section 4.1, inference
+          strategy on the val set: scales 0.5 to 1.75 and mirrored images, at output stride 8.
     """
 
     def __init__(
@@ -56,28 +76,38 @@ class MultiScale(DeepSupervision, keras.Model):
         scales: Sequence[float] = (0.5, 0.75, 1.0),
         align_corners: bool = False,
         name: str = "multi_scale",
+        *,
+        fusion: str = "max",
+        flip: bool = False,
     ) -> None:
         scales = _checked_scales(scales)
+        if fusion not in FUSIONS:
+            raise ValueError(f"`fusion` must be one of {FUSIONS}, received {fusion!r}.")
         _check_model(model)
         inputs = keras.Input(model.input_shape[1:], name="images")
-        views = [_view(scale, align_corners) for scale in scales]
-        maximum = keras.layers.Maximum(name="maximum", dtype="float32")
+        views = [view for scale in scales for view in _views(scale, align_corners, flip)]
+        fuse = (
+            keras.layers.Maximum(name="maximum", dtype="float32")
+            if fusion == "max"
+            else LogMeanProbability(name="mean", dtype="float32")
+        )
 
-        def at_all_scales(network: keras.Model) -> list[Any]:
+        def seen_by(network: keras.Model) -> list[Any]:
             each = [view(network, inputs) for view in views]
             answers = [answer for answer, *_ in each]
-            best = maximum(answers) if len(answers) > 1 else answers[0]
-            return [best, *keras.tree.flatten(each)]
+            answer = fuse(answers) if len(answers) > 1 else answers[0]
+            return [answer, *keras.tree.flatten(each)]
 
-        outputs = at_all_scales(model)
+        outputs = seen_by(model)
         super().__init__(inputs=inputs, outputs=outputs[0], name=name)
         # Past Keras' tracking, which would count the model's weights a second time.
         arguments = {"model": model, "scales": scales, "align_corners": align_corners}
+        arguments |= {"fusion": fusion, "flip": bool(flip)}
         object.__setattr__(self, "_arguments", arguments)
         weights: tuple[float, ...] = (1.0,)
         if isinstance(model, DeepSupervision) and model.training_graph is not None:
-            outputs, weights = at_all_scales(model.training_graph), model.supervision_weights
-        self._supervise(outputs, (1.0, *weights * len(scales)))
+            outputs, weights = seen_by(model.training_graph), model.supervision_weights
+        self._supervise(outputs, (1.0, *weights * len(views)))
 
     @property
     def model(self) -> keras.Model:
@@ -96,8 +126,39 @@ class MultiScale(DeepSupervision, keras.Model):
         return cls(**{**config, "model": model})
 
 
-def _view(scale: float, align_corners: bool) -> Callable[[keras.Model, Any], list[Any]]:
-    """What networks make of the image at a scale, at the image's size again."""
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class LogMeanProbability(keras.layers.Layer):
+    """The logarithm of the mean of several predictions' probabilities.
+
+    Its softmax is that mean. Computed from the logits' logarithms throughout, so that a class which
+    no view believes in does not become minus infinity.
+
+    Input shape:
+        A list of logits `(batch, height, width, num_classes)`.
+
+    Output shape:
+        `(batch, height, width, num_classes)`
+    """
+
+    def call(self, predictions: list[Any]) -> Any:
+        """Fuses the predictions."""
+        total = keras.ops.log_softmax(predictions[0])
+        for logits in predictions[1:]:
+            total = keras.ops.logaddexp(total, keras.ops.log_softmax(logits))
+        return total - math.log(len(predictions))
+
+    def compute_output_shape(self, input_shape: list[Any]) -> tuple[int | None, ...]:
+        """The shape of one of them."""
+        return tuple(input_shape[0])
+
+
+def _views(scale: float, align_corners: bool, flip: bool) -> list[View]:
+    """What networks make of the image at a scale, and of its mirror image, at the image's size."""
+    view = _view(scale, align_corners)
+    return [view, _mirrored(view)] if flip else [view]
+
+
+def _view(scale: float, align_corners: bool) -> View:
     if scale == 1:
         return lambda network, image: keras.tree.flatten(network(image))
     tag = _tag(scale)
@@ -108,6 +169,14 @@ def _view(scale: float, align_corners: bool) -> Callable[[keras.Model, Any], lis
         return [back(logits, image) for logits in keras.tree.flatten(network(resized(image)))]
 
     return seen
+
+
+def _mirrored(view: View) -> View:
+    # Outermost, at the image's own size: the two views of a scale are then each other's mirror
+    # image whatever the resizing and the network's padding do with even and odd sizes.
+    return lambda network, image: [
+        keras.ops.flip(logits, axis=2) for logits in view(network, keras.ops.flip(image, axis=2))
+    ]
 
 
 def _checked_scales(scales: Sequence[float]) -> tuple[float, ...]:

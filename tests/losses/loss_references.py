@@ -96,6 +96,20 @@ def region_mean(
     return np.mean(means) if means else 0.0
 
 
+def finite_differences(function, logits, step=1e-5):
+    """The gradient of a function of logits, in float64."""
+    logits = logits.astype(np.float64)
+    gradient = np.zeros_like(logits)
+    for index in np.ndindex(*logits.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = logits.copy()
+            moved[index] += sign * step
+            ends.append(function(moved))
+        gradient[index] = (ends[0] - ends[1]) / (2 * step)
+    return gradient
+
+
 @dataclass(frozen=True)
 class Case:
     """A loss and what it should be."""
@@ -130,6 +144,9 @@ CASES = {
         pixel_mean,
         {"class_weights": WEIGHTS, "smoothing": 0.2},
     ),
+    "smoothing": Case(
+        losses.CrossEntropy, {"label_smoothing": 0.3}, pixel_mean, {"smoothing": 0.3}
+    ),
     "hard_pixels": Case(losses.HardPixelMining, {"share": 0.3}, pixel_mean, {"share": 0.3}),
     "hard_pixels_weighted": Case(
         losses.HardPixelMining,
@@ -151,6 +168,9 @@ CASES = {
     "lovasz": region_case(losses.LovaszSoftmax, lovasz_of_class),
     "lovasz_per_image": region_case(losses.LovaszSoftmax, lovasz_of_class, per_image=True),
     "lovasz_all": region_case(losses.LovaszSoftmax, lovasz_of_class, classes="all"),
+    "lovasz_all_per_image": region_case(
+        losses.LovaszSoftmax, lovasz_of_class, classes="all", per_image=True
+    ),
     "sum": Case(
         losses.Sum,
         {

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from loss_references import make_batch, pixel_losses, pixel_mean
+from loss_references import WEIGHTS, finite_differences, make_batch, pixel_losses, pixel_mean
 
 from keras_deeplab.losses import CrossEntropy, HardPixelMining, Sum
 
@@ -33,6 +33,28 @@ def test_the_official_schedule(step, share, jit):
             official(labels, logits, step, 10, 0.25),
             rtol=1e-6,
         )
+
+
+@pytest.mark.parametrize("step, share", [(0, 1.0), (4, 0.7), (20, 0.25)])
+def test_gradients_on_the_way_equal_finite_differences(step, share):
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.iterations.assign(step)
+    options = {"class_weights": WEIGHTS, "label_smoothing": 0.1}
+    loss = HardPixelMining(0.25, steps=10, optimizer=optimizer, **options)
+    labels, logits, weights = make_batch(2, (2, 3, 5))
+    x = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = loss(labels, x, weights)
+    found = tape.gradient(value, x).numpy()
+
+    def numpy_loss(given):
+        return pixel_mean(labels, given, weights, share, class_weights=WEIGHTS, smoothing=0.1)
+
+    expected = finite_differences(numpy_loss, logits)
+    assert np.abs(expected).max() > 1e-3
+    assert not found[labels == 255].any()
+    np.testing.assert_allclose(found, expected, atol=2e-7, rtol=2e-5)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.6, 1.0])

@@ -94,7 +94,113 @@ def test_it_learns_and_comes_back_from_a_file(tmp_path: Path):
     keras_deeplab.export.saved_model(several, tmp_path / "served")
 
 
+def softmax(logits) -> np.ndarray:
+    powers = np.exp(np.float64(logits) - np.max(logits, -1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def views_by_hand(model, x, scales, flip) -> list[np.ndarray]:
+    size, found = x.shape[1:3], []
+    for scale in scales:
+        small = tuple(max(1, int(np.round(side * scale))) for side in size)
+        for step in (1, -1) if flip else (1,):
+            logits = model(resized(x[:, :, ::step], small))
+            found.append(resized(logits, size).numpy()[:, :, ::step])
+    return found
+
+
+FUSED = {
+    "max": lambda views: np.max(views, 0),
+    "mean": lambda views: np.log(np.mean([softmax(view) for view in views], 0)),
+}
+
+
+@pytest.mark.parametrize("fusion", FUSED)
+@pytest.mark.parametrize("scales", [(1,), (0.5, 1, 1.25)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_fusions_equal_what_is_done_by_hand(model, fusion, scales, flip):
+    x = image(61, 90, batch=2)
+    several = MultiScale(model, scales, fusion=fusion, flip=flip)
+    views = views_by_hand(model, x, scales, flip)
+    if len(views) > 1:
+        expected = FUSED[fusion](views)
+        assert np.std(views, axis=0).max() > 0.1  # the views differ
+        assert set(np.unique(np.argmax(views, 0))) == set(range(len(views)))
+    else:
+        expected = views[0]
+    found = several(x).numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-4)
+    if fusion == "mean":
+        mean = np.mean([softmax(view) for view in views], 0)
+        np.testing.assert_allclose(softmax(found), mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", FUSED)
+@pytest.mark.parametrize("scales", [(1,), (0.5, 0.75, 1.25)])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_mirrored_image_gets_the_mirrored_answer(model, fusion, scales, align_corners):
+    several = MultiScale(model, scales, align_corners, fusion=fusion, flip=True)
+    for size in ((64, 96), (61, 97), (64, 97), (33, 50), (1, 7)):
+        x = image(*size)
+        mirrored = several(x[:, :, ::-1]).numpy()[:, :, ::-1]
+        np.testing.assert_allclose(mirrored, several(x), atol=1e-5)
+    x = image(61, 97)
+    alone = model(x[:, :, ::-1]).numpy()[:, :, ::-1]
+    assert np.abs(alone - model(x)).max() > 0.1  # the model itself is not so
+
+
+def test_certain_views_that_disagree_give_finite_logits():
+    inputs = keras.Input((None, None, 3))
+    # Along the columns, so that the mirrored image says another class.
+    column = keras.ops.cumsum(keras.ops.ones_like(inputs), 2) * keras.ops.array([1e4, -1e4, 0])
+    several = MultiScale(keras.Model(inputs, column), (1,), fusion="mean", flip=True)
+    logits = several(np.zeros((1, 2, 9, 3), np.float32)).numpy()
+    assert np.isfinite(logits).all()
+    np.testing.assert_allclose(softmax(logits)[..., 0], 1, atol=1e-6)
+    assert logits.min() < -1e4
+
+
+@pytest.mark.parametrize("fusion", FUSED)
+def test_flipped_views_are_trained_saved_and_exported(tmp_path: Path, fusion):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None, None, 3))
+    scaled = keras.layers.Rescaling(1 / 100, -1)(inputs)
+    inner = keras.Model(inputs, keras.layers.Conv2D(2, 3, padding="same")(scaled))
+    several = MultiScale(inner, (0.5, 1), fusion=fusion, flip=True)
+    loss = keras_deeplab.losses.CrossEntropy()
+    several.compile(keras.optimizers.Adam(1e-2), loss)
+    pixels, labels = image(32, 48, batch=2), np.zeros((2, 32, 48), int)
+    labels[:, :, 20:] = 1
+    outputs = several(pixels, training=True)
+    assert len(outputs) == 5
+    np.testing.assert_allclose(outputs[0], FUSED[fusion](outputs[1:]), atol=1e-5, rtol=1e-5)
+    total = several.compute_loss(pixels, labels, outputs)
+    assert float(total) == pytest.approx(sum(float(loss(labels, o)) for o in outputs), rel=1e-5)
+    several.fit(pixels, labels, batch_size=2, epochs=1, verbose=0)
+    several.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is MultiScale
+    assert {key: loaded.get_config()[key] for key in ("scales", "fusion", "flip")} == {
+        "scales": (0.5, 1.0),
+        "fusion": fusion,
+        "flip": True,
+    }
+    x = image(45, 70)
+    np.testing.assert_array_equal(loaded(x), several(x))
+    path = keras_deeplab.export.saved_model(several, tmp_path / "served")
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    answer = serve(images=tf.constant(np.uint8(x)))["probabilities"]
+    np.testing.assert_allclose(answer, softmax(several(np.floor(x))), atol=1e-5)
+    np.testing.assert_allclose(
+        serve(images=tf.constant(np.uint8(x[:, :, ::-1])))["probabilities"],
+        answer[:, :, ::-1],
+        atol=1e-5,
+    )
+
+
 def test_wrong_arguments_are_named(model):
+    with pytest.raises(ValueError, match=r"`fusion` must be one of .*'mean'.* received 'median'"):
+        MultiScale(model, fusion="median")
     with pytest.raises(ValueError, match="`scales` must be positive numbers"):
         MultiScale(model, (0.5, 0))
     with pytest.raises(ValueError, match=r"`scales` must differ .* received \(0.5, 1, 0.5\)"):

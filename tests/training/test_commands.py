@@ -309,11 +309,6 @@ def folder_for(root, *parts):
     return path
 
 
-def test_scores_of_unlabelled_images_can_be_printed():
-    report = {"images": 2, "per_class": {"a": None}, "mean_iou": None, "pixel_accuracy": None}
-    assert options.scores_table(report, "test").count("absent") == 3
-
-
 def test_numbers_out_of_range_are_refused(capsys):
     for arguments in (["--epochs", "0"], ["--learning-rate", "-1"], ["--crop-size", "8"]):
         with pytest.raises(SystemExit):

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import importlib.util
+from collections import defaultdict
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_deeplab
+from keras_deeplab.losses import CrossEntropy
+from keras_deeplab.metrics import SegmentationMetrics, scores
+from keras_deeplab.pictures import comparison_picture, confusion_picture
+
+NAMES = ["sky", "traffic light", "car", "ghost"]
+COLORS = [(0, 0, 200), (250, 0, 0), (0, 200, 10), (9, 9, 9)]
+
+
+def brightest_channel(*metrics):
+    """A model that answers with its pixels and learns nothing."""
+    inputs = keras.Input((None, None, 3))
+    outputs = keras.layers.Dense(4, kernel_initializer="identity", use_bias=False)(inputs)
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.SGD(0.0), CrossEntropy(), metrics=list(metrics))
+    return model
+
+
+def pairs(count, seed, batch=2):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, 8, 12, 3)).astype(np.float32)
+    guessed = rng.integers(0, 3, (count, 8, 12))
+    labels = np.where(rng.random((count, 8, 12)) < 0.6, images.argmax(-1), guessed)
+    labels[rng.random(labels.shape) < 0.1] = 255
+    return images, labels, tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch)
+
+
+def events(folder):
+    """Everything in a folder's event files: `{tag: {step: value}}`, pictures decoded."""
+    found = defaultdict(dict)
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for record in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in record.summary.value:
+                content = tf.make_ndarray(value.tensor)
+                if content.dtype == object:  # width, height and the PNG file
+                    _, _, png = content
+                    content = tf.io.decode_png(png).numpy()
+                found[value.tag][record.step] = content
+    return found
+
+
+def confusion_of(images, labels):
+    valid = labels != 255
+    confusion = np.zeros((4, 4), int)
+    np.add.at(confusion, (labels[valid], images.argmax(-1)[valid]), 1)
+    return confusion
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Two epochs, and what they wrote."""
+    folder = tmp_path_factory.mktemp("logs")
+    train, val = pairs(4, 0), pairs(6, 1)
+    model = brightest_channel(SegmentationMetrics(4, NAMES))
+    report = keras_deeplab.TensorBoard(folder, val[2], colors=COLORS, num_pictures=3)
+    model.fit(
+        train[2], validation_data=val[2], epochs=2, shuffle=False, verbose=0, callbacks=[report]
+    )
+    return train, val, events(folder / "train"), events(folder / "validation")
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_each_class_has_its_curves_in_two_groups(written, part):
+    (images, labels, _), found = written[part == "validation"], written[2 + (part == "validation")]
+    expected = scores(confusion_of(images, labels), NAMES)
+    for epoch in range(2):
+        for name, key in zip(NAMES, ["sky", "traffic_light", "car", "ghost"], strict=True):
+            assert found[f"predicted_share/{key}"][epoch] == pytest.approx(
+                expected["predicted_share"][name], rel=1e-6
+            )
+            if name != "ghost":  # in neither truth nor prediction
+                assert found[f"iou/{key}"][epoch] == pytest.approx(
+                    expected["per_class"][name], rel=1e-6
+                )
+        assert found["epoch_mean_iou"][epoch] == pytest.approx(expected["mean_iou"], rel=1e-6)
+    assert "iou/ghost" not in found
+    assert 0.2 < expected["mean_iou"] < 0.9
+    groups = {tag.partition("/")[0] for tag in found}
+    assert not [group for group in groups if "sky" in group]
+    assert "epoch_loss" in groups
+
+
+def test_the_confusion_matrix_is_that_of_the_validation_images(written):
+    images, labels, _ = written[1]
+    confusion = confusion_of(images, labels)
+    for epoch in range(2):
+        np.testing.assert_array_equal(
+            written[3]["confusion_matrix"][epoch], confusion_picture(confusion, NAMES)
+        )
+    assert "confusion_matrix" not in written[2]
+
+
+def test_the_same_images_are_shown_in_every_epoch(written):
+    images, labels, _ = written[1]
+    chosen = [0, 2, 4]  # of each of the three batches the first
+    expected = comparison_picture(
+        images[chosen], labels[chosen], images[chosen].argmax(-1), NAMES, COLORS
+    )
+    for epoch in range(2):
+        np.testing.assert_array_equal(written[3]["predictions"][epoch], expected)
+
+
+def test_without_validation_names_and_metric(tmp_path):
+    images, labels, dataset = pairs(3, 0, batch=3)
+    model = brightest_channel()
+    report = keras_deeplab.TensorBoard(tmp_path, dataset.unbatch(), num_pictures=2, picture_freq=2)
+    model.fit(dataset, epochs=3, shuffle=False, verbose=0, callbacks=[report])
+    assert set(events(tmp_path / "train")) == {"epoch_loss", "epoch_learning_rate"}
+    found = events(tmp_path / "validation")
+    assert set(found) == {"predictions"}
+    assert set(found["predictions"]) == {0, 2}
+    expected = comparison_picture(images[:2], labels[:2], images[:2].argmax(-1), list("0123"))
+    np.testing.assert_array_equal(found["predictions"][2], expected)
+
+
+def test_curves_of_classes_that_the_logs_leave_out(tmp_path):
+    images, labels, dataset = pairs(4, 2)
+    model = brightest_channel(SegmentationMetrics(4, NAMES, per_class=False))
+    report = keras_deeplab.TensorBoard(tmp_path)
+    model.evaluate(pairs(2, 3)[2], verbose=0, callbacks=[report])
+    # Validation after the second epoch alone; what `evaluate` saw is no part of the first.
+    model.fit(
+        dataset,
+        validation_data=dataset,
+        validation_freq=2,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[report],
+    )
+    found = events(tmp_path / "validation")
+    expected = scores(confusion_of(images, labels), NAMES)["per_class"]
+    for name in NAMES[:3]:
+        values = found[f"iou/{name.replace(' ', '_')}"]
+        assert values == {1: pytest.approx(expected[name], rel=1e-6)}
+    assert set(found["confusion_matrix"]) == {1}
+
+
+def test_keras_own_options_reach_it(tmp_path):
+    _, _, dataset = pairs(4, 2)
+    model = brightest_channel(SegmentationMetrics(4, NAMES))
+    report = keras_deeplab.TensorBoard(tmp_path, update_freq="batch", histogram_freq=1)
+    model.fit(dataset, epochs=2, shuffle=False, verbose=0, callbacks=[report])
+    found = events(tmp_path / "train")
+    assert set(found["batch_mean_iou"]) == {1, 2, 3, 4}
+    assert any(tag.endswith("/histogram") for tag in found)
+    assert not [tag for tag in found if "sky" in tag and tag not in GROUPED]
+
+
+GROUPED = ["iou/sky", "predicted_share/sky"]
+
+
+def test_what_is_missing_or_wrong_is_named(tmp_path, monkeypatch):
+    images, _, dataset = pairs(2, 0)
+    for arguments, message in (
+        ({"num_pictures": 0}, "num_pictures must be an integer from 1; received 0"),
+        ({"picture_freq": 1.5}, "picture_freq must be an integer from 1; received 1.5"),
+        ({"dataset": dataset.repeat()}, "finite"),
+        ({"dataset": dataset.map(lambda x, y: x)}, r"of \(images, labels\)"),
+        ({"dataset": images}, "received ndarray"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            keras_deeplab.TensorBoard(tmp_path, **arguments)
+    report = keras_deeplab.TensorBoard(tmp_path, class_names=["a", "b"])
+    with pytest.raises(ValueError, match="4 different names"):
+        brightest_channel().fit(dataset, shuffle=False, verbose=0, callbacks=[report])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install keras_deeplab\[tensorboard\]"):
+        keras_deeplab.TensorBoard(tmp_path)
