@@ -12,6 +12,7 @@ from keras_deeplab import (
     metrics,
     models,
     optimizers,
+    recipes,
     schedules,
     weights,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "optimizers",
     "overlay",
     "predict",
+    "recipes",
     "refresh_batch_norm",
     "schedules",
     "weights",

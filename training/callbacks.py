@@ -1,10 +1,10 @@
-"""What happens at the end of a step and of an epoch: models kept, lost ones refused."""
+"""What happens after a step and after an epoch: progress shown, models kept, lost ones refused."""
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -12,6 +12,60 @@ from training.files import written_aside
 from training.run_folder import MONITOR, RunFolder
 
 SHOWN_NAMES = 16
+
+
+class Progress(keras.callbacks.Callback):
+    """Shows loss and mean IoU of each step, and the classes' IoU after a validation.
+
+    Keras' own progress bar shows every number of every class at each step.
+
+    Args:
+        class_names: One name per class.
+        steps_per_epoch: Steps of an epoch.
+        epochs: Of the whole run, all its stages.
+    """
+
+    def __init__(self, class_names: Sequence[str], steps_per_epoch: int, epochs: int) -> None:
+        super().__init__()
+        self.class_names = list(class_names)
+        self.steps_per_epoch = steps_per_epoch
+        self.epochs = epochs
+        self.bar = keras.utils.Progbar(steps_per_epoch)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Begins a bar."""
+        print(f"Epoch {epoch + 1}/{self.epochs}")
+        self.bar = keras.utils.Progbar(
+            self.steps_per_epoch, stateful_metrics=["loss", "mean_iou"], unit_name="step"
+        )
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Lengthens the bar."""
+        self.bar.update(batch + 1, self._shown(logs or {}, ("loss", "mean_iou")), finalize=False)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Ends the bar with what validation gave, if there was one."""
+        logs = logs or {}
+        totals = ("loss", "mean_iou", "val_loss", MONITOR, "val_pixel_accuracy")
+        self.bar.update(self.steps_per_epoch, self._shown(logs, totals), finalize=True)
+        if MONITOR not in logs:
+            return
+        scores = {name: _of_class(logs, "iou", name) for name in self.class_names}
+        print("  val IoU: " + ", ".join(f"{name} {_percent(x)}" for name, x in scores.items()))
+        absent = [n for n in self.class_names if _of_class(logs, "predicted_share", n) == 0]
+        if absent:
+            print(f"  never predicted: {', '.join(absent)}")
+
+    def _shown(self, logs: dict[str, float], names: Sequence[str]) -> list[tuple[str, float]]:
+        return [(name, float(logs[name])) for name in names if name in logs]
+
+
+def _of_class(logs: dict[str, float], what: str, name: str) -> float:
+    return float(logs[f"val_{what}_{'_'.join(name.split())}"])
+
+
+def _percent(score: float) -> str:
+    return "absent" if math.isnan(score) else f"{100 * score:.1f}"
 
 
 class KeepModels(keras.callbacks.Callback):
@@ -28,7 +82,7 @@ class KeepModels(keras.callbacks.Callback):
         self.validated = validated
         self.best = folder.best_score()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Saves the model, each file written aside and renamed."""
         score = (logs or {}).get(MONITOR)
         with written_aside(self.folder.last_model) as aside:
@@ -63,7 +117,7 @@ class StopOnLostLoss(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
         self.epoch = 0
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Notes the epoch."""
         self.epoch = epoch
 

@@ -11,7 +11,7 @@ import keras
 import keras_deeplab
 from keras_deeplab import data, recipes
 from training.building import build
-from training.callbacks import KeepModels, StopOnLostLoss
+from training.callbacks import KeepModels, Progress, StopOnLostLoss
 from training.files import written_aside
 from training.run_folder import RunFolder
 
@@ -132,6 +132,7 @@ class Run:
             steps_per_epoch=steps,
             callbacks=self._callbacks(recipe, number, first),
             shuffle=False,  # the data set shuffles itself
+            verbose=0,
         )
 
     def _callbacks(
@@ -146,10 +147,17 @@ class Run:
                 seed=self._seed(number),
             )
 
+        boards = []
+        if self.options.tensorboard:
+            pictures = self._validation() or data.evaluation_dataset(self.source, "train")
+            colors = self.source.info.colors
+            boards = [keras_deeplab.TensorBoard(self.folder.curves, pictures, colors=colors)]
         return [
+            Progress(self.source.info.classes, self.steps_per_epoch, sum(self.epochs)),
             StopOnLostLoss(self.folder, names, self.steps_per_epoch),
             keras.callbacks.CSVLogger(self.folder.history, append=self.epochs_done + first > 0),
             KeepModels(self.folder, "val" in self.source.splits),
+            *boards,
             # Kept until the run is scored and exported, which may fail or be stopped too.
             keras.callbacks.BackupAndRestore(
                 self.folder.backup(number), double_checkpoint=True, delete_checkpoint=False

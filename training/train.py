@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--mixed-precision", choices=("bfloat16", "float16"), help="default: float32")
     add("--seed", type=int, default=0)
+    add("--tensorboard", action="store_true", help="write curves and pictures into the run")
     add("--output", type=Path, help="folder of the run; default: runs/DATA-MODEL-BACKBONE")
     _add_recipe(made.add_argument_group("recipe", "How it is trained; the recipe says what else."))
     return made

@@ -18,6 +18,7 @@ def random_scaled_crop(
     crop_size: tuple[int, int],
     scales: tuple[float, float],
     class_focus: float = 0.0,
+    scale_step: float | None = None,
 ) -> Pair:
     """Scales by a random factor and crops a random window of at most `crop_size`.
 
@@ -26,7 +27,7 @@ def random_scaled_crop(
     The share `class_focus` of the windows lies around a pixel of a random class.
     """
     seeds = tf.random.split(seed, 3)
-    factor = tf.random.stateless_uniform((), seeds[0], *scales)
+    factor = _random_scale(scales, scale_step, seeds[0])
     size = tf.shape(label)
     crop = tf.constant(crop_size, tf.int32)
     window = _rounded(tf.cast(crop, tf.float32) / factor)
@@ -53,6 +54,15 @@ def random_scaled_crop(
         lambda: tf.image.resize(image, target, antialias=True),
     )
     return image, tf.image.resize(label[..., None], target, method="nearest")[..., 0]
+
+
+def _random_scale(scales: tuple[float, float], step: float | None, seed: tf.Tensor) -> tf.Tensor:
+    low, high = scales
+    if step is None:
+        return tf.random.stateless_uniform((), seed, low, high)
+    steps = int((high - low) / step + 1e-6)  # 0.1 goes three times into 0.3
+    drawn = tf.random.stateless_uniform((), seed, 0, steps + 1, tf.int32)
+    return low + step * tf.cast(drawn, tf.float32)
 
 
 def _around_a_class(label: tf.Tensor, window: tf.Tensor, seed: tf.Tensor) -> Pair:
@@ -97,6 +107,7 @@ def augment(
     *,
     crop_size: tuple[int, int],
     scales: tuple[float, float] = (0.5, 2.0),
+    scale_step: float | None = None,
     flip: bool = True,
     color_jitter: ColorJitter = 0.2,
     class_focus: float = 0.0,
@@ -110,6 +121,7 @@ def augment(
         crop_size: `(height, width)` of the result. Where the scaled image is smaller it is padded,
             at a random place, with grey 127.5 and the label with 255.
         scales: Smallest and largest scale; the label is scaled nearest and never interpolated.
+        scale_step: Distance of the scales that are drawn from the smallest on; None for any.
         flip: Whether to mirror left to right every second time.
         color_jitter: Largest changes of colour and light, as in `data.training_dataset`.
         class_focus: Share of the windows in 0..1 that lie around a random pixel of a class drawn
@@ -129,7 +141,9 @@ def augment(
     strengths = jitter_strengths(color_jitter)
     class_focus = checked_focus(class_focus)
     seeds = tf.random.split(seed, 4)
-    image, label = random_scaled_crop(image, label, seeds[0], crop_size, scales, class_focus)
+    image, label = random_scaled_crop(
+        image, label, seeds[0], crop_size, scales, class_focus, scale_step
+    )
     if flip:
         image, label = random_flip(image, label, seeds[1])
     if strengths is not None:

@@ -22,6 +22,7 @@ def training_dataset(
     crop_size: tuple[int, int],
     batch_size: int = 8,
     scales: tuple[float, float] = (0.5, 2.0),
+    scale_step: float | None = None,
     flip: bool = True,
     color_jitter: ColorJitter = 0.2,
     class_focus: float = 0.0,
@@ -49,6 +50,8 @@ def training_dataset(
         crop_size: `(height, width)` of all images; smaller ones are padded (see `data.augment`).
         batch_size: Images a batch.
         scales: Smallest and largest random scale.
+        scale_step: Distance of the scales that are drawn, such as DeepLabV3+'s 0.25, counted from
+            the smallest; None for any scale between.
         flip: Whether to mirror left to right at random.
         color_jitter: Largest changes of colour and light, in 0..1: one number for brightness,
             contrast and saturation, three numbers for them, or a mapping such as
@@ -84,6 +87,8 @@ def training_dataset(
     class_focus = checked_focus(class_focus)
     if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
         raise ValueError(f"`scales` must be (low, high), 0 < low <= high. Received: {scales}")
+    if scale_step is not None and not scale_step > 0:
+        raise ValueError(f"`scale_step` must be above 0 or None. Received: scale_step={scale_step}")
     first = checked_step("first_step", first_step) * batch_size
     if first and not repeat:
         raise ValueError(
@@ -103,6 +108,7 @@ def training_dataset(
             image_seed,
             crop_size=crop_size,
             scales=tuple(map(float, scales)),
+            scale_step=scale_step,
             flip=flip,
             color_jitter=strengths,
             class_focus=class_focus,

@@ -144,7 +144,7 @@ class ASPP(CompositeLayer):
             "momentum": momentum,
             "dtype": self.dtype_policy,
         }
-        self.norm_settings = {"epsilon": epsilon, "momentum": momentum}
+        self.norm_options = {"epsilon": epsilon, "momentum": momentum}
         self.activation = shared["activation"]
         conv = AtrousSeparableConv2D if separable else AtrousConv2D
         self.branches = [AtrousConv2D(filters, 1, name="conv_1x1", **shared)]
@@ -185,7 +185,7 @@ class ASPP(CompositeLayer):
             "image_pooling": self.image_pooling,
             "dropout": self.dropout,
             "activation": keras.activations.serialize(self.activation),
-            **self.norm_settings,
+            **self.norm_options,
         }
 
 

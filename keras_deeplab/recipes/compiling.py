@@ -46,12 +46,11 @@ def compile_model(
     ... )
     """
     momentum = recipe.batch_norm_momentum or batch_norm.momentum_for(total_steps)
-    batch_norm.set_policy(
-        model, recipe.batch_norm, momentum=momentum, synchronized=synchronized
-    )
+    batch_norm.set_policy(model, recipe.batch_norm, momentum=momentum, synchronized=synchronized)
+    optimizer = _optimizer(model, recipe, total_steps)
     model.compile(
-        _optimizer(model, recipe, total_steps),
-        loss=losses.parse(recipe.loss, class_weights=class_weights),
+        optimizer,
+        loss=losses.parse(recipe.loss, class_weights=class_weights, optimizer=optimizer),
         metrics=[SegmentationMetrics(len(class_names), class_names)],
     )
 

@@ -174,11 +174,20 @@ class Recipe:
         return [first, fine]
 
     def __str__(self) -> str:
-        lines = [f"Recipe {self.name}:"]
         values = {key: value for key, value in self.to_dict().items() if key != "name"}
-        hidden = {} if self.fine_steps or self.fine_epochs else {"fine_output_stride", "fine_learning_rate"}
-        lines += [f"  {k}: {v}" for k, v in values.items() if v not in (None, {}, 0) and k not in hidden]
-        return "\n".join(lines)
+        unused = ["momentum"] * (self.optimizer != "sgd") + ["power"] * (self.schedule != "poly")
+        if len(self.stages()) == 1:
+            unused += ["fine_output_stride", "fine_learning_rate"]
+        return "\n".join(
+            [
+                f"Recipe {self.name}:",
+                *(
+                    f"  {k}: {v}"
+                    for k, v in values.items()
+                    if v not in (None, {}, 0) and k not in unused
+                ),
+            ]
+        )
 
 
 def _follows(rule: str, value: Any) -> bool:

@@ -21,7 +21,15 @@ from keras_deeplab.weights.transfer import weighted_layers
 _PACKAGE = "keras_deeplab>"
 _SHARED = ("backbone_options", "stride_on", "preprocessing")
 # Arguments that have nothing to do with the weights.
-_UNRELATED = ("name", "dtype", "input_shape", "trainable", "frozen_layers", "backbone")
+_UNRELATED = (
+    "name",
+    "dtype",
+    "input_shape",
+    "trainable",
+    "frozen_layers",
+    "norm_settings",
+    "backbone",
+)
 
 
 def is_keras_file(path: Path) -> bool:

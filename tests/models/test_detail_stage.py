@@ -30,7 +30,7 @@ def test_it_adds_exactly_its_own_parameters():
     assert two.count_params() - one.count_params() == added + predictor
 
 
-@pytest.mark.parametrize(("detail", "stride"), [(None, 4), ("auto", 2)])
+@pytest.mark.parametrize("detail,stride", [(None, 4), ("auto", 2)])
 def test_logits_are_computed_at_its_stride(detail, stride):
     model = small(detail_layer=detail)
     tapped = keras.Model(model.input, model.get_layer("logits").output)

@@ -10,14 +10,18 @@ from keras_deeplab import recipes
 def test_the_papers_values():
     v1, v2, v3, plus = (recipes.find(name) for name in ("v1", "v2", "v3", "v3_plus"))
     shared = ("optimizer", "momentum", "learning_rate", "weight_decay", "batch_size", "steps")
-    values = {recipe.name: [getattr(recipe, key) for key in shared] for recipe in (v1, v2, v3, plus)}
+    values = {
+        recipe.name: [getattr(recipe, key) for key in shared] for recipe in (v1, v2, v3, plus)
+    }
     assert values == {
         "v1": ["sgd", 0.9, 1e-3, 5e-4, 20, 6_000],
         "v2": ["sgd", 0.9, 2.5e-4, 5e-4, 10, 20_000],
         "v3": ["sgd", 0.9, 0.007, 1e-4, 16, 30_000],
         "v3_plus": ["sgd", 0.9, 0.007, 4e-5, 16, 30_000],
     }
-    assert [recipe.crop_size for recipe in (v1, v2, v3, plus)] == [(321, 321)] * 2 + [(513, 513)] * 2
+    assert [recipe.crop_size for recipe in (v1, v2, v3, plus)] == [(321, 321)] * 2 + [
+        (513, 513)
+    ] * 2
     assert [recipe.schedule for recipe in (v1, v2, v3, plus)] == ["step", "poly", "poly", "poly"]
     for recipe in (v1, v2):
         assert recipe.classifier_learning_rate == 10
@@ -56,7 +60,7 @@ def test_steps_and_epochs_take_each_others_place():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    "changes,said",
     [
         ({"optimizer": "adam"}, r"`optimizer` must be one of .* received 'adam'"),
         ({"batch_norm": "off"}, r"`batch_norm` must be one of .* received 'off'"),

@@ -9,17 +9,19 @@ from models.networks import tiny
 import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.weights import WeightsError, opening, published
-from training import train
+from training import building, train
 
-INFO = data.Shapes().info
+SHAPES = data.Shapes(train=2, val=1)
+INFO, REPORT = SHAPES.info, data.audit(SHAPES)
 OPTIONS = {"aspp_filters": 8, "backbone_options": {"depth_multiplier": 0.25}}
 
 
 def started(*arguments: str):
     """The options and the model that a command line comes to."""
     options = train.parser().parse_args(list(arguments))
-    source = train.start(options)
-    return options, train.build(options, INFO, source)
+    source = building.start(options)
+    recipe = train.chosen_recipe(options, REPORT)
+    return options, building.build(options, recipe, INFO, source)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_a_published_name_fits_model_and_backbone(v3, monkeypatch, arguments, fi
         return keras_deeplab.weights.open_source(v3[0])
 
     monkeypatch.setattr(opening, "_published", opened)
-    train.start(train.parser().parse_args(["--weights", *arguments]))
+    building.start(train.parser().parse_args(["--weights", *arguments]))
     assert entries[0].file_name.startswith(file)
 
 

@@ -82,5 +82,8 @@ if __name__ == "__main__":
     place, marker_file, *arguments = sys.argv[1:]
     small()
     if place != "nowhere":
-        stop_at(*(kind(part) for kind, part in zip((str, int), place.split(":"), strict=True)), Path(marker_file))
+        stop_at(
+            *(kind(part) for kind, part in zip((str, int), place.split(":"), strict=True)),
+            Path(marker_file),
+        )
     raise SystemExit(train.main(arguments))

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from models.networks import tiny
+
+from keras_deeplab import DeepLabV2, DeepLabV3Plus, MultiScale, batch_norm, recipes
+
+NAMES = ["ground", "car", "sign"]
+
+
+def compiled(model, recipe, total_steps=100, **more):
+    recipes.compile_model(model, recipe, total_steps=total_steps, class_names=NAMES, **more)
+    model.optimizer.build(model.trainable_variables)
+    return model.optimizer
+
+
+def small(model_class=DeepLabV3Plus, **more):
+    if model_class is DeepLabV3Plus:
+        more = {"aspp_filters": 8, "decoder_filters": 8, "separable": True, **more}
+    return model_class(3, tiny(), **more)
+
+
+def rates(optimizer, steps):
+    schedule = optimizer._learning_rate
+    return [float(schedule(step)) for step in steps]
+
+
+def test_v3_plus_decays_kernels_alone():
+    model = small()
+    optimizer = compiled(model, recipes.find("v3_plus"))
+    assert (float(optimizer.momentum), optimizer.weight_decay) == (0.9, 4e-5)
+    np.testing.assert_allclose(rates(optimizer, [0, 50, 100]), [0.007, 0.007 * 0.5**0.9, 0])
+    paths = [variable.path for variable in model.trainable_variables]
+    decayed = [
+        path for path, (_, rate, decay) in zip(paths, optimizer._multipliers, strict=True) if decay
+    ]
+    assert {rate for _, rate, _ in optimizer._multipliers} == {1}
+    assert all(path.endswith("kernel") for path in decayed)
+    assert not any("depthwise" in path for path in decayed)
+    assert "logits/kernel" in decayed
+    assert len(decayed) < len(paths) / 2
+
+
+def test_v1_and_v2_train_their_predictors_faster():
+    recipe = recipes.find("v2")
+    model = small(DeepLabV2, output_stride=8)
+    optimizer = compiled(model, recipe)
+    found = {
+        variable.path: (rate, decay)
+        for variable, (_, rate, decay) in zip(
+            model.trainable_variables, optimizer._multipliers, strict=True
+        )
+    }
+    assert found["logits_0/kernel"] == (10, 1)
+    assert found["logits_3/bias"] == (20, 0)
+    assert found["stem/kernel"] == (1, 1)
+    assert found["stem/bias"] == (1, 0)
+    assert model.loss.stride == 8
+    assert not any("norm" in path for path in found)  # batch norm is frozen
+    wrapped = MultiScale(small(DeepLabV2, output_stride=8), recipe.multi_scale)
+    assert max(rate for _, rate, _ in compiled(wrapped, recipe)._multipliers) == 20
+
+
+def test_v1_steps_down_twice():
+    optimizer = compiled(small(), recipes.find("v1").replace(steps=90), total_steps=90)
+    np.testing.assert_allclose(
+        rates(optimizer, [0, 29, 30, 59, 60, 89]),
+        [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5],
+        rtol=1e-6,
+    )
+
+
+def test_batch_norm_follows_the_length_and_the_stage():
+    model = small()
+    compiled(model, recipes.find("finetune"), total_steps=2_000)
+    norms = [layer for layer in model.backbone.layers if "norm" in layer.name]
+    assert norms
+    assert {norm.momentum for norm in norms} == {0.995}
+    assert not model.optimizer.use_ema
+    compiled(model, recipes.find("v3").stages()[1])
+    assert {norm.momentum for norm in norms} == {0.9997}
+    assert not any(norm.trainable for norm in norms)
+    assert batch_norm.set_policy(model, "freeze") == 0
+
+
+def test_the_loss_is_the_recipes():
+    model = small()
+    recipe = recipes.find("finetune").replace(loss="focal(gamma=1.0)")
+    compiled(model, recipe, class_weights=[1.0, 2.0, 3.0])
+    assert type(model.loss).__name__ == "Focal"
+    assert model.loss.class_weights == [1.0, 2.0, 3.0]
+    with pytest.raises(ValueError, match="cross_entropy"):
+        compiled(model, recipe.replace(loss="entropy"))
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_learns(name):
+    """A few steps on one batch lower the loss; the small rates of V1 and V2 are for VGG16's."""
+    keras.utils.set_random_seed(0)
+    recipe = recipes.find(name).replace(warmup_steps=0, batch_norm="train")
+    recipe = recipe.replace(learning_rate={"v1": 1e-2, "v2": 1e-2}.get(name, recipe.learning_rate))
+    model = small(DeepLabV2 if name in ("v1", "v2") else DeepLabV3Plus)
+    compiled(model, recipe, total_steps=10_000)
+    random = np.random.default_rng(0)
+    labels = np.kron(random.integers(0, 3, (4, 4, 4)), np.ones((16, 16))).astype("int32")
+    images = (80.0 * labels[..., None] + random.uniform(0, 60, (4, 64, 64, 3))).astype("float32")
+    losses = [float(model.train_on_batch(images, labels)[0]) for _ in range(20)]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.95 * losses[0]
