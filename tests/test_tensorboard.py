@@ -128,12 +128,13 @@ def test_curves_of_classes_that_the_logs_leave_out(tmp_path):
     model = brightest_channel(SegmentationMetrics(4, NAMES, per_class=False))
     report = keras_deeplab.TensorBoard(tmp_path)
     model.evaluate(pairs(2, 3)[2], verbose=0, callbacks=[report])
-    # Validation after the second epoch alone; what `evaluate` saw is no part of the first.
+    # Validated after the second epoch alone: neither what `evaluate` saw is part of the first,
+    # nor what the second saw of the third.
     model.fit(
         dataset,
         validation_data=dataset,
         validation_freq=2,
-        epochs=2,
+        epochs=3,
         shuffle=False,
         verbose=0,
         callbacks=[report],
