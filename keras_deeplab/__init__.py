@@ -24,6 +24,7 @@ from keras_deeplab.models import (
     SPPNet,
     UNet,
 )
+from keras_deeplab.overfitting import overfit
 from keras_deeplab.pictures import comparison_picture, overlay
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "overfit",
     "overlay",
     "predict",
     "schedules",

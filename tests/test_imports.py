@@ -23,6 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "weights": {"backbones", "graph", "layers"},
     "models": {"weights", "backbones", "graph", "layers"},
     "inference": {"models", "backbones", "graph", "boundary", *FREE},
+    "overfitting": {"inference", "graph", "data", "losses", "metrics", "schedules"},
     "verification": {"inference", "data"},
     "export": {"inference", "verification", "models", "backbones", "layers", "graph", "data"},
     "pictures": {"data", "inference"},
