@@ -16,6 +16,7 @@ FELL = 0.5  # of the first loss: a loss below has clearly fallen
 STILL = 0.9  # of the first loss: a loss above has not fallen at all
 FASTER = 2.0  # times another fall: a loss that fell so much has clearly fallen faster
 TRIED_STEPS = 30
+REACH = 5  # times the steps: what takes longer is out of reach
 
 
 @dataclass
@@ -136,14 +137,14 @@ def check_steps(course: Course, target: float) -> Check:
     before, last = np.mean(losses[-2 * third : -third] or losses[:1]), np.mean(losses[-third:])
     went = f"the loss went from {before:.3g} to {last:.3g} in the last third of the steps"
     recent = np.array(course.scores[len(course.scores) // 2 :])
-    slope = 0.0
+    more = math.inf
     if len(recent) > 1:  # what is missing to 1 shrinks by a factor per step
-        slope = float(np.polyfit(recent[:, 0], np.log(np.maximum(1 - recent[:, 1], 1e-6)), 1)[0])
-    if last < STILL * before or (slope < 0 and last < before):
+        slope = np.polyfit(recent[:, 0], np.log(np.maximum(1 - recent[:, 1], 1e-6)), 1)[0]
+        more = math.log((1 - target) / (1 - inference)) / slope if slope < 0 else math.inf
+    in_reach = more <= REACH * len(losses)
+    if in_reach or last < STILL * before:
         message = f"it needs more steps than {len(losses)}: {went}, mean IoU is {inference:.3f}"
-        if slope < 0:
-            more = math.log((1 - target) / (1 - inference)) / slope
-            message += f"; about {math.ceil(more)} more at this pace"
+        message += f"; about {math.ceil(more)} more at this pace" if in_reach else ""
         return Check("steps", False, message)
     message = (
         f"it stopped learning at a mean IoU of {inference:.3f} ({went}) and no check says why: has "
