@@ -28,6 +28,7 @@ from keras_deeplab.models import (
     SPPNet,
     UNet,
 )
+from keras_deeplab.overfitting import overfit
 from keras_deeplab.pictures import comparison_picture, overlay
 from keras_deeplab.tensorboard import TensorBoard
 
@@ -53,6 +54,7 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "overfit",
     "overlay",
     "predict",
     "recipes",

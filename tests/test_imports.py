@@ -26,6 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "batch_norm": {"graph", "layers"},
     "recipes": {"batch_norm", "optimizers", "losses", "metrics", "schedules"},
     "inference": {"models", "backbones", "graph", "boundary", *FREE},
+    "overfitting": {"inference", "graph", "data", "losses", "metrics", "schedules"},
     "verification": {"inference", "data"},
     "export": {"inference", "verification", "models", "backbones", "layers", "graph", "data"},
     "pictures": {"data", "inference"},
