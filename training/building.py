@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 import keras_deeplab
 from keras_deeplab import data
@@ -15,6 +16,7 @@ from training.options import MODELS
 
 # Backbones that a dense head would outweigh.
 LIGHT = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
+UNFOLDING_BATCHES = 8
 OWN_BACKBONES = {"deeplab_v1": "vgg16", "unet": None}
 
 
@@ -64,3 +66,12 @@ def build(
     if options.weights is not None and source is None:
         keras_deeplab.weights.load(model, options.weights)
     return model
+
+
+def unfold(
+    model: keras.Model, source: keras_deeplab.weights.Source | None, images: tf.data.Dataset
+) -> None:
+    """Gives batch norms that were folded away in a file of weights statistics of the data."""
+    if source is not None and source.folded:
+        count = keras_deeplab.weights.unfold_batch_norms(model, images.take(UNFOLDING_BATCHES))
+        print(f"{count} batch norms had been folded away: they took statistics from the data")

@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 
+from keras_deeplab.graph.network import all_layers
 from training.files import written_aside
 from training.run_folder import MONITOR, RunFolder
 
@@ -66,6 +68,28 @@ def _of_class(logs: dict[str, float], what: str, name: str) -> float:
 
 def _percent(score: float) -> str:
     return "absent" if math.isnan(score) else f"{100 * score:.1f}"
+
+
+class SeedEpochs(keras.callbacks.Callback):
+    """Gives dropout in each epoch a seed of its own, whether the run began there or went on.
+
+    Keras' BackupAndRestore keeps weights and optimizer, but not the state of random layers.
+
+    Args:
+        seed: Of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Sets the state of all random layers."""
+        for number, layer in enumerate(all_layers(self.model).values()):
+            random = getattr(layer, "seed_generator", None)
+            if random is not None:
+                state = np.random.SeedSequence([self.seed % 2**32, epoch, number])
+                random.state.assign(state.generate_state(2))
 
 
 class KeepModels(keras.callbacks.Callback):

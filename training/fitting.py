@@ -10,13 +10,12 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import data, recipes
-from training.building import build
-from training.callbacks import KeepModels, Progress, StopOnLostLoss
+from training.building import build, unfold
+from training.callbacks import KeepModels, Progress, SeedEpochs, StopOnLostLoss
 from training.files import written_aside
 from training.run_folder import RunFolder
 
 LARGEST_CROP = 513
-UNFOLDING_BATCHES = 8
 # So many times a long run is validated.
 VALIDATIONS = 40
 
@@ -77,10 +76,8 @@ class Run:
         self, recipe: recipes.Recipe, weights: keras_deeplab.weights.Source | None
     ) -> keras.Model:
         model = build(self.options, recipe, self.source.info, weights)
-        if weights is not None and weights.folded and not self.epochs_done:
-            images = self._images(recipe, 0, 0).take(UNFOLDING_BATCHES)
-            count = keras_deeplab.weights.unfold_batch_norms(model, images)
-            print(f"{count} batch norms had been folded away: they took statistics from the data")
+        if not self.epochs_done:
+            unfold(model, weights, self._images(recipe, 0, 0))
         return model
 
     def _finer(self, number: int) -> keras.Model:
@@ -154,6 +151,7 @@ class Run:
             boards = [keras_deeplab.TensorBoard(self.folder.curves, pictures, colors=colors)]
         return [
             Progress(self.source.info.classes, self.steps_per_epoch, sum(self.epochs)),
+            SeedEpochs(self.options.seed),
             StopOnLostLoss(self.folder, names, self.steps_per_epoch),
             keras.callbacks.CSVLogger(self.folder.history, append=self.epochs_done + first > 0),
             KeepModels(self.folder, "val" in self.source.splits),

@@ -14,7 +14,7 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import data, recipes
-from training.building import start
+from training.building import build, start, unfold
 from training.files import write_json
 from training.finishing import finish
 from training.fitting import LARGEST_CROP, Run
@@ -51,6 +51,12 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0)
     add("--tensorboard", action="store_true", help="write curves and pictures into the run")
     add("--output", type=Path, help="folder of the run; default: runs/DATA-MODEL-BACKBONE")
+    add(
+        "--overfit",
+        type=positive,
+        metavar="N",
+        help="only test whether the model can learn N images by heart, and say why not",
+    )
     _add_recipe(made.add_argument_group("recipe", "How it is trained; the recipe says what else."))
     return made
 
@@ -82,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = start(options)
     recipe = chosen_recipe(options, report)
     print(recipe)
+    if options.overfit is not None:
+        return overfit(options, recipe, source, weights)
     name = f"{Path(options.data).resolve().name}-{options.model}-{options.backbone or 'own'}"
     folder = RunFolder(options.output or next_free(Path("runs") / name))
     epochs_done = folder.begin(run_arguments(options, recipe))
@@ -95,6 +103,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nInterrupted: the same command goes on with {folder.path}.")
         return INTERRUPTED
     return 0
+
+
+def overfit(
+    options: argparse.Namespace,
+    recipe: recipes.Recipe,
+    source: data.Source,
+    weights: keras_deeplab.weights.Source | None,
+) -> int:
+    """Tests whether the model can learn a few images by heart; writes nothing."""
+    keras.utils.set_random_seed(options.seed)
+    model = build(options, recipe, source.info, weights)
+    images = data.training_dataset(source, crop_size=recipe.crop_size, scales=(1.0, 1.0))
+    unfold(model, weights, images)
+    report = keras_deeplab.overfit(model, source, count=options.overfit)
+    print(report)
+    return 0 if report.passed else 1
 
 
 def chosen_recipe(options: argparse.Namespace, report: data.Report) -> recipes.Recipe:

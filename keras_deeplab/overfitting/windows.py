@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import tensorflow as tf
 
 from keras_deeplab.data import IGNORE_LABEL, Source
 from keras_deeplab.data.augment import MEAN_COLOR
 
 LARGEST_SIDE = 160
 PLACES = 7  # along each side
-ORDER_SEED = 0
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
 def read_windows(source: Source, split: str, count: int, crop_size: tuple[int, int] | None) -> Pair:
     """Reads images from all over a split, the same ones each time, and takes a window of each.
-
-    The shuffled order is a source's own, in which it decodes no more images than are taken.
 
     Args:
         source: A `data.Source`.
@@ -30,7 +28,10 @@ def read_windows(source: Source, split: str, count: int, crop_size: tuple[int, i
         `(batch, height, width)` with 255 ignored. An image smaller than the window is extended
         with grey that does not count.
     """
-    pairs = list(source.dataset(split, ORDER_SEED).take(count).as_numpy_iterator())
+    images = len(source.names(split))
+    spread = np.unique(np.linspace(0, images - 1, min(count, images)).astype(np.int64))
+    numbers = tf.data.Dataset.from_tensor_slices(spread)
+    pairs = list(source.dataset(split, numbers).as_numpy_iterator())
     if crop_size is None:
         sides = np.max([label.shape for _, label in pairs], axis=0)
         crop_size = tuple(int(min(side, LARGEST_SIDE)) for side in sides)
