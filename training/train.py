@@ -118,7 +118,7 @@ def overfit(
     unfold(model, weights, images)
     report = keras_deeplab.overfit(model, source, count=options.overfit)
     print(report)
-    return 0 if report.passed else 1
+    return 0 if report.fits else 1
 
 
 def chosen_recipe(options: argparse.Namespace, report: data.Report) -> recipes.Recipe:

@@ -31,7 +31,7 @@ def overfit(
     *,
     count: int = 8,
     crop_size: tuple[int, int] | None = None,
-    steps: int = 200,
+    steps: int = 300,
     target: float = 0.95,
     compile: Mapping[str, Any] | None = None,
     keep_weights: bool = False,
