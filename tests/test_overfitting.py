@@ -13,6 +13,7 @@ from keras import layers as kl
 import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.models.deep_supervision import DeepSupervision
+from keras_deeplab.overfitting import predictor
 from keras_deeplab.overfitting.one_batch import OneBatch, with_settable_rate
 from keras_deeplab.overfitting.predictor import best_answer, find_predictor
 from keras_deeplab.overfitting.windows import read_windows, richest_window
@@ -154,9 +155,9 @@ def test_everything_frozen():
 
 def test_a_frozen_predictor():
     model = network()
-    predictor = model.get_layer("logits")
-    predictor.kernel.assign(tf.zeros_like(predictor.kernel))
-    predictor.trainable = False
+    last = model.get_layer("logits")
+    last.kernel.assign(tf.zeros_like(last.kernel))
+    last.trainable = False
     report = run(model)
     assert "the predictor 'logits' is frozen" in message(report)
     assert report.cause == "trainable"
@@ -298,6 +299,28 @@ def test_free_logits_reach_what_the_predictor_can_say():
     one = OneBatch(model, *read_windows(lines(), "train", 4, None), *settings())
     # A line in one of two rows that share their logits: the majority or neither, never both.
     assert best_answer(one, "abc").scores["per_class"]["c"] <= 0.5
+
+
+def test_free_logits_beat_shrunk_labels(monkeypatch):
+    source = blocks()
+    source.labels[:] = np.roll(source.labels, (3, 3), (1, 2))  # edges between the samples
+    model = network(kl.AveragePooling2D(4), after=kl.UpSampling2D(4, interpolation="bilinear"))
+    one = OneBatch(model, *read_windows(source, "train", 4, None), *settings())
+    best = best_answer(one, "abc").scores["mean_iou"]
+    monkeypatch.setattr(predictor, "ITERATIONS", 0)
+    assert best > best_answer(one, "abc").scores["mean_iou"] + 0.03
+
+
+def test_a_tried_learning_rate_starts_where_the_training_did():
+    model = network(lambda x: kl.Dropout(0.2)(x))
+    windows = read_windows(blocks(), "train", 4, None)
+    one = OneBatch(
+        model, *windows, keras.optimizers.Adam(0.03), keras_deeplab.losses.CrossEntropy()
+    )
+    losses = [one.step(index)[0] for index in range(4)]
+    one.restore(one.beginning)
+    one.forget_steps()
+    assert [one.step(index)[0] for index in range(4)] == pytest.approx(losses, rel=1e-5)
 
 
 def settings():

@@ -19,7 +19,7 @@ from keras_deeplab.overfitting.report import Check, OverfitReport
 from keras_deeplab.overfitting.windows import read_windows
 from keras_deeplab.schedules import PolynomialDecay
 
-RATE, NORM_FREE_RATE = 3e-3, 3e-4
+RATE, NORM_FREE_RATE = 8e-3, 3e-4
 WARMUP_STEPS = 10
 SCORED_EVERY = 10
 
@@ -62,7 +62,7 @@ def overfit(
         steps: Most steps to train.
         target: Mean IoU to reach, above 0 and below 1.
         compile: What to train with, as `model.compile` takes it: `optimizer` (copied, not changed)
-            and `loss`. By default AdamW, whose rate decays from 3e-3 (3e-4 for a model without
+            and `loss`. By default AdamW, whose rate decays from 8e-3 (3e-4 for a model without
             batch norms), and `losses.CrossEntropy`.
         keep_weights: Whether the model keeps what it has learnt, if anything was trained.
         verbose: `"auto"` or 1 for a progress bar, 2 for one line at the end, 0 for silence.

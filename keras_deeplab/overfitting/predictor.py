@@ -45,8 +45,9 @@ def find_predictor(model: keras.Model) -> Call | None:
 def best_answer(one: OneBatch, class_names: Sequence[str]) -> Best | None:
     """Chooses the logits in front of the last resize freely, so that the labels come out right.
 
-    No weights can answer better than that by more than rounding: what lies between predictor and
-    output is linear, so the search is convex. It begins at the labels, shrunk.
+    What lies between predictor and output is linear, so the search is convex; it begins at the
+    labels, shrunk, which are far from the best. It finds the least cross-entropy, not the largest
+    IoU: a trained network can be a little better, most of all in a rare class.
 
     Args:
         one: The model and its batch.
