@@ -225,6 +225,10 @@ def test_a_users_norms_become_the_packages():
     norm = model.backbone.get_layer("stage2_norm")
     assert type(norm) is layers.BatchNormalization
     assert (norm.momentum, norm.epsilon) == (0.8, 1e-3)
+    network = keras.applications.MobileNetV2(include_top=False, weights=None, alpha=0.35)
+    for own, norm_class in ((False, kl.BatchNormalization), (True, layers.BatchNormalization)):
+        fine = keras_deeplab.graph.with_output_stride(network, 8, own_batch_norms=own)
+        assert type(fine.get_layer("bn_Conv1")) is norm_class
 
 
 def test_policies():
@@ -333,7 +337,7 @@ def test_the_momentum_remembers_a_tenth_of_the_run():
 def test_files_with_keras_own_norms_still_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
     with monkeypatch.context() as earlier:
-        for module in ("graph.network", "layers.atrous_conv", "models.deeplab_v3"):
+        for module in ("graph.counterparts", "layers.atrous_conv", "models.deeplab_v3"):
             path = f"keras_deeplab.{module}.BatchNormalization"
             earlier.setattr(path, keras.layers.BatchNormalization)
         model = small_model(auxiliary_layer="stage8_out")

@@ -21,6 +21,8 @@ def with_output_stride(
     model: keras.Model,
     output_stride: int,
     input_shape: tuple[int | None, int | None] | None = None,
+    *,
+    own_batch_norms: bool = False,
 ) -> keras.Model:
     """Returns the same network with a finer last map, its weights copied.
 
@@ -38,11 +40,12 @@ def with_output_stride(
         output_stride: The largest stride wanted, one that occurs in the network.
         input_shape: (height, width) of the new network's images, None for any; by default as in
             `model`.
+        own_batch_norms: Whether Keras' batch norms become `keras_deeplab.layers.BatchNormalization`
+            with their weights and results, which trains faster, as in the package's models.
 
     Returns:
         A functional `keras.Model` with the same inputs, output structure and layer names. Nested
-        models and `Sequential`s are dissolved into it, and Keras' batch norms become
-        `keras_deeplab.layers.BatchNormalization` with their weights and results.
+        models and `Sequential`s are dissolved into it.
 
     Raises:
         ValueError: If the network cannot have that output stride, holds a layer whose geometry is
@@ -61,12 +64,17 @@ def with_output_stride(
         [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), section 3.2.
     """
     _check_stride(model, output_stride)
+
+    def rewritten(*, centred: bool) -> keras.Model:
+        counterparts = Counterparts(own_batch_norms=own_batch_norms)
+        return _Rewriter(output_stride, input_shape, counterparts, centred=centred).rewrite(model)
+
     try:
-        fine = _Rewriter(output_stride, input_shape, centred=True).rewrite(model)
+        fine = rewritten(centred=True)
     except _PhaseConflict:
         # Branches that a network samples at different pixels meet. Kept centred they would not
         # meet again at the same pixels; started where the coarse operations start, they do.
-        fine = _Rewriter(output_stride, input_shape, centred=False).rewrite(model)
+        fine = rewritten(centred=False)
     geometry(fine)  # a fixed size that is too small would run, and pool padding alone
     return fine
 
@@ -89,12 +97,17 @@ class _Rewriter:
     """Builds the finer network while walking the original."""
 
     def __init__(
-        self, cap: int, input_shape: tuple[int | None, int | None] | None, *, centred: bool
+        self,
+        cap: int,
+        input_shape: tuple[int | None, int | None] | None,
+        counterparts: Counterparts,
+        *,
+        centred: bool,
     ) -> None:
         self.cap = cap
         self.input_shape = input_shape
         self.centred = centred
-        self.counterparts = Counterparts()
+        self.counterparts = counterparts
         self.settled: dict[tuple[int, str], keras.KerasTensor] = {}
 
     def rewrite(self, model: keras.Model) -> keras.Model:

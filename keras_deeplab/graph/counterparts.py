@@ -8,12 +8,18 @@ from typing import Any
 import keras
 
 from keras_deeplab.graph.network import Call, clone_operation, copy_weights
+from keras_deeplab.layers import BatchNormalization
 
 
 class Counterparts:
-    """Makes and remembers the new operations, their names and where their weights come from."""
+    """Makes and remembers the new operations, their names and where their weights come from.
 
-    def __init__(self) -> None:
+    Args:
+        own_batch_norms: Whether Keras' batch norms become the package's.
+    """
+
+    def __init__(self, *, own_batch_norms: bool = False) -> None:
+        self._own_batch_norms = own_batch_norms
         self._made: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
         self._names: set[str] = set()
 
@@ -27,8 +33,11 @@ class Counterparts:
 
     def clone(self, call: Call, **changes: Any) -> Any:
         """The same operation with changed settings."""
+        made_class = type(call.operation)
+        if self._own_batch_norms and made_class is keras.layers.BatchNormalization:
+            made_class = BatchNormalization
         return self._once(
-            call, changes, lambda name: clone_operation(call.operation, name, **changes)
+            call, changes, lambda name: clone_operation(call.operation, name, made_class, **changes)
         )
 
     def replaced(self, call: Call, layer_class: type[keras.layers.Layer], **settings: Any) -> Any:

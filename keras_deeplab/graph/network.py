@@ -12,7 +12,6 @@ from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
 
-from keras_deeplab.layers import BatchNormalization
 from keras_deeplab.layers.composite import CompositeLayer, layers_inside
 
 # Layers that keras.applications define for themselves and that work pixel by pixel.
@@ -156,10 +155,16 @@ def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [weight for weight in layer.weights if id(weight) not in others]
 
 
-def clone_operation(operation: Operation, name: str, **changes: Any) -> Operation:
+def clone_operation(
+    operation: Operation, name: str, made_class: type[Operation], **changes: Any
+) -> Operation:
     """A new operation with the same configuration but for the changes, without its weights.
 
-    Keras' batch norm becomes the package's, which has its weights and results.
+    Args:
+        operation: What is cloned.
+        name: Of the clone.
+        made_class: The clone's, which takes the configuration: the operation's or a subclass.
+        **changes: Settings that are other than the operation's.
     """
     config = operation.get_config()
     unknown = set(changes) - set(config)
@@ -171,10 +176,7 @@ def clone_operation(operation: Operation, name: str, **changes: Any) -> Operatio
     config.update(changes)
     if isinstance(operation, keras.layers.Layer):
         config["name"] = name
-    own_class = type(operation)
-    if own_class is keras.layers.BatchNormalization:
-        own_class = BatchNormalization
-    clone = own_class.from_config(config)
+    clone = made_class.from_config(config)
     clone.name = name
     return clone
 

@@ -115,9 +115,12 @@ def atrous_copy(
     output_stride: int,
     size: tuple[int | None, int | None] = (None, None),
 ) -> keras.Model:
-    """A copy of a network with its weights, at an output stride, with these tensors as outputs."""
+    """A copy of a network with its weights, at an output stride, with these tensors as outputs.
+
+    Its batch norms are the package's.
+    """
     tapped = keras.Model(functional(network).inputs[0], outputs, name=network.name)
-    fine = graph.with_output_stride(tapped, output_stride, size)
+    fine = graph.with_output_stride(tapped, output_stride, size, own_batch_norms=True)
     copy = keras.Model(fine.inputs[0], fine.outputs, name="backbone")
     if not network.trainable:
         copy.trainable = False
