@@ -117,10 +117,13 @@ def others(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
     whole = training(0).map(lambda image, label: (image, label[:, -1, 0]))
     for made, data in ((several, training(0)), (classifier, whole)):
         data = spread.training_batches(data, strategy)
-        scored = None if backup else spread.evaluation_batches(validation(), strategy)
-    history = made.fit(data, steps_per_epoch=1, epochs=2, verbose=0).history
+        history = made.fit(data, steps_per_epoch=1, epochs=2, verbose=0).history
         found[made.name] = np.array(history["loss"])
     return found
+
+
+def nothing_to_do() -> int:
+    raise ValueError("the folder is full")
 
 
 def main(options: dict) -> None:
@@ -176,6 +179,10 @@ def main(options: dict) -> None:
             for first, _ in spread.evaluation_batches(numbers.batch(5), strategy)
         ]
         results["dealt"] = np.concatenate(dealt)
+        try:
+            distribution.on_chief(strategy, nothing_to_do)
+        except ValueError as error:
+            results["told"] = np.array(str(error))
         images = samples(4, SIZE, 0)[0]
         results["predicted"] = made.predict(images, batch_size=4, verbose=0)
         scores = made.evaluate(scored, verbose=0, return_dict=True)

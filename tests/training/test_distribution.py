@@ -130,6 +130,7 @@ def test_two_processes_train_as_one(one, two):
     for found in two:
         check_equal(found, one)
     assert [bool(found["chief"]) for found in two] == [True, False]
+    assert [str(found["told"])[:17] for found in two] == ["the folder is ful", "the chief stopped"]
     for key in two[0]:
         if key.split("/")[0] in ("weights", "history", "scored"):
             np.testing.assert_array_equal(two[1][key], two[0][key], err_msg=key)
