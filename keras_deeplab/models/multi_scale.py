@@ -11,13 +11,14 @@ import keras
 
 from keras_deeplab.layers import ResizeBy, ResizeLike
 from keras_deeplab.models.deep_supervision import DeepSupervision
+from keras_deeplab.models.distributed_training import DistributedTraining
 
 FUSIONS = ("max", "mean")
 View = Callable[[keras.Model, Any], list[Any]]
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class MultiScale(DeepSupervision, keras.Model):
+class MultiScale(DeepSupervision, DistributedTraining, keras.Model):
     """Shows a model the image at several scales, mirrored too if asked, and makes one answer.
 
     The weights are the model's own, shared by all views of the image. With `fusion="max"` the
