@@ -39,10 +39,8 @@ class Arrays(data.Source):
     def names(self, split: str) -> list[str]:
         return [str(index) for index in range(len(self.images))]
 
-    def dataset(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
-        order = tf.data.Dataset.range(len(self.images))
-        if shuffle_seed is not None:
-            order = order.shuffle(len(self.images), seed=shuffle_seed)
+    def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
+        order = tf.data.Dataset.range(len(self.images)) if numbers is None else numbers
         images, labels = tf.constant(self.images), tf.constant(self.labels)
         return order.map(lambda index: (images[index], labels[index]))
 
