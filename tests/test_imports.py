@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "backbones": {"layers"},
     "weights": {"backbones", "graph", "layers"},
     "models": {"weights", "backbones", "graph", "layers"},
-    "optimizers": {"graph"},
+    "optimizers": {"graph", "distribution"},
     "batch_norm": {"graph", "layers"},
     "recipes": {"batch_norm", "optimizers", "losses", "metrics", "schedules"},
     "inference": {"models", "backbones", "graph", "boundary", *FREE},

@@ -7,11 +7,14 @@ import shutil
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 import keras_deeplab
-from keras_deeplab import data, recipes
+from keras_deeplab import MultiScale, data, recipes
+from keras_deeplab.distribution import evaluation_batches, training_batches
 from training.building import build, unfold
 from training.callbacks import KeepModels, Progress, SeedEpochs, StopOnLostLoss
+from training.distribution import StartTogether, is_chief
 from training.files import written_aside
 from training.run_folder import RunFolder
 
@@ -30,6 +33,7 @@ class Run:
         report: Of the data's audit.
         folder: What is kept.
         epochs_done: Epochs that an earlier start of the same run has done.
+        strategy: Of the devices that train together.
     """
 
     def __init__(
@@ -40,12 +44,14 @@ class Run:
         report: data.Report,
         folder: RunFolder,
         epochs_done: int,
+        strategy: tf.distribute.Strategy,
     ) -> None:
         self.options = options
         self.source = source
         self.report = report
         self.folder = folder
         self.epochs_done = epochs_done
+        self.strategy = strategy
         images = len(source.names("train"))
         self.steps_per_epoch = options.steps_per_epoch or -(-images // recipe.batch_size)
         self.stages = recipe.stages()
@@ -67,27 +73,33 @@ class Run:
                 continue
             if len(self.stages) > 1:
                 print(f"Stage {number + 1} of {len(self.stages)}")
-            model = self._from_weights(recipe, weights) if number == 0 else self._finer(number)
-            if recipe.multi_scale is not None and number == 0:
-                model = keras_deeplab.MultiScale(model, recipe.multi_scale)
+            with self.strategy.scope():
+                model = self._model(number, weights)
+                self._compile(model, recipe, number)
             self._fit(model, recipe, number, first)
 
-    def _from_weights(
-        self, recipe: recipes.Recipe, weights: keras_deeplab.weights.Source | None
-    ) -> keras.Model:
+    def _model(self, number: int, weights: keras_deeplab.weights.Source | None) -> keras.Model:
+        """The model that a stage begins with."""
+        recipe = self.stages[number]
+        if number > 0:
+            model = self._left_by(number - 1) or self._model(number - 1, weights)
+            return model.with_output_stride(recipe.output_stride)
         model = build(self.options, recipe, self.source.info, weights)
         if not self.epochs_done:
             unfold(model, weights, self._images(recipe, 0, 0))
-        return model
+        return model if recipe.multi_scale is None else MultiScale(model, recipe.multi_scale)
 
-    def _finer(self, number: int) -> keras.Model:
-        """The model that the stage before has left, at this stage's output stride."""
-        left = self.folder.end_of_stage(number - 1)
+    def _left_by(self, number: int) -> keras.Model | None:
+        """The model that a stage has left; only the first of several machines has kept it, and the
+        others get its weights as they start.
+        """
+        left = self.folder.end_of_stage(number)
         if not left.exists():
+            if not self.folder.last_model.exists():
+                return None
             with written_aside(left) as aside:
                 shutil.copyfile(self.folder.last_model, aside)
-        model = keras.models.load_model(left, compile=False)
-        return model.with_output_stride(self.stages[number].output_stride)
+        return keras.models.load_model(left, compile=False)
 
     def _images(self, recipe: recipes.Recipe, number: int, first_step: int) -> Any:
         """The endless batches of a stage from a step on, the same whenever they are asked for."""
@@ -107,24 +119,30 @@ class Run:
     def _seed(self, number: int) -> int:
         return self.options.seed + 1_000_003 * number
 
-    def _fit(self, model: keras.Model, recipe: recipes.Recipe, number: int, first: int) -> None:
-        steps, info = self.steps_per_epoch, self.source.info
-        epochs = self.epochs[number]
+    def _compile(self, model: keras.Model, recipe: recipes.Recipe, number: int) -> None:
         recipes.compile_model(
             model,
             recipe,
-            total_steps=steps * epochs,
-            class_names=info.classes,
+            total_steps=self.steps_per_epoch * self.epochs[number],
+            class_names=self.source.info.classes,
             class_weights=self.class_weights,
+            synchronized=self.strategy.num_replicas_in_sync > 1,
         )
         # Without its variables the optimizer makes them in the first step, which is then traced
         # twice.
         model.optimizer.build(model.trainable_variables)
+
+    def _fit(self, model: keras.Model, recipe: recipes.Recipe, number: int, first: int) -> None:
+        steps, epochs = self.steps_per_epoch, self.epochs[number]
+        images = self._images(recipe, number, max(0, self.epochs_done - first) * steps)
+        validation = self._validation()
+        if validation is not None:
+            validation = evaluation_batches(validation, self.strategy)
         model.fit(
-            self._images(recipe, number, max(0, self.epochs_done - first) * steps),
-            validation_data=self._validation(),
+            training_batches(images, self.strategy),
+            validation_data=validation,
             validation_freq=self._validated(first, epochs),
-            initial_epoch=first,
+            initial_epoch=max(first, self.epochs_done),
             epochs=first + epochs,
             steps_per_epoch=steps,
             callbacks=self._callbacks(recipe, number, first),
@@ -149,8 +167,9 @@ class Run:
             pictures = self._validation() or data.evaluation_dataset(self.source, "train")
             colors = self.source.info.colors
             boards = [keras_deeplab.TensorBoard(self.folder.curves, pictures, colors=colors)]
+        progress = Progress(self.source.info.classes, self.steps_per_epoch, sum(self.epochs))
         return [
-            Progress(self.source.info.classes, self.steps_per_epoch, sum(self.epochs)),
+            *([progress] if is_chief(self.strategy) else []),
             SeedEpochs(self.options.seed),
             StopOnLostLoss(self.folder, names, self.steps_per_epoch),
             keras.callbacks.CSVLogger(self.folder.history, append=self.epochs_done + first > 0),
@@ -160,6 +179,7 @@ class Run:
             keras.callbacks.BackupAndRestore(
                 self.folder.backup(number), double_checkpoint=True, delete_checkpoint=False
             ),
+            StartTogether(self.strategy),
         ]
 
     def _validation(self) -> Any:

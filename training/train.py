@@ -14,6 +14,7 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import data, recipes
+from training import distribution
 from training.building import build, start, unfold
 from training.files import write_json
 from training.finishing import finish
@@ -48,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
         "published weights, such as imagenet",
     )
     add("--mixed-precision", choices=("bfloat16", "float16"), help="default: float32")
+    add(
+        "--distribute",
+        choices=distribution.NAMES,
+        default="none",
+        help="all GPUs of this machine or all machines of TF_CONFIG; see docs/distributed.md",
+    )
     add("--seed", type=int, default=0)
     add("--tensorboard", action="store_true", help="write curves and pictures into the run")
     add("--output", type=Path, help="folder of the run; default: runs/DATA-MODEL-BACKBONE")
@@ -81,6 +88,7 @@ def _add_recipe(group: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
+    strategy = distribution.open_strategy(options.distribute)
     source = data.open_source(options.data)
     source.check_split("train")
     report = data.audit(source)
@@ -90,17 +98,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(recipe)
     if options.overfit is not None:
         return overfit(options, recipe, source, weights)
+    distribution.check_batch(recipe.batch_size, strategy)
     name = f"{Path(options.data).resolve().name}-{options.model}-{options.backbone or 'own'}"
-    folder = RunFolder(options.output or next_free(Path("runs") / name))
-    epochs_done = folder.begin(run_arguments(options, recipe))
+    path = options.output or next_free(Path("runs") / name)
+    folder = RunFolder(distribution.folder(strategy, path))
+    arguments = run_arguments(options, recipe)
+    epochs_done = distribution.on_chief(strategy, lambda: folder.begin(arguments))
     write_json(folder.dataset, source.info.to_dict())
-    print(f"{'Going on with' if epochs_done else 'Writing to'} {folder.path}")
+    print(f"{'Going on with' if epochs_done else 'Writing to'} {path}")
     keras.utils.set_random_seed(options.seed)
     try:
-        Run(options, recipe, source, report, folder, epochs_done).train(weights)
-        finish(folder, source)
+        run = Run(options, recipe, source, report, folder, epochs_done, strategy)
+        run.train(weights)
+        distribution.on_chief(strategy, lambda: finish(folder, source))
     except KeyboardInterrupt:
-        print(f"\nInterrupted: the same command goes on with {folder.path}.")
+        print(f"\nInterrupted: the same command goes on with {path}.")
         return INTERRUPTED
     return 0
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 import keras
 from keras import ops
 
+from keras_deeplab.distribution import WholeGradientClipping
 from keras_deeplab.optimizers.parameter_group import (
     ParameterGroup,
     checked_groups,
@@ -15,7 +16,7 @@ from keras_deeplab.optimizers.parameter_group import (
 )
 
 
-class GroupedOptimizer:
+class GroupedOptimizer(WholeGradientClipping):
     """Mixin in front of a Keras optimizer: multipliers of learning rate and weight decay.
 
     Weight decay is taken out of Keras' hands, which knows one for all variables, and done as the

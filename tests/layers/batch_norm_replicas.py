@@ -1,4 +1,4 @@
-"""Batch norm under a strategy of two logical devices; run by test_batch_norm_layer.py on its own."""
+"""Batch norm under a strategy of two logical devices; run by test_batch_norm_layer.py."""
 
 from __future__ import annotations
 

@@ -1,0 +1,126 @@
+"""The command on two machines, here two processes, trains as on one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parent / "tiny_run.py"
+SHORT = ["--epochs", "3", "--batch-size", "4", "--crop-size", "48", "64", "--fine-epochs", "1"]
+SECONDS = 300
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def begin(folder, place="nowhere", config=None):
+    """Starts the command; its output is in a file, which no process has to wait for."""
+    environment = {**os.environ, **({"TF_CONFIG": json.dumps(config)} if config else {})}
+    arguments = [*SHORT, *(["--distribute", "multi_worker"] if config else [])]
+    marker = folder.with_suffix(".marker")
+    command = [sys.executable, str(SCRIPT), place, str(marker), *arguments]
+    with folder.with_suffix(".log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--output", str(folder)],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return process, marker
+
+
+@contextmanager
+def machines(tmp_path, places=("nowhere", "nowhere")):
+    """Two processes that train together."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    started = []
+    try:
+        for index, place in enumerate(places):
+            task = {"type": "worker", "index": index}
+            config = {"cluster": {"worker": addresses}, "task": task}
+            started.append(begin(tmp_path / f"machine{index}", place, config))
+        yield started
+    finally:
+        for process, _ in started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def log_of(folder):
+    return folder.with_suffix(".log").read_text()[-3000:]
+
+
+def history(folder):
+    with (folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
+
+
+def assert_like_one(folder, alone):
+    ours, theirs = history(folder), history(alone)
+    np.testing.assert_array_equal(ours["epoch"], [0, 1, 2, 3])
+    for key in ("loss", "val_loss", "val_mean_iou", "val_pixel_accuracy"):
+        np.testing.assert_allclose(ours[key], theirs[key], rtol=2e-3, atol=2e-3, err_msg=key)
+    assert (folder / "saved_model").exists()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    process, _ = begin(folder)
+    assert process.wait(SECONDS) == 0, log_of(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one(alone, tmp_path):
+    with machines(tmp_path) as started:
+        for index, (process, _) in enumerate(started):
+            assert process.wait(SECONDS) == 0, log_of(tmp_path / f"machine{index}")
+    assert_like_one(tmp_path / "machine0", alone)
+    assert not (tmp_path / "machine1").exists()  # the chief alone writes
+    assert "Epoch 1/4" in log_of(tmp_path / "machine0")
+    assert "Epoch 1/4" not in log_of(tmp_path / "machine1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [5, 11])  # in the second epoch, and in the second stage
+def test_a_machine_that_was_killed(step, alone, tmp_path):
+    with machines(tmp_path, ("nowhere", f"step:{step}")) as started:
+        (chief, _), (worker, marker) = started
+        until = time.monotonic() + SECONDS
+        while not marker.exists():
+            assert worker.poll() is None, log_of(tmp_path / "machine1")
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        worker.kill()
+        # The other cannot go on alone; it ends with an error or is ended with its machine.
+        with suppress(subprocess.TimeoutExpired):
+            assert chief.wait(20) != 0
+    marker.unlink()
+    with machines(tmp_path) as started:
+        for index, (process, _) in enumerate(started):
+            assert process.wait(SECONDS) == 0, log_of(tmp_path / f"machine{index}")
+    assert "Going on with" in log_of(tmp_path / "machine0")
+    assert_like_one(tmp_path / "machine0", alone)
