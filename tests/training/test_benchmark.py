@@ -151,7 +151,7 @@ def test_a_process_answers_after_its_warm_up(tmp_path, monkeypatch):
     assert result.problem is None
     assert result.parameters == 7
     assert result.losses == [0.5, 0.25]
-    assert len(result.seconds) == 2
+    assert len(result.seconds) == len(result.processor_seconds) == 2
     assert result.peak_bytes > 1e6
     assert child._process.returncode is not None
 
@@ -225,13 +225,14 @@ def test_packages_that_are_missing_are_said(tmp_path, monkeypatch):
     table = benchmark.steps_table(found).splitlines()
     assert "| 7 |" in table[2]
     title = "segmentation_models.pytorch"
-    assert table[3] == f"| mobilenet_v2 | float32 | {title} | - | not installed | - | - |"
+    assert table[3] == f"| mobilenet_v2 | float32 | {title} | - | not installed | - | - | - |"
 
 
 def test_tables():
-    done = Result("n", "float32", OURS, 1234, [1.0, 2.0], [0.0], 3 * 2**30, ratio=1.0)
+    done = Result("n", "float32", OURS, 1234, [1.0, 2.0], [2.0, 4.5], [0.0], 3 * 2**30, ratio=1.0)
     line = benchmark.steps_table([done]).splitlines()[2]
-    assert line == "| n | float32 | keras_deeplab | 1,234 | 1.50 s | 1.00 | 3.0 GiB |"
+    assert line == "| n | float32 | keras_deeplab | 1,234 | 1.50 s | 1.00 | 3.25 s | 3.0 GiB |"
+    assert done.to_dict()["median_processor_seconds"] == 3.25
     rate = Rate("x", False, (8, 9), [10.0])
     assert benchmark.rates_table([rate]).splitlines()[2] == "| x | 8x9 | read anew | 10.0 |"
     wait = Waiting("x", True, (8, 9), [1.0], [3.0], [2.0])
