@@ -150,7 +150,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def steps_table(results: Sequence[Result]) -> str:
     """Training steps: medians, ratios to ours, peaks of memory."""
-    head = ("network", "dtype", "package", "parameters", "step", "to ours", "peak memory")
+    head = ("network", "dtype", "package", "parameters", "step", "to ours", "processor", "memory")
     return markdown(head, [_step_cells(result) for result in results])
 
 
@@ -158,12 +158,13 @@ def _step_cells(result: Result) -> list[str]:
     title = benchmark_steps.TITLES[result.package]
     cells = [result.network, result.dtype, title]
     if result.problem is not None:
-        return [*cells, ABSENT, result.problem, ABSENT, ABSENT]
+        return [*cells, ABSENT, result.problem, ABSENT, ABSENT, ABSENT]
     return [
         *cells,
         f"{result.parameters:,}",
         f"{result.median:.2f} s",
         ABSENT if result.ratio is None else f"{result.ratio:.2f}",
+        f"{result.processor_median:.2f} s",
         f"{result.peak_bytes / GIB:.1f} GiB",
     ]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from training import benchmark_child
 from training.benchmark_child import Case
@@ -44,13 +44,18 @@ NOT_INSTALLED = "not installed"
 
 @dataclass
 class Result:
-    """What a case measured; `problem` says why there is nothing."""
+    """What a case measured; `problem` says why there is nothing.
+
+    `processor_seconds` are those of all threads together: on a machine that is not idle they tell
+    more than the time that passes.
+    """
 
     network: str
     dtype: str
     package: str
     parameters: int | None = None
     seconds: list[float] = field(default_factory=list)
+    processor_seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
     problem: str | None = None
@@ -61,16 +66,18 @@ class Result:
         """The median of the steps' seconds."""
         return statistics.median(self.seconds) if self.seconds else None
 
+    @property
+    def processor_median(self) -> float | None:
+        """The median of the steps' seconds on all processors together."""
+        return statistics.median(self.processor_seconds) if self.processor_seconds else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {**asdict(self), "median_seconds": self.median}
-
-
-class Runner(Protocol):
-    """Something that makes one timed step when it is asked to."""
-
-    def step(self) -> None:
-        """Makes a step and keeps its time."""
+        medians = {
+            "median_seconds": self.median,
+            "median_processor_seconds": self.processor_median,
+        }
+        return {**asdict(self), **medians}
 
 
 class Child:
@@ -109,6 +116,7 @@ class Child:
             answer = self._answer()
             if answer:
                 self.result.seconds.append(answer["seconds"])
+                self.result.processor_seconds.append(answer["processor_seconds"])
                 self.result.losses.append(answer["loss"])
 
     def finish(self) -> None:
@@ -162,7 +170,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def in_turn(runners: Sequence[Runner], rounds: int) -> None:
+def in_turn(runners: Sequence[Child], rounds: int) -> None:
     """Makes the steps one by one in turn, so that a busy minute slows all of them alike."""
     for _ in range(rounds):
         for runner in runners:
