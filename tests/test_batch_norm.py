@@ -102,7 +102,7 @@ def test_refresh_takes_all_batches_together(norm):
 
 
 def test_refresh_counts_single_values_but_does_not_normalise_by_them():
-    model, images = network(), batches((1, 4, 4), (1, 3, 2), (2, 2, 2))
+    model, images = network(), batches((1, 4, 4), (1, 1, 1), (2, 2, 2))
     expected = reference(model, images)
     refresh_batch_norm(model, images)
     assert_close(statistics(model), expected)

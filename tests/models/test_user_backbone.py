@@ -51,8 +51,9 @@ def test_features_are_those_of_the_users_network(network, model):
     x = image(height, width)
     expected = network(x).numpy()
     assert expected.std() > 1e-2
-    # The fused batch norm rounds otherwise than Keras', which a MobileNet's depth adds up.
-    np.testing.assert_allclose(features(x), expected, atol=3e-4 * expected.std())
+    # The package's batch norms round elsewhere than Keras': up to 2e-4 on a MobileNetV2, where an
+    # epsilon a tenth too large gives 3.
+    np.testing.assert_allclose(features(x), expected, atol=1e-3 * expected.std())
 
 
 def test_weights_are_copied_not_shared(network, model):
@@ -108,12 +109,12 @@ def test_a_fixed_size_of_the_network_does_not_bind_the_model(model):
 
 
 def test_features_at_a_finer_stride_are_the_graph_rewrites(network, model):
-    fine = with_output_stride(network, 8, (None, None))
+    fine = with_output_stride(network, 8, (None, None), own_batch_norms=True)
     x = image(64, 96)
     expected = fine(x).numpy()
     assert expected.std() > 1e-2
     features = model.with_output_stride(8).backbone(x)[0]
-    np.testing.assert_allclose(features, expected, atol=3e-4 * expected.std())
+    np.testing.assert_allclose(features, expected, atol=1e-4 * expected.std())
 
 
 def test_changing_a_model_twice():

@@ -18,6 +18,8 @@ import pytest
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
 SHORT = ["--epochs", "3", "--batch-size", "4", "--crop-size", "48", "64", "--fine-epochs", "1"]
+# Machines draw dropout for themselves, and Lovasz' loss is of each one's part of the batch.
+SHORT += ["--loss", "cross_entropy", "--set", "model={'dropout': 0.0, 'decoder_filters': 32}"]
 SECONDS = 300
 
 
@@ -81,7 +83,7 @@ def assert_like_one(folder, alone):
     ours, theirs = history(folder), history(alone)
     np.testing.assert_array_equal(ours["epoch"], [0, 1, 2, 3])
     for key in ("loss", "val_loss", "val_mean_iou", "val_pixel_accuracy"):
-        np.testing.assert_allclose(ours[key], theirs[key], rtol=2e-3, atol=2e-3, err_msg=key)
+        np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-3, err_msg=key)
     assert (folder / "saved_model").exists()
 
 
