@@ -4,6 +4,7 @@ from keras_deeplab import (
     _requirements,  # noqa: F401 - first, as it refuses Keras settings that the others fail under
     backbones,
     data,
+    distribution,
     export,
     graph,
     layers,
@@ -38,6 +39,7 @@ __all__ = [
     "backbones",
     "comparison_picture",
     "data",
+    "distribution",
     "evaluate",
     "export",
     "graph",

@@ -33,6 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "boundary": {"metrics"},
     "schedules": set(),
     "data": {"labels"},
+    "distribution": set(),
     "_version": set(),
     "_requirements": set(),
 }

@@ -19,7 +19,8 @@ class CrossEntropy(PixelLoss):
     `sample_weight` (of `fit`: per image, or per pixel) multiplies the losses and stays out of the
     divisor, as in Keras' own losses. A batch in which every pixel is ignored gives 0 and zero
     gradients. Everything is computed in float32, whatever the dtype of the logits. Under a
-    `tf.distribute` strategy each replica takes its own mean and the means are averaged.
+    `tf.distribute` strategy the mean is over the pixels of all replicas together, as in one process
+    with the same batch.
 
     A label that is neither a class nor the ignored one raises; in a function compiled by XLA,
     which cannot raise, it makes the loss NaN.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from keras_deeplab.losses.label_map_loss import over_replicas
 from keras_deeplab.losses.region_loss import RegionLoss, class_sums
 
 
@@ -73,6 +74,9 @@ class Dice(RegionLoss):
         return 1 - tf.math.divide_no_nan(
             2 * shared + self.smooth, self._grouped(squares) + sizes + self.smooth
         )
+
+    def _grouped(self, sums: tf.Tensor) -> tf.Tensor:
+        return sums if self.per_image else over_replicas(super()._grouped(sums))
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""

@@ -17,7 +17,8 @@ class HardPixelMining(CrossEntropy):
     The pixels taken are `share` of all pixels of the batch, ignored ones included, rounded down but
     at least one: those of the largest losses, class weights applied. The mean is over the ones
     among them that count. Pixels whose losses equal the smallest one taken are all taken. The rest
-    is as in `CrossEntropy`; `sample_weight` has no part in the choice.
+    is as in `CrossEntropy`; `sample_weight` has no part in the choice. Under a `tf.distribute`
+    strategy each replica takes the share of its own pixels, and the mean is over all pixels taken.
 
     With `steps` the share falls in a straight line from 1 at step 0 to `share` at step `steps`,
     as with the official code's `hard_example_mining_step`. The step is `optimizer.iterations`:
@@ -126,7 +127,8 @@ class HardPixelMining(CrossEntropy):
         flat = tf.reshape(losses, [-1])
         count = tf.cast(self.current_share() * tf.cast(tf.size(flat), tf.float32), tf.int32)
         # All of them sorted, as XLA cannot take a number of largest ones that changes.
-        smallest = tf.sort(flat, direction="DESCENDING")[tf.maximum(count, 1) - 1]
+        falling = tf.concat([tf.sort(flat, direction="DESCENDING"), [0.0]], 0)  # never empty
+        smallest = falling[tf.maximum(count, 1) - 1]
         # So that the NaN of a wrong label is taken too.
         return tf.cast(~(losses < smallest), tf.float32)
 

@@ -76,10 +76,27 @@ class LabelMapLoss(keras.losses.Loss):
     def _strided(self, maps: tf.Tensor) -> tf.Tensor:
         return maps if self.stride == 1 else maps[:, :: self.stride, :: self.stride]
 
-    @staticmethod
-    def _of_replica(mean: tf.Tensor) -> tf.Tensor:
-        """Returns a replica's part of the loss: `fit` adds up the replicas' losses."""
-        return mean / tf.distribute.get_strategy().num_replicas_in_sync
+    def _mean(self, total: tf.Tensor, divisor: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """Returns `total / divisor`; under a strategy a replica's part of what one process gets.
+
+        `fit` adds up the gradients of the replicas' losses, so the divisor is that of all of them.
+        The number it shows is another matter: Keras takes the mean of the replicas' losses times
+        their number, weighted by their images, which is wrong where a last batch does not divide.
+        So the value is such that this mean is right, too; the gradient stays that of the part.
+
+        Args:
+            total: Sum over the replica's pixels, images or classes, scalar.
+            divisor: By what the sums of all replicas are to be divided, scalar, not trained.
+            images: Number of the replica's images, int32 scalar.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas == 1:
+            return tf.math.divide_no_nan(total, divisor)
+        images = tf.cast(images, tf.float32)
+        divisor, all_images = tf.unstack(over_replicas(tf.stack([divisor, images])))
+        part = tf.math.divide_no_nan(total, divisor)
+        shown = part * tf.math.divide_no_nan(all_images, replicas * images)
+        return part + tf.stop_gradient(shown - part)
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
@@ -88,3 +105,15 @@ class LabelMapLoss(keras.losses.Loss):
             "ignore_label": self.ignore_label,
             "stride": self.stride,
         }
+
+
+def over_replicas(values: tf.Tensor) -> tf.Tensor:
+    """Adds up what the replicas of a `tf.distribute` strategy have; every replica gets the sum.
+
+    The gradients are those of the sum. Outside of a replica there is nothing to add: Keras calls a
+    loss there once, on tensors without values, to build its parts.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return values
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)

@@ -17,7 +17,9 @@ class LovaszSoftmax(RegionLoss):
     cross-entropy, or add the two (`Sum`). A batch in which every pixel is ignored gives 0 and zero
     gradients; labels out of range are as in `CrossEntropy`. It sorts the pixels once per class and
     holds several maps of the size of the logits meanwhile: a step on an image of 512 x 512 with 21
-    classes takes two CPU cores about a second, a quarter of it with `stride=2`.
+    classes takes two CPU cores about a second, a quarter of it with `stride=2`. Under a
+    `tf.distribute` strategy the whole batch is not sorted together: each replica's part of it is a
+    batch of its own, and the loss the mean over these; with `per_image=True` that is the same.
 
     Args:
         classes: `"present"` takes the mean over the classes that the labels hold, `"all"` over all
@@ -63,11 +65,13 @@ class LovaszSoftmax(RegionLoss):
     def _class_losses(
         self, probabilities: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, sizes: tf.Tensor
     ) -> tf.Tensor:
-        groups, num_classes = tf.shape(sizes)[0], probabilities.shape[-1]
-        flat = tf.reshape(probabilities, (groups, -1, num_classes))
+        batch, height, width = tf.unstack(tf.shape(labels))
+        groups, images = tf.shape(sizes)[0], 1 if self.per_image else batch
+        pixels, num_classes = images * height * width, probabilities.shape[-1]
+        flat = tf.reshape(probabilities, (groups, pixels, num_classes))
         probabilities = tf.transpose(flat, (0, 2, 1))
-        own = tf.reshape(labels, (groups, 1, -1)) == tf.range(num_classes)[:, None]
-        weights = tf.reshape(weights, (groups, 1, -1))
+        own = tf.reshape(labels, (groups, 1, pixels)) == tf.range(num_classes)[:, None]
+        weights = tf.reshape(weights, (groups, 1, pixels))
         errors = tf.where(own, 1 - probabilities, probabilities)
         errors, order = tf.math.top_k(errors, tf.shape(errors)[-1])
         own = tf.gather(own, order, batch_dims=2)

@@ -64,7 +64,7 @@ class PixelLoss(LabelMapLoss):
         total = tf.reduce_sum(losses)
         if self.reduction == "sum":
             return total
-        return self._of_replica(tf.math.divide_no_nan(total, tf.reduce_sum(weights)))
+        return self._mean(total, tf.reduce_sum(weights), tf.shape(losses)[0])
 
     def _weighted(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns loss times weight, and weight, of each pixel."""

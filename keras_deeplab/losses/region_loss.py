@@ -13,7 +13,8 @@ class RegionLoss(LabelMapLoss):
     """Base class: a loss per class, of the batch or of each image, and its mean over classes.
 
     A subclass says in `_class_losses` what a class's loss is; its mean over the batch is the only
-    reduction, for there is no loss of a pixel.
+    reduction, for there is no loss of a pixel. Under a `tf.distribute` strategy the batch is that
+    of all replicas where a subclass adds up over them what it sums, else each replica's part.
 
     Args:
         classes: `"present"` or `"all"`: whose losses make the mean.
@@ -61,8 +62,11 @@ class RegionLoss(LabelMapLoss):
         per_group = tf.math.divide_no_nan(
             tf.reduce_sum(losses * chosen, -1), tf.reduce_sum(chosen, -1)
         )
-        groups = tf.reduce_sum(tf.cast(valid, tf.float32))
-        return self._of_replica(tf.math.divide_no_nan(tf.reduce_sum(per_group), groups))
+        valid = tf.cast(valid, tf.float32)
+        images = tf.shape(logits)[0]
+        if not self.per_image:  # a replica's only group counts as much as it has images
+            per_group, valid = (x * tf.cast(images, tf.float32) for x in (per_group, valid))
+        return self._mean(tf.reduce_sum(per_group), tf.reduce_sum(valid), images)
 
     def _class_losses(
         self, probabilities: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, sizes: tf.Tensor

@@ -13,6 +13,7 @@ import keras
 from keras_deeplab.graph import geometry
 from keras_deeplab.graph.network import all_layers
 from keras_deeplab.models.arguments import check_output_stride
+from keras_deeplab.models.distributed_training import DistributedTraining
 from keras_deeplab.models.user_backbone import restored_backbone
 from keras_deeplab.weights import (
     TransferReport,
@@ -70,7 +71,7 @@ def starts_from_weights(init: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-class SegmentationModel(keras.Model):
+class SegmentationModel(DistributedTraining, keras.Model):
     """A functional model from pixels to logits that can be built again from its arguments."""
 
     transfer_report: TransferReport | None = None

@@ -10,10 +10,11 @@ import keras
 
 from keras_deeplab.layers import ResizeBy, ResizeLike
 from keras_deeplab.models.deep_supervision import DeepSupervision
+from keras_deeplab.models.distributed_training import DistributedTraining
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class MultiScale(DeepSupervision, keras.Model):
+class MultiScale(DeepSupervision, DistributedTraining, keras.Model):
     """Shows a model the image at several scales and takes the maximum of its logits at each pixel.
 
     The weights are the model's own, shared by all scales. In `fit` the loss is the sum of the

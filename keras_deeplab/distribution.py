@@ -1,0 +1,160 @@
+"""Several devices or machines: who sees which images, and gradients clipped as in one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+
+def training_batches(
+    dataset: tf.data.Dataset, strategy: tf.distribute.Strategy
+) -> tf.distribute.DistributedDataset:
+    """Cuts every batch into equal parts, one for each replica, for `model.fit`.
+
+    The batches are those of one process: together the replicas see each image of a batch once, the
+    first replica the first ones. Every worker runs the whole data set and keeps its part, so the
+    data set must give the same batches in every process, as `data.training_dataset` does for one
+    seed, and preparing the images takes each machine as long as it takes one.
+
+    Args:
+        dataset: Batches: tensors, or structures of them, whose first axis counts the images.
+        strategy: Any `tf.distribute` strategy; with one replica nothing changes.
+
+    Returns:
+        A data set with as many steps as there are batches.
+
+    Raises:
+        ValueError: If the size of the batches is known and the replicas do not divide it.
+        tf.errors.InvalidArgumentError: While it runs, where the size was not known before.
+
+    Example:
+
+    >>> strategy = tf.distribute.get_strategy()
+    >>> batches = training_batches(tf.data.Dataset.range(8).batch(4), strategy)
+    >>> [batch.numpy().tolist() for batch in batches]
+    [[0, 1, 2, 3], [4, 5, 6, 7]]
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return dataset
+    steps = int(dataset.cardinality())
+    rule = f"batches must have a size that the {replicas} replicas divide"
+    size = tf.nest.flatten(dataset.element_spec)[0].shape[0]
+    if size is not None and size % replicas:
+        raise ValueError(f"{rule}, received batches of {size} images.")
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        local = replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * local
+
+        def parts(*batch: Any) -> tf.data.Dataset:
+            images = tf.shape(tf.nest.flatten(batch)[0], tf.int64)[0]
+            check = tf.debugging.assert_equal(images % replicas, tf.constant(0, tf.int64), rule)
+            with tf.control_dependencies([check]):
+                each = images // replicas
+
+            def part(number: tf.Tensor) -> Any:
+                start = number * each
+
+                def cut(values: tf.Tensor) -> tf.Tensor:
+                    own = values[start : start + each]
+                    known = None if size is None else size // replicas
+                    return tf.ensure_shape(own, [known, *values.shape[1:]])
+
+                return tf.nest.map_structure(cut, batch if len(batch) > 1 else batch[0])
+
+            return tf.data.Dataset.range(first, first + local).map(part)
+
+        own = dataset.flat_map(parts)
+        if steps == tf.data.INFINITE_CARDINALITY:  # which `flat_map` does not hand on
+            own = own.apply(tf.data.experimental.assert_cardinality(steps))
+        return own.prefetch(local)
+
+    return _counted(strategy.distribute_datasets_from_function(of_worker), steps)
+
+
+def evaluation_batches(
+    dataset: tf.data.Dataset, strategy: tf.distribute.Strategy
+) -> tf.distribute.DistributedDataset:
+    """Deals out whole batches to the replicas, for `model.evaluate` and validation in `model.fit`.
+
+    The batches stay as they are, so that images of different sizes are padded to no other size than
+    in one process. Each goes to one replica; in the last step, replicas for which none is left get
+    a batch without images, which counts nowhere.
+
+    Args:
+        dataset: Batches in an order that is the same in every process, as of
+            `data.evaluation_dataset`; any sizes.
+        strategy: Any `tf.distribute` strategy; with one replica nothing changes.
+
+    Returns:
+        A data set of as many steps as one replica has batches.
+
+    Raises:
+        ValueError: If it is not known how many batches there are, or there is none.
+
+    Example:
+
+    >>> strategy = tf.distribute.get_strategy()
+    >>> batches = evaluation_batches(tf.data.Dataset.range(3).batch(2), strategy)
+    >>> [batch.numpy().tolist() for batch in batches]
+    [[0, 1], [2]]
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return dataset
+    count = int(dataset.cardinality())
+    if count < 1:
+        raise ValueError(
+            "the number of batches must be known and at least 1, as `cardinality()` tells it; "
+            f"received a data set of cardinality {count} (-1 is endless, -2 unknown)."
+        )
+    missing = -count % replicas
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        own = dataset
+        if missing:
+            empty = dataset.take(1).map(lambda *batch: _without_images(batch)).repeat(missing)
+            own = dataset.concatenate(empty)
+        own = own.shard(context.num_input_pipelines, context.input_pipeline_id)
+        return own.prefetch(tf.data.AUTOTUNE)
+
+    made = strategy.distribute_datasets_from_function(of_worker)
+    return _counted(made, (count + missing) // replicas)
+
+
+def _without_images(batch: tuple[Any, ...]) -> Any:
+    return tf.nest.map_structure(lambda values: values[:0], batch if len(batch) > 1 else batch[0])
+
+
+def _counted(
+    dataset: tf.distribute.DistributedDataset, steps: int
+) -> tf.distribute.DistributedDataset:
+    """The data set with its number of steps, which Keras asks it for.
+
+    TensorFlow counts the batches of a worker's replicas one by one and lets no one say otherwise.
+    """
+    dataset._cardinality = steps
+    return dataset
+
+
+class WholeGradientClipping:
+    """Mixin of optimizers: under a strategy the gradient of the whole batch is clipped.
+
+    Keras clips each replica's part before it adds them up: with `global_clipnorm=5` on 4 replicas
+    a step of up to 20 passes. It stands in front of the optimizer's base:
+    `class Mine(WholeGradientClipping, keras.optimizers.SGD)`. Where nothing is clipped, or there is
+    one replica, it does nothing; else the gradients are exchanged once more.
+    """
+
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
+        context = tf.distribute.get_replica_context()
+        clips = self.clipnorm or self.global_clipnorm or self.clipvalue
+        if not clips or context is None or context.num_replicas_in_sync == 1:
+            return super()._clip_gradients(grads)
+        present = [gradient for gradient in grads if gradient is not None]
+        whole = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
+        clipped = super()._clip_gradients([None if g is None else next(whole) for g in grads])
+        # Each replica hands on its share of what is the same on all: Keras adds them up.
+        return [None if g is None else g / context.num_replicas_in_sync for g in clipped]
