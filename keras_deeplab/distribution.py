@@ -18,7 +18,7 @@ def training_batches(
     seed, and preparing the images takes each machine as long as it takes one.
 
     Args:
-        dataset: Batches of tensors or structures of them; images, labels, weights first axis first.
+        dataset: Batches: tensors, or structures of them, whose first axis counts the images.
         strategy: Any `tf.distribute` strategy; with one replica nothing changes.
 
     Returns:
