@@ -260,30 +260,22 @@ def test_the_command_reads_a_folder_and_writes_json(sources, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_whole_command_at_a_small_size(tmp_path, monkeypatch):
-    small = benchmark_pipeline.kinds
-    monkeypatch.setattr(
-        benchmark_pipeline,
-        "kinds",
-        lambda crop: [
-            Files(kind.name, (48, 64), kind.suffix, kind.crop_size) for kind in small(crop)
-        ],
-    )
+def test_the_networks_are_trained_for_it(sources, tmp_path):
+    (_, source), _ = sources
     output = tmp_path / "speed.json"
-    size = ["--size", "64", "64", "--batch-size", "2", "--steps", "2"]
-    quick = ["--images", "2", "--batches", "1", "--rounds", "1", "--alone"]
-    networks = ["--models", "mobilenet_v2"]
-    assert benchmark.main([*size, *quick, *networks, "--output", str(output)]) == 0
+    small = ["--size", "64", "64", "--batch-size", "2", "--steps", "2", "--alone"]
+    cases = ["--models", "mobilenet_v2", "--dtypes", "bfloat16", "--data", str(source.root)]
+    parts = ["--parts", "step", "waiting", "--output", str(output)]
+    assert benchmark.main([*small, *cases, *parts]) == 0
     written = json.loads(output.read_text())
-    wide, narrow = written["steps"]
-    for row, dtype in ((wide, "float32"), (narrow, "bfloat16")):
-        assert (row["package"], row["dtype"], row["problem"]) == (OURS, dtype, None)
-        assert row["parameters"] == 2_764_357
-        assert len(row["seconds"]) == len(row["losses"]) == 2
-        assert np.isfinite(row["losses"]).all()
-        assert row["losses"][1] != row["losses"][0]
-        assert row["peak_bytes"] > 2**28
-    assert len(written["pipeline"]) == len(written["waiting"]) == 4
+    (row,) = written["steps"]
+    assert (row["package"], row["dtype"], row["problem"]) == (OURS, "bfloat16", None)
+    assert row["parameters"] == 2_764_357
+    assert len(row["seconds"]) == len(row["losses"]) == 2
+    assert np.isfinite(row["losses"]).all()
+    assert row["losses"][1] != row["losses"][0]
+    assert row["peak_bytes"] > 2**28
+    assert [row["cached"] for row in written["waiting"]] == [False, True]
     for row in written["waiting"]:
         assert 0 <= row["waiting_share"] < 1
         assert [len(row[key]) for key in ("waited", "computed", "without_pipeline")] == [2, 2, 2]
