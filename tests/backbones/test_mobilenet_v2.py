@@ -46,7 +46,7 @@ def test_computes_what_keras_applications_computes(network):
     theirs = [layer for layer in reference.layers if layer.weights]
     ours = [layer for layer in network.layers if layer.weights]
     for mine, its in zip(ours, theirs, strict=True):
-        assert issubclass(type(mine), type(its))
+        assert isinstance(mine, type(its))
         mine.set_weights(its.get_weights())
     expected = reference(x).numpy()
     np.testing.assert_allclose(network(x), expected, atol=1e-3 * expected.std())
@@ -111,8 +111,8 @@ def test_the_classifiers_features_at_any_size():
         expected = reference(x).numpy()
         assert expected.std() > 1e-2
         assert network(x).shape == expected.shape == (1, size[0] // 32, size[1] // 32, 1280)
-        # The fused batch norm rounds otherwise than Keras', which the depth adds up.
-        np.testing.assert_allclose(network(x), expected, atol=3e-4 * expected.std())
+        # What two ways of rounding give is a few 1e-4 at most; another padding is above 1e-1.
+        np.testing.assert_allclose(network(x), expected, atol=1e-3 * expected.std())
         # "same" is another padding on odd maps alone.
         different = [m(x).shape != expected.shape or np.abs(m(x) - expected).max() for m in others]
         assert different[0] > 0.1 * expected.std()

@@ -82,7 +82,8 @@ def test_predictions_are_those_of_the_model_without_it(model, plain):
     assert model.output_shape == (None, None, None, 3)
     x = image(97, 129)
     np.testing.assert_array_equal(model(x), plain(x))
-    np.testing.assert_allclose(model.predict(x, verbose=0), model(x), atol=1e-4)
+    # As a graph TensorFlow joins convolutions and batch norms, and rounds elsewhere.
+    np.testing.assert_allclose(model.predict(x, verbose=0), model(x), rtol=1e-3, atol=1e-4)
     assert multiply_adds(model, 64, 64) == multiply_adds(plain, 64, 64)
     assert geometry(model).output == geometry(plain).output
     assert len(plain.backbone.outputs) == 1
