@@ -1,4 +1,4 @@
-"""Batch norm under a strategy of two logical devices; run by test_batch_normalization.py on its own."""
+"""Batch norm under two logical devices; run by test_batch_normalization.py in a process."""
 
 from __future__ import annotations
 
