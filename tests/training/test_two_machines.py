@@ -72,7 +72,7 @@ def machines(tmp_path, places=("nowhere", "nowhere")):
 
 
 def log_of(folder):
-    return folder.with_suffix(".log").read_text()[-3000:]
+    return folder.with_suffix(".log").read_text()
 
 
 def history(folder):
@@ -81,36 +81,42 @@ def history(folder):
     return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
 
 
-def assert_like_one(folder, alone):
-    ours, theirs = history(folder), history(alone)
+def assert_close(folder, other, tolerance):
+    ours, theirs = history(folder), history(other)
     np.testing.assert_array_equal(ours["epoch"], [0, 1, 2, 3])
     for key in ("loss", "val_loss", "val_mean_iou", "val_pixel_accuracy"):
-        np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-3, err_msg=key)
+        np.testing.assert_allclose(ours[key], theirs[key], rtol=tolerance, err_msg=key)
     assert (folder / "saved_model").exists()
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    process, _ = begin(folder)
-    assert process.wait(SECONDS) == 0, log_of(folder)
-    return folder
+def together(tmp_path_factory):
+    """The folder of two machines that nothing disturbed."""
+    path = tmp_path_factory.mktemp("together")
+    with machines(path) as started:
+        for index, (process, _) in enumerate(started):
+            assert process.wait(SECONDS) == 0, log_of(path / f"machine{index}")
+    return path
 
 
 @pytest.mark.slow
-def test_two_machines_train_as_one(alone, tmp_path):
-    with machines(tmp_path) as started:
-        for index, (process, _) in enumerate(started):
-            assert process.wait(SECONDS) == 0, log_of(tmp_path / f"machine{index}")
-    assert_like_one(tmp_path / "machine0", alone)
-    assert not (tmp_path / "machine1").exists()  # the chief alone writes
-    assert "Epoch 1/4" in log_of(tmp_path / "machine0")
-    assert "Epoch 1/4" not in log_of(tmp_path / "machine1")
+def test_two_machines_train_as_one(together, tmp_path):
+    """Over 12 steps; rounding grows on the way, most where a norm has the four values of a pooling.
+
+    The losses of single steps are held to 1e-4 in test_distributed_runs.py.
+    """
+    alone = tmp_path / "run"
+    process, _ = begin(alone)
+    assert process.wait(SECONDS) == 0, log_of(alone)
+    assert_close(together / "machine0", alone, 5e-3)
+    assert not (together / "machine1").exists()  # the chief alone writes
+    assert "Epoch 1/4" in log_of(together / "machine0")
+    assert "Epoch 1/4" not in log_of(together / "machine1")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 11])  # in the second epoch, and in the second stage
-def test_a_machine_that_was_killed(step, alone, tmp_path):
+def test_a_machine_that_was_killed(step, together, tmp_path):
     with machines(tmp_path, ("nowhere", f"step:{step}")) as started:
         (chief, _), (worker, marker) = started
         until = time.monotonic() + SECONDS
@@ -127,4 +133,4 @@ def test_a_machine_that_was_killed(step, alone, tmp_path):
         for index, (process, _) in enumerate(started):
             assert process.wait(SECONDS) == 0, log_of(tmp_path / f"machine{index}")
     assert "Going on with" in log_of(tmp_path / "machine0")
-    assert_like_one(tmp_path / "machine0", alone)
+    assert_close(tmp_path / "machine0", together / "machine0", 1e-6)
