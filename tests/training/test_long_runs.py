@@ -20,12 +20,21 @@ SHORT = ["--epochs", "3", "--batch-size", "4", "--crop-size", "48", "64", "--fin
 SECONDS = 240
 
 
-def begin(folder, place="nowhere", **popen):
+def interruptible():
+    """A shell's background jobs ignore interrupts, and so does what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def begin(folder, place="nowhere", preexec=interruptible):
     """Starts the command in a process of its own."""
     marker = folder.with_suffix(".marker")
     command = [sys.executable, str(SCRIPT), place, str(marker), *SHORT, "--output", str(folder)]
     process = subprocess.Popen(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **popen
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=preexec,
     )
     return process, marker
 
@@ -139,7 +148,7 @@ def test_a_full_disk_loses_nothing(share, undisturbed, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error in place of the process's end
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    process, _ = begin(folder, preexec_fn=full)
+    process, _ = begin(folder, preexec=full)
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 2, said
     assert "error: " in said
