@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", type=positive, nargs=2, metavar=("H", "W"), default=(512, 512))
     add("--batch-size", type=positive, default=4)
     add("--steps", type=positive, default=5, help="timed steps of each, after two to warm up")
+    add("--threads", type=positive, default=cores(), help="threads of a training step")
     add("--alone", action="store_true", help="leave out other packages")
     add("--data", type=Path, help="folder with a train split to read instead of files made for it")
     add("--images", type=positive, default=24, help="files made of each kind")
@@ -52,11 +53,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
-    size, threads = tuple(options.size), cores()
+    size = tuple(options.size)
     measured: dict[str, Any] = {
         "machine": {
             "processor": processor(),
-            "cores": threads,
+            "cores": cores(),
             "python": platform.python_version(),
             **benchmark_steps.versions(),
         },
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for key, value in vars(options).items()
         },
     }
-    print(f"{measured['machine']['processor']}, {threads} cores")
+    print(f"{measured['machine']['processor']}, {cores()} cores")
     # Steps first, while this process is idle and small.
     if "step" in options.parts:
         steps = benchmark_steps.measure(
@@ -74,11 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             size=size,
             batch_size=options.batch_size,
             steps=options.steps,
-            threads=threads,
+            threads=options.threads,
             alone=options.alone,
         )
         measured["steps"] = [result.to_dict() for result in steps]
-        print(f"\nA training step, {size[0]}x{size[1]}, batch {options.batch_size}\n")
+        title = f"{size[0]}x{size[1]}, batch {options.batch_size}, {options.threads} threads"
+        print(f"\nA training step, {title}\n")
         print(steps_table(steps))
     if {"pipeline", "waiting"} & set(options.parts):
         with tempfile.TemporaryDirectory() as folder:

@@ -65,6 +65,7 @@ class Case:
 
 def keras_deeplab(case: Case) -> tuple[Step, int]:
     """This package's network and its number of parameters."""
+    _limit_tensorflow(case.threads)
     import keras_deeplab as kd
 
     network = NETWORKS[case.network]
@@ -80,6 +81,7 @@ def keras_deeplab(case: Case) -> tuple[Step, int]:
 
 def keras_hub(case: Case) -> tuple[Step, int]:
     """KerasHub's network, built as its preset for PASCAL VOC is."""
+    _limit_tensorflow(case.threads)
     import keras
     import keras_hub as hub
 
@@ -108,6 +110,14 @@ def keras_hub(case: Case) -> tuple[Step, int]:
     model = hub.models.DeepLabV3ImageSegmenter(backbone, num_classes=CLASSES, compile=False)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=IGNORED)
     return _keras_step(model, loss, case)
+
+
+def _limit_tensorflow(threads: int) -> None:
+    """Sets the threads that compute, before anything has started them."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
 def _policy(case: Case) -> str:
