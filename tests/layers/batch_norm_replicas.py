@@ -1,4 +1,4 @@
-"""Batch norm under a strategy of two logical devices; run by test_batch_normalization.py on its own."""
+"""Batch norm over two logical devices; test_batch_normalization.py runs it on its own."""
 
 from __future__ import annotations
 
