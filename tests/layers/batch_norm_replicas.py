@@ -1,4 +1,4 @@
-"""Batch norm under two logical devices; run by test_batch_normalization.py in a process."""
+"""Batch norm over two logical devices; test_batch_normalization.py runs it on its own."""
 
 from __future__ import annotations
 
