@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from typing import Any
 
@@ -11,17 +12,17 @@ import numpy as np
 import keras_deeplab
 from keras_deeplab import data
 from training.files import write_json, write_png, written_aside
-from training.options import scores_table
+from training.options import scores_table, with_views
 from training.run_folder import RunFolder
 
 PICTURES = 6
 
 
-def finish(folder: RunFolder, source: data.Source) -> None:
+def finish(folder: RunFolder, source: data.Source, options: argparse.Namespace) -> None:
     """Scores the best model, on images it was not trained on if there are any; exports it."""
     start = time.perf_counter()
     split = "val" if "val" in source.splits else "train"
-    model = keras.models.load_model(folder.best_model, compile=False)
+    model = finished(keras.models.load_model(folder.best_model, compile=False), options)
     with written_aside(folder.best_model) as aside:
         model.save(aside)  # without the optimizer's state, three times the weights
     dataset = data.evaluation_dataset(source, split)
@@ -31,11 +32,21 @@ def finish(folder: RunFolder, source: data.Source) -> None:
         print("There is no val split: these are scores on the images it was trained on.")
     write_png(folder.picture, pictures(model, dataset, source.info))
     keras_deeplab.export.saved_model(model, folder.saved_model, overwrite=True)
-    write_json(folder.metrics, {"split": split, **report})
+    how = {"split": split, "scales": options.scales or [1.0], "flip": options.flip}
+    write_json(folder.metrics, {**how, **report})
     folder.done()
     print(f"Scored and exported in {time.perf_counter() - start:.0f} s; see {folder.path}:")
     for path in (folder.best_model, folder.saved_model, folder.metrics, folder.picture):
         print(f"  {path}")
+
+
+def finished(model: keras.Model, options: argparse.Namespace) -> keras.Model:
+    """The model to use: it computes in float32, and sees the views it was asked to see."""
+    if isinstance(model, keras_deeplab.MultiScale) and model.fusion == "mean":
+        return model  # by an earlier start of this run; training makes no such model
+    if options.mixed_precision is not None:
+        model = model.with_dtype("float32")
+    return with_views(model, options.scales, options.flip)
 
 
 def pictures(model: keras.Model, dataset: Any, info: data.DatasetInfo) -> np.ndarray:

@@ -63,14 +63,16 @@ def load_model(path: Path, output_stride: int | None = None) -> keras.Model:
     model = keras.models.load_model(path, compile=False)
     if output_stride is None:
         return model
-    if not isinstance(model, keras_deeplab.models.SegmentationModel):
+    network = model.model if isinstance(model, keras_deeplab.MultiScale) else model
+    if not isinstance(network, keras_deeplab.models.SegmentationModel):
         raise ValueError(
-            f"--output-stride is for this package's models; {path} holds a {type(model).__name__}."
+            "--output-stride is for this package's models; "
+            f"{path} holds a {type(network).__name__}."
         )
     return model.with_output_stride(output_stride)
 
 
-def add_views(parser: argparse.ArgumentParser) -> None:
+def add_views(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Adds the options of several views of each image."""
     parser.add_argument(
         "--scales",

@@ -19,11 +19,13 @@ from training.building import build, start, unfold
 from training.files import write_json
 from training.finishing import finish
 from training.fitting import LARGEST_CROP, Run
-from training.options import MODELS, command, positive, positive_float
+from training.options import MODELS, add_views, command, positive, positive_float
 from training.run_folder import RunFolder, next_free
 
 # Backbones without batch norm, which take smaller steps only.
 NORM_FREE = ("vgg16", None)
+# Options of the same name as a value of the recipe, and of another meaning.
+NOT_GIVEN = {"model", "scales"}
 INTERRUPTED = 130  # as a shell calls it
 
 
@@ -63,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
         type=positive,
         metavar="N",
         help="only test whether the model can learn N images by heart, and say why not",
+    )
+    add_views(
+        made.add_argument_group("views", "How the trained model sees an image, when it is done.")
     )
     _add_recipe(made.add_argument_group("recipe", "How it is trained; the recipe says what else."))
     return made
@@ -110,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run = Run(options, recipe, source, report, folder, epochs_done, strategy)
         run.train(weights)
-        distribution.on_chief(strategy, lambda: finish(folder, source))
+        distribution.on_chief(strategy, lambda: finish(folder, source, options))
     except KeyboardInterrupt:
         print(f"\nInterrupted: the same command goes on with {path}.")
         return INTERRUPTED
@@ -145,7 +150,7 @@ def chosen_recipe(options: argparse.Namespace, report: data.Report) -> recipes.R
             if options.backbone not in NORM_FREE:
                 recipe = recipe.replace(learning_rate=6e-3)
     fields = {field.name for field in dataclasses.fields(recipe)} - {"name"}
-    given = {key: value for key, value in vars(options).items() if key in fields - {"model"}}
+    given = {key: value for key, value in vars(options).items() if key in fields - NOT_GIVEN}
     changes = {key: value for key, value in given.items() if value is not None}
     recipe = recipe.replace(**changes, **dict(_setting(text, fields) for text in options.set))
     if recipe.crop_size is None:
@@ -170,7 +175,7 @@ def _setting(text: str, names: set[str]) -> tuple[str, Any]:
 def run_arguments(options: argparse.Namespace, recipe: recipes.Recipe) -> dict[str, Any]:
     """What a run is, as JSON: the recipe, and the options that are not in it."""
     kept = ("data", "model", "backbone", "weights", "mixed_precision", "seed", "steps_per_epoch")
-    plain = {key: getattr(options, key) for key in kept}
+    plain = {key: getattr(options, key) for key in (*kept, "scales", "flip")}
     plain["data"] = os.path.normpath(plain["data"])
     return {**plain, "recipe": recipe.to_dict()}
 

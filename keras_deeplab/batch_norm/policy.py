@@ -96,14 +96,16 @@ def momentum_for(total_steps: int) -> float:
 
     The moving statistics remember about the last `1 / (1 - momentum)` steps. The papers' 0.9997
     remembers 3300 of their 30000 steps; in a run of 2000 it would end at 55 % of the values that
-    the statistics started from. Here the memory is a tenth of the run, between the momenta 0.9
-    and 0.9997: long enough to be steady, short enough that the start is forgotten.
+    the statistics started from. Here the memory is a thirtieth of the run, between the momenta 0.9
+    and 0.9997: long enough to be steady, and short enough that the start is forgotten by the first
+    validations. (With a tenth, the mean IoU of a run on CamVid was still 3 % after a fifth of it,
+    on crops in training 60 %.)
 
     Args:
         total_steps: Of the whole run, from 1.
 
     Returns:
-        `1 - 10 / total_steps`, kept within 0.9..0.9997.
+        `1 - 30 / total_steps`, kept within 0.9..0.9997.
 
     Raises:
         ValueError: If it is no positive integer.
@@ -111,11 +113,11 @@ def momentum_for(total_steps: int) -> float:
     Example:
 
     >>> [keras_deeplab.batch_norm.momentum_for(steps) for steps in (50, 2000, 30000, 10**6)]
-    [0.9, 0.995, 0.9996666666666667, 0.9997]
+    [0.9, 0.985, 0.999, 0.9997]
     """
     if not isinstance(total_steps, Integral) or isinstance(total_steps, bool) or total_steps < 1:
         raise ValueError(f"`total_steps` must be a positive integer, received {total_steps!r}.")
-    return float(np.clip(1 - 10 / total_steps, _SMALLEST_MOMENTUM, _LARGEST_MOMENTUM))
+    return float(np.clip(1 - 30 / total_steps, _SMALLEST_MOMENTUM, _LARGEST_MOMENTUM))
 
 
 def all_norms(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:

@@ -152,6 +152,30 @@ class SegmentationModel(DistributedTraining, keras.Model):
         print(f"{self.name}: {model.transfer_report}")
         return model
 
+    def with_dtype(self, dtype: str) -> Self:
+        """The same model computing in another precision; the weights are copied.
+
+        Mixed precision is for training on what is fast at it. A model that was trained so answers
+        in float32 everywhere, and fast on processors that have to emulate the short numbers.
+
+        Args:
+            dtype: A dtype policy, such as `"float32"` or `"mixed_bfloat16"`. A backbone that was
+                given as a network keeps its own.
+
+        Returns:
+            A new model of the same class, not compiled.
+
+        Raises:
+            ValueError: If it is no dtype policy.
+
+        Example:
+
+        >>> model = keras_deeplab.DeepLabV3Plus(3, "mobilenet_v2", dtype="mixed_bfloat16")
+        >>> model.with_dtype("float32").compute_dtype
+        'float32'
+        """
+        return self._rebuilt(dtype=dtype)
+
     def _rebuilt(self, **changes: Any) -> Self:
         model = type(self).from_config({**self.get_config(), **changes})
         object.__setattr__(model, "transfer_report", transfer_weights(self, model))

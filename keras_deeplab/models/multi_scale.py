@@ -115,6 +115,22 @@ class MultiScale(DeepSupervision, DistributedTraining, keras.Model):
         """The model inside."""
         return self._arguments["model"]
 
+    @property
+    def fusion(self) -> str:
+        """`"max"` or `"mean"`."""
+        return self._arguments["fusion"]
+
+    def with_output_stride(self, output_stride: int) -> MultiScale:
+        """The same views of the model at another output stride (see `DeepLabV3`)."""
+        return self._around(self.model.with_output_stride(output_stride))
+
+    def with_dtype(self, dtype: str) -> MultiScale:
+        """The same views of the model in another precision (see `DeepLabV3`)."""
+        return self._around(self.model.with_dtype(dtype))
+
+    def _around(self, model: keras.Model) -> MultiScale:
+        return MultiScale(**{**self._arguments, "model": model, "name": self.name})
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         model = keras.saving.serialize_keras_object(self.model)

@@ -36,6 +36,9 @@ for _ in range(4):
     images, _ = next(iterator)
     parts = strategy.experimental_local_results(images)
     found.append([[image.tobytes().hex() for image in part.numpy()] for part in parts])
+# Images are drawn ahead in Python: an iterator that is left to the end of the process waits for a
+# thread which the interpreter has stopped.
+del iterator
 print(json.dumps(found))
 """
 

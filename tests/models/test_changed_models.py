@@ -1,4 +1,4 @@
-"""`with_output_stride` and `with_num_classes`, on a backbone of the package."""
+"""`with_output_stride`, `with_num_classes` and `with_dtype`, on a backbone of the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from calibration import calibrate, image
 from networks import tiny
 
-from keras_deeplab import DeepLabV3, DeepLabV3Plus
+from keras_deeplab import DeepLabV3, DeepLabV3Plus, MultiScale
 from keras_deeplab.graph import geometry, with_output_stride
 from keras_deeplab.graph.network import leaf_layers
 
@@ -107,6 +107,31 @@ def test_with_num_classes_keeps_all_but_the_predictor(coarse, capsys):
     x = image(64, 64)
     inner = [keras.Model(m.input, m.get_layer("decoder_1").output) for m in (coarse, model)]
     np.testing.assert_allclose(inner[1](x), inner[0](x), rtol=1e-5, atol=1e-5)
+
+
+def test_in_another_precision_the_weights_are_the_same(coarse):
+    mixed = coarse.with_dtype("mixed_bfloat16")
+    back = mixed.with_dtype("float32")
+    x = image(65, 97)
+    expected = coarse(x).numpy()
+    np.testing.assert_array_equal(back(x), expected)
+    assert back.get_config() == coarse.get_config()
+    difference = (mixed(x) - expected).numpy().std() / expected.std()
+    assert 1e-3 < difference < 0.5  # bfloat16 has eight bits, and the network is deep
+    with pytest.raises(ValueError, match="`dtype` .* received 'float31'"):
+        coarse.with_dtype("float31")
+
+
+def test_views_of_a_model_change_with_it(coarse, fine):
+    x = image(65, 97)
+    several = MultiScale(coarse, (0.5, 1.0), fusion="mean", flip=True)
+    expected = MultiScale(fine, (0.5, 1.0), fusion="mean", flip=True)(x)
+    found = several.with_output_stride(8)
+    np.testing.assert_allclose(found(x), expected, atol=1e-5)
+    assert np.abs(expected - several(x)).max() > 1e-2
+    mixed = several.with_dtype("mixed_bfloat16")
+    assert mixed.model.get_config()["dtype"] == "mixed_bfloat16"
+    np.testing.assert_array_equal(mixed.with_dtype("float32")(x), several(x))
 
 
 def test_with_the_same_number_of_classes_nothing_is_fresh(coarse):

@@ -12,7 +12,17 @@ from PIL import Image
 
 import keras_deeplab
 from keras_deeplab import backbones, data, recipes
-from training import building, callbacks, evaluate, export, options, predict, run_folder, train
+from training import (
+    building,
+    callbacks,
+    evaluate,
+    export,
+    finishing,
+    options,
+    predict,
+    run_folder,
+    train,
+)
 from training.files import write_json
 
 
@@ -74,6 +84,26 @@ def test_a_run_leaves_its_files(run):
     np.testing.assert_array_equal(labels, np.argmax(model(x), -1))
     assert not (run / "backup").exists()
     assert not list(run.glob(".*"))
+
+
+def test_a_run_in_mixed_precision_leaves_a_float32_model_that_sees_its_views(tmp_path):
+    folder = tmp_path / "run"
+    views = ["--mixed-precision", "bfloat16", "--scales", "1", "1.5", "--flip"]
+    arguments = [*SHORT, *views, "--output", str(folder)]
+    assert train.main(arguments) == 0
+    last = keras.models.load_model(folder / "last.keras", compile=False)
+    assert last.get_config()["dtype"] == "mixed_bfloat16"
+    model = keras.models.load_model(folder / "model.keras", compile=False)
+    config = model.get_config()
+    assert (config["scales"], config["flip"], config["fusion"]) == ((1.0, 1.5), True, "mean")
+    assert model.model.get_config()["dtype"] == "float32"
+    assert model.model.count_params() == last.count_params()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["scales"], metrics["flip"]) == ([1.0, 1.5], True)
+    found = keras_deeplab.evaluate(model, data.evaluation_dataset(TinyShapes()))
+    assert found["mean_iou"] == pytest.approx(metrics["mean_iou"], abs=1e-6)
+    parsed = train.parser().parse_args(arguments)
+    assert finishing.finished(model, parsed) is model  # as after a stop in front of the export
 
 
 def test_a_finished_run_is_not_written_over(run, capsys):
@@ -239,6 +269,7 @@ def test_evaluate_writes_the_scores(run, tmp_path, capsys):
     found = json.loads((tmp_path / "metrics.json").read_text())
     trained = json.loads((run / "metrics.json").read_text())
     assert found["mean_iou"] == pytest.approx(trained["mean_iou"], abs=1e-6)
+    assert (trained["scales"], trained["flip"]) == ([1.0], False)
     assert "mean IoU" in capsys.readouterr().out
     assert evaluate.main([*model, "--output-stride", "8"]) == 0
     stored = json.loads((run / "evaluation-val" / "metrics.json").read_text())
