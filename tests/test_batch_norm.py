@@ -13,6 +13,7 @@ from keras import layers as kl
 import keras_deeplab
 from keras_deeplab import batch_norm, layers
 from keras_deeplab.batch_norm import momentum_for, refresh_batch_norm, set_policy
+from keras_deeplab.batch_norm.policy import all_norms
 
 
 def network(dropout: float = 0.0, norm: type = layers.BatchNormalization) -> keras.Model:
@@ -296,6 +297,21 @@ def test_frozen_statistics_train_all_else():
     moving = [w for w in model.non_trainable_weights if "moving" in w.name]
     for old, new in zip(still, moving, strict=True):
         np.testing.assert_array_equal(new, old)
+
+
+def test_what_is_frozen_as_a_whole_stays_so():
+    model = small_model()
+    model.backbone.trainable = False
+    before = len(model.trainable_variables)
+    set_policy(model, "train", momentum=0.5)
+    assert len(model.trainable_variables) == before > 0
+    inside = all_norms(model.backbone).values()
+    assert {(norm.trainable, norm.momentum) for norm in inside} == {(False, 0.5)}
+    assert any(norm.trainable for norm in all_norms(model).values())
+    model.backbone.trainable = True
+    set_policy(model, "freeze")
+    set_policy(model, "train")
+    assert all(norm.trainable for norm in all_norms(model).values())
 
 
 def test_keras_own_norms_cannot_freeze_statistics_alone():

@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "models": {"weights", "backbones", "graph", "layers"},
     "optimizers": {"graph", "distribution"},
     "batch_norm": {"graph", "layers"},
-    "recipes": {"batch_norm", "optimizers", "losses", "metrics", "schedules"},
+    "recipes": {"data", "batch_norm", "optimizers", "losses", "metrics", "schedules"},
     "inference": {"models", "backbones", "graph", "boundary", *FREE},
     "overfitting": {"inference", "graph", "data", "losses", "metrics", "schedules"},
     "verification": {"inference", "data"},

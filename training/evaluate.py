@@ -12,9 +12,11 @@ from training.files import write_json
 from training.options import (
     add_views,
     command,
+    innermost,
     load_model,
     positive,
     scores_table,
+    views,
     with_views,
 )
 
@@ -50,18 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{options.model} predicts {model.output_shape[-1]} classes, but {options.data} has "
             f"{len(classes)}: {', '.join(classes)}."
         )
+    model = with_views(model, options.scales, options.flip)
     dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once
     report = keras_deeplab.evaluate(
-        with_views(model, options.scales, options.flip),
+        model,
         dataset,
         class_names=classes,
         boundary=options.boundary,
     )
     how = {
         "split": options.split,
-        "output_stride": getattr(model, "output_stride", None),
-        "scales": options.scales or [1.0],
-        "flip": options.flip,
+        "output_stride": getattr(innermost(model), "output_stride", None),
+        "views": views(model),
     }
     default = options.model.parent / f"evaluation-{options.split}"
     path = (options.output or default) / "metrics.json"

@@ -12,7 +12,7 @@ import numpy as np
 import keras_deeplab
 from keras_deeplab import data
 from training.files import write_json, write_png, written_aside
-from training.options import scores_table, with_views
+from training.options import scores_table, views, with_views
 from training.run_folder import RunFolder
 
 PICTURES = 6
@@ -32,8 +32,7 @@ def finish(folder: RunFolder, source: data.Source, options: argparse.Namespace) 
         print("There is no val split: these are scores on the images it was trained on.")
     write_png(folder.picture, pictures(model, dataset, source.info))
     keras_deeplab.export.saved_model(model, folder.saved_model, overwrite=True)
-    how = {"split": split, "scales": options.scales or [1.0], "flip": options.flip}
-    write_json(folder.metrics, {**how, **report})
+    write_json(folder.metrics, {"split": split, "views": views(model), **report})
     folder.done()
     print(f"Scored and exported in {time.perf_counter() - start:.0f} s; see {folder.path}:")
     for path in (folder.best_model, folder.saved_model, folder.metrics, folder.picture):

@@ -87,7 +87,11 @@ class Run:
         model = build(self.options, recipe, self.source.info, weights)
         if not self.epochs_done:
             unfold(model, weights, self._images(recipe, 0, 0))
-        return model if recipe.multi_scale is None else MultiScale(model, recipe.multi_scale)
+        if recipe.multi_scale is not None:
+            model = MultiScale(model, recipe.multi_scale)
+        if len(self.stages) > 1 and not self.epochs_done:
+            model.with_output_stride(self.stages[1].output_stride)  # an error now, not at night
+        return model
 
     def _left_by(self, number: int) -> keras.Model | None:
         """The model that a stage has left; only the first of several machines has kept it, and the

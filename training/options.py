@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -63,7 +64,7 @@ def load_model(path: Path, output_stride: int | None = None) -> keras.Model:
     model = keras.models.load_model(path, compile=False)
     if output_stride is None:
         return model
-    network = model.model if isinstance(model, keras_deeplab.MultiScale) else model
+    network = innermost(model)
     if not isinstance(network, keras_deeplab.models.SegmentationModel):
         raise ValueError(
             "--output-stride is for this package's models; "
@@ -72,12 +73,30 @@ def load_model(path: Path, output_stride: int | None = None) -> keras.Model:
     return model.with_output_stride(output_stride)
 
 
+def innermost(model: keras.Model) -> keras.Model:
+    """The model that sees one view of an image."""
+    while isinstance(model, keras_deeplab.MultiScale):
+        model = model.model
+    return model
+
+
+class Different(argparse.Action):
+    """Numbers that must differ from each other."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Stores them."""
+        if len(set(values)) < len(values) or max(values) >= 100:
+            parser.error(f"{option} must be different numbers below 100, received {values}")
+        setattr(namespace, self.dest, values)
+
+
 def add_views(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Adds the options of several views of each image."""
     parser.add_argument(
         "--scales",
         type=positive_float,
         nargs="+",
+        action=Different,
         metavar="S",
         help="sees each image at these scales and takes the mean of the probabilities, such as "
         "0.5 0.75 1 1.25 1.5 1.75 as in the papers; default: 1",
@@ -95,14 +114,17 @@ def with_views(
     """The model that takes the mean over scales and mirror images, resized as the model does."""
     if scales is None and not flip:
         return model
-    own = isinstance(model, keras_deeplab.models.SegmentationModel)
-    return keras_deeplab.MultiScale(
-        model,
-        scales or (1.0,),
-        align_corners=own and bool(model.get_config().get("align_corners")),
-        fusion="mean",
-        flip=flip,
-    )
+    return keras_deeplab.MultiScale(model, scales or (1.0,), fusion="mean", flip=flip)
+
+
+def views(model: keras.Model) -> list[dict[str, Any]]:
+    """How a model looks at an image, the outermost first, as JSON; of one view nothing."""
+    found = []
+    while isinstance(model, keras_deeplab.MultiScale):
+        config = model.get_config()
+        found.append({key: config[key] for key in ("scales", "flip", "fusion")})
+        model = model.model
+    return found
 
 
 def scores_table(report: dict, split: str) -> str:

@@ -22,8 +22,6 @@ from training.fitting import LARGEST_CROP, Run
 from training.options import MODELS, add_views, command, positive, positive_float
 from training.run_folder import RunFolder, next_free
 
-# Backbones without batch norm, which take smaller steps only.
-NORM_FREE = ("vgg16", None)
 # Options of the same name as a value of the recipe, and of another meaning.
 NOT_GIVEN = {"model", "scales"}
 INTERRUPTED = 130  # as a shell calls it
@@ -86,7 +84,14 @@ def _add_recipe(group: Any) -> None:
     add("--loss", help="such as 'cross_entropy + 0.5 * lovasz_softmax(stride=4)'")
     add("--class-weights", choices=("median", "inverse"), help="from how often classes occur")
     add("--fine-epochs", type=positive, help="of a second stage at output stride 8")
-    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="any other value of the recipe")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other value of the recipe",
+    )
 
 
 @command
@@ -100,9 +105,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(report)
     weights = start(options)
     recipe = chosen_recipe(options, report)
-    print(recipe)
+    if weights is not None and weights.model == MODELS[options.model].__name__:
+        recipe = of_the_file(recipe, options)
     if options.overfit is not None:
         return overfit(options, recipe, source, weights)
+    print(recipe)
+    if options.mixed_precision == "float16" and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "--mixed-precision float16 does not work with --distribute: Keras scales the loss by "
+            "what one replica sees. Take bfloat16."
+        )
     distribution.check_batch(recipe.batch_size, strategy)
     name = f"{Path(options.data).resolve().name}-{options.model}-{options.backbone or 'own'}"
     path = options.output or next_free(Path("runs") / name)
@@ -128,36 +140,64 @@ def overfit(
     source: data.Source,
     weights: keras_deeplab.weights.Source | None,
 ) -> int:
-    """Tests whether the model can learn a few images by heart; writes nothing."""
+    """Tests whether the model can learn a few images by heart; writes nothing.
+
+    With a loss and a rate that fit any model, unless they are given: the recipe's are for a run.
+    """
     keras.utils.set_random_seed(options.seed)
     model = build(options, recipe, source.info, weights)
     images = data.training_dataset(source, crop_size=recipe.crop_size, scales=(1.0, 1.0))
     unfold(model, weights, images)
-    report = keras_deeplab.overfit(model, source, count=options.overfit)
+    settings: dict[str, Any] = {}
+    if options.loss is not None:
+        settings["loss"] = keras_deeplab.losses.parse(options.loss)
+    if options.learning_rate is not None:
+        settings["optimizer"] = keras.optimizers.AdamW(options.learning_rate, global_clipnorm=5.0)
+    report = keras_deeplab.overfit(model, source, count=options.overfit, compile=settings)
     print(report)
     return 0 if report.fits else 1
+
+
+def of_the_file(recipe: recipes.Recipe, options: argparse.Namespace) -> recipes.Recipe:
+    """The recipe for a model that is built as its file of weights says."""
+    given = [text for text in options.set if text.startswith("model=")]
+    if given:
+        raise ValueError(
+            f"--set {given[0]} is not possible: --weights holds a whole {options.model}, whose "
+            "arguments are the file's."
+        )
+    return recipe.replace(model={})
 
 
 def chosen_recipe(options: argparse.Namespace, report: data.Report) -> recipes.Recipe:
     """The recipe with what the command line and the data say."""
     recipe = recipes.find(options.recipe)
     if options.recipe == "finetune":
-        if options.backbone in NORM_FREE:
+        if norm_free(options):
             recipe = recipe.replace(learning_rate=3e-4)
         if options.data == "shapes":
             # They are drawn in all sizes and colours: changing them further only costs time.
             recipe = recipe.replace(epochs=5, scales=(1.0, 1.0), color_jitter=None)
-            if options.backbone not in NORM_FREE:
+            if not norm_free(options):
                 recipe = recipe.replace(learning_rate=6e-3)
     fields = {field.name for field in dataclasses.fields(recipe)} - {"name"}
     given = {key: value for key, value in vars(options).items() if key in fields - NOT_GIVEN}
     changes = {key: value for key, value in given.items() if value is not None}
-    recipe = recipe.replace(**changes, **dict(_setting(text, fields) for text in options.set))
+    for name, value in (_setting(text, fields) for text in options.set):
+        if name in changes:
+            raise ValueError(f"`{name}` is given twice: {changes[name]!r} and {value!r}.")
+        changes[name] = value
+    recipe = recipe.replace(**changes)
     if recipe.crop_size is None:
         part = report.splits["train"]
         middle = [(low + high) // 2 for low, high in zip(part.smallest, part.largest, strict=True)]
         recipe = recipe.replace(crop_size=tuple(min(side, LARGEST_CROP) for side in middle))
     return recipe
+
+
+def norm_free(options: argparse.Namespace) -> bool:
+    """Whether the network has no batch norm, so that it takes smaller steps only."""
+    return options.backbone == "vgg16" or (options.model, options.backbone) == ("unet", None)
 
 
 def _setting(text: str, names: set[str]) -> tuple[str, Any]:

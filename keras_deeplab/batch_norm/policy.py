@@ -30,7 +30,8 @@ def set_policy(
     Args:
         model: Any model with layers; nested models and the package's composite layers are entered.
             For a part of a model give the part, such as `model.backbone`.
-        policy: `"train"`: gamma, beta and the moving statistics are trained. `"freeze_statistics"`:
+        policy: `"train"`: gamma, beta and the moving statistics are trained, but for those inside
+            something frozen as a whole, such as `model.backbone`. `"freeze_statistics"`:
             gamma and beta are trained, the moving statistics normalise and stay. `"freeze"`:
             nothing moves.
         synchronized: Whether the statistics of a batch are those of all replicas; None leaves it.
@@ -63,10 +64,16 @@ def set_policy(
                 f"`policy` {policy!r} needs keras_deeplab.layers.BatchNormalization; the layers "
                 f"{', '.join(foreign)} are keras.layers.BatchNormalization."
             )
+    frozen = tuple(
+        f"{path}/"
+        for path, layer in all_layers(model).items()
+        if not layer.trainable and not isinstance(layer, keras.layers.BatchNormalization)
+    )
     changed = 0
-    for norm in norms.values():
+    for path, norm in norms.items():
+        mine = {**settings, "trainable": False} if path.startswith(frozen) else settings
         # Keras' own statistics are never frozen without gamma and beta.
-        differing = {k: v for k, v in settings.items() if getattr(norm, k, False) != v}
+        differing = {k: v for k, v in mine.items() if getattr(norm, k, False) != v}
         for name, value in differing.items():
             setattr(norm, name, value)
         changed += bool(differing)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from numbers import Real
+
 import tensorflow as tf
 
 from keras_deeplab.data.color import ColorJitter, jitter_strengths, random_color
@@ -153,7 +155,8 @@ def augment(
 
 def checked_focus(class_focus: float) -> float:
     """Returns `class_focus`, or raises a ValueError where it is no share."""
-    if isinstance(class_focus, bool) or not 0 <= class_focus <= 1:
+    number = isinstance(class_focus, Real) and not isinstance(class_focus, bool)
+    if not number or not 0 <= class_focus <= 1:
         raise ValueError(f"`class_focus` must be in 0..1. Received: class_focus={class_focus!r}")
     return float(class_focus)
 

@@ -63,12 +63,20 @@ def image_features(
     if "low_level_layer" in taps and arguments["low_level_layer"] is None:
         arguments["low_level_layer"] = graph.find_tap(network, 4)
     if "detail_layer" in taps and arguments["detail_layer"] == "auto":
-        arguments["detail_layer"] = graph.find_tap(network, 2)
+        arguments["detail_layer"] = _fine_layer(network)
     outputs = [functional(network).outputs[0]]
     outputs += [_tap(network, arguments, tap) for tap in taps if arguments[tap] is not None]
     backbone = _at_stride(network, outputs, arguments["output_stride"], shape)
     image = padded_image(shape, backbone)
     return image, backbone(image.scaled(arguments["preprocessing"]))
+
+
+def _fine_layer(network: keras.Model) -> str | None:
+    """The last layer at stride 2; None for a network whose first map is coarser already."""
+    try:
+        return graph.find_tap(network, 2)
+    except ValueError:
+        return None
 
 
 def own_network(arguments: dict[str, Any]) -> keras.Model:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_deeplab.layers import ResizeBy, ResizeLike
+from keras_deeplab.models.base import SegmentationModel, dtype_policy
 from keras_deeplab.models.deep_supervision import DeepSupervision
 from keras_deeplab.models.distributed_training import DistributedTraining
 
@@ -39,7 +40,8 @@ class MultiScale(DeepSupervision, DistributedTraining, keras.Model):
         model: Any segmentation model that takes images of any size and returns logits of that size.
         scales: Factors of the image's height and width.
         align_corners: How image and logits are resized: False for half-pixel centres, True for the
-            authors' rule, which turns a side n into (n - 1) * scale + 1.
+            authors' rule, which turns a side n into (n - 1) * scale + 1; None for what the model
+            does.
         name: Of the new model.
         fusion: `"max"` or `"mean"`.
         flip: Whether each scale is seen mirrored too; twice the time.
@@ -75,7 +77,7 @@ class MultiScale(DeepSupervision, DistributedTraining, keras.Model):
         self,
         model: keras.Model,
         scales: Sequence[float] = (0.5, 0.75, 1.0),
-        align_corners: bool = False,
+        align_corners: bool | None = None,
         name: str = "multi_scale",
         *,
         fusion: str = "max",
@@ -85,6 +87,9 @@ class MultiScale(DeepSupervision, DistributedTraining, keras.Model):
         if fusion not in FUSIONS:
             raise ValueError(f"`fusion` must be one of {FUSIONS}, received {fusion!r}.")
         _check_model(model)
+        if align_corners is None:
+            own = isinstance(model, SegmentationModel | MultiScale)
+            align_corners = own and bool(model.get_config().get("align_corners"))
         inputs = keras.Input(model.input_shape[1:], name="images")
         views = [view for scale in scales for view in _views(scale, align_corners, flip)]
         fuse = (
@@ -100,7 +105,8 @@ class MultiScale(DeepSupervision, DistributedTraining, keras.Model):
             return [answer, *keras.tree.flatten(each)]
 
         outputs = seen_by(model)
-        super().__init__(inputs=inputs, outputs=outputs[0], name=name)
+        with dtype_policy(model.dtype_policy.name):  # of which `compile` takes the loss' scaling
+            super().__init__(inputs=inputs, outputs=outputs[0], name=name)
         # Past Keras' tracking, which would count the model's weights a second time.
         arguments = {"model": model, "scales": scales, "align_corners": align_corners}
         arguments |= {"fusion": fusion, "flip": bool(flip)}

@@ -45,7 +45,9 @@ def compile_model(
     ...     model, recipe, total_steps=1_000, class_names=["ground", "car"]
     ... )
     """
-    momentum = recipe.batch_norm_momentum or batch_norm.momentum_for(total_steps)
+    momentum = recipe.batch_norm_momentum
+    if momentum is None:
+        momentum = batch_norm.momentum_for(total_steps)
     batch_norm.set_policy(model, recipe.batch_norm, momentum=momentum, synchronized=synchronized)
     optimizer = _optimizer(model, recipe, total_steps)
     model.compile(

@@ -46,6 +46,7 @@ V3 = Recipe(
     weight_decay=1e-4,
     batch_norm_momentum=0.9997,
     fine_steps=30_000,
+    fine_learning_rate=1e-3,
 )
 
 V3_PLUS = V3.replace(

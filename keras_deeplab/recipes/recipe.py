@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Self
+
+from keras_deeplab.data.augment import checked_focus
+from keras_deeplab.data.color import jitter_strengths
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("poly", "step")
@@ -44,11 +49,13 @@ class Recipe:
         classifier_bias_learning_rate: Factor of the rate of their biases.
         clipnorm: Largest norm of all gradients together; None for no limit.
         batch_norm: Policy of `batch_norm.set_policy`.
-        batch_norm_momentum: None for one that fits the number of steps.
+        batch_norm_momentum: None for one that fits the number of steps. Given, it is for `steps`:
+            `replace(steps=...)` keeps its memory the same share of them.
         fine_steps: Steps of a second stage with finer features, batch norm frozen; 0 for none.
         fine_epochs: The same in passes through the images; not both.
         fine_output_stride: Its output stride.
-        fine_learning_rate: Its learning rate, with the same schedule and no warm-up.
+        fine_learning_rate: Its learning rate, with the same schedule and no warm-up; None for a
+            tenth of `learning_rate`.
 
     Raises:
         ValueError: If a value is out of its range; the error names it.
@@ -89,14 +96,26 @@ class Recipe:
     fine_steps: int = 0
     fine_epochs: int = 0
     fine_output_stride: int = 8
-    fine_learning_rate: float = 1e-3
+    fine_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("crop_size", "scales", "multi_scale"):  # from JSON they are lists
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(value))
+            object.__setattr__(self, name, None if value is None else _numbers(name, value))
+        if not isinstance(self.model, Mapping):
+            raise ValueError(f"`model` must be a mapping of arguments, received {self.model!r}.")
         self._check_choices()
         self._check_numbers()
+        if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1]:
+            raise ValueError(
+                "`scales` must be two positive numbers, smallest and largest, received "
+                f"{self.scales}."
+            )
+        momentum = self.batch_norm_momentum
+        if momentum is not None and (not _is_number(momentum) or not 0 <= momentum < 1):
+            raise ValueError(f"`batch_norm_momentum` must be in [0, 1), received {momentum!r}.")
+        checked_focus(self.class_focus)
+        jitter_strengths(self.color_jitter)
 
     def _check_choices(self) -> None:
         known = {
@@ -121,8 +140,11 @@ class Recipe:
     def _check_numbers(self) -> None:
         rules = {
             "at least 0": ("warmup_steps", "momentum", "weight_decay", "fine_steps", "fine_epochs"),
-            "above 0": ("learning_rate", "fine_learning_rate", "power", "clipnorm"),
-            "an integer from 1": ("batch_size", "steps", "epochs", "output_stride"),
+            "above 0": ("learning_rate", "fine_learning_rate", "power", "clipnorm", "scale_step"),
+            "an integer from 1": (
+                *("batch_size", "steps", "epochs"),
+                *("output_stride", "fine_output_stride"),
+            ),
         }
         for rule, names in rules.items():
             for name in names:
@@ -133,12 +155,20 @@ class Recipe:
     def replace(self, **changes: Any) -> Self:
         """The recipe with other values.
 
-        `steps` takes the place of `epochs` and the other way round.
+        `steps` takes the place of `epochs` and the other way round. Batch norm's memory, where the
+        recipe has one, shrinks with the steps unless it is given too: the papers' 0.9997 is for
+        30,000 of them, and after 5,000 a fifth of the statistics would still be their start.
         """
         for this, other, nothing in (("steps", "epochs", None), ("fine_steps", "fine_epochs", 0)):
             for new, old in ((this, other), (other, this)):
                 if changes.get(new) and old not in changes:
                     changes[old] = nothing
+        if "batch_norm_momentum" not in changes and self.batch_norm_momentum and self.steps:
+            if changes.get("steps"):
+                memory = changes["steps"] / self.steps / (1 - self.batch_norm_momentum)
+                changes["batch_norm_momentum"] = 1 - 1 / max(memory, 10.0)
+            elif changes.get("epochs"):
+                changes["batch_norm_momentum"] = None  # their steps are known in training only
         unknown = sorted(set(changes) - {known.name for known in dataclasses.fields(self)})
         if unknown:
             raise ValueError(f"A recipe has no {', '.join(f'`{name}`' for name in unknown)}.")
@@ -146,8 +176,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON can hold them."""
-        plain = dataclasses.asdict(self)
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """The optimizer steps of the (first) stage: whole epochs."""
@@ -165,7 +194,7 @@ class Recipe:
             return [first]
         fine = first.replace(
             output_stride=self.fine_output_stride,
-            learning_rate=self.fine_learning_rate,
+            learning_rate=self.fine_learning_rate or self.learning_rate / 10,
             steps=self.fine_steps or None,
             epochs=self.fine_epochs or None,
             warmup_steps=0,
@@ -190,8 +219,18 @@ class Recipe:
         )
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _numbers(name: str, value: Any) -> tuple:
+    if not isinstance(value, list | tuple) or not all(map(_is_number, value)):
+        raise ValueError(f"`{name}` must be a list of numbers, received {value!r}.")
+    return tuple(value)
+
+
 def _follows(rule: str, value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _is_number(value):
         return False
     if rule == "an integer from 1":
         return isinstance(value, int) and value >= 1

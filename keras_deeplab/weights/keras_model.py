@@ -64,8 +64,8 @@ def load(path: Path) -> keras.Model:
 
 def unwrapped(model: keras.Model) -> keras.Model:
     """What a wrapper such as MultiScale wraps, which has the names; any other model itself."""
-    if _is_of_this_package(model) and not hasattr(model, "backbone"):
-        return model.model
+    while _is_of_this_package(model) and not hasattr(model, "backbone"):
+        model = model.model
     return model
 
 

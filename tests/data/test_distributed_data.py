@@ -20,7 +20,7 @@ import json, sys
 import tensorflow as tf
 from keras_deeplab import data
 
-kind, batch_size, cache = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
+kind, batch_size = sys.argv[1], int(sys.argv[2])
 if kind == "mirrored":
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -28,8 +28,8 @@ if kind == "mirrored":
 else:
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
 train = data.training_dataset(
-    data.Shapes(train=10, val=1), crop_size=(8, 8), batch_size=batch_size, cache=cache,
-    repeat=True, first_step=1,
+    data.Shapes(train=10, val=1), crop_size=(8, 8), batch_size=batch_size, repeat=True,
+    first_step=1,
 )
 iterator, found = iter(strategy.experimental_distribute_dataset(train)), []
 for _ in range(4):
@@ -43,9 +43,9 @@ print(json.dumps(found))
 """
 
 
-def start(kind: str, batch_size: int, cache: bool, **environment: str) -> subprocess.Popen:
+def start(kind: str, batch_size: int, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", CODE, kind, str(batch_size), str(cache)],
+        [sys.executable, "-c", CODE, kind, str(batch_size)],
         env={
             **os.environ,
             "PYTHONPATH": str(Path(data.__file__).parents[2]),
@@ -91,14 +91,13 @@ def single_process(batch_size: int) -> list[list[str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 5])
 def test_two_replicas_share_each_batch(batch_size):
-    (found,) = answers([start("mirrored", batch_size, True)])
+    (found,) = answers([start("mirrored", batch_size)])
     assert [len(part) for part in found[0]] == [-(-batch_size // 2), batch_size // 2]
     assert [joined(parts) for parts in found] == single_process(batch_size)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", [True, False])
-def test_two_workers_share_each_batch(cache):
+def test_two_workers_share_each_batch():
     sockets = [socket.socket() for _ in range(2)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -109,9 +108,7 @@ def test_two_workers_share_each_batch(cache):
         {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
         for index in range(2)
     ]
-    found = answers(
-        [start("workers", 4, cache, TF_CONFIG=json.dumps(config)) for config in cluster]
-    )
+    found = answers([start("workers", 4, TF_CONFIG=json.dumps(config)) for config in cluster])
     together = [joined(one + other) for one, other in zip(*found, strict=True)]
     assert all(len(parts[0]) == 2 for worker in found for parts in worker)
     assert together == single_process(4)

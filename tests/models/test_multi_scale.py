@@ -30,7 +30,7 @@ def test_the_maximum_of_the_scales(model, size):
         small = tuple(max(1, int(np.round(side * scale))) for side in size)
         scales.append(resized(model(resized(x, small)), size))
     expected = np.max(scales, axis=0)
-    found = MultiScale(model)(x)
+    found = MultiScale(model, align_corners=False)(x)
     assert found.shape == (1, *size, 3)
     np.testing.assert_allclose(found, expected, atol=1e-4 * max(1.0, expected.std()))
     if size != (1, 1):  # every scale has its say
@@ -44,6 +44,20 @@ def test_aligned_corners_follow_the_authors_rule(model):
     small = tf.compat.v1.image.resize_bilinear(x, (49, 65), align_corners=True)
     expected = tf.compat.v1.image.resize_bilinear(model(small), (97, 129), align_corners=True)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_images_are_resized_as_the_model_does():
+    for aligned in (True, False):
+        own = MultiScale(DeepLabV2(3, tiny(), align_corners=aligned))
+        assert own.get_config()["align_corners"] is aligned
+        assert MultiScale(own).get_config()["align_corners"] is aligned
+
+
+def test_losses_of_a_float16_model_are_scaled():
+    several = MultiScale(DeepLabV2(3, tiny(), dtype="mixed_float16"), (0.5, 1.0))
+    several.compile("sgd", keras_deeplab.losses.CrossEntropy())
+    assert isinstance(several.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert several(image(33, 47)).dtype == tf.float32
 
 
 def test_weights_are_shared_and_counted_once(model):
@@ -120,7 +134,7 @@ FUSED = {
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_fusions_equal_what_is_done_by_hand(model, fusion, scales, flip):
     x = image(61, 90, batch=2)
-    several = MultiScale(model, scales, fusion=fusion, flip=flip)
+    several = MultiScale(model, scales, False, fusion=fusion, flip=flip)
     views = views_by_hand(model, x, scales, flip)
     if len(views) > 1:
         expected = FUSED[fusion](views)

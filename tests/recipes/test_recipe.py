@@ -48,6 +48,30 @@ def test_a_recipe_survives_json():
         assert f"Recipe {recipe.name}:" in str(recipe)
 
 
+def test_what_is_kept_equals_what_comes_back_from_a_file():
+    recipe = recipes.find("v3").replace(model={"aspp_rates": (6, 12, 18)})
+    kept = recipe.to_dict()
+    assert json.loads(json.dumps(kept)) == kept
+
+
+def test_batch_norms_memory_is_for_the_recipes_steps():
+    recipe = recipes.find("v3_plus")
+    assert recipe.replace(steps=5_000).batch_norm_momentum == pytest.approx(1 - 6 * 0.0003)
+    assert recipe.replace(steps=20).batch_norm_momentum == 0.9
+    assert recipe.replace(epochs=10).batch_norm_momentum is None
+    given = recipe.replace(steps=5_000, batch_norm_momentum=0.9997)
+    assert given.batch_norm_momentum == 0.9997
+    assert recipes.find("finetune").replace(steps=100).batch_norm_momentum is None
+
+
+def test_the_second_stage_is_slower():
+    for recipe in recipes.RECIPES.values():
+        first, fine = recipe.replace(fine_epochs=2).stages()
+        assert fine.learning_rate <= first.learning_rate / 7
+        assert fine.batch_norm == "freeze"
+    assert recipes.find("v3").stages()[1].learning_rate == 1e-3
+
+
 def test_steps_and_epochs_take_each_others_place():
     recipe = recipes.find("v3")
     by_epochs = recipe.replace(epochs=7, fine_epochs=2)
@@ -70,6 +94,15 @@ def test_steps_and_epochs_take_each_others_place():
         ({"steps": None}, "One of `steps` and `epochs` must be given, received None and None"),
         ({"steps": 5, "epochs": 5}, "One of `steps` and `epochs`"),
         ({"warm_up": 5}, "A recipe has no `warm_up`"),
+        ({"scales": 0.5}, "`scales` must be a list of numbers, received 0.5"),
+        ({"scales": "0.5 2"}, "`scales` must be a list of numbers, received '0.5 2'"),
+        ({"scales": (2, 1)}, r"`scales` must be two positive numbers.*received \(2, 1\)"),
+        ({"crop_size": 321}, "`crop_size` must be a list of numbers, received 321"),
+        ({"class_focus": "x"}, "`class_focus` must be in 0..1. Received: class_focus='x'"),
+        ({"color_jitter": {"hue": 1}}, "`color_jitter` must be"),
+        ({"batch_norm_momentum": 1}, r"`batch_norm_momentum` must be in \[0, 1\), received 1"),
+        ({"fine_output_stride": 0}, "`fine_output_stride` must be an integer from 1, received 0"),
+        ({"model": 5}, "`model` must be a mapping of arguments, received 5"),
     ],
 )
 def test_bad_values_are_named(changes, said):

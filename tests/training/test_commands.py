@@ -99,11 +99,19 @@ def test_a_run_in_mixed_precision_leaves_a_float32_model_that_sees_its_views(tmp
     assert model.model.get_config()["dtype"] == "float32"
     assert model.model.count_params() == last.count_params()
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert (metrics["scales"], metrics["flip"]) == ([1.0, 1.5], True)
+    views = [{"scales": [1.0, 1.5], "flip": True, "fusion": "mean"}]
+    assert metrics["views"] == views
     found = keras_deeplab.evaluate(model, data.evaluation_dataset(TinyShapes()))
     assert found["mean_iou"] == pytest.approx(metrics["mean_iou"], abs=1e-6)
     parsed = train.parser().parse_args(arguments)
     assert finishing.finished(model, parsed) is model  # as after a stop in front of the export
+    command = ["--model", str(folder / "model.keras"), "--output", str(tmp_path)]
+    assert evaluate.main([*command, "--output-stride", "8"]) == 0
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert (stored["views"], stored["output_stride"]) == (views, 8)
+    assert evaluate.main([*command, "--scales", "0.5", "1"]) == 0  # views of views
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored["views"] == [{"scales": [0.5, 1.0], "flip": False, "fusion": "mean"}, *views]
 
 
 def test_a_finished_run_is_not_written_over(run, capsys):
@@ -269,7 +277,7 @@ def test_evaluate_writes_the_scores(run, tmp_path, capsys):
     found = json.loads((tmp_path / "metrics.json").read_text())
     trained = json.loads((run / "metrics.json").read_text())
     assert found["mean_iou"] == pytest.approx(trained["mean_iou"], abs=1e-6)
-    assert (trained["scales"], trained["flip"]) == ([1.0], False)
+    assert trained["views"] == []
     assert "mean IoU" in capsys.readouterr().out
     assert evaluate.main([*model, "--output-stride", "8"]) == 0
     stored = json.loads((run / "evaluation-val" / "metrics.json").read_text())
@@ -379,6 +387,12 @@ def test_the_recipe_depends_on_the_data_and_on_what_is_said(tmp_path):
     building.start(parsed)
     with pytest.raises(ValueError, match=r"--set must be NAME=VALUE with one of .*power.*'powr=1'"):
         train.chosen_recipe(parsed, report)
+    parsed = train.parser().parse_args("--set momentum=0.8 --set power=1 --epochs 2".split())
+    building.start(parsed)
+    assert (train.chosen_recipe(parsed, report).momentum, parsed.set[1]) == (0.8, "power=1")
+    parsed.set.append("epochs=3")
+    with pytest.raises(ValueError, match="`epochs` is given twice: 2 and 3"):
+        train.chosen_recipe(parsed, report)
 
 
 @pytest.mark.parametrize(
@@ -399,6 +413,24 @@ def test_every_model_trains(name, tmp_path):
     assert (folder / "saved_model" / "saved_model.pb").exists()
     model = keras.models.load_model(folder / "model.keras")
     assert type(model) is options.MODELS[name]
+
+
+def test_a_second_stage_that_cannot_be_is_said_before_the_first(tmp_path, capsys):
+    arguments = [*SHORT, "--output", str(tmp_path / "run")]
+    model = ["--model", "unet", "--backbone", "mobilenet_v2", "--fine-epochs", "1"]
+    assert train.main([*arguments, *model]) == 2
+    assert "UNet has no output stride to change" in capsys.readouterr().err
+    assert train.main([*arguments, "--fine-epochs", "1", "--set", "fine_output_stride=12"]) == 2
+    said = capsys.readouterr()
+    assert "`output_stride`" in said.err
+    assert "Epoch 1" not in said.out
+
+
+def test_a_whole_model_of_the_file_keeps_its_arguments(run, capsys, tmp_path):
+    weights = ["--weights", str(run / "model.keras"), "--output", str(tmp_path / "run")]
+    assert train.main([*SHORT, *weights, "--set", "model={'decoder_filters': 8}"]) == 2
+    assert "--weights holds a whole deeplab_v3_plus" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_models_have_their_own_defaults(capsys):

@@ -84,8 +84,10 @@ def history(folder):
 def assert_close(folder, other, tolerance):
     ours, theirs = history(folder), history(other)
     np.testing.assert_array_equal(ours["epoch"], [0, 1, 2, 3])
-    for key in ("loss", "val_loss", "val_mean_iou", "val_pixel_accuracy"):
+    for key in ("loss", "val_loss"):
         np.testing.assert_allclose(ours[key], theirs[key], rtol=tolerance, err_msg=key)
+    for key in ("val_mean_iou", "val_pixel_accuracy"):  # a pixel on the edge moves them
+        np.testing.assert_allclose(ours[key], theirs[key], atol=4 * tolerance, err_msg=key)
     assert (folder / "saved_model").exists()
 
 
@@ -115,9 +117,9 @@ def test_two_machines_train_as_one(together, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [5, 11])  # in the second epoch, and in the second stage
-def test_a_machine_that_was_killed(step, together, tmp_path):
-    with machines(tmp_path, ("nowhere", f"step:{step}")) as started:
+def test_a_machine_that_was_killed(together, tmp_path):
+    """In the second stage; in the first it is killed in test_distributed_runs.py."""
+    with machines(tmp_path, ("nowhere", "step:11")) as started:
         (chief, _), (worker, marker) = started
         until = time.monotonic() + SECONDS
         while not marker.exists():
