@@ -398,8 +398,8 @@ def test_the_recipe_depends_on_the_data_and_on_what_is_said(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("deeplab_v1", "unet"),
-        *(pytest.param(f"deeplab_{n}", marks=pytest.mark.slow) for n in ("v2", "v3", "v3_plus")),
+        "deeplab_v1",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(options.MODELS)[1:]),
     ],
 )
 def test_every_model_trains(name, tmp_path):

@@ -21,14 +21,14 @@ CASES = {
         {"backbone_options": {"padding": "end"}},
         {"backbone_options": {"dilated_early": False}},
     ),
+}
+LARGE_CASES = {
     "torchvision_deeplabv3_resnet50": (
         EPSILON,
         {"align_corners": True},
         {"stride_on": "1x1"},
         {"aspp_rates": (6, 12, 18)},
     ),
-}
-LARGE_CASES = {
     "tf1_deeplab_xception65": (
         {"backbone_options": {"epsilon": 1e-5}},
         {"epsilon": 1e-3},

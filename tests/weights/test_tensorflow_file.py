@@ -56,7 +56,7 @@ NETWORKS = {
         dict(tf1_deeplab._beta_layers(50, "resnet_v1_50/")),
     ),
 }
-LARGE = ("xception71", "resnet50_beta")
+LARGE = ("xception41", "xception71", "resnet50_beta")
 
 
 @pytest.mark.parametrize(

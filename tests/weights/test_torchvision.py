@@ -67,6 +67,7 @@ def test_deeplabv3_resnet101_without_auxiliary_head(tmp_path):
     np.testing.assert_array_equal(found(x, training=False), model(x, training=False))
 
 
+@pytest.mark.slow
 def test_a_resnet_classifier(tmp_path):
     model = scattered(keras_deeplab.SPPNet(9, "resnet50", levels=(1,), pooling="average", dense=()))
     layers = {**resnet_names(50), "logits": "fc"}
