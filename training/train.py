@@ -177,7 +177,8 @@ def chosen_recipe(options: argparse.Namespace, report: data.Report) -> recipes.R
             recipe = recipe.replace(learning_rate=3e-4)
         if options.data == "shapes":
             # They are drawn in all sizes and colours: changing them further only costs time.
-            recipe = recipe.replace(epochs=5, scales=(1.0, 1.0), color_jitter=None)
+            still = {"scales": (1.0, 1.0), "color_jitter": None, "class_focus": 0.0}
+            recipe = recipe.replace(epochs=5, **still)
             if not norm_free(options):
                 recipe = recipe.replace(learning_rate=6e-3)
     fields = {field.name for field in dataclasses.fields(recipe)} - {"name"}

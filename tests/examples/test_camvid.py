@@ -1,0 +1,70 @@
+"""The delivered model: it is there, it is small, and it sees what its card says."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_deeplab
+from keras_deeplab import data
+from training import predict
+
+FOLDER = Path(__file__).parents[2] / "examples" / "camvid"
+FILE = FOLDER / "model.keras"
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    return keras.models.load_model(FILE)
+
+
+def test_it_is_small_and_needs_nothing_to_train(model):
+    assert FILE.stat().st_size < 12_000_000
+    with zipfile.ZipFile(FILE) as archive:
+        assert b"optimizer" not in archive.read("model.weights.h5")
+    assert getattr(model, "optimizer", None) is None
+    assert all(weight.dtype == "float32" for weight in model.weights)
+    assert "bfloat16" not in json.dumps(model.get_config())
+
+
+def test_the_card_says_what_was_measured():
+    found = json.loads((FOLDER / "metrics.json").read_text())
+    card = (FOLDER / "README.md").read_text()
+    readme = (FOLDER.parents[1] / "README.md").read_text()
+    assert found["split"] == "val"
+    assert f"{100 * found['mean_iou']:.1f}" in card
+    assert f"{100 * found['mean_iou']:.1f}" in readme
+    for name, score in found["per_class"].items():
+        assert f"| {name} | {100 * score:.1f} |" in card
+    for word in ("research use", "SegNet", "mean IoU"):
+        assert word in card
+
+
+def test_predict_works_after_the_clone(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 255, (90, 120, 3), "uint8")
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    command = ["--model", str(FILE), "--images", str(tmp_path / "photo.png")]
+    assert predict.main([*command, "--output", str(tmp_path / "out")]) == 0
+    labels = np.asarray(Image.open(tmp_path / "out" / "photo_labels.png"))
+    assert labels.shape == (90, 120)
+    assert labels.max() < 11
+    known = json.loads((FOLDER / "dataset.json").read_text())["classes"]
+    said = capsys.readouterr().out
+    assert any(f"{name} " in said.split(": ", 1)[1] for name in known)
+
+
+def test_it_sees_photographs_as_the_card_says(model, shared):
+    """A few of the images it was chosen on: far above what chance or a wrong scaling reaches."""
+    source = data.open_source(shared / "camvid")
+    few = data.evaluation_dataset(source, cache=False).shard(25, 0)
+    found = keras_deeplab.evaluate(model, few, class_names=source.info.classes, verbose=0)
+    stored = json.loads((FOLDER / "metrics.json").read_text())
+    assert found["pixel_accuracy"] == pytest.approx(stored["pixel_accuracy"], abs=0.03)
+    assert found["mean_iou"] == pytest.approx(stored["mean_iou"], abs=0.12)
