@@ -195,7 +195,7 @@ def evaluate(
     spec, num_classes = logits_spec(model)
     metric = SegmentationMetrics(num_classes, class_names, ignore_label, per_class=False)
     borders = BoundaryScores(num_classes, class_names, ignore_label) if boundary else None
-    dataset = _batches(dataset)
+    dataset = pair_batches(dataset)
     step = _evaluation_step(model, metric, dataset.element_spec, spec)
     steps = int(dataset.cardinality())
     progress = keras.utils.Progbar(
@@ -231,7 +231,7 @@ def _report(confusion: np.ndarray, class_names: Sequence[str] | None) -> dict:
     return {**report, "true_share": true_share, "pixels": int(pixels)}
 
 
-def _batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def pair_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns the dataset with a batch axis, or says what is wrong with it."""
     element = getattr(dataset, "element_spec", None)
     if not isinstance(element, tuple) or len(element) != 2:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.inference import logits_spec, predict
+from keras_deeplab.inference import logits_spec, pair_batches, predict
 from keras_deeplab.metrics import SegmentationMetrics, checked_names, scores
 from keras_deeplab.pictures import Colors, comparison_picture, confusion_picture
 
@@ -154,15 +154,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
 def _examples(dataset: tf.data.Dataset, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Reads a few pairs `(height, width, channels)` and `(height, width)` of a data set."""
-    element = getattr(dataset, "element_spec", None)
-    if not isinstance(element, tuple) or len(element) != 2:
-        raise ValueError(
-            "dataset must be a tf.data.Dataset of (images, labels); received "
-            f"{type(dataset).__name__} of {element}"
-        )
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("dataset must be finite; received one that repeats forever")
-    dataset = dataset.batch(1) if element[0].shape.rank == 3 else dataset
+    dataset = pair_batches(dataset)
     batches = int(dataset.cardinality())  # below 0 if unknown: the first images then
     every, each = (max(1, batches // count), -(-count // batches)) if batches > 0 else (1, count)
     found: list[tuple[np.ndarray, np.ndarray]] = []

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 import keras_deeplab
+from keras_deeplab.models.multi_scale import checked_scales
 
 MODELS = {
     "deeplab_v1": keras_deeplab.DeepLabV1,
@@ -80,13 +81,15 @@ def innermost(model: keras.Model) -> keras.Model:
     return model
 
 
-class Different(argparse.Action):
-    """Numbers that must differ from each other."""
+class Scales(argparse.Action):
+    """Scales of `MultiScale`, refused before anything is done."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
         """Stores them."""
-        if len(set(values)) < len(values) or max(values) >= 100:
-            parser.error(f"{option} must be different numbers below 100, received {values}")
+        try:
+            checked_scales(values)
+        except ValueError as error:
+            parser.error(f"{option}: {error}")
         setattr(namespace, self.dest, values)
 
 
@@ -96,7 +99,7 @@ def add_views(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None
         "--scales",
         type=positive_float,
         nargs="+",
-        action=Different,
+        action=Scales,
         metavar="S",
         help="sees each image at these scales and takes the mean of the probabilities, such as "
         "0.5 0.75 1 1.25 1.5 1.75 as in the papers; default: 1",

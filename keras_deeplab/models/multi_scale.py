@@ -83,7 +83,7 @@ class MultiScale(DeepSupervision, DistributedTraining, keras.Model):
         fusion: str = "max",
         flip: bool = False,
     ) -> None:
-        scales = _checked_scales(scales)
+        scales = checked_scales(scales)
         if fusion not in FUSIONS:
             raise ValueError(f"`fusion` must be one of {FUSIONS}, received {fusion!r}.")
         _check_model(model)
@@ -202,7 +202,8 @@ def _mirrored(view: View) -> View:
     ]
 
 
-def _checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
+def checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
+    """The scales as floats, or a ValueError where they are no different positive numbers."""
     valid = isinstance(scales, list | tuple) and len(scales) > 0
     if not valid or not all(isinstance(s, Real) and 0 < s < 100 for s in scales):
         raise ValueError(f"`scales` must be positive numbers, received {scales!r}.")
