@@ -109,6 +109,15 @@ def test_refresh_counts_single_values_but_does_not_normalise_by_them():
     assert_close(statistics(model), expected)
 
 
+def test_refresh_of_one_image_leaves_the_norm_behind_pooling_alone():
+    """Its one value has no variance, and the next image's would be divided by an epsilon."""
+    model, images = network(), batches((1, 4, 4))
+    kept = statistics(model)[2].copy()
+    expected = reference(model, images)
+    assert refresh_batch_norm(model, images) == 2
+    assert_close(statistics(model), [*expected[:2], kept])
+
+
 def test_refresh_of_data_sets_of_pairs_in_steps():
     model, other = network(), network()
     (images,) = batches((6, 4, 4))

@@ -61,7 +61,10 @@ class Run:
         if recipe.class_weights is not None:
             labels = source.dataset("train").map(lambda _, label: label)
             self.class_weights = keras_deeplab.losses.class_weights(
-                labels, source.info.num_classes, recipe.class_weights
+                labels,
+                source.info.num_classes,
+                recipe.class_weights,
+                power=recipe.class_weights_power,
             )
 
     def train(self, weights: keras_deeplab.weights.Source | None) -> None:
@@ -113,6 +116,7 @@ class Run:
             batch_size=recipe.batch_size,
             scales=recipe.scales,
             scale_step=recipe.scale_step,
+            flip=recipe.flip,
             color_jitter=recipe.color_jitter,
             class_focus=recipe.class_focus,
             seed=self._seed(number),

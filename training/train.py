@@ -23,7 +23,7 @@ from training.options import MODELS, add_views, command, positive, positive_floa
 from training.run_folder import RunFolder, next_free
 
 # Options of the same name as a value of the recipe, and of another meaning.
-NOT_GIVEN = {"model", "scales"}
+NOT_GIVEN = {"model", "scales", "flip"}
 INTERRUPTED = 130  # as a shell calls it
 
 
@@ -171,7 +171,7 @@ def of_the_file(recipe: recipes.Recipe, options: argparse.Namespace) -> recipes.
 
 def chosen_recipe(options: argparse.Namespace, report: data.Report) -> recipes.Recipe:
     """The recipe with what the command line and the data say."""
-    recipe = recipes.find(options.recipe)
+    recipe = recipes.find(options.recipe, options.backbone)
     if options.recipe == "finetune":
         if norm_free(options):
             recipe = recipe.replace(learning_rate=3e-4)

@@ -47,7 +47,8 @@ def refresh_batch_norm(model: keras.Model, dataset: Iterable[Any], steps: int | 
     own statistics, but without dropout; each norm's moving mean and variance become those of all
     values it has seen in all batches together. Weights are left alone, and so are norms that are
     frozen (`trainable` or statistics), which go on normalising by what they have. Behind global
-    pooling give batches of two images or more: a single value is normalised by the old statistics.
+    pooling give batches of two images or more: a single value is normalised by the old statistics,
+    and where there was no other they stay.
 
     Args:
         model: A functional model.
@@ -87,7 +88,8 @@ def refresh_batch_norm(model: keras.Model, dataset: Iterable[Any], steps: int | 
                 mixtures[path].add(*(value.numpy() for value in one))
     if not seen:
         raise ValueError("`dataset` must hold at least one batch, received none.")
-    fresh = {path: mixture for path, mixture in mixtures.items() if mixture.count}
+    # One value has no variance: what is divided by its 0 would be three hundred times too large.
+    fresh = {path: mixture for path, mixture in mixtures.items() if mixture.count > 1}
     broken = [p for p, m in fresh.items() if not np.isfinite([m.mean, m.variance]).all()]
     if broken:
         raise ValueError(

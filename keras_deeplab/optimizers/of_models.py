@@ -118,6 +118,38 @@ def classifier(
     ]
 
 
+def backbone(model: keras.Model, learning_rate: float = 0.1) -> list[ParameterGroup]:
+    """A group of another learning rate for the backbone of one of this package's models.
+
+    A backbone that was trained before is changed little by a small rate, and keeps what it knows of
+    images that are not in a small data set; the head is new and learns fast.
+
+    Args:
+        model: A model with a backbone, or a `MultiScale` around one.
+        learning_rate: Multiplier for all of the backbone's variables that are trained.
+
+    Returns:
+        A list of one group of exact paths, or an empty one where the backbone is frozen.
+
+    Raises:
+        ValueError: If the model has no backbone, the multiplier is out of its range, or another
+            variable has the path of one of these.
+
+    Example:
+
+    >>> model = keras_deeplab.DeepLabV3Plus(3, "mobilenet_v2")  # with weights="imagenet", say
+    >>> optimizer = keras_deeplab.optimizers.AdamW(1e-3, groups=backbone(model, 0.25))
+    """
+    learning_rate = checked_multiplier("learning_rate", learning_rate)
+    found = [layer for layer in all_layers(model).values() if layer.name == "backbone"]
+    if not found:
+        raise ValueError(
+            f"model must have a layer 'backbone', as this package's have; received '{model.name}'"
+        )
+    chosen = [variable for network in found for variable in network.trainable_variables]
+    return _group(model, chosen, learning_rate=learning_rate)
+
+
 def _of_kind(layer: keras.layers.Layer, kind: str) -> list[keras.Variable]:
     """A layer's own variables of a kind."""
     names: tuple[str, ...] = ()

@@ -62,6 +62,8 @@ def _optimizer(model: keras.Model, recipe: Recipe, total_steps: int) -> keras.op
     groups = optimizers.no_decay(model)
     if factors != (1, 1):
         groups += optimizers.classifier(model, *factors)
+    if recipe.backbone_learning_rate != 1:
+        groups += optimizers.backbone(model, recipe.backbone_learning_rate)
     shared: dict[str, Any] = {
         "weight_decay": recipe.weight_decay,
         "global_clipnorm": recipe.clipnorm,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, Self
 
 from keras_deeplab.data.augment import checked_focus
 from keras_deeplab.data.color import jitter_strengths
+from keras_deeplab.recipes.checks import follows, is_number, numbers
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("poly", "step")
@@ -33,10 +32,12 @@ class Recipe:
         epochs: Passes through the images; None where `steps` says how long.
         scales: Smallest and largest random scale of the images.
         scale_step: Distance of the scales that are drawn; None for any between.
+        flip: Whether every second image is mirrored; not for classes that are left or right.
         color_jitter: As in `data.training_dataset`.
         class_focus: Share of the crops that are laid around a pixel of a class drawn evenly.
         loss: As `losses.parse` reads it; with "cross_entropy(stride=8)" on labels shrunk 8 times.
         class_weights: Method of `losses.class_weights`, or None for equal weights.
+        class_weights_power: Its exponent: at 0.5 rare classes weigh the square root more.
         multi_scale: Scales at which a `MultiScale` shows the images in training; None for one.
         optimizer: "sgd" (weight decay as L2, in front of the momentum) or "adamw".
         learning_rate: The highest.
@@ -45,6 +46,7 @@ class Recipe:
         warmup_steps: Steps in which the rate rises from 0, at most a tenth of all.
         momentum: Of "sgd".
         weight_decay: Of kernels; those of depthwise convolutions, biases and batch norms have none.
+        backbone_learning_rate: Factor of the rate of all of the backbone's variables.
         classifier_learning_rate: Factor of the rate of the class predictors' kernels.
         classifier_bias_learning_rate: Factor of the rate of their biases.
         clipnorm: Largest norm of all gradients together; None for no limit.
@@ -55,7 +57,8 @@ class Recipe:
         fine_epochs: The same in passes through the images; not both.
         fine_output_stride: Its output stride.
         fine_learning_rate: Its learning rate, with the same schedule and no warm-up; None for a
-            tenth of `learning_rate`.
+            tenth of `learning_rate`. Given, it is for `learning_rate`, and `fine_steps` for
+            `steps`: `replace` keeps their ratios.
 
     Raises:
         ValueError: If a value is out of its range; the error names it.
@@ -76,10 +79,12 @@ class Recipe:
     epochs: int | None = None
     scales: tuple[float, float] = (0.5, 2.0)
     scale_step: float | None = None
+    flip: bool = True
     color_jitter: Any = None
     class_focus: float = 0.0
     loss: str = "cross_entropy"
     class_weights: str | None = None
+    class_weights_power: float = 1.0
     multi_scale: tuple[float, ...] | None = None
     optimizer: str = "sgd"
     learning_rate: float = 0.007
@@ -88,6 +93,7 @@ class Recipe:
     warmup_steps: int = 0
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    backbone_learning_rate: float = 1.0
     classifier_learning_rate: float = 1.0
     classifier_bias_learning_rate: float = 1.0
     clipnorm: float | None = None
@@ -101,7 +107,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("crop_size", "scales", "multi_scale"):  # from JSON they are lists
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else _numbers(name, value))
+            object.__setattr__(self, name, None if value is None else numbers(name, value))
         if not isinstance(self.model, Mapping):
             raise ValueError(f"`model` must be a mapping of arguments, received {self.model!r}.")
         self._check_choices()
@@ -112,7 +118,7 @@ class Recipe:
                 f"{self.scales}."
             )
         momentum = self.batch_norm_momentum
-        if momentum is not None and (not _is_number(momentum) or not 0 <= momentum < 1):
+        if momentum is not None and (not is_number(momentum) or not 0 <= momentum < 1):
             raise ValueError(f"`batch_norm_momentum` must be in [0, 1), received {momentum!r}.")
         checked_focus(self.class_focus)
         jitter_strengths(self.color_jitter)
@@ -123,6 +129,7 @@ class Recipe:
             "schedule": SCHEDULES,
             "batch_norm": BATCH_NORMS,
             "class_weights": CLASS_WEIGHTS,
+            "flip": (True, False),
         }
         for name, values in known.items():
             if getattr(self, name) not in values:
@@ -140,7 +147,10 @@ class Recipe:
     def _check_numbers(self) -> None:
         rules = {
             "at least 0": ("warmup_steps", "momentum", "weight_decay", "fine_steps", "fine_epochs"),
-            "above 0": ("learning_rate", "fine_learning_rate", "power", "clipnorm", "scale_step"),
+            "above 0": (
+                *("learning_rate", "fine_learning_rate", "power", "clipnorm", "scale_step"),
+                *("backbone_learning_rate", "class_weights_power"),
+            ),
             "an integer from 1": (
                 *("batch_size", "steps", "epochs"),
                 *("output_stride", "fine_output_stride"),
@@ -149,30 +159,51 @@ class Recipe:
         for rule, names in rules.items():
             for name in names:
                 value = getattr(self, name)
-                if value is not None and not _follows(rule, value):
+                if value is not None and not follows(rule, value):
                     raise ValueError(f"`{name}` must be {rule}, received {value!r}.")
 
     def replace(self, **changes: Any) -> Self:
         """The recipe with other values.
 
-        `steps` takes the place of `epochs` and the other way round. Batch norm's memory, where the
-        recipe has one, shrinks with the steps unless it is given too: the papers' 0.9997 is for
-        30,000 of them, and after 5,000 a fifth of the statistics would still be their start.
+        `steps` takes the place of `epochs` and the other way round. What the recipe says for its
+        own steps and learning rate goes with them unless it is given too: the steps and the rate of
+        a second stage, and batch norm's memory, which shrinks with the steps: the papers' 0.9997 is
+        for 30,000 of them, and after 5,000 a fifth of the statistics would still be their start.
         """
         for this, other, nothing in (("steps", "epochs", None), ("fine_steps", "fine_epochs", 0)):
             for new, old in ((this, other), (other, this)):
                 if changes.get(new) and old not in changes:
                     changes[old] = nothing
-        if "batch_norm_momentum" not in changes and self.batch_norm_momentum and self.steps:
-            if changes.get("steps"):
-                memory = changes["steps"] / self.steps / (1 - self.batch_norm_momentum)
-                changes["batch_norm_momentum"] = 1 - 1 / max(memory, 10.0)
-            elif changes.get("epochs"):
-                changes["batch_norm_momentum"] = None  # their steps are known in training only
+        changes = {**self._following(changes), **changes}
         unknown = sorted(set(changes) - {known.name for known in dataclasses.fields(self)})
         if unknown:
             raise ValueError(f"A recipe has no {', '.join(f'`{name}`' for name in unknown)}.")
         return dataclasses.replace(self, **changes)
+
+    def _following(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that go with those that change."""
+        found: dict[str, Any] = {}
+        ratios = {
+            name: changes[name] / old
+            for name in ("steps", "learning_rate")
+            if (old := getattr(self, name)) and changes.get(name) and is_number(changes[name])
+        }
+        has_fine = self.fine_steps or self.fine_epochs
+        if has_fine and self.fine_learning_rate and "learning_rate" in ratios:
+            found["fine_learning_rate"] = self.fine_learning_rate * ratios["learning_rate"]
+        if self.fine_steps and "fine_steps" not in changes and self.steps:
+            if "steps" in ratios:
+                found["fine_steps"] = max(1, round(self.fine_steps * ratios["steps"]))
+            elif changes.get("epochs") and is_number(changes["epochs"]):
+                share = self.fine_steps / self.steps
+                found |= {"fine_steps": 0, "fine_epochs": max(1, round(changes["epochs"] * share))}
+        if self.batch_norm_momentum and self.steps:
+            if "steps" in ratios:
+                memory = min(1.0, ratios["steps"]) / (1 - self.batch_norm_momentum)
+                found["batch_norm_momentum"] = 1 - 1 / max(memory, 10.0)
+            elif changes.get("epochs"):
+                found["batch_norm_momentum"] = None  # their steps are known in training only
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON can hold them."""
@@ -180,7 +211,7 @@ class Recipe:
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """The optimizer steps of the (first) stage: whole epochs."""
-        epochs = self.epochs or math.ceil(self.steps / steps_per_epoch)
+        epochs = self.epochs or -(-self.steps // steps_per_epoch)
         return epochs * steps_per_epoch
 
     def stages(self) -> list[Self]:
@@ -205,6 +236,7 @@ class Recipe:
     def __str__(self) -> str:
         values = {key: value for key, value in self.to_dict().items() if key != "name"}
         unused = ["momentum"] * (self.optimizer != "sgd") + ["power"] * (self.schedule != "poly")
+        unused += ["class_weights_power"] * (self.class_weights is None)
         if len(self.stages()) == 1:
             unused += ["fine_output_stride", "fine_learning_rate"]
         return "\n".join(
@@ -217,21 +249,3 @@ class Recipe:
                 ),
             ]
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _numbers(name: str, value: Any) -> tuple:
-    if not isinstance(value, list | tuple) or not all(map(_is_number, value)):
-        raise ValueError(f"`{name}` must be a list of numbers, received {value!r}.")
-    return tuple(value)
-
-
-def _follows(rule: str, value: Any) -> bool:
-    if not _is_number(value):
-        return False
-    if rule == "an integer from 1":
-        return isinstance(value, int) and value >= 1
-    return value > 0 if rule == "above 0" else value >= 0

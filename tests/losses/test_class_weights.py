@@ -74,6 +74,16 @@ def test_inverse_weights_have_a_mean_of_one_per_pixel():
     assert weights[pixels].mean() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("method", REFERENCES)
+def test_a_power_softens_them(method):
+    maps = make_maps()
+    np.testing.assert_allclose(
+        class_weights(maps, 3, method, power=0.5, cap=None),
+        np.sqrt(REFERENCES[method](maps, 3)),
+        rtol=1e-6,
+    )
+
+
 def test_a_cap():
     maps = make_maps()
     free = class_weights(maps, 3, cap=None)
@@ -118,6 +128,7 @@ def test_of_a_source():
         (lambda m: class_weights(m, 3, method="mean"), "method must be one of .*'mean'"),
         (lambda m: class_weights(m, 1), "num_classes must be at least 2; received 1"),
         (lambda m: class_weights(m, 3, cap=0), "cap must be above 0 or None; received 0"),
+        (lambda m: class_weights(m, 3, power=0), "power must be above 0; received 0"),
         (lambda m: class_weights(m, 2), r"0\.\.1 or the ignored label 255; received \[2\]"),
         (lambda m: class_weights(m, 3, ignore_label=None), r"in 0\.\.2; received \[255\]"),
         (lambda m: class_weights([], 3), "at least one pixel that counts"),

@@ -9,7 +9,7 @@ from keras import layers as kl
 from models.networks import tiny
 
 import keras_deeplab
-from keras_deeplab.optimizers import classifier, no_decay
+from keras_deeplab.optimizers import backbone, classifier, no_decay
 from keras_deeplab.optimizers.parameter_group import multipliers
 
 
@@ -209,3 +209,21 @@ def test_one_path_of_two_variables_is_an_error(make, path):
     with pytest.raises(ValueError, match=f"'twins' with two variables '{path}'"):
         make(same_paths())
     assert np.prod(no_decay(same_paths(), ["bias"])[0].weight_decay) == 0  # both are in it
+
+
+def test_the_backbone_learns_at_its_own_rate():
+    model = keras_deeplab.DeepLabV3(3, tiny(), aspp_filters=4, aspp_rates=(2,), head_filters=4)
+    of_backbone = {variable.path for variable in model.backbone.trainable_variables}
+    of_head = {variable.path for variable in model.trainable_variables} - of_backbone
+    assert len(of_backbone) > 5
+    assert len(of_head) > 5
+    expected = dict.fromkeys(of_backbone, (0.25, 1.0))
+    assert found(model, backbone(model, 0.25)) == expected
+    several = keras_deeplab.MultiScale(model, (0.5, 1.0))
+    assert found(several, backbone(several, 0.25)) == expected
+    model.backbone.trainable = False
+    assert backbone(model) == []
+    with pytest.raises(ValueError, match="must have a layer 'backbone'.*received 'plain'"):
+        backbone(keras.Sequential([kl.Input((8, 3)), kl.Dense(2)], name="plain"))
+    with pytest.raises(ValueError, match="learning_rate must be a number from 0; received -1"):
+        backbone(model, -1)

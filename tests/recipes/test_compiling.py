@@ -63,6 +63,16 @@ def test_v1_and_v2_train_their_predictors_faster():
     assert max(rate for _, rate, _ in compiled(wrapped, recipe)._multipliers) == 20
 
 
+def test_the_backbone_may_be_slower():
+    model = small()
+    optimizer = compiled(model, recipes.find("v3").replace(backbone_learning_rate=0.25))
+    of_backbone = {id(variable) for variable in model.backbone.trainable_variables}
+    for variable, (_, rate, _) in zip(
+        model.trainable_variables, optimizer._multipliers, strict=True
+    ):
+        assert rate == (0.25 if id(variable) in of_backbone else 1)
+
+
 def test_v1_steps_down_twice():
     optimizer = compiled(small(), recipes.find("v1").replace(steps=90), total_steps=90)
     np.testing.assert_allclose(

@@ -59,6 +59,7 @@ def test_batch_norms_memory_is_for_the_recipes_steps():
     assert recipe.replace(steps=5_000).batch_norm_momentum == pytest.approx(1 - 6 * 0.0003)
     assert recipe.replace(steps=20).batch_norm_momentum == 0.9
     assert recipe.replace(epochs=10).batch_norm_momentum is None
+    assert recipe.replace(steps=90_000).batch_norm_momentum == pytest.approx(0.9997)  # Cityscapes
     given = recipe.replace(steps=5_000, batch_norm_momentum=0.9997)
     assert given.batch_norm_momentum == 0.9997
     assert recipes.find("finetune").replace(steps=100).batch_norm_momentum is None
@@ -70,6 +71,26 @@ def test_the_second_stage_is_slower():
         assert fine.learning_rate <= first.learning_rate / 7
         assert fine.batch_norm == "freeze"
     assert recipes.find("v3").stages()[1].learning_rate == 1e-3
+
+
+def test_the_second_stage_goes_with_the_first():
+    recipe = recipes.find("v3_plus")
+    shorter = recipe.replace(steps=6_000, learning_rate=0.0035)
+    assert (shorter.fine_steps, shorter.fine_learning_rate) == (6_000, pytest.approx(5e-4))
+    by_epochs = recipe.replace(epochs=40)
+    assert (by_epochs.fine_steps, by_epochs.fine_epochs) == (0, 40)
+    given = recipe.replace(epochs=40, learning_rate=0.001, fine_steps=5, fine_learning_rate=2e-3)
+    assert (given.fine_steps, given.fine_epochs, given.fine_learning_rate) == (5, 0, 2e-3)
+    assert recipe.replace(steps=90_000, fine_steps=0).fine_steps == 0
+    assert recipes.find("finetune").replace(steps=10).fine_steps == 0
+
+
+def test_some_backbones_are_trained_otherwise():
+    assert recipes.find("v2", "vgg16").learning_rate == 1e-3
+    assert recipes.find("v2", "resnet101") == recipes.find("v2")
+    for name in ("resnet50", "resnet101_beta"):
+        assert recipes.find("v3_plus", name).weight_decay == 1e-4
+    assert recipes.find("v3_plus", "xception65") == recipes.find("v3_plus", None)
 
 
 def test_steps_and_epochs_take_each_others_place():
@@ -101,6 +122,10 @@ def test_steps_and_epochs_take_each_others_place():
         ({"class_focus": "x"}, "`class_focus` must be in 0..1. Received: class_focus='x'"),
         ({"color_jitter": {"hue": 1}}, "`color_jitter` must be"),
         ({"batch_norm_momentum": 1}, r"`batch_norm_momentum` must be in \[0, 1\), received 1"),
+        ({"learning_rate": "fast"}, "`learning_rate` must be above 0, received 'fast'"),
+        ({"steps": "many"}, "`steps` must be an integer from 1, received 'many'"),
+        ({"flip": "no"}, r"`flip` must be one of \(True, False\), received 'no'"),
+        ({"class_weights_power": 0}, "`class_weights_power` must be above 0, received 0"),
         ({"fine_output_stride": 0}, "`fine_output_stride` must be an integer from 1, received 0"),
         ({"model": 5}, "`model` must be a mapping of arguments, received 5"),
     ],

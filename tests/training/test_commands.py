@@ -383,6 +383,9 @@ def test_the_recipe_depends_on_the_data_and_on_what_is_said(tmp_path):
     changes |= {"learning_rate": 0.01, "loss": "lovasz_softmax", "class_weights": "median"}
     changes |= {"power": 0.5, "color_jitter": {"gamma": 0.3}, "momentum": 0.95}
     assert recipe == recipes.find("v3_plus").replace(**changes)
+    parsed = train.parser().parse_args(["--recipe", "v3_plus", "--backbone", "resnet50"])
+    building.start(parsed)
+    assert train.chosen_recipe(parsed, report).weight_decay == 1e-4
     parsed = train.parser().parse_args(["--set", "powr=1"])
     building.start(parsed)
     with pytest.raises(ValueError, match=r"--set must be NAME=VALUE with one of .*power.*'powr=1'"):
