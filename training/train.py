@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +16,11 @@ from training import distribution
 from training.building import build, start, unfold
 from training.files import write_json
 from training.finishing import finish
-from training.fitting import LARGEST_CROP, Run
+from training.fitting import Run
 from training.options import MODELS, add_views, command, positive, positive_float
+from training.recipe_options import chosen_recipe, of_the_file
 from training.run_folder import RunFolder, next_free
 
-# Options of the same name as a value of the recipe, and of another meaning.
-NOT_GIVEN = {"model", "scales"}
 INTERRUPTED = 130  # as a shell calls it
 
 
@@ -156,61 +153,6 @@ def overfit(
     report = keras_deeplab.overfit(model, source, count=options.overfit, compile=settings)
     print(report)
     return 0 if report.fits else 1
-
-
-def of_the_file(recipe: recipes.Recipe, options: argparse.Namespace) -> recipes.Recipe:
-    """The recipe for a model that is built as its file of weights says."""
-    given = [text for text in options.set if text.startswith("model=")]
-    if given:
-        raise ValueError(
-            f"--set {given[0]} is not possible: --weights holds a whole {options.model}, whose "
-            "arguments are the file's."
-        )
-    return recipe.replace(model={})
-
-
-def chosen_recipe(options: argparse.Namespace, report: data.Report) -> recipes.Recipe:
-    """The recipe with what the command line and the data say."""
-    recipe = recipes.find(options.recipe)
-    if options.recipe == "finetune":
-        if norm_free(options):
-            recipe = recipe.replace(learning_rate=3e-4)
-        if options.data == "shapes":
-            # They are drawn in all sizes and colours: changing them further only costs time.
-            still = {"scales": (1.0, 1.0), "color_jitter": None, "class_focus": 0.0}
-            recipe = recipe.replace(epochs=5, **still)
-            if not norm_free(options):
-                recipe = recipe.replace(learning_rate=6e-3)
-    fields = {field.name for field in dataclasses.fields(recipe)} - {"name"}
-    given = {key: value for key, value in vars(options).items() if key in fields - NOT_GIVEN}
-    changes = {key: value for key, value in given.items() if value is not None}
-    for name, value in (_setting(text, fields) for text in options.set):
-        if name in changes:
-            raise ValueError(f"`{name}` is given twice: {changes[name]!r} and {value!r}.")
-        changes[name] = value
-    recipe = recipe.replace(**changes)
-    if recipe.crop_size is None:
-        part = report.splits["train"]
-        middle = [(low + high) // 2 for low, high in zip(part.smallest, part.largest, strict=True)]
-        recipe = recipe.replace(crop_size=tuple(min(side, LARGEST_CROP) for side in middle))
-    return recipe
-
-
-def norm_free(options: argparse.Namespace) -> bool:
-    """Whether the network has no batch norm, so that it takes smaller steps only."""
-    return options.backbone == "vgg16" or (options.model, options.backbone) == ("unet", None)
-
-
-def _setting(text: str, names: set[str]) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or name not in names:
-        raise ValueError(
-            f"--set must be NAME=VALUE with one of {', '.join(sorted(names))}, received {text!r}."
-        )
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 def run_arguments(options: argparse.Namespace, recipe: recipes.Recipe) -> dict[str, Any]:

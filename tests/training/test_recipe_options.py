@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import pytest
 
-from keras_deeplab import recipes
+from keras_deeplab import data, recipes
 from training import building, train
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -31,3 +31,34 @@ def test_a_network_without_batch_norms_or_with_weights_may_have_them_frozen():
     building.check_frozen_norms(plain, recipes.find("v3"), None)
     with pytest.raises(ValueError, match="v2 has batch_norm 'freeze'"):
         building.check_frozen_norms(plain, recipes.find("v2"), None)
+
+
+def chosen(*arguments):
+    options = train.parser().parse_args(list(arguments))
+    building.start(options)
+    return train.chosen_recipe(options, data.audit(data.Shapes(train=2, val=0)))
+
+
+def test_arguments_of_the_model_join_those_of_the_recipe():
+    own = recipes.find("finetune").model
+    assert chosen("--set", "model={'dropout': 0.3}").model == {**own, "dropout": 0.3}
+    changed = chosen("--set", "model={'detail_layer': None, 'decoder_filters': 64}")
+    assert changed.model == {"detail_layer": None, "decoder_filters": 64}
+    assert chosen("--model", "deeplab_v3").model == own  # those it lacks are left out
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["model={'decoder_fliters': 64}"], r"v3_plus has no argument 'decoder_fliters'; there is"),
+        (["model={'decoder_fliters': 64}"], r"decoder_filters.*\.$"),
+        (["model={'decoder_filters': 8}", "--model", "unet"], "unet has no argument 'decoder_fil"),
+        (["model={'xyz': 1}", "--model", "unet"], "there is filters, depth, skip_layers"),
+        (["model={'output_stride': 8}"], "'output_stride' is said by --output-stride"),
+        (["model={'num_classes': 8}"], "'num_classes' is said by the data"),
+        (["model=8"], "`model` must be a mapping of arguments, received 8"),
+    ],
+)
+def test_arguments_that_the_model_lacks_are_refused(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        chosen("--set", *arguments)
