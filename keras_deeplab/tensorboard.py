@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.inference import logits_spec, pair_batches, predict
-from keras_deeplab.metrics import SegmentationMetrics, checked_names, scores
+from keras_deeplab.metrics import SegmentationMetrics, checked_names, key_of_class, scores
 from keras_deeplab.pictures import Colors, comparison_picture, confusion_picture
 
 OF_A_CLASS = re.compile(r"(val_)?(iou|predicted_share)_(.+)")
@@ -185,7 +185,7 @@ def _curves(logs: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
 def _curves_of(confusion: np.ndarray, class_names: Sequence[str] | None) -> dict[str, float]:
     """Returns a confusion matrix's scores of each class, named as those in logs are."""
     report = scores(confusion, class_names)
-    keys = [re.sub(r"\s+", "_", name) for name in report["per_class"]]
+    keys = [key_of_class(name) for name in report["per_class"]]
     return {
         f"{group}/{key}": np.nan if value is None else value
         for entry, group in GROUPS.items()

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_deeplab.graph.network import all_layers
+from keras_deeplab.metrics import key_of_class
 from training.files import written_aside
 from training.run_folder import MONITOR, RunFolder
 
@@ -63,7 +64,7 @@ class Progress(keras.callbacks.Callback):
 
 
 def _of_class(logs: dict[str, float], what: str, name: str) -> float:
-    return float(logs[f"val_{what}_{'_'.join(name.split())}"])
+    return float(logs[f"val_{what}_{key_of_class(name)}"])
 
 
 def _percent(score: float) -> str:

@@ -1,4 +1,4 @@
-"""A run that is lost says on which images, and keeps what was good before."""
+"""What a run shows of its classes, and what it says and keeps when it is lost."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_deeplab import data, schedules
-from training import building, distribution, fitting, run_folder, train
+from keras_deeplab import data, metrics, schedules
+from training import building, callbacks, distribution, fitting, run_folder, train
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -78,8 +78,8 @@ def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages(tmp_
     assert (run.epochs, run.steps_per_epoch) == ([2, 2], 2)
     seen = []
     for number, stage in enumerate(run.stages):
-        callbacks = run._callbacks(stage, number, 2 * number)
-        lost = next(c for c in callbacks if hasattr(c, "batch_names"))
+        made = run._callbacks(stage, number, 2 * number)
+        lost = next(c for c in made if hasattr(c, "batch_names"))
         for step, (images, _) in enumerate(run._images(stage, number, 0).take(4)):
             lost.on_epoch_begin(2 * number + step // 2)
             with pytest.raises(ValueError, match="the loss became nan in epoch") as raised:
@@ -90,3 +90,14 @@ def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages(tmp_
             assert said[2].split(", ") == [source.names("train")[round(grey)] for grey in greys]
             seen.append(said[2])
     assert seen[:4] != seen[4:]
+
+
+def test_classes_are_shown_whatever_the_white_space_in_their_names(capsys):
+    names = ["road", " car ", "traffic  light"]
+    metric = metrics.SegmentationMetrics(3, names)
+    metric.update_state(np.array([[[0, 1, 1, 2]]]), np.array([[[0, 1, 0, 0]]]))
+    progress = callbacks.Progress(names, steps_per_epoch=1, epochs=1)
+    progress.on_epoch_end(0, {f"val_{key}": float(x) for key, x in metric.result().items()})
+    said = capsys.readouterr().out
+    assert "val IoU: road 33.3,  car  50.0, traffic  light 0.0" in said
+    assert "never predicted: traffic  light" in said
