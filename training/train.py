@@ -12,15 +12,18 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import data, recipes
+from keras_deeplab.overfitting.fitting import default_optimizer
 from training import distribution
 from training.building import build, start, unfold
 from training.files import write_json
 from training.finishing import finish
 from training.fitting import Run
 from training.options import MODELS, add_views, command, positive, positive_float
-from training.recipe_options import chosen_recipe, of_the_file
+from training.recipe_options import chosen_recipe, given, of_the_file
 from training.run_folder import RunFolder, next_free
 
+# The values of a recipe that a test on a few images heeds, where they are given.
+OVERFITTING = {"batch_norm", "crop_size", "learning_rate", "loss", "model", "output_stride"}
 INTERRUPTED = 130  # as a shell calls it
 
 
@@ -140,17 +143,38 @@ def overfit(
     """Tests whether the model can learn a few images by heart; writes nothing.
 
     With a loss and a rate that fit any model, unless they are given: the recipe's are for a run.
+
+    Raises:
+        ValueError: If a value of the recipe is given that such a test does not have.
     """
+    said = set(given(options))
+    if options.steps_per_epoch is not None:
+        said.add("steps_per_epoch")
+    if said - OVERFITTING:
+        raise ValueError(
+            f"--overfit takes {', '.join(sorted(OVERFITTING))} of a recipe; received "
+            f"{', '.join(sorted(said - OVERFITTING))}, which would have no effect."
+        )
     keras.utils.set_random_seed(options.seed)
     model = build(options, recipe, source.info, weights)
     images = data.training_dataset(source, crop_size=recipe.crop_size, scales=(1.0, 1.0))
     unfold(model, weights, images)
-    settings: dict[str, Any] = {}
-    if options.loss is not None:
-        settings["loss"] = keras_deeplab.losses.parse(options.loss)
-    if options.learning_rate is not None:
-        settings["optimizer"] = keras.optimizers.AdamW(options.learning_rate, global_clipnorm=5.0)
-    report = keras_deeplab.overfit(model, source, count=options.overfit, compile=settings)
+    if "batch_norm" in said:
+        keras_deeplab.batch_norm.set_policy(model, recipe.batch_norm)
+    if "learning_rate" in said:
+        optimizer = keras.optimizers.AdamW(recipe.learning_rate, global_clipnorm=5.0)
+    else:
+        optimizer = default_optimizer(model)
+    settings: dict[str, Any] = {"optimizer": optimizer}
+    if "loss" in said:
+        settings["loss"] = keras_deeplab.losses.parse(recipe.loss, optimizer=optimizer)
+    report = keras_deeplab.overfit(
+        model,
+        source,
+        count=options.overfit,
+        crop_size=recipe.crop_size if "crop_size" in said else None,
+        compile=settings,
+    )
     print(report)
     return 0 if report.fits else 1
 
