@@ -20,6 +20,15 @@ OF_A_CLASS = re.compile(r"(val_)?(iou|predicted_share)_(.+)")
 GROUPS = {"per_class": "iou", "predicted_share": "predicted_share"}
 
 
+def check_installed() -> None:
+    """Raises an ImportError that says what to install, where the package tensorboard is not."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError(
+            "TensorFlow writes TensorBoard's files only with the package tensorboard: "
+            "pip install keras_deeplab[tensorboard]"
+        )
+
+
 class TensorBoard(keras.callbacks.TensorBoard):
     """Writes `keras.callbacks.TensorBoard`'s curves, and what a segmentation has besides.
 
@@ -71,11 +80,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         ignore_label: int | None = 255,
         **options: Any,
     ) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ImportError(
-                "TensorFlow writes TensorBoard's files only with the package tensorboard: "
-                "pip install keras_deeplab[tensorboard]"
-            )
+        check_installed()
         for name, value in (("num_pictures", num_pictures), ("picture_freq", picture_freq)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1; received {value!r}")

@@ -13,6 +13,7 @@ import keras
 import keras_deeplab
 from keras_deeplab import data, recipes
 from keras_deeplab.overfitting.fitting import default_optimizer
+from keras_deeplab.tensorboard import check_installed
 from training import distribution
 from training.building import build, start, unfold
 from training.files import write_json
@@ -98,6 +99,8 @@ def _add_recipe(group: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
+    if options.tensorboard:
+        check_installed()  # now, not after the audit
     strategy = distribution.open_strategy(options.distribute)
     source = data.open_source(options.data)
     source.check_split("train")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import keras
 import pytest
 
@@ -62,3 +64,13 @@ def test_arguments_of_the_model_join_those_of_the_recipe():
 def test_arguments_that_the_model_lacks_are_refused(arguments, says):
     with pytest.raises(ValueError, match=says):
         chosen("--set", *arguments)
+
+
+def test_a_missing_tensorboard_is_said_before_anything_is_read(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert train.main(["--tensorboard", "--data", "nowhere"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert said.err.endswith("pip install keras_deeplab[tensorboard]\n")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
