@@ -76,7 +76,7 @@ def _add_recipe(group: Any) -> None:
     add = group.add_argument
     add("--recipe", choices=tuple(recipes.RECIPES), default="finetune")
     add("--epochs", type=positive, help="passes through the images, in place of the steps")
-    add("--steps", type=positive, help="in place of the epochs")
+    add("--steps", type=positive, help="in place of the epochs, rounded up to whole ones")
     add("--steps-per-epoch", type=positive, help="default: all images once")
     add("--batch-size", type=positive, help="over all replicas")
     add("--crop-size", type=positive, nargs=2, metavar=("H", "W"), help="default: from the images")
