@@ -111,6 +111,11 @@ def checked_names(num_classes: int, class_names: Sequence[str] | None) -> list[s
     return names
 
 
+def key_of_class(name: str) -> str:
+    """Returns what stands for a class's name in the logs: white space becomes `_`."""
+    return re.sub(r"\s+", "_", name)
+
+
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class SegmentationMetrics(keras.metrics.Metric):
     """Reports what `scores` tells, in the logs of `fit`, from one streaming confusion matrix.
@@ -170,7 +175,7 @@ class SegmentationMetrics(keras.metrics.Metric):
         self.ignore_label = ignore_label
         self.per_class = per_class
         names = checked_names(num_classes, self.class_names)
-        self._keys = checked_names(num_classes, [re.sub(r"\s+", "_", name) for name in names])
+        self._keys = checked_names(num_classes, [key_of_class(name) for name in names])
         self.confusion = self.add_variable(
             (num_classes, num_classes), "zeros", dtype="float64", name="confusion"
         )

@@ -13,11 +13,20 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.inference import logits_spec, pair_batches, predict
-from keras_deeplab.metrics import SegmentationMetrics, checked_names, scores
+from keras_deeplab.metrics import SegmentationMetrics, checked_names, key_of_class, scores
 from keras_deeplab.pictures import Colors, comparison_picture, confusion_picture
 
 OF_A_CLASS = re.compile(r"(val_)?(iou|predicted_share)_(.+)")
 GROUPS = {"per_class": "iou", "predicted_share": "predicted_share"}
+
+
+def check_installed() -> None:
+    """Raises an ImportError that says what to install, where the package tensorboard is not."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError(
+            "TensorFlow writes TensorBoard's files only with the package tensorboard: "
+            "pip install keras_deeplab[tensorboard]"
+        )
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
@@ -71,11 +80,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         ignore_label: int | None = 255,
         **options: Any,
     ) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ImportError(
-                "TensorFlow writes TensorBoard's files only with the package tensorboard: "
-                "pip install keras_deeplab[tensorboard]"
-            )
+        check_installed()
         for name, value in (("num_pictures", num_pictures), ("picture_freq", picture_freq)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1; received {value!r}")
@@ -185,7 +190,7 @@ def _curves(logs: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
 def _curves_of(confusion: np.ndarray, class_names: Sequence[str] | None) -> dict[str, float]:
     """Returns a confusion matrix's scores of each class, named as those in logs are."""
     report = scores(confusion, class_names)
-    keys = [re.sub(r"\s+", "_", name) for name in report["per_class"]]
+    keys = [key_of_class(name) for name in report["per_class"]]
     return {
         f"{group}/{key}": np.nan if value is None else value
         for entry, group in GROUPS.items()

@@ -114,6 +114,21 @@ def test_the_default_settings_fit_too_and_the_weights_can_be_kept():
     assert np.mean(predicted == labels) > 0.95
 
 
+def test_a_loss_sees_the_steps_on_the_optimizer_that_it_was_given():
+    optimizer = keras.optimizers.Adam(0.03)
+    optimizer.iterations.assign(7)
+    mining = keras_deeplab.losses.HardPixelMining(0.25, steps=3, optimizer=optimizer)
+    shares = []
+
+    def loss(labels, logits):
+        tf.py_function(lambda share: shares.append(float(share)), [mining.current_share()], [])
+        return mining(labels, logits)
+
+    run(network(), compile={"optimizer": optimizer, "loss": loss}, steps=5, target=0.999)
+    np.testing.assert_allclose(shares[:5], [1, 0.75, 0.5, 0.25, 0.25])
+    assert int(optimizer.iterations) == 7
+
+
 @pytest.mark.parametrize(
     "labels, says",
     [

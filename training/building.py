@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import keras_deeplab
 from keras_deeplab import data
+from keras_deeplab.batch_norm.policy import all_norms
 from keras_deeplab.recipes import Recipe
 from training.options import MODELS
 
@@ -66,6 +67,24 @@ def build(
     if options.weights is not None and source is None:
         keras_deeplab.weights.load(model, options.weights)
     return model
+
+
+def check_frozen_norms(model: keras.Model, recipe: Recipe, weights: str | None) -> None:
+    """Refuses to freeze batch norms that have seen nothing: such a network can learn nothing.
+
+    Args:
+        model: As it is built.
+        recipe: Of the first stage.
+        weights: What the model starts from, if anything.
+
+    Raises:
+        ValueError: If they are frozen and there are no weights.
+    """
+    if weights is None and recipe.batch_norm != "train" and all_norms(model):
+        raise ValueError(
+            f"The recipe {recipe.name} has batch_norm {recipe.batch_norm!r}, which needs trained "
+            "statistics: give --weights, or --set batch_norm=train."
+        )
 
 
 def unfold(

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_deeplab.graph.network import all_layers
+from keras_deeplab.metrics import key_of_class
 from training.files import written_aside
 from training.run_folder import MONITOR, RunFolder
 
@@ -63,7 +64,7 @@ class Progress(keras.callbacks.Callback):
 
 
 def _of_class(logs: dict[str, float], what: str, name: str) -> float:
-    return float(logs[f"val_{what}_{'_'.join(name.split())}"])
+    return float(logs[f"val_{what}_{key_of_class(name)}"])
 
 
 def _percent(score: float) -> str:
@@ -124,7 +125,11 @@ class KeepModels(keras.callbacks.Callback):
 
 
 class StopOnLostLoss(keras.callbacks.Callback):
-    """Ends a run whose loss is no number any more, before anything of it is kept.
+    """Ends a run whose loss or weights are no numbers any more, before anything of it is kept.
+
+    The loss of a step is that of the weights before its update: what the last update of an epoch
+    breaks would show in the next epoch only, when this one is kept. So the weights are looked at
+    too, after an epoch's last step.
 
     Args:
         folder: Of the run.
@@ -146,21 +151,28 @@ class StopOnLostLoss(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Looks at the loss.
+        """Looks at the loss, and after the epoch's last step at the weights.
 
         Raises:
-            ValueError: If it is not finite: with the step, its images and what is kept.
+            ValueError: If they are not finite: with the step, its images and what is kept.
         """
         loss = float((logs or {}).get("loss", 0.0))
-        if math.isfinite(loss):
-            return
+        if not math.isfinite(loss):
+            raise self._lost(f"the loss became {loss}", batch)
+        if batch + 1 == self.steps_per_epoch:
+            broken = [w.path for w in self.model.weights if not np.isfinite(w).all()]
+            if broken:
+                more = f" and {len(broken) - 1} more weights" if len(broken) > 1 else ""
+                raise self._lost(f"{broken[0]}{more} became infinite or nan", batch)
+
+    def _lost(self, what: str, batch: int) -> ValueError:
         step = self.epoch * self.steps_per_epoch + batch
         names = self.batch_names(step)
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         last = self.folder.last_model
         kept = f"the last good model is {last}" if last.exists() else "none is kept"
-        raise ValueError(
-            f"the loss became {loss} in epoch {self.epoch + 1}, step {step + 1} of the run, on the "
-            f"images {', '.join(names[:SHOWN_NAMES])}{more}; {kept}. Look at these images, or "
+        return ValueError(
+            f"{what} in epoch {self.epoch + 1}, step {step + 1} of the run, on the images "
+            f"{', '.join(names[:SHOWN_NAMES])}{more}; {kept}. Look at these images, or "
             "start again with a smaller --learning-rate and another --output."
         )

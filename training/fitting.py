@@ -12,7 +12,7 @@ import tensorflow as tf
 import keras_deeplab
 from keras_deeplab import MultiScale, data, recipes
 from keras_deeplab.distribution import evaluation_batches, training_batches
-from training.building import build, unfold
+from training.building import build, check_frozen_norms, unfold
 from training.callbacks import KeepModels, Progress, SeedEpochs, StopOnLostLoss
 from training.distribution import StartTogether, is_chief
 from training.files import written_aside
@@ -88,6 +88,7 @@ class Run:
             model = self._left_by(number - 1) or self._model(number - 1, weights)
             return model.with_output_stride(recipe.output_stride)
         model = build(self.options, recipe, self.source.info, weights)
+        check_frozen_norms(model, recipe, self.options.weights)
         if not self.epochs_done:
             unfold(model, weights, self._images(recipe, 0, 0))
         if recipe.multi_scale is not None:

@@ -23,6 +23,9 @@ MODELS = {
     "unet": keras_deeplab.UNet,
 }
 
+# An ImportError says which extra package is missing.
+MENDABLE = (ValueError, OSError, ImportError, keras_deeplab.export.ExportError)
+
 Main = Callable[[Sequence[str] | None], int]
 
 
@@ -33,7 +36,7 @@ def command(main: Main) -> Main:
     def run(argv: Sequence[str] | None = None) -> int:
         try:
             return main(argv)
-        except (ValueError, OSError, keras_deeplab.export.ExportError) as error:
+        except MENDABLE as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
 

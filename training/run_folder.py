@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from training.files import write_json, written_aside
 
 MONITOR = "val_mean_iou"
@@ -115,7 +117,11 @@ class RunFolder:
 
 
 def _restored(backup: Path) -> int | None:
-    """The epochs in a backup; one that was cut off gives way to the one before it, if any."""
+    """The epochs in a backup; one that was cut off gives way to the one before it, if any.
+
+    Raises:
+        ValueError: If none can be told to be whole, but one may be: it is not thrown away.
+    """
     paths = [backup / name for name in ("latest.weights.h5", "training_metadata.json")]
     epochs = _epochs(*paths)
     if epochs is not None:
@@ -123,6 +129,12 @@ def _restored(backup: Path) -> int | None:
     earlier = [path.with_name(f"{path.name}.bkp") for path in paths]
     epochs = _epochs(*earlier)
     if epochs is None:
+        if _readable(*paths) or _readable(*earlier):
+            raise ValueError(
+                f"{backup} holds a state of training whose files' times are out of order, as after "
+                "a copy that did not keep them: copy the run's folder again with its times "
+                "(cp -a), or choose another --output."
+            )
         shutil.rmtree(backup, ignore_errors=True)
         return None
     for old, new in zip(earlier, paths, strict=True):
@@ -138,6 +150,15 @@ def _epochs(weights: Path, state: Path) -> int | None:
         return json.loads(state.read_text())["epoch"]
     except (OSError, ValueError):
         return None
+
+
+def _readable(weights: Path, state: Path) -> bool:
+    """Whether both files of a backup can be read, whichever of them was written last."""
+    try:
+        with h5py.File(weights):
+            return "epoch" in json.loads(state.read_text())
+    except (OSError, ValueError):
+        return False
 
 
 def next_free(path: Path) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +12,19 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import data, recipes
+from keras_deeplab.overfitting.fitting import default_optimizer
+from keras_deeplab.tensorboard import check_installed
 from training import distribution
 from training.building import build, start, unfold
 from training.files import write_json
 from training.finishing import finish
-from training.fitting import LARGEST_CROP, Run
+from training.fitting import Run
 from training.options import MODELS, add_views, command, positive, positive_float
+from training.recipe_options import chosen_recipe, given, of_the_file
 from training.run_folder import RunFolder, next_free
 
-# Options of the same name as a value of the recipe, and of another meaning.
-NOT_GIVEN = {"model", "scales", "flip"}
+# The values of a recipe that a test on a few images heeds, where they are given.
+OVERFITTING = {"batch_norm", "crop_size", "learning_rate", "loss", "model", "output_stride"}
 INTERRUPTED = 130  # as a shell calls it
 
 
@@ -75,7 +76,7 @@ def _add_recipe(group: Any) -> None:
     add = group.add_argument
     add("--recipe", choices=tuple(recipes.RECIPES), default="finetune")
     add("--epochs", type=positive, help="passes through the images, in place of the steps")
-    add("--steps", type=positive, help="in place of the epochs")
+    add("--steps", type=positive, help="in place of the epochs, rounded up to whole ones")
     add("--steps-per-epoch", type=positive, help="default: all images once")
     add("--batch-size", type=positive, help="over all replicas")
     add("--crop-size", type=positive, nargs=2, metavar=("H", "W"), help="default: from the images")
@@ -98,6 +99,8 @@ def _add_recipe(group: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
+    if options.tensorboard:
+        check_installed()  # now, not after the audit
     strategy = distribution.open_strategy(options.distribute)
     source = data.open_source(options.data)
     source.check_split("train")
@@ -143,74 +146,40 @@ def overfit(
     """Tests whether the model can learn a few images by heart; writes nothing.
 
     With a loss and a rate that fit any model, unless they are given: the recipe's are for a run.
+
+    Raises:
+        ValueError: If a value of the recipe is given that such a test does not have.
     """
+    said = set(given(options))
+    if options.steps_per_epoch is not None:
+        said.add("steps_per_epoch")
+    if said - OVERFITTING:
+        raise ValueError(
+            f"--overfit takes {', '.join(sorted(OVERFITTING))} of a recipe; received "
+            f"{', '.join(sorted(said - OVERFITTING))}, which would have no effect."
+        )
     keras.utils.set_random_seed(options.seed)
     model = build(options, recipe, source.info, weights)
     images = data.training_dataset(source, crop_size=recipe.crop_size, scales=(1.0, 1.0))
     unfold(model, weights, images)
-    settings: dict[str, Any] = {}
-    if options.loss is not None:
-        settings["loss"] = keras_deeplab.losses.parse(options.loss)
-    if options.learning_rate is not None:
-        settings["optimizer"] = keras.optimizers.AdamW(options.learning_rate, global_clipnorm=5.0)
-    report = keras_deeplab.overfit(model, source, count=options.overfit, compile=settings)
+    if "batch_norm" in said:
+        keras_deeplab.batch_norm.set_policy(model, recipe.batch_norm)
+    if "learning_rate" in said:
+        optimizer = keras.optimizers.AdamW(recipe.learning_rate, global_clipnorm=5.0)
+    else:
+        optimizer = default_optimizer(model)
+    settings: dict[str, Any] = {"optimizer": optimizer}
+    if "loss" in said:
+        settings["loss"] = keras_deeplab.losses.parse(recipe.loss, optimizer=optimizer)
+    report = keras_deeplab.overfit(
+        model,
+        source,
+        count=options.overfit,
+        crop_size=recipe.crop_size if "crop_size" in said else None,
+        compile=settings,
+    )
     print(report)
     return 0 if report.fits else 1
-
-
-def of_the_file(recipe: recipes.Recipe, options: argparse.Namespace) -> recipes.Recipe:
-    """The recipe for a model that is built as its file of weights says."""
-    given = [text for text in options.set if text.startswith("model=")]
-    if given:
-        raise ValueError(
-            f"--set {given[0]} is not possible: --weights holds a whole {options.model}, whose "
-            "arguments are the file's."
-        )
-    return recipe.replace(model={})
-
-
-def chosen_recipe(options: argparse.Namespace, report: data.Report) -> recipes.Recipe:
-    """The recipe with what the command line and the data say."""
-    recipe = recipes.find(options.recipe, options.backbone)
-    if options.recipe == "finetune":
-        if norm_free(options):
-            recipe = recipe.replace(learning_rate=3e-4)
-        if options.data == "shapes":
-            # They are drawn in all sizes and colours: changing them further only costs time.
-            still = {"scales": (1.0, 1.0), "color_jitter": None, "class_focus": 0.0}
-            recipe = recipe.replace(epochs=5, **still)
-            if not norm_free(options):
-                recipe = recipe.replace(learning_rate=6e-3)
-    fields = {field.name for field in dataclasses.fields(recipe)} - {"name"}
-    given = {key: value for key, value in vars(options).items() if key in fields - NOT_GIVEN}
-    changes = {key: value for key, value in given.items() if value is not None}
-    for name, value in (_setting(text, fields) for text in options.set):
-        if name in changes:
-            raise ValueError(f"`{name}` is given twice: {changes[name]!r} and {value!r}.")
-        changes[name] = value
-    recipe = recipe.replace(**changes)
-    if recipe.crop_size is None:
-        part = report.splits["train"]
-        middle = [(low + high) // 2 for low, high in zip(part.smallest, part.largest, strict=True)]
-        recipe = recipe.replace(crop_size=tuple(min(side, LARGEST_CROP) for side in middle))
-    return recipe
-
-
-def norm_free(options: argparse.Namespace) -> bool:
-    """Whether the network has no batch norm, so that it takes smaller steps only."""
-    return options.backbone == "vgg16" or (options.model, options.backbone) == ("unet", None)
-
-
-def _setting(text: str, names: set[str]) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or name not in names:
-        raise ValueError(
-            f"--set must be NAME=VALUE with one of {', '.join(sorted(names))}, received {text!r}."
-        )
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 def run_arguments(options: argparse.Namespace, recipe: recipes.Recipe) -> dict[str, Any]:

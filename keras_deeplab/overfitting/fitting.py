@@ -20,7 +20,7 @@ from keras_deeplab.overfitting.windows import read_windows
 from keras_deeplab.schedules import PolynomialDecay
 
 RATE, NORM_FREE_RATE = 8e-3, 3e-4
-WARMUP_STEPS = 10
+STEPS, WARMUP_STEPS = 300, 10
 SCORED_EVERY = 10
 
 
@@ -31,7 +31,7 @@ def overfit(
     *,
     count: int = 8,
     crop_size: tuple[int, int] | None = None,
-    steps: int = 300,
+    steps: int = STEPS,
     target: float = 0.95,
     compile: Mapping[str, Any] | None = None,
     keep_weights: bool = False,
@@ -62,8 +62,9 @@ def overfit(
         steps: Most steps to train.
         target: Mean IoU to reach, above 0 and below 1.
         compile: What to train with, as `model.compile` takes it: `optimizer` (copied, not changed)
-            and `loss`. By default AdamW, whose rate decays from 8e-3 (3e-4 for a model without
-            batch norms), and `losses.CrossEntropy`.
+            and `loss`, which may read the steps from that optimizer, as `losses.HardPixelMining`
+            does. By default AdamW, whose rate decays from 8e-3 (3e-4 for a model without batch
+            norms), and `losses.CrossEntropy`.
         keep_weights: Whether the model keeps what it has learnt, if anything was trained.
         verbose: `"auto"` or 1 for a progress bar, 2 for one line at the end, 0 for silence.
 
@@ -149,17 +150,20 @@ def _training_settings(
             f"`compile` may hold 'optimizer' and 'loss'. Received: {sorted(unknown)} as well"
         )
     optimizer, loss = settings.get("optimizer"), settings.get("loss", CrossEntropy())
-    if optimizer is None:
-        rate = RATE if batch_norms(model) else NORM_FREE_RATE
-        warmup = min(WARMUP_STEPS, steps // 2)
-        schedule = PolynomialDecay(
-            rate, total_steps=steps, warmup_steps=warmup, end_learning_rate=rate / 10
-        )
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=5.0)
-    optimizer = keras.optimizers.get(optimizer)
+    optimizer = keras.optimizers.get(optimizer or default_optimizer(model, steps))
     if model.dtype_policy.name == "mixed_float16":  # as `compile` does
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer, keras.losses.get(loss)
+
+
+def default_optimizer(model: keras.Model, steps: int = STEPS) -> keras.optimizers.Optimizer:
+    """What fits any model in so many steps."""
+    rate = RATE if batch_norms(model) else NORM_FREE_RATE
+    warmup = min(WARMUP_STEPS, steps // 2)
+    schedule = PolynomialDecay(
+        rate, total_steps=steps, warmup_steps=warmup, end_learning_rate=rate / 10
+    )
+    return keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=5.0)
 
 
 def _checked(

@@ -28,7 +28,8 @@ class OneBatch:
         model: A functional segmentation model with one input.
         images: Pixels `(batch, height, width, channels)` in 0..255.
         labels: Integers `(batch, height, width)`: classes, or 255 where a pixel does not count.
-        optimizer: A Keras optimizer. It is copied; its learning rate may be a schedule.
+        optimizer: A Keras optimizer. It is copied; its learning rate may be a schedule. A loss that
+            reads its `iterations` finds the number of the step there.
         loss: Called as `loss(labels, logits)`.
 
     Attributes:
@@ -48,6 +49,7 @@ class OneBatch:
         self.num_classes = model.output_shape[-1]
         self.beginning = self.state()
         self.optimizer, self.rate = with_settable_rate(optimizer)
+        self._given = optimizer
         self.optimizer.build(model.trainable_variables)
         self._fresh_optimizer = _values(self.optimizer.variables)
         self._loss = loss
@@ -80,7 +82,8 @@ class OneBatch:
         """
         if self.rate is not None:
             self.optimizer.learning_rate = self.rate(index) * factor
-        loss, predicted = self._step()
+        with counting(self._given, index):
+            loss, predicted = self._step()
         return float(loss), self._scores(predicted)["mean_iou"]
 
     def scores(self, class_names: list[str] | None = None) -> dict[str, Any]:
@@ -168,6 +171,17 @@ def with_settable_rate(
         inner["learning_rate"] = UNSEEN_RATE
         return keras.optimizers.deserialize(config), lambda step: float(schedule(step))
     return keras.optimizers.deserialize(config), lambda _: float(rate)
+
+
+@contextmanager
+def counting(optimizer: keras.optimizers.Optimizer, step: int) -> Iterator[None]:
+    """Inside, the optimizer's `iterations` are this number."""
+    before = int(optimizer.iterations)
+    try:
+        optimizer.iterations.assign(step)
+        yield
+    finally:
+        optimizer.iterations.assign(before)
 
 
 def batch_norms(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -219,6 +220,44 @@ def test_a_backup_that_was_cut_off_gives_way_to_the_one_before(tmp_path):
     assert folder.begin({}) == 0
     assert not path.exists()
     assert folder.history.read_text() == ""
+
+
+def test_a_backup_whose_times_a_copy_has_lost_is_not_thrown_away(tmp_path):
+    folder = run_folder.RunFolder(tmp_path)
+    write_json(folder.arguments, {})
+    path = folder.backup(0)
+    for suffix, epoch in ((".bkp", 2), ("", 3)):
+        backup(folder, epoch, suffix=suffix)
+        with h5py.File(path / f"latest.weights.h5{suffix}", "w") as file:
+            file["weights"] = np.ones(1000)
+    weights = path / "latest.weights.h5"
+    for suffix in ("", ".bkp"):
+        later = (path / f"training_metadata.json{suffix}").stat().st_mtime + 5
+        os.utime(f"{weights}{suffix}", (later, later))
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    said = rf"{path} holds a state of training whose files' times are out of order.*\(cp -a\), or"
+    with pytest.raises(ValueError, match=said):
+        folder.begin({})
+    weights.unlink()
+    with pytest.raises(ValueError, match=said):  # the one before it can be read
+        folder.begin({})
+    del before["latest.weights.h5"]
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    os.truncate(f"{weights}.bkp", 500)
+    assert folder.begin({}) == 0
+    assert not path.exists()
+
+
+def test_a_kill_in_the_first_backup_costs_its_epoch_only(tmp_path):
+    folder = run_folder.RunFolder(tmp_path)
+    write_json(folder.arguments, {})
+    backup(folder, 1)
+    path = folder.backup(0)
+    with h5py.File(path / "latest.weights.h5", "w") as file:
+        file["weights"] = np.ones(10)
+    (path / "training_metadata.json").unlink()
+    assert folder.begin({}) == 0
+    assert not path.exists()
 
 
 def test_a_refused_option_does_not_lock_the_folder(tmp_path, capsys):
