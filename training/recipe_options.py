@@ -47,12 +47,15 @@ def chosen_recipe(options: argparse.Namespace, report: data.Report) -> recipes.R
     """
     recipe = recipes.find(options.recipe, options.backbone)
     if options.recipe == "finetune":
+        if options.weights is None:  # nothing that a backbone could keep
+            recipe = recipe.replace(learning_rate=6e-4, backbone_learning_rate=1.0)
         if norm_free(options):
             recipe = recipe.replace(learning_rate=3e-4)
         if options.data == "shapes":
-            # They are drawn in all sizes and colours: changing them further only costs time.
+            # Drawn in all sizes and colours, no class rare or thin: the rest only costs time.
             still = {"scales": (1.0, 1.0), "color_jitter": None, "class_focus": 0.0}
-            recipe = recipe.replace(epochs=5, **still)
+            even = {"class_weights": None, "loss": "cross_entropy + 0.5 * lovasz_softmax(stride=4)"}
+            recipe = recipe.replace(epochs=5, **still, **even)
             if not norm_free(options):
                 recipe = recipe.replace(learning_rate=6e-3)
     changes = given(options)
