@@ -47,8 +47,6 @@ def chosen_recipe(options: argparse.Namespace, report: data.Report) -> recipes.R
     """
     recipe = recipes.find(options.recipe, options.backbone)
     if options.recipe == "finetune":
-        if options.weights is None:  # nothing that a backbone could keep
-            recipe = recipe.replace(learning_rate=6e-4, backbone_learning_rate=1.0)
         if norm_free(options):
             recipe = recipe.replace(learning_rate=3e-4)
         if options.data == "shapes":

@@ -411,11 +411,6 @@ def test_the_recipe_depends_on_the_data_and_on_what_is_said(tmp_path):
     parsed = train.parser().parse_args(["--data", "photos"])
     building.start(parsed)
     recipe = train.chosen_recipe(parsed, report)
-    alike = {"learning_rate": 6e-4, "backbone_learning_rate": 1.0}  # nothing is known yet
-    assert recipe.replace(crop_size=None) == recipes.find("finetune").replace(**alike)
-    parsed = train.parser().parse_args(["--data", "photos", "--weights", "x.weights.h5"])
-    building.start(parsed)
-    recipe = train.chosen_recipe(parsed, report)
     assert recipe.replace(crop_size=None) == recipes.find("finetune")
     said = "--recipe v3_plus --steps 70 --fine-epochs 2 --crop-size 65 97 --batch-size 4"
     said += " --learning-rate 0.01 --loss lovasz_softmax --class-weights median"
