@@ -59,10 +59,10 @@ class Run:
         self.epochs = [count // self.steps_per_epoch for count in steps]
         self.class_weights = None
         if recipe.class_weights is not None:
-            labels = source.dataset("train").map(lambda _, label: label)
-            self.class_weights = keras_deeplab.losses.class_weights(
-                labels,
-                source.info.num_classes,
+            part = report.splits["train"]
+            self.class_weights = keras_deeplab.losses.shares_to_weights(
+                part.class_share,
+                part.where_present,
                 recipe.class_weights,
                 power=recipe.class_weights_power,
             )

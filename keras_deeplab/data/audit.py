@@ -18,15 +18,20 @@ from keras_deeplab.data.source import DatasetInfo, Source
 
 @dataclass
 class _Census:
-    """Sizes and pixel counts per label (255 being the ignored one) of the pairs of one split."""
+    """Sizes and pixel counts per label (255 being the ignored one) of the pairs of one split.
+
+    `beside` counts for each label the pixels that count in the label maps that hold it.
+    """
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    beside: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     blank: int = 0
 
     def add(self, size: tuple[int, int], counts: np.ndarray) -> None:
         self.sizes.append(size)
         self.counts += counts
+        self.beside += np.where(counts > 0, counts[:255].sum(), 0)
         self.blank += not counts[:255].any()
 
     def report(self, num_classes: int) -> SplitReport:
@@ -38,6 +43,7 @@ class _Census:
             largest=tuple(sizes.max(axis=0).tolist()),
             class_share=tuple((self.counts[:num_classes] / total).tolist()),
             ignored_share=float(self.counts[255] / total),
+            where_present=tuple((self.counts / self.beside.clip(min=1))[:num_classes].tolist()),
         )
 
 

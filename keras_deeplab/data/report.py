@@ -17,6 +17,8 @@ class SplitReport:
         largest: Largest height and largest width.
         class_share: Each class' share of all pixels.
         ignored_share: The share of ignored pixels.
+        where_present: Each class' share of the pixels that count in the images that hold it, 0
+            where there are none.
     """
 
     images: int
@@ -24,6 +26,7 @@ class SplitReport:
     largest: tuple[int, int]
     class_share: tuple[float, ...]
     ignored_share: float
+    where_present: tuple[float, ...]
 
     @property
     def sizes(self) -> str:

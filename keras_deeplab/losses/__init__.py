@@ -1,6 +1,6 @@
 """Losses on label maps with pixels that do not count, and weights for classes that are rare."""
 
-from keras_deeplab.losses.balancing import class_weights
+from keras_deeplab.losses.balancing import class_weights, shares_to_weights
 from keras_deeplab.losses.cross_entropy import CrossEntropy
 from keras_deeplab.losses.dice import Dice
 from keras_deeplab.losses.focal import Focal
@@ -18,4 +18,5 @@ __all__ = [
     "Sum",
     "class_weights",
     "parse",
+    "shares_to_weights",
 ]

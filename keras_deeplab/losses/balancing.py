@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,64 @@ def class_weights(
           Convolutional Architecture](https://arxiv.org/abs/1411.4734), its
           experiments on semantic labels: median frequency balancing.
     """
+    _check(num_classes, method, power, cap)
+    pixels, where_present = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
+    for label_map in _label_maps(labels):
+        counts = _counts(label_map, num_classes, ignore_label)
+        pixels += counts
+        where_present += np.where(counts > 0, counts.sum(), 0)
+    shares = pixels / max(1, pixels.sum())
+    return shares_to_weights(
+        shares, pixels / where_present.clip(min=1), method, power=power, cap=cap
+    )
+
+
+def shares_to_weights(
+    shares: Sequence[float],
+    where_present: Sequence[float],
+    method: str = "median",
+    *,
+    power: float = 1.0,
+    cap: float | None = 10.0,
+) -> list[float]:
+    """Computes the weights of `class_weights` from how often classes occur, where that is known.
+
+    Args:
+        shares: Each class's share of all pixels that count.
+        where_present: Each class's share of the pixels of the images that hold it. A
+            `data.SplitReport` of the audit has both.
+        method: As in `class_weights`, like the next two.
+        power: Exponent of the weights.
+        cap: Largest weight.
+
+    Returns:
+        One weight per class.
+
+    Raises:
+        ValueError: If an argument is out of its range, or no class occurs.
+
+    Example:
+
+    >>> shares_to_weights([0.9, 0.1], [0.9, 0.3])
+    [0.666..., 2.0]
+    """
+    shares, where_present = np.asarray(shares, float), np.asarray(where_present, float)
+    _check(len(shares), method, power, cap)
+    present = shares > 0
+    if not present.any():
+        raise ValueError("labels must hold at least one pixel that counts; received none")
+    if not present.all():
+        absent = np.flatnonzero(~present).tolist()
+        warnings.warn(f"no pixel of the classes {absent}: their weights are 0", stacklevel=3)
+    weights = np.zeros(len(shares))
+    if method == "median":
+        weights[present] = np.median(where_present[present]) / where_present[present]
+    else:
+        weights[present] = shares[present].sum() / (present.sum() * shares[present])
+    return (weights**power).clip(max=cap).tolist()
+
+
+def _check(num_classes: int, method: str, power: float, cap: float | None) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}; received {method!r}")
     if num_classes < 2:
@@ -72,24 +130,6 @@ def class_weights(
         raise ValueError(f"power must be above 0; received {power}")
     if cap is not None and not cap > 0:
         raise ValueError(f"cap must be above 0 or None; received {cap}")
-    pixels, where_present = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
-    for label_map in _label_maps(labels):
-        counts = _counts(label_map, num_classes, ignore_label)
-        pixels += counts
-        where_present += np.where(counts > 0, counts.sum(), 0)
-    present = pixels > 0
-    if not present.any():
-        raise ValueError("labels must hold at least one pixel that counts; received none")
-    if not present.all():
-        absent = np.flatnonzero(~present).tolist()
-        warnings.warn(f"no pixel of the classes {absent}: their weights are 0", stacklevel=2)
-    weights = np.zeros(num_classes)
-    if method == "median":
-        frequencies = pixels[present] / where_present[present]
-        weights[present] = np.median(frequencies) / frequencies
-    else:
-        weights[present] = pixels.sum() / (present.sum() * pixels[present])
-    return (weights**power).clip(max=cap).tolist()
 
 
 def _label_maps(labels: Iterable[Any]) -> Iterator[np.ndarray]:

@@ -169,6 +169,7 @@ class Recipe:
         own steps and learning rate goes with them unless it is given too: the steps and the rate of
         a second stage, and batch norm's memory, which shrinks with the steps: the papers' 0.9997 is
         for 30,000 of them, and after 5,000 a fifth of the statistics would still be their start.
+        Other `class_weights` are taken whole.
         """
         for this, other, nothing in (("steps", "epochs", None), ("fine_steps", "fine_epochs", 0)):
             for new, old in ((this, other), (other, this)):
@@ -188,6 +189,8 @@ class Recipe:
             for name in ("steps", "learning_rate")
             if (old := getattr(self, name)) and changes.get(name) and is_number(changes[name])
         }
+        if changes.get("class_weights"):
+            found["class_weights_power"] = 1.0
         has_fine = self.fine_steps or self.fine_epochs
         if has_fine and self.fine_learning_rate and "learning_rate" in ratios:
             found["fine_learning_rate"] = self.fine_learning_rate * ratios["learning_rate"]

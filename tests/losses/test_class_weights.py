@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_deeplab import data
-from keras_deeplab.losses import CrossEntropy, class_weights
+from keras_deeplab.losses import CrossEntropy, class_weights, shares_to_weights
 
 
 def make_maps(seed=0, count=6):
@@ -120,6 +120,40 @@ def test_of_a_source():
     weights = class_weights(source.dataset("val"), source.info.num_classes)
     assert all(0 < weight <= 10 for weight in weights)
     assert weights[0] == min(weights)  # the background
+
+
+@pytest.mark.parametrize("method", REFERENCES)
+def test_the_audit_knows_enough(method):
+    """Ignored pixels, and classes that some images lack."""
+    maps = make_maps()
+    images = [np.zeros((*m.shape, 3), np.uint8) for m in maps]
+    source = InMemory(images, maps)
+    part = data.audit(source).splits["train"]
+    found = shares_to_weights(part.class_share, part.where_present, method, power=0.5)
+    np.testing.assert_allclose(found, class_weights(maps, 3, method, power=0.5))
+    assert part.ignored_share > 0.1
+    with pytest.raises(ValueError, match="at least one pixel that counts"):
+        shares_to_weights([0, 0], [0, 0])
+
+
+class InMemory(data.Source):
+    info = data.DatasetInfo(("a", "b", "c"))
+    splits = ("train",)
+
+    def __init__(self, images, labels):
+        self.pairs = images, labels
+
+    def names(self, split):
+        return [str(index) for index in range(len(self.pairs[0]))]
+
+    def dataset(self, split, numbers=None):
+        return tf.data.Dataset.from_generator(
+            lambda: zip(*self.pairs, strict=True),
+            output_signature=(
+                tf.TensorSpec((None, None, 3), tf.uint8),
+                tf.TensorSpec((None, None), tf.uint8),
+            ),
+        )
 
 
 @pytest.mark.parametrize(

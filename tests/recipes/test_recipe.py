@@ -85,6 +85,15 @@ def test_the_second_stage_goes_with_the_first():
     assert recipes.find("finetune").replace(steps=10).fine_steps == 0
 
 
+def test_class_weights_that_are_asked_for_are_whole():
+    recipe = recipes.find("finetune")
+    assert (recipe.class_weights, recipe.class_weights_power) == ("median", 0.25)
+    assert recipe.replace(class_weights="inverse").class_weights_power == 1
+    given = recipe.replace(class_weights="inverse", class_weights_power=0.5)
+    assert given.class_weights_power == 0.5
+    assert recipe.replace(class_weights=None).class_weights_power == 0.25
+
+
 def test_some_backbones_are_trained_otherwise():
     assert recipes.find("v2", "vgg16").learning_rate == 1e-3
     assert recipes.find("v2", "resnet101") == recipes.find("v2")
