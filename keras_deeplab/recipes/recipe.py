@@ -248,7 +248,7 @@ class Recipe:
                 *(
                     f"  {k}: {v}"
                     for k, v in values.items()
-                    if v not in (None, {}, 0) and k not in unused
+                    if (v is False or v not in (None, {}, 0)) and k not in unused
                 ),
             ]
         )

@@ -46,6 +46,7 @@ def test_a_recipe_survives_json():
     for recipe in recipes.RECIPES.values():
         assert recipes.Recipe(**json.loads(json.dumps(recipe.to_dict()))) == recipe
         assert f"Recipe {recipe.name}:" in str(recipe)
+    assert "  flip: False" in str(recipes.find("v3").replace(flip=False))
 
 
 def test_what_is_kept_equals_what_comes_back_from_a_file():
