@@ -13,6 +13,7 @@ def test_every_loss_has_its_name():
     kinds = {getattr(losses, name) for name in losses.__all__} - {
         losses.Sum,
         losses.class_weights,
+        losses.shares_to_weights,
         losses.parse,
     }
     assert set(LOSSES.values()) == kinds

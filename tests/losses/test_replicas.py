@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 COMMON = """
 import numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
@@ -48,6 +50,7 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_value_and_gradient_are_those_of_one_process():
     """Also where the halves differ in pixels that count, in images, or one has none at all."""
     run("""

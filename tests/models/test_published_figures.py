@@ -104,6 +104,7 @@ def test_v2_vgg16():
         assert found[f"fc6_{branch}"].receptive_field == (seen, seen)
 
 
+@pytest.mark.slow
 def test_v2_resnet101():
     model = V2()
     assert (trainable(model), model.count_params()) == (44_048_532, 44_153_876)
@@ -122,6 +123,7 @@ def test_v2_resnet101_with_the_strides_on_the_3x3():
     assert giga(V2(stride_on="3x3"), 513, 513) == pytest.approx(189.3, abs=0.05)
 
 
+@pytest.mark.slow
 def test_v3_cascade():
     """Section 3.2: each block works at twice the rate of the one before, times the multi-grid."""
     model = V3(cascade=True, multi_grid=(1, 2, 1))

@@ -87,6 +87,7 @@ def test_a_run_leaves_its_files(run):
     assert not list(run.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_run_in_mixed_precision_leaves_a_float32_model_that_sees_its_views(tmp_path):
     folder = tmp_path / "run"
     views = ["--mixed-precision", "bfloat16", "--scales", "1", "1.5", "--flip"]
