@@ -53,7 +53,7 @@ raise SystemExit(tiny_run.train.main(sys.argv[2:]))
 
 
 @pytest.mark.slow
-def test_a_run_on_two_devices_is_that_on_one(tmp_path):
+def test_a_run_on_two_devices_is_that_on_one(small, tmp_path):
     found = {}
     for name in ("none", "mirrored"):
         folder = tmp_path / name
