@@ -59,9 +59,9 @@ V3_PLUS = V3.replace(
 
 # For a few hundred photographs; examples/camvid shows what it reaches. Larger scales than the
 # papers': what is thin is learnt where it is a few pixels wide. Without class weights CamVid's
-# poles were found on a third of their pixels, in a sequence like those of the training; with the
-# square root of median frequency balancing on twice as many as there are, in another one. Its
-# fourth root is between.
+# poles were predicted on a third as many pixels as they have, in a sequence like those of the
+# training; with the square root of median frequency balancing on twice as many, in another one.
+# Its fourth root is between.
 FINETUNE = Recipe(
     name="finetune",
     model={"detail_layer": "auto", "decoder_filters": 128},

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_run
 from PIL import Image
 
 import keras_deeplab
-from keras_deeplab import backbones, data, recipes
+from keras_deeplab import data, recipes
 from training import (
     building,
     callbacks,
@@ -46,14 +47,8 @@ def tiny_network(input_shape):
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
     """A few images and a small network are enough for what the commands do with them."""
-    original = data.open_source
-
-    def open_source(name):
-        return TinyShapes() if name == "shapes" else original(name)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "open_source", open_source)
-        patch.setitem(backbones.BACKBONES, "mobilenet_v2", backbones.Backbone(tiny_network, "tf"))
+        tiny_run.small(patch, TinyShapes, tiny_network)
         yield
 
 

@@ -42,12 +42,13 @@ def test_several_scales_class_weights_and_tensorboard(small, tmp_path):
 
 ON_TWO_CPUS = """
 import sys
+import pytest
 import tensorflow as tf
 sys.path.insert(0, sys.argv[1])
 import tiny_run
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-tiny_run.small()
+tiny_run.small(pytest.MonkeyPatch())
 raise SystemExit(tiny_run.train.main(sys.argv[2:]))
 """
 

@@ -19,6 +19,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 sys.path[:0] = [str(Path(__file__).parents[2])]
 
 import keras  # noqa: E402
+import pytest  # noqa: E402
 
 from keras_deeplab import backbones, data  # noqa: E402
 from training import callbacks, train  # noqa: E402
@@ -39,11 +40,13 @@ def tiny_network(input_shape):
     return keras.Model(inputs, x, name="tiny")
 
 
-def small() -> None:
-    """Makes images and network small."""
+def small(patch: pytest.MonkeyPatch, shapes=TinyShapes, network=tiny_network) -> None:
+    """Makes the images of `shapes` few and the network of `mobilenet_v2` small."""
     original = data.open_source
-    data.open_source = lambda name: TinyShapes() if name == "shapes" else original(name)
-    backbones.BACKBONES["mobilenet_v2"] = backbones.Backbone(tiny_network, "tf")
+    patch.setattr(
+        data, "open_source", lambda name: shapes() if name == "shapes" else original(name)
+    )
+    patch.setitem(backbones.BACKBONES, "mobilenet_v2", backbones.Backbone(network, "tf"))
 
 
 def stop_at(where: str, count: int, marker: Path) -> None:
@@ -80,7 +83,7 @@ def stop_at(where: str, count: int, marker: Path) -> None:
 
 if __name__ == "__main__":
     place, marker_file, *arguments = sys.argv[1:]
-    small()
+    small(pytest.MonkeyPatch())
     if place != "nowhere":
         stop_at(
             *(kind(part) for kind, part in zip((str, int), place.split(":"), strict=True)),
