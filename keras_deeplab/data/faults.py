@@ -12,7 +12,7 @@ EXPECTED = {
     "unknown split folder": "folders named train, val or test",
     "empty split": "at least one image with a label map",
     "unsupported file": "images .jpg, .jpeg, .png or .bmp, label maps .png",
-    "duplicate name": "one file of a name, the ending aside, and one folder, capitals aside",
+    "duplicate name": "one file of a name, without its ending; one folder of a name, in any case",
     "file name not UTF-8": "names in UTF-8",
     "image without label": "labels/NAME.png for every images/NAME.*",
     "label without image": "images/NAME.* for every labels/NAME.png",
@@ -59,7 +59,7 @@ class DatasetError(ValueError):
         head = f"{where}: {count} fault{'s' * (count != 1)} of {len(self.faults)} kind"
         head += "s" * (len(self.faults) != 1)
         message = "\n".join([head, *map(str, self.faults)])
-        # Bytes that are not UTF-8 in file names are escaped, so that every terminal can print them.
+        # Bytes that are not UTF-8 in file names are escaped, so that they can be printed.
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 

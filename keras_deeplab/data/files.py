@@ -30,12 +30,12 @@ class SplitFiles:
 
 
 def named(parent: Path, name: str) -> list[Path]:
-    """Returns what a folder holds under a name, capitals or not."""
+    """Returns what a folder holds under a lower-case name, in any case."""
     return sorted(path for path in parent.iterdir() if path.name.lower() == name)
 
 
 def folders_named(parent: Path, name: str) -> list[Path]:
-    """Returns the folders in a folder that have a name, capitals or not."""
+    """Returns the folders in a folder that have a lower-case name, in any case."""
     return [path for path in named(parent, name) if path.is_dir()]
 
 
@@ -45,7 +45,7 @@ def find_splits(root: Path) -> tuple[str, ...]:
 
 
 def contents(folder: Path) -> str:
-    """Says what a folder holds, such as `the folders a, b and 3 .jpg files`."""
+    """Describes what a folder holds, such as `the folders a, b, 3 .jpg files`."""
     paths = visible(folder)
     folders = [path.name for path in paths if path.is_dir()]
     endings = Counter(path.suffix for path in paths if not path.is_dir())
@@ -66,7 +66,7 @@ def _only_folder(root: Path, parent: Path, name: str, faults: Faults) -> Path | 
         faults.add("missing folder", f"{shown} is not there; {holder} holds {contents(parent)}")
     elif len(found) > 1:
         shown = ", ".join(path.relative_to(root).as_posix() for path in found)
-        faults.add("duplicate name", f"folders {shown} differ only in capitals")
+        faults.add("duplicate name", f"folders {shown} differ only in case")
     return found[0] if len(found) == 1 else None
 
 
@@ -99,8 +99,9 @@ def check_root(root: Path, faults: Faults) -> None:
     for folder in filter(Path.is_dir, visible(root)):
         looks_like_split = folders_named(folder, "images") or folders_named(folder, "labels")
         name = folder.name.lower()
-        if name in SPLIT_SYNONYMS:
-            faults.add("unknown split folder", f"{folder.name}; rename it {SPLIT_SYNONYMS[name]}")
+        split = SPLIT_SYNONYMS.get(name)
+        if split:
+            faults.add("unknown split folder", f"{folder.name}; rename it to {split}")
         elif name not in SPLITS and looks_like_split:
             faults.add("unknown split folder", folder.name)
 
@@ -115,7 +116,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a file name, or a path, is valid UTF-8; TensorFlow and JSON take no other."""
+    """Whether a file name, or a path, is valid UTF-8; TensorFlow and JSON need it."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

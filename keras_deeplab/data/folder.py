@@ -68,10 +68,11 @@ class Folder(Source):
     """A folder of photographs and label maps.
 
     The folder holds `train`, `val` and `test` (those that are needed), each with `images` and
-    `labels` (capitals or not); `images/NAME.jpg` (or .jpeg, .png, .bmp) belongs to `labels/NAME.png`. Label maps have
-    one 8-bit channel, or a palette whose indices are the labels; 255 is ignored. Grey photographs
-    become RGB, alpha is dropped, and pixels are used as stored (no EXIF turning). Hidden files and
-    Thumbs.db or desktop.ini are passed over; any other file of another type is a fault.
+    `labels`, in upper or lower case; `images/NAME.jpg` (or .jpeg, .png, .bmp) belongs to
+    `labels/NAME.png`. Label maps have one 8-bit channel, or a palette whose indices are the labels;
+    255 is ignored. Grey photographs become RGB, alpha is dropped, and pixels are used as stored (no
+    EXIF turning). Hidden files and Thumbs.db or desktop.ini are passed over; any other file of
+    another type is a fault.
 
     An optional `dataset.json` says what cannot be seen in the files: `"classes"` (names),
     `"colors"` (`[red, green, blue]` each), `"ignore_label"` (one mask value or a list, 255 if
@@ -138,7 +139,7 @@ class Folder(Source):
         try:
             if len(found) > 1:
                 names = " and ".join(path.name for path in found)
-                raise ValueError(f"{names} differ only in capitals")
+                raise ValueError(f"{names} differ only in case")
             return read_settings(found[0])
         except ValueError as error:
             raise self._error("bad dataset.json", f"dataset.json: {error}") from error

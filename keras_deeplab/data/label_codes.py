@@ -81,7 +81,7 @@ def _series(numbers: Sequence[int]) -> str:
 def read_settings(path: Path) -> Settings:
     """Reads a dataset.json; raises one ValueError that lists all that is wrong with it."""
     if not path.is_file():
-        raise ValueError("is no file")
+        raise ValueError("is not a regular file")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except RecursionError as error:
@@ -251,7 +251,7 @@ def check_undeclared_ignored(maps: Sequence[np.ndarray]) -> tuple[str, ...]:
     share = _share(ignored, total)
     if 2 * ignored > total:
         raise _unclear(counts, None, f"255 holds {share} of all pixels")
-    # 12 % is what discs of 10 pixels across have inside PASCAL VOC's border of 5 pixels.
+    # Inside PASCAL VOC's border of 5 pixels, discs 10 pixels wide still have 12 % of its pixels.
     if 10 * smaller < ignored:
         raise _unclear(
             counts,
@@ -264,7 +264,7 @@ def check_undeclared_ignored(maps: Sequence[np.ndarray]) -> tuple[str, ...]:
             counts,
             None,
             f"{_share(lone, ignored)} of the pixels of 255 are in label maps with one class only "
-            "(if the same class is 255 in some files and another value in others, save them alike)",
+            "(if a class is 255 in some files and another value in others, save it with one value)",
         )
     if 5 * ignored > total:
         return (

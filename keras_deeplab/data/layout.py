@@ -29,9 +29,9 @@ EVERY = 5  # one pair of so many becomes a validation pair
 
 
 def proposal(root: Path) -> str:
-    """Says what a folder without splits holds and what to give, or to do, instead."""
+    """Describes a folder without splits and what to give, or to do, instead."""
     found = f"{root} holds {contents(root)}; there is no folder train, val or test. "
-    inside = [folder for folder in _folders(root) if find_splits(folder)]
+    inside = [folder for folder in _folders(root) if _is_data_set(folder)]
     above = _above(root)
     if above:
         return f"{found}It is a part of a data set; give {above} instead"
@@ -40,7 +40,7 @@ def proposal(root: Path) -> str:
     commands = _by_split(root) or _renamed(root) or _two_folders(root) or _pairs(root)
     if commands:
         lines = (f"cd {shlex.quote(str(root))}", *commands)
-        return f"{found}These commands make them:" + "".join(f"\n      {line}" for line in lines)
+        return f"{found}These commands create them:" + "".join(f"\n      {line}" for line in lines)
     return (
         f"{found}Put images into train/images and val/images, and the label map NAME.png of each "
         "image NAME.jpg into train/labels and val/labels"
@@ -67,6 +67,10 @@ def _above(root: Path) -> Path | None:
 
 def _is_split(folder: Path) -> bool:
     return bool(folders_named(folder, "images") and folders_named(folder, "labels"))
+
+
+def _is_data_set(folder: Path) -> bool:
+    return any(_is_split(path) for split in SPLITS for path in folders_named(folder, split))
 
 
 def _kind(parent: Path, names: Sequence[str]) -> Path | None:
