@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,8 +21,18 @@ from keras_deeplab.data.files import (
 # Names under which people keep the images and the label maps, in lower case.
 IMAGES = ("images", "image", "imgs", "img", "photos", "jpegimages", "leftimg8bit", "input")
 LABELS = (
-    *("labels", "label", "masks", "mask", "annotations", "annotation", "segmentationclass"),
-    *("groundtruth", "ground_truth", "gt", "gtfine", "targets"),
+    "labels",
+    "label",
+    "masks",
+    "mask",
+    "annotations",
+    "annotation",
+    "segmentationclass",
+    "groundtruth",
+    "ground_truth",
+    "gt",
+    "gtfine",
+    "targets",
 )
 # What people append to an image's name to name its label map, the longest first.
 MARKS = ("_labels", "_label", "_masks", "_mask", "-mask", "_seg", "_gt", "_L", "")
@@ -53,7 +64,7 @@ def _folders(parent: Path) -> list[Path]:
 
 def _above(root: Path) -> Path | None:
     """The data set of which this is a split, or the images or labels of a split."""
-    full = root.resolve()
+    full = Path(os.path.abspath(root))  # links keep the names that the user gave
     parts = [part.lower() for part in full.parts]
     if parts[-1] in SPLITS and (_is_split(root) or len(find_splits(full.parent)) > 1):
         level = 1
@@ -144,8 +155,9 @@ def _pairs(root: Path) -> list[str]:
     else:
         return []
     commands = ["mkdir -p train/images train/labels val/images val/labels"]
-    for end in (mark + suffix for suffix in _suffixes(labels)):
-        commands.append(f'for f in *{end}; do mv -- "$f" "train/labels/${{f%{end}}}.png"; done')
+    for suffix in _suffixes(labels):
+        named = f"${{f%{mark}{suffix}}}{suffix}"
+        commands.append(f'for f in *{mark}{suffix}; do mv -- "$f" "train/labels/{named}"; done')
     commands += [f"mv -- *{suffix} train/images/" for suffix in _suffixes(images)]
     return [*commands, _validation(_suffixes(images))]
 

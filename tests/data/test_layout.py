@@ -20,7 +20,7 @@ def write(path: Path, label: bool = False) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def write_pairs(root: Path, images: str, labels: str, count: int = 7) -> None:
+def write_pairs(root: Path, images: str, labels: str, count: int = 9) -> None:
     """Writes pairs by patterns such as `images/*.jpg`."""
     for index in range(count):
         write(root / images.replace("*", f"a {index}.b"))
@@ -43,16 +43,16 @@ def refusal(root: Path) -> str:
 @pytest.mark.parametrize(
     "images, labels, splits",
     [
-        ("images/*.jpg", "labels/*.png", {"train": 5, "val": 2}),
-        ("Images/*.PNG", "Masks/*.png", {"train": 5, "val": 2}),
-        ("JPEGImages/*.jpg", "SegmentationClass/*.png", {"train": 5, "val": 2}),
-        ("*.jpg", "*.png", {"train": 5, "val": 2}),
-        ("*.png", "*_mask.png", {"train": 5, "val": 2}),
-        ("*.JPG", "*_L.PNG", {"train": 5, "val": 2}),
-        ("training/img/*.jpg", "training/mask/*.png", {"train": 7}),
-        ("Validation/images/*.bmp", "Validation/labels/*.png", {"val": 7}),
-        ("images/training/*.jpg", "annotations/training/*.png", {"train": 7}),
-        ("leftImg8bit/val/*.png", "gtFine/val/*.png", {"val": 7}),
+        ("images/*.jpg", "labels/*.png", {"train": 7, "val": 2}),
+        ("Images/*.PNG", "Masks/*.png", {"train": 7, "val": 2}),
+        ("JPEGImages/*.jpg", "SegmentationClass/*.png", {"train": 7, "val": 2}),
+        ("*.jpg", "*.png", {"train": 7, "val": 2}),
+        ("*.png", "*_mask.png", {"train": 7, "val": 2}),
+        ("*.JPG", "*_L.PNG", {"train": 7, "val": 2}),
+        ("training/img/*.jpg", "training/mask/*.png", {"train": 9}),
+        ("Validation/images/*.bmp", "Validation/labels/*.png", {"val": 9}),
+        ("images/training/*.jpg", "annotations/training/*.png", {"train": 9}),
+        ("leftImg8bit/val/*.png", "gtFine/val/*.png", {"val": 9}),
     ],
 )
 def test_commands_that_are_shown_make_a_data_set(tmp_path, images, labels, splits):
@@ -75,6 +75,13 @@ def test_a_part_of_a_data_set_leads_to_the_whole(tmp_path, monkeypatch, given):
     assert f"give {tmp_path / 'x'} instead" in refusal(Path("."))
 
 
+def test_a_link_to_a_split_leads_to_what_was_given(tmp_path):
+    write_pairs(tmp_path, "x/train/images/*.jpg", "x/train/labels/*.png", 2)
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "mine").symlink_to(tmp_path / "x" / "train")
+    assert f"cd {tmp_path / 'y' / 'mine'}" in refusal(tmp_path / "y" / "mine")
+
+
 def test_a_folder_above_leads_to_the_data_set(tmp_path):
     write_pairs(tmp_path, "x/train/images/*.jpg", "x/train/labels/*.png", 1)
     write_pairs(tmp_path, "y/VAL/images/*.jpg", "y/VAL/labels/*.png", 1)
@@ -93,8 +100,9 @@ def test_a_folder_above_leads_to_the_data_set(tmp_path):
         (["images/x/a.jpg", "labels/x/a.png"], "holds the folders images, labels"),
     ],
 )
-def test_what_cannot_be_guessed_is_described(tmp_path, files, found):
-    root = tmp_path / "test" / "flat"  # no part of a data set by its name alone
+@pytest.mark.parametrize("name", ["test/images", "some/val"])
+def test_what_cannot_be_guessed_is_described(tmp_path, name, files, found):
+    root = tmp_path / name  # no part of a data set by its name alone
     root.mkdir(parents=True)
     for file in files:
         write(root / file)
