@@ -97,7 +97,7 @@ def test_a_folder_above_leads_to_the_data_set(tmp_path):
         (["a.jpg", "b.jpg", "c.png"], "holds 2 .jpg files, 1 .png file"),
         (["cat/a.jpg", "dog/a.jpg"], "holds the folders cat, dog"),
         (["images/a.jpg"], "holds the folder images"),
-        (["images/x/a.jpg", "labels/x/a.png"], "holds the folders images, labels"),
+        (["images/x/a.jpg", "masks/x/a.png"], "holds the folders images, masks"),
     ],
 )
 @pytest.mark.parametrize("name", ["test/images", "some/val"])
