@@ -29,14 +29,14 @@ class SplitFiles:
         return [(name, self.images[name][0], self.labels[name][0]) for name in names]
 
 
-def named(parent: Path, name: str) -> list[Path]:
+def entries_named(parent: Path, name: str) -> list[Path]:
     """Returns what a folder holds under a lower-case name, in any case."""
     return sorted(path for path in parent.iterdir() if path.name.lower() == name)
 
 
 def folders_named(parent: Path, name: str) -> list[Path]:
     """Returns the folders in a folder that have a lower-case name, in any case."""
-    return [path for path in named(parent, name) if path.is_dir()]
+    return [path for path in entries_named(parent, name) if path.is_dir()]
 
 
 def find_splits(root: Path) -> tuple[str, ...]:

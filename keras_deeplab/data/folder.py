@@ -22,10 +22,10 @@ from keras_deeplab.data.faults import DatasetError, Faults, FileFault
 from keras_deeplab.data.files import (
     SplitFiles,
     contents,
+    entries_named,
     find_splits,
     is_utf8,
     list_split,
-    named,
 )
 from keras_deeplab.data.label_codes import (
     LabelCode,
@@ -133,7 +133,7 @@ class Folder(Source):
     @cached_property
     def settings(self) -> Settings:
         """The contents of dataset.json."""
-        found = named(self.root, "dataset.json")
+        found = entries_named(self.root, "dataset.json")
         if not found:
             return Settings()
         try:

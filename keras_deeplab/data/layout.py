@@ -147,7 +147,8 @@ def _pairs(root: Path) -> list[str]:
         labels = {
             path
             for path in files
-            if path.suffix.lower() in LABEL_SUFFIXES and path.stem.endswith(mark)
+            if path.suffix.lower() in (LABEL_SUFFIXES if mark else (".png",))
+            and path.stem.endswith(mark)
         }
         images = [path for path in files if path not in labels]
         if labels and {path.stem for path in labels} <= {path.stem + mark for path in images}:
@@ -156,8 +157,8 @@ def _pairs(root: Path) -> list[str]:
         return []
     commands = ["mkdir -p train/images train/labels val/images val/labels"]
     for suffix in _suffixes(labels):
-        named = f"${{f%{mark}{suffix}}}{suffix}"
-        commands.append(f'for f in *{mark}{suffix}; do mv -- "$f" "train/labels/{named}"; done')
+        target = f"${{f%{mark}{suffix}}}{suffix}"
+        commands.append(f'for f in *{mark}{suffix}; do mv -- "$f" "train/labels/{target}"; done')
     commands += [f"mv -- *{suffix} train/images/" for suffix in _suffixes(images)]
     return [*commands, _validation(_suffixes(images))]
 

@@ -47,6 +47,7 @@ def refusal(root: Path) -> str:
         ("Images/*.PNG", "Masks/*.png", {"train": 7, "val": 2}),
         ("JPEGImages/*.jpg", "SegmentationClass/*.png", {"train": 7, "val": 2}),
         ("*.jpg", "*.png", {"train": 7, "val": 2}),
+        ("*.bmp", "*.png", {"train": 7, "val": 2}),
         ("*.png", "*_mask.png", {"train": 7, "val": 2}),
         ("*.JPG", "*_L.PNG", {"train": 7, "val": 2}),
         ("training/img/*.jpg", "training/mask/*.png", {"train": 9}),
