@@ -11,7 +11,12 @@ from keras_deeplab.data.decoding import ImageFacts, LabelFacts, image_facts
 from keras_deeplab.data.faults import DatasetError, Faults, FileFault
 from keras_deeplab.data.files import check_root
 from keras_deeplab.data.folder import Folder, add_file_faults, map_files
-from keras_deeplab.data.label_codes import LabelCode
+from keras_deeplab.data.label_codes import (
+    LabelCode,
+    Settings,
+    check_undeclared_ignored,
+    needs_scan,
+)
 from keras_deeplab.data.report import Report, SplitReport
 from keras_deeplab.data.source import DatasetInfo, Source
 
@@ -74,11 +79,12 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
         source.check_split(split)
     look = _audit_folder if isinstance(source, Folder) else _audit_source
     faults, warnings = Faults(), []
-    info, parts = look(source, tuple(splits or source.splits), faults, warnings)
+    info, code, parts = look(source, tuple(splits or source.splits), faults, warnings)
+    _check_labelled(parts, faults)
     where = str(source.root) if isinstance(source, Folder) else type(source).__name__
     faults.raise_if_any(where)
     reports = {split: part.report(info.num_classes) for split, part in parts.items()}
-    return Report(info, reports, (*warnings, *_warnings(info, parts)))
+    return Report(info, reports, (*warnings, *_warnings(info, parts)), code.mapping)
 
 
 def _warnings(info: DatasetInfo, parts: dict[str, _Census]) -> Iterator[str]:
@@ -92,7 +98,7 @@ def _warnings(info: DatasetInfo, parts: dict[str, _Census]) -> Iterator[str]:
 
 def _audit_source(
     source: Source, splits: Sequence[str], faults: Faults, warnings: list[str]
-) -> tuple[DatasetInfo, dict[str, _Census]]:
+) -> tuple[DatasetInfo, LabelCode, dict[str, _Census]]:
     """Decodes a source that answers for its own files and checks the pairs it gives."""
     del warnings
     code = LabelCode(tuple(range(source.info.num_classes)))
@@ -110,26 +116,27 @@ def _audit_source(
             counts = np.bincount(label.reshape(-1), minlength=256)
             _add_value_fault(faults, shown, counts, code)
             part.add(label.shape, counts)
-    return source.info, parts
+    return source.info, code, parts
 
 
 def _audit_folder(
     folder: Folder, splits: Sequence[str], faults: Faults, warnings: list[str]
-) -> tuple[DatasetInfo | None, dict[str, _Census]]:
+) -> tuple[DatasetInfo | None, LabelCode | None, dict[str, _Census]]:
     check_root(folder.root, faults)
     info, code = None, None
     try:
-        info, code = folder.resolve()
+        info, code, notes = folder.resolve()
+        warnings += notes
     except DatasetError as error:
         faults.extend(error.faults)
     parts, labels = {}, {}
     for split in splits:
         parts[split] = _Census()
         labels |= _audit_split(folder, split, code, faults, warnings, parts[split])
-    if set(folder.splits) <= set(splits):  # one split alone may lack the other classes
-        _check_binary(code, parts, faults)
+    if code and set(folder.splits) <= set(splits):  # one split alone may lack the other classes
+        _check_ignored(folder.settings, labels, parts, faults, warnings)
     warnings += _palette_warning(folder.root, labels)
-    return info, parts
+    return info, code, parts
 
 
 def _audit_split(
@@ -189,15 +196,34 @@ def _by(size: Sequence[int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _check_binary(code: LabelCode | None, parts: dict[str, _Census], faults: Faults) -> None:
-    """Masks of 0 and 255 read as class 0 and ignored would train on nothing but class 0."""
-    counts = sum((part.counts for part in parts.values()), np.zeros(256, np.int64))
-    if code and 255 in code.ignored and np.flatnonzero(counts).tolist() == [0, 255]:
+def _check_ignored(
+    settings: Settings,
+    labels: dict[Path, LabelFacts],
+    parts: dict[str, _Census],
+    faults: Faults,
+    warnings: list[str],
+) -> None:
+    """Masks whose ignored pixels may be a class would train on the other class alone."""
+    if settings.ignored is None:
+        if labels and not needs_scan(settings):  # the scan has checked it
+            try:
+                warnings += check_undeclared_ignored([facts.counts for facts in labels.values()])
+            except ValueError as error:
+                faults.add("classes unclear", str(error))
+        return
+    counts = sum(part.counts for part in parts.values())
+    if counts[255] and np.count_nonzero(counts[:255]) == 1:
         faults.add(
             "classes unclear",
-            f"the label maps hold nothing but {code.values[0]} and ignored pixels; if 255 is a "
-            'class, write "values": [0, 255] into dataset.json',
+            f"the label maps hold nothing but one class and ignored pixels, {settings.ignored}; if "
+            'an ignored value is a class, list it in "values" instead',
         )
+
+
+def _check_labelled(parts: dict[str, _Census], faults: Faults) -> None:
+    for split, part in parts.items():
+        if part.blank == len(part.sizes) > 0:
+            faults.add("nothing labelled", f"{split}: all pixels of all label maps are ignored")
 
 
 def _image_warnings(split: str, images: dict[Path, ImageFacts | FileFault]) -> Iterator[str]:

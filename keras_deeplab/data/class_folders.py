@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_deeplab.data.decoding import decode_image, image_facts
 from keras_deeplab.data.faults import DatasetError, Fault, Faults
-from keras_deeplab.data.files import IMAGE_SUFFIXES, visible
+from keras_deeplab.data.files import IMAGE_SUFFIXES, is_utf8, one_form, visible
 from keras_deeplab.data.folder import add_file_faults, map_files
 from keras_deeplab.data.source import Splits
 
@@ -23,6 +23,7 @@ EXPECTED = {
     "missing class folder": "in val all classes of train",
     "empty class": "at least one image in every class folder",
     "file outside a class": "images in the folders of their classes",
+    "file name not UTF-8": "names in UTF-8",
     "unsupported file": f"images {', '.join(IMAGE_SUFFIXES)}",
 }
 
@@ -133,10 +134,13 @@ class ClassFolders(ClassSource):
                 self._found["file outside a class"].append(self._shown(path))
                 continue
             files = visible(path)
-            images[path.name] = [file for file in files if _is_image(file)]
+            name = one_form(path.name)
+            images.setdefault(name, []).extend(file for file in files if _is_image(file))
+            odd = [self._shown(file) for file in files if not is_utf8(str(file))]
+            self._found["file name not UTF-8"] += odd
             others = [self._shown(file) for file in files if not _is_image(file)]
             self._found["unsupported file"] += others
-            if not images[path.name]:
+            if not any(map(_is_image, files)):
                 self._found["empty class"].append(self._shown(path))
         return images
 

@@ -12,7 +12,8 @@ EXPECTED = {
     "unknown split folder": "folders named train, val or test",
     "empty split": "at least one image with a label map",
     "unsupported file": "images .jpg, .jpeg, .png or .bmp, label maps .png",
-    "duplicate name": "one file of a name, the ending aside",
+    "duplicate name": "one file of a name, without its ending; one folder of a name, in any case",
+    "file name not UTF-8": "names in UTF-8",
     "image without label": "labels/NAME.png for every images/NAME.*",
     "label without image": "images/NAME.* for every labels/NAME.png",
     "JPEG label map": "PNG, since JPEG changes label values",
@@ -22,6 +23,7 @@ EXPECTED = {
     "label map not one-channel": "one 8-bit channel, or a palette whose indices are the labels",
     "sizes differ": "image and label map of the same width x height",
     "label value out of range": "labels in 0..number of classes-1 or ignored",
+    "nothing labelled": "pixels of the classes in every split",
     "classes unclear": "label values 0, 1, 2, ... with 255 ignored, or a dataset.json",
 }
 
@@ -56,7 +58,9 @@ class DatasetError(ValueError):
         count = sum(len(fault.found) for fault in self.faults)
         head = f"{where}: {count} fault{'s' * (count != 1)} of {len(self.faults)} kind"
         head += "s" * (len(self.faults) != 1)
-        super().__init__("\n".join([head, *map(str, self.faults)]))
+        message = "\n".join([head, *map(str, self.faults)])
+        # Bytes that are not UTF-8 in file names are escaped, so that they can be printed.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 class FileFault(ValueError):

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras_deeplab.data.faults import Faults
 
 SPLITS = ("train", "val", "test")
+# Other names under which people keep a split.
+SPLIT_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 LABEL_SUFFIXES = (".png",)
 # What operating systems leave in folders; hidden files (a leading dot) are passed over as well.
@@ -25,24 +29,61 @@ class SplitFiles:
         return [(name, self.images[name][0], self.labels[name][0]) for name in names]
 
 
+def entries_named(parent: Path, name: str) -> list[Path]:
+    """Returns what a folder holds under a lower-case name, in any case."""
+    return sorted(path for path in parent.iterdir() if path.name.lower() == name)
+
+
+def folders_named(parent: Path, name: str) -> list[Path]:
+    """Returns the folders in a folder that have a lower-case name, in any case."""
+    return [path for path in entries_named(parent, name) if path.is_dir()]
+
+
 def find_splits(root: Path) -> tuple[str, ...]:
     """Returns the splits that have a folder, in the order train, val, test."""
-    return tuple(split for split in SPLITS if (root / split).is_dir())
+    return tuple(split for split in SPLITS if folders_named(root, split))
+
+
+def contents(folder: Path) -> str:
+    """Describes what a folder holds, such as `the folders a, b, 3 .jpg files`."""
+    paths = visible(folder)
+    folders = [path.name for path in paths if path.is_dir()]
+    endings = Counter(path.suffix for path in paths if not path.is_dir())
+    shown = ", ".join(folders[:10]) + f" and {len(folders) - 10} others" * (len(folders) > 10)
+    parts = [f"the folder{'s' * (len(folders) > 1)} {shown}"] if folders else []
+    parts += [
+        f"{count} {ending or 'unnamed'} file{'s' * (count > 1)}"
+        for ending, count in endings.most_common(5)
+    ]
+    return ", ".join(parts) or "nothing"
+
+
+def _only_folder(root: Path, parent: Path, name: str, faults: Faults) -> Path | None:
+    found = folders_named(parent, name)
+    if not found:
+        shown = (parent / name).relative_to(root).as_posix()
+        holder = parent.relative_to(root).as_posix()
+        faults.add("missing folder", f"{shown} is not there; {holder} holds {contents(parent)}")
+    elif len(found) > 1:
+        shown = ", ".join(path.relative_to(root).as_posix() for path in found)
+        faults.add("duplicate name", f"folders {shown} differ only in case")
+    return found[0] if len(found) == 1 else None
 
 
 def list_split(root: Path, split: str, faults: Faults) -> SplitFiles:
     """Lists the files of a split and adds what is wrong with their names to `faults`."""
     files = SplitFiles()
-    folders = [root / split / "images", root / split / "labels"]
-    missing = [folder for folder in folders if not folder.is_dir()]
-    for folder in missing:
-        faults.add("missing folder", f"{folder.relative_to(root).as_posix()} is not there")
+    parent = _only_folder(root, root, split, faults)
+    if parent is None:
+        return files
+    images = _only_folder(root, parent, "images", faults)
+    labels = _only_folder(root, parent, "labels", faults)
     lossy: set[str] = set()
-    if folders[0] not in missing:
-        files.images, _ = _list_folder(root, folders[0], IMAGE_SUFFIXES, faults)
-    if folders[1] not in missing:
-        files.labels, lossy = _list_folder(root, folders[1], LABEL_SUFFIXES, faults)
-    if missing:
+    if images:
+        files.images, _ = _list_folder(root, images, IMAGE_SUFFIXES, faults)
+    if labels:
+        files.labels, lossy = _list_folder(root, labels, LABEL_SUFFIXES, faults)
+    if not images or not labels:
         return files
     if not files.images and not files.labels:
         faults.add("empty split", f"{split}: no images and no label maps")
@@ -54,13 +95,15 @@ def list_split(root: Path, split: str, faults: Faults) -> SplitFiles:
 
 
 def check_root(root: Path, faults: Faults) -> None:
-    """Adds a root without splits, and split folders of other names, to `faults`."""
-    for folder in sorted(root.iterdir()):
-        looks_like_split = (folder / "images").is_dir() or (folder / "labels").is_dir()
-        if folder.name not in SPLITS and looks_like_split:
+    """Adds folders that look like splits of other names to `faults`."""
+    for folder in filter(Path.is_dir, visible(root)):
+        looks_like_split = folders_named(folder, "images") or folders_named(folder, "labels")
+        name = folder.name.lower()
+        split = SPLIT_SYNONYMS.get(name)
+        if split:
+            faults.add("unknown split folder", f"{folder.name}; rename it to {split}")
+        elif name not in SPLITS and looks_like_split:
             faults.add("unknown split folder", folder.name)
-    if not find_splits(root):
-        faults.add("missing folder", "none of train, val, test is there")
 
 
 def visible(folder: Path) -> list[Path]:
@@ -70,6 +113,20 @@ def visible(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if not path.name.startswith(".") and path.name.lower() not in SYSTEM_FILES
     )
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a file name, or a path, is valid UTF-8; TensorFlow and JSON need it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def one_form(name: str) -> str:
+    """Returns a name with its accents in one form (NFC); file systems keep either."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _list_folder(
@@ -82,10 +139,12 @@ def _list_folder(
         shown = path.relative_to(root).as_posix()
         if path.is_dir():
             faults.add("unsupported file", f"{shown} is a folder")
+        elif not is_utf8(path.name):
+            faults.add("file name not UTF-8", shown)
         elif path.suffix.lower() in suffixes:
-            listed.setdefault(path.stem, []).append(path)
+            listed.setdefault(one_form(path.stem), []).append(path)
         elif path.suffix.lower() in (".jpg", ".jpeg"):
-            lossy.add(path.stem)
+            lossy.add(one_form(path.stem))
             faults.add("JPEG label map", shown)
         else:
             faults.add("unsupported file", shown)

@@ -19,7 +19,14 @@ from keras_deeplab.data.decoding import (
     stored_size,
 )
 from keras_deeplab.data.faults import DatasetError, Faults, FileFault
-from keras_deeplab.data.files import SplitFiles, find_splits, list_split
+from keras_deeplab.data.files import (
+    SplitFiles,
+    contents,
+    entries_named,
+    find_splits,
+    is_utf8,
+    list_split,
+)
 from keras_deeplab.data.label_codes import (
     LabelCode,
     Settings,
@@ -28,6 +35,7 @@ from keras_deeplab.data.label_codes import (
     read_settings,
     settled,
 )
+from keras_deeplab.data.layout import proposal
 from keras_deeplab.data.source import DatasetInfo, Source
 
 logger = logging.getLogger(__name__)
@@ -60,22 +68,26 @@ class Folder(Source):
     """A folder of photographs and label maps.
 
     The folder holds `train`, `val` and `test` (those that are needed), each with `images` and
-    `labels`; `images/NAME.jpg` (or .jpeg, .png, .bmp) belongs to `labels/NAME.png`. Label maps have
-    one 8-bit channel, or a palette whose indices are the labels; 255 is ignored. Grey photographs
-    become RGB, alpha is dropped, and pixels are used as stored (no EXIF turning). Hidden files and
-    Thumbs.db or desktop.ini are passed over; any other file of another type is a fault.
+    `labels`, in upper or lower case; `images/NAME.jpg` (or .jpeg, .png, .bmp) belongs to
+    `labels/NAME.png`. Label maps have one 8-bit channel, or a palette whose indices are the labels;
+    255 is ignored. Grey photographs become RGB, alpha is dropped, and pixels are used as stored (no
+    EXIF turning). Hidden files and Thumbs.db or desktop.ini are passed over; any other file of
+    another type is a fault.
 
     An optional `dataset.json` says what cannot be seen in the files: `"classes"` (names),
     `"colors"` (`[red, green, blue]` each), `"ignore_label"` (one mask value or a list, 255 if
     absent) and `"values"` (the mask values of the classes in order, such as `[0, 255]`). Without
-    it the label maps are scanned: values 0, 1, 2, ... are the labels, and masks of exactly 0 and
-    255 have two classes.
+    `"classes"` and `"values"` the label maps are scanned: those of the values 0, 1, 2, ... that are
+    not ignored are the classes in their order, and masks of exactly 0 and 255 have two classes.
+    Where 255 is not mentioned and is more than a border between classes, or other values occur,
+    the classes are unclear and the error shows what to write.
 
     Args:
         root: The folder.
 
     Raises:
-        DatasetError: `root` is no folder; on use: dataset.json is malformed, the classes are
+        DatasetError: `root` is no folder or has no split, and then the error proposes what to give
+            or to do instead; on use: dataset.json is malformed, the classes are
             unclear, or files are missing or damaged. `data.audit` finds all of it at once.
 
     Example:
@@ -88,9 +100,11 @@ class Folder(Source):
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            faults = Faults()
-            faults.add("missing folder", f"{self.root} is no folder")
-            faults.raise_if_any(str(root))
+            raise self._error("missing folder", f"{self.root} is no folder")
+        if not is_utf8(str(self.root)):
+            raise self._error("file name not UTF-8", str(self.root))
+        if not self.splits:
+            raise self._error("missing folder", proposal(self.root))
         self._listed: dict[str, tuple[SplitFiles, Faults]] = {}
         self._labels: dict[Path, LabelFacts | FileFault] = {}
 
@@ -98,6 +112,13 @@ class Folder(Source):
     def splits(self) -> tuple[str, ...]:
         """The splits that have a folder, in the order train, val, test."""
         return find_splits(self.root)
+
+    def check_split(self, split: str) -> None:
+        """Raises a ValueError that lists the splits where `split` is not one of them."""
+        try:
+            super().check_split(split)
+        except ValueError as error:
+            raise ValueError(f"{error}. {self.root} holds {contents(self.root)}") from None
 
     @property
     def info(self) -> DatasetInfo:
@@ -112,8 +133,14 @@ class Folder(Source):
     @cached_property
     def settings(self) -> Settings:
         """The contents of dataset.json."""
+        found = entries_named(self.root, "dataset.json")
+        if not found:
+            return Settings()
         try:
-            return read_settings(self.root / "dataset.json")
+            if len(found) > 1:
+                names = " and ".join(path.name for path in found)
+                raise ValueError(f"{names} differ only in case")
+            return read_settings(found[0])
         except ValueError as error:
             raise self._error("bad dataset.json", f"dataset.json: {error}") from error
 
@@ -169,38 +196,39 @@ class Folder(Source):
         sizes = map_files(stored_size, [image for _, image, _ in self.pairs(split)]).values()
         return sum(4 * size[0] * size[1] for size in sizes if not isinstance(size, FileFault))
 
-    def resolve(self) -> tuple[DatasetInfo, LabelCode]:
-        """Returns classes and label code, judged by those label maps that can be read."""
+    def resolve(self) -> tuple[DatasetInfo, LabelCode, tuple[str, ...]]:
+        """Returns classes, label code and warnings, judged by the label maps that can be read."""
         settings = self.settings
         if not needs_scan(settings):
-            return settled(settings)
+            return *settled(settings), ()
         scanned = [facts for split in self.splits for facts in self.labels(split).values()]
         readable = [facts for facts in scanned if isinstance(facts, LabelFacts)]
         if not readable:
             raise self._error("classes unclear", "there is no readable label map and no list")
-        present = np.flatnonzero(sum(facts.counts for facts in readable))
+        palette = next((facts.palette for facts in readable if facts.palette), ())
         try:
-            values = infer_values(present, settings.ignored)
+            values, notes = infer_values([facts.counts for facts in readable], settings.ignored)
+            return *settled(settings, values, palette), notes
         except ValueError as error:
             raise self._error("classes unclear", str(error)) from error
-        palette = next((facts.palette for facts in readable if facts.palette), ())
-        return settled(settings, values, palette)
 
     @cached_property
     def _resolved(self) -> tuple[DatasetInfo, LabelCode]:
-        resolved = self.resolve()
+        info, code, notes = self.resolve()
         if needs_scan(self.settings):
             faults = Faults()
             for split in self.splits:
                 add_file_faults(faults, self.root, self.labels(split))
             faults.raise_if_any(str(self.root))
-            if resolved[1].values == (0, 255):
+            if code.mapping:
                 logger.warning(
-                    "%s: the label maps hold exactly the values 0 and 255, taken for two classes; "
-                    'a dataset.json with "values": [0, 255] and "classes" can name them',
+                    "%s: dataset.json lists no classes; as found in the label maps, %s",
                     self.root,
+                    code.mapping,
                 )
-        return resolved
+            for note in notes:
+                logger.warning("%s: %s", self.root, note)
+        return info, code
 
     def _error(self, kind: str, found: str) -> DatasetError:
         faults = Faults()

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from keras_deeplab.data.source import IGNORE_LABEL, MAX_CLASSES, DatasetInfo
 KEYS = ("classes", "colors", "ignore_label", "values")
 # ADE20K, the largest label set in wide use without a list of values, has 150 and "other".
 MAX_INFERRED_CLASSES = 151
+# A class below this share of all pixels, in one label map only, may be a few stray pixels.
+RARE = 1e-4
+LISTED_VALUES = 10
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,11 @@ class LabelCode:
 
     values: tuple[int, ...]
     ignored: tuple[int, ...] = (IGNORE_LABEL,)
+
+    def __post_init__(self) -> None:
+        both = sorted(set(self.values) & set(self.ignored))
+        if both:
+            raise ValueError(f"mask values {both} must not be both classes and ignored")
 
     @property
     def known(self) -> np.ndarray:
@@ -51,13 +61,31 @@ class LabelCode:
             text += f" or {', '.join(map(str, self.ignored))} (ignored)"
         return text
 
+    @property
+    def mapping(self) -> str:
+        """Which mask value is which class, empty where the values are the labels themselves."""
+        labels = range(len(self.values))
+        if self.values == tuple(labels):
+            return ""
+        ignored = f"; ignored: {_series(self.ignored)}" if self.ignored else ""
+        return f"mask values {_series(self.values)} are the labels {_series(labels)}{ignored}"
+
+
+def _series(numbers: Sequence[int]) -> str:
+    """Numbers as text, such as `0 and 255`, `1, 3, 4` or `1..150`."""
+    if len(numbers) > 2 and tuple(numbers) == tuple(range(numbers[0], numbers[0] + len(numbers))):
+        return f"{numbers[0]}..{numbers[-1]}"
+    return " and ".join(map(str, numbers)) if len(numbers) == 2 else ", ".join(map(str, numbers))
+
 
 def read_settings(path: Path) -> Settings:
     """Reads a dataset.json; raises one ValueError that lists all that is wrong with it."""
-    if not path.exists():
-        return Settings()
+    if not path.is_file():
+        raise ValueError("is not a regular file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("not readable as JSON: brackets are nested too deeply") from error
     except (ValueError, OSError) as error:
         raise ValueError(f"not readable as JSON: {error}") from error
     if not isinstance(content, dict):
@@ -93,15 +121,19 @@ def _shape_problems(content: dict) -> list[str]:
         and all(isinstance(name, str) and name for name in classes)
         and len(set(classes)) == len(classes)
     ):
-        problems.append(f'"classes" must list 1 to {MAX_CLASSES} different names, is {classes!r}')
+        problems.append(
+            f'"classes" must list 1 to {MAX_CLASSES} different names, is {shortened(classes)}'
+        )
     if not isinstance(colors, list) or not all(
         isinstance(color, list) and len(color) == 3 and all(map(_is_byte, color))
         for color in colors
     ):
-        problems.append(f'"colors" must list [red, green, blue] in 0..255, is {colors!r}')
+        problems.append(f'"colors" must list [red, green, blue] in 0..255, is {shortened(colors)}')
     ignored = content.get("ignore_label", 255)
     if not all(map(_is_byte, ignored if isinstance(ignored, list) else [ignored])):
-        problems.append(f'"ignore_label" must be one value in 0..255 or a list, is {ignored!r}')
+        problems.append(
+            f'"ignore_label" must be one value in 0..255 or a list, is {shortened(ignored)}'
+        )
     values = content.get("values", [0])
     if not (
         isinstance(values, list)
@@ -109,7 +141,9 @@ def _shape_problems(content: dict) -> list[str]:
         and all(map(_is_byte, values))
         and len(set(values)) == len(values)
     ):
-        problems.append(f'"values" must list different mask values in 0..255, is {values!r}')
+        problems.append(
+            f'"values" must list different mask values in 0..255, is {shortened(values)}'
+        )
     return problems
 
 
@@ -145,42 +179,164 @@ def settled(
     """Returns classes and label code of settings, with the defaults for what they leave open."""
     count = len(settings.classes or settings.values or values)
     values = settings.values or values or tuple(range(count))
-    ignored = (IGNORE_LABEL,) if settings.ignored is None else settings.ignored
+    default = () if IGNORE_LABEL in values else (IGNORE_LABEL,)
+    ignored = default if settings.ignored is None else settings.ignored
     classes = settings.classes or tuple(f"class_{index}" for index in range(count))
     if not settings.colors and palette and max(values) < len(palette):
         settings_colors = tuple(palette[value] for value in values)
     else:
         settings_colors = settings.colors or ()
-    code = LabelCode(values, tuple(value for value in ignored if value not in values))
-    return DatasetInfo(classes, settings_colors), code
+    return DatasetInfo(classes, settings_colors), LabelCode(values, ignored)
 
 
-def infer_values(present: np.ndarray, ignored: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Returns the mask values of the classes, judged by the values that occur.
+def infer_values(
+    maps: Sequence[np.ndarray], ignored: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Returns the mask values of the classes, judged by the values that occur, and warnings.
 
     Args:
-        present: The different values in all label maps, ascending.
-        ignored: The values that dataset.json ignores; None stands for 255.
+        maps: For each label map the number of pixels of each of the 256 values.
+        ignored: The values that dataset.json ignores; None where it names none: then 255 is ignored
+            unless the masks hold 0 and 255 alone.
 
     Raises:
-        ValueError: The values do not look like labels; the message shows what to write.
+        ValueError: The values do not look like labels, or 255 does not look like an ignored border;
+            the message has the figures and shows what to write.
     """
-    found = tuple(int(value) for value in present)
-    if ignored is None and found == (0, IGNORE_LABEL):
-        return found
-    used = tuple(v for v in found if v not in ((IGNORE_LABEL,) if ignored is None else ignored))
-    count = max(used, default=0) + 1
+    counts = sum(maps)
+    found = _present(counts)
+    skipped = (IGNORE_LABEL,) if ignored is None else ignored
+    used = [value for value in found if value not in skipped]
+    values = tuple(value for value in range(max(used, default=0) + 1) if value not in skipped)
+    notes: tuple[str, ...] = ()
+    if (found if ignored is None else used) == [0, IGNORE_LABEL]:
+        values = (0, IGNORE_LABEL)
+    elif len(used) < 2:
+        why = "only one value is left for the classes" if used else "all pixels are ignored"
+        raise _unclear(counts, ignored, why)
     # Half of the labels absent speaks for codes (0, 128; colours), not for numbered classes.
-    if 2 <= count <= MAX_INFERRED_CLASSES and 2 * len(used) >= count:
-        return tuple(range(count))
-    listed = ", ".join(map(str, found[:20])) + (", ..." if len(found) > 20 else "")
-    example = {
-        "classes": [f"class_{index}" for index in range(len(used[:4]))],
-        "values": list(used[:4]),
-    }
-    more = " (and so on for the other values)" if len(used) > 4 else ""
-    raise ValueError(
-        f"the label maps hold {len(found)} values: {listed}. Write a dataset.json that says which "
-        f'values are classes, such as {json.dumps(example)}{more}, and in "ignore_label" those '
-        'that are none; or the full list of "classes" if the values are their numbers'
+    elif len(values) > MAX_INFERRED_CLASSES or 2 * len(used) < len(values):
+        raise _unclear(counts, ignored, "the values are not the numbers 0, 1, 2, ...")
+    elif ignored is None:
+        notes = check_undeclared_ignored(maps)
+    if values[0] == 0 and used[0] != 0:
+        notes += (
+            "no label map holds 0, so that class 0 has no pixels; if the labels count from 1, "
+            f'write "values": {list(values[1:5])}{" and so on" * (len(values) > 5)} into '
+            "dataset.json",
+        )
+    return values, notes + tuple(_rare(maps, counts, values))
+
+
+def check_undeclared_ignored(maps: Sequence[np.ndarray]) -> tuple[str, ...]:
+    """Checks that 255, which dataset.json does not mention, looks like an ignored border.
+
+    Args:
+        maps: For each label map the number of pixels of each of the 256 values.
+
+    Returns:
+        Warnings, with the figures.
+
+    Raises:
+        ValueError: 255 may well be a class. The message has the figures and both readings.
+    """
+    counts = sum(maps)
+    ignored, total = counts[IGNORE_LABEL], counts.sum()
+    if not ignored:
+        return ()
+    labels = np.delete(counts, IGNORE_LABEL)
+    smaller = labels.sum() - labels.max()
+    # A border lies between two classes; foreground saved as 255 has one class around it.
+    lone = sum(m[IGNORE_LABEL] for m in maps if np.count_nonzero(np.delete(m, IGNORE_LABEL)) == 1)
+    share = _share(ignored, total)
+    if 2 * ignored > total:
+        raise _unclear(counts, None, f"255 holds {share} of all pixels")
+    # Inside PASCAL VOC's border of 5 pixels, discs 10 pixels wide still have 12 % of its pixels.
+    if 10 * smaller < ignored:
+        raise _unclear(
+            counts,
+            None,
+            f"255 holds {ignored} pixels ({share}), but all classes except the most frequent one "
+            f"hold {smaller} together ({_share(smaller, total)})",
+        )
+    if 2 * lone > ignored:
+        raise _unclear(
+            counts,
+            None,
+            f"{_share(lone, ignored)} of the pixels of 255 are in label maps with one class only "
+            "(if a class is 255 in some files and another value in others, save it with one value)",
+        )
+    if 5 * ignored > total:
+        return (
+            f"255 is ignored and holds {share} of all pixels; write "
+            '"ignore_label": 255 into dataset.json if that is right',
+        )
+    return ()
+
+
+def _rare(maps: Sequence[np.ndarray], counts: np.ndarray, values: Sequence[int]) -> Iterator[str]:
+    for value in values:
+        if 0 < counts[value] < RARE * counts.sum() and sum(m[value] > 0 for m in maps) == 1:
+            yield (
+                f"value {value} counts as a class, but only one label map holds it, on "
+                f"{counts[value]} pixels ({_share(counts[value], counts.sum())} of all)"
+            )
+
+
+def _present(counts: np.ndarray) -> list[int]:
+    return np.flatnonzero(counts).tolist()
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.2%}" if part == 0 or part / whole >= 1e-4 else "under 0.01%"
+
+
+def _unclear(counts: np.ndarray, ignored: tuple[int, ...] | None, why: str) -> ValueError:
+    """The error on values that can be read in several ways: figures and a dataset.json for each."""
+    found = _present(counts)
+    figures = ", ".join(
+        f"{value} ({counts[value]} pixels, {_share(counts[value], counts.sum())})"
+        for value in found[:LISTED_VALUES]
     )
+    more = f" and {len(found) - LISTED_VALUES} other values" * (len(found) > LISTED_VALUES)
+    left = [value for value in found if value not in (ignored or ())]
+    if len(left) < 2:
+        left, ignored = found, None
+    others = [value for value in left if value != IGNORE_LABEL]
+    between = others[1:] if others[:1] == [0] else []
+    open_255 = ignored is None and len(left) > len(others) > 1
+    if open_255 and between and 10 * counts[between].sum() < counts[IGNORE_LABEL]:
+        shown = _example([0, IGNORE_LABEL], between)
+    else:
+        shown = _example(left, ignored)
+    if open_255:
+        advice = f"{shown} if 255 is a class, or {_example(others, [255])} if 255 is ignored"
+        if len(between) > 1:
+            advice += (
+                "; if these are two classes with soft edges, save the masks with the values 0 and "
+                "255 alone"
+            )
+    else:
+        advice = (
+            f'such as {shown}, and in "ignore_label" those that are none; or the full list of '
+            '"classes" if the values are their numbers'
+        )
+    return ValueError(
+        f"{why}: the label maps hold the values {figures}{more}. Write a dataset.json "
+        f"that says which values are classes, {advice}"
+    )
+
+
+def _example(values: Sequence[int], ignored: Sequence[int] | None) -> str:
+    """A dataset.json that lists values as classes, two at least, shortened to four."""
+    if len(values) < 2:
+        values = sorted({0, *values}) if any(values) else [0, 1]
+    shown = values if len(values) <= 4 else [*values[:3], values[-1]]
+    content: dict[str, list] = {
+        "classes": [f"class_{index}" for index in range(len(shown))],
+        "values": list(shown),
+    }
+    if ignored:
+        content["ignore_label"] = list(ignored[:LISTED_VALUES])
+    shortened_lists = len(values) > 4 or len(ignored or ()) > LISTED_VALUES
+    return json.dumps(content) + " (and so on for the other values)" * shortened_lists

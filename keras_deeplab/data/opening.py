@@ -21,6 +21,7 @@ def open_source(name: str | os.PathLike) -> Source:
 
     Raises:
         ValueError: If it is neither.
+        DatasetError: If the folder has no split; the error proposes what to give or to do instead.
 
     Example:
 

@@ -44,15 +44,18 @@ class Report:
         info: Classes and colours.
         splits: A `SplitReport` per split.
         warnings: What is allowed but rarely meant, such as a class that never occurs.
+        mapping: Which mask value is which label, empty where the values are the labels.
     """
 
     info: DatasetInfo
     splits: dict[str, SplitReport]
     warnings: tuple[str, ...] = ()
+    mapping: str = ""
 
     def __str__(self) -> str:
         """Returns sizes, pixel shares per class and split, and the warnings."""
         lines = [f"{split}: {part.images} images, {part.sizes}" for split, part in self._items()]
+        lines += [self.mapping] if self.mapping else []
         width = max(len("ignored"), *(len(name) for name in self.info.classes))
         width = min(width, MAX_CLASS_NAME)
         lines.append("pixels".ljust(width) + "".join(f"{split:>9}" for split in self.splits))

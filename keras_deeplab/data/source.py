@@ -3,6 +3,8 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import index
+from reprlib import repr as shortened
 
 import numpy as np
 import tensorflow as tf
@@ -59,19 +61,27 @@ class DatasetInfo:
     colors: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        classes = tuple(self.classes)
-        colors = tuple(tuple(int(part) for part in color) for color in self.colors)
-        if not 1 <= len(classes) <= MAX_CLASSES:
-            raise ValueError(f"`classes` must hold 1 to {MAX_CLASSES} names. Got {len(classes)}")
+        listed = isinstance(self.classes, Iterable) and not isinstance(self.classes, (str, dict))
+        classes = tuple(self.classes) if listed else ()
+        if not 1 <= len(classes) <= MAX_CLASSES or not all(isinstance(n, str) for n in classes):
+            raise ValueError(
+                f"`classes` must list 1 to {MAX_CLASSES} names. "
+                f"Received: classes={shortened(self.classes)}"
+            )
+        try:
+            colors = tuple(tuple(map(index, color)) for color in self.colors)
+        except TypeError:
+            colors = ((),)
+        if any(len(color) != 3 or not all(0 <= part <= 255 for part in color) for color in colors):
+            raise ValueError(
+                "`colors` must list (red, green, blue) in 0..255. "
+                f"Received: colors={shortened(self.colors)}"
+            )
         colors = colors or voc_colors(len(classes))
         if len(colors) != len(classes):
             raise ValueError(
                 "`colors` must hold one colour per class. "
                 f"Received: {len(colors)} colours for {len(classes)} classes"
-            )
-        if any(len(color) != 3 or not all(0 <= part <= 255 for part in color) for color in colors):
-            raise ValueError(
-                f"`colors` must be (red, green, blue) in 0..255. Received: colors={self.colors}"
             )
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "colors", colors)
@@ -87,8 +97,17 @@ class DatasetInfo:
 
     @classmethod
     def from_dict(cls, config: dict) -> DatasetInfo:
-        """Returns the `DatasetInfo` that `to_dict` wrote."""
-        return cls(tuple(config["classes"]), tuple(config.get("colors", ())))
+        """Returns the `DatasetInfo` that `to_dict` wrote.
+
+        Raises:
+            ValueError: `config` is no such dict.
+        """
+        if not isinstance(config, dict) or "classes" not in config:
+            raise ValueError(
+                '`config` must be a dict with the key "classes", a list of names, and optionally '
+                f'"colors". Received: config={shortened(config)}'
+            )
+        return cls(config["classes"], config.get("colors", ()))
 
 
 class Splits(abc.ABC):

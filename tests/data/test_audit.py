@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -203,6 +204,107 @@ def test_palettes_that_disagree_are_warned_of(clean, write_pair, blocks):
         write_pair(clean, "train", name, blocks, palette=palette)
     warnings = "".join(data.audit(clean).warnings)
     assert "index 1 is (1, 1, 1) in train/labels/x.png and (2, 2, 2)" in warnings
+
+
+NAMED = {"classes": ["ground", "cell"]}
+
+
+@pytest.mark.parametrize("settings", [None, NAMED])
+@pytest.mark.parametrize(
+    "blob, text",
+    [
+        ({}, "hold 1 together (0.03%)"),
+        ({"more": 80}, "255 holds 71.64% of all pixels"),
+        ({"files": 3}, "hold 1 together (under 0.01%)"),
+    ],
+)
+def test_foreground_of_255_beside_stray_pixels_is_never_ignored(
+    clean, write_pair, settings, blob, text
+):
+    shutil.rmtree(clean / "train")
+    shutil.rmtree(clean / "val")
+    label = np.zeros((60, 60), np.uint8)
+    label[:12, :15] = 255  # 5 %
+    label[20 : 20 + blob.get("more", 0) // 2] = 255
+    for index in range(blob.get("files", 0)):
+        write_pair(clean, "val", f"{index}", label)
+    label[-1, -1] = 1
+    write_pair(clean, "train", "a", label)
+    if settings:
+        (clean / "dataset.json").write_text(json.dumps(settings))
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(clean)
+    assert kinds(caught).keys() == {"classes unclear"}
+    for part in (text, '"values": [0, 255]', "if 255 is a class", "if 255 is ignored"):
+        assert part in str(caught.value)
+    # Both readings are taken where they are written down.
+    for content, classes in (
+        (NAMED | {"values": [0, 255], "ignore_label": [1]}, (0, 255)),
+        (NAMED | {"ignore_label": 255}, (0, 1)),
+    ):
+        (clean / "dataset.json").write_text(json.dumps(content))
+        source = data.Folder(clean)
+        assert data.audit(source).info.classes == ("ground", "cell")
+        expected = [(label == value).mean() for value in classes]
+        found = data.audit(source, ["train"]).splits["train"].class_share
+        assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "settings, kind",
+    [
+        (None, "classes unclear"),
+        ({"ignore_label": [0, 1, 2, 255]}, "classes unclear"),
+        ({"ignore_label": [0, 2, 255]}, "classes unclear"),
+        ({"classes": ["a", "b"], "values": [7, 8], "ignore_label": [0, 1, 2, 255]}, "nothing la"),
+        ({"classes": ["a", "b"], "values": [1, 8], "ignore_label": [0, 2, 255]}, "classes unclear"),
+    ],
+)
+def test_masks_that_leave_less_than_two_classes_are_an_error(clean, settings, kind):
+    for path in clean.glob("*/labels/*.png"):
+        if settings is None:
+            Image.new("L", (32, 24), 255).save(path)
+    if settings:
+        (clean / "dataset.json").write_text(json.dumps(settings))
+    with pytest.raises(data.DatasetError, match=kind) as caught:
+        data.audit(clean)
+    assert '"classes": []' not in str(caught.value)
+    if kind == "nothing la":
+        assert "train: all pixels of all label maps are ignored" in str(caught.value)
+
+
+def test_one_split_of_ignored_pixels_is_an_error(clean):
+    for path in clean.glob("val/labels/*.png"):
+        Image.new("L", (32, 24), 255).save(path)
+    for splits in (None, ["val"]):
+        with pytest.raises(data.DatasetError, match="val: all pixels") as caught:
+            data.audit(clean, splits)
+        assert kinds(caught).keys() == {"nothing labelled"}
+
+
+class Ignored(data.Shapes):
+    def dataset(self, split, numbers=None):
+        return super().dataset(split, numbers).map(lambda image, label: (image, label | 255))
+
+
+def test_other_sources_whose_pixels_are_all_ignored_are_an_error():
+    with pytest.raises(data.DatasetError, match="train: all pixels of all label maps are ignored"):
+        data.audit(Ignored(train=2, val=1))
+
+
+def test_shares_that_are_rarely_meant_are_warned_of(clean, write_pair):
+    label = np.zeros((200, 200), np.uint8)
+    label[:60] = 255
+    label[-60:] = 1
+    label[100, 100] = 3
+    write_pair(clean, "train", "wide", label)
+    warnings = data.audit(clean).warnings
+    assert any("255 is ignored and holds 2" in warning for warning in warnings)
+    assert any("value 3 counts as a class" in warning for warning in warnings)
+    (clean / "dataset.json").write_text('{"classes": ["a", "b", "c", "d"]}')
+    warnings = data.audit(clean).warnings  # d may well be rare
+    assert any("255 is ignored and holds 2" in warning for warning in warnings)
+    assert not any("value 3" in warning for warning in warnings)
 
 
 class Broken(data.Shapes):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +150,27 @@ def test_folders_that_are_not_there(root, tmp_path_factory):
     assert "missing folder (1)" in said
     assert str(root / "val") in said
     assert "class folder" not in said
+
+
+def test_accents_in_either_form_are_one_class(root):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    (root / "train" / "cat").rename(root / "train" / composed)
+    (root / "val" / "cat").rename(root / "val" / decomposed)
+    source = data.ClassFolders(root)
+    assert source.classes == (composed, "dog")
+    assert source.audit()["val"] == {composed: 1, "dog": 1}
+    write(root, f"train/{decomposed}/more.png")
+    if len(list((root / "train").iterdir())) == 3:  # some file systems keep one
+        assert data.ClassFolders(root).audit()["train"] == {composed: 3, "dog": 1}
+
+
+def test_file_names_that_are_not_utf8_are_named(root):
+    try:
+        os.rename(root / "val/cat/1.png", os.fsencode(root) + b"/val/cat/\xe9.png")
+    except OSError:
+        pytest.skip("this file system holds no such name")
+    assert "file name not UTF-8 (1)" in message(root)
+    assert "val/cat/\\udce9.png" in message(root)
 
 
 def test_one_class_is_too_few(root):

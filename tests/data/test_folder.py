@@ -3,6 +3,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +169,10 @@ def test_masks_read_as_ignored_are_refused(tmp_path, write_pair):
         ('{"classes": ["a", "b"], "ignore_label": 1}', "also the value of a class"),
         ('{"classes": ["a", "b"], "values": [0, 0]}', '"values" must list'),
         ('{"classes": ["a", "b"], "values": [0, 1.5]}', '"values" must list'),
+        pytest.param("[" * 100_000, "nested too deeply", id="nested"),
+        pytest.param('{"classes": ' + "[" * 100_000, "nested too deeply", id="nested-classes"),
+        pytest.param('{"ignore_label": 1' + "0" * 5000 + "}", "not readable as JSON", id="digits"),
+        ('{"ignore_label": null}', '"ignore_label" must be'),
     ],
 )
 def test_malformed_dataset_json_is_one_clear_error(tmp_path, write_pair, blocks, content, message):
@@ -175,6 +182,57 @@ def test_malformed_dataset_json_is_one_clear_error(tmp_path, write_pair, blocks,
         with pytest.raises(data.DatasetError, match=r"bad dataset.json") as caught:
             use()
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link", "pipe"])
+def test_a_dataset_json_that_is_no_file_is_not_passed_over(tmp_path, write_pair, blocks, kind):
+    write_pair(tmp_path, "train", "a", blocks)
+    path = tmp_path / "dataset.json"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "dangling link":
+        path.symlink_to(tmp_path / "nowhere")
+    else:
+        os.mkfifo(path)
+    with pytest.raises(data.DatasetError, match="dataset.json: is not a regular file"):
+        data.audit(tmp_path)
+
+
+def test_a_dataset_json_may_begin_with_a_byte_order_mark(tmp_path, write_pair, blocks):
+    write_pair(tmp_path, "train", "a", blocks)
+    content = '{"classes": ["a", "b", "c"]}'
+    (tmp_path / "dataset.json").write_text(content, encoding="utf-8-sig")
+    assert data.Folder(tmp_path).info.classes == ("a", "b", "c")
+
+
+def test_colors_of_another_number_than_the_labels_are_one_error(tmp_path, write_pair, blocks):
+    write_pair(tmp_path, "train", "a", blocks)
+    (tmp_path / "dataset.json").write_text('{"colors": [[0, 0, 0], [9, 9, 9]]}')
+    for use in (lambda: data.Folder(tmp_path).info, lambda: data.audit(tmp_path)):
+        with pytest.raises(data.DatasetError, match="2 colours for 3 classes"):
+            use()
+
+
+@pytest.mark.parametrize("ignored", [0, 1, [0, 255], [2, 255]])
+def test_ignore_label_alone_takes_effect(tmp_path, write_pair, blocks, caplog, ignored):
+    blocks = np.where(blocks == 255, 3, blocks).astype(np.uint8)
+    write_pair(tmp_path, "train", "a", blocks)
+    (tmp_path / "dataset.json").write_text(json.dumps({"ignore_label": ignored}))
+    gone = ignored if isinstance(ignored, list) else [ignored]
+    left = [value for value in range(4) if value not in gone]
+    source = data.Folder(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        label = first(source)[1]
+    expected = np.select([blocks == value for value in left], range(len(left)), 255)
+    np.testing.assert_array_equal(label, expected)
+    assert source.info.num_classes == len(left)
+    report = data.audit(tmp_path)
+    shares = [float((blocks == value).mean()) for value in left]
+    assert report.splits["train"].class_share == pytest.approx(tuple(shares))
+    assert report.splits["train"].ignored_share == pytest.approx(1 - sum(shares))
+    said = f"mask values {left[0]}"
+    assert said in caplog.text
+    assert said in str(report)
 
 
 def test_missing_partner_is_never_dropped(tmp_path, write_pair, blocks):
@@ -199,6 +257,54 @@ def test_damaged_label_in_an_unaudited_run_is_named(tmp_path, write_pair, blocks
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(Exception, match=r"a\.png: truncated file"):
         first(data.Folder(tmp_path))
+
+
+def test_accents_in_either_form_are_one_name(tmp_path, write_pair, blocks):
+    composed, decomposed = (unicodedata.normalize(form, "für é") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    image, label = write_pair(tmp_path, "train", "a", blocks)
+    image.rename(image.with_name(f"{composed}.png"))
+    label.rename(label.with_name(f"{decomposed}.png"))
+    source = data.Folder(tmp_path)
+    assert source.names("train") == [composed]
+    assert data.audit(source).splits["train"].images == 1
+    np.testing.assert_array_equal(first(source)[1], blocks)
+    (tmp_path / f"train/images/{decomposed}.png").write_bytes(b"another")
+    if len(list((tmp_path / "train/images").iterdir())) == 2:  # some file systems keep one
+        with pytest.raises(data.DatasetError, match="duplicate name"):
+            data.audit(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["images", "labels", "both"])
+def test_file_names_that_are_not_utf8_are_one_fault_with_their_names(
+    tmp_path, write_pair, blocks, part
+):
+    paths = write_pair(tmp_path, "train", "caf", blocks)
+    write_pair(tmp_path, "train", "good", blocks)
+    for path in paths:
+        if part in (path.parent.name, "both"):
+            try:
+                os.rename(path, os.fsencode(path.parent) + b"/caf\xe9.png")
+            except OSError:
+                pytest.skip("this file system holds no such name")
+    source = data.Folder(tmp_path)
+    for use in (data.audit, lambda source: source.names("train")):
+        with pytest.raises(data.DatasetError, match="file name not UTF-8") as caught:
+            use(source)
+        said = str(caught.value).encode("utf-8").decode()
+        assert said.count("/caf\\udce9.png") == (2 if part == "both" else 1)
+
+
+def test_a_root_that_is_not_utf8_is_named(tmp_path, write_pair, blocks):
+    root = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    try:
+        os.mkdir(root)
+    except OSError:
+        pytest.skip("this file system holds no such name")
+    write_pair(Path(root), "train", "a", blocks)
+    with pytest.raises(data.DatasetError, match="file name not UTF-8") as caught:
+        data.audit(root)
+    assert "caf\\udce9" in str(caught.value)
 
 
 def test_split_and_root_errors(tmp_path, write_pair, blocks):

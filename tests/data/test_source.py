@@ -36,3 +36,34 @@ def test_info_survives_json():
 def test_info_refuses(classes, colors, message):
     with pytest.raises(ValueError, match=message):
         data.DatasetInfo(classes, colors)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({}, '`config` must be a dict with the key "classes"'),
+        ({"ignore_label": 11}, "Received: config={'ignore_label': 11}"),
+        ([["sky"]], "`config` must be a dict"),
+        (None, "`config` must be a dict"),
+        ({"classes": "sky"}, "`classes` must list 1 to 255 names. Received: classes='sky'"),
+        ({"classes": None}, "`classes` must list"),
+        ({"classes": {"sky": 0}}, "`classes` must list"),
+        ({"classes": 3}, "`classes` must list"),
+        ({"classes": ["sky", 1]}, "`classes` must list"),
+        ({"classes": []}, "`classes` must list"),
+        ({"classes": ["sky"], "colors": None}, "`colors` must list"),
+        ({"classes": ["sky"], "colors": [1]}, "`colors` must list"),
+        ({"classes": ["sky"], "colors": ["red"]}, "`colors` must list"),
+        ({"classes": ["sky"], "colors": [[0, 0, 0.5]]}, "`colors` must list"),
+        ({"classes": ["sky"], "colors": [[0, 0, 300]]}, "`colors` must list .*300"),
+        ({"classes": ["sky"], "colors": [[0, 0, 0], [1, 1, 1]]}, "2 colours for 1 classes"),
+    ],
+)
+def test_odd_dicts_are_one_clear_error(config, message):
+    with pytest.raises(ValueError, match=message):
+        data.DatasetInfo.from_dict(config)
+
+
+def test_other_keys_of_a_dataset_json_do_not_matter():
+    config = {"classes": ["sky", "road"], "ignore_label": 11, "values": [0, 255]}
+    assert data.DatasetInfo.from_dict(config) == data.DatasetInfo(("sky", "road"))

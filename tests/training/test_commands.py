@@ -382,6 +382,21 @@ def test_bad_data_is_said_before_anything_is_written(tmp_path, capsys):
     assert "`split` must be one of ('val',)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("part", ["train", "train/images", ""])
+def test_a_folder_without_splits_gets_a_proposal(tmp_path, capsys, part):
+    image = folder_for(tmp_path / "whole", "train", "images") / "a.png"
+    Image.new("RGB", (8, 8)).save(image)
+    folder_for(tmp_path / "whole", "train", "labels")
+    given = str(tmp_path / "whole" / part if part else tmp_path)
+    output = ["--output", str(tmp_path / "r")]
+    for command, arguments in ((train, output), (evaluate, ["--model", "no.keras"])):
+        assert command.main(["--data", given, *arguments]) == 2
+        said = capsys.readouterr().err
+        assert "ive " + str(tmp_path / "whole") + " instead" in said
+        assert "there is no folder train, val or test" in said
+    assert not (tmp_path / "r").exists()
+
+
 def folder_for(root, *parts):
     path = root.joinpath(*parts)
     path.mkdir(parents=True)

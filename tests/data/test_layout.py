@@ -1,0 +1,162 @@
+"""What is said about folders that are no data set, and whether the commands shown make one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_deeplab import data
+
+
+def write(path: Path, label: bool = False) -> None:
+    """Writes an image, or a label map, into folders that are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.eye(6, dtype=np.uint8) if label else np.zeros((6, 6, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def write_pairs(root: Path, images: str, labels: str, count: int = 9) -> None:
+    """Writes pairs by patterns such as `images/*.jpg`."""
+    for index in range(count):
+        write(root / images.replace("*", f"a {index}.b"))
+        write(root / labels.replace("*", f"a {index}.b"), label=True)
+
+
+def refusal(root: Path) -> str:
+    """The one error that all ways of opening the folder raise."""
+    said = []
+    for use in (data.Folder, data.open_source, data.audit):
+        with pytest.raises(data.DatasetError, match="missing folder") as caught:
+            use(root)
+        said.append(str(caught.value))
+    assert len(set(said)) == 1
+    assert "there is no folder train, val or test" in said[0]
+    assert "expected: SPLIT/images and SPLIT/labels" in said[0]
+    return said[0]
+
+
+@pytest.mark.parametrize(
+    "images, labels, splits",
+    [
+        ("images/*.jpg", "labels/*.png", {"train": 7, "val": 2}),
+        ("Images/*.PNG", "Masks/*.png", {"train": 7, "val": 2}),
+        ("JPEGImages/*.jpg", "SegmentationClass/*.png", {"train": 7, "val": 2}),
+        ("*.jpg", "*.png", {"train": 7, "val": 2}),
+        ("*.bmp", "*.png", {"train": 7, "val": 2}),
+        ("*.png", "*_mask.png", {"train": 7, "val": 2}),
+        ("*.JPG", "*_L.PNG", {"train": 7, "val": 2}),
+        ("training/img/*.jpg", "training/mask/*.png", {"train": 9}),
+        ("Validation/images/*.bmp", "Validation/labels/*.png", {"val": 9}),
+        ("images/training/*.jpg", "annotations/training/*.png", {"train": 9}),
+        ("leftImg8bit/val/*.png", "gtFine/val/*.png", {"val": 9}),
+    ],
+)
+def test_commands_that_are_shown_make_a_data_set(tmp_path, images, labels, splits):
+    root = tmp_path / "it's mine"
+    write_pairs(root, images, labels)
+    commands = refusal(root).split("These commands create them:\n")[1]
+    subprocess.run(["sh", "-euc", commands], check=True)
+    found = data.audit(root).splits
+    assert {split: part.images for split, part in found.items()} == splits
+
+
+@pytest.mark.parametrize("given", ["train", "Val", "train/images", "train/Labels"])
+def test_a_part_of_a_data_set_leads_to_the_whole(tmp_path, monkeypatch, given):
+    for split, labels in (("train", "Labels"), ("Val", "labels")):
+        write_pairs(tmp_path / "x", f"{split}/images/*.jpg", f"{split}/{labels}/*.png", 1)
+    assert f"give {tmp_path / 'x'} instead" in refusal(tmp_path / "x" / given)
+    monkeypatch.chdir(tmp_path)
+    assert "give x instead" in refusal(Path("x", given))
+    monkeypatch.chdir(Path("x", given))
+    assert f"give {tmp_path / 'x'} instead" in refusal(Path("."))
+
+
+def test_a_link_to_a_split_leads_to_what_was_given(tmp_path):
+    write_pairs(tmp_path, "x/train/images/*.jpg", "x/train/labels/*.png", 2)
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "mine").symlink_to(tmp_path / "x" / "train")
+    assert f"cd {tmp_path / 'y' / 'mine'}" in refusal(tmp_path / "y" / "mine")
+
+
+def test_a_folder_above_leads_to_the_data_set(tmp_path):
+    write_pairs(tmp_path, "x/train/images/*.jpg", "x/train/labels/*.png", 1)
+    write_pairs(tmp_path, "y/VAL/images/*.jpg", "y/VAL/labels/*.png", 1)
+    said = refusal(tmp_path)
+    assert "holds the folders x, y" in said
+    assert f"Give {tmp_path / 'x'} or {tmp_path / 'y'} instead" in said
+
+
+@pytest.mark.parametrize(
+    "files, found",
+    [
+        ([], "holds nothing"),
+        (["a.jpg", "b.jpg", "c.png"], "holds 2 .jpg files, 1 .png file"),
+        (["cat/a.jpg", "dog/a.jpg"], "holds the folders cat, dog"),
+        (["images/a.jpg"], "holds the folder images"),
+        (["images/x/a.jpg", "masks/x/a.png"], "holds the folders images, masks"),
+    ],
+)
+@pytest.mark.parametrize("name", ["test/images", "some/val"])
+def test_what_cannot_be_guessed_is_described(tmp_path, name, files, found):
+    root = tmp_path / name  # no part of a data set by its name alone
+    root.mkdir(parents=True)
+    for file in files:
+        write(root / file)
+    said = refusal(root)
+    assert found in said
+    assert "Put images into train/images and val/images" in said
+
+
+@pytest.mark.parametrize("images", ["images", "Images", "IMAGES"])
+@pytest.mark.parametrize("split", ["train", "Train", "TRAIN"])
+def test_case_does_not_matter(tmp_path, split, images):
+    write_pairs(tmp_path, f"{split}/{images}/*.jpg", f"{split}/Labels/*.png", 2)
+    (tmp_path / "Dataset.JSON").write_text('{"classes": ["far", "near"]}')
+    source = data.open_source(tmp_path)
+    assert source.splits == ("train",)
+    assert source.names("train") == ["a 0.b", "a 1.b"]
+    assert source.info.classes == ("far", "near")
+    assert data.audit(source).splits["train"].images == 2
+    assert len(list(source.dataset("train").as_numpy_iterator())) == 2
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [("train", "Train"), ("train/images", "train/Images"), ("train/labels", "train/LABELS")],
+)
+def test_folders_that_differ_in_case_alone_are_an_error(tmp_path, one, other):
+    write_pairs(tmp_path, "train/images/*.jpg", "train/labels/*.png", 2)
+    if (tmp_path / one.upper()).exists():
+        pytest.skip("this file system is not case-sensitive")
+    (tmp_path / other).mkdir()
+    source = data.Folder(tmp_path)
+    for use in (data.audit, lambda source: source.names("train")):
+        with pytest.raises(data.DatasetError, match="differ only in case") as caught:
+            use(source)
+        assert re.search(rf"{other}, {one}", str(caught.value))
+
+
+def test_two_dataset_json_are_an_error(tmp_path):
+    write_pairs(tmp_path, "train/images/*.jpg", "train/labels/*.png", 2)
+    (tmp_path / "dataset.json").write_text("{}")
+    (tmp_path / "Dataset.json").write_text("{}")
+    if len(list(tmp_path.iterdir())) == 2:
+        pytest.skip("this file system is not case-sensitive")
+    with pytest.raises(data.DatasetError, match=r"Dataset.json and dataset.json differ only"):
+        data.audit(tmp_path)
+
+
+def test_missing_parts_of_a_split_say_what_is_there(tmp_path):
+    write_pairs(tmp_path, "train/images/*.jpg", "train/masks/*.png", 2)
+    write_pairs(tmp_path, "validation/images/*.jpg", "validation/labels/*.png", 2)
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(tmp_path)
+    assert "train/labels is not there; train holds the folders images, masks" in str(caught.value)
+    assert "validation; rename it to val" in str(caught.value)
+    with pytest.raises(ValueError, match=r"\('train',\).*'val'. .* holds the folders train, val"):
+        data.Folder(tmp_path).names("val")
