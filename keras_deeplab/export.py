@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import uuid
@@ -184,28 +183,42 @@ def _checked_files(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 
 def _declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns height times width from the header of a PNG or JPEG file, float64.
+    """Returns height times width from the header of a PNG, JPEG or WebP file, float64.
 
     Of others 0, as they cannot declare more than they hold.
     """
+    header = tf.cast(tf.io.decode_raw(encoded, tf.uint8, fixed_length=30), tf.int64)
+
+    def number(first: int, size: int) -> tf.Tensor:  # little-endian
+        return tf.reduce_sum(header[first : first + size] * [256**i for i in range(size)])
 
     def of_png() -> tf.Tensor:
-        words = tf.io.decode_raw(encoded, tf.int32, little_endian=False, fixed_length=24)
-        width, height = tf.cast(words[4], tf.float64), tf.cast(words[5], tf.float64)
         rule = "encoded must hold PNG files that begin with their header"
-        check = tf.debugging.Assert(words[3] == int.from_bytes(b"IHDR"), [rule])
+        check = tf.debugging.Assert(tf.reduce_all(header[12:16] == list(b"IHDR")), [rule])
         with tf.control_dependencies([check]):
-            return width * height
+            words = tf.io.decode_raw(encoded, tf.int32, little_endian=False, fixed_length=24)
+        return tf.reduce_prod(tf.cast(words[4:], tf.float64))
 
     def of_jpeg() -> tf.Tensor:
         size = tf.image.extract_jpeg_shape(encoded, tf.int32)
         return tf.reduce_prod(tf.cast(size[:2], tf.float64))
 
-    start = tf.io.decode_raw(encoded, tf.uint8, fixed_length=3)
-    is_png = tf.reduce_all(start == list(b"\x89PN"))
-    is_jpeg = tf.reduce_all(start == list(b"\xff\xd8\xff"))
-    others = functools.partial(tf.constant, 0.0, tf.float64)
-    return tf.case([(is_png, of_png), (is_jpeg, of_jpeg)], default=others)
+    def of_webp() -> tf.Tensor:
+        lossless = number(21, 4)
+        sides = {  # by the fourth letter of the first chunk
+            " ": (number(26, 2) % 2**14, number(28, 2) % 2**14),
+            "L": (lossless % 2**14 + 1, lossless // 2**14 % 2**14 + 1),
+            "X": (number(24, 3) + 1, number(27, 3) + 1),
+        }
+        pixels = [
+            tf.where(header[15] == ord(kind), width * height, 0)
+            for kind, (width, height) in sides.items()
+        ]
+        return tf.cast(tf.add_n(pixels), tf.float64)
+
+    starts = {b"\x89PN": of_png, b"\xff\xd8\xff": of_jpeg, b"RIF": of_webp}
+    cases = [(tf.reduce_all(header[:3] == list(start)), of) for start, of in starts.items()]
+    return tf.case(cases, default=lambda: tf.constant(0.0, tf.float64))
 
 
 def _decoded(encoded: tf.Tensor, channels: int) -> tf.Tensor:

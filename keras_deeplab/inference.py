@@ -6,6 +6,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -202,33 +203,28 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
     Raises:
         ValueError: If there is no such file, or it cannot be read or decoded.
     """
-    encoded = _encoded(path)
+    _check_is_file(path)
     try:
-        return decode_image(encoded, channels).numpy()
-    except tf.errors.InvalidArgumentError as error:
+        return decode_image(Path(path).read_bytes(), channels).numpy()
+    except (OSError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(
-            f"image must be a JPEG, PNG or BMP file; received {os.fspath(path)!r}: {error.message}"
+            "`image` must be a JPEG, PNG or BMP file. Received: "
+            f"image={os.fspath(path)!r}: {getattr(error, 'message', error)}"
         ) from error
 
 
-def _encoded(path: str | os.PathLike) -> bytes:
-    """Returns the bytes of an image file, or raises a ValueError.
-
-    A pipe or a device is never opened: reading it may take forever.
-    """
-    path, rule = os.fspath(path), "`image` must be the path of an image file"
-    if not os.path.isfile(path):
-        what = "is a folder" if os.path.isdir(path) else "is no regular file"
-        what = what if os.path.lexists(path) else "does not exist"
-        hint = " Download the file first." if "://" in str(path) else ""
-        raise ValueError(f"{rule}. Received: image={_short(path)}, which {what}.{hint}")
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise ValueError(
-            f"{rule} that can be read. Received: image={_short(path)} ({error.strerror})"
-        ) from error
+def _check_is_file(path: str | os.PathLike) -> None:
+    """Refuses a path that is no regular file; to open a pipe or a device may take forever."""
+    if os.path.isfile(path):
+        return
+    what = "is a folder" if os.path.isdir(path) else "is no regular file"
+    what = what if os.path.lexists(path) else "does not exist"
+    path = os.fspath(path)
+    hint = " Download the file first." if "://" in str(path) else ""
+    raise ValueError(
+        f"`image` must be the path of an image file. Received: image={_short(path)}, which {what}."
+        f"{hint}"
+    )
 
 
 def _short(path: str | bytes) -> str:

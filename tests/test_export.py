@@ -158,14 +158,14 @@ def declared_png(width, height, first=b""):
     return b"\x89PNG\r\n\x1a\n" + first + header + pixels + chunk(b"IEND", b"")
 
 
-def jpeg(array):
+def encoded(array, kind, **options):
     file = io.BytesIO()
-    Image.fromarray(array).save(file, "JPEG")
+    Image.fromarray(array).save(file, kind, **options)
     return file.getvalue()
 
 
 def declared_jpeg(width, height):
-    file = bytearray(jpeg(pictures((8, 8, 3))))
+    file = bytearray(encoded(pictures((8, 8, 3)), "JPEG"))
     start = file.index(b"\xff\xc0") + 5
     file[start : start + 4] = struct.pack(">HH", height, width)
     return bytes(file)
@@ -179,9 +179,8 @@ def files_request(*files):
     return "serving_encoded", {"encoded": np.array(files, object)}
 
 
-BMP = io.BytesIO()
-Image.fromarray(pictures((64, 64, 3))).save(BMP, "BMP")
-PNG, JPEG = png(pictures((64, 64, 3))), jpeg(pictures((64, 64, 3)))
+PNG, JPEG, BMP = (encoded(pictures((64, 64, 3)), kind) for kind in ("PNG", "JPEG", "BMP"))
+WEBP = encoded(np.zeros((1001, 1000, 3), np.uint8), "WEBP", lossless=True)
 SHAPE = r"Shape of tensor .* is not compatible with expected shape "
 IMAGES, FILES = SHAPE + r"\[\?,\?,\?,3\]", SHAPE + r"\[\?\]"
 PIXELS = "images must hold 1 to 1000000 pixels"
@@ -222,7 +221,7 @@ MALFORMED = {
     "JPEG start": (files_request(JPEG[:3]), DAMAGED),
     "cut JPEG": (files_request(JPEG[:900]), DAMAGED),
     "JPEG of size 0": (files_request(declared_jpeg(0, 0)), DAMAGED),
-    "cut BMP": (files_request(BMP.getvalue()[:900]), "."),
+    "cut BMP": (files_request(BMP[:900]), "."),
     "TIFF": (files_request(b"II*\0" + bytes(99)), "file format|JPEG"),
     "files of two sizes": (files_request(PNG, png(pictures((8, 9, 3)))), "of one size"),
     "a good and a bad file": (files_request(PNG, b"no picture"), "file format|JPEG"),
@@ -237,6 +236,7 @@ MALFORMED = {
         "begin with their header",
     ),
     "JPEG of 65500x65500": (files_request(declared_jpeg(65500, 65500)), DECLARED),
+    "WebP of 1000x1001": (files_request(WEBP), DECLARED),
     "JPEG of 1001x1000": (files_request(declared_jpeg(1001, 1000)), DECLARED),
 }
 VALID = {
@@ -279,6 +279,29 @@ def test_a_server_refuses_malformed_requests(served, name):
 @pytest.mark.parametrize("name", VALID)
 def test_a_server_answers_valid_requests(served, name):
     assert served[0][name][0] is None
+
+
+@pytest.mark.parametrize("size", [(1, 1), (300, 7), (5, 1021)])
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        ("PNG", {}),
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True, "exif": b"Exif\0\0" + bytes(99)}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("WEBP", {"exif": b"Exif\0\0" + bytes(99)}),
+    ],
+)
+def test_sizes_in_headers(size, kind, options):
+    height, width = size
+    file = encoded(pictures((height, width, 3)), kind, **options)
+    assert float(export._declared_pixels(tf.constant(file))) == height * width
+
+
+@pytest.mark.parametrize("file", [BMP, b"", b"text", b"II*\0", b"RIFF"])
+def test_other_files_declare_nothing(file):
+    assert float(export._declared_pixels(tf.constant(file))) == 0
 
 
 @pytest.mark.parametrize("name", ["serving_default", "serving_encoded"])

@@ -119,7 +119,6 @@ def test_predict_refuses(image, change, message):
 def refused(value, tmp_path):
     """What is given to `predict` under a name that says it."""
     os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "unreadable.png").mkdir()
     (tmp_path / "link.png").symlink_to(tmp_path / "nothing.png")
     pixels = np.zeros((4, 5, 3), np.uint8)
     whole = io.BytesIO()
@@ -212,8 +211,8 @@ def test_predict_refuses_a_file_that_cannot_be_read(tmp_path, image, monkeypatch
     def denied(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", denied)
-    with pytest.raises(ValueError, match=r"`image` must .*secret\.png' \(Permission denied\)"):
+    monkeypatch.setattr("pathlib.Path.read_bytes", denied)
+    with pytest.raises(ValueError, match=r"`image` must .*secret\.png.*Permission denied"):
         predict(channel_model(), tmp_path / "secret.png")
 
 
