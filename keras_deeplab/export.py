@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from keras_deeplab.verification import (
     SERVING_DEFAULT,
     SERVING_ENCODED,
     ExportError,
+    verified_shapes,
     verify,
 )
 
@@ -69,7 +71,8 @@ def saved_model(
         The path.
 
     Raises:
-        ValueError: If `max_pixels` is no positive integer, or the model is no segmentation model.
+        ValueError: If the model is no segmentation model, or `max_pixels` too small for the images
+            that are compared.
         FileExistsError: If something is at `path` that may not be replaced.
         ExportError: If the SavedModel cannot be loaded or answers differently.
 
@@ -79,10 +82,14 @@ def saved_model(
     >>> serve = tf.saved_model.load("saved_model").signatures["serving_default"]
     >>> serve(images=photographs)["labels"]
     """
-    if not isinstance(max_pixels, Integral) or isinstance(max_pixels, bool) or max_pixels < 1:
-        raise ValueError(f"`max_pixels` must be a positive integer. Received: {max_pixels=!r}")
     path = Path(path)
     _check_target(path, overwrite)
+    needed = max(_pixels(shape) for shape in verified_shapes(logits_spec(model)[0]))
+    if type(max_pixels) is bool or not isinstance(max_pixels, Integral) or max_pixels < needed:
+        raise ValueError(
+            f"`max_pixels` must be an integer of at least {needed}, the pixels of the images that "
+            f"are compared. Received: {max_pixels=!r}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
@@ -147,6 +154,12 @@ def _write(model: keras.Model, path: Path, max_pixels: int = MAX_PIXELS) -> None
     archive.write_out(path, verbose=False)
 
 
+def _pixels(shape: Sequence[int]) -> int:
+    """Returns the pixels of a batch of images whose sides are rounded up, as requests count."""
+    batch, height, width, _ = shape
+    return batch * (-(-height // STRIDE) * STRIDE) * (-(-width // STRIDE) * STRIDE)
+
+
 def _checked_images(images: tf.Tensor, shape: tf.TensorShape, max_pixels: int) -> tf.Tensor:
     """Refuses images of another shape, none and too many.
 
@@ -154,9 +167,8 @@ def _checked_images(images: tf.Tensor, shape: tf.TensorShape, max_pixels: int) -
     assertion would compare is a constant of the graph, taken from the signature.
     """
     images = tf.ensure_shape(images, shape, name="images")
-    batch, *sides = tf.unstack(tf.cast(tf.shape(images)[:3], tf.float64))
-    height, width = (tf.math.ceil(side / STRIDE) * STRIDE for side in sides)
-    pixels = batch * height * width
+    # In float64, where no product of sizes overflows.
+    pixels = _pixels(tf.unstack(tf.cast(tf.shape(images), tf.float64)))
     rule = (
         f"images must hold 1 to {max_pixels} pixels, sides rounded up to multiples of {STRIDE}; "
         "received batch, height and width"

@@ -281,6 +281,29 @@ def test_a_server_answers_valid_requests(served, name):
     assert served[0][name][0] is None
 
 
+@pytest.mark.parametrize(
+    "check, spec",
+    [
+        (lambda x: export._checked_images(x, x.shape, 9), tf.TensorSpec((None, None, None, 3))),
+        (lambda x: export._checked_files(x, 9), tf.TensorSpec((None,), tf.string)),
+    ],
+)
+def test_nothing_is_computed_before_the_checks(check, spec):
+    """Order in the graph: an assertion beside the network would be too late."""
+    run = tf.function(lambda x: tf.stack([check(x)], name="network"))
+    graph = run.get_concrete_function(spec).graph
+    found, todo = set(), [graph.get_operation_by_name("network").inputs[0].op]
+    while todo:
+        operation = todo.pop()
+        if operation not in found:
+            found.add(operation)
+            todo += [*operation.control_inputs, *(tensor.op for tensor in operation.inputs)]
+    assertions = [op for op in graph.get_operations() if "Assert" in op.name and op.type != "Const"]
+    assert assertions
+    assert "EnsureShape" in {op.type for op in found}
+    assert {op for op in assertions if op.type in ("Assert", "If", "StatelessIf")} <= found
+
+
 @pytest.mark.parametrize("size", [(1, 1), (300, 7), (5, 1021)])
 @pytest.mark.parametrize(
     "kind, options",
@@ -320,11 +343,15 @@ def test_every_entry_refuses_malformed_requests(exported, name):
         assert entry(tf.constant(good))["labels"].shape[0] == 1
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, True, "100", None])
-def test_max_pixels_must_be_a_positive_integer(tmp_path, value):
-    with pytest.raises(ValueError, match="`max_pixels` must be a positive integer"):
+@pytest.mark.parametrize("value", [0, -1, 1e6, True, "100", None, 2 * 128 * 160 - 1])
+def test_max_pixels_must_admit_the_comparison(tmp_path, value):
+    with pytest.raises(ValueError, match="`max_pixels` must be an integer of at least 40960"):
         export.saved_model(small_model(), tmp_path / "out", max_pixels=value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_smallest_max_pixels(tmp_path):
+    export.saved_model(small_model(), tmp_path / "out", max_pixels=2 * 128 * 160)
 
 
 def test_loads_with_tensorflow_alone(exported, tmp_path):
