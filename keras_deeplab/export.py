@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 import keras
@@ -17,10 +19,14 @@ from keras_deeplab.verification import (
     SERVING_DEFAULT,
     SERVING_ENCODED,
     ExportError,
+    verified_shapes,
     verify,
 )
 
 __all__ = ["ExportError", "saved_model", "verify"]
+
+MAX_PIXELS = 2**24
+STRIDE = 32  # of the coarsest features, of which an image has one along each side at least
 
 
 def saved_model(
@@ -28,6 +34,7 @@ def saved_model(
     path: str | os.PathLike,
     overwrite: bool = False,
     tolerance: float | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Path:
     """Writes a model as a SavedModel that needs TensorFlow alone, and compares it with the model.
 
@@ -40,6 +47,11 @@ def saved_model(
       grey and alpha too), all of one size: other requests are refused with a message. It is
       written for models of 1 or 3 channels.
 
+    A request of another rank or shape, an empty one and one of more than `max_pixels` pixels is
+    refused inside the graph, before anything is computed: servers hold no request against the
+    signature, and TensorFlow's kernels end the process on some. Of encoded files the sizes that
+    their headers declare count, so that no small file takes much memory.
+
     The export is written beside `path`, verified there (see `verify`) and then renamed, so that
     nothing unfinished or wrong is ever at `path`.
 
@@ -50,11 +62,17 @@ def saved_model(
         overwrite: Whether a SavedModel that is already there is replaced, after the new one is
             verified. A folder that is no SavedModel is never replaced.
         tolerance: Largest difference of a probability in the comparison; see `verify`.
+        max_pixels: Largest number of pixels of a request, `batch * height * width` with the sides
+            rounded up to multiples of 32, as thin and tiny images cost no less. A server out of
+            memory is ended by its system: choose what yours can hold. A DeepLabV3+ on MobileNetV2
+            with 21 classes takes about 0.4 GB a megapixel.
 
     Returns:
         The path.
 
     Raises:
+        ValueError: If the model is no segmentation model, or `max_pixels` too small for the images
+            that are compared.
         FileExistsError: If something is at `path` that may not be replaced.
         ExportError: If the SavedModel cannot be loaded or answers differently.
 
@@ -66,10 +84,16 @@ def saved_model(
     """
     path = Path(path)
     _check_target(path, overwrite)
+    needed = max(_pixels(shape) for shape in verified_shapes(logits_spec(model)[0]))
+    if type(max_pixels) is bool or not isinstance(max_pixels, Integral) or max_pixels < needed:
+        raise ValueError(
+            f"`max_pixels` must be an integer of at least {needed}, the pixels of the images that "
+            f"are compared. Received: {max_pixels=!r}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
-        _write(model, aside)
+        _write(model, aside, int(max_pixels))
         verify(model, aside, tolerance)
         _replace(path, aside)
     finally:
@@ -102,11 +126,12 @@ def _replace(path: Path, aside: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(model: keras.Model, path: Path) -> None:
+def _write(model: keras.Model, path: Path, max_pixels: int = MAX_PIXELS) -> None:
     spec, num_classes = logits_spec(model)
     archive = keras.export.ExportArchive()
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = _checked_images(images, spec.shape, max_pixels)
         logits = model(tf.cast(images, spec.dtype), training=False)
         logits = tf.cast(logits, tf.float32)
         labels = tf.argmax(logits, -1, output_type=tf.int32)
@@ -121,6 +146,7 @@ def _write(model: keras.Model, path: Path) -> None:
     if channels in ENCODED_CHANNELS:
 
         def serve_encoded(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+            encoded = _checked_files(encoded, max_pixels)
             return serve_images(tf.ensure_shape(_decoded(encoded, channels), spec.shape))
 
         encoded = tf.TensorSpec(spec.shape[:1], tf.string, name="encoded")
@@ -128,13 +154,88 @@ def _write(model: keras.Model, path: Path) -> None:
     archive.write_out(path, verbose=False)
 
 
-def _decoded(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes a batch of encoded photographs of one size."""
+def _pixels(shape: Sequence[int]) -> int:
+    """Returns the pixels of a batch of images whose sides are rounded up, as requests count."""
+    batch, height, width, _ = shape
+    return batch * (-(-height // STRIDE) * STRIDE) * (-(-width // STRIDE) * STRIDE)
+
+
+def _checked_images(images: tf.Tensor, shape: tf.TensorShape, max_pixels: int) -> tf.Tensor:
+    """Refuses images of another shape, none and too many.
+
+    What a signature says of the rank is not checked by a server. `ensure_shape` alone is: what an
+    assertion would compare is a constant of the graph, taken from the signature.
+    """
+    images = tf.ensure_shape(images, shape, name="images")
+    # In float64, where no product of sizes overflows.
+    pixels = _pixels(tf.unstack(tf.cast(tf.shape(images), tf.float64)))
+    rule = (
+        f"images must hold 1 to {max_pixels} pixels, sides rounded up to multiples of {STRIDE}; "
+        "received batch, height and width"
+    )
+    valid = (pixels > 0) & (pixels <= max_pixels)
+    check = tf.debugging.Assert(valid, [rule, tf.shape(images)[:3]])
+    with tf.control_dependencies([check]):
+        return tf.identity(images)
+
+
+def _checked_files(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Refuses encoded files that are none, or declare too many pixels in their headers."""
+    encoded = tf.ensure_shape(encoded, [None], name="encoded")
     count = tf.debugging.Assert(
         tf.size(encoded) > 0, ["encoded must hold at least one photograph; received none"]
     )
     with tf.control_dependencies([count]):
-        first = tf.shape(decode_image(encoded[0], channels))
+        pixels = tf.map_fn(_declared_pixels, encoded, fn_output_signature=tf.float64)
+    rule = f"encoded must hold up to {max_pixels} pixels; received files that declare"
+    total = tf.reduce_sum(pixels)
+    check = tf.debugging.Assert(total <= max_pixels, [rule, total])
+    with tf.control_dependencies([check]):
+        return tf.identity(encoded)
+
+
+def _declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns height times width from the header of a PNG, JPEG or WebP file, float64.
+
+    Of others 0, as they cannot declare more than they hold.
+    """
+    header = tf.cast(tf.io.decode_raw(encoded, tf.uint8, fixed_length=30), tf.int64)
+
+    def number(first: int, size: int) -> tf.Tensor:  # little-endian
+        return tf.reduce_sum(header[first : first + size] * [256**i for i in range(size)])
+
+    def of_png() -> tf.Tensor:
+        rule = "encoded must hold PNG files that begin with their header"
+        check = tf.debugging.Assert(tf.reduce_all(header[12:16] == list(b"IHDR")), [rule])
+        with tf.control_dependencies([check]):
+            words = tf.io.decode_raw(encoded, tf.int32, little_endian=False, fixed_length=24)
+        return tf.reduce_prod(tf.cast(words[4:], tf.float64))
+
+    def of_jpeg() -> tf.Tensor:
+        size = tf.image.extract_jpeg_shape(encoded, tf.int32)
+        return tf.reduce_prod(tf.cast(size[:2], tf.float64))
+
+    def of_webp() -> tf.Tensor:
+        lossless = number(21, 4)
+        sides = {  # by the fourth letter of the first chunk
+            " ": (number(26, 2) % 2**14, number(28, 2) % 2**14),
+            "L": (lossless % 2**14 + 1, lossless // 2**14 % 2**14 + 1),
+            "X": (number(24, 3) + 1, number(27, 3) + 1),
+        }
+        pixels = [
+            tf.where(header[15] == ord(kind), width * height, 0)
+            for kind, (width, height) in sides.items()
+        ]
+        return tf.cast(tf.add_n(pixels), tf.float64)
+
+    starts = {b"\x89PN": of_png, b"\xff\xd8\xff": of_jpeg, b"RIF": of_webp}
+    cases = [(tf.reduce_all(header[:3] == list(start)), of) for start, of in starts.items()]
+    return tf.case(cases, default=lambda: tf.constant(0.0, tf.float64))
+
+
+def _decoded(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    """Decodes a batch of encoded photographs of one size."""
+    first = tf.shape(decode_image(encoded[0], channels))
 
     def one(photograph: tf.Tensor) -> tf.Tensor:
         pixels = decode_image(photograph, channels)

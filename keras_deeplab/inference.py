@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,10 +16,17 @@ import tensorflow as tf
 
 from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.data.decoding import decode_image
+from keras_deeplab.graph.network import all_layers
 from keras_deeplab.metrics import SegmentationMetrics, by_name, scores
 
 Image = np.ndarray | tf.Tensor | PIL.Image.Image | str | os.PathLike
 PIL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits per channel
+
+LabelFunction = tf.types.experimental.PolymorphicFunction
+# Beside the models, not on them: an attribute would be tracked, saved and copied with its model.
+_LABEL_FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, tuple[list, list, LabelFunction]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def logits_spec(model: keras.Model) -> tuple[tf.TensorSpec, int]:
@@ -57,8 +67,39 @@ def label_dtype(num_classes: int) -> tf.DType:
     return tf.uint8 if num_classes <= 255 else tf.int32
 
 
+def label_function(model: keras.Model) -> LabelFunction:
+    """Returns the compiled function from pixels to label maps of a segmentation model.
+
+    It takes pixels `(batch, height, width, channels)` of the model's input dtype and returns labels
+    `(batch, height, width)`. It is traced once for all sizes, on its first call, and kept as long
+    as the model. Changed values of the weights need no new trace; where the model gets other
+    variables or its layers another dtype policy, a new function replaces it.
+
+    Run eagerly, a functional model keeps all its intermediate maps to the end, which takes several
+    times the memory of the graph.
+    """
+    policies = [layer.dtype_policy.name for layer in all_layers(model).values()]
+    weights = model.weights
+    known = _LABEL_FUNCTIONS.get(model)
+    if known and known[0] == policies and list(map(id, known[1])) == list(map(id, weights)):
+        return known[2]
+    spec, num_classes = logits_spec(model)
+    free_batch = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
+    network = weakref.ref(model)  # a function that held its model would keep it in the dictionary
+
+    @tf.function(input_signature=[free_batch], autograph=False)
+    def labels_of(pixels: tf.Tensor) -> tf.Tensor:
+        labels = tf.argmax(network()(pixels, training=False), -1, output_type=tf.int32)
+        return tf.cast(labels, label_dtype(num_classes))
+
+    _LABEL_FUNCTIONS[model] = policies, weights, labels_of
+    return labels_of
+
+
 def predict(model: keras.Model, image: Image) -> np.ndarray:
     """Predicts the class of every pixel of a photograph, or of a batch of one size.
+
+    The model is compiled on the first call, for images of all sizes.
 
     Args:
         model: Segmentation model on pixels in 0..255; any input size that the model takes.
@@ -73,8 +114,10 @@ def predict(model: keras.Model, image: Image) -> np.ndarray:
         255 classes.
 
     Raises:
-        ValueError: If the image has another shape, values outside 0..255, or the file cannot be
-            decoded.
+        TypeError: If the image is none of these, such as bytes, a list or None.
+        ValueError: If the image has another shape or dtype, values outside 0..255, or is no
+            path of a file that can be decoded.
+        MemoryError: If the memory does not suffice for an image of that size.
 
     Example:
 
@@ -82,33 +125,68 @@ def predict(model: keras.Model, image: Image) -> np.ndarray:
     >>> labels.shape, labels.dtype
     ((360, 480), dtype('uint8'))
     """
-    spec, num_classes = logits_spec(model)
-    pixels = _pixels(image, spec.shape[-1])
-    single = pixels.ndim == 3
-    batch = tf.cast(pixels[None] if single else pixels, spec.dtype)
-    labels = tf.argmax(model(batch, training=False), -1, output_type=tf.int32)
-    labels = tf.cast(labels, label_dtype(num_classes)).numpy()
-    return labels[0] if single else labels
+    spec, _ = logits_spec(model)
+    pixels = _pixels(image, spec.shape)
+    batch = pixels if pixels.ndim == 4 else pixels[None]
+    try:
+        labels = label_function(model)(tf.cast(batch, spec.dtype)).numpy()
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError(
+            f"`image` must be small enough for the memory. Received: image of shape {pixels.shape}."
+            " Make it smaller, or predict parts of it."
+        ) from error
+    return labels if pixels.ndim == 4 else labels[0]
 
 
-def _pixels(image: Image, channels: int) -> np.ndarray:
+def _pixels(image: Image, shape: tf.TensorShape) -> np.ndarray:
     """Returns the pixels `([batch,] height, width, channels)` of whatever `predict` takes."""
+    height, width, channels = shape[1:]
     if isinstance(image, str | os.PathLike):
-        return read_image(image, channels)
-    if isinstance(image, PIL.Image.Image) and image.mode in PIL_MODES and channels in (1, 3):
-        image = image.convert("RGB" if channels == 3 else "L")
-    pixels = np.asarray(image)
+        if channels not in (1, 3):
+            raise ValueError(
+                f"`image` must be an array where a model takes {channels} channels; files give 1 "
+                f"or 3. Received: image={_short(os.fspath(image))}"
+            )
+        image = read_image(image, channels)
+    pixels = _array(image, {1: "L", 3: "RGB"}.get(channels))
+    given = pixels.shape
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.shape[-1] == 1:
-        pixels = np.repeat(pixels, channels, -1) if channels == 3 else pixels
-    if pixels.ndim not in (3, 4) or pixels.shape[-1] != channels or 0 in pixels.shape:
+    if pixels.ndim in (3, 4) and pixels.shape[-1] == 1 and channels == 3:
+        pixels = np.repeat(pixels, channels, -1)
+    fits = pixels.ndim in (3, 4) and shape[1:].is_compatible_with(pixels.shape[-3:])
+    if not fits or 0 in pixels.shape:
+        axes = (
+            f"{height or 'height'}, {width or 'width'}, {'1 or 3' if channels == 3 else channels}"
+        )
         raise ValueError(
-            f"image must be (height, width, {channels}), (batch, height, width, {channels}) or "
-            f"one-channel, and not empty; received shape {np.shape(image)}"
+            f"`image` must have the shape ({axes}) or (batch, {axes}) and not be empty. Received: "
+            f"image of shape {given}"
         )
     _check_range(pixels)
     return pixels
+
+
+def _array(image: Any, mode: str | None) -> np.ndarray:
+    """Returns the values of an array or a picture, the latter in a mode of pillow if one is set."""
+    rule = "`image` must be a path, an array or a PIL.Image"
+    # A list would be a batch, an image or neither, by the luck of its sizes.
+    if not hasattr(image, "__array__") and not isinstance(image, PIL.Image.Image):
+        hint = " For the bytes of a file, use PIL.Image.open(io.BytesIO(image))."
+        is_bytes = isinstance(image, bytes | bytearray | memoryview)
+        raise TypeError(
+            f"{rule}. Received: image of type {type(image).__name__}.{hint if is_bytes else ''}"
+        )
+    try:
+        if isinstance(image, PIL.Image.Image) and image.mode in PIL_MODES and mode:
+            image = image.convert(mode)
+        return np.asarray(image)
+    except (OSError, SyntaxError) as error:  # of pillow, which decodes what it has opened only now
+        raise ValueError(
+            f"`image` must be a picture that can be decoded. Received: image={image!r} ({error})"
+        ) from error
+    except Exception as error:  # each library has its own for a tensor without values
+        raise TypeError(f"{rule} with values. Received: image={image!r}") from error
 
 
 def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
@@ -123,30 +201,58 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
         Pixels uint8 `(height, width, channels)`.
 
     Raises:
-        ValueError: If the file cannot be decoded.
+        ValueError: If there is no such file, or it cannot be read or decoded.
     """
-    encoded = tf.io.read_file(os.fspath(path))
+    _check_is_file(path)
     try:
-        return decode_image(encoded, channels).numpy()
-    except tf.errors.InvalidArgumentError as error:
+        return decode_image(Path(path).read_bytes(), channels).numpy()
+    except (OSError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(
-            f"image must be a JPEG, PNG or BMP file; received {os.fspath(path)!r}: {error.message}"
+            "`image` must be a JPEG, PNG or BMP file. Received: "
+            f"image={os.fspath(path)!r}: {getattr(error, 'message', error)}"
         ) from error
+
+
+def _check_is_file(path: str | os.PathLike) -> None:
+    """Refuses a path that is no regular file; to open a pipe or a device may take forever."""
+    if os.path.isfile(path):
+        return
+    what = "is a folder" if os.path.isdir(path) else "is no regular file"
+    what = what if os.path.lexists(path) else "does not exist"
+    path = os.fspath(path)
+    hint = " Download the file first." if "://" in str(path) else ""
+    raise ValueError(
+        f"`image` must be the path of an image file. Received: image={_short(path)}, which {what}."
+        f"{hint}"
+    )
+
+
+def _short(path: str | bytes) -> str:
+    """The path as it is shown; a message does not carry a whole picture in a `data:` address."""
+    shown = repr(path)
+    return shown if len(shown) <= 300 else f"{shown[:100]}..."
 
 
 def _check_range(pixels: np.ndarray) -> None:
     if pixels.dtype == np.uint8:
         return
-    dtype = tf.as_dtype(pixels.dtype)  # knows bfloat16, which to numpy is no number
+    try:
+        dtype = tf.as_dtype(pixels.dtype)  # knows bfloat16, which to numpy is no number
+    except TypeError:
+        dtype = tf.variant
     if not (dtype.is_floating or dtype.is_integer):
-        raise ValueError(f"image must hold numbers in 0..255; received dtype {pixels.dtype}")
+        raise ValueError(
+            f"`image` must hold numbers in 0..255. Received: image of dtype {pixels.dtype}"
+        )
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 255):  # false for NaN too
-        raise ValueError(f"image must hold values in 0..255; received {low} to {high}")
+        raise ValueError(
+            f"`image` must hold values in 0..255. Received: image of values {low} to {high}"
+        )
     if dtype.is_floating and 0 < high <= 1:
         warnings.warn(
-            f"image holds values from {low} to {high}, all but black for a model that takes "
-            "pixels in 0..255; do not divide by 255",
+            f"`image` must hold values in 0..255. Received: image of values {low} to {high}, all "
+            "but black. Do not divide by 255.",
             stacklevel=4,
         )
 
@@ -246,7 +352,7 @@ def pair_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 def _evaluation_step(
     model: keras.Model, metric: SegmentationMetrics, element: tuple, spec: tf.TensorSpec
-) -> tf.types.experimental.PolymorphicFunction:
+) -> LabelFunction:
     """Returns the function that scores a batch, traced once for all sizes.
 
     It adds the batch to the metric and returns `(truth, predicted)`, `(batch, height, width)`.
@@ -255,11 +361,11 @@ def _evaluation_step(
     free = tf.TensorSpec([None, *spec.shape[1:]], pixels.dtype)
     maps = tf.TensorSpec([None] * labels.shape.rank, labels.dtype)
     trailing = labels.shape.rank == 4
+    labels_of = label_function(model)
 
     @tf.function(input_signature=[free, maps])
     def step(images: tf.Tensor, truth: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = model(tf.cast(images, spec.dtype), training=False)
-        predicted = tf.argmax(logits, -1, output_type=tf.int32)
+        predicted = labels_of(tf.cast(images, spec.dtype))
         truth = tf.squeeze(truth, -1) if trailing else truth
         metric.update_state(truth, predicted)
         return truth, predicted

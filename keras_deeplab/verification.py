@@ -53,14 +53,13 @@ def verify(model: keras.Model, path: str | os.PathLike, tolerance: float | None 
     except (OSError, ValueError, KeyError, AttributeError, tf.errors.OpError) as error:
         raise ExportError(f"{path} cannot be loaded as a SavedModel: {error}") from error
     spec, _ = logits_spec(model)
-    batch, height, width, channels = spec.shape
+    channels = spec.shape[-1]
     names = [SERVING_DEFAULT] + ([SERVING_ENCODED] if channels in ENCODED_CHANNELS else [])
     missing = [name for name in names if name not in loaded.signatures]
     if missing:
         raise ExportError(f"{path} must have the signatures {names}; missing: {missing}")
     tolerance = _tolerance(model) if tolerance is None else tolerance
-    for free_height, free_width in VERIFIED_SIZES:
-        size = (batch or 2, height or free_height, width or free_width, channels)
+    for size in verified_shapes(spec):
         images, encodings = _test_pictures(size)
         expected = _expected(model, images, spec)
         requests = [(SERVING_DEFAULT, {"images": tf.constant(images)})]
@@ -68,6 +67,12 @@ def verify(model: keras.Model, path: str | os.PathLike, tolerance: float | None 
         for name, inputs in requests:
             _compare(name, loaded.signatures[name], inputs, expected, tolerance)
     _compare_weights(model, loaded.signatures[SERVING_DEFAULT], path)
+
+
+def verified_shapes(spec: tf.TensorSpec) -> list[tuple[int, int, int, int]]:
+    """Returns the shapes of the batches that are compared."""
+    batch, height, width, channels = spec.shape
+    return [(batch or 2, height or h, width or w, channels) for h, w in VERIFIED_SIZES]
 
 
 def _tolerance(model: keras.Model) -> float:

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import io
+import json
+import pickle
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -141,6 +147,213 @@ def test_serving_encoded_refuses_with_a_message(exported):
         serve(encoded=tf.constant([b"no picture"]))
 
 
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def declared_png(width, height, first=b""):
+    """A PNG of a few bytes that declares a size, with chunks in front of its header."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b""))
+    return b"\x89PNG\r\n\x1a\n" + first + header + pixels + chunk(b"IEND", b"")
+
+
+def encoded(array, kind, **options):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind, **options)
+    return file.getvalue()
+
+
+def declared_jpeg(width, height):
+    file = bytearray(encoded(pictures((8, 8, 3)), "JPEG"))
+    start = file.index(b"\xff\xc0") + 5
+    file[start : start + 4] = struct.pack(">HH", height, width)
+    return bytes(file)
+
+
+def images_request(shape, dtype=np.uint8):
+    return "serving_default", {"images": np.zeros(shape, dtype)}
+
+
+def files_request(*files):
+    return "serving_encoded", {"encoded": np.array(files, object)}
+
+
+PNG, JPEG, BMP = (encoded(pictures((64, 64, 3)), kind) for kind in ("PNG", "JPEG", "BMP"))
+WEBP = encoded(np.zeros((1001, 1000, 3), np.uint8), "WEBP", lossless=True)
+SHAPE = r"Shape of tensor .* is not compatible with expected shape "
+IMAGES, FILES = SHAPE + r"\[\?,\?,\?,3\]", SHAPE + r"\[\?\]"
+PIXELS = "images must hold 1 to 1000000 pixels"
+DECLARED = "encoded must hold up to 1000000 pixels"
+DTYPE, DAMAGED = "Type mismatch", "Invalid PNG|jpeg::Uncompress failed|Invalid JPEG data"
+MALFORMED = {
+    **{f"rank {len(s)} {s}": (images_request(s), IMAGES) for s in [(), (3,), (40, 50)]},
+    "rank 3": (images_request((40, 50, 3)), IMAGES),
+    "rank 3 without channels": (images_request((1, 40, 50)), IMAGES),
+    "rank 5": (images_request((1, 1, 8, 8, 3)), IMAGES),
+    "rank 6": (images_request((1, 1, 1, 8, 8, 3)), IMAGES),
+    **{f"{n} channels": (images_request((1, 40, 50, n)), IMAGES) for n in (0, 1, 2, 4)},
+    "channels first": (images_request((1, 3, 40, 50)), IMAGES),
+    "empty batch": (images_request((0, 40, 50, 3)), PIXELS),
+    "no height": (images_request((1, 0, 50, 3)), PIXELS),
+    "no width": (images_request((1, 40, 0, 3)), PIXELS),
+    "all empty": (images_request((0, 0, 0, 3)), PIXELS),
+    "large image": (images_request((1, 1100, 1000, 3)), PIXELS),
+    "large batch": (images_request((300, 64, 64, 3)), PIXELS),
+    "batch of single pixels": (images_request((1000, 1, 1, 3)), PIXELS),
+    "wide image": (images_request((1, 1, 40000, 3)), PIXELS),
+    "high image": (images_request((1, 40000, 1, 3)), PIXELS),
+    **{dtype: (images_request((1, 8, 9, 3), dtype), DTYPE) for dtype in ("f4", "i4", "?")},
+    "files as images": (("serving_default", {"images": np.array([PNG], object)}), DTYPE),
+    "missing images": (("serving_default", {}), "must feed a value"),
+    "missing files": (("serving_encoded", {}), "must feed a value"),
+    "images as files": (("serving_encoded", {"encoded": pictures((1, 8, 8, 3))}), DTYPE),
+    "one file": (("serving_encoded", {"encoded": np.array(PNG, object)}), FILES),
+    "files of rank 2": (("serving_encoded", {"encoded": np.array([[PNG]], object)}), FILES),
+    "no files": (files_request(), "at least one photograph"),
+    "empty file": (files_request(b""), "empty"),
+    "text": (files_request(b"no picture"), "file format|JPEG"),
+    "one byte": (files_request(b"\x89"), "file format|JPEG"),
+    "PNG signature": (files_request(PNG[:8]), "begin with their header"),
+    "cut PNG header": (files_request(PNG[:20]), DAMAGED),
+    "cut PNG": (files_request(PNG[:900]), DAMAGED),
+    "PNG without pixels": (files_request(declared_png(8, 8)), DAMAGED),
+    "JPEG start": (files_request(JPEG[:3]), DAMAGED),
+    "cut JPEG": (files_request(JPEG[:900]), DAMAGED),
+    "JPEG of size 0": (files_request(declared_jpeg(0, 0)), DAMAGED),
+    "cut BMP": (files_request(BMP[:900]), "."),
+    "TIFF": (files_request(b"II*\0" + bytes(99)), "file format|JPEG"),
+    "files of two sizes": (files_request(PNG, png(pictures((8, 9, 3)))), "of one size"),
+    "a good and a bad file": (files_request(PNG, b"no picture"), "file format|JPEG"),
+    "PNG of 1001x1000": (files_request(declared_png(1001, 1000)), DECLARED),
+    "PNG of 23000x23000": (files_request(declared_png(23000, 23000)), DECLARED),
+    "PNG of 100000x100000": (files_request(declared_png(100000, 100000)), DECLARED),
+    "PNG of 2^31 - 1": (files_request(declared_png(2**31 - 1, 2**31 - 1)), DECLARED),
+    "PNG of 2^32 - 1": (files_request(declared_png(2**32 - 1, 1)), DAMAGED),
+    "PNGs together": (files_request(*[declared_png(600, 600)] * 3), DECLARED),
+    "PNG with a chunk in front": (
+        files_request(declared_png(23000, 23000, chunk(b"abCd", b"x"))),
+        "begin with their header",
+    ),
+    "JPEG of 65500x65500": (files_request(declared_jpeg(65500, 65500)), DECLARED),
+    "WebP of 1000x1001": (files_request(WEBP), DECLARED),
+    "JPEG of 1001x1000": (files_request(declared_jpeg(1001, 1000)), DECLARED),
+}
+VALID = {
+    "valid": ("serving_default", {"images": pictures((1, 40, 50, 3))}),
+    **{f"{n}x{n}": images_request((1, n, n, 3)) for n in range(1, 9)},
+    "thin": images_request((2, 1, 3000, 3)),
+    "encoded": files_request(PNG, JPEG),
+    "largest image": images_request((1, 992, 992, 3)),
+}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """What a server in its own process answers, and its exit status."""
+    folder = tmp_path_factory.mktemp("served")
+    export.saved_model(small_model(), folder / "model", max_pixels=1_000_000)
+    requests = {**VALID, **{name: request for name, (request, _) in MALFORMED.items()}}
+    (folder / "requests").write_bytes(pickle.dumps(requests))
+    server = Path(__file__).with_name("serving_session.py")
+    command = [sys.executable, server, folder / "model", folder / "requests", folder / "answers"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    answers = [json.loads(line) for line in (folder / "answers").read_text().splitlines()]
+    return {name: (message, again) for name, message, again in answers}, done
+
+
+def test_no_request_ends_a_server(served):
+    answers, done = served
+    assert done.returncode == 0, (list(answers)[-1], done.stderr[-2000:])
+    assert set(answers) == {*VALID, *MALFORMED}
+    assert [name for name, (_, again) in answers.items() if not again] == []
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_server_refuses_malformed_requests(served, name):
+    message, _ = served[0][name]
+    assert message is not None
+    assert re.search(MALFORMED[name][1], message), message
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_a_server_answers_valid_requests(served, name):
+    assert served[0][name][0] is None
+
+
+@pytest.mark.parametrize(
+    "check, spec",
+    [
+        (lambda x: export._checked_images(x, x.shape, 9), tf.TensorSpec((None, None, None, 3))),
+        (lambda x: export._checked_files(x, 9), tf.TensorSpec((None,), tf.string)),
+    ],
+)
+def test_nothing_is_computed_before_the_checks(check, spec):
+    """Order in the graph: an assertion beside the network would be too late."""
+    run = tf.function(lambda x: tf.stack([check(x)], name="network"))
+    graph = run.get_concrete_function(spec).graph
+    found, todo = set(), [graph.get_operation_by_name("network").inputs[0].op]
+    while todo:
+        operation = todo.pop()
+        if operation not in found:
+            found.add(operation)
+            todo += [*operation.control_inputs, *(tensor.op for tensor in operation.inputs)]
+    assertions = [op for op in graph.get_operations() if "Assert" in op.name and op.type != "Const"]
+    assert assertions
+    assert "EnsureShape" in {op.type for op in found}
+    assert {op for op in assertions if op.type in ("Assert", "If", "StatelessIf")} <= found
+
+
+@pytest.mark.parametrize("size", [(1, 1), (300, 7), (5, 1021)])
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        ("PNG", {}),
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True, "exif": b"Exif\0\0" + bytes(99)}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("WEBP", {"exif": b"Exif\0\0" + bytes(99)}),
+    ],
+)
+def test_sizes_in_headers(size, kind, options):
+    height, width = size
+    file = encoded(pictures((height, width, 3)), kind, **options)
+    assert float(export._declared_pixels(tf.constant(file))) == height * width
+
+
+@pytest.mark.parametrize("file", [BMP, b"", b"text", b"II*\0", b"RIFF"])
+def test_other_files_declare_nothing(file):
+    assert float(export._declared_pixels(tf.constant(file))) == 0
+
+
+@pytest.mark.parametrize("name", ["serving_default", "serving_encoded"])
+def test_every_entry_refuses_malformed_requests(exported, name):
+    """Called from Python: the signature and the endpoint of the same name."""
+    loaded = tf.saved_model.load(str(exported[1]))
+    (key,) = loaded.signatures[name].structured_input_signature[1]
+    good, *bad = {
+        "serving_default": [pictures((1, 8, 9, 3)), pictures((8, 9, 3)), pictures((0, 8, 9, 3))],
+        "serving_encoded": [[PNG], PNG, np.array([], object)],
+    }[name]
+    for entry in (lambda x: loaded.signatures[name](**{key: x}), getattr(loaded, name)):
+        for request in bad:
+            with pytest.raises((TypeError, ValueError, tf.errors.InvalidArgumentError)):
+                entry(tf.constant(request, tf.uint8 if key == "images" else tf.string))
+        assert entry(tf.constant(good))["labels"].shape[0] == 1
+
+
+@pytest.mark.parametrize("value", [0, -1, 1e6, True, "100", None, 2 * 128 * 160 - 1])
+def test_max_pixels_must_admit_the_comparison(tmp_path, value):
+    with pytest.raises(ValueError, match="`max_pixels` must be an integer of at least 40960"):
+        export.saved_model(small_model(), tmp_path / "out", max_pixels=value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_smallest_max_pixels(tmp_path):
+    export.saved_model(small_model(), tmp_path / "out", max_pixels=2 * 128 * 160)
+
+
 def test_loads_with_tensorflow_alone(exported, tmp_path):
     model, path, _ = exported
     images = pictures((2, 37, 50, 3))
@@ -272,7 +485,7 @@ def test_a_corrupted_export_never_reaches_the_path(tmp_path, monkeypatch, change
     export.saved_model(old, out)
     write = export._write
 
-    def write_and_change(model, path):
+    def write_and_change(model, path, max_pixels):
         write(model, path)
         change(path, model, write)
 

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import copy
+import gc
+import io
 import json
+import os
+import pickle
 import warnings
+import weakref
 
 import keras
 import numpy as np
@@ -9,7 +15,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_deeplab.inference import evaluate, predict
+import keras_deeplab
+from keras_deeplab.inference import _LABEL_FUNCTIONS, evaluate, predict
 from keras_deeplab.metrics import scores
 
 
@@ -63,7 +70,7 @@ def test_predict_pil_modes_are_seen_as_viewers_show_them(image, mode, channels):
     model.set_weights([np.eye(channels, 3), np.array([0.0, 100.0, 200.0])])
     shown = picture.convert("RGB" if channels == 3 else "L")
     np.testing.assert_array_equal(predict(model, picture), predict(model, np.asarray(shown)))
-    with pytest.raises(ValueError, match="received"):
+    with pytest.raises(ValueError, match="Received"):
         predict(model, Image.fromarray(image[..., 0].astype(np.uint16) * 256))
 
 
@@ -94,12 +101,12 @@ def test_predict_many_classes_needs_int32(image):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda x: x[..., :2], r"received shape \(9, 7, 2\)"),
-        (lambda x: x[0, 0], r"received shape \(3,\)"),
-        (lambda x: x[:0], "not empty"),
-        (lambda x: x / 127.5 - 1, r"0\.\.255; received -1"),
+        (lambda x: x[..., :2], r"shape \(9, 7, 2\)"),
+        (lambda x: x[0, 0], r"Received: image of shape \(3,\)"),
+        (lambda x: x[:0], "not be empty"),
+        (lambda x: x / 127.5 - 1, r"0\.\.255. Received: image of values -1"),
         (lambda x: x.astype(int) * 2, r"0\.\.255"),
-        (lambda x: np.where(x > 9, np.nan, x), r"0\.\.255; received nan"),
+        (lambda x: np.where(x > 9, np.nan, x), r"0\.\.255. Received: image of values nan"),
         (lambda x: x > 9, "dtype bool"),
     ],
 )
@@ -109,8 +116,221 @@ def test_predict_refuses(image, change, message):
         predict(channel_model(), change(image))
 
 
+def refused(value, tmp_path):
+    """What is given to `predict` under a name that says it."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "nothing.png")
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(
+        whole, "JPEG"
+    )
+    given = {
+        "None": None,
+        "bytes": b"\x89PNG",
+        "bytearray": bytearray(99),
+        "int": 3,
+        "float": 0.5,
+        "bool": True,
+        "list": pixels.tolist(),
+        "list of arrays": [pixels, pixels],
+        "list of sizes": [pixels, pixels[1:]],
+        "list of paths": ["a.png", "b.png"],
+        "tuple": (pixels,),
+        "dict": {"image": pixels},
+        "generator": (pixels for _ in range(2)),
+        "open file": whole,
+        "ragged": tf.RaggedTensor.from_tensor(pixels),
+        "symbolic": keras.Input((4, 5, 3)),
+        "missing": "no/such/file.png",
+        "empty path": "",
+        "folder": tmp_path,
+        "URL": "https://example.org/street.jpg",
+        "data URL": "data:image/png;base64," + "A" * 9999,
+        "null": "a\0b.png",
+        "long": "a" * 9999,
+        "pipe": tmp_path / "pipe.png",
+        "device": "/dev/zero",
+        "dead link": tmp_path / "link.png",
+        "array scalar": np.uint8(3),
+        "array of rank 0": np.array(3),
+        "vector": np.zeros(3, np.uint8),
+        "rank 5": pixels[None, None],
+        "empty batch": pixels[None][:0],
+        "no height": pixels[:0],
+        "2 channels": pixels[..., :2],
+        "4 channels": np.zeros((4, 5, 4), np.uint8),
+        "channels first": np.zeros((3, 4, 5), np.uint8),
+        "bools": pixels > 0,
+        "complex": pixels.astype(complex),
+        "objects": pixels.astype(object),
+        "array of arrays": np.array([pixels, pixels[1:], None], object)[:2],
+        "texts": pixels.astype(str),
+        "dates": pixels.astype("M8[s]"),
+        "infinity": np.full((4, 5, 3), np.inf),
+        "negative": pixels - 1.0,
+        "16 bits": pixels.astype(np.uint16) + 256,
+        "cut picture": Image.open(io.BytesIO(whole.getvalue()[:700])),
+    }
+    return given[value]
+
+
+TYPES = {
+    *("None", "bytes", "bytearray", "int", "float", "bool", "list", "list of arrays", "tuple"),
+    *("list of sizes", "list of paths", "dict", "generator", "open file", "ragged", "symbolic"),
+}
+VALUES = {
+    *("missing", "empty path", "folder", "URL", "data URL", "null", "long", "pipe", "device"),
+    *("dead link", "array scalar", "array of rank 0", "vector", "rank 5", "empty batch"),
+    *("no height", "2 channels", "4 channels", "channels first", "bools", "complex", "objects"),
+    *("array of arrays", "texts", "dates", "infinity", "negative", "16 bits", "cut picture"),
+}
+
+
+@pytest.mark.parametrize("value", sorted(TYPES | VALUES))
+def test_predict_refuses_in_one_line(tmp_path, value):
+    with pytest.raises(TypeError if value in TYPES else ValueError) as caught:
+        predict(channel_model(), refused(value, tmp_path))
+    message = str(caught.value)
+    assert message.startswith("`image` must ")
+    assert "Received: image" in message
+    assert "\n" not in message
+    assert len(message) < 500
+
+
+def test_predict_says_what_to_do():
+    with pytest.raises(TypeError, match=r"PIL\.Image\.open\(io\.BytesIO"):
+        predict(channel_model(), b"\x89PNG")
+    with pytest.raises(ValueError, match="Download the file first"):
+        predict(channel_model(), "https://example.org/street.jpg")
+
+
+def test_predict_refuses_a_file_that_cannot_be_read(tmp_path, image, monkeypatch):
+    Image.fromarray(image).save(tmp_path / "secret.png")
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", denied)
+    with pytest.raises(ValueError, match=r"`image` must .*secret\.png.*Permission denied"):
+        predict(channel_model(), tmp_path / "secret.png")
+
+
+def test_predict_refuses_files_for_other_channels(tmp_path, image):
+    Image.fromarray(image).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="takes 2 channels"):
+        predict(channel_model(channels=2), tmp_path / "a.png")
+
+
+def test_predict_of_a_fixed_size(tmp_path, image):
+    model = channel_model(size=(9, 7))
+    np.testing.assert_array_equal(predict(model, image), image.argmax(-1))
+    Image.fromarray(image[1:]).save(tmp_path / "small.png")
+    for other in (image[1:], tmp_path / "small.png"):
+        with pytest.raises(ValueError, match=r"shape \(9, 7, 1 or 3\).* shape \(8, 7, 3\)"):
+            predict(model, other)
+
+
+def counting_model():
+    """A model and the list of the shapes that it was traced with."""
+    traces = []
+
+    class Counter(keras.layers.Layer):
+        def call(self, x):
+            traces.append(tuple(x.shape))
+            return x
+
+    inputs = keras.Input((None, None, 3))
+    outputs = keras.layers.Dense(3, kernel_initializer="identity")(Counter()(inputs))
+    model = keras.Model(inputs, outputs)
+    traces.clear()
+    return model, traces
+
+
+def test_predict_compiles_once_for_all_sizes(image, tmp_path):
+    model, traces = counting_model()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    batch = np.stack([image, image[::-1]])
+    wide = np.repeat(image, 9, 1)
+    values = [image, batch, wide, image[:1, :1], image.astype(float), image.astype("i8")]
+    for given in values:
+        np.testing.assert_array_equal(predict(model, given), np.argmax(given, -1))
+    for given in (tmp_path / "a.png", Image.fromarray(image), tf.constant(image)):
+        np.testing.assert_array_equal(predict(model, given), image.argmax(-1))
+    evaluate(model, dataset_of(list(pairs(SIZES))), verbose=0)
+    assert traces == [(None, None, None, 3)]
+
+
+def test_predict_follows_changes_of_the_model(image):
+    model, traces = counting_model()
+    predict(model, image)
+    kernel = np.eye(3)[[1, 2, 0]]
+    model.set_weights([kernel, np.zeros(3)])
+    np.testing.assert_array_equal(predict(model, image), (image @ kernel).argmax(-1))
+    model.trainable = False
+    model.compile("sgd", "mse")
+    predict(model, image)
+    assert len(traces) == 1
+    model.set_weights([np.eye(3), np.zeros(3)])
+    close = np.broadcast_to([200.1, 200.3, 200.2], (2, 2, 3))  # one number in bfloat16
+    assert np.unique(predict(model, close)) == 1
+    for layer in model.layers[1:]:
+        layer.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
+    assert np.unique(predict(model, close)) == 0
+    model.layers[-1].enable_lora(1)
+    model.layers[-1].lora_kernel_a.assign(np.ones((3, 1)))
+    model.layers[-1].lora_kernel_b.assign([[0.0, 0.0, 9.0]])
+    assert np.unique(predict(model, close)) == 2
+
+
+def test_predict_of_several_views_follows_the_weights(image):
+    network = channel_model()
+    model = keras_deeplab.MultiScale(network, (0.5, 1.0), fusion="mean", flip=True)
+    before = predict(model, image)
+    np.testing.assert_array_equal(before, np.argmax(model(image[None].astype("f4")), -1)[0])
+    network.set_weights([np.eye(3)[[1, 2, 0]], np.zeros(3)])
+    after = predict(model, image)
+    np.testing.assert_array_equal(after, np.argmax(model(image[None].astype("f4")), -1)[0])
+    assert (before != after).any()
+
+
+def test_predict_leaves_the_model_as_it_was(image, tmp_path):
+    """Nothing is put on the model, and it is not kept."""
+    model = channel_model()
+    attributes = set(vars(model))
+    labels = predict(model, image)
+    assert set(vars(model)) == attributes
+    model.save(tmp_path / "m.keras")
+    tf.saved_model.save(model, str(tmp_path / "m"))
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), loaded):
+        other.set_weights([np.eye(3)[[1, 2, 0]], np.zeros(3)])
+        assert (predict(other, image) != labels).any()
+        np.testing.assert_array_equal(predict(model, image), labels)
+    known, seen = len(_LABEL_FUNCTIONS), weakref.ref(model)
+    del model
+    gc.collect()
+    assert seen() is None
+    assert len(_LABEL_FUNCTIONS) < known
+
+
+def test_predict_without_enough_memory(image):
+    inputs = keras.Input((None, None, 3))
+
+    class Greedy(keras.layers.Layer):
+        """Needs more bytes than addresses exist."""
+
+        def call(self, x):
+            rows = tf.shape(x, tf.int64)[1] * 2**25
+            return x + tf.reduce_sum(tf.fill(tf.stack([rows, 2**25]), x[0, 0, 0, 0]))
+
+    outputs = Greedy()(inputs)
+    with pytest.raises(MemoryError, match=r"^`image` must .* shape \(9, 7, 3\).*predict parts"):
+        predict(keras.Model(inputs, outputs), image)
+
+
 def test_predict_warns_of_divided_pixels_only(image):
-    with pytest.warns(UserWarning, match="do not divide by 255"):
+    with pytest.warns(UserWarning, match="Do not divide by 255"):
         predict(channel_model(), image / 255.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -157,17 +377,7 @@ SIZES = [(9, 7), (4, 12), (1, 1), (20, 3), (9, 7)]
 
 
 def test_evaluate_over_differing_sizes_equals_numpy_and_traces_once():
-    traces = []
-
-    class Counter(keras.layers.Layer):
-        def call(self, x):
-            traces.append(tuple(x.shape))
-            return x
-
-    inputs = keras.Input((None, None, 3))
-    logits = keras.layers.Dense(3, kernel_initializer="identity")(Counter()(inputs))
-    model = keras.Model(inputs, logits)
-    traces.clear()
+    model, traces = counting_model()
     items = list(pairs(SIZES))
     report = evaluate(model, dataset_of(items).batch(1), ["red", "green", "blue"], verbose=0)
     assert traces == [(None, None, None, 3)]

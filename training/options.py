@@ -24,7 +24,7 @@ MODELS = {
 }
 
 # An ImportError says which extra package is missing.
-MENDABLE = (ValueError, OSError, ImportError, keras_deeplab.export.ExportError)
+MENDABLE = (ValueError, OSError, ImportError, MemoryError, keras_deeplab.export.ExportError)
 
 Main = Callable[[Sequence[str] | None], int]
 

@@ -353,6 +353,15 @@ def test_predict_writes_two_pictures_for_each_image(run, tmp_path, capsys):
     assert "several files would be written as a" in capsys.readouterr().err
 
 
+def test_memory_that_does_not_suffice_is_one_line(capsys):
+    @options.command
+    def main(argv=None):
+        raise MemoryError("`image` must be small enough")
+
+    assert main([]) == 2
+    assert capsys.readouterr().err == "error: `image` must be small enough\n"
+
+
 def test_export(run, tmp_path, capsys):
     arguments = ["--model", str(run / "model.keras"), "--output", str(tmp_path / "served")]
     assert export.main([*arguments, "--output-stride", "8"]) == 0
