@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+if not __package__:  # run as a file, which lets Python look for packages beside it alone
+    sys.path[0] = str(Path(__file__).parents[1])
 
 import numpy as np
 
 import keras_deeplab
 from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
 from training.files import write_png
-from training.options import add_views, command, load_model, positive, with_views
+from training.options import Parser, add_views, command, load_model, positive, with_views
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="python -m training.predict",
         description="Writes NAME_labels.png (class numbers) and NAME_overlay.png for each image.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
     add("--model", type=Path, required=True, help=".keras file")
