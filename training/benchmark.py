@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import runpy
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file, which lets Python look for packages beside it alone
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
     sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.benchmark", run_name="__main__")
 
 from keras_deeplab import data
 from training import benchmark_pipeline, benchmark_steps

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if not __package__:  # run as a file, which lets Python look for packages beside it alone
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
     sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.evaluate", run_name="__main__")
 
 import keras_deeplab
 from keras_deeplab import data

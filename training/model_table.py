@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-if not __package__:  # run as a file, which lets Python look for packages beside it alone
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
     sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.model_table", run_name="__main__")
 
 import keras
 

@@ -86,10 +86,10 @@ class Parser(argparse.ArgumentParser):
     def _instead(self, key: str) -> str:
         """What to write in place of an option, as a sentence."""
         own = {names.key(text): text for text in self._option_string_actions if text[:2] == "--"}
-        others = {key: own[names.key(text)] for key, text in OTHER_NAMES.items() if text in own}
+        others = {key: text for key, text in OTHER_NAMES.items() if text in own.values()}
         meant = {key: f"Did you mean {text}?" for key, text in {**others, **own}.items()}
         said = {**NO_OPTIONS, **self.hints, **meant}
-        close = difflib.get_close_matches(key, said, n=1, cutoff=0.55)
+        close = difflib.get_close_matches(key, said, n=1, cutoff=0.58)
         return f" {said[close[0]]}" if close else ""
 
 

@@ -7,14 +7,16 @@ import csv
 import functools
 import math
 import os
+import runpy
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a file, which lets Python look for packages beside it alone
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
     sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.train_classifier", run_name="__main__")
 
 import keras
 import numpy as np
