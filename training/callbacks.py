@@ -121,13 +121,19 @@ class KeepModels(keras.callbacks.Callback):
         """Saves the model, each file written aside and renamed."""
         score = (logs or {}).get(MONITOR)
         best = self._is_best(score)
-        if best and self.validated and not math.isnan(score):
+        scored = self.validated and score is not None and not math.isnan(score)
+        if best and scored:
             self.best = float(score)
-        known = None if math.isinf(self.best) else self.best
+        record = Record(
+            self.folder.run,
+            epochs=epoch + 1,
+            score=float(score) if scored else None,
+            best=None if math.isinf(self.best) else self.best,
+        )
         size = stored_bytes(self.model)
         with written_aside(self.folder.last_model, size) as aside:
             self.model.save(aside)
-            Record(self.folder.run, epoch + 1, known).write(aside)
+            record.write(aside)
             # First, as the run goes on behind this epoch once the last model is there.
             if best:
                 with written_aside(self.folder.best_model, size) as copy:

@@ -88,20 +88,25 @@ def stored_bytes(model: keras.Model) -> int:
     return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, advice: str) -> dict[str, Any]:
     """Reads a JSON object.
 
+    Args:
+        path: The file.
+        advice: What to do if it holds none, as a sentence.
+
     Raises:
-        ValueError: If the file holds none, with its path.
+        ValueError: If it holds none, with the path and the advice.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        found = str(content)[:80]
     except RecursionError:
-        raise ValueError(f"{path} must hold a JSON object. It is nested too deeply.") from None
-    except ValueError as error:
-        raise ValueError(f"{path} must hold a JSON object. It is damaged: {error}.") from None
+        content, found = None, "brackets nested too deeply"
+    except ValueError as error:  # no text, or no JSON
+        content, found = None, str(error)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object. Received: {str(content)[:80]!r}.")
+        raise ValueError(f"{path} must hold a JSON object. Received: {found}. {advice}")
     return content
 
 

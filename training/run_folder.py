@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from training.files import read_json, write_json, written_aside
 
@@ -19,6 +18,7 @@ except ImportError:  # on Windows
     fcntl = None
 
 MONITOR = "val_mean_iou"
+RESTORE = "Restore it, or choose another --output."
 
 
 class Record(NamedTuple):
@@ -29,11 +29,13 @@ class Record(NamedTuple):
     Args:
         run: Stands for the arguments of the run.
         epochs: After how many epochs the model was stored.
-        best: The best validation score up to then, of the best model its own; None for none.
+        score: Its validation score; None if it was not validated.
+        best: The best validation score up to then.
     """
 
     run: str
     epochs: int
+    score: float | None
     best: float | None
 
     def write(self, path: Path) -> None:
@@ -55,9 +57,7 @@ class Record(NamedTuple):
                     return record
         except (ValueError, TypeError, zipfile.BadZipFile):
             pass
-        raise ValueError(
-            f"{path} is damaged, or no run wrote it. Restore it, or choose another --output."
-        )
+        raise ValueError(f"{path} is damaged, or no run wrote it. {RESTORE}")
 
 
 class RunFolder:
@@ -80,7 +80,7 @@ class RunFolder:
         self.curves = path / "tensorboard"
         self.lock_file = path / "run.lock"
         self.run = ""
-        self._lock: int | None = None
+        self._lock: IO | None = None
 
     def begin(self, arguments: dict[str, Any]) -> int:
         """Starts a run, or finds an unfinished one with the same arguments; locks the folder.
@@ -120,14 +120,14 @@ class RunFolder:
         Raises:
             ValueError: If another process trains here.
         """
-        if fcntl is None:
+        if fcntl is None or self._lock is not None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+        lock = self.lock_file.open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(lock)
+            lock.close()
             raise ValueError(
                 f"{self.path} is in use by another process, which trains there: wait until it has "
                 "ended, or choose another --output."
@@ -139,7 +139,7 @@ class RunFolder:
     def unlock(self) -> None:
         """Lets other processes in."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def done(self) -> None:
@@ -148,7 +148,7 @@ class RunFolder:
         self.lock_file.unlink(missing_ok=True)
 
     def _check_same(self, arguments: dict[str, Any]) -> None:
-        before = read_json(self.arguments)
+        before = read_json(self.arguments, RESTORE)
         differences = [
             f"{key} was {before.get(key)!r}, is {arguments.get(key)!r}"
             for key in sorted({*before, *arguments})
@@ -166,22 +166,19 @@ class RunFolder:
         records = {path: Record.read(path) for path in paths}
         for path, record in records.items():
             if record.run != self.run:
-                raise ValueError(
-                    f"{path} is of another run than {self.arguments}. Restore it, or choose "
-                    "another --output."
-                )
+                raise ValueError(f"{path} is of another run than {self.arguments}. {RESTORE}")
         last, best = records.get(self.last_model), records.get(self.best_model)
         if last is None:
             trained = max(best.epochs if best else 0, len(self._rows()))
             if trained > 1:  # in the first epoch, this run was killed before it stored the model
+                start = f", with --weights {self.best_model}" if best else ""
                 raise ValueError(
-                    f"{self.last_model} is missing: the run has done {trained} epochs and cannot "
-                    "go on without it. Restore it, or choose another --output, with --weights "
-                    "model.keras of this run where it is there."
+                    f"{self.last_model} is missing, from which the run goes on after {trained} "
+                    f"epochs. Restore it, or choose another --output{start}."
                 )
             return 0
         if last.best is not None and self.best_score() < last.best:
-            found = "is an older one: the next better" if best else "is missing: the next validated"
+            found = "is another one: the next better" if best else "is missing: the next validated"
             print(
                 f"{self.best_model}, the best model, with a mean IoU of {last.best:.3f}, {found} "
                 "one takes its place."
@@ -194,6 +191,8 @@ class RunFolder:
             return {}
         lines = self.history.read_text(encoding="utf-8", errors="replace").splitlines()
         numbers = [line.partition(",")[0] for line in lines]
+        if numbers[:1] != ["epoch"]:
+            return {}
         return {int(n): line for n, line in zip(numbers, lines, strict=True) if n.isdecimal()}
 
     def _remove_left_overs(self) -> None:
@@ -219,8 +218,8 @@ class RunFolder:
 
     def best_score(self) -> float:
         """The score of the best model so far, -infinity for none."""
-        best = Record.read(self.best_model).best if self.best_model.exists() else None
-        return -math.inf if best is None else best
+        score = Record.read(self.best_model).score if self.best_model.exists() else None
+        return -math.inf if score is None else score
 
 
 def next_free(path: Path) -> Path:
