@@ -40,8 +40,12 @@ class DiskFullError(OSError):
 
 
 @contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
+def full_disk_named(path: Path, needed: int = 0) -> Iterator[None]:
     """Turns the error of a full disk, whichever library raises it, into one that names `path`.
+
+    Args:
+        path: The file or folder that is written.
+        needed: Bytes that it takes, where they are known.
 
     Raises:
         DiskFullError: If the disk is full.
@@ -54,7 +58,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
         reason = next((text for text in _DISK_FULL if text in str(error)), None)
         if reason is None:
             raise
-        raise DiskFullError(path, reason) from error
+        raise DiskFullError(path, reason, needed) from error
 
 
 @contextmanager
@@ -73,12 +77,12 @@ def written_aside(path: Path, size: int = 0) -> Iterator[Path]:
     if shutil.disk_usage(path.parent).free < size:
         raise DiskFullError(path, _DISK_FULL[0], size)
     aside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        with full_disk_named(path):
+    with full_disk_named(path, size):
+        try:
             yield aside
             os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def stored_bytes(model: keras.Model) -> int:
