@@ -282,8 +282,17 @@ def test_predict_numbers_more_classes_than_a_byte_holds(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"null", bytes(range(256)), b"[" * 100_000, b'{"ignore_label": 0}']
-    + [b'{"classes": 6}', b'{"classes": ["a"], "colors": [[0, 0]]}', b'{"classes": []}'],
+    [
+        b"",
+        b"[]",
+        b"null",
+        bytes(range(256)),
+        b"[" * 100_000,
+        b'{"ignore_label": 0}',
+        b'{"classes": 6}',
+        b'{"classes": ["a"], "colors": [[0, 0]]}',
+        b'{"classes": []}',
+    ],
 )
 def test_predict_names_an_odd_file_of_classes(tmp_path, content):
     stored = tmp_path / "dataset.json"

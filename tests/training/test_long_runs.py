@@ -108,7 +108,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
-    ["step:2", "model:1", "best:1", "last:1", "model:2", "step:11", "best:2", "model:4", "last:4"],
+    ["step:2", "model:1", "best:1", "last:1", "model:2", "step:11", "model:4", "last:4"],
 )
 def test_a_killed_run_ends_where_an_undisturbed_one_ends(place, undisturbed, tmp_path):
     folder = tmp_path / "run"
