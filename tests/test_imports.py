@@ -19,12 +19,12 @@ FREE = {"data", "losses", "metrics", "schedules", "labels"}
 ROOMS: dict[str, set[str]] = {
     "layers": set(),
     "graph": {"layers"},
-    "backbones": {"layers"},
+    "backbones": {"layers", "names"},
     "weights": {"backbones", "graph", "layers"},
     "models": {"weights", "backbones", "graph", "layers"},
     "optimizers": {"graph", "distribution"},
     "batch_norm": {"graph", "layers"},
-    "recipes": {"data", "batch_norm", "optimizers", "losses", "metrics", "schedules"},
+    "recipes": {"data", "batch_norm", "optimizers", "losses", "metrics", "schedules", "names"},
     "inference": {"models", "backbones", "graph", "boundary", *FREE},
     "overfitting": {"inference", "graph", "data", "losses", "metrics", "schedules"},
     "verification": {"inference", "data"},
@@ -33,6 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "tensorboard": {"inference", "metrics", "pictures"},
     # The free ones know nothing of models.
     "labels": set(),
+    "names": set(),
     "losses": {"labels"},
     "metrics": {"labels"},
     "boundary": {"metrics"},

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import runpy
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
+    sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.benchmark", run_name="__main__")
 
 from keras_deeplab import data
 from training import benchmark_pipeline, benchmark_steps
@@ -16,7 +22,7 @@ from training.benchmark_child import DTYPES, NETWORKS
 from training.benchmark_pipeline import Files, Rate, Waiting
 from training.benchmark_steps import Result
 from training.files import write_json
-from training.options import command, positive
+from training.options import SIZE, Parser, command, one_of, positive
 
 PARTS = ("pipeline", "waiting", "step")
 GIB = 1024**3
@@ -25,18 +31,17 @@ ABSENT = "-"
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="python -m training.benchmark",
         description="Measures the training pipeline's images a second, how long steps wait for "
         "it, and training steps of DeepLabV3+ with their memory, beside other packages' where "
         "they are installed.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
-    add("--parts", choices=PARTS, nargs="+", default=PARTS)
-    add("--models", choices=NETWORKS, nargs="+", default=tuple(NETWORKS))
-    add("--dtypes", choices=DTYPES, nargs="+", default=DTYPES)
-    add("--size", type=positive, nargs=2, metavar=("H", "W"), default=(512, 512))
+    add("--parts", **one_of(PARTS), nargs="+", default=PARTS)
+    add("--models", **one_of(NETWORKS), nargs="+", default=tuple(NETWORKS))
+    add("--dtypes", **one_of(DTYPES), nargs="+", default=DTYPES)
+    add("--size", **SIZE, default=(512, 512), help="one number for a square")
     add("--batch-size", type=positive, default=4)
     add("--steps", type=positive, default=5, help="timed steps of each, after two to warm up")
     add("--threads", type=positive, default=cores(), help="threads of a training step")

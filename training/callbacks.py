@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_deeplab.graph.network import all_layers
 from keras_deeplab.metrics import key_of_class
-from training.files import written_aside
-from training.run_folder import MONITOR, RunFolder
+from training.files import stored_bytes, written_aside
+from training.run_folder import MONITOR, Record, RunFolder
 
 SHOWN_NAMES = 16
 
@@ -74,7 +74,7 @@ def _percent(score: float) -> str:
 class SeedEpochs(keras.callbacks.Callback):
     """Gives dropout in each epoch a seed of its own, whether the run began there or went on.
 
-    Keras' BackupAndRestore keeps weights and optimizer, but not the state of random layers.
+    The last model holds weights and optimizer, but not the state of random layers.
 
     Args:
         seed: Of the run.
@@ -94,28 +94,50 @@ class SeedEpochs(keras.callbacks.Callback):
 
 
 class KeepModels(keras.callbacks.Callback):
-    """Keeps the last model, and the best one by validation mean IoU.
+    """Keeps the best model by validation mean IoU, and the last one, from which a run goes on.
+
+    In one file model, optimizer and epoch are always of one time. `BackupAndRestore` of Keras
+    writes them into two, with HDF5 on the disk, which may end the process when the disk is full.
 
     Args:
         folder: Where they are kept.
         validated: Whether there is validation; without it the last model is the best.
+        restore: Whether training goes on from the last model.
     """
 
-    def __init__(self, folder: RunFolder, validated: bool = True) -> None:
+    def __init__(self, folder: RunFolder, validated: bool = True, restore: bool = False) -> None:
         super().__init__()
         self.folder = folder
         self.validated = validated
+        self.restore = restore
         self.best = folder.best_score()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Takes over weights and optimizer; several machines have a last model on the first."""
+        if self.restore and self.folder.last_model.exists():
+            self.model.load_weights(self.folder.last_model)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Saves the model, each file written aside and renamed."""
         score = (logs or {}).get(MONITOR)
-        with written_aside(self.folder.last_model) as aside:
+        best = self._is_best(score)
+        scored = self.validated and score is not None and not math.isnan(score)
+        if best and scored:
+            self.best = float(score)
+        record = Record(
+            self.folder.run,
+            epochs=epoch + 1,
+            score=float(score) if scored else None,
+            best=None if math.isinf(self.best) else self.best,
+        )
+        size = stored_bytes(self.model)
+        with written_aside(self.folder.last_model, size) as aside:
             self.model.save(aside)
-        if self._is_best(score):
-            self.best = score if self.validated and not math.isnan(score) else self.best
-            with written_aside(self.folder.best_model) as aside:
-                shutil.copyfile(self.folder.last_model, aside)
+            record.write(aside)
+            # First, as the run goes on behind this epoch once the last model is there.
+            if best:
+                with written_aside(self.folder.best_model, size) as copy:
+                    shutil.copyfile(aside, copy)
 
     def _is_best(self, score: float | None) -> bool:
         if not self.validated:

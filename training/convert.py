@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
+    sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.convert", run_name="__main__")
+
 import keras_deeplab
-from training.files import written_aside
-from training.options import command, positive
+from training.files import stored_bytes, written_aside
+from training.options import Parser, command, positive
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="python -m training.convert",
         description="Builds the model that a file of weights makes up, and writes it as .keras.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
     add(
@@ -46,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         moving_averages=options.moving_averages,
         **{name: value for name, value in arguments.items() if value is not None},
     )
-    with written_aside(options.output) as aside:
+    with written_aside(options.output, stored_bytes(model)) as aside:
         model.save(aside)
     count = f"{model.count_params():,} parameters"
     print(f"written to {options.output}: a {type(model).__name__} of {count}")

@@ -106,8 +106,8 @@ def on_chief(strategy: tf.distribute.Strategy, work: Callable[[], int | None]) -
 
     Args:
         strategy: From `open_strategy`.
-        work: Called on the chief alone; returns an integer from 0, such as the epochs that a backup
-            holds, or None for 0.
+        work: Called on the chief alone; returns an integer from 0, such as the epochs that were
+            done, or None for 0.
 
     Returns:
         That number, on all.
@@ -134,7 +134,7 @@ def on_chief(strategy: tf.distribute.Strategy, work: Callable[[], int | None]) -
 class StartTogether(keras.callbacks.Callback):
     """Gives all machines the chief's weights and optimizer state as training begins.
 
-    The chief alone has read a backup: it stands behind `BackupAndRestore` in the list of callbacks.
+    The chief alone has read the last model: it stands behind `KeepModels` in the list of callbacks.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
+    sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.evaluate", run_name="__main__")
 
 import keras_deeplab
 from keras_deeplab import data
 from training.files import write_json
 from training.options import (
+    Parser,
     add_views,
     command,
     innermost,
@@ -23,10 +30,9 @@ from training.options import (
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="python -m training.evaluate",
         description="Scores a model on whole images at their own size.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
     add("--model", type=Path, required=True, help=".keras file")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
+    sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.export", run_name="__main__")
+
 import keras_deeplab
-from training.options import command, load_model, positive
+from training.options import Parser, command, load_model, positive
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="python -m training.export",
         description="Writes a SavedModel, and compares it with the model before it is put there.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
     add("--model", type=Path, required=True, help=".keras file")

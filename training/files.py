@@ -1,34 +1,123 @@
-"""Files that are written aside and renamed, so that none is ever half there."""
+"""Files that are written aside and renamed, so that none is ever half there, and JSON files."""
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 from PIL import Image
+
+# A full disk, a used-up quota and a limit of file size, as the system, HDF5 and TensorFlow word it.
+_DISK_FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+
+
+class DiskFullError(OSError):
+    """A file could not be written for want of space.
+
+    Args:
+        path: The file or folder.
+        reason: What the system says.
+        needed: Bytes that were needed, where they are known.
+    """
+
+    def __init__(self, path: Path, reason: str, needed: int = 0) -> None:
+        free = f"{shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free"
+        size = f"{needed / 1e6:,.1f} MB are needed, " if needed else ""
+        super().__init__(
+            f"{path} could not be written: {reason} ({size}{free}). Free some space, then run the "
+            "same command again."
+        )
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` that takes its place when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
+def full_disk_named(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turns the error of a full disk, whichever library raises it, into one that names `path`.
+
+    Args:
+        path: The file or folder that is written.
+        needed: Bytes that it takes, where they are known.
+
+    Raises:
+        DiskFullError: If the disk is full.
+    """
     try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        yield
+    except DiskFullError:
+        raise
+    except (OSError, RuntimeError, tf.errors.OpError) as error:
+        reason = next((text for text in _DISK_FULL if text in str(error)), None)
+        if reason is None:
+            raise
+        raise DiskFullError(path, reason, needed) from error
+
+
+@contextmanager
+def written_aside(path: Path, size: int = 0) -> Iterator[Path]:
+    """Gives a temporary path beside `path` that takes its place when all went well.
+
+    Args:
+        path: The file to write.
+        size: Bytes that it takes. Without space for them nothing is begun: HDF5 may end the whole
+            process when a disk becomes full while it writes.
+
+    Raises:
+        DiskFullError: If the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(path.parent).free < size:
+        raise DiskFullError(path, _DISK_FULL[0], size)
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    with full_disk_named(path, size):
+        try:
+            yield aside
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def stored_bytes(model: keras.Model) -> int:
+    """The bytes that a model's variables, and those of its optimizer, take in a file."""
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer is not None else [])]
+    return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        path: The file.
+        advice: What to do if it holds none, as a sentence.
+
+    Raises:
+        ValueError: If it holds none, with the path and the advice.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = str(content)[:80]
+    except RecursionError:
+        content, found = None, "brackets nested too deeply"
+    except ValueError as error:  # no text, or no JSON
+        content, found = None, str(error)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object. Received: {found}. {advice}")
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes readable, valid JSON."""
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

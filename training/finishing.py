@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 
 import keras_deeplab
 from keras_deeplab import data
-from training.files import write_json, write_png, written_aside
+from training.files import stored_bytes, write_json, write_png, written_aside
 from training.options import scores_table, views, with_views
-from training.run_folder import RunFolder
+from training.run_folder import Record, RunFolder
 
 PICTURES = 6
 
@@ -22,9 +23,15 @@ def finish(folder: RunFolder, source: data.Source, options: argparse.Namespace) 
     """Scores the best model, on images it was not trained on if there are any; exports it."""
     start = time.perf_counter()
     split = "val" if "val" in source.splits else "train"
-    model = finished(keras.models.load_model(folder.best_model, compile=False), options)
-    with written_aside(folder.best_model) as aside:
+    best = folder.best_model
+    if not best.exists():
+        print(f"{best} is missing: {folder.last_model} takes its place.")
+        shutil.copyfile(folder.last_model, best)
+    record = Record.read(best)
+    model = finished(keras.models.load_model(best, compile=False), options)
+    with written_aside(best, stored_bytes(model)) as aside:
         model.save(aside)  # without the optimizer's state, three times the weights
+        record.write(aside)
     dataset = data.evaluation_dataset(source, split)
     report = keras_deeplab.evaluate(model, dataset, class_names=source.info.classes)
     print(scores_table(report, split))

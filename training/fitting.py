@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from typing import Any
 
 import keras
@@ -15,7 +14,6 @@ from keras_deeplab.distribution import evaluation_batches, training_batches
 from training.building import build, check_frozen_norms, unfold
 from training.callbacks import KeepModels, Progress, SeedEpochs, StopOnLostLoss
 from training.distribution import StartTogether, is_chief
-from training.files import written_aside
 from training.run_folder import RunFolder
 
 LARGEST_CROP = 513
@@ -69,6 +67,7 @@ class Run:
 
     def train(self, weights: keras_deeplab.weights.Source | None) -> None:
         """Trains all stages that are not done yet."""
+        model = None
         for number, recipe in enumerate(self.stages):
             last_stage = number == len(self.stages) - 1
             first = sum(self.epochs[:number])
@@ -77,16 +76,26 @@ class Run:
             if len(self.stages) > 1:
                 print(f"Stage {number + 1} of {len(self.stages)}")
             with self.strategy.scope():
-                model = self._model(number, weights)
+                model = self._model(number, weights, model)
                 self._compile(model, recipe, number)
             self._fit(model, recipe, number, first)
 
-    def _model(self, number: int, weights: keras_deeplab.weights.Source | None) -> keras.Model:
-        """The model that a stage begins with."""
+    def _model(
+        self,
+        number: int,
+        weights: keras_deeplab.weights.Source | None,
+        before: keras.Model | None = None,
+    ) -> keras.Model:
+        """The model that a stage begins with; `before` is what the stage before it has left."""
         recipe = self.stages[number]
         if number > 0:
-            model = self._left_by(number - 1) or self._model(number - 1, weights)
-            return model.with_output_stride(recipe.output_stride)
+            if before is None:
+                before = self._model(number - 1, weights)
+                # Only the first of several machines has it; the others get its weights as they
+                # start. Within the stage, its own weights are restored.
+                if self._epochs_done_in(number) == 0 and self.folder.last_model.exists():
+                    before.load_weights(self.folder.last_model)
+            return before.with_output_stride(recipe.output_stride)
         model = build(self.options, recipe, self.source.info, weights)
         check_frozen_norms(model, recipe, self.options.weights)
         if not self.epochs_done:
@@ -97,17 +106,9 @@ class Run:
             model.with_output_stride(self.stages[1].output_stride)  # an error now, not at night
         return model
 
-    def _left_by(self, number: int) -> keras.Model | None:
-        """The model that a stage has left; only the first of several machines has kept it, and the
-        others get its weights as they start.
-        """
-        left = self.folder.end_of_stage(number)
-        if not left.exists():
-            if not self.folder.last_model.exists():
-                return None
-            with written_aside(left) as aside:
-                shutil.copyfile(self.folder.last_model, aside)
-        return keras.models.load_model(left, compile=False)
+    def _epochs_done_in(self, number: int) -> int:
+        """The epochs that an earlier start has done of a stage."""
+        return max(0, self.epochs_done - sum(self.epochs[:number]))
 
     def _images(self, recipe: recipes.Recipe, number: int, first_step: int) -> Any:
         """The endless batches of a stage from a step on, the same whenever they are asked for."""
@@ -143,7 +144,7 @@ class Run:
 
     def _fit(self, model: keras.Model, recipe: recipes.Recipe, number: int, first: int) -> None:
         steps, epochs = self.steps_per_epoch, self.epochs[number]
-        images = self._images(recipe, number, max(0, self.epochs_done - first) * steps)
+        images = self._images(recipe, number, self._epochs_done_in(number) * steps)
         validation = self._validation()
         if validation is not None:
             validation = evaluation_batches(validation, self.strategy)
@@ -182,12 +183,9 @@ class Run:
             SeedEpochs(self.options.seed),
             StopOnLostLoss(self.folder, names, self.steps_per_epoch),
             keras.callbacks.CSVLogger(self.folder.history, append=self.epochs_done + first > 0),
-            KeepModels(self.folder, "val" in self.source.splits),
             *boards,
-            # Kept until the run is scored and exported, which may fail or be stopped too.
-            keras.callbacks.BackupAndRestore(
-                self.folder.backup(number), double_checkpoint=True, delete_checkpoint=False
-            ),
+            # Last of those that write: behind it, the run goes on with the next epoch.
+            KeepModels(self.folder, "val" in self.source.splits, self._epochs_done_in(number) > 0),
             StartTogether(self.strategy),
         ]
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import runpy
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
+    sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.model_table", run_name="__main__")
 
 import keras
 
 import keras_deeplab as kd
 from training.files import written_aside
-from training.options import command
+from training.options import Parser, command
 
 SIDE = 513
 HEAD = ("model", "backbone", "paper", "parameters", "multiply-adds", "stride", "receptive field")
@@ -70,11 +76,10 @@ ROWS = (
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="python -m training.model_table",
         description=f"Parameters, multiply-adds at {SIDE}x{SIDE}, stride and receptive field of "
         "the models, measured on the networks themselves, and the published weights.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     made.add_argument("--write", type=Path, help="file with tables between their marks to renew")
     return made

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 
 import keras_deeplab
+from keras_deeplab import names
 from keras_deeplab.models.multi_scale import checked_scales
 
 MODELS = {
@@ -22,6 +24,16 @@ MODELS = {
     "deeplab_v3_plus": keras_deeplab.DeepLabV3Plus,
     "unet": keras_deeplab.UNet,
 }
+
+# What other tools call options of these commands, and options that only they have.
+OTHER_NAMES = {
+    "lr": "--learning-rate",
+    "bs": "--batch-size",
+    "checkpoint": "--weights",
+    "pretrained": "--weights",
+    "numclasses": "--classes",
+}
+NO_OPTIONS = {"numclasses": "The number of classes is that of the data set or the model."}
 
 # An ImportError says which extra package is missing.
 MENDABLE = (ValueError, OSError, ImportError, MemoryError, keras_deeplab.export.ExportError)
@@ -43,20 +55,93 @@ def command(main: Main) -> Main:
     return run
 
 
+class Parser(argparse.ArgumentParser):
+    """A command line whose errors are one line, with the option or value that may be meant.
+
+    Args:
+        hints: What to say to options that there are not, by the `names.key` of each.
+        **settings: Of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, hints: Mapping[str, str] | None = None, **settings: Any) -> None:
+        settings.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(**settings)
+        self.hints = hints or {}
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses the arguments; an unknown option is said first, whatever else is wrong."""
+        for text in sys.argv[1:] if args is None else args:
+            name = text.partition("=")[0]
+            if name == "--":
+                break
+            known = any(option.startswith(name) for option in self._option_string_actions)
+            if name.startswith("-") and not known and not _is_number(name):
+                self.error(f"There is no option {name}.{self._instead(names.key(name))}")
+        return super().parse_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with the message, and without the usage of twenty lines."""
+        self.exit(2, f"error: {message}{'' if message[-1] in '.?' else '.'} See --help.\n")
+
+    def _instead(self, key: str) -> str:
+        """What to write in place of an option, as a sentence."""
+        own = {names.key(text): text for text in self._option_string_actions if text[:2] == "--"}
+        others = {key: text for key, text in OTHER_NAMES.items() if text in own.values()}
+        meant = {key: f"Did you mean {text}?" for key, text in {**others, **own}.items()}
+        said = {**NO_OPTIONS, **self.hints, **meant}
+        close = difflib.get_close_matches(key, said, n=1, cutoff=0.58)
+        return f" {said[close[0]]}" if close else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def positive(text: str) -> int:
     """A positive integer from the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, received {text}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1. Received: {text!r}")
+    return int(text)
 
 
 def positive_float(text: str) -> float:
     """A positive number from the command line."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, received {text}")
-    return value
+    if not _is_number(text) or not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number. Received: {text!r}")
+    return float(text)
+
+
+def one_of(choices: Iterable[str]) -> dict[str, Any]:
+    """Arguments of `add_argument` for an option that takes one of these names, in any spelling."""
+    known = tuple(choices)
+
+    def find(text: str) -> str:
+        found = names.find(text, known)
+        if found is None:
+            raise argparse.ArgumentTypeError(
+                f"must be one of {', '.join(known)}. Received: {text!r}."
+                f"{names.suggestion(text, known)}"
+            )
+        return found
+
+    return {"type": find, "choices": known}
+
+
+class Size(argparse.Action):
+    """Height and width, or one number for a square."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Stores them."""
+        if len(values) > 2:
+            parser.error(f"argument {option}: must be one or two numbers. Received: {values}")
+        setattr(namespace, self.dest, [values[0], values[-1]])
+
+
+SIZE = {"type": positive, "nargs": "+", "action": Size, "metavar": ("H", "W")}
 
 
 def load_model(path: Path, output_stride: int | None = None) -> keras.Model:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
+import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
+    sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.predict", run_name="__main__")
 
 import numpy as np
 
 import keras_deeplab
 from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
-from training.files import write_png
-from training.options import add_views, command, load_model, positive, with_views
+from training.files import read_json, write_png
+from training.options import Parser, add_views, command, load_model, positive, with_views
+
+Color = tuple[int, int, int]
+WITHOUT_NAMES = "Restore it, or delete it to have numbers in place of the classes' names."
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="python -m training.predict",
         description="Writes NAME_labels.png (class numbers) and NAME_overlay.png for each image.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
     add("--model", type=Path, required=True, help=".keras file")
@@ -38,14 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = photographs(options.images)
     model = load_model(options.model, options.output_stride)
     model = with_views(model, options.scales, options.flip)
-    info = classes_of(options.model, model.output_shape[-1])
+    names, colors = classes_of(options.model, model.output_shape[-1])
     for path in paths:
         pixels = keras_deeplab.inference.read_image(path, model.input_shape[-1])
         labels = keras_deeplab.predict(model, pixels)
-        write_png(options.output / f"{path.stem}_labels.png", labels)
-        overlay = keras_deeplab.overlay(pixels, labels, info.colors)
+        sample = np.uint8 if len(names) <= 256 else np.uint16
+        write_png(options.output / f"{path.stem}_labels.png", labels.astype(sample))
+        overlay = keras_deeplab.overlay(pixels, labels, colors, ignore_label=None)
         write_png(options.output / f"{path.stem}_overlay.png", overlay)
-        print(f"{path.name}: {shares(labels, info)}")
+        print(f"{path.name}: {shares(labels, names)}")
     print(f"{len(paths)} images written to {options.output}")
     return 0
 
@@ -73,21 +81,30 @@ def is_photograph(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def classes_of(model: Path, num_classes: int) -> DatasetInfo:
-    """Names and colours that training stored beside the model, or numbers and default colours."""
+def classes_of(model: Path, num_classes: int) -> tuple[Sequence[str], Sequence[Color]]:
+    """Names and colours that training stored beside the model, or numbers and default colours.
+
+    Raises:
+        ValueError: If what was stored is damaged, with the path.
+    """
     stored = model.with_name("dataset.json")
     if stored.exists():
-        info = DatasetInfo.from_dict(json.loads(stored.read_text()))
+        content = read_json(stored, WITHOUT_NAMES)
+        try:
+            info = DatasetInfo.from_dict(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{stored}: {error}. {WITHOUT_NAMES}") from error
         if info.num_classes == num_classes:
-            return info
-    return DatasetInfo(tuple(map(str, range(num_classes))), voc_colors(num_classes))
+            return info.classes, info.colors
+        print(f"{stored} has {info.num_classes} classes, the model {num_classes}: not used.")
+    return tuple(map(str, range(num_classes))), voc_colors(num_classes)
 
 
-def shares(labels: np.ndarray, info: DatasetInfo) -> str:
+def shares(labels: np.ndarray, names: Sequence[str]) -> str:
     """The classes in a label map, the largest first."""
-    counts = np.bincount(labels.ravel(), minlength=info.num_classes) / labels.size
+    counts = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
     order = [index for index in np.argsort(-counts) if counts[index] > 0]
-    return ", ".join(f"{info.classes[index]} {counts[index]:.0%}" for index in order)
+    return ", ".join(f"{names[index]} {counts[index]:.0%}" for index in order)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_deeplab import data, recipes
+from keras_deeplab.names import suggestion
 from training.fitting import LARGEST_CROP
 from training.options import MODELS
 
+# The values of a recipe that `--set` takes.
+FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
 # Options of the same name as a value of the recipe, and of another meaning.
 NOT_GIVEN = {"model", "scales", "flip"}
 # Arguments of a model that are no part of a recipe's `model`.
@@ -74,10 +77,9 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: If one is given twice, or `--set` names none.
     """
-    fields = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
-    own = {key: value for key, value in vars(options).items() if key in fields - NOT_GIVEN}
+    own = {key: value for key, value in vars(options).items() if key in FIELDS - NOT_GIVEN}
     said = {key: value for key, value in own.items() if value is not None}
-    for name, value in (_setting(text, fields) for text in options.set):
+    for name, value in (_setting(text) for text in options.set):
         if name in said:
             raise ValueError(f"`{name}` is given twice: {said[name]!r} and {value!r}.")
         said[name] = value
@@ -89,11 +91,12 @@ def norm_free(options: argparse.Namespace) -> bool:
     return options.backbone == "vgg16" or (options.model, options.backbone) == ("unet", None)
 
 
-def _setting(text: str, names: set[str]) -> tuple[str, Any]:
+def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
-    if not equals or name not in names:
+    if not equals or name not in FIELDS:
         raise ValueError(
-            f"--set must be NAME=VALUE with one of {', '.join(sorted(names))}, received {text!r}."
+            f"--set must be NAME=VALUE with one of {', '.join(sorted(FIELDS))}, received {text!r}."
+            f"{suggestion(name, FIELDS)}"
         )
     try:
         return name, ast.literal_eval(value)

@@ -2,31 +2,74 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import json
 import math
 import shutil
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
-import h5py
+from training.files import read_json, write_json, written_aside
 
-from training.files import write_json, written_aside
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
 
 MONITOR = "val_mean_iou"
+RESTORE = "Restore it, or choose another --output."
+
+
+class Record(NamedTuple):
+    """What a stored model says of its run, as the comment of the `.keras` archive.
+
+    In the model's own file it cannot be lost, or be of another model, as it can in a file beside.
+
+    Args:
+        run: Stands for the arguments of the run.
+        epochs: After how many epochs the model was stored.
+        score: Its validation score; None if it was not validated.
+        best: The best validation score up to then.
+    """
+
+    run: str
+    epochs: int
+    score: float | None
+    best: float | None
+
+    def write(self, path: Path) -> None:
+        """Puts it into the file of a model."""
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.comment = json.dumps(self._asdict()).encode()
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Reads it from the file of a model.
+
+        Raises:
+            ValueError: If the file is damaged, or was written by something else.
+        """
+        try:
+            with zipfile.ZipFile(path) as archive:
+                record = cls(**json.loads(archive.comment))
+                if archive.testzip() is None:
+                    return record
+        except (ValueError, TypeError, zipfile.BadZipFile):
+            pass
+        raise ValueError(f"{path} is damaged, or no run wrote it. {RESTORE}")
 
 
 class RunFolder:
     """Paths of a run's files.
 
     `run.json` holds the arguments as soon as a run begins, `metrics.json` the scores when it is
-    done; in between, the same arguments go on with it.
+    done; in between, the same arguments go on with it from `last.keras`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.arguments = path / "run.json"
-        self.backups = path / "backup"
         self.best_model = path / "model.keras"
         self.last_model = path / "last.keras"
         self.metrics = path / "metrics.json"
@@ -35,45 +78,77 @@ class RunFolder:
         self.picture = path / "predictions.png"
         self.saved_model = path / "saved_model"
         self.curves = path / "tensorboard"
-
-    def backup(self, stage: int) -> Path:
-        """Where Keras' BackupAndRestore keeps the state of a stage, counted from 0."""
-        return self.backups / str(stage)
-
-    def end_of_stage(self, stage: int) -> Path:
-        """The model after the last epoch of a stage that another one follows."""
-        return self.backups / f"{stage}.keras"
+        self.lock_file = path / "run.lock"
+        self.run = ""
+        self._lock: IO | None = None
 
     def begin(self, arguments: dict[str, Any]) -> int:
-        """Starts a run, or finds an unfinished one with the same arguments.
+        """Starts a run, or finds an unfinished one with the same arguments; locks the folder.
 
         Returns:
             The epochs that an earlier run has done.
 
         Raises:
-            ValueError: If the folder holds a finished run, a run with other arguments, or files
-                that are not a run's.
+            ValueError: If the folder holds a finished run, a run with other arguments or one that
+                is under way, files that are not a run's, or too few of an unfinished run's.
         """
         if self.metrics.exists():
             raise ValueError(
                 f"{self.path} holds a finished run: choose another --output, or delete it."
             )
-        if not self.arguments.exists():
-            if self.path.exists() and any(self.path.iterdir()):
-                raise ValueError(f"{self.path} holds files, but no run: choose another --output.")
-        elif self.last_model.exists() or self.backups.exists():
+        present = set(self.path.iterdir()) if self.path.exists() else set()
+        if present - {self.lock_file} and self.arguments not in present:
+            raise ValueError(f"{self.path} holds files, but no run.json: choose another --output.")
+        self.lock()
+        self.run = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:16]
+        epochs = 0
+        trained = self.last_model.exists() or self.best_model.exists() or len(self._rows()) > 1
+        if trained:
             self._check_same(arguments)
+            epochs = self._epochs_done()
         # Otherwise nothing was trained yet, and nothing is lost by starting again.
         write_json(self.arguments, arguments)
         self._remove_left_overs()
-        return self._trim_history()
+        self._trim_history(epochs)
+        return epochs
+
+    def lock(self) -> None:
+        """Keeps other processes out until `unlock`; the system unlocks if this process is killed.
+
+        Windows, and some file systems of networks, have no such locks: nothing is kept out there.
+
+        Raises:
+            ValueError: If another process trains here.
+        """
+        if fcntl is None or self._lock is not None:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.lock_file.open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ValueError(
+                f"{self.path} is in use by another process, which trains there: wait until it has "
+                "ended, or choose another --output."
+            ) from None
+        except OSError as error:
+            print(f"{self.path} cannot be locked ({error.strerror}): start no other run there.")
+        self._lock = lock
+
+    def unlock(self) -> None:
+        """Lets other processes in."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def done(self) -> None:
         """Removes what only an unfinished run needs."""
-        shutil.rmtree(self.backups, ignore_errors=True)
+        # Only now, when no other process goes on here: one could wait for the file that is removed.
+        self.lock_file.unlink(missing_ok=True)
 
     def _check_same(self, arguments: dict[str, Any]) -> None:
-        before = json.loads(self.arguments.read_text())
+        before = read_json(self.arguments, RESTORE)
         differences = [
             f"{key} was {before.get(key)!r}, is {arguments.get(key)!r}"
             for key in sorted({*before, *arguments})
@@ -85,6 +160,41 @@ class RunFolder:
                 f"({'; '.join(differences)}): choose another --output, or delete it."
             )
 
+    def _epochs_done(self) -> int:
+        """The epochs that the run goes on from; says what is missing."""
+        paths = [path for path in (self.last_model, self.best_model) if path.exists()]
+        records = {path: Record.read(path) for path in paths}
+        for path, record in records.items():
+            if record.run != self.run:
+                raise ValueError(f"{path} is of another run than {self.arguments}. {RESTORE}")
+        last, best = records.get(self.last_model), records.get(self.best_model)
+        if last is None:
+            trained = max(best.epochs if best else 0, len(self._rows()))
+            if trained > 1:  # in the first epoch, this run was killed before it stored the model
+                start = f", with --weights {self.best_model}" if best else ""
+                raise ValueError(
+                    f"{self.last_model} is missing, from which the run goes on after {trained} "
+                    f"epochs. Restore it, or choose another --output{start}."
+                )
+            return 0
+        if last.best is not None and self.best_score() < last.best:
+            found = "is another one: the next better" if best else "is missing: the next validated"
+            print(
+                f"{self.best_model}, the best model, with a mean IoU of {last.best:.3f}, {found} "
+                "one takes its place."
+            )
+        return last.epochs
+
+    def _rows(self) -> dict[int, str]:
+        """The lines of the history by their epochs, which count from 0."""
+        if not self.history.exists():
+            return {}
+        lines = self.history.read_text(encoding="utf-8", errors="replace").splitlines()
+        numbers = [line.partition(",")[0] for line in lines]
+        if numbers[:1] != ["epoch"]:
+            return {}
+        return {int(n): line for n, line in zip(numbers, lines, strict=True) if n.isdecimal()}
+
     def _remove_left_overs(self) -> None:
         """Removes what a save or an export that was cut off left behind."""
         for file in self.path.glob(".[0-9]*-*"):
@@ -92,73 +202,24 @@ class RunFolder:
         for export in self.path.glob(f".{self.saved_model.name}.*"):
             shutil.rmtree(export)
 
-    def _epochs_in_backup(self) -> int:
-        """The epochs that the last stage's backup holds, whole or from the epoch before."""
-        found = sorted(self.backups.glob("[0-9]"), key=lambda path: int(path.name), reverse=True)
-        return next((epochs for path in found if (epochs := _restored(path)) is not None), 0)
-
-    def _trim_history(self) -> int:
-        """Cuts the history to the epochs that the backup holds, and returns their number."""
-        epochs = self._epochs_in_backup()
+    def _trim_history(self, epochs: int) -> None:
+        """Cuts the history to the epochs that were done, and says if it lacks some of them."""
+        kept = {epoch: row for epoch, row in self._rows().items() if epoch < epochs}
         if self.history.exists():
-            lines = self.history.read_text().splitlines(keepends=True)
+            head = self.history.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+            lines = [head, *kept.values()] if kept else []
             with written_aside(self.history) as aside:
-                aside.write_text("".join(lines[: epochs + 1] if epochs else []))
-        return epochs
+                aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        if len(kept) < epochs:
+            print(
+                f"{self.history} lacks {epochs - len(kept)} of the {epochs} epochs that were "
+                f"done: it goes on with epoch {epochs + 1}."
+            )
 
     def best_score(self) -> float:
-        """The best validation score so far, -infinity for none."""
-        if not self.history.exists() or not self.best_model.exists():
-            return -math.inf
-        with self.history.open() as file:
-            found = [row.get(MONITOR) for row in csv.DictReader(file)]
-        scores = [float(score) for score in found if score not in (None, "", "NA")]
-        return max((score for score in scores if not math.isnan(score)), default=-math.inf)
-
-
-def _restored(backup: Path) -> int | None:
-    """The epochs in a backup; one that was cut off gives way to the one before it, if any.
-
-    Raises:
-        ValueError: If none can be told to be whole, but one may be: it is not thrown away.
-    """
-    paths = [backup / name for name in ("latest.weights.h5", "training_metadata.json")]
-    epochs = _epochs(*paths)
-    if epochs is not None:
-        return epochs
-    earlier = [path.with_name(f"{path.name}.bkp") for path in paths]
-    epochs = _epochs(*earlier)
-    if epochs is None:
-        if _readable(*paths) or _readable(*earlier):
-            raise ValueError(
-                f"{backup} holds a state of training whose files' times are out of order, as after "
-                "a copy that did not keep them: copy the run's folder again with its times "
-                "(cp -a), or choose another --output."
-            )
-        shutil.rmtree(backup, ignore_errors=True)
-        return None
-    for old, new in zip(earlier, paths, strict=True):
-        shutil.copyfile(old, new)
-    return epochs
-
-
-def _epochs(weights: Path, state: Path) -> int | None:
-    """The number in a backup, or None if it is not whole: Keras writes the state last."""
-    try:
-        if state.stat().st_mtime_ns < weights.stat().st_mtime_ns:
-            return None
-        return json.loads(state.read_text())["epoch"]
-    except (OSError, ValueError):
-        return None
-
-
-def _readable(weights: Path, state: Path) -> bool:
-    """Whether both files of a backup can be read, whichever of them was written last."""
-    try:
-        with h5py.File(weights):
-            return "epoch" in json.loads(state.read_text())
-    except (OSError, ValueError):
-        return False
+        """The score of the best model so far, -infinity for none."""
+        score = Record.read(self.best_model).score if self.best_model.exists() else None
+        return -math.inf if score is None else score
 
 
 def next_free(path: Path) -> Path:

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
+    sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.train", run_name="__main__")
+
 import keras
 
 import keras_deeplab
-from keras_deeplab import data, recipes
+from keras_deeplab import data, names, recipes
 from keras_deeplab.overfitting.fitting import default_optimizer
 from keras_deeplab.tensorboard import check_installed
 from training import distribution
 from training.building import build, start, unfold
-from training.files import write_json
+from training.files import full_disk_named, write_json
 from training.finishing import finish
 from training.fitting import Run
-from training.options import MODELS, add_views, command, positive, positive_float
-from training.recipe_options import chosen_recipe, given, of_the_file
+from training.options import (
+    MODELS,
+    SIZE,
+    Parser,
+    add_views,
+    command,
+    one_of,
+    positive,
+    positive_float,
+)
+from training.recipe_options import FIELDS, chosen_recipe, given, of_the_file
 from training.run_folder import RunFolder, next_free
 
 # The values of a recipe that a test on a few images heeds, where they are given.
@@ -30,17 +45,24 @@ INTERRUPTED = 130  # as a shell calls it
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
+        hints={
+            **{names.key(field): f"Give it as --set {field}=VALUE." for field in FIELDS},
+            "resume": "The same command goes on with a run that was stopped.",
+        },
         prog="python -m training.train",
         description="Trains a segmentation model, scores it and exports it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
     add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/{images,labels}")
-    add("--model", choices=sorted(MODELS), help="default: what --weights holds, or deeplab_v3_plus")
+    add(
+        "--model",
+        **one_of(sorted(MODELS)),
+        help="default: what --weights holds, or deeplab_v3_plus",
+    )
     add(
         "--backbone",
-        choices=keras_deeplab.backbones.NAMES,
+        **one_of(keras_deeplab.backbones.NAMES),
         help="default: that of --weights, or mobilenet_v2, for deeplab_v1 vgg16, for unet its own "
         "network",
     )
@@ -49,10 +71,10 @@ def parser() -> argparse.ArgumentParser:
         help="file to start from, in any format of keras_deeplab.weights.load, or the name of "
         "published weights, such as imagenet",
     )
-    add("--mixed-precision", choices=("bfloat16", "float16"), help="default: float32")
+    add("--mixed-precision", **one_of(("bfloat16", "float16")), help="default: float32")
     add(
         "--distribute",
-        choices=distribution.NAMES,
+        **one_of(distribution.NAMES),
         default="none",
         help="all GPUs of this machine or all machines of TF_CONFIG; see docs/distributed.md",
     )
@@ -74,16 +96,16 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_recipe(group: Any) -> None:
     add = group.add_argument
-    add("--recipe", choices=tuple(recipes.RECIPES), default="finetune")
+    add("--recipe", **one_of(recipes.RECIPES), default="finetune")
     add("--epochs", type=positive, help="passes through the images, in place of the steps")
     add("--steps", type=positive, help="in place of the epochs, rounded up to whole ones")
     add("--steps-per-epoch", type=positive, help="default: all images once")
     add("--batch-size", type=positive, help="over all replicas")
-    add("--crop-size", type=positive, nargs=2, metavar=("H", "W"), help="default: from the images")
+    add("--crop-size", **SIZE, help="one number for a square; default: from the images")
     add("--learning-rate", type=positive_float)
     add("--output-stride", type=positive, help="in training; default: the model's")
     add("--loss", help="such as 'cross_entropy + 0.5 * lovasz_softmax(stride=4)'")
-    add("--class-weights", choices=("median", "inverse"), help="from how often classes occur")
+    add("--class-weights", **one_of(("median", "inverse")), help="from how often classes occur")
     add("--fine-epochs", type=positive, help="of a second stage at output stride 8")
     add(
         "--set",
@@ -123,17 +145,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = options.output or next_free(Path("runs") / name)
     folder = RunFolder(distribution.folder(strategy, path))
     arguments = run_arguments(options, recipe)
-    epochs_done = distribution.on_chief(strategy, lambda: folder.begin(arguments))
-    write_json(folder.dataset, source.info.to_dict())
-    print(f"{'Going on with' if epochs_done else 'Writing to'} {path}")
-    keras.utils.set_random_seed(options.seed)
     try:
-        run = Run(options, recipe, source, report, folder, epochs_done, strategy)
-        run.train(weights)
-        distribution.on_chief(strategy, lambda: finish(folder, source, options))
+        with full_disk_named(path):
+            epochs_done = distribution.on_chief(strategy, lambda: folder.begin(arguments))
+            write_json(folder.dataset, source.info.to_dict())
+            print(f"{'Going on with' if epochs_done else 'Writing to'} {path}")
+            keras.utils.set_random_seed(options.seed)
+            run = Run(options, recipe, source, report, folder, epochs_done, strategy)
+            run.train(weights)
+            distribution.on_chief(strategy, lambda: finish(folder, source, options))
     except KeyboardInterrupt:
         print(f"\nInterrupted: the same command goes on with {path}.")
         return INTERRUPTED
+    finally:
+        folder.unlock()
     return 0
 
 

@@ -7,10 +7,16 @@ import csv
 import functools
 import math
 import os
+import runpy
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+if not __package__:  # run as a file, for which Python looks for packages beside it alone
+    sys.path[0] = str(Path(__file__).parents[1])
+    runpy.run_module("training.train_classifier", run_name="__main__")
 
 import keras
 import numpy as np
@@ -18,8 +24,8 @@ import tensorflow as tf
 
 import keras_deeplab
 from keras_deeplab import data
-from training.files import write_json, written_aside
-from training.options import command, positive, positive_float
+from training.files import full_disk_named, stored_bytes, write_json, written_aside
+from training.options import Parser, command, one_of, positive, positive_float
 from training.run_folder import RunFolder, next_free
 
 Classes = data.ShapeClasses | data.ClassFolders
@@ -38,14 +44,15 @@ TOLERANCE = 1e-4  # of a probability of the exported model
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
+        formatter_class=argparse.HelpFormatter,
         prog="python -m training.train_classifier",
         description="Trains an SPP-net at several image sizes in turn, one epoch each, scores it "
         "at these and at another size, and exports it.",
     )
     add = made.add_argument
     add("--data", default="shapes", help="'shapes' (default) or a folder root/{train,val}/CLASS")
-    add("--backbone", choices=keras_deeplab.backbones.NAMES, default="alexnet")
+    add("--backbone", **one_of(keras_deeplab.backbones.NAMES), default="alexnet")
     add("--sizes", type=positive, nargs="+", help=f"sizes to train at; {_default('sizes')}")
     add("--test-size", type=positive, help="default: as far above the sizes as they are apart")
     add("--levels", type=positive, nargs="+", help=f"bins per side; {_default('levels')}")
@@ -80,10 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         dropout=options.dropout,
     )
     print(f"Writing to {folder.path}")
-    write_json(folder.arguments, {**vars(options), "output": str(folder.path)})
-    write_json(folder.dataset, {"classes": list(source.classes)})
-    train(model, source, options, folder)
-    finish(source, options, folder)
+    folder.lock()
+    try:
+        with full_disk_named(folder.path):
+            write_json(folder.arguments, {**vars(options), "output": str(folder.path)})
+            write_json(folder.dataset, {"classes": list(source.classes)})
+            train(model, source, options, folder)
+            finish(source, options, folder)
+        folder.done()
+    finally:
+        folder.unlock()
     return 0
 
 
@@ -159,7 +172,7 @@ def train(
                 "smaller --learning-rate and another --output."
             )
         write_table(folder.history, rows)
-        with written_aside(folder.best_model) as aside:
+        with written_aside(folder.best_model, stored_bytes(model)) as aside:
             model.save(aside)
 
 

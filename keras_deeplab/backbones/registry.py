@@ -20,6 +20,7 @@ from keras_deeplab.backbones.resnet_beta import LOW_LEVEL as RESNET_BETA_LOW_LEV
 from keras_deeplab.backbones.vgg16 import vgg16
 from keras_deeplab.backbones.xception import ENTRY, xception
 from keras_deeplab.backbones.xception import LOW_LEVEL as XCEPTION_LOW_LEVEL
+from keras_deeplab.names import suggestion
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def find(name: str) -> Backbone:
     if name not in BACKBONES:
         raise ValueError(
             f"`backbone` must be one of {NAMES} or a functional Keras model, received {name!r}."
+            f"{suggestion(name, NAMES)}"
         )
     return BACKBONES[name]
 

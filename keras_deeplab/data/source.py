@@ -17,7 +17,7 @@ def voc_colors(n: int) -> tuple[tuple[int, int, int], ...]:
     """Returns the first `n` colours of the PASCAL VOC colour map.
 
     Args:
-        n: Number of colours, 0 to 256.
+        n: Number of colours, 0 to 65,536; more than the 256 of PASCAL VOC go on in the same way.
 
     Returns:
         `n` tuples `(red, green, blue)` in 0..255; the first is black.
@@ -27,12 +27,12 @@ def voc_colors(n: int) -> tuple[tuple[int, int, int], ...]:
     >>> voc_colors(3)
     ((0, 0, 0), (128, 0, 0), (0, 128, 0))
     """
-    if not 0 <= n <= 256:
-        raise ValueError(f"`n` must be in 0..256. Received: n={n}")
+    if not 0 <= n <= 65_536:
+        raise ValueError(f"`n` must be in 0..65,536. Received: n={n}")
     # Each channel collects every third bit of the index, the lowest bit first into the highest.
     return tuple(
         tuple(
-            sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3))
+            sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(6))
             for channel in range(3)
         )
         for index in range(n)

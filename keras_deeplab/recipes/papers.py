@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from keras_deeplab.names import suggestion
 from keras_deeplab.recipes.recipe import Recipe
 
 V1 = Recipe(
@@ -115,7 +116,9 @@ def find(name: str, backbone: str | None = None) -> Recipe:
     0.0001
     """
     if name not in RECIPES:
-        raise ValueError(f"`name` must be one of {tuple(RECIPES)}, received {name!r}.")
+        raise ValueError(
+            f"`name` must be one of {tuple(RECIPES)}, received {name!r}.{suggestion(name, RECIPES)}"
+        )
     recipe = RECIPES[name]
     for (of, pattern), changes in OF_BACKBONES.items():
         if of == name and fnmatchcase(backbone or "", pattern):

@@ -14,6 +14,10 @@ def test_voc_colors_are_the_published_map():
     assert colors[15] == (192, 128, 128)
     assert colors[20] == (0, 64, 128)
     assert len(set(data.voc_colors(256))) == 256
+    assert data.voc_colors(300)[:256] == data.voc_colors(256)
+    assert len(set(data.voc_colors(65_536))) == 65_536
+    with pytest.raises(ValueError, match=r"`n` must be in 0\.\.65,536"):
+        data.voc_colors(65_537)
 
 
 def test_info_survives_json():

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -78,7 +76,7 @@ def test_a_run_leaves_its_files(run):
     x = np.random.default_rng(0).integers(0, 255, (2, 33, 47, 3), "uint8")
     labels = served.signatures["serving_default"](images=tf.constant(x))["labels"]
     np.testing.assert_array_equal(labels, np.argmax(model(x), -1))
-    assert not (run / "backup").exists()
+    assert not (run / "run.lock").exists()
     assert not list(run.glob(".*"))
 
 
@@ -118,15 +116,6 @@ def test_a_finished_run_is_not_written_over(run, capsys):
     assert (run / "model.keras").read_bytes() == before
 
 
-def test_the_next_run_gets_a_number(tmp_path):
-    first = run_folder.RunFolder(tmp_path / "shapes")
-    assert run_folder.next_free(first.path) == first.path
-    first.begin({})
-    assert run_folder.next_free(first.path) == first.path  # unfinished: goes on
-    first.metrics.write_text("{}")
-    assert run_folder.next_free(first.path) == tmp_path / "shapes-2"
-
-
 class _Stop(Exception):
     pass
 
@@ -134,15 +123,15 @@ class _Stop(Exception):
 def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "stopped"
     arguments = [*SHORT, "--epochs", "3", "--output", str(folder)]
-    original, seen = keras.callbacks.BackupAndRestore.on_epoch_end, []
+    original, seen = callbacks.KeepModels.on_epoch_end, []
 
     def stop_after_second(self, epoch, logs=None):
         if epoch == 1 and not seen:
             seen.append(epoch)
-            raise _Stop  # after this epoch's log and models, before its backup
+            raise _Stop  # after this epoch's log, before its models
         original(self, epoch, logs)
 
-    monkeypatch.setattr(keras.callbacks.BackupAndRestore, "on_epoch_end", stop_after_second)
+    monkeypatch.setattr(callbacks.KeepModels, "on_epoch_end", stop_after_second)
     with pytest.raises(_Stop):
         train.main(arguments)
     (folder / ".123-last.keras").write_bytes(b"half a model")
@@ -182,88 +171,7 @@ def test_a_run_whose_export_failed_is_only_finished(tmp_path, monkeypatch, capsy
     for one, other in zip(again, trained, strict=True):
         np.testing.assert_array_equal(one, other)
     assert (folder / "metrics.json").exists()
-    assert not (folder / "backup").exists()
     assert len((folder / "history.csv").read_text().splitlines()) == 3
-
-
-def backup(folder, epoch, weights=b"whole", suffix=""):
-    path = folder.backup(0)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / f"latest.weights.h5{suffix}").write_bytes(weights)
-    state = path / f"training_metadata.json{suffix}"
-    state.write_text(json.dumps({"epoch": epoch, "batch": 0}))
-
-
-def test_a_backup_that_was_cut_off_gives_way_to_the_one_before(tmp_path):
-    folder = run_folder.RunFolder(tmp_path)
-    write_json(folder.arguments, {})
-    folder.history.write_text("epoch,val_mean_iou\n0,0.5\n1,NA\n2,0.7\n")
-    folder.best_model.write_bytes(b"model")
-    assert folder.best_score() == 0.7  # CSVLogger writes NA where there was no validation
-    backup(folder, 2, suffix=".bkp")
-    backup(folder, 3)
-    assert folder.begin({}) == 3
-    path = folder.backup(0)
-    later = (path / "training_metadata.json").stat().st_mtime + 5
-    weights = path / "latest.weights.h5"
-    weights.write_bytes(b"half")
-    os.utime(weights, (later, later))
-    assert folder.begin({}) == 2
-    assert weights.read_bytes() == b"whole"
-    assert folder.history.read_text().splitlines()[1:] == ["0,0.5", "1,NA"]
-    (path / "training_metadata.json").write_text("")
-    (path / "training_metadata.json.bkp").unlink()
-    assert folder.begin({}) == 0
-    assert not path.exists()
-    assert folder.history.read_text() == ""
-
-
-def test_a_backup_whose_times_a_copy_has_lost_is_not_thrown_away(tmp_path):
-    folder = run_folder.RunFolder(tmp_path)
-    write_json(folder.arguments, {})
-    path = folder.backup(0)
-    for suffix, epoch in ((".bkp", 2), ("", 3)):
-        backup(folder, epoch, suffix=suffix)
-        with h5py.File(path / f"latest.weights.h5{suffix}", "w") as file:
-            file["weights"] = np.ones(1000)
-    weights = path / "latest.weights.h5"
-    for suffix in ("", ".bkp"):
-        later = (path / f"training_metadata.json{suffix}").stat().st_mtime + 5
-        os.utime(f"{weights}{suffix}", (later, later))
-    before = {file.name: file.read_bytes() for file in path.iterdir()}
-    said = rf"{path} holds a state of training whose files' times are out of order.*\(cp -a\), or"
-    with pytest.raises(ValueError, match=said):
-        folder.begin({})
-    weights.unlink()
-    with pytest.raises(ValueError, match=said):  # the one before it can be read
-        folder.begin({})
-    del before["latest.weights.h5"]
-    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
-    os.truncate(f"{weights}.bkp", 500)
-    assert folder.begin({}) == 0
-    assert not path.exists()
-
-
-def test_a_kill_in_the_first_backup_costs_its_epoch_only(tmp_path):
-    folder = run_folder.RunFolder(tmp_path)
-    write_json(folder.arguments, {})
-    backup(folder, 1)
-    path = folder.backup(0)
-    with h5py.File(path / "latest.weights.h5", "w") as file:
-        file["weights"] = np.ones(10)
-    (path / "training_metadata.json").unlink()
-    assert folder.begin({}) == 0
-    assert not path.exists()
-
-
-def test_a_refused_option_does_not_lock_the_folder(tmp_path, capsys):
-    arguments = [*SHORT, "--output", str(tmp_path / "run")]
-    assert train.main([*arguments, "--output-stride", "12"]) == 2
-    assert "`output_stride`" in capsys.readouterr().err
-    folder = run_folder.RunFolder(tmp_path / "run")
-    folder.begin({"batch_size": 512})  # and then the memory ran out in the first epoch
-    assert folder.begin({"batch_size": 8}) == 0
-    assert json.loads(folder.arguments.read_text()) == {"batch_size": 8}
 
 
 def test_a_lost_model_is_not_kept(tmp_path, capsys):
@@ -276,6 +184,7 @@ def test_a_lost_model_is_not_kept(tmp_path, capsys):
 def test_another_run_is_not_mixed_with_an_unfinished_one(tmp_path, capsys):
     folder = run_folder.RunFolder(tmp_path / "unfinished")
     folder.begin({"seed": 0})
+    folder.unlock()
     folder.last_model.write_bytes(b"hours of work")
     assert train.main([*SHORT, "--seed", "1", "--output", str(folder.path)]) == 2
     assert "seed was 0, is 1" in capsys.readouterr().err
@@ -362,6 +271,56 @@ def test_memory_that_does_not_suffice_is_one_line(capsys):
     assert capsys.readouterr().err == "error: `image` must be small enough\n"
 
 
+def test_predict_numbers_more_classes_than_a_byte_holds(tmp_path, capsys):
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(300, 1, name="logits")(inputs))
+    bias = np.zeros(300, "float32")
+    bias[299] = 1.0
+    model.set_weights([np.zeros((1, 1, 3, 300), "float32"), bias])
+    model.save(tmp_path / "many.keras")
+    Image.new("RGB", (9, 7), (10, 20, 30)).save(tmp_path / "a.png")
+    command = ["--model", str(tmp_path / "many.keras"), "--images", str(tmp_path / "a.png")]
+    assert predict.main([*command, "--output", str(tmp_path / "out")]) == 0
+    assert "a.png: 299 100%" in capsys.readouterr().out
+    labels = np.asarray(Image.open(tmp_path / "out" / "a_labels.png"))
+    np.testing.assert_array_equal(labels, np.full((7, 9), 299))
+    overlay = np.asarray(Image.open(tmp_path / "out" / "a_overlay.png")).astype(int)
+    color = np.asarray(data.voc_colors(300)[299])
+    assert np.abs(overlay - (np.array([10, 20, 30]) + color) / 2).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"null",
+        bytes(range(256)),
+        b"[" * 100_000,
+        b'{"ignore_label": 0}',
+        b'{"classes": 6}',
+        b'{"classes": ["a"], "colors": [[0, 0]]}',
+        b'{"classes": []}',
+    ],
+)
+def test_predict_names_an_odd_file_of_classes(tmp_path, content):
+    stored = tmp_path / "dataset.json"
+    stored.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{stored}.*delete it to have numbers") as raised:
+        predict.classes_of(tmp_path / "model.keras", 6)
+    assert "\n" not in str(raised.value)
+
+
+def test_predict_takes_the_names_beside_the_model(tmp_path, capsys):
+    info = data.DatasetInfo(("sky", "road"), ((1, 2, 3), (4, 5, 6)))
+    write_json(tmp_path / "dataset.json", info.to_dict())
+    assert predict.classes_of(tmp_path / "model.keras", 2) == (info.classes, info.colors)
+    assert capsys.readouterr().out == ""
+    names, colors = predict.classes_of(tmp_path / "model.keras", 3)
+    assert (names, colors) == (("0", "1", "2"), data.voc_colors(3))
+    assert "dataset.json has 2 classes, the model 3: not used." in capsys.readouterr().out
+
+
 def test_export(run, tmp_path, capsys):
     arguments = ["--model", str(run / "model.keras"), "--output", str(tmp_path / "served")]
     assert export.main([*arguments, "--output-stride", "8"]) == 0
@@ -413,10 +372,10 @@ def folder_for(root, *parts):
 
 
 def test_numbers_out_of_range_are_refused(capsys):
-    for arguments in (["--epochs", "0"], ["--learning-rate", "-1"], ["--crop-size", "8"]):
+    for arguments in (["--epochs", "0"], ["--learning-rate", "-1"], ["--crop-size", "0"]):
         with pytest.raises(SystemExit):
             train.main(arguments)
-    assert "must be at least 1" in capsys.readouterr().err
+    assert "must be an integer of at least 1" in capsys.readouterr().err
     assert options.positive("3") == 3
 
 

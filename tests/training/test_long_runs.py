@@ -18,6 +18,8 @@ import pytest
 SCRIPT = Path(__file__).parent / "tiny_run.py"
 SHORT = ["--epochs", "3", "--batch-size", "4", "--crop-size", "48", "64", "--fine-epochs", "1"]
 SECONDS = 240
+FILES = {"model.keras", "last.keras", "saved_model", "metrics.json", "history.csv"}
+FILES |= {"predictions.png", "dataset.json", "run.json"}
 
 
 def interruptible():
@@ -91,8 +93,7 @@ def assert_same_end(folder, undisturbed):
             np.testing.assert_array_equal(array, theirs[place], err_msg=place)
     for name in ("metrics.json", "run.json", "predictions.png"):
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
-    assert not (folder / "backup").exists()
-    assert not list(folder.glob(".*"))
+    assert {path.name for path in folder.iterdir()} == FILES
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,8 @@ def undisturbed(tmp_path_factory):
 # Of 3 steps an epoch: in the first, in the second, and in the stage at output stride 8.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "place", ["step:2", "backup:1", "model:2", "step:11", "backup:4", "model:4"]
+    "place",
+    ["step:2", "model:1", "best:1", "last:1", "model:2", "step:11", "model:4", "last:4"],
 )
 def test_a_killed_run_ends_where_an_undisturbed_one_ends(place, undisturbed, tmp_path):
     folder = tmp_path / "run"
@@ -114,14 +116,14 @@ def test_a_killed_run_ends_where_an_undisturbed_one_ends(place, undisturbed, tmp
     assert status == -signal.SIGKILL
     assert not (folder / "metrics.json").exists()
     said = finish(folder)
-    assert ("Going on with" in said) == (place not in ("step:2", "backup:1"))
+    assert ("Going on with" in said) == (place not in ("step:2", "model:1", "best:1", "last:1"))
     assert_same_end(folder, undisturbed)
 
 
 @pytest.mark.slow
 def test_killed_twice(undisturbed, tmp_path):
     folder = tmp_path / "run"
-    stop(folder, "backup:2")
+    stop(folder, "last:2")
     stop(folder, "step:4")
     finish(folder)
     assert_same_end(folder, undisturbed)
@@ -144,8 +146,7 @@ def test_a_full_disk_loses_nothing(share, undisturbed, tmp_path):
     """No file may grow beyond a part of the training state, so that writing it fails half way."""
     folder = tmp_path / "run"
     stop(folder, "step:5")  # after an epoch that was kept
-    state = folder / "backup" / "0" / "latest.weights.h5"
-    limit = int(share * state.stat().st_size)
+    limit = int(share * (folder / "last.keras").stat().st_size)
 
     def full():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error in place of the process's end

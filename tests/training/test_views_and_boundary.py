@@ -122,7 +122,7 @@ def test_scales_are_checked(file, capsys):
     for given in (["0"], ["x"]):
         with pytest.raises(SystemExit):
             evaluate.main(["--model", str(file), "--scales", *given])
-    assert "must be a positive number, received 0" in capsys.readouterr().err
+    assert "must be a positive number. Received: '0'" in capsys.readouterr().err
     for command in (predict.main, evaluate.main, train.main):  # before three hours of training
         with pytest.raises(SystemExit):
             command(["--scales", "1", "1.0"])

@@ -3,13 +3,15 @@
     python tests/training/tiny_run.py PAUSE MARKER ARGUMENTS...
 
 PAUSE says where the process stops for good, as if time stood still, once it has written the file
-MARKER: "step:N" in the N-th step it does, "backup:N" and "model:N" within the N-th save of the
-training state and of the model, with half of the file written; "nowhere" for no such place.
+MARKER: "step:N" in the N-th step it does, "model:N" and "best:N" within the N-th save of the model
+and its N-th copy as the best one, with half of the file written, "last:N" before last.keras gets
+its name for the N-th time; "nowhere" for no such place.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -73,12 +75,19 @@ def stop_at(where: str, count: int, marker: Path) -> None:
     if where == "step":
         stop = callbacks.StopOnLostLoss
         stop.on_train_batch_end = after(stop.on_train_batch_end, lambda *args, **kwargs: None)
-    elif where == "backup":
-        keras.Model.save_weights = after(
-            keras.Model.save_weights, lambda *args, **kwargs: Path(kwargs["filepath"])
-        )
     elif where == "model":
         keras.Model.save = after(keras.Model.save, lambda model, path, *args: Path(path))
+    elif where == "best":
+        shutil.copyfile = after(shutil.copyfile, lambda source, path: Path(path))
+    elif where == "last":
+        replace = os.replace
+
+        def replaced(source: Path, path: Path) -> None:
+            if Path(path).name == "last.keras":
+                reached()
+            replace(source, path)
+
+        os.replace = replaced
 
 
 if __name__ == "__main__":

@@ -1,0 +1,344 @@
+"""What a run's folder says of it, whatever of its files is missing, damaged or another run's."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections import namedtuple
+
+import keras
+import numpy as np
+import pytest
+
+from training import callbacks, train
+from training.files import DiskFullError
+from training.run_folder import MONITOR, Record, RunFolder, next_free
+
+SHORT = ["--epochs", "4", "--batch-size", "5", "--crop-size", "48", "64"]
+ARGUMENTS = {"seed": 0}
+
+
+def store(path, run, epochs, score, best):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}" * 1000)
+    Record(run, epochs, score, best).write(path)
+
+
+def unfinished(path, arguments=ARGUMENTS):
+    """A run that has done three epochs, the second one the best."""
+    folder = RunFolder(path)
+    folder.begin(arguments)
+    store(folder.last_model, folder.run, 3, score=0.6, best=0.7)
+    store(folder.best_model, folder.run, 2, score=0.7, best=0.7)
+    folder.history.write_text(f"epoch,{MONITOR}\n0,0.5\n1,0.7\n2,0.6\n")
+    folder.unlock()
+    return folder
+
+
+def again(folder, arguments=ARGUMENTS):
+    """Starts once more; gives the epochs that were done and the score to beat."""
+    folder = RunFolder(folder.path)
+    try:
+        return folder.begin(arguments), folder.best_score()
+    finally:
+        folder.unlock()
+
+
+def test_a_run_goes_on_from_its_last_model(tmp_path, capsys):
+    folder = unfinished(tmp_path / "run")
+    folder.history.write_text(folder.history.read_text() + "3,0.9\n4,0.")  # killed while it wrote
+    assert again(folder) == (3, 0.7)
+    assert folder.history.read_text() == f"epoch,{MONITOR}\n0,0.5\n1,0.7\n2,0.6\n"
+    assert capsys.readouterr().out == ""
+
+
+def test_the_best_score_is_that_of_the_model_that_is_there(tmp_path, capsys):
+    folder = unfinished(tmp_path / "run")
+    folder.history.unlink()
+    assert again(folder) == (3, 0.7)
+    said = capsys.readouterr().out
+    assert (
+        said == f"{folder.history} lacks 3 of the 3 epochs that were done: it goes on with "
+        "epoch 4.\n"
+    )
+    folder.history.write_text(f"epoch,{MONITOR}\n0,0.99\n2,0.99\n")
+    assert again(folder) == (3, 0.7)
+    assert "lacks 1 of the 3 epochs" in capsys.readouterr().out
+    folder.best_model.unlink()
+    assert again(folder) == (3, -np.inf)
+    said = capsys.readouterr().out
+    assert (
+        f"{folder.best_model}, the best model, with a mean IoU of 0.700, is missing: the next "
+        "validated one takes its place.\n" in said
+    )
+    folder.best_model.write_bytes(folder.last_model.read_bytes())
+    assert again(folder) == (3, 0.6)
+    assert "is another one: the next better one takes its place" in capsys.readouterr().out
+
+
+def test_without_a_validation_no_best_model_is_missed(tmp_path, capsys):
+    folder = unfinished(tmp_path / "run")
+    store(folder.last_model, folder.run, 3, score=None, best=None)
+    folder.best_model.unlink()
+    assert again(folder) == (3, -np.inf)
+    assert capsys.readouterr().out == ""
+
+
+NAMES = ("run.json", "last.keras", "model.keras", "history.csv")
+
+
+@pytest.mark.parametrize(
+    "missing", [*itertools.combinations(NAMES, 1), *itertools.combinations(NAMES, 2)]
+)
+def test_whatever_is_missing_a_worse_model_replaces_none(tmp_path, capsys, missing):
+    folder = unfinished(tmp_path / "run")
+    for name in missing:
+        (folder.path / name).unlink()
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    said = None
+    try:
+        assert again(folder) == (3, 0.7 if "model.keras" not in missing else -np.inf)
+        said = capsys.readouterr().out
+    except ValueError as error:
+        said = f"{error}\n"
+        after = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+        assert after == before
+    refused = "run.json" in missing or "last.keras" in missing
+    assert ("--output" in said) == refused
+    assert said.count("\n") == (1 if refused else len(missing))
+    named = [name for name in missing if name in said]
+    assert named if refused else named == list(missing)
+
+
+def test_a_run_whose_state_is_lost_is_not_begun_again(tmp_path):
+    folder = unfinished(tmp_path / "run")
+    folder.last_model.unlink()
+    with pytest.raises(
+        ValueError, match=f"last.keras is missing, .* after 3 epochs.*--weights {folder.best_model}"
+    ):
+        again(folder)
+    # Killed in its first epoch before the last model had its name, a run has lost nothing.
+    store(folder.best_model, Record.read(folder.best_model).run, 1, score=0.5, best=0.5)
+    folder.history.write_text(f"epoch,{MONITOR}\n0,0.5\n")
+    assert again(folder) == (0, 0.5)
+    assert folder.history.read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["last.keras", "model.keras"])
+@pytest.mark.parametrize(
+    "how", ["empty", "text", "cut off", "changed", "without a record", "another run"]
+)
+def test_a_model_that_is_not_the_runs_is_refused(tmp_path, name, how):
+    folder = unfinished(tmp_path / "run")
+    path = folder.path / name
+    content = path.read_bytes()
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_bytes(b"hours of work")
+    elif how == "cut off":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "changed":
+        path.write_bytes(content.replace(b"{}{}", b"{}[]", 1))
+    elif how == "without a record":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.comment = b"mine"
+    else:
+        other = unfinished(tmp_path / "other", {"seed": 1})
+        path.write_bytes((other.path / name).read_bytes())
+    before = path.read_bytes()
+    rule = "is of another run than" if how == "another run" else "is damaged, or no run wrote it"
+    with pytest.raises(
+        ValueError, match=rf"^{path} {rule}.* Restore it, or choose another --output\.$"
+    ):
+        again(folder)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", bytes(range(256)), b"[" * 100_000])
+def test_odd_arguments_are_named(tmp_path, content):
+    folder = unfinished(tmp_path / "run")
+    folder.arguments.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=f"^{folder.arguments} must hold a JSON object.*another --output"
+    ):
+        again(folder)
+    assert folder.arguments.read_bytes() == content
+    folder.last_model.unlink()
+    folder.best_model.unlink()
+    folder.history.write_text("")
+    assert again(folder) == (0, -np.inf)  # nothing was trained
+    assert json.loads(folder.arguments.read_text()) == ARGUMENTS
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\xff" * 100, b"0,0.5\n1,0.7\n2,0.6\n", b"epoch"])
+def test_an_odd_history_begins_again(tmp_path, content, capsys):
+    folder = unfinished(tmp_path / "run")
+    folder.history.write_bytes(content)
+    assert again(folder) == (3, 0.7)
+    assert f"{folder.history} lacks 3 of the 3 epochs" in capsys.readouterr().out
+    assert folder.history.read_text() == ""
+
+
+def test_arguments_may_change_until_something_was_trained(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.begin({"batch_size": 512})  # and then the memory ran out in the first epoch
+    folder.history.write_text("")
+    folder.unlock()
+    assert again(folder, {"batch_size": 8}) == (0, -np.inf)
+    assert json.loads(folder.arguments.read_text()) == {"batch_size": 8}
+    with pytest.raises(ValueError, match="seed was 0, is 1"):
+        again(unfinished(tmp_path / "other"), {"seed": 1})
+
+
+def test_the_next_run_gets_a_number(tmp_path):
+    first = RunFolder(tmp_path / "shapes")
+    assert next_free(first.path) == first.path
+    first.begin({})
+    assert next_free(first.path) == first.path  # unfinished: goes on
+    first.metrics.write_text("{}")
+    assert next_free(first.path) == tmp_path / "shapes-2"
+
+
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+Usage = namedtuple("Usage", "total, used, free")
+
+
+def test_a_second_process_changes_nothing_and_a_killed_one_leaves_no_lock(tmp_path, capsys):
+    pytest.importorskip("fcntl")
+    folder = unfinished(tmp_path / "run")
+    command = [sys.executable, "-c", HOLDER, str(folder.lock_file)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    holder = subprocess.Popen(command, **pipes)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        before = {
+            path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in folder.path.iterdir()
+        }
+        with pytest.raises(
+            ValueError, match=f"^{folder.path} is in use by another process.*--output"
+        ):
+            again(folder)
+        after = {
+            path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in folder.path.iterdir()
+        }
+        assert after == before
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    assert again(folder) == (3, 0.7)
+
+
+def test_folders_of_others_are_left_alone(tmp_path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds files, but no run"):
+        folder.begin(ARGUMENTS)
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a finished run"):
+        folder.begin(ARGUMENTS)
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt", "metrics.json"}
+
+
+def test_a_locked_folder_is_one_line_of_the_command(small, tmp_path, capsys):
+    pytest.importorskip("fcntl")
+    folder = RunFolder(tmp_path / "run")
+    folder.lock()
+    assert train.main([*SHORT, "--output", str(folder.path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "is in use by another process" in said
+    assert [path.name for path in folder.path.iterdir()] == ["run.lock"]
+
+
+class Dictate(keras.callbacks.Callback):
+    """Gives each epoch the score that is said."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = scores
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs[MONITOR] = self.scores[epoch]
+
+
+def trained(folder, epochs, scores=(0.9, 0.2, 0.3, 0.4)):
+    """Trains a small network up to so many epochs, from those on that were done."""
+    folder = RunFolder(folder.path)
+    done = folder.begin(ARGUMENTS)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.fit(
+        np.ones((1, 2)),
+        np.ones((1, 1)),
+        initial_epoch=done,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[
+            Dictate(scores),
+            keras.callbacks.CSVLogger(folder.history, append=done > 0),
+            callbacks.KeepModels(folder, restore=done > 0),
+        ],
+    )
+    folder.unlock()
+    assert int(model.optimizer.iterations) == epochs
+    return folder
+
+
+def test_no_worse_model_replaces_the_best_one(tmp_path, capsys):
+    folder = trained(RunFolder(tmp_path / "run"), 1)
+    best = folder.best_model.read_bytes()
+    folder.history.unlink()
+    trained(folder, 3)
+    assert "history.csv lacks 1 of the 1 epochs" in capsys.readouterr().out
+    assert folder.best_model.read_bytes() == best
+    with folder.history.open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    folder.best_model.unlink()
+    trained(folder, 4)
+    assert "with a mean IoU of 0.900, is missing" in capsys.readouterr().out
+    assert Record.read(folder.best_model) == Record.read(folder.last_model)
+    assert Record.read(folder.best_model)[1:] == (4, 0.4, 0.4)
+    model = keras.models.load_model(folder.best_model)
+    assert int(model.optimizer.iterations) == 4
+
+
+def test_a_score_that_is_no_number_is_beaten_by_any(tmp_path):
+    folder = trained(RunFolder(tmp_path / "run"), 2, scores=[math.nan, math.nan])
+    assert [Record.read(path)[1:] for path in (folder.best_model, folder.last_model)] == [
+        (1, None, None),
+        (2, None, None),
+    ]
+    trained(folder, 4, scores=[math.nan, math.nan, 0.1, 0.0])
+    assert Record.read(folder.best_model)[1:] == (3, 0.1, 0.1)
+
+
+def test_without_space_the_models_there_stay_and_the_run_goes_on(tmp_path, monkeypatch):
+    folder = trained(RunFolder(tmp_path / "run"), 1)
+    before = [path.read_bytes() for path in (folder.last_model, folder.best_model)]
+    for usage in (Usage(100, 92, 8), Usage(100, 70, 30)):  # the second has space for the weights
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
+            with pytest.raises(DiskFullError, match=r"last\.keras could not be written"):
+                trained(folder, 2, scores=[0.9, 0.95])
+        assert [path.read_bytes() for path in (folder.last_model, folder.best_model)] == before
+    trained(folder, 2, scores=[0.9, 0.95])
+    assert Record.read(folder.best_model)[1:] == (2, 0.95, 0.95)
+    with folder.history.open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
