@@ -14,6 +14,7 @@ import tensorflow as tf
 # not, four of them neither.
 _ENOUGH_MAPS = 4
 _ENOUGH_IGNORED = 0.2
+_SAMPLED_MAPS = 32
 _warned = False
 
 
@@ -165,6 +166,23 @@ def warn_of_single_class(
         f"`np.where(masks == {ignore_label}, 1, masks)`.",
         stacklevel=2,
     )
+
+
+def warn_of_masks(labels: np.ndarray, num_classes: int, ignore_label: int | None) -> None:
+    """Calls `warn_of_single_class` with the counts of some of these label maps.
+
+    Args:
+        labels: `(images, height, width)`, or with a last axis of 1.
+        num_classes: Number of classes.
+        ignore_label: Label of the pixels that do not count, or None.
+    """
+    if ignore_label is None or labels.ndim not in (3, 4):
+        return
+    maps = labels[:: max(1, len(labels) // _SAMPLED_MAPS)]
+    ignored = maps == ignore_label
+    counted = maps[~ignored & (maps >= 0) & (maps < num_classes)].astype(np.int64)
+    pixels = np.bincount(counted, minlength=num_classes)
+    warn_of_single_class(pixels, np.count_nonzero(ignored), len(maps), ignore_label)
 
 
 def fit_labels(labels: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:

@@ -21,7 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "graph": {"layers"},
     "backbones": {"layers"},
     "weights": {"backbones", "graph", "layers"},
-    "models": {"weights", "backbones", "graph", "layers"},
+    "models": {"weights", "backbones", "graph", "labels", "layers"},
     "optimizers": {"graph", "distribution"},
     "batch_norm": {"graph", "layers"},
     "recipes": {"data", "batch_norm", "optimizers", "losses", "metrics", "schedules"},

@@ -183,7 +183,7 @@ def test_what_is_missing_or_wrong_is_named(tmp_path, monkeypatch):
 def test_metrics_of_other_names_have_groups_of_their_own(tmp_path):
     metrics = [SegmentationMetrics(4, NAMES), SegmentationMetrics(4, NAMES, None, name="all")]
     model = brightest_channel(*metrics)
-    dataset = pairs(4, 2)[2].map(lambda x, y: (x, tf.where(y == 255, 0, y)))
+    dataset = pairs(4, 2)[2].map(lambda x, y: (x, tf.where(y == 255, tf.zeros_like(y), y)))
     report = keras_deeplab.TensorBoard(tmp_path)
     model.fit(dataset, validation_data=dataset, shuffle=False, verbose=0, callbacks=[report])
     for part in ("train", "validation"):
