@@ -8,6 +8,7 @@ from numbers import Integral
 import numpy as np
 import tensorflow as tf
 
+from keras_deeplab.labels import check_labels, checked_ignore_label
 from keras_deeplab.metrics import by_name, checked_names, ious, number, scores
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
@@ -125,7 +126,7 @@ class BoundaryScores:
             raise ValueError(f"dilation_ratio must be between 0 and 1; received {dilation_ratio}")
         self.num_classes = num_classes
         self.class_names = checked_names(num_classes, class_names)
-        self.ignore_label = ignore_label
+        self.ignore_label = checked_ignore_label(ignore_label)
         self.widths = tuple(widths)
         self.dilation_ratio = dilation_ratio
         self._intersection = np.zeros(num_classes, np.int64)
@@ -140,27 +141,19 @@ class BoundaryScores:
             predicted: Predicted labels `(height, width)`.
 
         Raises:
-            ValueError: If the shapes differ, or a label is neither a class nor the ignored one.
+            ValueError: If the shapes differ, or a label is neither a class nor the ignored one, or
+                not a whole number.
         """
-        truth, predicted = np.asarray(truth, np.int64), np.asarray(predicted, np.int64)
+        truth, predicted = np.asarray(truth), np.asarray(predicted)
         if truth.ndim != 2 or truth.shape != predicted.shape:
             raise ValueError(
                 "truth and predicted must be label maps (height, width) of one size; received "
                 f"shapes {truth.shape} and {predicted.shape}"
             )
-        ignored = (
-            np.full(truth.shape, False)
-            if self.ignore_label is None
-            else (truth == self.ignore_label)
-        )
+        truth, ignored = check_labels(truth, self.num_classes, self.ignore_label, "truth")
+        predicted = np.where(ignored, 0, predicted)
+        predicted, _ = check_labels(predicted, self.num_classes, None, "predicted")
         truth, predicted = (np.where(ignored, VOID, labels) for labels in (truth, predicted))
-        for name, labels in (("truth", truth), ("predicted", predicted)):
-            wrong = np.unique(labels[~ignored & ((labels < 0) | (labels >= self.num_classes))])
-            if wrong.size:
-                raise ValueError(
-                    f"{name} must hold labels in 0..{self.num_classes - 1} where the truth is not "
-                    f"the ignored label {self.ignore_label}; received {wrong.tolist()}"
-                )
         self._count_borders(truth, predicted)
         cells = truth * self.num_classes + predicted
         for confusion, width in zip(self._confusions, self.widths, strict=True):

@@ -304,10 +304,11 @@ def evaluate(
     dataset = pair_batches(dataset)
     step = _evaluation_step(model, metric, dataset.element_spec, spec)
     steps = int(dataset.cardinality())
+    shown = tf.function(metric.result, autograph=False)  # does not judge a part of the data
     progress = keras.utils.Progbar(
         None if steps < 0 else steps,
         verbose=1 if verbose == "auto" else verbose,
-        stateful_metrics=list(metric.result()),
+        stateful_metrics=list(shown()),
     )
     images, done = 0, 0
     for done, (pixels, labels) in enumerate(dataset, 1):
@@ -316,10 +317,11 @@ def evaluate(
             for truth, predicted in zip(*(side.numpy() for side in maps), strict=True):
                 borders.update(truth, predicted)
         images += int(tf.shape(pixels)[0])
-        values = [(name, float(value)) for name, value in metric.result().items()]
+        values = [(name, float(value)) for name, value in shown().items()]
         progress.update(done, values, finalize=False)
     if not done:
         raise ValueError("dataset must hold at least one batch; received an empty dataset")
+    metric.result()  # warns of masks of 0 and 255
     progress.target = done
     progress.update(done, values, finalize=True)
     return {

@@ -2,7 +2,52 @@
 
 from __future__ import annotations
 
+import warnings
+from numbers import Integral
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
+
+# From how many label maps a single class among ignored pixels is called suspicious, and from how
+# many ignored pixels, as a share of one map: a crop of pure background with a thin void border is
+# not, four of them neither.
+_ENOUGH_MAPS = 4
+_ENOUGH_IGNORED = 0.2
+_SAMPLED_MAPS = 32
+_warned = False
+
+
+def checked_ignore_label(ignore_label: Any) -> int | None:
+    """Returns the ignored label as an int, or None.
+
+    Args:
+        ignore_label: Label of the pixels that do not count, or None where every pixel counts.
+
+    Raises:
+        ValueError: If it is neither an integer nor None.
+
+    Example:
+
+    >>> checked_ignore_label(np.uint8(255))
+    255
+    """
+    if ignore_label is None:
+        return None
+    if not isinstance(ignore_label, Integral) or isinstance(ignore_label, bool):
+        raise ValueError(
+            "`ignore_label` must be an integer or None. Received: ignore_label="
+            f"{ignore_label!r}. Several ignored labels must become one in the label maps: "
+            "`np.where(np.isin(labels, [254, 255]), 255, labels)`."
+        )
+    return int(ignore_label)
+
+
+def _rule(name: str, num_classes: int, ignore_label: int | None, is_float: bool) -> str:
+    """Returns what labels must be, for an error."""
+    rule = f"{name} must be {'whole numbers ' if is_float else ''}in 0..{num_classes - 1}"
+    rule += "" if ignore_label is None else f" or the ignored label {ignore_label}"
+    return rule + (" (a mask divided by 255 is no label map)" if is_float else "")
 
 
 def read_labels(
@@ -25,24 +70,119 @@ def read_labels(
         the pixel does not count), `weights` float32, 1 where the pixel counts and else 0.
 
     Raises:
-        tf.errors.InvalidArgumentError: If a label is out of range (outside XLA).
+        tf.errors.InvalidArgumentError: If a label is out of range or not a whole number (outside
+            XLA).
     """
-    labels = tf.cast(labels, tf.int32)
-    known = (labels >= 0) & (labels < num_classes)
-    ignored = tf.zeros_like(known) if ignore_label is None else labels == ignore_label
+    labels = tf.convert_to_tensor(labels)
+    is_float = labels.dtype.is_floating
+    # Compared as they are: int32 would make a 0 of 0.0039 and of 2**32.
+    if not is_float:
+        wide = labels.dtype in (tf.int64, tf.uint32, tf.uint64)
+        labels = tf.cast(labels, tf.int64 if wide else tf.int32)
+    classes = tf.cast(labels, tf.int32)
+    whole = tf.cast(classes, labels.dtype) == labels
+    known = whole & (classes >= 0) & (classes < num_classes)
+    ignored = tf.zeros_like(known) if ignore_label is None else whole & (classes == ignore_label)
     wrong = ~(known | ignored)
-    rule = f"{name} must be in 0..{num_classes - 1}"
-    rule += "" if ignore_label is None else f" or the ignored label {ignore_label}"
-    smallest = tf.reduce_min(tf.where(wrong, labels, tf.int32.max))
-    largest = tf.reduce_max(tf.where(wrong, labels, tf.int32.min))
+    least, most = (-np.inf, np.inf) if is_float else (labels.dtype.min, labels.dtype.max)
+    smallest = tf.reduce_min(tf.where(wrong, labels, tf.constant(most, labels.dtype)))
+    largest = tf.reduce_max(tf.where(wrong, labels, tf.constant(least, labels.dtype)))
     count = tf.math.count_nonzero(wrong)
+    rule = _rule(name, num_classes, ignore_label, is_float)
     check = tf.debugging.Assert(
         count == 0, [f"{rule}; pixels with another label:", count, "from", smallest, "to", largest]
     )
     with tf.control_dependencies([] if check is None else [check]):
         counts = tf.cast(known & ~ignored, tf.float32)
     weights = tf.where(wrong, tf.constant(float("nan")), counts)
-    return tf.where(known & ~ignored, labels, 0), weights
+    return tf.where(known & ~ignored, classes, 0), weights
+
+
+def check_labels(
+    labels: np.ndarray, num_classes: int, ignore_label: int | None, name: str = "labels"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Does in NumPy what `read_labels` does.
+
+    Args:
+        labels: Label map of any shape.
+        num_classes: Number of classes; valid labels are `0..num_classes - 1`.
+        ignore_label: Label of the pixels that do not count, or None.
+        name: What the error calls the labels.
+
+    Returns:
+        `(classes, ignored)` of the labels' shape: int64, unchanged, and booleans.
+
+    Raises:
+        ValueError: If a label is out of range or not a whole number.
+
+    Example:
+
+    >>> classes, ignored = check_labels(np.array([0.0, 1.0, 255.0]), 2, 255)
+    >>> classes, ignored
+    (array([  0,   1, 255]), array([False, False,  True]))
+    """
+    labels = np.asarray(labels)
+    with np.errstate(invalid="ignore"):  # NaN is not a whole number either
+        classes = labels.astype(np.int64)
+    whole = classes == labels
+    ignored = np.full(labels.shape, False)
+    if ignore_label is not None:
+        ignored = whole & (classes == ignore_label)
+    wrong = np.unique(labels[~(ignored | (whole & (classes >= 0) & (classes < num_classes)))])
+    if wrong.size:
+        is_float = bool(np.issubdtype(labels.dtype, np.floating))
+        rule = _rule(name, num_classes, ignore_label, is_float)
+        shown = ", ".join(map(str, wrong[:8]))
+        more = f" and {wrong.size - 8} more" if wrong.size > 8 else ""
+        raise ValueError(f"{rule}; received [{shown}]{more}")
+    return classes, ignored
+
+
+def warn_of_single_class(
+    pixels: np.ndarray, ignored: float, maps: float, ignore_label: int | None
+) -> None:
+    """Warns, once in a process, where labels hold one class and ignored pixels beside it.
+
+    Masks of 0 and 255 are such labels: 255 is ignored, and training sees the class 0 alone. To be
+    called with the counts of many label maps, which rarely hold only one class otherwise.
+
+    Args:
+        pixels: Number of pixels of each class that count.
+        ignored: Number of ignored pixels.
+        maps: Number of label maps counted.
+        ignore_label: Label of the ignored pixels, or None.
+    """
+    global _warned
+    total = float(pixels.sum()) + ignored
+    few = maps < _ENOUGH_MAPS or ignored * maps < _ENOUGH_IGNORED * total
+    if _warned or ignore_label is None or np.count_nonzero(pixels) != 1 or few:
+        return
+    _warned = True
+    only = int(np.flatnonzero(pixels)[0])
+    warnings.warn(
+        f"{int(maps)} label maps hold no class but {only}; {100 * ignored / total:.3g} % of their "
+        f"pixels have the ignored label {ignore_label}. If {ignore_label} is a class in these "
+        "masks, such as the foreground in masks of 0 and 255, give it a class number: "
+        f"`np.where(masks == {ignore_label}, 1, masks)`.",
+        stacklevel=2,
+    )
+
+
+def warn_of_masks(labels: np.ndarray, num_classes: int, ignore_label: int | None) -> None:
+    """Calls `warn_of_single_class` with the counts of some of these label maps.
+
+    Args:
+        labels: `(images, height, width)`, or with a last axis of 1.
+        num_classes: Number of classes.
+        ignore_label: Label of the pixels that do not count, or None.
+    """
+    if ignore_label is None or labels.ndim not in (3, 4):
+        return
+    maps = labels[:: max(1, len(labels) // _SAMPLED_MAPS)]
+    ignored = maps == ignore_label
+    counted = maps[~ignored & (maps >= 0) & (maps < num_classes)].astype(np.int64)
+    pixels = np.bincount(counted, minlength=num_classes)
+    warn_of_single_class(pixels, np.count_nonzero(ignored), len(maps), ignore_label)
 
 
 def fit_labels(labels: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:

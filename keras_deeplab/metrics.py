@@ -9,7 +9,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.labels import fit_labels, fit_sample_weight, read_labels
+from keras_deeplab.labels import (
+    checked_ignore_label,
+    fit_labels,
+    fit_sample_weight,
+    read_labels,
+    warn_of_single_class,
+)
+
+DEFAULT_NAME = "segmentation_metrics"
 
 
 def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> dict:
@@ -125,7 +133,13 @@ class SegmentationMetrics(keras.metrics.Metric):
     them for validation data: `ModelCheckpoint(monitor="val_mean_iou", mode="max")`. A class that is
     neither in the truth nor in the prediction has an IoU of NaN there and is left out of the mean;
     a share of 0 tells of a class that is never predicted. The matrix counts in float64, exact up to
-    2^53 pixels.
+    2^53 pixels. A metric with another name than the default puts it before each entry, as in
+    `val_NAME_mean_iou`: the second one of a model needs one.
+
+    The entries of the classes are in the logs of an epoch and of `evaluate`. A compiled step, whose
+    logs Keras hands to `on_train_batch_end`, returns the others only: TensorFlow optimises a step
+    in a time that grows with the third power of the number of its results, half a minute at 150
+    classes.
 
     A label that is neither a class nor the ignored one raises; in a function compiled by XLA,
     which cannot raise, it makes the results NaN.
@@ -135,7 +149,7 @@ class SegmentationMetrics(keras.metrics.Metric):
         class_names: One name per class; the class numbers by default.
         ignore_label: Label of the pixels that do not count, or None where every pixel counts.
         per_class: Whether IoU and predicted share of each class are reported too.
-        name: Name of the metric; the logs do not show it.
+        name: Name of the metric; the logs show any but the default.
         dtype: Dtype of the results.
 
     Call arguments:
@@ -164,7 +178,7 @@ class SegmentationMetrics(keras.metrics.Metric):
         class_names: Sequence[str] | None = None,
         ignore_label: int | None = 255,
         per_class: bool = True,
-        name: str = "segmentation_metrics",
+        name: str = DEFAULT_NAME,
         dtype: str | None = None,
     ):
         super().__init__(name=name, dtype=dtype)
@@ -172,13 +186,15 @@ class SegmentationMetrics(keras.metrics.Metric):
             raise ValueError(f"num_classes must be at least 2; received {num_classes}")
         self.num_classes = num_classes
         self.class_names = None if class_names is None else [str(n) for n in class_names]
-        self.ignore_label = ignore_label
+        self.ignore_label = checked_ignore_label(ignore_label)
         self.per_class = per_class
         names = checked_names(num_classes, self.class_names)
         self._keys = checked_names(num_classes, [key_of_class(name) for name in names])
         self.confusion = self.add_variable(
             (num_classes, num_classes), "zeros", dtype="float64", name="confusion"
         )
+        # Ignored pixels and label maps, for `warn_of_single_class`.
+        self._seen = self.add_variable((2,), "zeros", dtype="float64", name="seen")
 
     def update_state(
         self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
@@ -192,6 +208,9 @@ class SegmentationMetrics(keras.metrics.Metric):
         weights = tf.cast(weights * known, tf.float64)
         if sample_weight is not None:
             weights *= tf.cast(fit_sample_weight(sample_weight, truth), tf.float64)
+        else:
+            ignored = tf.math.count_nonzero(weights == 0, dtype=tf.float64)
+            self._seen.assign_add([ignored, tf.cast(tf.shape(truth)[0], tf.float64)])
         cells = tf.reshape(rows * self.num_classes + columns, [-1])
         # Not `bincount`: XLA cannot compile it, and GPUs count it in float32.
         counts = tf.math.unsorted_segment_sum(tf.reshape(weights, [-1]), cells, self.num_classes**2)
@@ -210,15 +229,29 @@ class SegmentationMetrics(keras.metrics.Metric):
             predicted = tf.squeeze(predicted, -1)
         return fit_labels(y_true, predicted.shape), predicted
 
+    @property
+    def prefix(self) -> str:
+        """What stands before each entry in the logs: nothing, or the name if it is not default."""
+        return "" if self.name == DEFAULT_NAME else f"{self.name}_"
+
     def result(self) -> dict[str, tf.Tensor]:
-        """Returns the scores of everything seen since the last reset."""
-        result = _scores(tf.convert_to_tensor(self.confusion))
-        for name, prefix in {"per_class": "iou", "predicted_share": "predicted_share"}.items():
-            values = tf.unstack(result.pop(name))
+        """Returns the scores of everything seen since the last reset.
+
+        Those of single classes are left out in a `tf.function`, see above.
+        """
+        confusion = tf.convert_to_tensor(self.confusion)
+        result = {name: tf.cast(value, self.dtype) for name, value in _scores(confusion).items()}
+        of_classes = {"iou": result.pop("per_class")}
+        of_classes["predicted_share"] = result.pop("predicted_share")
+        if tf.executing_eagerly():
+            ignored, maps = tf.convert_to_tensor(self._seen).numpy()
+            pixels = confusion.numpy().sum(1)
+            warn_of_single_class(pixels, ignored, maps, self.ignore_label)
             if self.per_class:
-                keys = [f"{prefix}_{key}" for key in self._keys]
-                result.update(zip(keys, values, strict=True))
-        return {name: tf.cast(value, self.dtype) for name, value in result.items()}
+                for kind, values in of_classes.items():
+                    keys = [f"{kind}_{key}" for key in self._keys]
+                    result |= zip(keys, tf.unstack(values), strict=True)
+        return {f"{self.prefix}{key}": value for key, value in result.items()}
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""

@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.inference import logits_spec, pair_batches, predict
+from keras_deeplab.labels import checked_ignore_label
 from keras_deeplab.metrics import SegmentationMetrics, checked_names, key_of_class, scores
 from keras_deeplab.pictures import Colors, comparison_picture, confusion_picture
 
-OF_A_CLASS = re.compile(r"(val_)?(iou|predicted_share)_(.+)")
 GROUPS = {"per_class": "iou", "predicted_share": "predicted_share"}
 
 
@@ -88,7 +88,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         self.class_names = None if class_names is None else [str(name) for name in class_names]
         self.colors = colors
         self.picture_freq = picture_freq
-        self.ignore_label = ignore_label
+        self.ignore_label = checked_ignore_label(ignore_label)
         self._examples = [] if dataset is None else _examples(dataset, num_pictures)
         self._confusion: np.ndarray | None = None
 
@@ -102,20 +102,20 @@ class TensorBoard(keras.callbacks.TensorBoard):
         metric = self._metric()
         if metric is not None:
             self._confusion = tf.convert_to_tensor(metric.confusion).numpy()
-        super().on_test_end(_others(logs))
+        super().on_test_end(self._others(logs))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes what Keras writes, without the classes' entries."""
-        super().on_train_batch_end(batch, _others(logs))
+        super().on_train_batch_end(batch, self._others(logs))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes curves and pictures."""
-        super().on_epoch_end(epoch, _others(logs))
+        super().on_epoch_end(epoch, self._others(logs))
         metric, names = self._metric(), self._names()
         validated = self._confusion is not None and self._confusion.sum() > 0
-        training, validation = _curves(logs or {})
+        training, validation = self._curves(logs or {})
         if validated:  # logs may have no entries of single classes
-            validation = _curves_of(self._confusion, metric.class_names)
+            validation |= _curves_of(self._confusion, metric)
         pictures = {}
         if epoch % self.picture_freq == 0:
             if validated:
@@ -133,13 +133,33 @@ class TensorBoard(keras.callbacks.TensorBoard):
                 for name, picture in pictures.items():
                     tf.summary.image(name, picture[None])
 
+    def _metrics(self) -> list[SegmentationMetrics]:
+        """Returns the model's metrics that count a confusion matrix."""
+        every = [inner for m in self.model.metrics for inner in (m, *getattr(m, "metrics", ()))]
+        return [metric for metric in every if isinstance(metric, SegmentationMetrics)]
+
     def _metric(self) -> SegmentationMetrics | None:
-        """Returns the model's metric that counts a confusion matrix."""
-        for metric in self.model.metrics:
-            for inner in (metric, *getattr(metric, "metrics", ())):
-                if isinstance(inner, SegmentationMetrics):
-                    return inner
-        return None
+        """Returns the first of them."""
+        return next(iter(self._metrics()), None)
+
+    def _of_a_class(self, entry: str) -> re.Match | None:
+        """Takes an entry of the logs apart, if it is of a single class."""
+        prefixes = "|".join(re.escape(metric.prefix) for metric in self._metrics())
+        return re.fullmatch(rf"(val_)?({prefixes})(iou|predicted_share)_(.+)", entry)
+
+    def _others(self, logs: Any) -> Any:
+        """Returns logs without the entries of single classes."""
+        if not isinstance(logs, dict):
+            return logs
+        return {name: value for name, value in logs.items() if not self._of_a_class(name)}
+
+    def _curves(self, logs: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+        """Returns the classes' entries of training and of validation, by their names in groups."""
+        found: tuple[dict[str, float], dict[str, float]] = ({}, {})
+        for name, value in logs.items():
+            if match := self._of_a_class(name):
+                found[match[1] is not None][f"{match[2]}{match[3]}/{match[4]}"] = float(value)
+        return found
 
     def _names(self) -> list[str]:
         metric = self._metric()
@@ -171,28 +191,12 @@ def _examples(dataset: tf.data.Dataset, count: int) -> list[tuple[np.ndarray, np
     return found[:count]
 
 
-def _others(logs: Any) -> Any:
-    """Returns logs without the entries of single classes."""
-    if not isinstance(logs, dict):
-        return logs
-    return {name: value for name, value in logs.items() if not OF_A_CLASS.fullmatch(name)}
-
-
-def _curves(logs: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the classes' entries of training and of validation, by their names in groups."""
-    found: tuple[dict[str, float], dict[str, float]] = ({}, {})
-    for name, value in logs.items():
-        if match := OF_A_CLASS.fullmatch(name):
-            found[match[1] is not None][f"{match[2]}/{match[3]}"] = float(value)
-    return found
-
-
-def _curves_of(confusion: np.ndarray, class_names: Sequence[str] | None) -> dict[str, float]:
+def _curves_of(confusion: np.ndarray, metric: SegmentationMetrics) -> dict[str, float]:
     """Returns a confusion matrix's scores of each class, named as those in logs are."""
-    report = scores(confusion, class_names)
+    report = scores(confusion, metric.class_names)
     keys = [key_of_class(name) for name in report["per_class"]]
     return {
-        f"{group}/{key}": np.nan if value is None else value
+        f"{metric.prefix}{group}/{key}": np.nan if value is None else value
         for entry, group in GROUPS.items()
         for key, value in zip(keys, report[entry].values(), strict=True)
     }

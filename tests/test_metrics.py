@@ -150,7 +150,7 @@ def test_serialisation():
     again = keras.metrics.deserialize(keras.metrics.serialize(metric))
     assert type(again) is SegmentationMetrics
     assert again.get_config() == metric.get_config()
-    assert list(again.result()) == TOTALS
+    assert list(again.result()) == [f"m_{key}" for key in TOTALS]
 
 
 def test_scores_is_json_and_equals_the_metric():
@@ -255,3 +255,59 @@ for key, value in results[0].items():
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class Steps(keras.callbacks.Callback):
+    """Keeps the keys of the steps' logs."""
+
+    def __init__(self):
+        super().__init__()
+        self.keys = set()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.keys |= set(logs)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_compiled_step_has_no_result_for_each_class(eager):
+    """TensorFlow takes half a minute to optimise a step of 300 results, minutes for 600."""
+    model, steps = identity_model(), Steps()
+    truth, predicted = random_maps(8)
+    metrics = [SegmentationMetrics(4, NAMES)]
+    model.compile(keras.optimizers.SGD(0.0), CrossEntropy(), metrics=metrics, run_eagerly=eager)
+    history = model.fit(as_logits(predicted, 4), truth, verbose=1, callbacks=[steps]).history
+    assert set(history) == {"loss", *TOTALS, *KEYS, *SHARES}
+    assert steps.keys == ({"loss", *TOTALS} | set(KEYS + SHARES if eager else ()))
+    assert set(tf.function(metrics[0].result)()) == set(TOTALS)
+
+
+def test_metrics_of_other_names_have_entries_of_their_own(tmp_path):
+    model = identity_model()
+    truth, predicted = random_maps(9)
+    images = as_logits(predicted, 4)
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        CrossEntropy(),
+        metrics=[SegmentationMetrics(4, NAMES), SegmentationMetrics(4, NAMES, None, name="all")],
+        weighted_metrics=[SegmentationMetrics(4, NAMES, name="weighted")],
+    )
+    truth = np.where(truth == 255, 3, truth)
+    truth[0, :3] = 3
+    weight = (np.arange(truth.size) % 3).reshape(truth.shape).astype("float32")
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    history = model.fit(images, truth, sample_weight=weight, verbose=0, callbacks=[log]).history
+    entries = [*TOTALS, *KEYS, *SHARES]
+    assert set(history) == {
+        "loss",
+        *(f"{p}{e}" for p in ("", "all_", "weighted_") for e in entries),
+    }
+    own = SegmentationMetrics(4, NAMES)
+    for prefix, given in (("", None), ("all_", None), ("weighted_", weight)):
+        own.reset_state()
+        own.update_state(truth, predicted, given)
+        for entry in entries:
+            expected = own.result()[entry]
+            np.testing.assert_allclose(history[f"{prefix}{entry}"][0], expected, rtol=1e-6)
+    assert history["mean_iou"] != history["weighted_mean_iou"]
+    with open(tmp_path / "log.csv") as file:
+        assert set(next(csv.DictReader(file))) >= set(history)

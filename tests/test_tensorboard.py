@@ -178,3 +178,15 @@ def test_what_is_missing_or_wrong_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install keras_deeplab\[tensorboard\]"):
         keras_deeplab.TensorBoard(tmp_path)
+
+
+def test_metrics_of_other_names_have_groups_of_their_own(tmp_path):
+    metrics = [SegmentationMetrics(4, NAMES), SegmentationMetrics(4, NAMES, None, name="all")]
+    model = brightest_channel(*metrics)
+    dataset = pairs(4, 2)[2].map(lambda x, y: (x, tf.where(y == 255, tf.zeros_like(y), y)))
+    report = keras_deeplab.TensorBoard(tmp_path)
+    model.fit(dataset, validation_data=dataset, shuffle=False, verbose=0, callbacks=[report])
+    for part in ("train", "validation"):
+        groups = {tag.partition("/")[0] for tag in events(tmp_path / part) if "/sky" in tag}
+        assert groups == {"iou", "predicted_share", "all_iou", "all_predicted_share"}
+        assert not [tag for tag in events(tmp_path / part) if tag.startswith("epoch_all_iou")]

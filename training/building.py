@@ -10,13 +10,11 @@ import keras
 import tensorflow as tf
 
 import keras_deeplab
-from keras_deeplab import data
+from keras_deeplab import backbones, data
 from keras_deeplab.batch_norm.policy import all_norms
 from keras_deeplab.recipes import Recipe
 from training.options import MODELS
 
-# Backbones that a dense head would outweigh.
-LIGHT = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
 UNFOLDING_BATCHES = 8
 OWN_BACKBONES = {"deeplab_v1": "vgg16", "unet": None}
 
@@ -52,7 +50,7 @@ def build(
     if source is None or source.model != model_class.__name__:
         arguments = {key: value for key, value in recipe.model.items() if key in known}
         if "separable" in known:
-            arguments.setdefault("separable", options.backbone in LIGHT)
+            arguments.setdefault("separable", backbones.find(options.backbone).separable)
     if options.mixed_precision is not None:
         arguments["dtype"] = f"mixed_{options.mixed_precision}"
     if options.output_stride is not None and "output_stride" not in known:

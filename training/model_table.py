@@ -38,7 +38,7 @@ def _v3(backbone: str, **arguments: object) -> Callable[[], keras.Model]:
 
 
 def _v3_plus(backbone: str) -> Callable[[], keras.Model]:
-    return lambda: kd.DeepLabV3Plus(21, backbone, separable=True)
+    return lambda: kd.DeepLabV3Plus(21, backbone)
 
 
 V1, V2 = (

@@ -33,6 +33,8 @@ class Backbone:
         low_level_layer: What the authors' decoder adds; None for the last tensor at stride 4.
         multi_grid: The rates that DeepLabV3 and V3+ give the last stage, where it has such.
         auxiliary_layer: What torchvision's auxiliary head predicts from; None where there is none.
+        separable: Whether the 3x3 convolutions of DeepLabV3+ on it are depthwise separable: in the
+            authors' networks, and on what else a dense head would outweigh.
     """
 
     builder: Callable[..., keras.Model]
@@ -40,6 +42,7 @@ class Backbone:
     low_level_layer: str | None = None
     multi_grid: tuple[int, int, int] | None = None
     auxiliary_layer: str | None = None
+    separable: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -68,19 +71,25 @@ BACKBONES: Mapping[str, Backbone] = {
             RESNET_BETA_LOW_LEVEL,
             _MULTI_GRID,
             _end_of_stage3(depth),
+            separable=True,
         )
         for depth in DEPTHS
     },
     **{
-        f"xception{depth}": Backbone(partial(xception, depth), "tf", XCEPTION_LOW_LEVEL[depth])
+        f"xception{depth}": Backbone(
+            partial(xception, depth), "tf", XCEPTION_LOW_LEVEL[depth], separable=True
+        )
         for depth in ENTRY
     },
-    "mobilenet_v2": Backbone(mobilenet_v2, "tf", MOBILENET_V2_LOW_LEVEL),
+    "mobilenet_v2": Backbone(mobilenet_v2, "tf", MOBILENET_V2_LOW_LEVEL, separable=True),
     # The block whose stride is 8: torchvision's features[4], without a shortcut.
     "mobilenet_v3_large": Backbone(
-        partial(mobilenet_v3, "large"), "torch", auxiliary_layer="block3_project_norm"
+        partial(mobilenet_v3, "large"),
+        "torch",
+        auxiliary_layer="block3_project_norm",
+        separable=True,
     ),
-    "mobilenet_v3_small": Backbone(partial(mobilenet_v3, "small"), "torch"),
+    "mobilenet_v3_small": Backbone(partial(mobilenet_v3, "small"), "torch", separable=True),
     "vgg16": Backbone(vgg16, "mean"),
     "alexnet": Backbone(alexnet, "torch"),
 }

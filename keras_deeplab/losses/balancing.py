@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_deeplab.labels import check_labels, checked_ignore_label
+
 METHODS = ("median", "inverse")
 
 
@@ -65,6 +67,7 @@ def class_weights(
           experiments on semantic labels: median frequency balancing.
     """
     _check(num_classes, method, power, cap)
+    ignore_label = checked_ignore_label(ignore_label)
     pixels, where_present = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
     for label_map in _label_maps(labels):
         counts = _counts(label_map, num_classes, ignore_label)
@@ -152,12 +155,5 @@ def _label_maps(labels: Iterable[Any]) -> Iterator[np.ndarray]:
 
 def _counts(label_map: np.ndarray, num_classes: int, ignore_label: int | None) -> np.ndarray:
     """Returns how many pixels of each class a label map holds."""
-    values = label_map.astype(np.int64)
-    known = (values >= 0) & (values < num_classes)
-    ignored = np.zeros_like(known) if ignore_label is None else values == ignore_label
-    wrong = np.unique(values[~(known | ignored)])
-    if wrong.size:
-        rule = f"labels must be in 0..{num_classes - 1}"
-        rule += "" if ignore_label is None else f" or the ignored label {ignore_label}"
-        raise ValueError(f"{rule}; received {wrong.tolist()}")
-    return np.bincount(values[known & ~ignored], minlength=num_classes)
+    classes, ignored = check_labels(label_map, num_classes, ignore_label)
+    return np.bincount(classes[~ignored], minlength=num_classes)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_deeplab.labels import fit_labels, fit_sample_weight, read_labels
+from keras_deeplab.labels import (
+    checked_ignore_label,
+    fit_labels,
+    fit_sample_weight,
+    read_labels,
+)
 
 
 class LabelMapLoss(keras.losses.Loss):
@@ -19,7 +24,7 @@ class LabelMapLoss(keras.losses.Loss):
         dtype: Accepted for Keras' sake; computations are always in float32.
 
     Raises:
-        ValueError: If `stride` is no integer from 1.
+        ValueError: If `stride` is no integer from 1, or `ignore_label` neither an integer nor None.
     """
 
     def __init__(
@@ -33,7 +38,7 @@ class LabelMapLoss(keras.losses.Loss):
         if not isinstance(stride, int) or isinstance(stride, bool) or stride < 1:
             raise ValueError(f"stride must be an integer from 1; received {stride!r}")
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.ignore_label = ignore_label
+        self.ignore_label = checked_ignore_label(ignore_label)
         self.stride = stride
 
     # Keras' own reduces what `call` returns by the number of all pixels and casts labels to floats;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -40,8 +41,7 @@ def completed(
         check_output_stride(done["output_stride"])
     if "aspp_rates" in done:
         if done["aspp_rates"] is None:
-            scaled = [max(1, rate * rates_at // done["output_stride"]) for rate in rates]
-            done["aspp_rates"] = tuple(scaled)
+            done["aspp_rates"] = scaled_rates(rates, rates_at, done["output_stride"])
         done["aspp_rates"] = _checked_rates(done["aspp_rates"])
     for name, value in done.items():
         no_head = name == "head_filters" and value is None
@@ -58,6 +58,9 @@ def completed(
 def _complete_backbone_options(arguments: dict[str, Any]) -> None:
     """Fills in the options of a backbone that is known by name; a user's network has none."""
     backbone = arguments["backbone"]
+    if arguments.get("separable", "") is None:
+        known = backbones.find(backbone).separable if isinstance(backbone, str) else False
+        arguments["separable"] = known
     own = own_options(arguments)
     given = _checked_options(arguments["backbone_options"], own) | own
     if not isinstance(backbone, str):
@@ -110,6 +113,34 @@ def _num_classes(number: Any) -> int:
         hint = " For one foreground class use 2: background and it." if number == 1 else ""
         raise ValueError(f"`num_classes` must be an integer from 2, received {number!r}.{hint}")
     return int(number)
+
+
+def scaled_rates(rates: Sequence[int], old: int, new: int) -> tuple[int, ...]:
+    """Rates at another output stride, which then look at the same pixels.
+
+    Args:
+        rates: At the output stride `old`.
+        old: Output stride.
+        new: Output stride.
+
+    Returns:
+        The rates times `old / new`.
+
+    Raises:
+        ValueError: If one of them would not be an integer.
+
+    Example:
+
+    >>> scaled_rates((6, 12, 18), 16, 8)
+    (12, 24, 36)
+    """
+    scaled = [rate * old / new for rate in rates]
+    if any(rate != int(rate) for rate in scaled):
+        raise ValueError(
+            f"`output_stride` {new} would turn the rates {tuple(rates)} of output stride {old} "
+            f"into {tuple(scaled)}: rates must be integers. Give `aspp_rates` for this stride."
+        )
+    return tuple(int(rate) for rate in scaled)
 
 
 def check_filters(name: str, filters: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -13,8 +13,9 @@ import keras
 from keras_deeplab.graph import geometry
 from keras_deeplab.graph.network import all_layers
 from keras_deeplab.layers.composite import change_settings, changed_settings, taken_settings
-from keras_deeplab.models.arguments import check_output_stride
+from keras_deeplab.models.arguments import check_output_stride, scaled_rates
 from keras_deeplab.models.distributed_training import DistributedTraining
+from keras_deeplab.models.label_maps import LabelMapTraining
 from keras_deeplab.models.user_backbone import restored_backbone
 from keras_deeplab.weights import (
     TransferReport,
@@ -72,7 +73,7 @@ def starts_from_weights(init: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-class SegmentationModel(DistributedTraining, keras.Model):
+class SegmentationModel(LabelMapTraining, DistributedTraining, keras.Model):
     """A functional model from pixels to logits that can be built again from its arguments."""
 
     transfer_report: TransferReport | None = None
@@ -197,17 +198,6 @@ class SegmentationModel(DistributedTraining, keras.Model):
         model.trainable = trainable
         change_settings(all_layers(model), changes)
         return model
-
-
-def scaled_rates(rates: Sequence[int], old: int, new: int) -> tuple[int, ...]:
-    """Rates at another output stride, which then look at the same pixels."""
-    scaled = [rate * old / new for rate in rates]
-    if any(rate != int(rate) for rate in scaled):
-        raise ValueError(
-            f"`output_stride` {new} would turn the rates {tuple(rates)} of output stride {old} "
-            f"into {tuple(scaled)}: rates must be integers."
-        )
-    return tuple(int(rate) for rate in scaled)
 
 
 @contextmanager

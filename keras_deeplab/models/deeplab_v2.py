@@ -28,8 +28,8 @@ class DeepLabV2(base.SegmentationModel):
             or any functional Keras network without its classifier.
         output_stride: Stride of the features.
         aspp_rates: One for each predictor, at least one; `None` for the paper's ASPP-L,
-            `(6, 12, 18, 24) * 8 / output_stride`, rounded down, at least 1: `(1, 3, 4, 6)` at
-            output stride 32. ASPP-S is `(2, 4, 8, 12)`.
+            `(6, 12, 18, 24) * 8 / output_stride`, which must be integers: at output stride 32 they
+            are to be given. ASPP-S is `(2, 4, 8, 12)`.
         stride_on: ResNets only: `"1x1"` (default, as in the paper's network) or `"3x3"`.
         backbone_options: Further options of a backbone by name, as in `DeepLabV1`.
         head_filters: Channels of a branch's fc6 and fc7; `None` for the single convolutions.

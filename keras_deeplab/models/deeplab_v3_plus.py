@@ -33,7 +33,9 @@ class DeepLabV3Plus(base.SegmentationModel):
         stride_on: ResNets only: `"3x3"` (default, torchvision) or `"1x1"`.
         backbone_options: Further options of a backbone by name, such as `{"depth_multiplier": 0.5}`
             for MobileNetV2; see its function in `keras_deeplab.backbones`.
-        separable: Whether the 3x3 convolutions of ASPP and decoder are depthwise separable.
+        separable: Whether the 3x3 convolutions of ASPP and decoder are depthwise separable; `None`
+            for what the authors use with the backbone: True for Xceptions, beta ResNets and
+            MobileNets, False for all others.
         aspp_filters: Channels of ASPP's branches and output.
         decoder_filters: Channels of the decoder's two 3x3 convolutions.
         low_level_filters: Channels to which the low-level features are reduced.
@@ -89,7 +91,7 @@ class DeepLabV3Plus(base.SegmentationModel):
         multi_grid: tuple[int, ...] | None = None,
         stride_on: str | None = None,
         backbone_options: dict[str, Any] | None = None,
-        separable: bool = False,
+        separable: bool | None = None,
         aspp_filters: int = 256,
         decoder_filters: int = 256,
         low_level_filters: int = 48,
@@ -129,6 +131,7 @@ class DeepLabV3Plus(base.SegmentationModel):
             "name": name,
         }
         arguments = completed(arguments)
+        separable = arguments["separable"]
         shared = {"activation": activation, "epsilon": epsilon}
         with base.dtype_policy(arguments["dtype"]):
             taps = ("low_level_layer", "detail_layer")

@@ -20,7 +20,10 @@ from keras_deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus, UNet, 
         ({"output_stride": 0}, "`output_stride` .* received 0"),
         ({"output_stride": "16"}, "`output_stride` .* received '16'"),
         ({"output_stride": 3}, r"`output_stride` must be one of .*\[1, .*16.*received 3"),
-        ({"output_stride": 64}, r"`output_stride` must be one of .*\[1, .*16.*received 64"),
+        (
+            {"output_stride": 64, "aspp_rates": (2,)},
+            r"`output_stride` must be one of .*\[1, .*16.*received 64",
+        ),
         ({"aspp_rates": 6}, "`aspp_rates` .* received 6"),
         ({"aspp_rates": (6, 0)}, r"`aspp_rates` .* received \(6, 0\)"),
         ({"multi_grid": (1, 2, 4)}, r"`multi_grid` .*'tiny'.* received \(1, 2, 4\)"),
@@ -93,10 +96,35 @@ def test_errors_of_the_first_two_come_before_the_backbone_is_built(
         cls(3, "vgg16", **arguments)
 
 
-def test_rates_that_do_not_divide_are_rounded_down_and_at_least_1():
-    model = DeepLabV2(3, tiny(), output_stride=32)
-    assert model.get_config()["aspp_rates"] == (1, 3, 4, 6)
-    assert [model.get_layer(f"logits_{i}").dilation_rate[0] for i in range(4)] == [1, 3, 4, 6]
+@pytest.mark.parametrize(
+    "cls, coarse, scaled",
+    [
+        (DeepLabV1, 64, "1.5,"),
+        (DeepLabV2, 32, "1.5, 3.0, 4.5, 6.0"),
+        (DeepLabV3, 64, "1.5, 3.0, 4.5"),
+        (DeepLabV3Plus, 64, "1.5, 3.0, 4.5"),
+    ],
+)
+def test_rates_that_do_not_scale_to_integers_must_be_given(cls, coarse, scaled):
+    message = (
+        rf"`output_stride` {coarse} would turn .*\({scaled}\): .* integers\. Give `aspp_rates`"
+    )
+    with pytest.raises(ValueError, match=message):
+        cls(3, tiny(), output_stride=coarse)
+
+
+def test_a_new_model_and_a_changed_one_have_the_same_rule_for_rates():
+    model = DeepLabV2(3, tiny(), output_stride=16)
+    assert model.get_config()["aspp_rates"] == (3, 6, 9, 12)
+    fine = model.with_output_stride(8)
+    assert fine.get_config()["aspp_rates"] == DeepLabV2(3, tiny()).get_config()["aspp_rates"]
+    with pytest.raises(ValueError, match="Give `aspp_rates`") as changed:
+        fine.with_output_stride(32)
+    with pytest.raises(ValueError, match="Give `aspp_rates`") as new:
+        DeepLabV2(3, tiny(), output_stride=32)
+    assert str(changed.value) == str(new.value)
+    given = DeepLabV2(3, tiny(), output_stride=32, aspp_rates=(1, 3, 4, 6))
+    assert [given.get_layer(f"logits_{i}").dilation_rate[0] for i in range(4)] == [1, 3, 4, 6]
 
 
 def test_no_argument_is_passed_over():

@@ -11,6 +11,7 @@ import pytest
 import keras_deeplab
 from keras_deeplab.backbones import resnet
 from keras_deeplab.graph import geometry, multiply_adds, with_output_stride
+from keras_deeplab.models.arguments import completed
 
 V1, V2 = keras_deeplab.DeepLabV1, keras_deeplab.DeepLabV2
 V3, V3PLUS = keras_deeplab.DeepLabV3, keras_deeplab.DeepLabV3Plus
@@ -31,6 +32,53 @@ def giga(model: keras.Model, height: int, width: int) -> float:
 
 def torchvision_layout(backbone: str, **more) -> keras.Model:
     return built(V3, backbone=backbone, output_stride=8, multi_grid=(1, 1, 1), **more)
+
+
+SLOW = pytest.mark.slow
+NO_ASPP_NO_HEAD = {"aspp_rates": (), "head_filters": None}
+# Trainable parameters and all, of models with default arguments, 21 classes.
+COUNTS = [
+    (V1, None, {}, 20_505_429, 20_505_429),
+    (V2, "vgg16", {}, 37_877_652, 37_877_652),
+    pytest.param(V2, "resnet101", {}, 44_048_532, 44_153_876, marks=SLOW),
+    (V3, None, {}, 39_638_869, 39_695_573),
+    pytest.param(V3, "resnet101", {}, 58_630_997, 58_739_925, marks=SLOW),
+    (V3, "mobilenet_v2", NO_ASPP_NO_HEAD, 2_113_557, 2_146_645),
+    (V3PLUS, None, {}, 40_352_181, 40_409_493),
+    pytest.param(V3PLUS, "resnet101", {}, 59_344_309, 59_453_845, marks=SLOW),
+    pytest.param(V3PLUS, "xception41", {}, 28_108_661, 28_241_573, marks=SLOW),
+    pytest.param(V3PLUS, "xception65", {}, 41_055_413, 41_258_213, marks=SLOW),
+    pytest.param(V3PLUS, "resnet101_beta", {}, 45_812_037, 45_935_365, marks=SLOW),
+]
+
+
+@pytest.mark.parametrize("cls, backbone, named, parameters, total", COUNTS)
+def test_parameters_of_the_defaults(cls, backbone, named, parameters, total):
+    given = {} if backbone is None else {"backbone": backbone}
+    model = built(cls, **given, **named)
+    assert (trainable(model), model.count_params()) == (parameters, total)
+
+
+@pytest.mark.parametrize("name", keras_deeplab.backbones.NAMES)
+def test_the_head_is_separable_where_the_authors_is(name):
+    arguments = {"num_classes": 2, "backbone": name, "backbone_options": None, "dtype": None}
+    arguments |= {"input_shape": None}
+    expected = name.startswith(("xception", "mobilenet")) or name.endswith("_beta")
+    for given, separable in ((None, expected), (False, False), (True, True)):
+        assert completed({**arguments, "separable": given})["separable"] is separable
+
+
+def test_the_head_on_a_network_of_the_user_is_not_separable():
+    network = keras.applications.MobileNetV2(include_top=False, weights=None, alpha=0.35)
+    model = V3PLUS(2, network, aspp_filters=8, decoder_filters=8)
+    assert model.get_config()["separable"] is False
+
+
+def test_a_default_that_is_separable_is_so_in_aspp_and_decoder():
+    model = V3PLUS(2, "mobilenet_v2", aspp_filters=8, decoder_filters=8)
+    assert model.get_config()["separable"] is True
+    assert model.get_layer("aspp").separable
+    assert type(model.get_layer("decoder_1")) is keras_deeplab.layers.AtrousSeparableConv2D
 
 
 def test_no_argument_is_needed():
@@ -172,7 +220,7 @@ def test_v3_mobilenet_v3_large():
     ],
 )
 def test_v3_plus_xception(depth, parameters, total, multiplications):
-    model = built(V3PLUS, backbone=f"xception{depth}", separable=True)
+    model = built(V3PLUS, backbone=f"xception{depth}")
     assert (trainable(model), model.count_params()) == (parameters, total)
     assert giga(model, 513, 513) == pytest.approx(multiplications, abs=0.02)
     config = model.get_config()
@@ -184,7 +232,7 @@ def test_v3_plus_xception(depth, parameters, total, multiplications):
 
 @pytest.mark.slow
 def test_v3_plus_xception65_at_stride_8_and_for_cityscapes():
-    model = built(V3PLUS, backbone="xception65", separable=True)
+    model = built(V3PLUS, backbone="xception65")
     fine = model.with_output_stride(8)
     assert fine.count_params() == 41_258_213
     assert fine.get_config()["aspp_rates"] == (12, 24, 36)
@@ -196,7 +244,7 @@ def test_v3_plus_xception65_at_stride_8_and_for_cityscapes():
 
 @pytest.mark.slow
 def test_v3_plus_resnet101_beta():
-    model = V3PLUS(backbone="resnet101_beta", separable=True)
+    model = built(V3PLUS, backbone="resnet101_beta")
     assert (trainable(model), model.count_params()) == (45_812_037, 45_935_365)
     assert giga(model, 513, 513) == pytest.approx(65.17, abs=0.005)
     config = model.get_config()

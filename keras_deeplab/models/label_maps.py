@@ -1,0 +1,69 @@
+"""What `keras.Model` would get wrong of models that are trained on label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.labels import warn_of_masks
+
+
+class LabelMapTraining:
+    """Mixin of models: calls in which Keras would silently do something else are errors.
+
+    It stands in front of the model's base: `class Mine(LabelMapTraining, keras.Model)`.
+    """
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains the model; see `keras.Model.fit`.
+
+        Raises:
+            ValueError: If `class_weight` is given for label maps.
+        """
+        self._check_class_weight(kwargs.get("class_weight"))
+        if isinstance(y, np.ndarray | tf.Tensor) and len(self.output_shape) == 4:
+            for ignore_label in _ignored_labels(getattr(self, "loss", None)):
+                warn_of_masks(np.asarray(y), self.output_shape[-1], ignore_label)
+        return super().fit(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains on one batch; see `keras.Model.train_on_batch`.
+
+        Raises:
+            ValueError: If `class_weight` is given for label maps.
+        """
+        self._check_class_weight(kwargs.get("class_weight"))
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def _check_class_weight(self, class_weight: Any) -> None:
+        # Keras looks up one label per image: a TypeError of arrays, and of data sets wrong weights.
+        if class_weight is not None and len(self.output_shape) == 4:
+            raise ValueError(
+                "`class_weight` must be None for label maps. Received: class_weight="
+                f"{class_weight!r}. Give the weights to the loss: "
+                "`CrossEntropy(class_weights=[...])`, one per class."
+            )
+
+    # `keras.models.clone_model` calls it with both of these, and nothing else does. It would return
+    # a `Functional` without the model's methods, configuration and auxiliary head.
+    def _run_through_graph(self, *args: Any, **kwargs: Any) -> Any:
+        if {"operation_fn", "call_fn"} <= kwargs.keys():
+            name = type(self).__name__
+            raise ValueError(
+                f"A {name} must not be cloned by `clone_model`, which keeps neither its class nor "
+                f"an auxiliary head. Use `{name}.from_config(model.get_config())` for a model with "
+                "new weights, `copy.deepcopy(model)` for one with the same, or clone the plain "
+                "network `keras.Model(model.inputs, model.outputs)`."
+            )
+        return super()._run_through_graph(*args, **kwargs)
+
+
+def _ignored_labels(loss: Any) -> Iterator[int | None]:
+    """Yields the label that a loss leaves out, of a sum those of its losses."""
+    for part in getattr(loss, "losses", [loss]):
+        if isinstance(part, keras.losses.Loss):
+            yield getattr(part, "ignore_label", None)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import tiny
+
+from keras_deeplab import DeepLabV3, DeepLabV3Plus, MultiScale, SPPNet
+from keras_deeplab import labels as labels_module
+from keras_deeplab.losses import CrossEntropy, Dice, Sum
+from keras_deeplab.models.label_maps import LabelMapTraining
+
+SMALL = {"aspp_filters": 4}
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 33, 40, 3)).astype(np.uint8)
+MASKS = np.zeros((8, 33, 40), np.uint8)
+MASKS[:, :4] = 255
+
+
+@pytest.fixture(scope="module")
+def auxiliary() -> keras.Model:
+    return DeepLabV3(2, tiny(), head_filters=4, auxiliary_layer="stage8_out", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def plus() -> keras.Model:
+    return DeepLabV3Plus(2, tiny(), decoder_filters=4, **SMALL)
+
+
+@pytest.fixture(scope="module", params=["auxiliary", "plus", "multi_scale"])
+def model(request, auxiliary, plus) -> keras.Model:
+    made = {"auxiliary": auxiliary, "plus": plus}
+    return made.get(request.param) or MultiScale(auxiliary, (0.5, 1.0))
+
+
+CLONERS = {
+    "plain": {},
+    "function": {"clone_function": lambda layer: layer.from_config(layer.get_config())},
+    "same_layers": {"clone_function": lambda layer: layer},
+    "inputs": {"input_tensors": keras.Input((33, 40, 3), name="images")},
+}
+
+
+@pytest.mark.parametrize("options", CLONERS.values(), ids=CLONERS)
+def test_a_clone_that_would_lose_the_class_is_refused(model, options):
+    with pytest.raises(ValueError, match=rf"A {type(model).__name__} must not be cloned .* Use"):
+        keras.models.clone_model(model, **options)
+
+
+def test_what_the_refusal_proposes(model):
+    logits = model(IMAGES[:1])
+    again = type(model).from_config(model.get_config())
+    assert type(again) is type(model)
+    assert [w.shape for w in again.weights] == [w.shape for w in model.weights]
+    plain = keras.Model(model.inputs, model.outputs)
+    clone = keras.models.clone_model(plain)
+    clone.set_weights(plain.get_weights())
+    np.testing.assert_allclose(clone(IMAGES[:1]), logits, rtol=1e-5, atol=1e-6)
+    around = keras.Sequential([keras.Input((33, 40, 3)), model])
+    assert type(keras.models.clone_model(around).layers[-1]) is type(model)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))]
+)
+def test_copies_keep_class_weights_and_auxiliary_head(model, duplicate):
+    again = duplicate(model)
+    assert type(again) is type(model)
+    np.testing.assert_array_equal(again(IMAGES[:1]), model(IMAGES[:1]))
+    for training in (False, True):
+        logits = keras.tree.flatten(model(IMAGES[:1], training=training))
+        copied = keras.tree.flatten(again(IMAGES[:1], training=training))
+        assert [x.shape for x in copied] == [x.shape for x in logits]
+    assert not {id(w) for w in again.weights} & {id(w) for w in model.weights}
+
+
+def given(kind, labels):
+    if kind == "arrays":
+        return {"x": IMAGES, "y": labels}
+    return {"x": tf.data.Dataset.from_tensor_slices((IMAGES, labels)).batch(4)}
+
+
+@pytest.mark.parametrize("trailing", [False, True])
+@pytest.mark.parametrize("kind", ["arrays", "dataset"])
+def test_class_weight_of_label_maps_is_refused(model, kind, trailing):
+    model.compile("sgd", CrossEntropy())
+    labels = MASKS[..., None] if trailing else MASKS
+    message = r"`class_weight` must be None .*\{0: 1\.0, 1: 3\.0\}.*CrossEntropy\(class_weights="
+    with pytest.raises(ValueError, match=message):
+        model.fit(**given(kind, labels), class_weight={0: 1.0, 1: 3.0})
+    with pytest.raises(ValueError, match=message):
+        model.train_on_batch(IMAGES, labels, class_weight={0: 1.0, 1: 3.0})
+
+
+def test_class_weight_of_labels_of_whole_images_is_keras_own():
+    model = SPPNet(2, tiny(), levels=(1,), dense=(4,), dropout=0.0, input_shape=(32, 32, 3))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    images, labels = IMAGES[:2, :32, :32], np.array([0, 1])
+    plain = model.train_on_batch(images, labels)
+    twice = model.train_on_batch(images, labels, class_weight={0: 2.0, 1: 2.0})
+    assert np.ravel(twice)[0] == pytest.approx(2 * np.ravel(plain)[0], rel=1e-5)
+
+
+class OneKernel(LabelMapTraining, keras.Model):
+    """The least model that is trained on label maps."""
+
+    def __init__(self):
+        inputs = keras.Input((33, 40, 3))
+        super().__init__(inputs, keras.layers.Conv2D(2, 1)(inputs))
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), Sum([Dice(), CrossEntropy()])])
+def test_masks_of_0_and_255_are_a_warning_before_the_first_step(loss, monkeypatch):
+    monkeypatch.setattr(labels_module, "_warned", False)
+    model = OneKernel()
+    model.compile("sgd", loss)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(IMAGES, np.where(MASKS == 255, 1, MASKS), verbose=0)
+        model.compile("sgd", CrossEntropy(ignore_label=None))
+        model.fit(IMAGES, MASKS // 255, verbose=0)
+    model.compile("sgd", loss)
+    with pytest.warns(UserWarning, match="8 label maps hold no class but 0; 12.1 %"):
+        model.fit(IMAGES, tf.constant(MASKS), verbose=0)
+    with warnings.catch_warnings():  # once in a process
+        warnings.simplefilter("error", UserWarning)
+        model.fit(IMAGES, MASKS, verbose=0)
