@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, help=".keras file to write")
     add("--output-stride", type=positive, help="default: that of the file")
     add("--classes", type=positive, help="default: those of the file; otherwise a new predictor")
-    add("--moving-averages", action="store_true", help="of TensorFlow 1: take them")
+    add("--moving-averages", action="store_true", help="of TensorFlow 1 and torch: take them")
     add("--overwrite", action="store_true", help="replace a file that is there")
     return made
 

@@ -1,20 +1,28 @@
-"""TensorFlow checkpoints out of the archives in which they are published."""
+"""What is unpacked from archives: checks of their sizes, TensorFlow checkpoints from .tar.gz."""
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shutil
 import tarfile
 import uuid
+import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
+from typing import BinaryIO
 
 from keras_deeplab.weights.errors import WeightsError
 
 # The largest published checkpoint takes half a gigabyte.
 MAX_BYTES = 8 << 30
+# Weights hardly shrink when they are packed, an optimizer's first zeros do; a bomb grows by 1000.
+MAX_RATIO = 32
+_ALWAYS_ALLOWED = 64 << 20
 
 _GZIP = b"\x1f\x8b"
 _TAR = b"ustar"  # at this offset of the first header
@@ -72,7 +80,7 @@ def extract_checkpoint(path: Path, into: Path) -> Path:
     if not is_archive(path):
         raise WeightsError(path, "must be a .tar or .tar.gz archive, and is no such file")
     try:
-        with tarfile.open(path) as archive:
+        with _opened(path) as archive:
             checkpoint = _only_checkpoint(path, _checked_members(path, archive))
     except _DAMAGE as error:
         raise WeightsError(
@@ -85,8 +93,45 @@ def extract_checkpoint(path: Path, into: Path) -> Path:
     return into / checkpoint.prefix
 
 
+class _InPieces:
+    """A file that is read in pieces only: tarfile reads a header of any declared size in one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _CHUNK:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self.file.read(size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    with path.open("rb") as file:
+        is_packed = file.read(len(_GZIP)) == _GZIP
+    with (
+        gzip.open(path) if is_packed else path.open("rb") as file,
+        tarfile.open(fileobj=_InPieces(file), mode="r:") as archive,
+    ):
+        yield archive
+
+
+def check_unpacked(archive: zipfile.ZipFile, size: int) -> None:
+    """Checks that a zip archive of `size` bytes unpacks to no more than that.
+
+    Raises:
+        zipfile.BadZipFile: If members are compressed, or lie over each other.
+    """
+    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+        raise zipfile.BadZipFile("its members are compressed")
+    if sum(member.file_size for member in archive.infolist()) > size:
+        raise zipfile.BadZipFile("its members are larger than the file")
+
+
 def _checked_members(path: Path, archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
     """All members, read to the archive's very end, where gzip has its checksum."""
+    limit = min(MAX_BYTES, max(_ALWAYS_ALLOWED, MAX_RATIO * path.stat().st_size))
     members, total = [], 0
     for member in archive:
         name = PureWindowsPath(member.name)  # which knows both kinds of separators
@@ -95,18 +140,18 @@ def _checked_members(path: Path, archive: tarfile.TarFile) -> list[tarfile.TarIn
                 path, f"unsafe member {member.name!r}: its path leads out of the archive's folder"
             )
         total += member.size
-        if member.size < 0 or total > MAX_BYTES:
+        if member.size < 0 or total > limit:
             raise WeightsError(
                 path,
                 f"member {member.name!r} of {member.size} bytes makes {total} in all; at most "
-                f"{MAX_BYTES} are unpacked",
+                f"{limit} are unpacked",
             )
         members.append(member)
     rest = 0
     while chunk := archive.fileobj.read(_CHUNK):
         rest += len(chunk)
-        if rest > MAX_BYTES:
-            raise WeightsError(path, f"more than {MAX_BYTES} bytes follow its last member")
+        if rest > limit:
+            raise WeightsError(path, f"more than {limit} bytes follow its last member")
     return members
 
 
@@ -142,7 +187,7 @@ def _extract(path: Path, checkpoint: _Checkpoint, into: Path) -> None:
     aside, moved = into / f".{uuid.uuid4().hex}", []
     try:
         aside.mkdir()
-        with tarfile.open(path) as archive:
+        with _opened(path) as archive:
             for name, member in checkpoint.files.items():
                 # Not `extract`: no rights, owners or times of the archive are taken over.
                 with archive.extractfile(member) as source, (aside / name).open("xb") as file:

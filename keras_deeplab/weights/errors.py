@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class WeightsError(ValueError):
@@ -17,3 +20,17 @@ class WeightsError(ValueError):
         super().__init__(f"{os.fspath(path)}: {reason}")
         self.path = path
         self.reason = reason
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns the system's refusals to read a file, or a folder of files, into WeightsErrors.
+
+    A named pipe is refused before it is opened, which might never return.
+    """
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise WeightsError(path, "it must be a regular file, not a named pipe or a device")
+        yield
+    except OSError as error:
+        raise WeightsError(path, f"it cannot be read: {error.strerror or error}") from error

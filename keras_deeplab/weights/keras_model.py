@@ -36,8 +36,11 @@ def is_keras_file(path: Path) -> bool:
     """Tells a `.keras` archive from its contents."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return "config.json" in archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # another reader's, or no one's
+        return False
 
 
 def read(path: Path) -> Source:

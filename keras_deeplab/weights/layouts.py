@@ -13,6 +13,8 @@ Names = Mapping[str, str]
 def _torch_kernel(array: np.ndarray, depthwise: bool) -> np.ndarray:
     if array.ndim == 2:  # dense: (out, in)
         return array.T
+    if array.ndim != 4:  # no kernel: its shape fits no layer, which the transfer reports
+        return array
     # Convolutions are (out, in, h, w), depthwise ones (channels, 1, h, w).
     return array.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
 

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_deeplab.weights import keras_model, structured_file
-from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.errors import WeightsError, reading
 from keras_deeplab.weights.opening import (
     Weights,
     checked_source,
@@ -30,24 +30,26 @@ def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) 
         source: Path of a file in any of the formats below, recognised by its content; the name of
             published weights (`keras_deeplab.weights.list`), which are downloaded once ("./NAME"
             is a file of that name); or a Keras model, such as one of keras.applications.
-        moving_averages: For TensorFlow 1 checkpoints: whether the variables' exponential moving
-            averages take their place.
+        moving_averages: For TensorFlow 1 and torch checkpoints: whether the variables' exponential
+            moving averages (EMA) take their place.
 
     Returns:
         A report: `kept` and `fresh` layers, `left_over` variables of the source, `notes`. Its text
         is what was printed.
 
     Formats: `.keras` and `.weights.h5` of this package; `.h5` of keras.applications; torch state
-    dicts (`.pth`, `.pt`), read without torch and without running a pickle; `.safetensors`;
+    dicts (`.pth`, `.pt`, `.ckpt`), read without torch and without running a pickle, also inside a
+    training checkpoint and behind wrappers' prefixes, as the notes say; `.safetensors`;
     TensorFlow 1 and 2 checkpoints (prefix, `.index`, folder, or the archive they come in);
     `.tflite`, float and 8-bit.
 
     Raises:
         ValueError: If `model` has no weights, or `source` is none of the above.
-        WeightsError: If the file is damaged or refused, holds another network, or a shape does not
-            fit; except the class predictor's where the number of classes differs, and the head's
-            where the weights are of another kind of model: such layers keep their own weights, as
-            the report says. The model is not changed.
+        WeightsError: If the file cannot be read, is damaged or refused, holds another network,
+            values that are not finite, or a shape that does not fit; except the class predictor's
+            where the number of classes differs, and the head's where the weights are of another
+            kind of model: such layers keep their own weights, as the report says. The model is not
+            changed.
 
     Example:
 
@@ -60,7 +62,11 @@ def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) 
     if not isinstance(model, keras.Model) or not model.weights:
         raise ValueError(f"`model` must be a built Keras model with weights, received {model!r}.")
     model, source = keras_model.unwrapped(model), checked_source(source)
-    if isinstance(source, Path) and structured_file.is_structured_file(source):
+    is_structured = False
+    if isinstance(source, Path):
+        with reading(source):
+            is_structured = structured_file.is_structured_file(source)
+    if is_structured:
         found = structured_file.read(source, model)
     else:
         config = model.get_config() if hasattr(model, "backbone") else {}

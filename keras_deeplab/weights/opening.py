@@ -20,14 +20,14 @@ from keras_deeplab.weights import (
     keras_model,
     published,
     safetensors_file,
+    state_dict,
     structured_file,
     tensorflow_file,
     tflite_file,
     torch_file,
 )
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.layouts import TORCH
+from keras_deeplab.weights.errors import WeightsError, reading
 from keras_deeplab.weights.source import Source
 
 Weights = str | os.PathLike | keras.Model | Source
@@ -73,7 +73,8 @@ def open_source(
     if isinstance(source, keras.Model):
         return keras_model.source_of(source, f"model '{source.name}'")
     if isinstance(source, Path):
-        return open_file(source, moving_averages)
+        with reading(source):
+            return open_file(source, moving_averages)
     if not isinstance(backbone, str):
         raise WeightsError(source, _why_not_published(model, backbone))
     return _published(published.find(source, model, backbone, options), moving_averages)
@@ -110,7 +111,8 @@ def checked_source(source: Weights) -> keras.Model | Source | Path | str:
         return path
     if source in _NAMES:
         return source  # whatever lies here: a folder of the data set may well have its name
-    there = path.exists() or tensorflow_file.prefix_of(path) is not None
+    with reading(path):
+        there = path.exists() or tensorflow_file.prefix_of(path) is not None
     is_path = there or bool(path.suffix) or os.path.basename(source) != source
     return path if is_path else source
 
@@ -137,7 +139,7 @@ def open_file(path: Path, moving_averages: bool = False) -> Source:
 
 def _checkpoint(path: Path, moving_averages: bool) -> Checkpoint:
     if torch_file.is_torch_file(path):
-        return Checkpoint(str(path), torch_file.read(path), TORCH)
+        return state_dict.read_torch(path, moving_averages)
     if tflite_file.is_tflite_file(path):
         return tflite_file.read(path)
     if hdf5_file.is_hdf5_file(path):
@@ -145,7 +147,7 @@ def _checkpoint(path: Path, moving_averages: bool) -> Checkpoint:
     if archive.is_archive(path):
         return tensorflow_file.read_archive(path, moving_averages)
     if safetensors_file.is_safetensors_file(path):
-        return Checkpoint(str(path), safetensors_file.read(path), TORCH)
+        return state_dict.read_safetensors(path, moving_averages)
     with path.open("rb") as file:
         begin = file.read(8)
     raise WeightsError(

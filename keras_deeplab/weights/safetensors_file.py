@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.state_dict import without_parallel_prefix
+from keras_deeplab.weights.errors import WeightsError, reading
 
 _LENGTH = struct.Struct("<Q")
 
@@ -32,8 +31,8 @@ def is_safetensors_file(path: Path) -> bool:
 def read(path: Path) -> dict[str, np.ndarray]:
     """Reads all tensors of a safetensors file.
 
-    bfloat16 comes as the `ml_dtypes` type that TensorFlow uses too. The prefix `module.` is
-    stripped where all names have it.
+    bfloat16 comes as the `ml_dtypes` type that TensorFlow uses too. The package safetensors itself
+    checks that the declared shapes and offsets are those of the file, without gaps or overlaps.
 
     Args:
         path: The file.
@@ -54,17 +53,15 @@ def read(path: Path) -> dict[str, np.ndarray]:
             f"{path} is a safetensors file, and reading it needs the package safetensors: "
             "pip install keras_deeplab[safetensors]"
         ) from error
-    try:
-        arrays = load_file(path)
-    except SafetensorError as error:
-        raise WeightsError(path, f"damaged or cut safetensors file ({error})") from error
-    except OSError as error:
-        raise WeightsError(path, f"not readable ({error})") from error
-    except (AttributeError, KeyError, TypeError) as error:
-        # How the package fails at 8-bit and 4-bit floats, which NumPy has not.
-        raise WeightsError(
-            path, f"holds a tensor of a type that NumPy has not ({error})"
-        ) from error
+    with reading(path):
+        try:
+            arrays = load_file(path)
+        except (SafetensorError, ValueError) as error:  # NumPy's, at a shape such as (2**62, 0)
+            raise WeightsError(path, f"damaged or cut safetensors file ({error})") from error
+        except (AttributeError, KeyError, TypeError) as error:
+            # How the package fails at 8-bit and 4-bit floats, which NumPy has not.
+            reason = f"holds a tensor of a type that NumPy has not ({error})"
+            raise WeightsError(path, reason) from error
     if not arrays:
         raise WeightsError(path, "holds no tensors")
-    return without_parallel_prefix(arrays)
+    return arrays

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_deeplab.weights.archive import check_unpacked
 from keras_deeplab.weights.errors import WeightsError
 
 _META = "source"
@@ -32,6 +33,7 @@ class Source:
         own: The arguments of that class beyond `shared`.
         left_over: Variables of the file that are not among `values`.
         folded: Whether batch norms were folded into convolutions: the norms have a `beta` only.
+        notes: What the reader chose to read, for the report.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Source:
     own: Mapping[str, Any] = field(default_factory=dict)
     left_over: tuple[str, ...] = ()
     folded: bool = False
+    notes: tuple[str, ...] = ()
 
     def arguments(self, model: str, known: Mapping[str, Any]) -> dict[str, Any]:
         """What a model of a class is to be built with for these weights.
@@ -70,6 +73,7 @@ class Source:
             "own": dict(self.own),
             "left_over": list(self.left_over),
             "folded": self.folded,
+            "notes": list(self.notes),
         }
         aside = path.with_name(f".{os.getpid()}-{path.name}")
         try:
@@ -88,9 +92,10 @@ class Source:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
+                check_unpacked(file.zip, path.stat().st_size)
                 values = {name: file[name] for name in file.files if name != _META}
                 meta = json.loads(str(file[_META]))
-            meta["left_over"] = tuple(meta["left_over"])
+            meta |= {key: tuple(meta.get(key, ())) for key in ("left_over", "notes")}
             return cls(path=str(path), values=values, **meta)
         except Exception as error:  # zipfile, zlib, json and numpy each have their own
             raise WeightsError(path, f"it is damaged ({error})") from error

@@ -12,9 +12,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from keras_deeplab.weights import archive
-from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.checkpoint import Checkpoint, may_hold
+from keras_deeplab.weights.errors import WeightsError, reading
 from keras_deeplab.weights.layouts import KERAS, TF1
+from keras_deeplab.weights.tensorflow_index import declared_bytes
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _AVERAGE = "/ExponentialMovingAverage"
@@ -34,9 +35,9 @@ def prefix_of(path: Path) -> Path | None:
         WeightsError: If a folder holds several checkpoints and does not say which is the latest.
     """
     if path.is_dir():
-        latest = tf.train.latest_checkpoint(path)
+        latest = _latest(path)
         if latest is not None:
-            return Path(latest)
+            return latest
         found = sorted(path.glob("*.index"))
         if len(found) > 1:
             names = ", ".join(file.stem for file in found)
@@ -45,6 +46,20 @@ def prefix_of(path: Path) -> Path | None:
     bare = re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path.name)
     prefix = path.with_name(bare)
     return prefix if prefix.with_name(f"{bare}.index").is_file() else None
+
+
+def _latest(folder: Path) -> Path | None:
+    """The checkpoint that the file `checkpoint` names, in the folder itself wherever that was."""
+    listing = folder / "checkpoint"
+    if not listing.is_file():
+        return None
+    try:
+        state = tf.train.get_checkpoint_state(folder)
+    except ValueError as error:
+        raise WeightsError(listing, f"it is damaged: {error}") from error
+    # A folder that was moved is still named by its old path, and a file may name any other.
+    prefix = folder / Path(state.model_checkpoint_path).name if state else folder
+    return prefix if prefix.with_name(f"{prefix.name}.index").is_file() else None
 
 
 def read_archive(path: Path, moving_averages: bool = False) -> Checkpoint:
@@ -67,16 +82,35 @@ def read(prefix: Path, moving_averages: bool = False, shown: Path | None = None)
     """
     shown = shown or prefix
     try:
+        size = _size_of_data(prefix)
+        declared = declared_bytes(prefix.with_name(f"{prefix.name}.index"))
+        if not may_hold(size, declared):
+            raise WeightsError(
+                shown, f"it declares variables of {declared} bytes in data of {size} bytes"
+            )
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = reader.get_variable_to_shape_map()
         if _OBJECT_GRAPH in shapes:
             return _by_object(reader, shown)
         return _by_name(reader, shapes, moving_averages, shown)
-    except WeightsError:
-        raise
-    except (tf.errors.OpError, ValueError, RuntimeError, OSError, IndexError) as error:
-        reason = str(error).splitlines()[0]
+    except WeightsError as error:
+        raise WeightsError(shown, error.reason) from error
+    except (tf.errors.OpError, ValueError, TypeError, RuntimeError, OSError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(shown, f"it is damaged or incomplete: {reason}") from error
+
+
+def _size_of_data(prefix: Path) -> int:
+    """Bytes in a checkpoint's data files, none of which is a named pipe."""
+    files = [
+        file
+        for file in prefix.parent.iterdir()
+        if re.fullmatch(r"\.data-\d{5}-of-\d{5}", file.name.removeprefix(prefix.name))
+    ]
+    for file in files:
+        with reading(file):
+            pass
+    return sum(file.stat().st_size for file in files)
 
 
 def _by_name(
@@ -102,7 +136,11 @@ def _by_name(
 def _by_object(reader: tf.train.CheckpointReader, shown: Path) -> Checkpoint:
     """TF2 names variables by their place in a tree of objects; the tree has the layers' names."""
     graph = trackable_object_graph_pb2.TrackableObjectGraph()
-    graph.ParseFromString(reader.get_tensor(_OBJECT_GRAPH))
+    content = reader.get_tensor(_OBJECT_GRAPH)
+    try:
+        graph.ParseFromString(content)
+    except Exception as error:  # protobuf's own
+        raise WeightsError(shown, f"its object graph is damaged: {error}") from error
     of_the_model = _reachable(graph)
     arrays, left_over = {}, []
     for index, node in enumerate(graph.nodes):

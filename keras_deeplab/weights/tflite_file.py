@@ -5,25 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.checkpoint import Checkpoint, may_hold
+from keras_deeplab.weights.errors import WeightsError, reading
 from keras_deeplab.weights.layouts import TF1
 
 _IDENTIFIER = b"TFL3"
+_LONGEST_NAME = 10_000  # a converter joins the names of all that it fuses
 # The end of a kernel's name behind its layer's; converters fold batch norms into it.
 _KERNEL = re.compile(
     r"^(.+)/(weights|depthwise_weights|Conv2D|depthwise)(_Fold|_quant)?(/FakeQuant\w*)?$"
 )
-
-
-class _Operator(NamedTuple):
-    kind: str
-    inputs: list[int]
-    options: Any
 
 
 def is_tflite_file(path: Path) -> bool:
@@ -42,8 +37,9 @@ def read(path: Path) -> Checkpoint:
     """
     schema = _schema()
     try:
-        model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(path.read_bytes(), 0))
-        return _Graph(path, schema, model).checkpoint()
+        with reading(path):
+            content = path.read_bytes()
+        return _Graph(path, schema, content).checkpoint()
     except WeightsError:
         raise
     except Exception as error:  # whatever a damaged flatbuffer leads to
@@ -65,49 +61,51 @@ def _schema() -> ModuleType:
 
 
 class _Graph:
-    """The graph of a file, as far as its weights go."""
+    """The graph of a file, as far as its weights go.
 
-    def __init__(self, path: Path, schema: ModuleType, model: Any) -> None:
+    The file is read in place: its tables may share parts, and as a tree of objects a small file
+    could take any memory.
+    """
+
+    def __init__(self, path: Path, schema: ModuleType, content: bytes) -> None:
         self.path = path
         self.schema = schema
-        self.model = model
-        if not model.subgraphs:
+        self.size = len(content)
+        self.taken = 0  # bytes of the constants so far
+        self.model = schema.Model.GetRootAsModel(content, 0)
+        if self.model.SubgraphsLength() == 0:
             raise WeightsError(path, "it is a damaged LiteRT file: it holds no graph")
-        self.tensors = model.subgraphs[0].tensors
+        self.graph = self.model.Subgraphs(0)
 
     def checkpoint(self) -> Checkpoint:
         arrays: dict[str, np.ndarray] = {}
-        stride, rates, finest = 1, [], 1
-        for operator in self._operators():
-            if operator.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        stride, finest = 1, 1
+        kinds = {
+            self.schema.BuiltinOperator.CONV_2D: self.schema.Conv2DOptions,
+            self.schema.BuiltinOperator.DEPTHWISE_CONV_2D: self.schema.DepthwiseConv2DOptions,
+        }
+        for index in range(self.graph.OperatorsLength()):
+            operator = self.graph.Operators(index)
+            code = _item(self.model, "OperatorCodes", operator.OpcodeIndex())
+            # Old files keep the number in a field that later became too small for it.
+            kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+            if kind not in kinds:
                 continue
-            self._take(operator, arrays)
-            if operator.options.strideH != operator.options.strideW:
+            is_depthwise = kind == self.schema.BuiltinOperator.DEPTHWISE_CONV_2D
+            self._take(operator, is_depthwise, arrays)
+            table, options = operator.BuiltinOptions(), kinds[kind]()
+            options.Init(table.Bytes, table.Pos)
+            if options.StrideH() != options.StrideW():
                 raise WeightsError(self.path, "a convolution's strides differ in height and width")
-            finest *= operator.options.strideH
-            rates.append(operator.options.dilationHFactor)
+            finest *= options.StrideH()
             stride = max(stride, finest)
         if not arrays:
             raise WeightsError(self.path, "it holds no convolutions")
         return Checkpoint(str(self.path), arrays, TF1, folded=True, output_stride=stride)
 
-    def _operators(self) -> list[_Operator]:
-        names = {
-            number: name
-            for name, number in vars(self.schema.BuiltinOperator).items()
-            if isinstance(number, int)
-        }
-        operators = []
-        for operator in self.model.subgraphs[0].operators:
-            code = self.model.operatorCodes[operator.opcodeIndex]
-            # Old files keep the number in a field that later became too small for it.
-            kind = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-            operators.append(_Operator(kind, list(operator.inputs), operator.builtinOptions))
-        return operators
-
-    def _take(self, operator: _Operator, arrays: dict[str, np.ndarray]) -> None:
+    def _take(self, operator: Any, is_depthwise: bool, arrays: dict[str, np.ndarray]) -> None:
         """Adds a convolution's kernel and bias, unless its kernel is computed."""
-        kernel, *bias = operator.inputs[1:]
+        kernel = _item(operator, "Inputs", 1)
         name = self._name(kernel)
         match = _KERNEL.match(name)
         if match is None:
@@ -118,20 +116,23 @@ class _Graph:
             )
         scope = match[1]
         value = self._values(kernel)
-        if operator.kind == "DEPTHWISE_CONV_2D":  # (1, h, w, channels)
+        if is_depthwise:  # (1, h, w, channels)
             arrays[f"{scope}/depthwise_weights"] = value.transpose(1, 2, 3, 0)
         else:  # (out, h, w, in)
             arrays[f"{scope}/weights"] = value.transpose(1, 2, 3, 0)
-        if bias and bias[0] >= 0:
-            arrays[f"{scope}/biases"] = self._values(bias[0])
+        if operator.InputsLength() > 2 and (bias := operator.Inputs(2)) >= 0:
+            arrays[f"{scope}/biases"] = self._values(bias)
 
     def _name(self, index: int) -> str:
+        name = _item(self.graph, "Tensors", index).Name() or b""
+        if len(name) > _LONGEST_NAME:
+            raise WeightsError(self.path, f"it is damaged: a tensor's name has {len(name)} bytes")
         # Converters join the names of all that was fused, the kernel's own first.
-        return self.tensors[index].name.decode().split(";")[0]
+        return name.decode().split(";")[0]
 
     def _values(self, index: int) -> np.ndarray:
         """The constant's values as float32, de-quantized per tensor or per channel."""
-        tensor = self.tensors[index]
+        tensor = _item(self.graph, "Tensors", index)
         types = self.schema.TensorType
         dtypes = {
             types.FLOAT32: np.float32,
@@ -141,20 +142,30 @@ class _Graph:
             types.INT32: np.int32,
             types.INT64: np.int64,
         }
-        data = self.model.buffers[tensor.buffer].data
-        if tensor.type not in dtypes or data is None:
+        buffer = _item(self.model, "Buffers", tensor.Buffer())
+        if tensor.Type() not in dtypes or buffer.DataIsNone():
             raise WeightsError(self.path, f"{self._name(index)} is no constant of a known type")
-        raw = np.frombuffer(np.asarray(data, np.uint8).tobytes(), dtypes[tensor.type])
-        values = raw.reshape(tuple(tensor.shape))
-        quantization = tensor.quantization
+        raw = buffer.DataAsNumpy().view(dtypes[tensor.Type()])
+        self.taken += raw.nbytes
+        if not may_hold(self.size, self.taken):
+            raise WeightsError(self.path, f"refused: tensors of more than {self.taken} bytes")
+        values = raw.reshape(() if tensor.ShapeIsNone() else tuple(tensor.ShapeAsNumpy()))
+        quantization = tensor.Quantization()
         if values.dtype.kind == "f":
             return values.astype(np.float32)
-        if quantization is None or quantization.scale is None:
+        if quantization is None or quantization.ScaleIsNone():
             raise WeightsError(self.path, f"{self._name(index)} holds integers without a scale")
+        scale = quantization.ScaleAsNumpy().astype(np.float64)
+        zero = np.zeros(1) if quantization.ZeroPointIsNone() else quantization.ZeroPointAsNumpy()
         shape = [1] * values.ndim
-        if len(quantization.scale) > 1:
-            shape[quantization.quantizedDimension] = -1
-        scale = np.asarray(quantization.scale, np.float64).reshape(shape)
-        zero = 0 if quantization.zeroPoint is None else quantization.zeroPoint
-        zero = np.asarray(zero, np.int64).reshape(shape if np.size(zero) > 1 else [1] * values.ndim)
-        return ((values.astype(np.int64) - zero) * scale).astype(np.float32)
+        if scale.size > 1:
+            shape[quantization.QuantizedDimension()] = -1
+        zero = zero.astype(np.int64).reshape(shape if zero.size > 1 else [1] * values.ndim)
+        return ((values.astype(np.int64) - zero) * scale.reshape(shape)).astype(np.float32)
+
+
+def _item(table: Any, vector: str, index: int) -> Any:
+    """An item of a table's vector; the classes themselves read past its end."""
+    if not 0 <= index < getattr(table, f"{vector}Length")():
+        raise IndexError(f"{vector} has no item {index}")
+    return getattr(table, vector)(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import io
 import math
 import mmap
@@ -9,7 +10,7 @@ import os
 import struct
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -17,17 +18,24 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from keras_deeplab.weights import torch_pickle
-from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.state_dict import without_parallel_prefix
+from keras_deeplab.weights.archive import check_unpacked
+from keras_deeplab.weights.checkpoint import may_hold
+from keras_deeplab.weights.errors import WeightsError, reading
 from keras_deeplab.weights.torch_objects import Tensor, UnreadablePickle, printable, tensor_of
 
-# Under which checkpoints keep the state dict of the model beside that of the optimizer.
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "model_state", "net", "network")
+Keys = tuple[str, ...]
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Levels of dicts in which a state dict is looked for: "ema", then "module", say.
+_MAX_DEPTH = 4
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 # What zipfile raises for archives that are none: a seek to a negative offset is an OSError.
-_ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OSError, struct.error)
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, struct.error, EOFError),
+    *(RuntimeError, ValueError, OverflowError, OSError),
+)
 _PIECE = 1 << 20
 
 
@@ -43,15 +51,18 @@ def is_torch_file(path: Path) -> bool:
         return _kind(file) is not None
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Reads the state dict of a `.pth` or `.pt` file, of today's zip format or the one before.
+def read(
+    path: Path, choose: Callable[[Mapping[Keys, Shapes]], Keys] = lambda held: next(iter(held))
+) -> dict[str, np.ndarray]:
+    """Reads a state dict of a `.pth` or `.pt` file, of today's zip format or the one before.
 
-    A checkpoint's state dict is found under one of `STATE_DICT_KEYS`; what lies beside it, the
-    state of an optimizer say, is not returned. The prefix `module.` is stripped where all names
-    have it.
+    State dicts are found in whatever dicts hold them; what lies beside the one that is chosen, the
+    state of an optimizer say, is not read.
 
     Args:
         path: The file.
+        choose: Chooses from the shapes in each state dict, by the keys that lead to it; by default
+            the outermost and first.
 
     Returns:
         An array for each name, independent of the file. The arrays are views that cannot be
@@ -63,13 +74,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
             things than tensors in plain containers.
     """
     try:
-        with path.open("rb") as file, _opened(file) as contents:
-            arrays = _arrays(contents, os.fstat(file.fileno()).st_size)
+        with reading(path), path.open("rb") as file, _opened(file) as contents:
+            found = _state_dicts(contents.value)
+            size = os.fstat(file.fileno()).st_size
+            shapes = {keys: _shapes(tensors, size) for keys, tensors in found.items()}
+            return _arrays(contents, found[choose(shapes)])
     except UnreadablePickle as error:
         raise WeightsError(path, str(error)) from error
-    except OSError as error:
-        raise WeightsError(path, f"not readable ({error.strerror or error})") from error
-    return without_parallel_prefix(arrays)
 
 
 class _Contents(Protocol):
@@ -88,7 +99,7 @@ def _kind(file: BinaryIO) -> str | None:
                 names = archive.namelist()
         except _ZIP_ERRORS:
             # The list of names is at the end, which a cut file lacks; torch puts this one first.
-            names = [begin[30 : 30 + int.from_bytes(begin[26:28], "little")].decode("latin-1")]
+            return "zip" if b"/data.pkl" in begin else None
         return "zip" if any(name.endswith("/data.pkl") for name in names) else None
     if begin[257:262] == b"ustar":
         blocks = [begin[start : start + 9] for start in range(0, len(begin), 512)]
@@ -107,6 +118,8 @@ def _opened(file: BinaryIO) -> Iterator[_Contents]:
         try:
             with zipfile.ZipFile(file) as archive:
                 yield _Zip(archive, os.fstat(file.fileno()).st_size)
+        except WeightsError:
+            raise
         except _ZIP_ERRORS as error:
             reason = f"damaged or cut zip archive ({printable(str(error))})"
             raise UnreadablePickle(reason) from error
@@ -135,11 +148,7 @@ class _Zip:
             )
         if len(pickles) > 1:
             raise UnreadablePickle(f"an archive of {len(pickles)} pickles instead of one")
-        # With nothing packed and nothing overlapping, no member is larger than the file.
-        if any(member.compress_type != zipfile.ZIP_STORED for member in self.members.values()):
-            raise UnreadablePickle("a compressed zip archive, which torch does not write")
-        if sum(member.file_size for member in self.members.values()) > size:
-            raise UnreadablePickle("a zip archive whose members are larger than the file")
+        check_unpacked(archive, size)
         pickle = torch_pickle.load(io.BytesIO(archive.read(f"{self.folder}data.pkl")))
         self.value, self.storages = pickle.value, pickle.storages
         for key, storage in self.storages.items():
@@ -200,14 +209,10 @@ class _Stream:
         return np.frombuffer(self.memory, np.uint8)[start : start + nbytes].copy()
 
 
-def _arrays(contents: _Contents, size: int) -> dict[str, np.ndarray]:
+def _arrays(contents: _Contents, tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
     stored: dict[str, np.ndarray] = {}
     arrays = {}
-    for name, tensor in _state_dict(contents.value).items():
-        if math.prod(tensor.shape) * tensor.dtype.itemsize > size:
-            # An expanded tensor, of one number that is everywhere, can have any size.
-            reason = f"refused {printable(name)}: shape {tensor.shape} from a file of {size} bytes"
-            raise UnreadablePickle(reason)
+    for name, tensor in tensors.items():
         key = tensor.storage.key
         if key not in stored:
             stored[key] = contents.storage(key)
@@ -224,24 +229,34 @@ def _arrays(contents: _Contents, size: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _state_dict(value: object) -> dict[str, Tensor]:
+def _shapes(tensors: Mapping[str, Tensor], size: int) -> Shapes:
+    declared = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())
+    if not may_hold(size, declared):
+        raise UnreadablePickle(f"refused tensors of {declared} bytes from a file of {size} bytes")
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _state_dicts(value: object) -> dict[Keys, dict[str, Tensor]]:
+    """The dicts of tensors in a file, by the keys that lead to them; of equal ones the first."""
     if not isinstance(value, dict):
         kind = "tensor" if tensor_of(value) else type(value).__name__
         raise UnreadablePickle(f"holds a {kind}, not a dict of tensors")
-    inner = {key: _tensors(value[key]) for key in STATE_DICT_KEYS if key in value}
-    inner = {key: tensors for key, tensors in inner.items() if tensors}
-    tensors = next(iter(inner.values())) if len(inner) == 1 else _tensors(value)
-    if not tensors:
-        held = ", ".join(printable(str(key)) for key in list(value)[:20])
-        raise UnreadablePickle(
-            f"holds no tensors at its top or under just one of {', '.join(STATE_DICT_KEYS)}; "
-            f"its keys: {held or 'none'}"
-        )
-    if not all(isinstance(name, str) for name in tensors):
-        raise UnreadablePickle("holds tensors whose names are no strings")
-    return tensors
-
-
-def _tensors(value: object) -> dict[Any, Tensor]:
-    items = value.items() if isinstance(value, dict) else ()
-    return {key: tensor for key, held in items if (tensor := tensor_of(held)) is not None}
+    found: dict[Keys, dict[str, Tensor]] = {}
+    seen: set[int | frozenset] = set()
+    todo = collections.deque([((), value)])
+    while todo:
+        keys, held = todo.popleft()
+        if id(held) in seen:
+            continue
+        names = {key: inner for key, inner in held.items() if isinstance(key, str)}
+        tensors = {k: t for k, inner in names.items() if (t := tensor_of(inner)) is not None}
+        same = frozenset(tensors.items())
+        if tensors and same not in seen:
+            found[keys] = tensors
+        seen |= {id(held), same}
+        if len(keys) < _MAX_DEPTH:
+            todo += [((*keys, k), inner) for k, inner in names.items() if isinstance(inner, dict)]
+    if not found:
+        shown = ", ".join(printable(key) for key in list(value)[:20] if isinstance(key, str))
+        raise UnreadablePickle(f"holds no tensors by name; its keys: {shown or 'none'}")
+    return found

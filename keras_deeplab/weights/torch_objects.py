@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -64,8 +65,10 @@ class Function:
 
 
 def named(module: object, name: object) -> Function | StorageType | np.dtype:
-    """What a name stands for; every name that is not in the table is refused."""
+    """What a name stands for; every name that is in neither table is refused."""
     full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "?"
+    if full not in _NAMES and _EXTRAS.fullmatch(full):
+        return Function(_extra)
     if full not in _NAMES:
         raise UnreadablePickle(
             f"refused {printable(full)}: only tensors in plain containers are read. Load the file "
@@ -119,7 +122,7 @@ def plain(items: Iterable[Any]) -> list[Any]:
     """Members of a set or keys of a dict. Hashing nested tuples can take forever, so no tuples."""
     items = list(items)
     for item in items:
-        if not isinstance(item, str | bytes | int | float | None):
+        if not isinstance(item, str | bytes | int | float | Function | None):
             raise UnreadablePickle(f"refused a {type(item).__name__} as a key")
     return items
 
@@ -186,17 +189,21 @@ def _dict(arguments: tuple) -> dict:
         case ():
             return {}
         case (dict() as items,):
-            return dict(items)
+            return items  # a copy of a large one for each of many calls would fill the memory
         case (list() as pairs,) if all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
             plain(key for key, _ in pairs)
-            return dict(pairs)  # as Python 2 wrote them
+            items = dict(pairs)  # as Python 2 wrote them
+            pairs.clear()  # so that many calls with one list fill no memory
+            return items
     raise _bad_call("a dict")
 
 
 def _set(arguments: tuple) -> set:
     match arguments:
         case (list() as items,):
-            return set(plain(items))
+            members = set(plain(items))
+            items.clear()
+            return members
     raise _bad_call("a set")
 
 
@@ -205,6 +212,11 @@ def _size(arguments: tuple) -> tuple:
         case (tuple() as sizes,):
             return sizes
     raise _bad_call("a torch.Size")
+
+
+def _extra(arguments: tuple) -> dict:  # noqa: ARG001
+    """An object of a training program, of which nothing is made: what it is filled with is lost."""
+    return {}
 
 
 def _bad_call(what: str) -> UnreadablePickle:
@@ -240,6 +252,17 @@ _NAMES: dict[str, Function | StorageType | np.dtype] = {
     "torch.nn.parameter.Parameter": Function(_parameter),
     "collections.OrderedDict": Function(_dict),
     "collections.Counter": Function(_dict),  # the milestones of a learning rate schedule
+    "collections.defaultdict": Function(_extra),
     "builtins.set": Function(_set),
     "__builtin__.set": Function(_set),
 }
+# Classes of what training programs keep beside the state dict, such as hyper-parameters. Nothing of
+# them is imported or called; a class that is not listed is refused by its name.
+_EXTRAS = re.compile(
+    r"argparse\.Namespace|pathlib\.(_local\.)?\w*Path|datetime\.(datetime|date|timedelta)"
+    r"|(builtins|__builtin__)\.(dict|list|int|float|bool|str|bytes|tuple)|typing\.Any|_codecs\.encode"
+    r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))"
+    r"|torch\.(device|torch_version\.TorchVersion|optim\.\w+\.\w+)"
+    r"|(omegaconf|pytorch_lightning|lightning|lightning_fabric|lightning_utilities|mmengine|mmcv"
+    r"|yacs|easydict|addict|ml_collections)(\.\w+)+"
+)

@@ -70,10 +70,10 @@ def transfer(model: keras.Model, source: Source) -> TransferReport:
         The report.
 
     Raises:
-        WeightsError: If a shape does not fit or a variable is missing, or the backbone is not
-            wholly in the source. Left as they are, as the notes say, are the class predictor when
-            the number of classes differs, and layers of the head when the weights are of another
-            class of model.
+        WeightsError: If a shape does not fit, a variable is missing, a value is NaN or infinite
+            in the model's precision, a variance is negative, or the backbone is not wholly in the
+            source. Left as they are, as the notes say, are the class predictor when the number of
+            classes differs, and layers of the head when the weights are of another class of model.
     """
     layers = weighted_layers(model)
     root = "" if any(path.startswith("backbone/") for path in layers) else "backbone/"
@@ -88,9 +88,17 @@ def transfer(model: keras.Model, source: Source) -> TransferReport:
         shown = "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
         raise WeightsError(source.path, f"{len(wrong)} shapes do not fit: {shown}")
     kept = [path for path in found if path not in left]
-    for path in kept:
-        for variable in own_weights(layers[path]):
-            variable.assign(found[path][variable.name])
+    pairs = [
+        (f"{path}/{variable.name}", variable, found[path][variable.name])
+        for path in kept
+        for variable in own_weights(layers[path])
+    ]
+    wrong = [text for name, variable, value in pairs if (text := _defect(name, variable, value))]
+    if wrong:
+        shown = "; ".join(wrong[:3]) + ("; ..." if len(wrong) > 3 else "")
+        raise WeightsError(source.path, f"{len(wrong)} of its variables are broken: {shown}")
+    for _, variable, value in pairs:
+        variable.assign(value)
     taken = {f"{root}{path}" for path in kept}
     unused = (
         name
@@ -101,7 +109,7 @@ def transfer(model: keras.Model, source: Source) -> TransferReport:
         tuple(kept),
         tuple(path for path in layers if path not in kept),
         (*unused, *source.left_over),
-        (*notes, *_setting_notes(model, source)),
+        (*source.notes, *notes, *_setting_notes(model, source)),
         f"{source.title} ({source.path})",
     )
 
@@ -135,6 +143,26 @@ def _misfit(path: str, layer: keras.layers.Layer, values: Mapping[str, np.ndarra
             return f"{mine}, the source has none"
         if value.shape != variable.shape:
             return f"{mine}, the source's {value.shape}"
+    return ""
+
+
+def _defect(name: str, variable: keras.Variable, value: np.ndarray) -> str:
+    """What makes a value useless for a variable, as the variable would hold it; else empty.
+
+    One NaN in a backbone makes every pixel class 0, without any error.
+    """
+    if value.dtype.kind not in "biufV" or value.dtype.names:  # V is bfloat16 too
+        return f"{name} must hold numbers. Received: dtype={value.dtype}"
+    with np.errstate(over="ignore"):
+        value = value.astype(variable.dtype)
+    broken = value.size - np.count_nonzero(np.isfinite(value))
+    if broken:
+        return (
+            f"{name} must hold finite {variable.dtype} values. Received: {broken} of {value.size} "
+            "values are NaN or infinite"
+        )
+    if variable.name == "moving_variance" and (negative := np.count_nonzero(value < 0)):
+        return f"{name} must not be negative. Received: {negative} of {value.size} values below 0"
     return ""
 
 

@@ -222,6 +222,29 @@ def test_sizes_that_would_not_fit_are_refused_before_they_are_read(packed, into,
     assert archive.extract_checkpoint(packed(FILES), into)
 
 
+@pytest.mark.parametrize("name", ["model.tar.gz", "model.tar"])
+def test_a_bomb_is_refused_before_it_is_unpacked(packed, into, name, monkeypatch):
+    zeros = {INDEX: b"1", DATA: bytes(3_000_000)}
+    monkeypatch.setattr(archive, "_ALWAYS_ALLOWED", 1_000_000)
+    if name.endswith(".gz"):
+        assert "3000000 bytes makes 3000001 in all; at most 1000000" in refusal(packed(zeros), into)
+    else:  # as long as what it holds
+        assert archive.extract_checkpoint(packed(zeros, name=name), into)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+@pytest.mark.parametrize("name", ["model.tar.gz", "model.tar"])
+def test_headers_of_any_size_are_not_read_in_one(packed, into, kind, name):
+    header = tarfile.TarInfo("a")
+    header.type, header.size = kind, 7 << 30
+    path = packed(FILES, name=name)
+    is_packed = name.endswith(".gz")
+    content = gzip.decompress(path.read_bytes()) if is_packed else path.read_bytes()
+    content = header.tobuf(tarfile.GNU_FORMAT) + content
+    path.write_bytes(gzip.compress(content) if is_packed else content)
+    assert f"a header of {7 << 30} bytes" in refusal(path, into)
+
+
 def test_a_negative_size_is_refused(into, tmp_path):
     header = bytearray(tarfile.TarInfo("a").tobuf(tarfile.GNU_FORMAT))
     header[124:136] = b"\xff" * 10 + b"\xfc\x00"  # -1024, in the GNU form

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -13,7 +16,13 @@ from sources import scattered, unchanged
 
 import keras_deeplab
 from keras_deeplab import weights
-from keras_deeplab.weights import WeightsError
+from keras_deeplab.weights import (
+    WeightsError,
+    safetensors_file,
+    tensorflow_file,
+    tflite_file,
+    torch_file,
+)
 
 
 def small(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
@@ -191,3 +200,59 @@ def test_grey_images_do_not_fit_a_network_of_colours(tmp_path):
         weights.load(grey, tmp_path / "model.weights.h5")
     with pytest.raises(WeightsError, match=message):
         weights.convert(tmp_path / "model.keras", input_shape=(None, None, 1))
+
+
+def test_a_named_pipe_is_refused_and_not_opened(model, files, tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    for name in ("run/checkpoint", "run/model.index", "a.data-00000-of-00001", "index.index"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "a.index").write_bytes(b"")
+    for name in ("pipe.pth", "a", "index.index", "run"):
+        message = "it must be a regular file, not a named pipe or a device"
+        with unchanged(model), pytest.raises(WeightsError, match=message) as caught:
+            weights.load(model, tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5", "some.zip", "nothing.pth"])
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(5, "I/O error")]
+)
+def test_what_the_system_does_not_read_is_said(model, files, monkeypatch, name, error):
+    (files / "nothing.pth").write_bytes(b"\x80\x02")
+    path, opened = files / name, io.open
+
+    def refuse(file, *arguments, **keywords):
+        if str(file) == str(path):
+            raise error
+        return opened(file, *arguments, **keywords)
+
+    monkeypatch.setattr(io, "open", refuse)
+    monkeypatch.setattr(builtins, "open", refuse)
+    with unchanged(model), pytest.raises(WeightsError, match=error.strerror) as caught:
+        weights.load(model, path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("how", ["load", "convert"])
+def test_a_name_that_is_too_long_for_the_system_is_said(model, how):
+    path = Path("a" * 300 + ".pth")
+    call = weights.convert if how == "convert" else lambda source: weights.load(model, source)
+    for source in (path, str(path)):
+        with pytest.raises(WeightsError, match="it cannot be read: File name too long"):
+            call(source)
+
+
+READERS = {
+    "torch": torch_file.read,
+    "safetensors": safetensors_file.read,
+    "tflite": tflite_file.read,
+    "tensorflow": tensorflow_file.read,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_says_that_a_file_is_gone(tmp_path, name):
+    with pytest.raises(WeightsError, match=r"gone: it cannot be read: No such file"):
+        READERS[name](tmp_path / "gone")

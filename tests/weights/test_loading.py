@@ -154,6 +154,17 @@ def test_a_structured_file_of_another_network_is_refused(files):
         weights.load(v3(aspp_filters=16), files / "model.weights.h5")
 
 
+def test_a_file_of_a_run_that_went_wrong_is_refused(tmp_path):
+    wrong, model = scattered(v3()), v3()
+    wrong.get_layer("logits").bias.assign([np.nan, 0, np.inf])
+    wrong.save(tmp_path / "model.keras")
+    wrong.save_weights(tmp_path / "model.weights.h5")
+    message = r"broken: logits/bias must hold finite float32 values. Received: 2 of 3 values"
+    for source in (tmp_path / "model.keras", tmp_path / "model.weights.h5", wrong):
+        with unchanged(model), pytest.raises(WeightsError, match=message):
+            weights.load(model, source)
+
+
 @pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
 def test_a_truncated_file_is_refused(files, tmp_path, name, share):

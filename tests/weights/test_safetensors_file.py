@@ -57,14 +57,6 @@ def test_values_types_and_shapes(path):
         np.testing.assert_array_equal(found[name], array, name)
 
 
-def test_the_prefix_of_data_parallel_goes_where_all_names_have_it(path):
-    kind = ARRAYS["float32"]
-    path.write_bytes(encoded({"module.a": kind, "module.b.module.c": kind}))
-    assert set(safetensors_file.read(path)) == {"a", "b.module.c"}
-    path.write_bytes(encoded({"module.a": kind, "b": kind}))
-    assert set(safetensors_file.read(path)) == {"module.a", "b"}
-
-
 def test_a_file_cut_anywhere_is_refused(path):
     whole = path.read_bytes()
     header = 8 + struct.unpack("<Q", whole[:8])[0]
@@ -96,6 +88,26 @@ def test_files_of_nothing_and_of_types_that_numpy_has_not(path):
     assert refusal(path) == "holds no tensors"
     path.write_bytes(encoded({"a": ("F8_E4M3", np.zeros(4, "uint8"))}))
     assert "of a type that NumPy has not" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "shape, ends",
+    [
+        ((6,), (0, 20)),
+        ((1 << 40, 1 << 40), (0, 24)),
+        ((1 << 62, 0, 1 << 62), (24, 24)),
+        ((6,), (4, 28)),
+        ((6,), (1 << 50, (1 << 50) + 24)),
+        ((5,), (0, 20)),
+        ((-6,), (0, 24)),
+    ],
+)
+def test_shapes_and_offsets_that_are_not_the_file_s_are_refused(shape, ends, path):
+    header = {"a": {"dtype": "F32", "shape": shape, "data_offsets": ends}}
+    header["b"] = {"dtype": "F32", "shape": [6], "data_offsets": [0, 24]}  # over or before it
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(24))
+    refusal(path)
 
 
 def test_folders_and_missing_files(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import keras
@@ -10,11 +11,12 @@ import pytest
 import tensorflow as tf
 from calibration import image
 from parity import write_tf1
-from sources import ASPP, HEAD, as_the_authors_write_it, scattered, tar_gz
+from sources import ASPP, HEAD, as_the_authors_write_it, scattered, tar_gz, unchanged
+from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleHeaderProto
 
 import keras_deeplab
 from keras_deeplab import weights
-from keras_deeplab.weights import WeightsError
+from keras_deeplab.weights import WeightsError, tensorflow_file
 from keras_deeplab.weights.families import tf1_deeplab
 from keras_deeplab.weights.transfer import weighted_layers
 
@@ -139,6 +141,13 @@ def test_a_checkpoint_by_objects(half, tmp_path):
     np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
 
 
+@pytest.mark.parametrize("graph", [np.array(b"\xff\xff"), np.zeros(3, np.float32), np.array(b"")])
+def test_an_object_graph_that_is_none_is_refused(tmp_path, graph):
+    prefix = write_tf1(tmp_path / "a", {"_CHECKPOINTABLE_OBJECT_GRAPH": graph})
+    with pytest.raises(WeightsError, match=r"a: it"):
+        weights.open_source(prefix)
+
+
 @pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_a_truncated_checkpoint_is_refused(half, tmp_path, suffix, share):
@@ -146,14 +155,16 @@ def test_a_truncated_checkpoint_is_refused(half, tmp_path, suffix, share):
     file = Path(f"{prefix}.{suffix}")
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(WeightsError, match="cut: it is damaged or incomplete"):
+    with pytest.raises(
+        WeightsError, match=r"cut: it (is damaged or incomplete|declares variables)"
+    ):
         weights.convert(prefix)
 
 
 def test_other_networks_are_refused(half, tmp_path):
     _, arrays = half
     some = {name: a for name, a in arrays.items() if not name.startswith("aspp0/")}
-    with pytest.raises(WeightsError, match=r"lacks the layer aspp0"):
+    with pytest.raises(WeightsError, match=r"lacks aspp0/weights"):
         weights.convert(write_tf1(tmp_path / "no_aspp", some))
     some = {name: a for name, a in arrays.items() if "expanded_conv_5/" not in name}
     with pytest.raises(WeightsError, match=r"lacks \d of its layers: MobilenetV2/expanded_conv_5"):
@@ -163,3 +174,127 @@ def test_other_networks_are_refused(half, tmp_path):
         weights.convert(write_tf1(tmp_path / "plain", plain))
     with pytest.raises(WeightsError, match="arrays of no network that is known here"):
         weights.convert(write_tf1(tmp_path / "else", {"InceptionV3/w": np.zeros(3, np.float32)}))
+
+
+@pytest.mark.parametrize(
+    "scope, name",
+    [
+        ("MobilenetV2/expanded_conv_16/project", "depth_multiplier"),
+        ("logits/semantic", "num_classes"),
+        ("aspp0", "aspp_filters"),
+    ],
+)
+def test_one_wide_array_makes_no_large_model(half, tmp_path, scope, name):
+    _, arrays = half
+    wide = np.zeros((1, 1, 1, 200_000), np.float32)
+    with pytest.raises(WeightsError, match=f"the model's `{name}` must be at most"):
+        weights.convert(write_tf1(tmp_path / "wide", {**arrays, f"{scope}/weights": wide}))
+
+
+def test_values_that_are_not_finite_are_refused(half, tmp_path):
+    model, arrays = half
+    name = "MobilenetV2/expanded_conv_3/depthwise/depthwise_weights"
+    wrong = np.array(arrays[name])
+    wrong.flat[0] = np.nan
+    with (
+        unchanged(model),
+        pytest.raises(WeightsError, match="block3_depthwise_conv/kernel must hold finite float32"),
+    ):
+        weights.load(model, write_tf1(tmp_path / "nan", {**arrays, name: wrong}))
+    with pytest.raises(WeightsError, match=f"{name} must hold floating point. Received: dtype=obj"):
+        weights.load(model, write_tf1(tmp_path / "words", {**arrays, name: np.array(["a"])}))
+
+
+def checksum(data: bytes) -> int:
+    """Of LevelDB's blocks: the masked CRC-32C, as a record of TensorFlow has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.io.TFRecordWriter(f"{folder}/a") as writer:
+            writer.write(data)
+        return int.from_bytes(Path(f"{folder}/a").read_bytes()[-4:], "little")
+
+
+def varint(number: int) -> bytes:
+    return (
+        b""
+        if number < 0
+        else bytes([number])
+        if number < 128
+        else (bytes([number & 127 | 128]) + varint(number >> 7))
+    )
+
+
+def write_index(prefix: Path, **entries: bytes) -> Path:
+    """A checkpoint of 64 bytes of data, whose index TensorFlow finds whole."""
+    table = b""
+
+    def handle(items: dict[bytes, bytes]) -> bytes:
+        nonlocal table
+        block = b"".join(
+            bytes([0]) + varint(len(key)) + varint(len(value)) + key + value
+            for key, value in items.items()
+        )
+        block += bytes(4) + (1).to_bytes(4, "little") + bytes(1)
+        start = len(table)
+        table += block + checksum(block).to_bytes(4, "little")
+        return varint(start) + varint(len(block) - 1)
+
+    header = BundleHeaderProto(num_shards=1, version={"producer": 1}).SerializeToString()
+    data = handle({b"": header, **{key.encode(): value for key, value in entries.items()}})
+    footer = handle({}) + handle({b"\xff": data})
+    magic = (0xDB4775248B80FB57).to_bytes(8, "little")
+    Path(f"{prefix}.index").write_bytes(table + footer.ljust(40, b"\0") + magic)
+    Path(f"{prefix}.data-00000-of-00001").write_bytes(bytes(64))
+    return prefix
+
+
+def entry(*shape: int, dtype: int = 1) -> bytes:
+    found = BundleEntryProto(dtype=dtype, size=64, crc32c=checksum(bytes(64)))
+    for size in shape:
+        found.shape.dim.add().size = size
+    return found.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "found, reason",
+    [
+        (entry(1 << 34), "it declares variables of 68719476736 bytes in data of 64 bytes"),
+        (entry(1 << 20, dtype=7), "it declares variables of 25165824 bytes in data of 64 bytes"),
+        (entry(-4, 4), r"declared with the shape \[-4, 4\]"),
+        (entry(*[1] * 300), r"declared with the shape \[1, 1"),
+        (entry(1 << 40, 1 << 40), "is larger than any memory"),
+        (entry(4, 4, dtype=999), "it is damaged or incomplete: "),
+        (b"\xff\xff\xff", "it is damaged or incomplete: "),
+    ],
+)
+def test_an_index_that_would_end_the_process_is_refused(found, reason, tmp_path):
+    assert tensorflow_file.read(write_index(tmp_path / "a", a=entry(4, 4))).arrays["a"].shape == (
+        4,
+        4,
+    )
+    with pytest.raises(WeightsError, match=reason):
+        weights.open_source(write_index(tmp_path / "a", a=found))
+
+
+def test_variables_of_the_same_bytes_are_not_larger_than_the_data_could_be(tmp_path):
+    names = {f"a{i}": entry(4, 4) for i in range(5)}
+    with pytest.raises(
+        WeightsError, match="it declares variables of 320 bytes in data of 64 bytes"
+    ):
+        weights.open_source(write_index(tmp_path / "a", **names))
+
+
+def test_the_file_checkpoint_names_one_in_its_own_folder(half, tmp_path):
+    _, arrays = half
+    folder, other = tmp_path / "run", tmp_path / "other"
+    for each in (folder, other):
+        each.mkdir()
+        write_tf1(each / "model.ckpt-1", arrays)
+    write_tf1(folder / "model.ckpt-2", arrays)
+    listing = folder / "checkpoint"
+    for name in ("model.ckpt-2", f"{other}/model.ckpt-2", "/moved/away/model.ckpt-2"):
+        listing.write_text(f'model_checkpoint_path: "{name}"')
+        assert tensorflow_file.prefix_of(folder) == folder / "model.ckpt-2"
+    for content in (b'model_checkpoint_path: "gone"', b"no protocol buffer", b"\xff\xfe"):
+        listing.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"several checkpoints|checkpoint: it is damaged"):
+            tensorflow_file.prefix_of(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flatbuffers
 import keras
 import numpy as np
 import pytest
@@ -110,19 +111,50 @@ def test_other_files_are_refused(tmp_path):
         weights.convert(path)
 
 
+def graph_of(schema, tensors: list, stored: np.ndarray) -> tflite_file._Graph:
+    """A file of tensors that all name the one buffer."""
+    buffer, model, graph = schema.BufferT(), schema.ModelT(), schema.SubGraphT()
+    buffer.data = stored
+    graph.tensors, model.buffers, model.subgraphs = tensors, [buffer], [graph]
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder))
+    return tflite_file._Graph("file", schema, bytes(builder.Output()))
+
+
+def test_tensors_of_one_buffer_are_not_larger_than_a_file_could_be():
+    schema = tflite_file._schema()
+    tensor = schema.TensorT()
+    tensor.type, tensor.shape, tensor.buffer = schema.TensorType.FLOAT32, [1000], 0
+    graph = graph_of(schema, [tensor] * 9, np.zeros(4000, np.uint8))
+    for index in range(4):
+        assert graph._values(index).shape == (1000,)
+    with pytest.raises(WeightsError, match="refused: tensors of more than 20000 bytes"):
+        graph._values(4)
+
+
+@pytest.mark.parametrize("shape", [[2000], [1 << 30, 1 << 30], [500], []])
+def test_a_shape_that_is_not_the_buffer_s_is_an_error(shape):
+    schema = tflite_file._schema()
+    tensor = schema.TensorT()
+    tensor.type, tensor.shape, tensor.buffer = schema.TensorType.FLOAT32, shape, 0
+    graph = graph_of(schema, [tensor], np.zeros(4000, np.uint8))
+    with pytest.raises(ValueError, match="cannot reshape"):
+        graph._values(0)
+
+
 @pytest.mark.parametrize("channels", [False, True])
 def test_integers_are_dequantised_per_tensor_and_per_channel(channels):
     schema = tflite_file._schema()
     quantization = schema.QuantizationParametersT()
-    quantization.scale = np.array([0.5, 2.0], np.float32) if channels else np.array([0.5])
+    quantization.scale = (
+        np.array([0.5, 2.0], np.float32) if channels else np.array([0.5], np.float32)
+    )
     quantization.zeroPoint = np.array([1, 3]) if channels else np.array([1])
     quantization.quantizedDimension = 0
     tensor = schema.TensorT()
     tensor.type, tensor.shape, tensor.buffer = schema.TensorType.INT8, [2, 1, 1, 2], 0
     tensor.name, tensor.quantization = b"a/weights", quantization
-    buffer, model, graph = schema.BufferT(), schema.ModelT(), schema.SubGraphT()
-    buffer.data = np.array([1, -1, 3, 4], np.int8).view(np.uint8)
-    graph.tensors, model.buffers, model.subgraphs = [tensor], [buffer], [graph]
-    found = tflite_file._Graph("file", schema, model)._values(0).reshape(2, 2)
+    stored = np.array([1, -1, 3, 4], np.int8).view(np.uint8)
+    found = graph_of(schema, [tensor], stored)._values(0).reshape(2, 2)
     expected = [[0.0, -1.0], [0.0, 2.0]] if channels else [[0.0, -1.0], [1.0, 1.5]]
     np.testing.assert_array_equal(found, expected)

@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from torch_bytes import WRITERS, dict_of, plain, storage, tensor, write_zip
+from torch_bytes import (
+    WRITERS,
+    call,
+    dict_of,
+    plain,
+    storage,
+    tensor,
+    write_zip,
+)
 
 from keras_deeplab.weights import torch_file
 from keras_deeplab.weights.errors import WeightsError
@@ -49,7 +57,7 @@ MODEL = {
     "1.running_var": np.ones(3, "float32"),
     "1.num_batches_tracked": np.array(7),
 }
-CHECKPOINT = {"weight": np.arange(3, dtype="float32"), "count": np.array(2)}
+CHECKPOINT = {"module.weight": np.arange(3, dtype="float32"), "module.count": np.array(2)}
 CONTENTS = {"kinds": KINDS, "model": MODEL, "checkpoint": CHECKPOINT}
 REAL = [f"{name}_{kind}.pth" for name in CONTENTS for kind in FORMATS]
 
@@ -182,7 +190,7 @@ def test_other_files_are_not_torch_s(content, tmp_path):
 
 def test_folders_missing_files_and_other_archives(tmp_path):
     assert not torch_file.is_torch_file(tmp_path)
-    assert "not readable" in refusal(tmp_path)
+    assert refusal(tmp_path) == "it cannot be read: Is a directory"
     assert not torch_file.is_torch_file(tmp_path / "missing.pth")
     assert "No such file" in refusal(tmp_path / "missing.pth")
     np.savez(tmp_path / "a.npz", data=BASE)
@@ -195,29 +203,39 @@ B = tensor(storage("0", 1), 0, (1,), (1,))
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize(
-    "body, names",
+    "body, found",
     [
-        (dict_of(a=A, b=B), ["a", "b"]),
-        (dict_of(a=A, epoch=plain(3), state=dict_of(b=B)), ["a"]),
-        (dict_of(net=dict_of(b=B), mean=A), ["b"]),
-        (dict_of(model=dict_of(b=B), network=plain({"depth": 3})), ["b"]),
-        (dict_of(**{"module.a": A, "module.b": B}), ["a", "b"]),
-        (dict_of(**{"module.a": A, "b": B}), ["module.a", "b"]),
-        (dict_of(**{"module.module.a": A, "module.b": B}), ["module.a", "b"]),
+        (dict_of(a=A, b=B), {(): "ab"}),
+        (dict_of(a=A, epoch=plain(3), state=dict_of(b=B)), {(): "a", ("state",): "b"}),
+        (dict_of(ema=dict_of(module=dict_of(b=B))), {("ema", "module"): "b"}),
+        # The same tensors under a second name, as one dict and as two.
+        (dict_of(net=dict_of(b=B) + b"q\x07", model=b"h\x07"), {("net",): "b"}),
+        (dict_of(net=dict_of(b=B), model=dict_of(b=B)), {("net",): "b"}),
+        (
+            dict_of(**{"x.y": dict_of(a=A)}, x=dict_of(y=dict_of(b=B))),
+            {("x.y",): "a", ("x", "y"): "b"},
+        ),
     ],
 )
-def test_which_tensors_are_the_state_dict(body, names, kind, tmp_path):
+def test_state_dicts_are_found_by_the_keys_that_lead_to_them(body, found, kind, tmp_path):
     path = WRITERS[kind](tmp_path / "a.pth", body, **{"0": bytes(4)})
-    assert list(torch_file.read(path)) == names
+    seen = {}
+    for keys in found:
+
+        def choose(state_dicts, keys=keys):
+            seen.update({k: "".join(shapes) for k, shapes in state_dicts.items()})
+            return keys
+
+        assert "".join(torch_file.read(path, choose)) == found[keys]
+    assert seen == found
 
 
 @pytest.mark.parametrize(
     "body, reason",
     [
-        (dict_of(net=dict_of(a=A), model=dict_of(b=B)), "its keys: net, model"),
-        (dict_of(generator=dict_of(a=A)), "its keys: generator"),
-        (dict_of(a=storage("0", 1)), "its keys: a"),
-        (b"}(K\x01" + A + b"u", "names are no strings"),
+        (dict_of(a=storage("0", 1)), "no tensors by name; its keys: a"),
+        (b"}(K\x01" + A + b"u", "no tensors by name; its keys: none"),
+        (b"}", "no tensors by name; its keys: none"),
         (b"](" + A + b"e", "holds a list, not a dict"),
         (A, "holds a tensor, not a dict"),
     ],
@@ -226,5 +244,54 @@ def test_files_without_a_state_dict_say_what_they_hold(body, reason, tmp_path):
     assert reason in refusal(write_zip(tmp_path / "a.pth", body, **{"0": bytes(4)}))
 
 
-def test_an_empty_dict(tmp_path):
-    assert "its keys: none" in refusal(write_zip(tmp_path / "a.pth", b"}"))
+# What training programs keep: nothing of it is imported, and it stands for nothing.
+EXTRAS = {
+    "Namespace": call(b"cargparse\nNamespace\n") + plain({"lr": 0.1}) + b"b",
+    "DictConfig": b"comegaconf.dictconfig\nDictConfig\n)\x81" + plain({"_content": {}}) + b"b",
+    "AttributeDict": b"clightning.fabric.utilities.data\nAttributeDict\n)\x81(X\x01\0\0\0aK\x01u",
+    "path": call(b"cpathlib\nPosixPath\n", plain("/data")),
+    "number": call(
+        b"cnumpy.core.multiarray\nscalar\n", call(b"cnumpy\ndtype\n", plain("f8")), plain(b"")
+    ),
+    "class as a key": b"}(cpytorch_lightning.callbacks\nModelCheckpoint\n}u",
+    "defaultdict": call(b"ccollections\ndefaultdict\n", b"cbuiltins\ndict\n") + b"(K\x00}u",
+    "optimizer": dict_of(state=b"}(K\x00" + dict_of(momentum_buffer=B) + b"u", param_groups=b"]"),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_what_training_programs_keep_beside_is_passed_over(extra, kind, tmp_path):
+    body = dict_of(hyper_parameters=EXTRAS[extra], state_dict=dict_of(a=A, b=B))
+    path = WRITERS[kind](tmp_path / "a.ckpt", body, **{"0": bytes(4)})
+    assert list(torch_file.read(path, lambda _: ("state_dict",))) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("strides", [(1,), (0,)], ids=["views", "expanded"])
+def test_names_of_one_storage_are_not_larger_than_a_file_could_be(kind, strides, tmp_path):
+    count = 1000
+
+    def written(names: int) -> Path:
+        view = tensor(storage("0", count) + b"q\x07", 0, (count,), strides)
+        again = tensor(b"h\x07", 0, (count,), strides)
+        body = dict_of(a=view, **{f"b{i}": again for i in range(names)})
+        return WRITERS[kind](tmp_path / "a.pth", body, **{"0": bytes(4 * count)})
+
+    assert len(torch_file.read(written(2))) == 3
+    path = written(100)
+    with pytest.raises(WeightsError, match="refused tensors of 404000 bytes from a file of"):
+        torch_file.read(path, pytest.fail)  # before anything is made of the shapes
+
+
+@pytest.mark.parametrize("place", range(46))
+def test_a_zip_with_a_wrong_byte_in_its_list_of_members_is_refused(place, tmp_path):
+    content = bytearray((FILES / "model_zip.pth").read_bytes())
+    content[content.rindex(b"PK\x01\x02") + place] ^= 0xFF
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    try:
+        found = torch_file.read(path)  # where the byte is of a date, or of a version
+    except WeightsError:
+        found = MODEL
+    assert_same(found, MODEL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,7 @@ def test_crafted_pickles_are_refused(body, reason, kind, tmp_path):
         ((0, 4, 1), "no tuples"),
         ((0, (1 << 40, 1 << 40), (0, 0)), "larger than any memory"),
         ((0, (1 << 62, 0, 1 << 62), (0, 0, 0)), "larger than any memory"),
-        ((0, (1000, 1000), (0, 0)), "refused a: shape (1000, 1000) from a file of"),
+        ((0, (1000, 1000), (0, 0)), "refused tensors of 4000000 bytes from a file of"),
     ],
 )
 def test_tensors_that_are_not_in_their_storage_are_refused(place, reason, kind, tmp_path):
@@ -239,6 +240,24 @@ def test_a_tensor_known_before_it_is_filled_is_the_same_one(kind, tmp_path):
 def test_tensors_that_were_never_filled_are_no_tensors(kind, tmp_path):
     body = dict_of(a=call(b"ctorch\nFloatTensor\n"), b=FLOAT_TENSOR)
     assert list(read(kind, tmp_path / "a.pth", body)) == ["b"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "made",
+    [
+        call(ORDERED, b"h\x07"),  # of a dict
+        call(b"cbuiltins\nset\n", b"h\x07"),
+        call(ORDERED, b"h\x07") + b"0" + call(ORDERED, b"h\x07"),
+    ],
+)
+@pytest.mark.parametrize("items", [plain(dict.fromkeys(range(9999))), plain(list(range(9999)))])
+def test_a_container_made_of_another_again_and_again_takes_no_memory(made, items, kind, tmp_path):
+    body = b"(" + items + b"q\x07" + 2000 * made + b"t"
+    tracemalloc.start()
+    refusal(kind, tmp_path / "a.pth", body)
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -140,3 +140,64 @@ def test_a_voc_file_without_rates_into_another_decoder(shared):
     assert {"aspp/conv_1x1/conv", "aspp/conv_1x1/norm", "backbone/stem_conv"} <= kept
     assert not {"aspp/project/conv", "aspp/project/norm", "logits"} & kept
     assert not [path for path in model.transfer_report.fresh if path.startswith("backbone/")]
+
+
+@pytest.fixture(scope="module")
+def target() -> keras_deeplab.DeepLabV3:
+    return v3(aspp_rates=())
+
+
+def broken(source: Source, name: str, array: np.ndarray, value: float) -> Source:
+    array = np.array(array)
+    array.flat[1] = value
+    return dataclasses.replace(source, values={**source.values, name: array})
+
+
+KERNEL = "backbone/block3_project_conv/kernel"
+
+
+@pytest.mark.parametrize("name", [KERNEL, "backbone/stem_norm/gamma", "aspp/project/norm/beta"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_by_name(without_rates, target, name, dtype, value):
+    array = without_rates.values[name].astype(dtype)
+    message = (
+        f"1 of its variables are broken: {name} must hold finite float32 values. Received: 1 of"
+    )
+    with unchanged(target), pytest.raises(WeightsError, match=message):
+        transfer(target, broken(without_rates, name, array, value))
+
+
+def test_values_that_overflow_the_model_s_precision_are_refused(without_rates, target):
+    double = without_rates.values[KERNEL].astype("float64")
+    single = without_rates.values[KERNEL]
+    with pytest.raises(WeightsError, match=f"{KERNEL} must hold finite float32"):
+        transfer(target, broken(without_rates, KERNEL, double, 1e39))
+    large = broken(without_rates, KERNEL, single, 1e5)
+    assert transfer(target, large).fresh == ()
+    keras.config.set_dtype_policy("float16")
+    try:
+        half = v3(aspp_rates=())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    with pytest.raises(WeightsError, match=f"{KERNEL} must hold finite float16 values"):
+        transfer(half, large)
+
+
+def test_negative_variances_and_words_are_refused(without_rates, target):
+    name = "backbone/stem_norm/moving_variance"
+    array = without_rates.values[name]
+    message = f"{name} must not be negative. Received: 1 of {array.size} values below 0"
+    with unchanged(target), pytest.raises(WeightsError, match=message):
+        transfer(target, broken(without_rates, name, array, -1e-3))
+    assert transfer(target, broken(without_rates, name, array, 0.0)).fresh == ()
+    for words in (array.astype("S"), array.astype("U"), array.astype("complex64")):
+        found = dataclasses.replace(without_rates, values={**without_rates.values, name: words})
+        with pytest.raises(WeightsError, match=f"{name} must hold numbers. Received: dtype="):
+            transfer(target, found)
+
+
+def test_what_is_not_taken_may_be_broken(without_rates):
+    kernel = without_rates.values["logits/kernel"]
+    report = transfer(v3(5, aspp_rates=()), broken(without_rates, "logits/kernel", kernel, np.nan))
+    assert report.fresh == ("logits",)

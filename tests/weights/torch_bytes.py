@@ -6,6 +6,8 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
+
 ORDERED = b"ccollections\nOrderedDict\n"
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
 
@@ -33,6 +35,16 @@ def tensor(stored: bytes, offset: object, shape: object, strides: object) -> byt
 
 def dict_of(**items: bytes) -> bytes:
     return b"}(" + b"".join(plain(key) + item for key, item in items.items()) + b"u"
+
+
+def state_dict(arrays: dict[str, np.ndarray], first: int = 0) -> tuple[bytes, dict[str, bytes]]:
+    """A dict of float32 tensors, and their storages by keys that count from `first`."""
+    items, storages = {}, {}
+    for key, (name, array) in enumerate(arrays.items(), first):
+        strides = tuple(stride // 4 for stride in np.empty(array.shape, "float32").strides)
+        items[name] = tensor(storage(str(key), array.size), 0, array.shape, strides)
+        storages[str(key)] = np.asarray(array, "<f4").tobytes()
+    return dict_of(**items), storages
 
 
 def write_zip(path: Path, body: bytes, byteorder: str = "little", **storages: bytes) -> Path:

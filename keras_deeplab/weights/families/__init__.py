@@ -16,16 +16,28 @@ from keras_deeplab.weights.source import Source
 FAMILIES = (torchvision, deeplab_pytorch, tf1_deeplab, applications)
 
 
+def find(checkpoint: Checkpoint) -> Source | None:
+    """The weights in this package's names, None if no network that is known has such names.
+
+    Raises:
+        WeightsError: If the names are those of a known network, and something is wrong with it.
+    """
+    for family in FAMILIES:
+        source = family.recognised(checkpoint)
+        if source is not None:
+            return source
+    return None
+
+
 def recognised(checkpoint: Checkpoint) -> Source:
     """The weights in this package's names.
 
     Raises:
         WeightsError: If the file holds none of the networks that are known; it lists some names.
     """
-    for family in FAMILIES:
-        source = family.recognised(checkpoint)
-        if source is not None:
-            return source
+    source = find(checkpoint)
+    if source is not None:
+        return source
     if checkpoint.layout is KERAS:  # a network of the user's own, or one of this package's
         return Source(
             checkpoint.path,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v2 import STAGES
 from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.backbones.vgg16 import BLOCKS as VGG_BLOCKS
 from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.layouts import KERAS
 from keras_deeplab.weights.source import Source
 
@@ -66,8 +68,15 @@ def _without_biases(checkpoint: Checkpoint, layers: dict[str, str]) -> Checkpoin
         bias = arrays.pop(f"{scope}/bias", None) if path.endswith("_conv") else None
         if bias is not None:
             mean = f"{layers[path.removesuffix('conv') + 'norm']}/moving_mean"
-            arrays[mean] = arrays[mean] - bias
-    return Checkpoint(checkpoint.path, arrays, checkpoint.layout, checkpoint.left_over)
+            moved = checkpoint.array(mean, 1)
+            if bias.shape != moved.shape:
+                raise WeightsError(
+                    checkpoint.path,
+                    f"{scope}/bias must have the shape of {mean}. Received: {bias.shape} and "
+                    f"{moved.shape}",
+                )
+            arrays[mean] = moved - bias
+    return replace(checkpoint, arrays=arrays)
 
 
 def _classifier(
@@ -77,13 +86,13 @@ def _classifier(
     if "predictions/kernel" not in checkpoint.arrays:
         return {}
     layers["logits"] = "predictions"
-    classes = checkpoint.arrays["predictions/kernel"].shape[-1]
+    classes = checkpoint.array("predictions/kernel", 2).shape[-1]
     return {"model": "SPPNet", "own": {"num_classes": classes, **own}}
 
 
 def _mobilenet(checkpoint: Checkpoint) -> Source:
     layers = dict(_mobilenet_layers())
-    width = checkpoint.arrays["block_16_project/kernel"].shape[-1]
+    width = checkpoint.array("block_16_project/kernel", 4).shape[-1]
     multiplier = _multiplier(width)
     options: dict[str, Any] = {"padding": "end", "depth_multiplier": multiplier}
     if multiplier != 1:
@@ -128,7 +137,7 @@ def _vgg16(checkpoint: Checkpoint) -> Source:
     if "fc1/kernel" in checkpoint.arrays:
         # Its dense layers want maps of 7x7, in which the pyramid's bins are the pixels.
         layers |= {"dense1": "fc1", "dense2": "fc2"}
-        widths = tuple(checkpoint.arrays[f"{name}/kernel"].shape[-1] for name in ("fc1", "fc2"))
+        widths = tuple(checkpoint.array(f"{name}/kernel", 2).shape[-1] for name in ("fc1", "fc2"))
         own = {"levels": (7,), "pooling": "average", "dense": widths, "replace_pooling": False}
     needs = _classifier(checkpoint, layers, own)
     shared = {**_CAFFE, "backbone_options": {"pool_ceil": False}}

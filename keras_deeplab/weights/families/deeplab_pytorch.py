@@ -29,7 +29,7 @@ def recognised(checkpoint: Checkpoint) -> Source | None:
     for index in range(branches):
         layers[f"logits_{index}"] = f"{prefix}aspp.c{index}"
     own: dict[str, Any] = {
-        "num_classes": checkpoint.arrays[f"{prefix}aspp.c0.weight"].shape[0],
+        "num_classes": checkpoint.array(f"{prefix}aspp.c0.weight", 4).shape[0],
         "head_filters": None,
         "align_corners": False,
     }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,11 @@ def _found(
     elif backbone == "mobilenet_v2" and "MobilenetV2/Logits/Conv2d_1c_1x1/weights" in arrays:
         layers |= dict(_norm_after("backbone/classifier", "MobilenetV2/Conv_1"))
         layers["logits"] = "MobilenetV2/Logits/Conv2d_1c_1x1"
-        kernel = arrays["MobilenetV2/Logits/Conv2d_1c_1x1/weights"]
+        kernel = checkpoint.array("MobilenetV2/Logits/Conv2d_1c_1x1/weights", 4)
+        if kernel.shape[:2] != (1, 1):
+            raise WeightsError(
+                checkpoint.path, f"its logits must be a 1x1 kernel. Received: shape={kernel.shape}"
+            )
         checkpoint = checkpoint.with_arrays(
             **{"MobilenetV2/Logits/Conv2d_1c_1x1/weights": kernel.reshape(kernel.shape[-2:])}
         )
@@ -96,10 +99,7 @@ def _head_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _width(checkpoint: Checkpoint, scope: str) -> int:
-    kernel = checkpoint.arrays.get(f"{scope}/weights")
-    if kernel is None:
-        raise WeightsError(checkpoint.path, f"it lacks the layer {scope}")
-    return kernel.shape[-1]
+    return checkpoint.array(f"{scope}/weights", 4).shape[-1]
 
 
 def _rates(checkpoint: Checkpoint) -> int:
@@ -138,10 +138,10 @@ def _maybe_separable(checkpoint: Checkpoint, ours: str, theirs: str) -> dict[str
 
 def _with_pooling_last(checkpoint: Checkpoint) -> Checkpoint:
     """The authors concatenate image pooling first, this package's ASPP last."""
-    kernel = checkpoint.arrays["concat_projection/weights"]
-    pooled = checkpoint.arrays["image_pooling/weights"].shape[-1]
+    kernel = checkpoint.array("concat_projection/weights", 4)
+    pooled = _width(checkpoint, "image_pooling")
     kernel = np.roll(kernel, -pooled, axis=-2)
-    return replace(checkpoint, arrays={**checkpoint.arrays, "concat_projection/weights": kernel})
+    return checkpoint.with_arrays(**{"concat_projection/weights": kernel})
 
 
 def _mobilenet(checkpoint: Checkpoint) -> tuple[str, dict[str, Any], dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v3 import BLOCKS as MOBILENET_BLOCKS
@@ -37,7 +36,8 @@ def _resnet(checkpoint: Checkpoint, prefix: str) -> tuple[str, dict[str, Any], d
     """Backbone, what any model on it needs, and the names of its layers."""
     count = sum(f"{prefix}layer3.{unit}.conv3.weight" in checkpoint.arrays for unit in range(100))
     depths = {units[2]: depth for depth, units in UNITS.items()}
-    if count not in depths or checkpoint.arrays[f"{prefix}layer1.0.conv2.weight"].shape[1] != 64:
+    width = checkpoint.array(f"{prefix}layer1.0.conv2.weight", 4).shape[1]
+    if count not in depths or width != 64:
         raise WeightsError(
             checkpoint.path,
             f"it is no ResNet-50, 101 or 152 of the common width: its third stage has {count} "
@@ -102,7 +102,7 @@ def _segmentation(
     layers |= _head_layers()
     is_mobile = backbone == "mobilenet_v3_large"
     own: dict[str, Any] = {
-        "num_classes": checkpoint.arrays["classifier.4.weight"].shape[0],
+        "num_classes": checkpoint.array("classifier.4.weight", 4).shape[0],
         "output_stride": 16 if is_mobile else 8,
         "aspp_rates": (12, 24, 36),
         "dropout": 0.5,
@@ -144,7 +144,7 @@ def _plain(
     needs: dict[str, Any] = {"backbone": backbone, "shared": shared}
     if "fc.weight" in checkpoint.arrays:
         layers["logits"] = "fc"
-        classes = checkpoint.arrays["fc.weight"].shape[0]
+        classes = checkpoint.array("fc.weight", 2).shape[0]
         needs |= {"model": "SPPNet", "own": {"num_classes": classes, **_MEAN_AND_DENSE}}
     return checkpoint.source(f"torchvision {backbone}", layers, **needs)
 
@@ -170,16 +170,21 @@ def _vgg16(checkpoint: Checkpoint) -> Source:
     needs: dict[str, Any] = {"backbone": "vgg16", "shared": shared}
     if "classifier.6.weight" in checkpoint.arrays:
         layers |= {"dense1": "classifier.0", "dense2": "classifier.3", "logits": "classifier.6"}
-        first = checkpoint.arrays["classifier.0.weight"]
+        first = checkpoint.array("classifier.0.weight", 2)
+        if first.shape[1] != 512 * 7 * 7:
+            raise WeightsError(
+                checkpoint.path,
+                f"classifier.0.weight must have 512 * 7 * 7 inputs. Received: shape={first.shape}",
+            )
         # torch lays the 7x7 map out channel by channel, the pyramid bin by bin.
         bins = first.reshape(len(first), -1, 7, 7).transpose(0, 2, 3, 1).reshape(len(first), -1)
-        checkpoint = replace(checkpoint, arrays={**checkpoint.arrays, "classifier.0.weight": bins})
+        checkpoint = checkpoint.with_arrays(**{"classifier.0.weight": bins})
         needs["model"] = "SPPNet"
         needs["own"] = {
-            "num_classes": checkpoint.arrays["classifier.6.weight"].shape[0],
+            "num_classes": checkpoint.array("classifier.6.weight", 2).shape[0],
             "levels": (7,),
             "pooling": "average",
-            "dense": (len(first), checkpoint.arrays["classifier.3.weight"].shape[0]),
+            "dense": (len(first), checkpoint.array("classifier.3.weight", 2).shape[0]),
             "replace_pooling": False,
         }
     return checkpoint.source("torchvision vgg16", layers, **needs)
