@@ -22,7 +22,7 @@ def finish(folder: RunFolder, source: data.Source, options: argparse.Namespace) 
     """Scores the best model, on images it was not trained on if there are any; exports it."""
     start = time.perf_counter()
     split = "val" if "val" in source.splits else "train"
-    model = finished(keras.models.load_model(folder.best_model, compile=False), options)
+    model = finished(keras_deeplab.load_model(folder.best_model, compile=False), options)
     with written_aside(folder.best_model) as aside:
         model.save(aside)  # without the optimizer's state, three times the weights
     dataset = data.evaluation_dataset(source, split)

@@ -107,7 +107,7 @@ class Run:
                 return None
             with written_aside(left) as aside:
                 shutil.copyfile(self.folder.last_model, aside)
-        return keras.models.load_model(left, compile=False)
+        return keras_deeplab.load_model(left, compile=False)
 
     def _images(self, recipe: recipes.Recipe, number: int, first_step: int) -> Any:
         """The endless batches of a stage from a step on, the same whenever they are asked for."""

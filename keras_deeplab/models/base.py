@@ -72,7 +72,26 @@ def starts_from_weights(init: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-class SegmentationModel(DistributedTraining, keras.Model):
+class SavedAsKeras:
+    """Mixin of models for what Keras' older HDF5 format lacks: their class and their arguments."""
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves as `keras.Model.save` does, to `.keras` alone.
+
+        Raises:
+            ValueError: If `filepath` ends in `.h5` or `.hdf5`: Keras would write such a file, and
+                would not find the model's class when it loads it.
+        """
+        if str(filepath).lower().endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "`filepath` must end in .keras: Keras cannot load this model from its older HDF5 "
+                f"format. Received: filepath={str(filepath)!r}. For the weights alone use "
+                "`model.save_weights` with a name that ends in .weights.h5."
+            )
+        super().save(filepath, *args, **kwargs)
+
+
+class SegmentationModel(SavedAsKeras, DistributedTraining, keras.Model):
     """A functional model from pixels to logits that can be built again from its arguments."""
 
     transfer_report: TransferReport | None = None
@@ -188,7 +207,17 @@ class SegmentationModel(DistributedTraining, keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        """Builds the model that `get_config` describes."""
+        """Builds the model that `get_config` describes; no weights are loaded.
+
+        Raises:
+            ValueError: If `config` has `weights`: a configuration, such as that in a `.keras` file,
+                opens no other file and starts no download.
+        """
+        if "weights" in config:
+            raise ValueError(
+                "`config` must not have the key 'weights': a configuration loads no weights. "
+                f"Received: weights={config['weights']!r:.100}"
+            )
         config = dict(config)
         trainable = config.pop("trainable", True)
         changes = taken_settings(config)

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_deeplab.layers import ResizeBy, ResizeLike
-from keras_deeplab.models.base import SegmentationModel, dtype_policy
+from keras_deeplab.models.base import SavedAsKeras, SegmentationModel, dtype_policy
 from keras_deeplab.models.deep_supervision import DeepSupervision
 from keras_deeplab.models.distributed_training import DistributedTraining
 
@@ -19,7 +19,7 @@ View = Callable[[keras.Model, Any], list[Any]]
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class MultiScale(DeepSupervision, DistributedTraining, keras.Model):
+class MultiScale(SavedAsKeras, DeepSupervision, DistributedTraining, keras.Model):
     """Shows a model the image at several scales, mirrored too if asked, and makes one answer.
 
     The weights are the model's own, shared by all views of the image. With `fusion="max"` the

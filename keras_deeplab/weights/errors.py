@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import textwrap
+
+# Characters of another library's error: Keras' quote whole configurations.
+_MOST = 400
 
 
 class WeightsError(ValueError):
@@ -17,3 +21,8 @@ class WeightsError(ValueError):
         super().__init__(f"{os.fspath(path)}: {reason}")
         self.path = path
         self.reason = reason
+
+
+def shortened(error: Exception) -> str:
+    """Another library's error in one line, its type where it says nothing."""
+    return textwrap.shorten(str(error), _MOST, placeholder=" ...") or type(error).__name__

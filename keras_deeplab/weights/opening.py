@@ -17,6 +17,7 @@ from keras_deeplab.weights import (
     download,
     families,
     hdf5_file,
+    keras_file,
     keras_model,
     published,
     safetensors_file,
@@ -26,7 +27,7 @@ from keras_deeplab.weights import (
     torch_file,
 )
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.errors import WeightsError, shortened
 from keras_deeplab.weights.layouts import TORCH
 from keras_deeplab.weights.source import Source
 
@@ -117,16 +118,24 @@ def checked_source(source: Weights) -> keras.Model | Source | Path | str:
 
 def open_file(path: Path, moving_averages: bool = False) -> Source:
     """Reads a file of weights, its format recognised by content."""
+    try:
+        return _open_file(path, moving_averages)
+    except OSError as error:
+        raise WeightsError(path, f"it cannot be read: {shortened(error)}") from error
+
+
+def _open_file(path: Path, moving_averages: bool) -> Source:
     prefix = tensorflow_file.prefix_of(path) if path.name else None
     if prefix is not None:
         return families.recognised(tensorflow_file.read(prefix, moving_averages, shown=path))
     if path.is_dir():
-        raise WeightsError(path, "it is a folder that holds no TensorFlow checkpoint")
+        reason = keras_file.folder_reason(path)
+        raise WeightsError(path, reason or "it is a folder that holds no TensorFlow checkpoint")
     if not path.is_file():
         raise WeightsError(path, "there is no such file, nor a TensorFlow checkpoint of that name")
     if path.stat().st_size == 0:
         raise WeightsError(path, "it is empty")
-    if keras_model.is_keras_file(path):
+    if keras_file.is_keras_file(path):
         return keras_model.read(path)
     if structured_file.is_structured_file(path):
         raise WeightsError(
