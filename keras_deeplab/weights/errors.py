@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 
-# Characters of another library's error: Keras' quote whole configurations.
+# Characters of another library's error.
 _MOST = 400
 
 
@@ -25,4 +25,6 @@ class WeightsError(ValueError):
 
 def shortened(error: Exception) -> str:
     """Another library's error in one line, its type where it says nothing."""
-    return textwrap.shorten(str(error), _MOST, placeholder=" ...") or type(error).__name__
+    # Keras quotes the whole configuration before what happened.
+    text = str(error).rpartition("Exception encountered: ")[2]
+    return textwrap.shorten(text, _MOST, placeholder=" ...") or type(error).__name__

@@ -239,7 +239,7 @@ class _TooLarge(Exception):
 
 
 def _check_finite(path: Path, model: keras.Model) -> None:
-    for variable in model.variables:
-        value = np.asarray(variable)
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
+    for variable in model.weights:
+        is_float = keras.backend.is_float_dtype(variable.dtype)
+        if is_float and not np.isfinite(np.asarray(variable)).all():
             raise WeightsError(path, f"{variable.path} must be finite, received NaN or infinity")
