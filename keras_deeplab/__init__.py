@@ -32,6 +32,7 @@ from keras_deeplab.models import (
 from keras_deeplab.overfitting import overfit
 from keras_deeplab.pictures import comparison_picture, overlay
 from keras_deeplab.tensorboard import TensorBoard
+from keras_deeplab.weights import load_model
 
 __all__ = [
     "DeepLabV1",
@@ -52,6 +53,7 @@ __all__ = [
     "export",
     "graph",
     "layers",
+    "load_model",
     "losses",
     "metrics",
     "models",

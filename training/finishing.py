@@ -28,7 +28,7 @@ def finish(folder: RunFolder, source: data.Source, options: argparse.Namespace) 
         print(f"{best} is missing: {folder.last_model} takes its place.")
         shutil.copyfile(folder.last_model, best)
     record = Record.read(best)
-    model = finished(keras.models.load_model(best, compile=False), options)
+    model = finished(keras_deeplab.load_model(best, compile=False), options)
     with written_aside(best, stored_bytes(model)) as aside:
         model.save(aside)  # without the optimizer's state, three times the weights
         record.write(aside)

@@ -6,7 +6,6 @@ import argparse
 import difflib
 import functools
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -145,12 +144,8 @@ SIZE = {"type": positive, "nargs": "+", "action": Size, "metavar": ("H", "W")}
 
 
 def load_model(path: Path, output_stride: int | None = None) -> keras.Model:
-    """Reads a `.keras` file, and changes its output stride where one is given."""
-    if path.suffix != ".keras" or not path.is_file():
-        raise ValueError(f"--model must be an existing .keras file, received {str(path)!r}.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"--model: {path} is damaged or cut off: a .keras file is a zip archive.")
-    model = keras.models.load_model(path, compile=False)
+    """Loads a `.keras` file, and changes its output stride where one is given."""
+    model = keras_deeplab.load_model(path, compile=False)
     if output_stride is None:
         return model
     network = innermost(model)

@@ -201,7 +201,7 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def finish(source: Classes, options: argparse.Namespace, folder: RunFolder) -> None:
     """Scores the model that was written, at every size, and exports it."""
-    model = keras.models.load_model(folder.best_model)
+    model = keras_deeplab.load_model(folder.best_model)
     at = batches(source, options)
     validation = {size: at("val", size=size) for size in [*options.sizes, options.test_size]}
     accuracy = {

@@ -189,7 +189,17 @@ class SegmentationModel(LabelMapTraining, DistributedTraining, keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        """Builds the model that `get_config` describes."""
+        """Builds the model that `get_config` describes; no weights are loaded.
+
+        Raises:
+            ValueError: If `config` has `weights`: a configuration, such as that in a `.keras` file,
+                opens no other file and starts no download.
+        """
+        if "weights" in config:
+            raise ValueError(
+                "`config` must not have the key 'weights': a configuration loads no weights. "
+                f"Received: weights={config['weights']!r:.100}"
+            )
         config = dict(config)
         trainable = config.pop("trainable", True)
         changes = taken_settings(config)

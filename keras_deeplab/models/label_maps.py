@@ -39,6 +39,21 @@ class LabelMapTraining:
         self._check_class_weight(kwargs.get("class_weight"))
         return super().train_on_batch(x, y, *args, **kwargs)
 
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves the model as `.keras`; see `keras.Model.save`.
+
+        Raises:
+            ValueError: If `filepath` ends in `.h5` or `.hdf5`: Keras would write such a file, and
+                would not find the model's class when it loads it.
+        """
+        if str(filepath).lower().endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "`filepath` must end in .keras: Keras cannot load this model from its older HDF5 "
+                f"format. Received: filepath={str(filepath)!r}. For the weights alone use "
+                "`model.save_weights` with a name that ends in .weights.h5."
+            )
+        super().save(filepath, *args, **kwargs)
+
     def _check_class_weight(self, class_weight: Any) -> None:
         # Keras looks up one label per image: a TypeError of arrays, and of data sets wrong weights.
         if class_weight is not None and len(self.output_shape) == 4:

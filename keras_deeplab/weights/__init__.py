@@ -1,6 +1,7 @@
 """Weights from files of other packages, with a report of what was transferred."""
 
 from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.keras_file import load_model
 from keras_deeplab.weights.loading import convert, load
 from keras_deeplab.weights.opening import Weights, open_source
 from keras_deeplab.weights.published import PUBLISHED, Published, markdown
@@ -20,6 +21,7 @@ __all__ = [
     "convert",
     "list",
     "load",
+    "load_model",
     "markdown",
     "open_source",
     "transfer",

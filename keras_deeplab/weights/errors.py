@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# Characters of another library's error.
+_MOST = 400
 
 
 class WeightsError(ValueError):
@@ -34,3 +38,10 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WeightsError(path, f"it cannot be read: {error.strerror or error}") from error
+
+
+def shortened(error: Exception) -> str:
+    """Another library's error in one line, its type where it says nothing."""
+    # Keras quotes the whole configuration before what happened.
+    text = str(error).rpartition("Exception encountered: ")[2]
+    return textwrap.shorten(text, _MOST, placeholder=" ...") or type(error).__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from keras_deeplab.graph.network import own_weights
 from keras_deeplab.weights import families
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.keras_file import load_model
 from keras_deeplab.weights.layouts import KERAS
 from keras_deeplab.weights.source import Source
 from keras_deeplab.weights.transfer import weighted_layers
@@ -32,37 +32,13 @@ _UNRELATED = (
 )
 
 
-def is_keras_file(path: Path) -> bool:
-    """Tells a `.keras` archive from its contents."""
-    if not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "config.json" in archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # another reader's, or no one's
-        return False
-
-
 def read(path: Path) -> Source:
     """The weights of a `.keras` file.
 
     Raises:
         WeightsError: If the file is damaged, or holds what is not safe to load.
     """
-    return source_of(load(path), str(path))
-
-
-def load(path: Path) -> keras.Model:
-    """The model of a `.keras` file, uncompiled; code in it is never run.
-
-    Raises:
-        WeightsError: If the file is damaged, or holds what is not safe to load.
-    """
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # zip, HDF5, JSON and the layers themselves raise their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(path, f"it cannot be loaded as a Keras model: {reason}") from error
+    return source_of(load_model(path, compile=False), str(path))
 
 
 def unwrapped(model: keras.Model) -> keras.Model:

@@ -17,6 +17,7 @@ from keras_deeplab.weights import (
     download,
     families,
     hdf5_file,
+    keras_file,
     keras_model,
     published,
     safetensors_file,
@@ -123,12 +124,13 @@ def open_file(path: Path, moving_averages: bool = False) -> Source:
     if prefix is not None:
         return families.recognised(tensorflow_file.read(prefix, moving_averages, shown=path))
     if path.is_dir():
-        raise WeightsError(path, "it is a folder that holds no TensorFlow checkpoint")
+        reason = keras_file.folder_reason(path)
+        raise WeightsError(path, reason or "it is a folder that holds no TensorFlow checkpoint")
     if not path.is_file():
         raise WeightsError(path, "there is no such file, nor a TensorFlow checkpoint of that name")
     if path.stat().st_size == 0:
         raise WeightsError(path, "it is empty")
-    if keras_model.is_keras_file(path):
+    if keras_file.is_keras_file(path):
         return keras_model.read(path)
     if structured_file.is_structured_file(path):
         raise WeightsError(

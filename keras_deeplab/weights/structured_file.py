@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
 import keras
 
 from keras_deeplab.weights import hdf5_file, keras_model
-from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.errors import WeightsError, shortened
 from keras_deeplab.weights.source import Source
 
 _Shapes = dict[str, tuple[int, ...]]
@@ -28,9 +29,13 @@ def read(path: Path, model: keras.Model) -> Source:
     """
     twin = _twin(model, path)
     try:
-        twin.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise WeightsError(path, f"it cannot be read: {error}") from error
+        with tempfile.TemporaryDirectory() as folder:
+            named = path
+            if not path.name.endswith(".weights.h5"):  # which Keras would read as an older file
+                named = shutil.copyfile(path, Path(folder) / "named.weights.h5")
+            twin.load_weights(named)
+    except Exception as error:  # HDF5 and the layers themselves raise their own
+        raise WeightsError(path, f"it cannot be read: {shortened(error)}") from error
     return keras_model.source_of(twin, str(path))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 
 import keras
 import numpy as np
@@ -213,6 +214,10 @@ def test_weights_to_start_from(run, tmp_path, capsys):
     np.testing.assert_array_equal(start.weights[0], model.weights[0])
     assert train.main([*SHORT, "--weights", "nowhere.keras", "--output", str(tmp_path / "x")]) == 2
     assert "nowhere.keras: there is no such file" in capsys.readouterr().err
+    assert train.main([*SHORT, "--weights", str(run), "--output", str(tmp_path / "x")]) == 2
+    assert (
+        f"{run}: it is the folder of a run: give {run / 'model.keras'}" in capsys.readouterr().err
+    )
 
 
 def test_evaluate_writes_the_scores(run, tmp_path, capsys):
@@ -328,11 +333,31 @@ def test_export(run, tmp_path, capsys):
     assert export.main(arguments) == 2
     assert "served" in capsys.readouterr().err
     assert export.main([*arguments, "--overwrite"]) == 0
-    assert export.main([*arguments[2:], "--model", str(tmp_path / "none.keras")]) == 2
-    assert "--model must be an existing .keras file" in capsys.readouterr().err
-    (tmp_path / "half.keras").write_bytes((run / "model.keras").read_bytes()[:5000])
-    assert export.main([*arguments[2:], "--model", str(tmp_path / "half.keras")]) == 2
-    assert "half.keras is damaged or cut off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict", "export"])
+def test_what_is_no_model_is_one_line(run, tmp_path, capsys, name):
+    main = {"evaluate": evaluate, "predict": predict, "export": export}[name].main
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rest = {"predict": ["--images", str(tmp_path / "a.png")]}.get(name, [])
+    content = (run / "model.keras").read_bytes()
+    (tmp_path / "cut.keras").write_bytes(content[:5000])
+    directory = content.rindex(b"PK\x01\x02")
+    (tmp_path / "bent.keras").write_bytes(content[:directory] + b"XX" + content[directory + 2 :])
+    with zipfile.ZipFile(tmp_path / "lacking.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    for path, message in (
+        (tmp_path / "none.keras", "there is no such file"),
+        (tmp_path / "cut.keras", "it is damaged or cut off"),
+        (tmp_path / "bent.keras", "it cannot be loaded as a Keras model: Bad magic number"),
+        (tmp_path / "lacking.keras", "it lacks metadata.json"),
+        (run, f"it is the folder of a run: give {run / 'model.keras'}"),
+        (run / "saved_model", "it is a SavedModel"),
+    ):
+        arguments = ["--model", str(path), *rest, "--output", str(tmp_path / "out")]
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.startswith(f"error: {path}: {message}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_data_is_said_before_anything_is_written(tmp_path, capsys):
