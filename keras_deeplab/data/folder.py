@@ -1,34 +1,38 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.data.decoding import (
-    LabelFacts,
-    decode_image,
-    label_facts,
-    read_label,
-    stored_size,
-)
-from keras_deeplab.data.faults import DatasetError, Faults, FileFault
+from keras_deeplab.data.decoding import named, read_picture, stored_size
+from keras_deeplab.data.faults import EXPECTED, DatasetError, Faults, FileFault
 from keras_deeplab.data.files import SplitFiles, find_splits, list_split
 from keras_deeplab.data.label_codes import (
     LabelCode,
     Settings,
+    color_code,
     infer_values,
     needs_scan,
     read_settings,
     settled,
 )
-from keras_deeplab.data.source import DatasetInfo, Source
+from keras_deeplab.data.label_maps import (
+    ColorCode,
+    ColorFault,
+    LabelFacts,
+    label_facts,
+    read_label,
+    unpacked,
+)
+from keras_deeplab.data.source import MAX_CLASSES, DatasetInfo, Source
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +55,29 @@ def map_files(function: Callable[[Path], Any], paths: Iterable[Path]) -> dict[Pa
 
 def add_file_faults(faults: Faults, root: Path, facts: dict[Path, Any]) -> None:
     """Adds those of the results of `map_files` that are faults, under their file names."""
+    colors: set[int] = set()
     for path, found in facts.items():
         if isinstance(found, FileFault):
-            faults.add(found.kind, f"{path.relative_to(root).as_posix()}: {found.found}")
+            if isinstance(found, ColorFault):
+                colors.update(found.colors.tolist())
+            expected = _proposed_colors(colors) if colors else None
+            faults.add(found.kind, f"{path.relative_to(root).as_posix()}: {found.found}", expected)
+
+
+def _proposed_colors(colors: set[int]) -> str | None:
+    """What to write for RGB label maps of few colours."""
+    if len(colors) > MAX_CLASSES:
+        return None
+    found = unpacked(np.array(sorted(colors)))
+    content = {
+        "classes": [f"class_{index}" for index in range(len(found))],
+        "colors": [list(color) for color in found],
+    }
+    return (
+        f"{EXPECTED['label map not one-channel']}; or the colours of RGB label maps in a "
+        f"dataset.json, such as {json.dumps(content)}, with those that are no class in "
+        '"ignore_colors" instead'
+    )
 
 
 class Folder(Source):
@@ -117,6 +141,13 @@ class Folder(Source):
         except ValueError as error:
             raise self._error("bad dataset.json", f"dataset.json: {error}") from error
 
+    @cached_property
+    def _colors(self) -> ColorCode | None:
+        try:
+            return color_code(self.settings)
+        except DatasetError:
+            return None  # `resolve` raises it
+
     def files(self, split: str) -> tuple[SplitFiles, Faults]:
         """Returns the files of a split, and what is wrong with their names."""
         self.check_split(split)
@@ -128,7 +159,8 @@ class Folder(Source):
     def labels(self, split: str) -> dict[Path, LabelFacts | FileFault]:
         """Returns the facts of all label maps of a split, each file read once."""
         paths = [path for same in self.files(split)[0].labels.values() for path in same]
-        self._labels |= map_files(label_facts, [path for path in paths if path not in self._labels])
+        facts = partial(label_facts, colors=self._colors)
+        self._labels |= map_files(facts, [path for path in paths if path not in self._labels])
         return {path: self._labels[path] for path in paths}
 
     def pairs(self, split: str) -> list[tuple[str, Path, Path]]:
@@ -146,21 +178,20 @@ class Folder(Source):
         _, images, labels = zip(*self.pairs(split), strict=True)
         if numbers is None:
             numbers = tf.data.Dataset.range(len(images))
-        files = tf.constant([list(map(str, images)), list(map(str, labels))])
-        code = self.label_code
+        files = tf.constant([list(map(os.fsencode, images)), list(map(os.fsencode, labels))])
+        code, colors = self.label_code, self._colors
 
-        def read(path: bytes) -> np.ndarray:
-            return _labels_of(Path(path.decode()), code)
+        def read(*paths: bytes) -> tuple[np.ndarray, np.ndarray]:
+            image_path, label_path = (Path(os.fsdecode(path)) for path in paths)
+            with named(label_path):
+                label = _labels_of(label_path, code, colors)
+            with named(image_path):
+                return read_picture(image_path).beside(label.shape), label
 
         def decode(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            image_path, label_path = files[0, number], files[1, number]
-            image = decode_image(tf.io.read_file(image_path))
-            label = tf.numpy_function(read, [label_path], tf.uint8, stateful=False)
-            label = tf.ensure_shape(label, (None, None))
-            same = tf.reduce_all(tf.shape(image)[:2] == tf.shape(label))
-            message = "Image and label map differ in size:"
-            with tf.control_dependencies([tf.Assert(same, [message, image_path, label_path])]):
-                return tf.identity(image), label
+            paths = [files[0, number], files[1, number]]
+            image, label = tf.numpy_function(read, paths, [tf.uint8] * 2, stateful=False)
+            return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
 
         return numbers.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
@@ -208,12 +239,9 @@ class Folder(Source):
         return DatasetError(str(self.root), list(faults))
 
 
-def _labels_of(path: Path, code: LabelCode) -> np.ndarray:
-    try:
-        values, _ = read_label(path)
-    except FileFault as fault:
-        raise ValueError(f"{path}: {fault}") from fault
+def _labels_of(path: Path, code: LabelCode, colors: ColorCode | None) -> np.ndarray:
+    values, _ = read_label(path, colors)
     if not code.known[values].all():
         wrong = np.unique(values[~code.known[values]])
-        raise ValueError(f"{path}: label value {wrong.tolist()} out of range; expected {code}")
+        raise FileFault("label value out of range", str(wrong.tolist()), str(code))
     return code.table[values]
