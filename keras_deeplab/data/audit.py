@@ -149,7 +149,7 @@ def _audit_split(
     labels = folder.labels(split)
     images = map_files(image_facts, [path for same in files.images.values() for path in same])
     add_file_faults(faults, folder.root, images)
-    add_file_faults(faults, folder.root, labels)
+    folder.add_label_faults(faults, split)
     good = {path: facts for path, facts in labels.items() if isinstance(facts, LabelFacts)}
     for path, facts in good.items() if code else ():
         _add_value_fault(faults, _shown(folder, path), facts.counts, code)

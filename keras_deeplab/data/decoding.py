@@ -35,8 +35,9 @@ from keras_deeplab.data.orientation import (
 
 # Values up to here are those of a camera with 12 bits or less, all but black in 16.
 FEW_BITS = 2**12 - 1
-_TAIL = bytes(64)
-_BITS_PER_SAMPLE = 258  # of TIFF's tags
+# Tags of TIFF: of bits per sample, of where strips and tiles lie and their bytes.
+_BITS_PER_SAMPLE = 258
+_TIFF_DATA = ((273, 279), (324, 325))
 _HEADER = 34  # bytes of a file that tell its format
 _pillow_filters = threading.Lock()
 _SPECIAL = {
@@ -117,8 +118,6 @@ def read_picture(path: Path, channels: int = 3, thorough: bool = False) -> Pictu
             jpeg.check_whole(encoded, pixels, thorough)
         except jpeg.EarlyEnd as error:
             raise FileFault("truncated file", f"{len(encoded)} bytes, {error}") from error
-    if kind.name == "WebP" and _webp_ends_early(encoded):
-        raise FileFault("truncated file", f"{len(encoded)} bytes, image data end early")
     if kind.name == "TIFF":  # which Pillow has turned
         pixels = as_stored(pixels, orientation)
     if 0 < largest <= FEW_BITS:
@@ -207,8 +206,18 @@ def load(image: ImageFile.ImageFile, encoded: bytes) -> None:
         early = ends_early(encoded) or "truncated" in str(error)
         kind = "truncated file" if early else "unreadable file"
         raise FileFault(kind, f"{len(encoded)} bytes, {error}") from error
-    if ends_early(encoded):
+    if ends_early(encoded) or _lacks_strips(image, len(encoded)):
         raise FileFault("truncated file", f"{len(encoded)} bytes, the end of the file is missing")
+
+
+def _lacks_strips(image: ImageFile.ImageFile, size: int) -> bool:
+    """Whether a TIFF places pixels behind its end; libtiff fills in those of JPEG strips."""
+    tags = getattr(image, "tag_v2", {})
+    return any(
+        offset + count > size
+        for offsets, counts in _TIFF_DATA
+        for offset, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)
+    )
 
 
 def ends_early(encoded: bytes) -> bool:
@@ -220,21 +229,8 @@ def ends_early(encoded: bytes) -> bool:
         except jpeg.EarlyEnd:
             return True
     if kind is not None and kind.name == "WebP":
-        return _webp_ends_early(encoded)
+        return len(encoded) < 8 + int.from_bytes(encoded[4:8], "little")
     return encoded.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in encoded
-
-
-def _webp_ends_early(encoded: bytes) -> bool:
-    """Whether a WebP is cut, or its coded data end in zeros, which libwebp decodes as data."""
-    if len(encoded) < 8 + int.from_bytes(encoded[4:8], "little"):
-        return True
-    position = 12
-    while position + 8 <= len(encoded):
-        end = position + 8 + int.from_bytes(encoded[position + 4 : position + 8], "little")
-        if encoded[position : position + 3] == b"VP8" and encoded.endswith(_TAIL, position, end):
-            return True
-        position = end + end % 2
-    return False
 
 
 def _decoded_by_tensorflow(
@@ -246,6 +242,10 @@ def _decoded_by_tensorflow(
         if kind.name == "PNG" and encoded[24] == 16:
             wide = tf.io.decode_png(encoded, channels, tf.uint16).numpy()
             bits, largest, pixels = 16, int(wide.max()), (wide >> 8).astype(np.uint8)
+        elif kind.name == "WebP":
+            # TensorFlow gives it the channels that are stored alone.
+            stored = tf.io.decode_image(encoded, expand_animations=False).numpy()[..., :3]
+            pixels = _grey(stored) if channels == 1 else stored
         else:
             pixels = tf.io.decode_image(encoded, channels, expand_animations=False).numpy()
     except (tf.errors.OpError, ValueError) as error:
@@ -264,20 +264,24 @@ def _decoded_by_pillow(
         raise FileFault("image of unsupported mode", f"BMP with a palette (mode {image.mode})")
     bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) if kind.name == "TIFF" else 8
     load(image, encoded)
+    largest, narrow = 0, image
     if image.mode.startswith("I;16"):
         wide = np.asarray(image)
         largest, narrow = int(wide.max()), Image.fromarray((wide >> 8).astype(np.uint8))
-    elif bits <= 16 and not image.mode.startswith(("I", "F")):
-        largest, narrow = 0, image
-    else:
+    elif bits == 16:  # in several channels, of which Pillow keeps the upper bytes
+        largest = 256 * int(np.asarray(image).max()) + 255
+    if bits > 16 or narrow.mode.startswith(("I", "F")):
         raise FileFault("image of unsupported mode", f"{kind.name} of mode {image.mode}")
     try:
         pixels = np.asarray(narrow.convert("RGB" if channels == 3 else "L"))
     except ValueError as error:
         raise FileFault("image of unsupported mode", f"{kind.name} of mode {image.mode}") from error
-    if bits == 16 and not largest:  # of several channels, of which Pillow keeps the upper byte
-        largest = 256 * int(pixels.max()) + 255
     return pixels.reshape(*pixels.shape[:2], channels), bits, largest
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    """Returns the brightness of RGB pixels as Pillow computes it, `(height, width, 1)`."""
+    return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
 
 
 def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
@@ -314,8 +318,18 @@ def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
     def narrow() -> tf.Tensor:
         return tf.io.decode_image(encoded, channels, expand_animations=False)
 
+    def of_stored_channels() -> tf.Tensor:
+        color = tf.io.decode_image(encoded, expand_animations=False)[..., :3]
+        if channels == 3:
+            return color
+        # As Pillow computes brightness, rounded.
+        grey = tf.tensordot(tf.cast(color, tf.int32), tf.constant([19595, 38470, 7471]), 1)
+        return tf.cast((grey[..., None] + 32768) // 65536, tf.uint8)
+
     with tf.control_dependencies([known]):
-        image = tf.cond(png & (header[24] == 16), wide, narrow)
+        image = tf.case(
+            [(png & (header[24] == 16), wide), (webp | bmp, of_stored_channels)], default=narrow
+        )
     return tf.ensure_shape(image, (None, None, channels))
 
 

@@ -96,6 +96,10 @@ class Faults:
         self._found.setdefault(kind, []).append(found)
         self._expected[kind] = expected or EXPECTED[kind]
 
+    def expect(self, kind: str, expected: str) -> None:
+        """Replaces what is expected where a kind is found."""
+        self._expected[kind] = expected
+
     def extend(self, faults: Sequence[Fault]) -> None:
         """Adds all findings of other faults."""
         for fault in faults:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from keras_deeplab.data.label_codes import (
     settled,
 )
 from keras_deeplab.data.label_maps import (
+    Color,
     ColorCode,
     ColorFault,
     LabelFacts,
@@ -55,29 +56,9 @@ def map_files(function: Callable[[Path], Any], paths: Iterable[Path]) -> dict[Pa
 
 def add_file_faults(faults: Faults, root: Path, facts: dict[Path, Any]) -> None:
     """Adds those of the results of `map_files` that are faults, under their file names."""
-    colors: set[int] = set()
     for path, found in facts.items():
         if isinstance(found, FileFault):
-            if isinstance(found, ColorFault):
-                colors.update(found.colors.tolist())
-            expected = _proposed_colors(colors) if colors else None
-            faults.add(found.kind, f"{path.relative_to(root).as_posix()}: {found.found}", expected)
-
-
-def _proposed_colors(colors: set[int]) -> str | None:
-    """What to write for RGB label maps of few colours."""
-    if len(colors) > MAX_CLASSES:
-        return None
-    found = unpacked(np.array(sorted(colors)))
-    content = {
-        "classes": [f"class_{index}" for index in range(len(found))],
-        "colors": [list(color) for color in found],
-    }
-    return (
-        f"{EXPECTED['label map not one-channel']}; or the colours of RGB label maps in a "
-        f"dataset.json, such as {json.dumps(content)}, with those that are no class in "
-        '"ignore_colors" instead'
-    )
+            faults.add(found.kind, f"{path.relative_to(root).as_posix()}: {found.found}")
 
 
 class Folder(Source):
@@ -163,6 +144,21 @@ class Folder(Source):
         self._labels |= map_files(facts, [path for path in paths if path not in self._labels])
         return {path: self._labels[path] for path in paths}
 
+    def add_label_faults(self, faults: Faults, split: str) -> None:
+        """Adds the label maps of a split that cannot be read to `faults`.
+
+        Where they are RGB ones, what to write for the colours of all label maps read so far too.
+        """
+        labels = self.labels(split)
+        add_file_faults(faults, self.root, labels)
+        if any(isinstance(found, ColorFault) for found in labels.values()):
+            known = [
+                fault.colors for fault in self._labels.values() if isinstance(fault, ColorFault)
+            ]
+            colors = unpacked(np.unique(np.concatenate(known)))
+            if len(colors) <= MAX_CLASSES:
+                faults.expect("label map not one-channel", _proposal(colors))
+
     def pairs(self, split: str) -> list[tuple[str, Path, Path]]:
         """Returns `(name, image file, label file)`, sorted by name; raises where one is missing."""
         files, faults = self.files(split)
@@ -223,7 +219,7 @@ class Folder(Source):
         if needs_scan(self.settings):
             faults = Faults()
             for split in self.splits:
-                add_file_faults(faults, self.root, self.labels(split))
+                self.add_label_faults(faults, split)
             faults.raise_if_any(str(self.root))
             if resolved[1].values == (0, 255):
                 logger.warning(
@@ -237,6 +233,19 @@ class Folder(Source):
         faults = Faults()
         faults.add(kind, found)
         return DatasetError(str(self.root), list(faults))
+
+
+def _proposal(colors: Sequence[Color]) -> str:
+    """What to write for RGB label maps."""
+    content = {
+        "classes": [f"class_{index}" for index in range(len(colors))],
+        "colors": [list(color) for color in colors],
+    }
+    return (
+        f"{EXPECTED['label map not one-channel']}; or the colours of RGB label maps in a "
+        f"dataset.json, such as {json.dumps(content)}, with those that are no class in "
+        '"ignore_colors" instead'
+    )
 
 
 def _labels_of(path: Path, code: LabelCode, colors: ColorCode | None) -> np.ndarray:

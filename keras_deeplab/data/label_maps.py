@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from PIL import Image
 
 from keras_deeplab.data.decoding import check_regular, load, open_image, read_file
 from keras_deeplab.data.faults import FileFault
-from keras_deeplab.data.formats import MAX_PIXELS, NUMPY_SIGNATURE
+from keras_deeplab.data.formats import MAX_PIXELS, NUMPY_SIGNATURE, PILLOW_ERRORS
 from keras_deeplab.data.orientation import stored_orientation, turned
 
 Color = tuple[int, int, int]
 SHOWN_COLORS = 20
+# What NumPy raises on headers that it cannot read.
+_BAD_HEADER = (*PILLOW_ERRORS, TokenError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _array(path: Path) -> np.ndarray:
     """Opens an .npy file without reading its values, so that its header cannot ask for memory."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, RecursionError, MemoryError, OverflowError) as error:
+    except _BAD_HEADER as error:
         early = "greater than file size" in str(error) or "EOF" in str(error)
         kind = "truncated file" if early else "unreadable file"
         raise FileFault(kind, f"{path.stat().st_size} bytes, {error}") from error
@@ -164,7 +167,8 @@ def _array(path: Path) -> np.ndarray:
 
 def _integers(values: np.ndarray) -> np.ndarray:
     """Returns wide integers, or floats that are integral, as uint8."""
-    narrow = values.astype(np.uint8)
+    with np.errstate(invalid="ignore"):
+        narrow = values.astype(np.uint8)
     if not np.array_equal(narrow, values):
         integral = values.dtype.kind != "f" or bool((values == np.round(values)).all())
         found = f"{values.dtype} values from {values.min()} to {values.max()}"
