@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_deeplab.data.decoding import decode_image
+from keras_deeplab.data.exif_in_graph import jpeg_orientation, turned
 from keras_deeplab.inference import label_dtype, logits_spec
 from keras_deeplab.verification import (
     ENCODED_CHANNELS,
@@ -36,9 +37,11 @@ def saved_model(
 
     - `serving_default` takes `images`, uint8 `(batch, height, width, channels)` in 0..255, of any
       batch, height and width that the model leaves open.
-    - `serving_encoded` takes `encoded`, a string tensor `(batch,)` of JPEG or PNG files (palette,
-      grey and alpha too), all of one size: other requests are refused with a message. It is
-      written for models of 1 or 3 channels.
+    - `serving_encoded` takes `encoded`, a string tensor `(batch,)` of JPEG, PNG, WebP or BMP files
+      (24 or 32 bits, uncompressed), all of one size: other requests are refused with a message.
+      Pixels are those that training reads, but a graph has no TIFF and no BMP with a palette. A
+      JPEG is turned by its EXIF orientation, as `predict` does, and the outputs have the turned
+      size; PNG and WebP are taken as they are stored. It is written for models of 1 or 3 channels.
 
     The export is written beside `path`, verified there (see `verify`) and then renamed, so that
     nothing unfinished or wrong is ever at `path`.
@@ -129,15 +132,19 @@ def _write(model: keras.Model, path: Path) -> None:
 
 
 def _decoded(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes a batch of encoded photographs of one size."""
+    """Decodes a batch of encoded photographs of one size, as viewers show them."""
+
+    def upright(photograph: tf.Tensor) -> tf.Tensor:
+        return turned(decode_image(photograph, channels), jpeg_orientation(photograph))
+
     count = tf.debugging.Assert(
         tf.size(encoded) > 0, ["encoded must hold at least one photograph; received none"]
     )
     with tf.control_dependencies([count]):
-        first = tf.shape(decode_image(encoded[0], channels))
+        first = tf.shape(upright(encoded[0]))
 
     def one(photograph: tf.Tensor) -> tf.Tensor:
-        pixels = decode_image(photograph, channels)
+        pixels = upright(photograph)
         size = tf.shape(pixels)
         rule = "encoded must hold photographs of one size; received heights, widths and channels"
         check = tf.debugging.Assert(tf.reduce_all(size == first), [rule, first, "and", size])

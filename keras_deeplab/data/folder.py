@@ -65,16 +65,24 @@ class Folder(Source):
     """A folder of photographs and label maps.
 
     The folder holds `train`, `val` and `test` (those that are needed), each with `images` and
-    `labels`; `images/NAME.jpg` (or .jpeg, .png, .bmp) belongs to `labels/NAME.png`. Label maps have
-    one 8-bit channel, or a palette whose indices are the labels; 255 is ignored. Grey photographs
-    become RGB, alpha is dropped, and pixels are used as stored (no EXIF turning). Hidden files and
-    Thumbs.db or desktop.ini are passed over; any other file of another type is a fault.
+    `labels`; `images/NAME.jpg` belongs to `labels/NAME.png`. Images are JPEG, PNG, BMP, WebP or
+    TIFF files, of at most 179 megapixels: grey ones become RGB, alpha is dropped, of 16 bits the
+    upper 8 are used (values that fit into 12 bits are a fault: they would be all but black). An
+    EXIF orientation is applied, unless only the stored size is the label map's; `data.audit` says
+    what was done. Files that are cut, or end in zeros, are faults.
+
+    Label maps are PNG, TIFF, BMP or .npy files of one channel with values up to 255, or of a
+    palette whose indices are the labels; 255 is ignored. RGB ones take their labels from the
+    colours in dataset.json. Hidden files and Thumbs.db or desktop.ini are passed over; any other
+    file of another type is a fault.
 
     An optional `dataset.json` says what cannot be seen in the files: `"classes"` (names),
-    `"colors"` (`[red, green, blue]` each), `"ignore_label"` (one mask value or a list, 255 if
-    absent) and `"values"` (the mask values of the classes in order, such as `[0, 255]`). Without
-    it the label maps are scanned: values 0, 1, 2, ... are the labels, and masks of exactly 0 and
-    255 have two classes.
+    `"colors"` (`[red, green, blue]` each, for pictures and for RGB label maps), `"ignore_colors"`
+    (colours of RGB label maps that are ignored, such as `[[224, 224, 192]]` in PASCAL VOC's; any
+    other colour is a fault), `"ignore_label"` (one mask value or a list, 255 if absent) and
+    `"values"` (the mask values of the classes in order, such as `[0, 255]`). Without it the label
+    maps are scanned: values 0, 1, 2, ... are the labels, and masks of exactly 0 and 255 have two
+    classes.
 
     Args:
         root: The folder.

@@ -9,8 +9,8 @@ from keras_deeplab.data.formats import PILLOW_ERRORS
 
 UPRIGHT = 1
 _INVERSE = {6: 8, 8: 6}  # all others are their own
-_MIRRORED = (2, 3, 6, 7)
-_UPSIDE_DOWN = (3, 4, 7, 8)
+MIRRORED = (2, 3, 6, 7)
+UPSIDE_DOWN = (3, 4, 7, 8)
 
 
 def stored_orientation(image: Image.Image, encoded: bytes) -> int:
@@ -34,8 +34,8 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation == UPRIGHT:
         return pixels
     pixels = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
-    pixels = pixels[:, ::-1] if orientation in _MIRRORED else pixels
-    return np.ascontiguousarray(pixels[::-1] if orientation in _UPSIDE_DOWN else pixels)
+    pixels = pixels[:, ::-1] if orientation in MIRRORED else pixels
+    return np.ascontiguousarray(pixels[::-1] if orientation in UPSIDE_DOWN else pixels)
 
 
 def as_stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
