@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import uuid
@@ -131,12 +132,20 @@ def _write(model: keras.Model, path: Path) -> None:
     archive.write_out(path, verbose=False)
 
 
-def _decoded(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes a batch of encoded photographs of one size, as viewers show them."""
+@functools.cache  # traced once, however many models are exported
+def _upright(channels: int) -> tf.types.experimental.PolymorphicFunction:
+    """Returns the function that decodes one encoded photograph, as viewers show it."""
 
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
     def upright(photograph: tf.Tensor) -> tf.Tensor:
         return turned(decode_image(photograph, channels), jpeg_orientation(photograph))
 
+    return upright
+
+
+def _decoded(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    """Decodes a batch of encoded photographs of one size, as viewers show them."""
+    upright = _upright(channels)
     count = tf.debugging.Assert(
         tf.size(encoded) > 0, ["encoded must hold at least one photograph; received none"]
     )

@@ -17,6 +17,7 @@ import tensorflow as tf
 from PIL import Image, ImageFile
 
 from keras_deeplab.data import jpeg
+from keras_deeplab.data.exif_in_graph import bytes_at
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import (
     MAX_PIXELS,
@@ -290,8 +291,7 @@ def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
     The pixels are those of `read_picture`. Formats that are not in the list, and those that a graph
     cannot decode (TIFF, BMP with a palette), are an InvalidArgumentError.
     """
-    header = tf.strings.substr(tf.strings.join([encoded, bytes(_HEADER)]), 0, _HEADER)
-    header = tf.cast(tf.io.decode_raw(header, tf.uint8), tf.int32)
+    header = bytes_at(encoded, tf.constant(0), _HEADER)
 
     def holds(position: int, *values: int) -> tf.Tensor:
         return tf.reduce_all(header[position : position + len(values)] == values)

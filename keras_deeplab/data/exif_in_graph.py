@@ -23,14 +23,14 @@ def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
     def next_segment(position: tf.Tensor, tiff: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         del tiff
-        head = _bytes(encoded, position, 10)
+        head = bytes_at(encoded, position, 10)
         length = 256 * head[2] + head[3]
         found = (head[1] == 0xE1) & tf.reduce_all(head[4:] == list(b"Exif\0\0"))
         image_data = (head[1] == 0xDA) | (head[1] == 0xD9)
         last = found | image_data | (head[0] != 0xFF) | (length < 2)
         return tf.where(last, -1, position + 2 + length), tf.where(found, position + 10, -1)
 
-    is_jpeg = tf.reduce_all(_bytes(encoded, tf.constant(0), 2) == [0xFF, 0xD8])
+    is_jpeg = tf.reduce_all(bytes_at(encoded, tf.constant(0), 2) == [0xFF, 0xD8])
     start = tf.where(is_jpeg, 2, -1)
     _, tiff = tf.while_loop(
         searching, next_segment, (start, tf.constant(-1)), maximum_iterations=_SEGMENTS
@@ -50,7 +50,7 @@ def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 def _orientation(encoded: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
     """Looks the orientation up in the first directory of the EXIF data that begin at `tiff`."""
-    header = _bytes(encoded, tiff, 8)
+    header = bytes_at(encoded, tiff, 8)
     little = header[0] == ord("I")
 
     def number(digits: tf.Tensor) -> tf.Tensor:
@@ -59,7 +59,7 @@ def _orientation(encoded: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(digits * [256**power for power in range(digits.shape[-1])], -1)
 
     offset = tf.minimum(number(header[4:]), 2**30)  # positions are int32
-    directory = _bytes(encoded, tiff + tf.cast(offset, tf.int32), 2 + 12 * _ENTRIES)
+    directory = bytes_at(encoded, tiff + tf.cast(offset, tf.int32), 2 + 12 * _ENTRIES)
     entries = tf.reshape(directory[2:], (_ENTRIES, 12))
     used = tf.range(_ENTRIES, dtype=tf.int64) < number(directory[:2])
     matching = used & (number(entries[:, :2]) == _TAG)
@@ -68,7 +68,7 @@ def _orientation(encoded: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
     return tf.where(valid, tf.cast(value, tf.int32), UPRIGHT)
 
 
-def _bytes(encoded: tf.Tensor, start: tf.Tensor, count: int) -> tf.Tensor:
+def bytes_at(encoded: tf.Tensor, start: tf.Tensor, count: int) -> tf.Tensor:
     """Returns `count` bytes from `start` on as int32, zeros behind the end of the file."""
     start = tf.clip_by_value(start, 0, tf.strings.length(encoded))
     piece = tf.strings.join([tf.strings.substr(encoded, start, count), bytes(count)])
