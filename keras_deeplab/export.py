@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import uuid
@@ -13,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from keras_deeplab.data.decoding import decode_image
+from keras_deeplab.data.exif_in_graph import jpeg_orientation, turned
 from keras_deeplab.inference import label_dtype, logits_spec
 from keras_deeplab.verification import (
     ENCODED_CHANNELS,
@@ -43,9 +45,11 @@ def saved_model(
 
     - `serving_default` takes `images`, uint8 `(batch, height, width, channels)` in 0..255, of any
       batch, height and width that the model leaves open.
-    - `serving_encoded` takes `encoded`, a string tensor `(batch,)` of JPEG or PNG files (palette,
-      grey and alpha too), all of one size: other requests are refused with a message. It is
-      written for models of 1 or 3 channels.
+    - `serving_encoded` takes `encoded`, a string tensor `(batch,)` of JPEG, PNG, WebP or BMP files
+      (24 or 32 bits, uncompressed), all of one size: other requests are refused with a message.
+      Pixels are those that training reads, but a graph has no TIFF and no BMP with a palette. A
+      JPEG is turned by its EXIF orientation, as `predict` does, and the outputs have the turned
+      size; PNG and WebP are taken as they are stored. It is written for models of 1 or 3 channels.
 
     A request of another rank or shape, an empty one and one of more than `max_pixels` pixels is
     refused inside the graph, before anything is computed: servers hold no request against the
@@ -233,12 +237,24 @@ def _declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
     return tf.case(cases, default=lambda: tf.constant(0.0, tf.float64))
 
 
+@functools.cache  # traced once, however many models are exported
+def _upright(channels: int) -> tf.types.experimental.PolymorphicFunction:
+    """Returns the function that decodes one encoded photograph, as viewers show it."""
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+    def upright(photograph: tf.Tensor) -> tf.Tensor:
+        return turned(decode_image(photograph, channels), jpeg_orientation(photograph))
+
+    return upright
+
+
 def _decoded(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes a batch of encoded photographs of one size."""
-    first = tf.shape(decode_image(encoded[0], channels))
+    """Decodes a batch of encoded photographs of one size, as viewers show them."""
+    upright = _upright(channels)
+    first = tf.shape(upright(encoded[0]))
 
     def one(photograph: tf.Tensor) -> tf.Tensor:
-        pixels = decode_image(photograph, channels)
+        pixels = upright(photograph)
         size = tf.shape(pixels)
         rule = "encoded must hold photographs of one size; received heights, widths and channels"
         check = tf.debugging.Assert(tf.reduce_all(size == first), [rule, first, "and", size])

@@ -15,7 +15,9 @@ import PIL.Image
 import tensorflow as tf
 
 from keras_deeplab.boundary import BoundaryScores
-from keras_deeplab.data.decoding import decode_image
+from keras_deeplab.data.decoding import read_picture
+from keras_deeplab.data.faults import FileFault
+from keras_deeplab.data.formats import FORMATS, listed
 from keras_deeplab.graph.network import all_layers
 from keras_deeplab.metrics import SegmentationMetrics, by_name, scores
 
@@ -103,11 +105,12 @@ def predict(model: keras.Model, image: Image) -> np.ndarray:
 
     Args:
         model: Segmentation model on pixels in 0..255; any input size that the model takes.
-        image: Path of a JPEG, PNG or BMP file, or an array or `PIL.Image`: `(height, width, 3)`,
-            `(height, width)`, `(height, width, 1)` or with a batch axis in front
-            `(batch, height, width, 3 or 1)`; uint8, or another dtype with values in 0..255.
-            One channel is repeated where the model takes three. An EXIF orientation is not
-            applied, as in training.
+        image: Path of a JPEG, PNG, BMP, WebP or TIFF file, or an array or `PIL.Image`:
+            `(height, width, 3)`, `(height, width)`, `(height, width, 1)` or with a batch axis in
+            front `(batch, height, width, 3 or 1)`; uint8, or another dtype with values in 0..255.
+            One channel is repeated where the model takes three. The EXIF orientation of a file is
+            applied, so that the labels lie as viewers show the photograph; arrays and a
+            `PIL.Image` are taken as they are.
 
     Returns:
         Labels `(height, width)`, or `(batch, height, width)` for a batch; uint8, or int32 above
@@ -193,23 +196,23 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
     """Reads a photograph as the training pipeline does.
 
     Args:
-        path: A JPEG, PNG or BMP file.
+        path: A JPEG, PNG, BMP, WebP or TIFF file.
         channels: 1 or 3; palettes become colours, alpha is dropped, 16-bit samples keep their upper
-            byte, an EXIF orientation is not applied.
+            byte, and an EXIF orientation is applied, so that the pixels lie as viewers show them.
 
     Returns:
         Pixels uint8 `(height, width, channels)`.
 
     Raises:
-        ValueError: If there is no such file, or it cannot be read or decoded.
+        ValueError: If there is no such file, or it cannot be read or decoded as a whole.
     """
     _check_is_file(path)
     try:
-        return decode_image(Path(path).read_bytes(), channels).numpy()
-    except (OSError, tf.errors.InvalidArgumentError) as error:
+        return read_picture(Path(path), channels).upright
+    except (FileFault, OSError) as error:
+        formats = listed(tuple(kind.name for kind in FORMATS))
         raise ValueError(
-            "`image` must be a JPEG, PNG or BMP file. Received: "
-            f"image={os.fspath(path)!r}: {getattr(error, 'message', error)}"
+            f"`image` must be a {formats} file. Received: image={os.fspath(path)!r}: {error}"
         ) from error
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from keras_deeplab import export
 from keras_deeplab.export import ExportError
+from keras_deeplab.inference import predict
 
 
 @keras.saving.register_keras_serializable(package="test_export")
@@ -143,8 +144,47 @@ def test_serving_encoded_refuses_with_a_message(exported):
         serve(encoded=tf.constant(mixed))
     with pytest.raises(tf.errors.InvalidArgumentError, match="at least one photograph"):
         serve(encoded=tf.constant([], tf.string))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"[Uu]nknown image file format"):
-        serve(encoded=tf.constant([b"no picture"]))
+
+
+@pytest.mark.parametrize("kind", ["text", "nothing", "GIF", "TIFF", "BMP", "half a PNG", "12 bits"])
+def test_serving_encoded_takes_what_training_reads_and_goes_on(exported, kind):
+    """Formats that training refuses, or a graph cannot decode, are errors that name the others."""
+    model, _, signatures = exported
+    serve, color = signatures["serving_encoded"], pictures((21, 34, 3))
+    palette = Image.fromarray(color).convert("P" if kind == "BMP" else "RGB")
+    file = io.BytesIO()
+    if kind in ("GIF", "TIFF", "BMP"):
+        palette.save(file, kind)
+    other = {
+        "text": b"no picture",
+        "half a PNG": png(color)[:300],
+        "12 bits": png(color[..., 0].astype(np.uint16) * 16),
+    }
+    message = {"half a PNG": "", "12 bits": "values up to"}.get(kind, "JPEG, PNG, WebP .* or BMP")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        serve(encoded=tf.constant([png(color), other.get(kind, file.getvalue())]))
+    answer = serve(encoded=tf.constant([png(color)]))
+    np.testing.assert_allclose(answer["probabilities"], expected(model, color[None]), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "BMP"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_serving_encoded_takes_webp_and_bmp(exported, kind, mode):
+    model, _, signatures = exported
+    color, file = pictures((21, 34, 3)), io.BytesIO()
+    Image.fromarray(color).convert(mode).save(file, kind, lossless=True)
+    answer = signatures["serving_encoded"](encoded=tf.constant([file.getvalue()]))
+    np.testing.assert_allclose(answer["probabilities"], expected(model, color[None]), atol=1e-5)
+
+
+def test_serving_encoded_turns_a_portrait_as_predict_does(exported, tmp_path):
+    model, _, signatures = exported
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pictures((21, 34, 3))).save(tmp_path / "a.jpg", exif=exif)
+    answer = signatures["serving_encoded"](encoded=tf.constant([(tmp_path / "a.jpg").read_bytes()]))
+    assert answer["labels"].shape == (1, 34, 21)
+    np.testing.assert_array_equal(answer["labels"][0], predict(model, tmp_path / "a.jpg"))
 
 
 def chunk(kind, data):

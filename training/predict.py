@@ -68,7 +68,7 @@ def photographs(given: Sequence[Path]) -> list[Path]:
         found += inside
     missing = [str(path) for path in found if not path.is_file()]
     if missing:
-        raise ValueError(f"--images: no such file: {', '.join(missing)}.")
+        raise ValueError(f"--images: no such file, or not a regular one: {', '.join(missing)}.")
     stems = [path.stem for path in found]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:

@@ -6,8 +6,8 @@ from keras_deeplab.data.audit import audit
 from keras_deeplab.data.augment import augment
 from keras_deeplab.data.class_folders import ClassFolders, ClassSource, classification_dataset
 from keras_deeplab.data.faults import DatasetError, Fault
-from keras_deeplab.data.files import IMAGE_SUFFIXES
 from keras_deeplab.data.folder import Folder
+from keras_deeplab.data.formats import IMAGE_SUFFIXES
 from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.pipeline import batch_names, evaluation_dataset, training_dataset
 from keras_deeplab.data.report import Report, SplitReport

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_deeplab.data.decoding import ImageFacts, LabelFacts, image_facts
+from keras_deeplab.data.decoding import ImageFacts, image_facts
 from keras_deeplab.data.faults import DatasetError, Faults, FileFault
 from keras_deeplab.data.files import check_root
 from keras_deeplab.data.folder import Folder, add_file_faults, map_files
@@ -17,6 +17,8 @@ from keras_deeplab.data.label_codes import (
     check_undeclared_ignored,
     needs_scan,
 )
+from keras_deeplab.data.label_maps import LabelFacts
+from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.data.report import Report, SplitReport
 from keras_deeplab.data.source import DatasetInfo, Source
 
@@ -111,8 +113,10 @@ def _audit_source(
             faults.add("empty split", f"{split}: no images")
         for name, (image, label) in zip(names, pairs, strict=True):
             shown = f"{split}/{name}"
-            if image.shape[:2] != label.shape:
-                _add_size_fault(faults, shown, ImageFacts(image.shape[:2]), label.shape)
+            try:
+                ImageFacts(image.shape[:2]).orientation_for(label.shape)
+            except FileFault as fault:
+                faults.add(fault.kind, f"{shown}: {fault.found}")
             counts = np.bincount(label.reshape(-1), minlength=256)
             _add_value_fault(faults, shown, counts, code)
             part.add(label.shape, counts)
@@ -152,19 +156,23 @@ def _audit_split(
     labels = folder.labels(split)
     images = map_files(image_facts, [path for same in files.images.values() for path in same])
     add_file_faults(faults, folder.root, images)
-    add_file_faults(faults, folder.root, labels)
+    folder.add_label_faults(faults, split)
     good = {path: facts for path, facts in labels.items() if isinstance(facts, LabelFacts)}
     for path, facts in good.items() if code else ():
         _add_value_fault(faults, _shown(folder, path), facts.counts, code)
+    pairs = []
     for _, image_path, label_path in files.pairs():
         image, label = images[image_path], labels[label_path]
         if isinstance(image, FileFault) or isinstance(label, FileFault):
             continue
-        if image.size != label.size:
-            _add_size_fault(faults, _shown(folder, image_path), image, label.size)
+        try:
+            image.orientation_for(label.size)
+            pairs.append((image, label.size))
+        except FileFault as fault:
+            faults.add(fault.kind, f"{_shown(folder, image_path)}: {fault.found}")
         if code:
             part.add(label.size, np.bincount(code.table, label.counts, 256).astype(np.int64))
-    warnings += _image_warnings(split, images)
+    warnings += _image_warnings(split, pairs)
     return good
 
 
@@ -178,22 +186,6 @@ def _add_value_fault(faults: Faults, shown: str, counts: np.ndarray, code: Label
         listed = ", ".join(f"{value} ({counts[value]} pixels)" for value in wrong[:5])
         more = f" and {wrong.size - 5} other values" * (wrong.size > 5)
         faults.add("label value out of range", f"{shown}: {listed}{more}", str(code))
-
-
-def _add_size_fault(
-    faults: Faults, shown: str, image: ImageFacts, label_size: tuple[int, int]
-) -> None:
-    found = f"{shown}: image {_by(image.size)}, label map {_by(label_size)}"
-    if image.upright_size == tuple(label_size):
-        found += (
-            f" (the photograph's EXIF orientation {image.orientation} turns it to that size; "
-            "pixels are used as stored, so save it turned)"
-        )
-    faults.add("sizes differ", found)
-
-
-def _by(size: Sequence[int]) -> str:
-    return f"{size[1]}x{size[0]}"
 
 
 def _check_ignored(
@@ -226,17 +218,33 @@ def _check_labelled(parts: dict[str, _Census], faults: Faults) -> None:
             faults.add("nothing labelled", f"{split}: all pixels of all label maps are ignored")
 
 
-def _image_warnings(split: str, images: dict[Path, ImageFacts | FileFault]) -> Iterator[str]:
-    good = [facts for facts in images.values() if isinstance(facts, ImageFacts)]
-    turned = sum(facts.orientation != 1 for facts in good)
-    if turned:
-        yield (
-            f"{split}: {turned} photographs carry an EXIF orientation; their pixels are used as "
-            "stored, so check that the label maps lie the same way"
-        )
-    deep = sum(facts.bits > 8 for facts in good)
+def _image_warnings(
+    split: str, pairs: Sequence[tuple[ImageFacts, tuple[int, int]]]
+) -> Iterator[str]:
+    """What was done with EXIF orientations and 16-bit samples."""
+    marked = [(image, size) for image, size in pairs if image.orientation != UPRIGHT]
+    told = [(image, size) for image, size in marked if image.size != image.upright_size]
+    turned = sum(image.orientation_for(size) != UPRIGHT for image, size in told)
+    for count, what in (
+        (turned, "are turned by their EXIF orientation, as their label maps are"),
+        (
+            len(told) - turned,
+            "are used as stored in spite of their EXIF orientation, as their label maps are",
+        ),
+        (
+            len(marked) - len(told),
+            "are turned by their EXIF orientation, which keeps their size: check that their label "
+            "maps lie as viewers show the images",
+        ),
+    ):
+        if count:
+            yield f"{split}: {count} images {what}"
+    deep = [image.largest for image, _ in pairs if image.bits > 8]
     if deep:
-        yield f"{split}: {deep} images have 16 bits a channel, of which the upper 8 are used"
+        yield (
+            f"{split}: {len(deep)} images have 16 bits a channel, of which the upper 8 are used; "
+            f"the largest value is {max(deep)} of 65535"
+        )
 
 
 def _palette_warning(root: Path, labels: dict[Path, LabelFacts]) -> Iterator[str]:

@@ -6,12 +6,14 @@ import abc
 import os
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.data.decoding import decode_image, image_facts
+from keras_deeplab.data.decoding import image_facts, named, read_picture
 from keras_deeplab.data.faults import DatasetError, Fault, Faults
-from keras_deeplab.data.files import IMAGE_SUFFIXES, is_utf8, one_form, visible
+from keras_deeplab.data.files import is_utf8, one_form, visible
 from keras_deeplab.data.folder import add_file_faults, map_files
+from keras_deeplab.data.formats import IMAGE_SUFFIXES
 from keras_deeplab.data.source import Splits
 
 SPLITS = ("train", "val")
@@ -57,9 +59,9 @@ class ClassFolders(ClassSource):
     """A folder of images in folders of their classes.
 
     The folder holds `train` and `val`, and each of them one folder for each class with its images
-    (.jpg, .jpeg, .png, .bmp), of any names and sizes. The classes are the names of the folders in
-    `train`, sorted. Grey images become RGB, alpha is dropped, and pixels are used as stored (no
-    EXIF turning). Hidden files and Thumbs.db or desktop.ini are passed over.
+    (.jpg, .jpeg, .png, .bmp, .webp, .tif or .tiff), of any names and sizes. The classes are the
+    names of the folders in `train`, sorted. Grey images become RGB, alpha is dropped, and an EXIF
+    orientation is applied. Hidden files and Thumbs.db or desktop.ini are passed over.
 
     Args:
         root: The folder.
@@ -96,12 +98,18 @@ class ClassFolders(ClassSource):
         paths, labels = zip(*self._pairs(split), strict=True)
         if numbers is None:
             numbers = tf.data.Dataset.range(len(paths))
-        files, classes = tf.constant(list(map(str, paths))), tf.constant(labels, tf.int32)
-        return numbers.map(
-            lambda number: (decode_image(tf.io.read_file(files[number])), classes[number]),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
+        files, classes = tf.constant(list(map(os.fsencode, paths))), tf.constant(labels, tf.int32)
+
+        def read(path: bytes) -> np.ndarray:
+            path = Path(os.fsdecode(path))
+            with named(path):
+                return read_picture(path).upright
+
+        def decode(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            image = tf.numpy_function(read, [files[number]], tf.uint8, stateful=False)
+            return tf.ensure_shape(image, (None, None, 3)), classes[number]
+
+        return numbers.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     def audit(self) -> dict[str, dict[str, int]]:
         """Decodes every image, in a pool of threads.

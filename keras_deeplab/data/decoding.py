@@ -1,133 +1,337 @@
+"""From image files to pixels: for training, the audit, `predict` and exported models."""
+
 from __future__ import annotations
 
 import io
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageFile
 
+from keras_deeplab.data import jpeg
+from keras_deeplab.data.exif_in_graph import bytes_at
 from keras_deeplab.data.faults import FileFault
+from keras_deeplab.data.formats import (
+    MAX_PIXELS,
+    PILLOW_ERRORS,
+    Format,
+    foreign_name,
+    format_of,
+)
+from keras_deeplab.data.orientation import (
+    UPRIGHT,
+    as_stored,
+    stored_orientation,
+    turned,
+    turned_size,
+)
 
-Color = tuple[int, int, int]
-EXIF_ORIENTATION = 0x0112
+# Values up to here are those of a camera with 12 bits or less, all but black in 16.
+FEW_BITS = 2**12 - 1
+# Tags of TIFF: of bits per sample, of where strips and tiles lie and their bytes.
+_BITS_PER_SAMPLE = 258
+_TIFF_DATA = ((273, 279), (324, 325))
+_HEADER = 34  # bytes of a file that tell its format
+_pillow_filters = threading.Lock()
+_SPECIAL = {
+    "a folder": stat.S_ISDIR,
+    "a named pipe": stat.S_ISFIFO,
+    "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
+    "a socket": stat.S_ISSOCK,
+}
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Size `(height, width)`, EXIF orientation (1 is upright) and bits per channel."""
+    """Stored size `(height, width)`, EXIF orientation (1 is upright) and bits per channel.
+
+    `largest` is the largest value where a channel has 16 bits, else 0.
+    """
 
     size: tuple[int, int]
-    orientation: int = 1
+    orientation: int = UPRIGHT
     bits: int = 8
+    largest: int = 0
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """The size after turning the photograph as its EXIF orientation asks."""
-        return self.size[::-1] if self.orientation >= 5 else self.size
+        """The size as viewers show the image, turned by its EXIF orientation."""
+        return turned_size(self.size, self.orientation)
+
+    def orientation_for(self, label_size: tuple[int, int]) -> int:
+        """Returns the orientation to apply to the image beside a label map of a size.
+
+        The image is turned as viewers and annotation tools show it, unless only the stored size
+        is the label map's. Raises a FileFault where neither is.
+        """
+        for size, orientation in ((self.upright_size, self.orientation), (self.size, UPRIGHT)):
+            if tuple(label_size) == size:
+                return orientation
+        found = f"image {_by(self.size)}, label map {_by(label_size)}"
+        if self.upright_size != self.size:
+            found += f" (the image is {_by(self.upright_size)} turned by its EXIF orientation)"
+        raise FileFault("sizes differ", found)
 
 
 @dataclass(frozen=True)
-class LabelFacts:
-    """Size `(height, width)`, number of pixels of each of the 256 values, palette if any."""
+class Picture:
+    """A decoded image: stored pixels uint8 `(height, width, channels)`, and its facts."""
 
-    size: tuple[int, int]
-    counts: np.ndarray
-    palette: tuple[Color, ...] = ()
+    pixels: np.ndarray
+    facts: ImageFacts
+
+    def beside(self, label_size: tuple[int, int]) -> np.ndarray:
+        """Returns the pixels that belong to a label map of a size; see `orientation_for`."""
+        return turned(self.pixels, self.facts.orientation_for(label_size))
+
+    @property
+    def upright(self) -> np.ndarray:
+        """The pixels as viewers show the image."""
+        return turned(self.pixels, self.facts.orientation)
 
 
-def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
-    """Decodes JPEG, PNG or BMP bytes to uint8 `(height, width, channels)`, 3 (RGB) or 1 (grey).
+def read_picture(path: Path, channels: int = 3, thorough: bool = False) -> Picture:
+    """Decodes an image file, or raises a FileFault or an OSError.
 
-    One channel becomes three, a palette its colours, alpha is dropped, 16-bit samples keep their
-    upper byte, and an EXIF orientation is not applied: label maps are drawn on the pixels as
-    stored.
+    Args:
+        path: A file of one of the formats in `formats.FORMATS`.
+        channels: 3 (RGB) or 1 (grey). One channel becomes three, a palette its colours, alpha is
+            dropped, and 16-bit samples keep their upper byte.
+        thorough: As in `jpeg.check_whole`.
     """
-    image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, channels))
+    encoded = read_file(path)
+    kind, image = open_image(encoded)
+    with image:
+        orientation = stored_orientation(image, encoded)
+        size = turned_size(image.size[::-1], orientation if kind.name == "TIFF" else UPRIGHT)
+        decode = _decoded_by_tensorflow if kind.tensorflow else _decoded_by_pillow
+        pixels, bits, largest = decode(kind, image, encoded, channels)
+    if kind.name == "JPEG":
+        try:
+            jpeg.check_whole(encoded, pixels, thorough)
+        except jpeg.EarlyEnd as error:
+            raise FileFault("truncated file", f"{len(encoded)} bytes, {error}") from error
+    if kind.name == "TIFF":  # which Pillow has turned
+        pixels = as_stored(pixels, orientation)
+    if 0 < largest <= FEW_BITS:
+        raise FileFault("16-bit image of few values", f"values up to {largest}")
+    return Picture(pixels, ImageFacts(size, orientation, bits, largest))
 
 
 def image_facts(path: Path) -> ImageFacts:
     """Decodes a whole image file as training will and returns its facts, or raises a FileFault."""
-    encoded = path.read_bytes()
-    with _open(encoded) as image:
-        size, mode, kind = image.size[::-1], image.mode, image.format
-        # Pillow would decode a whole PNG to look for EXIF behind its pixels.
-        exif = image.getexif() if kind in ("JPEG", "MPO") else {}
-        if kind not in ("JPEG", "MPO", "PNG", "BMP"):
-            raise FileFault("unreadable file", f"{kind} data in a file named {path.suffix}")
-        if kind == "BMP" and mode not in ("RGB", "RGBA", "L"):
-            # TensorFlow takes the palette's indices for grey values without a word.
-            raise FileFault("image of unsupported mode", f"BMP with a palette (mode {mode})")
-        try:
-            decode_image(encoded)
-        except (tf.errors.OpError, ValueError) as error:
-            _load(image, encoded)
-            raise FileFault("image of unsupported mode", f"{kind} of mode {mode}") from error
-    return ImageFacts(size, exif.get(EXIF_ORIENTATION, 1), 16 if mode.startswith("I") else 8)
-
-
-def read_label(path: Path) -> tuple[np.ndarray, tuple[Color, ...]]:
-    """Reads a label map: its values uint8 `(height, width)`, and the palette if it has one.
-
-    The indices of a palette PNG are its values (TensorFlow would return their colours). A 1-bit
-    mask has the values 0 and 255, as every viewer shows it.
-    """
-    encoded = path.read_bytes()
-    with _open(encoded) as image:
-        if image.format in ("JPEG", "MPO"):
-            raise FileFault("JPEG label map", "JPEG data in a file named .png")
-        if image.format != "PNG":
-            raise FileFault("unreadable file", f"{image.format} data in a file named .png")
-        if image.mode not in ("L", "P", "1"):
-            raise FileFault("label map not one-channel", f"mode {image.mode}")
-        _load(image, encoded)
-        values = np.asarray(image)
-        flat = image.getpalette("RGB") or [] if image.mode == "P" else []
-    if values.dtype == bool:
-        values = values.astype(np.uint8) * 255
-    return values, tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
-
-
-def label_facts(path: Path) -> LabelFacts:
-    """Decodes a whole label map and returns its facts, or raises a FileFault."""
-    values, palette = read_label(path)
-    return LabelFacts(values.shape, np.bincount(values.reshape(-1), minlength=256), palette)
+    return read_picture(path, thorough=True).facts
 
 
 def stored_size(path: Path) -> tuple[int, int]:
     """Returns `(height, width)` from an image file's header."""
-    with Image.open(path) as image:
+    check_regular(path)
+    with path.open("rb") as file, open_image(file)[1] as image:
         return image.size[::-1]
 
 
-def _open(encoded: bytes) -> Image.Image:
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Puts a file's name into what goes wrong in the block: a ValueError."""
     try:
-        return Image.open(io.BytesIO(encoded))
+        yield
+    except (FileFault, OSError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_file(path: Path) -> bytes:
+    """Returns the bytes of a regular file; raises a FileFault where it is none."""
+    check_regular(path)
+    return path.read_bytes()
+
+
+def check_regular(path: Path) -> None:
+    """Raises a FileFault unless a path is a regular file: to open a pipe may wait for ever."""
+    if path.is_symlink() and not path.exists():
+        raise FileFault("not a regular file", "a link to nothing")
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kinds = [name for name, test in _SPECIAL.items() if test(mode)]
+        raise FileFault("not a regular file", kinds[0] if kinds else "something else")
+
+
+def open_image(source: bytes | BinaryIO) -> tuple[Format, ImageFile.ImageFile]:
+    """Reads the header of an image of a format in the list, without its pixels."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    head = file.read(16)
+    file.seek(0)
+    kind = format_of(head)
+    if kind is None:
+        name = foreign_name(head)
+        size = file.seek(0, io.SEEK_END)
+        found = f"{name} data" if name else f"{size} bytes that are no image"
+        raise FileFault("unreadable file", found)
+    try:
+        image = kind.plugin(file)
+        pages = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError as error:
-        raise FileFault("unreadable file", str(error)) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if _ends_early(encoded):
-            raise FileFault("truncated file", f"{len(encoded)} bytes, no whole header") from error
-        raise FileFault("unreadable file", f"{len(encoded)} bytes that are no image") from error
+        raise FileFault("image too large", f"{kind.name} image") from error
+    except PILLOW_ERRORS as error:
+        size = file.seek(0, io.SEEK_END)
+        if isinstance(source, bytes) and ends_early(source):
+            raise FileFault("truncated file", f"{size} bytes, no whole header") from error
+        raise FileFault("unreadable file", f"{size} bytes that are no image") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise FileFault(
+            "image too large", f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
+        )
+    if pages > 1:
+        raise FileFault("several images in a file", f"{kind.name} of {pages} images")
+    return kind, image
 
 
-def _load(image: Image.Image, encoded: bytes) -> None:
+def load(image: ImageFile.ImageFile, encoded: bytes) -> None:
     """Decodes with Pillow, which tells a file that ends too early from one that is damaged."""
     try:
+        if image.width * image.height > MAX_PIXELS // 2:
+            # The size is checked already; Pillow warns of TIFF files from half the limit on.
+            with _pillow_filters, warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image.load()
         image.load()
-    except (OSError, SyntaxError, ValueError, IndexError) as error:
-        early = _ends_early(encoded) or "truncated" in str(error)
+    except PILLOW_ERRORS as error:
+        early = ends_early(encoded) or "truncated" in str(error)
         kind = "truncated file" if early else "unreadable file"
         raise FileFault(kind, f"{len(encoded)} bytes, {error}") from error
-    if _ends_early(encoded):
+    if ends_early(encoded) or _lacks_strips(image, len(encoded)):
         raise FileFault("truncated file", f"{len(encoded)} bytes, the end of the file is missing")
 
 
-def _ends_early(encoded: bytes) -> bool:
-    """Whether a file that begins as a PNG or a JPEG lacks the end marker of its kind."""
-    if encoded.startswith(b"\x89PNG"):
-        return b"IEND\xaeB`\x82" not in encoded
-    # An embedded thumbnail has an end marker too, so only the file's own end counts.
-    return encoded.startswith(b"\xff\xd8") and b"\xff\xd9" not in encoded[-64:]
+def _lacks_strips(image: ImageFile.ImageFile, size: int) -> bool:
+    """Whether a TIFF places pixels behind its end; libtiff fills in those of JPEG strips."""
+    tags = getattr(image, "tag_v2", {})
+    return any(
+        offset + count > size
+        for offsets, counts in _TIFF_DATA
+        for offset, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)
+    )
+
+
+def ends_early(encoded: bytes) -> bool:
+    """Whether the end of a file is missing, as far as its format shows it."""
+    kind = format_of(encoded[:16])
+    if kind is not None and kind.name == "JPEG":
+        try:
+            jpeg.check_whole(encoded)
+        except jpeg.EarlyEnd:
+            return True
+    if kind is not None and kind.name == "WebP":
+        return len(encoded) < 8 + int.from_bytes(encoded[4:8], "little")
+    return encoded.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in encoded
+
+
+def _decoded_by_tensorflow(
+    kind: Format, image: ImageFile.ImageFile, encoded: bytes, channels: int
+) -> tuple[np.ndarray, int, int]:
+    """Returns stored pixels, bits per channel and the largest 16-bit value."""
+    bits, largest = 8, 0
+    try:
+        if kind.name == "PNG" and encoded[24] == 16:
+            wide = tf.io.decode_png(encoded, channels, tf.uint16).numpy()
+            bits, largest, pixels = 16, int(wide.max()), (wide >> 8).astype(np.uint8)
+        elif kind.name == "WebP":
+            # TensorFlow gives it the channels that are stored alone.
+            stored = tf.io.decode_image(encoded, expand_animations=False).numpy()[..., :3]
+            pixels = _grey(stored) if channels == 1 else stored
+        else:
+            pixels = tf.io.decode_image(encoded, channels, expand_animations=False).numpy()
+    except (tf.errors.OpError, ValueError) as error:
+        load(image, encoded)
+        found = f"{kind.name} of mode {image.mode}"
+        raise FileFault("image of unsupported mode", found) from error
+    return pixels, bits, largest
+
+
+def _decoded_by_pillow(
+    kind: Format, image: ImageFile.ImageFile, encoded: bytes, channels: int
+) -> tuple[np.ndarray, int, int]:
+    """Returns pixels as Pillow gives them, bits per channel and the largest 16-bit value."""
+    if kind.name == "BMP" and image.mode not in ("RGB", "RGBA", "L"):
+        # An exported model could not tell the palette's indices from grey values.
+        raise FileFault("image of unsupported mode", f"BMP with a palette (mode {image.mode})")
+    bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) if kind.name == "TIFF" else 8
+    load(image, encoded)
+    largest, narrow = 0, image
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image)
+        largest, narrow = int(wide.max()), Image.fromarray((wide >> 8).astype(np.uint8))
+    elif bits == 16:  # in several channels, of which Pillow keeps the upper bytes
+        largest = 256 * int(np.asarray(image).max()) + 255
+    if bits > 16 or narrow.mode.startswith(("I", "F")):
+        raise FileFault("image of unsupported mode", f"{kind.name} of mode {image.mode}")
+    try:
+        pixels = np.asarray(narrow.convert("RGB" if channels == 3 else "L"))
+    except ValueError as error:
+        raise FileFault("image of unsupported mode", f"{kind.name} of mode {image.mode}") from error
+    return pixels.reshape(*pixels.shape[:2], channels), bits, largest
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    """Returns the brightness of RGB pixels as Pillow computes it, `(height, width, 1)`."""
+    return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+
+
+def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
+    """Decodes the bytes of one image in a graph to uint8 `(height, width, channels)`, as stored.
+
+    The pixels are those of `read_picture`. Formats that are not in the list, and those that a graph
+    cannot decode (TIFF, BMP with a palette), are an InvalidArgumentError.
+    """
+    header = bytes_at(encoded, tf.constant(0), _HEADER)
+
+    def holds(position: int, *values: int) -> tf.Tensor:
+        return tf.reduce_all(header[position : position + len(values)] == values)
+
+    bmp = holds(0, *b"BM") & (holds(28, 24, 0) | holds(28, 32, 0)) & holds(30, 0, 0, 0, 0)
+    animated = holds(12, *b"VP8X") & (header[20] & 2 > 0)
+    webp = holds(0, *b"RIFF") & holds(8, *b"WEBP") & ~animated
+    png = holds(0, *b"\x89PNG")
+    rule = "encoded must hold JPEG, PNG, WebP (of one image) or BMP (24 or 32 bits, uncompressed)"
+    known = tf.debugging.Assert(
+        holds(0, 0xFF, 0xD8, 0xFF) | png | webp | bmp, [rule, "; received bytes that begin", header]
+    )
+
+    def wide() -> tf.Tensor:
+        values = tf.io.decode_png(encoded, channels, tf.uint16)
+        largest = tf.reduce_max(tf.cast(values, tf.int32))
+        few = tf.debugging.Assert(
+            (largest == 0) | (largest > FEW_BITS),
+            ["16-bit images must use the range 0..65535; received values up to", largest],
+        )
+        with tf.control_dependencies([few]):
+            return tf.cast(tf.bitwise.right_shift(values, tf.constant(8, tf.uint16)), tf.uint8)
+
+    def narrow() -> tf.Tensor:
+        return tf.io.decode_image(encoded, channels, expand_animations=False)
+
+    def of_stored_channels() -> tf.Tensor:
+        color = tf.io.decode_image(encoded, expand_animations=False)[..., :3]
+        if channels == 3:
+            return color
+        # As Pillow computes brightness, rounded.
+        grey = tf.tensordot(tf.cast(color, tf.int32), tf.constant([19595, 38470, 7471]), 1)
+        return tf.cast((grey[..., None] + 32768) // 65536, tf.uint8)
+
+    with tf.control_dependencies([known]):
+        image = tf.case(
+            [(png & (header[24] == 16), wide), (webp | bmp, of_stored_channels)], default=narrow
+        )
+    return tf.ensure_shape(image, (None, None, channels))
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -3,24 +3,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from keras_deeplab.data.formats import (
+    FORMATS,
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    MAX_PIXELS,
+    listed,
+)
+
 LISTED = 10
 
 # Kind of fault -> what was expected, in the order in which they are reported.
 EXPECTED = {
-    "bad dataset.json": 'keys "classes", "colors", "ignore_label", "values"',
+    "bad dataset.json": 'keys "classes", "colors", "ignore_colors", "ignore_label", "values"',
     "missing folder": "SPLIT/images and SPLIT/labels, SPLIT being train, val or test",
     "unknown split folder": "folders named train, val or test",
     "empty split": "at least one image with a label map",
-    "unsupported file": "images .jpg, .jpeg, .png or .bmp, label maps .png",
+    "unsupported file": f"images {listed(IMAGE_SUFFIXES)}, label maps {listed(LABEL_SUFFIXES)}",
+    "not a regular file": "regular files, or links to them",
     "duplicate name": "one file of a name, without its ending; one folder of a name, in any case",
     "file name not UTF-8": "names in UTF-8",
-    "image without label": "labels/NAME.png for every images/NAME.*",
-    "label without image": "images/NAME.* for every labels/NAME.png",
+    "image without label": "labels/NAME.* for every images/NAME.*",
+    "label without image": "images/NAME.* for every labels/NAME.*",
     "JPEG label map": "PNG, since JPEG changes label values",
-    "unreadable file": "a whole JPEG, PNG or BMP file",
+    "unreadable file": f"a whole file of {listed(tuple(kind.name for kind in FORMATS))}",
     "truncated file": "a whole file",
+    "several images in a file": "one image a file",
+    "image too large": f"at most {MAX_PIXELS / 1e6:.0f} megapixels; cut larger images into tiles",
+    "16-bit image of few values": (
+        "16-bit values in 0..65535, of which the upper 8 bits are used; multiply the values of all "
+        "images by the same factor, such as 16 for a camera of 12 bits, or store 8 bits"
+    ),
     "image of unsupported mode": "8-bit RGB or grey (BMP without a palette)",
     "label map not one-channel": "one 8-bit channel, or a palette whose indices are the labels",
+    "colour without a class": 'colours listed in dataset.json as "colors" or "ignore_colors"',
     "sizes differ": "image and label map of the same width x height",
     "label value out of range": "labels in 0..number of classes-1 or ignored",
     "nothing labelled": "pixels of the classes in every split",
@@ -66,10 +82,10 @@ class DatasetError(ValueError):
 class FileFault(ValueError):
     """One fault of one file; `Faults` collects them."""
 
-    def __init__(self, kind: str, found: str) -> None:
+    def __init__(self, kind: str, found: str, expected: str | None = None) -> None:
         self.kind = kind
         self.found = found
-        super().__init__(f"{kind}: {found} (expected: {EXPECTED[kind]})")
+        super().__init__(f"{kind}: {found} (expected: {expected or EXPECTED[kind]})")
 
 
 class Faults:
@@ -83,6 +99,10 @@ class Faults:
         """Adds one finding of a kind listed in `EXPECTED`."""
         self._found.setdefault(kind, []).append(found)
         self._expected[kind] = expected or EXPECTED[kind]
+
+    def expect(self, kind: str, expected: str) -> None:
+        """Replaces what is expected where a kind is found."""
+        self._expected[kind] = expected
 
     def extend(self, faults: Sequence[Fault]) -> None:
         """Adds all findings of other faults."""

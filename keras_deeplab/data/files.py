@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras_deeplab.data.faults import Faults
+from keras_deeplab.data.formats import IMAGE_SUFFIXES, LABEL_SUFFIXES
 
 SPLITS = ("train", "val", "test")
 # Other names under which people keep a split.
 SPLIT_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-LABEL_SUFFIXES = (".png",)
 # What operating systems leave in folders; hidden files (a leading dot) are passed over as well.
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 

@@ -1,24 +1,19 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.data.decoding import (
-    LabelFacts,
-    decode_image,
-    label_facts,
-    read_label,
-    stored_size,
-)
-from keras_deeplab.data.faults import DatasetError, Faults, FileFault
+from keras_deeplab.data.decoding import named, read_picture, stored_size
+from keras_deeplab.data.faults import EXPECTED, DatasetError, Faults, FileFault
 from keras_deeplab.data.files import (
     SplitFiles,
     contents,
@@ -30,13 +25,23 @@ from keras_deeplab.data.files import (
 from keras_deeplab.data.label_codes import (
     LabelCode,
     Settings,
+    color_code,
     infer_values,
     needs_scan,
     read_settings,
     settled,
 )
+from keras_deeplab.data.label_maps import (
+    Color,
+    ColorCode,
+    ColorFault,
+    LabelFacts,
+    label_facts,
+    read_label,
+    unpacked,
+)
 from keras_deeplab.data.layout import proposal
-from keras_deeplab.data.source import DatasetInfo, Source
+from keras_deeplab.data.source import MAX_CLASSES, DatasetInfo, Source
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +73,23 @@ class Folder(Source):
     """A folder of photographs and label maps.
 
     The folder holds `train`, `val` and `test` (those that are needed), each with `images` and
-    `labels`, in upper or lower case; `images/NAME.jpg` (or .jpeg, .png, .bmp) belongs to
-    `labels/NAME.png`. Label maps have one 8-bit channel, or a palette whose indices are the labels;
-    255 is ignored. Grey photographs become RGB, alpha is dropped, and pixels are used as stored (no
-    EXIF turning). Hidden files and Thumbs.db or desktop.ini are passed over; any other file of
-    another type is a fault.
+    `labels`, in upper or lower case; `images/NAME.jpg` belongs to `labels/NAME.png`. Images are
+    JPEG, PNG, BMP, WebP or TIFF files, of at most 179 megapixels: grey ones become RGB, alpha is
+    dropped, of 16 bits the upper 8 are used (values that fit into 12 bits would be all but black and
+    are a fault). An EXIF orientation is applied, unless only the stored size is the label map's;
+    `data.audit` says what was done. Files that are cut, or end in zeros, are faults.
+
+    Label maps are PNG, TIFF, BMP or .npy files of one channel with values up to 255, or of a
+    palette whose indices are the labels; 255 is ignored. RGB ones take their labels from the
+    colours in dataset.json. Hidden files and Thumbs.db or desktop.ini are passed over; any other
+    file of another type is a fault.
 
     An optional `dataset.json` says what cannot be seen in the files: `"classes"` (names),
-    `"colors"` (`[red, green, blue]` each), `"ignore_label"` (one mask value or a list, 255 if
-    absent) and `"values"` (the mask values of the classes in order, such as `[0, 255]`). Without
-    `"classes"` and `"values"` the label maps are scanned: those of the values 0, 1, 2, ... that are
+    `"colors"` (`[red, green, blue]` each, for pictures and for RGB label maps), `"ignore_colors"`
+    (colours of RGB label maps that are ignored, such as `[[224, 224, 192]]` in PASCAL VOC's; any
+    other colour is a fault), `"ignore_label"` (one mask value or a list, 255 if absent) and
+    `"values"` (the mask values of the classes in order, such as `[0, 255]`). Without `"classes"`,
+    `"values"` and `"colors"` the label maps are scanned: those of the values 0, 1, 2, ... that are
     not ignored are the classes in their order, and masks of exactly 0 and 255 have two classes.
     Where 255 is not mentioned and is more than a border between classes, or other values occur,
     the classes are unclear and the error shows what to write.
@@ -144,6 +156,13 @@ class Folder(Source):
         except ValueError as error:
             raise self._error("bad dataset.json", f"dataset.json: {error}") from error
 
+    @cached_property
+    def _colors(self) -> ColorCode | None:
+        try:
+            return color_code(self.settings)
+        except DatasetError:
+            return None  # `resolve` raises it
+
     def files(self, split: str) -> tuple[SplitFiles, Faults]:
         """Returns the files of a split, and what is wrong with their names."""
         self.check_split(split)
@@ -155,8 +174,24 @@ class Folder(Source):
     def labels(self, split: str) -> dict[Path, LabelFacts | FileFault]:
         """Returns the facts of all label maps of a split, each file read once."""
         paths = [path for same in self.files(split)[0].labels.values() for path in same]
-        self._labels |= map_files(label_facts, [path for path in paths if path not in self._labels])
+        facts = partial(label_facts, colors=self._colors)
+        self._labels |= map_files(facts, [path for path in paths if path not in self._labels])
         return {path: self._labels[path] for path in paths}
+
+    def add_label_faults(self, faults: Faults, split: str) -> None:
+        """Adds the label maps of a split that cannot be read to `faults`.
+
+        Where they are RGB ones, what to write for the colours of all label maps read so far too.
+        """
+        labels = self.labels(split)
+        add_file_faults(faults, self.root, labels)
+        if any(isinstance(found, ColorFault) for found in labels.values()):
+            known = [
+                fault.colors for fault in self._labels.values() if isinstance(fault, ColorFault)
+            ]
+            colors = unpacked(np.unique(np.concatenate(known)))
+            if len(colors) <= MAX_CLASSES:
+                faults.expect("label map not one-channel", _proposal(colors))
 
     def pairs(self, split: str) -> list[tuple[str, Path, Path]]:
         """Returns `(name, image file, label file)`, sorted by name; raises where one is missing."""
@@ -173,21 +208,20 @@ class Folder(Source):
         _, images, labels = zip(*self.pairs(split), strict=True)
         if numbers is None:
             numbers = tf.data.Dataset.range(len(images))
-        files = tf.constant([list(map(str, images)), list(map(str, labels))])
-        code = self.label_code
+        files = tf.constant([list(map(os.fsencode, images)), list(map(os.fsencode, labels))])
+        code, colors = self.label_code, self._colors
 
-        def read(path: bytes) -> np.ndarray:
-            return _labels_of(Path(path.decode()), code)
+        def read(*paths: bytes) -> tuple[np.ndarray, np.ndarray]:
+            image_path, label_path = (Path(os.fsdecode(path)) for path in paths)
+            with named(label_path):
+                label = _labels_of(label_path, code, colors)
+            with named(image_path):
+                return read_picture(image_path).beside(label.shape), label
 
         def decode(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            image_path, label_path = files[0, number], files[1, number]
-            image = decode_image(tf.io.read_file(image_path))
-            label = tf.numpy_function(read, [label_path], tf.uint8, stateful=False)
-            label = tf.ensure_shape(label, (None, None))
-            same = tf.reduce_all(tf.shape(image)[:2] == tf.shape(label))
-            message = "Image and label map differ in size:"
-            with tf.control_dependencies([tf.Assert(same, [message, image_path, label_path])]):
-                return tf.identity(image), label
+            paths = [files[0, number], files[1, number]]
+            image, label = tf.numpy_function(read, paths, [tf.uint8] * 2, stateful=False)
+            return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
 
         return numbers.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
@@ -200,7 +234,10 @@ class Folder(Source):
         """Returns classes, label code and warnings, judged by the label maps that can be read."""
         settings = self.settings
         if not needs_scan(settings):
-            return *settled(settings), ()
+            try:
+                return *settled(settings), ()
+            except ValueError as error:
+                raise self._error("bad dataset.json", f"dataset.json: {error}") from error
         scanned = [facts for split in self.splits for facts in self.labels(split).values()]
         readable = [facts for facts in scanned if isinstance(facts, LabelFacts)]
         if not readable:
@@ -218,7 +255,7 @@ class Folder(Source):
         if needs_scan(self.settings):
             faults = Faults()
             for split in self.splits:
-                add_file_faults(faults, self.root, self.labels(split))
+                self.add_label_faults(faults, split)
             faults.raise_if_any(str(self.root))
             if code.mapping:
                 logger.warning(
@@ -236,12 +273,22 @@ class Folder(Source):
         return DatasetError(str(self.root), list(faults))
 
 
-def _labels_of(path: Path, code: LabelCode) -> np.ndarray:
-    try:
-        values, _ = read_label(path)
-    except FileFault as fault:
-        raise ValueError(f"{path}: {fault}") from fault
+def _proposal(colors: Sequence[Color]) -> str:
+    """What to write for RGB label maps."""
+    content = {
+        "classes": [f"class_{index}" for index in range(len(colors))],
+        "colors": [list(color) for color in colors],
+    }
+    return (
+        f"{EXPECTED['label map not one-channel']}; or the colours of RGB label maps in a "
+        f"dataset.json, such as {json.dumps(content)}, with those that are no class in "
+        '"ignore_colors" instead'
+    )
+
+
+def _labels_of(path: Path, code: LabelCode, colors: ColorCode | None) -> np.ndarray:
+    values, _ = read_label(path, colors)
     if not code.known[values].all():
         wrong = np.unique(values[~code.known[values]])
-        raise ValueError(f"{path}: label value {wrong.tolist()} out of range; expected {code}")
+        raise FileFault("label value out of range", str(wrong.tolist()), str(code))
     return code.table[values]

@@ -8,9 +8,10 @@ from reprlib import repr as shortened
 
 import numpy as np
 
+from keras_deeplab.data.label_maps import ColorCode
 from keras_deeplab.data.source import IGNORE_LABEL, MAX_CLASSES, DatasetInfo
 
-KEYS = ("classes", "colors", "ignore_label", "values")
+KEYS = ("classes", "colors", "ignore_colors", "ignore_label", "values")
 # ADE20K, the largest label set in wide use without a list of values, has 150 and "other".
 MAX_INFERRED_CLASSES = 151
 # A class below this share of all pixels, in one label map only, may be a few stray pixels.
@@ -26,6 +27,7 @@ class Settings:
     colors: tuple[tuple[int, int, int], ...] | None = None
     ignored: tuple[int, ...] | None = None
     values: tuple[int, ...] | None = None
+    ignored_colors: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def read_settings(path: Path) -> Settings:
         colors=content.get("colors") and tuple(map(tuple, content["colors"])),
         ignored=_tuple(ignored if isinstance(ignored, list) or ignored is None else [ignored]),
         values=_tuple(content.get("values")),
+        ignored_colors=tuple(map(tuple, content.get("ignore_colors", ()))),
     )
 
 
@@ -114,7 +117,7 @@ def _is_byte(value: object) -> bool:
 def _shape_problems(content: dict) -> list[str]:
     """What is wrong with each key by itself."""
     problems = []
-    classes, colors = content.get("classes", ["-"]), content.get("colors", [])
+    classes = content.get("classes", ["-"])
     if not (
         isinstance(classes, list)
         and 1 <= len(classes) <= MAX_CLASSES
@@ -124,11 +127,15 @@ def _shape_problems(content: dict) -> list[str]:
         problems.append(
             f'"classes" must list 1 to {MAX_CLASSES} different names, is {shortened(classes)}'
         )
-    if not isinstance(colors, list) or not all(
-        isinstance(color, list) and len(color) == 3 and all(map(_is_byte, color))
-        for color in colors
-    ):
-        problems.append(f'"colors" must list [red, green, blue] in 0..255, is {shortened(colors)}')
+    for key in ("colors", "ignore_colors"):
+        colors = content.get(key, [])
+        if not isinstance(colors, list) or not all(
+            isinstance(color, list) and len(color) == 3 and all(map(_is_byte, color))
+            for color in colors
+        ):
+            problems.append(
+                f'"{key}" must list [red, green, blue] in 0..255, is {shortened(colors)}'
+            )
     ignored = content.get("ignore_label", 255)
     if not all(map(_is_byte, ignored if isinstance(ignored, list) else [ignored])):
         problems.append(
@@ -155,6 +162,12 @@ def _agreement_problems(content: dict) -> list[str]:
         problems.append(
             "must be of one length: " + ", ".join(f'"{key}" has {n}' for key, n in lengths.items())
         )
+    colors, ignored_colors = content.get("colors", []), content.get("ignore_colors", [])
+    if ignored_colors and not colors:
+        problems.append('"ignore_colors" needs "colors", those of the classes')
+    twice = [color for color in ignored_colors if color in colors]
+    if twice:
+        problems.append(f'"ignore_colors" {twice} are also in "colors"')
     ignored = content.get("ignore_label", [])
     values = content.get("values", list(range(len(content.get("classes", [])))))
     both = set(ignored if isinstance(ignored, list) else [ignored]) & set(values)
@@ -168,7 +181,7 @@ def _agreement_problems(content: dict) -> list[str]:
 
 def needs_scan(settings: Settings) -> bool:
     """Whether the number of classes must be found in the label maps."""
-    return settings.classes is None and settings.values is None
+    return settings.classes is None and settings.values is None and not settings.colors
 
 
 def settled(
@@ -177,16 +190,38 @@ def settled(
     palette: tuple[tuple[int, int, int], ...] = (),
 ) -> tuple[DatasetInfo, LabelCode]:
     """Returns classes and label code of settings, with the defaults for what they leave open."""
-    count = len(settings.classes or settings.values or values)
-    values = settings.values or values or tuple(range(count))
-    default = () if IGNORE_LABEL in values else (IGNORE_LABEL,)
-    ignored = default if settings.ignored is None else settings.ignored
-    classes = settings.classes or tuple(f"class_{index}" for index in range(count))
+    values = settings.values or values or _declared_values(settings)
+    classes = settings.classes or tuple(f"class_{index}" for index in range(len(values)))
     if not settings.colors and palette and max(values) < len(palette):
         settings_colors = tuple(palette[value] for value in values)
     else:
         settings_colors = settings.colors or ()
-    return DatasetInfo(classes, settings_colors), LabelCode(values, ignored)
+    return DatasetInfo(classes, settings_colors), LabelCode(values, _ignored(settings, values))
+
+
+def _declared_values(settings: Settings) -> tuple[int, ...]:
+    """The mask values of the classes that dataset.json lists by name or by colour."""
+    skipped = settings.ignored or ()
+    count = len(settings.classes or settings.colors)
+    return tuple(value for value in range(256) if value not in skipped)[:count]
+
+
+def _ignored(settings: Settings, values: tuple[int, ...]) -> tuple[int, ...]:
+    """The mask values that are ignored, given those of the classes."""
+    default = () if IGNORE_LABEL in values else (IGNORE_LABEL,)
+    ignored = default if settings.ignored is None else settings.ignored
+    if settings.ignored_colors and not ignored:  # an ignored colour stands for some value too
+        return (min(set(range(256)) - set(values)),)
+    return ignored
+
+
+def color_code(settings: Settings) -> ColorCode | None:
+    """Returns what the colours of RGB label maps stand for; None where no colours are listed."""
+    if not settings.colors:
+        return None
+    values = settings.values or _declared_values(settings)
+    ignored = _ignored(settings, values)[:1] * len(settings.ignored_colors)
+    return ColorCode((*settings.colors, *settings.ignored_colors), (*values, *ignored))
 
 
 def infer_values(

@@ -139,36 +139,22 @@ def test_damaged_bytes_are_unreadable(clean):
     assert kinds(caught).keys() == {"unreadable file"}
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
-def test_masks_of_several_channels_or_16_bits(clean, mode):
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_masks_of_several_channels(clean, mode):
     path = clean / "train/labels/00.png"
-    mask = Image.open(path)
-    wide = Image.fromarray(np.asarray(mask).astype(np.uint16))
-    (wide if mode == "I;16" else mask.convert(mode)).save(path)
+    Image.open(path).convert(mode).save(path)
     with pytest.raises(data.DatasetError, match=f"train/labels/00.png: mode {mode}") as caught:
         data.audit(clean)
     assert kinds(caught).keys() == {"label map not one-channel"}
 
 
 def test_other_formats_behind_a_known_ending(clean):
-    Image.new("RGB", (32, 24)).save(clean / "train/images/00.png", "WEBP")
+    Image.new("RGB", (32, 24)).save(clean / "train/images/00.png", "GIF")
     Image.new("L", (32, 24)).save(clean / "train/labels/01.png", "JPEG")
     with pytest.raises(data.DatasetError) as caught:
         data.audit(clean)
-    assert "WEBP data" in kinds(caught)["unreadable file"].found[0]
+    assert "GIF data" in kinds(caught)["unreadable file"].found[0]
     assert "JPEG data" in kinds(caught)["JPEG label map"].found[0]
-
-
-def test_orientation_that_explains_the_size_is_named(clean):
-    path = clean / "train/images/00.png"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (24, 32)).save(path.with_suffix(".jpg"), exif=exif)
-    path.unlink()
-    with pytest.raises(data.DatasetError, match="EXIF orientation 6"):
-        data.audit(clean)
-    Image.new("RGB", (32, 24)).save(path.with_suffix(".jpg"), exif=exif)
-    assert "EXIF orientation" in "".join(data.audit(clean).warnings)
 
 
 def test_system_and_hidden_files_are_passed_over(clean):

@@ -1,0 +1,76 @@
+"""The EXIF orientation of a JPEG, read and applied inside a TensorFlow graph.
+
+No TensorFlow op reads EXIF. A file whose EXIF is damaged counts as upright, whatever its bytes.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from keras_deeplab.data.orientation import MIRRORED, UPRIGHT, UPSIDE_DOWN
+
+_TAG = 0x0112
+_ENTRIES = 64  # of the image file directory that are looked at; cameras write about 15
+_SEGMENTS = 64
+
+
+def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns the EXIF orientation of one encoded image, int32 in 1..8; 1 where there is none."""
+
+    def searching(position: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
+        del tiff
+        return position >= 0
+
+    def next_segment(position: tf.Tensor, tiff: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        del tiff
+        head = bytes_at(encoded, position, 10)
+        length = 256 * head[2] + head[3]
+        found = (head[1] == 0xE1) & tf.reduce_all(head[4:] == list(b"Exif\0\0"))
+        image_data = (head[1] == 0xDA) | (head[1] == 0xD9)
+        last = found | image_data | (head[0] != 0xFF) | (length < 2)
+        return tf.where(last, -1, position + 2 + length), tf.where(found, position + 10, -1)
+
+    is_jpeg = tf.reduce_all(bytes_at(encoded, tf.constant(0), 2) == [0xFF, 0xD8])
+    start = tf.where(is_jpeg, 2, -1)
+    _, tiff = tf.while_loop(
+        searching, next_segment, (start, tf.constant(-1)), maximum_iterations=_SEGMENTS
+    )
+    return tf.where(tiff >= 0, _orientation(encoded, tiff), UPRIGHT)
+
+
+def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Returns stored pixels `(height, width, channels)` as a viewer shows them."""
+    image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    for axis, orientations in ((1, MIRRORED), (0, UPSIDE_DOWN)):
+        reverse = tf.reduce_any(orientation == list(orientations))
+        flipped = tf.reverse(image, (axis,))
+        image = tf.where(reverse, flipped, image)
+    return image
+
+
+def _orientation(encoded: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
+    """Looks the orientation up in the first directory of the EXIF data that begin at `tiff`."""
+    header = bytes_at(encoded, tiff, 8)
+    little = header[0] == ord("I")
+
+    def number(digits: tf.Tensor) -> tf.Tensor:
+        """The integers in the last axis, of 2 or 4 bytes."""
+        digits = tf.cast(tf.where(little, digits, tf.reverse(digits, (-1,))), tf.int64)
+        return tf.reduce_sum(digits * [256**power for power in range(digits.shape[-1])], -1)
+
+    offset = tf.minimum(number(header[4:]), 2**30)  # positions are int32
+    directory = bytes_at(encoded, tiff + tf.cast(offset, tf.int32), 2 + 12 * _ENTRIES)
+    entries = tf.reshape(directory[2:], (_ENTRIES, 12))
+    used = tf.range(_ENTRIES, dtype=tf.int64) < number(directory[:2])
+    matching = used & (number(entries[:, :2]) == _TAG)
+    value = number(entries[:, 8:10])[tf.argmax(matching)]
+    valid = tf.reduce_any(matching) & (value >= 1) & (value <= 8)
+    return tf.where(valid, tf.cast(value, tf.int32), UPRIGHT)
+
+
+def bytes_at(encoded: tf.Tensor, start: tf.Tensor, count: int) -> tf.Tensor:
+    """Returns `count` bytes from `start` on as int32, zeros behind the end of the file."""
+    start = tf.clip_by_value(start, 0, tf.strings.length(encoded))
+    piece = tf.strings.join([tf.strings.substr(encoded, start, count), bytes(count)])
+    piece = tf.io.decode_raw(tf.strings.substr(piece, 0, count), tf.uint8)
+    return tf.ensure_shape(tf.cast(piece, tf.int32), (count,))

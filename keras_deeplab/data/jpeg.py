@@ -1,0 +1,143 @@
+"""Whether the picture in a JPEG file is whole.
+
+libjpeg fills in what is missing: a file whose data end too early, or go on with zeros, decodes
+without an error to a picture that is grey below. It warns on stderr alone, through Pillow and
+TensorFlow alike. So the structure of the file is read here, and the decoder is questioned where
+something looks like an early end.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL.JpegImagePlugin import JpegImageFile
+
+from keras_deeplab.data.formats import PILLOW_ERRORS
+
+# Coded data end at a marker: not a stuffed byte, a restart marker or a fill byte.
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_ZEROS = bytes(64)  # coded photographs never hold that many, flat pictures may
+_MISSING_GREY = 128  # libjpeg's value of every channel where data are missing
+_TAIL = 8
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Coded data at `start:end`, of coefficients `first..last` of some components.
+
+    `final` says whether they are exact then, not to be refined by a later scan.
+    """
+
+    start: int
+    end: int
+    components: tuple[int, ...]
+    first: int
+    last: int
+    final: bool
+
+
+class EarlyEnd(ValueError):
+    """A JPEG whose picture is not whole."""
+
+
+def check_whole(encoded: bytes, pixels: np.ndarray | None = None, thorough: bool = False) -> None:
+    """Raises an `EarlyEnd` where a JPEG is cut, ends in zeros or lacks scans.
+
+    Args:
+        encoded: The file. Bytes behind the end marker, such as a phone's, are allowed.
+        pixels: What it decodes to, `(height, width, channels)`; without them only the structure
+            is read.
+        thorough: Whether to test progressive files too for a last scan that ends early, which
+            costs two more decodings. Such a picture lacks no part, but its finest details.
+    """
+    components, scans = _structure(encoded)
+    if pixels is None:
+        return
+    exact = {
+        (component, coefficient)
+        for scan in scans
+        if scan.final
+        for component in scan.components
+        for coefficient in range(scan.first, scan.last + 1)
+    }
+    if len(exact) < 64 * len(components):
+        raise EarlyEnd("scans are missing")
+    progressive = len(scans) > len(components)
+    grey = (pixels[-1, -1] == _MISSING_GREY).all() or len(components) > 3
+    if (thorough if progressive else grey) and _wants_more(encoded, scans[-1]):
+        raise EarlyEnd("image data end early")
+    if pixels.min() == pixels.max():
+        return  # one colour: its code may be zeros alone, and nothing else may change it
+    for scan in scans:
+        if encoded.find(_ZEROS, scan.start, scan.end) >= 0 and (
+            _wants_more(encoded, scan) or _leaves_some(encoded, scan)
+        ):
+            raise EarlyEnd("zeros in place of image data")
+
+
+def _structure(encoded: bytes) -> tuple[tuple[int, ...], list[Scan]]:
+    """Returns the components' numbers and the scans of the first picture in a file."""
+    components: tuple[int, ...] = ()
+    scans = []
+    for marker, start, end in _segments(encoded):
+        segment = encoded[start:end]
+        try:
+            if marker in _FRAMES:
+                components = tuple(segment[6 : 6 + 3 * segment[5] : 3])
+            elif marker == 0xDA:
+                count = segment[0]
+                first, last, bits = segment[1 + 2 * count : 4 + 2 * count]
+                data_end = _END_OF_SCAN.search(encoded, end).start()
+                numbers = tuple(segment[1 : 1 + 2 * count : 2])
+                scans.append(Scan(end, data_end, numbers, first, last, bits & 15 == 0))
+        except (IndexError, ValueError) as error:
+            raise EarlyEnd("a header is too short") from error
+    return components, scans
+
+
+def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields `(marker, start, end)` of each segment up to the end marker, which must be there."""
+    position = 2
+    while match := _END_OF_SCAN.search(encoded, position):
+        marker, start = encoded[match.end() - 1], match.end()
+        if marker == 0xD9:
+            return
+        if marker in (0x01, 0xD8):
+            position = start
+            continue
+        position = start + int.from_bytes(encoded[start : start + 2])
+        if marker == 0xDA and not _END_OF_SCAN.search(encoded, position):
+            break
+        yield marker, start + 2, position
+    raise EarlyEnd("the end marker is missing")
+
+
+def _wants_more(encoded: bytes, scan: Scan) -> bool:
+    """Whether more data at a scan's end change the picture: the decoder lacked them."""
+    more = encoded[: scan.end] + 8 * _TAIL * b"\x55" + encoded[scan.end :]
+    return _decoded(more) != _decoded(encoded)
+
+
+def _leaves_some(encoded: bytes, scan: Scan) -> bool:
+    """Whether other data at a scan's end leave the picture as it is: the decoder uses none."""
+    start = max(scan.start, scan.end - _TAIL)
+    start += encoded[start - 1] == 0xFF  # the first is a stuffed byte
+    picture = _decoded(encoded)
+    for pattern in b"\x55\x33":
+        other = bytes([pattern]) * (scan.end - start)
+        if _decoded(encoded[:start] + other + encoded[scan.end :]) != picture:
+            return False
+    return True
+
+
+def _decoded(encoded: bytes) -> bytes | None:
+    try:
+        with JpegImageFile(io.BytesIO(encoded)) as image:
+            return image.tobytes()
+    except PILLOW_ERRORS:
+        return None

@@ -1,0 +1,177 @@
+"""From files of label maps to the values in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tokenize import TokenError
+
+import numpy as np
+from PIL import Image
+
+from keras_deeplab.data.decoding import check_regular, load, open_image, read_file
+from keras_deeplab.data.faults import FileFault
+from keras_deeplab.data.formats import MAX_PIXELS, NUMPY_SIGNATURE, PILLOW_ERRORS
+from keras_deeplab.data.orientation import stored_orientation, turned
+
+Color = tuple[int, int, int]
+SHOWN_COLORS = 20
+# What NumPy raises on headers that it cannot read.
+_BAD_HEADER = (*PILLOW_ERRORS, TokenError, RecursionError, MemoryError)
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """Size `(height, width)`, number of pixels of each of the 256 values, palette if any."""
+
+    size: tuple[int, int]
+    counts: np.ndarray
+    palette: tuple[Color, ...] = ()
+
+
+class ColorFault(FileFault):
+    """An RGB label map whose colours have no meaning yet.
+
+    Attributes:
+        colors: The colours in it, packed into integers, ascending.
+    """
+
+    def __init__(self, mode: str, colors: np.ndarray) -> None:
+        self.colors = colors
+        shown = ", ".join(str(list(color)) for color in unpacked(colors[:SHOWN_COLORS]))
+        more = ", ..." * (len(colors) > SHOWN_COLORS)
+        super().__init__(
+            "label map not one-channel", f"mode {mode} of {len(colors)} colours: {shown}{more}"
+        )
+
+
+class ColorCode:
+    """The mask values that the colours of RGB label maps stand for.
+
+    Args:
+        colors: The colours; one that is listed twice is a fault of every RGB label map.
+        values: The mask value of each colour.
+    """
+
+    def __init__(self, colors: Sequence[Color], values: Sequence[int]) -> None:
+        self._colors = _packed(np.array(colors))
+        self._values = np.array(values, np.uint8)
+
+    @cached_property
+    def _indices(self) -> np.ndarray:
+        indices = np.zeros(1 << 24, np.uint16)  # takes the memory of the pages that are written
+        indices[self._colors] = np.arange(len(self._colors))
+        return indices
+
+    def values(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns the mask values of RGB pixels, or raises a FileFault that names other colours."""
+        if len(set(self._colors.tolist())) < len(self._colors):
+            raise FileFault(
+                "colour without a class", 'dataset.json lists a colour twice in "colors"'
+            )
+        packed = _packed(pixels)
+        indices = self._indices[packed]
+        unknown = packed[self._colors[indices] != packed]
+        if unknown.size:
+            colors, counts = np.unique(unknown, return_counts=True)
+            order = np.argsort(-counts, kind="stable")[:5]
+            shown = ", ".join(
+                f"{list(color)} ({count} pixels)"
+                for color, count in zip(unpacked(colors[order]), counts[order], strict=True)
+            )
+            more = f" and {len(colors) - 5} other colours" * (len(colors) > 5)
+            raise FileFault("colour without a class", shown + more)
+        return self._values[indices]
+
+
+def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray, tuple[Color, ...]]:
+    """Reads a label map: its values uint8 `(height, width)`, and the palette if it has one.
+
+    The indices of a palette are its values (TensorFlow would return their colours), an RGB label
+    map has those of its colours. A 1-bit mask has the values 0 and 255, as every viewer shows it.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        if file.read(len(NUMPY_SIGNATURE)) == NUMPY_SIGNATURE:
+            return _integers(_array(path)), ()
+    encoded = read_file(path)
+    kind, image = open_image(encoded)
+    with image:
+        if kind.name == "JPEG" or image.info.get("compression") == "jpeg":
+            raise FileFault("JPEG label map", f"JPEG data in a file named {path.suffix}")
+        if not kind.label_maps:
+            raise FileFault("unreadable file", f"{kind.name} data in a file named {path.suffix}")
+        orientation = stored_orientation(image, encoded)
+        load(image, encoded)
+        values = _values(image, colors)
+        flat = image.getpalette("RGB") or [] if image.mode == "P" else []
+    if kind.name != "TIFF":  # which Pillow has turned
+        values = turned(values, orientation)
+    return values, tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+
+
+def label_facts(path: Path, colors: ColorCode | None = None) -> LabelFacts:
+    """Decodes a whole label map and returns its facts, or raises a FileFault."""
+    values, palette = read_label(path, colors)
+    return LabelFacts(values.shape, np.bincount(values.reshape(-1), minlength=256), palette)
+
+
+def unpacked(colors: np.ndarray) -> list[Color]:
+    """Returns `(red, green, blue)` of colours packed into integers."""
+    return [tuple(color >> shift & 255 for shift in (16, 8, 0)) for color in colors.tolist()]
+
+
+def _packed(colors: np.ndarray) -> np.ndarray:
+    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
+    return red << 16 | green << 8 | blue
+
+
+def _values(image: Image.Image, colors: ColorCode | None) -> np.ndarray:
+    pixels = np.asarray(image)
+    if image.mode in ("L", "P"):
+        return pixels
+    if image.mode == "1":
+        return pixels.astype(np.uint8) * 255
+    if image.mode.startswith("I"):
+        return _integers(pixels)
+    if image.mode not in ("RGB", "RGBA"):
+        raise FileFault("label map not one-channel", f"mode {image.mode}")
+    transparent = np.count_nonzero(pixels[..., 3:] != 255)
+    if transparent:
+        found = f"mode RGBA, {transparent} pixels are not opaque"
+        raise FileFault("label map not one-channel", found)
+    if colors is None:
+        raise ColorFault(image.mode, np.unique(_packed(pixels[..., :3])))
+    return colors.values(pixels[..., :3])
+
+
+def _array(path: Path) -> np.ndarray:
+    """Opens an .npy file without reading its values, so that its header cannot ask for memory."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _BAD_HEADER as error:
+        early = "greater than file size" in str(error) or "EOF" in str(error)
+        kind = "truncated file" if early else "unreadable file"
+        raise FileFault(kind, f"{path.stat().st_size} bytes, {error}") from error
+    if array.size > MAX_PIXELS:
+        raise FileFault("image too large", f"array of shape {array.shape}")
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 or array.dtype.kind not in "biuf":
+        found = f"{array.dtype} array of shape {array.shape}"
+        raise FileFault("label map not one-channel", found)
+    return array
+
+
+def _integers(values: np.ndarray) -> np.ndarray:
+    """Returns wide integers, or floats that are integral, as uint8."""
+    with np.errstate(invalid="ignore"):
+        narrow = values.astype(np.uint8)
+    if not np.array_equal(narrow, values):
+        integral = values.dtype.kind != "f" or bool((values == np.round(values)).all())
+        found = f"{values.dtype} values from {values.min()} to {values.max()}"
+        found += "" if integral else ", some of them not integral"
+        raise FileFault("label value out of range", f"{found}; label maps may hold 0 to 255")
+    return narrow

@@ -1,0 +1,43 @@
+"""EXIF orientation: which side of a stored image is up."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from keras_deeplab.data.formats import PILLOW_ERRORS
+
+UPRIGHT = 1
+_INVERSE = {6: 8, 8: 6}  # all others are their own
+MIRRORED = (2, 3, 6, 7)
+UPSIDE_DOWN = (3, 4, 7, 8)
+
+
+def stored_orientation(image: Image.Image, encoded: bytes) -> int:
+    """Returns the EXIF orientation of an opened image, 1 to 8; 1 where there is no valid one."""
+    if image.format == "PNG" and b"eXIf" not in encoded:
+        return UPRIGHT  # Pillow would decode the pixels to look for EXIF behind them
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except PILLOW_ERRORS:
+        return UPRIGHT  # damaged EXIF, which viewers pass over too
+    return orientation if orientation in range(1, 9) else UPRIGHT
+
+
+def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Returns `(height, width)` as a viewer shows an image of that stored size."""
+    return size[::-1] if orientation >= 5 else size
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Returns stored pixels `(height, width, ...)` as a viewer shows them."""
+    if orientation == UPRIGHT:
+        return pixels
+    pixels = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
+    pixels = pixels[:, ::-1] if orientation in MIRRORED else pixels
+    return np.ascontiguousarray(pixels[::-1] if orientation in UPSIDE_DOWN else pixels)
+
+
+def as_stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Returns shown pixels as they are stored: the inverse of `turned`."""
+    return turned(pixels, _INVERSE.get(orientation, orientation))

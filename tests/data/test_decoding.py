@@ -1,0 +1,470 @@
+"""Image files: what is read, with which pixels, and what is refused in training and exports."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageFile, ImageOps
+
+from keras_deeplab import data, inference
+from keras_deeplab.data import decoding, formats, jpeg
+from keras_deeplab.data.decoding import image_facts, read_picture
+from keras_deeplab.data.faults import FileFault
+
+HEIGHT, WIDTH = 72, 96
+
+
+def encode(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """Smooth shapes under grain, as photographs have them."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+    smooth = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.int64)
+    return Image.fromarray((smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8))
+
+
+def deep(photo, factor):
+    return Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * factor)
+
+
+def in_graph(encoded, channels=3):
+    return decoding.decode_image(tf.constant(encoded), channels)
+
+
+# Whole pictures.
+
+
+LOSSLESS = [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]
+LOSSLESS += [("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "tiff_adobe_deflate"})]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize("kind, options", LOSSLESS)
+def test_lossless_formats_give_the_pixels(tmp_path, photo, kind, options, mode, channels):
+    image = photo.convert(mode)
+    if mode == "RGBA":
+        image.putalpha(128)
+    (tmp_path / "a").write_bytes(encode(image, kind, **options))
+    pixels = read_picture(tmp_path / "a", channels).pixels
+    shown = image.convert("RGB").convert("RGB" if channels == 3 else "L")
+    assert pixels.dtype == np.uint8
+    difference = np.abs(pixels.astype(int) - np.asarray(shown).reshape(HEIGHT, WIDTH, channels))
+    # libpng weighs the channels by another standard.
+    assert difference.max() <= (20 if kind == "PNG" and channels == 1 and mode != "L" else 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_jpeg_pixels_are_those_of_tensorflow(tmp_path, photo, options):
+    """Models were trained on these; Pillow's differ by many grey levels."""
+    encoded = encode(photo, "JPEG", quality=90, **options)
+    (tmp_path / "a.jpg").write_bytes(encoded)
+    expected = tf.io.decode_jpeg(encoded, channels=3)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.jpg").pixels, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "kind, mode, options",
+    [
+        ("JPEG", "RGB", {}),
+        ("JPEG", "L", {"progressive": True}),
+        *(("PNG", mode, {}) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
+        *(("WEBP", mode, options) for mode in ("RGB", "RGBA") for options in ({}, LOSSLESS[2][1])),
+        *(("BMP", mode, {}) for mode in ("RGB", "RGBA")),
+    ],
+)
+def test_a_graph_decodes_as_training_does(tmp_path, photo, kind, mode, options, channels):
+    encoded = encode(photo.convert(mode), kind, **options)
+    (tmp_path / "a").write_bytes(encoded)
+    pixels = in_graph(encoded, channels)
+    assert pixels.shape[-1] == channels
+    np.testing.assert_array_equal(pixels, read_picture(tmp_path / "a", channels).pixels)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        lambda photo: encode(photo, "GIF"),
+        lambda photo: encode(photo, "TIFF"),
+        lambda photo: encode(photo.convert("P"), "BMP"),
+        lambda photo: encode(photo.convert("1"), "BMP"),
+        lambda photo: encode(photo, "WEBP", save_all=True, append_images=[photo.rotate(90)]),
+        lambda photo: b"no picture",
+        lambda photo: b"",
+        lambda photo: b"BM",
+    ],
+    ids=["gif", "tiff", "palette", "one-bit", "animation", "text", "nothing", "start"],
+)
+def test_a_graph_names_the_formats_it_takes(photo, encoded):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="JPEG, PNG, WebP .* or BMP"):
+        in_graph(encoded(photo))
+
+
+@pytest.mark.parametrize(
+    "kind, options", [("GIF", {}), ("WEBP", {}), ("TIFF", {}), ("PNG", {}), ("JPEG2000", {})]
+)
+def test_other_formats_and_several_images_are_named(tmp_path, photo, kind, options):
+    more = {} if kind in ("GIF", "JPEG2000") else {"append_images": [photo.rotate(90)]}
+    (tmp_path / "a").write_bytes(encode(photo, kind, save_all=bool(more), **more, **options))
+    name = {"WEBP": "WebP", "JPEG2000": "JPEG 2000"}.get(kind, kind)
+    with pytest.raises(FileFault, match=f"{name} of 2 images" if more else f"{name} data"):
+        image_facts(tmp_path / "a")
+
+
+def test_one_list_of_formats():
+    assert {"a" + suffix for suffix in data.IMAGE_SUFFIXES} == {
+        f"a.{suffix}" for suffix in "jpg jpeg png bmp webp tif tiff".split()
+    }
+    names = [kind.name for kind in formats.FORMATS]
+    with pytest.raises(ValueError, match=", ".join(names[:-1]) + f" or {names[-1]}"):
+        inference.read_image(__file__)
+
+
+# Files that are not whole.
+
+
+DAMAGED = "truncated file|unreadable file"
+JPEGS = {
+    "baseline": {},
+    "optimized": {"optimize": True},
+    "progressive": {"progressive": True},
+    "fine": {"quality": 100, "subsampling": 0},
+    "restarts": {"restart_marker_rows": 1},
+}
+
+
+def damaged(encoded, how, share=0.5):
+    start = encoded.index(b"\xff\xda") + 14
+    cut = start + int(share * (len(encoded) - start))
+    return {
+        "cut": encoded[:cut],
+        "cut, with an end": encoded[:cut] + b"\xff\xd9",
+        "zeros": encoded[:cut] + bytes(len(encoded) - cut),
+        "zeros, with an end": encoded[:cut] + bytes(len(encoded) - cut - 2) + b"\xff\xd9",
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["cut", "cut, with an end", "zeros", "zeros, with an end"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+def test_half_a_jpeg_is_a_fault(tmp_path, photo, options, mode, how):
+    options = {key: options[key] for key in options if mode == "RGB" or key != "subsampling"}
+    encoded = encode(photo.convert(mode), "JPEG", **options)
+    for share in (0.1, 0.5, 0.8):
+        (tmp_path / "a.jpg").write_bytes(damaged(encoded, how, share))
+        with pytest.raises(FileFault, match=DAMAGED):
+            image_facts(tmp_path / "a.jpg")
+        if "progressive" in options and how.endswith("with an end") and share == 0.8:
+            continue  # all of the picture is there, but its finest details: for the audit alone
+        with pytest.raises(ValueError, match=rf"a\.jpg.*({DAMAGED})"):
+            inference.read_image(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(encoded)
+    assert image_facts(tmp_path / "a.jpg").size == (HEIGHT, WIDTH)
+
+
+def test_half_a_jpeg_stops_an_unaudited_run(tmp_path, write_pair, photo):
+    image, _ = write_pair(tmp_path, "train", "a", np.eye(HEIGHT, WIDTH, dtype=np.uint8))
+    (tmp_path / "dataset.json").write_text('{"classes": ["x", "y"]}')
+    image.unlink()
+    image.with_suffix(".jpg").write_bytes(damaged(encode(photo, "JPEG"), "zeros, with an end"))
+    with pytest.raises(Exception, match=r"a\.jpg: truncated file"):
+        next(data.Folder(tmp_path).dataset("train").as_numpy_iterator())
+    with pytest.raises(data.DatasetError, match=r"a\.jpg: .*image data end early"):
+        data.audit(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (65, 33), (640, 480)])
+@pytest.mark.parametrize("color", [(0, 0, 0), (128, 128, 128), (255, 255, 255), (200, 30, 30)])
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+def test_flat_jpegs_are_whole(tmp_path, photo, options, color, size):
+    """Their coded data may be zeros, and their last pixel the grey of missing data."""
+    image = Image.new("RGB", size, color)
+    for _ in range(2):
+        (tmp_path / "a.jpg").write_bytes(encode(image, "JPEG", **options))
+        assert image_facts(tmp_path / "a.jpg").size == size[::-1]
+        image.paste(photo.resize((20, 20)), (0, 0))
+
+
+def test_bytes_behind_the_end_are_allowed(tmp_path, photo):
+    encoded = encode(photo, "JPEG")
+    several = encode(photo, "MPO", save_all=True, append_images=[photo.rotate(90)])
+    for file in (encoded + b"\0" * 5000, encoded + encode(photo.rotate(9), "JPEG"), several):
+        (tmp_path / "a.jpg").write_bytes(file)
+        np.testing.assert_array_equal(
+            read_picture(tmp_path / "a.jpg", thorough=True).pixels, tf.io.decode_jpeg(encoded)
+        )
+
+
+def test_a_thumbnail_does_not_end_its_jpeg(tmp_path, photo):
+    thumbnail = encode(photo.resize((32, 24)), "JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    encoded = encode(photo, "JPEG")
+    encoded = encoded[:2] + segment + encoded[2:]
+    jpeg.check_whole(encoded)
+    with pytest.raises(jpeg.EarlyEnd):
+        jpeg.check_whole(encoded[: len(thumbnail) + 400])
+
+
+@pytest.mark.parametrize("cut", [1, 20, 300, 2000])
+@pytest.mark.parametrize("kind, options", [*LOSSLESS, ("WEBP", {}), ("JPEG", {})])
+def test_cut_files_of_every_format(tmp_path, photo, kind, options, cut):
+    encoded = encode(photo, kind, **options)
+    (tmp_path / "a").write_bytes(encoded[:-cut])
+    with pytest.raises(FileFault, match=DAMAGED):
+        read_picture(tmp_path / "a")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF"])
+def test_random_damage_is_a_fault_or_a_picture(tmp_path, photo, kind):
+    rng = np.random.default_rng(0)
+    whole, faults = encode(photo, kind), 0
+    for _ in range(60):
+        encoded = bytearray(whole)
+        for _ in range(rng.integers(1, 6)):
+            encoded[rng.integers(min(300, len(encoded)))] = rng.integers(256)
+        (tmp_path / "a").write_bytes(encoded)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF
+            try:
+                assert read_picture(tmp_path / "a").pixels.ndim == 3
+            except FileFault:
+                faults += 1
+    assert faults > 5
+
+
+# 16 bits.
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_images_of_few_values_are_refused_everywhere(tmp_path, write_pair, photo, kind):
+    label = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 2
+    path, _ = write_pair(tmp_path, "train", "a", label.astype(np.uint8))
+    for factor in (1, 4, 16):
+        path.write_bytes(encode(deep(photo, factor), kind))
+        largest = factor * int(np.asarray(photo.convert("L")).max())
+        message = f"16-bit image of few values: values up to {largest}"
+        with pytest.raises(data.DatasetError, match=r"(?s)16-bit.*same factor.*a.png: values up"):
+            data.audit(tmp_path)
+        with pytest.raises(Exception, match=message):
+            next(data.Folder(tmp_path).dataset("train").as_numpy_iterator())
+        with pytest.raises(ValueError, match=message):
+            inference.read_image(path)
+        if kind == "PNG":
+            with pytest.raises(
+                tf.errors.InvalidArgumentError, match=f"(?s)values up to.*{largest}"
+            ):
+                in_graph(path.read_bytes())
+    path.write_bytes(encode(deep(photo, 257), kind))
+    np.testing.assert_array_equal(inference.read_image(path, 1)[..., 0], photo.convert("L"))
+    (warning,) = data.audit(tmp_path).warnings
+    assert "1 images have 16 bits a channel" in warning
+    path.write_bytes(encode(deep(photo, 0), kind))  # black has no few values
+    assert inference.read_image(path).max() == 0
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_16_bits_in_several_channels(tmp_path, channels):
+    values = np.random.default_rng(0).integers(0, 2**16, (9, 7, channels)).astype(np.uint16)
+    encoded = tf.io.encode_png(values).numpy()
+    (tmp_path / "a.png").write_bytes(encoded)
+    facts = image_facts(tmp_path / "a.png")
+    assert facts.bits == 16
+    if channels == 3:
+        np.testing.assert_array_equal(read_picture(tmp_path / "a.png").pixels, values >> 8)
+    np.testing.assert_array_equal(in_graph(encoded), read_picture(tmp_path / "a.png").pixels)
+    (tmp_path / "a.png").write_bytes(tf.io.encode_png(values >> 4).numpy())
+    with pytest.raises(FileFault, match="16-bit image of few values"):
+        image_facts(tmp_path / "a.png")
+
+
+# EXIF orientation.
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind, options", [*LOSSLESS[:1], *LOSSLESS[2:5], ("JPEG", {})])
+def test_orientation_is_that_of_viewers(tmp_path, photo, kind, options, orientation):
+    path = tmp_path / "a"
+    path.write_bytes(encode(photo, kind, exif=exif(orientation), **options))
+    stored = np.asarray(photo)
+    if kind == "JPEG":
+        stored = tf.io.decode_jpeg(path.read_bytes()).numpy()
+    marked = Image.fromarray(stored)
+    marked.getexif()[0x0112] = orientation
+    picture = read_picture(path)
+    assert picture.facts.orientation == orientation
+    assert picture.facts.size == (HEIGHT, WIDTH)
+    np.testing.assert_array_equal(picture.pixels, stored)
+    np.testing.assert_array_equal(picture.upright, ImageOps.exif_transpose(marked))
+    np.testing.assert_array_equal(inference.read_image(path), picture.upright)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_an_orientation_without_meaning_is_none(tmp_path, photo, orientation):
+    (tmp_path / "a.jpg").write_bytes(encode(photo, "JPEG", exif=exif(orientation)))
+    assert image_facts(tmp_path / "a.jpg").orientation == 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize(
+    "orientation, size, label_size, turned, warning",
+    [
+        (6, (24, 32), (32, 24), True, "turned by their EXIF orientation, as their label maps are"),
+        (6, (24, 32), (24, 32), False, "used as stored in spite of their EXIF orientation"),
+        (8, (32, 32), (32, 32), True, "which keeps their size: check"),
+        (3, (24, 32), (24, 32), True, "which keeps their size: check"),
+        (2, (24, 32), (24, 32), True, "which keeps their size: check"),
+        (1, (24, 32), (24, 32), False, None),
+    ],
+)
+def test_images_lie_as_their_label_maps(
+    tmp_path, write_pair, photo, kind, orientation, size, label_size, turned, warning
+):
+    label = np.arange(np.prod(label_size)).reshape(label_size) % 2
+    path, _ = write_pair(tmp_path, "train", "a", label.astype(np.uint8))
+    path.write_bytes(encode(photo.resize(size[::-1]), kind, exif=exif(orientation)))
+    picture = read_picture(path)
+    ((image, _),) = data.Folder(tmp_path).dataset("train").as_numpy_iterator()
+    np.testing.assert_array_equal(image, picture.upright if turned else picture.pixels)
+    assert not np.array_equal(picture.upright, picture.pixels) or orientation == 1
+    warnings = data.audit(tmp_path).warnings
+    assert len(warnings) == (warning is not None)
+    if warning:
+        assert f"train: 1 images are {warning}" in warnings[0] or warning in warnings[0]
+
+
+def test_sizes_that_no_orientation_explains(tmp_path, write_pair, photo):
+    path, _ = write_pair(tmp_path, "train", "a", np.eye(30, dtype=np.uint8))
+    path.write_bytes(encode(photo.resize((32, 24)), "JPEG", exif=exif(6)))
+    message = r"image 32x24, label map 30x30 \(the image is 24x32 turned by its EXIF orientation\)"
+    with pytest.raises(data.DatasetError, match=message):
+        data.audit(tmp_path)
+    with pytest.raises(Exception, match=message):
+        next(data.Folder(tmp_path).dataset("train").as_numpy_iterator())
+
+
+def test_class_folders_are_upright(tmp_path, photo):
+    for split in ("train", "val"):
+        for name in ("x", "y"):
+            (tmp_path / split / name).mkdir(parents=True)
+            photo.save(tmp_path / split / name / "a.tif", exif=exif(6))
+    source = data.ClassFolders(tmp_path)
+    source.audit()
+    for image, _ in source.dataset("train").as_numpy_iterator():
+        np.testing.assert_array_equal(image, photo.transpose(Image.Transpose.ROTATE_270))
+
+
+# Files that are none, and images too large.
+
+
+def special_file(path, kind):
+    path.unlink()
+    if kind == "a named pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as sock:
+            here = os.getcwd()
+            os.chdir(path.parent)  # the name of a socket may not be long
+            sock.bind(path.name)
+            os.chdir(here)
+    elif kind == "a link to nothing":
+        path.symlink_to(path.parent / "nothing")
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+@pytest.mark.parametrize(
+    "kind", ["a named pipe", "a device", "a socket", "a link to nothing", "a folder"]
+)
+def test_only_regular_files_are_opened(tmp_path, write_pair, blocks, kind, part):
+    for name in "ab":
+        write_pair(tmp_path, "train", name, blocks)
+    path = tmp_path / "train" / part / "a.png"
+    (tmp_path / "dataset.json").write_text('{"classes": ["a", "b", "c"]}')
+    source = data.Folder(tmp_path)
+    names = source.names("train")
+    special_file(path, kind)
+    with pytest.raises(data.DatasetError, match=rf"train/{part}/a\.png(:| is) {kind}"):
+        data.audit(tmp_path)
+    assert names == ["a", "b"]
+    with pytest.raises(Exception, match=rf"a\.png: not a regular file: {kind}"):
+        next(source.dataset("train").as_numpy_iterator())
+    with pytest.raises(ValueError, match=f"`image` must be .*{kind}"):
+        inference.read_image(path)
+    with pytest.raises(FileFault, match=kind):
+        decoding.stored_size(path)
+
+
+def test_a_pipe_as_dataset_json(tmp_path, write_pair, blocks):
+    write_pair(tmp_path, "train", "a", blocks)
+    os.mkfifo(tmp_path / "dataset.json")
+    with pytest.raises(data.DatasetError, match="not a regular file"):
+        data.audit(tmp_path)
+
+
+def png_of(width, height):
+    """The beginning of a PNG file: all of it would take gigabytes."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b"x"))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_images_that_are_too_large_are_told_their_size(tmp_path, write_pair, blocks, part):
+    write_pair(tmp_path, "train", "a", blocks)
+    path = tmp_path / "train" / part / "a.png"
+    path.write_bytes(png_of(20000, 10000))
+    (tmp_path / "dataset.json").write_text('{"classes": ["a", "b", "c"]}')
+    message = r"(?s)at most 179 megapixels; cut larger.*a.png: 20000x10000, 200 megapixels"
+    with pytest.raises(data.DatasetError, match=message):
+        data.audit(tmp_path)
+    with pytest.raises(Exception, match="200 megapixels"):
+        next(data.Folder(tmp_path).dataset("train").as_numpy_iterator())
+    with pytest.raises(ValueError, match="20000x10000, 200 megapixels .*cut larger images"):
+        inference.read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF"])
+def test_large_images_are_read_without_a_warning(tmp_path, photo, monkeypatch, kind):
+    pixels = HEIGHT * WIDTH
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(0.7 * pixels))
+    monkeypatch.setattr(decoding, "MAX_PIXELS", int(1.4 * pixels))
+    (tmp_path / "a").write_bytes(encode(photo, kind))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_facts(tmp_path / "a").size == (HEIGHT, WIDTH)
+        monkeypatch.setattr(decoding, "MAX_PIXELS", pixels - 1)
+        with pytest.raises(FileFault, match=f"{WIDTH}x{HEIGHT}"):
+            image_facts(tmp_path / "a")
+
+
+def test_settings_of_pillow_do_not_matter(tmp_path, photo, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    (tmp_path / "a.tif").write_bytes(encode(photo, "TIFF")[:-3000])
+    with pytest.raises(FileFault, match="truncated file"):
+        image_facts(tmp_path / "a.tif")
