@@ -206,7 +206,7 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
     Raises:
         ValueError: If there is no such file, or it cannot be read or decoded as a whole.
     """
-    _check_is_file(path)
+    _check_exists(path)
     try:
         return read_picture(Path(path), channels).upright
     except (FileFault, OSError) as error:
@@ -216,17 +216,14 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
         ) from error
 
 
-def _check_is_file(path: str | os.PathLike) -> None:
-    """Refuses a path that is no regular file; to open a pipe or a device may take forever."""
-    if os.path.isfile(path):
+def _check_exists(path: str | os.PathLike) -> None:
+    if os.path.lexists(path):
         return
-    what = "is a folder" if os.path.isdir(path) else "is no regular file"
-    what = what if os.path.lexists(path) else "does not exist"
     path = os.fspath(path)
     hint = " Download the file first." if "://" in str(path) else ""
     raise ValueError(
-        f"`image` must be the path of an image file. Received: image={_short(path)}, which {what}."
-        f"{hint}"
+        "`image` must be the path of an image file. "
+        f"Received: image={_short(path)}, which does not exist.{hint}"
     )
 
 

@@ -251,7 +251,7 @@ MALFORMED = {
     "one file": (("serving_encoded", {"encoded": np.array(PNG, object)}), FILES),
     "files of rank 2": (("serving_encoded", {"encoded": np.array([[PNG]], object)}), FILES),
     "no files": (files_request(), "at least one photograph"),
-    "empty file": (files_request(b""), "empty"),
+    "empty file": (files_request(b""), "must hold JPEG, PNG, WebP"),
     "text": (files_request(b"no picture"), "file format|JPEG"),
     "one byte": (files_request(b"\x89"), "file format|JPEG"),
     "PNG signature": (files_request(PNG[:8]), "begin with their header"),

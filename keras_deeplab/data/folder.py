@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import logging
 import os
@@ -46,6 +48,18 @@ from keras_deeplab.data.source import MAX_CLASSES, DatasetInfo, Source
 logger = logging.getLogger(__name__)
 
 
+@atexit.register
+def _release_iterators() -> None:
+    """Ends the pipelines that a program still holds when it ends.
+
+    Their threads call Python to read files. Once the interpreter stops, such a call never returns,
+    and the iterator, which waits for it, would keep the process from ending.
+    """
+    for held in gc.get_objects():
+        if issubclass(type(held), tf.data.Iterator):
+            vars(held).clear()
+
+
 def map_files(function: Callable[[Path], Any], paths: Iterable[Path]) -> dict[Path, Any]:
     """Calls `function` on every path in a thread pool; a FileFault is returned, not raised."""
 
@@ -75,8 +89,8 @@ class Folder(Source):
     The folder holds `train`, `val` and `test` (those that are needed), each with `images` and
     `labels`, in upper or lower case; `images/NAME.jpg` belongs to `labels/NAME.png`. Images are
     JPEG, PNG, BMP, WebP or TIFF files, of at most 179 megapixels: grey ones become RGB, alpha is
-    dropped, of 16 bits the upper 8 are used (values that fit into 12 bits would be all but black and
-    are a fault). An EXIF orientation is applied, unless only the stored size is the label map's;
+    dropped, of 16 bits the upper 8 are used (values that fit into 12 bits would be all but black, a
+    fault). An EXIF orientation is applied, unless only the stored size is the label map's;
     `data.audit` says what was done. Files that are cut, or end in zeros, are faults.
 
     Label maps are PNG, TIFF, BMP or .npy files of one channel with values up to 255, or of a

@@ -205,11 +205,32 @@ def test_a_dataset_json_may_begin_with_a_byte_order_mark(tmp_path, write_pair, b
     assert data.Folder(tmp_path).info.classes == ("a", "b", "c")
 
 
-def test_colors_of_another_number_than_the_labels_are_one_error(tmp_path, write_pair, blocks):
+def test_colors_of_fewer_classes_than_the_labels_are_one_error(tmp_path, write_pair, blocks):
     write_pair(tmp_path, "train", "a", blocks)
     (tmp_path / "dataset.json").write_text('{"colors": [[0, 0, 0], [9, 9, 9]]}')
+    with pytest.raises(data.DatasetError, match=r"expected: 0\.\.1 or 255.*\n.*: 2 \("):
+        data.audit(tmp_path)
+    with pytest.raises(Exception, match=r"label value out of range: \[2\]"):
+        first(data.Folder(tmp_path))
+
+
+def test_colors_alone_leave_out_ignored_values(tmp_path, write_pair, blocks):
+    blocks = np.where(blocks == 255, 0, blocks).astype(np.uint8)
+    colors = [[9, 9, 9], [0, 0, 7]]
+    (tmp_path / "dataset.json").write_text(json.dumps({"colors": colors, "ignore_label": 0}))
+    image = np.zeros((*blocks.shape, 3), np.uint8)
+    write_pair(tmp_path, "train", "a", blocks)
+    write_pair(tmp_path, "train", "b", np.array([[0, 0, 0], *colors], np.uint8)[blocks], image)
+    source = data.Folder(tmp_path)
+    expected = np.select([blocks == 1, blocks == 2], [0, 1], 255)
+    np.testing.assert_array_equal(first(source)[1], expected)
+
+
+def test_too_many_colors_are_one_error(tmp_path, write_pair, blocks):
+    write_pair(tmp_path, "train", "a", blocks)
+    (tmp_path / "dataset.json").write_text(json.dumps({"colors": [[0, 0, 0]] * 300}))
     for use in (lambda: data.Folder(tmp_path).info, lambda: data.audit(tmp_path)):
-        with pytest.raises(data.DatasetError, match="2 colours for 3 classes"):
+        with pytest.raises(data.DatasetError, match="must list 1 to 255"):
             use()
 
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -160,3 +164,26 @@ def test_auto_cache_asks_the_source(numbered, monkeypatch):
 def test_arguments_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
         data.training_dataset(data.Shapes(train=2, val=1), **arguments)
+
+
+HELD = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from keras_deeplab import data
+source = data.Folder(sys.argv[1])
+held = iter(data.training_dataset(source, crop_size=(64, 64), cache=False, repeat=True))
+print(len(next(held)))
+"""
+
+
+def test_a_program_ends_while_it_holds_an_iterator(tmp_path, write_pair):
+    label = np.kron(np.arange(3), np.ones((500, 200))).astype(np.uint8)
+    for name in "abcdef":
+        write_pair(tmp_path, "train", name, label)
+    command = [sys.executable, "-c", HELD, str(tmp_path), str(Path(data.__file__).parents[2])]
+    programs = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
+    try:
+        assert [program.communicate(timeout=120)[0] for program in programs] == [b"2\n"] * 3
+    finally:
+        for program in programs:
+            program.kill()
