@@ -108,7 +108,7 @@ def _audit_source(
     for split in splits:
         part = parts[split] = _Census()
         names = source.names(split)
-        pairs = source.dataset(split).as_numpy_iterator()
+        pairs = source.checked_dataset(split).as_numpy_iterator()
         if not names:
             faults.add("empty split", f"{split}: no images")
         for name, (image, label) in zip(names, pairs, strict=True):

@@ -25,8 +25,8 @@ def decoded_pairs(
     if cache == "auto":
         cache = source.decoded_bytes(split) <= _cache_limit()
     if not cache:
-        return source.dataset(split, numbers)
-    pairs = source.dataset(split)
+        return source.checked_dataset(split, numbers)
+    pairs = source.checked_dataset(split)
     return pairs.cache() if numbers is None else from_memory(pairs, count, numbers)
 
 

@@ -154,6 +154,22 @@ class Source(Splits):
             `(height, width, 3)` and uint8 `(height, width)` in 0..num_classes-1 or 255 (ignored).
         """
 
+    def checked_dataset(
+        self, split: str, numbers: tf.data.Dataset | None = None
+    ) -> tf.data.Dataset:
+        """Returns `dataset`; raises a ValueError where its label maps are not uint8.
+
+        A cast would make class 0 of all values of a mask divided by 255.
+        """
+        dataset = self.dataset(split, numbers)
+        label = dataset.element_spec[1]
+        if label.dtype != tf.uint8:
+            raise ValueError(
+                f"`{type(self).__name__}.dataset` must give label maps of dtype uint8. "
+                f"Received: dtype={label.dtype.name}"
+            )
+        return dataset
+
     def decoded_bytes(self, split: str) -> int:
         """Returns about how many bytes the decoded split takes (judged by its first pairs)."""
         taken = [image.size + label.size for image, label in self._first(split, 8)]

@@ -31,7 +31,7 @@ def read_windows(source: Source, split: str, count: int, crop_size: tuple[int, i
     images = len(source.names(split))
     spread = np.unique(np.linspace(0, images - 1, min(count, images)).astype(np.int64))
     numbers = tf.data.Dataset.from_tensor_slices(spread)
-    pairs = list(source.dataset(split, numbers).as_numpy_iterator())
+    pairs = list(source.checked_dataset(split, numbers).as_numpy_iterator())
     if crop_size is None:
         sides = np.max([label.shape for _, label in pairs], axis=0)
         crop_size = tuple(int(min(side, LARGEST_SIDE)) for side in sides)

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import json
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
+import keras_deeplab
 from keras_deeplab import data
 
 
@@ -71,3 +75,35 @@ def test_odd_dicts_are_one_clear_error(config, message):
 def test_other_keys_of_a_dataset_json_do_not_matter():
     config = {"classes": ["sky", "road"], "ignore_label": 11, "values": [0, 255]}
     assert data.DatasetInfo.from_dict(config) == data.DatasetInfo(("sky", "road"))
+
+
+class Scaled(data.Source):
+    """One image with a mask divided by 255."""
+
+    info = data.DatasetInfo(("ground", "object"))
+    splits = ("train", "val")
+
+    def names(self, split):
+        return ["a"]
+
+    def dataset(self, split, numbers=None):
+        label = np.eye(8, dtype=np.float32) / 255
+        numbers = tf.data.Dataset.range(1) if numbers is None else numbers
+        return numbers.map(lambda number: (tf.zeros((8, 8, 3), tf.uint8), label))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        data.audit,
+        data.evaluation_dataset,
+        lambda source: data.training_dataset(source, crop_size=(8, 8), cache=False),
+        lambda source: data.training_dataset(source, crop_size=(8, 8), cache=True),
+        lambda source: keras_deeplab.overfit(
+            keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(2, 1)]), source
+        ),
+    ],
+)
+def test_label_maps_of_another_dtype_are_refused(use):
+    with pytest.raises(ValueError, match=r"`Scaled.dataset` must .*uint8. Received: dtype=float32"):
+        use(Scaled())
