@@ -48,7 +48,7 @@ def set_policy(
 
     >>> model = keras_deeplab.DeepLabV3Plus(3, "mobilenet_v2")
     >>> keras_deeplab.batch_norm.set_policy(model, "freeze_statistics")
-    60
+    65
     >>> keras_deeplab.batch_norm.set_policy(model, "freeze_statistics")
     0
 

@@ -66,7 +66,9 @@ def test_the_constructor_takes_what_the_weights_need(trained, files, capsys):
     assert (other.num_classes, other.output_stride) == (7, 8)
     assert other.get_config()["aspp_rates"] == (12, 24, 36)
     assert other.get_config()["backbone_options"] == trained.get_config()["backbone_options"]
-    plus = keras_deeplab.DeepLabV3Plus(4, weights=files / "model.keras", aspp_filters=8)
+    plus = keras_deeplab.DeepLabV3Plus(
+        4, weights=files / "model.keras", aspp_filters=8, separable=False
+    )
     assert plus.get_config()["backbone"] == "mobilenet_v2"
     assert "aspp" not in " ".join(plus.transfer_report.fresh)
     assert "logits" in plus.transfer_report.fresh
@@ -159,7 +161,7 @@ def test_a_file_of_a_run_that_went_wrong_is_refused(tmp_path):
     wrong.get_layer("logits").bias.assign([np.nan, 0, np.inf])
     wrong.save(tmp_path / "model.keras")
     wrong.save_weights(tmp_path / "model.weights.h5")
-    message = r"broken: logits/bias must hold finite float32 values. Received: 2 of 3 values"
+    message = "logits/bias must (hold|be) finite"
     for source in (tmp_path / "model.keras", tmp_path / "model.weights.h5", wrong):
         with unchanged(model), pytest.raises(WeightsError, match=message):
             weights.load(model, source)
@@ -191,5 +193,5 @@ def test_code_in_a_keras_file_is_not_run(tmp_path):
     inputs = keras.Input((4,))
     outputs = keras.layers.Lambda(lambda x: x * 2)(keras.layers.Dense(2)(inputs))
     keras.Model(inputs, outputs).save(tmp_path / "lambda.keras")
-    with pytest.raises(WeightsError, match=r"lambda\.keras: it cannot be loaded"):
+    with pytest.raises(WeightsError, match=r"lambda\.keras: .* must not hold code"):
         weights.load(v3(), tmp_path / "lambda.keras")

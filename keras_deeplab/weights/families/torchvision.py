@@ -36,8 +36,8 @@ def _resnet(checkpoint: Checkpoint, prefix: str) -> tuple[str, dict[str, Any], d
     """Backbone, what any model on it needs, and the names of its layers."""
     count = sum(f"{prefix}layer3.{unit}.conv3.weight" in checkpoint.arrays for unit in range(100))
     depths = {units[2]: depth for depth, units in UNITS.items()}
-    width = checkpoint.array(f"{prefix}layer1.0.conv2.weight", 4).shape[1]
-    if count not in depths or width != 64:
+    kernel = f"{prefix}layer1.0.conv2.weight"
+    if count not in depths or checkpoint.array(kernel, 4).shape[1] != 64:
         raise WeightsError(
             checkpoint.path,
             f"it is no ResNet-50, 101 or 152 of the common width: its third stage has {count} "
