@@ -15,7 +15,7 @@ import PIL.Image
 import tensorflow as tf
 
 from keras_deeplab.boundary import BoundaryScores
-from keras_deeplab.data.decoding import read_picture
+from keras_deeplab.data.decoding import FEW_BITS, read_picture
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import FORMATS, listed
 from keras_deeplab.graph.network import all_layers
@@ -208,12 +208,19 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
     """
     _check_exists(path)
     try:
-        return read_picture(Path(path), channels).upright
+        picture = read_picture(Path(path), channels)
     except (FileFault, OSError) as error:
         formats = listed(tuple(kind.name for kind in FORMATS))
         raise ValueError(
             f"`image` must be a {formats} file. Received: image={os.fspath(path)!r}: {error}"
         ) from error
+    if 0 < picture.facts.largest <= FEW_BITS:
+        warnings.warn(
+            f"{path} has 16 bits a channel and no value above {picture.facts.largest}: almost "
+            "black, as the upper 8 bits are used. Multiply the values of a camera of 12 bits by 16",
+            stacklevel=2,
+        )
+    return picture.upright
 
 
 def _check_exists(path: str | os.PathLike) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# From how many label maps a single class among ignored pixels is called suspicious, and from how
-# many ignored pixels, as a share of one map: a crop of pure background with a thin void border is
-# not, four of them neither.
-_ENOUGH_MAPS = 4
-_ENOUGH_IGNORED = 0.2
+# From how many ignored pixels, as a share of one label map, a single class beside them is called
+# suspicious, for few maps and for four or more: crops of background with thin void borders are not.
+_ENOUGH_IGNORED = (0.5, 0.2)
+_SEVERAL_MAPS = 4
 _SAMPLED_MAPS = 32
 _warned = False
 
@@ -154,7 +153,7 @@ def warn_of_single_class(
     """
     global _warned
     total = float(pixels.sum()) + ignored
-    few = maps < _ENOUGH_MAPS or ignored * maps < _ENOUGH_IGNORED * total
+    few = ignored * maps < _ENOUGH_IGNORED[int(maps >= _SEVERAL_MAPS)] * total
     if _warned or ignore_label is None or np.count_nonzero(pixels) != 1 or few:
         return
     _warned = True

@@ -175,5 +175,11 @@ def test_thin_borders_of_a_few_crops_are_no_warning(unwarned):
         warnings.simplefilter("error")
         warn_of_single_class(np.array([960, 0]), 40, 4, 255)
         warn_of_single_class(np.array([960, 0]), 40, 10, None)
+        warn_of_single_class(np.array([88, 0]), 24, 2, 255)
     with pytest.warns(UserWarning, match="no class but 0; 4 %"):
         warn_of_single_class(np.array([960, 0]), 40, 10, 255)
+
+
+def test_two_masks_of_0_and_255_are_warned_of(unwarned):
+    with pytest.warns(UserWarning, match="2 label maps hold no class but 0; 30 %"):
+        warn_of_single_class(np.array([70, 0]), 30, 2, 255)

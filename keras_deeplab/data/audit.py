@@ -10,11 +10,11 @@ import numpy as np
 from keras_deeplab.data.decoding import ImageFacts, image_facts
 from keras_deeplab.data.faults import DatasetError, Faults, FileFault
 from keras_deeplab.data.files import check_root
-from keras_deeplab.data.folder import Folder, add_file_faults, map_files
+from keras_deeplab.data.folder import Folder, add_file_faults, few_values, map_files
 from keras_deeplab.data.label_codes import (
     LabelCode,
     Settings,
-    check_undeclared_ignored,
+    check_default_ignored,
     needs_scan,
 )
 from keras_deeplab.data.label_maps import LabelFacts
@@ -82,7 +82,7 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     look = _audit_folder if isinstance(source, Folder) else _audit_source
     faults, warnings = Faults(), []
     info, code, parts = look(source, tuple(splits or source.splits), faults, warnings)
-    _check_labelled(parts, faults)
+    warnings += _blank_splits(parts, faults)
     where = str(source.root) if isinstance(source, Folder) else type(source).__name__
     faults.raise_if_any(where)
     reports = {split: part.report(info.num_classes) for split, part in parts.items()}
@@ -138,7 +138,7 @@ def _audit_folder(
         parts[split] = _Census()
         labels |= _audit_split(folder, split, code, faults, warnings, parts[split])
     if code and set(folder.splits) <= set(splits):  # one split alone may lack the other classes
-        _check_ignored(folder.settings, labels, parts, faults, warnings)
+        _check_ignored(folder.settings, code, labels, parts, faults, warnings)
     warnings += _palette_warning(folder.root, labels)
     return info, code, parts
 
@@ -173,6 +173,7 @@ def _audit_split(
         if code:
             part.add(label.size, np.bincount(code.table, label.counts, 256).astype(np.int64))
     warnings += _image_warnings(split, pairs)
+    warnings += few_values(split, [image for image, _ in pairs], faults)
     return good
 
 
@@ -190,6 +191,7 @@ def _add_value_fault(faults: Faults, shown: str, counts: np.ndarray, code: Label
 
 def _check_ignored(
     settings: Settings,
+    code: LabelCode,
     labels: dict[Path, LabelFacts],
     parts: dict[str, _Census],
     faults: Faults,
@@ -197,9 +199,9 @@ def _check_ignored(
 ) -> None:
     """Masks whose ignored pixels may be a class would train on the other class alone."""
     if settings.ignored is None:
-        if labels and not needs_scan(settings):  # the scan has checked it
-            try:
-                warnings += check_undeclared_ignored([facts.counts for facts in labels.values()])
+        if labels and not needs_scan(settings) and not settings.ignored_colors:
+            try:  # what has no list of classes was checked by the scan
+                warnings += check_default_ignored(sum(f.counts for f in labels.values()), code)
             except ValueError as error:
                 faults.add("classes unclear", str(error))
         return
@@ -212,16 +214,21 @@ def _check_ignored(
         )
 
 
-def _check_labelled(parts: dict[str, _Census], faults: Faults) -> None:
+def _blank_splits(parts: dict[str, _Census], faults: Faults) -> Iterator[str]:
+    """Splits whose pixels are all ignored, as published test splits are; others are a fault."""
     for split, part in parts.items():
         if part.blank == len(part.sizes) > 0:
-            faults.add("nothing labelled", f"{split}: all pixels of all label maps are ignored")
+            found = f"{split}: all pixels of all label maps are ignored"
+            if split == "test":
+                yield found
+            else:
+                faults.add("nothing labelled", found)
 
 
 def _image_warnings(
     split: str, pairs: Sequence[tuple[ImageFacts, tuple[int, int]]]
 ) -> Iterator[str]:
-    """What was done with EXIF orientations and 16-bit samples."""
+    """What was done with EXIF orientations."""
     marked = [(image, size) for image, size in pairs if image.orientation != UPRIGHT]
     told = [(image, size) for image, size in marked if image.size != image.upright_size]
     turned = sum(image.orientation_for(size) != UPRIGHT for image, size in told)
@@ -239,12 +246,6 @@ def _image_warnings(
     ):
         if count:
             yield f"{split}: {count} images {what}"
-    deep = [image.largest for image, _ in pairs if image.bits > 8]
-    if deep:
-        yield (
-            f"{split}: {len(deep)} images have 16 bits a channel, of which the upper 8 are used; "
-            f"the largest value is {max(deep)} of 65535"
-        )
 
 
 def _palette_warning(root: Path, labels: dict[Path, LabelFacts]) -> Iterator[str]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import abc
+import logging
 import os
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.data.decoding import image_facts, named, read_picture
+from keras_deeplab.data.decoding import ImageFacts, image_facts, named, read_picture
 from keras_deeplab.data.faults import DatasetError, Fault, Faults
 from keras_deeplab.data.files import is_utf8, one_form, visible
-from keras_deeplab.data.folder import add_file_faults, map_files
+from keras_deeplab.data.folder import add_file_faults, few_values, map_files
 from keras_deeplab.data.formats import IMAGE_SUFFIXES
 from keras_deeplab.data.source import Splits
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
 # Kinds of fault of class folders -> what was expected, in the order in which they are reported.
@@ -123,7 +126,11 @@ class ClassFolders(ClassSource):
         """
         unreadable = Faults()
         paths = [path for folders in self._images.values() for p in folders.values() for path in p]
-        add_file_faults(unreadable, self.root, map_files(image_facts, paths))
+        facts = map_files(image_facts, paths)
+        add_file_faults(unreadable, self.root, facts)
+        images = [found for found in facts.values() if isinstance(found, ImageFacts)]
+        for warning in few_values(str(self.root), images, unreadable):
+            logger.warning(warning)
         self._raise_if_any(unreadable)
         return {
             split: {name: len(paths) for name, paths in folders.items()}

@@ -121,8 +121,6 @@ def read_picture(path: Path, channels: int = 3, thorough: bool = False) -> Pictu
             raise FileFault("truncated file", f"{len(encoded)} bytes, {error}") from error
     if kind.name == "TIFF":  # which Pillow has turned
         pixels = as_stored(pixels, orientation)
-    if 0 < largest <= FEW_BITS:
-        raise FileFault("16-bit image of few values", f"values up to {largest}")
     return Picture(pixels, ImageFacts(size, orientation, bits, largest))
 
 
@@ -307,13 +305,7 @@ def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
 
     def wide() -> tf.Tensor:
         values = tf.io.decode_png(encoded, channels, tf.uint16)
-        largest = tf.reduce_max(tf.cast(values, tf.int32))
-        few = tf.debugging.Assert(
-            (largest == 0) | (largest > FEW_BITS),
-            ["16-bit images must use the range 0..65535; received values up to", largest],
-        )
-        with tf.control_dependencies([few]):
-            return tf.cast(tf.bitwise.right_shift(values, tf.constant(8, tf.uint16)), tf.uint8)
+        return tf.cast(tf.bitwise.right_shift(values, tf.constant(8, tf.uint16)), tf.uint8)
 
     def narrow() -> tf.Tensor:
         return tf.io.decode_image(encoded, channels, expand_animations=False)

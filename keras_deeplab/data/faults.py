@@ -30,7 +30,7 @@ EXPECTED = {
     "truncated file": "a whole file",
     "several images in a file": "one image a file",
     "image too large": f"at most {MAX_PIXELS / 1e6:.0f} megapixels; cut larger images into tiles",
-    "16-bit image of few values": (
+    "16-bit images of few values": (
         "16-bit values in 0..65535, of which the upper 8 bits are used; multiply the values of all "
         "images by the same factor, such as 16 for a camera of 12 bits, or store 8 bits"
     ),

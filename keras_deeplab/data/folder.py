@@ -5,7 +5,7 @@ import gc
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.data.decoding import named, read_picture, stored_size
+from keras_deeplab.data.decoding import FEW_BITS, ImageFacts, named, read_picture, stored_size
 from keras_deeplab.data.faults import EXPECTED, DatasetError, Faults, FileFault
 from keras_deeplab.data.files import (
     SplitFiles,
@@ -27,6 +27,7 @@ from keras_deeplab.data.files import (
 from keras_deeplab.data.label_codes import (
     LabelCode,
     Settings,
+    check_default_ignored,
     color_code,
     infer_values,
     needs_scan,
@@ -46,6 +47,8 @@ from keras_deeplab.data.layout import proposal
 from keras_deeplab.data.source import MAX_CLASSES, DatasetInfo, Source
 
 logger = logging.getLogger(__name__)
+
+SAMPLED = 32
 
 
 @atexit.register
@@ -83,14 +86,29 @@ def add_file_faults(faults: Faults, root: Path, facts: dict[Path, Any]) -> None:
             faults.add(found.kind, f"{path.relative_to(root).as_posix()}: {found.found}")
 
 
+def few_values(where: str, images: Sequence[ImageFacts], faults: Faults) -> Iterator[str]:
+    """What is used of 16-bit samples; where all values fit into 12 bits, that is a fault."""
+    deep = [image.largest for image in images if image.bits > 8]
+    if not deep:
+        return
+    found = f"{where}: {len(deep)} images have 16 bits a channel, the largest value is {max(deep)}"
+    if 0 < max(deep) <= FEW_BITS:
+        faults.add("16-bit images of few values", found)
+    dark = sum(0 < largest <= FEW_BITS for largest in deep)
+    more = (
+        f"; {dark} of them have no value above {FEW_BITS} and become almost black" if dark else ""
+    )
+    yield f"{found} of 65535, of which the upper 8 bits are used{more}"
+
+
 class Folder(Source):
     """A folder of photographs and label maps.
 
     The folder holds `train`, `val` and `test` (those that are needed), each with `images` and
     `labels`, in upper or lower case; `images/NAME.jpg` belongs to `labels/NAME.png`. Images are
     JPEG, PNG, BMP, WebP or TIFF files, of at most 179 megapixels: grey ones become RGB, alpha is
-    dropped, of 16 bits the upper 8 are used (values that fit into 12 bits would be all but black, a
-    fault). An EXIF orientation is applied, unless only the stored size is the label map's;
+    dropped, of 16 bits the upper 8 are used (the audit refuses a split whose values all fit into 12
+    bits). An EXIF orientation is applied, unless only the stored size is the label map's;
     `data.audit` says what was done. Files that are cut, or end in zeros, are faults.
 
     Label maps are PNG, TIFF, BMP or .npy files of one channel with values up to 255, or of a
@@ -279,7 +297,26 @@ class Folder(Source):
                 )
             for note in notes:
                 logger.warning("%s: %s", self.root, note)
+        else:
+            self._look_at_default_ignored(code)
         return info, code
+
+    def _look_at_default_ignored(self, code: LabelCode) -> None:
+        """Warns where some label maps hold one class beside 255, which is ignored by default.
+
+        `data.audit` looks at all of them.
+        """
+        if self.settings.ignored is not None or self.settings.ignored_colors:
+            return
+        for split in self.splits[:1]:
+            paths = [label for _, _, label in self.files(split)[0].pairs()]
+            sample = paths[:: max(1, len(paths) // SAMPLED)]
+            facts = map_files(partial(label_facts, colors=self._colors), sample).values()
+            counts = [found.counts for found in facts if isinstance(found, LabelFacts)]
+            try:
+                check_default_ignored(sum(counts, np.zeros(256, np.int64)), code)
+            except ValueError as error:
+                logger.warning("%s: of %d label maps, %s", self.root, len(counts), error)
 
     def _error(self, kind: str, found: str) -> DatasetError:
         faults = Faults()

@@ -21,6 +21,7 @@ from keras_deeplab.data.formats import PILLOW_ERRORS
 # Coded data end at a marker: not a stuffed byte, a restart marker or a fill byte.
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ZEROS = bytes(64)  # coded photographs never hold that many, flat pictures may
 _MISSING_GREY = 128  # libjpeg's value of every channel where data are missing
 _TAIL = 8
@@ -83,17 +84,20 @@ def check_whole(encoded: bytes, pixels: np.ndarray | None = None, thorough: bool
 def _structure(encoded: bytes) -> tuple[tuple[int, ...], list[Scan]]:
     """Returns the components' numbers and the scans of the first picture in a file."""
     components: tuple[int, ...] = ()
-    scans = []
+    scans, progressive = [], False
     for marker, start, end in _segments(encoded):
         segment = encoded[start:end]
         try:
             if marker in _FRAMES:
+                progressive = marker in _PROGRESSIVE
                 components = tuple(segment[6 : 6 + 3 * segment[5] : 3])
             elif marker == 0xDA:
                 count = segment[0]
                 first, last, bits = segment[1 + 2 * count : 4 + 2 * count]
                 data_end = _END_OF_SCAN.search(encoded, end).start()
                 numbers = tuple(segment[1 : 1 + 2 * count : 2])
+                if not progressive:  # what decoders pass over there, some cameras set to 0
+                    first, last, bits = 0, 63, 0
                 scans.append(Scan(end, data_end, numbers, first, last, bits & 15 == 0))
         except (IndexError, ValueError) as error:
             raise EarlyEnd("a header is too short") from error

@@ -16,6 +16,8 @@ KEYS = ("classes", "colors", "ignore_colors", "ignore_label", "values")
 MAX_INFERRED_CLASSES = 151
 # A class below this share of all pixels, in one label map only, may be a few stray pixels.
 RARE = 1e-4
+# Classes below this share of the ignored pixels may be nothing but stray pixels.
+STRAY = 1e-2
 LISTED_VALUES = 10
 
 
@@ -36,11 +38,6 @@ class LabelCode:
 
     values: tuple[int, ...]
     ignored: tuple[int, ...] = (IGNORE_LABEL,)
-
-    def __post_init__(self) -> None:
-        both = sorted(set(self.values) & set(self.ignored))
-        if both:
-            raise ValueError(f"mask values {both} must not be both classes and ignored")
 
     @property
     def known(self) -> np.ndarray:
@@ -129,12 +126,17 @@ def _shape_problems(content: dict) -> list[str]:
         )
     for key in ("colors", "ignore_colors"):
         colors = content.get(key, [])
-        if not isinstance(colors, list) or not all(
-            isinstance(color, list) and len(color) == 3 and all(map(_is_byte, color))
-            for color in colors
+        if not (
+            isinstance(colors, list)
+            and len(colors) <= MAX_CLASSES
+            and all(
+                isinstance(color, list) and len(color) == 3 and all(map(_is_byte, color))
+                for color in colors
+            )
         ):
             problems.append(
-                f'"{key}" must list [red, green, blue] in 0..255, is {shortened(colors)}'
+                f'"{key}" must list up to {MAX_CLASSES} [red, green, blue] in 0..255, is '
+                f"{shortened(colors)}"
             )
     ignored = content.get("ignore_label", 255)
     if not all(map(_is_byte, ignored if isinstance(ignored, list) else [ignored])):
@@ -169,7 +171,8 @@ def _agreement_problems(content: dict) -> list[str]:
     if twice:
         problems.append(f'"ignore_colors" {twice} are also in "colors"')
     ignored = content.get("ignore_label", [])
-    values = content.get("values", list(range(len(content.get("classes", [])))))
+    listed = content.get("classes", content.get("colors", []))
+    values = content.get("values", list(range(len(listed))))
     both = set(ignored if isinstance(ignored, list) else [ignored]) & set(values)
     if both:
         problems.append(
@@ -190,20 +193,13 @@ def settled(
     palette: tuple[tuple[int, int, int], ...] = (),
 ) -> tuple[DatasetInfo, LabelCode]:
     """Returns classes and label code of settings, with the defaults for what they leave open."""
-    values = settings.values or values or _declared_values(settings)
+    values = settings.values or values or tuple(range(len(settings.classes or settings.colors)))
     classes = settings.classes or tuple(f"class_{index}" for index in range(len(values)))
     if not settings.colors and palette and max(values) < len(palette):
         settings_colors = tuple(palette[value] for value in values)
     else:
         settings_colors = settings.colors or ()
     return DatasetInfo(classes, settings_colors), LabelCode(values, _ignored(settings, values))
-
-
-def _declared_values(settings: Settings) -> tuple[int, ...]:
-    """The mask values of the classes that dataset.json lists by name or by colour."""
-    skipped = settings.ignored or ()
-    count = len(settings.classes or settings.colors)
-    return tuple(value for value in range(256) if value not in skipped)[:count]
 
 
 def _ignored(settings: Settings, values: tuple[int, ...]) -> tuple[int, ...]:
@@ -219,7 +215,7 @@ def color_code(settings: Settings) -> ColorCode | None:
     """Returns what the colours of RGB label maps stand for; None where no colours are listed."""
     if not settings.colors:
         return None
-    values = settings.values or _declared_values(settings)
+    values = settings.values or tuple(range(len(settings.colors)))
     ignored = _ignored(settings, values)[:1] * len(settings.ignored_colors)
     return ColorCode((*settings.colors, *settings.ignored_colors), (*values, *ignored))
 
@@ -263,6 +259,45 @@ def infer_values(
     return values, notes + tuple(_rare(maps, counts, values))
 
 
+def check_default_ignored(counts: np.ndarray, code: LabelCode) -> tuple[str, ...]:
+    """Checks that 255, ignored by default beside the classes that dataset.json lists, may be so.
+
+    Args:
+        counts: Of all label maps the number of pixels of each of the 256 values.
+        code: The classes.
+
+    Returns:
+        Warnings, with the figures.
+
+    Raises:
+        ValueError: If only one class occurs beside 255, stray pixels aside; the message has the
+            figures and shows what to write.
+    """
+    ignored, total = counts[IGNORE_LABEL], counts.sum()
+    if not ignored or IGNORE_LABEL in code.values:
+        return ()
+    labels = np.delete(counts, IGNORE_LABEL)
+    smaller = labels.sum() - labels.max()
+    if smaller < STRAY * ignored:
+        most = int(labels.argmax())
+        raise ValueError(
+            f"255 is ignored and holds {_share(ignored, total)} of all pixels, but all classes "
+            f"except {most} hold {smaller} pixels together ({_share(smaller, total)}). Write "
+            f'"values": [{most}, 255] into dataset.json if 255 is a class, or "ignore_label": 255 '
+            "if it is ignored"
+        )
+    if 5 * ignored > total:
+        return (_large_share(ignored, total),)
+    return ()
+
+
+def _large_share(ignored: int, total: int) -> str:
+    return (
+        f"255 is ignored and holds {_share(ignored, total)} of all pixels; write "
+        '"ignore_label": 255 into dataset.json if that is right'
+    )
+
+
 def check_undeclared_ignored(maps: Sequence[np.ndarray]) -> tuple[str, ...]:
     """Checks that 255, which dataset.json does not mention, looks like an ignored border.
 
@@ -302,10 +337,7 @@ def check_undeclared_ignored(maps: Sequence[np.ndarray]) -> tuple[str, ...]:
             "(if a class is 255 in some files and another value in others, save it with one value)",
         )
     if 5 * ignored > total:
-        return (
-            f"255 is ignored and holds {share} of all pixels; write "
-            '"ignore_label": 255 into dataset.json if that is right',
-        )
+        return (_large_share(ignored, total),)
     return ()
 
 

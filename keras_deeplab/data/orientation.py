@@ -18,7 +18,14 @@ def stored_orientation(image: Image.Image, encoded: bytes) -> int:
     if image.format == "PNG" and b"eXIf" not in encoded:
         return UPRIGHT  # Pillow would decode the pixels to look for EXIF behind them
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        if image.format == "TIFF":
+            orientation = image.tag_v2.get(ExifTags.Base.Orientation)
+        else:  # not `getexif`, which reads XMP too, as viewers do not
+            if image.format == "PNG":
+                image.load()  # it may stand behind the pixels
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+            orientation = exif.get(ExifTags.Base.Orientation)
     except PILLOW_ERRORS:
         return UPRIGHT  # damaged EXIF, which viewers pass over too
     return orientation if orientation in range(1, 9) else UPRIGHT

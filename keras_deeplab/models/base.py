@@ -15,7 +15,7 @@ from keras_deeplab.graph.network import all_layers
 from keras_deeplab.layers.composite import change_settings, changed_settings, taken_settings
 from keras_deeplab.models.arguments import check_output_stride, scaled_rates
 from keras_deeplab.models.distributed_training import DistributedTraining
-from keras_deeplab.models.label_maps import LabelMapTraining
+from keras_deeplab.models.label_map_training import LabelMapTraining
 from keras_deeplab.models.user_backbone import restored_backbone
 from keras_deeplab.weights import (
     TransferReport,

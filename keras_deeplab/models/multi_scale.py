@@ -13,7 +13,7 @@ from keras_deeplab.layers import ResizeBy, ResizeLike
 from keras_deeplab.models.base import SegmentationModel, dtype_policy
 from keras_deeplab.models.deep_supervision import DeepSupervision
 from keras_deeplab.models.distributed_training import DistributedTraining
-from keras_deeplab.models.label_maps import LabelMapTraining
+from keras_deeplab.models.label_map_training import LabelMapTraining
 
 FUSIONS = ("max", "mean")
 View = Callable[[keras.Model, Any], list[Any]]

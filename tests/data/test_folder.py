@@ -214,23 +214,29 @@ def test_colors_of_fewer_classes_than_the_labels_are_one_error(tmp_path, write_p
         first(data.Folder(tmp_path))
 
 
-def test_colors_alone_leave_out_ignored_values(tmp_path, write_pair, blocks):
+def test_colors_and_ignored_values_must_agree(tmp_path, write_pair, blocks):
     blocks = np.where(blocks == 255, 0, blocks).astype(np.uint8)
     colors = [[9, 9, 9], [0, 0, 7]]
-    (tmp_path / "dataset.json").write_text(json.dumps({"colors": colors, "ignore_label": 0}))
     image = np.zeros((*blocks.shape, 3), np.uint8)
     write_pair(tmp_path, "train", "a", blocks)
     write_pair(tmp_path, "train", "b", np.array([[0, 0, 0], *colors], np.uint8)[blocks], image)
-    source = data.Folder(tmp_path)
+    listed = {"colors": colors, "ignore_label": 0}
+    (tmp_path / "dataset.json").write_text(json.dumps(listed))
+    with pytest.raises(data.DatasetError, match=r"\[0\] is also the value of a class; list the"):
+        first(data.Folder(tmp_path))
+    listed |= {"values": [1, 2], "ignore_colors": [[0, 0, 0]]}
+    (tmp_path / "dataset.json").write_text(json.dumps(listed))
     expected = np.select([blocks == 1, blocks == 2], [0, 1], 255)
-    np.testing.assert_array_equal(first(source)[1], expected)
+    for _, label in data.Folder(tmp_path).dataset("train").as_numpy_iterator():
+        np.testing.assert_array_equal(label, expected)
+    data.audit(tmp_path)
 
 
 def test_too_many_colors_are_one_error(tmp_path, write_pair, blocks):
     write_pair(tmp_path, "train", "a", blocks)
     (tmp_path / "dataset.json").write_text(json.dumps({"colors": [[0, 0, 0]] * 300}))
     for use in (lambda: data.Folder(tmp_path).info, lambda: data.audit(tmp_path)):
-        with pytest.raises(data.DatasetError, match="must list 1 to 255"):
+        with pytest.raises(data.DatasetError, match="must list up to 255"):
             use()
 
 

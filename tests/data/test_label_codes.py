@@ -61,8 +61,6 @@ def test_ignored_values_take_effect(ignored, present, values):
 
 
 def test_a_value_is_a_class_or_ignored():
-    with pytest.raises(ValueError, match=r"\[1\] must not be both"):
-        LabelCode((0, 1), (1, 255))
     assert settled(Settings(values=(0, 255)))[1] == LabelCode((0, 255), ())
 
 

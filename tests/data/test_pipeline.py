@@ -176,6 +176,7 @@ print(len(next(held)))
 """
 
 
+@pytest.mark.slow  # three programs that import TensorFlow
 def test_a_program_ends_while_it_holds_an_iterator(tmp_path, write_pair):
     label = np.kron(np.arange(3), np.ones((500, 200))).astype(np.uint8)
     for name in "abcdef":

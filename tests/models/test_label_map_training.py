@@ -13,7 +13,7 @@ from networks import tiny
 from keras_deeplab import DeepLabV3, DeepLabV3Plus, MultiScale, SPPNet
 from keras_deeplab import labels as labels_module
 from keras_deeplab.losses import CrossEntropy, Dice, Sum
-from keras_deeplab.models.label_maps import LabelMapTraining
+from keras_deeplab.models.label_map_training import LabelMapTraining
 
 SMALL = {"aspp_filters": 4}
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 33, 40, 3)).astype(np.uint8)
