@@ -45,3 +45,8 @@ def shortened(error: Exception) -> str:
     # Keras quotes the whole configuration before what happened.
     text = str(error).rpartition("Exception encountered: ")[2]
     return textwrap.shorten(text, _MOST, placeholder=" ...") or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """A text from a file that may hold anything, short and as a terminal can show it."""
+    return ascii(text[:100])[1:-1]

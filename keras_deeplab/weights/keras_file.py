@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.weights import hdf5_file
-from keras_deeplab.weights.errors import WeightsError, shortened
+from keras_deeplab.weights.errors import WeightsError, printable, reading, shortened
+from keras_deeplab.weights.transfer import check_values
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MEMBERS = {_CONFIG, "metadata.json", _WEIGHTS}
@@ -42,6 +43,9 @@ _MODULES = {
             "regularizers",
         )
     ),
+    # With layers of their own; Keras finds no function by such a name.
+    "keras.src.applications.convnext",
+    "keras.src.applications.inception_resnet_v2",
 }
 _MODEL_CLASSES = {"Functional", "Model", "Sequential"}
 # They hold code, whatever `keras.config.enable_unsafe_deserialization` has allowed.
@@ -50,7 +54,8 @@ _PATH_KEYS = {
     *("weights", "vocabulary", "idf_weights", "filepath", "filename", "file", "path", "preset"),
     *("proto", "merges"),
 }
-_PLACE = re.compile(r"^(/|~|\\\\|[A-Za-z]:[\\/])|://|(^|[/\\])\.\.([/\\]|$)")
+_ABSOLUTE = re.compile(r"/|~|\\\\|[A-Za-z]:[\\/]")
+_ELSEWHERE = re.compile(r"://|(^|[/\\])\.\.([/\\]|$)")
 _NO_SIZES = {"seed", "shared_object_id"}
 
 
@@ -84,7 +89,8 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
 
     Raises:
         TypeError: If `path` is no path.
-        WeightsError: If the file is missing, damaged or refused, or is of another format.
+        WeightsError: If the file is missing, damaged or refused, or is of another format, or if a
+            value is NaN or infinite or a variance is negative.
 
     Example:
 
@@ -97,11 +103,7 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
         raise TypeError(f"`path` must be the path of a .keras file. Received: path={path!r}")
     path = Path(os.path.expanduser(path))
     try:
-        _check_kind(path)
-        with zipfile.ZipFile(path) as archive:
-            _check_members(path, archive)
-            config = json.loads(archive.read(_CONFIG))
-            content = io.BytesIO(archive.read(_WEIGHTS))
+        config, content = _read(path)
         with hdf5_file.datasets(path, content) as arrays:
             stored = sum(array.size for array in arrays.values())
         del content
@@ -114,7 +116,7 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
     except Exception as error:  # zip, JSON, HDF5 and the layers themselves raise their own
         reason = f"it cannot be loaded as a Keras model: {shortened(error)}"
         raise WeightsError(path, reason) from error
-    _check_finite(path, model)
+    check_values(path, ((each.path, each, np.asarray(each)) for each in model.weights))
     return model
 
 
@@ -127,14 +129,24 @@ def folder_reason(path: Path) -> str | None:
     return None
 
 
-def _check_kind(path: Path) -> None:
-    if path.is_dir():
-        raise WeightsError(path, folder_reason(path) or "it is a folder: give a .keras file")
-    if not path.is_file():  # nor a pipe or a device
-        raise WeightsError(path, "there is no such file")
-    if not zipfile.is_zipfile(path):
-        if path.suffix == ".keras":
-            raise WeightsError(path, "it is damaged or cut off: a .keras file is a zip archive")
+def _read(path: Path) -> tuple[Any, io.BytesIO]:
+    """The configuration and the weights' HDF5 file in an archive."""
+    with reading(path):
+        if path.is_dir():
+            raise WeightsError(path, folder_reason(path) or "it is a folder: give a .keras file")
+        if not path.exists():
+            raise WeightsError(path, "there is no such file")
+        with path.open("rb") as file:
+            _check_kind(path, zipfile.is_zipfile(file))
+            with zipfile.ZipFile(file) as archive:
+                _check_members(path, archive)
+                return json.loads(archive.read(_CONFIG)), io.BytesIO(archive.read(_WEIGHTS))
+
+
+def _check_kind(path: Path, is_archive: bool) -> None:
+    if not is_archive and path.suffix == ".keras":
+        raise WeightsError(path, "it is damaged or cut off: a .keras file is a zip archive")
+    if not is_archive:
         raise WeightsError(
             path, "it is no .keras file; weights.convert and weights.load read other formats"
         )
@@ -168,24 +180,40 @@ def _check_config(path: Path, config: Any, compile: bool, budget: int) -> None:
         raise WeightsError(path, f"{_CONFIG} must hold an object, not {type(config).__name__}")
     if not compile:  # which Keras then leaves out too
         config = {key: value for key, value in config.items() if key != "compile_config"}
-    todo: list[tuple[str, Any, int]] = [("", config, 1)]
+    # Numbers of a compilation, such as steps, are no sizes; its keys may be names of outputs, which
+    # are no arguments. Those of the objects in it are.
+    todo: list[tuple[str, Any, int, bool, bool]] = [("", config, 1, False, True)]
     while todo:
-        key, value, depth = todo.pop()
+        key, value, depth, compiles, is_argument = todo.pop()
         if depth > _MAX_CONFIG_DEPTH:
             raise WeightsError(path, f"{_CONFIG} is nested deeper than {_MAX_CONFIG_DEPTH}")
         if isinstance(value, dict):
             _check_object(path, value)
-            todo += [(inner, found, depth + 1) for inner, found in value.items()]
+            is_object = "class_name" in value
+            for inner, found in value.items():
+                starts = is_object and inner == "compile_config"
+                arguments = (is_object or is_argument) and not starts
+                todo.append((inner, found, depth + 1, compiles or starts, arguments))
         elif isinstance(value, list):
-            todo += [(key, found, depth + 1) for found in value]
-        elif isinstance(value, str) and (key in _PATH_KEYS or _PLACE.search(value)):
-            raise WeightsError(
-                path, f"{_CONFIG} must not name a file or an address, received {key}={value!r:.100}"
-            )
-        elif isinstance(value, int) and value > budget and key not in _NO_SIZES:
+            for found in value:  # a list is no path
+                argument = is_argument and not isinstance(found, str)
+                todo.append((key, found, depth + 1, compiles, argument))
+        elif isinstance(value, str):
+            if (is_argument and key in _PATH_KEYS) or _is_place(value):
+                raise WeightsError(
+                    path,
+                    f"{_CONFIG} must not name a file or an address, received {key}={value!r:.100}",
+                )
+        elif isinstance(value, int) and value > budget and not compiles and key not in _NO_SIZES:
             raise WeightsError(
                 path, f"{_CONFIG} must not exceed the weights in the file, received {key}={value}"
             )
+
+
+def _is_place(value: str) -> bool:
+    """Tells a file or an address from a text of several words, which may mention one."""
+    elsewhere = _ELSEWHERE.search(value) and len(value.split()) == 1
+    return bool(_ABSOLUTE.match(value) or elsewhere)
 
 
 def _check_object(path: Path, value: dict[str, Any]) -> None:
@@ -193,16 +221,33 @@ def _check_object(path: Path, value: dict[str, Any]) -> None:
     name, module = value.get("class_name"), value.get("module")
     if name is None:
         return
+    if not isinstance(name, str):
+        raise WeightsError(
+            path, f"{_CONFIG} must name classes by strings, received class_name={name!r:.100}"
+        )
     if name in _CODE:
         raise WeightsError(path, f"{_CONFIG} must not hold code, received a {name}")
-    if not isinstance(module, str) or module.split(".")[0] != "keras":
-        return  # one that is registered, or Keras does not find it
-    is_model = module == "keras.models" and name in _MODEL_CLASSES
-    if module not in _MODULES and not is_model and not module.startswith("keras.src."):
-        shown = value.get("config") if name == "function" else name
+    found = value.get("config") if name == "function" else value.get("spec_name", name)
+    # Keras joins module and name: either may have the dots. A registered name may have them too.
+    is_path = any(
+        isinstance(each, str) and "." in each and ">" not in each for each in (name, found)
+    )
+    is_of_keras = isinstance(module, str) and module.split(".")[0] == "keras"
+    if is_path or (is_of_keras and not _is_of_networks(module, name)):
+        shown = printable(f"{module}.{found}" if module else f"{found}")
         raise WeightsError(
-            path, f"{_CONFIG} must not hold what is no part of a network, received {module}.{shown}"
+            path, f"{_CONFIG} must not hold what is no part of a network, received {shown}"
         )
+
+
+def _is_of_networks(module: str, name: str) -> bool:
+    """Tells whether a module of Keras, public or its own, has what networks are made of."""
+    public = module
+    if module.startswith("keras.src."):
+        public = f"keras.{module.split('.')[2]}"
+    if public == "keras.models":
+        return name in _MODEL_CLASSES
+    return public in _MODULES or module in _MODULES
 
 
 @contextmanager
@@ -236,10 +281,3 @@ def _bounded_variables(path: Path, budget: int) -> Iterator[None]:
 
 class _TooLarge(Exception):
     """Keras may put it into an error of its own."""
-
-
-def _check_finite(path: Path, model: keras.Model) -> None:
-    for variable in model.weights:
-        is_float = keras.backend.is_float_dtype(variable.dtype)
-        if is_float and not np.isfinite(np.asarray(variable)).all():
-            raise WeightsError(path, f"{variable.path} must be finite, received NaN or infinity")

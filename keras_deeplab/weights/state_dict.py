@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_deeplab.weights import families, safetensors_file, torch_file
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.errors import WeightsError, printable
 from keras_deeplab.weights.layouts import TORCH
 from keras_deeplab.weights.torch_file import Keys, Shapes
 
@@ -36,8 +36,8 @@ class Choice:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        found = f"`{_shown('.'.join(self.keys))}`" if self.keys else "the file"
-        return f"{found}, names after `{_shown(self.prefix)}`" if self.prefix else found
+        found = f"`{printable('.'.join(self.keys))}`" if self.keys else "the file"
+        return f"{found}, names after `{printable(self.prefix)}`" if self.prefix else found
 
     @property
     def is_average(self) -> bool:
@@ -146,13 +146,8 @@ def _networks(path: Path, shapes: Shapes) -> list[tuple[str, WeightsError | None
 def _no_network(path: Path, state_dicts: Mapping[Keys, Shapes]) -> WeightsError:
     keys, names = max(state_dicts.items(), key=lambda item: len(item[1]))
     place = f"in {Choice(keys, '')} " if keys else ""
-    shown = ", ".join(map(_shown, sorted(names)[:5]))
+    shown = ", ".join(map(printable, sorted(names)[:5]))
     return WeightsError(
         path,
         f"it holds {len(names)} arrays {place}of no network that is known here, among them {shown}",
     )
-
-
-def _shown(name: str) -> str:
-    """A name of a file that may hold anything, short and as a terminal can show it."""
-    return ascii(name[:100])[1:-1]

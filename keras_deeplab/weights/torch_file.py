@@ -20,8 +20,8 @@ import numpy as np
 from keras_deeplab.weights import torch_pickle
 from keras_deeplab.weights.archive import check_unpacked
 from keras_deeplab.weights.checkpoint import may_hold
-from keras_deeplab.weights.errors import WeightsError, reading
-from keras_deeplab.weights.torch_objects import Tensor, UnreadablePickle, printable, tensor_of
+from keras_deeplab.weights.errors import WeightsError, printable, reading
+from keras_deeplab.weights.torch_objects import Tensor, UnreadablePickle, tensor_of
 
 Keys = tuple[str, ...]
 Shapes = Mapping[str, tuple[int, ...]]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_deeplab.weights.errors import printable
+
 
 class UnreadablePickle(Exception):
     """A pickle that is damaged, or asks for more than tensors in plain containers."""
@@ -125,11 +127,6 @@ def plain(items: Iterable[Any]) -> list[Any]:
         if not isinstance(item, str | bytes | int | float | Function | None):
             raise UnreadablePickle(f"refused a {type(item).__name__} as a key")
     return items
-
-
-def printable(text: str) -> str:
-    """A text from a file that may hold anything, short and as a terminal can show it."""
-    return ascii(text[:100])[1:-1]
 
 
 def _tensor(storage: Storage, dtype: Any, offset: Any, shape: Any, strides: Any) -> Tensor:

@@ -11,6 +11,7 @@ import pickletools
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from keras_deeplab.weights.errors import printable
 from keras_deeplab.weights.torch_objects import (
     Function,
     Storage,
@@ -18,7 +19,6 @@ from keras_deeplab.weights.torch_objects import (
     build,
     named,
     plain,
-    printable,
     storage_of,
 )
 

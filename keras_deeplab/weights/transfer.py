@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -93,10 +94,7 @@ def transfer(model: keras.Model, source: Source) -> TransferReport:
         for path in kept
         for variable in own_weights(layers[path])
     ]
-    wrong = [text for name, variable, value in pairs if (text := _defect(name, variable, value))]
-    if wrong:
-        shown = "; ".join(wrong[:3]) + ("; ..." if len(wrong) > 3 else "")
-        raise WeightsError(source.path, f"{len(wrong)} of its variables are broken: {shown}")
+    check_values(source.path, pairs)
     for _, variable, value in pairs:
         variable.assign(value)
     taken = {f"{root}{path}" for path in kept}
@@ -144,6 +142,25 @@ def _misfit(path: str, layer: keras.layers.Layer, values: Mapping[str, np.ndarra
         if value.shape != variable.shape:
             return f"{mine}, the source's {value.shape}"
     return ""
+
+
+def check_values(
+    path: str | os.PathLike, values: Iterable[tuple[str, keras.Variable, np.ndarray]]
+) -> None:
+    """Refuses values that are useless for their variables.
+
+    Args:
+        path: The file, for messages.
+        values: Names for messages, the variables, and values of their shapes.
+
+    Raises:
+        WeightsError: If a value is no number, is NaN or infinite in the variable's precision, or is
+            a negative variance.
+    """
+    wrong = [text for name, variable, value in values if (text := _defect(name, variable, value))]
+    if wrong:
+        shown = "; ".join(wrong[:3]) + ("; ..." if len(wrong) > 3 else "")
+        raise WeightsError(path, f"{len(wrong)} of its variables are broken: {shown}")
 
 
 def _defect(name: str, variable: keras.Variable, value: np.ndarray) -> str:

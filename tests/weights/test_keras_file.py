@@ -146,11 +146,13 @@ def activation(module: str, name: str) -> Callable[[dict], None]:
     return change
 
 
-def nested_compilation(config: dict) -> None:
-    config["config"]["backbone"]["compile_config"] = {
-        "optimizer": "adam",
-        "loss": function("keras.saving", "load_model"),
-    }
+def compilation_inside(loss: dict) -> Callable[[dict], None]:
+    """Compiles the backbone, which is never left out."""
+
+    def change(config: dict) -> None:
+        config["config"]["backbone"]["compile_config"] = {"optimizer": "adam", "loss": loss}
+
+    return change
 
 
 HOSTILE = {
@@ -194,8 +196,25 @@ HOSTILE = {
     "a torch module": (layer("TorchModuleWrapper", module="x"), "hold code, .* TorchModule"),
     "an address": (layer("Rescaling", scale="https://example.org/x"), "scale='https://"),
     "a path upwards": (layer("Rescaling", scale="a/../../b"), "scale='a/"),
-    "a compilation inside": (nested_compilation, r"keras\.saving\.load_model"),
+    "a compilation inside": (
+        compilation_inside(function("keras.saving", "load_model")),
+        r"keras\.saving\.load_model",
+    ),
     "building": (lambda c: c.update(build_config={"file": "x"}), "file='x'"),
+    "a vocabulary as a loss": (
+        compilation_inside(
+            {
+                "module": "keras.layers",
+                "class_name": "StringLookup",
+                "config": {"vocabulary": SECRET.strip("/")},
+            }
+        ),
+        "vocabulary='etc/",
+    ),
+    "a class by a list": (
+        lambda c: layers(c)[1].update(class_name=["Lambda"]),
+        r"class_name=\['Lambda'\]",
+    ),
     "a foreign class": (
         lambda c: layers(c).insert(2, {"module": "os", "class_name": "system", "config": {}}),
         "Could not locate class 'system'",
@@ -222,6 +241,98 @@ def test_a_configuration_names_no_file_no_address_and_no_code(
             call()
         assert "\n" not in str(caught.value)
     assert OPENED == []
+
+
+# Module and name: Keras looks up one joined to the other, wherever the dots are.
+ELSEWHERE = {
+    "function": [
+        ("keras", "datasets.mnist.load_data"),
+        ("keras", "applications.mobilenet_v2.MobileNetV2"),
+        ("keras", "utils.get_file"),
+        ("keras", "layers.relu"),
+        ("builtins", "schedules.ExponentialDecay"),
+        ("keras.src", "datasets.mnist.load_data"),
+        ("keras.src.datasets.mnist", "load_data"),
+        ("keras.src.utils.file_utils", "get_file"),
+        ("keras.src.models", "clone_model"),
+        ("keras.models", "clone_model"),
+    ],
+    "class": [
+        ("keras", "layers.Activation"),
+        ("keras", "layers.Lambda"),
+        ("keras", "_legacy.layers.RandomHeight"),
+        (None, "layers.Lambda"),
+        ("keras.src.applications.mobilenet_v2", "MobileNetV2"),
+        ("keras.src.export.tfsm_layer", "TFSMLayer"),
+        ("keras.src.utils.jax_layer", "JaxLayer"),
+        ("keras.src.legacy.layers", "RandomHeight"),
+        ("keras.src.distillation.distiller", "Distiller"),
+    ],
+    "spec": [("keras", "datasets.mnist.load_data"), ("keras.datasets.mnist", "load_data")],
+}
+
+
+@pytest.mark.parametrize(
+    "kind, module, name", [(kind, *each) for kind, found in ELSEWHERE.items() for each in found]
+)
+def test_objects_of_keras_are_parts_of_networks_wherever_the_dots_are(
+    files, tmp_path, monkeypatch, kind, module, name
+):
+    def change(config: dict) -> None:
+        if kind == "class":
+            found = {"module": module, "class_name": name, "config": {}, "registered_name": None}
+            layers(config).insert(2, found)
+            return
+        found = function(module, name)
+        if kind == "spec":
+            found.update(class_name="__typespec__", spec_name=name, config=[])
+        layers(config)[1]["config"]["activation"] = found
+
+    monkeypatch.setattr(keras.utils, "get_file", lambda *_, **__: OPENED.append("download"))
+    bad = with_config(files / "model.keras", tmp_path / "bad.keras", change)
+    shown = re.escape(f"{module}.{name}" if module else name)
+    with pytest.raises(WeightsError, match=f"no part of a network, received {shown}$"):
+        keras_deeplab.load_model(bad)
+    assert OPENED == []
+
+
+@pytest.mark.parametrize("name", ["LayerScale", "StochasticDepth"])
+def test_layers_of_networks_of_keras_are_parts_of_networks(tmp_path, name):
+    layer = getattr(keras.src.applications.convnext, name)
+    inputs = keras.Input((4, 4, 3))
+    outputs = layer(1e-6, 3)(inputs) if name == "LayerScale" else layer(0.1)(inputs)
+    outputs = keras.ops.image.resize(keras.ops.relu(outputs), (2, 2))
+    keras.Model(inputs, outputs).save(tmp_path / "network.keras")
+    loaded = keras_deeplab.load_model(tmp_path / "network.keras")
+    assert loaded.layers[1].__class__ is layer
+    assert loaded.output_shape == (None, 2, 2, 3)
+
+
+@keras.saving.register_keras_serializable("a.team")
+def doubled(x: Any) -> Any:
+    return 2 * x
+
+
+def test_ordinary_content_is_no_file_and_no_size(tmp_path):
+    inputs = keras.Input((4,))
+    outputs = {
+        name: keras.layers.Dense(1, activation=doubled, name=f"of_{name}")(inputs)
+        for name in ("file", "path")
+    }
+    network = keras.Model(inputs, outputs)
+    text = "trained on data/../others, see https://example.org"
+    network.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.1, 150_000_000, 0.9)),
+        {"file": "mse", "path": keras.losses.MeanAbsoluteError(name=text)},
+    )
+    network.optimizer.build(network.trainable_variables)
+    network.save(tmp_path / "network.keras")
+    loaded = keras_deeplab.load_model(tmp_path / "network.keras")
+    assert loaded.loss["file"] == "mse"
+    assert loaded.loss["path"].name == text
+    assert loaded.optimizer._learning_rate.decay_steps == 150_000_000
+    x = np.ones((1, 4), "float32")
+    np.testing.assert_array_equal(loaded.predict(x)["file"], network.predict(x)["file"])
 
 
 @pytest.mark.parametrize("value", [SECRET, "pascal_voc"])
@@ -266,6 +377,17 @@ TOO_LARGE = {
     "filters": (lambda c: c["config"].update(aspp_filters=5 * 10**7), "builds more than"),
     "a layer inside": (
         lambda c: layers(c)[1]["config"].update(filters=5 * 10**7),
+        "builds more than",
+    ),
+    "a layer as a loss": (
+        compilation_inside(
+            {
+                "module": "keras.layers",
+                "class_name": "Dense",
+                "config": {"units": 5 * 10**8},
+                "build_config": {"input_shape": [1, 8]},
+            }
+        ),
         "builds more than",
     ),
     "constants": (
@@ -470,14 +592,28 @@ def test_a_structured_file_has_any_name(files, tmp_path, model):
     np.testing.assert_array_equal(target.weights[0], model.weights[0])
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        *(
+            ("kernel", value, "finite float32 values. Received: 1 of 12 values are NaN or infinite")
+            for value in (np.nan, np.inf, -np.inf)
+        ),
+        ("moving_variance", -1e-3, "must not be negative. Received: 1 of 4 values below 0"),
+    ],
+)
+def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path, name, value, message):
     broken = small()
-    kernel = broken.get_layer("logits").kernel
-    kernel.assign(np.where(np.arange(kernel.shape[-1]) == 1, value, np.array(kernel)))
+    variable = [w for w in broken.weights if w.name == name][-1]
+    content = np.array(variable)
+    content.flat[-1] = value
+    variable.assign(content)
     broken.save(tmp_path / "model.keras")
-    with pytest.raises(WeightsError, match=r"logits/kernel must be finite, received NaN or inf"):
+    with pytest.raises(WeightsError, match=f"{re.escape(message)}$") as of_file:
         keras_deeplab.load_model(tmp_path / "model.keras")
+    with pytest.raises(WeightsError) as of_model:
+        weights.load(small(), broken)
+    assert of_file.value.reason == of_model.value.reason
 
 
 @pytest.fixture
@@ -529,8 +665,9 @@ def test_what_is_no_keras_file(run_folder, name, message):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.keras")
-    with pytest.raises(WeightsError, match="there is no such file"):
-        keras_deeplab.load_model(tmp_path / "pipe.keras")
+    for call in (keras_deeplab.load_model, weights.convert):
+        with pytest.raises(WeightsError, match="it must be a regular file, not a named pipe"):
+            call(tmp_path / "pipe.keras")
 
 
 @pytest.mark.parametrize("path", [None, 5, b"model.keras"])
@@ -553,8 +690,12 @@ def test_a_file_that_cannot_be_read(model, files, tmp_path, monkeypatch, name):
 
     monkeypatch.setattr(Path, "open", refused)
     monkeypatch.setattr(zipfile.io, "open", refused)
-    with pytest.raises(WeightsError, match="Permission denied"):
+    monkeypatch.setattr(zipfile, "open", refused, raising=False)
+    with pytest.raises(WeightsError, match="it cannot be read: .*Permission denied"):
         weights.load(target, path)
+    if name == "model.keras":
+        with pytest.raises(WeightsError, match="it cannot be read: Permission denied"):
+            keras_deeplab.load_model(path)
 
 
 @pytest.mark.parametrize("name", ["m.h5", "m.hdf5", "M.H5"])
