@@ -140,9 +140,9 @@ def test_serving_encoded_takes_jpeg(exported):
 def test_serving_encoded_refuses_with_a_message(exported):
     serve = exported[2]["serving_encoded"]
     mixed = [png(pictures((8, 9, 3))), png(pictures((9, 8, 3)))]
-    with pytest.raises(tf.errors.InvalidArgumentError, match="photographs of one size"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="images of one size"):
         serve(encoded=tf.constant(mixed))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at least one photograph"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at least one image"):
         serve(encoded=tf.constant([], tf.string))
 
 
@@ -250,7 +250,7 @@ MALFORMED = {
     "images as files": (("serving_encoded", {"encoded": pictures((1, 8, 8, 3))}), DTYPE),
     "one file": (("serving_encoded", {"encoded": np.array(PNG, object)}), FILES),
     "files of rank 2": (("serving_encoded", {"encoded": np.array([[PNG]], object)}), FILES),
-    "no files": (files_request(), "at least one photograph"),
+    "no files": (files_request(), "at least one image"),
     "empty file": (files_request(b""), "must hold JPEG, PNG, WebP"),
     "text": (files_request(b"no picture"), "file format|JPEG"),
     "one byte": (files_request(b"\x89"), "file format|JPEG"),
@@ -383,11 +383,23 @@ def test_every_entry_refuses_malformed_requests(exported, name):
         assert entry(tf.constant(good))["labels"].shape[0] == 1
 
 
-@pytest.mark.parametrize("value", [0, -1, 1e6, True, "100", None, 2 * 128 * 160 - 1])
+@pytest.mark.parametrize("value", [0, -1, 1e6, True, "100", 2 * 128 * 160 - 1])
 def test_max_pixels_must_admit_the_comparison(tmp_path, value):
     with pytest.raises(ValueError, match="`max_pixels` must be an integer of at least 40960"):
         export.saved_model(small_model(), tmp_path / "out", max_pixels=value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size, needed", [((None, None), 2 * 128 * 160), ((40, 70), 2 * 64 * 96)])
+def test_the_default_max_pixels_admits_what_is_compared(tmp_path, monkeypatch, size, needed):
+    """A fixed size above 2^24 pixels is exported; requests are limited to what was compared."""
+    monkeypatch.setattr(export, "MAX_PIXELS", 1000)
+    export.saved_model(small_model(shape=(*size, 3)), tmp_path / "out")
+    serve = tf.saved_model.load(tmp_path / "out").signatures["serving_default"]
+    height, width = (size[0] or 128), (size[1] or 160)
+    assert serve(images=tf.zeros((2, height, width, 3), tf.uint8))["labels"].shape[0] == 2
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"must hold 1 to {needed} pixels"):
+        serve(images=tf.zeros((3, height, width, 3), tf.uint8))
 
 
 def test_the_smallest_max_pixels(tmp_path):
