@@ -62,7 +62,7 @@ class Record(NamedTuple):
         comment = None
         try:
             with zipfile.ZipFile(path) as archive:
-                # Keras compresses nothing, and of LZMA `testzip` passes data that end too early.
+                # Keras compresses nothing, and each method has errors of its own.
                 check_unpacked(archive, path.stat().st_size)
                 if archive.testzip() is None:
                     comment = archive.comment

@@ -206,7 +206,7 @@ DAMAGES = {  # byte of the directory's first entry, and another value
     "method": (10, 99),  # NotImplementedError
     "deflate": (10, 8),  # zlib.error
     "bzip2": (10, 12),  # OSError
-    "LZMA": (10, 14),  # none
+    "LZMA": (10, 14),  # lzma.LZMAError
     "offset": (44, 1),  # BadZipFile
 }
 
@@ -214,7 +214,9 @@ DAMAGES = {  # byte of the directory's first entry, and another value
 @pytest.mark.parametrize("place, value", DAMAGES.values(), ids=DAMAGES)
 def test_each_kind_of_damage_of_a_directory(tmp_path, place, value):
     path = tmp_path / "last.keras"
-    store(path, "a1b2", 3, 0.6, 0.7)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", b"00\5\0" + b"\xff" * 2000)  # no data of any method
+    Record("a1b2", 3, 0.6, 0.7).write(path)
     content = bytearray(path.read_bytes())
     start = content.index(b"PK\1\2")
     content[start + place] = value
