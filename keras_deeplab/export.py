@@ -36,7 +36,7 @@ def saved_model(
     path: str | os.PathLike,
     overwrite: bool = False,
     tolerance: float | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> Path:
     """Writes a model as a SavedModel that needs TensorFlow alone, and compares it with the model.
 
@@ -69,7 +69,8 @@ def saved_model(
         max_pixels: Largest number of pixels of a request, `batch * height * width` with the sides
             rounded up to multiples of 32, as thin and tiny images cost no less. A server out of
             memory is ended by its system: choose what yours can hold. A DeepLabV3+ on MobileNetV2
-            with 21 classes takes about 0.4 GB a megapixel.
+            with 21 classes takes about 0.4 GB a megapixel. By default 2^24, or as many as two
+            images of the model's fixed input size have if these are more.
 
     Returns:
         The path.
@@ -89,6 +90,8 @@ def saved_model(
     path = Path(path)
     _check_target(path, overwrite)
     needed = max(_pixels(shape) for shape in verified_shapes(logits_spec(model)[0]))
+    if max_pixels is None:
+        max_pixels = max(MAX_PIXELS, needed)
     if type(max_pixels) is bool or not isinstance(max_pixels, Integral) or max_pixels < needed:
         raise ValueError(
             f"`max_pixels` must be an integer of at least {needed}, the pixels of the images that "
@@ -187,7 +190,7 @@ def _checked_files(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """Refuses encoded files that are none, or declare too many pixels in their headers."""
     encoded = tf.ensure_shape(encoded, [None], name="encoded")
     count = tf.debugging.Assert(
-        tf.size(encoded) > 0, ["encoded must hold at least one photograph; received none"]
+        tf.size(encoded) > 0, ["encoded must hold at least one image; received none"]
     )
     with tf.control_dependencies([count]):
         pixels = tf.map_fn(_declared_pixels, encoded, fn_output_signature=tf.float64)
@@ -256,7 +259,7 @@ def _decoded(encoded: tf.Tensor, channels: int) -> tf.Tensor:
     def one(photograph: tf.Tensor) -> tf.Tensor:
         pixels = upright(photograph)
         size = tf.shape(pixels)
-        rule = "encoded must hold photographs of one size; received heights, widths and channels"
+        rule = "encoded must hold images of one size; received heights, widths and channels"
         check = tf.debugging.Assert(tf.reduce_all(size == first), [rule, first, "and", size])
         with tf.control_dependencies([check]):
             return tf.identity(pixels)

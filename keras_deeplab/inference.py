@@ -15,14 +15,14 @@ import PIL.Image
 import tensorflow as tf
 
 from keras_deeplab.boundary import BoundaryScores
-from keras_deeplab.data.decoding import FEW_BITS, read_picture
+from keras_deeplab.data.decoding import FEW_BITS, Picture, read_picture
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import FORMATS, listed
+from keras_deeplab.data.orientation import upright_pixels
 from keras_deeplab.graph.network import all_layers
 from keras_deeplab.metrics import SegmentationMetrics, by_name, scores
 
 Image = np.ndarray | tf.Tensor | PIL.Image.Image | str | os.PathLike
-PIL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits per channel
 
 LabelFunction = tf.types.experimental.PolymorphicFunction
 # Beside the models, not on them: an attribute would be tracked, saved and copied with its model.
@@ -108,9 +108,10 @@ def predict(model: keras.Model, image: Image) -> np.ndarray:
         image: Path of a JPEG, PNG, BMP, WebP or TIFF file, or an array or `PIL.Image`:
             `(height, width, 3)`, `(height, width)`, `(height, width, 1)` or with a batch axis in
             front `(batch, height, width, 3 or 1)`; uint8, or another dtype with values in 0..255.
-            One channel is repeated where the model takes three. The EXIF orientation of a file is
-            applied, so that the labels lie as viewers show the photograph; arrays and a
-            `PIL.Image` are taken as they are.
+            One channel is repeated where the model takes three. The EXIF orientation of a file or
+            a `PIL.Image` is applied, so that the labels have the size and orientation in which
+            viewers show the image. `PIL.ImageOps.exif_transpose` does the same to an image. Arrays
+            have none.
 
     Returns:
         Labels `(height, width)`, or `(batch, height, width)` for a batch; uint8, or int32 above
@@ -181,8 +182,8 @@ def _array(image: Any, mode: str | None) -> np.ndarray:
             f"{rule}. Received: image of type {type(image).__name__}.{hint if is_bytes else ''}"
         )
     try:
-        if isinstance(image, PIL.Image.Image) and image.mode in PIL_MODES and mode:
-            image = image.convert(mode)
+        if isinstance(image, PIL.Image.Image):
+            return upright_pixels(image, mode)
         return np.asarray(image)
     except (OSError, SyntaxError) as error:  # of pillow, which decodes what it has opened only now
         raise ValueError(
@@ -206,6 +207,11 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
     Raises:
         ValueError: If there is no such file, or it cannot be read or decoded as a whole.
     """
+    return open_picture(path, channels).upright
+
+
+def open_picture(path: str | os.PathLike, channels: int = 3) -> Picture:
+    """Reads an image as `read_image` does, with its EXIF orientation in `facts`."""
     _check_exists(path)
     try:
         picture = read_picture(Path(path), channels)
@@ -220,7 +226,7 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
             "black, as the upper 8 bits are used. Multiply the values of a camera of 12 bits by 16",
             stacklevel=2,
         )
-    return picture.upright
+    return picture
 
 
 def _check_exists(path: str | os.PathLike) -> None:

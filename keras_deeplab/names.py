@@ -19,7 +19,7 @@ def key(name: str) -> str:
 
 
 def find(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that `name` is a spelling of.
+    """Finds the entry of `names` that equals `name` up to case and punctuation; None if none does.
 
     Example:
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from keras_deeplab.data import voc_colors
+from keras_deeplab.data.orientation import upright_pixels
 
 GAP = 6
 FONT_SIZE = 13
@@ -21,7 +22,7 @@ Colors = Sequence[tuple[int, int, int]] | np.ndarray
 
 
 def overlay(
-    image: np.ndarray,
+    image: np.ndarray | Image.Image,
     labels: np.ndarray,
     colors: Colors | None = None,
     alpha: float = 0.5,
@@ -31,7 +32,8 @@ def overlay(
 
     Args:
         image: Pixels `(height, width, 3)`, or one-channel `(height, width)` or `(height, width,
-            1)`, in 0..255; also with a batch axis in front.
+            1)`, in 0..255; also with a batch axis in front. Or a `PIL.Image`, whose EXIF
+            orientation is applied, as `predict` does.
         labels: Labels `(height, width)`, or `(batch, height, width)`.
         colors: One `(red, green, blue)` in 0..255 per class; PASCAL VOC's by default.
         alpha: How much of the colour is seen, 0 (none) to 1 (only the colour).
@@ -58,14 +60,14 @@ def overlay(
     return np.where(ignored, pixels.astype(np.uint8), mixed)
 
 
-def _rgb(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _rgb(image: np.ndarray | Image.Image, shape: tuple[int, ...]) -> np.ndarray:
     """Returns an image of those pixels with three channels."""
-    pixels = np.asarray(image)
+    pixels = upright_pixels(image, "RGB") if isinstance(image, Image.Image) else np.asarray(image)
     pixels = pixels[..., None] if pixels.shape == shape else pixels
     if pixels.shape[:-1] != shape or pixels.shape[-1] not in (1, 3):
         raise ValueError(
             "image must have the labels' height and width and 1 or 3 channels; received image of "
-            f"shape {np.shape(image)} and labels of shape {shape}"
+            f"shape {pixels.shape} and labels of shape {shape}"
         )
     return np.broadcast_to(np.clip(pixels, 0, 255), (*shape, 3))
 

@@ -13,11 +13,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 import keras_deeplab
 from keras_deeplab.inference import _LABEL_FUNCTIONS, evaluate, predict
 from keras_deeplab.metrics import scores
+from keras_deeplab.pictures import overlay
 
 
 def channel_model(classes=3, channels=3, size=(None, None), **dense):
@@ -72,6 +73,68 @@ def test_predict_pil_modes_are_seen_as_viewers_show_them(image, mode, channels):
     np.testing.assert_array_equal(predict(model, picture), predict(model, np.asarray(shown)))
     with pytest.raises(ValueError, match="Received"):
         predict(model, Image.fromarray(image[..., 0].astype(np.uint16) * 256))
+
+
+# Red, green and blue in places that show how an image is turned.
+BLOCKS = np.kron(np.array([[0, 1, 2, 0], [1, 1, 0, 2]]), np.ones((16, 16), int))
+COLORED = (255 * np.eye(3)[BLOCKS]).astype(np.uint8)
+KINDS = {
+    "JPEG": {"quality": 100, "subsampling": 0},
+    "PNG": {},
+    "WebP": {"lossless": True},
+    "TIFF": {},
+}
+
+
+def with_orientation(folder, kind, orientation, **options):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = folder / f"photo.{kind.lower()}"
+    Image.fromarray(COLORED).save(path, kind, exif=exif, **KINDS[kind])
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_pillow_image_is_turned_as_its_file_is(tmp_path, kind, orientation):
+    path = with_orientation(tmp_path, kind, orientation)
+    labels = predict(channel_model(), path)
+    shown = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    np.testing.assert_array_equal(labels, np.asarray(shown).argmax(-1))
+    assert labels.shape == ((32, 64) if orientation < 5 else (64, 32))
+    assert np.array_equal(labels, BLOCKS) == (orientation == 1)
+    for given in (Image.open(path), Image.open(path).convert("RGB"), shown):
+        np.testing.assert_array_equal(predict(channel_model(), given), labels)
+        np.testing.assert_array_equal(predict(channel_model(), given), labels)  # not turned again
+    loaded = Image.open(path)
+    loaded.load()
+    np.testing.assert_array_equal(predict(channel_model(), loaded), labels)
+    with Image.open(path) as given:
+        picture = overlay(given, labels, colors=255 * np.eye(3, dtype=int), alpha=0.5)
+    np.testing.assert_array_equal(picture.argmax(-1), labels)
+    assert picture.max(-1).min() > 250  # each pixel under its own colour
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0no TIFF", b"Exif\0\0II*\0\xff\xff\xff\xff", b""]
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_pillow_image_of_damaged_exif_is_upright_as_its_file_is(tmp_path, kind, exif):
+    path = tmp_path / f"photo.{kind.lower()}"
+    Image.fromarray(COLORED).save(path, kind, exif=exif, **KINDS[kind])
+    for given in (path, Image.open(path), Image.open(path).convert("RGB")):
+        np.testing.assert_array_equal(predict(channel_model(), given), BLOCKS)
+
+
+def test_a_png_is_turned_by_exif_alone(tmp_path):
+    """Pillow takes an orientation from XMP too, for which it would have to decode the file."""
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    Image.fromarray(COLORED).save(tmp_path / "photo.png", pnginfo=text)
+    opened = Image.open(tmp_path / "photo.png")
+    for given in (tmp_path / "photo.png", opened):
+        np.testing.assert_array_equal(predict(channel_model(), given), BLOCKS)
+    assert opened.getexif()[ExifTags.Base.Orientation] == 6
 
 
 def test_predict_one_channel(image, tmp_path):

@@ -72,7 +72,7 @@ def _percent(score: float) -> str:
 
 
 class SeedEpochs(keras.callbacks.Callback):
-    """Gives dropout in each epoch a seed of its own, whether the run began there or went on.
+    """Gives dropout in each epoch a seed of its own, whether the run was started or resumed there.
 
     The last model holds weights and optimizer, but not the state of random layers.
 
@@ -94,7 +94,7 @@ class SeedEpochs(keras.callbacks.Callback):
 
 
 class KeepModels(keras.callbacks.Callback):
-    """Keeps the best model by validation mean IoU, and the last one, from which a run goes on.
+    """Keeps the best model by validation mean IoU, and the last one, from which a run resumes.
 
     In one file model, optimizer and epoch are always of one time. `BackupAndRestore` of Keras
     writes them into two, with HDF5 on the disk, which may end the process when the disk is full.
@@ -102,7 +102,7 @@ class KeepModels(keras.callbacks.Callback):
     Args:
         folder: Where they are kept.
         validated: Whether there is validation; without it the last model is the best.
-        restore: Whether training goes on from the last model.
+        restore: Whether training resumes from the last model.
     """
 
     def __init__(self, folder: RunFolder, validated: bool = True, restore: bool = False) -> None:
@@ -134,7 +134,7 @@ class KeepModels(keras.callbacks.Callback):
         with written_aside(self.folder.last_model, size) as aside:
             self.model.save(aside)
             record.write(aside)
-            # First, as the run goes on behind this epoch once the last model is there.
+            # First, as the run resumes after this epoch once the last model is there.
             if best:
                 with written_aside(self.folder.best_model, size) as copy:
                     shutil.copyfile(aside, copy)

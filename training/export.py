@@ -26,6 +26,12 @@ def parser() -> argparse.ArgumentParser:
     add("--model", type=Path, required=True, help=".keras file")
     add("--output", type=Path, required=True, help="folder to write")
     add("--output-stride", type=positive, help="default: the model's own")
+    add(
+        "--max-pixels",
+        type=positive,
+        help="largest number of pixels of a request; default: 2^24, or what the model's fixed size "
+        "needs",
+    )
     add("--overwrite", action="store_true", help="replace a SavedModel that is there")
     return made
 
@@ -35,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     model = load_model(options.model, options.output_stride)
-    path = keras_deeplab.export.saved_model(model, options.output, overwrite=options.overwrite)
+    path = keras_deeplab.export.saved_model(
+        model, options.output, overwrite=options.overwrite, max_pixels=options.max_pixels
+    )
     print(f"written to {path}: it answers as the model does")
     return 0
 

@@ -17,6 +17,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from keras_deeplab.data.json_object import read_json_object
+
 # A full disk, a used-up quota and a limit of file size, as the system, HDF5 and TensorFlow word it.
 _DISK_FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
@@ -103,15 +105,9 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
         ValueError: If it holds none, with the path and the advice.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = str(content)[:80]
-    except RecursionError:
-        content, found = None, "brackets nested too deeply"
-    except ValueError as error:  # no text, or no JSON
-        content, found = None, str(error)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object. Received: {found}. {advice}")
-    return content
+        return read_json_object(path)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}. {advice}") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -25,8 +25,9 @@ def finish(folder: RunFolder, source: data.Source, options: argparse.Namespace) 
     split = "val" if "val" in source.splits else "train"
     best = folder.best_model
     if not best.exists():
-        print(f"{best} is missing: {folder.last_model} takes its place.")
-        shutil.copyfile(folder.last_model, best)
+        print(f"{best} is missing. Using {folder.last_model} instead.")
+        with written_aside(best, folder.last_model.stat().st_size) as aside:
+            shutil.copyfile(folder.last_model, aside)
     record = Record.read(best)
     model = finished(keras_deeplab.load_model(best, compile=False), options)
     with written_aside(best, stored_bytes(model)) as aside:

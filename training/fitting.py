@@ -1,4 +1,4 @@
-"""The stages of a run, each a `model.fit` that goes on where it was stopped."""
+"""The stages of a run, each a `model.fit` that resumes where it was stopped."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Run:
         if recipe.multi_scale is not None:
             model = MultiScale(model, recipe.multi_scale)
         if len(self.stages) > 1 and not self.epochs_done:
-            model.with_output_stride(self.stages[1].output_stride)  # an error now, not at night
+            model.with_output_stride(self.stages[1].output_stride)  # raises early if it cannot
         return model
 
     def _epochs_done_in(self, number: int) -> int:
@@ -184,7 +184,7 @@ class Run:
             StopOnLostLoss(self.folder, names, self.steps_per_epoch),
             keras.callbacks.CSVLogger(self.folder.history, append=self.epochs_done + first > 0),
             *boards,
-            # Last of those that write: behind it, the run goes on with the next epoch.
+            # Last of those that write: a run that is stopped after it resumes with the next epoch.
             KeepModels(self.folder, "val" in self.source.splits, self._epochs_done_in(number) > 0),
             StartTogether(self.strategy),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 import keras_deeplab
 from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
+from keras_deeplab.data.orientation import UPRIGHT
 from training.files import read_json, write_png
 from training.options import Parser, add_views, command, load_model, positive, with_views
 
@@ -47,13 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = with_views(model, options.scales, options.flip)
     names, colors = classes_of(options.model, model.output_shape[-1])
     for path in paths:
-        pixels = keras_deeplab.inference.read_image(path, model.input_shape[-1])
+        picture = keras_deeplab.inference.open_picture(path, model.input_shape[-1])
+        pixels = picture.upright
         labels = keras_deeplab.predict(model, pixels)
         sample = np.uint8 if len(names) <= 256 else np.uint16
         write_png(options.output / f"{path.stem}_labels.png", labels.astype(sample))
         overlay = keras_deeplab.overlay(pixels, labels, colors, ignore_label=None)
         write_png(options.output / f"{path.stem}_overlay.png", overlay)
-        print(f"{path.name}: {shares(labels, names)}")
+        turned = picture.facts.orientation != UPRIGHT
+        done = " (turned by its EXIF orientation)" if turned else ""
+        print(f"{path.name}{done}: {shares(labels, names)}")
     print(f"{len(paths)} images written to {options.output}")
     return 0
 
@@ -88,7 +93,7 @@ def classes_of(model: Path, num_classes: int) -> tuple[Sequence[str], Sequence[C
         ValueError: If what was stored is damaged, with the path.
     """
     stored = model.with_name("dataset.json")
-    if stored.exists():
+    if os.path.lexists(stored):
         content = read_json(stored, WITHOUT_NAMES)
         try:
             info = DatasetInfo.from_dict(content)

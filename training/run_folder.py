@@ -6,10 +6,13 @@ import hashlib
 import json
 import math
 import shutil
+import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from keras_deeplab.weights.archive import check_unpacked
 from training.files import read_json, write_json, written_aside
 
 try:
@@ -19,6 +22,12 @@ except ImportError:  # on Windows
 
 MONITOR = "val_mean_iou"
 RESTORE = "Restore it, or choose another --output."
+# What zipfile and json raise for damaged archives, depending on the byte: a negative offset
+# is an OSError, an unknown version a NotImplementedError, an encrypted member a RuntimeError.
+_DAMAGE = (
+    *(zipfile.BadZipFile, struct.error, EOFError, OSError),
+    *(ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
+)
 
 
 class Record(NamedTuple):
@@ -50,21 +59,43 @@ class Record(NamedTuple):
         Raises:
             ValueError: If the file is damaged, or was written by something else.
         """
+        comment = None
         try:
             with zipfile.ZipFile(path) as archive:
-                record = cls(**json.loads(archive.comment))
+                # Keras compresses nothing, and each method has errors of its own.
+                check_unpacked(archive, path.stat().st_size)
                 if archive.testzip() is None:
-                    return record
-        except (ValueError, TypeError, zipfile.BadZipFile):
-            pass
+                    comment = archive.comment
+                    if comment:
+                        return cls(**json.loads(comment))._checked()
+        except _DAMAGE as error:
+            if getattr(error, "filename", None) is not None:  # the system's: it may not be read
+                raise
+        if comment == b"":
+            raise ValueError(
+                f"{path} was not written by a run of this version and cannot be resumed. To start "
+                f"from its weights, use --weights {path} and another --output."
+            )
         raise ValueError(f"{path} is damaged, or no run wrote it. {RESTORE}")
+
+    def _checked(self) -> Record:
+        """Returns itself; raises a ValueError if a value cannot be what a run stored."""
+        scores = [value for value in (self.score, self.best) if value is not None]
+        if not (
+            isinstance(self.run, str)
+            and type(self.epochs) is int
+            and self.epochs > 0
+            and all(type(value) in (int, float) and math.isfinite(value) for value in scores)
+        ):
+            raise ValueError(f"not a record: {self}")
+        return self
 
 
 class RunFolder:
     """Paths of a run's files.
 
     `run.json` holds the arguments as soon as a run begins, `metrics.json` the scores when it is
-    done; in between, the same arguments go on with it from `last.keras`.
+    done; in between, the same arguments resume it from `last.keras`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,14 +123,7 @@ class RunFolder:
             ValueError: If the folder holds a finished run, a run with other arguments or one that
                 is under way, files that are not a run's, or too few of an unfinished run's.
         """
-        if self.metrics.exists():
-            raise ValueError(
-                f"{self.path} holds a finished run: choose another --output, or delete it."
-            )
-        present = set(self.path.iterdir()) if self.path.exists() else set()
-        if present - {self.lock_file} and self.arguments not in present:
-            raise ValueError(f"{self.path} holds files, but no run.json: choose another --output.")
-        self.lock()
+        self.claim(self._check_unfinished)
         self.run = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:16]
         epochs = 0
         trained = self.last_model.exists() or self.best_model.exists() or len(self._rows()) > 1
@@ -111,6 +135,40 @@ class RunFolder:
         self._remove_left_overs()
         self._trim_history(epochs)
         return epochs
+
+    def claim(self, check: Callable[[], None]) -> None:
+        """Locks the folder unless `check` raises a ValueError.
+
+        It is called before, so that a folder that is refused is left as it is, and again after, as
+        another process may have ended its run there in between.
+        """
+        check()
+        self.lock()
+        try:
+            check()
+        except ValueError:
+            self.done()
+            self.unlock()
+            raise
+
+    def _check_unfinished(self) -> None:
+        if self.metrics.exists():
+            raise ValueError(
+                f"{self.path} holds a finished run: choose another --output, or delete it."
+            )
+        present = self._present()
+        if present and self.arguments not in present:
+            raise ValueError(f"{self.path} holds files, but no run.json: choose another --output.")
+
+    def check_empty(self) -> None:
+        """Raises a ValueError if the folder holds anything."""
+        if self._present():
+            raise ValueError(f"{self.path} is not empty: choose another --output, or delete it.")
+
+    def _present(self) -> set[Path]:
+        if self.path.is_file():
+            raise ValueError(f"{self.path} is a file: choose another --output.")
+        return set(self.path.iterdir()) - {self.lock_file} if self.path.exists() else set()
 
     def lock(self) -> None:
         """Keeps other processes out until `unlock`; the system unlocks if this process is killed.
@@ -144,7 +202,8 @@ class RunFolder:
 
     def done(self) -> None:
         """Removes what only an unfinished run needs."""
-        # Only now, when no other process goes on here: one could wait for the file that is removed.
+        # Only now: a process that has opened the file already would lock one that is removed. It
+        # finds the run finished then.
         self.lock_file.unlink(missing_ok=True)
 
     def _check_same(self, arguments: dict[str, Any]) -> None:
@@ -161,7 +220,7 @@ class RunFolder:
             )
 
     def _epochs_done(self) -> int:
-        """The epochs that the run goes on from; says what is missing."""
+        """Returns the number of completed epochs; prints which files are missing."""
         paths = [path for path in (self.last_model, self.best_model) if path.exists()]
         records = {path: Record.read(path) for path in paths}
         for path, record in records.items():
@@ -173,15 +232,15 @@ class RunFolder:
             if trained > 1:  # in the first epoch, this run was killed before it stored the model
                 start = f", with --weights {self.best_model}" if best else ""
                 raise ValueError(
-                    f"{self.last_model} is missing, from which the run goes on after {trained} "
-                    f"epochs. Restore it, or choose another --output{start}."
+                    f"{self.last_model} is missing: the run cannot be resumed from epoch {trained} "
+                    f"without it. Restore it, or choose another --output{start}."
                 )
             return 0
         if last.best is not None and self.best_score() < last.best:
-            found = "is another one: the next better" if best else "is missing: the next validated"
+            found, following = ("was replaced", "better") if best else ("is missing", "validated")
             print(
-                f"{self.best_model}, the best model, with a mean IoU of {last.best:.3f}, {found} "
-                "one takes its place."
+                f"{self.best_model}, the best model with a mean IoU of {last.best:.3f}, {found}. "
+                f"The next {following} model will be stored there."
             )
         return last.epochs
 
@@ -212,8 +271,8 @@ class RunFolder:
                 aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         if len(kept) < epochs:
             print(
-                f"{self.history} lacks {epochs - len(kept)} of the {epochs} epochs that were "
-                f"done: it goes on with epoch {epochs + 1}."
+                f"{self.history} lacks {epochs - len(kept)} of the {epochs} completed epochs. The "
+                f"next row will be epoch {epochs + 1}."
             )
 
     def best_score(self) -> float:

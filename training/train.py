@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     made = Parser(
         hints={
             **{names.key(field): f"Give it as --set {field}=VALUE." for field in FIELDS},
-            "resume": "The same command goes on with a run that was stopped.",
+            "resume": "The same command resumes a run that was stopped.",
         },
         prog="python -m training.train",
         description="Trains a segmentation model, scores it and exports it.",
@@ -149,13 +149,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         with full_disk_named(path):
             epochs_done = distribution.on_chief(strategy, lambda: folder.begin(arguments))
             write_json(folder.dataset, source.info.to_dict())
-            print(f"{'Going on with' if epochs_done else 'Writing to'} {path}")
             keras.utils.set_random_seed(options.seed)
             run = Run(options, recipe, source, report, folder, epochs_done, strategy)
+            if epochs_done:
+                print(f"Resuming from epoch {epochs_done} of {sum(run.epochs)} in {path}")
+            else:
+                print(f"Writing to {path}")
             run.train(weights)
             distribution.on_chief(strategy, lambda: finish(folder, source, options))
     except KeyboardInterrupt:
-        print(f"\nInterrupted: the same command goes on with {path}.")
+        print(f"\nInterrupted: run the same command again to resume {path}.")
         return INTERRUPTED
     finally:
         folder.unlock()

@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     complete(options)
     source = open_classes(options.data)
     folder = RunFolder(output_folder(options))
+    folder.check_empty()  # before the model is built
     keras.utils.set_random_seed(options.seed)
     model = keras_deeplab.SPPNet(
         len(source.classes),
@@ -86,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         dense=tuple(options.dense),
         dropout=options.dropout,
     )
-    print(f"Writing to {folder.path}")
-    folder.lock()
+    folder.claim(folder.check_empty)
     try:
+        print(f"Writing to {folder.path}")
         with full_disk_named(folder.path):
             write_json(folder.arguments, {**vars(options), "output": str(folder.path)})
             write_json(folder.dataset, {"classes": list(source.classes)})
@@ -127,12 +128,9 @@ def open_classes(name: str) -> Classes:
 
 
 def output_folder(options: argparse.Namespace) -> Path:
-    """The folder asked for, or else the next free one; nothing is ever written over."""
+    """The folder asked for, or else the next free one."""
     name = f"{Path(options.data).resolve().name}-spp_net-{options.backbone}"
-    path = options.output or next_free(Path("runs") / name)
-    if path.exists() and (path.is_file() or any(path.iterdir())):
-        raise ValueError(f"{path} is not empty: choose another --output, or delete it.")
-    return path
+    return options.output or next_free(Path("runs") / name)
 
 
 def batches(source: Classes, options: argparse.Namespace) -> Callable[..., tf.data.Dataset]:

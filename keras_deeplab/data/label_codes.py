@@ -8,6 +8,7 @@ from reprlib import repr as shortened
 
 import numpy as np
 
+from keras_deeplab.data.json_object import read_json_object
 from keras_deeplab.data.label_maps import ColorCode
 from keras_deeplab.data.source import IGNORE_LABEL, MAX_CLASSES, DatasetInfo
 
@@ -79,16 +80,7 @@ def _series(numbers: Sequence[int]) -> str:
 
 def read_settings(path: Path) -> Settings:
     """Reads a dataset.json; raises one ValueError that lists all that is wrong with it."""
-    if not path.is_file():
-        raise ValueError("is not a regular file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except RecursionError as error:
-        raise ValueError("not readable as JSON: brackets are nested too deeply") from error
-    except (ValueError, OSError) as error:
-        raise ValueError(f"not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"must be an object with the keys {KEYS}, is a {type(content).__name__}")
+    content = read_json_object(path)
     problems = [f"unknown key {key!r} (known: {', '.join(KEYS)})" for key in content.keys() - KEYS]
     problems += _shape_problems(content) or _agreement_problems(content)
     if problems:

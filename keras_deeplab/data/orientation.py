@@ -7,6 +7,7 @@ from PIL import ExifTags, Image
 
 from keras_deeplab.data.formats import PILLOW_ERRORS
 
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 UPRIGHT = 1
 _INVERSE = {6: 8, 8: 6}  # all others are their own
 MIRRORED = (2, 3, 6, 7)
@@ -17,6 +18,10 @@ def stored_orientation(image: Image.Image, encoded: bytes) -> int:
     """Returns the EXIF orientation of an opened image, 1 to 8; 1 where there is no valid one."""
     if image.format == "PNG" and b"eXIf" not in encoded:
         return UPRIGHT  # Pillow would decode the pixels to look for EXIF behind them
+    return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
     try:
         if image.format == "TIFF":
             orientation = image.tag_v2.get(ExifTags.Base.Orientation)
@@ -27,8 +32,24 @@ def stored_orientation(image: Image.Image, encoded: bytes) -> int:
             exif.load(image.info.get("exif", b""))
             orientation = exif.get(ExifTags.Base.Orientation)
     except PILLOW_ERRORS:
-        return UPRIGHT  # damaged EXIF, which viewers pass over too
+        return UPRIGHT  # damaged EXIF, which viewers ignore too
     return orientation if orientation in range(1, 9) else UPRIGHT
+
+
+def upright_pixels(image: Image.Image, mode: str | None = None) -> np.ndarray:
+    """Returns the pixels of a `PIL.Image` as a viewer shows them.
+
+    Args:
+        image: Any image of Pillow; its EXIF orientation is applied.
+        mode: Pillow's mode to convert 8-bit images to, such as "RGB".
+
+    Returns:
+        Pixels `(height, width)` or `(height, width, channels)`.
+    """
+    image.load()  # which turns a TIFF
+    orientation = UPRIGHT if image.format == "TIFF" else _orientation(image)
+    convert = mode is not None and image.mode in EIGHT_BIT_MODES
+    return turned(np.asarray(image.convert(mode) if convert else image), orientation)
 
 
 def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:

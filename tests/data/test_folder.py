@@ -159,7 +159,7 @@ def test_masks_read_as_ignored_are_refused(tmp_path, write_pair):
     "content, message",
     [
         ("{", "not readable as JSON"),
-        ("[]", "must be an object"),
+        ("[]", "must hold a JSON object. Received: []"),
         ('{"class": ["a"]}', "unknown key 'class'"),
         ('{"classes": "sky"}', '"classes" must list'),
         ('{"classes": ["a", "a"]}', '"classes" must list'),

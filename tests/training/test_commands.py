@@ -276,6 +276,30 @@ def test_memory_that_does_not_suffice_is_one_line(capsys):
     assert capsys.readouterr().err == "error: `image` must be small enough\n"
 
 
+def test_predict_prints_which_images_were_turned(run, tmp_path, capsys):
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), "uint8"))
+    for orientation in (1, 3, 6):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        photo.save(tmp_path / f"photo{orientation}.jpg", exif=exif)
+    photo.save(tmp_path / "plain.png")
+    out = tmp_path / "out"
+    command = ["--model", str(run / "model.keras"), "--output", str(out)]
+    assert predict.main([*command, "--images", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines[:4]] == [
+        "photo1.jpg",
+        "photo3.jpg (turned by its EXIF orientation)",
+        "photo6.jpg (turned by its EXIF orientation)",
+        "plain.png",
+    ]
+    assert [Image.open(out / f"photo{o}_labels.png").size for o in (1, 3, 6)] == [
+        (60, 40),
+        (60, 40),
+        (40, 60),
+    ]
+
+
 def test_predict_numbers_more_classes_than_a_byte_holds(tmp_path, capsys):
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(300, 1, name="logits")(inputs))
@@ -332,7 +356,12 @@ def test_export(run, tmp_path, capsys):
     assert (tmp_path / "served" / "saved_model.pb").exists()
     assert export.main(arguments) == 2
     assert "served" in capsys.readouterr().err
-    assert export.main([*arguments, "--overwrite"]) == 0
+    assert export.main([*arguments, "--overwrite", "--max-pixels", "50000"]) == 0
+    serve = tf.saved_model.load(tmp_path / "served").signatures["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must hold 1 to 50000 pixels"):
+        serve(images=tf.zeros((1, 160, 320, 3), tf.uint8))
+    assert export.main([*arguments, "--overwrite", "--max-pixels", "100"]) == 2
+    assert "`max_pixels` must be an integer of at least 40960" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["evaluate", "predict", "export"])

@@ -116,7 +116,9 @@ def test_a_killed_run_ends_where_an_undisturbed_one_ends(place, undisturbed, tmp
     assert status == -signal.SIGKILL
     assert not (folder / "metrics.json").exists()
     said = finish(folder)
-    assert ("Going on with" in said) == (place not in ("step:2", "model:1", "best:1", "last:1"))
+    assert ("Resuming from epoch" in said) == (
+        place not in ("step:2", "model:1", "best:1", "last:1")
+    )
     assert_same_end(folder, undisturbed)
 
 
@@ -134,7 +136,7 @@ def test_an_interrupt_says_how_to_go_on(undisturbed, tmp_path):
     folder = tmp_path / "run"
     status, said = stop(folder, "step:5", signal.SIGINT)
     assert status == 130
-    assert "Interrupted: the same command goes on" in said
+    assert "Interrupted: run the same command again to resume" in said
     assert "Traceback" not in said
     finish(folder)
     assert_same_end(folder, undisturbed)

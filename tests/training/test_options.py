@@ -68,7 +68,7 @@ def test_an_unknown_option_is_one_line_in_every_command(command, capsys):
         (convert, "a.pth --output b.keras --num-classes 3", "Did you mean --classes?"),
         (train, "--weight-decay 0", "Give it as --set weight_decay=VALUE."),
         (train, "--optimiser sgd", "Give it as --set optimizer=VALUE."),
-        (train, "--resume", "The same command goes on with a run that was stopped."),
+        (train, "--resume", "The same command resumes a run that was stopped."),
         (evaluate, "--modle a.keras", "no option --modle. Did you mean --model?"),
         (predict, "", "the following arguments are required: --model, --images."),
         (train, "unet", "unrecognized arguments: unet."),

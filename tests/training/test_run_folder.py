@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import zipfile
 from collections import namedtuple
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
-from training import callbacks, train
+from training import callbacks, finishing, train
 from training.files import DiskFullError
 from training.run_folder import MONITOR, Record, RunFolder, next_free
 
@@ -65,22 +68,22 @@ def test_the_best_score_is_that_of_the_model_that_is_there(tmp_path, capsys):
     assert again(folder) == (3, 0.7)
     said = capsys.readouterr().out
     assert (
-        said == f"{folder.history} lacks 3 of the 3 epochs that were done: it goes on with "
-        "epoch 4.\n"
+        said
+        == f"{folder.history} lacks 3 of the 3 completed epochs. The next row will be epoch 4.\n"
     )
     folder.history.write_text(f"epoch,{MONITOR}\n0,0.99\n2,0.99\n")
     assert again(folder) == (3, 0.7)
-    assert "lacks 1 of the 3 epochs" in capsys.readouterr().out
+    assert "lacks 1 of the 3 completed epochs" in capsys.readouterr().out
     folder.best_model.unlink()
     assert again(folder) == (3, -np.inf)
     said = capsys.readouterr().out
     assert (
-        f"{folder.best_model}, the best model, with a mean IoU of 0.700, is missing: the next "
-        "validated one takes its place.\n" in said
+        f"{folder.best_model}, the best model with a mean IoU of 0.700, is missing. The next "
+        "validated model will be stored there.\n" in said
     )
     folder.best_model.write_bytes(folder.last_model.read_bytes())
     assert again(folder) == (3, 0.6)
-    assert "is another one: the next better one takes its place" in capsys.readouterr().out
+    assert "was replaced. The next better model will be stored there." in capsys.readouterr().out
 
 
 def test_without_a_validation_no_best_model_is_missed(tmp_path, capsys):
@@ -121,7 +124,7 @@ def test_a_run_whose_state_is_lost_is_not_begun_again(tmp_path):
     folder = unfinished(tmp_path / "run")
     folder.last_model.unlink()
     with pytest.raises(
-        ValueError, match=f"last.keras is missing, .* after 3 epochs.*--weights {folder.best_model}"
+        ValueError, match=f"last.keras is missing: .* from epoch 3 .*--weights {folder.best_model}"
     ):
         again(folder)
     # Killed in its first epoch before the last model had its name, a run has lost nothing.
@@ -162,12 +165,111 @@ def test_a_model_that_is_not_the_runs_is_refused(tmp_path, name, how):
     assert path.read_bytes() == before
 
 
+def outcome(path):
+    try:
+        return Record.read(path)
+    except ValueError as error:
+        return str(error)
+
+
+def test_one_byte_of_an_archives_directory_is_an_error_of_one_line(tmp_path):
+    """Each module that reads an archive has its own errors, and which one depends on the byte."""
+    path = tmp_path / "last.keras"
+    record = Record("a1b2", 3, 0.6, 0.7)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("config.json", "metadata.json", "model.weights.h5"):
+            archive.writestr(name, b"0123456789" * 5)
+    record.write(path)
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        start = archive.start_dir
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(500):
+        damaged = bytearray(content)
+        damaged[random.integers(start, len(content))] = random.integers(256)
+        path.write_bytes(damaged)
+        said = outcome(path)
+        if isinstance(said, str):
+            refused += 1
+            assert said.startswith(f"{path} ")
+            assert "another --output" in said
+            assert "\n" not in said
+        else:  # such as a time stamp, or a digit of the record
+            assert said.epochs > 0
+    assert refused > 200
+
+
+DAMAGES = {  # byte of the directory's first entry, and another value
+    "version": (6, 99),  # NotImplementedError of zipfile
+    "encrypted": (8, 1),  # RuntimeError
+    "method": (10, 99),  # NotImplementedError
+    "deflate": (10, 8),  # zlib.error
+    "bzip2": (10, 12),  # OSError
+    "LZMA": (10, 14),  # lzma.LZMAError
+    "offset": (44, 1),  # BadZipFile
+}
+
+
+@pytest.mark.parametrize("place, value", DAMAGES.values(), ids=DAMAGES)
+def test_each_kind_of_damage_of_a_directory(tmp_path, place, value):
+    path = tmp_path / "last.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", b"00\5\0" + b"\xff" * 2000)  # no data of any method
+    Record("a1b2", 3, 0.6, 0.7).write(path)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\1\2")
+    content[start + place] = value
+    path.write_bytes(content)
+    assert outcome(path).startswith(f"{path} is damaged, or no run wrote it")
+
+
+@pytest.mark.parametrize("comment", [b"[]", b"{" * 60_000, b'{"a":' * 10_000, b"\xff", b"null"])
+def test_odd_records(tmp_path, comment):
+    path = tmp_path / "last.keras"
+    store(path, "a1b2", 3, 0.6, 0.7)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = comment
+    assert outcome(path).startswith(f"{path} is damaged, or no run wrote it")
+
+
+@pytest.mark.parametrize(
+    "record", [("a", -3, None, None), ("a", "3", 0.5, 0.5), (1, 3, None, None), ("a", 3, "x", 0.5)]
+)
+def test_records_that_no_run_stores(tmp_path, record):
+    path = tmp_path / "last.keras"
+    store(path, *record)
+    assert outcome(path).startswith(f"{path} is damaged, or no run wrote it")
+
+
+def test_a_file_that_the_system_refuses_is_not_called_damaged(tmp_path):
+    with pytest.raises(OSError, match="nowhere.keras"):
+        Record.read(tmp_path / "nowhere.keras")
+
+
+@pytest.mark.parametrize("name", ["last.keras", "model.keras"])
+def test_a_model_of_an_earlier_version_can_be_started_from(tmp_path, name):
+    folder = unfinished(tmp_path / "run")
+    path = folder.path / name
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b""
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError,
+        match=f"^{path} was not written by a run of this version and cannot be resumed. To start "
+        f"from its weights, use --weights {path} and another --output.$",
+    ):
+        again(folder)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", bytes(range(256)), b"[" * 100_000])
 def test_odd_arguments_are_named(tmp_path, content):
     folder = unfinished(tmp_path / "run")
     folder.arguments.write_bytes(content)
     with pytest.raises(
-        ValueError, match=f"^{folder.arguments} must hold a JSON object.*another --output"
+        ValueError,
+        match=f"^{folder.arguments} (must hold a JSON object|is not readable).*another --output",
     ):
         again(folder)
     assert folder.arguments.read_bytes() == content
@@ -183,7 +285,7 @@ def test_an_odd_history_begins_again(tmp_path, content, capsys):
     folder = unfinished(tmp_path / "run")
     folder.history.write_bytes(content)
     assert again(folder) == (3, 0.7)
-    assert f"{folder.history} lacks 3 of the 3 epochs" in capsys.readouterr().out
+    assert f"{folder.history} lacks 3 of the 3 completed epochs" in capsys.readouterr().out
     assert folder.history.read_text() == ""
 
 
@@ -202,7 +304,7 @@ def test_the_next_run_gets_a_number(tmp_path):
     first = RunFolder(tmp_path / "shapes")
     assert next_free(first.path) == first.path
     first.begin({})
-    assert next_free(first.path) == first.path  # unfinished: goes on
+    assert next_free(first.path) == first.path  # unfinished: it is resumed
     first.metrics.write_text("{}")
     assert next_free(first.path) == tmp_path / "shapes-2"
 
@@ -242,6 +344,77 @@ def test_a_second_process_changes_nothing_and_a_killed_one_leaves_no_lock(tmp_pa
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
     assert again(folder) == (3, 0.7)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.path.iterdir()}
+
+
+@pytest.mark.parametrize("opened", ["before", "after"])
+def test_a_run_that_ends_while_another_process_waits_is_not_resumed(tmp_path, monkeypatch, opened):
+    """The other has opened the lock's file before the first removed it, or makes a new one."""
+    first, second = unfinished(tmp_path / "run"), RunFolder(tmp_path / "run")
+    lock, after = RunFolder.lock, {}
+
+    def lock_too_late(folder):
+        if opened == "before":
+            lock(folder)
+        first.metrics.write_text("{}")
+        first.done()
+        after.update(contents(first))
+        lock(folder)
+
+    monkeypatch.setattr(RunFolder, "lock", lock_too_late)
+    with pytest.raises(ValueError, match="holds a finished run"):
+        second.begin({"seed": 0})
+    assert "metrics.json" in after
+    assert contents(first) == after
+    assert second._lock is None
+
+
+def test_a_new_run_does_not_write_where_another_has_just_written(tmp_path, monkeypatch):
+    folder, lock = RunFolder(tmp_path / "run"), RunFolder.lock
+
+    def lock_too_late(folder):
+        lock(folder)
+        folder.best_model.write_text("another run's")
+
+    monkeypatch.setattr(RunFolder, "lock", lock_too_late)
+    with pytest.raises(ValueError, match="is not empty: choose another --output"):
+        folder.claim(folder.check_empty)
+    assert contents(folder) == {"model.keras": b"another run's"}
+    assert folder._lock is None
+
+
+def test_a_file_is_no_folder_of_a_run(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    folder = RunFolder(tmp_path / "run")
+    for use in (lambda: folder.begin(ARGUMENTS), lambda: folder.claim(folder.check_empty)):
+        with pytest.raises(ValueError, match="is a file: choose another --output"):
+            use()
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_the_best_model_is_copied_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder = unfinished(tmp_path / "run")
+    folder.best_model.unlink()
+    split = SimpleNamespace(splits=["val"])
+
+    def half(source, target):
+        target.write_bytes(source.read_bytes()[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", half)
+        with pytest.raises(DiskFullError, match=r"model\.keras could not be written"):
+            finishing.finish(folder, split, None)
+    assert not folder.best_model.exists()
+    size = folder.last_model.stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(size, 1, size - 1))
+    monkeypatch.setattr(shutil, "copyfile", lambda *paths: pytest.fail("begun"))
+    with pytest.raises(DiskFullError, match=r"model\.keras could not be written"):
+        finishing.finish(folder, split, None)
+    assert {"run.json", "last.keras", "history.csv", "run.lock"} == set(contents(folder))
 
 
 def test_folders_of_others_are_left_alone(tmp_path):
@@ -306,7 +479,7 @@ def test_no_worse_model_replaces_the_best_one(tmp_path, capsys):
     best = folder.best_model.read_bytes()
     folder.history.unlink()
     trained(folder, 3)
-    assert "history.csv lacks 1 of the 1 epochs" in capsys.readouterr().out
+    assert "history.csv lacks 1 of the 1 completed epochs" in capsys.readouterr().out
     assert folder.best_model.read_bytes() == best
     with folder.history.open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]

@@ -152,6 +152,22 @@ def test_nothing_is_written_over(run, tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_run_that_another_process_has_just_ended_is_left_alone(tmp_path, capsys, monkeypatch):
+    """It locked the folder after this process had found it empty."""
+    folder, lock = tmp_path / "run", train_classifier.RunFolder.lock
+
+    def lock_too_late(run):
+        lock(run)
+        run.best_model.write_text("another run's")
+
+    monkeypatch.setattr(train_classifier.RunFolder, "lock", lock_too_late)
+    assert train_classifier.main([*SHORT, "--output", str(folder)]) == 2
+    assert f"{folder} is not empty: choose another --output" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "model.keras": "another run's"
+    }
+
+
 def test_an_export_that_answers_differently_is_not_left(run, tmp_path, capsys, monkeypatch):
     other = keras.models.load_model(run / "model.keras")
     for weight in other.weights:

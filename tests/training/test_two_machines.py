@@ -136,5 +136,5 @@ def test_a_machine_that_was_killed(together, tmp_path):
     with machines(tmp_path) as started:
         for index, (process, _) in enumerate(started):
             assert process.wait(SECONDS) == 0, log_of(tmp_path / f"machine{index}")
-    assert "Going on with" in log_of(tmp_path / "machine0")
+    assert "Resuming from epoch" in log_of(tmp_path / "machine0")
     assert_close(tmp_path / "machine0", together / "machine0", 1e-6)
