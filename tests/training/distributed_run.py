@@ -23,7 +23,8 @@ from keras_deeplab import distribution as spread
 from keras_deeplab.graph.network import all_layers
 from training import distribution
 
-EPOCHS, STEPS, BATCH, CLASSES, SIZE = 4, 5, 4, 3, (32, 48)
+# After 15 steps rounding may tip an activation over 0 on some processors, and losses part by 1e-3.
+EPOCHS, STEPS, BATCH, CLASSES, SIZE = 3, 5, 4, 3, (32, 48)
 
 
 def samples(count: int, size: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -97,7 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one(folder: Path) -> dict[str, np.ndarray]:
     found = alone("none", folder)
-    assert found["losses"].shape == (20,)
+    assert found["losses"].shape == (15,)
     assert found["losses"][-1] < 0.7 * found["losses"][0]
     return found
 
