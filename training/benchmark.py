@@ -191,7 +191,7 @@ def waiting_table(waits: Sequence[Waiting]) -> str:
 
 def _origin(measured: Rate | Waiting) -> list[str]:
     crop = "x".join(map(str, measured.crop_size))
-    return [measured.files, crop, "cached" if measured.cached else "read anew"]
+    return [measured.files, crop, "cached" if measured.cached else "not cached"]
 
 
 if __name__ == "__main__":

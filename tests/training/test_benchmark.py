@@ -235,7 +235,7 @@ def test_tables():
     assert line == "| n | float32 | keras_deeplab | 1,234 | 1.50 s | 1.00 | 3.25 s | 3.0 GiB |"
     assert done.to_dict()["median_processor_seconds"] == 3.25
     rate = Rate("x", False, (8, 9), [10.0])
-    assert benchmark.rates_table([rate]).splitlines()[2] == "| x | 8x9 | read anew | 10.0 |"
+    assert benchmark.rates_table([rate]).splitlines()[2] == "| x | 8x9 | not cached | 10.0 |"
     wait = Waiting("x", True, (8, 9), [1.0], [3.0], [2.0])
     assert benchmark.waiting_table([wait]).splitlines()[2] == "| x | 8x9 | cached | 25.0% | 2.00 |"
 
@@ -254,7 +254,7 @@ def test_the_command_reads_a_folder_and_writes_json(sources, tmp_path, capsys):
     assert [row["cached"] for row in written["pipeline"]] == [False, True]
     assert written["pipeline"][0]["files"] == source.root.name
     assert written["pipeline"][0]["crop_size"] == [16, 16]
-    assert "| read anew |" in capsys.readouterr().out
+    assert "| not cached |" in capsys.readouterr().out
     assert benchmark.main(["--parts", "pipeline", "--data", str(tmp_path / "none")]) == 2
     assert "is no folder" in capsys.readouterr().err
 
