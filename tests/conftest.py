@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,10 @@ def shared() -> Path:
             "not let them be distributed with it"
         )
     return folder
+
+
+@pytest.fixture
+def logs(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the library logs."""
+    caplog.set_level(logging.INFO, logger="keras_deeplab")
+    return caplog

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,17 +43,32 @@ Main = Callable[[Sequence[str] | None], int]
 
 
 def command(main: Main) -> Main:
-    """Turns the errors that a user can mend into one message and exit status 2."""
+    """Turns user errors into one message and exit status 2, and prints what the library logs."""
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         try:
-            return main(argv)
+            with printed_logs():
+                return main(argv)
         except MENDABLE as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
 
     return run
+
+
+@contextmanager
+def printed_logs() -> Iterator[None]:
+    """Prints the library's log messages as they come."""
+    logger = logging.getLogger("keras_deeplab")
+    handler, level = logging.StreamHandler(sys.stdout), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -25,6 +26,8 @@ from keras_deeplab.weights import (
     transfer,
     transfer_weights,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def starts_from_weights(init: Callable[..., None]) -> Callable[..., None]:
@@ -67,7 +70,7 @@ def starts_from_weights(init: Callable[..., None]) -> Callable[..., None]:
         arguments = {**wanted, **given, **({"backbone_options": options} if options else {})}
         init(self, **arguments)
         object.__setattr__(self, "transfer_report", transfer(self, source))
-        print(self.transfer_report)
+        logger.info("%s", self.transfer_report)
 
     wrapped.__signature__ = signature.replace(parameters=[*parameters, weights_parameter])
     return wrapped
@@ -141,7 +144,7 @@ class SegmentationModel(LabelMapTraining, DistributedTraining, keras.Model):
     def with_num_classes(self, num_classes: int) -> Self:
         """The same model for another number of classes; all but the predictor is kept.
 
-        What was kept is printed and stays in the new model's `transfer_report`.
+        What was kept is in the new model's `transfer_report`, and logged.
 
         Args:
             num_classes: An integer from 2.
@@ -150,7 +153,7 @@ class SegmentationModel(LabelMapTraining, DistributedTraining, keras.Model):
             A new model of the same class.
         """
         model = self._rebuilt(num_classes=num_classes)
-        print(f"{self.name}: {model.transfer_report}")
+        logger.info("%s: %s", self.name, model.transfer_report)
         return model
 
     def with_dtype(self, dtype: str) -> Self:

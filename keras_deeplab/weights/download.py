@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import logging
 import os
 import re
 import urllib.error
@@ -22,6 +23,8 @@ from keras_deeplab.weights.errors import WeightsError
 # Seconds after which a server that cannot be reached, or that falls silent, is given up.
 CONNECT_TIMEOUT = 20.0
 READ_TIMEOUT = 60.0
+
+logger = logging.getLogger(__name__)
 
 SUBFOLDER = "keras_deeplab"
 _CHUNK = 1 << 18
@@ -74,7 +77,7 @@ def fetch(url: str, file_hash: str | None, name: str, cache_dir: Path | None = N
         if target.is_file():
             if _is_intact(target, expected):
                 return target
-            print(f"{target} does not fit its hash and is downloaded again from {url}", flush=True)
+            logger.warning("%s does not match its hash; downloading it again from %s", target, url)
         target.parent.mkdir(parents=True, exist_ok=True)
         _download(url, expected, target)
     except OSError as error:
@@ -117,7 +120,7 @@ def _download(url: str, expected: _Hash | None, target: Path) -> None:
 
 def _body(url: str, target: Path, *, known_hash: bool) -> Iterator[bytes]:
     """The pieces of what a server sends, with a progress bar; it is complete, or an error."""
-    print(f"Downloading {url}", flush=True)
+    logger.info("Downloading %s", url)
     try:
         with _opened(url) as response:
             total, received = response.length, 0

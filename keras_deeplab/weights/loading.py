@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from keras_deeplab.weights.report import TransferReport
 from keras_deeplab.weights.source import Source
 from keras_deeplab.weights.transfer import transfer
 
+logger = logging.getLogger(__name__)
+
 
 def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) -> TransferReport:
-    """Loads weights into a model, prints what was transferred, and returns it.
+    """Loads weights into a model, and returns and logs what was transferred.
 
     Args:
         model: A model of this package or one of its backbones.
@@ -34,8 +37,7 @@ def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) 
             moving averages (EMA) take their place.
 
     Returns:
-        A report: `kept` and `fresh` layers, `left_over` variables of the source, `notes`. Its text
-        is what was printed.
+        A report: `kept` and `fresh` layers, `left_over` variables of the source, `notes`.
 
     Formats: `.keras` and `.weights.h5` of this package; `.h5` of keras.applications; torch state
     dicts (`.pth`, `.pt`, `.ckpt`), read without torch and without running a pickle, also inside a
@@ -78,7 +80,7 @@ def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) 
             moving_averages=moving_averages,
         )
     report = transfer(model, found)
-    print(report)
+    logger.info("%s", report)
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ from keras_deeplab.weights import (
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError, reading
 from keras_deeplab.weights.source import Source
+
+logger = logging.getLogger(__name__)
 
 Weights = str | os.PathLike | keras.Model | Source
 FORMATS = (
@@ -171,13 +174,13 @@ def _published(entry: published.Published, moving_averages: bool) -> Source:
         try:
             return replace(Source.read(kept), path=str(file))
         except WeightsError as error:
-            print(f"{error}; it is made again", flush=True)
+            logger.warning("%s; it is converted again", error)
     start = time.perf_counter()
     source = open_file(file)
     try:
         source.write(kept)
         os.utime(kept, ns=(time_of_file, time_of_file))
     except OSError as error:
-        print(f"{kept}: the converted weights could not be kept ({error})")
-    print(f"{file.name}: converted in {time.perf_counter() - start:.1f} s")
+        logger.warning("%s: the converted weights could not be kept (%s)", kept, error)
+    logger.info("%s: converted in %.1f s", file.name, time.perf_counter() - start)
     return source

@@ -93,7 +93,7 @@ def test_rates_that_would_not_be_integers():
         model.with_output_stride(32)
 
 
-def test_with_num_classes_keeps_all_but_the_predictor(coarse, capsys):
+def test_with_num_classes_keeps_all_but_the_predictor(coarse, logs):
     model = coarse.with_num_classes(7)
     assert type(model) is DeepLabV3Plus
     assert model.num_classes == model.output_shape[-1] == 7
@@ -101,7 +101,7 @@ def test_with_num_classes_keeps_all_but_the_predictor(coarse, capsys):
     assert report.fresh == ("logits",)
     weighted = {name for name, layer in leaf_layers(coarse).items() if layer.weights}
     assert set(report.kept) == weighted - {"logits"}
-    printed = capsys.readouterr().out
+    printed = logs.text
     assert "initialised anew: logits" in printed
     assert f"kept in {len(report.kept)} layers" in printed
     x = image(64, 64)

@@ -76,12 +76,12 @@ def test_the_output_stride_can_be_changed(model):
         model.with_output_stride(12)
 
 
-def test_other_classes_keep_all_but_the_predictors(model, capsys):
+def test_other_classes_keep_all_but_the_predictors(model, logs):
     other = model.with_num_classes(5)
     assert other.output_shape[-1] == 5
     assert all(name.startswith("logits") for name in other.transfer_report.fresh)
     assert other.transfer_report.fresh
-    assert "initialised anew: logits" in capsys.readouterr().out
+    assert "initialised anew: logits" in logs.text
 
 
 @pytest.mark.parametrize("name", SMALL)

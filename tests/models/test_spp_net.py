@@ -221,14 +221,14 @@ def test_exported_it_answers_alike_at_any_size(model, tmp_path: Path):
         np.testing.assert_allclose(served.serve(x), model(x), rtol=1e-3, atol=1e-4)
 
 
-def test_other_classes_keep_all_but_the_predictor(model, capsys):
+def test_other_classes_keep_all_but_the_predictor(model, logs):
     other = model.with_num_classes(7)
     assert type(other) is SPPNet
     assert other.num_classes == other.output_shape[-1] == 7
     assert other.transfer_report.fresh == ("logits",)
     weighted = {name for name, layer in leaf_layers(model).items() if layer.weights}
     assert set(other.transfer_report.kept) == weighted - {"logits"}
-    assert "initialised anew: logits" in capsys.readouterr().out
+    assert "initialised anew: logits" in logs.text
     x = image(64, 64)
     inner = [keras.Model(m.input, m.get_layer("dense2").output) for m in (model, other)]
     np.testing.assert_allclose(inner[1](x), inner[0](x), rtol=1e-5, atol=1e-5)

@@ -414,12 +414,12 @@ def test_exports(model, tmp_path: Path):
         np.testing.assert_allclose(served, expected, atol=1e-5)
 
 
-def test_another_number_of_classes(model, capsys):
+def test_another_number_of_classes(model, logs):
     other = model.with_num_classes(7)
     assert type(other) is UNet
     assert other.output_shape[-1] == other.num_classes == 7
     assert other.transfer_report.fresh == ("logits",)
-    assert "initialised anew: logits" in capsys.readouterr().out
+    assert "initialised anew: logits" in logs.text
     inner = [
         keras.Model(m.input, m.get_layer("logits").input)(image(20, 31)) for m in (model, other)
     ]

@@ -195,7 +195,7 @@ def test_another_run_is_not_mixed_with_an_unfinished_one(tmp_path, capsys):
     assert "holds files, but no run" in capsys.readouterr().err
 
 
-def test_weights_to_start_from(run, tmp_path, capsys):
+def test_weights_to_start_from(run, tmp_path, capsys, logs):
     start = keras.models.load_model(run / "model.keras")
     parsed = train.parser().parse_args(["--weights", str(run / "model.keras")])
     source = building.start(parsed)
@@ -204,9 +204,9 @@ def test_weights_to_start_from(run, tmp_path, capsys):
     model = building.build(parsed, recipe, TinyShapes().info, source)
     for old, new in zip(start.weights, model.weights, strict=True):
         np.testing.assert_array_equal(old, new)
-    assert "initialised anew: none" in capsys.readouterr().out
+    assert "initialised anew: none" in logs.text
     model = building.build(parsed, recipe, data.DatasetInfo(("a", "b")), source)
-    assert "initialised anew: logits" in capsys.readouterr().out
+    assert "initialised anew: logits" in logs.text
     start.save_weights(tmp_path / "start.weights.h5")
     parsed.weights = str(tmp_path / "start.weights.h5")
     assert building.start(parsed) is None

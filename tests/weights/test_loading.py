@@ -57,10 +57,10 @@ def test_another_number_of_classes_keeps_its_own_predictor(trained, files, name)
     np.testing.assert_array_equal(inner[0](PIXELS), inner[1](PIXELS))
 
 
-def test_the_constructor_takes_what_the_weights_need(trained, files, capsys):
+def test_the_constructor_takes_what_the_weights_need(trained, files, logs):
     model = keras_deeplab.DeepLabV3(weights=files / "model.keras")
     assert model.get_config() == trained.get_config()
-    assert "weights kept in" in capsys.readouterr().out
+    assert "weights kept in" in logs.text
     np.testing.assert_array_equal(model(PIXELS), trained(PIXELS))
     other = keras_deeplab.DeepLabV3(7, weights=files / "model.keras", output_stride=8)
     assert (other.num_classes, other.output_stride) == (7, 8)

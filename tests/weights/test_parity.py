@@ -51,13 +51,13 @@ def parametrized(cases: dict) -> list:
 
 
 @pytest.mark.parametrize("name, changes", [*parametrized(CASES), *parametrized(LARGE_CASES)])
-def test_logits_are_the_sources_and_a_mistake_shows(shared, tmp_path, name, changes, capsys):
+def test_logits_are_the_sources_and_a_mistake_shows(shared, tmp_path, name, changes, logs):
     path = write_case(shared, name, tmp_path)
     # The inputs of the cases are scaled pixels.
     model = weights.convert(path, preprocessing=None)
     assert model.transfer_report.fresh == ()
     assert model.transfer_report.left_over == ()
-    assert "initialised anew: none" in capsys.readouterr().out
+    assert "initialised anew: none" in logs.text
     found = differences(model, shared, name)
     assert max(found.values()) < 1e-4, found
     for change in changes:

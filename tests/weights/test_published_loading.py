@@ -134,7 +134,7 @@ def is_the_same(model: keras.Model, original: keras.Model) -> bool:
     return right.shape == found.shape and bool(np.all(found == right))
 
 
-def test_the_model_is_the_authors_network(site, originals, tmp_path, monkeypatch, capsys):
+def test_the_model_is_the_authors_network(site, originals, tmp_path, monkeypatch, logs):
     model = keras_deeplab.DeepLabV3(weights=NAME, **NETWORK)
     original = originals[ENTRY.file_name][0]
     config = model.get_config()
@@ -146,7 +146,7 @@ def test_the_model_is_the_authors_network(site, originals, tmp_path, monkeypatch
     assert is_the_same(model, original)
     assert Site.requests == {ENTRY.file_name: 1}
     assert cached(tmp_path) == {ENTRY.file_name, f".{ENTRY.file_name}.sha256", KEPT}
-    assert f"{ENTRY.file_name}: converted in" in capsys.readouterr().out
+    assert f"{ENTRY.file_name}: converted in" in logs.text
 
     no_more(monkeypatch)
     again = keras_deeplab.DeepLabV3(weights=NAME, **NETWORK)
@@ -191,17 +191,17 @@ def test_a_name_is_not_the_folder_that_lies_here(site, originals, tmp_path, monk
 
 
 @pytest.mark.parametrize("size", [0, 1000, -1])
-def test_a_damaged_conversion_is_made_again(site, originals, tmp_path, monkeypatch, capsys, size):
+def test_a_damaged_conversion_is_made_again(site, originals, tmp_path, monkeypatch, logs, size):
     source = weights.open_source(NAME, "DeepLabV3", "mobilenet_v2")
     kept = tmp_path / "keras_deeplab" / KEPT
     whole, time = kept.read_bytes(), kept.stat().st_mtime_ns
     kept.write_bytes(whole[:size])
     os.utime(kept, ns=(time, time))
-    capsys.readouterr()
+    logs.clear()
     again = weights.open_source(NAME, "DeepLabV3", "mobilenet_v2")
-    said = capsys.readouterr().out
+    said = logs.text
     assert f"{kept}: it is damaged" in said
-    assert "it is made again" in said
+    assert "it is converted again" in said
     no_more(monkeypatch)
     for found in (again, weights.open_source(NAME, "DeepLabV3", "mobilenet_v2")):
         assert found.values.keys() == source.values.keys()
@@ -232,7 +232,7 @@ def test_a_new_file_makes_a_new_conversion(site, originals, tmp_path, monkeypatc
     assert Site.requests == {ENTRY.file_name: 2}
 
 
-def test_a_conversion_that_cannot_be_kept_is_no_error(site, originals, monkeypatch, capsys):
+def test_a_conversion_that_cannot_be_kept_is_no_error(site, originals, monkeypatch, logs):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -240,7 +240,7 @@ def test_a_conversion_that_cannot_be_kept_is_no_error(site, originals, monkeypat
         patch.setattr(Source, "write", full)
         model = keras_deeplab.DeepLabV3(weights=NAME, **NETWORK)
     assert is_the_same(model, originals[ENTRY.file_name][0])
-    assert "could not be kept ([Errno 28] No space left on device)" in capsys.readouterr().out
+    assert "could not be kept ([Errno 28] No space left on device)" in logs.text
 
 
 def test_moving_averages_are_not_taken_from_what_was_kept(site):
