@@ -167,7 +167,9 @@ def warn_of_single_class(
     )
 
 
-def warn_of_masks(labels: np.ndarray, num_classes: int, ignore_label: int | None) -> None:
+def warn_of_masks(
+    labels: np.ndarray | tf.Tensor, num_classes: int, ignore_label: int | None
+) -> None:
     """Calls `warn_of_single_class` with the counts of some of these label maps.
 
     Args:
@@ -177,7 +179,7 @@ def warn_of_masks(labels: np.ndarray, num_classes: int, ignore_label: int | None
     """
     if ignore_label is None or labels.ndim not in (3, 4):
         return
-    maps = labels[:: max(1, len(labels) // _SAMPLED_MAPS)]
+    maps = np.asarray(labels[:: max(1, len(labels) // _SAMPLED_MAPS)])
     ignored = maps == ignore_label
     counted = maps[~ignored & (maps >= 0) & (maps < num_classes)].astype(np.int64)
     pixels = np.bincount(counted, minlength=num_classes)

@@ -83,17 +83,10 @@ def damaged_archive(path: Path, rng: random.Random) -> bytes:
 # --- weight files -------------------------------------------------------------------------------
 
 
-def small_model() -> Any:
+def small_model(**arguments: Any) -> Any:
     import keras_deeplab as kd
 
-    return kd.DeepLabV3(
-        3,
-        "mobilenet_v2",
-        aspp_rates=(),
-        head_filters=None,
-        aspp_filters=8,
-        backbone_options={"depth_multiplier": 0.35},
-    )
+    return kd.DeepLabV3(3, aspp_rates=(), head_filters=None, aspp_filters=8, **arguments)
 
 
 def write_weight_files(folder: Path) -> dict[str, Path]:
@@ -104,7 +97,8 @@ def write_weight_files(folder: Path) -> dict[str, Path]:
     from weights import parity, sources, torch_bytes
 
     files = {}
-    model = sources.scattered(small_model())
+    options = {"backbone_options": {"depth_multiplier": 0.35}}
+    model = sources.scattered(small_model(backbone="mobilenet_v2", **options))
     for format, name in (("keras", "model.keras"), ("weights.h5", "model.weights.h5")):
         files[format] = folder / name
         (model.save if format == "keras" else model.save_weights)(files[format])
@@ -161,9 +155,15 @@ def load_weights(format: str, number: int, path: str) -> dict[str, str]:
     import keras_deeplab as kd
     from training import convert, evaluate, export, predict
 
-    own = format in ("keras", "weights.h5", "h5")
     if format not in _MODELS:
-        _MODELS[format] = small_model() if own else kd.weights.convert(path_of_valid(format))
+        valid = path_of_valid(format)
+        if format in ("keras", "h5"):
+            _MODELS[format] = small_model(weights=valid)
+        elif format == "weights.h5":
+            _MODELS[format] = small_model(weights=path_of_valid("keras"))
+        else:
+            _MODELS[format] = kd.weights.convert(valid)
+        kd.weights.load(_MODELS[format], valid)  # else everything would be refused
     model, folder = _MODELS[format], Path(path).parent
     found = {"load": outcome(lambda: kd.weights.load(model, path))}
     arguments = [path, "--output", str(folder / "out.keras")]

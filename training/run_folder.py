@@ -236,7 +236,7 @@ class RunFolder:
                     f"without it. Restore it, or choose another --output{start}."
                 )
             return 0
-        if last.best is not None and self.best_score() < last.best:
+        if last.best is not None and (best is None or best.score is None or best.score < last.best):
             found, following = ("was replaced", "better") if best else ("is missing", "validated")
             print(
                 f"{self.best_model}, the best model with a mean IoU of {last.best:.3f}, {found}. "

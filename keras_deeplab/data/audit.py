@@ -15,7 +15,7 @@ from keras_deeplab.data.label_codes import (
     LabelCode,
     Settings,
     check_default_ignored,
-    needs_scan,
+    ignores_by_default,
 )
 from keras_deeplab.data.label_maps import LabelFacts
 from keras_deeplab.data.orientation import UPRIGHT
@@ -199,9 +199,9 @@ def _check_ignored(
 ) -> None:
     """Masks whose ignored pixels may be a class would train on the other class alone."""
     if settings.ignored is None:
-        if labels and not needs_scan(settings) and not settings.ignored_colors:
-            try:  # what has no list of classes was checked by the scan
-                warnings += check_default_ignored(sum(f.counts for f in labels.values()), code)
+        if labels and ignores_by_default(settings, code):
+            try:
+                warnings += check_default_ignored(sum(facts.counts for facts in labels.values()))
             except ValueError as error:
                 faults.add("classes unclear", str(error))
         return

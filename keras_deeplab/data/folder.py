@@ -29,6 +29,7 @@ from keras_deeplab.data.label_codes import (
     Settings,
     check_default_ignored,
     color_code,
+    ignores_by_default,
     infer_values,
     needs_scan,
     read_settings,
@@ -206,6 +207,9 @@ class Folder(Source):
     def labels(self, split: str) -> dict[Path, LabelFacts | FileFault]:
         """Returns the facts of all label maps of a split, each file read once."""
         paths = [path for same in self.files(split)[0].labels.values() for path in same]
+        return self._label_facts(paths)
+
+    def _label_facts(self, paths: Sequence[Path]) -> dict[Path, LabelFacts | FileFault]:
         facts = partial(label_facts, colors=self._colors)
         self._labels |= map_files(facts, [path for path in paths if path not in self._labels])
         return {path: self._labels[path] for path in paths}
@@ -306,17 +310,15 @@ class Folder(Source):
 
         `data.audit` looks at all of them.
         """
-        if self.settings.ignored is not None or self.settings.ignored_colors:
+        if not ignores_by_default(self.settings, code):
             return
-        for split in self.splits[:1]:
-            paths = [label for _, _, label in self.files(split)[0].pairs()]
-            sample = paths[:: max(1, len(paths) // SAMPLED)]
-            facts = map_files(partial(label_facts, colors=self._colors), sample).values()
-            counts = [found.counts for found in facts if isinstance(found, LabelFacts)]
-            try:
-                check_default_ignored(sum(counts, np.zeros(256, np.int64)), code)
-            except ValueError as error:
-                logger.warning("%s: of %d label maps, %s", self.root, len(counts), error)
+        paths = [label for _, _, label in self.files(self.splits[0])[0].pairs()]
+        found = self._label_facts(paths[:: max(1, len(paths) // SAMPLED)]).values()
+        counts = [facts.counts for facts in found if isinstance(facts, LabelFacts)]
+        try:
+            check_default_ignored(sum(counts, np.zeros(256, np.int64)))
+        except ValueError as error:
+            logger.warning("%s: of %d label maps, %s", self.root, len(counts), error)
 
     def _error(self, kind: str, found: str) -> DatasetError:
         faults = Faults()

@@ -251,12 +251,17 @@ def infer_values(
     return values, notes + tuple(_rare(maps, counts, values))
 
 
-def check_default_ignored(counts: np.ndarray, code: LabelCode) -> tuple[str, ...]:
+def ignores_by_default(settings: Settings, code: LabelCode) -> bool:
+    """Whether 255 is ignored although dataset.json, which lists the classes, does not say so."""
+    declared = settings.ignored is not None or settings.ignored_colors or needs_scan(settings)
+    return not declared and IGNORE_LABEL not in code.values
+
+
+def check_default_ignored(counts: np.ndarray) -> tuple[str, ...]:
     """Checks that 255, ignored by default beside the classes that dataset.json lists, may be so.
 
     Args:
         counts: Of all label maps the number of pixels of each of the 256 values.
-        code: The classes.
 
     Returns:
         Warnings, with the figures.
@@ -266,7 +271,7 @@ def check_default_ignored(counts: np.ndarray, code: LabelCode) -> tuple[str, ...
             figures and shows what to write.
     """
     ignored, total = counts[IGNORE_LABEL], counts.sum()
-    if not ignored or IGNORE_LABEL in code.values:
+    if not ignored:
         return ()
     labels = np.delete(counts, IGNORE_LABEL)
     smaller = labels.sum() - labels.max()

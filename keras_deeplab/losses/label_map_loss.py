@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import abc
+
 import keras
 import tensorflow as tf
 
@@ -13,7 +15,7 @@ from keras_deeplab.labels import (
 )
 
 
-class LabelMapLoss(keras.losses.Loss):
+class LabelMapLoss(keras.losses.Loss, abc.ABC):
     """Base class: reads labels and logits, in float32 whatever the dtype of the logits.
 
     Args:
@@ -53,10 +55,11 @@ class LabelMapLoss(keras.losses.Loss):
         with tf.name_scope(self.name):
             return self._loss(y_true, y_pred, sample_weight)
 
+    @abc.abstractmethod
     def _loss(
         self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None
     ) -> tf.Tensor:
-        raise NotImplementedError
+        """Returns the loss of a batch, which `__call__` puts into a name scope."""
 
     def _read(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns logits, classes and weights (1 where a pixel counts, else 0) of a batch."""

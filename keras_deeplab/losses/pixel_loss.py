@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -78,8 +79,9 @@ class PixelLoss(LabelMapLoss):
             weights *= tf.gather(tf.constant(self.class_weights, tf.float32), classes)
         return self._pixel_losses(logits, classes) * weights, weights
 
+    @abc.abstractmethod
     def _pixel_losses(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        raise NotImplementedError
+        """Returns the loss of each pixel."""
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""

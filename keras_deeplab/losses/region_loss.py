@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import abc
+
 import tensorflow as tf
 
 from keras_deeplab.losses.label_map_loss import LabelMapLoss
@@ -68,6 +70,7 @@ class RegionLoss(LabelMapLoss):
             per_group, valid = (x * tf.cast(images, tf.float32) for x in (per_group, valid))
         return self._mean(tf.reduce_sum(per_group), tf.reduce_sum(valid), images)
 
+    @abc.abstractmethod
     def _class_losses(
         self, probabilities: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, sizes: tf.Tensor
     ) -> tf.Tensor:
@@ -79,7 +82,6 @@ class RegionLoss(LabelMapLoss):
             weights: By how much each pixel counts, `(batch, height, width)`.
             sizes: Weight of each class's pixels, `(images or 1, num_classes)`.
         """
-        raise NotImplementedError
 
     def _grouped(self, sums: tf.Tensor) -> tf.Tensor:
         """Returns what was summed over images, `(batch, num_classes)`, as the loss takes them."""

@@ -24,7 +24,10 @@ class LabelMapTraining:
         Raises:
             ValueError: If `class_weight` is given for label maps.
         """
-        self._check_targets(y, kwargs.get("class_weight"))
+        self._check_class_weight(kwargs.get("class_weight"))
+        if isinstance(y, np.ndarray | tf.Tensor) and len(self.output_shape) == 4:
+            for ignore_label in _ignored_labels(getattr(self, "loss", None)):
+                warn_of_masks(y, self.output_shape[-1], ignore_label)
         return super().fit(x, y, *args, **kwargs)
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -33,7 +36,7 @@ class LabelMapTraining:
         Raises:
             ValueError: If `class_weight` is given for label maps.
         """
-        self._check_targets(y, kwargs.get("class_weight"))
+        self._check_class_weight(kwargs.get("class_weight"))
         return super().train_on_batch(x, y, *args, **kwargs)
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
@@ -51,14 +54,9 @@ class LabelMapTraining:
             )
         super().save(filepath, *args, **kwargs)
 
-    def _check_targets(self, y: Any, class_weight: Any) -> None:
-        if len(self.output_shape) != 4:
-            return
-        if isinstance(y, np.ndarray | tf.Tensor):
-            for ignore_label in _ignored_labels(getattr(self, "loss", None)):
-                warn_of_masks(np.asarray(y), self.output_shape[-1], ignore_label)
+    def _check_class_weight(self, class_weight: Any) -> None:
         # Keras looks up one label per image: a TypeError of arrays, and of data sets wrong weights.
-        if class_weight is not None:
+        if class_weight is not None and len(self.output_shape) == 4:
             raise ValueError(
                 "`class_weight` must be None for label maps. Received: class_weight="
                 f"{class_weight!r}. Give the weights to the loss: "

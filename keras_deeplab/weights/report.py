@@ -27,10 +27,10 @@ class TransferReport:
     def __str__(self) -> str:
         head = "" if self.source is None else f"{self.source}: "
         fresh = ", ".join(_together(self.fresh, self.kept)) or "none"
-        lines = [f"{head}weights kept in {len(self.kept)} layers; initialised anew: {fresh}"]
+        lines = [f"{head}loaded {len(self.kept)} layers; missing keys: {fresh}"]
         if self.left_over:
             shown = ", ".join(self.left_over[:6]) + (", ..." if len(self.left_over) > 6 else "")
-            lines.append(f"left over in the source: {len(self.left_over)} variables: {shown}")
+            lines.append(f"unexpected keys: {len(self.left_over)}: {shown}")
         return "\n".join([*lines, *self.notes])
 
 

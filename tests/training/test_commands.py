@@ -204,9 +204,9 @@ def test_weights_to_start_from(run, tmp_path, capsys, logs):
     model = building.build(parsed, recipe, TinyShapes().info, source)
     for old, new in zip(start.weights, model.weights, strict=True):
         np.testing.assert_array_equal(old, new)
-    assert "initialised anew: none" in logs.text
+    assert "missing keys: none" in logs.text
     model = building.build(parsed, recipe, data.DatasetInfo(("a", "b")), source)
-    assert "initialised anew: logits" in logs.text
+    assert "missing keys: logits" in logs.text
     start.save_weights(tmp_path / "start.weights.h5")
     parsed.weights = str(tmp_path / "start.weights.h5")
     assert building.start(parsed) is None

@@ -29,7 +29,7 @@ def test_a_file_becomes_a_model(shared, tmp_path, capsys):
     file = shared / "pretrained" / "deeplabv3_257_mv_gpu.tflite"
     assert convert.main([str(file), "--output", str(output)]) == 0
     printed = capsys.readouterr().out
-    assert "initialised anew: none" in printed
+    assert "missing keys: none" in printed
     assert "a DeepLabV3 of 714,325 parameters" in printed
     model = keras.models.load_model(output)
     assert (model.num_classes, model.output_stride) == (21, 8)

@@ -57,7 +57,7 @@ def test_logits_are_the_sources_and_a_mistake_shows(shared, tmp_path, name, chan
     model = weights.convert(path, preprocessing=None)
     assert model.transfer_report.fresh == ()
     assert model.transfer_report.left_over == ()
-    assert "initialised anew: none" in logs.text
+    assert "missing keys: none" in logs.text
     found = differences(model, shared, name)
     assert max(found.values()) < 1e-4, found
     for change in changes:
