@@ -186,6 +186,9 @@ def path_of_valid(format: str) -> Path:
     path = (
         Path(os.environ["FUZZ_VALID"])
         / {
+            "keras": "model.keras",
+            "weights.h5": "model.weights.h5",
+            "h5": "applications.h5",
             "safetensors": "model.safetensors",
             "torch": "model.pth",
             "torch legacy": "old.pth",

@@ -17,12 +17,12 @@ if not __package__:  # run as a file, for which Python looks for packages beside
     runpy.run_module("training.benchmark", run_name="__main__")
 
 from keras_deeplab import data
+from keras_deeplab.cli.options import SIZE, Parser, command, one_of, positive
+from keras_deeplab.files import write_json
 from training import benchmark_pipeline, benchmark_steps
 from training.benchmark_child import DTYPES, NETWORKS
 from training.benchmark_pipeline import Files, Rate, Waiting
 from training.benchmark_steps import Result
-from training.files import write_json
-from training.options import SIZE, Parser, command, one_of, positive
 
 PARTS = ("pipeline", "waiting", "step")
 GIB = 1024**3

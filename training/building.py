@@ -12,8 +12,8 @@ import tensorflow as tf
 import keras_deeplab
 from keras_deeplab import backbones, data
 from keras_deeplab.batch_norm.policy import all_norms
+from keras_deeplab.cli.options import MODELS
 from keras_deeplab.recipes import Recipe
-from training.options import MODELS
 
 UNFOLDING_BATCHES = 8
 OWN_BACKBONES = {"deeplab_v1": "vgg16", "unet": None}

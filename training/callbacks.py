@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
+from keras_deeplab.files import atomic_write, stored_bytes
 from keras_deeplab.graph.network import all_layers
 from keras_deeplab.metrics import key_of_class
-from training.files import stored_bytes, written_aside
 from training.run_folder import MONITOR, Record, RunFolder
 
 SHOWN_NAMES = 16
@@ -131,12 +131,12 @@ class KeepModels(keras.callbacks.Callback):
             best=None if math.isinf(self.best) else self.best,
         )
         size = stored_bytes(self.model)
-        with written_aside(self.folder.last_model, size) as aside:
+        with atomic_write(self.folder.last_model, size) as aside:
             self.model.save(aside)
             record.write(aside)
             # First, as the run resumes after this epoch once the last model is there.
             if best:
-                with written_aside(self.folder.best_model, size) as copy:
+                with atomic_write(self.folder.best_model, size) as copy:
                     shutil.copyfile(aside, copy)
 
     def _is_best(self, score: float | None) -> bool:

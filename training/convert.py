@@ -13,8 +13,8 @@ if not __package__:  # run as a file, for which Python looks for packages beside
     runpy.run_module("training.convert", run_name="__main__")
 
 import keras_deeplab
-from training.files import stored_bytes, written_aside
-from training.options import Parser, command, positive
+from keras_deeplab.cli.options import Parser, command, positive
+from keras_deeplab.files import atomic_write, stored_bytes
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         moving_averages=options.moving_averages,
         **{name: value for name, value in arguments.items() if value is not None},
     )
-    with written_aside(options.output, stored_bytes(model)) as aside:
+    with atomic_write(options.output, stored_bytes(model)) as aside:
         model.save(aside)
     count = f"{model.count_params():,} parameters"
     print(f"written to {options.output}: a {type(model).__name__} of {count}")

@@ -14,8 +14,7 @@ if not __package__:  # run as a file, for which Python looks for packages beside
 
 import keras_deeplab
 from keras_deeplab import data
-from training.files import write_json
-from training.options import (
+from keras_deeplab.cli.options import (
     Parser,
     add_views,
     command,
@@ -26,6 +25,7 @@ from training.options import (
     views,
     with_views,
 )
+from keras_deeplab.files import write_json
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ if not __package__:  # run as a file, for which Python looks for packages beside
     runpy.run_module("training.export", run_name="__main__")
 
 import keras_deeplab
-from training.options import Parser, command, load_model, positive
+from keras_deeplab.cli.options import Parser, command, load_model, positive
 
 
 def parser() -> argparse.ArgumentParser:

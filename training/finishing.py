@@ -12,8 +12,8 @@ import numpy as np
 
 import keras_deeplab
 from keras_deeplab import data
-from training.files import stored_bytes, write_json, write_png, written_aside
-from training.options import scores_table, views, with_views
+from keras_deeplab.cli.options import scores_table, views, with_views
+from keras_deeplab.files import atomic_write, stored_bytes, write_json, write_png
 from training.run_folder import Record, RunFolder
 
 PICTURES = 6
@@ -26,11 +26,11 @@ def finish(folder: RunFolder, source: data.Source, options: argparse.Namespace) 
     best = folder.best_model
     if not best.exists():
         print(f"{best} is missing. Using {folder.last_model} instead.")
-        with written_aside(best, folder.last_model.stat().st_size) as aside:
+        with atomic_write(best, folder.last_model.stat().st_size) as aside:
             shutil.copyfile(folder.last_model, aside)
     record = Record.read(best)
     model = finished(keras_deeplab.load_model(best, compile=False), options)
-    with written_aside(best, stored_bytes(model)) as aside:
+    with atomic_write(best, stored_bytes(model)) as aside:
         model.save(aside)  # without the optimizer's state, three times the weights
         record.write(aside)
     dataset = data.evaluation_dataset(source, split)

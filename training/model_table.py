@@ -16,8 +16,8 @@ if not __package__:  # run as a file, for which Python looks for packages beside
 import keras
 
 import keras_deeplab as kd
-from training.files import written_aside
-from training.options import Parser, command
+from keras_deeplab.cli.options import Parser, command
+from keras_deeplab.files import atomic_write
 
 SIDE = 513
 HEAD = ("model", "backbone", "paper", "parameters", "multiply-adds", "stride", "receptive field")
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--write: {options.write} must hold the lines {begin} and {end}.")
         before, after = text.split(begin)[0], text.split(end)[1]
         text = f"{before}{begin}\n{make()}{end}{after}"
-    with written_aside(options.write) as aside:
+    with atomic_write(options.write) as aside:
         aside.write_text(text)
     return 0
 

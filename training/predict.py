@@ -16,10 +16,10 @@ if not __package__:  # run as a file, for which Python looks for packages beside
 import numpy as np
 
 import keras_deeplab
+from keras_deeplab.cli.options import Parser, add_views, command, load_model, positive, with_views
 from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
 from keras_deeplab.data.orientation import UPRIGHT
-from training.files import read_json, write_png
-from training.options import Parser, add_views, command, load_model, positive, with_views
+from keras_deeplab.files import read_json, write_png
 
 Color = tuple[int, int, int]
 WITHOUT_NAMES = "Restore it, or delete it to have numbers in place of the classes' names."

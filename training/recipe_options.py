@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_deeplab import data, recipes
+from keras_deeplab.cli.options import MODELS
 from keras_deeplab.names import suggestion
 from training.fitting import LARGEST_CROP
-from training.options import MODELS
 
 # The values of a recipe that `--set` takes.
 FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from keras_deeplab.files import atomic_write, read_json, write_json
 from keras_deeplab.weights.archive import check_unpacked
-from training.files import read_json, write_json, written_aside
 
 try:
     import fcntl
@@ -267,7 +267,7 @@ class RunFolder:
         if self.history.exists():
             head = self.history.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
             lines = [head, *kept.values()] if kept else []
-            with written_aside(self.history) as aside:
+            with atomic_write(self.history) as aside:
                 aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         if len(kept) < epochs:
             print(

@@ -18,14 +18,7 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import data, names, recipes
-from keras_deeplab.overfitting.fitting import default_optimizer
-from keras_deeplab.tensorboard import check_installed
-from training import distribution
-from training.building import build, start, unfold
-from training.files import full_disk_named, write_json
-from training.finishing import finish
-from training.fitting import Run
-from training.options import (
+from keras_deeplab.cli.options import (
     MODELS,
     SIZE,
     Parser,
@@ -35,6 +28,13 @@ from training.options import (
     positive,
     positive_float,
 )
+from keras_deeplab.files import full_disk_named, write_json
+from keras_deeplab.overfitting.fitting import default_optimizer
+from keras_deeplab.tensorboard import check_installed
+from training import distribution
+from training.building import build, start, unfold
+from training.finishing import finish
+from training.fitting import Run
 from training.recipe_options import FIELDS, chosen_recipe, given, of_the_file
 from training.run_folder import RunFolder, next_free
 

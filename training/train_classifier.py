@@ -24,8 +24,8 @@ import tensorflow as tf
 
 import keras_deeplab
 from keras_deeplab import data
-from training.files import full_disk_named, stored_bytes, write_json, written_aside
-from training.options import Parser, command, one_of, positive, positive_float
+from keras_deeplab.cli.options import Parser, command, one_of, positive, positive_float
+from keras_deeplab.files import atomic_write, full_disk_named, stored_bytes, write_json
 from training.run_folder import RunFolder, next_free
 
 Classes = data.ShapeClasses | data.ClassFolders
@@ -170,7 +170,7 @@ def train(
                 "smaller --learning-rate and another --output."
             )
         write_table(folder.history, rows)
-        with written_aside(folder.best_model, stored_bytes(model)) as aside:
+        with atomic_write(folder.best_model, stored_bytes(model)) as aside:
             model.save(aside)
 
 
@@ -191,7 +191,7 @@ def compile_model(model: keras.Model, options: argparse.Namespace, steps: int) -
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes rows of equal keys as CSV."""
-    with written_aside(path) as aside, aside.open("w", newline="") as file:
+    with atomic_write(path) as aside, aside.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

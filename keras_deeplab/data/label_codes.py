@@ -8,9 +8,9 @@ from reprlib import repr as shortened
 
 import numpy as np
 
-from keras_deeplab.data.json_object import read_json_object
 from keras_deeplab.data.label_maps import ColorCode
 from keras_deeplab.data.source import IGNORE_LABEL, MAX_CLASSES, DatasetInfo
+from keras_deeplab.files import read_json_object
 
 KEYS = ("classes", "colors", "ignore_colors", "ignore_label", "values")
 # ADE20K, the largest label set in wide use without a list of values, has 150 and "other".

@@ -13,6 +13,7 @@ from PIL import Image
 
 import keras_deeplab
 from keras_deeplab import data, recipes
+from keras_deeplab.files import write_json
 from training import (
     building,
     callbacks,
@@ -24,7 +25,6 @@ from training import (
     run_folder,
     train,
 )
-from training.files import write_json
 
 
 class TinyShapes(data.Shapes):

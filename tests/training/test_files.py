@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.files import (
+from keras_deeplab.files import (
     DiskFullError,
+    atomic_write,
     full_disk_named,
     read_json,
     stored_bytes,
     write_json,
-    written_aside,
 )
 
 ODD = {
@@ -57,15 +57,15 @@ def test_nothing_is_begun_where_there_is_no_space(tmp_path, monkeypatch):
     path.write_text("before")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 98, 2e6))
     said = rf"{path} could not be written: .* \(5\.0 MB are needed, 2\.0 MB are free\)\. Free some"
-    with pytest.raises(DiskFullError, match=said), written_aside(path, 5_000_000):
+    with pytest.raises(DiskFullError, match=said), atomic_write(path, 5_000_000):
         pytest.fail("begun")
-    with written_aside(path, 2_000_000) as aside:
+    with atomic_write(path, 2_000_000) as aside:
         aside.write_text("after")
     assert path.read_text() == "after"
 
 
 def half_written(path, error):
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text("half")
         raise error
 

@@ -20,8 +20,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_deeplab.files import DiskFullError
 from training import callbacks, finishing, train
-from training.files import DiskFullError
 from training.run_folder import MONITOR, Record, RunFolder, next_free
 
 SHORT = ["--epochs", "4", "--batch-size", "5", "--crop-size", "48", "64"]

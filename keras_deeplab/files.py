@@ -1,4 +1,4 @@
-"""Files that are written aside and renamed, so that none is ever half there, and JSON files."""
+"""Atomic writes, which leave no partial file, and JSON files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-
-from keras_deeplab.data.json_object import read_json_object
 
 # A full disk, a used-up quota and a limit of file size, as the system, HDF5 and TensorFlow word it.
 _DISK_FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
@@ -64,7 +63,7 @@ def full_disk_named(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def written_aside(path: Path, size: int = 0) -> Iterator[Path]:
+def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
     """Gives a temporary path beside `path` that takes its place when all went well.
 
     Args:
@@ -94,6 +93,29 @@ def stored_bytes(model: keras.Model) -> int:
     return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON object in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: A regular file. Others are refused, as to open a named pipe may wait forever.
+
+    Raises:
+        ValueError: If it holds none. The message, on one line, begins with a verb and lacks the
+            path, so that the caller can put what the file is in front of it.
+    """
+    if not path.is_file():
+        raise ValueError("is not a regular file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("is not readable as JSON: brackets are nested too deeply") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"is not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"must hold a JSON object. Received: {shortened(content)}")
+    return content
+
+
 def read_json(path: Path, advice: str) -> dict[str, Any]:
     """Reads a JSON object.
 
@@ -112,11 +134,11 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes readable, valid JSON."""
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Writes a picture."""
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         Image.fromarray(np.ascontiguousarray(pixels)).save(aside, format="png")

@@ -8,9 +8,8 @@ import socket
 import pytest
 
 from keras_deeplab import data
-from keras_deeplab.data.json_object import read_json_object
 from keras_deeplab.data.label_codes import read_settings
-from training.files import read_json
+from keras_deeplab.files import read_json, read_json_object
 from training.predict import classes_of
 
 CONTENT = '{"classes": ["Käse", "b"], "colors": [[1, 2, 3], [4, 5, 6]]}'

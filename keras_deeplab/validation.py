@@ -1,0 +1,101 @@
+"""Checks of arguments, made once, where a public function receives them.
+
+All errors have Keras' form: `argument` must be RULE. Received: argument=VALUE.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+from reprlib import Repr
+from typing import Any
+
+from keras_deeplab.names import suggestion
+
+_SHORT = Repr(maxstring=200, maxother=200, maxtuple=20, maxlist=20)
+
+
+def error(name: str, rule: str, value: Any, advice: str = "") -> ValueError:
+    """Returns the error of an argument.
+
+    Args:
+        name: Name of the argument.
+        rule: What it must be, after "must be".
+        value: The value received.
+        advice: A sentence on how to fix it.
+
+    Example:
+
+    >>> print(keras_deeplab.validation.error("rate", "a positive integer", 0))
+    `rate` must be a positive integer. Received: rate=0
+    """
+    advice = f". {advice.strip()}" if advice else ""
+    return ValueError(f"`{name}` must be {rule}. Received: {name}={_SHORT.repr(value)}{advice}")
+
+
+def is_integer(value: Any, minimum: int = 1) -> bool:
+    """Whether a value is an integer (of NumPy too, no bool) and at least `minimum`."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite real number and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def integer(name: str, value: Any, minimum: int = 1) -> int:
+    """Returns an integer argument that is at least `minimum`."""
+    if not is_integer(value, minimum):
+        rule = {0: "a non-negative integer", 1: "a positive integer"}.get(
+            minimum, f"an integer of at least {minimum}"
+        )
+        raise error(name, rule, value)
+    return int(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Returns a number argument that is greater than 0."""
+    if not is_number(value) or value <= 0:
+        raise error(name, "a positive number", value)
+    return value
+
+
+def non_negative(name: str, value: Any) -> float:
+    """Returns a number argument that is at least 0."""
+    if not is_number(value) or value < 0:
+        raise error(name, "a non-negative number", value)
+    return value
+
+
+def fraction(name: str, value: Any, below_one: bool = False) -> float:
+    """Returns a number argument in [0, 1], or in [0, 1) with `below_one`."""
+    if not is_number(value) or not 0 <= value <= 1 or (below_one and value == 1):
+        raise error(name, f"a number in [0, 1{')' if below_one else ']'}", value)
+    return value
+
+
+def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """Returns an argument that is one of `choices`; the error suggests the closest."""
+    choices = tuple(choices)
+    if not any(value is choice or value == choice for choice in choices):
+        known = [choice for choice in choices if isinstance(choice, str)]
+        raise error(
+            name, f"one of {', '.join(map(repr, choices))}", value, suggestion(value, known)
+        )
+    return value
+
+
+def integers(name: str, value: Any, minimum: int = 1) -> tuple[int, ...]:
+    """Returns a list or tuple of integers that are at least `minimum` as a tuple."""
+    if not isinstance(value, list | tuple) or not all(is_integer(v, minimum) for v in value):
+        rule = "positive integers" if minimum == 1 else f"integers of at least {minimum}"
+        raise error(name, f"a list of {rule}", value)
+    return tuple(map(int, value))
+
+
+def numbers(name: str, value: Any) -> tuple[float, ...]:
+    """Returns a list or tuple of finite numbers as a tuple."""
+    if not isinstance(value, list | tuple) or not all(map(is_number, value)):
+        raise error(name, "a list of numbers", value)
+    return tuple(value)
