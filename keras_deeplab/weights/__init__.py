@@ -1,5 +1,7 @@
 """Weights from files of other packages, with a report of what was transferred."""
 
+from keras_deeplab.models.base import register_weights
+from keras_deeplab.weights.constructor import read_for_constructor
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.keras_file import load_model
 from keras_deeplab.weights.loading import convert, load
@@ -8,7 +10,7 @@ from keras_deeplab.weights.published import PUBLISHED, Published, markdown
 from keras_deeplab.weights.published import table as list
 from keras_deeplab.weights.report import TransferReport
 from keras_deeplab.weights.source import Source
-from keras_deeplab.weights.transfer import transfer, transfer_weights
+from keras_deeplab.weights.transfer import transfer
 from keras_deeplab.weights.unfolding import unfold_batch_norms
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "markdown",
     "open_source",
     "transfer",
-    "transfer_weights",
     "unfold_batch_norms",
 ]
+
+register_weights(read_for_constructor)

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_deeplab import models
 from keras_deeplab.weights import keras_model, structured_file
 from keras_deeplab.weights.errors import WeightsError, reading
 from keras_deeplab.weights.opening import (
@@ -123,7 +124,7 @@ def build(source: Source, arguments: Mapping[str, Any]) -> keras.Model:
             f"it holds {source.title} without a head: build a model on "
             f"{source.backbone or 'that network'} with weights=",
         )
-    model_class = keras.saving.get_registered_object(f"keras_deeplab>{source.model}")
+    model_class = getattr(models, source.model)
     known = inspect.signature(model_class).parameters
     for name, value in arguments.items():
         if name not in known:

@@ -494,7 +494,7 @@ def test_a_second_stage_that_cannot_be_is_said_before_the_first(tmp_path, capsys
     arguments = [*SHORT, "--output", str(tmp_path / "run")]
     model = ["--model", "unet", "--backbone", "mobilenet_v2", "--fine-epochs", "1"]
     assert train.main([*arguments, *model]) == 2
-    assert "UNet has no output stride to change" in capsys.readouterr().err
+    assert "`output_stride` must be left as it is: a UNet" in capsys.readouterr().err
     assert train.main([*arguments, "--fine-epochs", "1", "--set", "fine_output_stride=12"]) == 2
     said = capsys.readouterr()
     assert "`output_stride`" in said.err
