@@ -13,7 +13,9 @@ from typing import Any
 
 from keras_deeplab.names import suggestion
 
-_SHORT = Repr(maxstring=200, maxother=200, maxtuple=20, maxlist=20)
+_SHORT = Repr()  # takes no arguments in Python 3.11
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxtuple = _SHORT.maxlist = 20
 
 
 def error(name: str, rule: str, value: Any, advice: str = "") -> ValueError:
@@ -92,6 +94,14 @@ def integers(name: str, value: Any, minimum: int = 1) -> tuple[int, ...]:
         rule = "positive integers" if minimum == 1 else f"integers of at least {minimum}"
         raise error(name, f"a list of {rule}", value)
     return tuple(map(int, value))
+
+
+def pair(name: str, value: Any, odd: bool = False) -> tuple[int, int]:
+    """Returns one or two positive integers as the pair for height and width."""
+    both = value if isinstance(value, list | tuple) else (value, value)
+    if len(both) != 2 or not all(is_integer(n) and (n % 2 or not odd) for n in both):
+        raise error(name, f"one or two positive{' odd' if odd else ''} integers", value)
+    return (int(both[0]), int(both[1]))
 
 
 def numbers(name: str, value: Any) -> tuple[float, ...]:
