@@ -93,18 +93,19 @@ def at_output_stride(
     strides = {stride for found in graph.geometry(tapped).values() for stride in found.stride}
     own = max(strides - {None})
     output_stride = arguments.get("output_stride", own)
-    if isinstance(arguments["backbone"], str) and output_stride == own:
-        # Made for this model alone: there is nothing to rewrite and nothing to copy.
+    named = isinstance(arguments["backbone"], str)  # then the network is made for this model alone
+    if named and output_stride == own:
         return keras.Model(inputs, outputs, name="backbone")
+    options = {"own_batch_norms": True, "reuse_layers": named}
     try:
-        fine = graph.with_output_stride(tapped, output_stride, (None, None), own_batch_norms=True)
+        dense = graph.with_output_stride(tapped, output_stride, (None, None), **options)
     except ValueError:
         size = arguments["input_shape"][:2]
         if size == (None, None):
             raise
         # Layers such as Reshape work at a fixed size alone.
-        fine = graph.with_output_stride(tapped, output_stride, size, own_batch_norms=True)
-    backbone = keras.Model(fine.inputs[0], fine.outputs, name="backbone")
+        dense = graph.with_output_stride(tapped, output_stride, size, **options)
+    backbone = keras.Model(dense.inputs[0], dense.outputs, name="backbone")
     if not network.trainable:
         backbone.trainable = False
     return backbone
@@ -136,7 +137,7 @@ def feature_tap(network: keras.Model, argument: str, layer: Any) -> keras.KerasT
 def last_layer_at(network: keras.Model, stride: int) -> str | None:
     """Returns the last layer at a stride that all later ones depend on, None if there is none."""
     try:
-        return graph.find_tap(network, stride)
+        return graph.find_feature_tap(network, stride)
     except ValueError:
         return None
 

@@ -20,7 +20,7 @@ class DeepLabV3Plus(SegmentationModel):
 
     Args:
         low_level_layer: The backbone's layer whose output the decoder adds; `None` for that of the
-            authors' networks, else the last at stride 4 (`graph.find_tap`).
+            authors' networks, else the last at stride 4 (`graph.find_feature_tap`).
         separable: Whether 3x3 convolutions are depthwise separable; `None` for what the authors
             use: True on Xceptions, beta ResNets and MobileNets, False on all others.
         aspp_filters: Channels of ASPP's branches and output.
@@ -75,7 +75,7 @@ class DeepLabV3Plus(SegmentationModel):
     def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
         network, detail = built(arguments), arguments["detail_layer"]
         layers = {
-            "low_level_layer": arguments["low_level_layer"] or graph.find_tap(network, 4),
+            "low_level_layer": arguments["low_level_layer"] or graph.find_feature_tap(network, 4),
             "detail_layer": last_layer_at(network, 2) if detail == "auto" else detail,
         }
         return with_feature_taps(arguments, network, **layers)

@@ -42,7 +42,7 @@ class UNet(SegmentationModel):
         depth: Number of skips: at the strides 1, 2, 4, ... of the network of 2015; over a backbone
             at 2, 4, 8, ..., as far as it has them.
         skip_layers: Names of the backbone's layers whose outputs are the skips; `None` for the last
-            tensor at each stride that all later layers depend on (`graph.find_tap`).
+            tensor at each stride that all later layers depend on (`graph.find_feature_tap`).
         batch_norm: Whether batch norms follow the 3x3 convolutions; `None` for no in the network
             of 2015 and yes over a backbone.
         dropout: Share of the features dropped in training at the end of the contracting path: on
