@@ -97,13 +97,13 @@ def at_output_stride(
     if named and output_stride == own:
         return keras.Model(inputs, outputs, name="backbone")
     options = {"own_batch_norms": True, "reuse_layers": named}
+    size = arguments["input_shape"][:2]
     try:
         dense = graph.with_output_stride(tapped, output_stride, (None, None), **options)
     except ValueError:
-        size = arguments["input_shape"][:2]
-        if size == (None, None):
+        if named or size == (None, None):
             raise
-        # Layers such as Reshape work at a fixed size alone.
+        # A user's layers such as Reshape work at a fixed size alone.
         dense = graph.with_output_stride(tapped, output_stride, size, **options)
     backbone = keras.Model(dense.inputs[0], dense.outputs, name="backbone")
     if not network.trainable:

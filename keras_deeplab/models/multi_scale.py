@@ -16,7 +16,7 @@ from keras_deeplab.models.label_map_training import LabelMapTraining
 from keras_deeplab.validation import error, is_number, one_of
 
 FUSIONS = ("max", "mean")
-View = Callable[[keras.Model, Any], list[Any]]
+Pass = Callable[[keras.Model, Any], list[Any]]
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -89,7 +89,7 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
             own = isinstance(model, SegmentationModel | MultiScale)
             align_corners = own and bool(model.get_config().get("align_corners"))
         inputs = keras.Input(model.input_shape[1:], name="images")
-        views = [view for scale in scales for view in _views(scale, align_corners, flip)]
+        passes = [one_pass for scale in scales for one_pass in _passes(scale, align_corners, flip)]
         fuse = (
             keras.layers.Maximum(name="maximum", dtype="float32")
             if fusion == "max"
@@ -97,7 +97,7 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         )
 
         def fused(network: keras.Model) -> list[Any]:
-            each = [view(network, inputs) for view in views]
+            each = [one_pass(network, inputs) for one_pass in passes]
             main = [logits for logits, *_ in each]
             return [fuse(main) if len(main) > 1 else main[0], *keras.tree.flatten(each)]
 
@@ -111,7 +111,7 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         weights: tuple[float, ...] = (1.0,)
         if isinstance(model, DeepSupervision) and model.training_graph is not None:
             outputs, weights = fused(model.training_graph), model.supervision_weights
-        self._supervise(outputs, (1.0, *weights * len(views)))
+        self._supervise(outputs, (1.0, *weights * len(passes)))
 
     @property
     def model(self) -> keras.Model:
@@ -172,13 +172,13 @@ class LogMeanProbability(keras.layers.Layer):
         return tuple(input_shape[0])
 
 
-def _views(scale: float, align_corners: bool, flip: bool) -> list[View]:
+def _passes(scale: float, align_corners: bool, flip: bool) -> list[Pass]:
     """The functions from a network and an image to logits at a scale, at the image's size."""
-    view = _view(scale, align_corners)
-    return [view, _mirrored(view)] if flip else [view]
+    one_pass = _pass(scale, align_corners)
+    return [one_pass, _mirrored(one_pass)] if flip else [one_pass]
 
 
-def _view(scale: float, align_corners: bool) -> View:
+def _pass(scale: float, align_corners: bool) -> Pass:
     if scale == 1:
         return lambda network, image: keras.tree.flatten(network(image))
     tag = _tag(scale)
@@ -191,12 +191,14 @@ def _view(scale: float, align_corners: bool) -> View:
     return logits_at_scale
 
 
-def _mirrored(view: View) -> View:
-    # Outermost, at the image's own size: the two views of a scale are then each other's mirror
+def _mirrored(one_pass: Pass) -> Pass:
+    # Outermost, at the image's own size: the two passes of a scale are then each other's mirror
     # image whatever the resizing and the network's padding do with even and odd sizes.
-    return lambda network, image: [
-        keras.ops.flip(logits, axis=2) for logits in view(network, keras.ops.flip(image, axis=2))
-    ]
+    def mirrored(network: keras.Model, image: Any) -> list[Any]:
+        logits = one_pass(network, keras.ops.flip(image, axis=2))
+        return [keras.ops.flip(x, axis=2) for x in logits]
+
+    return mirrored
 
 
 def checked_scales(scales: Sequence[float]) -> tuple[float, ...]:

@@ -33,11 +33,10 @@ def read_for_constructor(
             f"it holds {checkpoint.title} on the backbone {checkpoint.backbone!r}, but `backbone` "
             f"is {shown}",
         )
-    if needed.get("aspp_rates") and "output_stride" in passed:
+    if needed.get("aspp_rates") and "output_stride" in given and "aspp_rates" not in given:
         new = integer("output_stride", passed["output_stride"])
         old = needed.get("output_stride", new)
-        if "aspp_rates" not in passed:
-            needed["aspp_rates"] = scaled_rates(needed["aspp_rates"], old, new)
+        needed["aspp_rates"] = scaled_rates(needed["aspp_rates"], old, new)
     options = {**needed.get("backbone_options", {}), **own_options}
     needed = {**needed, **passed}
     if options:
