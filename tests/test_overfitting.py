@@ -265,7 +265,7 @@ def test_moving_statistics_that_lag():
     assert report.cause == "batch_norm"
     assert report.training_iou >= 0.95 > report.mean_iou
     assert "momentum 0.9997 is slow for 60 steps" in message(report)
-    assert "refresh_batch_norm" in message(report)
+    assert "reestimate_batch_norm" in message(report)
 
 
 @keras.saving.register_keras_serializable(package="test_overfitting")

@@ -97,7 +97,7 @@ def check_batch_norm(one: OneBatch, course: Course, end: State, target: float) -
         message = (
             f"the weights fit, the moving statistics lag behind them ({measured}): momentum "
             f"{listed(momenta)} is slow for {len(course.losses)} steps. Estimate them anew with "
-            "keras_deeplab.refresh_batch_norm, or take a smaller momentum"
+            "keras_deeplab.reestimate_batch_norm, or take a smaller momentum"
         )
         return Check("batch_norm", False, message)
     if course.training_iou >= target:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 import keras_deeplab
-from keras_deeplab.batch_norm.policy import all_norms
+from keras_deeplab.batch_norm import all_norms
 from keras_deeplab.overfitting.fitting import RATE
 from training import train
 
