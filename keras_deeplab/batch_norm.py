@@ -240,13 +240,10 @@ def _moments_function(
 ) -> Callable[[Any], dict[str, list[Any]]]:
     """A function from images to (count, mean, variance) of each norm's calls by path.
 
-    It is traced once for all image sizes.
+    It is traced for the first size, which any layer can trace, and then for all others together.
     """
-    specs = keras.tree.map_structure(
-        lambda x: tf.TensorSpec(x.shape, x.dtype), functional(network).input
-    )
 
-    @tf.function(input_signature=[specs], autograph=False)
+    @tf.function(reduce_retracing=True, autograph=False)
     def traced(images: Any) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {path: [] for path in norms}
 
@@ -263,7 +260,9 @@ def _moments_function(
         return found
 
     return lambda images: traced(
-        keras.tree.map_structure(lambda spec, x: tf.cast(x, spec.dtype), specs, images)
+        keras.tree.map_structure(
+            lambda spec, x: tf.cast(x, spec.dtype), functional(network).input, images
+        )
     )
 
 

@@ -64,6 +64,18 @@ def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> d
     }
 
 
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts the pixels of each pair of true and predicted class, int64.
+
+    Args:
+        truth: True classes of any shape, in 0..num_classes - 1; ignored pixels are taken out.
+        predicted: Predicted classes of the same shape.
+        num_classes: Number of classes.
+    """
+    cells = np.ravel(truth).astype(np.int64) * num_classes + np.ravel(predicted)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
 def _scores(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the values of `scores`, NaN for what has no value."""
     hits = tf.linalg.diag_part(confusion)

@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     {"weights"},
     {"models"},
     {"recipes", "inference"},
-    {"pictures", "verification", "overfitting"},
+    {"pictures", "verification", "diagnosis"},
     {"tensorboard", "export"},
     {"cli"},  # may also import the package itself
 ]

@@ -103,7 +103,7 @@ def classifier(
     """
     learning_rate = checked_multiplier("learning_rate", learning_rate)
     bias = checked_multiplier("bias", bias)
-    layers = _predictors(model)
+    layers = predictors(model)
     if not layers:
         raise ValueError(f"model must have a layer with weights; received '{model.name}'")
     weights = [weight for layer in layers for weight in layer.weights]
@@ -171,7 +171,7 @@ def _is_depthwise(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, _CONVS) and layer.groups > 1 and layer.kernel.shape[-2] == 1
 
 
-def _predictors(model: keras.Model) -> list[keras.layers.Layer]:
+def predictors(model: keras.Model) -> list[keras.layers.Layer]:
     """The last layers with weights on every way to a functional model's outputs, in order."""
     # What is trained beside the answer is in another graph (models.deep_supervision).
     network = getattr(model, "training_graph", None)

@@ -8,7 +8,7 @@ import pytest
 
 import keras_deeplab
 from keras_deeplab.batch_norm import all_norms
-from keras_deeplab.overfitting.fitting import RATE
+from keras_deeplab.diagnosis import LEARNING_RATE
 from training import train
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -59,7 +59,7 @@ def test_the_loss_counts_the_steps_of_the_optimizer_that_trains(called):
     mining = "hard_pixel_mining(share=0.25, steps=2000)"
     assert train.main(["--overfit", "3", "--loss", mining]) == 0
     settings = called["compile"]
-    assert float(settings["optimizer"].learning_rate) < RATE  # it warms up
+    assert float(settings["optimizer"].learning_rate) < LEARNING_RATE  # it warms up
     settings["optimizer"].iterations.assign(1000)
     assert float(settings["loss"].current_share()) == pytest.approx(0.625)
     assert all(norm.trainable for norm in all_norms(called["model"]).values())
