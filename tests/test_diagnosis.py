@@ -112,11 +112,11 @@ def test_the_default_settings_fit_too_and_the_weights_can_be_kept():
 def test_a_loss_sees_the_steps_on_the_optimizer_that_it_was_given():
     optimizer = keras.optimizers.Adam(0.03)
     optimizer.iterations.assign(7)
-    mining = keras_deeplab.losses.HardPixelMining(0.25, steps=3, optimizer=optimizer)
+    mining = keras_deeplab.losses.HardPixelMining(0.25, warmup_steps=3, optimizer=optimizer)
     shares = []
 
     def loss(labels, logits):
-        tf.py_function(lambda share: shares.append(float(share)), [mining.current_share()], [])
+        tf.py_function(lambda share: shares.append(float(share)), [mining.current_fraction()], [])
         return mining(labels, logits)
 
     run(network(), compile={"optimizer": optimizer, "loss": loss}, steps=5, target=0.999)
