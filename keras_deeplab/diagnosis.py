@@ -22,7 +22,7 @@ from keras_deeplab.inference import logits_spec
 from keras_deeplab.losses import CrossEntropy
 from keras_deeplab.metrics import SegmentationMetrics, confusion_matrix, scores
 from keras_deeplab.models.deep_supervision import DeepSupervision
-from keras_deeplab.optimizers.of_models import predictors
+from keras_deeplab.optimizers.groups import predictors
 from keras_deeplab.schedules import PolynomialDecay
 
 LEARNING_RATE, NORM_FREE_LEARNING_RATE = 8e-3, 3e-4

@@ -16,9 +16,9 @@ PACKAGE = Path(keras_deeplab.__file__).parent
 
 # From the bottom to the top: a room imports from itself and from the floors below its own.
 FLOORS: list[set[str]] = [
-    {"_version", "_requirements", "names", "schedules", "distribution"},
+    {"_version", "_requirements", "names", "distribution"},
     {"files", "validation"},
-    {"labels"},
+    {"labels", "schedules"},
     {"layers", "data", "losses", "metrics"},
     {"graph", "boundary"},
     {"backbones", "optimizers", "batch_norm"},
