@@ -28,8 +28,8 @@ from keras_deeplab.cli.options import (
     positive,
     positive_float,
 )
+from keras_deeplab.diagnosis import default_optimizer
 from keras_deeplab.files import full_disk_named, write_json
-from keras_deeplab.overfitting.fitting import default_optimizer
 from keras_deeplab.tensorboard import check_installed
 from training import distribution
 from training.building import build, start, unfold
