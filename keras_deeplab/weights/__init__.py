@@ -1,31 +1,31 @@
 """Weights from files of other packages, with a report of what was transferred."""
 
 from keras_deeplab.models.base import register_weights
+from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.constructor import read_for_constructor
 from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.keras_file import load_model
-from keras_deeplab.weights.loading import convert, load
-from keras_deeplab.weights.opening import Weights, open_source
+from keras_deeplab.weights.loading import from_pretrained, load
+from keras_deeplab.weights.opening import Weights, open_checkpoint
 from keras_deeplab.weights.published import PUBLISHED, Published, markdown
 from keras_deeplab.weights.published import table as list
+from keras_deeplab.weights.readers.keras_file import load_model
 from keras_deeplab.weights.report import TransferReport
-from keras_deeplab.weights.source import Source
 from keras_deeplab.weights.transfer import transfer
 from keras_deeplab.weights.unfolding import unfold_batch_norms
 
 __all__ = [
     "PUBLISHED",
+    "Checkpoint",
     "Published",
-    "Source",
     "TransferReport",
     "Weights",
     "WeightsError",
-    "convert",
+    "from_pretrained",
     "list",
     "load",
     "load_model",
     "markdown",
-    "open_source",
+    "open_checkpoint",
     "transfer",
     "unfold_batch_norms",
 ]

@@ -9,7 +9,7 @@ from keras_deeplab.models.arguments import scaled_rates
 from keras_deeplab.models.base import LoadWeights
 from keras_deeplab.validation import integer
 from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.opening import Weights, open_source
+from keras_deeplab.weights.opening import Weights, open_checkpoint
 from keras_deeplab.weights.transfer import transfer
 
 
@@ -23,7 +23,7 @@ def read_for_constructor(
     """
     passed = {name: arguments[name] for name in given}
     own_options = passed.get("backbone_options") or {}
-    checkpoint = open_source(weights, model, arguments["backbone"], own_options)
+    checkpoint = open_checkpoint(weights, model, arguments["backbone"], own_options)
     needed = checkpoint.arguments(model, arguments)
     backbone = passed.get("backbone", checkpoint.backbone)
     if checkpoint.backbone is not None and backbone != checkpoint.backbone:

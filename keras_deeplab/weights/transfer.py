@@ -11,9 +11,9 @@ import numpy as np
 
 from keras_deeplab.graph.network import all_layers, own_weights
 from keras_deeplab.layers.composite import CompositeLayer
+from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.report import TransferReport
-from keras_deeplab.weights.source import Source
 
 # Settings that do not change what weights mean: the papers themselves change them at evaluation.
 _FREE_SETTINGS = (
@@ -28,76 +28,76 @@ def weighted_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
 
 
 def is_predictor(path: str) -> bool:
-    """Tells whether a layer gives one value for each class."""
+    """Whether a layer has one output for each class, by its name."""
     name = path.rsplit("/", 1)[-1]
     return name.startswith("logits") or name.endswith("logits")
 
 
-def transfer(model: keras.Model, source: Source) -> TransferReport:
-    """Copies a source's weights into the layers of the same paths.
+def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
+    """Copies a checkpoint's weights into the layers of the same paths.
 
-    All is checked before the first weight is changed. A layer is taken whole or not at all, a
+    All is checked before the first weight is changed. A layer is loaded as a whole or not, a
     convolution with its norm.
 
     Args:
         model: A model of this package, or one of its backbones.
-        source: The weights.
+        checkpoint: The weights.
 
     Returns:
         The report.
 
     Raises:
         WeightsError: If a shape does not fit, a variable is missing, a value is NaN or infinite
-            in the model's precision, a variance is negative, or the backbone is not wholly in the
-            source. Left as they are, as the notes say, are the class predictor when the number of
-            classes differs, and layers of the head when the weights are of another class of model.
+            in the model's precision, a variance is negative, or a part of the backbone is missing.
+            No error, but a note in the report, are the class predictor when the number of classes
+            differs, and layers of the head when the weights are of another class of model.
     """
     layers = weighted_layers(model)
     root = "" if any(path.startswith("backbone/") for path in layers) else "backbone/"
-    found = {path: _values(source, root + path, layer) for path, layer in layers.items()}
+    found = {path: _values(checkpoint, root + path, layer) for path, layer in layers.items()}
     found = {path: values for path, values in found.items() if values}
-    _check_backbone(source, root, layers, found)
+    _check_backbone(checkpoint, root, layers, found)
     misfits = {path: _misfit(path, layers[path], values) for path, values in found.items()}
     misfits = {path: text for path, text in misfits.items() if text}
-    left, notes = _left(model, root, source, found, misfits)
+    left, notes = _left(model, root, checkpoint, found, misfits)
     wrong = [text for path, text in misfits.items() if path not in left]
     if wrong:
         shown = "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
-        raise WeightsError(source.path, f"{len(wrong)} shapes do not fit: {shown}")
-    kept = [path for path in found if path not in left]
+        raise WeightsError(checkpoint.path, f"{len(wrong)} shapes do not fit: {shown}")
+    loaded = [path for path in found if path not in left]
     pairs = [
         (f"{path}/{variable.name}", variable, found[path][variable.name])
-        for path in kept
+        for path in loaded
         for variable in own_weights(layers[path])
     ]
-    check_values(source.path, pairs)
+    check_values(checkpoint.path, pairs)
     for _, variable, value in pairs:
         variable.assign(value)
-    taken = {f"{root}{path}" for path in kept}
+    taken = {f"{root}{path}" for path in loaded}
     unused = (
         name
-        for name in source.values
+        for name in checkpoint.arrays
         if not {name.rpartition("/")[0], f"backbone/{name.rpartition('/')[0]}"} & taken
     )
     return TransferReport(
-        tuple(kept),
-        tuple(path for path in layers if path not in kept),
-        (*unused, *source.left_over),
-        (*source.notes, *notes, *_setting_notes(model, source)),
-        f"{source.title} ({source.path})",
+        tuple(loaded),
+        tuple(path for path in layers if path not in loaded),
+        (*unused, *checkpoint.unexpected_keys),
+        (*checkpoint.notes, *notes, *_setting_notes(model, checkpoint)),
+        f"{checkpoint.title} ({checkpoint.path})",
     )
 
 
-def _values(source: Source, path: str, layer: keras.layers.Layer) -> dict[str, np.ndarray]:
-    """What the source has of the layer's weights, by the variables' names."""
+def _values(checkpoint: Checkpoint, path: str, layer: keras.layers.Layer) -> dict[str, np.ndarray]:
+    """The checkpoint's arrays for a layer, by the variables' names."""
     bare = path.removeprefix("backbone/")
     named = {}
     for variable in own_weights(layer):
         for name in (f"{path}/{variable.name}", f"{bare}/{variable.name}"):
-            if name in source.values:
-                named[variable.name] = np.asarray(source.values[name])
+            if name in checkpoint.arrays:
+                named[variable.name] = np.asarray(checkpoint.arrays[name])
                 break
-    if source.folded and "beta" in named and isinstance(layer, keras.layers.BatchNormalization):
+    if checkpoint.folded and "beta" in named and isinstance(layer, keras.layers.BatchNormalization):
         # The scale and mean are in the convolution: what is left is the identity and a shift.
         ones = np.ones_like(named["beta"])
         identity = {
@@ -110,20 +110,20 @@ def _values(source: Source, path: str, layer: keras.layers.Layer) -> dict[str, n
 
 
 def _misfit(path: str, layer: keras.layers.Layer, values: Mapping[str, np.ndarray]) -> str:
-    """Which variable the values lack or have in another shape than the layer; else empty."""
+    """The first variable that is missing or has another shape, in words; else empty."""
     for variable in own_weights(layer):
         value, mine = values.get(variable.name), f"{path}/{variable.name} is {variable.shape}"
         if value is None:
-            return f"{mine}, the source has none"
+            return f"{mine}, the checkpoint has none"
         if value.shape != variable.shape:
-            return f"{mine}, the source's {value.shape}"
+            return f"{mine}, the checkpoint's {value.shape}"
     return ""
 
 
 def check_values(
     path: str | os.PathLike, values: Iterable[tuple[str, keras.Variable, np.ndarray]]
 ) -> None:
-    """Refuses values that are useless for their variables.
+    """Refuses values that no trained network has.
 
     Args:
         path: The file, for messages.
@@ -140,7 +140,7 @@ def check_values(
 
 
 def _defect(name: str, variable: keras.Variable, value: np.ndarray) -> str:
-    """What makes a value useless for a variable, as the variable would hold it; else empty.
+    """What is wrong with a value in the variable's own precision, in words; else empty.
 
     One NaN in a backbone makes every pixel class 0, without any error.
     """
@@ -162,11 +162,11 @@ def _defect(name: str, variable: keras.Variable, value: np.ndarray) -> str:
 def _left(
     model: keras.Model,
     root: str,
-    source: Source,
+    checkpoint: Checkpoint,
     found: Mapping[str, Mapping[str, np.ndarray]],
     misfits: Mapping[str, str],
 ) -> tuple[set[str], list[str]]:
-    """The layers that may stay as they are although the source has some of their names, and why."""
+    """The layers with misfits that need not be loaded, and notes on them."""
     layers, left, notes = all_layers(model), set(), []
     own_class = type(model).__name__
     for path, misfit in misfits.items():
@@ -177,20 +177,24 @@ def _left(
         if is_predictor(path) and shapes[0][:-1] == shapes[1][:-1]:
             mine, its = (shape[-1] for shape in shapes)
             left.add(path)
-            notes.append(f"{path} predicts {mine} classes, the source's {its}: it was not taken")
+            notes.append(
+                f"{path} predicts {mine} classes, the checkpoint's {its}: it was not loaded"
+            )
         elif f"{root}{path}".startswith("backbone/"):
             continue
-        elif source.model not in (own_class, None) or (source.model is None and is_predictor(path)):
+        elif checkpoint.model not in (own_class, None) or (
+            checkpoint.model is None and is_predictor(path)
+        ):
             whole = path.rpartition("/")[0]  # a convolution with its norm
             if not isinstance(layers.get(whole), CompositeLayer):
                 whole = path
             left |= {other for other in found if f"{other}/".startswith(f"{whole}/")}
-            notes.append(f"{whole} was not taken: {misfit}")
+            notes.append(f"{whole} was not loaded: {misfit}")
     return left, notes
 
 
 def _check_backbone(
-    source: Source,
+    checkpoint: Checkpoint,
     root: str,
     layers: Mapping[str, keras.layers.Layer],
     found: Mapping[str, Any],
@@ -198,19 +202,19 @@ def _check_backbone(
     lacking = [p for p in layers if f"{root}{p}".startswith("backbone/") and p not in found]
     if lacking or not found:
         shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
-        held = f" on the backbone {source.backbone!r}" if source.backbone else ""
+        held = f" on the backbone {checkpoint.backbone!r}" if checkpoint.backbone else ""
         what = f"{len(lacking)} layers of the model's backbone: {shown}" if lacking else "any layer"
         raise WeightsError(
-            source.path, f"it holds {source.title}{held}, which does not have {what}"
+            checkpoint.path, f"it holds {checkpoint.title}{held}, which does not have {what}"
         )
 
 
-def _setting_notes(model: keras.Model, source: Source) -> list[str]:
-    """Settings in which the model is not what the weights were trained in."""
+def _setting_notes(model: keras.Model, checkpoint: Checkpoint) -> list[str]:
+    """Settings of the model that differ from those that the weights were trained in."""
     if not hasattr(model, "backbone"):
         return []
     config = model.get_config()
-    wanted = source.arguments(type(model).__name__, config)
+    wanted = checkpoint.arguments(type(model).__name__, config)
     pairs = [(key, config[key], value) for key, value in wanted.items() if key in config]
     options = config.get("backbone_options") or {}
     pairs += [

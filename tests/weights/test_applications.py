@@ -45,13 +45,13 @@ def test_features_are_equal(name):
     # Few samples in a norm's statistics magnify what rounding leaves.
     calibrate(network, scaled(image(192, 256, batch=2)))
     features = keras.Model(network.inputs, network.get_layer(last).output)
-    source = weights.open_source(network)
-    options = source.shared.get("backbone_options", {})
-    if "stride_on" in source.shared:
-        options = {**options, "stride_on": source.shared["stride_on"]}
+    source = weights.open_checkpoint(network)
+    options = source.backbone_arguments.get("backbone_options", {})
+    if "stride_on" in source.backbone_arguments:
+        options = {**options, "stride_on": source.backbone_arguments["stride_on"]}
     backbone = keras_deeplab.backbones.build(name.split()[0], (None, None, 3), **options)
     report = weights.load(backbone, network)
-    assert report.fresh == ()
+    assert report.missing_keys == ()
     for size in ((96, 128), (97, 131)):
         x = scaled(image(*size, seed=1))
         right = features(x, training=False).numpy()
@@ -91,16 +91,16 @@ def test_what_the_network_needs_is_in_the_models_configuration():
     assert (config["stride_on"], config["preprocessing"]) == ("1x1", "caffe")
     assert config["backbone_options"]["epsilon"] == 1.001e-5
     assert config["epsilon"] == 1e-5  # the head's own
-    assert not any(path.startswith("backbone/") for path in model.transfer_report.fresh)
+    assert not any(path.startswith("backbone/") for path in model.transfer_report.missing_keys)
 
 
 def test_a_classifier_whole():
     network = keras.applications.MobileNetV2(weights=None, classes=7, classifier_activation=None)
     x = image(224, 224)
     calibrate(network, scaled(x))
-    model = weights.convert(network)
+    model = weights.from_pretrained(network)
     assert type(model) is keras_deeplab.SPPNet
-    assert model.transfer_report.fresh == model.transfer_report.left_over == ()
+    assert model.transfer_report.missing_keys == model.transfer_report.unexpected_keys == ()
     right = network(scaled(x), training=False).numpy()
     assert right.std() > 1e-2
     np.testing.assert_allclose(model(x, training=False), right, atol=1e-4 * right.std())
@@ -130,7 +130,7 @@ def test_a_published_file(published_file):
     right = network.get_layer("block_7_depthwise").weights[0]
     np.testing.assert_array_equal(found, right)
     with pytest.raises(WeightsError, match=r"keras\.applications mobilenet_v2 without a head"):
-        weights.convert(path)
+        weights.from_pretrained(path)
     with pytest.raises(WeightsError, match="backbone 'mobilenet_v2', which does not have"):
         weights.load(keras_deeplab.DeepLabV3(3, "xception41"), path)
 

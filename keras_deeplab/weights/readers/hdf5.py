@@ -1,0 +1,140 @@
+"""HDF5 files of Keras: keras.applications' weights, and the structured `.weights.h5`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.errors import WeightsError, reading, shortened
+from keras_deeplab.weights.layouts import KERAS
+
+_MAGIC = b"\x89HDF\r\n\x1a\n"
+# What a file may hold against its size. Trained weights hardly compress; pruned ones may.
+_MAX_EXPANSION = 20
+_SMALL_BYTES = 1 << 20
+_MAX_DEPTH = 64
+
+
+def is_hdf5_file(path: Path) -> bool:
+    """Whether a file begins as HDF5 does.
+
+    Raises:
+        WeightsError: If it cannot be read.
+    """
+    with reading(path), path.open("rb") as file:
+        return file.read(8) == _MAGIC
+
+
+def check_declared(path: Path, declared: int, what: str) -> None:
+    """Refuses a file that declares far more bytes than it has.
+
+    Raises:
+        WeightsError: If it does.
+    """
+    size = path.stat().st_size
+    if declared > _MAX_EXPANSION * size + _SMALL_BYTES:
+        raise WeightsError(
+            path, f"{what} declare {declared} bytes, which a file of {size} bytes cannot hold"
+        )
+
+
+@contextmanager
+def datasets(path: Path, file: Any = None) -> Iterator[dict[str, h5py.Dataset]]:
+    """The arrays of a file by their place in it, not read yet, while the file is open.
+
+    Args:
+        path: The file.
+        file: A file object to read instead, such as a member of the archive `path`.
+
+    Raises:
+        WeightsError: If the file is damaged, refers to another file, or declares far more than it
+            holds. Errors while its arrays are read become WeightsErrors too.
+    """
+    try:
+        with h5py.File(file or path, "r") as opened:
+            found = _checked(path, opened)
+            check_declared(path, sum(array.nbytes for array in found.values()), "its arrays")
+            yield found
+    except WeightsError:
+        raise
+    except Exception as error:  # h5py has an error of every kind for damaged files
+        raise WeightsError(path, f"it is a damaged HDF5 file: {shortened(error)}") from error
+
+
+def _checked(path: Path, opened: h5py.File) -> dict[str, h5py.Dataset]:
+    """All arrays; nothing leads out of the file, in circles or to one thing twice."""
+    found: dict[str, h5py.Dataset] = {}
+    seen = {h5py.h5o.get_info(opened.id).addr}
+    todo: list[tuple[str, h5py.Group]] = [("", opened)]
+    while todo:
+        place, group = todo.pop()
+        if place.count("/") > _MAX_DEPTH:
+            raise WeightsError(path, f"its groups are nested deeper than {_MAX_DEPTH}")
+        for name in group:
+            inner = f"{place}{name}"
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise WeightsError(path, f"{inner!r:.200} must be in the file, but is a link")
+            item = group[name]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in seen:
+                raise WeightsError(path, f"{inner!r:.200} must be in the file once, but is twice")
+            seen.add(address)
+            if isinstance(item, h5py.Group):
+                todo.append((f"{inner}/", item))
+                continue
+            _check_dataset(path, inner, item)
+            found[inner] = item
+    return found
+
+
+def _check_dataset(path: Path, place: str, item: Any) -> None:
+    if not isinstance(item, h5py.Dataset) or item.dtype.hasobject or item.shape is None:
+        raise WeightsError(path, f"{place!r:.200} must be an array of numbers")
+    if item.external or item.is_virtual:
+        raise WeightsError(
+            path, f"{place!r:.200} must be in the file, but its values are in another file"
+        )
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's arrays by their place in it.
+
+    Raises:
+        WeightsError: As for `datasets`.
+    """
+    with datasets(path) as found:
+        return {place: array.shape for place, array in found.items()}
+
+
+def is_structured(path: Path) -> bool:
+    """Whether `model.save_weights` wrote the file: such files name layers by their class."""
+    return any(name.split("/")[-2:-1] == ["vars"] for name in shapes(path))
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads a file that names its layers, as keras.applications publishes them.
+
+    Raises:
+        WeightsError: As for `datasets`, or if two layers have one name.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    with datasets(path) as found:
+        inside = {place: d for place, d in found.items() if place.startswith("model_weights/")}
+        found = inside or found  # of a whole model, beside its optimizer's
+        for place, array in found.items():
+            *_, layer, variable = ("", *place.split("/"))
+            arrays[f"{layer}/{variable.split(':')[0]}"] = array[()]
+    if len(arrays) < len(found):
+        raise WeightsError(
+            path,
+            "it names several layers alike and cannot be read by name: load it into a model of the "
+            "same arguments by model.load_weights, and save that as .keras",
+        )
+    return Checkpoint(str(path), arrays, KERAS)

@@ -1,0 +1,171 @@
+"""LiteRT files (.tflite), float and 8-bit, by the names of the TF1 networks they were made from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from keras_deeplab.weights.checkpoint import Checkpoint, may_hold
+from keras_deeplab.weights.errors import WeightsError, reading
+from keras_deeplab.weights.layouts import TF1
+
+_IDENTIFIER = b"TFL3"
+_LONGEST_NAME = 10_000  # a converter joins the names of all that it fuses
+# The end of a kernel's name behind its layer's; converters fold batch norms into it.
+_KERNEL = re.compile(
+    r"^(.+)/(weights|depthwise_weights|Conv2D|depthwise)(_Fold|_quant)?(/FakeQuant\w*)?$"
+)
+
+
+def is_tflite_file(path: Path) -> bool:
+    """Whether a file is a LiteRT file, by the flatbuffer's identifier."""
+    with path.open("rb") as file:
+        return file.read(8)[4:] == _IDENTIFIER
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads the kernels and biases of all convolutions, de-quantized, in TensorFlow 1's names.
+
+    Batch norms are folded into the convolutions of such a file.
+
+    Raises:
+        WeightsError: If the file is damaged or a weight's name or type is not understood.
+    """
+    schema = _schema()
+    try:
+        with reading(path):
+            content = path.read_bytes()
+        return _Graph(path, schema, content).checkpoint()
+    except WeightsError:
+        raise
+    except Exception as error:  # whatever a damaged flatbuffer leads to
+        raise WeightsError(path, f"it is a damaged LiteRT file: {error}") from error
+
+
+def _schema() -> ModuleType:
+    """The classes of the file format, from TensorFlow or from LiteRT's own package."""
+    try:
+        from tensorflow.lite.python import schema_py_generated
+    except ImportError:  # TensorFlow is about to leave LiteRT to that package
+        try:
+            from ai_edge_litert import schema_py_generated
+        except ImportError as error:
+            raise ImportError(
+                "reading .tflite files needs LiteRT: pip install keras_deeplab[litert]"
+            ) from error
+    return schema_py_generated
+
+
+class _Graph:
+    """The graph of a file, as far as its weights go.
+
+    The file is read in place: its tables may share parts, and as a tree of objects a small file
+    could take any memory.
+    """
+
+    def __init__(self, path: Path, schema: ModuleType, content: bytes) -> None:
+        self.path = path
+        self.schema = schema
+        self.size = len(content)
+        self.taken = 0  # bytes of the constants so far
+        self.model = schema.Model.GetRootAsModel(content, 0)
+        if self.model.SubgraphsLength() == 0:
+            raise WeightsError(path, "it is a damaged LiteRT file: it holds no graph")
+        self.graph = self.model.Subgraphs(0)
+
+    def checkpoint(self) -> Checkpoint:
+        arrays: dict[str, np.ndarray] = {}
+        stride, finest = 1, 1
+        kinds = {
+            self.schema.BuiltinOperator.CONV_2D: self.schema.Conv2DOptions,
+            self.schema.BuiltinOperator.DEPTHWISE_CONV_2D: self.schema.DepthwiseConv2DOptions,
+        }
+        for index in range(self.graph.OperatorsLength()):
+            operator = self.graph.Operators(index)
+            code = _item(self.model, "OperatorCodes", operator.OpcodeIndex())
+            # Old files keep the number in a field that later became too small for it.
+            kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+            if kind not in kinds:
+                continue
+            is_depthwise = kind == self.schema.BuiltinOperator.DEPTHWISE_CONV_2D
+            self._take(operator, is_depthwise, arrays)
+            table, options = operator.BuiltinOptions(), kinds[kind]()
+            options.Init(table.Bytes, table.Pos)
+            if options.StrideH() != options.StrideW():
+                raise WeightsError(self.path, "a convolution's strides differ in height and width")
+            finest *= options.StrideH()
+            stride = max(stride, finest)
+        if not arrays:
+            raise WeightsError(self.path, "it holds no convolutions")
+        return Checkpoint(str(self.path), arrays, TF1, folded=True, output_stride=stride)
+
+    def _take(self, operator: Any, is_depthwise: bool, arrays: dict[str, np.ndarray]) -> None:
+        """Adds a convolution's kernel and bias, unless its kernel is computed."""
+        kernel = _item(operator, "Inputs", 1)
+        name = self._name(kernel)
+        match = _KERNEL.match(name)
+        if match is None:
+            raise WeightsError(
+                self.path,
+                f"the kernel {name!r} is not named as a TensorFlow 1 network names it; "
+                "only LiteRT files of such networks are read",
+            )
+        scope = match[1]
+        value = self._values(kernel)
+        if is_depthwise:  # (1, h, w, channels)
+            arrays[f"{scope}/depthwise_weights"] = value.transpose(1, 2, 3, 0)
+        else:  # (out, h, w, in)
+            arrays[f"{scope}/weights"] = value.transpose(1, 2, 3, 0)
+        if operator.InputsLength() > 2 and (bias := operator.Inputs(2)) >= 0:
+            arrays[f"{scope}/biases"] = self._values(bias)
+
+    def _name(self, index: int) -> str:
+        name = _item(self.graph, "Tensors", index).Name() or b""
+        if len(name) > _LONGEST_NAME:
+            raise WeightsError(self.path, f"it is damaged: a tensor's name has {len(name)} bytes")
+        # Converters join the names of all that was fused, the kernel's own first.
+        return name.decode().split(";")[0]
+
+    def _values(self, index: int) -> np.ndarray:
+        """The constant's values as float32, de-quantized per tensor or per channel."""
+        tensor = _item(self.graph, "Tensors", index)
+        types = self.schema.TensorType
+        dtypes = {
+            types.FLOAT32: np.float32,
+            types.FLOAT16: np.float16,
+            types.UINT8: np.uint8,
+            types.INT8: np.int8,
+            types.INT32: np.int32,
+            types.INT64: np.int64,
+        }
+        buffer = _item(self.model, "Buffers", tensor.Buffer())
+        if tensor.Type() not in dtypes or buffer.DataIsNone():
+            raise WeightsError(self.path, f"{self._name(index)} is no constant of a known type")
+        raw = buffer.DataAsNumpy().view(dtypes[tensor.Type()])
+        self.taken += raw.nbytes
+        if not may_hold(self.size, self.taken):
+            raise WeightsError(self.path, f"refused: tensors of more than {self.taken} bytes")
+        values = raw.reshape(() if tensor.ShapeIsNone() else tuple(tensor.ShapeAsNumpy()))
+        quantization = tensor.Quantization()
+        if values.dtype.kind == "f":
+            return values.astype(np.float32)
+        if quantization is None or quantization.ScaleIsNone():
+            raise WeightsError(self.path, f"{self._name(index)} holds integers without a scale")
+        scale = quantization.ScaleAsNumpy().astype(np.float64)
+        zero = np.zeros(1) if quantization.ZeroPointIsNone() else quantization.ZeroPointAsNumpy()
+        shape = [1] * values.ndim
+        if scale.size > 1:
+            shape[quantization.QuantizedDimension()] = -1
+        zero = zero.astype(np.int64).reshape(shape if zero.size > 1 else [1] * values.ndim)
+        return ((values.astype(np.int64) - zero) * scale.reshape(shape)).astype(np.float32)
+
+
+def _item(table: Any, vector: str, index: int) -> Any:
+    """An item of a table's vector; the classes themselves read past its end."""
+    if not 0 <= index < getattr(table, f"{vector}Length")():
+        raise IndexError(f"{vector} has no item {index}")
+    return getattr(table, vector)(index)
