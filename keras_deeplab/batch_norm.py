@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.graph.interception import intercepted_calls
-from keras_deeplab.graph.network import all_layers, functional
+from keras_deeplab.graph.network import all_layers, functional, intercepted_calls
 from keras_deeplab.layers import BatchNormalization
 
 POLICIES = ("train", "freeze_statistics", "freeze")

@@ -169,7 +169,7 @@ def overfit(
     options: argparse.Namespace,
     recipe: recipes.Recipe,
     source: data.Source,
-    weights: keras_deeplab.weights.Source | None,
+    weights: keras_deeplab.weights.Checkpoint | None,
 ) -> int:
     """Tests whether the model can learn a few images by heart; writes nothing.
 

@@ -1,4 +1,4 @@
-"""What an operation does to the height and width of a map."""
+"""The kinds of operations: what each does to the height and width of a map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from keras import layers as kl
 
 from keras_deeplab import layers
-from keras_deeplab.graph.network import APPLICATION_POINTWISE
+from keras_deeplab.graph.network import APPLICATION_POINTWISE, layer_error
 
 
 class Kind(Enum):
@@ -23,7 +23,7 @@ class Kind(Enum):
     UPSAMPLE = auto()  # by a whole factor
     RESIZE_TO = auto()  # to a fixed size
     RESIZE_LIKE = auto()  # to the size of another map
-    PAD_TO = auto()  # at the end, up to a least size
+    PAD_TO = auto()  # at the end, up to a minimum size
     CROP_LIKE = auto()  # at the end, to the size of another map
     STATISTICS = auto()  # pixel by pixel, with statistics of the whole map
     GLOBAL = auto()  # the whole map becomes one vector
@@ -44,22 +44,33 @@ class Window:
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
 
-_POINTWISE = (
-    *(kl.Activation, kl.ReLU, kl.LeakyReLU, kl.ELU, kl.BatchNormalization, kl.UnitNormalization),
-    *(kl.Dropout, kl.SpatialDropout2D, kl.GaussianNoise, kl.GaussianDropout, kl.AlphaDropout),
-    *(kl.Rescaling, kl.Normalization, kl.Identity, kl.ActivityRegularization, kl.Dense),
-    *(kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum),
-    layers.ReverseChannels,
-    *APPLICATION_POINTWISE,
-)
-_WINDOW = (
-    *(kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D),
-    *(kl.MaxPooling2D, kl.AveragePooling2D, layers.AtrousPooling2D),
-)
-_GLOBAL = (
-    *(kl.GlobalAveragePooling2D, kl.GlobalMaxPooling2D, kl.Flatten, kl.Reshape),
-    layers.SpatialPyramidPooling2D,
-)
+_KINDS = {
+    Kind.COMPOSITE: (layers.CompositeLayer,),
+    Kind.POINTWISE: (
+        *(kl.Activation, kl.ReLU, kl.LeakyReLU, kl.ELU, kl.BatchNormalization),
+        *(kl.Dropout, kl.SpatialDropout2D, kl.GaussianNoise, kl.GaussianDropout, kl.AlphaDropout),
+        *(kl.Rescaling, kl.Normalization, kl.Identity, kl.ActivityRegularization, kl.Dense),
+        *(kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum),
+        *(kl.UnitNormalization, layers.ReverseChannels, *APPLICATION_POINTWISE),
+    ),
+    Kind.TRANSPOSED: (kl.Conv2DTranspose,),
+    Kind.WINDOW: (
+        *(kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D),
+        *(kl.MaxPooling2D, kl.AveragePooling2D, layers.AtrousPooling2D),
+    ),
+    Kind.PAD: (kl.ZeroPadding2D, layers.AtrousPadding2D),
+    Kind.CROP: (kl.Cropping2D,),
+    Kind.UPSAMPLE: (kl.UpSampling2D,),
+    Kind.RESIZE_TO: (kl.Resizing,),
+    Kind.RESIZE_LIKE: (layers.ResizeLike,),
+    Kind.PAD_TO: (layers.PadToMinimum,),
+    Kind.CROP_LIKE: (layers.CropLike,),
+    Kind.STATISTICS: (kl.GroupNormalization,),
+    Kind.GLOBAL: (
+        *(kl.GlobalAveragePooling2D, kl.GlobalMaxPooling2D, kl.Flatten, kl.Reshape),
+        layers.SpatialPyramidPooling2D,
+    ),
+}
 # Classes of `keras.ops` that compute each pixel from the same pixel.
 _POINTWISE_OPS = frozenset(
     "Absolute Add Cast Clip Divide Elu Erf Exp Gelu HardSigmoid HardSilu HardTanh Identity "
@@ -72,7 +83,7 @@ _registered_pointwise: set[type] = set()
 def register_pointwise(layer_class: type) -> type:
     """Declares that a layer class computes each pixel from the same pixel of its inputs.
 
-    Usable as a decorator. The graph tools refuse layers they do not know; this makes one known.
+    Usable as a decorator. The graph functions refuse layers they do not know; this makes one known.
 
     Args:
         layer_class: A subclass of `keras.layers.Layer`.
@@ -92,34 +103,15 @@ def register_pointwise(layer_class: type) -> type:
 
 
 def kind(operation: Any, path: str) -> Kind:
-    """Classifies an operation; one that is not known is an error that names it."""
+    """Classifies an operation; one that is not known raises a `ValueError` that names it."""
     if getattr(operation, "data_format", None) == "channels_first":
-        raise ValueError(
-            f"The layer '{path}' is channels_first; keras_deeplab works channels_last."
-        )
+        raise layer_error("channels_last layers", path, "is channels_first.")
     if type(operation) in _registered_pointwise:
         return Kind.POINTWISE
-    for test, result in _KINDS:
-        if isinstance(operation, test):
+    for result, classes in _KINDS.items():
+        if isinstance(operation, classes):
             return result
     return _kind_by_axis(operation, path)
-
-
-_KINDS: tuple[tuple[Any, Kind], ...] = (
-    (layers.CompositeLayer, Kind.COMPOSITE),
-    (_POINTWISE, Kind.POINTWISE),
-    (kl.Conv2DTranspose, Kind.TRANSPOSED),
-    (_WINDOW, Kind.WINDOW),
-    ((kl.ZeroPadding2D, layers.AtrousPadding2D), Kind.PAD),
-    (kl.Cropping2D, Kind.CROP),
-    (kl.UpSampling2D, Kind.UPSAMPLE),
-    (kl.Resizing, Kind.RESIZE_TO),
-    (layers.ResizeLike, Kind.RESIZE_LIKE),
-    (layers.PadToMinimum, Kind.PAD_TO),
-    (layers.CropLike, Kind.CROP_LIKE),
-    (kl.GroupNormalization, Kind.STATISTICS),
-    (_GLOBAL, Kind.GLOBAL),
-)
 
 
 def _kind_by_axis(operation: Any, path: str) -> Kind:
@@ -138,9 +130,11 @@ def _kind_by_axis(operation: Any, path: str) -> Kind:
             return Kind.POINTWISE
         if name in {"Mean", "Max", "Sum"} and {a % 4 for a in axes if a is not None} == {1, 2}:
             return Kind.GLOBAL
-    raise ValueError(
-        f"The geometry of the layer '{path}' ({name}) is not known. If it computes each pixel from "
-        "the same pixel of its inputs, say so with keras_deeplab.graph.register_pointwise."
+    raise layer_error(
+        "layers whose effect on height and width is known",
+        path,
+        f"({name}) is unknown. If it computes each pixel from the same pixel of its inputs, "
+        "declare that with keras_deeplab.graph.register_pointwise.",
     )
 
 
@@ -151,16 +145,10 @@ def window(operation: Any) -> Window:
         return Window(_pair(operation.pool_size), strides, (1, 1), operation.padding)
     if isinstance(operation, layers.AtrousPooling2D):
         return Window(operation.pool_size, (1, 1), operation.dilation_rate, operation.padding)
-    return Window(
-        _pair(operation.kernel_size),
-        _pair(operation.strides),
-        _pair(operation.dilation_rate),
-        operation.padding,
-    )
+    kernel, strides = _pair(operation.kernel_size), _pair(operation.strides)
+    return Window(kernel, strides, _pair(operation.dilation_rate), operation.padding)
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return (value, value)
-    height, width = value
+    height, width = (value, value) if isinstance(value, int) else value
     return (int(height), int(width))

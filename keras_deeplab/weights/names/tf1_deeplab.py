@@ -17,13 +17,12 @@ from keras_deeplab.backbones.xception import ENTRY, MIDDLE_UNITS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.layouts import TF1
-from keras_deeplab.weights.source import Source
 
 _XCEPTION = re.compile(r"^xception_(41|65|71)/")
 _RESNET = re.compile(r"^resnet_v1_(50|101)/")
 
 
-def recognised(checkpoint: Checkpoint) -> Source | None:
+def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The authors' network that a checkpoint holds, None for any other."""
     if checkpoint.layout is not TF1:
         return None
@@ -41,14 +40,14 @@ def recognised(checkpoint: Checkpoint) -> Source | None:
 
 def _found(
     checkpoint: Checkpoint, backbone: str, shared: dict[str, Any], layers: dict[str, str]
-) -> Source:
-    needs: dict[str, Any] = {"backbone": backbone, "shared": shared}
+) -> Checkpoint:
+    needs: dict[str, Any] = {"backbone": backbone, "backbone_arguments": shared}
     arrays = checkpoint.arrays
     title = f"the authors' {backbone}"
     if "logits/semantic/weights" in arrays and "concat_projection/weights" in arrays:
         has_decoder = checkpoint.has("decoder/")
         needs["model"] = "DeepLabV3Plus" if has_decoder else "DeepLabV3"
-        needs["own"] = _head_arguments(checkpoint)
+        needs["model_arguments"] = _head_arguments(checkpoint)
         layers |= _head(checkpoint)
         checkpoint = _with_pooling_last(checkpoint)
         title = f"the authors' {needs['model']} {backbone}"
@@ -64,14 +63,14 @@ def _found(
             **{"MobilenetV2/Logits/Conv2d_1c_1x1/weights": kernel.reshape(kernel.shape[-2:])}
         )
         needs["model"] = "SPPNet"
-        needs["own"] = {
+        needs["model_arguments"] = {
             "num_classes": kernel.shape[-1],
             "levels": (1,),
             "pooling": "average",
             "dense": (),
             "classifier_conv": True,
         }
-    return checkpoint.source(title, layers, **needs)
+    return checkpoint.mapped(title, layers, **needs)
 
 
 def _head_arguments(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_deeplab.weights import families, safetensors_file, torch_file
+from keras_deeplab.weights import names
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError, printable
 from keras_deeplab.weights.layouts import TORCH
-from keras_deeplab.weights.torch_file import Keys, Shapes
+from keras_deeplab.weights.readers import safetensors, torch
+from keras_deeplab.weights.readers.torch import Keys, Shapes
 
 # Of what training keeps beside the model: timm's `state_dict_ema`, `ema_model.`, `swa_state`.
 _AVERAGES = re.compile(r"(^|[._])(ema|swa|averaged?|moving_average)([._\d]|$)", re.IGNORECASE)
@@ -27,7 +28,7 @@ class Choice:
 
     Attributes:
         keys: Those of the dicts that lead to it; none for the whole file.
-        prefix: What is removed from its names, such as `module.`; other names are left over.
+        prefix: What is removed from its names, such as `module.`; others are unexpected keys.
         notes: What was chosen and from what, for the report.
     """
 
@@ -54,12 +55,12 @@ def read_torch(path: Path, moving_averages: bool = False) -> Checkpoint:
         choice = chosen(path, state_dicts, moving_averages)
         return choice.keys
 
-    return _checkpoint(path, torch_file.read(path, choose), choice)
+    return _checkpoint(path, torch.read(path, choose), choice)
 
 
 def read_safetensors(path: Path, moving_averages: bool = False) -> Checkpoint:
     """The network in a safetensors file; see `chosen`."""
-    arrays = safetensors_file.read(path)
+    arrays = safetensors.read(path)
     shapes = {name: array.shape for name, array in arrays.items()}
     return _checkpoint(path, arrays, chosen(path, {(): shapes}, moving_averages))
 
@@ -71,7 +72,7 @@ def _checkpoint(path: Path, arrays: Mapping[str, np.ndarray], choice: Choice) ->
         if name.startswith(choice.prefix)
     }
     others = tuple(sorted(name for name in arrays if not name.startswith(choice.prefix)))
-    return Checkpoint(str(path), inner, TORCH, left_over=others, notes=choice.notes)
+    return Checkpoint(str(path), inner, TORCH, unexpected_keys=others, notes=choice.notes)
 
 
 def chosen(path: Path, state_dicts: Mapping[Keys, Shapes], moving_averages: bool) -> Choice:
@@ -127,7 +128,7 @@ def _networks(path: Path, shapes: Shapes) -> list[tuple[str, WeightsError | None
             # Recognised by names and shapes: no number is read or takes memory.
             zero = np.zeros((), np.float32)
             arrays = {name: np.broadcast_to(zero, shape) for name, shape in inner.items()}
-            if families.find(Checkpoint(str(path), arrays, TORCH)) is not None:
+            if names.recognize(Checkpoint(str(path), arrays, TORCH)) is not None:
                 found.append((prefix, None))
                 continue
         except WeightsError as error:

@@ -7,7 +7,7 @@ from calibration import image
 from keras import layers as kl
 
 from keras_deeplab.graph import (
-    find_tap,
+    find_feature_tap,
     geometry,
     minimum_size,
     multiply_adds,
@@ -30,7 +30,7 @@ from keras_deeplab.graph import (
 )
 def test_stage_ends_are_found(family, stride, expected):
     network = getattr(keras.applications, family)(include_top=False, weights=None)
-    assert find_tap(network, stride) == expected
+    assert find_feature_tap(network, stride) == expected
     assert geometry(network)[expected].stride == (stride, stride)
 
 
@@ -39,17 +39,17 @@ def test_a_tensor_that_a_branch_passes_by_is_no_tap():
     x = kl.Conv2D(4, 3, 2, padding="same", name="trunk")(inputs)
     left = kl.Conv2D(4, 3, padding="same", name="branch")(x)
     model = keras.Model(inputs, kl.Conv2D(4, 3, 2, name="end")(kl.Add(name="sum")([x, left])))
-    assert find_tap(model, 2) == "sum"
+    assert find_feature_tap(model, 2) == "sum"
     unmerged = keras.Model(inputs, kl.Add()([kl.Conv2D(4, 1, 2)(left), kl.MaxPooling2D(1, 2)(x)]))
-    assert find_tap(unmerged, 2) == "trunk"
-    with pytest.raises(ValueError, match=r"no tensor at stride 8.*\(2, 2\)"):
-        find_tap(model, 8)
+    assert find_feature_tap(unmerged, 2) == "trunk"
+    with pytest.raises(ValueError, match=r"`stride` must be one of \[2, 4\].*Received: stride=8"):
+        find_feature_tap(model, 8)
 
 
 def test_names_that_do_not_exist_suggest_others():
     network = keras.applications.VGG16(include_top=False, weights=None)
     assert tensor_of(network, "block3_conv3") is network.get_layer("block3_conv3").output
-    with pytest.raises(ValueError, match="no layer 'block3_conv'.*block3_conv"):
+    with pytest.raises(ValueError, match="`layer_name` must be .*'block3_conv'.*block3_conv1"):
         tensor_of(network, "block3_conv")
 
 

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import keras
 
-from keras_deeplab.weights import hdf5_file, keras_model
+from keras_deeplab.weights import keras_model
+from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError, shortened
-from keras_deeplab.weights.source import Source
+from keras_deeplab.weights.readers import hdf5
 
 _Shapes = dict[str, tuple[int, ...]]
 
 
-def is_structured_file(path: Path) -> bool:
+def is_weights_h5(path: Path) -> bool:
     """Tells what `model.save_weights` writes from all else."""
-    return path.is_file() and hdf5_file.is_hdf5_file(path) and hdf5_file.is_structured(path)
+    return path.is_file() and hdf5.is_hdf5_file(path) and hdf5.is_structured(path)
 
 
-def read(path: Path, model: keras.Model) -> Source:
+def read(path: Path, model: keras.Model) -> Checkpoint:
     """The weights of a file for a model like the one that wrote it, which is not changed.
 
     Raises:
@@ -44,8 +45,8 @@ def _twin(model: keras.Model, path: Path) -> keras.Model:
     with tempfile.TemporaryDirectory() as folder:
         same = Path(folder) / "same.weights.h5"
         model.save_weights(same)
-        own = _of_layers(hdf5_file.shapes(same))
-    theirs = _of_layers(hdf5_file.shapes(path))
+        own = _of_layers(hdf5.shapes(same))
+    theirs = _of_layers(hdf5.shapes(path))
     differ = [place for place in {**own, **theirs} if own.get(place) != theirs.get(place)]
     numbers = {_classes(own.get(place), theirs.get(place)) for place in differ}
     config = model.get_config()

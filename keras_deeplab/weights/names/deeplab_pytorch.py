@@ -8,10 +8,9 @@ from typing import Any
 from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.source import Source
 
 
-def recognised(checkpoint: Checkpoint) -> Source | None:
+def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """DeepLab V2 of deeplab-pytorch, None for any other state dict."""
     prefix = "base." if checkpoint.has("base.layer1.") else ""  # its multi-scale wrapper
     if f"{prefix}layer1.conv1.conv.weight" not in checkpoint.arrays:
@@ -35,17 +34,17 @@ def recognised(checkpoint: Checkpoint) -> Source | None:
     }
     if branches != 4:  # the rates are not in the file; four branches are the paper's
         raise WeightsError(checkpoint.path, f"its ASPP has {branches} branches, not 4")
-    return checkpoint.source(
+    return checkpoint.mapped(
         f"deeplab-pytorch DeepLab V2 resnet{depths[count]}",
         layers,
         backbone=f"resnet{depths[count]}",
-        shared={
+        backbone_arguments={
             "stride_on": "1x1",
             "pool_ceil": True,
             "preprocessing": "caffe_deeplab",
         },
         model="DeepLabV2",
-        own=own,
+        model_arguments=own,
     )
 
 

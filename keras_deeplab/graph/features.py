@@ -1,21 +1,21 @@
-"""Finding the tensors that a decoder wants, and the smallest image a network takes."""
+"""Feature taps: the tensors that a decoder wants, and the smallest image that has them all."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 import keras
 
-from keras_deeplab.graph.describe import Kind, kind
 from keras_deeplab.graph.geometry import geometry
+from keras_deeplab.graph.kinds import Kind, kind
 from keras_deeplab.graph.network import functional, is_network, top_level_calls
+from keras_deeplab.validation import error
 
 _LARGEST_MINIMUM = 1024
 
 
-def find_tap(model: keras.Model, stride: int) -> str:
-    """Finds the last tensor at a stride that everything behind it depends on.
+def find_feature_tap(model: keras.Model, stride: int) -> str:
+    """Finds the last tensor at a stride that everything after it depends on.
 
     Where a network's stages end, this is the tensor that a decoder combines with the coarse
     features: every path from the image to the output runs through it, and the next layers leave
@@ -35,20 +35,16 @@ def find_tap(model: keras.Model, stride: int) -> str:
     Example:
 
     >>> network = keras.applications.VGG16(include_top=False, weights=None)
-    >>> keras_deeplab.graph.find_tap(network, 4)
+    >>> keras_deeplab.graph.find_feature_tap(network, 4)
     'block3_conv3'
     """
     found = geometry(model)
-    cuts = _cut_tensors(model)
-    names = [name for name, tensor in cuts if found[tensor].stride == (stride, stride)]
+    strides = {name: found[tensor].stride for name, tensor in _cut_tensors(model)}
+    names = [name for name, value in strides.items() if value == (stride, stride)]
     if not names:
-        strides = sorted(
-            {found[tensor].stride for _, tensor in cuts if None not in found[tensor].stride}
-        )
-        raise ValueError(
-            f"The network '{model.name}' has no tensor at stride {stride} that all later layers "
-            f"depend on; there are tensors at {strides}. Name a layer instead."
-        )
+        listed = sorted({max(value) for value in strides.values() if None not in value})
+        rule = f"one of {listed}, the strides of the tensors in '{model.name}' that all later "
+        raise error("stride", rule + "layers depend on", stride, "Name a layer instead.")
     return names[-1]
 
 
@@ -59,18 +55,16 @@ def _cut_tensors(model: keras.Model) -> list[tuple[str, keras.KerasTensor]]:
     cuts, open_until = [], 0
     for index, call in enumerate(calls):
         (tensor,) = call.outputs
-        if open_until <= index and not _is_padding(call.operation):
+        if open_until <= index and (
+            is_network(call.operation) or kind(call.operation, call.path) is not Kind.PAD
+        ):
             cuts.append((call.path, tensor))
         open_until = max(open_until, last_use.get(id(tensor), len(calls)))
     return cuts
 
 
-def _is_padding(operation: Any) -> bool:
-    return not is_network(operation) and kind(operation, operation.name) is Kind.PAD
-
-
 def minimum_size(model: keras.Model) -> tuple[int, int]:
-    """The least square image for which every map of a network has a sample.
+    """The smallest square image for which every map of a network has a sample.
 
     Args:
         model: A functional model.
@@ -87,28 +81,25 @@ def minimum_size(model: keras.Model) -> tuple[int, int]:
     >>> keras_deeplab.graph.minimum_size(network)
     (32, 32)
     """
-    geometry(model)  # what is wrong whatever the size is said here
-    fixed = functional(model).inputs[0].shape[1:3]
-    low, high = 1, _LARGEST_MINIMUM
-    if _fits(model, fixed, low):
-        high = low
+    found = geometry(model)
+
+    def is_too_small(size: int) -> bool:
+        try:
+            found.check_size(size)
+        except ValueError:
+            return True
+        return False
+
+    low, high = 1, 1
+    while is_too_small(high):
+        low, high = high + 1, 2 * high
+        if high > _LARGEST_MINIMUM:
+            raise error("model", f"a network for images of up to {_LARGEST_MINIMUM} pixels", model)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if _fits(model, fixed, middle) else (middle + 1, high)
-    if not _fits(model, fixed, low):
-        raise ValueError(
-            f"The network '{model.name}' needs images of more than {_LARGEST_MINIMUM} pixels."
-        )
-    height, width = (low if size is None else size for size in fixed)
+        low, high = (middle + 1, high) if is_too_small(middle) else (low, middle)
+    height, width = (low if n is None else n for n in functional(model).inputs[0].shape[1:3])
     return (height, width)
-
-
-def _fits(model: keras.Model, fixed: tuple[int | None, int | None], size: int) -> bool:
-    try:
-        geometry(model, *(size if known is None else None for known in fixed))
-    except ValueError:
-        return False
-    return True
 
 
 def tensor_of(model: keras.Model, layer_name: str) -> keras.KerasTensor:
@@ -123,12 +114,10 @@ def tensor_of(model: keras.Model, layer_name: str) -> keras.KerasTensor:
     """
     calls = {call.path: call for call in top_level_calls(model)}
     if layer_name not in calls:
-        near = difflib.get_close_matches(layer_name, calls, n=3, cutoff=0.4)
-        raise ValueError(
-            f"The network '{model.name}' has no layer '{layer_name}'"
-            + (f"; similar names: {', '.join(near)}." if near else ".")
-        )
+        near = difflib.get_close_matches(str(layer_name), calls, n=3, cutoff=0.4)
+        advice = f"Similar names: {', '.join(near)}." if near else ""
+        raise error("layer_name", f"a layer of the network '{model.name}'", layer_name, advice)
     outputs = calls[layer_name].outputs
     if len(outputs) != 1:
-        raise ValueError(f"The layer '{layer_name}' has {len(outputs)} outputs; one is needed.")
+        raise error("layer_name", "a layer with one output", layer_name)
     return outputs[0]

@@ -10,14 +10,13 @@ from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.backbones.vgg16 import BLOCKS as VGG_BLOCKS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.source import Source
 
 _PREPROCESSING = {"preprocessing": "torch"}
 # A classifier: mean over the image, one dense layer.
 _MEAN_AND_DENSE = {"levels": (1,), "pooling": "average", "dense": ()}
 
 
-def recognised(checkpoint: Checkpoint) -> Source | None:
+def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The network of torchvision that a state dict holds, None for any other."""
     if checkpoint.has("backbone.layer4."):
         return _segmentation(checkpoint, *_resnet(checkpoint, "backbone."))
@@ -95,10 +94,10 @@ def _conv_norm(ours: str, theirs: str, joint: str = "_") -> Iterator[tuple[str, 
 
 def _segmentation(
     checkpoint: Checkpoint, backbone: str, shared: Mapping[str, Any], layers: dict[str, str]
-) -> Source:
-    needs: dict[str, Any] = {"backbone": backbone, "shared": shared}
+) -> Checkpoint:
+    needs: dict[str, Any] = {"backbone": backbone, "backbone_arguments": shared}
     if not checkpoint.has("classifier.0.convs."):  # FCN, LR-ASPP: another head on the same network
-        return checkpoint.source(f"torchvision segmentation {backbone}", layers, **needs)
+        return checkpoint.mapped(f"torchvision segmentation {backbone}", layers, **needs)
     layers |= _head_layers()
     is_mobile = backbone == "mobilenet_v3_large"
     own: dict[str, Any] = {
@@ -119,7 +118,7 @@ def _segmentation(
             "auxiliary/logits": "aux_classifier.4",
         }
     title = f"torchvision deeplabv3_{backbone}"
-    return checkpoint.source(title, layers, model="DeepLabV3", own=own, **needs)
+    return checkpoint.mapped(title, layers, model="DeepLabV3", model_arguments=own, **needs)
 
 
 def _head_layers() -> dict[str, str]:
@@ -139,14 +138,14 @@ def _head_layers() -> dict[str, str]:
 
 def _plain(
     checkpoint: Checkpoint, backbone: str, shared: Mapping[str, Any], layers: dict[str, str]
-) -> Source:
+) -> Checkpoint:
     """A classifier, or a network whose classifier was taken off."""
-    needs: dict[str, Any] = {"backbone": backbone, "shared": shared}
+    needs: dict[str, Any] = {"backbone": backbone, "backbone_arguments": shared}
     if "fc.weight" in checkpoint.arrays:
         layers["logits"] = "fc"
         classes = checkpoint.array("fc.weight", 2).shape[0]
-        needs |= {"model": "SPPNet", "own": {"num_classes": classes, **_MEAN_AND_DENSE}}
-    return checkpoint.source(f"torchvision {backbone}", layers, **needs)
+        needs |= {"model": "SPPNet", "model_arguments": {"num_classes": classes, **_MEAN_AND_DENSE}}
+    return checkpoint.mapped(f"torchvision {backbone}", layers, **needs)
 
 
 # Places of the convolutions in `features`, between ReLUs and poolings.
@@ -159,7 +158,7 @@ def _is_vgg16(checkpoint: Checkpoint) -> bool:
     return kernels <= found and len(found) == 2 * len(kernels)
 
 
-def _vgg16(checkpoint: Checkpoint) -> Source:
+def _vgg16(checkpoint: Checkpoint) -> Checkpoint:
     names = [
         f"backbone/block{block}_conv{index}"
         for block, (_, convolutions) in enumerate(VGG_BLOCKS, 1)
@@ -167,7 +166,7 @@ def _vgg16(checkpoint: Checkpoint) -> Source:
     ]
     layers = {name: f"features.{place}" for name, place in zip(names, _VGG16_FEATURES, strict=True)}
     shared = {**_PREPROCESSING, "backbone_options": {"pool_ceil": False}}
-    needs: dict[str, Any] = {"backbone": "vgg16", "shared": shared}
+    needs: dict[str, Any] = {"backbone": "vgg16", "backbone_arguments": shared}
     if "classifier.6.weight" in checkpoint.arrays:
         layers |= {"dense1": "classifier.0", "dense2": "classifier.3", "logits": "classifier.6"}
         first = checkpoint.array("classifier.0.weight", 2)
@@ -180,11 +179,11 @@ def _vgg16(checkpoint: Checkpoint) -> Source:
         bins = first.reshape(len(first), -1, 7, 7).transpose(0, 2, 3, 1).reshape(len(first), -1)
         checkpoint = checkpoint.with_arrays(**{"classifier.0.weight": bins})
         needs["model"] = "SPPNet"
-        needs["own"] = {
+        needs["model_arguments"] = {
             "num_classes": checkpoint.array("classifier.6.weight", 2).shape[0],
             "levels": (7,),
             "pooling": "average",
             "dense": (len(first), checkpoint.array("classifier.3.weight", 2).shape[0]),
             "replace_pooling": False,
         }
-    return checkpoint.source("torchvision vgg16", layers, **needs)
+    return checkpoint.mapped("torchvision vgg16", layers, **needs)

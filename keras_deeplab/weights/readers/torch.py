@@ -12,16 +12,21 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from keras_deeplab.weights import torch_pickle
-from keras_deeplab.weights.archive import check_unpacked
+from keras_deeplab.files import check_unpacked
 from keras_deeplab.weights.checkpoint import may_hold
 from keras_deeplab.weights.errors import WeightsError, printable, reading
-from keras_deeplab.weights.torch_objects import Tensor, UnreadablePickle, tensor_of
+from keras_deeplab.weights.readers.torch_pickle import (
+    Tensor,
+    Unpickler,
+    UnreadablePickle,
+    tensor_of,
+)
 
 Keys = tuple[str, ...]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -36,7 +41,6 @@ _ZIP_ERRORS = (
     *(zipfile.BadZipFile, struct.error, EOFError),
     *(RuntimeError, ValueError, OverflowError, OSError),
 )
-_PIECE = 1 << 20
 
 
 def is_torch_file(path: Path) -> bool:
@@ -83,11 +87,13 @@ def read(
         raise WeightsError(path, str(error)) from error
 
 
-class _Contents(Protocol):
-    value: Any
-    byteorder: str
+@dataclass(frozen=True)
+class _Contents:
+    """What a file's pickle holds, and the function that reads the bytes of a storage."""
 
-    def storage(self, key: str) -> np.ndarray: ...
+    value: Any
+    stored: Callable[[str], np.ndarray]
+    byteorder: str = "little"  # of the older format on every machine
 
 
 def _kind(file: BinaryIO) -> str | None:
@@ -105,7 +111,7 @@ def _kind(file: BinaryIO) -> str | None:
         blocks = [begin[start : start + 9] for start in range(0, len(begin), 512)]
         return "tar" if b"sys_info\0" in blocks else None
     try:
-        number = torch_pickle.load(io.BytesIO(begin[:64])).value
+        number = Unpickler(io.BytesIO(begin[:64])).load()
     except UnreadablePickle:
         return None
     return "stream" if number == _MAGIC_NUMBER else None
@@ -117,7 +123,7 @@ def _opened(file: BinaryIO) -> Iterator[_Contents]:
     if kind == "zip":
         try:
             with zipfile.ZipFile(file) as archive:
-                yield _Zip(archive, os.fstat(file.fileno()).st_size)
+                yield _zip_contents(archive, os.fstat(file.fileno()).st_size)
         except WeightsError:
             raise
         except _ZIP_ERRORS as error:
@@ -125,7 +131,7 @@ def _opened(file: BinaryIO) -> Iterator[_Contents]:
             raise UnreadablePickle(reason) from error
     elif kind == "stream":
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
-            yield _Stream(memory)
+            yield _stream_contents(memory)
     elif kind == "tar":
         raise UnreadablePickle(
             "a tar file of torch before 0.1.10; load it with torch and save its state dict again"
@@ -134,79 +140,67 @@ def _opened(file: BinaryIO) -> Iterator[_Contents]:
         raise UnreadablePickle("not a file of torch.save, or cut within its first bytes")
 
 
-class _Zip:
-    """An archive with a pickle, `<name>/data.pkl`, and each storage as a member."""
-
-    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
-        self.archive = archive
-        self.members = {member.filename: member for member in archive.infolist()}
-        pickles = [name for name in self.members if name.endswith("/data.pkl")]
-        self.folder = pickles[0].removesuffix("data.pkl")
-        if f"{self.folder}constants.pkl" in self.members:
+def _zip_contents(archive: zipfile.ZipFile, size: int) -> _Contents:
+    """Of an archive with a pickle, `<name>/data.pkl`, and each storage as a member."""
+    members = {member.filename: member for member in archive.infolist()}
+    pickles = [name for name in members if name.endswith("/data.pkl")]
+    folder = pickles[0].removesuffix("data.pkl")
+    if f"{folder}constants.pkl" in members:
+        raise UnreadablePickle(
+            "a TorchScript archive, which is a program; save model.state_dict() instead"
+        )
+    if len(pickles) > 1:
+        raise UnreadablePickle(f"an archive of {len(pickles)} pickles instead of one")
+    check_unpacked(archive, size)
+    unpickler = Unpickler(io.BytesIO(archive.read(f"{folder}data.pkl")))
+    value = unpickler.load()
+    for key, storage in unpickler.storages.items():
+        member = members.get(f"{folder}data/{key}")
+        if member is None or member.file_size != storage.nbytes:
+            found = "no member" if member is None else f"a member of {member.file_size} bytes"
             raise UnreadablePickle(
-                "a TorchScript archive, which is a program; save model.state_dict() instead"
+                f"{found} for storage {printable(key)} of {storage.nbytes} bytes"
             )
-        if len(pickles) > 1:
-            raise UnreadablePickle(f"an archive of {len(pickles)} pickles instead of one")
-        check_unpacked(archive, size)
-        pickle = torch_pickle.load(io.BytesIO(archive.read(f"{self.folder}data.pkl")))
-        self.value, self.storages = pickle.value, pickle.storages
-        for key, storage in self.storages.items():
-            member = self.members.get(f"{self.folder}data/{key}")
-            if member is None or member.file_size != storage.nbytes:
-                found = "no member" if member is None else f"a member of {member.file_size} bytes"
-                raise UnreadablePickle(
-                    f"{found} for storage {printable(key)} of {storage.nbytes} bytes"
-                )
-        order = f"{self.folder}byteorder"
-        self.byteorder = archive.read(order).decode() if order in self.members else "little"
-        if self.byteorder not in ("little", "big"):
-            raise UnreadablePickle(f"unknown byte order {printable(self.byteorder)}")
+    order = f"{folder}byteorder"
+    byteorder = archive.read(order).decode() if order in members else "little"
+    if byteorder not in ("little", "big"):
+        raise UnreadablePickle(f"unknown byte order {printable(byteorder)}")
 
-    def storage(self, key: str) -> np.ndarray:
-        data = np.empty(self.storages[key].nbytes, np.uint8)
-        # Read to its end, a member's checksum is compared.
-        with self.archive.open(f"{self.folder}data/{key}") as member:
-            for start in range(0, data.size, _PIECE):
-                piece = memoryview(data)[start : start + _PIECE]
-                if member.readinto(piece) != len(piece):
-                    raise EOFError(f"member {key} ends early")
-        return data
+    def stored(key: str) -> np.ndarray:
+        return np.frombuffer(archive.read(f"{folder}data/{key}"), np.uint8)
+
+    return _Contents(value, stored, byteorder)
 
 
-class _Stream:
-    """The format before torch 1.6: four pickles, the list of the storages, then their bytes."""
+def _stream_contents(memory: mmap.mmap) -> _Contents:
+    """Of the format before torch 1.6: five pickles, the last lists the storages; their bytes."""
+    Unpickler(memory).load()  # the magic number
+    if Unpickler(memory).load() != _PROTOCOL_VERSION:
+        raise UnreadablePickle(f"not of torch's protocol {_PROTOCOL_VERSION}")
+    Unpickler(memory).load()  # facts of the machine that wrote it
+    unpickler = Unpickler(memory)
+    value, storages = unpickler.load(), unpickler.storages
+    keys = Unpickler(memory).load()
+    strings = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not strings or sorted(keys) != sorted(storages):
+        raise UnreadablePickle("the list of storages is not that of the tensors")
+    starts: dict[str, int] = {}
+    position = memory.tell()
+    for key in keys:
+        storage = storages[key]
+        count = int.from_bytes(memory[position : position + 8], "little")
+        starts[key] = position + 8
+        position += 8 + storage.nbytes
+        if position > len(memory):
+            raise UnreadablePickle(f"cut within storage {printable(key)}")
+        if count * storage.itemsize != storage.nbytes:
+            raise UnreadablePickle(f"storage {printable(key)} has another size than declared")
 
-    byteorder = "little"  # whatever machine wrote it
+    def stored(key: str) -> np.ndarray:
+        content = memory[starts[key] : starts[key] + storages[key].nbytes]
+        return np.frombuffer(content, np.uint8)
 
-    def __init__(self, memory: mmap.mmap) -> None:
-        self.memory = memory
-        torch_pickle.load(memory)  # the magic number
-        protocol = torch_pickle.load(memory).value
-        if protocol != _PROTOCOL_VERSION:
-            raise UnreadablePickle(f"not of torch's protocol {_PROTOCOL_VERSION}")
-        torch_pickle.load(memory)  # facts of the machine that wrote it
-        pickle = torch_pickle.load(memory)
-        self.value, self.storages = pickle.value, pickle.storages
-        keys = torch_pickle.load(memory).value
-        strings = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-        if not strings or sorted(keys) != sorted(self.storages):
-            raise UnreadablePickle("the list of storages is not that of the tensors")
-        self.starts: dict[str, int] = {}
-        position = memory.tell()
-        for key in keys:
-            storage = self.storages[key]
-            count = int.from_bytes(memory[position : position + 8], "little")
-            self.starts[key] = position + 8
-            position += 8 + storage.nbytes
-            if position > len(memory):
-                raise UnreadablePickle(f"cut within storage {printable(key)}")
-            if count * storage.itemsize != storage.nbytes:
-                raise UnreadablePickle(f"storage {printable(key)} has another size than declared")
-
-    def storage(self, key: str) -> np.ndarray:
-        start, nbytes = self.starts[key], self.storages[key].nbytes
-        return np.frombuffer(self.memory, np.uint8)[start : start + nbytes].copy()
+    return _Contents(value, stored)
 
 
 def _arrays(contents: _Contents, tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -215,10 +209,10 @@ def _arrays(contents: _Contents, tensors: dict[str, Tensor]) -> dict[str, np.nda
     for name, tensor in tensors.items():
         key = tensor.storage.key
         if key not in stored:
-            stored[key] = contents.storage(key)
+            stored[key] = contents.stored(key)
             if contents.byteorder != sys.byteorder:
-                stored[key].view(f"u{tensor.dtype.itemsize}").byteswap(inplace=True)
-            stored[key].flags.writeable = False
+                numbers = stored[key].view(f"u{tensor.dtype.itemsize}").byteswap()
+                stored[key] = numbers.view(np.uint8)
         arrays[name] = np.ndarray(
             tensor.shape,
             tensor.dtype,

@@ -17,8 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.weights import hdf5_file
 from keras_deeplab.weights.errors import WeightsError, printable, reading, shortened
+from keras_deeplab.weights.readers import hdf5
 from keras_deeplab.weights.transfer import check_values
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
@@ -104,7 +104,7 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
     path = Path(os.path.expanduser(path))
     try:
         config, content = _read(path)
-        with hdf5_file.datasets(path, content) as arrays:
+        with hdf5.datasets(path, content) as arrays:
             stored = sum(array.size for array in arrays.values())
         del content
         budget = _COPIES * stored + _FREE_ELEMENTS
@@ -171,7 +171,7 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
         raise WeightsError(
             path, f"{_CONFIG} has {config} bytes: a model's has at most {_MAX_CONFIG_BYTES}"
         )
-    hdf5_file.check_declared(path, total, "its members")
+    hdf5.check_declared(path, total, "its members")
 
 
 def _check_config(path: Path, config: Any, compile: bool, budget: int) -> None:

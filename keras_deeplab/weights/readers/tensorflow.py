@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from keras_deeplab.weights import archive
 from keras_deeplab.weights.checkpoint import Checkpoint, may_hold
 from keras_deeplab.weights.errors import WeightsError, reading
 from keras_deeplab.weights.layouts import KERAS, TF1
-from keras_deeplab.weights.tensorflow_index import declared_bytes
+from keras_deeplab.weights.readers import tar
+from keras_deeplab.weights.readers.tensorflow_index import declared_bytes
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _AVERAGE = "/ExponentialMovingAverage"
@@ -25,7 +25,7 @@ _SLOTS = re.compile(
 )
 
 
-def prefix_of(path: Path) -> Path | None:
+def prefix_of(path: Path, shown: Path | None = None) -> Path | None:
     """The checkpoint that a path means: a prefix, its .index or data file, or a folder of one.
 
     Returns:
@@ -38,10 +38,10 @@ def prefix_of(path: Path) -> Path | None:
         latest = _latest(path)
         if latest is not None:
             return latest
-        found = sorted(path.glob("*.index"))
+        found = sorted(path.glob("*.index"), key=lambda file: file.stem)
         if len(found) > 1:
             names = ", ".join(file.stem for file in found)
-            raise WeightsError(path, f"it holds several checkpoints ({names}): name one")
+            raise WeightsError(shown or path, f"it holds several checkpoints ({names}): name one")
         return found[0].with_suffix("") if found else None
     bare = re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path.name)
     prefix = path.with_name(bare)
@@ -65,12 +65,17 @@ def _latest(folder: Path) -> Path | None:
 def read_archive(path: Path, moving_averages: bool = False) -> Checkpoint:
     """Reads the checkpoint inside a .tar.gz, through a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        prefix = archive.extract_checkpoint(path, Path(folder))
+        tar.extract_checkpoint(path, Path(folder))
+        prefix = prefix_of(Path(folder), shown=path)
+        if prefix is None:
+            raise WeightsError(
+                path, "it holds no TensorFlow checkpoint (NAME.index and NAME.data-...)"
+            )
         return read(prefix, moving_averages, shown=path)
 
 
 def read(prefix: Path, moving_averages: bool = False, shown: Path | None = None) -> Checkpoint:
-    """Reads a checkpoint's model variables; an optimizer's are named as left over.
+    """Reads a checkpoint's model variables; an optimizer's are unexpected keys.
 
     Args:
         prefix: Path without `.index`.
@@ -125,12 +130,12 @@ def _by_name(
         for name in names
         if name not in {*slots, *averaged}
     }
-    left_over = slots
+    unexpected = slots
     if averages:
         arrays |= {n.removesuffix(_AVERAGE): reader.get_tensor(n) for n in averaged}
     else:
-        left_over = [*slots, *averaged]
-    return Checkpoint(str(shown), arrays, TF1, tuple(sorted(left_over)))
+        unexpected = [*slots, *averaged]
+    return Checkpoint(str(shown), arrays, TF1, unexpected_keys=tuple(sorted(unexpected)))
 
 
 def _by_object(reader: tf.train.CheckpointReader, shown: Path) -> Checkpoint:
@@ -142,18 +147,18 @@ def _by_object(reader: tf.train.CheckpointReader, shown: Path) -> Checkpoint:
     except Exception as error:  # protobuf's own
         raise WeightsError(shown, f"its object graph is damaged: {error}") from error
     of_the_model = _reachable(graph)
-    arrays, left_over = {}, []
+    arrays, unexpected = {}, []
     for index, node in enumerate(graph.nodes):
         for attribute in node.attributes:
             name = attribute.full_name.removesuffix(":0")
             value = reader.get_tensor(attribute.checkpoint_key)
             if index not in of_the_model:
-                left_over.append(name)
+                unexpected.append(name)
             elif name in arrays:
                 raise WeightsError(shown, f"it holds two variables of the name {name}")
             elif isinstance(value, np.ndarray):  # seeds and counters are plain numbers
                 arrays[name] = value
-    return Checkpoint(str(shown), arrays, KERAS, tuple(sorted(left_over)))
+    return Checkpoint(str(shown), arrays, KERAS, unexpected_keys=tuple(sorted(unexpected)))
 
 
 def _reachable(graph: trackable_object_graph_pb2.TrackableObjectGraph) -> set[int]:

@@ -12,13 +12,12 @@ from keras_deeplab.backbones.vgg16 import BLOCKS as VGG_BLOCKS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.layouts import KERAS
-from keras_deeplab.weights.source import Source
 
 _CAFFE = {"preprocessing": "caffe"}
 _MEAN_AND_DENSE = {"levels": (1,), "pooling": "average", "dense": ()}
 
 
-def recognised(checkpoint: Checkpoint) -> Source | None:
+def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The network of keras.applications that a file holds, None for any other."""
     arrays = checkpoint.arrays
     if checkpoint.layout is not KERAS:
@@ -32,7 +31,7 @@ def recognised(checkpoint: Checkpoint) -> Source | None:
     return None
 
 
-def _resnet(checkpoint: Checkpoint) -> Source | None:
+def _resnet(checkpoint: Checkpoint) -> Checkpoint | None:
     units = tuple(
         sum(f"conv{stage}_block{unit}_3_conv/kernel" in checkpoint.arrays for unit in range(1, 100))
         for stage in (2, 3, 4, 5)
@@ -44,8 +43,12 @@ def _resnet(checkpoint: Checkpoint) -> Source | None:
     backbone = f"resnet{depths[units]}"
     shared = {**_CAFFE, "stride_on": "1x1", "backbone_options": {"epsilon": 1.001e-5}}
     needs = _classifier(checkpoint, layers, _MEAN_AND_DENSE)
-    return _without_biases(checkpoint, layers).source(
-        f"keras.applications {backbone}", layers, backbone=backbone, shared=shared, **needs
+    return _without_biases(checkpoint, layers).mapped(
+        f"keras.applications {backbone}",
+        layers,
+        backbone=backbone,
+        backbone_arguments=shared,
+        **needs,
     )
 
 
@@ -87,10 +90,10 @@ def _classifier(
         return {}
     layers["logits"] = "predictions"
     classes = checkpoint.array("predictions/kernel", 2).shape[-1]
-    return {"model": "SPPNet", "own": {"num_classes": classes, **own}}
+    return {"model": "SPPNet", "model_arguments": {"num_classes": classes, **own}}
 
 
-def _mobilenet(checkpoint: Checkpoint) -> Source:
+def _mobilenet(checkpoint: Checkpoint) -> Checkpoint:
     layers = dict(_mobilenet_layers())
     width = checkpoint.array("block_16_project/kernel", 4).shape[-1]
     multiplier = _multiplier(width)
@@ -101,11 +104,11 @@ def _mobilenet(checkpoint: Checkpoint) -> Source:
     needs = _classifier(checkpoint, layers, own)
     if needs:
         layers |= {"backbone/classifier_conv": "Conv_1", "backbone/classifier_norm": "Conv_1_bn"}
-    return checkpoint.source(
+    return checkpoint.mapped(
         "keras.applications mobilenet_v2",
         layers,
         backbone="mobilenet_v2",
-        shared={"preprocessing": "tf", "backbone_options": options},
+        backbone_arguments={"preprocessing": "tf", "backbone_options": options},
         **needs,
     )
 
@@ -126,7 +129,7 @@ def _mobilenet_layers() -> Iterator[tuple[str, str]]:
             yield f"backbone/block{block}_{part}_norm", f"{theirs}_{part}_BN"
 
 
-def _vgg16(checkpoint: Checkpoint) -> Source:
+def _vgg16(checkpoint: Checkpoint) -> Checkpoint:
     names = [
         f"block{block}_conv{index}"
         for block, (_, convolutions) in enumerate(VGG_BLOCKS, 1)
@@ -141,6 +144,6 @@ def _vgg16(checkpoint: Checkpoint) -> Source:
         own = {"levels": (7,), "pooling": "average", "dense": widths, "replace_pooling": False}
     needs = _classifier(checkpoint, layers, own)
     shared = {**_CAFFE, "backbone_options": {"pool_ceil": False}}
-    return checkpoint.source(
-        "keras.applications vgg16", layers, backbone="vgg16", shared=shared, **needs
+    return checkpoint.mapped(
+        "keras.applications vgg16", layers, backbone="vgg16", backbone_arguments=shared, **needs
     )
