@@ -32,7 +32,7 @@ from keras_deeplab.models import (
 )
 from keras_deeplab.pictures import comparison_picture, overlay
 from keras_deeplab.tensorboard import TensorBoard
-from keras_deeplab.weights import load_model
+from keras_deeplab.weights import from_pretrained, load_model
 
 __all__ = [
     "DeepLabV1",
@@ -51,6 +51,7 @@ __all__ = [
     "distribution",
     "evaluate",
     "export",
+    "from_pretrained",
     "graph",
     "layers",
     "load_model",

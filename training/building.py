@@ -26,7 +26,7 @@ def start(options: argparse.Namespace) -> keras_deeplab.weights.Checkpoint | Non
     if options.weights is not None and not options.weights.endswith(".weights.h5"):
         backbone = options.backbone or OWN_BACKBONES.get(options.model, "mobilenet_v2")
         name = MODELS[options.model].__name__ if options.model else None
-        source = keras_deeplab.weights.open_source(options.weights, name, backbone)
+        source = keras_deeplab.weights.open_checkpoint(options.weights, name, backbone)
         options.model = options.model or names.get(source.model)
         options.backbone = options.backbone or source.backbone
         # One that is no backbone by name comes with the weights of a model of this class.
