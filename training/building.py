@@ -11,8 +11,8 @@ import tensorflow as tf
 
 import keras_deeplab
 from keras_deeplab import backbones, data
-from keras_deeplab.batch_norm import all_norms
 from keras_deeplab.cli.options import MODELS
+from keras_deeplab.graph.network import all_norms
 from keras_deeplab.recipes import Recipe
 
 UNFOLDING_BATCHES = 8

@@ -7,8 +7,8 @@ import re
 import pytest
 
 import keras_deeplab
-from keras_deeplab.batch_norm import all_norms
 from keras_deeplab.diagnosis import LEARNING_RATE
+from keras_deeplab.graph.network import all_norms
 from training import train
 
 pytestmark = pytest.mark.usefixtures("small")
