@@ -98,7 +98,7 @@ def _settings(policy: str, synchronized: bool | None, momentum: float | None) ->
     return settings
 
 
-def momentum_for(total_steps: int) -> float:
+def momentum_for(total_steps: int, memory: float = 1 / 30) -> float:
     """The momentum of moving statistics that fits a run of so many steps.
 
     The moving statistics remember about the last `1 / (1 - momentum)` steps. The papers' 0.9997
@@ -110,9 +110,10 @@ def momentum_for(total_steps: int) -> float:
 
     Args:
         total_steps: Of the whole run, from 1.
+        memory: Share of the steps that are remembered; the papers' is a ninth.
 
     Returns:
-        `1 - 30 / total_steps`, kept within 0.9..0.9997.
+        `1 - 1 / (memory * total_steps)`, kept within 0.9..0.9997.
 
     Raises:
         ValueError: If it is no positive integer.
@@ -124,7 +125,7 @@ def momentum_for(total_steps: int) -> float:
     """
     if not isinstance(total_steps, Integral) or isinstance(total_steps, bool) or total_steps < 1:
         raise ValueError(f"`total_steps` must be a positive integer, received {total_steps!r}.")
-    return float(np.clip(1 - 30 / total_steps, _SMALLEST_MOMENTUM, _LARGEST_MOMENTUM))
+    return float(np.clip(1 - 1 / (memory * total_steps), _SMALLEST_MOMENTUM, _LARGEST_MOMENTUM))
 
 
 def all_norms(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
-SHORT = ["--epochs", "3", "--batch-size", "4", "--crop-size", "48", "64", "--fine-epochs", "1"]
+SHORT = ["--epochs", "3", "--batch-size", "4", "--crop-size", "48", "64"]
+SHORT += ["--stage2-share", "0.3"]
 # Machines draw dropout for themselves, Lovasz' loss is of each one's part of the batch, Adam makes
 # steps of full length of gradients that are hardly more than rounding, and every norm behind the
 # pooling's makes more of it.

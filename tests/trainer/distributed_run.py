@@ -19,9 +19,9 @@ import tensorflow as tf
 from networks import tiny
 
 import keras_deeplab
-from keras_deeplab import distribution as spread
+from keras_deeplab import distribution
 from keras_deeplab.graph.network import all_layers
-from training import distribution
+from keras_deeplab.trainer import workers
 
 # After 15 steps rounding may tip an activation over 0 on some processors, and losses part by 1e-3.
 EPOCHS, STEPS, BATCH, CLASSES, SIZE = 3, 5, 4, 3, (32, 48)
@@ -73,7 +73,7 @@ def model(strategy: tf.distribute.Strategy, plant: str | None) -> keras.Model:
     return made
 
 
-class Optimizer(spread.WholeGradientClipping, keras.optimizers.SGD):
+class Optimizer(distribution.WholeGradientClipping, keras.optimizers.SGD):
     pass
 
 
@@ -117,7 +117,7 @@ def others(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
         classifier.compile(Optimizer(0.01), own, metrics=["accuracy"])
     whole = training(0).map(lambda image, label: (image, label[:, -1, 0]))
     for made, data in ((several, training(0)), (classifier, whole)):
-        data = spread.training_batches(data, strategy)
+        data = distribution.training_batches(data, strategy)
         history = made.fit(data, steps_per_epoch=1, epochs=2, verbose=0).history
         found[made.name] = np.array(history["loss"])
     return found
@@ -134,9 +134,9 @@ def main(options: dict) -> None:
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
     strategy = distribution.open_strategy(options["distribute"])
-    distribution.check_batch(BATCH, strategy)
-    chief = distribution.is_chief(strategy)
-    backup = options["backup"] and distribution.folder(strategy, Path(options["backup"]))
+    workers.check_batch(BATCH, strategy)
+    chief = workers.is_chief(strategy)
+    backup = options["backup"] and workers.worker_folder(strategy, Path(options["backup"]))
     backup_callback = keras.callbacks.BackupAndRestore(
         backup or "unused", double_checkpoint=True, delete_checkpoint=False
     )
@@ -146,18 +146,18 @@ def main(options: dict) -> None:
         state = Path(backup or "none") / "training_metadata.json"
         return json.loads(state.read_text())["epoch"] if state.exists() else 0
 
-    done = distribution.on_chief(strategy, epochs_done)
+    done = workers.on_chief(strategy, epochs_done)
     steps = Steps(options["kill_at"])
     callbacks = [steps, *([backup_callback] if backup and chief else [])]
-    scored = None if backup else spread.evaluation_batches(validation(), strategy)
+    scored = None if backup else distribution.evaluation_batches(validation(), strategy)
     history = made.fit(
-        spread.training_batches(training(done * STEPS), strategy),
+        distribution.training_batches(training(done * STEPS), strategy),
         validation_data=scored,
         epochs=EPOCHS,
         initial_epoch=done,
         steps_per_epoch=STEPS,
         verbose=0,
-        callbacks=[*callbacks, distribution.StartTogether(strategy)],
+        callbacks=[*callbacks, workers.StartTogether(strategy)],
     ).history
     task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0)
     results = {f"history/{key}": np.array(value) for key, value in history.items()}
@@ -169,19 +169,19 @@ def main(options: dict) -> None:
         numbers = tf.data.Dataset.range(24).map(lambda x: (x, x))
         parts = [
             [part.numpy() for part in strategy.experimental_local_results(first)]
-            for first, _ in spread.training_batches(numbers.batch(8), strategy)
+            for first, _ in distribution.training_batches(numbers.batch(8), strategy)
         ]
         results["seen"] = np.array(parts)
         if strategy.num_replicas_in_sync > 1:
-            assert spread.training_batches(numbers.batch(8), strategy).cardinality == 3
-            assert spread.evaluation_batches(numbers.batch(5), strategy).cardinality == 3
+            assert distribution.training_batches(numbers.batch(8), strategy).cardinality == 3
+            assert distribution.evaluation_batches(numbers.batch(5), strategy).cardinality == 3
         dealt = [
             np.concatenate(strategy.experimental_local_results(first))
-            for first, _ in spread.evaluation_batches(numbers.batch(5), strategy)
+            for first, _ in distribution.evaluation_batches(numbers.batch(5), strategy)
         ]
         results["dealt"] = np.concatenate(dealt)
         try:
-            distribution.on_chief(strategy, nothing_to_do)
+            workers.on_chief(strategy, nothing_to_do)
         except ValueError as error:
             results["told"] = np.array(str(error))
         images = samples(4, SIZE, 0)[0]
