@@ -56,8 +56,9 @@ class ModelBuilder:
 
     Example:
 
-    >>> builder = keras_deeplab.trainer.ModelBuilder("deeplab_v3", weights="imagenet")
-    >>> result = keras_deeplab.fit(builder, "mydata", run_dir="runs/mydata")
+    >>> builder = keras_deeplab.trainer.ModelBuilder("deeplab_v1")
+    >>> builder.backbone
+    'vgg16'
     """
 
     def __init__(

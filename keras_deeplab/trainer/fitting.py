@@ -116,11 +116,10 @@ def fit(
 
     Example:
 
-    >>> model = keras_deeplab.DeepLabV3Plus(6, "mobilenet_v2")
-    >>> recipe = keras_deeplab.recipes.find("shapes").replace(steps=2)
-    >>> result = keras_deeplab.fit(model, data.Shapes(train=16, val=2), recipe)
-    >>> sorted(result.scores["per_class"])[:2]
-    ['background', 'cross']
+    >>> recipe = keras_deeplab.recipes.find("finetune").replace(steps=800)
+    >>> result = keras_deeplab.fit(model, "photos", recipe, run_dir="runs/photos")
+    >>> result.best_score
+    0.78
     """
     if tensorboard:
         check_installed()
@@ -135,11 +134,11 @@ def fit(
     source.check_split("train")
     if isinstance(model, str):
         model = ModelBuilder(model)
-    _check_model(model, source.info.num_classes, strategy)
     if isinstance(recipe, str):
         recipe = recipes.find(recipe, model.network if isinstance(model, ModelBuilder) else None)
     check_batch(recipe.batch_size, strategy)
     report = data.audit(source)
+    _check_model(model, source.info.num_classes, strategy)
     recipe = _with_crop_size(recipe, report.splits["train"])
     if steps_per_epoch is None:
         steps_per_epoch = -(-len(source.names("train")) // recipe.batch_size)
