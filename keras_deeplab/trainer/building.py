@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from collections.abc import Mapping
@@ -25,14 +24,8 @@ DEFAULT_MODEL = "deeplab_v3_plus"
 PRECISIONS = ("bfloat16", "float16")
 # Batches from which batch norms that were folded away in a file get their statistics.
 UNFOLDING_BATCHES = 8
-# Arguments of a model that `ModelBuilder` gets from elsewhere.
-_SET_ELSEWHERE = {
-    "num_classes": "the source",
-    "backbone": "`backbone`",
-    "weights": "`weights`",
-    "output_stride": "`output_stride` of the recipe",
-    "dtype": "`mixed_precision`",
-}
+# Arguments of a model that `ModelBuilder` gets from the source, the recipe or its own arguments.
+_SET_ELSEWHERE = {"num_classes", "backbone", "weights", "output_stride", "dtype"}
 
 
 class ModelBuilder:
@@ -88,7 +81,12 @@ class ModelBuilder:
         if self.backbone is None and not (has_network and found == self.name):
             self.backbone = recipes.BACKBONES[self.name]
         self._is_whole_model = self._source is not None and found == self.name
-        self._check_arguments()
+        if self.arguments and self._is_whole_model:
+            rule = f"left out: {weights} holds a whole {self.name} with its own arguments"
+            raise validation.error("arguments", rule, self.arguments)
+        for key in self.arguments:  # those of a recipe are left out where a model lacks them
+            known = [name for name in self._known_arguments() if name not in _SET_ELSEWHERE]
+            validation.one_of("arguments", key, known)
 
     def _open(self, name: str | None, backbone: str | None) -> weights.Source | None:
         """Reads the weights, unless they have to be loaded into a model that is built."""
@@ -96,24 +94,6 @@ class ModelBuilder:
             return None
         backbone = backbone or recipes.BACKBONES[name or DEFAULT_MODEL]
         return weights.open_source(self.weights, name and MODELS[name].__name__, backbone)
-
-    def _check_arguments(self) -> None:
-        """Refuses arguments that the model does not have, where a recipe's are left out."""
-        if self.arguments and self._is_whole_model:
-            raise ValueError(
-                f"`arguments` must be left out: {self.weights} holds a whole {self.name} with its "
-                f"own arguments. Received: arguments={self.arguments}"
-            )
-        known = [name for name in self._known_arguments() if name not in _SET_ELSEWHERE]
-        for name in self.arguments:
-            if name in _SET_ELSEWHERE:
-                raise ValueError(f"`arguments`: {name!r} is set by {_SET_ELSEWHERE[name]}.")
-            if name not in known:
-                close = difflib.get_close_matches(str(name), known) or known
-                raise ValueError(
-                    f"`arguments`: {self.name} has no argument {name!r}; there is "
-                    f"{', '.join(close)}."
-                )
 
     def _known_arguments(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(MODELS[self.name]).parameters

@@ -39,15 +39,59 @@ def final_model(
     return MultiScale(model, test_scales or (1.0,), fusion="mean", flip=test_flip)
 
 
-def score(model: keras.Model, source: data.Source, verbose: int = 1) -> dict[str, Any]:
-    """The scores of a model on `val`, or on `train` where a source has no `val`, as JSON."""
+def finish(
+    model: keras.Model,
+    source: data.Source,
+    folder: RunFolder | None = None,
+    test_scales: Sequence[float] | None = None,
+    test_flip: bool = False,
+    verbose: int = 1,
+) -> tuple[keras.Model, dict[str, Any]]:
+    """Makes and scores the final model: of a folder the best one, which is also exported there.
+
+    Args:
+        model: The model after the last step, for a run without a folder.
+        source: The data; scored is `val`, or `train` where there is no `val`.
+        folder: Files of the run.
+        test_scales: As in `fit`.
+        test_flip: As in `fit`.
+        verbose: As in `fit`.
+
+    Returns:
+        `(final model, scores as JSON)`.
+    """
+    start = time.perf_counter()
+    if folder is not None:
+        model, record = _best_model(folder)
+    model = final_model(model, test_scales, test_flip)
+    if folder is not None:
+        with atomic_write(folder.best_model, stored_bytes(model)) as aside:
+            model.save(aside)  # without the optimizer's state, three times the weights
+            record.write(aside)
     split = "val" if "val" in source.splits else "train"
     if split == "train":
         logger.warning("There is no val split: the scores are on the images of the training.")
     dataset = data.evaluation_dataset(source, split)
     report = evaluate(model, dataset, class_names=source.info.classes, verbose=verbose)
     logger.info("Mean IoU on %s: %.3f", split, report["mean_iou"])
-    return {"split": split, "views": _views(model), **report}
+    scores = {"split": split, "views": _views(model), **report}
+    if folder is not None:
+        write_png(folder.picture, pictures(model, dataset, source.info))
+        export.saved_model(model, folder.saved_model, overwrite=True)
+        write_json(folder.metrics, scores)
+        folder.done()
+        logger.info("Scored and exported in %.0f s", time.perf_counter() - start)
+    return model, scores
+
+
+def _best_model(folder: RunFolder) -> tuple[keras.Model, Record]:
+    best = folder.best_model
+    if not best.exists():
+        logger.warning("%s is missing. Using %s instead.", best, folder.last_model)
+        with atomic_write(best, folder.last_model.stat().st_size) as aside:
+            shutil.copyfile(folder.last_model, aside)
+    record = Record.read(best)
+    return load_model(best, compile=False), record
 
 
 def _views(model: keras.Model) -> list[dict[str, Any]]:
@@ -58,39 +102,6 @@ def _views(model: keras.Model) -> list[dict[str, Any]]:
         found.append({key: config[key] for key in ("scales", "flip", "fusion")})
         model = model.model
     return found
-
-
-def finish(
-    folder: RunFolder,
-    source: data.Source,
-    test_scales: Sequence[float] | None = None,
-    test_flip: bool = False,
-    verbose: int = 1,
-) -> tuple[keras.Model, dict[str, Any]]:
-    """Makes the best model of a run the final one, scores and exports it.
-
-    Returns:
-        `(model, scores)`.
-    """
-    start = time.perf_counter()
-    best = folder.best_model
-    if not best.exists():
-        logger.warning("%s is missing. Using %s instead.", best, folder.last_model)
-        with atomic_write(best, folder.last_model.stat().st_size) as aside:
-            shutil.copyfile(folder.last_model, aside)
-    record = Record.read(best)
-    model = final_model(load_model(best, compile=False), test_scales, test_flip)
-    with atomic_write(best, stored_bytes(model)) as aside:
-        model.save(aside)  # without the optimizer's state, three times the weights
-        record.write(aside)
-    scores = score(model, source, verbose)
-    dataset = data.evaluation_dataset(source, scores["split"])
-    write_png(folder.picture, pictures(model, dataset, source.info))
-    export.saved_model(model, folder.saved_model, overwrite=True)
-    write_json(folder.metrics, scores)
-    folder.done()
-    logger.info("Scored and exported in %.0f s", time.perf_counter() - start)
-    return model, scores
 
 
 def pictures(model: keras.Model, dataset: tf.data.Dataset, info: data.DatasetInfo) -> np.ndarray:

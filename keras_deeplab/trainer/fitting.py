@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,15 +29,9 @@ from keras_deeplab.recipes import Recipe
 from keras_deeplab.tensorboard import TensorBoard, check_installed
 from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.callbacks import Checkpoint, Progress, SeedEpochs, StopOnNonFinite
-from keras_deeplab.trainer.finishing import final_model, finish, score
+from keras_deeplab.trainer.finishing import finish
 from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
-from keras_deeplab.trainer.workers import (
-    StartTogether,
-    check_batch,
-    is_chief,
-    on_chief,
-    worker_folder,
-)
+from keras_deeplab.trainer.workers import StartTogether, check_batch, is_chief, on_chief
 
 logger = logging.getLogger(__name__)
 
@@ -144,16 +139,6 @@ def fit(
         steps_per_epoch = -(-len(source.names("train")) // recipe.batch_size)
     validation.integer("steps_per_epoch", steps_per_epoch)
     logger.info("%s\n%s", report, recipe)
-    run = _Run(
-        model, recipe, source, report, strategy, steps_per_epoch, seed, tensorboard, callbacks
-    )
-    run.progress = verbose == 1 and is_chief(strategy)
-    keras.utils.set_random_seed(seed)
-    if run_dir is None:
-        model, history = run.train()
-        model = final_model(model, test_scales, test_flip)
-        scores = score(model, source, verbose) if is_chief(strategy) else None
-        return FitResult(model, history, _best(history), scores, None)
     arguments = {
         **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _digest(model)}),
         "data": data_name or type(source).__name__,
@@ -163,27 +148,39 @@ def fit(
         "test_scales": None if test_scales is None else list(test_scales),
         "test_flip": test_flip,
     }
-    path, finished = Path(run_dir), []
-    folder = run.folder = RunFolder(worker_folder(strategy, path))
+    chief = is_chief(strategy)
+    folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
+    run = _Run(model, recipe, source, report, strategy, steps_per_epoch, seed, folder, tensorboard)
+    run.callbacks = list(callbacks)
+    if verbose and chief:
+        run.callbacks.append(Progress(source.info.classes, steps_per_epoch, sum(run.epochs)))
+    keras.utils.set_random_seed(seed)
+    finished: list[Any] = []
+
+    def begin() -> int:
+        epochs = folder.begin(arguments)
+        write_json(folder.dataset, source.info.to_dict())
+        if epochs:
+            logger.info("Resuming from epoch %d of %d in %s", epochs, sum(run.epochs), folder.path)
+        else:
+            logger.info("Writing to %s", folder.path)
+        return epochs
+
+    def end() -> None:
+        finished.extend(finish(trained, source, folder, test_scales, test_flip, verbose))
+
     try:
-        with full_disk_named(path):
-            run.epochs_done = on_chief(strategy, lambda: folder.begin(arguments))
-            write_json(folder.dataset, source.info.to_dict())
-            if run.epochs_done:
-                total = sum(run.epochs)
-                logger.info("Resuming from epoch %d of %d in %s", run.epochs_done, total, path)
-            else:
-                logger.info("Writing to %s", path)
-            model, history = run.train()
-            on_chief(
-                strategy,
-                lambda: finished.extend(finish(folder, source, test_scales, test_flip, verbose)),
-            )
+        with nullcontext() if run_dir is None else full_disk_named(Path(run_dir)):
+            run.epochs_done = 0 if run_dir is None else on_chief(strategy, begin)
+            trained, history = run.train()
+            on_chief(strategy, end)
     finally:
-        folder.unlock()
-    model, scores = finished or (model, None)
-    best = folder.best_score()
-    return FitResult(model, history, best if np.isfinite(best) else None, scores, folder)
+        if folder is not None:
+            folder.unlock()
+    final, scores = finished or (trained, None)
+    best = max(history.get(MONITOR, []), default=-np.inf)
+    best = best if folder is None else folder.best_score()
+    return FitResult(final, history, best if np.isfinite(best) else None, scores, folder)
 
 
 def _check_model(
@@ -224,11 +221,6 @@ def _digest(model: keras.Model) -> str:
     return f"{type(model).__name__} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
-def _best(history: dict[str, list[float]]) -> float | None:
-    scores = [score for score in history.get(MONITOR, []) if np.isfinite(score)]
-    return max(scores, default=None)
-
-
 @dataclass
 class _Run:
     """The stages of a recipe on one data set."""
@@ -240,10 +232,9 @@ class _Run:
     strategy: tf.distribute.Strategy
     steps_per_epoch: int
     seed: int
-    tensorboard: bool
-    callbacks: Sequence[keras.callbacks.Callback]
-    progress: bool = True
-    folder: RunFolder | None = None
+    folder: RunFolder | None
+    tensorboard: bool = False
+    callbacks: Sequence[keras.callbacks.Callback] = ()
     epochs_done: int = 0
 
     def __post_init__(self) -> None:
@@ -274,7 +265,7 @@ class _Run:
                 before = self._model(number - 1)
                 # Only the chief has it; the other workers get its weights as they start. Within the
                 # stage, its own weights are restored.
-                if self._epochs_done_in(number) == 0 and self.folder.last_model.exists():
+                if self._epochs_done_in(number) == 0 and self.folder is not None:
                     before.load_weights(self.folder.last_model)
             return before.with_output_stride(self.stages[number].output_stride)
         model = self._first_model()
@@ -360,7 +351,7 @@ class _Run:
         )
 
     def _callbacks(self, number: int, first: int) -> list[keras.callbacks.Callback]:
-        recipe, folder, info = self.stages[number], self.folder, self.source.info
+        recipe, folder = self.stages[number], self.folder
 
         def batch_names(step: int) -> list[str]:
             return data.batch_names(
@@ -370,23 +361,17 @@ class _Run:
                 seed=self._seed(number),
             )
 
-        made: list[keras.callbacks.Callback] = []
-        if self.progress:
-            made.append(Progress(info.classes, self.steps_per_epoch, sum(self.epochs)))
-        made += [
+        made = [
+            *self.callbacks,
             SeedEpochs(self.seed),
             StopOnNonFinite(batch_names, self.steps_per_epoch, folder),
-            *self.callbacks,
         ]
         if folder is not None:
-            made.append(
-                keras.callbacks.CSVLogger(folder.history, append=self.epochs_done + first > 0)
-            )
+            append = self.epochs_done + first > 0
+            made.append(keras.callbacks.CSVLogger(folder.history, append=append))
             if self.tensorboard:
-                pictures = self._validation_images() or data.evaluation_dataset(
-                    self.source, "train"
-                )
-                made.append(TensorBoard(folder.curves, pictures, colors=info.colors))
+                shown = self._validation_images() or data.evaluation_dataset(self.source, "train")
+                made.append(TensorBoard(folder.curves, shown, colors=self.source.info.colors))
             # Last of those that write: a run that is stopped after it resumes with the next epoch.
             validated, resumed = "val" in self.source.splits, self._epochs_done_in(number) > 0
             made.append(Checkpoint(folder, validated, restore=resumed))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -32,21 +30,6 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
         return True
     first = resolver.task_type == "worker" and resolver.task_id == 0
     return first and "chief" not in resolver.cluster_spec().jobs
-
-
-def worker_folder(strategy: tf.distribute.Strategy, path: Path) -> Path:
-    """Where this process writes: the chief in the run's folder, others in a temporary one.
-
-    So the machines need no common disk.
-    """
-    if is_chief(strategy):
-        return path
-    made = tempfile.TemporaryDirectory(prefix="worker-")
-    _kept_until_exit.append(made)
-    return Path(made.name)
-
-
-_kept_until_exit: list[tempfile.TemporaryDirectory] = []
 
 
 def on_chief(strategy: tf.distribute.Strategy, work: Callable[[], int | None]) -> int:

@@ -1,15 +1,13 @@
 """A small training run as one process or as one of several: `python distributed_run.py OPTIONS`.
 
 The project and tests/models are on PYTHONPATH. OPTIONS is a JSON object: `distribute`, `output`
-(file of results, `{}` stands for the task), `backup` (a folder, or null), `kill_at` (a step, or
-null) and `plant` (a mistake's name, or null).
+(file of results, `{}` stands for the task) and `plant` (a mistake's name, or null).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -41,10 +39,10 @@ def samples(count: int, size: tuple[int, int], seed: int) -> tuple[np.ndarray, n
     return images, labels
 
 
-def training(first_step: int) -> tf.data.Dataset:
-    """Endless batches, from a step on."""
+def training() -> tf.data.Dataset:
+    """Endless batches."""
     pairs = tf.data.Dataset.from_tensor_slices(samples(12, SIZE, 0)).repeat()
-    return pairs.batch(BATCH, drop_remainder=True).skip(first_step)
+    return pairs.batch(BATCH, drop_remainder=True)
 
 
 def validation() -> tf.data.Dataset:
@@ -86,19 +84,17 @@ def metric() -> keras.metrics.Metric:
 
 
 class Steps(keras.callbacks.Callback):
-    """Notes the loss of each step; ends the process where it is told to."""
+    """Notes the loss of each step."""
 
-    def __init__(self, kill_at: int | None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.kill_at, self.losses, self.total = kill_at, [], 0.0
+        self.losses, self.total = [], 0.0
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         mean = float(logs["loss"])  # over the epoch's steps so far
         self.total = self.total * (batch > 0)
         self.losses.append(mean * (batch + 1) - self.total)
         self.total = mean * (batch + 1)
-        if len(self.losses) == self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def others(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
@@ -115,8 +111,8 @@ def others(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
         several.compile(Optimizer(0.01), loss())
         own = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         classifier.compile(Optimizer(0.01), own, metrics=["accuracy"])
-    whole = training(0).map(lambda image, label: (image, label[:, -1, 0]))
-    for made, data in ((several, training(0)), (classifier, whole)):
+    whole = training().map(lambda image, label: (image, label[:, -1, 0]))
+    for made, data in ((several, training()), (classifier, whole)):
         data = distribution.training_batches(data, strategy)
         history = made.fit(data, steps_per_epoch=1, epochs=2, verbose=0).history
         found[made.name] = np.array(history["loss"])
@@ -136,28 +132,16 @@ def main(options: dict) -> None:
     strategy = distribution.open_strategy(options["distribute"])
     workers.check_batch(BATCH, strategy)
     chief = workers.is_chief(strategy)
-    backup = options["backup"] and workers.worker_folder(strategy, Path(options["backup"]))
-    backup_callback = keras.callbacks.BackupAndRestore(
-        backup or "unused", double_checkpoint=True, delete_checkpoint=False
-    )
     made = model(strategy, options["plant"])
-
-    def epochs_done() -> int:
-        state = Path(backup or "none") / "training_metadata.json"
-        return json.loads(state.read_text())["epoch"] if state.exists() else 0
-
-    done = workers.on_chief(strategy, epochs_done)
-    steps = Steps(options["kill_at"])
-    callbacks = [steps, *([backup_callback] if backup and chief else [])]
-    scored = None if backup else distribution.evaluation_batches(validation(), strategy)
+    steps = Steps()
+    scored = distribution.evaluation_batches(validation(), strategy)
     history = made.fit(
-        distribution.training_batches(training(done * STEPS), strategy),
+        distribution.training_batches(training(), strategy),
         validation_data=scored,
         epochs=EPOCHS,
-        initial_epoch=done,
         steps_per_epoch=STEPS,
         verbose=0,
-        callbacks=[*callbacks, workers.StartTogether(strategy)],
+        callbacks=[steps, workers.StartTogether(strategy)],
     ).history
     task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0)
     results = {f"history/{key}": np.array(value) for key, value in history.items()}
@@ -165,7 +149,7 @@ def main(options: dict) -> None:
     results["chief"] = np.array(chief)
     weights = {f"weights/{variable.path}": variable.numpy() for variable in made.weights}
     results |= weights
-    if options["backup"] is None and options["plant"] is None:
+    if options["plant"] is None:
         numbers = tf.data.Dataset.range(24).map(lambda x: (x, x))
         parts = [
             [part.numpy() for part in strategy.experimental_local_results(first)]

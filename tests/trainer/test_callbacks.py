@@ -73,7 +73,7 @@ def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages():
     source = Grey(train=7, val=0)
     recipe = SHORT.replace(epochs=2, stage2_share=1.0)
     strategy = tf.distribute.get_strategy()
-    run = fitting._Run("", recipe, source, data.audit(source), strategy, 2, 0, False, ())
+    run = fitting._Run("", recipe, source, data.audit(source), strategy, 2, 0, None)
     assert run.epochs == [2, 2]
     seen = []
     for number in range(2):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -29,8 +28,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def options(distribute: str, folder: Path, **more: object) -> dict[str, object]:
     output = str(folder / f"{distribute}{{}}.npz")
-    defaults = {"backup": None, "kill_at": None, "plant": None}
-    return {"distribute": distribute, "output": output, **defaults, **more}
+    return {"distribute": distribute, "output": output, "plant": None, **more}
 
 
 def free_ports(count: int) -> list[int]:
@@ -82,8 +80,8 @@ def start_workers(folder: Path, *each: dict[str, object]) -> list[subprocess.Pop
     return processes
 
 
-def together(folder: Path, **more: object) -> list[dict[str, np.ndarray]]:
-    arguments = options("multi_worker", folder, **more)
+def together(folder: Path) -> list[dict[str, np.ndarray]]:
+    arguments = options("multi_worker", folder)
     codes = finished(start_workers(folder, arguments, arguments))
     logs = "\n".join((folder / f"worker{index}.log").read_text() for index in range(2))
     assert codes == [0, 0], logs
@@ -154,29 +152,10 @@ def test_statistics_that_are_not_synchronised_are_seen(folder, one):
     assert np.abs(found["losses"] - one["losses"]).max() > 1e-2
 
 
-@pytest.mark.slow
-def test_a_killed_worker_costs_an_epoch_and_nothing_else(folder, two, tmp_path):
-    """Worker 1 is killed at step 13, in the third epoch; both are started again."""
-    backup = str(tmp_path / "backup")
-    goes_on = options("multi_worker", tmp_path, backup=backup)
-    workers = start_workers(tmp_path, goes_on, {**goes_on, "kill_at": 13})
-    codes = finished(workers)
-    assert codes[1] == -signal.SIGKILL
-    assert codes[0] not in (0, -signal.SIGKILL), "the chief must end by itself, with an error"
-    assert not list(tmp_path.glob("*.npz"))
-    state = json.loads((tmp_path / "backup" / "training_metadata.json").read_text())
-    assert state["epoch"] == 2
-    for index, found in enumerate(together(tmp_path, backup=backup)):
-        np.testing.assert_array_equal(found["losses"], two[index]["losses"][10:])
-        for key in (key for key in found if key.startswith("weights/")):
-            np.testing.assert_array_equal(found[key], two[index][key], err_msg=key)
-
-
 def test_names_of_strategies():
     strategy = distribution.open_strategy("none")
     assert strategy.num_replicas_in_sync == 1
     assert workers.is_chief(strategy)
-    assert workers.worker_folder(strategy, Path("runs/here")) == Path("runs/here")
     assert workers.on_chief(strategy, lambda: 3) == 3
     assert workers.on_chief(strategy, lambda: None) == 0
     with pytest.raises(ValueError, match=r"`name` must be one of .* Received: name='all'"):
@@ -229,10 +208,3 @@ def test_one_of_all_is_the_chief():
     with_chief = {"chief": ["c:1"], "worker": ["a:1"]}
     assert workers.is_chief(Replicas(2, "chief", 0, **with_chief))
     assert not workers.is_chief(Replicas(2, "worker", 0, **with_chief))
-
-
-def test_the_others_write_where_nothing_stays(tmp_path):
-    made = workers.worker_folder(Replicas(2, index=1), tmp_path / "run")
-    assert made.is_dir()
-    assert made != tmp_path / "run"
-    assert not (tmp_path / "run").exists()

@@ -405,13 +405,13 @@ def test_the_best_model_is_copied_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfile", half)
         with pytest.raises(DiskFullError, match=r"model\.keras could not be written"):
-            finishing.finish(folder, split)
+            finishing.finish(None, split, folder)
     assert not folder.best_model.exists()
     size = folder.last_model.stat().st_size
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(size, 1, size - 1))
     monkeypatch.setattr(shutil, "copyfile", lambda *paths: pytest.fail("begun"))
     with pytest.raises(DiskFullError, match=r"model\.keras could not be written"):
-        finishing.finish(folder, split)
+        finishing.finish(None, split, folder)
     assert {"run.json", "last.keras", "history.csv", "run.lock"} == set(contents(folder))
 
 
