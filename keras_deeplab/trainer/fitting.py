@@ -178,8 +178,8 @@ def fit(
         if folder is not None:
             folder.unlock()
     final, scores = finished or (trained, None)
-    best = max(history.get(MONITOR, []), default=-np.inf)
-    best = best if folder is None else folder.best_score()
+    best = np.nanmax([-np.inf, *history.get(MONITOR, [])])
+    best = float(best) if folder is None else folder.best_score()
     return FitResult(final, history, best if np.isfinite(best) else None, scores, folder)
 
 
