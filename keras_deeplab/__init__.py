@@ -19,7 +19,8 @@ from keras_deeplab import (
     weights,
 )
 from keras_deeplab._version import __version__
-from keras_deeplab.batch_norm import refresh_batch_norm
+from keras_deeplab.batch_norm import reestimate_batch_norm
+from keras_deeplab.diagnosis import overfit
 from keras_deeplab.inference import evaluate, predict
 from keras_deeplab.models import (
     DeepLabV1,
@@ -30,7 +31,6 @@ from keras_deeplab.models import (
     SPPNet,
     UNet,
 )
-from keras_deeplab.overfitting import overfit
 from keras_deeplab.pictures import comparison_picture, overlay
 from keras_deeplab.tensorboard import TensorBoard
 from keras_deeplab.trainer import fit
@@ -65,7 +65,7 @@ __all__ = [
     "overlay",
     "predict",
     "recipes",
-    "refresh_batch_norm",
+    "reestimate_batch_norm",
     "schedules",
     "trainer",
     "weights",

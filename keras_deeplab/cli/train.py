@@ -13,7 +13,7 @@ import keras_deeplab
 from keras_deeplab import data, distribution, names, recipes
 from keras_deeplab.cli.options import Parser, add_views, command, one_of, positive, scores_table
 from keras_deeplab.cli.recipe_options import FIELDS, add_recipe, recipe_changes
-from keras_deeplab.overfitting.fitting import default_optimizer
+from keras_deeplab.diagnosis import default_optimizer
 from keras_deeplab.trainer import MODELS, ModelBuilder, next_free
 
 # The values of a recipe that overfitting a few images uses, where they are set.

@@ -72,15 +72,15 @@ class ModelBuilder:
         self.weights = weights
         self.mixed_precision = mixed_precision
         self.arguments = dict(arguments or {})
-        self._source = self._open(name, backbone)
-        found = self._source and _name_of(self._source.model)
+        self._checkpoint = self._open(name, backbone)
+        found = self._checkpoint and _name_of(self._checkpoint.model)
         self.name = name or found or DEFAULT_MODEL
-        self.backbone = backbone or (self._source and self._source.backbone)
+        self.backbone = backbone or (self._checkpoint and self._checkpoint.backbone)
         # A user's own network comes with the weights of a model of this class.
-        has_network = self._source is not None and self._source.backbone is None
+        has_network = self._checkpoint is not None and self._checkpoint.backbone is None
         if self.backbone is None and not (has_network and found == self.name):
             self.backbone = recipes.BACKBONES[self.name]
-        self._is_whole_model = self._source is not None and found == self.name
+        self._is_whole_model = self._checkpoint is not None and found == self.name
         if self.arguments and self._is_whole_model:
             rule = f"left out: {weights} holds a whole {self.name} with its own arguments"
             raise validation.error("arguments", rule, self.arguments)
@@ -88,7 +88,7 @@ class ModelBuilder:
             known = [name for name in self._known_arguments() if name not in _SET_ELSEWHERE]
             validation.one_of("arguments", key, known)
 
-    def _open(self, name: str | None, backbone: str | None) -> weights.Source | None:
+    def _open(self, name: str | None, backbone: str | None) -> weights.Checkpoint | None:
         """Reads the weights, unless they have to be loaded into a model that is built."""
         if self.weights is None or str(self.weights).endswith(".weights.h5"):
             return None
@@ -142,10 +142,10 @@ class ModelBuilder:
             arguments["output_stride"] = recipe.output_stride
         if self.backbone is not None:
             arguments["backbone"] = self.backbone
-        model = MODELS[self.name](num_classes, weights=self._source, **arguments)
-        if self.weights is not None and self._source is None:
+        model = MODELS[self.name](num_classes, weights=self._checkpoint, **arguments)
+        if self.weights is not None and self._checkpoint is None:
             weights.load(model, self.weights)
-        if images is not None and self._source is not None and self._source.folded:
+        if images is not None and self._checkpoint is not None and self._checkpoint.folded:
             weights.unfold_batch_norms(model, images.take(UNFOLDING_BATCHES))
         return model
 

@@ -10,9 +10,9 @@ from trainer import tiny_run
 
 import keras_deeplab
 from keras_deeplab import recipes
-from keras_deeplab.batch_norm.policy import all_norms
+from keras_deeplab.batch_norm import all_norms
 from keras_deeplab.cli import train
-from keras_deeplab.overfitting.fitting import RATE
+from keras_deeplab.diagnosis import LEARNING_RATE
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -149,7 +149,7 @@ def overfitted(monkeypatch):
 
 
 def test_it_overfits_an_image(capsys):
-    mining = ["--loss", "cross_entropy + 0.1 * hard_pixel_mining(share=0.5, steps=50)"]
+    mining = ["--loss", "cross_entropy + 0.1 * hard_pixel_mining(fraction=0.5, warmup_steps=50)"]
     assert train.main(["--overfit", "1", "--crop-size", "24", "32", *mining]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"on 1 images of 32x24 after \d+ steps, .*: the model fits them", printed)
@@ -174,12 +174,12 @@ def test_overfitting_uses_what_is_set_in_either_form(overfitted, arguments):
 
 
 def test_the_loss_counts_the_steps_of_the_optimizer_that_trains(overfitted):
-    mining = "hard_pixel_mining(share=0.25, steps=2000)"
+    mining = "hard_pixel_mining(fraction=0.25, warmup_steps=2000)"
     assert train.main(["--overfit", "3", "--loss", mining]) == 0
     settings = overfitted["compile"]
-    assert float(settings["optimizer"].learning_rate) < RATE  # it warms up
+    assert float(settings["optimizer"].learning_rate) < LEARNING_RATE  # it warms up
     settings["optimizer"].iterations.assign(1000)
-    assert float(settings["loss"].current_share()) == pytest.approx(0.625)
+    assert float(settings["loss"].current_fraction()) == pytest.approx(0.625)
     assert all(norm.trainable for norm in all_norms(overfitted["model"]).values())
 
 

@@ -13,9 +13,10 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
+
+import keras_deeplab
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
 SHORT = ["--epochs", "3", "--batch-size", "4", "--crop-size", "48", "64"]
@@ -141,7 +142,7 @@ def test_a_machine_that_was_killed(together, tmp_path):
     assert "Resuming from epoch" in log_of(tmp_path / "machine0")
     assert_close(tmp_path / "machine0", together / "machine0", 1e-6)
     models = [
-        keras.models.load_model(path / "machine0" / "last.keras", compile=False)
+        keras_deeplab.load_model(path / "machine0" / "last.keras", compile=False)
         for path in (tmp_path, together)
     ]
     for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):
