@@ -135,13 +135,13 @@ class Checkpoint(keras.callbacks.Callback):
         best = None if math.isinf(self.best) else self.best
         record = Record(self.folder.run, epochs=epoch + 1, score=score, best=best)
         size = stored_bytes(self.model)
-        with atomic_write(self.folder.last_model, size) as aside:
-            self.model.save(aside)
-            record.write(aside)
+        with atomic_write(self.folder.last_model, size) as temporary:
+            self.model.save(temporary)
+            record.write(temporary)
             # First, as the run resumes after this epoch once the last model is in its place.
             if is_best:
                 with atomic_write(self.folder.best_model, size) as copy:
-                    shutil.copyfile(aside, copy)
+                    shutil.copyfile(temporary, copy)
 
 
 class StopOnNonFinite(keras.callbacks.Callback):

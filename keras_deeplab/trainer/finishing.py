@@ -65,9 +65,9 @@ def finish(
         model, record = _best_model(folder)
     model = final_model(model, test_scales, test_flip)
     if folder is not None:
-        with atomic_write(folder.best_model, stored_bytes(model)) as aside:
-            model.save(aside)  # without the optimizer's state, three times the weights
-            record.write(aside)
+        with atomic_write(folder.best_model, stored_bytes(model)) as temporary:
+            model.save(temporary)  # without the optimizer's state, three times the weights
+            record.write(temporary)
     split = "val" if "val" in source.splits else "train"
     if split == "train":
         logger.warning("There is no val split: the scores are on the images of the training.")
@@ -88,8 +88,8 @@ def _best_model(folder: RunFolder) -> tuple[keras.Model, Record]:
     best = folder.best_model
     if not best.exists():
         logger.warning("%s is missing. Using %s instead.", best, folder.last_model)
-        with atomic_write(best, folder.last_model.stat().st_size) as aside:
-            shutil.copyfile(folder.last_model, aside)
+        with atomic_write(best, folder.last_model.stat().st_size) as temporary:
+            shutil.copyfile(folder.last_model, temporary)
     record = Record.read(best)
     return load_model(best, compile=False), record
 

@@ -273,8 +273,8 @@ class RunFolder:
         if self.history.exists():
             head = self.history.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
             lines = [head, *kept.values()] if kept else []
-            with atomic_write(self.history) as aside:
-                aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            with atomic_write(self.history) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         if len(kept) < epochs:
             logger.warning(
                 "%s lacks %d of the %d completed epochs. The next row will be epoch %d.",
