@@ -194,7 +194,10 @@ def two_inputs() -> keras.Model:
             lambda: with_layer(keras.layers.GlobalAveragePooling2D()),
             r"`backbone` .* one output .*'own'.*\(None, 4\)",
         ),
-        (lambda: keras.Sequential([keras.layers.Conv2D(3, 3)], name="raw"), "`backbone` .* name=raw"),
+        (
+            lambda: keras.Sequential([keras.layers.Conv2D(3, 3)], name="raw"),
+            "`backbone` .* name=raw",
+        ),
         (lambda: tiny(4), "`backbone` .* 3 channels of `input_shape`.*'tiny'"),
         (two_inputs, "`backbone` must be a network with one input .*'twin'"),
         (
