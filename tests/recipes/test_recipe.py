@@ -129,7 +129,7 @@ def test_steps_and_epochs_take_each_others_place():
         ({"scales": "0.5 2"}, "`scales` must be a list of numbers, received '0.5 2'"),
         ({"scales": (2, 1)}, r"`scales` must be two positive numbers.*received \(2, 1\)"),
         ({"crop_size": 321}, "`crop_size` must be a list of numbers, received 321"),
-        ({"class_focus": "x"}, "`class_focus` must be in 0..1. Received: class_focus='x'"),
+        ({"class_focus": "x"}, "`class_focus` must be .*. Received: class_focus='x'"),
         ({"color_jitter": {"hue": 1}}, "`color_jitter` must be"),
         ({"batch_norm_momentum": 1}, r"`batch_norm_momentum` must be in \[0, 1\), received 1"),
         ({"learning_rate": "fast"}, "`learning_rate` must be above 0, received 'fast'"),
