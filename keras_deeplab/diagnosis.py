@@ -228,9 +228,7 @@ def _checked_crop_size(
     fixed = tuple(spec.shape[1:3])
     if crop_size is None:
         return None if None in fixed else fixed
-    size = validation.integers("crop_size", crop_size)
-    if len(size) != 2:
-        raise validation.error("crop_size", "(height, width)", crop_size)
+    size = validation.size("crop_size", crop_size)
     if any(own not in (None, side) for own, side in zip(fixed, size, strict=True)):
         raise validation.error("crop_size", f"the model's size {fixed}", crop_size)
     return size
