@@ -15,6 +15,7 @@ from keras_deeplab import (
     optimizers,
     recipes,
     schedules,
+    trainer,
     weights,
 )
 from keras_deeplab._version import __version__
@@ -32,7 +33,8 @@ from keras_deeplab.models import (
 )
 from keras_deeplab.pictures import comparison_picture, overlay
 from keras_deeplab.tensorboard import TensorBoard
-from keras_deeplab.weights import load_model
+from keras_deeplab.trainer import fit
+from keras_deeplab.weights import from_pretrained, load_model
 
 __all__ = [
     "DeepLabV1",
@@ -51,6 +53,8 @@ __all__ = [
     "distribution",
     "evaluate",
     "export",
+    "fit",
+    "from_pretrained",
     "graph",
     "layers",
     "load_model",
@@ -64,5 +68,6 @@ __all__ = [
     "recipes",
     "reestimate_batch_norm",
     "schedules",
+    "trainer",
     "weights",
 ]

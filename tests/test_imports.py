@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
     {"recipes", "inference"},
     {"pictures", "verification", "diagnosis"},
     {"tensorboard", "export"},
+    {"trainer"},
     {"cli"},  # may also import the package itself
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

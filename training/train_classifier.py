@@ -26,7 +26,7 @@ import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.cli.options import Parser, command, one_of, positive, positive_float
 from keras_deeplab.files import atomic_write, full_disk_named, stored_bytes, write_json
-from training.run_folder import RunFolder, next_free
+from keras_deeplab.trainer.run_folder import RunFolder, next_free
 
 Classes = data.ShapeClasses | data.ClassFolders
 # For the embedded pictures, which are small and few; for a folder the paper's sizes and head.
