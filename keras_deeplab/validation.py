@@ -13,7 +13,9 @@ from typing import Any
 
 from keras_deeplab.names import suggestion
 
-_SHORT = Repr(maxstring=200, maxother=200, maxtuple=20, maxlist=20)
+_SHORT = Repr()  # takes no arguments in Python 3.11
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxtuple = _SHORT.maxlist = 20
 
 
 def error(name: str, rule: str, value: Any, advice: str = "") -> ValueError:
