@@ -19,7 +19,8 @@ from keras_deeplab import (
 )
 from keras_deeplab._version import __version__
 from keras_deeplab.batch_norm import refresh_batch_norm
-from keras_deeplab.inference import evaluate, predict
+from keras_deeplab.evaluation import evaluate
+from keras_deeplab.inference import predict
 from keras_deeplab.models import (
     DeepLabV1,
     DeepLabV2,
@@ -31,6 +32,7 @@ from keras_deeplab.models import (
 )
 from keras_deeplab.overfitting import overfit
 from keras_deeplab.pictures import comparison_picture, overlay
+from keras_deeplab.prediction import predict_files
 from keras_deeplab.tensorboard import TensorBoard
 from keras_deeplab.weights import load_model
 
@@ -61,6 +63,7 @@ __all__ = [
     "overfit",
     "overlay",
     "predict",
+    "predict_files",
     "recipes",
     "refresh_batch_norm",
     "schedules",

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.inference import logits_spec, pair_batches, predict
+from keras_deeplab.evaluation import pair_batches
+from keras_deeplab.inference import logits_spec, predict
 from keras_deeplab.labels import checked_ignore_label
 from keras_deeplab.metrics import SegmentationMetrics, checked_names, key_of_class, scores
 from keras_deeplab.pictures import Colors, comparison_picture, confusion_picture

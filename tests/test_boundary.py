@@ -7,7 +7,7 @@ import pytest
 from test_inference import SIZES, channel_model, dataset_of, pairs
 
 from keras_deeplab.boundary import BoundaryScores, near_boundary
-from keras_deeplab.inference import evaluate
+from keras_deeplab.evaluation import evaluate
 from keras_deeplab.metrics import scores
 
 

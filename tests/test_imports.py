@@ -24,8 +24,8 @@ FLOORS: list[set[str]] = [
     {"weights"},
     {"models"},
     {"recipes", "inference"},
-    {"pictures", "verification", "overfitting"},
-    {"tensorboard", "export"},
+    {"evaluation", "pictures", "verification", "overfitting"},
+    {"tensorboard", "export", "prediction"},
     {"cli"},  # may also import the package itself
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

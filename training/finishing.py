@@ -12,7 +12,8 @@ import numpy as np
 
 import keras_deeplab
 from keras_deeplab import data
-from keras_deeplab.cli.options import scores_table, views, with_views
+from keras_deeplab.cli.options import with_test_time_augmentation
+from keras_deeplab.evaluation import prediction_settings, scores_table
 from keras_deeplab.files import atomic_write, stored_bytes, write_json, write_png
 from training.run_folder import Record, RunFolder
 
@@ -40,7 +41,7 @@ def finish(folder: RunFolder, source: data.Source, options: argparse.Namespace) 
         print("There is no val split: these are scores on the images it was trained on.")
     write_png(folder.picture, pictures(model, dataset, source.info))
     keras_deeplab.export.saved_model(model, folder.saved_model, overwrite=True)
-    write_json(folder.metrics, {"split": split, "views": views(model), **report})
+    write_json(folder.metrics, {"split": split, **prediction_settings(model), **report})
     folder.done()
     print(f"Scored and exported in {time.perf_counter() - start:.0f} s; see {folder.path}:")
     for path in (folder.best_model, folder.saved_model, folder.metrics, folder.picture):
@@ -53,7 +54,7 @@ def finished(model: keras.Model, options: argparse.Namespace) -> keras.Model:
         return model  # by an earlier start of this run; training makes no such model
     if options.mixed_precision is not None:
         model = model.with_dtype("float32")
-    return with_views(model, options.scales, options.flip)
+    return with_test_time_augmentation(model, options.scales, options.flip)
 
 
 def pictures(model: keras.Model, dataset: Any, info: data.DatasetInfo) -> np.ndarray:

@@ -22,7 +22,7 @@ from keras_deeplab.cli.options import (
     MODELS,
     SIZE,
     Parser,
-    add_views,
+    add_test_time_augmentation,
     command,
     one_of,
     positive,
@@ -87,8 +87,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="only test whether the model can learn N images by heart, and say why not",
     )
-    add_views(
-        made.add_argument_group("views", "How the trained model sees an image, when it is done.")
+    add_test_time_augmentation(
+        made.add_argument_group("test-time augmentation", "Of the model when it is trained.")
     )
     _add_recipe(made.add_argument_group("recipe", "How it is trained; the recipe says what else."))
     return made

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import keras_deeplab
-from training import convert, train
+from keras_deeplab.cli import convert
+from training import train
 
 SMALL = {"aspp_filters": 8, "head_filters": None}
 OPTIONS = {"backbone_options": {"depth_multiplier": 0.25}}
@@ -43,8 +44,8 @@ def test_a_file_becomes_a_model(shared, tmp_path, capsys):
 @pytest.mark.parametrize(
     "weights, output, message",
     [
-        ("own", "model.h5", "--output must end in .keras"),
-        ("own", "there.keras", "say --overwrite"),
+        ("own", "model.h5", "`--output` must be a path that ends in .keras"),
+        ("own", "there.keras", "Use --overwrite"),
         ("missing.pth", "new.keras", "there is no such file"),
         ("photo.jpg", "new.keras", "its content is none of the formats"),
         ("pascal_voc", "new.keras", "NAME/MODEL/BACKBONE"),

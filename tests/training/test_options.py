@@ -9,19 +9,11 @@ from pathlib import Path
 import pytest
 
 import training
-from training import (
-    benchmark,
-    convert,
-    evaluate,
-    export,
-    model_table,
-    options,
-    predict,
-    train,
-    train_classifier,
-)
+from keras_deeplab.cli import audit, convert, evaluate, export, main, options, predict
+from training import benchmark, model_table, train, train_classifier
 
 COMMANDS = (
+    audit,
     benchmark,
     convert,
     evaluate,
@@ -140,28 +132,31 @@ def test_what_follows_two_dashes_is_no_option():
     assert parsed.weights == "--lr"
 
 
-def test_every_command_is_in_the_list():
-    folder = Path(training.__file__).parent
-    found = {path.stem for path in folder.glob("*.py") if "Parser(" in path.read_text()}
-    assert found - {"options"} == {command.__name__.split(".")[1] for command in COMMANDS}
+def test_the_first_argument_names_the_command(monkeypatch, capsys):
+    assert {module for module, _ in main.COMMANDS.values()} <= {c.__name__ for c in COMMANDS}
+    monkeypatch.setattr(evaluate, "main", lambda argv: print("evaluate", *argv) or 0)
+    assert main.main(["evaluate", "--model", "a.keras"]) == 0
+    assert capsys.readouterr().out == "evaluate --model a.keras\n"
+    assert "Did you mean 'evaluate'?" in refused(main, "evalute --model a.keras", capsys)
+    for arguments in ([], ["--help"]):
+        with pytest.raises(SystemExit, match="0"):
+            main.main(arguments)
+        assert "predict label maps of images" in capsys.readouterr().out
 
 
+FILES = ("predict", "audit", "convert", "evaluate", "export", "train", "train_classifier")
+
+
+@pytest.mark.parametrize("how", ["file", "module"])
 @pytest.mark.parametrize(
-    "name",
-    [
-        "train",
-        *(
-            pytest.param(command.__name__.split(".")[1], marks=pytest.mark.slow)
-            for command in COMMANDS
-            if command is not train
-        ),
-    ],
+    "name", [FILES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FILES[1:])]
 )
-def test_a_command_runs_as_a_file(name, tmp_path):
+def test_a_command_runs_in_a_clone(name, how, tmp_path):
     path = Path(training.__file__).with_name(f"{name}.py")
+    run = [str(path)] if how == "file" else ["-m", f"training.{name}"]
     done = subprocess.run(
-        [sys.executable, "-E", str(path), "--lr", "1"],
-        cwd=tmp_path,
+        [sys.executable, *run, "--lr", "1"],
+        cwd=tmp_path if how == "file" else path.parents[1],
         capture_output=True,
         text=True,
         timeout=300,
