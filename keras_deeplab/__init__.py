@@ -19,6 +19,7 @@ from keras_deeplab import (
 )
 from keras_deeplab._version import __version__
 from keras_deeplab.batch_norm import refresh_batch_norm
+from keras_deeplab.classification import fit_classifier
 from keras_deeplab.evaluation import evaluate
 from keras_deeplab.inference import predict
 from keras_deeplab.models import (
@@ -53,6 +54,7 @@ __all__ = [
     "distribution",
     "evaluate",
     "export",
+    "fit_classifier",
     "graph",
     "layers",
     "load_model",

@@ -6,7 +6,8 @@ import functools
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 
@@ -20,12 +21,14 @@ from keras_deeplab.verification import (
     ENCODED_CHANNELS,
     SERVING_DEFAULT,
     SERVING_ENCODED,
+    TOLERANCE,
     ExportError,
+    test_images,
     verified_shapes,
     verify,
 )
 
-__all__ = ["ExportError", "saved_model", "verify"]
+__all__ = ["ExportError", "classifier", "saved_model", "verify"]
 
 MAX_PIXELS = 2**24
 STRIDE = 32  # of the coarsest features, of which an image has one along each side at least
@@ -97,15 +100,70 @@ def saved_model(
             f"`max_pixels` must be an integer of at least {needed}, the pixels of the images that "
             f"are compared. Received: {max_pixels=!r}"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    try:
-        _write(model, aside, int(max_pixels))
-        verify(model, aside, tolerance)
-        _replace(path, aside)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with _verified_folder(path) as temporary:
+        _write(model, temporary, int(max_pixels))
+        verify(model, temporary, tolerance)
     return path
+
+
+def classifier(
+    model: keras.Model,
+    path: str | os.PathLike,
+    overwrite: bool = False,
+    tolerance: float = TOLERANCE,
+) -> Path:
+    """Writes an image classifier as a SavedModel, and compares it with the model.
+
+    The SavedModel is that of `model.export`: it takes float32 images `(batch, height, width,
+    channels)` and returns logits. It is put in place as `saved_model` does.
+
+    Args:
+        model: Model from images of any size, or of one, to logits `(batch, num_classes)`.
+        path: Folder of the SavedModel.
+        overwrite: Whether an existing SavedModel is replaced.
+        tolerance: Largest difference of a probability.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileExistsError: If something is at `path` that may not be replaced.
+        ExportError: If the outputs differ.
+
+    Example:
+
+    >>> model = keras_deeplab.SPPNet(5, "mobilenet_v2", levels=(2, 1), dense=())
+    >>> path = keras_deeplab.export.classifier(model, "classifier")
+    """
+    path = Path(path)
+    _check_target(path, overwrite)
+    with _verified_folder(path) as temporary:
+        model.export(temporary, verbose=False)
+        served = tf.saved_model.load(str(temporary))
+        shapes = verified_shapes(tf.TensorSpec(model.input_shape))
+        for shape in dict.fromkeys(shapes):
+            images, _ = test_images(shape)
+            images = images.astype("float32")
+            expected, found = (tf.nn.softmax(f(images)) for f in (model, served.serve))
+            difference = float(tf.reduce_max(tf.abs(found - expected)))
+            if not difference <= tolerance:  # true for NaN
+                raise ExportError(
+                    f"{path}: at {shape[1]}x{shape[2]} probabilities differ from the model's by up "
+                    f"to {difference:.3g}, more than {tolerance:g}"
+                )
+    return path
+
+
+@contextmanager
+def _verified_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path` that takes its place when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        yield temporary
+        _replace(path, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_target(path: Path, overwrite: bool) -> None:

@@ -60,7 +60,7 @@ def verify(model: keras.Model, path: str | os.PathLike, tolerance: float | None 
         raise ExportError(f"{path} must have the signatures {names}; missing: {missing}")
     tolerance = _tolerance(model) if tolerance is None else tolerance
     for size in verified_shapes(spec):
-        images, encodings = _test_pictures(size)
+        images, encodings = test_images(size)
         expected = _expected(model, images, spec)
         requests = [(SERVING_DEFAULT, {"images": tf.constant(images)})]
         requests += [(SERVING_ENCODED, {"encoded": encoded}) for encoded in encodings]
@@ -87,7 +87,7 @@ def _layers(model: keras.Model) -> Iterator[keras.Layer]:
             yield from _layers(layer)
 
 
-def _test_pictures(size: tuple[int, int, int, int]) -> tuple[np.ndarray, list[tf.Tensor]]:
+def test_images(size: tuple[int, int, int, int]) -> tuple[np.ndarray, list[tf.Tensor]]:
     """Returns pictures, and the same pixels encoded, where there is an encoded signature.
 
     They have large shapes, gradients and noise, so that no part of a network idles.

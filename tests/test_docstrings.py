@@ -28,7 +28,6 @@ SCOPE = {
 # Examples about the reader's own model, photographs or folder: they run on stand-ins, and the
 # numbers they print are not compared.
 OWN = {
-    "data.class_folders.ClassFolders": 2,
     "data.folder.Folder": 2,
     "data.pipeline.evaluation_dataset": 6,
     "data.pipeline.training_dataset": 6,

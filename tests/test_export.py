@@ -622,11 +622,11 @@ def test_models_that_cannot_be_exported(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_test_pictures_are_lively(exported):
-    from keras_deeplab.verification import _expected, _test_pictures
+def test_thetest_images_are_lively(exported):
+    from keras_deeplab.verification import _expected, test_images
 
     spec = tf.TensorSpec((None, None, None, 3))
-    images, (jpeg, png_files) = _test_pictures((2, 97, 129, 3))
+    images, (jpeg, png_files) = test_images((2, 97, 129, 3))
     assert images.min() == 0
     assert images.max() == 255
     assert images.std() > 50

@@ -26,6 +26,7 @@ FLOORS: list[set[str]] = [
     {"recipes", "inference"},
     {"evaluation", "pictures", "verification", "overfitting"},
     {"tensorboard", "export", "prediction"},
+    {"classification"},
     {"cli"},  # may also import the package itself
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -18,7 +18,7 @@ COMMANDS = {
     "export": ("keras_deeplab.cli.export", "write a SavedModel"),
     "convert": ("keras_deeplab.cli.convert", "convert weights of other packages to a .keras file"),
     "audit": ("keras_deeplab.cli.audit", "check every file of a data set"),
-    "train-classifier": ("training.train_classifier", "train an SPP-net"),
+    "train-classifier": ("keras_deeplab.cli.train_classifier", "train an SPP-net"),
 }
 
 

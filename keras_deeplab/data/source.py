@@ -110,8 +110,12 @@ class DatasetInfo:
         return cls(config["classes"], config.get("colors", ()))
 
 
-class Splits(abc.ABC):
-    """Images in splits: what all sources share."""
+class Source(abc.ABC):
+    """Photographs with label maps, in splits: what the pipelines and `data.audit` read.
+
+    A source says what its classes are, which splits it has and which images are in a split, and
+    gives them decoded. Everything else (scaling, cropping, batching, caching) is the pipeline's.
+    """
 
     @property
     @abc.abstractmethod
@@ -121,19 +125,6 @@ class Splits(abc.ABC):
     @abc.abstractmethod
     def names(self, split: str) -> list[str]:
         """Returns the names of a split's images, in the order of `dataset(split)`."""
-
-    def check_split(self, split: str) -> None:
-        """Raises a ValueError that lists the splits where `split` is not one of them."""
-        if split not in self.splits:
-            raise ValueError(f"`split` must be one of {self.splits}. Received: split={split!r}")
-
-
-class Source(Splits):
-    """Photographs with label maps, in splits: what the pipelines and `data.audit` read.
-
-    A source says what its classes are, which splits it has and which images are in a split, and
-    gives them decoded. Everything else (scaling, cropping, batching, caching) is the pipeline's.
-    """
 
     @property
     @abc.abstractmethod
@@ -153,6 +144,11 @@ class Source(Splits):
             A dataset as long as `numbers` with pairs `(image, label)`: RGB uint8
             `(height, width, 3)` and uint8 `(height, width)` in 0..num_classes-1 or 255 (ignored).
         """
+
+    def check_split(self, split: str) -> None:
+        """Raises a ValueError that lists the splits where `split` is not one of them."""
+        if split not in self.splits:
+            raise ValueError(f"`split` must be one of {self.splits}. Received: split={split!r}")
 
     def checked_dataset(
         self, split: str, numbers: tf.data.Dataset | None = None

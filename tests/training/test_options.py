@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 
 import training
-from keras_deeplab.cli import audit, convert, evaluate, export, main, options, predict
-from training import benchmark, model_table, train, train_classifier
+from keras_deeplab.cli import (
+    audit,
+    convert,
+    evaluate,
+    export,
+    main,
+    options,
+    predict,
+    train_classifier,
+)
+from training import benchmark, model_table, train
 
 COMMANDS = (
     audit,
