@@ -19,7 +19,8 @@ from keras_deeplab.cli import (
     predict,
     train_classifier,
 )
-from training import benchmark, model_table, train
+from training import model_table, train
+from training.benchmark import __main__ as benchmark
 
 COMMANDS = (
     audit,
