@@ -18,8 +18,9 @@ from keras_deeplab import (
     weights,
 )
 from keras_deeplab._version import __version__
-from keras_deeplab.batch_norm import refresh_batch_norm
+from keras_deeplab.batch_norm import reestimate_batch_norm
 from keras_deeplab.classification import fit_classifier
+from keras_deeplab.diagnosis import overfit
 from keras_deeplab.evaluation import evaluate
 from keras_deeplab.inference import predict
 from keras_deeplab.models import (
@@ -31,7 +32,6 @@ from keras_deeplab.models import (
     SPPNet,
     UNet,
 )
-from keras_deeplab.overfitting import overfit
 from keras_deeplab.pictures import comparison_picture, overlay
 from keras_deeplab.prediction import predict_files
 from keras_deeplab.tensorboard import TensorBoard
@@ -67,7 +67,7 @@ __all__ = [
     "predict",
     "predict_files",
     "recipes",
-    "refresh_batch_norm",
+    "reestimate_batch_norm",
     "schedules",
     "weights",
 ]

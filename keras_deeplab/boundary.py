@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.labels import check_labels, checked_ignore_label
-from keras_deeplab.metrics import by_name, checked_names, ious, number, scores
+from keras_deeplab.metrics import by_name, checked_names, confusion_matrix, ious, number, scores
 from keras_deeplab.validation import error, fraction, integer, integers
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
@@ -147,11 +147,9 @@ class BoundaryScores:
         predicted, _ = check_labels(predicted, self.num_classes, None, "predicted")
         truth, predicted = (np.where(ignored, VOID, labels) for labels in (truth, predicted))
         self._count_borders(truth, predicted)
-        cells = truth * self.num_classes + predicted
         for confusion, width in zip(self._confusions, self.widths, strict=True):
             band = near_boundary(truth, width) & ~ignored
-            counts = np.bincount(cells[band], minlength=self.num_classes**2)
-            confusion += counts.reshape(confusion.shape)
+            confusion += confusion_matrix(truth[band], predicted[band], self.num_classes)
 
     def _count_borders(self, truth: np.ndarray, predicted: np.ndarray) -> None:
         distance = max(1, round(self.dilation_ratio * float(np.hypot(*truth.shape))))

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,3 +143,15 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     """Writes a picture."""
     with atomic_write(path) as aside:
         Image.fromarray(np.ascontiguousarray(pixels)).save(aside, format="png")
+
+
+def check_unpacked(archive: zipfile.ZipFile, size: int) -> None:
+    """Checks that a zip archive of `size` bytes unpacks to no more than that.
+
+    Raises:
+        zipfile.BadZipFile: If members are compressed, or overlap.
+    """
+    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+        raise zipfile.BadZipFile("its members are compressed")
+    if sum(member.file_size for member in archive.infolist()) > size:
+        raise zipfile.BadZipFile("its members are larger than the file")

@@ -1,4 +1,4 @@
-"""Label maps as losses and metrics read them: which pixels count, and which class each one has."""
+"""Label maps as losses and metrics read them: the class of each pixel, and the ignored pixels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# From how many ignored pixels, as a share of one label map, a single class beside them is called
-# suspicious, for few maps and for four or more: crops of background with thin void borders are not.
+from keras_deeplab import validation
+
+# The number of ignored pixels, in label maps, above which a single class beside them is suspicious:
+# for few maps and for four or more. Crops of background with thin void borders stay below.
 _ENOUGH_IGNORED = (0.5, 0.2)
 _SEVERAL_MAPS = 4
 _SAMPLED_MAPS = 32
@@ -21,7 +23,7 @@ def checked_ignore_label(ignore_label: Any) -> int | None:
     """Returns the ignored label as an int, or None.
 
     Args:
-        ignore_label: Label of the pixels that do not count, or None where every pixel counts.
+        ignore_label: Label of the ignored pixels, or None if every pixel counts.
 
     Raises:
         ValueError: If it is neither an integer nor None.
@@ -34,16 +36,54 @@ def checked_ignore_label(ignore_label: Any) -> int | None:
     if ignore_label is None:
         return None
     if not isinstance(ignore_label, Integral) or isinstance(ignore_label, bool):
-        raise ValueError(
-            "`ignore_label` must be an integer or None. Received: ignore_label="
-            f"{ignore_label!r}. Several ignored labels must become one in the label maps: "
+        advice = (
+            "Several ignored labels must become one in the label maps: "
             "`np.where(np.isin(labels, [254, 255]), 255, labels)`."
         )
+        raise validation.error("ignore_label", "an integer or None", ignore_label, advice)
     return int(ignore_label)
 
 
+class ClassFrequencies:
+    """Counts the pixels of each class over label maps.
+
+    Args:
+        num_classes: Number of classes.
+
+    Attributes:
+        pixels: Pixels of each class.
+
+    Example:
+
+    >>> frequencies = ClassFrequencies(2)
+    >>> frequencies.add(np.array([3, 1]))
+    >>> frequencies.add(np.array([4, 0]))
+    >>> frequencies.shares, frequencies.where_present
+    (array([0.875, 0.125]), array([0.875, 0.25 ]))
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.pixels = np.zeros(num_classes, np.int64)
+        self._in_images_with_it = np.zeros(num_classes, np.int64)
+
+    def add(self, counts: np.ndarray) -> None:
+        """Adds the pixels of each class in one label map."""
+        self.pixels += counts
+        self._in_images_with_it += np.where(counts > 0, counts.sum(), 0)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Share of each class of all valid pixels."""
+        return self.pixels / max(1, self.pixels.sum())
+
+    @property
+    def where_present(self) -> np.ndarray:
+        """Share of each class of the valid pixels of the label maps that contain it."""
+        return self.pixels / self._in_images_with_it.clip(min=1)
+
+
 def _rule(name: str, num_classes: int, ignore_label: int | None, is_float: bool) -> str:
-    """Returns what labels must be, for an error."""
+    """Returns the first part of an error about labels."""
     rule = f"{name} must be {'whole numbers ' if is_float else ''}in 0..{num_classes - 1}"
     rule += "" if ignore_label is None else f" or the ignored label {ignore_label}"
     return rule + (" (a mask divided by 255 is no label map)" if is_float else "")
@@ -54,19 +94,18 @@ def read_labels(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Splits a label map into classes and a weight per pixel.
 
-    A label that is neither a class nor the ignored one is never counted as something else: it
-    raises where TensorFlow can raise. A function compiled by XLA cannot; there the pixel's weight
-    is NaN, so that whatever is computed from it is NaN too.
+    A label that is neither a class nor the ignored one raises an error. A function compiled by XLA
+    cannot raise; there the pixel's weight is NaN, and so is all that is computed from it.
 
     Args:
         labels: Integer tensor of any shape, or a float tensor that holds integers.
         num_classes: Number of classes; valid labels are `0..num_classes - 1`.
-        ignore_label: Label of the pixels that do not count, or None.
-        name: What the error calls the labels.
+        ignore_label: Label of the ignored pixels, or None.
+        name: Name of the labels in the error.
 
     Returns:
-        `(classes, weights)` of the labels' shape: `classes` int32 in `0..num_classes - 1` (0 where
-        the pixel does not count), `weights` float32, 1 where the pixel counts and else 0.
+        `(classes, weights)` of the labels' shape: `classes` int32 in `0..num_classes - 1`, 0 where
+        ignored; `weights` float32, 0 where ignored and else 1.
 
     Raises:
         tf.errors.InvalidArgumentError: If a label is out of range or not a whole number (outside
@@ -74,7 +113,7 @@ def read_labels(
     """
     labels = tf.convert_to_tensor(labels)
     is_float = labels.dtype.is_floating
-    # Compared as they are: int32 would make a 0 of 0.0039 and of 2**32.
+    # Compared in their dtype: a cast to int32 turns 0.0039 and 2**32 into 0.
     if not is_float:
         wide = labels.dtype in (tf.int64, tf.uint32, tf.uint64)
         labels = tf.cast(labels, tf.int64 if wide else tf.int32)
@@ -89,24 +128,24 @@ def read_labels(
     count = tf.math.count_nonzero(wrong)
     rule = _rule(name, num_classes, ignore_label, is_float)
     check = tf.debugging.Assert(
-        count == 0, [f"{rule}; pixels with another label:", count, "from", smallest, "to", largest]
+        count == 0, [f"{rule}; pixels with other labels:", count, "from", smallest, "to", largest]
     )
-    with tf.control_dependencies([] if check is None else [check]):
-        counts = tf.cast(known & ~ignored, tf.float32)
-    weights = tf.where(wrong, tf.constant(float("nan")), counts)
+    with tf.control_dependencies([] if check is None else [check]):  # None in eager mode
+        valid = tf.cast(known & ~ignored, tf.float32)
+    weights = tf.where(wrong, tf.constant(float("nan")), valid)
     return tf.where(known & ~ignored, classes, 0), weights
 
 
 def check_labels(
     labels: np.ndarray, num_classes: int, ignore_label: int | None, name: str = "labels"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Does in NumPy what `read_labels` does.
+    """Splits a label map in NumPy; see `read_labels`.
 
     Args:
         labels: Label map of any shape.
         num_classes: Number of classes; valid labels are `0..num_classes - 1`.
-        ignore_label: Label of the pixels that do not count, or None.
-        name: What the error calls the labels.
+        ignore_label: Label of the ignored pixels, or None.
+        name: Name of the labels in the error.
 
     Returns:
         `(classes, ignored)` of the labels' shape: int64, unchanged, and booleans.
@@ -133,20 +172,20 @@ def check_labels(
         rule = _rule(name, num_classes, ignore_label, is_float)
         shown = ", ".join(map(str, wrong[:8]))
         more = f" and {wrong.size - 8} more" if wrong.size > 8 else ""
-        raise ValueError(f"{rule}; received [{shown}]{more}")
+        raise ValueError(f"{rule}. Received: [{shown}]{more}")
     return classes, ignored
 
 
 def warn_of_single_class(
     pixels: np.ndarray, ignored: float, maps: float, ignore_label: int | None
 ) -> None:
-    """Warns, once in a process, where labels hold one class and ignored pixels beside it.
+    """Warns, once in a process, about labels of one class and ignored pixels.
 
-    Masks of 0 and 255 are such labels: 255 is ignored, and training sees the class 0 alone. To be
-    called with the counts of many label maps, which rarely hold only one class otherwise.
+    Masks of 0 and 255 are such labels: 255 is ignored, and only class 0 is trained. Call it with
+    the counts of many label maps, which rarely have only one class otherwise.
 
     Args:
-        pixels: Number of pixels of each class that count.
+        pixels: Number of valid pixels of each class.
         ignored: Number of ignored pixels.
         maps: Number of label maps counted.
         ignore_label: Label of the ignored pixels, or None.
@@ -159,9 +198,9 @@ def warn_of_single_class(
     _warned = True
     only = int(np.flatnonzero(pixels)[0])
     warnings.warn(
-        f"{int(maps)} label maps hold no class but {only}; {100 * ignored / total:.3g} % of their "
-        f"pixels have the ignored label {ignore_label}. If {ignore_label} is a class in these "
-        "masks, such as the foreground in masks of 0 and 255, give it a class number: "
+        f"{int(maps)} label maps contain no class but {only}; {100 * ignored / total:.3g} % of "
+        f"their pixels have the ignored label {ignore_label}. If {ignore_label} is a class in "
+        "these masks, such as the foreground in masks of 0 and 255, give it a class number: "
         f"`np.where(masks == {ignore_label}, 1, masks)`.",
         stacklevel=2,
     )
@@ -175,7 +214,7 @@ def warn_of_masks(
     Args:
         labels: `(images, height, width)`, or with a last axis of 1.
         num_classes: Number of classes.
-        ignore_label: Label of the pixels that do not count, or None.
+        ignore_label: Label of the ignored pixels, or None.
     """
     if ignore_label is None or labels.ndim not in (3, 4):
         return
@@ -187,11 +226,11 @@ def warn_of_masks(
 
 
 def fit_labels(labels: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
-    """Drops a trailing axis of 1 from labels and holds them to the shape of the predicted pixels.
+    """Drops a trailing axis of 1 from labels and checks their shape.
 
     Args:
         labels: Labels `(batch, height, width)` or `(batch, height, width, 1)`.
-        shape: Static shape `(batch, height, width)` of the pixels that the model answers for.
+        shape: Static shape `(batch, height, width)` of the predictions.
 
     Returns:
         The labels, `(batch, height, width)`.
@@ -204,8 +243,8 @@ def fit_labels(labels: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
         fitted = tf.squeeze(fitted, -1)
     if not fitted.shape.is_compatible_with(shape):
         raise ValueError(
-            "y_true must be a label map (batch, height, width) of the size of y_pred; received "
-            f"y_true of shape {fitted.shape} for predicted pixels {shape}"
+            "`y_true` must be a label map (batch, height, width) of the size of `y_pred`. "
+            f"Received: y_true of shape {fitted.shape} for predictions of shape {shape}"
         )
     return fitted
 
@@ -232,8 +271,8 @@ def fit_sample_weight(sample_weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         weights = tf.reshape(weights, [-1] + [1] * (rank - 1))
     if weights.shape.rank != rank:
         raise ValueError(
-            "sample_weight must be one weight per image, (batch,), or per pixel, (batch, height, "
-            "width), and weights per class go to CrossEntropy(class_weights=...); received "
-            f"sample_weight of shape {shape} for labels of shape {labels.shape}"
+            "`sample_weight` must be one weight per image, (batch,), or per pixel, (batch, height, "
+            f"width). Received: sample_weight of shape {shape} for labels of shape {labels.shape}. "
+            "Pass weights per class to CrossEntropy(class_weights=...)."
         )
     return weights

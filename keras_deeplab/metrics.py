@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_deeplab import validation
 from keras_deeplab.labels import (
     checked_ignore_label,
     fit_labels,
@@ -21,11 +22,10 @@ DEFAULT_NAME = "segmentation_metrics"
 
 
 def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> dict:
-    """Computes mean IoU, IoU per class and what else a confusion matrix tells.
+    """Computes mean IoU, IoU per class and more from a confusion matrix.
 
-    A class that is neither in the truth nor in the prediction has no IoU and is left out of the
-    mean; one that is predicted but nowhere true has an IoU of 0 and counts. What has no value is
-    None, so that the dict can be written as JSON.
+    A class that is neither in the truth nor in the prediction has no IoU and is not in the mean;
+    one that is only predicted has an IoU of 0 and is. Undefined values are None, for JSON.
 
     Args:
         confusion: Pixel counts `(num_classes, num_classes)`; rows are the truth, columns the
@@ -55,7 +55,7 @@ def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> d
     """
     confusion = np.asarray(confusion, np.float64)
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
-        raise ValueError(f"confusion must be a square matrix; received shape {confusion.shape}")
+        raise validation.error("confusion", "a square matrix", confusion.shape)
     names = checked_names(confusion.shape[0], class_names)
     values = {name: value.numpy() for name, value in _scores(tf.constant(confusion)).items()}
     return {
@@ -64,8 +64,20 @@ def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> d
     }
 
 
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts the pixels of each pair of true and predicted class, int64.
+
+    Args:
+        truth: True classes of any shape, in 0..num_classes - 1; ignored pixels are taken out.
+        predicted: Predicted classes of the same shape.
+        num_classes: Number of classes.
+    """
+    cells = np.ravel(truth).astype(np.int64) * num_classes + np.ravel(predicted)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
 def _scores(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Returns the values of `scores`, NaN for what has no value."""
+    """Returns the values of `scores`, with NaN for undefined ones."""
     hits = tf.linalg.diag_part(confusion)
     true, predicted = tf.reduce_sum(confusion, 1), tf.reduce_sum(confusion, 0)
     mean_iou, per_class, counted = ious(hits, true + predicted - hits)
@@ -87,11 +99,11 @@ def ious(intersection: tf.Tensor, union: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
         union: Pixels per class; 0 for a class neither in the truth nor in the prediction.
 
     Returns:
-        `(mean, per_class, counted)`: NaN stands in `per_class` for a class without a union, and 0
-        in `counted`, which is else the same.
+        `(mean, per_class, counted)`: a class without a union is NaN in `per_class` and 0 in
+        `counted`, which are otherwise equal.
     """
-    # Asked of the union, not of the quotient: a NaN in the areas themselves (see `read_labels`)
-    # must not pass as an absent class.
+    # By the union, not the quotient: the NaN of an invalid label (see `read_labels`) must not pass
+    # as an absent class.
     absent = union == 0
     per_class = intersection / union  # 0 / 0 is NaN
     counted = tf.where(absent, tf.zeros_like(union), per_class)
@@ -113,51 +125,47 @@ def checked_names(num_classes: int, class_names: Sequence[str] | None) -> list[s
     """Returns one different name per class, the class numbers by default, or raises."""
     names = [str(n) for n in (range(num_classes) if class_names is None else class_names)]
     if len(names) != num_classes or len(set(names)) != num_classes:
-        raise ValueError(
-            f"class_names must be {num_classes} different names, one per class; received {names}"
-        )
+        raise validation.error("class_names", f"{num_classes} different names", names)
     return names
 
 
 def key_of_class(name: str) -> str:
-    """Returns what stands for a class's name in the logs: white space becomes `_`."""
+    """Returns a class's name as the logs show it: white space becomes `_`."""
     return re.sub(r"\s+", "_", name)
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class SegmentationMetrics(keras.metrics.Metric):
-    """Reports what `scores` tells, in the logs of `fit`, from one streaming confusion matrix.
+    """Computes the values of `scores` in `fit` and `evaluate` from one streaming confusion matrix.
 
-    The entries are `mean_iou`, `pixel_accuracy`, `frequency_weighted_iou` and, for each class,
-    `iou_NAME` and `predicted_share_NAME` (white space in a name becomes `_`), with `val_` before
-    them for validation data: `ModelCheckpoint(monitor="val_mean_iou", mode="max")`. A class that is
-    neither in the truth nor in the prediction has an IoU of NaN there and is left out of the mean;
-    a share of 0 tells of a class that is never predicted. The matrix counts in float64, exact up to
-    2^53 pixels. A metric with another name than the default puts it before each entry, as in
-    `val_NAME_mean_iou`: the second one of a model needs one.
+    The entries in the logs are `mean_iou`, `pixel_accuracy`, `frequency_weighted_iou` and, for each
+    class, `iou_NAME` and `predicted_share_NAME` (white space in a name becomes `_`), with the
+    prefix `val_` for validation data: `ModelCheckpoint(monitor="val_mean_iou")`. A class that is
+    neither in the truth nor in the prediction has an IoU of NaN and is not in the mean; a class
+    with a share of 0 is never predicted. Counts are float64, exact up to 2^53 pixels. The second
+    metric of a model needs a name of its own, which is then part of the prefix.
 
-    The entries of the classes are in the logs of an epoch and of `evaluate`. A compiled step, whose
-    logs Keras hands to `on_train_batch_end`, returns the others only: TensorFlow optimises a step
-    in a time that grows with the third power of the number of its results, half a minute at 150
-    classes.
+    The entries per class are in the logs of an epoch and of `evaluate`, but not in those of a
+    batch: TensorFlow optimises a step in a time that grows with the third power of the number of
+    its results, half a minute at 150 classes.
 
-    A label that is neither a class nor the ignored one raises; in a function compiled by XLA,
-    which cannot raise, it makes the results NaN.
+    A label that is neither a class nor the ignored one raises an error; in a function compiled by
+    XLA, which cannot raise, the results are NaN.
 
     Args:
         num_classes: Number of classes, at least 2.
         class_names: One name per class; the class numbers by default.
-        ignore_label: Label of the pixels that do not count, or None where every pixel counts.
-        per_class: Whether IoU and predicted share of each class are reported too.
-        name: Name of the metric; the logs show any but the default.
+        ignore_label: Label of the ignored pixels, or None if every pixel counts.
+        per_class: Whether IoU and predicted share of each class are reported.
+        name: Name of the metric; unless it is the default, a prefix in the logs.
         dtype: Dtype of the results.
 
     Call arguments:
         y_true: Integer labels `(batch, height, width)`, or `(batch, height, width, 1)`.
         y_pred: Logits `(batch, height, width, num_classes)` in a float dtype, or predicted
             labels of the shape of `y_true` in an integer dtype.
-        sample_weight: Optional weights `(batch,)` or `(batch, height, width)` by which a pixel
-            counts (in `compile`: under `weighted_metrics`).
+        sample_weight: Optional weights `(batch,)` or `(batch, height, width)` of the pixels (in
+            `compile`: under `weighted_metrics`).
 
     Raises:
         ValueError: If an argument is out of its range, or the shapes do not fit.
@@ -182,9 +190,7 @@ class SegmentationMetrics(keras.metrics.Metric):
         dtype: str | None = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2; received {num_classes}")
-        self.num_classes = num_classes
+        self.num_classes = validation.integer("num_classes", num_classes, minimum=2)
         self.class_names = None if class_names is None else [str(n) for n in class_names]
         self.ignore_label = checked_ignore_label(ignore_label)
         self.per_class = per_class
@@ -202,7 +208,7 @@ class SegmentationMetrics(keras.metrics.Metric):
         """Adds a batch to the confusion matrix."""
         truth, predicted = self._label_maps(y_true, y_pred)
         rows, weights = read_labels(truth, self.num_classes, self.ignore_label)
-        # What the model says at a pixel that does not count is nobody's business.
+        # Predictions at ignored pixels are not checked.
         predicted = tf.where(weights == 0, 0, tf.cast(predicted, tf.int32))
         columns, known = read_labels(predicted, self.num_classes, None, "predicted labels")
         weights = tf.cast(weights * known, tf.float64)
@@ -220,10 +226,8 @@ class SegmentationMetrics(keras.metrics.Metric):
         predicted = tf.convert_to_tensor(y_pred)
         if predicted.dtype.is_floating:
             if predicted.shape[-1] != self.num_classes:
-                raise ValueError(
-                    f"the last axis of y_pred must hold {self.num_classes} logits; received y_pred "
-                    f"of shape {predicted.shape}"
-                )
+                rule = f"{self.num_classes} logits along the last axis"
+                raise validation.error("y_pred", rule, tuple(predicted.shape))
             predicted = tf.argmax(predicted, -1, output_type=tf.int32)
         elif predicted.shape.rank == 4:
             predicted = tf.squeeze(predicted, -1)
@@ -231,14 +235,11 @@ class SegmentationMetrics(keras.metrics.Metric):
 
     @property
     def prefix(self) -> str:
-        """What stands before each entry in the logs: nothing, or the name if it is not default."""
+        """The prefix of each entry in the logs: empty, or the name if it is not the default."""
         return "" if self.name == DEFAULT_NAME else f"{self.name}_"
 
     def result(self) -> dict[str, tf.Tensor]:
-        """Returns the scores of everything seen since the last reset.
-
-        Those of single classes are left out in a `tf.function`, see above.
-        """
+        """Returns the scores since the last reset; in a `tf.function` without those per class."""
         confusion = tf.convert_to_tensor(self.confusion)
         result = {name: tf.cast(value, self.dtype) for name, value in _scores(confusion).items()}
         of_classes = {"iou": result.pop("per_class")}

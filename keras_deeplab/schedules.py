@@ -5,20 +5,22 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from keras_deeplab import validation
+
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Lowers the learning rate by a power of the remaining steps, after an optional linear warm-up.
+    """The "poly" schedule: polynomial decay after an optional linear warm-up.
 
-    From step 0 to `warmup_steps` the rate goes in a straight line from `warmup_from` to
+    From step 0 to `warmup_steps` the rate changes linearly from `warmup_from` to
     `initial_learning_rate`; from there to `total_steps` it is
-    `end + (initial - end) * (1 - progress) ** power`, with `progress` going from 0 to 1; after
-    `total_steps` it stays at `end_learning_rate`.
+    `end + (initial - end) * (1 - progress) ** power`, with `progress` from 0 to 1; after
+    `total_steps` it is `end_learning_rate`.
 
     Args:
-        initial_learning_rate: Highest rate, above 0.
-        total_steps: Number of optimizer steps, warm-up included.
-        power: Exponent of the decay, above 0.
+        initial_learning_rate: Highest rate, positive.
+        total_steps: Number of optimizer steps, including the warm-up.
+        power: Exponent of the decay, positive.
         warmup_steps: Number of warm-up steps, below `total_steps`.
         warmup_from: Rate of the first warm-up step.
         end_learning_rate: Rate from `total_steps` on.
@@ -49,6 +51,16 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         name: str = "polynomial_decay",
     ):
         super().__init__()
+        validation.positive("initial_learning_rate", initial_learning_rate)
+        validation.positive("power", power)
+        validation.non_negative("warmup_from", warmup_from)
+        validation.non_negative("end_learning_rate", end_learning_rate)
+        validation.integer("total_steps", total_steps)
+        validation.integer("warmup_steps", warmup_steps, minimum=0)
+        if warmup_steps >= total_steps:
+            raise validation.error(
+                "warmup_steps", f"below `total_steps={total_steps}`", warmup_steps
+            )
         self.initial_learning_rate = initial_learning_rate
         self.total_steps = total_steps
         self.power = power
@@ -56,23 +68,6 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_from = warmup_from
         self.end_learning_rate = end_learning_rate
         self.name = name
-        self._check()
-
-    def _check(self) -> None:
-        rules = {
-            "initial_learning_rate": (self.initial_learning_rate > 0, "above 0"),
-            "total_steps": (self.total_steps >= 1, "at least 1"),
-            "power": (self.power > 0, "above 0"),
-            "warmup_steps": (
-                0 <= self.warmup_steps < self.total_steps,
-                f"at least 0 and below total_steps={self.total_steps}",
-            ),
-            "warmup_from": (self.warmup_from >= 0, "at least 0"),
-            "end_learning_rate": (self.end_learning_rate >= 0, "at least 0"),
-        }
-        for argument, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"{argument} must be {rule}; received {getattr(self, argument)}")
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         """Returns the learning rate of a step, counted from 0."""

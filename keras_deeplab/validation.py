@@ -96,6 +96,14 @@ def integers(name: str, value: Any, minimum: int = 1) -> tuple[int, ...]:
     return tuple(map(int, value))
 
 
+def pair(name: str, value: Any, odd: bool = False) -> tuple[int, int]:
+    """Returns one or two positive integers as the pair for height and width."""
+    both = value if isinstance(value, list | tuple) else (value, value)
+    if len(both) != 2 or not all(is_integer(n) and (n % 2 or not odd) for n in both):
+        raise error(name, f"one or two positive{' odd' if odd else ''} integers", value)
+    return (int(both[0]), int(both[1]))
+
+
 def numbers(name: str, value: Any) -> tuple[float, ...]:
     """Returns a list or tuple of finite numbers as a tuple."""
     if not isinstance(value, list | tuple) or not all(map(is_number, value)):

@@ -1,4 +1,4 @@
-"""The property of an exact output stride: the fine map holds the coarse one."""
+"""The property of an exact output stride: the dense feature map holds the coarse one."""
 
 from __future__ import annotations
 
@@ -7,48 +7,30 @@ import numpy as np
 from keras import layers as kl
 
 from keras_deeplab.graph import geometry
-from keras_deeplab.graph.network import leaf_layers
+from keras_deeplab.graph.network import intercepted_calls, leaf_layers
 
 TOLERANCE = 1e-4  # of the standard deviation of the coarse output
 
 
-class PooledOutputs:
-    """Records what a network's global poolings give, and makes another network use it."""
+def run(model: keras.Model, x: np.ndarray, pooled: dict[str, object]) -> np.ndarray:
+    """The model's output; what its global poolings give is taken from `pooled`, or stored there."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, object] = {}
+    def stored(path, call, x):
+        name = path.rpartition("/")[2]
+        if name not in pooled:
+            pooled[name] = call(x)
+        return pooled[name]
 
-    @staticmethod
-    def of(model: keras.Model) -> dict[str, kl.Layer]:
-        return {
-            layer.name: layer
-            for layer in leaf_layers(model).values()
-            if isinstance(layer, kl.GlobalAveragePooling2D)
-        }
-
-    def run(self, model: keras.Model, x: np.ndarray) -> np.ndarray:
-        poolings = self.of(model)
-        for name, layer in poolings.items():
-            layer.call = self._call(name, layer)
-        try:
-            return np.asarray(model(x, training=False))
-        finally:
-            for layer in poolings.values():
-                del layer.call
-
-    def _call(self, name: str, layer: kl.Layer):
-        def call(x):
-            if name not in self.values:
-                self.values[name] = type(layer).call(layer, x)
-            return self.values[name]
-
-        return call
+    layers = leaf_layers(model).items()
+    poolings = {p: layer for p, layer in layers if isinstance(layer, kl.GlobalAveragePooling2D)}
+    with intercepted_calls(poolings, stored):
+        return np.asarray(model(x, training=False))
 
 
 def compare(coarse: keras.Model, fine: keras.Model, x: np.ndarray) -> float:
     """Largest difference on the whole coarse map at the predicted phase, in its deviations."""
-    pooled = PooledOutputs()
-    expected, found = pooled.run(coarse, x), pooled.run(fine, x)
+    pooled: dict[str, object] = {}
+    expected, found = run(coarse, x, pooled), run(fine, x, pooled)
     at = geometry(coarse, *x.shape[1:3]).output
     finer = geometry(fine, *x.shape[1:3]).output
     assert expected.shape[1:3] == at.size

@@ -1,4 +1,4 @@
-"""Policies of batch norms, and their statistics taken anew."""
+"""Policies of batch norms, and their statistics re-estimated."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from keras import layers as kl
 
 import keras_deeplab
 from keras_deeplab import batch_norm, layers
-from keras_deeplab.batch_norm import momentum_for, refresh_batch_norm, set_policy
-from keras_deeplab.batch_norm.policy import all_norms
+from keras_deeplab.batch_norm import all_norms, momentum_for, reestimate_batch_norm, set_policy
 
 
 def network(dropout: float = 0.0, norm: type = layers.BatchNormalization) -> keras.Model:
@@ -86,49 +85,49 @@ def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("norm", [layers.BatchNormalization, keras.layers.BatchNormalization])
-def test_refresh_takes_all_batches_together(norm):
+def test_reestimation_takes_all_batches_together(norm):
     model, images = network(dropout=0.9, norm=norm), batches(*SIZES)
     expected = reference(model, images)
     weights = [w.numpy() for w in model.trainable_weights]
-    assert refresh_batch_norm(model, images) == 3
+    assert reestimate_batch_norm(model, images) == 3
     assert_close(statistics(model), expected)
     for before, after in zip(weights, model.trainable_weights, strict=True):
         np.testing.assert_array_equal(after, before)
     # Again it gives the same: nothing of what was there before counts.
-    refresh_batch_norm(model, images)
+    reestimate_batch_norm(model, images)
     assert_close(statistics(model), expected)
     # The mean of the batches' variances lacks what is between them.
     within = np.mean([reference(model, [x])[0][1] for x in images], axis=0)
     assert (expected[0][1] > 1.1 * within).all()
 
 
-def test_refresh_counts_single_values_but_does_not_normalise_by_them():
+def test_reestimation_counts_single_values_but_does_not_normalise_by_them():
     model, images = network(), batches((1, 4, 4), (1, 1, 1), (2, 2, 2))
     expected = reference(model, images)
-    refresh_batch_norm(model, images)
+    reestimate_batch_norm(model, images)
     assert_close(statistics(model), expected)
 
 
-def test_refresh_of_one_image_leaves_the_norm_behind_pooling_alone():
+def test_reestimation_of_one_image_leaves_the_norm_behind_pooling_alone():
     """Its one value has no variance, and the next image's would be divided by an epsilon."""
     model, images = network(), batches((1, 4, 4))
     kept = statistics(model)[2].copy()
     expected = reference(model, images)
-    assert refresh_batch_norm(model, images) == 2
+    assert reestimate_batch_norm(model, images) == 2
     assert_close(statistics(model), [*expected[:2], kept])
 
 
-def test_refresh_of_data_sets_of_pairs_in_steps():
+def test_reestimation_of_data_sets_of_pairs_in_steps():
     model, other = network(), network()
     (images,) = batches((6, 4, 4))
     labels = np.zeros((6, 4, 4), "int32")
     data = tf.data.Dataset.from_tensor_slices((np.uint8(np.abs(images)), labels)).batch(2)
-    assert refresh_batch_norm(model, data.repeat(), steps=2) == 3
+    assert reestimate_batch_norm(model, data.repeat(), steps=2) == 3
     taken = np.uint8(np.abs(images[:4])).astype("float32")
     assert_close(statistics(model), reference(other, [taken[:2], taken[2:]]))
 
 
-def test_refresh_traces_once_for_all_sizes():
+def test_reestimation_traces_twice_for_all_sizes():
     traces = []
 
     class Counting(keras.layers.Layer):
@@ -139,16 +138,16 @@ def test_refresh_traces_once_for_all_sizes():
     x = inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, layers.BatchNormalization()(Counting()(x)))
     traces.clear()
-    refresh_batch_norm(model, batches(*SIZES))
-    assert len(traces) == 1
+    reestimate_batch_norm(model, batches(*SIZES))
+    assert len(traces) == 2
 
 
-def test_refresh_leaves_frozen_norms_alone():
+def test_reestimation_leaves_frozen_norms_alone():
     model = network()
     first, second, third = norms_of(model)
     first.trainable, second.frozen_statistics = False, True
     before = statistics(model)
-    assert refresh_batch_norm(model, batches(*SIZES)) == 1
+    assert reestimate_batch_norm(model, batches(*SIZES)) == 1
     after = statistics(model)
     np.testing.assert_array_equal(after[0], before[0])
     np.testing.assert_array_equal(after[1], before[1])
@@ -167,46 +166,56 @@ def failing() -> list:
     "data, steps, error, words",
     [
         (failing(), None, OSError, "the disk is gone"),
-        ([], None, ValueError, "`dataset` must hold at least one batch, received none"),
-        (batches(*SIZES), 0, ValueError, "`steps` .* received 0"),
-        (batches(*SIZES), True, ValueError, "`steps` .* received True"),
-        (tf.data.Dataset.from_tensors(0).repeat(), None, ValueError, "`steps` must be given"),
-        ([np.full((2, 2, 2, 3), np.nan)], None, ValueError, "inner/first, second, third.*finite"),
+        ([], None, ValueError, "`dataset` must be at least one batch"),
+        (batches(*SIZES), 0, ValueError, "`steps` .* Received: steps=0"),
+        (batches(*SIZES), True, ValueError, "`steps` .* Received: steps=True"),
+        (
+            tf.data.Dataset.from_tensors(0).repeat(),
+            None,
+            ValueError,
+            "`steps` must be a positive integer. Received: steps=None.*repeats",
+        ),
+        (
+            [np.full((2, 2, 2, 3), np.nan)],
+            None,
+            ValueError,
+            "inner/first, second, third that are not finite",
+        ),
     ],
 )
-def test_refresh_is_all_or_nothing(data, steps, error, words):
+def test_reestimation_is_all_or_nothing(data, steps, error, words):
     model = network()
     before = statistics(model)
     x = batches(SIZES[0])[0]
     expected = model(x)
     with pytest.raises(error, match=words):
-        refresh_batch_norm(model, data, steps)
+        reestimate_batch_norm(model, data, steps)
     np.testing.assert_array_equal(np.hstack(statistics(model)), np.hstack(before))
     np.testing.assert_array_equal(model(x), expected)
     for norm in norms_of(model):
         assert "call" not in vars(norm)
 
 
-def test_refresh_mends_statistics_that_are_not_finite():
+def test_reestimation_mends_statistics_that_are_not_finite():
     model, images = network(), batches(*SIZES)
     norms_of(model)[0].moving_variance.assign([np.nan] * 4)
-    refresh_batch_norm(model, images)
+    reestimate_batch_norm(model, images)
     assert_close(statistics(model), reference(network(), images))
 
 
-def test_refresh_refuses_what_it_would_do_wrong():
+def test_reestimation_refuses_what_it_would_do_wrong():
     x = inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, kl.BatchNormalization(renorm=True, name="odd")(x))
-    with pytest.raises(ValueError, match="'odd' uses a mask or `renorm`"):
-        refresh_batch_norm(model, batches(*SIZES))
+    with pytest.raises(ValueError, match="a mask or `renorm`. Received: layer 'odd'"):
+        reestimate_batch_norm(model, batches(*SIZES))
 
 
-def test_refresh_reaches_the_auxiliary_head_and_composites():
+def test_reestimation_reaches_the_auxiliary_head_and_composites():
     model = small_model(auxiliary_layer="stage16_out")
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
     norms = [x for x in model._flatten_layers() if isinstance(x, layers.BatchNormalization)]
     before = [norm.moving_variance.numpy() for norm in norms]
-    assert refresh_batch_norm(model, [images]) == len(norms) == 10
+    assert reestimate_batch_norm(model, [images]) == len(norms) == 10
     moved = [np.abs(n.moving_variance - b).max() for n, b in zip(norms, before, strict=True)]
     assert min(moved) > 1e-4
 
@@ -337,10 +346,10 @@ def test_keras_own_norms_cannot_freeze_statistics_alone():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"policy": "frozen"}, "`policy` must be one of .*'train'.* received 'frozen'"),
-        ({"momentum": 1.0}, r"`momentum` must be a number in \[0, 1\), received 1.0"),
-        ({"momentum": True}, "`momentum` .* received True"),
-        ({"synchronized": "yes"}, "`synchronized` .* received 'yes'"),
+        ({"policy": "frozen"}, "`policy` must be one of .*'train'.*Received: policy='frozen'"),
+        ({"momentum": 1.0}, r"`momentum` must be a number in \[0, 1\). Received: momentum=1.0"),
+        ({"momentum": True}, "`momentum` .*Received: momentum=True"),
+        ({"synchronized": "yes"}, "`synchronized` .*Received: synchronized='yes'"),
     ],
 )
 def test_bad_policies(arguments, words):
@@ -356,14 +365,14 @@ def test_the_momentum_remembers_a_thirtieth_of_the_run():
         assert momentum_for(steps) ** steps < 1e-12
     assert (momentum_for(1), momentum_for(10**7)) == (0.9, 0.9997)
     for bad in (0, -1, 2.5, True):
-        with pytest.raises(ValueError, match=f"`total_steps` .* received {bad}"):
+        with pytest.raises(ValueError, match=f"`total_steps` .*Received: total_steps={bad}"):
             momentum_for(bad)
 
 
 def test_files_with_keras_own_norms_still_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
     with monkeypatch.context() as earlier:
-        for module in ("graph.counterparts", "layers.atrous_conv", "models.deeplab_v3"):
+        for module in ("graph.rewrite", "layers.atrous_conv", "models.deeplab_v3"):
             path = f"keras_deeplab.{module}.BatchNormalization"
             earlier.setattr(path, keras.layers.BatchNormalization)
         model = small_model(auxiliary_layer="stage8_out")
@@ -380,5 +389,5 @@ def test_files_with_keras_own_norms_still_load(tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_is_public():
-    assert keras_deeplab.refresh_batch_norm is refresh_batch_norm
+    assert keras_deeplab.reestimate_batch_norm is reestimate_batch_norm
     assert batch_norm.POLICIES == ("train", "freeze_statistics", "freeze")

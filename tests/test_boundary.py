@@ -186,11 +186,11 @@ def test_nothing_counted_is_none():
         ),
         (
             lambda: BoundaryScores(2).update(np.full((2, 2), 2), np.zeros((2, 2))),
-            r"truth must be in 0\.\.1 or the ignored label 255; received \[2\]",
+            r"truth must be in 0\.\.1 or the ignored label 255. Received: \[2\]",
         ),
         (
             lambda: BoundaryScores(2).update(np.zeros((2, 2)), np.full((2, 2), -1)),
-            r"predicted must be in 0\.\.1; received \[-1\]",
+            r"predicted must be in 0\.\.1. Received: \[-1\]",
         ),
     ],
 )

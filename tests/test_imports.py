@@ -16,15 +16,16 @@ PACKAGE = Path(keras_deeplab.__file__).parent
 
 # From the bottom to the top: a room imports from itself and from the floors below its own.
 FLOORS: list[set[str]] = [
-    {"_version", "_requirements", "names", "schedules", "distribution"},
-    {"files", "validation", "labels"},
+    {"_version", "_requirements", "names", "distribution"},
+    {"files", "validation"},
+    {"labels", "schedules"},
     {"layers", "data", "losses", "metrics"},
     {"graph", "boundary"},
     {"backbones", "optimizers", "batch_norm"},
     {"weights"},
     {"models"},
     {"recipes", "inference"},
-    {"evaluation", "pictures", "verification", "overfitting"},
+    {"evaluation", "pictures", "verification", "diagnosis"},
     {"tensorboard", "export", "prediction"},
     {"classification"},
     {"cli"},  # may also import the package itself

@@ -11,8 +11,7 @@ import keras_deeplab
 from keras_deeplab import labels as labels_module
 from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.labels import check_labels, read_labels, warn_of_single_class
-from keras_deeplab.losses import CrossEntropy, class_weights, parse
-from keras_deeplab.losses.parsing import LOSSES
+from keras_deeplab.losses import LOSSES, CrossEntropy, class_weights, parse
 from keras_deeplab.metrics import SegmentationMetrics
 
 INTEGERS = ["bool", "uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64"]
@@ -145,7 +144,7 @@ WATCHED = {
 
 @pytest.mark.parametrize("use", WATCHED.values(), ids=WATCHED)
 def test_masks_of_0_and_255_are_one_warning(use, unwarned):
-    message = r"8 label maps hold no class but 0; 10 % .* ignored label 255.*np\.where"
+    message = r"8 label maps contain no class but 0; 10 % .* ignored label 255.*np\.where"
     with pytest.warns(UserWarning, match=message):
         use(masks(255))
     with warnings.catch_warnings():
@@ -181,5 +180,5 @@ def test_thin_borders_of_a_few_crops_are_no_warning(unwarned):
 
 
 def test_two_masks_of_0_and_255_are_warned_of(unwarned):
-    with pytest.warns(UserWarning, match="2 label maps hold no class but 0; 30 %"):
+    with pytest.warns(UserWarning, match="2 label maps contain no class but 0; 30 %"):
         warn_of_single_class(np.array([70, 0]), 30, 2, 255)

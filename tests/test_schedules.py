@@ -56,7 +56,7 @@ def test_papers_values():
     ],
 )
 def test_arguments_are_checked(argument, value):
-    with pytest.raises(ValueError, match=f"{argument} must be .*received {value}"):
+    with pytest.raises(ValueError, match=f"`{argument}` must be .*Received: {argument}={value}"):
         PolynomialDecay(**{"initial_learning_rate": 0.1, "total_steps": 10, argument: value})
 
 

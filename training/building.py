@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import keras_deeplab
 from keras_deeplab import backbones, data
-from keras_deeplab.batch_norm.policy import all_norms
+from keras_deeplab.batch_norm import all_norms
 from keras_deeplab.cli.options import MODELS
 from keras_deeplab.recipes import Recipe
 
@@ -19,7 +19,7 @@ UNFOLDING_BATCHES = 8
 OWN_BACKBONES = {"deeplab_v1": "vgg16", "unet": None}
 
 
-def start(options: argparse.Namespace) -> keras_deeplab.weights.Source | None:
+def start(options: argparse.Namespace) -> keras_deeplab.weights.Checkpoint | None:
     """The weights to start from; model and backbone are those that they want, unless given."""
     names = {model.__name__: name for name, model in MODELS.items()}
     source, has_network = None, False
@@ -41,7 +41,7 @@ def build(
     options: argparse.Namespace,
     recipe: Recipe,
     info: data.DatasetInfo,
-    source: keras_deeplab.weights.Source | None,
+    source: keras_deeplab.weights.Checkpoint | None,
 ) -> keras.Model:
     """The model, with the weights it is to start from."""
     model_class = MODELS[options.model]
@@ -86,7 +86,7 @@ def check_frozen_norms(model: keras.Model, recipe: Recipe, weights: str | None) 
 
 
 def unfold(
-    model: keras.Model, source: keras_deeplab.weights.Source | None, images: tf.data.Dataset
+    model: keras.Model, source: keras_deeplab.weights.Checkpoint | None, images: tf.data.Dataset
 ) -> None:
     """Gives batch norms that were folded away in a file of weights statistics of the data."""
     if source is not None and source.folded:

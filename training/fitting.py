@@ -65,7 +65,7 @@ class Run:
                 power=recipe.class_weights_power,
             )
 
-    def train(self, weights: keras_deeplab.weights.Source | None) -> None:
+    def train(self, weights: keras_deeplab.weights.Checkpoint | None) -> None:
         """Trains all stages that are not done yet."""
         model = None
         for number, recipe in enumerate(self.stages):
@@ -83,7 +83,7 @@ class Run:
     def _model(
         self,
         number: int,
-        weights: keras_deeplab.weights.Source | None,
+        weights: keras_deeplab.weights.Checkpoint | None,
         before: keras.Model | None = None,
     ) -> keras.Model:
         """The model that a stage begins with; `before` is what the stage before it has left."""

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from keras_deeplab.files import atomic_write, read_json, write_json
-from keras_deeplab.weights.archive import check_unpacked
+from keras_deeplab.files import atomic_write, check_unpacked, read_json, write_json
 
 try:
     import fcntl

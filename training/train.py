@@ -28,8 +28,8 @@ from keras_deeplab.cli.options import (
     positive,
     positive_float,
 )
+from keras_deeplab.diagnosis import default_optimizer
 from keras_deeplab.files import full_disk_named, write_json
-from keras_deeplab.overfitting.fitting import default_optimizer
 from keras_deeplab.tensorboard import check_installed
 from training import distribution
 from training.building import build, start, unfold
@@ -169,7 +169,7 @@ def overfit(
     options: argparse.Namespace,
     recipe: recipes.Recipe,
     source: data.Source,
-    weights: keras_deeplab.weights.Source | None,
+    weights: keras_deeplab.weights.Checkpoint | None,
 ) -> int:
     """Tests whether the model can learn a few images by heart; writes nothing.
 

@@ -20,37 +20,37 @@ from keras_deeplab.data.label_codes import (
 from keras_deeplab.data.label_maps import LabelFacts
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.data.report import Report, SplitReport
-from keras_deeplab.data.source import DatasetInfo, Source
+from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
+from keras_deeplab.labels import ClassFrequencies
 
 
 @dataclass
 class _Census:
-    """Sizes and pixel counts per label (255 being the ignored one) of the pairs of one split.
-
-    `beside` counts for each label the pixels that count in the label maps that hold it.
-    """
+    """Sizes and pixel counts of the pairs of one split."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    beside: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    frequencies: ClassFrequencies = field(default_factory=lambda: ClassFrequencies(IGNORE_LABEL))
+    ignored: int = 0
     blank: int = 0
 
     def add(self, size: tuple[int, int], counts: np.ndarray) -> None:
+        """Adds a pair with the number of pixels of each of the 256 labels."""
         self.sizes.append(size)
-        self.counts += counts
-        self.beside += np.where(counts > 0, counts[:255].sum(), 0)
-        self.blank += not counts[:255].any()
+        self.frequencies.add(counts[:IGNORE_LABEL])
+        self.ignored += int(counts[IGNORE_LABEL])
+        self.blank += not counts[:IGNORE_LABEL].any()
 
     def report(self, num_classes: int) -> SplitReport:
-        total = max(1, int(self.counts.sum()))
+        pixels = self.frequencies.pixels
+        total = max(1, int(pixels.sum()) + self.ignored)
         sizes = np.array(self.sizes)
         return SplitReport(
             images=len(self.sizes),
             smallest=tuple(sizes.min(axis=0).tolist()),
             largest=tuple(sizes.max(axis=0).tolist()),
-            class_share=tuple((self.counts[:num_classes] / total).tolist()),
-            ignored_share=float(self.counts[255] / total),
-            where_present=tuple((self.counts / self.beside.clip(min=1))[:num_classes].tolist()),
+            class_share=tuple((pixels[:num_classes] / total).tolist()),
+            ignored_share=self.ignored / total,
+            where_present=tuple(self.frequencies.where_present[:num_classes].tolist()),
         )
 
 
@@ -91,7 +91,9 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
 
 def _warnings(info: DatasetInfo, parts: dict[str, _Census]) -> Iterator[str]:
     for split, part in parts.items():
-        absent = [name for name, n in zip(info.classes, part.counts, strict=False) if n == 0]
+        absent = [
+            name for name, n in zip(info.classes, part.frequencies.pixels, strict=False) if n == 0
+        ]
         if absent:
             yield f"{split}: no pixel of {', '.join(absent)}"
         if part.blank:
@@ -205,8 +207,8 @@ def _check_ignored(
             except ValueError as error:
                 faults.add("classes unclear", str(error))
         return
-    counts = sum(part.counts for part in parts.values())
-    if counts[255] and np.count_nonzero(counts[:255]) == 1:
+    pixels = sum(part.frequencies.pixels for part in parts.values())
+    if any(part.ignored for part in parts.values()) and np.count_nonzero(pixels) == 1:
         faults.add(
             "classes unclear",
             f"the label maps hold nothing but one class and ignored pixels, {settings.ignored}; if "

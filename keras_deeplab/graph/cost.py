@@ -1,14 +1,15 @@
-"""What a network costs: multiply-adds, layer by layer."""
+"""The cost of a network: multiply-adds, layer by layer."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import keras
+from keras import layers as kl
 
-from keras_deeplab.graph.geometry import TensorGeometry, measure
-from keras_deeplab.graph.network import Call
+from keras_deeplab.graph.geometry import geometry
 
 
 def multiply_adds(model: keras.Model, height: int, width: int) -> dict[str, int]:
@@ -34,30 +35,17 @@ def multiply_adds(model: keras.Model, height: int, width: int) -> dict[str, int]
     >>> sum(keras_deeplab.graph.multiply_adds(network, 224, 224).values())
     15346630656
     """
-    counts: dict[str, int] = {}
-
-    def see(call: Call, inputs: list[TensorGeometry], output: TensorGeometry) -> None:
-        kernels = _kernels(call.operation)
-        if kernels:
+    counts: Counter[str] = Counter()
+    for call, inputs, output in geometry(model, height, width).calls:
+        for kernel in _kernels(call.operation):
             # A transposed convolution places its kernel at every input sample.
-            at = inputs[0] if isinstance(call.operation, keras.layers.Conv2DTranspose) else output
-            places = math.prod(size or 1 for size in at.size)
-            taps = sum(math.prod(kernel.shape) for kernel in kernels)
-            counts[call.path] = counts.get(call.path, 0) + taps * places
-
-    measure(model, height, width, see)
-    return counts
+            at = inputs[0] if isinstance(call.operation, kl.Conv2DTranspose) else output
+            counts[call.path] += math.prod(kernel.shape) * math.prod(n or 1 for n in at.size)
+    return dict(counts)
 
 
-def _kernels(operation: Any) -> list[Any]:
-    if isinstance(operation, keras.layers.SeparableConv2D):
+def _kernels(operation: Any) -> list[keras.Variable]:
+    if isinstance(operation, kl.SeparableConv2D):
         return [operation.depthwise_kernel, operation.pointwise_kernel]
-    if isinstance(
-        operation,
-        keras.layers.Conv2D
-        | keras.layers.DepthwiseConv2D
-        | keras.layers.Conv2DTranspose
-        | keras.layers.Dense,
-    ):
-        return [operation.kernel]
-    return []
+    with_kernel = kl.Conv2D | kl.DepthwiseConv2D | kl.Conv2DTranspose | kl.Dense
+    return [operation.kernel] if isinstance(operation, with_kernel) else []

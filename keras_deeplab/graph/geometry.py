@@ -1,8 +1,9 @@
-"""Reading the geometry of a network: stride, receptive field and centre of every tensor."""
+"""The geometry of a network: stride, receptive field and centre of every tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -10,10 +11,39 @@ from typing import Any
 import keras
 
 from keras_deeplab import layers
-from keras_deeplab.graph import axis_rules as rules
-from keras_deeplab.graph.axis_rules import Axis
-from keras_deeplab.graph.describe import Kind, kind, window
-from keras_deeplab.graph.network import Call, functional, trace, walk
+from keras_deeplab.graph.kinds import Kind, kind, window
+from keras_deeplab.graph.network import Call, functional, input_name, layer_error, walk
+from keras_deeplab.validation import integer
+
+
+class GeometryError(ValueError):
+    """A layer that a network of this image size cannot have; `_apply` adds the layer's name."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a tensor, in image pixels.
+
+    Sample `i` is computed from `field` pixels centred at `offset + i * stride`, and from the whole
+    image if `unbounded`.
+
+    Attributes:
+        stride: From one sample to the next; None where there is no map (a vector, or one value
+            for the whole image).
+        field: Pixels covered by kernels and poolings.
+        offset: Centre of the first sample's field; None if it depends on an unknown size.
+        size: Number of samples, None if unknown.
+        unbounded: Whether there is a global pooling between image and tensor.
+    """
+
+    stride: Fraction | None
+    field: Fraction
+    offset: Fraction | None
+    size: int | None
+    unbounded: bool = False
+
+
+_WHOLE_IMAGE = Axis(None, Fraction(0), None, None, unbounded=True)
 
 
 @dataclass(frozen=True)
@@ -21,27 +51,20 @@ class TensorGeometry:
     """How a tensor lies on the image. Every property is a pair for (height, width).
 
     Attributes:
-        height: The geometry along the height.
-        width: The geometry along the width.
+        axes: The geometry along the height and along the width.
     """
 
-    height: Axis
-    width: Axis
-
-    @property
-    def axes(self) -> tuple[Axis, Axis]:
-        """Both axes."""
-        return (self.height, self.width)
+    axes: tuple[Axis, Axis]
 
     @property
     def stride(self) -> tuple[Any, Any]:
         """Image pixels from one sample to the next; None for a tensor without a map."""
-        return (self.height.public_stride, self.width.public_stride)
+        return tuple(_number(axis.stride) for axis in self.axes)
 
     @property
     def receptive_field(self) -> tuple[float, float]:
-        """Image pixels that one sample depends on; `math.inf` behind global pooling."""
-        return (self.height.receptive_field, self.width.receptive_field)
+        """Image pixels that one sample depends on; `math.inf` after global pooling."""
+        return tuple(math.inf if axis.unbounded else _number(axis.field) for axis in self.axes)
 
     @property
     def offset(self) -> tuple[float | None, float | None]:
@@ -49,12 +72,18 @@ class TensorGeometry:
 
         None where it depends on an image size that was not given.
         """
-        return (self.height.public_offset, self.width.public_offset)
+        return tuple(_number(axis.offset) for axis in self.axes)
 
     @property
     def size(self) -> tuple[int | None, int | None]:
         """Samples, None where they depend on an image size that was not given."""
-        return (self.height.size, self.width.size)
+        return tuple(axis.size for axis in self.axes)
+
+
+def _number(value: Fraction | None) -> int | float | None:
+    if value is None:
+        return None
+    return int(value) if value.denominator == 1 else float(value)
 
 
 class Geometry(Mapping[str, TensorGeometry]):
@@ -67,6 +96,7 @@ class Geometry(Mapping[str, TensorGeometry]):
     Attributes:
         inputs: Geometry of the model's inputs.
         outputs: Geometry of the model's outputs.
+        calls: Every operation's call with the geometry of its inputs and of its output.
     """
 
     def __init__(self) -> None:
@@ -74,6 +104,7 @@ class Geometry(Mapping[str, TensorGeometry]):
         self._by_tensor: dict[int, TensorGeometry] = {}
         self.inputs: list[TensorGeometry] = []
         self.outputs: list[TensorGeometry] = []
+        self.calls: list[tuple[Call, list[TensorGeometry], TensorGeometry]] = []
 
     @property
     def output(self) -> TensorGeometry:
@@ -83,9 +114,18 @@ class Geometry(Mapping[str, TensorGeometry]):
         return self.outputs[0]
 
     def record(self, path: str, tensor: keras.KerasTensor, value: TensorGeometry) -> None:
-        """Keeps one tensor's geometry."""
+        """Stores one tensor's geometry."""
         self._by_path[path] = value
         self._by_tensor[id(tensor)] = value
+
+    def check_size(self, size: int) -> None:
+        """Raises a `ValueError` if images of `size` pixels, where it is free, are too small."""
+        known = {
+            id(value): TensorGeometry(tuple(_sized(axis, size) for axis in value.axes))
+            for value in self.inputs
+        }
+        for call, inputs, output in self.calls:
+            known[id(output)] = _apply(call, [known[id(value)] for value in inputs])
 
     def __getitem__(self, key: str | keras.KerasTensor) -> TensorGeometry:
         if isinstance(key, keras.KerasTensor):
@@ -105,7 +145,7 @@ def geometry(model: keras.Model, height: int | None = None, width: int | None = 
     Args:
         model: A functional Keras model or a built Sequential, channels last. Nested models and
             the composite layers of this package are entered.
-        height: Image height in pixels, an integer from 1. Without it the model's own, if fixed;
+        height: Image height in pixels, a positive integer. Without it the model's own, if fixed;
             sizes, and offsets that depend on them, are None when neither is known.
         width: Image width, likewise.
 
@@ -123,109 +163,78 @@ def geometry(model: keras.Model, height: int | None = None, width: int | None = 
     >>> found["block5_pool"].stride, found["block5_pool"].receptive_field
     ((32, 32), (212, 212))
     """
-    return measure(model, height, width)
-
-
-def measure(
-    model: keras.Model,
-    height: int | None,
-    width: int | None,
-    see: Callable[[Call, list[TensorGeometry], TensorGeometry], None] | None = None,
-) -> Geometry:
-    """Like `geometry`, calling `see(call, input geometries, output geometry)` at each operation."""
-    for name, value in (("height", height), ("width", width)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"`{name}` must be a positive integer or None, received {value!r}.")
+    sizes = [
+        None if value is None else integer(name, value)
+        for name, value in (("height", height), ("width", width))
+    ]
     found = Geometry()
 
-    def visit(call: Call, *args: Any, **kwargs: Any) -> Any:
+    def visit(call: Call, *args: Any, **kwargs: Any) -> list[TensorGeometry]:
         inputs = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, TensorGeometry)]
-        if kind(call.operation, call.path) is Kind.COMPOSITE:
-            inner = trace(call.operation, call.inputs)
-            (output,) = walk(inner, inputs, visit, call.path + "/")
-        else:
-            output = _apply(call, inputs)
-            if see is not None:
-                see(call, inputs, output)
-        for tensor in call.outputs:
-            found.record(call.path, tensor, output)
-        return [output] * len(call.outputs)
+        output = _apply(call, inputs)
+        found.calls.append((call, inputs, output))
+        outputs = [output] * len(call.outputs)
+        record(call, outputs)
+        return outputs
 
-    def left(call: Call, outputs: list[TensorGeometry]) -> None:
+    def record(call: Call, outputs: list[TensorGeometry]) -> None:
         for tensor, output in zip(call.outputs, outputs, strict=True):
             found.record(call.path, tensor, output)
 
     for tensor in functional(model).inputs:
-        start = _input_geometry(tensor, height, width)
-        found.record(tensor._keras_history.operation.name, tensor, start)
+        start = _input_geometry(tensor, sizes)
+        found.record(input_name(tensor), tensor, start)
         found.inputs.append(start)
-    found.outputs = walk(model, found.inputs, visit, left=left)
+    found.outputs = walk(model, found.inputs, visit, composites=True, left=record)
     return found
 
 
-def _input_geometry(
-    tensor: keras.KerasTensor, height: int | None, width: int | None
-) -> TensorGeometry:
+def _input_geometry(tensor: keras.KerasTensor, sizes: Sequence[int | None]) -> TensorGeometry:
     if len(tensor.shape) != 4:
-        return TensorGeometry(rules.WHOLE, rules.WHOLE)
-    known = tensor.shape[1:3]
-    sizes = [
-        own if given is None else given for own, given in zip(known, (height, width), strict=True)
-    ]
-    return TensorGeometry(*(Axis(Fraction(1), Fraction(1), Fraction(0), size) for size in sizes))
+        return TensorGeometry((_WHOLE_IMAGE, _WHOLE_IMAGE))
+    one = Fraction(1)
+    known = (given or own for own, given in zip(tensor.shape[1:3], sizes, strict=True))
+    return TensorGeometry(tuple(Axis(one, one, Fraction(0), size) for size in known))
+
+
+def _sized(axis: Axis, size: int) -> Axis:
+    is_free = axis.stride is not None and axis.size is None
+    return replace(axis, size=size) if is_free else axis
 
 
 def _apply(call: Call, inputs: list[TensorGeometry]) -> TensorGeometry:
+    how = kind(call.operation, call.path)
     try:
-        return TensorGeometry(
-            *(_apply_axis(call, index, [value.axes[index] for value in inputs]) for index in (0, 1))
-        )
-    except rules.GeometryError as error:
-        raise ValueError(f"The layer '{call.path}' {error}") from None
+        axes = (_output_axis(call, how, i, [value.axes[i] for value in inputs]) for i in (0, 1))
+        return TensorGeometry(tuple(axes))
+    except GeometryError as error:
+        rule = "maps that fit each other and the image"
+        raise layer_error(rule, call.path, str(error)) from None
 
 
-def _apply_axis(call: Call, index: int, inputs: list[Axis]) -> Axis:
+def _output_axis(call: Call, how: Kind, index: int, inputs: list[Axis]) -> Axis:
     """The axis of the output, from the axes of the inputs (index 0 is height, 1 is width)."""
-    operation, how = call.operation, kind(call.operation, call.path)
+    operation = call.operation
     if how is Kind.POINTWISE:
-        return rules.merge(inputs)
+        return _merged(inputs)
     if how is Kind.RESIZE_LIKE:
-        return rules.resize_like(
-            *inputs,
-            bilinear=operation.interpolation == "bilinear",
-            align_corners=operation.align_corners,
-        )
+        return _resized_like(*inputs, operation)
     if how is Kind.CROP_LIKE:
         return replace(inputs[0], size=inputs[1].size)
     (axis,) = inputs
-    if how is Kind.GLOBAL and not is_map_reshape(call):
-        return replace(rules.WHOLE, size=1)
-    if axis.stride is None or how is Kind.GLOBAL:  # a vector, or a map left as it was
+    if how is Kind.GLOBAL:
+        return axis if is_map_reshape(call) else replace(_WHOLE_IMAGE, size=1)
+    if axis.stride is None:
         return axis
     if how is Kind.STATISTICS:
         return replace(axis, unbounded=True)
-    if how is Kind.WINDOW:
-        shape = window(operation)
-        begin, end = _window_padding(operation, shape, index, axis)
-        return rules.window(axis, shape.extent(index), shape.strides[index], begin, end)
-    if how is Kind.TRANSPOSED:
-        return _transposed(operation, index, axis)
-    if how in (Kind.PAD, Kind.CROP):
-        begin, end = _padding(operation, index, axis)
-        return rules.pad(axis, begin, end)
-    if how is Kind.UPSAMPLE:
-        return rules.upsample(
-            axis, operation.size[index], bilinear=operation.interpolation != "nearest"
-        )
     if how is Kind.PAD_TO:
-        least = operation.minimum[index]
-        return replace(axis, size=None if axis.size is None else max(axis.size, least))
-    target = (operation.height, operation.width)[index]
-    return rules.resize_to(axis, target, bilinear=operation.interpolation != "nearest")
+        return replace(axis, size=axis.size and max(axis.size, operation.minimum[index]))
+    return _SPATIAL[how](operation, index, axis)
 
 
 def is_map_reshape(call: Call) -> bool:
-    """A reshape between two maps of the same known size only touches channels."""
+    """Whether a reshape leaves height and width, which are known, as they are."""
     before, after = call.inputs[0].shape, call.outputs[0].shape
     return (
         isinstance(call.operation, keras.layers.Reshape)
@@ -235,39 +244,168 @@ def is_map_reshape(call: Call) -> bool:
     )
 
 
-def _window_padding(
-    operation: Any, shape: Any, index: int, axis: Axis
-) -> tuple[int | None, int | None]:
+def _merged(inputs: Sequence[Axis]) -> Axis:
+    """Several maps are combined pixel by pixel; single values are broadcast."""
+    maps = [axis for axis in inputs if axis.stride is not None]
+    if not maps or len(inputs) == 1:
+        return inputs[0]
+    unbounded = any(axis.unbounded for axis in inputs)
+    strides = {axis.stride for axis in maps}
+    if len(strides) > 1:
+        listed = " and ".join(str(_number(stride)) for stride in sorted(strides))
+        raise GeometryError(f"merges maps of stride {listed}.")
+    sizes = {axis.size for axis in maps if axis.size is not None} - {1}
+    if len(sizes) > 1:
+        listed = " and ".join(str(size) for size in sorted(sizes))
+        raise GeometryError(f"merges maps of {listed} samples.")
+    size = max(sizes) if sizes else maps[0].size
+    if any(axis.offset is None for axis in maps):
+        field, offset = max(axis.field for axis in maps), None
+    else:
+        first = min(axis.offset - (axis.field - 1) / 2 for axis in maps)
+        last = max(axis.offset + (axis.field - 1) / 2 for axis in maps)
+        field, offset = last - first + 1, (first + last) / 2
+    return Axis(maps[0].stride, field, offset, size, unbounded)
+
+
+def same_padding(size: int | None, extent: int, stride: int) -> tuple[int | None, int | None]:
+    """Padding (begin, end) that TensorFlow's "same" puts around a map.
+
+    Without a size: the begin if it is the same for every size, else (None, None). The end is then
+    a value that gives `ceil(size / stride)` samples for the sizes that divide.
+    """
+    if size is None:
+        begins = {same_padding(n, extent, stride)[0] for n in range(1, stride + 1)}
+        return same_padding(stride, extent, stride) if len(begins) == 1 else (None, None)
+    total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+    return (total // 2, total - total // 2)
+
+
+def _slid(operation: Any, index: int, axis: Axis) -> Axis:
+    """A kernel slides over the padded map."""
+    shape = window(operation)
+    extent, stride = shape.extent(index), shape.strides[index]
+    begin, end = 0, 0
     if isinstance(operation, layers.AtrousPooling2D):
-        if operation.source_strides is not None and axis.size is None:
-            return (None, None)
-        pads = operation.pads(index, axis.size)
-        rules.check_taps(axis, shape.extent(index), shape.dilation[index], *pads)
-        return pads
-    if shape.padding == "same":
-        return rules.same_padding(axis.size, shape.extent(index), shape.strides[index])
-    return (0, 0)
+        begin, end = None, None
+        if operation.source_strides is None or axis.size is not None:
+            begin, end = operation.pads(index, axis.size)
+            _check_window_is_never_empty(axis, extent, shape.dilation[index], begin, end)
+    elif shape.padding == "same":
+        begin, end = same_padding(axis.size, extent, stride)
+    axis = _padded(axis, begin, end)
+    size = axis.size
+    if size is not None:
+        if size < extent:
+            raise GeometryError(
+                f"needs at least {extent} samples and receives {size}: the image is too small."
+            )
+        size = (size - extent) // stride + 1
+    offset = None if axis.offset is None else axis.offset + axis.stride * Fraction(extent - 1, 2)
+    field = axis.field + (extent - 1) * axis.stride
+    return replace(axis, stride=axis.stride * stride, field=field, offset=offset, size=size)
 
 
-def _padding(operation: Any, index: int, axis: Axis) -> tuple[int | None, int | None]:
+def _check_window_is_never_empty(axis: Axis, extent: int, rate: int, begin: int, end: int) -> None:
+    """Refuses a map on which a window of a dilated pooling, which leaves padding out, is empty.
+
+    A map of `rate` samples or more never falls between two taps. A smaller one does, unless every
+    window starts `k * rate - j` samples before it, with one `k` and each `j` below its size. The
+    first window starts `begin` samples before the map, the last `extent - end - size`.
+    """
+    multiple = -(-begin // rate) * rate
+    if axis.size is not None and axis.size < rate and multiple > extent - end - 1:
+        raise GeometryError(
+            f"has taps {rate} samples apart on a map of {axis.size}, so that a window covers "
+            "padding alone: the image is too small."
+        )
+
+
+def _padded(axis: Axis, begin: int | None, end: int | None) -> Axis:
+    """Samples are put before and after the map, or cut off if negative."""
+    if begin is None:
+        return replace(axis, offset=None, size=None)
+    offset = None if axis.offset is None else axis.offset - axis.stride * begin
+    size = None if axis.size is None else axis.size + begin + end
+    if size is not None and size < 1:
+        raise GeometryError(f"cuts {-begin - end} of {axis.size} samples: the image is too small.")
+    return replace(axis, offset=offset, size=size)
+
+
+def _zero_padded(operation: Any, index: int, axis: Axis) -> Axis:
     if isinstance(operation, keras.layers.ZeroPadding2D):
-        return operation.padding[index]
-    if isinstance(operation, keras.layers.Cropping2D):
-        begin, end = operation.cropping[index]
-        return (-begin, -end)
-    total = operation.dilation_rate[index] * (operation.kernel_size[index] - 1)
+        return _padded(axis, *operation.padding[index])
+    pads = (None, None) if axis.size is None else operation.pads(index, axis.size)
+    return _padded(axis, *pads)
+
+
+def _cropped(operation: Any, index: int, axis: Axis) -> Axis:
+    begin, end = operation.cropping[index]
+    return _padded(axis, -begin, -end)
+
+
+def _upsampled(operation: Any, index: int, axis: Axis) -> Axis:
+    """The map grows by a whole factor; pixels are areas, so the outer edges stay."""
+    factor = operation.size[index]
+    size = None if axis.size is None else axis.size * factor
+    return _stretched(axis, axis.stride / factor, size, operation)
+
+
+def _resized(operation: Any, index: int, axis: Axis) -> Axis:
+    """The map is resized to a fixed size."""
     if axis.size is None:
-        return (None, None)
-    begin = operation.begin(index, axis.size)
-    return (begin, total - begin)
+        raise GeometryError(
+            "resizes to a fixed size: its stride needs the image's height and width."
+        )
+    size = (operation.height, operation.width)[index]
+    return _stretched(axis, axis.stride * Fraction(axis.size, size), size, operation)
+
+
+def _stretched(axis: Axis, stride: Fraction, size: int | None, operation: Any) -> Axis:
+    interpolates = operation.interpolation != "nearest" and stride != axis.stride
+    field = axis.field + (axis.stride if interpolates else 0)
+    offset = None if axis.offset is None else axis.offset + (stride - axis.stride) / 2
+    return replace(axis, stride=stride, field=field, offset=offset, size=size)
 
 
 def _transposed(operation: Any, index: int, axis: Axis) -> Axis:
+    """A transposed convolution: input sample i reaches the outputs from stride * i - begin on."""
     if operation.output_padding is not None or operation.dilation_rate[index] != 1:
-        raise rules.GeometryError(
+        raise GeometryError(
             "is a transposed convolution with output_padding or dilation_rate, which the geometry "
             "does not cover."
         )
-    return rules.transposed(
-        axis, operation.kernel_size[index], operation.strides[index], operation.padding == "same"
-    )
+    kernel, stride = operation.kernel_size[index], operation.strides[index]
+    surplus, is_same = max(kernel - stride, 0), operation.padding == "same"
+    fine = axis.stride / stride
+    offset, size = axis.offset, axis.size
+    if offset is not None:
+        offset -= fine * (Fraction(kernel - 1, 2) - (surplus // 2 if is_same else 0))
+    if size is not None:
+        size = size * stride + (0 if is_same else surplus)
+    field = axis.field + axis.stride * (-(-kernel // stride) - 1)
+    return replace(axis, stride=fine, field=field, offset=offset, size=size)
+
+
+def _resized_like(axis: Axis, reference: Axis, operation: Any) -> Axis:
+    """The map is laid over a reference map, whose stride it takes."""
+    if axis.stride is None:  # one value for the whole image is broadcast
+        return replace(axis, stride=reference.stride, offset=reference.offset, size=reference.size)
+    interpolates = operation.interpolation == "bilinear" and axis.stride != reference.stride
+    field = axis.field + (axis.stride if interpolates else 0)
+    offset = axis.offset if operation.align_corners else None
+    if not operation.align_corners and None not in (axis.offset, axis.size, reference.size):
+        ratio = Fraction(axis.size, reference.size)
+        offset = axis.offset + axis.stride * (ratio - 1) / 2
+    return replace(axis, stride=reference.stride, field=field, offset=offset, size=reference.size)
+
+
+# What a kind of operation does to the axis of a map.
+_SPATIAL = {
+    Kind.WINDOW: _slid,
+    Kind.TRANSPOSED: _transposed,
+    Kind.PAD: _zero_padded,
+    Kind.CROP: _cropped,
+    Kind.UPSAMPLE: _upsampled,
+    Kind.RESIZE_TO: _resized,
+}

@@ -7,13 +7,10 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.layers.atrous_conv import (
-    AtrousConv2D,
-    AtrousSeparableConv2D,
-    positive_pair,
-)
+from keras_deeplab.layers.atrous_conv import AtrousConv2D, AtrousSeparableConv2D
 from keras_deeplab.layers.composite import CompositeLayer
 from keras_deeplab.layers.resize import ResizeLike
+from keras_deeplab.validation import error, fraction, pair
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -53,15 +50,8 @@ class ImagePooling(CompositeLayer):
         super().__init__(**kwargs)
         policy = self.dtype_policy
         self.pool = kl.GlobalAveragePooling2D(keepdims=True, name="pool", dtype=policy)
-        self.conv = AtrousConv2D(
-            filters,
-            1,
-            activation=activation,
-            epsilon=epsilon,
-            momentum=momentum,
-            name="conv",
-            dtype=policy,
-        )
+        options = {"activation": activation, "epsilon": epsilon, "momentum": momentum}
+        self.conv = AtrousConv2D(filters, 1, **options, name="conv", dtype=policy)
         self.broadcast = ResizeLike(name="broadcast", dtype=policy)
 
     def call(self, x: Any) -> Any:
@@ -81,7 +71,7 @@ class ImagePooling(CompositeLayer):
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class ASPP(CompositeLayer):
-    """Atrous spatial pyramid pooling: looks at a map through several fields of view at once.
+    """Atrous spatial pyramid pooling: several fields of view over one map, side by side.
 
     A 1x1 convolution, one 3x3 atrous convolution per rate and image pooling, all of `filters`
     channels, are concatenated in this order and projected by a 1x1 convolution. Every convolution
@@ -132,12 +122,10 @@ class ASPP(CompositeLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.rates = _checked_rates(rates)
-        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1), received {dropout!r}.")
         self.filters = filters
         self.separable = separable
         self.image_pooling = image_pooling
-        self.dropout = dropout
+        self.dropout = fraction("dropout", dropout, below_one=True)
         shared = {
             "activation": keras.activations.get(activation),
             "epsilon": epsilon,
@@ -169,11 +157,9 @@ class ASPP(CompositeLayer):
 
     def dilated_config(self, rate: tuple[int, int]) -> dict[str, Any]:
         """The configuration with every rate multiplied."""
-        rates = []
-        for own in self.rates:
-            height, width = (own, own) if isinstance(own, int) else own
-            rates.append((height * rate[0], width * rate[1]))
-        return {**self.get_config(), "rates": tuple(rates)}
+        pairs = (pair("rates", own) for own in self.rates)
+        rates = tuple((height * rate[0], width * rate[1]) for height, width in pairs)
+        return {**self.get_config(), "rates": rates}
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -191,7 +177,7 @@ class ASPP(CompositeLayer):
 
 def _checked_rates(rates: Any) -> tuple[int | tuple[int, int], ...]:
     if not isinstance(rates, list | tuple):
-        raise ValueError(f"`rates` must be a tuple of rates, received {rates!r}.")
+        raise error("rates", "a tuple of rates", rates)
     for rate in rates:
-        positive_pair("rates", rate)
+        pair("rates", rate)
     return tuple(tuple(rate) if isinstance(rate, list) else rate for rate in rates)

@@ -9,26 +9,11 @@ from keras import layers as kl
 
 from keras_deeplab.layers.batch_norm import BatchNormalization
 from keras_deeplab.layers.composite import CompositeLayer
-
-
-def odd_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    """Two odd positive integers: an even kernel has no centre to keep on the grid."""
-    pair = positive_pair(name, value)
-    if any(number % 2 == 0 for number in pair):
-        raise ValueError(f"`{name}` must be odd, received {value!r}.")
-    return pair
-
-
-def positive_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    """Two positive integers, from one or two."""
-    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
-    if len(pair) != 2 or any(not isinstance(n, int) or n < 1 for n in pair):
-        raise ValueError(f"`{name}` must be one or two positive integers, received {value!r}.")
-    return pair
+from keras_deeplab.validation import error, integer, pair
 
 
 class _AtrousConvolution(CompositeLayer):
-    """What both convolutions share: the settings, the padding and the rule of dilation."""
+    """Base of both convolutions: the settings, the padding and the rule of dilation."""
 
     def __init__(
         self,
@@ -44,31 +29,42 @@ class _AtrousConvolution(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(filters, int) or filters < 1:
-            raise ValueError(f"`filters` must be a positive integer, received {filters!r}.")
-        self.filters = filters
-        self.kernel_size = odd_pair("kernel_size", kernel_size)
-        self.strides = positive_pair("strides", strides)
-        self.dilation_rate = positive_pair("dilation_rate", dilation_rate)
+        self.filters = integer("filters", filters)
+        # An even kernel has no centre to keep on the grid.
+        self.kernel_size = pair("kernel_size", kernel_size, odd=True)
+        self.strides = pair("strides", strides)
+        self.dilation_rate = pair("dilation_rate", dilation_rate)
         if max(self.strides) > 1 and max(self.dilation_rate) > 1:
-            raise ValueError(
-                "`strides` and `dilation_rate` cannot both be above 1, received "
-                f"{strides!r} and {dilation_rate!r}."
-            )
+            raise error("dilation_rate", f"1 with `strides` {strides!r}", dilation_rate)
         self.batch_norm = batch_norm
         self.activation = keras.activations.get(activation)
         self.epsilon = epsilon
         self.momentum = momentum
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.pad = self._padding()
-
-    def _padding(self) -> kl.Layer | None:
         # "same" with a stride samples even and odd sizes at different places; equal padding on
         # both sides keeps the samples at the pixels 0, stride, 2 * stride, ... of every image.
-        if max(self.strides) == 1:
-            return None
-        height, width = ((kernel - 1) // 2 for kernel in self.kernel_size)
-        return kl.ZeroPadding2D((height, width), name="pad", dtype=self.dtype_policy)
+        self.pad = None
+        if max(self.strides) > 1:
+            margins = tuple((kernel - 1) // 2 for kernel in self.kernel_size)
+            self.pad = kl.ZeroPadding2D(margins, name="pad", dtype=self.dtype_policy)
+
+    def _spatial(self) -> dict[str, Any]:
+        """Arguments of the convolution that has the kernel size."""
+        return {
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": "same" if self.pad is None else "valid",
+            "dilation_rate": self.dilation_rate,
+        }
+
+    def _shared(self, initializer: str) -> dict[str, Any]:
+        """Arguments of every convolution."""
+        return {
+            "use_bias": not self.batch_norm,
+            # A copy: a shared initializer would give every kernel the same values.
+            initializer: self.kernel_initializer.clone(),
+            "dtype": self.dtype_policy,
+        }
 
     def _norm(self, name: str) -> kl.Layer | None:
         if not self.batch_norm:
@@ -80,9 +76,15 @@ class _AtrousConvolution(CompositeLayer):
     def _activation(self, name: str) -> kl.Layer:
         return kl.Activation(self.activation, name=name, dtype=self.dtype_policy)
 
-    def _initializer(self) -> Any:
-        """A copy of the initializer: a shared one would give every kernel the same values."""
-        return self.kernel_initializer.clone()
+    def _steps(self) -> tuple[kl.Layer | None, ...]:
+        """The layers inside in order, None for those that the settings leave out."""
+        raise NotImplementedError
+
+    def call(self, x: Any) -> Any:
+        """Applies the layers inside, one after another."""
+        for layer in self._steps():
+            x = x if layer is None else layer(x)
+        return x
 
     def dilated_config(self, rate: tuple[int, int]) -> dict[str, Any]:
         """The configuration without stride, its kernel dilated by `rate` if larger than 1."""
@@ -148,25 +150,13 @@ class AtrousConv2D(_AtrousConvolution):
 
     def __init__(self, filters: int, kernel_size: int | tuple[int, int] = 3, **kwargs: Any) -> None:
         super().__init__(filters, kernel_size, **kwargs)
-        self.conv = kl.Conv2D(
-            filters,
-            self.kernel_size,
-            strides=self.strides,
-            padding="same" if self.pad is None else "valid",
-            dilation_rate=self.dilation_rate,
-            use_bias=not self.batch_norm,
-            kernel_initializer=self._initializer(),
-            name="conv",
-            dtype=self.dtype_policy,
-        )
+        shared = self._shared("kernel_initializer")
+        self.conv = kl.Conv2D(filters, **self._spatial(), **shared, name="conv")
         self.norm = self._norm("norm")
         self.act = self._activation("act")
 
-    def call(self, x: Any) -> Any:
-        """Convolution, norm, activation."""
-        for layer in (self.pad, self.conv, self.norm, self.act):
-            x = x if layer is None else layer(x)
-        return x
+    def _steps(self) -> tuple[kl.Layer | None, ...]:
+        return (self.pad, self.conv, self.norm, self.act)
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -175,16 +165,11 @@ class AtrousSeparableConv2D(_AtrousConvolution):
 
     Args:
         filters: Number of output channels.
-        kernel_size: Odd integer, or two, of the depthwise convolution.
-        strides: Integer or two.
-        dilation_rate: Integer or two. Not above 1 together with a stride above 1.
+        kernel_size: Of the depthwise convolution.
         depthwise_activation: Whether the activation also stands between the two convolutions, as
             in the head of DeepLabV3+ (yes) or inside the units of its Xception (no).
-        batch_norm: Whether a batch norm follows each convolution; without it they have biases.
-        activation: Name or function. `None` for none.
-        epsilon: Of the batch norms.
-        momentum: Of the batch norms' moving statistics.
-        kernel_initializer: For both kernels.
+        **kwargs: As of `AtrousConv2D`; `batch_norm` and `kernel_initializer` are for both
+            convolutions.
 
     Input shape:
         `(batch, height, width, channels)`, float.
@@ -193,7 +178,7 @@ class AtrousSeparableConv2D(_AtrousConvolution):
         `(batch, ceil(height / stride), ceil(width / stride), filters)`
 
     Raises:
-        ValueError: If a number is out of its range, or stride and rate are both above 1.
+        ValueError: As `AtrousConv2D`.
 
     Example:
 
@@ -214,36 +199,18 @@ class AtrousSeparableConv2D(_AtrousConvolution):
     ) -> None:
         super().__init__(filters, kernel_size, **kwargs)
         self.depthwise_activation = depthwise_activation
-        self.depthwise = kl.DepthwiseConv2D(
-            self.kernel_size,
-            strides=self.strides,
-            padding="same" if self.pad is None else "valid",
-            dilation_rate=self.dilation_rate,
-            use_bias=not self.batch_norm,
-            depthwise_initializer=self._initializer(),
-            name="depthwise",
-            dtype=self.dtype_policy,
-        )
+        shared = self._shared("depthwise_initializer")
+        self.depthwise = kl.DepthwiseConv2D(**self._spatial(), **shared, name="depthwise")
         self.depthwise_norm = self._norm("depthwise_norm")
         self.depthwise_act = self._activation("depthwise_act") if depthwise_activation else None
-        self.pointwise = kl.Conv2D(
-            filters,
-            1,
-            use_bias=not self.batch_norm,
-            kernel_initializer=self._initializer(),
-            name="pointwise",
-            dtype=self.dtype_policy,
-        )
+        shared = self._shared("kernel_initializer")
+        self.pointwise = kl.Conv2D(filters, 1, **shared, name="pointwise")
         self.pointwise_norm = self._norm("pointwise_norm")
         self.pointwise_act = self._activation("pointwise_act")
 
-    def call(self, x: Any) -> Any:
-        """Depthwise convolution, 1x1 convolution."""
+    def _steps(self) -> tuple[kl.Layer | None, ...]:
         first = (self.pad, self.depthwise, self.depthwise_norm, self.depthwise_act)
-        second = (self.pointwise, self.pointwise_norm, self.pointwise_act)
-        for layer in first + second:
-            x = x if layer is None else layer(x)
-        return x
+        return (*first, self.pointwise, self.pointwise_norm, self.pointwise_act)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -1,4 +1,4 @@
-"""Pooling and padding of a map that is finer than the network's own."""
+"""Pooling and padding on a dense feature map, in place of a strided pooling or convolution."""
 
 from __future__ import annotations
 
@@ -7,37 +7,31 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_deeplab.layers.atrous_conv import positive_pair
+from keras_deeplab.validation import error, integers, one_of, pair
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
-def same_begin(size: Any, kernel: int, stride: int) -> Any:
-    """Pixels that TensorFlow's "same" padding puts before a map, for an int or a tensor.
+def aligned_pads(size: Any, kernel: int, stride: int, rate: int) -> tuple[Any, Any]:
+    """Padding with which a dilated kernel starts where a strided one with "same" padding started.
 
-    They depend on the size as soon as there is a stride: 3 taps at stride 2 begin with 0 on an
+    "same" depends on the size as soon as there is a stride: 3 taps at stride 2 begin with 0 on an
     even size and with 1 on an odd one.
+
+    Args:
+        size: Of the map that is `rate` times denser than the strided kernel's, an int or a tensor.
+        kernel: The kernel's extent on the strided one's map.
+        stride: The stride that was removed.
+        rate: How much denser the map is.
+
+    Returns:
+        (begin, end) in pixels of the dense map.
     """
-    used = ((size + stride - 1) // stride - 1) * stride + kernel
-    missing = used - size
-    return missing * (missing > 0) // 2 if isinstance(size, int) else tf.maximum(missing, 0) // 2
-
-
-def _is_padding(padding: Any) -> bool:
-    if isinstance(padding, str):
-        return padding in ("same", "valid")
-    pairs = padding if isinstance(padding, list | tuple) else ()
-    return len(pairs) == 2 and all(
-        isinstance(pair, list | tuple)
-        and len(pair) == 2
-        and all(isinstance(n, int) and n >= 0 for n in pair)
-        for pair in pairs
-    )
-
-
-def aligned_begin(size: Any, kernel: int, stride: int, rate: int) -> Any:
-    """Padding before a map `rate` times finer, so that it starts where the coarse one did."""
-    return rate * same_begin((size + rate - 1) // rate, kernel, stride)
+    coarse = (size + rate - 1) // rate
+    missing = ((coarse + stride - 1) // stride - 1) * stride + kernel - coarse
+    missing = max(missing, 0) if isinstance(size, int) else tf.maximum(missing, 0)
+    begin = rate * (missing // 2)
+    return (begin, rate * (kernel - 1) - begin)
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -51,7 +45,7 @@ class AtrousPadding2D(keras.layers.Layer):
     Args:
         kernel_size: Extent of the strided operation's kernel, `(height, width)`.
         source_strides: The strides it had.
-        dilation_rate: How much finer than its own this map is.
+        dilation_rate: How much denser than its own this map is.
 
     Input shape:
         `(batch, height, width, channels)`
@@ -77,24 +71,19 @@ class AtrousPadding2D(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.kernel_size = positive_pair("kernel_size", kernel_size)
-        self.source_strides = positive_pair("source_strides", source_strides)
-        self.dilation_rate = positive_pair("dilation_rate", dilation_rate)
+        self.kernel_size = pair("kernel_size", kernel_size)
+        self.source_strides = pair("source_strides", source_strides)
+        self.dilation_rate = pair("dilation_rate", dilation_rate)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Pads `x` with zeros."""
-        pads = []
-        for axis in (0, 1):
-            total = self.dilation_rate[axis] * (self.kernel_size[axis] - 1)
-            begin = self.begin(axis, tf.shape(x)[axis + 1])
-            pads.append([begin, total - begin])
-        return tf.pad(x, [[0, 0], *pads, [0, 0]])
+        pads = (self.pads(axis, tf.shape(x)[axis + 1]) for axis in (0, 1))
+        return tf.pad(x, [(0, 0), *pads, (0, 0)])
 
-    def begin(self, axis: int, size: Any) -> Any:
-        """Pixels put before a map of `size` pixels, along an axis (0 height, 1 width)."""
-        return aligned_begin(
-            size, self.kernel_size[axis], self.source_strides[axis], self.dilation_rate[axis]
-        )
+    def pads(self, axis: int, size: Any) -> tuple[Any, Any]:
+        """Pixels put before and after a map of `size` pixels, along an axis (0 height, 1 width)."""
+        shape = (self.kernel_size, self.source_strides, self.dilation_rate)
+        return aligned_pads(size, *(pair[axis] for pair in shape))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape with the kernel's margin added."""
@@ -158,30 +147,27 @@ class AtrousPooling2D(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if mode not in ("max", "average"):
-            raise ValueError(f'`mode` must be "max" or "average", received {mode!r}.')
-        if not _is_padding(padding):
-            raise ValueError(
-                '`padding` must be "same", "valid" or ((top, bottom), (left, right)), received '
-                f"{padding!r}."
-            )
-        self.pool_size = positive_pair("pool_size", pool_size)
-        self.mode = mode
-        self.dilation_rate = positive_pair("dilation_rate", dilation_rate)
-        self.padding = padding if isinstance(padding, str) else self._checked_pads(padding)
+        self.pool_size = pair("pool_size", pool_size)
+        self.mode = one_of("mode", mode, ("max", "average"))
+        self.dilation_rate = pair("dilation_rate", dilation_rate)
+        self.padding = self._checked_padding(padding)
         self.source_strides = (
-            None if source_strides is None else positive_pair("source_strides", source_strides)
+            None if source_strides is None else pair("source_strides", source_strides)
         )
 
-    def _checked_pads(self, padding: Pads) -> Pads:
-        for pads, pool, rate in zip(padding, self.pool_size, self.dilation_rate, strict=True):
-            if max(pads) > rate * (pool - 1):
-                raise ValueError(
-                    "`padding` must be smaller than the window: a window inside the padding meets "
-                    f"no pixel. Received {padding!r} for `pool_size` {self.pool_size} at "
-                    f"`dilation_rate` {self.dilation_rate}."
-                )
-        return tuple(map(tuple, padding))
+    def _checked_padding(self, padding: Any) -> str | Pads:
+        if isinstance(padding, str):
+            return one_of("padding", padding, ("same", "valid"))
+        if not isinstance(padding, list | tuple) or len(padding) != 2:
+            raise error("padding", '"same", "valid" or ((top, bottom), (left, right))', padding)
+        pads = tuple(integers("padding", both, minimum=0) for both in padding)
+        windows = (
+            rate * (n - 1) for n, rate in zip(self.pool_size, self.dilation_rate, strict=True)
+        )
+        if any(len(both) != 2 or max(both) > w for both, w in zip(pads, windows, strict=True)):
+            rule = "((top, bottom), (left, right)), each smaller than the dilated window"
+            raise error("padding", rule, padding, "A window inside the padding covers no pixel.")
+        return pads
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Pools `x`."""
@@ -205,12 +191,10 @@ class AtrousPooling2D(keras.layers.Layer):
         if self.padding != "same":
             return self.padding[axis]
         pool, rate = self.pool_size[axis], self.dilation_rate[axis]
-        total = rate * (pool - 1)
-        if self.source_strides is None:
-            begin = total // 2
-        else:
-            begin = aligned_begin(size, pool, self.source_strides[axis], rate)
-        return (begin, total - begin)
+        if self.source_strides is not None:
+            return aligned_pads(size, pool, self.source_strides[axis], rate)
+        margin = rate * (pool - 1)
+        return (margin // 2, margin - margin // 2)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape that padding and window leave."""

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_deeplab.validation import error
+
 # What may be changed on a norm that is there already; see `BatchNormalization.changed_settings`.
 _SETTINGS = ("momentum", "synchronized", "frozen_statistics")
 _FUSED_DTYPES = ("float32", "bfloat16", "float16")
@@ -19,7 +21,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     - Maps go through TensorFlow's fused operation, in training and in inference, also in half
       precision: on a CPU Keras' own dozen of operations are over a third of a training step.
-    - Where a channel has a single value in the whole batch, as behind the global pooling of ASPP
+    - Where a channel has a single value in the whole batch, as after the global pooling of ASPP
       when the last batch of an epoch holds one image, there is no variance: the batch's statistics
       would turn every image into `beta` and pull the moving variance to 0. There the moving
       statistics are used, and not updated.
@@ -74,9 +76,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     ) -> None:
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
         if not isinstance(frozen_statistics, bool):
-            raise ValueError(
-                f"`frozen_statistics` must be True or False, received {frozen_statistics!r}."
-            )
+            raise error("frozen_statistics", "True or False", frozen_statistics)
         self.frozen_statistics = frozen_statistics
         self._made_with = tuple(getattr(self, name) for name in _SETTINGS)
 
@@ -191,13 +191,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def _count(self, inputs: tf.Tensor) -> int | tf.Tensor:
-        """How many values a channel has, an int where the shape says so."""
+        """Number of values in a channel, an int where the shape is known."""
         if inputs.shape.is_fully_defined():
             return math.prod(inputs.shape[axis] for axis in self._reduction_axes)
         return tf.reduce_prod(tf.gather(tf.shape(inputs, tf.int64), self._reduction_axes))
 
     def _is_surely_several(self, inputs: tf.Tensor) -> bool:
-        """Whether the shape, as far as it is known, says that a channel has more than one value."""
+        """Whether the known part of the shape gives each channel more than one value."""
         known = (inputs.shape[axis] for axis in self._reduction_axes)
         return math.prod(size for size in known if size is not None) > 1
 

@@ -18,14 +18,25 @@ class CompositeLayer(keras.layers.Layer):
     this class is understood in the same way.
     """
 
+    _graph: keras.Model | None = None
+
+    def graph(self, *input_shapes: tuple[int | None, ...]) -> keras.Model:
+        """The layers inside as a functional model, for inputs of these shapes with the batch."""
+        if self._graph is None or [x.shape for x in self._graph.inputs] != list(input_shapes):
+            inputs = [keras.Input(batch_shape=s, dtype=self.compute_dtype) for s in input_shapes]
+            graph = keras.Model(inputs, self.call(*inputs), name=self.name)
+            # Past Keras' tracking, which would take it for one more layer inside.
+            object.__setattr__(self, "_graph", graph)
+        return self._graph
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the layers inside by calling them on a symbolic tensor."""
-        self.call(keras.Input(batch_shape=input_shape, dtype=self.compute_dtype))
+        self.graph(tuple(input_shape))
         self.built = True
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape that the layers inside give."""
-        return self.call(keras.Input(batch_shape=input_shape, dtype=self.compute_dtype)).shape
+        return self.graph(tuple(input_shape)).outputs[0].shape
 
     def get_config(self) -> dict[str, Any]:
         """Keras' configuration, and what was changed on the layers inside after construction."""
@@ -51,8 +62,8 @@ class CompositeLayer(keras.layers.Layer):
             A dict for `from_config`. The weights of both layers have the same shapes.
         """
         raise ValueError(
-            f"The layer '{self.name}' ({type(self).__name__}) does not say how it is dilated by "
-            f"{rate}: define dilated_config."
+            f"`dilated_config` must be defined by {type(self).__name__} to dilate the layer "
+            f"'{self.name}'. Received: rate={rate}"
         )
 
 
@@ -66,7 +77,7 @@ def layers_inside(layer: keras.layers.Layer, prefix: str = "") -> dict[str, kera
 
 
 def changed_settings(layers: Mapping[str, keras.layers.Layer]) -> dict[str, Any]:
-    """What training was told about layers that are built from the arguments of what they are in.
+    """Training settings of layers that are built from the arguments of what they are in.
 
     Args:
         layers: By path.
@@ -85,13 +96,13 @@ def changed_settings(layers: Mapping[str, keras.layers.Layer]) -> dict[str, Any]
 
 
 def taken_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Takes what `changed_settings` has put there out of a configuration."""
+    """Takes what `changed_settings` returned out of a configuration."""
     defaults = {"frozen_layers": [], "norm_settings": {}}
     return {key: config.pop(key, default) for key, default in defaults.items()}
 
 
 def change_settings(layers: Mapping[str, keras.layers.Layer], changes: dict[str, Any]) -> None:
-    """Tells layers what `changed_settings` has found."""
+    """Applies to layers what `changed_settings` has found."""
     frozen = set(changes["frozen_layers"])
     for path, layer in layers.items():
         layer.trainable = path not in frozen

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_deeplab.validation import error, integers, one_of
+
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class SpatialPyramidPooling2D(keras.layers.Layer):
@@ -51,13 +53,10 @@ class SpatialPyramidPooling2D(keras.layers.Layer):
         self, levels: tuple[int, ...] = (4, 2, 1), mode: str = "max", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        levels = tuple(levels) if isinstance(levels, list | tuple) else (levels,)
-        if not levels or any(not isinstance(n, int) or n < 1 for n in levels):
-            raise ValueError(f"`levels` must be positive integers, received {levels!r}.")
-        if mode not in ("max", "average"):
-            raise ValueError(f'`mode` must be "max" or "average", received {mode!r}.')
-        self.levels = levels
-        self.mode = mode
+        self.levels = integers("levels", levels)
+        if not levels:
+            raise error("levels", "a list of positive integers with at least one", levels)
+        self.mode = one_of("mode", mode, ("max", "average"))
         self.supports_jit = False
 
     def call(self, x: tf.Tensor) -> tf.Tensor:

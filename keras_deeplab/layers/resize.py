@@ -7,11 +7,25 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-_INTERPOLATIONS = ("bilinear", "nearest")
+from keras_deeplab.validation import error, integer, one_of, positive
+
+
+class _LikeReference(keras.layers.Layer):
+    """Base of the layers that give their first input the height and width of their second."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # A compiled program is bound to one image size: XLA would compile again for every size.
+        self.supports_jit = False
+
+    def compute_output_spec(self, x: Any, reference: Any) -> keras.KerasTensor:
+        """The symbolic output: the reference's size, the map's channels."""
+        shape = (x.shape[0], *reference.shape[1:3], x.shape[3])
+        return keras.KerasTensor(shape, dtype=x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class ResizeLike(keras.layers.Layer):
+class ResizeLike(_LikeReference):
     """Resizes a map to the height and width of a reference map.
 
     Sizes are read while the model runs, so one model serves images of any size. Pixels are taken
@@ -45,18 +59,10 @@ class ResizeLike(keras.layers.Layer):
         self, interpolation: str = "bilinear", align_corners: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if interpolation not in _INTERPOLATIONS:
-            raise ValueError(
-                f"`interpolation` must be one of {_INTERPOLATIONS}, received {interpolation!r}."
-            )
+        self.interpolation = one_of("interpolation", interpolation, ("bilinear", "nearest"))
         if align_corners and interpolation != "bilinear":
-            raise ValueError(
-                f"`align_corners` needs interpolation 'bilinear', received {interpolation!r}."
-            )
-        self.interpolation = interpolation
+            raise error("interpolation", "'bilinear' with `align_corners`", interpolation)
         self.align_corners = align_corners
-        # A compiled program is bound to one image size: XLA would compile again for every size.
-        self.supports_jit = False
 
     def call(self, x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
         """Resizes `x` to the height and width of `reference`."""
@@ -68,11 +74,6 @@ class ResizeLike(keras.layers.Layer):
         else:
             resized = tf.image.resize(x, size, method=self.interpolation)
         return tf.cast(resized, x.dtype)
-
-    def compute_output_spec(self, x: Any, reference: Any) -> keras.KerasTensor:
-        """The symbolic output: the reference's size, the map's channels."""
-        shape = (x.shape[0], *reference.shape[1:3], x.shape[3])
-        return keras.KerasTensor(shape, dtype=x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -96,7 +97,7 @@ class ResizeBy(keras.layers.Layer):
         `(batch, scaled height, scaled width, channels)`, float in the layer's compute dtype.
 
     Raises:
-        ValueError: If `scale` is no positive number.
+        ValueError: If `scale` is not a positive number.
 
     Example:
 
@@ -106,9 +107,7 @@ class ResizeBy(keras.layers.Layer):
 
     def __init__(self, scale: float, align_corners: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(scale, int | float) or not 0 < scale < float("inf"):
-            raise ValueError(f"`scale` must be a positive number, received {scale!r}.")
-        self.scale = scale
+        self.scale = positive("scale", scale)
         self.align_corners = align_corners
         self.supports_jit = False  # as in ResizeLike
 
@@ -143,20 +142,20 @@ class ResizeBy(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class PadToMinimum(keras.layers.Layer):
-    """Extends a map at the bottom and the right to a least height and width.
+    """Extends a map at the bottom and the right to a minimum height and width.
 
     The last row and column are repeated, so the padding looks like the image's border in any
     scaling of the pixels. A map that is large enough is returned as it is.
 
     Args:
-        height: Least height, an integer.
-        width: Least width, an integer.
+        height: Minimum height, a positive integer.
+        width: Minimum width, a positive integer.
 
     Input shape:
         `(batch, height, width, channels)`
 
     Output shape:
-        `(batch, max(height, least height), max(width, least width), channels)`
+        `(batch, max(height, minimum height), max(width, minimum width), channels)`
 
     Raises:
         ValueError: If a size is not a positive integer.
@@ -169,10 +168,7 @@ class PadToMinimum(keras.layers.Layer):
 
     def __init__(self, height: int, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name, value in (("height", height), ("width", width)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be a positive integer, received {value!r}.")
-        self.minimum = (height, width)
+        self.minimum = (integer("height", height), integer("width", width))
         self.supports_jit = False
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -184,7 +180,7 @@ class PadToMinimum(keras.layers.Layer):
         return x
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape with each known size raised to the least one."""
+        """The shape with each known size raised to the minimum."""
         batch, *sizes, channels = input_shape
         grown = (
             None if size is None else max(size, least)
@@ -199,7 +195,7 @@ class PadToMinimum(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class CropLike(keras.layers.Layer):
+class CropLike(_LikeReference):
     """Cuts a map at the bottom and the right to the height and width of a reference map.
 
     Input shape:
@@ -216,16 +212,7 @@ class CropLike(keras.layers.Layer):
     TensorShape([1, 5, 7, 21])
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.supports_jit = False
-
     def call(self, x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
         """Cuts `x` to the height and width of `reference`."""
         size = tf.shape(reference)
         return x[:, : size[1], : size[2], :]
-
-    def compute_output_spec(self, x: Any, reference: Any) -> keras.KerasTensor:
-        """The symbolic output: the reference's size, the map's channels."""
-        shape = (x.shape[0], *reference.shape[1:3], x.shape[3])
-        return keras.KerasTensor(shape, dtype=x.dtype)

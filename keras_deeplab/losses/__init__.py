@@ -1,15 +1,12 @@
-"""Losses on label maps with pixels that do not count, and weights for classes that are rare."""
+"""Losses on label maps with ignored pixels, and class weights for rare classes."""
 
-from keras_deeplab.losses.balancing import class_weights, shares_to_weights
-from keras_deeplab.losses.cross_entropy import CrossEntropy
-from keras_deeplab.losses.dice import Dice
-from keras_deeplab.losses.focal import Focal
-from keras_deeplab.losses.hard_pixels import HardPixelMining
-from keras_deeplab.losses.lovasz import LovaszSoftmax
-from keras_deeplab.losses.parsing import parse
-from keras_deeplab.losses.weighted_sum import Sum
+from keras_deeplab.losses.class_weighting import class_weights, shares_to_weights
+from keras_deeplab.losses.pixel import CrossEntropy, Focal, HardPixelMining
+from keras_deeplab.losses.region import Dice, LovaszSoftmax
+from keras_deeplab.losses.summing import LOSSES, Sum, parse
 
 __all__ = [
+    "LOSSES",
     "CrossEntropy",
     "Dice",
     "Focal",

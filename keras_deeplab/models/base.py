@@ -133,11 +133,11 @@ class SegmentationModel(LabelMapTraining, DistributedTraining, keras.Model):
             self._rebuilt(output_stride=output_stride)  # a stride it cannot have is said first
             raise
         model = self._rebuilt(output_stride=output_stride, aspp_rates=rates)
-        if model.transfer_report.fresh:
+        if model.transfer_report.missing_keys:
             raise ValueError(
                 f"At `output_stride` {output_stride} the layers "
-                f"{', '.join(model.transfer_report.fresh)} have other names or shapes: their "
-                "weights could not be copied. Rename layers of the backbone that end in '_pad'."
+                f"{', '.join(model.transfer_report.missing_keys)} have other names or shapes: "
+                "their weights could not be copied. Rename the backbone's layers ending in '_pad'."
             )
         return model
 

@@ -61,7 +61,7 @@ def image_features(
     shape = arguments["input_shape"]
     network = own_network(arguments)
     if "low_level_layer" in taps and arguments["low_level_layer"] is None:
-        arguments["low_level_layer"] = graph.find_tap(network, 4)
+        arguments["low_level_layer"] = graph.find_feature_tap(network, 4)
     if "detail_layer" in taps and arguments["detail_layer"] == "auto":
         arguments["detail_layer"] = _fine_layer(network)
     outputs = [functional(network).outputs[0]]
@@ -74,7 +74,7 @@ def image_features(
 def _fine_layer(network: keras.Model) -> str | None:
     """The last layer at stride 2; None for a network whose first map is coarser already."""
     try:
-        return graph.find_tap(network, 2)
+        return graph.find_feature_tap(network, 2)
     except ValueError:
         return None
 

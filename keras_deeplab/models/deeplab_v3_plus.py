@@ -27,7 +27,7 @@ class DeepLabV3Plus(base.SegmentationModel):
             `(6, 12, 18) * 16 / output_stride`.
         low_level_layer: Name of the backbone's layer whose output the decoder adds; `None` for the
             one of the authors' networks (Xception, beta ResNet, MobileNetV2), else the last tensor
-            at stride 4 that all later layers depend on (`graph.find_tap`).
+            at stride 4 that all later layers depend on (`graph.find_feature_tap`).
         multi_grid: ResNets and Xceptions: rates of the last block's three units; `None` for
             `(1, 2, 4)` on ResNets and `(1, 1, 1)` on Xceptions.
         stride_on: ResNets only: `"3x3"` (default, torchvision) or `"1x1"`.

@@ -38,7 +38,7 @@ class UNet(base.SegmentationModel):
         depth: Number of skips: at the strides 1, 2, 4, ... of the network of 2015; over a backbone
             at 2, 4, 8, ..., as far as it has them.
         skip_layers: Names of the backbone's layers whose outputs are the skips; `None` for the last
-            tensor at each stride that all later layers depend on (`graph.find_tap`).
+            tensor at each stride that all later layers depend on (`graph.find_feature_tap`).
         backbone_options: Options of a backbone by name, such as `{"depth_multiplier": 0.5}` for
             MobileNetV2; see its function in `keras_deeplab.backbones`.
         batch_norm: Whether batch norms follow the 3x3 convolutions; `None` for no in the network
@@ -189,7 +189,7 @@ def _last_at_each_stride(network: keras.Model, coarsest: int, depth: int) -> lis
     names = []
     for stride in (2**level for level in range(1, depth + 1) if 2**level < coarsest):
         try:
-            names.append(graph.find_tap(network, stride))
+            names.append(graph.find_feature_tap(network, stride))
         except ValueError:
             continue
     if not names:

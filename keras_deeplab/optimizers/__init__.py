@@ -1,8 +1,6 @@
 """Optimizers whose learning rate and weight decay differ between groups of variables."""
 
-from keras_deeplab.optimizers.adamw import AdamW
-from keras_deeplab.optimizers.of_models import backbone, classifier, no_decay
-from keras_deeplab.optimizers.parameter_group import ParameterGroup
-from keras_deeplab.optimizers.sgd import SGD
+from keras_deeplab.optimizers.grouped import SGD, AdamW
+from keras_deeplab.optimizers.groups import ParameterGroup, backbone, classifier, no_decay
 
 __all__ = ["SGD", "AdamW", "ParameterGroup", "backbone", "classifier", "no_decay"]

@@ -1,4 +1,4 @@
-"""What makes a Keras optimizer heed groups of variables."""
+"""Optimizers with parameter groups."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ from typing import Any, Self
 import keras
 from keras import ops
 
+from keras_deeplab import validation
 from keras_deeplab.distribution import WholeGradientClipping
-from keras_deeplab.optimizers.parameter_group import (
-    ParameterGroup,
-    checked_groups,
-    multipliers,
-)
+from keras_deeplab.optimizers.groups import ParameterGroup, multipliers
 
 
 class GroupedOptimizer(WholeGradientClipping):
     """Mixin in front of a Keras optimizer: multipliers of learning rate and weight decay.
 
-    Weight decay is taken out of Keras' hands, which knows one for all variables, and done as the
-    first part of each variable's own step. The subclass says how, in
-    `_with_decay(gradient, variable, learning_rate, decay)`: it returns the gradient to step along,
-    with the decay in it, or decays the variable itself.
+    Keras decays all variables alike; here the decay is the first part of each variable's own step.
+    A subclass defines it in `_with_decay(gradient, variable, learning_rate, decay)`, which returns
+    the gradient with the decay in it, or decays the variable itself.
     """
 
     # For each variable in its order: shape, multiplier of learning rate, of weight decay.
@@ -30,11 +26,15 @@ class GroupedOptimizer(WholeGradientClipping):
 
     def __init__(self, *args: Any, groups: Sequence[ParameterGroup] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Past Keras' tracking, which looks for variables in whatever is set.
-        object.__setattr__(self, "groups", checked_groups(groups))
+        if not isinstance(groups, list | tuple) or not all(
+            isinstance(group, ParameterGroup) for group in groups
+        ):
+            raise validation.error("groups", "a list of ParameterGroup", groups)
+        # Not by `self.groups = `, which Keras tracks.
+        object.__setattr__(self, "groups", tuple(groups))
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Finds the multipliers of each variable and makes the optimizer's own variables."""
+        """Computes the multipliers of each variable and creates the optimizer's variables."""
         if not self.built:
             shapes = [list(variable.shape) for variable in variables]
             if self._multipliers is None or [shape for shape, *_ in self._multipliers] != shapes:
@@ -44,11 +44,11 @@ class GroupedOptimizer(WholeGradientClipping):
         super().build(variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One variable's step, weight decay included."""
+        """Updates one variable, weight decay included."""
         _, of_rate, of_decay = self._multipliers[self._get_variable_index(variable)]
         if of_rate == 0:
-            return  # Not a step of length 0, to which a gradient that is not finite would be NaN.
-        # Where nothing is multiplied, the step is Keras' own to the last bit: so is x * 1.
+            return  # a step of length 0 along a non-finite gradient would be NaN
+        # A multiplier of 1 leaves Keras' step bit-identical.
         learning_rate = ops.multiply(learning_rate, of_rate)
         decay = (self.weight_decay or 0.0) * of_decay
         if decay and self._use_weight_decay(variable):
@@ -56,14 +56,14 @@ class GroupedOptimizer(WholeGradientClipping):
         super().update_step(gradient, variable, learning_rate)
 
     def _apply_weight_decay(self, variables: Any) -> None:
-        """Nothing, as it is part of `update_step`."""
+        """Does nothing, as `update_step` includes it."""
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments and, once built, the multipliers of each variable.
+        """Returns the constructor's arguments and, once built, the multipliers of each variable.
 
-        The multipliers are kept by position, as Keras keeps an optimizer's variables: in a model
-        that is read from a file some paths may be others. Keras numbers layers without a name anew,
-        and a `Sequential` without `keras.Input` loses its prefix.
+        Multipliers are saved by position, like an optimizer's variables, as paths may differ in a
+        loaded model: Keras renumbers layers without a name, and a `Sequential` without
+        `keras.Input` loses its prefix.
         """
         config = {
             **super().get_config(),
@@ -75,7 +75,7 @@ class GroupedOptimizer(WholeGradientClipping):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        """Makes the optimizer that `get_config` describes."""
+        """Builds the optimizer that `get_config` describes."""
         config = dict(config)
         config["groups"] = [ParameterGroup(**group) for group in config.get("groups", ())]
         known = config.pop("multipliers", None)
@@ -83,3 +83,96 @@ class GroupedOptimizer(WholeGradientClipping):
         if known is not None:
             object.__setattr__(optimizer, "_multipliers", [tuple(one) for one in known])
         return optimizer
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class SGD(GroupedOptimizer, keras.optimizers.SGD):
+    """SGD with momentum, the papers' weight decay (L2 regularization) and parameter groups.
+
+    For a variable `w` with gradient `g` and the multipliers of its groups:
+
+    ```python
+    rate = learning_rate * multiplier_of_learning_rate
+    g = g + weight_decay * multiplier_of_weight_decay * w
+    velocity = momentum * velocity - rate * g
+    w = w + velocity
+    ```
+
+    `weight_decay` is that of Caffe and TensorFlow-Slim, which DeepLab was trained with: the
+    gradient of `weight_decay / 2 * sum(w ** 2)` is added before the momentum.
+    `keras.optimizers.SGD(weight_decay=...)` is decoupled: it subtracts `rate * weight_decay * w`
+    outside the momentum, which is about `1 / (1 - momentum)` times weaker, ten times for a momentum
+    of 0.9. The papers' 5e-4 acts like 5e-5 in Keras.
+
+    As in Caffe, gradients are clipped before the weight decay is added, and averaged first if they
+    are accumulated.
+
+    Args:
+        *args: As in `keras.optimizers.SGD`.
+        groups: A list of `ParameterGroup`, such as those of `optimizers.classifier` and
+            `optimizers.no_decay`.
+        **kwargs: As in `keras.optimizers.SGD`.
+
+    Raises:
+        ValueError: If an argument is out of its range; in `build`, if a group matches no variable.
+
+    Example:
+
+    >>> from keras_deeplab import optimizers
+    >>> model = keras_deeplab.DeepLabV2(3, "mobilenet_v2")
+    >>> groups = [*optimizers.classifier(model), *optimizers.no_decay(model)]
+    >>> optimizer = optimizers.SGD(2.5e-4, momentum=0.9, weight_decay=5e-4, groups=groups)
+    >>> model.compile(optimizer, keras_deeplab.losses.CrossEntropy())
+
+    Reference:
+        [Chen et al., 2017, DeepLab](https://arxiv.org/abs/1606.00915), section 4.1.1: momentum 0.9,
+        weight decay 5e-4, ten times the learning rate for the classifier.
+    """
+
+    def _with_decay(self, gradient: Any, variable: Any, _: Any, decay: float) -> Any:
+        gradient = ops.cast(gradient, variable.dtype)
+        return ops.add(gradient, ops.multiply(variable, ops.cast(decay, variable.dtype)))
+
+
+@keras.saving.register_keras_serializable(package="keras_deeplab")
+class AdamW(GroupedOptimizer, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW` with parameter groups.
+
+    For a variable `w` and the multipliers of its groups:
+
+    ```python
+    rate = learning_rate * multiplier_of_learning_rate
+    w = w - rate * weight_decay * multiplier_of_weight_decay * w
+    w = w - rate * step_of_adam
+    ```
+
+    So the weight decay is decoupled from the gradient, as in Keras, and scales with the learning
+    rate of its group.
+
+    Args:
+        *args: As in `keras.optimizers.AdamW`.
+        groups: As in `SGD`.
+        **kwargs: As in `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: If an argument is out of its range; in `build`, if a group matches no variable.
+
+    Example:
+
+    >>> from keras_deeplab import optimizers
+    >>> model = keras_deeplab.DeepLabV3Plus(3, "mobilenet_v2")
+    >>> slow = optimizers.ParameterGroup("aspp/*", learning_rate=0.5)
+    >>> groups = [slow, *optimizers.no_decay(model)]
+    >>> optimizer = optimizers.AdamW(6e-4, weight_decay=0.01, groups=groups)
+    >>> model.compile(optimizer, keras_deeplab.losses.CrossEntropy())
+
+    Reference:
+        [Loshchilov and Hutter, 2019, Decoupled Weight Decay
+        Regularization](https://arxiv.org/abs/1711.05101), algorithm 2.
+    """
+
+    def _with_decay(self, gradient: Any, variable: Any, learning_rate: Any, decay: float) -> Any:
+        rate, decay = (ops.cast(x, variable.dtype) for x in (learning_rate, decay))
+        # In Keras' order of operations, for the same rounding.
+        self.assign_sub(variable, ops.multiply(ops.multiply(variable, decay), rate))
+        return gradient

@@ -1,20 +1,20 @@
 """Weights from files of other packages, with a report of what was transferred."""
 
+from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.keras_file import load_model
 from keras_deeplab.weights.loading import convert, load
 from keras_deeplab.weights.opening import Weights, open_source
 from keras_deeplab.weights.published import PUBLISHED, Published, markdown
 from keras_deeplab.weights.published import table as list
+from keras_deeplab.weights.readers.keras_file import load_model
 from keras_deeplab.weights.report import TransferReport
-from keras_deeplab.weights.source import Source
 from keras_deeplab.weights.transfer import transfer, transfer_weights
 from keras_deeplab.weights.unfolding import unfold_batch_norms
 
 __all__ = [
     "PUBLISHED",
+    "Checkpoint",
     "Published",
-    "Source",
     "TransferReport",
     "Weights",
     "WeightsError",

@@ -1,21 +1,17 @@
-"""Keras models as sources of weights: those of this package, and any others."""
+"""The weights of Keras models: those of this package, and any others."""
 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_deeplab.graph.network import own_weights
-from keras_deeplab.weights import families
+from keras_deeplab.weights import names
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.keras_file import load_model
-from keras_deeplab.weights.layouts import KERAS
-from keras_deeplab.weights.source import Source
 from keras_deeplab.weights.transfer import weighted_layers
 
 _PACKAGE = "keras_deeplab>"
@@ -32,23 +28,14 @@ _UNRELATED = (
 )
 
 
-def read(path: Path) -> Source:
-    """The weights of a `.keras` file.
-
-    Raises:
-        WeightsError: If the file is damaged, or holds what is not safe to load.
-    """
-    return source_of(load_model(path, compile=False), str(path))
-
-
 def unwrapped(model: keras.Model) -> keras.Model:
-    """What a wrapper such as MultiScale wraps, which has the names; any other model itself."""
+    """The model inside a wrapper such as MultiScale; any other model itself."""
     while _is_of_this_package(model) and not hasattr(model, "backbone"):
         model = model.model
     return model
 
 
-def source_of(model: keras.Model, path: str) -> Source:
+def source_of(model: keras.Model, path: str) -> Checkpoint:
     """The weights of a model."""
     model = unwrapped(model)
     values = {
@@ -62,20 +49,20 @@ def source_of(model: keras.Model, path: str) -> Source:
         return _of_others(model, path, values)
     config = model.get_config()
     named = isinstance(config["backbone"], str)
-    own: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         key: value for key, value in config.items() if key not in (*_UNRELATED, *_SHARED)
     }
     if not named:  # a user's network, which the model keeps as its configuration
         network = copy.deepcopy(config["backbone"])  # Keras empties the dict that it reads
-        own["backbone"] = keras.saving.deserialize_keras_object(network)
-    return Source(
+        arguments["backbone"] = keras.saving.deserialize_keras_object(network)
+    return Checkpoint(
         path,
-        f"{type(model).__name__} of this package",
         values,
+        title=f"{type(model).__name__} of this package",
         backbone=config["backbone"] if named else None,
-        shared={key: config[key] for key in _SHARED if config.get(key) is not None},
+        backbone_arguments={key: config[key] for key in _SHARED if config.get(key) is not None},
         model=type(model).__name__,
-        own=own,
+        model_arguments=arguments,
     )
 
 
@@ -83,11 +70,11 @@ def _is_of_this_package(model: keras.Model) -> bool:
     return keras.saving.get_registered_name(type(model)).startswith(_PACKAGE)
 
 
-def _of_others(model: keras.Model, path: str, values: dict[str, np.ndarray]) -> Source:
+def _of_others(model: keras.Model, path: str, values: dict[str, np.ndarray]) -> Checkpoint:
     """A network of keras.applications where it is one, else one with its own names."""
     arrays = {"/".join(name.split("/")[-2:]): value for name, value in values.items()}
     if len(arrays) == len(values):
-        source = families.applications.recognised(Checkpoint(path, arrays, KERAS))
-        if source is not None:
-            return source
-    return Source(path, f"the Keras model '{model.name}'", values)
+        found = names.keras_applications.recognize(Checkpoint(path, arrays))
+        if found is not None:
+            return found
+    return Checkpoint(path, values, title=f"the Keras model '{model.name}'")

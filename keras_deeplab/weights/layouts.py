@@ -31,7 +31,7 @@ class Layout:
         separator: Between a layer's name and its variable's.
         norm: Names of a batch norm's variables -> Keras' names.
         other: The same for all other layers.
-        bookkeeping: Last parts of names that hold no weights: counters and the optimizer's slots.
+        bookkeeping: Last parts of names that hold no weights, such as counters.
         kernel: Turns a kernel, given whether it is depthwise, into Keras' layout.
     """
 
@@ -40,6 +40,10 @@ class Layout:
     other: Names
     bookkeeping: tuple[str, ...] = ()
     kernel: Callable[[np.ndarray, bool], np.ndarray] = _as_it_is
+
+    def ignores(self, name: str) -> bool:
+        """Whether a name holds no weights."""
+        return name.rsplit(self.separator, 1)[-1] in self.bookkeeping
 
     def variables(self, arrays: Mapping[str, np.ndarray], scope: str) -> dict[str, str]:
         """Keras' names of a layer's variables -> their keys in the file."""
@@ -84,5 +88,5 @@ KERAS = Layout(
 
 
 def is_depthwise(path: str) -> bool:
-    """Tells it from the path of a layer of this package, whose names say it."""
+    """Whether a layer of this package is a depthwise convolution, by its path."""
     return "depthwise" in path.rsplit("/", 1)[-1]

@@ -10,7 +10,9 @@ from typing import Any
 
 import keras
 
-from keras_deeplab.weights import keras_model, structured_file
+from keras_deeplab import validation
+from keras_deeplab.weights import keras_model
+from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError, reading
 from keras_deeplab.weights.opening import (
     Weights,
@@ -18,8 +20,8 @@ from keras_deeplab.weights.opening import (
     is_published_network,
     open_source,
 )
+from keras_deeplab.weights.readers import weights_h5
 from keras_deeplab.weights.report import TransferReport
-from keras_deeplab.weights.source import Source
 from keras_deeplab.weights.transfer import transfer
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) 
             moving averages (EMA) take their place.
 
     Returns:
-        A report: `kept` and `fresh` layers, `left_over` variables of the source, `notes`.
+        A report: layers `loaded`, `missing_keys`, `unexpected_keys`, `notes`.
 
     Formats: `.keras` and `.weights.h5` of this package; `.h5` of keras.applications; torch state
     dicts (`.pth`, `.pt`, `.ckpt`), read without torch and without running a pickle, also inside a
@@ -58,18 +60,18 @@ def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) 
     >>> network = keras.applications.MobileNetV2(include_top=False, weights=None)
     >>> model = keras_deeplab.DeepLabV3Plus(11, "mobilenet_v2")
     >>> report = keras_deeplab.weights.load(model, network)
-    >>> "logits" in report.fresh
+    >>> "logits" in report.missing_keys
     True
     """
     if not isinstance(model, keras.Model) or not model.weights:
-        raise ValueError(f"`model` must be a built Keras model with weights, received {model!r}.")
+        raise validation.error("model", "a built Keras model with weights", model)
     model, source = keras_model.unwrapped(model), checked_source(source)
-    is_structured = False
+    is_weights_h5 = False
     if isinstance(source, Path):
         with reading(source):
-            is_structured = structured_file.is_structured_file(source)
-    if is_structured:
-        found = structured_file.read(source, model)
+            is_weights_h5 = weights_h5.is_weights_h5(source)
+    if is_weights_h5:
+        found = weights_h5.read(source, model)
     else:
         config = model.get_config() if hasattr(model, "backbone") else {}
         found = open_source(
@@ -115,7 +117,7 @@ def convert(source: Weights, *, moving_averages: bool = False, **arguments: Any)
     return build(found, arguments)
 
 
-def build(source: Source, arguments: Mapping[str, Any]) -> keras.Model:
+def build(source: Checkpoint, arguments: Mapping[str, Any]) -> keras.Model:
     """The model that a source's weights make up, with them."""
     if source.model is None:
         raise WeightsError(

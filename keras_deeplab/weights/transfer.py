@@ -11,9 +11,9 @@ import numpy as np
 
 from keras_deeplab.graph.network import all_layers, leaf_layers, own_weights
 from keras_deeplab.layers.composite import CompositeLayer
+from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.report import TransferReport
-from keras_deeplab.weights.source import Source
 
 # Settings that do not change what weights mean: the papers themselves change them at evaluation.
 _FREE_SETTINGS = (
@@ -37,7 +37,7 @@ def transfer_weights(source: keras.Model, target: keras.Model) -> TransferReport
     Returns:
         The report.
     """
-    old, kept, fresh = leaf_layers(source), [], []
+    old, loaded, missing = leaf_layers(source), [], []
     for name, layer in leaf_layers(target).items():
         if not layer.weights:
             continue
@@ -45,10 +45,10 @@ def transfer_weights(source: keras.Model, target: keras.Model) -> TransferReport
         if [w.shape for w in weights] == [w.shape for w in layer.weights]:
             for mine, its in zip(layer.weights, weights, strict=True):
                 mine.assign(its)
-            kept.append(name)
+            loaded.append(name)
         else:
-            fresh.append(name)
-    return TransferReport(tuple(kept), tuple(fresh))
+            missing.append(name)
+    return TransferReport(tuple(loaded), tuple(missing))
 
 
 def is_predictor(path: str) -> bool:
@@ -57,7 +57,7 @@ def is_predictor(path: str) -> bool:
     return name.startswith("logits") or name.endswith("logits")
 
 
-def transfer(model: keras.Model, source: Source) -> TransferReport:
+def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     """Copies a source's weights into the layers of the same paths.
 
     All is checked before the first weight is changed. A layer is taken whole or not at all, a
@@ -65,63 +65,63 @@ def transfer(model: keras.Model, source: Source) -> TransferReport:
 
     Args:
         model: A model of this package, or one of its backbones.
-        source: The weights.
+        checkpoint: The weights.
 
     Returns:
         The report.
 
     Raises:
         WeightsError: If a shape does not fit, a variable is missing, a value is NaN or infinite
-            in the model's precision, a variance is negative, or the backbone is not wholly in the
-            source. Left as they are, as the notes say, are the class predictor when the number of
-            classes differs, and layers of the head when the weights are of another class of model.
+            in the model's precision, a variance is negative, or a part of the backbone is missing.
+            No error, but a note in the report, are the class predictor when the number of classes
+            differs, and layers of the head when the weights are of another class of model.
     """
     layers = weighted_layers(model)
     root = "" if any(path.startswith("backbone/") for path in layers) else "backbone/"
-    found = {path: _values(source, root + path, layer) for path, layer in layers.items()}
+    found = {path: _values(checkpoint, root + path, layer) for path, layer in layers.items()}
     found = {path: values for path, values in found.items() if values}
-    _check_backbone(source, root, layers, found)
+    _check_backbone(checkpoint, root, layers, found)
     misfits = {path: _misfit(path, layers[path], values) for path, values in found.items()}
     misfits = {path: text for path, text in misfits.items() if text}
-    left, notes = _left(model, root, source, found, misfits)
+    left, notes = _left(model, root, checkpoint, found, misfits)
     wrong = [text for path, text in misfits.items() if path not in left]
     if wrong:
         shown = "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
-        raise WeightsError(source.path, f"{len(wrong)} shapes do not fit: {shown}")
-    kept = [path for path in found if path not in left]
+        raise WeightsError(checkpoint.path, f"{len(wrong)} shapes do not fit: {shown}")
+    loaded = [path for path in found if path not in left]
     pairs = [
         (f"{path}/{variable.name}", variable, found[path][variable.name])
-        for path in kept
+        for path in loaded
         for variable in own_weights(layers[path])
     ]
-    check_values(source.path, pairs)
+    check_values(checkpoint.path, pairs)
     for _, variable, value in pairs:
         variable.assign(value)
-    taken = {f"{root}{path}" for path in kept}
+    taken = {f"{root}{path}" for path in loaded}
     unused = (
         name
-        for name in source.values
+        for name in checkpoint.arrays
         if not {name.rpartition("/")[0], f"backbone/{name.rpartition('/')[0]}"} & taken
     )
     return TransferReport(
-        tuple(kept),
-        tuple(path for path in layers if path not in kept),
-        (*unused, *source.left_over),
-        (*source.notes, *notes, *_setting_notes(model, source)),
-        f"{source.title} ({source.path})",
+        tuple(loaded),
+        tuple(path for path in layers if path not in loaded),
+        (*unused, *checkpoint.unexpected_keys),
+        (*checkpoint.notes, *notes, *_setting_notes(model, checkpoint)),
+        f"{checkpoint.title} ({checkpoint.path})",
     )
 
 
-def _values(source: Source, path: str, layer: keras.layers.Layer) -> dict[str, np.ndarray]:
+def _values(checkpoint: Checkpoint, path: str, layer: keras.layers.Layer) -> dict[str, np.ndarray]:
     """What the source has of the layer's weights, by the variables' names."""
     bare = path.removeprefix("backbone/")
     named = {}
     for variable in own_weights(layer):
         for name in (f"{path}/{variable.name}", f"{bare}/{variable.name}"):
-            if name in source.values:
-                named[variable.name] = np.asarray(source.values[name])
+            if name in checkpoint.arrays:
+                named[variable.name] = np.asarray(checkpoint.arrays[name])
                 break
-    if source.folded and "beta" in named and isinstance(layer, keras.layers.BatchNormalization):
+    if checkpoint.folded and "beta" in named and isinstance(layer, keras.layers.BatchNormalization):
         # The scale and mean are in the convolution: what is left is the identity and a shift.
         ones = np.ones_like(named["beta"])
         identity = {
@@ -186,7 +186,7 @@ def _defect(name: str, variable: keras.Variable, value: np.ndarray) -> str:
 def _left(
     model: keras.Model,
     root: str,
-    source: Source,
+    checkpoint: Checkpoint,
     found: Mapping[str, Mapping[str, np.ndarray]],
     misfits: Mapping[str, str],
 ) -> tuple[set[str], list[str]]:
@@ -204,7 +204,9 @@ def _left(
             notes.append(f"{path} predicts {mine} classes, the source's {its}: it was not taken")
         elif f"{root}{path}".startswith("backbone/"):
             continue
-        elif source.model not in (own_class, None) or (source.model is None and is_predictor(path)):
+        elif checkpoint.model not in (own_class, None) or (
+            checkpoint.model is None and is_predictor(path)
+        ):
             whole = path.rpartition("/")[0]  # a convolution with its norm
             if not isinstance(layers.get(whole), CompositeLayer):
                 whole = path
@@ -214,7 +216,7 @@ def _left(
 
 
 def _check_backbone(
-    source: Source,
+    checkpoint: Checkpoint,
     root: str,
     layers: Mapping[str, keras.layers.Layer],
     found: Mapping[str, Any],
@@ -222,19 +224,19 @@ def _check_backbone(
     lacking = [p for p in layers if f"{root}{p}".startswith("backbone/") and p not in found]
     if lacking or not found:
         shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
-        held = f" on the backbone {source.backbone!r}" if source.backbone else ""
+        held = f" on the backbone {checkpoint.backbone!r}" if checkpoint.backbone else ""
         what = f"{len(lacking)} layers of the model's backbone: {shown}" if lacking else "any layer"
         raise WeightsError(
-            source.path, f"it holds {source.title}{held}, which does not have {what}"
+            checkpoint.path, f"it holds {checkpoint.title}{held}, which does not have {what}"
         )
 
 
-def _setting_notes(model: keras.Model, source: Source) -> list[str]:
+def _setting_notes(model: keras.Model, checkpoint: Checkpoint) -> list[str]:
     """Settings in which the model is not what the weights were trained in."""
     if not hasattr(model, "backbone"):
         return []
     config = model.get_config()
-    wanted = source.arguments(type(model).__name__, config)
+    wanted = checkpoint.arguments(type(model).__name__, config)
     pairs = [(key, config[key], value) for key, value in wanted.items() if key in config]
     options = config.get("backbone_options") or {}
     pairs += [

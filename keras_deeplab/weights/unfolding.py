@@ -8,9 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_deeplab.graph.network import all_layers
-
-_Moments = dict[str, list[np.ndarray]]
+from keras_deeplab.graph.network import all_layers, intercepted_calls
 
 
 def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
@@ -43,16 +41,18 @@ def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
     norms = {path: layer for path, layer in all_layers(model).items() if _is_identity(layer)}
     if not norms:
         return 0
-    moments: _Moments = {path: [] for path in norms}
-    try:
-        for path, layer in norms.items():
-            layer.call = _watched(layer.call, moments[path])
+    moments: dict[str, list[np.ndarray]] = {path: [] for path in norms}
+
+    def recorded(path: str, call: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+        values = np.asarray(keras.ops.cast(x, "float32"), np.float64)
+        axes = tuple(range(values.ndim - 1))
+        moments[path].append(np.stack([values.mean(axes), np.square(values).mean(axes)]))
+        return call(x, *args, **kwargs)
+
+    with intercepted_calls(norms, recorded):
         for batch in images:
             pixels = batch[0] if isinstance(batch, tuple) else batch
             model(pixels, training=False)
-    finally:
-        for layer in norms.values():
-            del layer.call  # the class's own again
     for path, layer in norms.items():
         if not moments[path]:
             raise ValueError("`images` must hold at least one batch, received none.")
@@ -69,18 +69,6 @@ def _is_identity(layer: keras.layers.Layer) -> bool:
         and np.all(np.asarray(layer.moving_mean) == 0)
         and np.allclose(np.asarray(layer.moving_variance) + layer.epsilon, 1, rtol=1e-6, atol=0)
     )
-
-
-def _watched(call: Callable[..., Any], moments: list[np.ndarray]) -> Callable[..., Any]:
-    """The call, which also notes mean and mean square of each channel."""
-
-    def watched(x: Any, *args: Any, **kwargs: Any) -> Any:
-        values = np.asarray(keras.ops.cast(x, "float32"), np.float64)
-        axes = tuple(range(values.ndim - 1))
-        moments.append(np.stack([values.mean(axes), np.square(values).mean(axes)]))
-        return call(x, *args, **kwargs)
-
-    return watched
 
 
 def _take(norm: keras.layers.Layer, mean: np.ndarray, square: np.ndarray) -> None:

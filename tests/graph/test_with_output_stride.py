@@ -8,7 +8,7 @@ from calibration import calibrate, image
 from keras import layers as kl
 
 import keras_deeplab
-from keras_deeplab.graph import find_tap, geometry, sliding, with_output_stride
+from keras_deeplab.graph import find_feature_tap, geometry, rewrite, with_output_stride
 
 FAMILIES = (
     "VGG16 ResNet50 ResNet50V2 MobileNet MobileNetV2 MobileNetV3Small EfficientNetB0 "
@@ -34,31 +34,23 @@ def family(request) -> tuple[str, keras.Model]:
 
 @pytest.mark.parametrize("output_stride", [16, 8])
 @pytest.mark.parametrize("family", FAMILIES, indirect=True)
-def test_the_fine_map_holds_the_coarse_one(family, output_stride):
+def test_the_dense_map_holds_the_coarse_one(family, output_stride):
     name, coarse = family
     weights = [np.asarray(w) for w in coarse.weights]
-    fine = with_output_stride(coarse, output_stride)
-    assert fine.output_shape == coarse.output_shape
+    dense = with_output_stride(coarse, output_stride)
+    assert dense.output_shape == coarse.output_shape
     # Sizes whose maps every removed stride divides, though the image itself is even or odd.
-    sizes = {"even": (128, 192)}
-    sizes["odd"] = (129, 193) if geometry(coarse, 129, 193).output.size == (4, 6) else (127, 191)
-    if geometry(coarse, *sizes["odd"]).output.size != (4, 6):
-        sizes["odd"] = (97, 161)
-    for height, width in sizes.values():
-        difference = compare(coarse, fine, pixels(name, height, width))
+    sizes = ((129, 193), (127, 191))
+    divided = (n for n in sizes if geometry(coarse, *n).output.size == (4, 6))
+    odd = next(divided, (97, 161))
+    for height, width in ((128, 192), odd):
+        difference = compare(coarse, dense, pixels(name, height, width))
         assert difference <= TOLERANCE, f"{name} at {output_stride}, {height}x{width}"
     for before, after in zip(weights, coarse.weights, strict=True):
         np.testing.assert_array_equal(before, np.asarray(after))
-
-
-@pytest.mark.parametrize("output_stride", [16, 8])
-@pytest.mark.parametrize("family", FAMILIES, indirect=True)
-def test_sizes_that_do_not_divide_keep_the_map(family, output_stride):
-    name, coarse = family
-    fine = with_output_stride(coarse, output_stride)
-    x = pixels(name, 168, 200)
-    at_cap = geometry(coarse, 168, 200)[find_tap(coarse, output_stride)]
-    output = np.asarray(fine(x, training=False))
+    # Other sizes: the output has the size of the map at the cap.
+    at_cap = geometry(coarse, 168, 200)[find_feature_tap(coarse, output_stride)]
+    output = np.asarray(dense(pixels(name, 168, 200), training=False))
     assert output.shape[1:3] == at_cap.size
     assert np.isfinite(output).all()
     assert output.std() > 1e-2
@@ -68,24 +60,22 @@ def test_sizes_that_do_not_divide_keep_the_map(family, output_stride):
 def test_dilating_the_conv_that_lost_its_stride_is_caught(family, monkeypatch):
     """The mistake of a public package: an operation already works at the rate it causes."""
     name, coarse = family
-    original = sliding._convolution
+    original = rewrite.dilation
 
-    def mistaken(call, source, padding, counterparts):
-        shape, output = (
-            sliding.window(call.operation),
-            original(call, source, padding, counterparts),
-        )
-        if max(shape.strides) > 1 and max(shape.kernel) > 1:
-            clone = counterparts.clone(
-                call, strides=(1, 1), dilation_rate=sliding.dilation(shape, source), padding="same"
-            )
-            clone.dilation_rate = tuple(
-                rate * stride
-                for rate, stride in zip(clone.dilation_rate, shape.strides, strict=True)
-            )
-        return output
+    def mistaken(shape, source):
+        rates = original(shape, source)
+        kernels = zip(rates, shape.strides, shape.kernel, strict=True)
+        return tuple(rate * (stride if kernel > 1 else 1) for rate, stride, kernel in kernels)
 
-    monkeypatch.setattr(sliding, "_convolution", mistaken)
+    def padded_as_same(shape, axis, source, is_lost, centred):
+        if not is_lost:
+            return original_padding(shape, axis, source, is_lost, centred)
+        margin = mistaken(shape, source)[axis] * (shape.kernel[axis] - 1)
+        return (margin // 2, margin - margin // 2), rewrite._Phase()
+
+    original_padding = rewrite._dense_padding
+    monkeypatch.setattr(rewrite, "dilation", mistaken)
+    monkeypatch.setattr(rewrite, "_dense_padding", padded_as_same)
     if name == "ResNet50":  # its strides sit on 1x1 kernels: move one onto a 3x3
         inputs = keras.Input((None, None, 3))
         x = kl.Conv2D(8, 3, 2, padding="same", activation="relu")(inputs)
@@ -104,7 +94,7 @@ def test_dilating_the_conv_that_lost_its_stride_is_caught(family, monkeypatch):
 def test_rates_of_resnets_equal_the_published_lists():
     def last_stages(stride_on: str, output_stride: int, multi_grid=(1, 2, 4)) -> list[list[int]]:
         network = keras_deeplab.backbones.resnet(50, stride_on=stride_on, multi_grid=multi_grid)
-        found = rates(with_output_stride(network, output_stride))
+        found = rates(with_output_stride(network, output_stride, reuse_layers=True))
         assert all(name.endswith("_2_conv") for name in found)
         return [
             [found.get(f"stage{stage}_unit{unit}_2_conv", 1) for unit in range(1, units + 1)]
@@ -241,13 +231,33 @@ def test_composite_layers_are_dilated():
 def test_what_cannot_be_finer_is_refused_by_name():
     inputs = keras.Input((32, 32, 3))
     x = kl.Conv2D(4, 3, 2, padding="same")(inputs)
-    for layer, reason in (
-        (kl.Flatten(name="top"), "another size"),
-        (kl.UpSampling2D(name="top"), "cannot stay exact"),
-        (kl.Conv2DTranspose(4, 4, 2, name="top"), "cannot stay exact"),
-    ):
-        with pytest.raises(ValueError, match=f"'top'.*{reason}"):
+    for layer in (kl.Flatten(name="top"), kl.UpSampling2D(name="top"), kl.Conv2DTranspose(4, 4, 2)):
+        with pytest.raises(ValueError, match=f"'{layer.name}' .* becomes denser"):
             with_output_stride(keras.Model(inputs, layer(x)), 1)
+
+
+def test_reused_layers_are_those_of_the_network_and_belong_to_the_new_graph():
+    network = calibrate(keras_deeplab.backbones.resnet(50), pixels("", 96, 96, 2))
+    same, changed = (
+        network.get_layer("stage4_unit3_3_norm"),
+        network.get_layer("stage4_unit3_2_conv"),
+    )
+    x = pixels("", 97, 129)
+    copy = with_output_stride(network, 16)
+    dense = with_output_stride(network, 16, reuse_layers=True)
+    assert [layer.name for layer in dense.layers] == [layer.name for layer in copy.layers]
+    assert dense.get_layer("stage4_unit3_3_norm") is same
+    assert dense.get_layer("stage4_unit3_2_conv") is not changed
+    np.testing.assert_array_equal(dense(x), copy(x))
+    inner = keras.Model(dense.inputs[0], dense.get_layer("stage4_unit3_3_norm").output)
+    assert inner(x).shape[1:3] == (7, 9)
+
+
+def test_clones_keep_their_initializers():
+    network = keras.Sequential([keras.Input((None, None, 3)), kl.Conv2D(4, 3, 2, name="conv")])
+    clone = with_output_stride(network, 1).get_layer("conv")
+    assert isinstance(clone.kernel_initializer, keras.initializers.GlorotUniform)
+    np.testing.assert_array_equal(clone.kernel, network.get_layer("conv").kernel)
 
 
 def test_the_copy_is_independent_and_serialises(tmp_path):

@@ -80,19 +80,3 @@ def test_dilated_config_multiplies_the_rates():
     assert (
         ImagePooling(4, name="p").dilated_config((2, 2)) == ImagePooling(4, name="p").get_config()
     )
-
-
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        ({"rates": 6}, "`rates` .* received 6"),
-        ({"rates": (6, 0)}, "`rates` .* received 0"),
-        ({"rates": (6.0,)}, "`rates` .* received 6.0"),
-        ({"filters": -1}, "`filters` .* received -1"),
-        ({"dropout": 1}, "`dropout` .* received 1"),
-        ({"dropout": "high"}, "`dropout` .* received 'high'"),
-    ],
-)
-def test_errors_name_argument_and_value(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        ASPP(**arguments)

@@ -113,20 +113,3 @@ def test_dilated_config_gives_a_finer_map_of_the_same_weights():
         1,
         8,
     )
-
-
-@pytest.mark.parametrize("layer_class", [AtrousConv2D, AtrousSeparableConv2D])
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        ({"filters": 0}, "`filters` .* received 0"),
-        ({"kernel_size": 4}, "`kernel_size` must be odd, received 4"),
-        ({"kernel_size": 3.0}, "`kernel_size` .* received 3.0"),
-        ({"strides": None}, "`strides` .* received None"),
-        ({"dilation_rate": (1, 2, 3)}, r"`dilation_rate` .* received \(1, 2, 3\)"),
-        ({"strides": 2, "dilation_rate": 2}, "`strides` and `dilation_rate` .* received 2 and 2"),
-    ],
-)
-def test_errors_name_argument_and_value(layer_class, arguments, words):
-    with pytest.raises(ValueError, match=words):
-        layer_class(**{"filters": 4, **arguments})

@@ -88,25 +88,3 @@ def test_padding_starts_where_the_strided_convolution_started(size, rate, kernel
     assert fine.shape[1:3] == x.shape[1:3]
     step = rate * stride
     np.testing.assert_allclose(fine[:, ::step, ::step], coarse, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        ({"pool_size": 0}, "`pool_size` .* received 0"),
-        ({"mode": "min"}, "`mode` .* received 'min'"),
-        ({"dilation_rate": (1, -1)}, r"`dilation_rate` .* received \(1, -1\)"),
-        ({"padding": "full"}, "`padding` .* received 'full'"),
-        ({"padding": 1}, "`padding` .* received 1"),
-        ({"padding": ((1, 0), (3, 0))}, r"(?s)`padding` .* \(\(1, 0\), \(3, 0\)\)"),
-        ({"source_strides": (0, 1)}, r"`source_strides` .* received \(0, 1\)"),
-    ],
-)
-def test_errors_name_argument_and_value(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        AtrousPooling2D(**{"pool_size": (3, 3), **arguments})
-
-
-def test_padding_errors_name_argument_and_value():
-    with pytest.raises(ValueError, match="`kernel_size` .* received 0"):
-        AtrousPadding2D(0, 2, 2)

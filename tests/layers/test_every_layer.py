@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from layer_checks import (
@@ -78,3 +80,60 @@ def test_mixed_precision(case: Case, policy: str):
 @every_layer
 def test_fit_save_export(case: Case, tmp_path: Path):
     check_training_and_files(case, tmp_path)
+
+
+CONV, SEPARABLE, POOL = layers.AtrousConv2D, layers.AtrousSeparableConv2D, layers.AtrousPooling2D
+
+
+@pytest.mark.parametrize(
+    "layer_class, arguments, argument, value",
+    [
+        (layers.ASPP, {"rates": 6}, "rates", 6),
+        (layers.ASPP, {"rates": (6, 0)}, "rates", 0),
+        (layers.ASPP, {"rates": (6.0,)}, "rates", 6.0),
+        (layers.ASPP, {"filters": -1}, "filters", -1),
+        (layers.ASPP, {"dropout": 1}, "dropout", 1),
+        (layers.ASPP, {"dropout": "high"}, "dropout", "high"),
+        (CONV, {"filters": 0}, "filters", 0),
+        (CONV, {"filters": 4, "kernel_size": 4}, "kernel_size", 4),
+        (SEPARABLE, {"filters": 4, "kernel_size": 3.0}, "kernel_size", 3.0),
+        (SEPARABLE, {"filters": 4, "strides": None}, "strides", None),
+        (CONV, {"filters": 4, "dilation_rate": (1, 2, 3)}, "dilation_rate", (1, 2, 3)),
+        (CONV, {"filters": 4, "strides": 2, "dilation_rate": 2}, "dilation_rate", 2),
+        (POOL, {"pool_size": 0}, "pool_size", 0),
+        (POOL, {"pool_size": 3, "mode": "min"}, "mode", "min"),
+        (POOL, {"pool_size": 3, "dilation_rate": (1, -1)}, "dilation_rate", (1, -1)),
+        (POOL, {"pool_size": 3, "padding": "full"}, "padding", "full"),
+        (POOL, {"pool_size": 3, "padding": 1}, "padding", 1),
+        (POOL, {"pool_size": 3, "padding": ((1, 0), 2)}, "padding", 2),
+        (POOL, {"pool_size": 3, "padding": ((1, 0), (3, 0))}, "padding", ((1, 0), (3, 0))),
+        (POOL, {"pool_size": 3, "source_strides": (0, 1)}, "source_strides", (0, 1)),
+        (
+            layers.AtrousPadding2D,
+            {"kernel_size": 0, "source_strides": 2, "dilation_rate": 2},
+            "kernel_size",
+            0,
+        ),
+        (layers.BatchNormalization, {"frozen_statistics": "yes"}, "frozen_statistics", "yes"),
+        (layers.SpatialPyramidPooling2D, {"levels": ()}, "levels", ()),
+        (layers.SpatialPyramidPooling2D, {"levels": (4, 0)}, "levels", (4, 0)),
+        (layers.SpatialPyramidPooling2D, {"levels": (2.0,)}, "levels", (2.0,)),
+        (layers.SpatialPyramidPooling2D, {"mode": "mean"}, "mode", "mean"),
+        (layers.ResizeLike, {"interpolation": "cubic"}, "interpolation", "cubic"),
+        (
+            layers.ResizeLike,
+            {"interpolation": "nearest", "align_corners": True},
+            "interpolation",
+            "nearest",
+        ),
+        (layers.ResizeBy, {"scale": 0}, "scale", 0),
+        (layers.PadToMinimum, {"height": 0, "width": 4}, "height", 0),
+        (layers.PadToMinimum, {"height": 4, "width": 4.5}, "width", 4.5),
+    ],
+)
+def test_errors_name_argument_and_value(
+    layer_class: type, arguments: dict[str, Any], argument: str, value: Any
+):
+    received = re.escape(f"Received: {argument}={value!r}")
+    with pytest.raises(ValueError, match=f"`{argument}` must be .*{received}"):
+        layer_class(**arguments)

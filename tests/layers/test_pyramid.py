@@ -51,17 +51,3 @@ def test_length_is_static_for_any_size(levels, length):
     model = keras.Model(inputs, keras.layers.Dense(2)(x))
     for size in ((1, 1), (8, 3)):
         assert model(np.ones((3, *size, 5), "float32")).shape == (3, 2)
-
-
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        ({"levels": ()}, r"`levels` .* received \(\)"),
-        ({"levels": (4, 0)}, r"`levels` .* received \(4, 0\)"),
-        ({"levels": (2.0,)}, r"`levels` .* received \(2.0,\)"),
-        ({"mode": "mean"}, "`mode` .* received 'mean'"),
-    ],
-)
-def test_errors_name_argument_and_value(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        SpatialPyramidPooling2D(**arguments)

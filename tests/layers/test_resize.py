@@ -57,8 +57,6 @@ def test_aligned_corners(small, large):
     np.testing.assert_allclose(output, bilinear(x, *large, corners=True), rtol=1e-4, atol=1e-5)
     for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
         np.testing.assert_allclose(output[:, *corner], x[:, *corner], rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="`align_corners` needs .* received 'nearest'"):
-        ResizeLike("nearest", align_corners=True)
 
 
 @pytest.mark.parametrize("scale, size", [(0.5, (4, 3)), (0.75, (7, 4)), (1.5, (14, 9))])
@@ -69,8 +67,6 @@ def test_by_a_factor(scale, size):
     output = ResizeBy(scale, align_corners=True)(x)
     np.testing.assert_allclose(output, bilinear(x, *aligned, corners=True), rtol=1e-4, atol=1e-5)
     assert ResizeBy(0.01)(x).shape == (2, 1, 1, 2)
-    with pytest.raises(ValueError, match="`scale` must be a positive number, received 0"):
-        ResizeBy(0)
 
 
 @pytest.mark.parametrize("small, large", SIZES)
@@ -117,12 +113,3 @@ def test_shapes_are_known_as_far_as_they_can_be():
     assert PadToMinimum(7, 5)(x).shape == (None, None, 5, 2)
     assert ResizeLike()(x, keras.Input((8, None, 3))).shape == (None, 8, None, 2)
     assert CropLike()(x, keras.Input((2, None, 3))).shape == (None, 2, None, 2)
-
-
-def test_errors_name_argument_and_value():
-    with pytest.raises(ValueError, match="`interpolation` .* received 'cubic'"):
-        ResizeLike("cubic")
-    with pytest.raises(ValueError, match="`height` .* received 0"):
-        PadToMinimum(0, 4)
-    with pytest.raises(ValueError, match=r"`width` .* received 4\.5"):
-        PadToMinimum(4, 4.5)

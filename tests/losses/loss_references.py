@@ -147,10 +147,10 @@ CASES = {
     "smoothing": Case(
         losses.CrossEntropy, {"label_smoothing": 0.3}, pixel_mean, {"smoothing": 0.3}
     ),
-    "hard_pixels": Case(losses.HardPixelMining, {"share": 0.3}, pixel_mean, {"share": 0.3}),
+    "hard_pixels": Case(losses.HardPixelMining, {"fraction": 0.3}, pixel_mean, {"share": 0.3}),
     "hard_pixels_weighted": Case(
         losses.HardPixelMining,
-        {"share": 0.4, "class_weights": WEIGHTS, "label_smoothing": 0.1},
+        {"fraction": 0.4, "class_weights": WEIGHTS, "label_smoothing": 0.1},
         pixel_mean,
         {"share": 0.4, "class_weights": WEIGHTS, "smoothing": 0.1},
     ),

@@ -96,7 +96,7 @@ def test_a_cap():
 @pytest.mark.parametrize("method", REFERENCES)
 def test_absent_classes_are_said_and_get_zero(method):
     maps = make_maps()
-    with pytest.warns(UserWarning, match=r"no pixel of the classes \[3, 4\]: their weights are 0"):
+    with pytest.warns(UserWarning, match=r"No pixel of the classes \[3, 4\]: their weights are 0"):
         weights = class_weights(maps, 5, method=method, cap=None)
     assert weights[3:] == [0, 0]
     np.testing.assert_allclose(weights[:3], REFERENCES[method](maps, 3), rtol=1e-6)
@@ -132,7 +132,7 @@ def test_the_audit_knows_enough(method):
     found = shares_to_weights(part.class_share, part.where_present, method, power=0.5)
     np.testing.assert_allclose(found, class_weights(maps, 3, method, power=0.5))
     assert part.ignored_share > 0.1
-    with pytest.raises(ValueError, match="at least one pixel that counts"):
+    with pytest.raises(ValueError, match="at least one valid pixel"):
         shares_to_weights([0, 0], [0, 0])
 
 
@@ -159,15 +159,21 @@ class InMemory(data.Source):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda m: class_weights(m, 3, method="mean"), "method must be one of .*'mean'"),
-        (lambda m: class_weights(m, 1), "num_classes must be at least 2; received 1"),
-        (lambda m: class_weights(m, 3, cap=0), "cap must be above 0 or None; received 0"),
-        (lambda m: class_weights(m, 3, power=0), "power must be above 0; received 0"),
-        (lambda m: class_weights(m, 2), r"0\.\.1 or the ignored label 255; received \[2\]"),
-        (lambda m: class_weights(m, 3, ignore_label=None), r"in 0\.\.2; received \[255\]"),
-        (lambda m: class_weights([], 3), "at least one pixel that counts"),
-        (lambda m: class_weights([np.full((2, 2), 255)], 3), "at least one pixel that counts"),
-        (lambda m: class_weights([np.zeros(4)], 3), r"received an element of shape \(4,\)"),
+        (lambda m: class_weights(m, 3, method="mean"), "`method` must be one of .*'mean'"),
+        (
+            lambda m: class_weights(m, 1),
+            "`num_classes` must be an integer of at least 2. Received: num_classes=1",
+        ),
+        (lambda m: class_weights(m, 3, cap=0), "`cap` must be a positive number. Received: cap=0"),
+        (
+            lambda m: class_weights(m, 3, power=0),
+            "`power` must be a positive number. Received: power=0",
+        ),
+        (lambda m: class_weights(m, 2), r"0\.\.1 or the ignored label 255. Received: \[2\]"),
+        (lambda m: class_weights(m, 3, ignore_label=None), r"in 0\.\.2. Received: \[255\]"),
+        (lambda m: class_weights([], 3), "at least one valid pixel"),
+        (lambda m: class_weights([np.full((2, 2), 255)], 3), "at least one valid pixel"),
+        (lambda m: class_weights([np.zeros(4)], 3), r"Received: an element of shape \(4,\)"),
         (lambda m: class_weights(tf.data.Dataset.from_tensors(m[0]).repeat(), 3), "finite"),
     ],
 )

@@ -22,12 +22,12 @@ def official(labels, logits, step, mining_step, top_k, weights=None):
 @pytest.mark.parametrize("jit", [False, True])
 def test_the_official_schedule(step, share, jit):
     optimizer = keras.optimizers.SGD(0.1)
-    loss = HardPixelMining(0.25, steps=10, optimizer=optimizer)
+    loss = HardPixelMining(0.25, warmup_steps=10, optimizer=optimizer)
     compiled = tf.function(loss, jit_compile=jit)
     for seed in range(3):
         labels, logits, _ = make_batch(seed, (2, 7, 9))
         optimizer.iterations.assign(step)
-        np.testing.assert_allclose(loss.current_share(), share, rtol=1e-6)
+        np.testing.assert_allclose(loss.current_fraction(), share, rtol=1e-6)
         np.testing.assert_allclose(
             compiled(tf.constant(labels), tf.constant(logits)),
             official(labels, logits, step, 10, 0.25),
@@ -40,7 +40,7 @@ def test_gradients_on_the_way_equal_finite_differences(step, share):
     optimizer = keras.optimizers.SGD(0.1)
     optimizer.iterations.assign(step)
     options = {"class_weights": WEIGHTS, "label_smoothing": 0.1}
-    loss = HardPixelMining(0.25, steps=10, optimizer=optimizer, **options)
+    loss = HardPixelMining(0.25, warmup_steps=10, optimizer=optimizer, **options)
     labels, logits, weights = make_batch(2, (2, 3, 5))
     x = tf.constant(logits)
     with tf.GradientTape() as tape:
@@ -102,7 +102,7 @@ def network(loss_of, policy="float32"):
 
 
 def mining(optimizer):
-    return HardPixelMining(0.2, steps=8, optimizer=optimizer)
+    return HardPixelMining(0.2, warmup_steps=8, optimizer=optimizer)
 
 
 def mining_in_a_sum(optimizer):
@@ -119,7 +119,7 @@ def pictures():
 def test_training_moves_it_and_validation_does_not(pictures, policy):
     model, shares = network(mining, policy), []
     record = keras.callbacks.LambdaCallback(
-        on_train_batch_begin=lambda batch, logs: shares.append(float(model.loss.current_share()))
+        on_train_batch_begin=lambda batch, logs: shares.append(float(model.loss.current_fraction()))
     )
     model.fit(
         *pictures,
@@ -159,7 +159,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(pictures, tmp_path, loss_
     for weight, expected in zip(second.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_allclose(weight, expected, rtol=1e-6)
     mined = second.loss if loss_of is mining else second.loss.losses[0]
-    assert float(mined.current_share()) == pytest.approx(0.2)
+    assert float(mined.current_fraction()) == pytest.approx(0.2)
     assert abs(whole.get_weights()[0] - first.get_weights()[0]).max() > 0.1
 
 
@@ -180,12 +180,12 @@ def test_the_optimizer_is_saved_where_it_always_is(pictures, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"share": 0}, "share must be above 0 and at most 1; received 0"),
-        ({"share": 1.5}, "share"),
-        ({"steps": -1}, "steps must be an integer from 0; received -1"),
-        ({"steps": 2.5}, "steps"),
-        ({"steps": 100}, "optimizer must be .* received None with steps=100"),
-        ({"steps": 100, "optimizer": "sgd"}, "optimizer must be .* received 'sgd'"),
+        ({"fraction": 0}, r"`fraction` must be a number in \(0, 1\]. Received: fraction=0"),
+        ({"fraction": 1.5}, "`fraction`"),
+        ({"warmup_steps": -1}, "`warmup_steps` must be a non-negative integer. Received"),
+        ({"warmup_steps": 2.5}, "`warmup_steps`"),
+        ({"warmup_steps": 100}, "`optimizer` must be .* Received: optimizer=None"),
+        ({"warmup_steps": 100, "optimizer": "sgd"}, "`optimizer` must be .* Received.*'sgd'"),
     ],
 )
 def test_arguments_are_checked(arguments, message):

@@ -74,7 +74,7 @@ def test_errors_of_the_others():
         DeepLabV3(3, "mobilenet_v2", stride_on="3x3")
     inputs = keras.Input((None, None, 3))
     network = keras.Model(inputs, keras.layers.Conv2D(4, 16, strides=16)(inputs))
-    with pytest.raises(ValueError, match="no tensor at stride 4"):
+    with pytest.raises(ValueError, match="`stride` must be one of .* Received: stride=4"):
         DeepLabV3Plus(3, network)
 
 

@@ -215,10 +215,10 @@ def test_a_file_brings_the_head_back(model, batch, tmp_path: Path):
 
 def test_stride_and_classes_can_be_changed(model):
     fine = model.with_output_stride(8)
-    assert fine.transfer_report.fresh == ()
-    assert set(HEAD) <= set(fine.transfer_report.kept)
+    assert fine.transfer_report.missing_keys == ()
+    assert set(HEAD) <= set(fine.transfer_report.loaded)
     fewer = model.with_num_classes(2)
-    assert fewer.transfer_report.fresh == ("logits", "auxiliary/logits")
+    assert fewer.transfer_report.missing_keys == ("logits", "auxiliary/logits")
     assert [x.shape[-1] for x in fewer(image(64, 64), training=True)] == [2, 2]
 
 

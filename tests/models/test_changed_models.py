@@ -45,7 +45,7 @@ def test_all_weights_are_copied(coarse, fine):
         for old, copied in zip(layer.weights, new[name].weights, strict=True):
             assert old is not copied
             np.testing.assert_array_equal(old, copied)
-    assert fine.transfer_report.fresh == ()
+    assert fine.transfer_report.missing_keys == ()
 
 
 def test_features_are_the_graph_rewrites(coarse, fine):
@@ -98,12 +98,12 @@ def test_with_num_classes_keeps_all_but_the_predictor(coarse, logs):
     assert type(model) is DeepLabV3Plus
     assert model.num_classes == model.output_shape[-1] == 7
     report = model.transfer_report
-    assert report.fresh == ("logits",)
+    assert report.missing_keys == ("logits",)
     weighted = {name for name, layer in leaf_layers(coarse).items() if layer.weights}
-    assert set(report.kept) == weighted - {"logits"}
+    assert set(report.loaded) == weighted - {"logits"}
     printed = logs.text
     assert "missing keys: logits" in printed
-    assert f"loaded {len(report.kept)} layers" in printed
+    assert f"loaded {len(report.loaded)} layers" in printed
     x = image(64, 64)
     inner = [keras.Model(m.input, m.get_layer("decoder_1").output) for m in (coarse, model)]
     np.testing.assert_allclose(inner[1](x), inner[0](x), rtol=1e-5, atol=1e-5)
@@ -135,7 +135,7 @@ def test_views_of_a_model_change_with_it(coarse, fine):
 
 
 def test_with_the_same_number_of_classes_nothing_is_fresh(coarse):
-    assert coarse.with_num_classes(4).transfer_report.fresh == ()
+    assert coarse.with_num_classes(4).transfer_report.missing_keys == ()
     with pytest.raises(ValueError, match="`num_classes` .* received 1.*use 2"):
         coarse.with_num_classes(1)
 

@@ -225,9 +225,9 @@ def test_other_classes_keep_all_but_the_predictor(model, logs):
     other = model.with_num_classes(7)
     assert type(other) is SPPNet
     assert other.num_classes == other.output_shape[-1] == 7
-    assert other.transfer_report.fresh == ("logits",)
+    assert other.transfer_report.missing_keys == ("logits",)
     weighted = {name for name, layer in leaf_layers(model).items() if layer.weights}
-    assert set(other.transfer_report.kept) == weighted - {"logits"}
+    assert set(other.transfer_report.loaded) == weighted - {"logits"}
     assert "missing keys: logits" in logs.text
     x = image(64, 64)
     inner = [keras.Model(m.input, m.get_layer("dense2").output) for m in (model, other)]

@@ -10,7 +10,7 @@ from models.networks import tiny
 
 import keras_deeplab
 from keras_deeplab.optimizers import backbone, classifier, no_decay
-from keras_deeplab.optimizers.parameter_group import multipliers
+from keras_deeplab.optimizers.groups import multipliers
 
 
 def found(model: keras.Model, groups) -> dict[str, tuple[float, float]]:
@@ -84,7 +84,7 @@ def test_kinds_of_variables():
 
 @pytest.mark.parametrize("kinds", ["bias", ["biases"], [None]])
 def test_kinds_are_checked(kinds):
-    with pytest.raises(ValueError, match="kinds must be some of .*'norm'.*received"):
+    with pytest.raises(ValueError, match="`kinds` must be a list with some of .*norm.*Received"):
         no_decay(of_all_kinds(), kinds)
 
 
@@ -106,11 +106,11 @@ def test_paths_with_wildcards_in_them_are_meant_as_they_are():
 
 
 def test_a_model_without_weights():
-    with pytest.raises(ValueError, match="must have weights, build it first; .*Sequential 'new'"):
+    with pytest.raises(ValueError, match="`model` must have weights. Received: Sequential 'new'"):
         no_decay(keras.Sequential([kl.Dense(2)], name="new"))
     inputs = keras.Input((2,))
     empty = keras.Model(inputs, kl.ReLU()(inputs), name="empty")
-    with pytest.raises(ValueError, match="must have a layer with weights; received 'empty'"):
+    with pytest.raises(ValueError, match="must have a layer with weights. Received: 'empty'"):
         classifier(empty)
     with pytest.raises(ValueError, match="has no graph yet"):
         classifier(keras.Sequential([kl.Dense(2)]))
@@ -120,7 +120,7 @@ def test_a_model_without_weights():
 
 @pytest.mark.parametrize("name", ["learning_rate", "bias"])
 def test_multipliers_are_checked(name):
-    with pytest.raises(ValueError, match=f"{name} must be a number from 0; received -1"):
+    with pytest.raises(ValueError, match=f"`{name}` must be a non-negative number"):
         classifier(of_all_kinds(), **{name: -1})
 
 
@@ -223,7 +223,10 @@ def test_the_backbone_learns_at_its_own_rate():
     assert found(several, backbone(several, 0.25)) == expected
     model.backbone.trainable = False
     assert backbone(model) == []
-    with pytest.raises(ValueError, match="must have a layer 'backbone'.*received 'plain'"):
+    with pytest.raises(ValueError, match="must have a layer 'backbone'.*Received: 'plain'"):
         backbone(keras.Sequential([kl.Input((8, 3)), kl.Dense(2)], name="plain"))
-    with pytest.raises(ValueError, match="learning_rate must be a number from 0; received -1"):
+    with pytest.raises(
+        ValueError,
+        match="`learning_rate` must be a non-negative number",
+    ):
         backbone(model, -1)

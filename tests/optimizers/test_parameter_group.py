@@ -6,7 +6,7 @@ import pytest
 from optimizers.references import small_model
 
 from keras_deeplab.optimizers import SGD, ParameterGroup
-from keras_deeplab.optimizers.parameter_group import multipliers
+from keras_deeplab.optimizers.groups import multipliers
 
 
 @pytest.mark.parametrize(
@@ -57,26 +57,26 @@ def test_multipliers_of_several_groups_are_multiplied():
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
 @pytest.mark.parametrize("value", [-1, float("inf"), float("nan"), "2", True, None])
 def test_multipliers_are_checked(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be a number from 0; received {value!r}"):
+    with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}={value!r}"):
         ParameterGroup("*", **{name: value})
 
 
 @pytest.mark.parametrize("pattern", ["", (), ("a", ""), 3, None, [1]])
 def test_pattern_is_checked(pattern):
-    with pytest.raises(ValueError, match="pattern must be a path"):
+    with pytest.raises(ValueError, match="`pattern` must be a path"):
         ParameterGroup(pattern)
 
 
 @pytest.mark.parametrize("groups", [ParameterGroup("*"), ["*"], {"*": 1}, "*", None])
 def test_groups_are_checked(groups):
-    with pytest.raises(ValueError, match="groups must be a list of ParameterGroup; received "):
+    with pytest.raises(ValueError, match="`groups` must be a list of ParameterGroup. Received: "):
         SGD(0.1, groups=groups)
 
 
 def test_a_group_that_matches_nothing_is_an_error_that_helps():
     optimizer = SGD(0.1, groups=[ParameterGroup("*"), ParameterGroup("logit/kernel")])
     # The nearest path comes first.
-    rule = "received 'logit/kernel', which matches none of the 4.* like 'logits/kernel', "
+    rule = "'logit/kernel', which matches none of the 4. Similar paths are 'logits/kernel', "
     with pytest.raises(ValueError, match=rule):
         optimizer.build(small_model().trainable_variables)
     assert not optimizer.built
@@ -92,5 +92,5 @@ def test_the_error_of_very_many_patterns_stays_short():
 def test_frozen_variables_are_not_there():
     model = small_model()
     model.get_layer("a").trainable = False
-    with pytest.raises(ValueError, match=r"groups must each match .*'a/\*', .*none of the 2"):
+    with pytest.raises(ValueError, match=r"`groups` must each match .*'a/\*', .*none of the 2"):
         SGD(0.1, groups=[ParameterGroup("a/*")]).build(model.trainable_variables)

@@ -106,7 +106,7 @@ def test_training_unfolds_the_norms_of_a_litert_file(shared, tmp_path, capsys):
     "arguments, message",
     [
         (["--backbone", "xception41"], "on the backbone 'mobilenet_v2', but `backbone` is"),
-        (["--weights", "pascal"], "no such weights are published for any model on mobilenet_v2"),
+        (["--weights", "pascal"], "published weights are opened as NAME/MODEL/BACKBONE"),
         (["--weights", "missing.pth"], "there is no such file"),
     ],
 )

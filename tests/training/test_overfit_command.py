@@ -7,8 +7,8 @@ import re
 import pytest
 
 import keras_deeplab
-from keras_deeplab.batch_norm.policy import all_norms
-from keras_deeplab.overfitting.fitting import RATE
+from keras_deeplab.batch_norm import all_norms
+from keras_deeplab.diagnosis import LEARNING_RATE
 from training import train
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -31,7 +31,7 @@ def called(monkeypatch):
 
 
 def test_it_learns_an_image_by_heart(capsys):
-    mining = ["--loss", "cross_entropy + 0.1 * hard_pixel_mining(share=0.5, steps=50)"]
+    mining = ["--loss", "cross_entropy + 0.1 * hard_pixel_mining(fraction=0.5, warmup_steps=50)"]
     assert train.main(["--overfit", "1", "--crop-size", "24", "32", *mining]) == 0
     said = capsys.readouterr().out
     assert re.search(r"on 1 images of 32x24 after \d+ steps, .*: the model fits them", said)
@@ -56,12 +56,12 @@ def test_what_is_given_in_either_form_is_used(called, said):
 
 
 def test_the_loss_counts_the_steps_of_the_optimizer_that_trains(called):
-    mining = "hard_pixel_mining(share=0.25, steps=2000)"
+    mining = "hard_pixel_mining(fraction=0.25, warmup_steps=2000)"
     assert train.main(["--overfit", "3", "--loss", mining]) == 0
     settings = called["compile"]
-    assert float(settings["optimizer"].learning_rate) < RATE  # it warms up
+    assert float(settings["optimizer"].learning_rate) < LEARNING_RATE  # it warms up
     settings["optimizer"].iterations.assign(1000)
-    assert float(settings["loss"].current_share()) == pytest.approx(0.625)
+    assert float(settings["loss"].current_fraction()) == pytest.approx(0.625)
     assert all(norm.trainable for norm in all_norms(called["model"]).values())
 
 

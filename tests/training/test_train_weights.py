@@ -45,14 +45,14 @@ def test_model_and_backbone_are_the_files(v3):
     assert (options.model, options.backbone) == ("deeplab_v3", "mobilenet_v2")
     changed = {"num_classes": INFO.num_classes, "output_stride": 8, "aspp_rates": (12, 24, 36)}
     assert model.get_config() == {**original.get_config(), **changed}
-    assert model.transfer_report.fresh == ("logits",)
+    assert model.transfer_report.missing_keys == ("logits",)
 
 
 def test_another_model_takes_what_fits(v3):
     options, model = started("--weights", v3[1], "--model", "deeplab_v3_plus")
     assert options.backbone == "mobilenet_v2"
     assert type(model) is keras_deeplab.DeepLabV3Plus
-    assert not [path for path in model.transfer_report.fresh if path.startswith("backbone/")]
+    assert not [path for path in model.transfer_report.missing_keys if path.startswith("backbone/")]
     found = model.backbone.get_layer("block5_expand_conv").kernel
     np.testing.assert_array_equal(found, v3[0].backbone.get_layer("block5_expand_conv").kernel)
     options, model = started("--weights", v3[1], "--model", "unet")
@@ -72,7 +72,7 @@ def test_a_network_of_the_users_own_comes_with_its_file(tmp_path, build):
     options, model = started("--weights", str(tmp_path / "own.keras"))
     assert options.backbone is None
     assert type(model) is build
-    assert model.transfer_report.fresh == ("logits",)
+    assert model.transfer_report.missing_keys == ("logits",)
     for old, new in zip(original.backbone.weights, model.backbone.weights, strict=True):
         np.testing.assert_array_equal(old, new)
 

@@ -46,12 +46,12 @@ def test_features_are_equal(name):
     calibrate(network, scaled(image(192, 256, batch=2)))
     features = keras.Model(network.inputs, network.get_layer(last).output)
     source = weights.open_source(network)
-    options = source.shared.get("backbone_options", {})
-    if "stride_on" in source.shared:
-        options = {**options, "stride_on": source.shared["stride_on"]}
+    options = source.backbone_arguments.get("backbone_options", {})
+    if "stride_on" in source.backbone_arguments:
+        options = {**options, "stride_on": source.backbone_arguments["stride_on"]}
     backbone = keras_deeplab.backbones.build(name.split()[0], (None, None, 3), **options)
     report = weights.load(backbone, network)
-    assert report.fresh == ()
+    assert report.missing_keys == ()
     for size in ((96, 128), (97, 131)):
         x = scaled(image(*size, seed=1))
         right = features(x, training=False).numpy()
@@ -91,7 +91,7 @@ def test_what_the_network_needs_is_in_the_models_configuration():
     assert (config["stride_on"], config["preprocessing"]) == ("1x1", "caffe")
     assert config["backbone_options"]["epsilon"] == 1.001e-5
     assert config["epsilon"] == 1e-5  # the head's own
-    assert not any(path.startswith("backbone/") for path in model.transfer_report.fresh)
+    assert not any(path.startswith("backbone/") for path in model.transfer_report.missing_keys)
 
 
 def test_a_classifier_whole():
@@ -100,7 +100,7 @@ def test_a_classifier_whole():
     calibrate(network, scaled(x))
     model = weights.convert(network)
     assert type(model) is keras_deeplab.SPPNet
-    assert model.transfer_report.fresh == model.transfer_report.left_over == ()
+    assert model.transfer_report.missing_keys == model.transfer_report.unexpected_keys == ()
     right = network(scaled(x), training=False).numpy()
     assert right.std() > 1e-2
     np.testing.assert_allclose(model(x, training=False), right, atol=1e-4 * right.std())

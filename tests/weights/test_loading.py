@@ -39,7 +39,7 @@ def files(trained, tmp_path_factory):
 def test_own_files_come_back(trained, files, name):
     model = v3()
     report = weights.load(model, files / name)
-    assert report.fresh == report.left_over == report.notes == ()
+    assert report.missing_keys == report.unexpected_keys == report.notes == ()
     np.testing.assert_array_equal(model(PIXELS), trained(PIXELS))
 
 
@@ -48,9 +48,9 @@ def test_another_number_of_classes_keeps_its_own_predictor(trained, files, name)
     model = v3(5)
     before = [np.array(w) for w in model.get_layer("logits").weights]
     report = weights.load(model, files / name)
-    assert report.fresh == ("logits",)
+    assert report.missing_keys == ("logits",)
     assert report.notes == ("logits predicts 5 classes, the source's 3: it was not taken",)
-    assert report.left_over == ("logits/kernel", "logits/bias")
+    assert report.unexpected_keys == ("logits/kernel", "logits/bias")
     for old, new in zip(before, model.get_layer("logits").weights, strict=True):
         np.testing.assert_array_equal(old, new)
     inner = [keras.Model(m.inputs, m.get_layer("aspp").output) for m in (model, trained)]
@@ -70,8 +70,8 @@ def test_the_constructor_takes_what_the_weights_need(trained, files, logs):
         4, weights=files / "model.keras", aspp_filters=8, separable=False
     )
     assert plus.get_config()["backbone"] == "mobilenet_v2"
-    assert "aspp" not in " ".join(plus.transfer_report.fresh)
-    assert "logits" in plus.transfer_report.fresh
+    assert "aspp" not in " ".join(plus.transfer_report.missing_keys)
+    assert "logits" in plus.transfer_report.missing_keys
 
 
 def test_weights_are_no_part_of_the_configuration(files):
@@ -96,17 +96,17 @@ def test_a_network_of_the_users_own(tmp_path):
     fresh = keras_deeplab.DeepLabV3(3, tiny(), aspp_filters=8, head_filters=None)
     network = scattered(tiny())
     report = weights.load(fresh, network)
-    assert all(path.startswith("backbone/") for path in report.kept)
+    assert all(path.startswith("backbone/") for path in report.loaded)
     stem = fresh.backbone.get_layer("stem").kernel
     np.testing.assert_array_equal(stem, network.get_layer("stem").kernel)
-    with pytest.raises(WeightsError, match="published weights are for backbones by name"):
+    with pytest.raises(WeightsError, match="published weights need a `backbone` that has a name"):
         weights.load(fresh, "imagenet")
 
 
 def test_a_model_is_a_source_and_so_is_a_wrapper(trained):
     several = keras_deeplab.MultiScale(trained, scales=(0.5, 1.0))
     model = v3()
-    assert weights.load(model, several).fresh == ()
+    assert weights.load(model, several).missing_keys == ()
     np.testing.assert_array_equal(model(PIXELS), trained(PIXELS))
 
 
@@ -115,8 +115,8 @@ def test_a_backbone_alone_takes_weights(trained, files):
         "mobilenet_v2", (None, None, 3), **SMALL["backbone_options"]
     )
     report = weights.load(backbone, files / "model.keras")
-    assert report.fresh == ()
-    assert "logits/kernel" in report.left_over
+    assert report.missing_keys == ()
+    assert "logits/kernel" in report.unexpected_keys
     mine = [w for w in backbone.weights if w.path.endswith("block5_expand_conv/kernel")]
     its = [w for w in trained.weights if w.path.endswith("block5_expand_conv/kernel")]
     np.testing.assert_array_equal(mine[0], its[0])

@@ -55,8 +55,8 @@ def test_logits_are_the_sources_and_a_mistake_shows(shared, tmp_path, name, chan
     path = write_case(shared, name, tmp_path)
     # The inputs of the cases are scaled pixels.
     model = weights.convert(path, preprocessing=None)
-    assert model.transfer_report.fresh == ()
-    assert model.transfer_report.left_over == ()
+    assert model.transfer_report.missing_keys == ()
+    assert model.transfer_report.unexpected_keys == ()
     assert "missing keys: none" in logs.text
     found = differences(model, shared, name)
     assert max(found.values()) < 1e-4, found

@@ -11,7 +11,7 @@ from keras.src.applications import resnet as keras_resnet  # where Keras has its
 
 import keras_deeplab
 from keras_deeplab import backbones
-from keras_deeplab.weights import download, published
+from keras_deeplab.weights import published
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.published import PUBLISHED, find
 
@@ -40,8 +40,8 @@ def test_entries_are_complete(entry):
     assert address.hostname
     assert re.fullmatch(r"[\w.-]+\.(tar\.gz|pth|h5)", entry.file_name)
     assert entry.url.endswith(f"/{entry.file_name}")
-    download._checked_hash(entry.file_hash)
-    download._checked_target(entry.file_name, None)
+    if entry.file_hash is not None:
+        assert re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{8}", entry.file_hash)
     assert re.fullmatch(r"(Apache-2\.0|BSD-3-Clause|MIT) \(code\)", entry.licence)
     assert entry.note
     if entry.model is None:

@@ -1,10 +1,8 @@
-"""Published weights from a server into models, with the conversion that is kept."""
+"""Published weights from a server into models, downloaded once."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 import socket
 from collections import Counter
 from http.server import BaseHTTPRequestHandler
@@ -20,9 +18,8 @@ from sources import HEAD, as_the_authors_write_it, scattered, tar_gz, write_appl
 
 import keras_deeplab
 from keras_deeplab import weights
-from keras_deeplab.weights import WeightsError, opening, published
-from keras_deeplab.weights.families import tf1_deeplab
-from keras_deeplab.weights.source import Source
+from keras_deeplab.weights import WeightsError, published
+from keras_deeplab.weights.names import tf1_deeplab
 
 PIXELS = image(65, 97)
 NAME, NETWORK = "pascal_voc", {"backbone": "mobilenet_v2"}
@@ -30,7 +27,6 @@ HALF = {"backbone_options": {"depth_multiplier": 0.5}}
 ENTRY = published.find(NAME, "DeepLabV3", "mobilenet_v2")
 HALF_ENTRY = published.find(NAME, "DeepLabV3", "mobilenet_v2", {"depth_multiplier": 0.5})
 IMAGENET = published.find("imagenet", "DeepLabV3", "mobilenet_v2")
-KEPT = f"{ENTRY.file_name}.converted-1.npz"
 
 
 class Site(BaseHTTPRequestHandler):
@@ -109,24 +105,9 @@ def change_entries(monkeypatch, changes) -> None:
     monkeypatch.setattr(published, "PUBLISHED", entries)
 
 
-def expect_hash_of(monkeypatch, body: bytes) -> None:
-    file_hash = f"md5:{hashlib.md5(body).hexdigest()}"
-    change_entries(monkeypatch, lambda e: {"file_hash": file_hash} if e.name == NAME else {})
-
-
 def cached(tmp_path) -> set[str]:
     folder = tmp_path / "keras_deeplab"
     return {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-
-
-def no_more(monkeypatch) -> None:
-    """From here on nothing may be downloaded nor converted."""
-
-    def fail(*arguments, **keywords):
-        raise AssertionError("this was not to be called")
-
-    Site.files = {}
-    monkeypatch.setattr(opening, "open_file", fail)
 
 
 def is_the_same(model: keras.Model, original: keras.Model) -> bool:
@@ -134,7 +115,7 @@ def is_the_same(model: keras.Model, original: keras.Model) -> bool:
     return right.shape == found.shape and bool(np.all(found == right))
 
 
-def test_the_model_is_the_authors_network(site, originals, tmp_path, monkeypatch, logs):
+def test_the_model_is_the_authors_network(site, originals, tmp_path):
     model = keras_deeplab.DeepLabV3(weights=NAME, **NETWORK)
     original = originals[ENTRY.file_name][0]
     config = model.get_config()
@@ -145,10 +126,7 @@ def test_the_model_is_the_authors_network(site, originals, tmp_path, monkeypatch
     assert config == original.get_config()
     assert is_the_same(model, original)
     assert Site.requests == {ENTRY.file_name: 1}
-    assert cached(tmp_path) == {ENTRY.file_name, f".{ENTRY.file_name}.sha256", KEPT}
-    assert f"{ENTRY.file_name}: converted in" in logs.text
-
-    no_more(monkeypatch)
+    assert cached(tmp_path) == {ENTRY.file_name}
     again = keras_deeplab.DeepLabV3(weights=NAME, **NETWORK)
     assert again.get_config() == config
     assert again.transfer_report == model.transfer_report
@@ -158,7 +136,7 @@ def test_the_model_is_the_authors_network(site, originals, tmp_path, monkeypatch
 
 def test_other_classes_and_other_widths(site, originals):
     model = keras_deeplab.DeepLabV3(5, weights=NAME, **NETWORK)
-    assert model.transfer_report.fresh == ("logits",)
+    assert model.transfer_report.missing_keys == ("logits",)
     assert model.transfer_report.notes == (
         "logits predicts 5 classes, the source's 21: it was not taken",
     )
@@ -185,66 +163,14 @@ def test_load_and_convert_take_the_names(site, originals):
 def test_a_name_is_not_the_folder_that_lies_here(site, originals, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / NAME).mkdir()
-    assert weights.open_source(NAME, "DeepLabV3", "mobilenet_v2").own["num_classes"] == 21
+    assert (
+        weights.open_source(NAME, "DeepLabV3", "mobilenet_v2").model_arguments["num_classes"] == 21
+    )
     with pytest.raises(WeightsError, match="a folder that holds no TensorFlow checkpoint"):
         weights.open_source(f"./{NAME}", "DeepLabV3", "mobilenet_v2")
 
 
-@pytest.mark.parametrize("size", [0, 1000, -1])
-def test_a_damaged_conversion_is_made_again(site, originals, tmp_path, monkeypatch, logs, size):
-    source = weights.open_source(NAME, "DeepLabV3", "mobilenet_v2")
-    kept = tmp_path / "keras_deeplab" / KEPT
-    whole, time = kept.read_bytes(), kept.stat().st_mtime_ns
-    kept.write_bytes(whole[:size])
-    os.utime(kept, ns=(time, time))
-    logs.clear()
-    again = weights.open_source(NAME, "DeepLabV3", "mobilenet_v2")
-    said = logs.text
-    assert f"{kept}: it is damaged" in said
-    assert "it is converted again" in said
-    no_more(monkeypatch)
-    for found in (again, weights.open_source(NAME, "DeepLabV3", "mobilenet_v2")):
-        assert found.values.keys() == source.values.keys()
-        for name, array in source.values.items():
-            np.testing.assert_array_equal(found.values[name], array)
-    assert Site.requests == {ENTRY.file_name: 1}
-
-
-def test_a_new_file_makes_a_new_conversion(site, originals, tmp_path, monkeypatch):
-    def stem() -> np.ndarray:
-        found = weights.open_source(NAME, "DeepLabV3", "mobilenet_v2")
-        return found.values["backbone/stem_conv/kernel"]
-
-    first = stem()
-    newer, body = authors_archive(tmp_path / "newer", 1.0, 7)
-    Site.files[ENTRY.file_name] = body
-    np.testing.assert_array_equal(stem(), first)  # no hash: what is there is kept
-    assert Site.requests == {ENTRY.file_name: 1}
-    expect_hash_of(monkeypatch, body)
-    np.testing.assert_array_equal(stem(), newer.backbone.get_layer("stem_conv").kernel)
-    assert Site.requests == {ENTRY.file_name: 2}
-    # A file that came from elsewhere may be older than the conversion of the one before it.
-    file = tmp_path / "keras_deeplab" / ENTRY.file_name
-    file.write_bytes(originals[ENTRY.file_name][1])
-    os.utime(file, (1, 1))
-    expect_hash_of(monkeypatch, file.read_bytes())
-    np.testing.assert_array_equal(stem(), first)
-    assert Site.requests == {ENTRY.file_name: 2}
-
-
-def test_a_conversion_that_cannot_be_kept_is_no_error(site, originals, monkeypatch, logs):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Source, "write", full)
-        model = keras_deeplab.DeepLabV3(weights=NAME, **NETWORK)
-    assert is_the_same(model, originals[ENTRY.file_name][0])
-    assert "could not be kept ([Errno 28] No space left on device)" in logs.text
-
-
-def test_moving_averages_are_not_taken_from_what_was_kept(site):
-    weights.open_source(NAME, "DeepLabV3", "mobilenet_v2")
+def test_moving_averages_of_a_file_without_them(site):
     with pytest.raises(WeightsError, match="`moving_averages` were asked for, but it holds none"):
         weights.convert(f"{NAME}/DeepLabV3/mobilenet_v2", moving_averages=True)
 
@@ -263,19 +189,18 @@ def test_a_failed_download_leaves_nothing(site, tmp_path, monkeypatch, fault):
             nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}"
         change_entries(monkeypatch, lambda e: {"url": f"{nowhere}/{e.file_name}"})
     url = published.find(NAME, "DeepLabV3", "mobilenet_v2").url
-    said = {"hash": "should begin with 0000", "404": "HTTP 404", "refused": "refused"}
+    reason = {"hash": "its hash is not", "404": "404", "refused": "refused"}
     with pytest.raises(WeightsError) as caught:
         keras_deeplab.DeepLabV3(weights=NAME, **NETWORK)
     assert str(caught.value).startswith(f"{url}: ")
-    assert said.get(fault, "arrived") in str(caught.value)
+    assert reason.get(fault, "incomplete") in str(caught.value)
     assert cached(tmp_path) == set()
 
 
-def test_imagenet_into_every_kind_of_model(site, originals, monkeypatch):
+def test_imagenet_into_every_kind_of_model(site, originals):
     network = originals[IMAGENET.file_name][0]
     backbone = keras_deeplab.backbones.build("mobilenet_v2", (None, None, 3), padding="end")
-    assert weights.load(backbone, "imagenet").fresh == ()
-    no_more(monkeypatch)
+    assert weights.load(backbone, "imagenet").missing_keys == ()
     models = [
         keras_deeplab.DeepLabV3Plus(3, weights="imagenet", separable=True, **NETWORK),
         keras_deeplab.UNet(3, weights="imagenet", **NETWORK),
@@ -286,8 +211,8 @@ def test_imagenet_into_every_kind_of_model(site, originals, monkeypatch):
         config = model.get_config()
         assert config["backbone_options"]["padding"] == "end"
         assert config["preprocessing"] == "tf"
-        assert all(path.startswith("backbone/") for path in model.transfer_report.kept)
-        assert not any(path.startswith("backbone/") for path in model.transfer_report.fresh)
+        assert all(path.startswith("backbone/") for path in model.transfer_report.loaded)
+        assert not any(path.startswith("backbone/") for path in model.transfer_report.missing_keys)
     for found in (backbone, *(model.backbone for model in models)):
         np.testing.assert_array_equal(found.get_layer("block7_depthwise_conv").kernel, right)
     features = keras.Model(network.inputs[0], network.get_layer("block_16_project_BN").output)
@@ -302,15 +227,15 @@ def test_imagenet_into_every_kind_of_model(site, originals, monkeypatch):
     [
         (
             lambda: keras_deeplab.DeepLabV3(3, tiny(), weights="imagenet"),
-            "imagenet: published weights are for backbones by name.* a network of your own",
+            "imagenet: published weights need a `backbone` .* Received: a network of your own",
         ),
         (
             lambda: keras_deeplab.UNet(3, weights="imagenet"),
-            "imagenet: published .* by name: `backbone` must be one, received None",
+            "imagenet: published weights need a `backbone` that has a name. Received: None",
         ),
         (
             lambda: weights.convert("pascal_voc"),
-            "asked for as NAME/MODEL/BACKBONE, such as 'pascal_voc/DeepLabV3/mobilenet_v2'",
+            "opened as NAME/MODEL/BACKBONE, such as 'pascal_voc/DeepLabV3/mobilenet_v2'",
         ),
         (
             lambda: weights.convert("imagenet/DeepLabV3/mobilenet_v2"),
@@ -336,11 +261,7 @@ def test_imagenet_into_every_kind_of_model(site, originals, monkeypatch):
 def test_names_that_do_not_fit_say_what_there_is(site, tmp_path, call, message):
     with pytest.raises(WeightsError, match=message):
         call()
-    assert cached(tmp_path) <= {
-        IMAGENET.file_name,
-        f".{IMAGENET.file_name}.sha256",
-        f"{IMAGENET.file_name}.converted-1.npz",
-    }
+    assert cached(tmp_path) <= {IMAGENET.file_name}
 
 
 def test_the_list_is_the_registry(site):

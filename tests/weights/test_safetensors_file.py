@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_deeplab.weights import safetensors_file
 from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.readers import safetensors
 
 ARRAYS = {
     "float32": ("F32", np.arange(6, dtype="float32").reshape(2, 3)),
@@ -34,7 +34,7 @@ def encoded(arrays: dict[str, tuple[str, np.ndarray]]) -> bytes:
 
 def refusal(path: Path) -> str:
     with pytest.raises(WeightsError) as caught:
-        safetensors_file.read(path)
+        safetensors.read(path)
     assert str(caught.value).startswith(f"{path}: ")
     return caught.value.reason
 
@@ -47,8 +47,8 @@ def path(tmp_path) -> Path:
 
 
 def test_values_types_and_shapes(path):
-    assert safetensors_file.is_safetensors_file(path)
-    found = safetensors_file.read(path)
+    assert safetensors.is_safetensors_file(path)
+    found = safetensors.read(path)
     path.write_bytes(bytes(path.stat().st_size))  # the arrays outlive the file
     assert set(found) == set(ARRAYS)
     for name, (_, array) in ARRAYS.items():
@@ -63,7 +63,7 @@ def test_a_file_cut_anywhere_is_refused(path):
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
         assert "damaged or cut" in refusal(path)
-        assert safetensors_file.is_safetensors_file(path) == (end >= header)
+        assert safetensors.is_safetensors_file(path) == (end >= header)
 
 
 @pytest.mark.parametrize(
@@ -79,15 +79,15 @@ def test_a_file_cut_anywhere_is_refused(path):
 )
 def test_other_files(content, path):
     path.write_bytes(content)
-    assert not safetensors_file.is_safetensors_file(path)
+    assert not safetensors.is_safetensors_file(path)
     refusal(path)
 
 
 def test_files_of_nothing_and_of_types_that_numpy_has_not(path):
     path.write_bytes(encoded({}))
-    assert refusal(path) == "holds no tensors"
+    assert refusal(path) == "it holds no tensors"
     path.write_bytes(encoded({"a": ("F8_E4M3", np.zeros(4, "uint8"))}))
-    assert "of a type that NumPy has not" in refusal(path)
+    assert "of a type that NumPy lacks" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_shapes_and_offsets_that_are_not_the_file_s_are_refused(shape, ends, pat
 
 
 def test_folders_and_missing_files(tmp_path):
-    assert not safetensors_file.is_safetensors_file(tmp_path)
-    assert not safetensors_file.is_safetensors_file(tmp_path / "missing")
+    assert not safetensors.is_safetensors_file(tmp_path)
+    assert not safetensors.is_safetensors_file(tmp_path / "missing")
     refusal(tmp_path)
     refusal(tmp_path / "missing")
 
@@ -120,4 +120,4 @@ def test_folders_and_missing_files(tmp_path):
 def test_without_the_package_the_error_says_what_to_install(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ImportError, match=r"pip install keras_deeplab\[safetensors\]"):
-        safetensors_file.read(path)
+        safetensors.read(path)

@@ -13,8 +13,8 @@ from torch_bytes import dict_of, plain, state_dict, write_zip
 
 from keras_deeplab import backbones, weights
 from keras_deeplab.weights import WeightsError
-from keras_deeplab.weights.families import torchvision
-from keras_deeplab.weights.state_dict import chosen
+from keras_deeplab.weights.names import torchvision
+from keras_deeplab.weights.readers.state_dict import chosen
 
 PATH = Path("some.ckpt")
 LAYERS = dict(torchvision._resnet_layers((3, 4, 6, 3), ""))
@@ -152,8 +152,8 @@ def test_a_lightning_checkpoint_comes_back_whole(network, arrays, tmp_path):
     path = write_zip(tmp_path / "last.ckpt", body, **storages, **more)
     target = backbones.build("mobilenet_v3_large", (None, None, 3))
     report = weights.load(target, path)
-    assert report.fresh == ()
-    assert report.left_over == ("criterion.weight",)
+    assert report.missing_keys == ()
+    assert report.unexpected_keys == ("criterion.weight",)
     assert report.notes == (
         "weights read from `state_dict`, names after `model.module.`; not read: `ema`",
     )

@@ -16,8 +16,9 @@ from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleH
 
 import keras_deeplab
 from keras_deeplab import weights
-from keras_deeplab.weights import WeightsError, tensorflow_file
-from keras_deeplab.weights.families import tf1_deeplab
+from keras_deeplab.weights import WeightsError
+from keras_deeplab.weights.names import tf1_deeplab
+from keras_deeplab.weights.readers import tensorflow
 from keras_deeplab.weights.transfer import weighted_layers
 
 PIXELS = image(65, 97)
@@ -74,7 +75,7 @@ def test_the_authors_networks_come_back_whole(tmp_path, name):
     prefix = write_tf1(tmp_path / "model.ckpt-7", as_the_authors_write_it(model, layers))
     stride = {"output_stride": model.output_stride}
     found = weights.convert(prefix, **stride)
-    assert found.transfer_report.fresh == found.transfer_report.left_over == ()
+    assert found.transfer_report.missing_keys == found.transfer_report.unexpected_keys == ()
     assert found.get_config() == model.get_config()
     np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
 
@@ -98,7 +99,7 @@ def test_slots_and_averages_are_told_apart(half, tmp_path):
     prefix = write_tf1(tmp_path / "model.ckpt", {**arrays, **extra})
     plain = weights.convert(prefix)
     np.testing.assert_array_equal(plain(PIXELS), model(PIXELS))
-    left_over = plain.transfer_report.left_over
+    left_over = plain.transfer_report.unexpected_keys
     assert set(left_over) == {*extra} - {"global_step"}
     averaged = weights.convert(prefix, moving_averages=True)
     stem = averaged.backbone.get_layer("stem_conv").kernel
@@ -132,11 +133,11 @@ def test_a_checkpoint_by_objects(half, tmp_path):
     build, _ = NETWORKS["half"]
     found = build()
     report = weights.load(found, prefix)
-    assert report.fresh == ()
-    assert report.left_over
+    assert report.missing_keys == ()
+    assert report.unexpected_keys
     assert all(
         "momentum" in n or "optimizer" in n or "learning_rate" in n or "iteration" in n
-        for n in report.left_over
+        for n in report.unexpected_keys
     )
     np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
 
@@ -172,7 +173,7 @@ def test_other_networks_are_refused(half, tmp_path):
     plain = {"resnet_v1_50/conv1/weights": np.zeros((7, 7, 3, 64), np.float32)}
     with pytest.raises(WeightsError, match='only the "beta" form'):
         weights.convert(write_tf1(tmp_path / "plain", plain))
-    with pytest.raises(WeightsError, match="arrays of no network that is known here"):
+    with pytest.raises(WeightsError, match="arrays of no known network"):
         weights.convert(write_tf1(tmp_path / "else", {"InceptionV3/w": np.zeros(3, np.float32)}))
 
 
@@ -267,7 +268,7 @@ def entry(*shape: int, dtype: int = 1) -> bytes:
     ],
 )
 def test_an_index_that_would_end_the_process_is_refused(found, reason, tmp_path):
-    assert tensorflow_file.read(write_index(tmp_path / "a", a=entry(4, 4))).arrays["a"].shape == (
+    assert tensorflow.read(write_index(tmp_path / "a", a=entry(4, 4))).arrays["a"].shape == (
         4,
         4,
     )
@@ -293,8 +294,8 @@ def test_the_file_checkpoint_names_one_in_its_own_folder(half, tmp_path):
     listing = folder / "checkpoint"
     for name in ("model.ckpt-2", f"{other}/model.ckpt-2", "/moved/away/model.ckpt-2"):
         listing.write_text(f'model_checkpoint_path: "{name}"')
-        assert tensorflow_file.prefix_of(folder) == folder / "model.ckpt-2"
+        assert tensorflow.prefix_of(folder) == folder / "model.ckpt-2"
     for content in (b'model_checkpoint_path: "gone"', b"no protocol buffer", b"\xff\xfe"):
         listing.write_bytes(content)
         with pytest.raises(WeightsError, match=r"several checkpoints|checkpoint: it is damaged"):
-            tensorflow_file.prefix_of(folder)
+            tensorflow.prefix_of(folder)

@@ -22,8 +22,8 @@ from torch_bytes import (
     write_zip,
 )
 
-from keras_deeplab.weights import torch_file
 from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.readers import torch
 
 FILES = Path(__file__).parent / "files"
 FORMATS = ("zip", "stream")
@@ -72,21 +72,21 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]):
 
 def refusal(path: Path) -> str:
     with pytest.raises(WeightsError) as caught:
-        torch_file.read(path)
+        torch.read(path)
     assert str(caught.value).startswith(f"{path}: ")
     return caught.value.reason
 
 
 @pytest.mark.parametrize("file", REAL)
 def test_values_types_and_shapes_are_torch_s(file):
-    assert torch_file.is_torch_file(FILES / file)
-    assert_same(torch_file.read(FILES / file), CONTENTS[file.split("_")[0]])
+    assert torch.is_torch_file(FILES / file)
+    assert_same(torch.read(FILES / file), CONTENTS[file.split("_")[0]])
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_arrays_share_memory_as_the_tensors_did_and_outlive_the_file(kind, tmp_path):
     path = Path(shutil.copy(FILES / f"kinds_{kind}.pth", tmp_path))
-    found = torch_file.read(path)
+    found = torch.read(path)
     path.write_bytes(bytes(path.stat().st_size))
     assert_same(found, KINDS)
     assert np.shares_memory(found["whole"], found["late"])
@@ -101,9 +101,9 @@ def test_a_file_cut_anywhere_is_refused(file, tmp_path):
     for end in range(0, len(whole), 1 if file == "model_stream.pth" else 11):
         path.write_bytes(whole[:end])
         refusal(path)
-        assert torch_file.is_torch_file(path) or end < 50
+        assert torch.is_torch_file(path) or end < 50
     path.write_bytes(whole)
-    torch_file.read(path)
+    torch.read(path)
 
 
 @pytest.mark.parametrize("file", REAL)
@@ -114,7 +114,7 @@ def test_a_wrong_byte_anywhere_raises_nothing_but_weights_errors(file, tmp_path)
     for index in range(0, len(whole), 9):
         path.write_bytes(whole[:index] + bytes([whole[index] ^ 0x55]) + whole[index + 1 :])
         try:
-            torch_file.read(path)
+            torch.read(path)
         except WeightsError:
             refused += 1
     assert refused > len(whole) / 50
@@ -138,17 +138,17 @@ def copied(path: Path, compression: int = zipfile.ZIP_STORED, without: str = "")
 
 
 def test_a_zip_without_a_member_or_with_packed_ones_is_refused(tmp_path):
-    assert_same(torch_file.read(copied(tmp_path / "same.pth")), MODEL)
+    assert_same(torch.read(copied(tmp_path / "same.pth")), MODEL)
     assert "no member for storage 2" in refusal(copied(tmp_path / "a.pth", without="/data/2"))
     assert "compressed" in refusal(copied(tmp_path / "b.pth", zipfile.ZIP_DEFLATED))
-    assert not torch_file.is_torch_file(copied(tmp_path / "c.pth", without="/data.pkl"))
+    assert not torch.is_torch_file(copied(tmp_path / "c.pth", without="/data.pkl"))
 
 
 def test_members_that_lie_over_each_other_are_refused(tmp_path):
     stored = bytes(4000)
     body = dict_of(a=tensor(storage("0", 1000), 0, (1000,), (1,)))
     path = write_zip(tmp_path / "a.pth", body, **{"0": stored})
-    assert torch_file.read(path)["a"].shape == (1000,)
+    assert torch.read(path)["a"].shape == (1000,)
     with zipfile.ZipFile(path, "a") as archive:
         archive.filelist.append(copy.copy(archive.getinfo("archive/data/0")))
         archive.filelist[-1].filename = "archive/data/1"
@@ -160,13 +160,13 @@ def test_big_endian_files(tmp_path):
     body = dict_of(a=tensor(storage("0", 3), 0, (3,), (1,)))
     numbers = np.array([1, 2, 3], ">f4").tobytes()
     path = write_zip(tmp_path / "a.pth", body, "big", **{"0": numbers})
-    assert_same(torch_file.read(path), {"a": np.array([1, 2, 3], "float32")})
+    assert_same(torch.read(path), {"a": np.array([1, 2, 3], "float32")})
     path = write_zip(tmp_path / "b.pth", body, "middle", **{"0": numbers})
     assert refusal(path) == "unknown byte order middle"
 
 
 def test_programs_and_old_tar_files_get_a_hint(tmp_path):
-    assert torch_file.is_torch_file(FILES / "torchscript.pt")
+    assert torch.is_torch_file(FILES / "torchscript.pt")
     assert "TorchScript" in refusal(FILES / "torchscript.pt")
     path = tmp_path / "old.pth"
     with tarfile.open(path, "w:", format=tarfile.PAX_FORMAT) as archive:
@@ -174,7 +174,7 @@ def test_programs_and_old_tar_files_get_a_hint(tmp_path):
             member = tarfile.TarInfo(name)
             member.mtime = 1e9 + 0.5  # a header of its own goes first, as in the files of 2017
             archive.addfile(member, io.BytesIO())
-    assert torch_file.is_torch_file(path)
+    assert torch.is_torch_file(path)
     assert "tar file" in refusal(path)
 
 
@@ -184,17 +184,17 @@ def test_programs_and_old_tar_files_get_a_hint(tmp_path):
 def test_other_files_are_not_torch_s(content, tmp_path):
     path = tmp_path / "a.pth"
     path.write_bytes(content)
-    assert not torch_file.is_torch_file(path)
+    assert not torch.is_torch_file(path)
     assert "not a file of torch.save" in refusal(path)
 
 
 def test_folders_missing_files_and_other_archives(tmp_path):
-    assert not torch_file.is_torch_file(tmp_path)
+    assert not torch.is_torch_file(tmp_path)
     assert refusal(tmp_path) == "it cannot be read: Is a directory"
-    assert not torch_file.is_torch_file(tmp_path / "missing.pth")
+    assert not torch.is_torch_file(tmp_path / "missing.pth")
     assert "No such file" in refusal(tmp_path / "missing.pth")
     np.savez(tmp_path / "a.npz", data=BASE)
-    assert not torch_file.is_torch_file(tmp_path / "a.npz")
+    assert not torch.is_torch_file(tmp_path / "a.npz")
 
 
 A = tensor(storage("0", 1), 0, (), ())
@@ -226,7 +226,7 @@ def test_state_dicts_are_found_by_the_keys_that_lead_to_them(body, found, kind, 
             seen.update({k: "".join(shapes) for k, shapes in state_dicts.items()})
             return keys
 
-        assert "".join(torch_file.read(path, choose)) == found[keys]
+        assert "".join(torch.read(path, choose)) == found[keys]
     assert seen == found
 
 
@@ -264,7 +264,7 @@ EXTRAS = {
 def test_what_training_programs_keep_beside_is_passed_over(extra, kind, tmp_path):
     body = dict_of(hyper_parameters=EXTRAS[extra], state_dict=dict_of(a=A, b=B))
     path = WRITERS[kind](tmp_path / "a.ckpt", body, **{"0": bytes(4)})
-    assert list(torch_file.read(path, lambda _: ("state_dict",))) == ["a", "b"]
+    assert list(torch.read(path, lambda _: ("state_dict",))) == ["a", "b"]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -278,10 +278,10 @@ def test_names_of_one_storage_are_not_larger_than_a_file_could_be(kind, strides,
         body = dict_of(a=view, **{f"b{i}": again for i in range(names)})
         return WRITERS[kind](tmp_path / "a.pth", body, **{"0": bytes(4 * count)})
 
-    assert len(torch_file.read(written(2))) == 3
+    assert len(torch.read(written(2))) == 3
     path = written(100)
     with pytest.raises(WeightsError, match="refused tensors of 404000 bytes from a file of"):
-        torch_file.read(path, pytest.fail)  # before anything is made of the shapes
+        torch.read(path, pytest.fail)  # before anything is made of the shapes
 
 
 @pytest.mark.parametrize("place", range(46))
@@ -291,7 +291,7 @@ def test_a_zip_with_a_wrong_byte_in_its_list_of_members_is_refused(place, tmp_pa
     path = tmp_path / "a.pth"
     path.write_bytes(content)
     try:
-        found = torch_file.read(path)  # where the byte is of a date, or of a version
+        found = torch.read(path)  # where the byte is of a date, or of a version
     except WeightsError:
         found = MODEL
     assert_same(found, MODEL)

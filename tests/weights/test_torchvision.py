@@ -13,7 +13,7 @@ import keras_deeplab
 from keras_deeplab import weights
 from keras_deeplab.graph.network import own_weights
 from keras_deeplab.weights import WeightsError
-from keras_deeplab.weights.families import torchvision
+from keras_deeplab.weights.names import torchvision
 from keras_deeplab.weights.transfer import weighted_layers
 
 SUFFIXES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}
@@ -61,7 +61,7 @@ def test_deeplabv3_resnet101_without_auxiliary_head(tmp_path):
     layers = {**resnet_names(101, "backbone."), **torchvision._head_layers()}
     path = written(tmp_path, as_torchvision_writes_it(model, layers))
     found = weights.convert(path)
-    assert found.transfer_report.fresh == found.transfer_report.left_over == ()
+    assert found.transfer_report.missing_keys == found.transfer_report.unexpected_keys == ()
     assert found.get_config() == model.get_config()
     x = image(65, 97)
     np.testing.assert_array_equal(found(x, training=False), model(x, training=False))
@@ -85,13 +85,13 @@ def test_a_resnet_classifier(tmp_path):
 def test_the_auxiliary_head_comes_along(shared, tmp_path):
     arrays = state(shared, "torchvision_deeplabv3_resnet50")
     model = weights.convert(written(tmp_path, arrays))
-    paths = {path for path in model.transfer_report.kept if path.startswith("auxiliary/")}
+    paths = {path for path in model.transfer_report.loaded if path.startswith("auxiliary/")}
     assert len(paths) == 3
-    assert not any("aux_classifier" in name for name in model.transfer_report.left_over)
+    assert not any("aux_classifier" in name for name in model.transfer_report.unexpected_keys)
     without = keras_deeplab.DeepLabV3(21, "resnet50", output_stride=8, multi_grid=(1, 1, 1))
     report = weights.load(without, tmp_path / "weights.safetensors")
-    assert report.fresh == ()
-    assert all(name.startswith("auxiliary/") for name in report.left_over)
+    assert report.missing_keys == ()
+    assert all(name.startswith("auxiliary/") for name in report.unexpected_keys)
 
 
 def test_another_head_on_a_known_network_gives_its_backbone(shared, tmp_path):
@@ -102,8 +102,8 @@ def test_another_head_on_a_known_network_gives_its_backbone(shared, tmp_path):
     with pytest.raises(WeightsError, match="without a head"):
         weights.convert(path)
     model = keras_deeplab.DeepLabV3(3, weights=path)
-    assert "classifier.0.weight" in model.transfer_report.left_over
-    assert set(model.transfer_report.fresh) >= {"logits", "head/conv"}
+    assert "classifier.0.weight" in model.transfer_report.unexpected_keys
+    assert set(model.transfer_report.missing_keys) >= {"logits", "head/conv"}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_another_head_on_a_known_network_gives_its_backbone(shared, tmp_path):
     [
         ({"layer4.0.conv3.weight": (4, 4, 1, 1), "fc.weight": (5, 4)}, "no ResNet-50, 101 or 152"),
         ({"conv1.weight": (64, 3, 7, 7), "fc.weight": (1000, 512)}, "no ResNet-50, 101 or 152"),
-        ({"something.weight": (3, 3)}, "1 arrays of no network that is known here"),
+        ({"something.weight": (3, 3)}, "1 arrays of no known network"),
     ],
 )
 def test_other_networks_are_refused(tmp_path, arrays, message):

@@ -1,0 +1,123 @@
+"""Feature taps: the tensors that a decoder wants, and the smallest image that has them all."""
+
+from __future__ import annotations
+
+import difflib
+
+import keras
+
+from keras_deeplab.graph.geometry import geometry
+from keras_deeplab.graph.kinds import Kind, kind
+from keras_deeplab.graph.network import functional, is_network, top_level_calls
+from keras_deeplab.validation import error
+
+_LARGEST_MINIMUM = 1024
+
+
+def find_feature_tap(model: keras.Model, stride: int) -> str:
+    """Finds the last tensor at a stride that everything after it depends on.
+
+    Where a network's stages end, this is the tensor that a decoder combines with the coarse
+    features: every path from the image to the output runs through it, and the next layers leave
+    its stride. Paddings are passed over. Only layers of the model itself are candidates, not
+    those inside nested models.
+
+    Args:
+        model: A functional model with one output.
+        stride: The tensor's stride in image pixels, along both axes.
+
+    Returns:
+        The name of the layer that produces it.
+
+    Raises:
+        ValueError: If there is no such tensor; the error lists the strides there are.
+
+    Example:
+
+    >>> network = keras.applications.VGG16(include_top=False, weights=None)
+    >>> keras_deeplab.graph.find_feature_tap(network, 4)
+    'block3_conv3'
+    """
+    found = geometry(model)
+    strides = {name: found[tensor].stride for name, tensor in _cut_tensors(model)}
+    names = [name for name, value in strides.items() if value == (stride, stride)]
+    if not names:
+        listed = sorted({max(value) for value in strides.values() if None not in value})
+        rule = f"one of {listed}, the strides of the tensors in '{model.name}' that all later "
+        raise error("stride", rule + "layers depend on", stride, "Name a layer instead.")
+    return names[-1]
+
+
+def _cut_tensors(model: keras.Model) -> list[tuple[str, keras.KerasTensor]]:
+    """The tensors that every path to the output runs through, in order of computation."""
+    calls = top_level_calls(model)
+    last_use = {id(x): index for index, call in enumerate(calls) for x in call.inputs}
+    cuts, open_until = [], 0
+    for index, call in enumerate(calls):
+        (tensor,) = call.outputs
+        if open_until <= index and (
+            is_network(call.operation) or kind(call.operation, call.path) is not Kind.PAD
+        ):
+            cuts.append((call.path, tensor))
+        open_until = max(open_until, last_use.get(id(tensor), len(calls)))
+    return cuts
+
+
+def minimum_size(model: keras.Model) -> tuple[int, int]:
+    """The smallest square image for which every map of a network has a sample.
+
+    Args:
+        model: A functional model.
+
+    Returns:
+        (height, width) in pixels; a size that the model fixes is returned as it is.
+
+    Raises:
+        ValueError: If the network needs more than 1024 pixels.
+
+    Example:
+
+    >>> network = keras.applications.VGG16(include_top=False, weights=None)
+    >>> keras_deeplab.graph.minimum_size(network)
+    (32, 32)
+    """
+    found = geometry(model)
+
+    def is_too_small(size: int) -> bool:
+        try:
+            found.check_size(size)
+        except ValueError:
+            return True
+        return False
+
+    low, high = 1, 1
+    while is_too_small(high):
+        low, high = high + 1, 2 * high
+        if high > _LARGEST_MINIMUM:
+            raise error("model", f"a network for images of up to {_LARGEST_MINIMUM} pixels", model)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if is_too_small(middle) else (low, middle)
+    height, width = (low if n is None else n for n in functional(model).inputs[0].shape[1:3])
+    return (height, width)
+
+
+def tensor_of(model: keras.Model, layer_name: str) -> keras.KerasTensor:
+    """The output tensor of a layer (at its last use) of the model itself.
+
+    Args:
+        model: A functional model.
+        layer_name: Name of one of its layers; a nested model stands for its output.
+
+    Raises:
+        ValueError: If there is no such layer, or it has several outputs.
+    """
+    calls = {call.path: call for call in top_level_calls(model)}
+    if layer_name not in calls:
+        near = difflib.get_close_matches(str(layer_name), calls, n=3, cutoff=0.4)
+        advice = f"Similar names: {', '.join(near)}." if near else ""
+        raise error("layer_name", f"a layer of the network '{model.name}'", layer_name, advice)
+    outputs = calls[layer_name].outputs
+    if len(outputs) != 1:
+        raise error("layer_name", "a layer with one output", layer_name)
+    return outputs[0]

@@ -1,0 +1,154 @@
+"""The kinds of operations: what each does to the height and width of a map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from keras import layers as kl
+
+from keras_deeplab import layers
+from keras_deeplab.graph.network import APPLICATION_POINTWISE, layer_error
+
+
+class Kind(Enum):
+    """The ways in which an operation can treat height and width."""
+
+    POINTWISE = auto()  # each pixel from the same pixel of one map or of several
+    WINDOW = auto()  # a kernel slides: convolutions and poolings
+    TRANSPOSED = auto()  # a transposed convolution
+    PAD = auto()
+    CROP = auto()
+    UPSAMPLE = auto()  # by a whole factor
+    RESIZE_TO = auto()  # to a fixed size
+    RESIZE_LIKE = auto()  # to the size of another map
+    PAD_TO = auto()  # at the end, up to a minimum size
+    CROP_LIKE = auto()  # at the end, to the size of another map
+    STATISTICS = auto()  # pixel by pixel, with statistics of the whole map
+    GLOBAL = auto()  # the whole map becomes one vector
+    COMPOSITE = auto()  # layers inside
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding kernel, each pair for (height, width)."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: Any  # "same", "valid" or ((top, bottom), (left, right))
+
+    def extent(self, axis: int) -> int:
+        """The pixels from the kernel's first tap to its last."""
+        return self.dilation[axis] * (self.kernel[axis] - 1) + 1
+
+
+_KINDS = {
+    Kind.COMPOSITE: (layers.CompositeLayer,),
+    Kind.POINTWISE: (
+        *(kl.Activation, kl.ReLU, kl.LeakyReLU, kl.ELU, kl.BatchNormalization),
+        *(kl.Dropout, kl.SpatialDropout2D, kl.GaussianNoise, kl.GaussianDropout, kl.AlphaDropout),
+        *(kl.Rescaling, kl.Normalization, kl.Identity, kl.ActivityRegularization, kl.Dense),
+        *(kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum),
+        *(kl.UnitNormalization, layers.ReverseChannels, *APPLICATION_POINTWISE),
+    ),
+    Kind.TRANSPOSED: (kl.Conv2DTranspose,),
+    Kind.WINDOW: (
+        *(kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D),
+        *(kl.MaxPooling2D, kl.AveragePooling2D, layers.AtrousPooling2D),
+    ),
+    Kind.PAD: (kl.ZeroPadding2D, layers.AtrousPadding2D),
+    Kind.CROP: (kl.Cropping2D,),
+    Kind.UPSAMPLE: (kl.UpSampling2D,),
+    Kind.RESIZE_TO: (kl.Resizing,),
+    Kind.RESIZE_LIKE: (layers.ResizeLike,),
+    Kind.PAD_TO: (layers.PadToMinimum,),
+    Kind.CROP_LIKE: (layers.CropLike,),
+    Kind.STATISTICS: (kl.GroupNormalization,),
+    Kind.GLOBAL: (
+        *(kl.GlobalAveragePooling2D, kl.GlobalMaxPooling2D, kl.Flatten, kl.Reshape),
+        layers.SpatialPyramidPooling2D,
+    ),
+}
+# Classes of `keras.ops` that compute each pixel from the same pixel.
+_POINTWISE_OPS = frozenset(
+    "Absolute Add Cast Clip Divide Elu Erf Exp Gelu HardSigmoid HardSilu HardTanh Identity "
+    "LeakyRelu Log Log1p Maximum Minimum Mish Multiply Negative Power Relu Relu6 Rsqrt Selu "
+    "Sigmoid Sign Silu Softplus Softsign Sqrt Square Subtract Tanh TrueDivide Where".split()
+)
+_registered_pointwise: set[type] = set()
+
+
+def register_pointwise(layer_class: type) -> type:
+    """Declares that a layer class computes each pixel from the same pixel of its inputs.
+
+    Usable as a decorator. The graph functions refuse layers they do not know; this makes one known.
+
+    Args:
+        layer_class: A subclass of `keras.layers.Layer`.
+
+    Returns:
+        The class itself.
+
+    Example:
+
+    >>> @keras_deeplab.graph.register_pointwise
+    ... class Swish(keras.layers.Layer):
+    ...     def call(self, x):
+    ...         return x * keras.ops.sigmoid(x)
+    """
+    _registered_pointwise.add(layer_class)
+    return layer_class
+
+
+def kind(operation: Any, path: str) -> Kind:
+    """Classifies an operation; one that is not known raises a `ValueError` that names it."""
+    if getattr(operation, "data_format", None) == "channels_first":
+        raise layer_error("channels_last layers", path, "is channels_first.")
+    if type(operation) in _registered_pointwise:
+        return Kind.POINTWISE
+    for result, classes in _KINDS.items():
+        if isinstance(operation, classes):
+            return result
+    return _kind_by_axis(operation, path)
+
+
+def _kind_by_axis(operation: Any, path: str) -> Kind:
+    """Operations that work pixel by pixel as long as they stay on the channel axis."""
+    name = type(operation).__name__
+    axes = getattr(operation, "axis", None)
+    axes = set(axes) if isinstance(axes, list | tuple) else {axes}
+    if isinstance(operation, kl.Concatenate | kl.LayerNormalization | kl.Softmax):
+        if axes <= {-1, 3}:
+            return Kind.POINTWISE
+    elif isinstance(operation, kl.PReLU):
+        if {1, 2} <= set(operation.shared_axes or ()):
+            return Kind.POINTWISE
+    elif type(operation).__module__.startswith("keras.src.ops"):
+        if name in _POINTWISE_OPS or (name in {"Concatenate", "Softmax"} and axes <= {-1, 3}):
+            return Kind.POINTWISE
+        if name in {"Mean", "Max", "Sum"} and {a % 4 for a in axes if a is not None} == {1, 2}:
+            return Kind.GLOBAL
+    raise layer_error(
+        "layers whose effect on height and width is known",
+        path,
+        f"({name}) is unknown. If it computes each pixel from the same pixel of its inputs, "
+        "declare that with keras_deeplab.graph.register_pointwise.",
+    )
+
+
+def window(operation: Any) -> Window:
+    """The sliding kernel of a convolution or a pooling."""
+    if isinstance(operation, kl.MaxPooling2D | kl.AveragePooling2D):
+        strides = _pair(operation.strides)
+        return Window(_pair(operation.pool_size), strides, (1, 1), operation.padding)
+    if isinstance(operation, layers.AtrousPooling2D):
+        return Window(operation.pool_size, (1, 1), operation.dilation_rate, operation.padding)
+    kernel, strides = _pair(operation.kernel_size), _pair(operation.strides)
+    return Window(kernel, strides, _pair(operation.dilation_rate), operation.padding)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    height, width = (value, value) if isinstance(value, int) else value
+    return (int(height), int(width))

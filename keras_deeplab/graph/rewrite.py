@@ -1,0 +1,464 @@
+"""Rewriting the output stride of a network: the algorithme a trous on a whole graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+from keras import layers as kl
+
+from keras_deeplab.graph.geometry import Geometry, geometry, is_map_reshape, same_padding
+from keras_deeplab.graph.kinds import Kind, Window, kind, window
+from keras_deeplab.graph.network import (
+    Call,
+    clone_operation,
+    copy_weights,
+    forget_calls,
+    functional,
+    layer_error,
+    like,
+    walk,
+    without_initial_values,
+)
+from keras_deeplab.layers import AtrousPadding2D, AtrousPooling2D, BatchNormalization
+from keras_deeplab.validation import error
+
+Pair = tuple[int, int]
+Pads = tuple[Pair | None, Pair | None]
+_BY_SIZE = None  # in place of a pair: padding that depends on the size of the map
+
+
+def with_output_stride(
+    model: keras.Model,
+    output_stride: int,
+    input_shape: tuple[int | None, int | None] | None = None,
+    *,
+    own_batch_norms: bool = False,
+    reuse_layers: bool = False,
+) -> keras.Model:
+    """Returns the same network with a denser last feature map, its weights copied.
+
+    Every operation that would push the stride above `output_stride` loses its stride, and all
+    kernels after it are dilated instead, so that they keep covering the same image pixels. The
+    dense feature map holds the values of the coarse one and those in between: with removed stride
+    `r`, `dense[:, p::r, q::r]` equals `coarse`, where `p` and `q` are the difference of the two
+    offsets that `geometry` reports, divided by `output_stride`. The equality is exact where every
+    removed stride divides its map; networks that pool globally inside (squeeze-and-excite) are
+    exact up to the pooled statistics, which are taken over the dense map.
+
+    Args:
+        model: A functional Keras model or a built Sequential, channels last; classifiers should
+            come without their dense top. It is not changed.
+        output_stride: The largest stride wanted, one that occurs in the network.
+        input_shape: (height, width) of the new network's images, None for any; by default as in
+            `model`.
+        own_batch_norms: Whether Keras' batch norms become `keras_deeplab.layers.BatchNormalization`
+            with their weights and results, which trains faster, as in the package's models.
+        reuse_layers: Whether layers that keep their settings are taken over from `model`, which
+            saves building them again. Only `geometry` may be called on `model` afterwards.
+
+    Returns:
+        A functional `keras.Model` with the same inputs, output structure and layer names. Nested
+        models and `Sequential`s are dissolved into it.
+
+    Raises:
+        ValueError: If the network cannot have that output stride, holds a layer whose geometry is
+            not known or that cannot work on a denser map, shares a layer between two strides, or
+            has a fixed size that is too small for it. The error names the layer and the reason.
+
+    Example:
+
+    >>> network = keras.applications.ResNet50(include_top=False, weights=None)
+    >>> dense = keras_deeplab.graph.with_output_stride(network, 8)
+    >>> dense(keras.ops.ones((1, 224, 224, 3))).shape
+    TensorShape([1, 28, 28, 2048])
+
+    Reference:
+        [Chen et al., 2017, DeepLab](https://arxiv.org/abs/1606.00915), section 3.1 and figure 2;
+        [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), section 3.2.
+    """
+    found = geometry(model)
+    strides = {stride for value in found.values() for stride in value.stride}
+    possible = sorted(int(s) for s in strides - {None} if s == int(s) and s >= 1)
+    if output_stride not in possible or isinstance(output_stride, bool):
+        rule = f"one of the strides of the network '{model.name}', {possible}"
+        raise error("output_stride", rule, output_stride)
+
+    def rewritten(*, centred: bool) -> keras.Model:
+        if reuse_layers:
+            forget_calls(model)
+        layers = _Layers(own_batch_norms=own_batch_norms, reuse=reuse_layers)
+        return _Rewriter(found, output_stride, layers, centred=centred).rewrite(model, input_shape)
+
+    try:
+        dense = rewritten(centred=True)
+    except _PhaseConflict:
+        # Branches that a network samples at different pixels meet. Kept centred they would not
+        # meet again at the same pixels; started where the coarse operations start, they do.
+        dense = rewritten(centred=False)
+    geometry(dense)  # a fixed size that is too small would run, and pool padding alone
+    return dense
+
+
+class _PhaseConflict(Exception):
+    """Maps whose samples lie at different pixels are merged."""
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """By how many samples of the dense map the original's samples are shifted.
+
+    Attributes:
+        constant: Part that is the same for every image.
+        by_size: Operations whose "same" padding shifts by a number that depends on the image's
+            size, as sorted (rate, extent, stride). Two branches with the same entries shift alike.
+    """
+
+    constant: int = 0
+    by_size: tuple[tuple[int, int, int], ...] = ()
+
+    def __add__(self, other: _Phase) -> _Phase:
+        by_size = tuple(sorted(self.by_size + other.by_size))
+        return _Phase(self.constant + other.constant, by_size)
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A tensor of the new network; sample `i` of the original's is its sample `rate * i + phase`.
+
+    Attributes:
+        tensor: The symbolic tensor.
+        coarse_stride: The original's stride, (height, width); None for a tensor that is no map.
+        rate: How much denser it is than the original, (height, width).
+        phase: See above.
+        padding: A zero padding still to be materialised: a kernel that loses its stride chooses
+            its own, before any other operation it becomes a layer.
+    """
+
+    tensor: keras.KerasTensor
+    coarse_stride: tuple[Any, Any]
+    rate: Pair = (1, 1)
+    phase: tuple[_Phase, _Phase] = (_Phase(), _Phase())
+    padding: Call | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the original has a stride."""
+        return None not in self.coarse_stride
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is denser than the original along any axis."""
+        return self.rate != (1, 1)
+
+    def scaled(self, pads: Sequence[Pair]) -> Pads:
+        """Pairs of pixels of the original map, in pixels of this one."""
+        pairs = zip(self.rate, pads, strict=True)
+        return tuple((rate * begin, rate * end) for rate, (begin, end) in pairs)
+
+
+class _Layers:
+    """Makes and names the layers of the new network, and copies the weights of the original's."""
+
+    def __init__(self, *, own_batch_norms: bool, reuse: bool) -> None:
+        self._own_batch_norms = own_batch_norms
+        self._reuse = reuse
+        self._made: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
+        self._names: set[str] = set()
+
+    def name(self, wanted: str) -> str:
+        """The wanted name, numbered if it is taken (as when nested models are dissolved)."""
+        name, count = wanted, 1
+        while name in self._names:
+            name, count = f"{wanted}_{count}", count + 1
+        self._names.add(name)
+        return name
+
+    def made(
+        self, call: Call, settings: dict[str, Any], layer_class: type[kl.Layer] | None = None
+    ) -> Any:
+        """The one layer for all uses of an operation, which must need the same settings.
+
+        Args:
+            call: A use of the operation.
+            settings: What is changed in its configuration.
+            layer_class: A class, with these settings alone, in place of the operation's own.
+        """
+        operation = call.operation
+        if id(operation) not in self._made:
+            new = self._new(operation, settings, layer_class)
+            self._made[id(operation)] = (operation, new, settings)
+        _, made, made_with = self._made[id(operation)]
+        if made_with != settings:
+            detail = f"is used at two strides and would need both {made_with} and {settings}."
+            raise layer_error("every shared layer at one stride", call.path, detail)
+        return made
+
+    def _new(self, operation: Any, settings: dict[str, Any], layer_class: Any) -> Any:
+        name = self.name(operation.name)
+        if layer_class is not None:
+            return layer_class(name=name, dtype=operation.dtype_policy, **settings)
+        cloned_class = type(operation)
+        if self._own_batch_norms and cloned_class is kl.BatchNormalization:
+            cloned_class = BatchNormalization
+        is_same = not settings and cloned_class is type(operation) and name == operation.name
+        if self._reuse and is_same:
+            return operation
+        return clone_operation(operation, name, cloned_class, **settings)
+
+    def copy_weights(self) -> None:
+        """Gives every clone the weights of its original."""
+        for original, made, _ in self._made.values():
+            if made is not original:
+                copy_weights(original, made)
+
+
+class _Rewriter:
+    """Builds the denser network while walking the original, whose geometry is known."""
+
+    def __init__(self, found: Geometry, cap: int, layers: _Layers, *, centred: bool) -> None:
+        self.found = found
+        self.cap = cap
+        self.layers = layers
+        self.centred = centred
+        self.padded: dict[tuple[int, str], keras.KerasTensor] = {}
+
+    def rewrite(
+        self, model: keras.Model, input_shape: tuple[int | None, int | None] | None
+    ) -> keras.Model:
+        network = functional(model)
+        inputs = []
+        for x in network.inputs:
+            is_resized = input_shape is not None and len(x.shape) == 4
+            shape = (x.shape[0], *input_shape, x.shape[3]) if is_resized else x.shape
+            name = self.layers.name(x.name)
+            inputs.append(keras.Input(batch_shape=shape, dtype=x.dtype, name=name))
+        strides = (value.stride for value in self.found.inputs)
+        starts = [_Map(x, stride) for x, stride in zip(inputs, strides, strict=True)]
+        outputs = walk(network, starts, self.visit)
+        result = like(network, inputs, [self.materialised(value).tensor for value in outputs])
+        self.layers.copy_weights()
+        return result
+
+    def visit(self, call: Call, *args: Any, **kwargs: Any) -> Any:
+        how, source = kind(call.operation, call.path), _maps(args, kwargs)[0]
+        if source.is_map:
+            if how is Kind.WINDOW:
+                return self.window(call, source)
+            if how is Kind.PAD and isinstance(call.operation, kl.ZeroPadding2D):
+                return replace(self.materialised(source), padding=call)
+        args, kwargs = _replaced(self.materialised, args, kwargs)
+        state, changes = self.state(call, how, _maps(args, kwargs))
+        args, kwargs = _replaced(lambda value: value.tensor, args, kwargs)
+        output = self.apply(self.layers.made(call, changes), *args, **kwargs)
+        stride = self.stride_after(call)
+        wrap = lambda x: replace(state, tensor=x, coarse_stride=stride)  # noqa: E731
+        return keras.tree.map_structure(wrap, output)
+
+    def apply(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        with without_initial_values(layer):
+            return layer(*args, **kwargs)
+
+    def stride_after(self, call: Call) -> tuple[Any, Any]:
+        return self.found[call.outputs[0]].stride
+
+    def state(self, call: Call, how: Kind, maps: Sequence[_Map]) -> tuple[_Map, dict[str, Any]]:
+        """Rate, phase and changed settings of all but sliding kernels and zero padding."""
+        source = maps[0]
+        if how is Kind.POINTWISE:
+            return self.merged(call, maps), {}
+        if how is Kind.RESIZE_LIKE:
+            return maps[1], {}
+        if not source.is_map or how is Kind.STATISTICS or is_map_reshape(call):
+            return source, {}
+        if how is Kind.COMPOSITE:
+            return self.composite(call, source)
+        if how is Kind.CROP:
+            return source, {"cropping": source.scaled(call.operation.cropping)}
+        if how is Kind.RESIZE_TO:
+            detail = "resizes to a fixed size: its stride depends on the image."
+            raise layer_error("one stride for images of all sizes", call.path, detail)
+        if how is not Kind.GLOBAL or isinstance(call.operation, kl.Flatten | kl.Reshape):
+            self.refuse_dense(call, source)
+        return replace(source, rate=(1, 1), phase=(_Phase(), _Phase())), {}
+
+    def refuse_dense(self, call: Call, source: _Map) -> None:
+        """Refuses what has a fixed output size, or could only approximate its coarse output."""
+        if source.is_dense:
+            raise layer_error(
+                f"no layer that cannot be exact on a denser map at output stride {self.cap}",
+                call.path,
+                f"({type(call.operation).__name__}) resizes a map that becomes denser, or needs a "
+                "map of one size. Give the network without it.",
+            )
+
+    def merged(self, call: Call, maps: Sequence[_Map]) -> _Map:
+        found = [value for value in maps if value.is_map]
+        if len({value.rate for value in found}) > 1:
+            listed = " and ".join(sorted({str(value.rate) for value in found}))
+            detail = f"merges maps that become denser by {listed}."
+            rule = f"branches that agree at output stride {self.cap}"
+            raise layer_error(rule, call.path, detail)
+        if len({value.phase for value in found}) > 1:
+            raise _PhaseConflict(call.path)
+        return (found or maps)[0]
+
+    def composite(self, call: Call, source: _Map) -> tuple[_Map, dict[str, Any]]:
+        lost = self.lost_strides(call, source)
+        changes = {}
+        if any(n > 1 for n in lost) or source.is_dense:
+            changes = call.operation.dilated_config(source.rate)
+            changes.pop("name", None)
+        return replace(source, rate=_product(source.rate, lost)), changes
+
+    def lost_strides(self, call: Call, source: _Map) -> Pair:
+        """The strides that an operation must give up, 1 along an axis on which it keeps its own."""
+        ends = (source.coarse_stride, self.stride_after(call))
+        pairs = tuple(zip(*ends, source.rate, strict=True))
+        own = tuple(1 if new is None else new / old for old, new, _ in pairs)
+        lost = tuple(
+            int(stride) if stride > 1 and (rate > 1 or new > self.cap) else 1
+            for stride, (_, new, rate) in zip(own, pairs, strict=True)
+        )
+        keeps_stride = any(stride > gone for stride, gone in zip(own, lost, strict=True))
+        if keeps_stride and (lost != (1, 1) or source.is_dense):
+            raise layer_error(
+                f"layers that lose their stride along both axes at output stride {self.cap}",
+                call.path,
+                f"has strides {own} and would keep one of them.",
+            )
+        return lost
+
+    def window(self, call: Call, source: _Map) -> _Map:
+        """A convolution or pooling, without its stride or dilated where the cap requires it."""
+        shape, lost = window(call.operation), self.lost_strides(call, source)
+        if lost == (1, 1) or shape.padding != "valid":  # else the kernel chooses its own padding
+            source = self.materialised(source)
+        if lost == (1, 1) and not source.is_dense:
+            tensor = self.apply(self.layers.made(call, {}), source.tensor)
+            return replace(source, tensor=tensor, coarse_stride=self.stride_after(call))
+        padding = [_dense_padding(shape, i, source, lost[i] > 1, self.centred) for i in (0, 1)]
+        pads = tuple(pair for pair, _ in padding)
+        is_pooling = isinstance(
+            call.operation, kl.MaxPooling2D | kl.AveragePooling2D | AtrousPooling2D
+        )
+        tensor = (self.pooling if is_pooling else self.convolution)(call, source, pads)
+        phase = tuple(old + shift for old, (_, shift) in zip(source.phase, padding, strict=True))
+        return _Map(tensor, self.stride_after(call), _product(source.rate, lost), phase)
+
+    def convolution(self, call: Call, source: _Map, pads: Pads) -> keras.KerasTensor:
+        shape, x, padding = window(call.operation), source.tensor, "valid"
+        rates = dilation(shape, source)
+        margins = [rate * (kernel - 1) for rate, kernel in zip(rates, shape.kernel, strict=True)]
+        if pads == tuple((margin // 2, margin - margin // 2) for margin in margins):
+            padding = "same"
+        elif _BY_SIZE not in pads:
+            x = self.zero_padded(call, source, pads)
+        else:
+            name = self.layers.name(f"{call.operation.name}_pad")
+            extent = (shape.extent(0), shape.extent(1))
+            x = AtrousPadding2D(extent, shape.strides, source.rate, name=name)(x)
+        changes = {"strides": (1, 1), "dilation_rate": rates, "padding": padding}
+        return self.apply(self.layers.made(call, changes), x)
+
+    def pooling(self, call: Call, source: _Map, pads: Pads) -> keras.KerasTensor:
+        operation, shape, x = call.operation, window(call.operation), source.tensor
+        if shape.kernel == (1, 1) and source.padding is None:  # nothing but its stride
+            return self.layers.made(call, {}, kl.Identity)(x)
+        padding, source_strides = pads, None
+        if source.padding is not None:  # zeros of the network's own take part in the pooling
+            x, padding = self.zero_padded(call, source, pads), "valid"
+        elif _BY_SIZE in pads:
+            padding, source_strides = "same", shape.strides
+        is_average = isinstance(operation, kl.AveragePooling2D) or (
+            getattr(operation, "mode", None) == "average"
+        )
+        settings = {
+            "pool_size": shape.kernel,
+            "mode": "average" if is_average else "max",
+            "dilation_rate": dilation(shape, source),
+            "padding": padding,
+            "source_strides": source_strides,
+        }
+        return self.layers.made(call, settings, AtrousPooling2D)(x)
+
+    def materialised(self, source: _Map) -> _Map:
+        """Makes a layer of padding that no kernel has replaced by its own."""
+        if source.padding is None:
+            return source
+        key = (id(source.tensor), source.padding.path)
+        if key not in self.padded:
+            pads = source.scaled(source.padding.operation.padding)
+            self.padded[key] = self.zero_padded(source.padding, source, pads)
+        return replace(source, tensor=self.padded[key], padding=None)
+
+    def zero_padded(self, call: Call, source: _Map, pads: Pads) -> keras.KerasTensor:
+        """Explicit zero padding, named after the padding or operation that it is for."""
+        if not any(map(any, pads)):
+            return source.tensor
+        own = source.padding
+        name = f"{call.operation.name}_pad" if own is None else own.operation.name
+        return kl.ZeroPadding2D(pads, name=self.layers.name(name))(source.tensor)
+
+
+def dilation(shape: Window, source: _Map) -> Pair:
+    """The kernel's own rate times the map's; a kernel of one pixel has none."""
+    rates = zip(_product(shape.dilation, source.rate), shape.kernel, strict=True)
+    return tuple(rate if kernel > 1 else 1 for rate, kernel in rates)
+
+
+def _dense_padding(
+    shape: Window, axis: int, source: _Map, is_lost: bool, centred: bool
+) -> tuple[Pair | None, _Phase]:
+    """Padding of a dilated kernel along an axis (0 height, 1 width), and how it shifts the samples.
+
+    An original sample i reads from `stride * i - begin` on; the dense map must read the same
+    pixels, `rate` times as far apart. A dense begin of `rate * begin` keeps the samples where they
+    were; a larger one shifts them, and is chosen if `centred` so that the dense map stays in the
+    middle of its kernel instead of drifting to one side, as published networks are dilated.
+
+    Args:
+        shape: The original kernel.
+        axis: 0 or 1.
+        source: The map it works on, with the padding that it replaces.
+        is_lost: Whether the operation loses its stride here.
+        centred: Whether begin and end are balanced.
+    """
+    rate, extent, stride = source.rate[axis], shape.extent(axis), shape.strides[axis]
+    total = rate * (extent - 1)
+    if not is_lost:
+        own = {"valid": (0, 0), "same": ((extent - 1) // 2, extent // 2)}
+        begin, end = own[shape.padding] if isinstance(shape.padding, str) else shape.padding[axis]
+        return (rate * begin, rate * end), _Phase()
+    if shape.padding == "same":
+        begin, _ = same_padding(None, extent, stride)
+        if begin is None and not centred:
+            return _BY_SIZE, _Phase()
+        dense = total // 2 if centred else rate * begin
+        by_size = ((rate, extent, stride),) if begin is None else ()
+        return (dense, total - dense), _Phase(dense - rate * (begin or 0), by_size)
+    begin, end = (0, 0) if source.padding is None else source.padding.operation.padding[axis]
+    # n samples become n / stride + grown of them; the dense map is to have rate * stride as many.
+    grown = (begin + end - extent) // stride + 1
+    room = total + grown * rate * stride
+    dense = room // 2 if centred else rate * begin
+    if not 0 <= dense - rate * begin <= rate * (stride - 1):
+        dense = rate * begin  # the first original sample must lie on the dense map
+    return (dense, room - dense), _Phase(dense - rate * begin)
+
+
+def _product(first: Pair, second: Pair) -> Pair:
+    return (first[0] * second[0], first[1] * second[1])
+
+
+def _maps(args: Any, kwargs: Any) -> list[_Map]:
+    return [value for value in keras.tree.flatten((args, kwargs)) if isinstance(value, _Map)]
+
+
+def _replaced(function: Callable[[_Map], Any], args: Any, kwargs: Any) -> Any:
+    """The arguments of a call with a function applied to every map among them."""
+    return keras.tree.map_structure(
+        lambda value: function(value) if isinstance(value, _Map) else value, (args, kwargs)
+    )

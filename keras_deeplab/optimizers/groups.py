@@ -1,0 +1,296 @@
+"""Groups of variables with multipliers of their own, by paths or read from a model's layers."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from glob import escape
+from typing import Any
+
+import keras
+from keras import layers as kl
+
+from keras_deeplab import validation
+from keras_deeplab.graph.network import Call, all_layers, functional, walk
+
+KINDS = ("depthwise", "bias", "norm")
+
+_NORMS = (
+    kl.BatchNormalization,
+    kl.GroupNormalization,
+    kl.LayerNormalization,
+    kl.RMSNormalization,
+)
+_DEPTHWISE = (kl.DepthwiseConv1D, kl.DepthwiseConv2D)
+_SEPARABLE = (kl.SeparableConv1D, kl.SeparableConv2D)
+_CONVS = (kl.Conv1D, kl.Conv2D, kl.Conv3D)
+
+
+_SHOWN = 6  # paths in an error
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Multipliers of learning rate and weight decay for the variables of some paths.
+
+    A variable's multipliers are the products over all groups it is in, or 1. So one group can be
+    about learning rates and another about weight decay, independently.
+
+    Args:
+        pattern: A path as in `[variable.path for variable in model.trainable_variables]`, such as
+            `"logits_0/kernel"`, or a tuple of paths. Wildcards are those of the module `fnmatch`:
+            `*` matches any characters (also `/`), `?` one and `[ab]` one of those in the brackets.
+            Case matters.
+        learning_rate: Multiplies the optimizer's learning rate, non-negative. With 0 the variable
+            does not change.
+        weight_decay: Multiplies the optimizer's weight decay, non-negative.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> slow = ParameterGroup("block*/kernel", learning_rate=0.1)
+    >>> slow.matches("block3_conv1/kernel"), slow.matches("logits/kernel")
+    (True, False)
+    """
+
+    pattern: str | tuple[str, ...]
+    learning_rate: float = 1.0
+    weight_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pattern, list):
+            object.__setattr__(self, "pattern", tuple(self.pattern))
+        if not self._patterns or not all(isinstance(p, str) and p for p in self._patterns):
+            raise validation.error("pattern", "a path or a tuple of paths", self.pattern)
+        for name in ("learning_rate", "weight_decay"):
+            value = float(validation.non_negative(name, getattr(self, name)))
+            object.__setattr__(self, name, value)
+
+    @property
+    def _patterns(self) -> tuple[str, ...]:
+        return self.pattern if isinstance(self.pattern, tuple) else (self.pattern,)
+
+    def matches(self, path: str) -> bool:
+        """Whether the variable of this path is in the group."""
+        return any(fnmatchcase(path, pattern) for pattern in self._patterns)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments as JSON types."""
+        pattern = list(self.pattern) if isinstance(self.pattern, tuple) else self.pattern
+        return {**asdict(self), "pattern": pattern}
+
+
+def multipliers(
+    groups: Sequence[ParameterGroup], variables: Sequence[keras.Variable]
+) -> list[tuple[float, float]]:
+    """Computes the multipliers of each variable's learning rate and weight decay.
+
+    Raises:
+        ValueError: If a group contains no variable; most likely it is misspelt.
+    """
+    # Variables of TensorFlow, in a user's own training loop, have no path.
+    paths = [getattr(variable, "path", variable.name) for variable in variables]
+    for group in groups:
+        if not any(map(group.matches, paths)):
+            like = difflib.get_close_matches(group._patterns[0], paths, _SHOWN, cutoff=0.0)
+            raise ValueError(
+                "`groups` must each match a trainable variable. Received: a group of "
+                f"{_shortened(group)}, which matches none of the {len(paths)}. Similar paths are "
+                f"{', '.join(map(repr, like))}."
+            )
+    found = []
+    for path in paths:
+        mine = [group for group in groups if group.matches(path)]
+        rate = math.prod(group.learning_rate for group in mine)
+        found.append((float(rate), float(math.prod(group.weight_decay for group in mine))))
+    return found
+
+
+def _shortened(group: ParameterGroup) -> str:
+    """The group's first patterns and the number of others."""
+    shown = group._patterns[:_SHOWN]
+    more = len(group._patterns) - len(shown)
+    return ", ".join(map(repr, shown)) + (f" and {more} more" if more else "")
+
+
+def no_decay(model: keras.Model, kinds: Sequence[str] = KINDS) -> list[ParameterGroup]:
+    """A group without weight decay: depthwise kernels, biases, and scales and offsets of norms.
+
+    Layers at any depth of the model are included: `"depthwise"` are the kernels of Keras' depthwise
+    and separable convolutions and of grouped ones with one input channel per group, `"bias"` is any
+    layer's `bias`, `"norm"` the scales and offsets of Keras' normalization layers. Frozen variables
+    are included, so that the group stays valid when they are unfrozen.
+
+    Args:
+        model: A model with weights.
+        kinds: Which of `"depthwise"`, `"bias"` and `"norm"`.
+
+    Returns:
+        A list of one group of exact paths, or an empty list if there is no such variable.
+
+    Raises:
+        ValueError: If a kind is unknown, the model has no weights yet, or a variable inside the
+            group has the same path as one outside it.
+
+    Example:
+
+    >>> x = inputs = keras.Input((8, 8, 3))
+    >>> x = keras.layers.DepthwiseConv2D(3, use_bias=False, name="depthwise")(x)
+    >>> x = keras.layers.Conv2D(2, 1, name="logits")(x)
+    >>> no_decay(keras.Model(inputs, x))
+    [ParameterGroup(pattern=('depthwise/kernel', 'logits/bias'), learning_rate=1.0,
+    weight_decay=0.0)]
+
+    Reference:
+        [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611): its released code
+        decays the kernels of all convolutions but the depthwise ones, and nothing else.
+    """
+    if isinstance(kinds, str) or not set(kinds) <= set(KINDS):
+        raise validation.error("kinds", f"a list with some of {', '.join(KINDS)}", kinds)
+    if not model.weights:
+        raise ValueError(
+            f"`model` must have weights. Received: {type(model).__name__} '{model.name}', which is "
+            "not built"
+        )
+    chosen = [v for layer in all_layers(model).values() for k in kinds for v in _of_kind(layer, k)]
+    return _group(model, chosen, weight_decay=0.0)
+
+
+def classifier(
+    model: keras.Model, learning_rate: float = 10.0, bias: float = 20.0
+) -> list[ParameterGroup]:
+    """Groups with larger learning rates for the layers that compute the logits.
+
+    Those are the last layers with weights on each path to the model's outputs: all predictors of
+    DeepLab V2, that of an auxiliary head too, and the one inside a `MultiScale`.
+
+    Args:
+        model: Any functional Keras model.
+        learning_rate: Multiplier for the kernels of these layers.
+        bias: Multiplier for their biases.
+
+    Returns:
+        A list of a group of the kernels and, if any, one of the biases.
+
+    Raises:
+        ValueError: If the model is not functional or has no layer with weights, a multiplier is
+            out of its range, or another variable has the same path as one of these.
+
+    Example:
+
+    >>> model = keras_deeplab.DeepLabV2(3, "mobilenet_v2", aspp_rates=(6, 12))
+    >>> for group in classifier(model):
+    ...     print(group.pattern, group.learning_rate)
+    ('logits_0/kernel', 'logits_1/kernel') 10.0
+    ('logits_0/bias', 'logits_1/bias') 20.0
+
+    Reference:
+        [Chen et al., 2014, DeepLab V1](https://arxiv.org/abs/1412.7062), section 5, and [Chen et
+        al., 2017, DeepLab V2](https://arxiv.org/abs/1606.00915), section 4.1.1: ten times the
+        learning rate for the final classifier layer; twenty for its bias in the released networks.
+    """
+    validation.non_negative("learning_rate", learning_rate)
+    validation.non_negative("bias", bias)
+    layers = predictors(model)
+    if not layers:
+        raise ValueError(f"`model` must have a layer with weights. Received: '{model.name}'")
+    weights = [weight for layer in layers for weight in layer.weights]
+    mine = {id(weight) for weight in weights}
+    every_bias = [v for layer in all_layers(model).values() for v in _of_kind(layer, "bias")]
+    biases = [variable for variable in every_bias if id(variable) in mine]
+    of_bias = {id(variable) for variable in biases}
+    kernels = [weight for weight in weights if id(weight) not in of_bias]
+    return [
+        *_group(model, kernels, learning_rate=learning_rate),
+        *_group(model, biases, learning_rate=bias),
+    ]
+
+
+def backbone(model: keras.Model, learning_rate: float = 0.1) -> list[ParameterGroup]:
+    """A group with a smaller learning rate for the backbone of one of this package's models.
+
+    For fine-tuning: a pretrained backbone changes little and keeps features that a small data set
+    cannot teach, while the new head learns fast.
+
+    Args:
+        model: A model with a backbone, or a `MultiScale` around one.
+        learning_rate: Multiplier for all trainable variables of the backbone.
+
+    Returns:
+        A list of one group of exact paths, or an empty list if the backbone is frozen.
+
+    Raises:
+        ValueError: If the model has no backbone, the multiplier is out of its range, or another
+            variable has the same path as one of these.
+
+    Example:
+
+    >>> model = keras_deeplab.DeepLabV3Plus(3, "mobilenet_v2")  # with weights="imagenet", say
+    >>> optimizer = keras_deeplab.optimizers.AdamW(1e-3, groups=backbone(model, 0.25))
+    """
+    validation.non_negative("learning_rate", learning_rate)
+    found = [layer for layer in all_layers(model).values() if layer.name == "backbone"]
+    if not found:
+        raise ValueError(
+            "`model` must have a layer 'backbone', as this package's models have. Received: "
+            f"'{model.name}'"
+        )
+    chosen = [variable for network in found for variable in network.trainable_variables]
+    return _group(model, chosen, learning_rate=learning_rate)
+
+
+def _of_kind(layer: keras.layers.Layer, kind: str) -> list[keras.Variable]:
+    """A layer's own variables of a kind."""
+    names: tuple[str, ...] = ()
+    if kind == "bias":
+        names = ("bias",)
+    elif kind == "norm" and isinstance(layer, _NORMS):
+        names = ("gamma", "beta", "scale")
+    elif kind == "depthwise" and isinstance(layer, _SEPARABLE):
+        names = ("depthwise_kernel",)
+    elif kind == "depthwise" and (isinstance(layer, _DEPTHWISE) or _is_depthwise(layer)):
+        names = ("kernel",)
+    # Attributes of these names may be other things, such as LayerNormalization's flag `scale`.
+    found = [getattr(layer, name, None) for name in names]
+    return [value for value in found if isinstance(value, keras.Variable)]
+
+
+def _is_depthwise(layer: keras.layers.Layer) -> bool:
+    """Whether a convolution has one input channel in each of several groups."""
+    return isinstance(layer, _CONVS) and layer.groups > 1 and layer.kernel.shape[-2] == 1
+
+
+def predictors(model: keras.Model) -> list[keras.layers.Layer]:
+    """The last layers with weights on each path to a functional model's outputs, in order."""
+    network = getattr(model, "training_graph", None) or model  # with the auxiliary head
+
+    def last(call: Call, *args: Any, **kwargs: Any) -> list[frozenset[keras.layers.Layer]]:
+        layer, before = call.operation, keras.tree.flatten((args, kwargs))
+        found = frozenset().union(*(value for value in before if isinstance(value, frozenset)))
+        if isinstance(layer, keras.layers.Layer) and layer.weights:
+            found = frozenset([layer])
+        return [found] * len(call.outputs)
+
+    ends = walk(network, [frozenset()] * len(functional(network).inputs), last)
+    found = frozenset().union(*ends)
+    return [layer for layer in all_layers(model).values() if layer in found]
+
+
+def _group(
+    model: keras.Model, chosen: Sequence[keras.Variable], **multipliers: float
+) -> list[ParameterGroup]:
+    """A list of a group of exactly these variables; empty if there are none."""
+    paths = dict.fromkeys(variable.path for variable in chosen)  # each once, in order
+    ids = {id(variable) for variable in chosen}
+    for weight in model.weights:
+        if weight.path in paths and id(weight) not in ids:
+            raise ValueError(
+                "`model` must have different paths for variables inside and outside a group. "
+                f"Received: '{model.name}' with two variables {weight.path!r}. Rename a layer."
+            )
+    return [ParameterGroup(tuple(map(escape, paths)), **multipliers)] if paths else []

@@ -1,0 +1,214 @@
+"""The authors' TensorFlow 1 networks: MobileNetV2, Xception and beta ResNet, with their heads.
+
+LiteRT files made from them keep their names, and are read by the same tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_deeplab.backbones.mobilenet_v2 import STAGES
+from keras_deeplab.backbones.resnet import UNITS
+from keras_deeplab.backbones.xception import ENTRY, MIDDLE_UNITS
+from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.layouts import TF1
+
+_XCEPTION = re.compile(r"^xception_(41|65|71)/")
+_RESNET = re.compile(r"^resnet_v1_(50|101)/")
+
+
+def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
+    """The authors' network that a checkpoint holds, None for any other."""
+    if checkpoint.layout is not TF1:
+        return None
+    for name in checkpoint.arrays:
+        if name.startswith("MobilenetV2/"):
+            return _found(checkpoint, *_mobilenet(checkpoint))
+        if match := _XCEPTION.match(name):
+            depth = int(match[1])
+            layers = dict(_xception(depth, f"{match[0]}"))
+            return _found(checkpoint, f"xception{depth}", {"preprocessing": "tf"}, layers)
+        if match := _RESNET.match(name):
+            return _found(checkpoint, *_resnet_beta(checkpoint, int(match[1]), match[0]))
+    return None
+
+
+def _found(
+    checkpoint: Checkpoint, backbone: str, shared: dict[str, Any], layers: dict[str, str]
+) -> Checkpoint:
+    needs: dict[str, Any] = {"backbone": backbone, "backbone_arguments": shared}
+    arrays = checkpoint.arrays
+    title = f"the authors' {backbone}"
+    if "logits/semantic/weights" in arrays and "concat_projection/weights" in arrays:
+        has_decoder = checkpoint.has("decoder/")
+        needs["model"] = "DeepLabV3Plus" if has_decoder else "DeepLabV3"
+        needs["model_arguments"] = _head_arguments(checkpoint)
+        layers |= _head(checkpoint)
+        checkpoint = _with_pooling_last(checkpoint)
+        title = f"the authors' {needs['model']} {backbone}"
+    elif backbone == "mobilenet_v2" and "MobilenetV2/Logits/Conv2d_1c_1x1/weights" in arrays:
+        layers |= dict(_norm_after("backbone/classifier", "MobilenetV2/Conv_1"))
+        layers["logits"] = "MobilenetV2/Logits/Conv2d_1c_1x1"
+        kernel = checkpoint.array("MobilenetV2/Logits/Conv2d_1c_1x1/weights", 4)
+        if kernel.shape[:2] != (1, 1):
+            raise WeightsError(
+                checkpoint.path, f"its logits must be a 1x1 kernel. Received: shape={kernel.shape}"
+            )
+        checkpoint = checkpoint.with_arrays(
+            **{"MobilenetV2/Logits/Conv2d_1c_1x1/weights": kernel.reshape(kernel.shape[-2:])}
+        )
+        needs["model"] = "SPPNet"
+        needs["model_arguments"] = {
+            "num_classes": kernel.shape[-1],
+            "levels": (1,),
+            "pooling": "average",
+            "dense": (),
+            "classifier_conv": True,
+        }
+    return checkpoint.mapped(title, layers, **needs)
+
+
+def _head_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+    separable = checkpoint.has("aspp1_depthwise/") or checkpoint.has(
+        "decoder/decoder_conv0_depthwise/"
+    )
+    own: dict[str, Any] = {
+        "num_classes": _width(checkpoint, "logits/semantic"),
+        "aspp_filters": _width(checkpoint, "aspp0"),
+        "separable": separable,
+        "align_corners": True,
+        "epsilon": 1e-5,
+    }
+    if _rates(checkpoint) == 0:
+        own["aspp_rates"] = ()
+    if checkpoint.output_stride is not None:
+        own["output_stride"] = checkpoint.output_stride
+    if checkpoint.has("decoder/"):
+        half = "_pointwise" if separable else ""
+        own["low_level_filters"] = _width(checkpoint, "decoder/feature_projection0")
+        own["decoder_filters"] = _width(checkpoint, f"decoder/decoder_conv1{half}")
+    else:
+        own["head_filters"] = None
+    return own
+
+
+def _width(checkpoint: Checkpoint, scope: str) -> int:
+    return checkpoint.array(f"{scope}/weights", 4).shape[-1]
+
+
+def _rates(checkpoint: Checkpoint) -> int:
+    """The number of atrous branches; the rates themselves are not in a checkpoint."""
+    count = sum(
+        checkpoint.has(f"aspp{index}/") or checkpoint.has(f"aspp{index}_depthwise/")
+        for index in range(1, 20)
+    )
+    if count not in (0, 3):
+        raise WeightsError(
+            checkpoint.path, f"its ASPP has {count} atrous branches, whose rates are not known"
+        )
+    return count
+
+
+def _head(checkpoint: Checkpoint) -> dict[str, str]:
+    layers = dict(_norm_after("aspp/conv_1x1", "aspp0", "/"))
+    for index in range(_rates(checkpoint)):
+        layers |= _maybe_separable(checkpoint, f"aspp/atrous_{index}", f"aspp{index + 1}")
+    layers |= _norm_after("aspp/image_pooling/conv", "image_pooling", "/")
+    layers |= _norm_after("aspp/project", "concat_projection", "/")
+    if checkpoint.has("decoder/"):
+        layers |= _norm_after("decoder_low_level", "decoder/feature_projection0", "/")
+        for index in range(2):
+            theirs = f"decoder/decoder_conv{index}"
+            layers |= _maybe_separable(checkpoint, f"decoder_{index}", theirs)
+    layers["logits"] = "logits/semantic"
+    return layers
+
+
+def _maybe_separable(checkpoint: Checkpoint, ours: str, theirs: str) -> dict[str, str]:
+    if checkpoint.has(f"{theirs}_depthwise/"):
+        return dict(_separable(ours, theirs))
+    return dict(_norm_after(ours, theirs, "/"))
+
+
+def _with_pooling_last(checkpoint: Checkpoint) -> Checkpoint:
+    """The authors concatenate image pooling first, this package's ASPP last."""
+    kernel = checkpoint.array("concat_projection/weights", 4)
+    pooled = _width(checkpoint, "image_pooling")
+    kernel = np.roll(kernel, -pooled, axis=-2)
+    return checkpoint.with_arrays(**{"concat_projection/weights": kernel})
+
+
+def _mobilenet(checkpoint: Checkpoint) -> tuple[str, dict[str, Any], dict[str, str]]:
+    width = _width(checkpoint, "MobilenetV2/expanded_conv_16/project")
+    multiplier = width / STAGES[-1][1]
+    options: dict[str, Any] = {"depth_multiplier": multiplier, "padding": "same"}
+    second = _width(checkpoint, "MobilenetV2/expanded_conv_1/project")
+    if multiplier != 1 and second != int(STAGES[1][1] * multiplier + 0.5):
+        options["divisible_by"] = 8  # the ImageNet classifiers' rounding, not DeepLab's
+    return "mobilenet_v2", {"preprocessing": "tf", "backbone_options": options}, dict(_blocks())
+
+
+def _blocks() -> Iterator[tuple[str, str]]:
+    yield from _norm_after("backbone/stem", "MobilenetV2/Conv")
+    for block in range(sum(repeats for _, _, repeats, _ in STAGES)):
+        ours = f"backbone/block{block}"
+        theirs = "MobilenetV2/expanded_conv" + (f"_{block}" if block else "")
+        for part in ("expand", "depthwise", "project") if block else ("depthwise", "project"):
+            yield from _norm_after(f"{ours}_{part}", f"{theirs}/{part}")
+
+
+def _xception(depth: int, root: str) -> Iterator[tuple[str, str]]:
+    yield from _norm_after("backbone/stem1", f"{root}entry_flow/conv1_1")
+    yield from _norm_after("backbone/stem2", f"{root}entry_flow/conv1_2")
+    units = [(f"entry{n}", f"entry_flow/block{n}/unit_1") for n in range(1, len(ENTRY[depth]) + 1)]
+    units += [
+        (f"middle{n}", f"middle_flow/block1/unit_{n}") for n in range(1, MIDDLE_UNITS[depth] + 1)
+    ]
+    units += [("exit1", "exit_flow/block1/unit_1"), ("exit2", "exit_flow/block2/unit_1")]
+    for ours, theirs in units:
+        theirs = f"{root}{theirs}/xception_module"
+        if ours.startswith("entry") or ours == "exit1":
+            yield from _norm_after(f"backbone/{ours}_shortcut", f"{theirs}/shortcut")
+        for index in (1, 2, 3):
+            yield from _separable(f"backbone/{ours}_conv{index}", f"{theirs}/separable_conv{index}")
+
+
+def _resnet_beta(
+    checkpoint: Checkpoint, depth: int, root: str
+) -> tuple[str, dict[str, Any], dict[str, str]]:
+    if f"{root}conv1_1/weights" not in checkpoint.arrays:
+        raise WeightsError(
+            checkpoint.path,
+            f"it holds the plain resnet_v1_{depth} with a 7x7 convolution at its root; only the "
+            '"beta" form with three 3x3 convolutions is a network of this package',
+        )
+    return f"resnet{depth}_beta", {"preprocessing": "tf"}, dict(_beta_layers(depth, root))
+
+
+def _beta_layers(depth: int, root: str) -> Iterator[tuple[str, str]]:
+    for index in (1, 2, 3):
+        yield from _norm_after(f"backbone/stem{index}", f"{root}conv1_{index}")
+    for stage, units in enumerate(UNITS[depth], 1):
+        for unit in range(1, units + 1):
+            ours = f"backbone/stage{stage}_unit{unit}"
+            theirs = f"{root}block{stage}/unit_{unit}/bottleneck_v1"
+            if unit == 1:
+                yield from _norm_after(f"{ours}_0", f"{theirs}/shortcut")
+            for index in (1, 2, 3):
+                yield from _norm_after(f"{ours}_{index}", f"{theirs}/conv{index}")
+
+
+def _norm_after(ours: str, theirs: str, joint: str = "_") -> Iterator[tuple[str, str]]:
+    yield f"{ours}{joint}conv", theirs
+    yield f"{ours}{joint}norm", f"{theirs}/BatchNorm"
+
+
+def _separable(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+    for half in ("depthwise", "pointwise"):
+        yield f"{ours}/{half}", f"{theirs}_{half}"
+        yield f"{ours}/{half}_norm", f"{theirs}_{half}/BatchNorm"

@@ -1,0 +1,283 @@
+"""`.keras` files: checked before anything in them is built or opened, then loaded by Keras."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.weights.errors import WeightsError, printable, reading, shortened
+from keras_deeplab.weights.readers import hdf5
+from keras_deeplab.weights.transfer import check_values
+
+_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+_MEMBERS = {_CONFIG, "metadata.json", _WEIGHTS}
+# The largest of keras.applications has 1 MB, nested 11 deep.
+_MAX_CONFIG_BYTES = 8 << 20
+_MAX_CONFIG_DEPTH = 100
+# A model is built up to five times until its backbone has its stride, and a U-Net may use the
+# first layers of a backbone alone: what is built may be larger than what is stored.
+_COPIES = 10
+_FREE_ELEMENTS = 1 << 27
+
+# Modules of Keras with what networks are made of. Those left out have functions that read files or
+# start downloads, which Keras 3.15 would call as an activation: keras.applications, keras.datasets.
+_MODULES = {
+    "keras",
+    *(
+        f"keras.{name}"
+        for name in (
+            *("activations", "constraints", "dtype_policies", "initializers", "layers", "losses"),
+            *("metrics", "ops", "optimizers", "optimizers.schedules", "quantizers", "random"),
+            "regularizers",
+        )
+    ),
+    # With layers of their own; Keras finds no function by such a name.
+    "keras.src.applications.convnext",
+    "keras.src.applications.inception_resnet_v2",
+}
+_MODEL_CLASSES = {"Functional", "Model", "Sequential"}
+# They hold code, whatever `keras.config.enable_unsafe_deserialization` has allowed.
+_CODE = {"__lambda__", "Lambda", "TorchModuleWrapper"}
+_PATH_KEYS = {
+    *("weights", "vocabulary", "idf_weights", "filepath", "filename", "file", "path", "preset"),
+    *("proto", "merges"),
+}
+_ABSOLUTE = re.compile(r"/|~|\\\\|[A-Za-z]:[\\/]")
+_ELSEWHERE = re.compile(r"://|(^|[/\\])\.\.([/\\]|$)")
+_NO_SIZES = {"seed", "shared_object_id"}
+
+
+def is_keras_file(path: Path) -> bool:
+    """Tells a `.keras` archive by its name, or by its contents under any other."""
+    if path.suffix == ".keras":
+        return True
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _CONFIG in archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # another reader's, or no one's
+        return False
+
+
+def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
+    """Loads a model from a `.keras` file that need not be trusted.
+
+    As `keras.models.load_model`, with one error for every file that is damaged or refused. A file
+    runs no code, names no other file and no address, and takes no more memory than its own size
+    explains. A model of this package comes back as its class.
+
+    Args:
+        path: A `.keras` file, such as `model.save` writes.
+        compile: Whether a model that was compiled is compiled again, with the optimizer's state, so
+            that `fit` resumes. False to predict, evaluate or export, which takes less memory.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: If `path` is no path.
+        WeightsError: If the file is missing, damaged or refused, or is of another format, or if a
+            value is NaN or infinite or a variance is negative.
+
+    Example:
+
+    >>> keras_deeplab.DeepLabV3Plus(3, "mobilenet_v2").save("model.keras")
+    >>> model = keras_deeplab.load_model("model.keras")
+    >>> type(model).__name__
+    'DeepLabV3Plus'
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"`path` must be the path of a .keras file. Received: path={path!r}")
+    path = Path(os.path.expanduser(path))
+    try:
+        config, content = _read(path)
+        with hdf5.datasets(path, content) as arrays:
+            stored = sum(array.size for array in arrays.values())
+        del content
+        budget = _COPIES * stored + _FREE_ELEMENTS
+        _check_config(path, config, compile, budget)
+        with _bounded_variables(path, budget):
+            model = keras.models.load_model(path, compile=compile, safe_mode=True)
+    except WeightsError:
+        raise
+    except Exception as error:  # zip, JSON, HDF5 and the layers themselves raise their own
+        reason = f"it cannot be loaded as a Keras model: {shortened(error)}"
+        raise WeightsError(path, reason) from error
+    check_values(path, ((each.path, each, np.asarray(each)) for each in model.weights))
+    return model
+
+
+def folder_reason(path: Path) -> str | None:
+    """Why a folder holds no weights by itself, where it is one that training or export wrote."""
+    if (path / "model.keras").is_file():
+        return f"it is the folder of a run: give {path / 'model.keras'}"
+    if (path / "saved_model.pb").is_file():
+        return "it is a SavedModel, exported for serving: give the .keras file of its model"
+    return None
+
+
+def _read(path: Path) -> tuple[Any, io.BytesIO]:
+    """The configuration and the weights' HDF5 file in an archive."""
+    with reading(path):
+        if path.is_dir():
+            raise WeightsError(path, folder_reason(path) or "it is a folder: give a .keras file")
+        if not path.exists():
+            raise WeightsError(path, "there is no such file")
+        with path.open("rb") as file:
+            _check_kind(path, zipfile.is_zipfile(file))
+            with zipfile.ZipFile(file) as archive:
+                _check_members(path, archive)
+                return json.loads(archive.read(_CONFIG)), io.BytesIO(archive.read(_WEIGHTS))
+
+
+def _check_kind(path: Path, is_archive: bool) -> None:
+    if not is_archive and path.suffix == ".keras":
+        raise WeightsError(path, "it is damaged or cut off: a .keras file is a zip archive")
+    if not is_archive:
+        raise WeightsError(
+            path, "it is no .keras file; weights.convert and weights.load read other formats"
+        )
+    if path.suffix != ".keras":
+        raise WeightsError(path, "its name must end in .keras")
+
+
+def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuses an archive of other members than a model's, or that is larger inside than out."""
+    names = [member.filename for member in archive.infolist()]
+    for name in names:
+        if name not in _MEMBERS:
+            raise WeightsError(
+                path, f"it holds {name!r:.100}: a model's file holds {', '.join(sorted(_MEMBERS))}"
+            )
+    if len(names) != len(_MEMBERS):
+        twice = {name for name in names if names.count(name) > 1}
+        what = f"holds {min(twice)} twice" if twice else f"lacks {min(_MEMBERS - set(names))}"
+        raise WeightsError(path, f"it {what}")
+    config, total = archive.getinfo(_CONFIG).file_size, sum(m.file_size for m in archive.infolist())
+    if config > _MAX_CONFIG_BYTES:
+        raise WeightsError(
+            path, f"{_CONFIG} has {config} bytes: a model's has at most {_MAX_CONFIG_BYTES}"
+        )
+    hdf5.check_declared(path, total, "its members")
+
+
+def _check_config(path: Path, config: Any, compile: bool, budget: int) -> None:
+    """Refuses a configuration that names code, a file or an address, or sizes out of reason."""
+    if not isinstance(config, dict):
+        raise WeightsError(path, f"{_CONFIG} must hold an object, not {type(config).__name__}")
+    if not compile:  # which Keras then leaves out too
+        config = {key: value for key, value in config.items() if key != "compile_config"}
+    # Numbers of a compilation, such as steps, are no sizes; its keys may be names of outputs, which
+    # are no arguments. Those of the objects in it are.
+    todo: list[tuple[str, Any, int, bool, bool]] = [("", config, 1, False, True)]
+    while todo:
+        key, value, depth, compiles, is_argument = todo.pop()
+        if depth > _MAX_CONFIG_DEPTH:
+            raise WeightsError(path, f"{_CONFIG} is nested deeper than {_MAX_CONFIG_DEPTH}")
+        if isinstance(value, dict):
+            _check_object(path, value)
+            is_object = "class_name" in value
+            for inner, found in value.items():
+                starts = is_object and inner == "compile_config"
+                arguments = (is_object or is_argument) and not starts
+                todo.append((inner, found, depth + 1, compiles or starts, arguments))
+        elif isinstance(value, list):
+            for found in value:  # a list is no path
+                argument = is_argument and not isinstance(found, str)
+                todo.append((key, found, depth + 1, compiles, argument))
+        elif isinstance(value, str):
+            if (is_argument and key in _PATH_KEYS) or _is_place(value):
+                raise WeightsError(
+                    path,
+                    f"{_CONFIG} must not name a file or an address, received {key}={value!r:.100}",
+                )
+        elif isinstance(value, int) and value > budget and not compiles and key not in _NO_SIZES:
+            raise WeightsError(
+                path, f"{_CONFIG} must not exceed the weights in the file, received {key}={value}"
+            )
+
+
+def _is_place(value: str) -> bool:
+    """Tells a file or an address from a text of several words, which may mention one."""
+    elsewhere = _ELSEWHERE.search(value) and len(value.split()) == 1
+    return bool(_ABSOLUTE.match(value) or elsewhere)
+
+
+def _check_object(path: Path, value: dict[str, Any]) -> None:
+    """Refuses objects of a configuration that are no part of a network."""
+    name, module = value.get("class_name"), value.get("module")
+    if name is None:
+        return
+    if not isinstance(name, str):
+        raise WeightsError(
+            path, f"{_CONFIG} must name classes by strings, received class_name={name!r:.100}"
+        )
+    if name in _CODE:
+        raise WeightsError(path, f"{_CONFIG} must not hold code, received a {name}")
+    found = value.get("config") if name == "function" else value.get("spec_name", name)
+    # Keras joins module and name: either may have the dots. A registered name may have them too.
+    is_path = any(
+        isinstance(each, str) and "." in each and ">" not in each for each in (name, found)
+    )
+    is_of_keras = isinstance(module, str) and module.split(".")[0] == "keras"
+    if is_path or (is_of_keras and not _is_of_networks(module, name)):
+        shown = printable(f"{module}.{found}" if module else f"{found}")
+        raise WeightsError(
+            path, f"{_CONFIG} must not hold what is no part of a network, received {shown}"
+        )
+
+
+def _is_of_networks(module: str, name: str) -> bool:
+    """Tells whether a module of Keras, public or its own, has what networks are made of."""
+    public = module
+    if module.startswith("keras.src."):
+        public = f"keras.{module.split('.')[2]}"
+    if public == "keras.models":
+        return name in _MODEL_CLASSES
+    return public in _MODULES or module in _MODULES
+
+
+@contextmanager
+def _bounded_variables(path: Path, budget: int) -> Iterator[None]:
+    """Refuses variables beyond the budget of elements before they take memory."""
+    # In a graph an initializer computes nothing but its shape; one of a function takes constants.
+    measuring, built, cause = tf.__internal__.FuncGraph("measuring"), 0, None
+
+    def create(next_creator: Any, **arguments: Any) -> Any:
+        nonlocal built
+        value = arguments["initial_value"]
+        if callable(value):
+            with measuring.as_default():
+                value = value()
+        built += math.prod(value.shape)
+        if built > budget:
+            raise _TooLarge
+        return next_creator(**arguments)
+
+    try:
+        with tf.variable_creator_scope(create):
+            yield
+    except Exception as error:
+        if built <= budget:
+            raise
+        cause = error
+    if built > budget:
+        reason = f"{_CONFIG} builds more than {budget} weights, which the file does not hold"
+        raise WeightsError(path, reason) from cause
+
+
+class _TooLarge(Exception):
+    """Keras may put it into an error of its own."""

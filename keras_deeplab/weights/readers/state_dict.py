@@ -1,0 +1,154 @@
+"""Which of the state dicts in a PyTorch user's file is read, whichever format holds the tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from keras_deeplab.weights import names
+from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.errors import WeightsError, printable
+from keras_deeplab.weights.layouts import TORCH
+from keras_deeplab.weights.readers import safetensors, torch
+from keras_deeplab.weights.readers.torch import Keys, Shapes
+
+# Of what training keeps beside the model: timm's `state_dict_ema`, `ema_model.`, `swa_state`.
+_AVERAGES = re.compile(r"(^|[._])(ema|swa|averaged?|moving_average)([._\d]|$)", re.IGNORECASE)
+# `module.model._orig_mod.` has three: DataParallel, a wrapper of the user's, torch.compile.
+_MAX_WRAPPERS = 6
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A state dict of a file.
+
+    Attributes:
+        keys: Those of the dicts that lead to it; none for the whole file.
+        prefix: What is removed from its names, such as `module.`; others are unexpected keys.
+        notes: What was chosen and from what, for the report.
+    """
+
+    keys: Keys
+    prefix: str
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        found = f"`{printable('.'.join(self.keys))}`" if self.keys else "the file"
+        return f"{found}, names after `{printable(self.prefix)}`" if self.prefix else found
+
+    @property
+    def is_average(self) -> bool:
+        """Whether it holds moving averages of the model's weights, by its name."""
+        return bool(_AVERAGES.search(f"{'.'.join(self.keys)}.{self.prefix}"))
+
+
+def read_torch(path: Path, moving_averages: bool = False) -> Checkpoint:
+    """The network in a file of `torch.save`; see `chosen`."""
+    choice = None
+
+    def choose(state_dicts: Mapping[Keys, Shapes]) -> Keys:
+        nonlocal choice
+        choice = chosen(path, state_dicts, moving_averages)
+        return choice.keys
+
+    return _checkpoint(path, torch.read(path, choose), choice)
+
+
+def read_safetensors(path: Path, moving_averages: bool = False) -> Checkpoint:
+    """The network in a safetensors file; see `chosen`."""
+    arrays = safetensors.read(path)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    return _checkpoint(path, arrays, chosen(path, {(): shapes}, moving_averages))
+
+
+def _checkpoint(path: Path, arrays: Mapping[str, np.ndarray], choice: Choice) -> Checkpoint:
+    inner = {
+        name.removeprefix(choice.prefix): array
+        for name, array in arrays.items()
+        if name.startswith(choice.prefix)
+    }
+    others = tuple(sorted(name for name in arrays if not name.startswith(choice.prefix)))
+    return Checkpoint(str(path), inner, TORCH, unexpected_keys=others, notes=choice.notes)
+
+
+def chosen(path: Path, state_dicts: Mapping[Keys, Shapes], moving_averages: bool) -> Choice:
+    """The one state dict that holds a network that is known, by names and shapes alone.
+
+    A prefix such as `module.`, `model.` or `_orig_mod.` before all or some of the names is found
+    by removing one part after the other until a network fits.
+
+    Args:
+        path: The file, for messages.
+        state_dicts: Shapes by name, by the keys that lead to each state dict of the file.
+        moving_averages: Whether the moving averages (EMA) are wanted instead of the weights.
+
+    Raises:
+        WeightsError: If no state dict fits, or several do.
+    """
+    choices, errors = [], []
+    for keys, shapes in state_dicts.items():
+        for prefix, error in _networks(path, shapes):
+            if error is None:
+                choices.append(Choice(keys, prefix))
+            else:
+                errors.append(error)
+    if not choices:
+        # A network that is known, with something wrong, says more.
+        raise errors[0] if errors else _no_network(path, state_dicts)
+    averages = [choice for choice in choices if choice.is_average]
+    if moving_averages and not averages:
+        raise WeightsError(path, "`moving_averages` were asked for, but it holds none")
+    models = [choice for choice in choices if not choice.is_average]
+    wanted = averages if moving_averages or not models else models
+    if len(wanted) > 1:
+        listed = "; ".join(map(str, wanted))
+        raise WeightsError(
+            path,
+            f"it must hold one network, and holds {len(wanted)}: {listed}. Save one of them alone",
+        )
+    (choice,) = wanted
+    if choices == [Choice((), "")]:
+        return choice
+    note = f"weights read from {choice}"
+    if others := "; ".join(str(other) for other in choices if other != choice):
+        note += f"; not read: {others}"
+    return replace(choice, notes=(note,))
+
+
+def _networks(path: Path, shapes: Shapes) -> list[tuple[str, WeightsError | None]]:
+    """The prefixes after which a network is found, and what is wrong with it if anything is."""
+    found, todo = [], [("", shapes)]
+    while todo:
+        prefix, inner = todo.pop(0)
+        try:
+            # Recognised by names and shapes: no number is read or takes memory.
+            zero = np.zeros((), np.float32)
+            arrays = {name: np.broadcast_to(zero, shape) for name, shape in inner.items()}
+            if names.recognize(Checkpoint(str(path), arrays, TORCH)) is not None:
+                found.append((prefix, None))
+                continue
+        except WeightsError as error:
+            found.append((prefix, error))
+            continue
+        groups: dict[str, dict[str, tuple[int, ...]]] = {}
+        for name, shape in inner.items():
+            part, dot, rest = name.partition(".")
+            if dot and rest:
+                groups.setdefault(f"{prefix}{part}.", {})[rest] = shape
+        if prefix.count(".") < _MAX_WRAPPERS:
+            todo += groups.items()
+    return found
+
+
+def _no_network(path: Path, state_dicts: Mapping[Keys, Shapes]) -> WeightsError:
+    keys, names = max(state_dicts.items(), key=lambda item: len(item[1]))
+    place = f"in {Choice(keys, '')} " if keys else ""
+    shown = ", ".join(map(printable, sorted(names)[:5]))
+    return WeightsError(
+        path,
+        f"it holds {len(names)} arrays {place}of no network that is known here, among them {shown}",
+    )
