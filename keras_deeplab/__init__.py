@@ -15,6 +15,7 @@ from keras_deeplab import (
     optimizers,
     recipes,
     schedules,
+    trainer,
     weights,
 )
 from keras_deeplab._version import __version__
@@ -35,7 +36,8 @@ from keras_deeplab.models import (
 from keras_deeplab.pictures import comparison_picture, overlay
 from keras_deeplab.prediction import predict_files
 from keras_deeplab.tensorboard import TensorBoard
-from keras_deeplab.weights import load_model
+from keras_deeplab.trainer import fit
+from keras_deeplab.weights import from_pretrained, load_model
 
 __all__ = [
     "DeepLabV1",
@@ -54,7 +56,9 @@ __all__ = [
     "distribution",
     "evaluate",
     "export",
+    "fit",
     "fit_classifier",
+    "from_pretrained",
     "graph",
     "layers",
     "load_model",
@@ -69,5 +73,6 @@ __all__ = [
     "recipes",
     "reestimate_batch_norm",
     "schedules",
+    "trainer",
     "weights",
 ]

@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.graph.interception import intercepted_calls
-from keras_deeplab.graph.network import all_layers, functional
+from keras_deeplab.graph.network import all_layers, all_norms, functional, intercepted_calls
 from keras_deeplab.layers import BatchNormalization
 
 POLICIES = ("train", "freeze_statistics", "freeze")
@@ -95,20 +94,21 @@ def set_policy(
     return changed
 
 
-def momentum_for(total_steps: int) -> float:
+def momentum_for(total_steps: int, memory: float = 1 / 30) -> float:
     """Computes a momentum of moving statistics for a run of `total_steps`.
 
     Moving statistics average about the last `1 / (1 - momentum)` steps. The papers' 0.9997 averages
     3300 of their 30000 steps; after a run of 2000 steps 55 % of the initial values would remain.
-    Here the average spans a thirtieth of the run, limited to momenta of 0.9 to 0.9997. (With a
-    tenth, the mean IoU of a run on CamVid was still 3 % after a fifth of it, on crops in training
-    60 %.)
+    Here the average spans a share of the run, by default a thirtieth, limited to momenta of 0.9 to
+    0.9997. (With a tenth, the mean IoU of a run on CamVid was still 3 % after a fifth of it, on
+    crops in training 60 %.)
 
     Args:
         total_steps: Number of steps of the whole run.
+        memory: Share of the steps that is averaged; a ninth in the papers.
 
     Returns:
-        `1 - 30 / total_steps`, clipped to [0.9, 0.9997].
+        `1 - 1 / (memory * total_steps)`, clipped to [0.9, 0.9997].
 
     Raises:
         ValueError: If `total_steps` is not a positive integer.
@@ -119,16 +119,7 @@ def momentum_for(total_steps: int) -> float:
     [0.9, 0.985, 0.999, 0.9997]
     """
     validation.integer("total_steps", total_steps)
-    return float(np.clip(1 - 30 / total_steps, _SMALLEST_MOMENTUM, _LARGEST_MOMENTUM))
-
-
-def all_norms(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:
-    """All batch norms of a model by path; one that is used several times under its first path."""
-    found: dict[int, tuple[str, keras.layers.BatchNormalization]] = {}
-    for path, layer in all_layers(model).items():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            found.setdefault(id(layer), (path, layer))
-    return dict(found.values())
+    return float(np.clip(1 - 1 / (memory * total_steps), _SMALLEST_MOMENTUM, _LARGEST_MOMENTUM))
 
 
 def reestimate_batch_norm(

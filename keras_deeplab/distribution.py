@@ -1,20 +1,67 @@
-"""Several devices or machines: who sees which images, and gradients clipped as in one process."""
+"""Synchronous data-parallel training: strategies, batches of replicas, clipping of gradients."""
 
 from __future__ import annotations
 
+import json
+import os
 from typing import Any
 
 import tensorflow as tf
+
+STRATEGIES = ("none", "mirrored", "multi_worker")
+
+
+def open_strategy(name: str) -> tf.distribute.Strategy:
+    """Returns the strategy of a name; several machines wait here for each other.
+
+    TensorFlow sets up several machines before its first operation only: call this first.
+
+    Args:
+        name: `"none"` for one device; `"mirrored"` for all GPUs of this machine, or all its logical
+            CPUs where it has no GPU; `"multi_worker"` for the machines of `TF_CONFIG`, each with
+            all its GPUs.
+
+    Raises:
+        ValueError: If the name is another, or `TF_CONFIG` describes no cluster.
+    """
+    if name == "none":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in found])
+    if name != "multi_worker":
+        raise ValueError(f"`name` must be one of {STRATEGIES}. Received: name={name!r}")
+    _check_tf_config(os.environ.get("TF_CONFIG"))
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _check_tf_config(text: str | None) -> None:
+    try:
+        config = json.loads(text or "")
+        addresses = config["cluster"].get("chief", []) + config["cluster"]["worker"]
+        kind, index = config["task"]["type"], int(config["task"]["index"])
+        config["cluster"][kind][index]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ValueError(
+            "multi_worker: the environment variable TF_CONFIG must describe the cluster and which "
+            'of its tasks this is, such as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
+            f'"task": {{"type": "worker", "index": 0}}}}. Received: TF_CONFIG={text!r}'
+        ) from None
+    if len(addresses) < 2:
+        raise ValueError(
+            "multi_worker: TF_CONFIG must list at least two machines. Received: "
+            f"{addresses}. Use mirrored on a single machine."
+        )
 
 
 def training_batches(
     dataset: tf.data.Dataset, strategy: tf.distribute.Strategy
 ) -> tf.distribute.DistributedDataset:
-    """Cuts every batch into equal parts, one for each replica, for `model.fit`.
+    """Splits every batch into equal parts, one for each replica, for `model.fit`.
 
-    The batches are those of one process: together the replicas see each image of a batch once, the
-    first replica the first ones. Every worker runs the whole data set and keeps its part, so the
-    data set must give the same batches in every process, as `data.training_dataset` does for one
+    The batches are those of one process: together the replicas get each image of a batch once, the
+    first replica the first ones. Every worker runs the whole dataset and keeps its part, so the
+    dataset must give the same batches in every process, as `data.training_dataset` does for one
     seed, and preparing the images takes each machine as long as it takes one.
 
     Args:
@@ -22,7 +69,7 @@ def training_batches(
         strategy: Any `tf.distribute` strategy; with one replica nothing changes.
 
     Returns:
-        A data set with as many steps as there are batches.
+        A dataset with as many steps as there are batches.
 
     Raises:
         ValueError: If the size of the batches is known and the replicas do not divide it.
@@ -42,7 +89,7 @@ def training_batches(
     rule = f"batches must have a size that the {replicas} replicas divide"
     size = tf.nest.flatten(dataset.element_spec)[0].shape[0]
     if size is not None and size % replicas:
-        raise ValueError(f"{rule}, received batches of {size} images.")
+        raise ValueError(f"{rule}. Received: batches of {size} images")
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         local = replicas // context.num_input_pipelines
@@ -77,11 +124,11 @@ def training_batches(
 def evaluation_batches(
     dataset: tf.data.Dataset, strategy: tf.distribute.Strategy
 ) -> tf.distribute.DistributedDataset:
-    """Deals out whole batches to the replicas, for `model.evaluate` and validation in `model.fit`.
+    """Distributes whole batches to the replicas, for `evaluate` and validation in `fit`.
 
-    The batches stay as they are, so that images of different sizes are padded to no other size than
+    The batches stay as they are, so that images of different sizes are padded to the same size as
     in one process. Each goes to one replica; in the last step, replicas for which none is left get
-    a batch without images, which counts nowhere.
+    a batch without images, which does not count.
 
     Args:
         dataset: Batches in an order that is the same in every process, as of
@@ -89,7 +136,7 @@ def evaluation_batches(
         strategy: Any `tf.distribute` strategy; with one replica nothing changes.
 
     Returns:
-        A data set of as many steps as one replica has batches.
+        A dataset of as many steps as one replica has batches.
 
     Raises:
         ValueError: If it is not known how many batches there are, or there is none.
@@ -107,8 +154,8 @@ def evaluation_batches(
     count = int(dataset.cardinality())
     if count < 1:
         raise ValueError(
-            "the number of batches must be known and at least 1, as `cardinality()` tells it; "
-            f"received a data set of cardinality {count} (-1 is endless, -2 unknown)."
+            "`dataset` must have a known number of batches, at least 1. Received: a dataset of "
+            f"cardinality {count} (-1 is endless, -2 unknown)"
         )
     missing = -count % replicas
 
@@ -131,9 +178,9 @@ def _without_images(batch: tuple[Any, ...]) -> Any:
 def _counted(
     dataset: tf.distribute.DistributedDataset, steps: int
 ) -> tf.distribute.DistributedDataset:
-    """The data set with its number of steps, which Keras asks it for.
+    """The dataset with its number of steps, which Keras reads.
 
-    TensorFlow counts the batches of a worker's replicas one by one and lets no one say otherwise.
+    TensorFlow counts the batches of a worker's replicas one by one.
     """
     dataset._cardinality = steps
     return dataset
@@ -143,9 +190,9 @@ class WholeGradientClipping:
     """Mixin of optimizers: under a strategy the gradient of the whole batch is clipped.
 
     Keras clips each replica's part before it adds them up: with `global_clipnorm=5` on 4 replicas
-    a step of up to 20 passes. It stands in front of the optimizer's base:
+    a step of up to 20 passes. It comes before the optimizer's base class:
     `class Mine(WholeGradientClipping, keras.optimizers.SGD)`. Where nothing is clipped, or there is
-    one replica, it does nothing; else the gradients are exchanged once more.
+    one replica, it does nothing; otherwise the gradients are exchanged once more.
     """
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:
@@ -156,5 +203,5 @@ class WholeGradientClipping:
         present = [gradient for gradient in grads if gradient is not None]
         whole = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
         clipped = super()._clip_gradients([None if g is None else next(whole) for g in grads])
-        # Each replica hands on its share of what is the same on all: Keras adds them up.
+        # Each replica returns its share of what is the same on all: Keras adds them up.
         return [None if g is None else g / context.num_replicas_in_sync for g in clipped]

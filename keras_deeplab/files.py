@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,17 +20,18 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-# A full disk, a used-up quota and a limit of file size, as the system, HDF5 and TensorFlow word it.
+# A full disk, an exceeded quota and a limit of file size, in the words of the system, HDF5 and
+# TensorFlow.
 _DISK_FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
 
 class DiskFullError(OSError):
-    """A file could not be written for want of space.
+    """A file could not be written because the disk is full.
 
     Args:
         path: The file or folder.
-        reason: What the system says.
-        needed: Bytes that were needed, where they are known.
+        reason: The system's message.
+        needed: Bytes that were needed, if known.
     """
 
     def __init__(self, path: Path, reason: str, needed: int = 0) -> None:
@@ -43,11 +45,11 @@ class DiskFullError(OSError):
 
 @contextmanager
 def full_disk_named(path: Path, needed: int = 0) -> Iterator[None]:
-    """Turns the error of a full disk, whichever library raises it, into one that names `path`.
+    """Turns the error of a full disk, from any library, into one that names `path`.
 
     Args:
         path: The file or folder that is written.
-        needed: Bytes that it takes, where they are known.
+        needed: Bytes that it takes, if known.
 
     Raises:
         DiskFullError: If the disk is full.
@@ -65,12 +67,12 @@ def full_disk_named(path: Path, needed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
-    """Gives a temporary path beside `path` that takes its place when all went well.
+    """Yields a temporary path beside `path`, which replaces `path` unless there is an error.
 
     Args:
         path: The file to write.
-        size: Bytes that it takes. Without space for them nothing is begun: HDF5 may end the whole
-            process when a disk becomes full while it writes.
+        size: Bytes that it takes. Without space for them nothing is written: HDF5 may end the whole
+            process when the disk becomes full.
 
     Raises:
         DiskFullError: If the disk is full.
@@ -78,33 +80,57 @@ def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(path.parent).free < size:
         raise DiskFullError(path, _DISK_FULL[0], size)
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
     with full_disk_named(path, size):
         try:
-            yield aside
-            os.replace(aside, path)
+            yield temporary
+            os.replace(temporary, path)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def stored_bytes(model: keras.Model) -> int:
-    """The bytes that a model's variables, and those of its optimizer, take in a file."""
+    """Returns the bytes that the variables of a model and its optimizer take in a file."""
     optimizer = getattr(model, "optimizer", None)
     variables = [*model.variables, *(optimizer.variables if optimizer is not None else [])]
     return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
+
+
+_SPECIAL_FILES = {
+    "a folder": stat.S_ISDIR,
+    "a named pipe": stat.S_ISFIFO,
+    "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
+    "a socket": stat.S_ISSOCK,
+}
+
+
+def special_file(path: Path) -> str | None:
+    """Returns what a path is if it is not a regular file or a link to one, else None.
+
+    Check it before opening a user's file: opening a named pipe may wait forever.
+
+    Raises:
+        OSError: If there is nothing at the path.
+    """
+    if path.is_symlink() and not path.exists():
+        return "a link to nothing"
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
+        return None
+    return next((name for name, test in _SPECIAL_FILES.items() if test(mode)), "something else")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Reads a JSON object in UTF-8, with or without a byte order mark.
 
     Args:
-        path: A regular file. Others are refused, as to open a named pipe may wait forever.
+        path: A regular file.
 
     Raises:
-        ValueError: If it holds none. The message, on one line, begins with a verb and lacks the
-            path, so that the caller can put what the file is in front of it.
+        ValueError: If it holds none. The message is one line that begins with a verb, so that the
+            caller can put the path in front of it.
     """
-    if not path.is_file():
+    if not path.exists() or special_file(path):
         raise ValueError("is not a regular file")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -122,10 +148,10 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
     Args:
         path: The file.
-        advice: What to do if it holds none, as a sentence.
+        advice: A sentence on how to fix it, for the error.
 
     Raises:
-        ValueError: If it holds none, with the path and the advice.
+        ValueError: If the file holds none.
     """
     try:
         return read_json_object(path)
@@ -135,14 +161,16 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes readable, valid JSON."""
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Writes a picture."""
-    with atomic_write(path) as aside:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(aside, format="png")
+    """Writes an image as PNG."""
+    with atomic_write(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="png")
 
 
 def check_unpacked(archive: zipfile.ZipFile, size: int) -> None:

@@ -40,9 +40,13 @@ OWN = {
     "pictures.overlay": 2,
     "prediction.predict_files": 2,
     "tensorboard.TensorBoard": 2,
+    "trainer.fitting.fit": 2,
     "verification.verify": 2,
 }
-SHORTER = {"epochs=20": "epochs=1, steps_per_epoch=2"}
+SHORTER = {
+    "epochs=20": "epochs=1, steps_per_epoch=2",
+    "steps=800": "steps=1, batch_size=2",
+}
 
 
 class Checker(doctest.OutputChecker):

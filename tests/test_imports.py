@@ -27,7 +27,7 @@ FLOORS: list[set[str]] = [
     {"recipes", "inference"},
     {"evaluation", "pictures", "verification", "diagnosis"},
     {"tensorboard", "export", "prediction"},
-    {"classification"},
+    {"classification", "trainer"},
     {"cli"},  # may also import the package itself
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -12,7 +12,7 @@ from keras_deeplab.cli.options import Parser, one_of
 
 # The module of each command, imported when it runs, and what it does.
 COMMANDS = {
-    "train": ("training.train", "train a segmentation model, evaluate it and export it"),
+    "train": ("keras_deeplab.cli.train", "train a segmentation model, evaluate it and export it"),
     "evaluate": ("keras_deeplab.cli.evaluate", "compute the scores of a model on a data set"),
     "predict": ("keras_deeplab.cli.predict", "predict label maps of images"),
     "export": ("keras_deeplab.cli.export", "write a SavedModel"),

@@ -19,14 +19,6 @@ from keras_deeplab import names
 from keras_deeplab.models.multi_scale import checked_scales
 from keras_deeplab.validation import error
 
-MODELS = {
-    "deeplab_v1": keras_deeplab.DeepLabV1,
-    "deeplab_v2": keras_deeplab.DeepLabV2,
-    "deeplab_v3": keras_deeplab.DeepLabV3,
-    "deeplab_v3_plus": keras_deeplab.DeepLabV3Plus,
-    "unet": keras_deeplab.UNet,
-}
-
 # Options of other tools, and what to suggest in place of options that no command has.
 OTHER_NAMES = {
     "lr": "--learning-rate",

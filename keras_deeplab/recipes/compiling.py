@@ -1,4 +1,4 @@
-"""Compiles a model as a recipe says."""
+"""From a recipe to a compiled model."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ def compile_model(
     class_weights: Sequence[float] | None = None,
     synchronized: bool | None = None,
 ) -> None:
-    """Sets the batch norms of a model and compiles it, as a recipe says.
+    """Compiles a model with the optimizer, loss and batch-norm policy of a recipe.
 
-    What the recipe says of the data and of the model's arguments is for those who make them.
+    The recipe's values for the data and for the model's arguments are not used here; `fit` applies
+    the whole recipe.
 
     Args:
         model: A segmentation model; compiled in place.
-        recipe: The recipe; of one with a second stage only the first is heeded (`stages`).
-        total_steps: Optimizer steps of the run, which the schedule spans.
+        recipe: The recipe of one stage (`Recipe.stages`).
+        total_steps: Optimizer steps of the stage, the length of the schedule.
         class_names: One name per class.
         class_weights: One weight per class, of `losses.class_weights`.
         synchronized: Whether batch norms share their statistics across replicas; None leaves them.
 
     Raises:
-        ValueError: If the loss cannot be read, or the model cannot do what the recipe says.
+        ValueError: If the loss cannot be parsed, or the model has no such batch-norm policy.
 
     Example:
 
@@ -45,9 +46,7 @@ def compile_model(
     ...     model, recipe, total_steps=1_000, class_names=["ground", "car"]
     ... )
     """
-    momentum = recipe.batch_norm_momentum
-    if momentum is None:
-        momentum = batch_norm.momentum_for(total_steps)
+    momentum = batch_norm.momentum_for(total_steps, recipe.batch_norm_memory)
     batch_norm.set_policy(model, recipe.batch_norm, momentum=momentum, synchronized=synchronized)
     optimizer = _optimizer(model, recipe, total_steps)
     model.compile(
@@ -85,5 +84,5 @@ def _schedule(recipe: Recipe, total_steps: int) -> keras.optimizers.schedules.Le
         recipe.learning_rate,
         total_steps=total_steps,
         power=recipe.power,
-        warmup_steps=min(recipe.warmup_steps, total_steps // 10),
+        warmup_steps=min(round(recipe.warmup_share * total_steps), total_steps - 1),
     )

@@ -1,10 +1,10 @@
-"""The papers' recipes, and one for small data sets."""
+"""The papers' recipes, and two for small data sets."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from keras_deeplab.names import suggestion
+from keras_deeplab import validation
 from keras_deeplab.recipes.recipe import Recipe
 
 V1 = Recipe(
@@ -47,9 +47,9 @@ V3 = Recipe(
     batch_size=16,
     steps=30_000,
     weight_decay=1e-4,
-    batch_norm_momentum=0.9997,
-    fine_steps=30_000,
-    fine_learning_rate=1e-3,
+    batch_norm_memory=1 / 9,  # a momentum of 0.9997
+    stage2_share=1.0,
+    stage2_learning_rate=1 / 7,  # 0.001
 )
 
 V3_PLUS = V3.replace(
@@ -58,16 +58,14 @@ V3_PLUS = V3.replace(
     weight_decay=4e-5,
 )
 
-# For a few hundred photographs; examples/camvid shows what it reaches. Larger scales than the
-# papers': what is thin is learnt where it is a few pixels wide. Without class weights CamVid's
-# poles were predicted on a third as many pixels as they have, in a sequence like those of the
-# training; with the square root of median frequency balancing on twice as many, in another one.
+# For a few hundred photographs; examples/camvid shows what it reaches. The scales are larger than
+# the papers': thin objects are learnt where they are a few pixels wide. Without class weights
+# CamVid's poles were predicted on a third as many pixels as they have, in a sequence like those of
+# the training; with the square root of median frequency balancing on twice as many, in another one.
 # Its fourth root is between.
 FINETUNE = Recipe(
     name="finetune",
     model={"detail_layer": "auto", "decoder_filters": 128},
-    output_stride=None,
-    batch_size=8,
     steps=2_400,
     scales=(0.75, 2.5),
     color_jitter={
@@ -83,30 +81,59 @@ FINETUNE = Recipe(
     class_weights_power=0.25,
     optimizer="adamw",
     learning_rate=6e-4,
-    warmup_steps=100,
+    warmup_share=1 / 24,
     weight_decay=1e-2,
     clipnorm=5.0,
 )
 
-# What the papers say of some backbones alone; `*` as in the module fnmatch.
-OF_BACKBONES = {
+# For `data.Shapes`, which are drawn in all sizes and colours, with no class rare or thin: most of
+# the augmentation only costs time.
+SHAPES = FINETUNE.replace(
+    name="shapes",
+    steps=400,
+    scales=(1.0, 1.0),
+    color_jitter=None,
+    class_focus=0.0,
+    loss="cross_entropy + 0.5 * lovasz_softmax(stride=4)",
+    class_weights=None,
+    learning_rate=6e-3,
+    warmup_share=0.1,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (V1, V2, V3, V3_PLUS, FINETUNE, SHAPES)}
+
+# What differs for a network, by recipe and pattern (of the module fnmatch) of the network's name:
+# the papers', and smaller steps for networks without batch norm.
+OVERRIDES = {
     ("v2", "vgg16"): {"learning_rate": 1e-3},
     ("v3_plus", "resnet*"): {"weight_decay": 1e-4},
+    ("finetune", "vgg16"): {"learning_rate": 3e-4},
+    ("finetune", "unet"): {"learning_rate": 3e-4},
+    ("shapes", "vgg16"): {"learning_rate": 3e-4},
+    ("shapes", "unet"): {"learning_rate": 3e-4},
 }
 
-RECIPES = {recipe.name: recipe for recipe in (V1, V2, V3, V3_PLUS, FINETUNE)}
+# The backbone that a model is trained with by default: a small one, unless the paper has but one.
+BACKBONES = {
+    "deeplab_v1": "vgg16",
+    "deeplab_v2": "mobilenet_v2",
+    "deeplab_v3": "mobilenet_v2",
+    "deeplab_v3_plus": "mobilenet_v2",
+    "unet": None,
+}
 
 
-def find(name: str, backbone: str | None = None) -> Recipe:
-    """The recipe of a name.
+def find(name: str, network: str | None = None) -> Recipe:
+    """Returns the recipe of a name.
 
     Args:
-        name: "v1", "v2", "v3", "v3_plus" or "finetune".
-        backbone: Name of the backbone to train, for what a paper does otherwise with it: V2 is five
-            times as fast on VGG16, V3+ decays weights more on ResNets.
+        name: "v1", "v2", "v3", "v3_plus", "finetune" or "shapes".
+        network: Name of the backbone to train, or "unet" for U-Net's own network, for what differs
+            with it: V2 learns faster on VGG16, V3+ decays weights more on ResNets, networks without
+            batch norm are finetuned with smaller steps.
 
     Raises:
-        ValueError: If there is no such recipe; the error lists those there are.
+        ValueError: If there is no such recipe.
 
     Example:
 
@@ -115,12 +142,8 @@ def find(name: str, backbone: str | None = None) -> Recipe:
     >>> keras_deeplab.recipes.find("v3_plus", "resnet101_beta").weight_decay
     0.0001
     """
-    if name not in RECIPES:
-        raise ValueError(
-            f"`name` must be one of {tuple(RECIPES)}, received {name!r}.{suggestion(name, RECIPES)}"
-        )
-    recipe = RECIPES[name]
-    for (of, pattern), changes in OF_BACKBONES.items():
-        if of == name and fnmatchcase(backbone or "", pattern):
+    recipe = RECIPES[validation.one_of("name", name, RECIPES)]
+    for (of, pattern), changes in OVERRIDES.items():
+        if of == name and fnmatchcase(network or "", pattern):
             recipe = recipe.replace(**changes)
     return recipe

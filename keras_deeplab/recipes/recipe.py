@@ -6,62 +6,60 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
+from keras_deeplab import validation
 from keras_deeplab.data.augment import checked_focus
 from keras_deeplab.data.color import jitter_strengths
-from keras_deeplab.recipes.checks import follows, is_number, numbers
-
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("poly", "step")
-BATCH_NORMS = ("train", "freeze_statistics", "freeze")
-CLASS_WEIGHTS = (None, "median", "inverse")
+from keras_deeplab.names import suggestion
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a paper says of its training; every value can be replaced.
+    """The hyperparameters of a training run; any of them can be replaced.
+
+    What depends on the length of a run is a share of its steps, so that a recipe fits a shorter run
+    as it is.
 
     Attributes:
-        name: Of the recipe.
-        model: Arguments of the model, for the models that have them.
-        output_stride: Of the backbone's features in training; None for the model's own.
-        crop_size: (height, width) of the crops; None for the images' middle size, at most 513.
-        batch_size: Images a step, over all replicas.
-        steps: Optimizer steps; None where `epochs` says how long.
-        epochs: Passes through the images; None where `steps` says how long.
+        name: Name of the recipe.
+        model: Arguments of the model, used by models that have them.
+        output_stride: Output stride in training; None for the model's own.
+        crop_size: `(height, width)` of the crops; None for the middle of the images' sizes, at most
+            513.
+        batch_size: Images per step, over all replicas.
+        steps: Optimizer steps, unless `epochs` is given.
+        epochs: Passes through the images, in place of `steps`.
         scales: Smallest and largest random scale of the images.
-        scale_step: Distance of the scales that are drawn; None for any between.
-        flip: Whether every second image is mirrored; not for classes that are left or right.
+        scale_step: Distance between the random scales; None for any scale.
+        flip: Whether to mirror every second image; not for classes that are left or right.
         color_jitter: As in `data.training_dataset`.
-        class_focus: Share of the crops that are laid around a pixel of a class drawn evenly.
-        loss: As `losses.parse` reads it; with "cross_entropy(stride=8)" on labels shrunk 8 times.
+        class_focus: Share of the crops that are placed around a pixel of a class drawn uniformly.
+        loss: As `losses.parse` reads it; "cross_entropy(stride=8)" shrinks the labels 8 times.
         class_weights: Method of `losses.class_weights`, or None for equal weights.
-        class_weights_power: Its exponent: at 0.5 rare classes weigh the square root more.
-        multi_scale: Scales at which a `MultiScale` shows the images in training; None for one.
-        optimizer: "sgd" (weight decay as L2, in front of the momentum) or "adamw".
-        learning_rate: The highest.
-        schedule: "poly" (a power of the steps that remain) or "step" (times 0.1 every third).
-        power: Of "poly".
-        warmup_steps: Steps in which the rate rises from 0, at most a tenth of all.
-        momentum: Of "sgd".
-        weight_decay: Of kernels; those of depthwise convolutions, biases and batch norms have none.
-        backbone_learning_rate: Factor of the rate of all of the backbone's variables.
-        classifier_learning_rate: Factor of the rate of the class predictors' kernels.
-        classifier_bias_learning_rate: Factor of the rate of their biases.
-        clipnorm: Largest norm of all gradients together; None for no limit.
+        class_weights_power: Exponent of the class weights; 0.5 takes their square root.
+        multi_scale: Scales of a `MultiScale` in training; None for one scale.
+        optimizer: "sgd" (weight decay as L2, before the momentum) or "adamw".
+        learning_rate: Peak learning rate.
+        schedule: "poly" (a power of the steps that remain) or "step" (times 0.1 after each third).
+        power: Exponent of "poly".
+        warmup_share: Share of the steps in which the learning rate rises from 0.
+        momentum: Momentum of "sgd".
+        weight_decay: Weight decay of kernels; depthwise kernels, biases and batch norms have none.
+        backbone_learning_rate: Factor of the learning rate for the backbone.
+        classifier_learning_rate: Factor of the learning rate for the class predictors' kernels.
+        classifier_bias_learning_rate: Factor of the learning rate for their biases.
+        clipnorm: Largest global norm of the gradients; None for no clipping.
         batch_norm: Policy of `batch_norm.set_policy`.
-        batch_norm_momentum: None for one that fits the number of steps. Given, it is for `steps`:
-            `replace(steps=...)` keeps its memory the same share of them.
-        fine_steps: Steps of a second stage with finer features, batch norm frozen; 0 for none.
-        fine_epochs: The same in passes through the images; not both.
-        fine_output_stride: Its output stride.
-        fine_learning_rate: Its learning rate, with the same schedule and no warm-up; None for a
-            tenth of `learning_rate`. Given, it is for `learning_rate`, and `fine_steps` for
-            `steps`: `replace` keeps their ratios.
+        batch_norm_memory: Share of the steps that batch norm's moving statistics remember.
+        stage2_share: Steps of a second stage with batch norm frozen and no warm-up, as a share of
+            the first stage's; 0 for none.
+        stage2_output_stride: Output stride of the second stage.
+        stage2_learning_rate: Factor of `learning_rate` in the second stage.
 
     Raises:
-        ValueError: If a value is out of its range; the error names it.
+        ValueError: If a value is out of its range.
 
     Example:
 
@@ -90,7 +88,7 @@ class Recipe:
     learning_rate: float = 0.007
     schedule: str = "poly"
     power: float = 0.9
-    warmup_steps: int = 0
+    warmup_share: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     backbone_learning_rate: float = 1.0
@@ -98,157 +96,109 @@ class Recipe:
     classifier_bias_learning_rate: float = 1.0
     clipnorm: float | None = None
     batch_norm: str = "train"
-    batch_norm_momentum: float | None = None
-    fine_steps: int = 0
-    fine_epochs: int = 0
-    fine_output_stride: int = 8
-    fine_learning_rate: float | None = None
+    batch_norm_memory: float = 1 / 30
+    stage2_share: float = 0.0
+    stage2_output_stride: int = 8
+    stage2_learning_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("crop_size", "scales", "multi_scale"):  # from JSON they are lists
+        for name in ("crop_size", "scales", "multi_scale"):  # lists, from JSON
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else numbers(name, value))
-        if not isinstance(self.model, Mapping):
-            raise ValueError(f"`model` must be a mapping of arguments, received {self.model!r}.")
-        self._check_choices()
-        self._check_numbers()
+            if value is not None:
+                object.__setattr__(self, name, validation.numbers(name, value))
+        for known in dataclasses.fields(self):
+            value = getattr(self, known.name)
+            if known.name in _CHECKS and not (value is None and known.default is None):
+                _CHECKS[known.name](known.name, value)
+        if self.steps is None and self.epochs is None:
+            raise validation.error("steps", "given where `epochs` is None", None)
         if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1]:
-            raise ValueError(
-                "`scales` must be two positive numbers, smallest and largest, received "
-                f"{self.scales}."
-            )
-        momentum = self.batch_norm_momentum
-        if momentum is not None and (not is_number(momentum) or not 0 <= momentum < 1):
-            raise ValueError(f"`batch_norm_momentum` must be in [0, 1), received {momentum!r}.")
+            rule = "two positive numbers, the smallest and the largest scale"
+            raise validation.error("scales", rule, self.scales)
+        if not isinstance(self.model, Mapping):
+            raise validation.error("model", "a mapping of arguments", self.model)
         checked_focus(self.class_focus)
         jitter_strengths(self.color_jitter)
 
-    def _check_choices(self) -> None:
-        known = {
-            "optimizer": OPTIMIZERS,
-            "schedule": SCHEDULES,
-            "batch_norm": BATCH_NORMS,
-            "class_weights": CLASS_WEIGHTS,
-            "flip": (True, False),
-        }
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise ValueError(
-                    f"`{name}` must be one of {values}, received {getattr(self, name)!r}."
-                )
-        for steps, epochs in (("steps", "epochs"), ("fine_steps", "fine_epochs")):
-            given = [name for name in (steps, epochs) if getattr(self, name)]
-            if len(given) == 2 or (steps == "steps" and not given):
-                raise ValueError(
-                    f"One of `{steps}` and `{epochs}` must be given, received "
-                    f"{getattr(self, steps)} and {getattr(self, epochs)}."
-                )
-
-    def _check_numbers(self) -> None:
-        rules = {
-            "at least 0": ("warmup_steps", "momentum", "weight_decay", "fine_steps", "fine_epochs"),
-            "above 0": (
-                *("learning_rate", "fine_learning_rate", "power", "clipnorm", "scale_step"),
-                *("backbone_learning_rate", "class_weights_power"),
-            ),
-            "an integer from 1": (
-                *("batch_size", "steps", "epochs"),
-                *("output_stride", "fine_output_stride"),
-            ),
-        }
-        for rule, names in rules.items():
-            for name in names:
-                value = getattr(self, name)
-                if value is not None and not follows(rule, value):
-                    raise ValueError(f"`{name}` must be {rule}, received {value!r}.")
-
     def replace(self, **changes: Any) -> Self:
-        """The recipe with other values.
+        """Returns the recipe with other values; those that are not given stay as they are.
 
-        `steps` takes the place of `epochs` and the other way round. What the recipe says for its
-        own steps and learning rate goes with them unless it is given too: the steps and the rate of
-        a second stage, and batch norm's memory, which shrinks with the steps: the papers' 0.9997 is
-        for 30,000 of them, and after 5,000 a fifth of the statistics would still be their start.
-        Other `class_weights` are taken whole.
+        Raises:
+            ValueError: If a recipe has no such value, or it is out of its range.
         """
-        for this, other, nothing in (("steps", "epochs", None), ("fine_steps", "fine_epochs", 0)):
-            for new, old in ((this, other), (other, this)):
-                if changes.get(new) and old not in changes:
-                    changes[old] = nothing
-        changes = {**self._following(changes), **changes}
-        unknown = sorted(set(changes) - {known.name for known in dataclasses.fields(self)})
-        if unknown:
-            raise ValueError(f"A recipe has no {', '.join(f'`{name}`' for name in unknown)}.")
+        names = [known.name for known in dataclasses.fields(self)]
+        for name in changes:
+            if name not in names:
+                raise ValueError(f"A recipe has no value `{name}`.{suggestion(name, names)}")
         return dataclasses.replace(self, **changes)
 
-    def _following(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The values that go with those that change."""
-        found: dict[str, Any] = {}
-        ratios = {
-            name: changes[name] / old
-            for name in ("steps", "learning_rate")
-            if (old := getattr(self, name)) and changes.get(name) and is_number(changes[name])
-        }
-        if changes.get("class_weights"):
-            found["class_weights_power"] = 1.0
-        has_fine = self.fine_steps or self.fine_epochs
-        if has_fine and self.fine_learning_rate and "learning_rate" in ratios:
-            found["fine_learning_rate"] = self.fine_learning_rate * ratios["learning_rate"]
-        if self.fine_steps and "fine_steps" not in changes and self.steps:
-            if "steps" in ratios:
-                found["fine_steps"] = max(1, round(self.fine_steps * ratios["steps"]))
-            elif changes.get("epochs") and is_number(changes["epochs"]):
-                share = self.fine_steps / self.steps
-                found |= {"fine_steps": 0, "fine_epochs": max(1, round(changes["epochs"] * share))}
-        if self.batch_norm_momentum and self.steps:
-            if "steps" in ratios:
-                memory = min(1.0, ratios["steps"]) / (1 - self.batch_norm_momentum)
-                found["batch_norm_momentum"] = 1 - 1 / max(memory, 10.0)
-            elif changes.get("epochs"):
-                found["batch_norm_momentum"] = None  # their steps are known in training only
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """The values as JSON can hold them."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """The optimizer steps of the (first) stage: whole epochs."""
-        epochs = self.epochs or -(-self.steps // steps_per_epoch)
-        return epochs * steps_per_epoch
+    def num_epochs(self, steps_per_epoch: int) -> int:
+        """The epochs of the first stage; steps are rounded up to whole epochs."""
+        return self.epochs or -(-self.steps // steps_per_epoch)
 
     def stages(self) -> list[Self]:
-        """The recipe of each stage; a second one is there if it has steps.
+        """The recipe of each stage, one or two.
 
-        V3 and V3+ train at output stride 16 with batch norm, then at 8 with it frozen and a small
-        learning rate (1706.05587, section 4.1).
+        V3 and V3+ train at output stride 16 with batch norm, then at 8 with batch norm frozen and
+        a small learning rate (1706.05587, section 4.1).
         """
-        first = self.replace(fine_steps=0, fine_epochs=0)
-        if not self.fine_steps and not self.fine_epochs:
+        first = self.replace(stage2_share=0.0)
+        if not self.stage2_share:
             return [first]
-        fine = first.replace(
-            output_stride=self.fine_output_stride,
-            learning_rate=self.fine_learning_rate or self.learning_rate / 10,
-            steps=self.fine_steps or None,
-            epochs=self.fine_epochs or None,
-            warmup_steps=0,
+        length = "steps" if self.epochs is None else "epochs"
+        second = first.replace(
+            output_stride=self.stage2_output_stride,
+            learning_rate=self.learning_rate * self.stage2_learning_rate,
+            warmup_share=0.0,
             batch_norm="freeze",
+            **{length: max(1, round(self.stage2_share * getattr(self, length)))},
         )
-        return [first, fine]
+        return [first, second]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON stores them."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def __str__(self) -> str:
-        values = {key: value for key, value in self.to_dict().items() if key != "name"}
-        unused = ["momentum"] * (self.optimizer != "sgd") + ["power"] * (self.schedule != "poly")
-        unused += ["class_weights_power"] * (self.class_weights is None)
-        if len(self.stages()) == 1:
-            unused += ["fine_output_stride", "fine_learning_rate"]
-        return "\n".join(
-            [
-                f"Recipe {self.name}:",
-                *(
-                    f"  {k}: {v}"
-                    for k, v in values.items()
-                    if (v is False or v not in (None, {}, 0)) and k not in unused
-                ),
-            ]
-        )
+        unused = {"name"} | {key for key, is_unused in _UNUSED.items() if is_unused(self)}
+        shown = {key: value for key, value in self.to_dict().items() if key not in unused}
+        lines = [
+            f"  {key}: {f'{value:.4g}' if isinstance(value, float) else value}"
+            for key, value in shown.items()
+            if value is False or value not in (None, {}, 0)
+        ]
+        return "\n".join([f"Recipe {self.name}:", *lines])
+
+
+_CHECKS = {
+    **dict.fromkeys(
+        ("batch_size", "steps", "epochs", "output_stride", "stage2_output_stride"),
+        validation.integer,
+    ),
+    **dict.fromkeys(
+        (
+            *("scale_step", "class_weights_power", "learning_rate", "power", "clipnorm"),
+            *("backbone_learning_rate", "classifier_learning_rate"),
+            *("classifier_bias_learning_rate", "batch_norm_memory", "stage2_learning_rate"),
+        ),
+        validation.positive,
+    ),
+    **dict.fromkeys(("weight_decay", "stage2_share"), validation.non_negative),
+    **dict.fromkeys(("momentum", "warmup_share"), partial(validation.fraction, below_one=True)),
+    "optimizer": partial(validation.one_of, choices=("sgd", "adamw")),
+    "schedule": partial(validation.one_of, choices=("poly", "step")),
+    "batch_norm": partial(validation.one_of, choices=("train", "freeze_statistics", "freeze")),
+    "class_weights": partial(validation.one_of, choices=("median", "inverse")),
+    "flip": partial(validation.one_of, choices=(True, False)),
+}
+
+# When a value has no effect and is not shown.
+_UNUSED = {
+    "steps": lambda recipe: recipe.epochs is not None,
+    "momentum": lambda recipe: recipe.optimizer != "sgd",
+    "power": lambda recipe: recipe.schedule != "poly",
+    "class_weights_power": lambda recipe: recipe.class_weights is None,
+    "batch_norm_memory": lambda recipe: recipe.batch_norm != "train",
+    "stage2_output_stride": lambda recipe: not recipe.stage2_share,
+    "stage2_learning_rate": lambda recipe: not recipe.stage2_share,
+}

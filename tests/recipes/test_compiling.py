@@ -87,12 +87,20 @@ def test_batch_norm_follows_the_length_and_the_stage():
     compiled(model, recipes.find("finetune"), total_steps=2_000)
     norms = [layer for layer in model.backbone.layers if "norm" in layer.name]
     assert norms
-    assert {norm.momentum for norm in norms} == {0.985}
+    assert {round(norm.momentum, 6) for norm in norms} == {0.985}
     assert not model.optimizer.use_ema
+    compiled(model, recipes.find("v3"), total_steps=30_000)
+    assert {round(norm.momentum, 6) for norm in norms} == {0.9997}
     compiled(model, recipes.find("v3").stages()[1])
-    assert {norm.momentum for norm in norms} == {0.9997}
     assert not any(norm.trainable for norm in norms)
     assert batch_norm.set_policy(model, "freeze") == 0
+
+
+def test_the_learning_rate_warms_up_in_a_share_of_the_steps():
+    recipe = recipes.find("finetune")
+    optimizer = compiled(small(), recipe, total_steps=2_400)
+    np.testing.assert_allclose(rates(optimizer, [0, 50, 100]), [0, 3e-4, 6e-4], rtol=1e-6)
+    compiled(small(), recipe.replace(warmup_share=0.9), total_steps=1)
 
 
 def test_the_loss_is_the_recipes():
@@ -109,7 +117,7 @@ def test_the_loss_is_the_recipes():
 def test_every_recipe_learns(name):
     """A few steps on one batch lower the loss; the small rates of V1 and V2 are for VGG16's."""
     keras.utils.set_random_seed(0)
-    recipe = recipes.find(name).replace(warmup_steps=0, batch_norm="train")
+    recipe = recipes.find(name).replace(warmup_share=0, batch_norm="train")
     recipe = recipe.replace(learning_rate={"v1": 1e-2, "v2": 1e-2}.get(name, recipe.learning_rate))
     model = small(DeepLabV2 if name in ("v1", "v2") else DeepLabV3Plus)
     compiled(model, recipe, total_steps=10_000)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import zipfile
 
@@ -8,15 +7,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tiny_run
 from PIL import Image
+from trainer import tiny_run
 
 import keras_deeplab
 from keras_deeplab import data, recipes
-from keras_deeplab.cli import audit, evaluate, export, options, predict
+from keras_deeplab.cli import audit, evaluate, export, options, predict, train
 from keras_deeplab.files import write_json
 from keras_deeplab.prediction import stored_info
-from training import building, callbacks, finishing, run_folder, train
+from keras_deeplab.trainer import MODELS, ModelBuilder
+from keras_deeplab.trainer.finishing import final_model
 
 
 class TinyShapes(data.Shapes):
@@ -51,28 +51,6 @@ def run(tiny, tmp_path_factory):
     return folder
 
 
-def test_a_run_leaves_its_files(run):
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert set(metrics) >= {"mean_iou", "per_class", "pixel_accuracy", "split"}
-    assert metrics["split"] == "val"
-    assert metrics["images"] == 3
-    model = keras.models.load_model(run / "model.keras")
-    assert type(model).__name__ == "DeepLabV3Plus"
-    assert keras.models.load_model(run / "last.keras").num_classes == 6
-    with (run / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["0", "1"]
-    assert all(0 <= float(row["val_mean_iou"]) <= 1 for row in rows)
-    picture = np.asarray(Image.open(run / "predictions.png"))
-    assert picture.std() > 10
-    served = tf.saved_model.load(str(run / "saved_model"))
-    x = np.random.default_rng(0).integers(0, 255, (2, 33, 47, 3), "uint8")
-    labels = served.signatures["serving_default"](images=tf.constant(x))["labels"]
-    np.testing.assert_array_equal(labels, np.argmax(model(x), -1))
-    assert not (run / "run.lock").exists()
-    assert not list(run.glob(".*"))
-
-
 @pytest.mark.slow
 def test_a_run_in_mixed_precision_leaves_a_float32_model_with_test_time_augmentation(tmp_path):
     folder = tmp_path / "run"
@@ -91,8 +69,7 @@ def test_a_run_in_mixed_precision_leaves_a_float32_model_with_test_time_augmenta
     assert metrics["test_time_augmentation"] == own
     found = keras_deeplab.evaluate(model, data.evaluation_dataset(TinyShapes()))
     assert found["mean_iou"] == pytest.approx(metrics["mean_iou"], abs=1e-6)
-    parsed = train.parser().parse_args(arguments)
-    assert finishing.finished(model, parsed) is model  # as after a stop in front of the export
+    assert final_model(model, (1.0, 1.5), True) is model  # as after a stop before the export
     command = ["--model", str(folder / "model.keras"), "--output", str(tmp_path)]
     assert evaluate.main([*command, "--output-stride", "8"]) == 0
     stored = json.loads((tmp_path / "metrics.json").read_text())
@@ -103,110 +80,16 @@ def test_a_run_in_mixed_precision_leaves_a_float32_model_with_test_time_augmenta
     assert stored["test_time_augmentation"] == [outer, *own]
 
 
-def test_a_finished_run_is_not_written_over(run, capsys):
-    before = (run / "model.keras").read_bytes()
-    assert train.main([*SHORT, "--output", str(run)]) == 2
-    assert "holds a finished run" in capsys.readouterr().err
-    assert (run / "model.keras").read_bytes() == before
-
-
-class _Stop(Exception):
-    pass
-
-
-def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
-    folder = tmp_path / "stopped"
-    arguments = [*SHORT, "--epochs", "3", "--output", str(folder)]
-    original, seen = callbacks.KeepModels.on_epoch_end, []
-
-    def stop_after_second(self, epoch, logs=None):
-        if epoch == 1 and not seen:
-            seen.append(epoch)
-            raise _Stop  # after this epoch's log, before its models
-        original(self, epoch, logs)
-
-    monkeypatch.setattr(callbacks.KeepModels, "on_epoch_end", stop_after_second)
-    with pytest.raises(_Stop):
-        train.main(arguments)
-    (folder / ".123-last.keras").write_bytes(b"half a model")
-    (folder / ".saved_model.0a1b").mkdir()
-    epochs = []
-    monkeypatch.setattr(
-        callbacks.KeepModels,
-        "on_epoch_begin",
-        lambda self, epoch, logs=None: epochs.append((epoch, int(self.model.optimizer.iterations))),
-    )
-    assert train.main(arguments) == 0
-    assert not list(folder.glob(".*"))
-    assert epochs == [(1, 3), (2, 6)]  # the optimiser's steps, so the schedule goes on too
-    with (folder / "history.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
-
-
-def test_a_run_whose_export_failed_is_only_finished(tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "run"
-    arguments = [*SHORT, "--output", str(folder)]
-
-    def fail(*args, **kwargs):
-        raise keras_deeplab.export.ExportError("the disk is full")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras_deeplab.export, "saved_model", fail)
-        assert train.main(arguments) == 2
-    assert "mean IoU" in capsys.readouterr().out
-    trained = keras.models.load_model(folder / "model.keras", compile=False).get_weights()
-    epochs = []
-    monkeypatch.setattr(
-        callbacks.KeepModels, "on_epoch_begin", lambda self, epoch, logs=None: epochs.append(epoch)
-    )
-    assert train.main(arguments) == 0
-    assert epochs == []
-    again = keras.models.load_model(folder / "model.keras", compile=False).get_weights()
-    for one, other in zip(again, trained, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert (folder / "metrics.json").exists()
-    assert len((folder / "history.csv").read_text().splitlines()) == 3
-
-
-def test_a_lost_model_is_not_kept(tmp_path, capsys):
-    arguments = [*SHORT, "--learning-rate", "1e30", "--output", str(tmp_path / "lost")]
-    assert train.main(arguments) == 2
-    assert "the loss became nan in epoch 1, step" in capsys.readouterr().err
-    assert not (tmp_path / "lost" / "model.keras").exists()
-
-
-def test_another_run_is_not_mixed_with_an_unfinished_one(tmp_path, capsys):
-    folder = run_folder.RunFolder(tmp_path / "unfinished")
-    folder.begin({"seed": 0})
-    folder.unlock()
-    folder.last_model.write_bytes(b"hours of work")
-    assert train.main([*SHORT, "--seed", "1", "--output", str(folder.path)]) == 2
-    assert "seed was 0, is 1" in capsys.readouterr().err
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.txt").write_text("mine")
-    assert train.main([*SHORT, "--output", str(tmp_path / "other")]) == 2
-    assert "holds files, but no run" in capsys.readouterr().err
-
-
 def test_weights_to_start_from(run, tmp_path, capsys, logs):
     start = keras.models.load_model(run / "model.keras")
-    parsed = train.parser().parse_args(["--weights", str(run / "model.keras")])
-    source = building.start(parsed)
-    recipe = train.chosen_recipe(parsed, data.audit(TinyShapes()))
-    assert (parsed.model, parsed.backbone) == ("deeplab_v3_plus", "mobilenet_v2")
-    model = building.build(parsed, recipe, TinyShapes().info, source)
+    builder = ModelBuilder(weights=run / "model.keras")
+    assert (builder.name, builder.backbone) == ("deeplab_v3_plus", "mobilenet_v2")
+    model = builder.build(6, recipes.FINETUNE)
     for old, new in zip(start.weights, model.weights, strict=True):
         np.testing.assert_array_equal(old, new)
     assert "missing keys: none" in logs.text
-    model = building.build(parsed, recipe, data.DatasetInfo(("a", "b")), source)
+    builder.build(2, recipes.FINETUNE)
     assert "missing keys: logits" in logs.text
-    start.save_weights(tmp_path / "start.weights.h5")
-    parsed.weights = str(tmp_path / "start.weights.h5")
-    assert building.start(parsed) is None
-    model = building.build(parsed, recipe, TinyShapes().info, None)
-    np.testing.assert_array_equal(start.weights[0], model.weights[0])
-    assert train.main([*SHORT, "--weights", "nowhere.keras", "--output", str(tmp_path / "x")]) == 2
-    assert "nowhere.keras: there is no such file" in capsys.readouterr().err
     assert train.main([*SHORT, "--weights", str(run), "--output", str(tmp_path / "x")]) == 2
     assert (
         f"{run}: it is the folder of a run: give {run / 'model.keras'}" in capsys.readouterr().err
@@ -437,48 +320,11 @@ def test_numbers_out_of_range_are_refused(capsys):
     assert options.positive("3") == 3
 
 
-def test_the_recipe_depends_on_the_data_and_on_what_is_said(tmp_path):
-    report = data.audit(data.Shapes(train=40, val=4))
-    parsed = train.parser().parse_args([])
-    assert building.start(parsed) is None
-    assert parsed.backbone == "mobilenet_v2"
-    recipe = train.chosen_recipe(parsed, report)
-    assert all(64 <= side <= 112 for side in recipe.crop_size)
-    assert (recipe.scales, recipe.learning_rate, recipe.epochs) == ((1.0, 1.0), 6e-3, 5)
-    parsed = train.parser().parse_args(["--data", "photos"])
-    building.start(parsed)
-    recipe = train.chosen_recipe(parsed, report)
-    assert recipe.replace(crop_size=None) == recipes.find("finetune")
-    said = "--recipe v3_plus --steps 70 --fine-epochs 2 --crop-size 65 97 --batch-size 4"
-    said += " --learning-rate 0.01 --loss lovasz_softmax --class-weights median"
-    said += " --set power=0.5 color_jitter={'gamma':0.3} momentum=0.95"
-    parsed = train.parser().parse_args(said.split())
-    building.start(parsed)
-    recipe = train.chosen_recipe(parsed, report)
-    changes = {"steps": 70, "fine_epochs": 2, "crop_size": (65, 97), "batch_size": 4}
-    changes |= {"learning_rate": 0.01, "loss": "lovasz_softmax", "class_weights": "median"}
-    changes |= {"power": 0.5, "color_jitter": {"gamma": 0.3}, "momentum": 0.95}
-    assert recipe == recipes.find("v3_plus").replace(**changes)
-    parsed = train.parser().parse_args(["--recipe", "v3_plus", "--backbone", "resnet50"])
-    building.start(parsed)
-    assert train.chosen_recipe(parsed, report).weight_decay == 1e-4
-    parsed = train.parser().parse_args(["--set", "powr=1"])
-    building.start(parsed)
-    with pytest.raises(ValueError, match=r"--set must be NAME=VALUE with one of .*power.*'powr=1'"):
-        train.chosen_recipe(parsed, report)
-    parsed = train.parser().parse_args("--set momentum=0.8 --set power=1 --epochs 2".split())
-    building.start(parsed)
-    assert (train.chosen_recipe(parsed, report).momentum, parsed.set[1]) == (0.8, "power=1")
-    parsed.set.append("epochs=3")
-    with pytest.raises(ValueError, match="`epochs` is given twice: 2 and 3"):
-        train.chosen_recipe(parsed, report)
-
-
 @pytest.mark.parametrize(
     "name",
     [
         "deeplab_v1",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(options.MODELS)[1:]),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(MODELS)[1:]),
     ],
 )
 def test_every_model_trains(name, tmp_path):
@@ -491,36 +337,4 @@ def test_every_model_trains(name, tmp_path):
     assert train.main(["--model", name, *arguments, *short, "--output", str(folder)]) == 0
     assert (folder / "saved_model" / "saved_model.pb").exists()
     model = keras.models.load_model(folder / "model.keras")
-    assert type(model) is options.MODELS[name]
-
-
-def test_a_second_stage_that_cannot_be_is_said_before_the_first(tmp_path, capsys):
-    arguments = [*SHORT, "--output", str(tmp_path / "run")]
-    model = ["--model", "unet", "--backbone", "mobilenet_v2", "--fine-epochs", "1"]
-    assert train.main([*arguments, *model]) == 2
-    assert "UNet has no output stride to change" in capsys.readouterr().err
-    assert train.main([*arguments, "--fine-epochs", "1", "--set", "fine_output_stride=12"]) == 2
-    said = capsys.readouterr()
-    assert "`output_stride`" in said.err
-    assert "Epoch 1" not in said.out
-
-
-def test_a_whole_model_of_the_file_keeps_its_arguments(run, capsys, tmp_path):
-    weights = ["--weights", str(run / "model.keras"), "--output", str(tmp_path / "run")]
-    assert train.main([*SHORT, *weights, "--set", "model={'decoder_filters': 8}"]) == 2
-    assert "--weights holds a whole deeplab_v3_plus" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def test_models_have_their_own_defaults(capsys):
-    parsed = train.parser().parse_args(["--model", "unet"])
-    building.start(parsed)
-    recipe = train.chosen_recipe(parsed, data.audit(TinyShapes()))
-    assert (parsed.backbone, recipe.learning_rate) == (None, 3e-4)
-    parsed.output_stride = 8
-    with pytest.raises(ValueError, match="--output-stride: unet has none to set, received 8"):
-        building.build(parsed, recipe, TinyShapes().info, None)
-    parsed = train.parser().parse_args(["--model", "deeplab_v1"])
-    building.start(parsed)
-    recipe = train.chosen_recipe(parsed, data.audit(TinyShapes()))
-    assert building.build(parsed, recipe, TinyShapes().info, None).output_stride == 8
+    assert type(model) is MODELS[name]

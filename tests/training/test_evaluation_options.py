@@ -12,9 +12,8 @@ from PIL import Image
 
 import keras_deeplab
 from keras_deeplab import MultiScale, data, metrics
-from keras_deeplab.cli import evaluate, options, predict
+from keras_deeplab.cli import evaluate, options, predict, train
 from keras_deeplab.evaluation import scores_table
-from training import train
 
 
 @pytest.fixture(scope="module")

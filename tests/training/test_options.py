@@ -17,9 +17,10 @@ from keras_deeplab.cli import (
     main,
     options,
     predict,
+    train,
     train_classifier,
 )
-from training import model_table, train
+from training import model_table
 from training.benchmark import __main__ as benchmark
 
 COMMANDS = (
@@ -88,7 +89,7 @@ def test_an_option_of_another_name(command, arguments, said, capsys):
         (train, "--model deeplabv5", "Received: 'deeplabv5'. Did you mean 'deeplab_v3'?"),
         (train, "--backbone ResNet51", "Received: 'ResNet51'. Did you mean 'resnet50'?"),
         (train_classifier, "--backbone vgg", "Did you mean 'vgg16'?"),
-        (train, "--recipe finetuning", "must be one of v1, v2, v3, v3_plus, finetune."),
+        (train, "--recipe finetuning", "must be one of v1, v2, v3, v3_plus, finetune, shapes."),
         (train, "--mixed-precision float61", "Did you mean 'float16'?"),
         (train, "--distribute multi", "must be one of none, mirrored, multi_worker."),
         (train, "--class-weights mean", "must be one of median, inverse."),

@@ -1,9 +1,10 @@
-"""The folder of a training run: what it holds, and whether it is new, unfinished or done."""
+"""The folder of a training run: its files, and whether it is new, unfinished or finished."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 import struct
@@ -19,8 +20,10 @@ try:
 except ImportError:  # on Windows
     fcntl = None
 
+logger = logging.getLogger(__name__)
+
 MONITOR = "val_mean_iou"
-RESTORE = "Restore it, or choose another --output."
+RESTORE = "Restore it, or choose another folder."
 # What zipfile and json raise for damaged archives, depending on the byte: a negative offset
 # is an OSError, an unknown version a NotImplementedError, an encrypted member a RuntimeError.
 _DAMAGE = (
@@ -30,15 +33,15 @@ _DAMAGE = (
 
 
 class Record(NamedTuple):
-    """What a stored model says of its run, as the comment of the `.keras` archive.
+    """The state of a run when a model was saved, stored as the comment of the `.keras` archive.
 
-    In the model's own file it cannot be lost, or be of another model, as it can in a file beside.
+    Inside the model's own file it cannot be lost or belong to another model.
 
     Args:
-        run: Stands for the arguments of the run.
-        epochs: After how many epochs the model was stored.
-        score: Its validation score; None if it was not validated.
-        best: The best validation score up to then.
+        run: Hash of the run's arguments.
+        epochs: Completed epochs.
+        score: Validation score of the model; None if it was not validated.
+        best: Best validation score so far.
     """
 
     run: str
@@ -47,13 +50,13 @@ class Record(NamedTuple):
     best: float | None
 
     def write(self, path: Path) -> None:
-        """Puts it into the file of a model."""
+        """Writes the record into the file of a model."""
         with zipfile.ZipFile(path, "a") as archive:
             archive.comment = json.dumps(self._asdict()).encode()
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Reads it from the file of a model.
+        """Reads the record from the file of a model, and checks the whole file.
 
         Raises:
             ValueError: If the file is damaged, or was written by something else.
@@ -73,12 +76,11 @@ class Record(NamedTuple):
         if comment == b"":
             raise ValueError(
                 f"{path} was not written by a run of this version and cannot be resumed. To start "
-                f"from its weights, use --weights {path} and another --output."
+                "from its weights, give it as `weights` and choose another folder."
             )
         raise ValueError(f"{path} is damaged, or no run wrote it. {RESTORE}")
 
     def _checked(self) -> Record:
-        """Returns itself; raises a ValueError if a value cannot be what a run stored."""
         scores = [value for value in (self.score, self.best) if value is not None]
         if not (
             isinstance(self.run, str)
@@ -91,10 +93,13 @@ class Record(NamedTuple):
 
 
 class RunFolder:
-    """Paths of a run's files.
+    """The files of a run.
 
     `run.json` holds the arguments as soon as a run begins, `metrics.json` the scores when it is
-    done; in between, the same arguments resume it from `last.keras`.
+    finished; in between, the same arguments resume it from `last.keras`.
+
+    Args:
+        path: The folder; made when the run begins.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,30 +121,29 @@ class RunFolder:
         """Starts a run, or finds an unfinished one with the same arguments; locks the folder.
 
         Returns:
-            The epochs that an earlier run has done.
+            The completed epochs.
 
         Raises:
-            ValueError: If the folder holds a finished run, a run with other arguments or one that
-                is under way, files that are not a run's, or too few of an unfinished run's.
+            ValueError: If the folder holds a finished run, a run with other arguments or one in
+                another process, files that are not a run's, or too few of an unfinished run's.
         """
         self.claim(self._check_unfinished)
         self.run = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:16]
         epochs = 0
-        trained = self.last_model.exists() or self.best_model.exists() or len(self._rows()) > 1
-        if trained:
+        # Without any of them nothing was trained yet, and nothing is lost by starting again.
+        if self.last_model.exists() or self.best_model.exists() or len(self._rows()) > 1:
             self._check_same(arguments)
             epochs = self._epochs_done()
-        # Otherwise nothing was trained yet, and nothing is lost by starting again.
         write_json(self.arguments, arguments)
-        self._remove_left_overs()
+        self._remove_partial_files()
         self._trim_history(epochs)
         return epochs
 
     def claim(self, check: Callable[[], None]) -> None:
         """Locks the folder unless `check` raises a ValueError.
 
-        It is called before, so that a folder that is refused is left as it is, and again after, as
-        another process may have ended its run there in between.
+        It is called before, so that a refused folder is left as it is, and again after, as another
+        process may have finished its run there in between.
         """
         check()
         self.lock()
@@ -153,26 +157,26 @@ class RunFolder:
     def _check_unfinished(self) -> None:
         if self.metrics.exists():
             raise ValueError(
-                f"{self.path} holds a finished run: choose another --output, or delete it."
+                f"{self.path} holds a finished run. Choose another folder, or delete it."
             )
         present = self._present()
         if present and self.arguments not in present:
-            raise ValueError(f"{self.path} holds files, but no run.json: choose another --output.")
+            raise ValueError(f"{self.path} holds files, but no run.json. Choose another folder.")
 
     def check_empty(self) -> None:
         """Raises a ValueError if the folder holds anything."""
         if self._present():
-            raise ValueError(f"{self.path} is not empty: choose another --output, or delete it.")
+            raise ValueError(f"{self.path} is not empty. Choose another folder, or delete it.")
 
     def _present(self) -> set[Path]:
         if self.path.is_file():
-            raise ValueError(f"{self.path} is a file: choose another --output.")
+            raise ValueError(f"{self.path} is a file. Choose another folder.")
         return set(self.path.iterdir()) - {self.lock_file} if self.path.exists() else set()
 
     def lock(self) -> None:
         """Keeps other processes out until `unlock`; the system unlocks if this process is killed.
 
-        Windows, and some file systems of networks, have no such locks: nothing is kept out there.
+        Windows and some network file systems have no such locks: nothing is kept out there.
 
         Raises:
             ValueError: If another process trains here.
@@ -186,11 +190,13 @@ class RunFolder:
         except BlockingIOError:
             lock.close()
             raise ValueError(
-                f"{self.path} is in use by another process, which trains there: wait until it has "
-                "ended, or choose another --output."
+                f"{self.path} is in use by another process. Wait until it has ended, or choose "
+                "another folder."
             ) from None
         except OSError as error:
-            print(f"{self.path} cannot be locked ({error.strerror}): start no other run there.")
+            logger.warning(
+                "%s cannot be locked (%s): start no other run there.", self.path, error.strerror
+            )
         self._lock = lock
 
     def unlock(self) -> None:
@@ -206,20 +212,20 @@ class RunFolder:
         self.lock_file.unlink(missing_ok=True)
 
     def _check_same(self, arguments: dict[str, Any]) -> None:
-        before = read_json(self.arguments, RESTORE)
+        before, now = _flat(read_json(self.arguments, RESTORE)), _flat(arguments)
         differences = [
-            f"{key} was {before.get(key)!r}, is {arguments.get(key)!r}"
-            for key in sorted({*before, *arguments})
-            if before.get(key) != arguments.get(key)
+            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
         ]
         if differences:
             raise ValueError(
                 f"{self.path} holds an unfinished run with other arguments "
-                f"({'; '.join(differences)}): choose another --output, or delete it."
+                f"({'; '.join(differences)}). Choose another folder, or delete it."
             )
 
     def _epochs_done(self) -> int:
-        """Returns the number of completed epochs; prints which files are missing."""
+        """The completed epochs; logs which files are missing."""
         paths = [path for path in (self.last_model, self.best_model) if path.exists()]
         records = {path: Record.read(path) for path in paths}
         for path, record in records.items():
@@ -229,17 +235,18 @@ class RunFolder:
         if last is None:
             trained = max(best.epochs if best else 0, len(self._rows()))
             if trained > 1:  # in the first epoch, this run was killed before it stored the model
-                start = f", with --weights {self.best_model}" if best else ""
+                start = f", with {self.best_model} as `weights`" if best else ""
                 raise ValueError(
                     f"{self.last_model} is missing: the run cannot be resumed from epoch {trained} "
-                    f"without it. Restore it, or choose another --output{start}."
+                    f"without it. Restore it, or choose another folder{start}."
                 )
             return 0
         if last.best is not None and (best is None or best.score is None or best.score < last.best):
             found, following = ("was replaced", "better") if best else ("is missing", "validated")
-            print(
-                f"{self.best_model}, the best model with a mean IoU of {last.best:.3f}, {found}. "
-                f"The next {following} model will be stored there."
+            logger.warning(
+                "%s, the best model with a mean IoU of %.3f, %s. The next %s model will be stored "
+                "there.",
+                *(self.best_model, last.best, found, following),
             )
         return last.epochs
 
@@ -253,37 +260,47 @@ class RunFolder:
             return {}
         return {int(n): line for n, line in zip(numbers, lines, strict=True) if n.isdecimal()}
 
-    def _remove_left_overs(self) -> None:
-        """Removes what a save or an export that was cut off left behind."""
+    def _remove_partial_files(self) -> None:
+        """Removes what an interrupted save or export left behind."""
         for file in self.path.glob(".[0-9]*-*"):
             file.unlink()
         for export in self.path.glob(f".{self.saved_model.name}.*"):
             shutil.rmtree(export)
 
     def _trim_history(self, epochs: int) -> None:
-        """Cuts the history to the epochs that were done, and says if it lacks some of them."""
+        """Cuts the history to the completed epochs, and logs if it lacks some of them."""
         kept = {epoch: row for epoch, row in self._rows().items() if epoch < epochs}
         if self.history.exists():
             head = self.history.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
             lines = [head, *kept.values()] if kept else []
-            with atomic_write(self.history) as aside:
-                aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            with atomic_write(self.history) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         if len(kept) < epochs:
-            print(
-                f"{self.history} lacks {epochs - len(kept)} of the {epochs} completed epochs. The "
-                f"next row will be epoch {epochs + 1}."
+            logger.warning(
+                "%s lacks %d of the %d completed epochs. The next row will be epoch %d.",
+                *(self.history, epochs - len(kept), epochs, epochs + 1),
             )
 
     def best_score(self) -> float:
-        """The score of the best model so far, -infinity for none."""
+        """The validation score of the best model so far; -infinity if there is none."""
         score = Record.read(self.best_model).score if self.best_model.exists() else None
         return -math.inf if score is None else score
 
 
 def next_free(path: Path) -> Path:
-    """The path, numbered if a finished run lies there."""
+    """Returns the path, with a number appended if it holds a finished run."""
     candidate, number = path, 1
     while RunFolder(candidate).metrics.exists():
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
+
+
+def _flat(arguments: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested arguments under dotted names, such as `recipe.learning_rate`."""
+    found = {}
+    for key, value in arguments.items():
+        found |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return found

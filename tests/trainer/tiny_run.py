@@ -1,8 +1,8 @@
-"""`training.train` on a few images and a small network, in a process of its own.
+"""The command `train` on a few images and a small network, in a process of its own.
 
-    python tests/training/tiny_run.py PAUSE MARKER ARGUMENTS...
+    python tests/trainer/tiny_run.py PAUSE MARKER ARGUMENTS...
 
-PAUSE says where the process stops for good, as if time stood still, once it has written the file
+PAUSE says where the process stops for good, once it has written the file
 MARKER: "step:N" in the N-th step it does, "model:N" and "best:N" within the N-th save of the model
 and its N-th copy as the best one, with half of the file written, "last:N" before last.keras gets
 its name for the N-th time; "nowhere" for no such place.
@@ -24,7 +24,8 @@ import keras  # noqa: E402
 import pytest  # noqa: E402
 
 from keras_deeplab import backbones, data  # noqa: E402
-from training import callbacks, train  # noqa: E402
+from keras_deeplab.cli import train  # noqa: E402
+from keras_deeplab.trainer import callbacks  # noqa: E402
 
 
 class TinyShapes(data.Shapes):
@@ -52,7 +53,7 @@ def small(patch: pytest.MonkeyPatch, shapes=TinyShapes, network=tiny_network) ->
 
 
 def stop_at(where: str, count: int, marker: Path) -> None:
-    """Lets time stand still at a place, in the count-th visit."""
+    """Stops the process at a place, in the count-th visit."""
     visits = 0
 
     def reached(half: Path | None = None) -> None:
@@ -73,7 +74,7 @@ def stop_at(where: str, count: int, marker: Path) -> None:
         return called
 
     if where == "step":
-        stop = callbacks.StopOnLostLoss
+        stop = callbacks.StopOnNonFinite
         stop.on_train_batch_end = after(stop.on_train_batch_end, lambda *args, **kwargs: None)
     elif where == "model":
         keras.Model.save = after(keras.Model.save, lambda model, path, *args: Path(path))

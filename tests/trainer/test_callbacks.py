@@ -1,4 +1,4 @@
-"""What a run shows of its classes, and what it says and keeps when it is lost."""
+"""Progress, and runs whose loss or weights become non-finite."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_deeplab import data, metrics, schedules
-from training import building, callbacks, distribution, fitting, run_folder, train
+import keras_deeplab
+from keras_deeplab import data, metrics, recipes, schedules
+from keras_deeplab.trainer import callbacks, fitting, run_folder
 
 pytestmark = pytest.mark.usefixtures("small")
 
-SHORT = ["--batch-size", "5", "--crop-size", "48", "64"]  # two steps an epoch
+SHORT = recipes.SHAPES.replace(batch_size=5, crop_size=(48, 64))  # two steps an epoch
 
 
 @pytest.fixture
 def broken_update(monkeypatch):
-    """Makes the learning rate of the run's fourth step, the last of epoch 2, no number."""
+    """Makes the learning rate of the run's fourth step, the last of epoch 2, NaN."""
     original = schedules.PolynomialDecay.__call__
 
     def rate(self, step):
@@ -32,15 +33,15 @@ def broken_update(monkeypatch):
     monkeypatch.setattr(schedules.PolynomialDecay, "__call__", rate)
 
 
-def test_an_update_that_breaks_the_weights_is_not_kept(tmp_path, capsys, broken_update):
+def test_an_update_that_breaks_the_weights_is_not_saved(tmp_path, broken_update):
     folder = run_folder.RunFolder(tmp_path / "run")
-    assert train.main([*SHORT, "--epochs", "3", "--output", str(folder.path)]) == 2
-    said = capsys.readouterr().err
     names = data.batch_names(data.open_source("shapes"), batch_size=5, step=3)
-    assert re.search(
-        r"error: \S+ and \d\d more weights became infinite or nan in epoch 2, step 4 ", said
+    message = (
+        r"^\S+ and \d\d more weights became infinite or nan in epoch 2, step 4 of the run, on the "
+        f"images {', '.join(names)}; the last good model is {folder.last_model}\\."
     )
-    assert f"on the images {', '.join(names)}; the last good model is {folder.last_model}." in said
+    with pytest.raises(ValueError, match=message):
+        keras_deeplab.fit("deeplab_v3_plus", "shapes", SHORT.replace(epochs=3), run_dir=folder.path)
     for path in (folder.best_model, folder.last_model):
         model = keras.models.load_model(path, compile=False)
         assert all(np.isfinite(weight).all() for weight in model.get_weights())
@@ -68,25 +69,21 @@ class Grey(data.Shapes):
         return order.map(pair)
 
 
-def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages(tmp_path):
+def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages():
     source = Grey(train=7, val=0)
-    options = train.parser().parse_args([*SHORT, "--epochs", "2", "--fine-epochs", "2"])
-    building.start(options)
-    report = data.audit(source)
-    recipe = train.chosen_recipe(options, report)
-    folder = run_folder.RunFolder(tmp_path)
-    strategy = distribution.open_strategy("none")
-    run = fitting.Run(options, recipe, source, report, folder, 0, strategy)
-    assert (run.epochs, run.steps_per_epoch) == ([2, 2], 2)
+    recipe = SHORT.replace(epochs=2, stage2_share=1.0)
+    strategy = tf.distribute.get_strategy()
+    run = fitting._Run("", recipe, source, data.audit(source), strategy, 2, 0, None)
+    assert run.epochs == [2, 2]
     seen = []
-    for number, stage in enumerate(run.stages):
-        made = run._callbacks(stage, number, 2 * number)
-        lost = next(c for c in made if hasattr(c, "batch_names"))
-        for step, (images, _) in enumerate(run._images(stage, number, 0).take(4)):
-            lost.on_epoch_begin(2 * number + step // 2)
+    for number in range(2):
+        made = run._callbacks(number, 2 * number)
+        stop = next(c for c in made if isinstance(c, callbacks.StopOnNonFinite))
+        for step, (images, _) in enumerate(run._images(number, 0).take(4)):
+            stop.on_epoch_begin(2 * number + step // 2)
             with pytest.raises(ValueError, match="the loss became nan in epoch") as raised:
-                lost.on_train_batch_end(step % 2, {"loss": math.nan})
-            said = re.search(r"step (\d+) of the run, on the images (.+); none", str(raised.value))
+                stop.on_train_batch_end(step % 2, {"loss": math.nan})
+            said = re.search(r"step (\d+) of the run, on the images (.+)\. Look", str(raised.value))
             greys = np.median(images.numpy(), axis=(1, 2, 3)) / 20
             assert said[1] == str(4 * number + step + 1)
             assert said[2].split(", ") == [source.names("train")[round(grey)] for grey in greys]
@@ -94,12 +91,13 @@ def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages(tmp_
     assert seen[:4] != seen[4:]
 
 
-def test_classes_are_shown_whatever_the_white_space_in_their_names(capsys):
+def test_classes_are_shown_whatever_the_white_space_in_their_names(logs):
     names = ["road", " car ", "traffic  light"]
     metric = metrics.SegmentationMetrics(3, names)
     metric.update_state(np.array([[[0, 1, 1, 2]]]), np.array([[[0, 1, 0, 0]]]))
     progress = callbacks.Progress(names, steps_per_epoch=1, epochs=1)
     progress.on_epoch_end(0, {f"val_{key}": float(x) for key, x in metric.result().items()})
-    said = capsys.readouterr().out
-    assert "val IoU: road 33.3,  car  50.0, traffic  light 0.0" in said
-    assert "never predicted: traffic  light" in said
+    assert logs.messages == [
+        "  val IoU: road 33.3,  car  50.0, traffic  light 0.0",
+        "  never predicted: traffic  light",
+    ]

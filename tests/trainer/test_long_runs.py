@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
-SHORT = ["--epochs", "3", "--batch-size", "4", "--crop-size", "48", "64", "--fine-epochs", "1"]
+SHORT = ["--epochs", "3", "--batch-size", "4", "--crop-size", "48", "64"]
+SHORT += ["--stage2-share", "0.3"]
 SECONDS = 240
 FILES = {"model.keras", "last.keras", "saved_model", "metrics.json", "history.csv"}
 FILES |= {"predictions.png", "dataset.json", "run.json"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import tiny_run
+from trainer import tiny_run
 
 
 @pytest.fixture(scope="module")

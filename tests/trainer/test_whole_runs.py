@@ -14,7 +14,7 @@ import pytest
 
 import keras_deeplab
 from keras_deeplab import data
-from training import train
+from keras_deeplab.cli import train
 
 SHORT = ["--epochs", "1", "--batch-size", "4", "--crop-size", "48", "64"]
 
@@ -44,8 +44,8 @@ ON_TWO_CPUS = """
 import sys
 import pytest
 import tensorflow as tf
-sys.path.insert(0, sys.argv[1])
-import tiny_run
+sys.path[:0] = sys.argv[1].split()
+from trainer import tiny_run
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 tiny_run.small(pytest.MonkeyPatch())
@@ -59,8 +59,9 @@ def test_a_run_on_two_devices_is_that_on_one(small, tmp_path):
     for name in ("none", "mirrored"):
         folder = tmp_path / name
         still = ["--set", "model={'dropout': 0.0}", "optimizer=sgd", "--loss", "cross_entropy"]
-        still += ["--fine-epochs", "1", "--distribute", name]
-        command = [sys.executable, "-c", ON_TWO_CPUS, str(Path(__file__).parent), *SHORT, *still]
+        still += ["--stage2-share", "1", "--distribute", name]
+        paths = " ".join(str(Path(__file__).parents[up]) for up in (2, 1))
+        command = [sys.executable, "-c", ON_TWO_CPUS, paths, *SHORT, *still]
         done = subprocess.run(
             [*command, "--output", str(folder)],
             capture_output=True,

@@ -1,15 +1,13 @@
 """A small training run as one process or as one of several: `python distributed_run.py OPTIONS`.
 
 The project and tests/models are on PYTHONPATH. OPTIONS is a JSON object: `distribute`, `output`
-(file of results, `{}` stands for the task), `backup` (a folder, or null), `kill_at` (a step, or
-null) and `plant` (a mistake's name, or null).
+(file of results, `{}` stands for the task) and `plant` (a mistake's name, or null).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -19,9 +17,9 @@ import tensorflow as tf
 from networks import tiny
 
 import keras_deeplab
-from keras_deeplab import distribution as spread
+from keras_deeplab import distribution
 from keras_deeplab.graph.network import all_layers
-from training import distribution
+from keras_deeplab.trainer import workers
 
 # After 15 steps rounding may tip an activation over 0 on some processors, and losses part by 1e-3.
 EPOCHS, STEPS, BATCH, CLASSES, SIZE = 3, 5, 4, 3, (32, 48)
@@ -41,10 +39,10 @@ def samples(count: int, size: tuple[int, int], seed: int) -> tuple[np.ndarray, n
     return images, labels
 
 
-def training(first_step: int) -> tf.data.Dataset:
-    """Endless batches, from a step on."""
+def training() -> tf.data.Dataset:
+    """Endless batches."""
     pairs = tf.data.Dataset.from_tensor_slices(samples(12, SIZE, 0)).repeat()
-    return pairs.batch(BATCH, drop_remainder=True).skip(first_step)
+    return pairs.batch(BATCH, drop_remainder=True)
 
 
 def validation() -> tf.data.Dataset:
@@ -73,7 +71,7 @@ def model(strategy: tf.distribute.Strategy, plant: str | None) -> keras.Model:
     return made
 
 
-class Optimizer(spread.WholeGradientClipping, keras.optimizers.SGD):
+class Optimizer(distribution.WholeGradientClipping, keras.optimizers.SGD):
     pass
 
 
@@ -86,19 +84,17 @@ def metric() -> keras.metrics.Metric:
 
 
 class Steps(keras.callbacks.Callback):
-    """Notes the loss of each step; ends the process where it is told to."""
+    """Notes the loss of each step."""
 
-    def __init__(self, kill_at: int | None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.kill_at, self.losses, self.total = kill_at, [], 0.0
+        self.losses, self.total = [], 0.0
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         mean = float(logs["loss"])  # over the epoch's steps so far
         self.total = self.total * (batch > 0)
         self.losses.append(mean * (batch + 1) - self.total)
         self.total = mean * (batch + 1)
-        if len(self.losses) == self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def others(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
@@ -115,9 +111,9 @@ def others(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
         several.compile(Optimizer(0.01), loss())
         own = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         classifier.compile(Optimizer(0.01), own, metrics=["accuracy"])
-    whole = training(0).map(lambda image, label: (image, label[:, -1, 0]))
-    for made, data in ((several, training(0)), (classifier, whole)):
-        data = spread.training_batches(data, strategy)
+    whole = training().map(lambda image, label: (image, label[:, -1, 0]))
+    for made, data in ((several, training()), (classifier, whole)):
+        data = distribution.training_batches(data, strategy)
         history = made.fit(data, steps_per_epoch=1, epochs=2, verbose=0).history
         found[made.name] = np.array(history["loss"])
     return found
@@ -134,30 +130,18 @@ def main(options: dict) -> None:
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
     strategy = distribution.open_strategy(options["distribute"])
-    distribution.check_batch(BATCH, strategy)
-    chief = distribution.is_chief(strategy)
-    backup = options["backup"] and distribution.folder(strategy, Path(options["backup"]))
-    backup_callback = keras.callbacks.BackupAndRestore(
-        backup or "unused", double_checkpoint=True, delete_checkpoint=False
-    )
+    workers.check_batch(BATCH, strategy)
+    chief = workers.is_chief(strategy)
     made = model(strategy, options["plant"])
-
-    def epochs_done() -> int:
-        state = Path(backup or "none") / "training_metadata.json"
-        return json.loads(state.read_text())["epoch"] if state.exists() else 0
-
-    done = distribution.on_chief(strategy, epochs_done)
-    steps = Steps(options["kill_at"])
-    callbacks = [steps, *([backup_callback] if backup and chief else [])]
-    scored = None if backup else spread.evaluation_batches(validation(), strategy)
+    steps = Steps()
+    scored = distribution.evaluation_batches(validation(), strategy)
     history = made.fit(
-        spread.training_batches(training(done * STEPS), strategy),
+        distribution.training_batches(training(), strategy),
         validation_data=scored,
         epochs=EPOCHS,
-        initial_epoch=done,
         steps_per_epoch=STEPS,
         verbose=0,
-        callbacks=[*callbacks, distribution.StartTogether(strategy)],
+        callbacks=[steps, workers.StartTogether(strategy)],
     ).history
     task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0)
     results = {f"history/{key}": np.array(value) for key, value in history.items()}
@@ -165,23 +149,23 @@ def main(options: dict) -> None:
     results["chief"] = np.array(chief)
     weights = {f"weights/{variable.path}": variable.numpy() for variable in made.weights}
     results |= weights
-    if options["backup"] is None and options["plant"] is None:
+    if options["plant"] is None:
         numbers = tf.data.Dataset.range(24).map(lambda x: (x, x))
         parts = [
             [part.numpy() for part in strategy.experimental_local_results(first)]
-            for first, _ in spread.training_batches(numbers.batch(8), strategy)
+            for first, _ in distribution.training_batches(numbers.batch(8), strategy)
         ]
         results["seen"] = np.array(parts)
         if strategy.num_replicas_in_sync > 1:
-            assert spread.training_batches(numbers.batch(8), strategy).cardinality == 3
-            assert spread.evaluation_batches(numbers.batch(5), strategy).cardinality == 3
+            assert distribution.training_batches(numbers.batch(8), strategy).cardinality == 3
+            assert distribution.evaluation_batches(numbers.batch(5), strategy).cardinality == 3
         dealt = [
             np.concatenate(strategy.experimental_local_results(first))
-            for first, _ in spread.evaluation_batches(numbers.batch(5), strategy)
+            for first, _ in distribution.evaluation_batches(numbers.batch(5), strategy)
         ]
         results["dealt"] = np.concatenate(dealt)
         try:
-            distribution.on_chief(strategy, nothing_to_do)
+            workers.on_chief(strategy, nothing_to_do)
         except ValueError as error:
             results["told"] = np.array(str(error))
         images = samples(4, SIZE, 0)[0]

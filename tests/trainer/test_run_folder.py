@@ -20,9 +20,10 @@ import keras
 import numpy as np
 import pytest
 
+from keras_deeplab.cli import train
 from keras_deeplab.files import DiskFullError
-from training import callbacks, finishing, train
-from training.run_folder import MONITOR, Record, RunFolder, next_free
+from keras_deeplab.trainer import callbacks, finishing
+from keras_deeplab.trainer.run_folder import MONITOR, Record, RunFolder, next_free
 
 SHORT = ["--epochs", "4", "--batch-size", "5", "--crop-size", "48", "64"]
 ARGUMENTS = {"seed": 0}
@@ -54,44 +55,41 @@ def again(folder, arguments=ARGUMENTS):
         folder.unlock()
 
 
-def test_a_run_goes_on_from_its_last_model(tmp_path, capsys):
+def test_a_run_resumes_from_its_last_model(tmp_path, logs):
     folder = unfinished(tmp_path / "run")
     folder.history.write_text(folder.history.read_text() + "3,0.9\n4,0.")  # killed while it wrote
     assert again(folder) == (3, 0.7)
     assert folder.history.read_text() == f"epoch,{MONITOR}\n0,0.5\n1,0.7\n2,0.6\n"
-    assert capsys.readouterr().out == ""
+    assert logs.messages == []
 
 
-def test_the_best_score_is_that_of_the_model_that_is_there(tmp_path, capsys):
+def test_the_best_score_is_that_of_the_model_that_is_there(tmp_path, logs):
     folder = unfinished(tmp_path / "run")
     folder.history.unlink()
     assert again(folder) == (3, 0.7)
-    said = capsys.readouterr().out
-    assert (
-        said
-        == f"{folder.history} lacks 3 of the 3 completed epochs. The next row will be epoch 4.\n"
-    )
+    assert logs.messages == [
+        f"{folder.history} lacks 3 of the 3 completed epochs. The next row will be epoch 4."
+    ]
     folder.history.write_text(f"epoch,{MONITOR}\n0,0.99\n2,0.99\n")
     assert again(folder) == (3, 0.7)
-    assert "lacks 1 of the 3 completed epochs" in capsys.readouterr().out
+    assert "lacks 1 of the 3 completed epochs" in logs.text
     folder.best_model.unlink()
     assert again(folder) == (3, -np.inf)
-    said = capsys.readouterr().out
     assert (
         f"{folder.best_model}, the best model with a mean IoU of 0.700, is missing. The next "
-        "validated model will be stored there.\n" in said
+        "validated model will be stored there." in logs.messages
     )
     folder.best_model.write_bytes(folder.last_model.read_bytes())
     assert again(folder) == (3, 0.6)
-    assert "was replaced. The next better model will be stored there." in capsys.readouterr().out
+    assert "was replaced. The next better model will be stored there." in logs.text
 
 
-def test_without_a_validation_no_best_model_is_missed(tmp_path, capsys):
+def test_without_a_validation_no_best_model_is_missed(tmp_path, logs):
     folder = unfinished(tmp_path / "run")
     store(folder.last_model, folder.run, 3, score=None, best=None)
     folder.best_model.unlink()
     assert again(folder) == (3, -np.inf)
-    assert capsys.readouterr().out == ""
+    assert logs.messages == []
 
 
 NAMES = ("run.json", "last.keras", "model.keras", "history.csv")
@@ -100,23 +98,22 @@ NAMES = ("run.json", "last.keras", "model.keras", "history.csv")
 @pytest.mark.parametrize(
     "missing", [*itertools.combinations(NAMES, 1), *itertools.combinations(NAMES, 2)]
 )
-def test_whatever_is_missing_a_worse_model_replaces_none(tmp_path, capsys, missing):
+def test_whatever_is_missing_a_worse_model_replaces_none(tmp_path, logs, missing):
     folder = unfinished(tmp_path / "run")
     for name in missing:
         (folder.path / name).unlink()
     before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
-    said = None
     try:
         assert again(folder) == (3, 0.7 if "model.keras" not in missing else -np.inf)
-        said = capsys.readouterr().out
+        messages = logs.messages
     except ValueError as error:
-        said = f"{error}\n"
+        messages = [str(error)]
         after = {path.name: path.read_bytes() for path in folder.path.iterdir()}
         assert after == before
     refused = "run.json" in missing or "last.keras" in missing
-    assert ("--output" in said) == refused
-    assert said.count("\n") == (1 if refused else len(missing))
-    named = [name for name in missing if name in said]
+    assert ("another folder" in " ".join(messages)) == refused
+    assert len(messages) == (1 if refused else len(missing))
+    named = [name for name in missing if name in " ".join(messages)]
     assert named if refused else named == list(missing)
 
 
@@ -124,7 +121,8 @@ def test_a_run_whose_state_is_lost_is_not_begun_again(tmp_path):
     folder = unfinished(tmp_path / "run")
     folder.last_model.unlink()
     with pytest.raises(
-        ValueError, match=f"last.keras is missing: .* from epoch 3 .*--weights {folder.best_model}"
+        ValueError,
+        match=f"last.keras is missing: .* from epoch 3 .*{folder.best_model} as `weights`",
     ):
         again(folder)
     # Killed in its first epoch before the last model had its name, a run has lost nothing.
@@ -159,7 +157,7 @@ def test_a_model_that_is_not_the_runs_is_refused(tmp_path, name, how):
     before = path.read_bytes()
     rule = "is of another run than" if how == "another run" else "is damaged, or no run wrote it"
     with pytest.raises(
-        ValueError, match=rf"^{path} {rule}.* Restore it, or choose another --output\.$"
+        ValueError, match=rf"^{path} {rule}.* Restore it, or choose another folder\.$"
     ):
         again(folder)
     assert path.read_bytes() == before
@@ -193,7 +191,7 @@ def test_one_byte_of_an_archives_directory_is_an_error_of_one_line(tmp_path):
         if isinstance(said, str):
             refused += 1
             assert said.startswith(f"{path} ")
-            assert "another --output" in said
+            assert "another folder" in said
             assert "\n" not in said
         else:  # such as a time stamp, or a digit of the record
             assert said.epochs > 0
@@ -257,7 +255,7 @@ def test_a_model_of_an_earlier_version_can_be_started_from(tmp_path, name):
     with pytest.raises(
         ValueError,
         match=f"^{path} was not written by a run of this version and cannot be resumed. To start "
-        f"from its weights, use --weights {path} and another --output.$",
+        "from its weights, give it as `weights` and choose another folder.$",
     ):
         again(folder)
     assert path.read_bytes() == before
@@ -269,7 +267,7 @@ def test_odd_arguments_are_named(tmp_path, content):
     folder.arguments.write_bytes(content)
     with pytest.raises(
         ValueError,
-        match=f"^{folder.arguments} (must hold a JSON object|is not readable).*another --output",
+        match=f"^{folder.arguments} (must hold a JSON object|is not readable).*another folder",
     ):
         again(folder)
     assert folder.arguments.read_bytes() == content
@@ -281,11 +279,11 @@ def test_odd_arguments_are_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\xff" * 100, b"0,0.5\n1,0.7\n2,0.6\n", b"epoch"])
-def test_an_odd_history_begins_again(tmp_path, content, capsys):
+def test_an_odd_history_begins_again(tmp_path, content, logs):
     folder = unfinished(tmp_path / "run")
     folder.history.write_bytes(content)
     assert again(folder) == (3, 0.7)
-    assert f"{folder.history} lacks 3 of the 3 completed epochs" in capsys.readouterr().out
+    assert f"{folder.history} lacks 3 of the 3 completed epochs" in logs.text
     assert folder.history.read_text() == ""
 
 
@@ -319,7 +317,7 @@ sys.stdin.read()
 Usage = namedtuple("Usage", "total, used, free")
 
 
-def test_a_second_process_changes_nothing_and_a_killed_one_leaves_no_lock(tmp_path, capsys):
+def test_a_second_process_changes_nothing_and_a_killed_one_leaves_no_lock(tmp_path):
     pytest.importorskip("fcntl")
     folder = unfinished(tmp_path / "run")
     command = [sys.executable, "-c", HOLDER, str(folder.lock_file)]
@@ -332,7 +330,7 @@ def test_a_second_process_changes_nothing_and_a_killed_one_leaves_no_lock(tmp_pa
             for path in folder.path.iterdir()
         }
         with pytest.raises(
-            ValueError, match=f"^{folder.path} is in use by another process.*--output"
+            ValueError, match=f"^{folder.path} is in use by another process.*another folder"
         ):
             again(folder)
         after = {
@@ -380,7 +378,7 @@ def test_a_new_run_does_not_write_where_another_has_just_written(tmp_path, monke
         folder.best_model.write_text("another run's")
 
     monkeypatch.setattr(RunFolder, "lock", lock_too_late)
-    with pytest.raises(ValueError, match="is not empty: choose another --output"):
+    with pytest.raises(ValueError, match="is not empty. Choose another folder"):
         folder.claim(folder.check_empty)
     assert contents(folder) == {"model.keras": b"another run's"}
     assert folder._lock is None
@@ -390,7 +388,7 @@ def test_a_file_is_no_folder_of_a_run(tmp_path):
     (tmp_path / "run").write_text("mine")
     folder = RunFolder(tmp_path / "run")
     for use in (lambda: folder.begin(ARGUMENTS), lambda: folder.claim(folder.check_empty)):
-        with pytest.raises(ValueError, match="is a file: choose another --output"):
+        with pytest.raises(ValueError, match="is a file. Choose another folder"):
             use()
     assert (tmp_path / "run").read_text() == "mine"
 
@@ -407,13 +405,13 @@ def test_the_best_model_is_copied_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfile", half)
         with pytest.raises(DiskFullError, match=r"model\.keras could not be written"):
-            finishing.finish(folder, split, None)
+            finishing.finish(None, split, folder)
     assert not folder.best_model.exists()
     size = folder.last_model.stat().st_size
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(size, 1, size - 1))
     monkeypatch.setattr(shutil, "copyfile", lambda *paths: pytest.fail("begun"))
     with pytest.raises(DiskFullError, match=r"model\.keras could not be written"):
-        finishing.finish(folder, split, None)
+        finishing.finish(None, split, folder)
     assert {"run.json", "last.keras", "history.csv", "run.lock"} == set(contents(folder))
 
 
@@ -466,7 +464,7 @@ def trained(folder, epochs, scores=(0.9, 0.2, 0.3, 0.4)):
         callbacks=[
             Dictate(scores),
             keras.callbacks.CSVLogger(folder.history, append=done > 0),
-            callbacks.KeepModels(folder, restore=done > 0),
+            callbacks.Checkpoint(folder, restore=done > 0),
         ],
     )
     folder.unlock()
@@ -474,18 +472,18 @@ def trained(folder, epochs, scores=(0.9, 0.2, 0.3, 0.4)):
     return folder
 
 
-def test_no_worse_model_replaces_the_best_one(tmp_path, capsys):
+def test_no_worse_model_replaces_the_best_one(tmp_path, logs):
     folder = trained(RunFolder(tmp_path / "run"), 1)
     best = folder.best_model.read_bytes()
     folder.history.unlink()
     trained(folder, 3)
-    assert "history.csv lacks 1 of the 1 completed epochs" in capsys.readouterr().out
+    assert "history.csv lacks 1 of the 1 completed epochs" in logs.text
     assert folder.best_model.read_bytes() == best
     with folder.history.open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     folder.best_model.unlink()
     trained(folder, 4)
-    assert "with a mean IoU of 0.900, is missing" in capsys.readouterr().out
+    assert "with a mean IoU of 0.900, is missing" in logs.text
     assert Record.read(folder.best_model) == Record.read(folder.last_model)
     assert Record.read(folder.best_model)[1:] == (4, 0.4, 0.4)
     model = keras.models.load_model(folder.best_model)

@@ -1,0 +1,81 @@
+"""Options of a recipe: `--learning-rate 0.01` or `--set learning_rate=0.01`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+from typing import Any
+
+from keras_deeplab import recipes
+from keras_deeplab.cli.options import SIZE, one_of, positive, positive_float
+from keras_deeplab.names import suggestion
+
+FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
+# Options with the name of a value of the recipe, but another meaning.
+OTHERS = {"model", "scales", "flip"}
+
+
+def add_recipe(group: argparse._ArgumentGroup) -> None:
+    """Adds the options of a recipe."""
+    add = group.add_argument
+    add(
+        "--recipe",
+        **one_of(recipes.RECIPES),
+        help="default: finetune, or shapes for the data 'shapes'",
+    )
+    add("--epochs", type=positive, help="passes through the images, in place of the steps")
+    add("--steps", type=positive, help="in place of the epochs, rounded up to whole ones")
+    add("--steps-per-epoch", type=positive, help="default: all images once")
+    add("--batch-size", type=positive, help="over all replicas")
+    add("--crop-size", **SIZE, help="one number for a square; default: from the images")
+    add("--learning-rate", type=positive_float)
+    add("--output-stride", type=positive, help="in training; default: the model's")
+    add("--loss", help="such as 'cross_entropy + 0.5 * lovasz_softmax(stride=4)'")
+    add("--class-weights", **one_of(("median", "inverse")), help="from the frequency of classes")
+    add(
+        "--stage2-share",
+        type=positive_float,
+        help="steps of a second stage at output stride 8, as a share of the first stage's",
+    )
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other value of the recipe",
+    )
+
+
+def recipe_changes(options: argparse.Namespace) -> dict[str, Any]:
+    """The values of the recipe that are set, by `--set` or by an option of their own.
+
+    Raises:
+        ValueError: If one is set twice, or `--set` names none.
+    """
+    changes = {
+        key: value
+        for key, value in vars(options).items()
+        if key in FIELDS - OTHERS and value is not None
+    }
+    for name, value in map(_setting, options.set):
+        if name in changes:
+            raise ValueError(f"`{name}` is set twice: {changes[name]!r} and {value!r}.")
+        changes[name] = value
+    if changes.get("steps") and changes.get("epochs"):
+        raise ValueError("One of `steps` and `epochs` must be set, not both.")
+    return changes
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in FIELDS:
+        raise ValueError(
+            f"--set must be NAME=VALUE with one of {', '.join(sorted(FIELDS))}. Received: {text!r}."
+            f"{suggestion(name, FIELDS)}"
+        )
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

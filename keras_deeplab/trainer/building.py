@@ -1,0 +1,155 @@
+"""Building a model by name when a run begins."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_deeplab import backbones, models, recipes, validation, weights
+from keras_deeplab.recipes import Recipe
+
+MODELS: dict[str, type[models.SegmentationModel]] = {
+    "deeplab_v1": models.DeepLabV1,
+    "deeplab_v2": models.DeepLabV2,
+    "deeplab_v3": models.DeepLabV3,
+    "deeplab_v3_plus": models.DeepLabV3Plus,
+    "unet": models.UNet,
+}
+DEFAULT_MODEL = "deeplab_v3_plus"
+PRECISIONS = ("bfloat16", "float16")
+# Batches from which batch norms that were folded away in a file get their statistics.
+UNFOLDING_BATCHES = 8
+# Arguments of a model that `ModelBuilder` gets from the source, the recipe or its own arguments.
+_SET_ELSEWHERE = {"num_classes", "backbone", "weights", "output_stride", "dtype"}
+
+
+class ModelBuilder:
+    """A model by name, built by `fit` for the classes of the source.
+
+    Against a model that is built already, it follows the recipe (`Recipe.model` and
+    `Recipe.output_stride`) and is built inside the distribution strategy.
+
+    Args:
+        name: One of "deeplab_v1", "deeplab_v2", "deeplab_v3", "deeplab_v3_plus" and "unet"; None
+            for the model that `weights` holds, or "deeplab_v3_plus".
+        backbone: Name of a backbone; None for that of `weights`, or a small one (VGG16 for V1, for
+            U-Net its own network).
+        weights: Where training starts: a file, or the name of published weights.
+        mixed_precision: "bfloat16" or "float16"; None for float32.
+        arguments: Arguments of the model, in addition to the recipe's.
+
+    Raises:
+        ValueError: If an argument is out of its range or the model lacks it.
+        weights.WeightsError: If the weights cannot be read or are for another backbone.
+
+    Example:
+
+    >>> builder = keras_deeplab.trainer.ModelBuilder("deeplab_v1")
+    >>> builder.backbone
+    'vgg16'
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        backbone: str | None = None,
+        weights: str | os.PathLike | None = None,
+        mixed_precision: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        if name is not None:
+            validation.one_of("name", name, MODELS)
+        if mixed_precision is not None:
+            validation.one_of("mixed_precision", mixed_precision, PRECISIONS)
+        if not isinstance(arguments or {}, Mapping):
+            raise validation.error("arguments", "a mapping of arguments", arguments)
+        self.weights = weights
+        self.mixed_precision = mixed_precision
+        self.arguments = dict(arguments or {})
+        self._checkpoint = self._open(name, backbone)
+        found = self._checkpoint and _name_of(self._checkpoint.model)
+        self.name = name or found or DEFAULT_MODEL
+        self.backbone = backbone or (self._checkpoint and self._checkpoint.backbone)
+        # A user's own network comes with the weights of a model of this class.
+        has_network = self._checkpoint is not None and self._checkpoint.backbone is None
+        if self.backbone is None and not (has_network and found == self.name):
+            self.backbone = recipes.BACKBONES[self.name]
+        self._is_whole_model = self._checkpoint is not None and found == self.name
+        if self.arguments and self._is_whole_model:
+            rule = f"left out: {weights} holds a whole {self.name} with its own arguments"
+            raise validation.error("arguments", rule, self.arguments)
+        for key in self.arguments:  # those of a recipe are left out where a model lacks them
+            known = [name for name in self._known_arguments() if name not in _SET_ELSEWHERE]
+            validation.one_of("arguments", key, known)
+
+    def _open(self, name: str | None, backbone: str | None) -> weights.Checkpoint | None:
+        """Reads the weights, unless they have to be loaded into a model that is built."""
+        if self.weights is None or str(self.weights).endswith(".weights.h5"):
+            return None
+        backbone = backbone or recipes.BACKBONES[name or DEFAULT_MODEL]
+        return weights.open_checkpoint(self.weights, name and MODELS[name].__name__, backbone)
+
+    def _known_arguments(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(MODELS[self.name]).parameters
+
+    @property
+    def network(self) -> str:
+        """The name by which a recipe has values of its own for this model (`recipes.find`)."""
+        return self.backbone or self.name
+
+    @property
+    def has_output_stride(self) -> bool:
+        """Whether the model has an output stride to choose."""
+        return "output_stride" in self._known_arguments()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments as JSON stores them."""
+        return {
+            "model": self.name,
+            "backbone": self.backbone,
+            "weights": None if self.weights is None else str(self.weights),
+            "mixed_precision": self.mixed_precision,
+            "arguments": self.arguments,
+        }
+
+    def build(
+        self, num_classes: int, recipe: Recipe, images: tf.data.Dataset | None = None
+    ) -> keras.Model:
+        """Builds the model with the weights that it starts from.
+
+        Args:
+            num_classes: Number of classes.
+            recipe: Recipe of the first stage.
+            images: Batches of training images, for the statistics of batch norms that were folded
+                into convolutions in the file of weights; None to leave these.
+        """
+        known = self._known_arguments()
+        arguments: dict[str, Any] = {}
+        if not self._is_whole_model:
+            if "separable" in known:
+                arguments["separable"] = backbones.find(self.backbone).separable
+            arguments |= {key: value for key, value in recipe.model.items() if key in known}
+            arguments |= self.arguments
+        if self.mixed_precision is not None:
+            arguments["dtype"] = f"mixed_{self.mixed_precision}"
+        if recipe.output_stride is not None and self.has_output_stride:
+            arguments["output_stride"] = recipe.output_stride
+        if self.backbone is not None:
+            arguments["backbone"] = self.backbone
+        model = MODELS[self.name](num_classes, weights=self._checkpoint, **arguments)
+        if self.weights is not None and self._checkpoint is None:
+            weights.load(model, self.weights)
+        if images is not None and self._checkpoint is not None and self._checkpoint.folded:
+            weights.unfold_batch_norms(model, images.take(UNFOLDING_BATCHES))
+        return model
+
+
+def _name_of(class_name: str | None) -> str | None:
+    """The name of a model's class; None for what is not one of `MODELS`."""
+    return next((name for name, kind in MODELS.items() if kind.__name__ == class_name), None)

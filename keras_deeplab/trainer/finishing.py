@@ -1,0 +1,111 @@
+"""The end of a run: the best model is scored, its predictions are drawn, and it is exported."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab import data, export
+from keras_deeplab.evaluation import evaluate, prediction_settings
+from keras_deeplab.files import atomic_write, stored_bytes, write_json, write_png
+from keras_deeplab.inference import predict
+from keras_deeplab.models import MultiScale
+from keras_deeplab.pictures import comparison_picture
+from keras_deeplab.trainer.run_folder import Record, RunFolder
+from keras_deeplab.weights import load_model
+
+logger = logging.getLogger(__name__)
+
+PICTURES = 6
+
+
+def final_model(
+    model: keras.Model, test_scales: Sequence[float] | None = None, test_flip: bool = False
+) -> keras.Model:
+    """The trained model for inference: in float32, with test-time augmentation if there is any."""
+    if isinstance(model, MultiScale) and model.fusion == "mean":
+        return model  # by an earlier start of this run; training makes no such model
+    network = model.model if isinstance(model, MultiScale) else model
+    if model.dtype_policy.name.startswith("mixed_") and hasattr(network, "with_dtype"):
+        model = model.with_dtype("float32")
+    if test_scales is None and not test_flip:
+        return model
+    return MultiScale(model, test_scales or (1.0,), fusion="mean", flip=test_flip)
+
+
+def finish(
+    model: keras.Model,
+    source: data.Source,
+    folder: RunFolder | None = None,
+    test_scales: Sequence[float] | None = None,
+    test_flip: bool = False,
+    verbose: int = 1,
+) -> tuple[keras.Model, dict[str, Any]]:
+    """Makes and scores the final model: of a folder the best one, which is also exported there.
+
+    Args:
+        model: The model after the last step, for a run without a folder.
+        source: The data; scored is `val`, or `train` where there is no `val`.
+        folder: Files of the run.
+        test_scales: As in `fit`.
+        test_flip: As in `fit`.
+        verbose: As in `fit`.
+
+    Returns:
+        `(final model, scores as JSON)`.
+    """
+    start = time.perf_counter()
+    if folder is not None:
+        model, record = _best_model(folder)
+    model = final_model(model, test_scales, test_flip)
+    if folder is not None:
+        with atomic_write(folder.best_model, stored_bytes(model)) as temporary:
+            model.save(temporary)  # without the optimizer's state, three times the weights
+            record.write(temporary)
+    split = "val" if "val" in source.splits else "train"
+    if split == "train":
+        logger.warning("There is no val split: the scores are on the images of the training.")
+    dataset = data.evaluation_dataset(source, split)
+    report = evaluate(model, dataset, class_names=source.info.classes, verbose=verbose)
+    logger.info("Mean IoU on %s: %.3f", split, report["mean_iou"])
+    scores = {"split": split, **prediction_settings(model), **report}
+    if folder is not None:
+        write_png(folder.picture, pictures(model, dataset, source.info))
+        export.saved_model(model, folder.saved_model, overwrite=True)
+        write_json(folder.metrics, scores)
+        folder.done()
+        logger.info("Scored and exported in %.0f s", time.perf_counter() - start)
+    return model, scores
+
+
+def _best_model(folder: RunFolder) -> tuple[keras.Model, Record]:
+    best = folder.best_model
+    if not best.exists():
+        logger.warning("%s is missing. Using %s instead.", best, folder.last_model)
+        with atomic_write(best, folder.last_model.stat().st_size) as temporary:
+            shutil.copyfile(folder.last_model, temporary)
+    record = Record.read(best)
+    return load_model(best, compile=False), record
+
+
+def pictures(model: keras.Model, dataset: tf.data.Dataset, info: data.DatasetInfo) -> np.ndarray:
+    """A few images of a dataset beside ground truth and prediction."""
+    every = max(1, int(dataset.cardinality()) // PICTURES)
+    chosen = [
+        (np.uint8(images[0]), labels[0])
+        for images, labels in dataset.shard(every, 0).take(PICTURES).as_numpy_iterator()
+    ]
+    return comparison_picture(
+        [image for image, _ in chosen],
+        [label for _, label in chosen],
+        [predict(model, image) for image, _ in chosen],
+        info.classes,
+        info.colors,
+    )

@@ -1,0 +1,401 @@
+"""Training by a recipe: its stages, each a `model.fit`, and resuming them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab import data, losses, recipes, validation
+from keras_deeplab.distribution import evaluation_batches, training_batches
+from keras_deeplab.files import full_disk_named, write_json
+from keras_deeplab.graph.network import all_layers, all_norms
+from keras_deeplab.inference import logits_spec
+from keras_deeplab.models import MultiScale
+from keras_deeplab.models.multi_scale import checked_scales
+from keras_deeplab.recipes import Recipe
+from keras_deeplab.tensorboard import TensorBoard, check_installed
+from keras_deeplab.trainer.building import ModelBuilder
+from keras_deeplab.trainer.callbacks import Checkpoint, Progress, SeedEpochs, StopOnNonFinite
+from keras_deeplab.trainer.finishing import finish
+from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
+from keras_deeplab.trainer.workers import StartTogether, check_batch, is_chief, on_chief
+
+logger = logging.getLogger(__name__)
+
+LARGEST_CROP = 513
+# A long run is validated so many times.
+VALIDATIONS = 40
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The result of `fit`.
+
+    Attributes:
+        model: The final model, in float32 and with the test-time augmentation asked for: the best
+            one by validation mean IoU of a run in a folder, else the model after the last step.
+        history: Loss and scores of each epoch of this call, as `model.fit` returns them.
+        best_score: The best validation mean IoU; None without a validation.
+        scores: What `keras_deeplab.evaluate` returns for `model`, with its `split`; None in workers
+            that are not the chief.
+        folder: The files of the run; None without `run_dir`.
+    """
+
+    model: keras.Model
+    history: dict[str, list[float]]
+    best_score: float | None
+    scores: dict[str, Any] | None
+    folder: RunFolder | None
+
+
+def fit(
+    model: keras.Model | ModelBuilder | str,
+    source: data.Source | str | os.PathLike,
+    recipe: Recipe | str = "finetune",
+    *,
+    run_dir: str | os.PathLike | None = None,
+    steps_per_epoch: int | None = None,
+    seed: int = 0,
+    test_scales: Sequence[float] | None = None,
+    test_flip: bool = False,
+    tensorboard: bool = False,
+    strategy: tf.distribute.Strategy | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int = 1,
+) -> FitResult:
+    """Trains a segmentation model by a recipe, scores it and exports it.
+
+    The data is audited, then each stage of the recipe is a `model.fit`. With `run_dir` the last and
+    the best model, the history, the scores, pictures of predictions and a SavedModel are written
+    there, and the same call resumes a run that was stopped, bit for bit. Without `run_dir` nothing
+    is written.
+
+    Args:
+        model: A segmentation model from pixels in 0..255 to logits, trained as it is and in place
+            (a second stage trains a copy); or a `ModelBuilder` or the name of a model, built with
+            the recipe's arguments and output stride.
+        source: The data, or the path of a folder (see `data.Folder`).
+        recipe: A recipe, or its name in `recipes.RECIPES`.
+        run_dir: New folder for the files of the run, or that of an unfinished run.
+        steps_per_epoch: Steps of an epoch; None for all images once.
+        seed: Seed of the initial weights, the images' order and augmentation, and dropout.
+        test_scales: Scales of the final model's test-time augmentation (see `MultiScale`).
+        test_flip: Whether the final model predicts the mirrored image too.
+        tensorboard: Whether to write curves and pictures for TensorBoard into `run_dir`.
+        strategy: Strategy under which the model is, or will be, built; the current one by default
+            (see `distribution.open_strategy`).
+        callbacks: Further callbacks of `model.fit`.
+        verbose: 1 for progress bars, 0 for none.
+
+    Returns:
+        A `FitResult`.
+
+    Raises:
+        ValueError: If an argument is out of its range, the model does not fit the recipe or the
+            data, the loss or the weights become non-finite, or `run_dir` holds something else.
+        DatasetError: If the audit finds faults in the data.
+        DiskFullError: If there is no space for a file; the run can be resumed.
+
+    Example:
+
+    >>> recipe = keras_deeplab.recipes.find("finetune").replace(steps=800)
+    >>> result = keras_deeplab.fit(model, "photos", recipe, run_dir="runs/photos")
+    >>> result.best_score
+    0.78
+    """
+    if tensorboard:
+        check_installed()
+        if run_dir is None:
+            raise validation.error("run_dir", "given for `tensorboard`", run_dir)
+    validation.one_of("verbose", verbose, (0, 1))
+    if test_scales is not None:
+        checked_scales(test_scales)
+    strategy = strategy or tf.distribute.get_strategy()
+    data_name = os.path.normpath(source) if isinstance(source, str | os.PathLike) else None
+    source = source if data_name is None else data.open_source(source)
+    source.check_split("train")
+    if isinstance(model, str):
+        model = ModelBuilder(model)
+    if isinstance(recipe, str):
+        recipe = recipes.find(recipe, model.network if isinstance(model, ModelBuilder) else None)
+    check_batch(recipe.batch_size, strategy)
+    report = data.audit(source)
+    _check_model(model, source.info.num_classes, strategy)
+    recipe = _with_crop_size(recipe, report.splits["train"])
+    if steps_per_epoch is None:
+        steps_per_epoch = -(-len(source.names("train")) // recipe.batch_size)
+    validation.integer("steps_per_epoch", steps_per_epoch)
+    logger.info("%s\n%s", report, recipe)
+    arguments = {
+        **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _digest(model)}),
+        "data": data_name or type(source).__name__,
+        "recipe": recipe.to_dict(),
+        "seed": seed,
+        "steps_per_epoch": steps_per_epoch,
+        "test_scales": None if test_scales is None else list(test_scales),
+        "test_flip": test_flip,
+    }
+    chief = is_chief(strategy)
+    folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
+    run = _Run(model, recipe, source, report, strategy, steps_per_epoch, seed, folder, tensorboard)
+    run.callbacks = list(callbacks)
+    if verbose and chief:
+        run.callbacks.append(Progress(source.info.classes, steps_per_epoch, sum(run.epochs)))
+    keras.utils.set_random_seed(seed)
+    finished: list[Any] = []
+
+    def begin() -> int:
+        epochs = folder.begin(arguments)
+        write_json(folder.dataset, source.info.to_dict())
+        if epochs:
+            logger.info("Resuming from epoch %d of %d in %s", epochs, sum(run.epochs), folder.path)
+        else:
+            logger.info("Writing to %s", folder.path)
+        return epochs
+
+    def end() -> None:
+        finished.extend(finish(trained, source, folder, test_scales, test_flip, verbose))
+
+    try:
+        with nullcontext() if run_dir is None else full_disk_named(Path(run_dir)):
+            run.epochs_done = 0 if run_dir is None else on_chief(strategy, begin)
+            trained, history = run.train()
+            on_chief(strategy, end)
+    finally:
+        if folder is not None:
+            folder.unlock()
+    final, scores = finished or (trained, None)
+    best = np.nanmax([-np.inf, *history.get(MONITOR, [])])
+    best = float(best) if folder is None else folder.best_score()
+    return FitResult(final, history, best if np.isfinite(best) else None, scores, folder)
+
+
+def _check_model(
+    model: keras.Model | ModelBuilder, num_classes: int, strategy: tf.distribute.Strategy
+) -> None:
+    if isinstance(model, ModelBuilder):
+        policy = f"mixed_{model.mixed_precision}"
+    else:
+        policy = model.dtype_policy.name
+        if logits_spec(model)[1] != num_classes:
+            rule = f"a model of {num_classes} classes, as many as the source has"
+            raise validation.error("model", rule, model.output_shape)
+    if policy == "mixed_float16" and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "float16 does not work with several replicas: Keras scales the loss by what one "
+            "replica computes. Use bfloat16."
+        )
+
+
+def _with_crop_size(recipe: Recipe, train: data.SplitReport) -> Recipe:
+    """The recipe with crops of the middle of the images' sizes, unless it has its own."""
+    if recipe.crop_size is not None:
+        return recipe
+    middle = [(low + high) // 2 for low, high in zip(train.smallest, train.largest, strict=True)]
+    return recipe.replace(crop_size=tuple(min(side, LARGEST_CROP) for side in middle))
+
+
+def _digest(model: keras.Model) -> str:
+    """Identifies a model's architecture, whatever its layers are called and what a run changes."""
+    changed_in_training = {"name", "trainable", "momentum", "synchronized", "frozen_statistics"}
+    layers = [
+        (type(layer).__name__, {k: v for k, v in config.items() if k not in changed_in_training})
+        for layer in all_layers(model).values()
+        if not isinstance(layer, keras.Model)
+        for config in [layer.get_config()]
+    ]
+    content = json.dumps([layers, [list(w.shape) for w in model.weights]], default=str)
+    return f"{type(model).__name__} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+@dataclass
+class _Run:
+    """The stages of a recipe on one data set."""
+
+    model: keras.Model | ModelBuilder
+    recipe: Recipe
+    source: data.Source
+    report: data.Report
+    strategy: tf.distribute.Strategy
+    steps_per_epoch: int
+    seed: int
+    folder: RunFolder | None
+    tensorboard: bool = False
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    epochs_done: int = 0
+
+    def __post_init__(self) -> None:
+        self.stages = self.recipe.stages()
+        self.epochs = [stage.num_epochs(self.steps_per_epoch) for stage in self.stages]
+
+    def train(self) -> tuple[keras.Model, dict[str, list[float]]]:
+        """Trains all stages that are not completed; returns the last model and the history."""
+        model, history = None, {}
+        for number in range(len(self.stages)):
+            is_last = number == len(self.stages) - 1
+            if self.epochs_done >= sum(self.epochs[: number + 1]) and not is_last:
+                continue
+            if len(self.stages) > 1:
+                logger.info("Stage %d of %d", number + 1, len(self.stages))
+            with self.strategy.scope():
+                model = self._model(number, model)
+                self._compile(model, number)
+            log = self._fit(model, number)
+            for key, values in {"epoch": log.epoch, **log.history}.items():
+                history.setdefault(key, []).extend(map(float, values))
+        return model, history
+
+    def _model(self, number: int, before: keras.Model | None = None) -> keras.Model:
+        """The model that a stage begins with; `before` is the model after the stage before."""
+        if number > 0:
+            if before is None:
+                before = self._model(number - 1)
+                # Only the chief has it; the other workers get its weights as they start. Within the
+                # stage, its own weights are restored.
+                if self._epochs_done_in(number) == 0 and self.folder is not None:
+                    before.load_weights(self.folder.last_model)
+            return before.with_output_stride(self.stages[number].output_stride)
+        model = self._first_model()
+        if len(self.stages) > 1 and not self.epochs_done:
+            model.with_output_stride(self.stages[1].output_stride)  # raises early if it cannot
+        return model
+
+    def _first_model(self) -> keras.Model:
+        recipe, model = self.stages[0], self.model
+        if isinstance(model, ModelBuilder):
+            images = None if self.epochs_done else self._images(0, 0)
+            model = model.build(self.source.info.num_classes, recipe, images)
+        if not self.epochs_done:
+            _check_frozen_norms(model, recipe)
+        return model if recipe.multi_scale is None else MultiScale(model, recipe.multi_scale)
+
+    def _epochs_done_in(self, number: int) -> int:
+        """The completed epochs of a stage."""
+        return max(0, self.epochs_done - sum(self.epochs[:number]))
+
+    def _images(self, number: int, first_step: int) -> tf.data.Dataset:
+        """The endless batches of a stage from a step on, the same in every call."""
+        recipe = self.stages[number]
+        return data.training_dataset(
+            self.source,
+            crop_size=recipe.crop_size,
+            batch_size=recipe.batch_size,
+            scales=recipe.scales,
+            scale_step=recipe.scale_step,
+            flip=recipe.flip,
+            color_jitter=recipe.color_jitter,
+            class_focus=recipe.class_focus,
+            seed=self._seed(number),
+            repeat=True,
+            first_step=first_step,
+        )
+
+    def _seed(self, number: int) -> int:
+        return self.seed + 1_000_003 * number
+
+    @cached_property
+    def _class_weights(self) -> Sequence[float] | None:
+        if self.recipe.class_weights is None:
+            return None
+        part = self.report.splits["train"]
+        return losses.shares_to_weights(
+            part.class_share,
+            part.where_present,
+            self.recipe.class_weights,
+            power=self.recipe.class_weights_power,
+        )
+
+    def _compile(self, model: keras.Model, number: int) -> None:
+        recipes.compile_model(
+            model,
+            self.stages[number],
+            total_steps=self.steps_per_epoch * self.epochs[number],
+            class_names=self.source.info.classes,
+            class_weights=self._class_weights,
+            synchronized=self.strategy.num_replicas_in_sync > 1,
+        )
+        # Without its variables the optimizer makes them in the first step, which is then traced
+        # twice.
+        model.optimizer.build(model.trainable_variables)
+
+    def _fit(self, model: keras.Model, number: int) -> keras.callbacks.History:
+        steps, first = self.steps_per_epoch, sum(self.epochs[:number])
+        images = self._images(number, self._epochs_done_in(number) * steps)
+        labelled = self._validation_images()
+        last = first + self.epochs[number]
+        # The last epoch is validated; epochs count from 1.
+        every = -(-sum(self.epochs) // VALIDATIONS)
+        return model.fit(
+            training_batches(images, self.strategy),
+            validation_data=labelled and evaluation_batches(labelled, self.strategy),
+            validation_freq=[e for e in range(first + 1, last + 1) if (last - e) % every == 0],
+            initial_epoch=max(first, self.epochs_done),
+            epochs=last,
+            steps_per_epoch=steps,
+            callbacks=self._callbacks(number, first),
+            shuffle=False,  # the dataset shuffles itself
+            verbose=0,
+        )
+
+    def _callbacks(self, number: int, first: int) -> list[keras.callbacks.Callback]:
+        recipe, folder = self.stages[number], self.folder
+
+        def batch_names(step: int) -> list[str]:
+            return data.batch_names(
+                self.source,
+                batch_size=recipe.batch_size,
+                step=step - first * self.steps_per_epoch,
+                seed=self._seed(number),
+            )
+
+        made = [
+            *self.callbacks,
+            SeedEpochs(self.seed),
+            StopOnNonFinite(batch_names, self.steps_per_epoch, folder),
+        ]
+        if folder is not None:
+            append = self.epochs_done + first > 0
+            made.append(keras.callbacks.CSVLogger(folder.history, append=append))
+            if self.tensorboard:
+                shown = self._validation_images() or data.evaluation_dataset(self.source, "train")
+                made.append(TensorBoard(folder.curves, shown, colors=self.source.info.colors))
+            # Last of those that write: a run that is stopped after it resumes with the next epoch.
+            validated, resumed = "val" in self.source.splits, self._epochs_done_in(number) > 0
+            made.append(Checkpoint(folder, validated, restore=resumed))
+        return [*made, StartTogether(self.strategy)]
+
+    def _validation_images(self) -> tf.data.Dataset | None:
+        """Whole validation images, several at a time where all have one size that is not large."""
+        if "val" not in self.source.splits:
+            return None
+        part = self.report.splits["val"]
+        fitting = 4 * LARGEST_CROP**2 // (part.largest[0] * part.largest[1])
+        batch = max(1, min(4, fitting)) if part.smallest == part.largest else 1
+        return data.evaluation_dataset(self.source, batch_size=batch)
+
+
+def _check_frozen_norms(model: keras.Model, recipe: Recipe) -> None:
+    """Refuses to freeze batch norms without statistics: such a network can learn nothing."""
+    norms = all_norms(model).values()
+    if recipe.batch_norm == "train" or not norms:
+        return
+    if all(
+        np.all(np.asarray(norm.moving_mean) == 0) and np.all(np.asarray(norm.moving_variance) == 1)
+        for norm in norms
+    ):
+        raise ValueError(
+            f"The recipe {recipe.name} has batch_norm {recipe.batch_norm!r}, which needs trained "
+            "statistics: start from `weights`, or replace batch_norm by 'train'."
+        )

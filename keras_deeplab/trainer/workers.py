@@ -1,0 +1,107 @@
+"""Several processes that train together: the chief writes files, the other workers follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def check_batch(batch_size: int, strategy: tf.distribute.Strategy) -> None:
+    """Raises a ValueError if the replicas do not divide the batch, which is that of all of them."""
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        lower = batch_size // replicas * replicas
+        near = f"{lower} or {lower + replicas}" if lower else str(replicas)
+        raise ValueError(
+            f"`batch_size` must be divisible by the number of replicas, {replicas}, as it counts "
+            f"the images of all of them. Received: batch_size={batch_size}. Use {near}."
+        )
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes files and logs: the only one, or the first of several."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or resolver.task_type is None:
+        return True
+    if resolver.task_type == "chief":
+        return True
+    first = resolver.task_type == "worker" and resolver.task_id == 0
+    return first and "chief" not in resolver.cluster_spec().jobs
+
+
+def on_chief(strategy: tf.distribute.Strategy, work: Callable[[], int | None]) -> int:
+    """Runs work on the chief alone, such as scoring and exporting, while the others wait.
+
+    Args:
+        strategy: Any `tf.distribute` strategy.
+        work: Called on the chief; returns a non-negative integer, such as the completed epochs, or
+            None for 0.
+
+    Returns:
+        That number, in all processes.
+
+    Raises:
+        ValueError: In the others, if it failed on the chief, where its own error is raised.
+    """
+    if not _has_several_workers(strategy):
+        return work() or 0
+    found, error = 0, None
+    if is_chief(strategy):
+        try:
+            found = work() or 0
+        except Exception as raised:
+            found, error = -1, raised
+    (shared,) = _of_first_replica(strategy, [tf.constant(found, tf.int64)])
+    if error is not None:
+        raise error
+    if int(shared) < 0:
+        raise ValueError("The chief stopped with an error; see its output.")
+    return int(shared)
+
+
+class StartTogether(keras.callbacks.Callback):
+    """Copies the chief's weights and optimizer state to all workers when training begins.
+
+    Only the chief has read the last model: this comes after `Checkpoint` in the list of callbacks.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        super().__init__()
+        self.strategy = strategy
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Copies every variable."""
+        if not _has_several_workers(self.strategy):
+            return
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        known = {id(variable) for metric in self.model.metrics for variable in metric.variables}
+        variables = list({id(v): v for v in variables if id(v) not in known}.values())
+        values = _of_first_replica(self.strategy, [tf.convert_to_tensor(v) for v in variables])
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+
+def _has_several_workers(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def _of_first_replica(
+    strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """The first replica's values, one of the chief's, in place of this process's."""
+    dtypes = [value.dtype for value in values]
+    # All are exchanged at once, so of one dtype; it holds float32 and counters exactly.
+    sent = [tf.cast(value, tf.float64) for value in values]
+
+    def exchange() -> list[tf.Tensor]:
+        context = tf.distribute.get_replica_context()
+        first = tf.equal(context.replica_id_in_sync_group, 0)
+        own = [tf.where(first, value, tf.zeros_like(value)) for value in sent]
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+    received = tf.function(lambda: strategy.run(exchange))()
+    shared = [strategy.experimental_local_results(value)[0] for value in received]
+    return [tf.cast(value, dtype) for value, dtype in zip(shared, dtypes, strict=True)]

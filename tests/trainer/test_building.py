@@ -1,0 +1,160 @@
+"""Which model and backbone a builder takes from the weights, and which arguments."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from models.networks import tiny
+
+import keras_deeplab
+from keras_deeplab import data, recipes
+from keras_deeplab.trainer import ModelBuilder
+from keras_deeplab.weights import WeightsError, opening, published
+
+CLASSES = data.Shapes().info.num_classes
+OPTIONS = {"aspp_filters": 8, "backbone_options": {"depth_multiplier": 0.25}}
+
+
+def built(*arguments, recipe=recipes.FINETUNE, **options):
+    builder = ModelBuilder(*arguments, **options)
+    return builder, builder.build(CLASSES, recipe)
+
+
+@pytest.fixture(scope="module")
+def v3(tmp_path_factory):
+    model = keras_deeplab.DeepLabV3(3, "mobilenet_v2", head_filters=None, **OPTIONS)
+    path = tmp_path_factory.mktemp("v3") / "v3.keras"
+    model.save(path)
+    return model, str(path)
+
+
+def test_without_weights():
+    builder, model = built(mixed_precision="bfloat16")
+    assert (builder.name, builder.backbone) == ("deeplab_v3_plus", "mobilenet_v2")
+    assert model.get_config()["separable"] is True
+    assert model.get_config()["decoder_filters"] == 128
+    assert model.dtype_policy.name == "mixed_bfloat16"
+
+
+def test_models_have_their_own_backbones():
+    assert ModelBuilder("unet").backbone is None
+    assert ModelBuilder("unet").network == "unet"
+    assert not ModelBuilder("unet").has_output_stride
+    assert ModelBuilder("deeplab_v1").network == "vgg16"
+    assert built("deeplab_v1")[1].output_stride == 8
+    coarse = built("deeplab_v3", recipe=recipes.V3.replace(output_stride=32))[1]
+    assert coarse.output_stride == 32
+    assert set(recipes.BACKBONES) == set(keras_deeplab.trainer.MODELS)
+
+
+def test_model_and_backbone_are_the_files(v3):
+    original, file = v3
+    recipe = recipes.FINETUNE.replace(output_stride=8)
+    builder, model = built(weights=file, recipe=recipe)
+    assert (builder.name, builder.backbone) == ("deeplab_v3", "mobilenet_v2")
+    changed = {"num_classes": CLASSES, "output_stride": 8, "aspp_rates": (12, 24, 36)}
+    assert model.get_config() == {**original.get_config(), **changed}
+    assert model.transfer_report.missing_keys == ("logits",)
+
+
+def test_another_model_takes_what_fits(v3):
+    builder, model = built("deeplab_v3_plus", weights=v3[1])
+    assert builder.backbone == "mobilenet_v2"
+    assert type(model) is keras_deeplab.DeepLabV3Plus
+    assert not [path for path in model.transfer_report.missing_keys if path.startswith("backbone/")]
+    found = model.backbone.get_layer("block5_expand_conv").kernel
+    np.testing.assert_array_equal(found, v3[0].backbone.get_layer("block5_expand_conv").kernel)
+    builder, model = built("unet", weights=v3[1])
+    assert builder.backbone == "mobilenet_v2"
+    assert type(model) is keras_deeplab.UNet
+
+
+def test_another_backbone_is_refused(v3):
+    with pytest.raises(WeightsError, match="'mobilenet_v2', but `backbone` is 'xception41'"):
+        built(weights=v3[1], backbone="xception41")
+
+
+@pytest.mark.parametrize("build", [keras_deeplab.DeepLabV3Plus, keras_deeplab.UNet])
+def test_a_network_of_the_users_own_comes_with_its_file(tmp_path, build):
+    original = build(3, tiny())
+    original.save(tmp_path / "own.keras")
+    builder, model = built(weights=tmp_path / "own.keras")
+    assert builder.backbone is None
+    assert type(model) is build
+    assert model.transfer_report.missing_keys == ("logits",)
+    for old, new in zip(original.backbone.weights, model.backbone.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    "arguments, file",
+    [
+        ({"weights": "pascal_voc"}, "deeplabv3_mnv2_pascal_train_aug"),
+        ({"weights": "ade20k"}, "deeplabv3_mnv2_ade20k_train"),
+        ({"weights": "pascal_voc", "backbone": "xception65"}, "deeplabv3_pascal_train_aug"),
+        (
+            {"weights": "pascal_voc", "name": "deeplab_v3_plus", "backbone": "xception65"},
+            "deeplabv3_pas",
+        ),
+        (
+            {"weights": "imagenet"},
+            "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top",
+        ),
+        (
+            {"weights": "imagenet", "name": "deeplab_v1"},
+            "vgg16_weights_tf_dim_ordering_tf_kernels_notop",
+        ),
+    ],
+)
+def test_a_published_name_fits_model_and_backbone(v3, monkeypatch, arguments, file):
+    entries = []
+
+    def opened(entry, moving_averages):
+        entries.append(entry)
+        return keras_deeplab.weights.open_checkpoint(v3[0])
+
+    monkeypatch.setattr(opening, "_published", opened)
+    ModelBuilder(**arguments)
+    assert entries[0].file_name.startswith(file)
+
+
+def test_a_name_and_a_network_mean_one_file():
+    networks = [(entry.name, entry.network) for entry in published.PUBLISHED]
+    assert len(set(networks)) == len(networks)
+
+
+def test_a_file_that_names_no_model_is_loaded_into_the_named_one(tmp_path):
+    original = built("deeplab_v3")[1]
+    original.save_weights(tmp_path / "own.weights.h5")
+    _, model = built("deeplab_v3", weights=str(tmp_path / "own.weights.h5"))
+    for old, new in zip(original.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_arguments_join_those_of_the_recipe():
+    model = built("deeplab_v3_plus", arguments={"dropout": 0.3, "decoder_filters": 64})[1]
+    config = model.get_config()
+    assert (config["dropout"], config["decoder_filters"]) == (0.3, 64)
+    assert config["detail_layer"] is not None
+    assert "detail_layer" not in built("deeplab_v3")[1].get_config()  # left out where it lacks it
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("deeplab_v3_plus", {"decoder_fliters": 64}, "Did you mean 'decoder_filters'?"),
+        ("unet", {"decoder_filters": 8}, "`arguments` must be one of .*'skip_layers'"),
+        ("unet", {"output_stride": 8}, "`arguments` must be one of .*arguments='output_stride'"),
+        ("unet", {"num_classes": 8}, "`arguments` must be one of .*arguments='num_classes'"),
+        ("unet", 8, "`arguments` must be a mapping of arguments. Received: arguments=8"),
+        ("u_net", {}, "`name` must be one of .* Did you mean 'unet'"),
+    ],
+)
+def test_arguments_that_the_model_lacks_are_refused(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ModelBuilder(name, arguments=arguments)
+
+
+def test_a_whole_model_of_a_file_keeps_its_arguments(v3):
+    with pytest.raises(ValueError, match="v3.keras holds a whole deeplab_v3 with its own arg"):
+        ModelBuilder(weights=v3[1], arguments={"dropout": 0.3})

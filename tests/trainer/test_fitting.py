@@ -1,0 +1,237 @@
+"""`fit` with a model of the user's: files, resuming, refusals, and runs without a folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from models.networks import tiny
+from PIL import Image
+
+import keras_deeplab
+from keras_deeplab import DeepLabV3Plus, MultiScale, UNet, data, export, recipes
+from keras_deeplab.trainer import RunFolder, fitting
+
+SOURCE = data.Shapes(train=4, val=2)
+RECIPE = recipes.SHAPES.replace(
+    epochs=2, stage2_share=0.5, batch_size=2, crop_size=(48, 64), loss="cross_entropy"
+)
+FAST = RECIPE.replace(epochs=1, stage2_share=0)
+
+
+def small(**more):
+    keras.utils.set_random_seed(7)
+    return DeepLabV3Plus(6, tiny(), aspp_filters=8, decoder_filters=8, **more)
+
+
+def fit(folder, model=None, recipe=RECIPE, **more):
+    return keras_deeplab.fit(model or small(), SOURCE, recipe, run_dir=folder, verbose=0, **more)
+
+
+class Stop(keras.callbacks.Callback):
+    """Interrupts a run in its second epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that nothing disturbed."""
+    return fit(tmp_path_factory.mktemp("run") / "first")
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run that was interrupted after one epoch."""
+    path = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(KeyboardInterrupt):
+        fit(path, callbacks=[Stop()])
+    return RunFolder(path)
+
+
+def arrays(path):
+    """Every array in a `.keras` file."""
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        stored = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(stored) as file:
+        file.visititems(
+            lambda name, x: found.update({name: x[()]}) if isinstance(x, h5py.Dataset) else None
+        )
+    return found
+
+
+def test_a_run_leaves_its_files_and_returns_its_result(run):
+    folder = run.folder
+    assert type(run.model) is DeepLabV3Plus
+    assert run.history["epoch"] == [0, 1, 2]
+    assert len(run.history["loss"]) == len(run.history["val_mean_iou"]) == 3
+    assert run.best_score == pytest.approx(max(run.history["val_mean_iou"]))
+    scores = json.loads(folder.metrics.read_text())
+    assert scores == run.scores
+    assert (scores["split"], scores["images"]) == ("val", 2)
+    assert set(scores) >= {"mean_iou", "per_class", "pixel_accuracy"}
+    model = keras.models.load_model(folder.best_model)
+    for one, other in zip(model.get_weights(), run.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert keras.models.load_model(folder.last_model).output_stride == 8
+    with folder.history.open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+    assert np.asarray(Image.open(folder.picture)).std() > 10
+    served = tf.saved_model.load(str(folder.saved_model))
+    x = np.random.default_rng(0).integers(0, 255, (2, 33, 47, 3), "uint8")
+    labels = served.signatures["serving_default"](images=tf.constant(x))["labels"]
+    np.testing.assert_array_equal(labels, np.argmax(model(x), -1))
+    assert not folder.lock_file.exists()
+    assert not list(folder.path.glob(".*"))
+
+
+def test_a_finished_run_is_not_written_over(run):
+    before = run.folder.best_model.read_bytes()
+    with pytest.raises(ValueError, match=f"^{run.folder.path} holds a finished run"):
+        fit(run.folder.path)
+    assert run.folder.best_model.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"recipe": RECIPE.replace(power=0.5)}, r"recipe\.power was 0\.9, is 0\.5\)"),
+        ({"model": small(dropout=0.5)}, "model was 'DeepLabV3Plus .*', is 'DeepLabV3Plus"),
+        ({"test_flip": True}, "test_flip was False, is True"),
+    ],
+)
+def test_other_arguments_do_not_resume_a_run(stopped, changes, message):
+    with pytest.raises(ValueError, match=f"unfinished run with other arguments.*{message}"):
+        fit(stopped.path, **changes)
+
+
+def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(stopped, run, logs):
+    (stopped.path / ".123-last.keras").write_bytes(b"half a model")
+    (stopped.path / ".saved_model.0a1b").mkdir()
+    result = fit(stopped.path)
+    assert f"Resuming from epoch 1 of 3 in {stopped.path}" in logs.messages
+    assert result.history["epoch"] == [1, 2]
+    assert stopped.history.read_text() == run.folder.history.read_text()
+    for path in ("last_model", "best_model"):
+        ours, theirs = arrays(getattr(stopped, path)), arrays(getattr(run.folder, path))
+        assert ours.keys() == theirs.keys()
+        assert len(ours) > 50
+        for place, array in ours.items():
+            np.testing.assert_array_equal(array, theirs[place], err_msg=place)
+    assert stopped.metrics.read_bytes() == run.folder.metrics.read_bytes()
+    assert not list(stopped.path.glob(".*"))
+
+
+def test_a_run_whose_export_failed_is_only_finished(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise export.ExportError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "saved_model", fail)
+        with pytest.raises(export.ExportError):
+            fit(tmp_path / "run", recipe=FAST)
+    trained = arrays(tmp_path / "run" / "model.keras")
+    result = fit(tmp_path / "run", recipe=FAST)
+    assert result.history.get("epoch", []) == []
+    again = arrays(result.folder.best_model)
+    for place, array in again.items():
+        np.testing.assert_array_equal(array, trained[place], err_msg=place)
+    assert len(result.folder.history.read_text().splitlines()) == 1 + 1
+    assert result.scores["mean_iou"] == pytest.approx(result.best_score, abs=1e-5)
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, seen = small(dtype="mixed_bfloat16"), []
+    start = model.get_weights()
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    result = keras_deeplab.fit(
+        model, SOURCE, FAST, test_scales=(1.0, 1.5), test_flip=True, callbacks=[note], verbose=0
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert (result.folder, seen) == (None, [0])
+    assert isinstance(result.model, MultiScale)
+    config = result.model.get_config()
+    assert (config["scales"], config["flip"], config["fusion"]) == ((1.0, 1.5), True, "mean")
+    assert result.model.model.compute_dtype == "float32"
+    differ = [np.any(a != b) for a, b in zip(start, model.get_weights(), strict=True)]
+    assert np.mean(differ) > 0.9  # trained in place
+    for one, other in zip(result.model.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    found = keras_deeplab.evaluate(result.model, data.evaluation_dataset(SOURCE), verbose=0)
+    assert found["mean_iou"] == pytest.approx(result.scores["mean_iou"], abs=1e-6)
+
+
+class TwoReplicas:
+    num_replicas_in_sync = 2
+
+
+@pytest.mark.parametrize(
+    "model, more, message",
+    [
+        (small().with_num_classes(3), {}, "`model` must be a model of 6 classes"),
+        ("deeplab_v9", {}, "`name` must be one of .*'deeplab_v3_plus'"),
+        ("unet", {"recipe": "v9"}, "`name` must be one of 'v1', 'v2', 'v3'"),
+        (
+            keras_deeplab.trainer.ModelBuilder(mixed_precision="float16"),
+            {"strategy": TwoReplicas()},
+            "float16 does not work with several replicas",
+        ),
+        (
+            small(),
+            {"strategy": TwoReplicas(), "recipe": FAST.replace(batch_size=3)},
+            r"`batch_size` must be divisible by .* replicas, 2, .* Use 2 or 4\.",
+        ),
+        (small(), {"tensorboard": True}, "`run_dir` must be given for `tensorboard`"),
+        (small(), {"steps_per_epoch": 0}, "`steps_per_epoch` must be a positive integer"),
+        (small(), {"test_scales": [1, 1.0]}, "`scales` must differ from each other"),
+        (
+            small(),
+            {"recipe": FAST.replace(batch_norm="freeze")},
+            "The recipe shapes has batch_norm 'freeze', which needs trained statistics: start from",
+        ),
+        (UNet(6, tiny()), {"recipe": RECIPE}, "UNet has no output stride to change"),
+        (small(), {"recipe": RECIPE.replace(stage2_output_stride=12)}, "`output_stride`"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_training(model, more, message, logs):
+    arguments = {"recipe": FAST, **more}
+    with pytest.raises(ValueError, match=message):
+        keras_deeplab.fit(model, SOURCE, **arguments)
+    assert not any(text.startswith("Epoch 1") for text in logs.messages)
+
+
+def test_frozen_batch_norms_need_statistics_and_no_norms_need_none():
+    plain = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 1)])
+    fitting._check_frozen_norms(plain, recipes.V2)
+    norm = keras.layers.BatchNormalization()
+    plain.add(norm)
+    fitting._check_frozen_norms(plain, recipes.V3)
+    with pytest.raises(ValueError, match="v2 has batch_norm 'freeze'"):
+        fitting._check_frozen_norms(plain, recipes.V2)
+    norm.moving_mean.assign([1.0, 0.0])
+    fitting._check_frozen_norms(plain, recipes.V2)
+
+
+def test_a_non_finite_loss_saves_no_model(tmp_path):
+    with pytest.raises(ValueError, match="the loss became nan in epoch 1, step .*; no model was"):
+        fit(tmp_path / "run", recipe=FAST.replace(learning_rate=1e30, optimizer="sgd"))
+    assert not (tmp_path / "run" / "model.keras").exists()
+
+
+def test_the_crop_is_the_middle_of_the_sizes_and_never_large():
+    part = data.audit(data.Shapes(train=40, val=4)).splits["train"]
+    found = fitting._with_crop_size(RECIPE.replace(crop_size=None), part).crop_size
+    assert all(64 <= side <= 112 for side in found)
+    assert fitting._with_crop_size(RECIPE, part) is RECIPE
