@@ -34,7 +34,7 @@ from keras_deeplab.models import (
 from keras_deeplab.pictures import comparison_picture, overlay
 from keras_deeplab.tensorboard import TensorBoard
 from keras_deeplab.trainer import fit
-from keras_deeplab.weights import load_model
+from keras_deeplab.weights import from_pretrained, load_model
 
 __all__ = [
     "DeepLabV1",
@@ -54,6 +54,7 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
+    "from_pretrained",
     "graph",
     "layers",
     "load_model",

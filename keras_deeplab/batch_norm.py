@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.graph.interception import intercepted_calls
-from keras_deeplab.graph.network import all_layers, functional
+from keras_deeplab.graph.network import all_layers, all_norms, functional, intercepted_calls
 from keras_deeplab.layers import BatchNormalization
 
 POLICIES = ("train", "freeze_statistics", "freeze")
@@ -121,15 +120,6 @@ def momentum_for(total_steps: int, memory: float = 1 / 30) -> float:
     """
     validation.integer("total_steps", total_steps)
     return float(np.clip(1 - 1 / (memory * total_steps), _SMALLEST_MOMENTUM, _LARGEST_MOMENTUM))
-
-
-def all_norms(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:
-    """All batch norms of a model by path; one that is used several times under its first path."""
-    found: dict[int, tuple[str, keras.layers.BatchNormalization]] = {}
-    for path, layer in all_layers(model).items():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            found.setdefault(id(layer), (path, layer))
-    return dict(found.values())
 
 
 def reestimate_batch_norm(

@@ -13,11 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.batch_norm import all_norms, reestimate_batch_norm
+from keras_deeplab.batch_norm import reestimate_batch_norm
 from keras_deeplab.data import IGNORE_LABEL, Source
 from keras_deeplab.data.augment import MEAN_COLOR
-from keras_deeplab.graph.interception import intercepted_calls
-from keras_deeplab.graph.network import all_layers
+from keras_deeplab.graph.network import all_layers, all_norms, intercepted_calls
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.losses import CrossEntropy
 from keras_deeplab.metrics import SegmentationMetrics, confusion_matrix, scores

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,17 +96,41 @@ def stored_bytes(model: keras.Model) -> int:
     return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
 
 
+_SPECIAL_FILES = {
+    "a folder": stat.S_ISDIR,
+    "a named pipe": stat.S_ISFIFO,
+    "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
+    "a socket": stat.S_ISSOCK,
+}
+
+
+def special_file(path: Path) -> str | None:
+    """Returns what a path is if it is not a regular file or a link to one, else None.
+
+    Check it before opening a user's file: opening a named pipe may wait forever.
+
+    Raises:
+        OSError: If there is nothing at the path.
+    """
+    if path.is_symlink() and not path.exists():
+        return "a link to nothing"
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
+        return None
+    return next((name for name, test in _SPECIAL_FILES.items() if test(mode)), "something else")
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Reads a JSON object in UTF-8, with or without a byte order mark.
 
     Args:
-        path: A regular file. Others are refused, as opening a named pipe may wait forever.
+        path: A regular file.
 
     Raises:
         ValueError: If it holds none. The message is one line that begins with a verb, so that the
             caller can put the path in front of it.
     """
-    if not path.is_file():
+    if not path.exists() or special_file(path):
         raise ValueError("is not a regular file")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

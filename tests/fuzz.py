@@ -162,7 +162,7 @@ def load_weights(format: str, number: int, path: str) -> dict[str, str]:
         elif format == "weights.h5":
             _MODELS[format] = small_model(weights=path_of_valid("keras"))
         else:
-            _MODELS[format] = kd.weights.convert(valid)
+            _MODELS[format] = kd.from_pretrained(valid)
         kd.weights.load(_MODELS[format], valid)  # else everything would be refused
     model, folder = _MODELS[format], Path(path).parent
     found = {"load": outcome(lambda: kd.weights.load(model, path))}

@@ -12,7 +12,8 @@ from keras import layers as kl
 
 import keras_deeplab
 from keras_deeplab import batch_norm, layers
-from keras_deeplab.batch_norm import all_norms, momentum_for, reestimate_batch_norm, set_policy
+from keras_deeplab.batch_norm import momentum_for, reestimate_batch_norm, set_policy
+from keras_deeplab.graph.network import all_norms
 
 
 def network(dropout: float = 0.0, norm: type = layers.BatchNormalization) -> keras.Model:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.output.exists() and not options.overwrite:
         raise ValueError(f"--output: {options.output} is there; say --overwrite to replace it.")
     arguments = {"output_stride": options.output_stride, "num_classes": options.classes}
-    model = keras_deeplab.weights.convert(
+    model = keras_deeplab.from_pretrained(
         options.weights,
         moving_averages=options.moving_averages,
         **{name: value for name, value in arguments.items() if value is not None},

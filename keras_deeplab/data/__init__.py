@@ -1,4 +1,4 @@
-"""Photographs with label maps: sources, the audit, and the pipelines that feed `model.fit`."""
+"""Images with label maps: sources, the audit, and the input pipelines for `model.fit`."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The audit of a data set."""
+
 from __future__ import annotations
 
 import os
@@ -55,21 +57,21 @@ class _Census:
 
 
 def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = None) -> Report:
-    """Looks at every file of a data set and raises one error with all faults, before training.
+    """Checks every file of a data set before training and raises one error with all faults.
 
-    Every image and every label map is decoded as a whole, in a pool of threads.
+    All images and label maps are decoded, in a thread pool.
 
     Args:
         source: A `data.Source`, or the path of a folder (see `data.Folder`).
-        splits: The splits to look at; all by default.
+        splits: The splits to check; all by default.
 
     Returns:
-        A `Report`: per split the number of images, their sizes, and the share of pixels of each
-        class and of the ignored label; and warnings, such as a class that never occurs.
+        A `Report`: for each split the number of images, their sizes, and the share of pixels of
+        each class and of the ignored label; and warnings, such as a class that never occurs.
 
     Raises:
-        DatasetError: Faults were found. The message lists every kind with its count, what was
-            expected and, for the first ten, file name and what was found.
+        DatasetError: If there are faults. The message lists each kind with its count, what was
+            expected and, for the first ten files, what was found.
 
     Example:
 
@@ -103,7 +105,7 @@ def _warnings(info: DatasetInfo, parts: dict[str, _Census]) -> Iterator[str]:
 def _audit_source(
     source: Source, splits: Sequence[str], faults: Faults, warnings: list[str]
 ) -> tuple[DatasetInfo, LabelCode, dict[str, _Census]]:
-    """Decodes a source that answers for its own files and checks the pairs it gives."""
+    """Checks the pairs of a source that reads its files itself."""
     del warnings
     code = LabelCode(tuple(range(source.info.num_classes)))
     parts = {}
@@ -199,7 +201,7 @@ def _check_ignored(
     faults: Faults,
     warnings: list[str],
 ) -> None:
-    """Masks whose ignored pixels may be a class would train on the other class alone."""
+    """Checks that ignored pixels are not a class, as training would lack that class."""
     if settings.ignored is None:
         if labels and ignores_by_default(settings, code):
             try:
@@ -217,7 +219,7 @@ def _check_ignored(
 
 
 def _blank_splits(parts: dict[str, _Census], faults: Faults) -> Iterator[str]:
-    """Splits whose pixels are all ignored, as published test splits are; others are a fault."""
+    """Warns about a test split without labels, as published ones are; others are a fault."""
     for split, part in parts.items():
         if part.blank == len(part.sizes) > 0:
             found = f"{split}: all pixels of all label maps are ignored"
@@ -230,7 +232,7 @@ def _blank_splits(parts: dict[str, _Census], faults: Faults) -> Iterator[str]:
 def _image_warnings(
     split: str, pairs: Sequence[tuple[ImageFacts, tuple[int, int]]]
 ) -> Iterator[str]:
-    """What was done with EXIF orientations."""
+    """Warns about EXIF orientations."""
     marked = [(image, size) for image, size in pairs if image.orientation != UPRIGHT]
     told = [(image, size) for image, size in marked if image.size != image.upright_size]
     turned = sum(image.orientation_for(size) != UPRIGHT for image, size in told)
@@ -251,7 +253,7 @@ def _image_warnings(
 
 
 def _palette_warning(root: Path, labels: dict[Path, LabelFacts]) -> Iterator[str]:
-    """Palettes made per image number the same class differently from file to file."""
+    """Warns about different palettes, which may number a class differently in each file."""
     first: dict[int, tuple[tuple[int, int, int], Path]] = {}
     for path, facts in labels.items():
         for value in np.flatnonzero(facts.counts[: len(facts.palette)]).tolist():

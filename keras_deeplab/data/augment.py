@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from numbers import Real
-
 import tensorflow as tf
 
+from keras_deeplab import validation
 from keras_deeplab.data.color import ColorJitter, jitter_strengths, random_color
 from keras_deeplab.data.source import IGNORE_LABEL
 
@@ -24,9 +23,9 @@ def random_scaled_crop(
 ) -> Pair:
     """Scales by a random factor and crops a random window of at most `crop_size`.
 
-    The window is cut out first and scaled after, which is the same picture for a fraction of the
-    work. The image is scaled bilinearly (with antialiasing where it shrinks), the label nearest.
-    The share `class_focus` of the windows lies around a pixel of a random class.
+    The window is cropped before it is scaled, which gives the same pixels in a fraction of the
+    time. The image is scaled bilinearly (antialiased where it shrinks), the label by nearest
+    neighbour. The share `class_focus` of the windows is centred on a pixel of a random class.
     """
     seeds = tf.random.split(seed, 3)
     factor = _random_scale(scales, scale_step, seeds[0])
@@ -39,7 +38,7 @@ def random_scaled_crop(
     top = _random_below(size[0] - window[0] + 1, seeds[1])
     left = _random_below(size[1] - window[1] + 1, seeds[2])
     if class_focus:
-        # A seed of its own: the windows that stay where they were are those of no focus.
+        # A seed of its own, so that the other windows do not depend on `class_focus`.
         seeds = tf.random.split(tf.random.fold_in(seed, tf.ones((), seed.dtype)))
         focused = tf.random.stateless_uniform((), seeds[0]) < class_focus
         focused &= tf.reduce_any(label != IGNORE_LABEL)
@@ -48,7 +47,7 @@ def random_scaled_crop(
         )
     image = image[top : top + window[0], left : left + window[1]]
     label = label[top : top + window[0], left : left + window[1]]
-    # An unchanged size is passed on as it is, since resizing costs even then.
+    # Resizing to the same size costs time too.
     same = tf.reduce_all(target == window)
     image = tf.cond(
         same,
@@ -68,9 +67,9 @@ def _random_scale(scales: tuple[float, float], step: float | None, seed: tf.Tens
 
 
 def _around_a_class(label: tf.Tensor, window: tf.Tensor, seed: tf.Tensor) -> Pair:
-    """The upper left corner of the window around a random pixel of one of the classes there.
+    """The upper left corner of a window around a random pixel of a random class of the label map.
 
-    First the class is drawn, then the pixel: a sign counts as much as the road.
+    The class is drawn first, then the pixel: all classes have the same probability.
     """
     seeds = tf.random.split(seed)
     values = tf.reshape(tf.cast(label, tf.int32), [-1])
@@ -83,7 +82,7 @@ def _around_a_class(label: tf.Tensor, window: tf.Tensor, seed: tf.Tensor) -> Pai
 
 
 def random_flip(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> Pair:
-    """Mirrors image and label left to right, every second time."""
+    """Mirrors image and label left to right, with a probability of a half."""
     flip = tf.random.stateless_uniform((), seed) < 0.5
     return tf.cond(flip, lambda: (image[:, ::-1], label[:, ::-1]), lambda: (image, label))
 
@@ -120,20 +119,20 @@ def augment(
         image: RGB `(height, width, 3)` in 0..255, uint8 or float32.
         label: uint8 `(height, width)`.
         seed: Integer tensor of shape `(2,)`; the same seed gives the same result.
-        crop_size: `(height, width)` of the result. Where the scaled image is smaller it is padded,
-            at a random place, with grey 127.5 and the label with 255.
-        scales: Smallest and largest scale; the label is scaled nearest and never interpolated.
-        scale_step: Distance of the scales that are drawn from the smallest on; None for any.
-        flip: Whether to mirror left to right every second time.
+        crop_size: `(height, width)` of the result. A smaller scaled image is padded, at a random
+            place, with grey 127.5 and the label with 255.
+        scales: Smallest and largest scale; labels are scaled by nearest neighbour.
+        scale_step: Step between the scales, from the smallest; None for any scale.
+        flip: Whether to mirror left to right with a probability of a half.
         color_jitter: Largest changes of colour and light, as in `data.training_dataset`.
-        class_focus: Share of the windows in 0..1 that lie around a random pixel of a class drawn
-            from those in this label map, all alike; the others lie anywhere.
+        class_focus: Share of the crops in 0..1 that are centred on a random pixel of a random class
+            of the label map; the others are anywhere.
 
     Returns:
         Image float32 `(*crop_size, 3)` in 0..255 and label uint8 `crop_size`.
 
     Raises:
-        ValueError: `color_jitter` or `class_focus` is out of range.
+        ValueError: If `color_jitter` or `class_focus` is out of range.
 
     Example:
 
@@ -154,11 +153,8 @@ def augment(
 
 
 def checked_focus(class_focus: float) -> float:
-    """Returns `class_focus`, or raises a ValueError where it is no share."""
-    number = isinstance(class_focus, Real) and not isinstance(class_focus, bool)
-    if not number or not 0 <= class_focus <= 1:
-        raise ValueError(f"`class_focus` must be in 0..1. Received: class_focus={class_focus!r}")
-    return float(class_focus)
+    """Returns `class_focus`, a number in 0..1."""
+    return float(validation.fraction("class_focus", class_focus))
 
 
 def _rounded(size: tf.Tensor) -> tf.Tensor:

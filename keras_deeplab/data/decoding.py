@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -33,27 +32,22 @@ from keras_deeplab.data.orientation import (
     turned,
     turned_size,
 )
+from keras_deeplab.files import special_file
 
-# Values up to here are those of a camera with 12 bits or less, all but black in 16.
+# The largest value of a 12-bit camera, which is almost black in 16 bits.
 FEW_BITS = 2**12 - 1
-# Tags of TIFF: of bits per sample, of where strips and tiles lie and their bytes.
+# TIFF tags: bits per sample; offsets and byte counts of strips and of tiles.
 _BITS_PER_SAMPLE = 258
 _TIFF_DATA = ((273, 279), (324, 325))
-_HEADER = 34  # bytes of a file that tell its format
+_HEADER = 34  # bytes that identify a format
 _pillow_filters = threading.Lock()
-_SPECIAL = {
-    "a folder": stat.S_ISDIR,
-    "a named pipe": stat.S_ISFIFO,
-    "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
-    "a socket": stat.S_ISSOCK,
-}
 
 
 @dataclass(frozen=True)
 class ImageFacts:
     """Stored size `(height, width)`, EXIF orientation (1 is upright) and bits per channel.
 
-    `largest` is the largest value where a channel has 16 bits, else 0.
+    `largest` is the largest value of 16-bit channels, else 0.
     """
 
     size: tuple[int, int]
@@ -63,14 +57,14 @@ class ImageFacts:
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """The size as viewers show the image, turned by its EXIF orientation."""
+        """The size as viewers display the image, with its EXIF orientation applied."""
         return turned_size(self.size, self.orientation)
 
     def orientation_for(self, label_size: tuple[int, int]) -> int:
-        """Returns the orientation to apply to the image beside a label map of a size.
+        """Returns the orientation to apply to the image for a label map of a size.
 
-        The image is turned as viewers and annotation tools show it, unless only the stored size
-        is the label map's. Raises a FileFault where neither is.
+        The EXIF orientation is applied, as in viewers and annotation tools, unless only the stored
+        size equals the label map's. Raises a FileFault if neither does.
         """
         for size, orientation in ((self.upright_size, self.orientation), (self.size, UPRIGHT)):
             if tuple(label_size) == size:
@@ -89,12 +83,12 @@ class Picture:
     facts: ImageFacts
 
     def beside(self, label_size: tuple[int, int]) -> np.ndarray:
-        """Returns the pixels that belong to a label map of a size; see `orientation_for`."""
+        """Returns the pixels for a label map of a size; see `orientation_for`."""
         return turned(self.pixels, self.facts.orientation_for(label_size))
 
     @property
     def upright(self) -> np.ndarray:
-        """The pixels as viewers show the image."""
+        """The pixels as viewers display the image."""
         return turned(self.pixels, self.facts.orientation)
 
 
@@ -103,7 +97,7 @@ def read_picture(path: Path, channels: int = 3, thorough: bool = False) -> Pictu
 
     Args:
         path: A file of one of the formats in `formats.FORMATS`.
-        channels: 3 (RGB) or 1 (grey). One channel becomes three, a palette its colours, alpha is
+        channels: 3 (RGB) or 1 (grey). Grey images are repeated, palettes are applied, alpha is
             dropped, and 16-bit samples keep their upper byte.
         thorough: As in `jpeg.check_whole`.
     """
@@ -125,7 +119,7 @@ def read_picture(path: Path, channels: int = 3, thorough: bool = False) -> Pictu
 
 
 def image_facts(path: Path) -> ImageFacts:
-    """Decodes a whole image file as training will and returns its facts, or raises a FileFault."""
+    """Decodes an image file as in training and returns its facts, or raises a FileFault."""
     return read_picture(path, thorough=True).facts
 
 
@@ -138,7 +132,7 @@ def stored_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Puts a file's name into what goes wrong in the block: a ValueError."""
+    """Turns errors of a file in the block into a ValueError with its path."""
     try:
         yield
     except (FileFault, OSError) as error:
@@ -146,23 +140,20 @@ def named(path: Path) -> Iterator[None]:
 
 
 def read_file(path: Path) -> bytes:
-    """Returns the bytes of a regular file; raises a FileFault where it is none."""
+    """Returns the bytes of a regular file; raises a FileFault for another one."""
     check_regular(path)
     return path.read_bytes()
 
 
 def check_regular(path: Path) -> None:
-    """Raises a FileFault unless a path is a regular file: to open a pipe may wait for ever."""
-    if path.is_symlink() and not path.exists():
-        raise FileFault("not a regular file", "a link to nothing")
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        kinds = [name for name, test in _SPECIAL.items() if test(mode)]
-        raise FileFault("not a regular file", kinds[0] if kinds else "something else")
+    """Raises a FileFault unless a path is a regular file."""
+    special = special_file(path)
+    if special:
+        raise FileFault("not a regular file", special)
 
 
 def open_image(source: bytes | BinaryIO) -> tuple[Format, ImageFile.ImageFile]:
-    """Reads the header of an image of a format in the list, without its pixels."""
+    """Opens an image of a supported format without decoding its pixels."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     head = file.read(16)
     file.seek(0)
@@ -193,10 +184,10 @@ def open_image(source: bytes | BinaryIO) -> tuple[Format, ImageFile.ImageFile]:
 
 
 def load(image: ImageFile.ImageFile, encoded: bytes) -> None:
-    """Decodes with Pillow, which tells a file that ends too early from one that is damaged."""
+    """Decodes with Pillow; raises a FileFault for a truncated or damaged file."""
     try:
         if image.width * image.height > MAX_PIXELS // 2:
-            # The size is checked already; Pillow warns of TIFF files from half the limit on.
+            # The size is already checked; Pillow warns about TIFF files above half the limit.
             with _pillow_filters, warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 image.load()
@@ -210,7 +201,7 @@ def load(image: ImageFile.ImageFile, encoded: bytes) -> None:
 
 
 def _lacks_strips(image: ImageFile.ImageFile, size: int) -> bool:
-    """Whether a TIFF places pixels behind its end; libtiff fills in those of JPEG strips."""
+    """Whether a TIFF refers to pixels behind its end, which libtiff fills in for JPEG strips."""
     tags = getattr(image, "tag_v2", {})
     return any(
         offset + count > size
@@ -220,7 +211,7 @@ def _lacks_strips(image: ImageFile.ImageFile, size: int) -> bool:
 
 
 def ends_early(encoded: bytes) -> bool:
-    """Whether the end of a file is missing, as far as its format shows it."""
+    """Whether the end of a file is missing, as far as its format allows to detect it."""
     kind = format_of(encoded[:16])
     if kind is not None and kind.name == "JPEG":
         try:
@@ -242,7 +233,7 @@ def _decoded_by_tensorflow(
             wide = tf.io.decode_png(encoded, channels, tf.uint16).numpy()
             bits, largest, pixels = 16, int(wide.max()), (wide >> 8).astype(np.uint8)
         elif kind.name == "WebP":
-            # TensorFlow gives it the channels that are stored alone.
+            # TensorFlow returns all stored channels only, whatever the number requested.
             stored = tf.io.decode_image(encoded, expand_animations=False).numpy()[..., :3]
             pixels = _grey(stored) if channels == 1 else stored
         else:
@@ -259,7 +250,7 @@ def _decoded_by_pillow(
 ) -> tuple[np.ndarray, int, int]:
     """Returns pixels as Pillow gives them, bits per channel and the largest 16-bit value."""
     if kind.name == "BMP" and image.mode not in ("RGB", "RGBA", "L"):
-        # An exported model could not tell the palette's indices from grey values.
+        # In an exported model the palette's indices would be grey values.
         raise FileFault("image of unsupported mode", f"BMP with a palette (mode {image.mode})")
     bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) if kind.name == "TIFF" else 8
     load(image, encoded)
@@ -267,7 +258,7 @@ def _decoded_by_pillow(
     if image.mode.startswith("I;16"):
         wide = np.asarray(image)
         largest, narrow = int(wide.max()), Image.fromarray((wide >> 8).astype(np.uint8))
-    elif bits == 16:  # in several channels, of which Pillow keeps the upper bytes
+    elif bits == 16:  # in several channels, whose upper bytes Pillow keeps
         largest = 256 * int(np.asarray(image).max()) + 255
     if bits > 16 or narrow.mode.startswith(("I", "F")):
         raise FileFault("image of unsupported mode", f"{kind.name} of mode {image.mode}")
@@ -286,8 +277,8 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
 def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
     """Decodes the bytes of one image in a graph to uint8 `(height, width, channels)`, as stored.
 
-    The pixels are those of `read_picture`. Formats that are not in the list, and those that a graph
-    cannot decode (TIFF, BMP with a palette), are an InvalidArgumentError.
+    The pixels equal those of `read_picture`. Other formats, and those that a graph cannot decode
+    (TIFF, BMP with a palette), raise an InvalidArgumentError.
     """
     header = bytes_at(encoded, tf.constant(0), _HEADER)
 

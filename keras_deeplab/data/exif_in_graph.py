@@ -1,6 +1,6 @@
-"""The EXIF orientation of a JPEG, read and applied inside a TensorFlow graph.
+"""The EXIF orientation of a JPEG, read and applied in a TensorFlow graph, which has no op for it.
 
-No TensorFlow op reads EXIF. A file whose EXIF is damaged counts as upright, whatever its bytes.
+Images with invalid EXIF are upright.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import tensorflow as tf
 from keras_deeplab.data.orientation import MIRRORED, UPRIGHT, UPSIDE_DOWN
 
 _TAG = 0x0112
-_ENTRIES = 64  # of the image file directory that are looked at; cameras write about 15
+_ENTRIES = 64  # of the image file directory that are read; cameras write about 15
 _SEGMENTS = 64
 
 
 def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns the EXIF orientation of one encoded image, int32 in 1..8; 1 where there is none."""
+    """Returns the EXIF orientation of one encoded image, int32 in 1..8; 1 if there is none."""
 
     def searching(position: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
         del tiff
@@ -39,7 +39,7 @@ def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Returns stored pixels `(height, width, channels)` as a viewer shows them."""
+    """Returns stored pixels `(height, width, channels)` as viewers display them."""
     image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
     for axis, orientations in ((1, MIRRORED), (0, UPSIDE_DOWN)):
         reverse = tf.reduce_any(orientation == list(orientations))
@@ -49,7 +49,7 @@ def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def _orientation(encoded: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
-    """Looks the orientation up in the first directory of the EXIF data that begin at `tiff`."""
+    """Returns the orientation in the first directory of the EXIF data that start at `tiff`."""
     header = bytes_at(encoded, tiff, 8)
     little = header[0] == ord("I")
 
@@ -69,7 +69,7 @@ def _orientation(encoded: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
 
 
 def bytes_at(encoded: tf.Tensor, start: tf.Tensor, count: int) -> tf.Tensor:
-    """Returns `count` bytes from `start` on as int32, zeros behind the end of the file."""
+    """Returns `count` bytes from `start` as int32, padded with zeros at the end of the file."""
     start = tf.clip_by_value(start, 0, tf.strings.length(encoded))
     piece = tf.strings.join([tf.strings.substr(encoded, start, count), bytes(count)])
     piece = tf.io.decode_raw(tf.strings.substr(piece, 0, count), tf.uint8)

@@ -1,3 +1,5 @@
+"""Faults of data sets, collected and reported together."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from keras_deeplab.data.formats import (
 
 LISTED = 10
 
-# Kind of fault -> what was expected, in the order in which they are reported.
+# Kinds of faults and what was expected, in the order of reports.
 EXPECTED = {
     "bad dataset.json": 'keys "classes", "colors", "ignore_colors", "ignore_label", "values"',
     "missing folder": "SPLIT/images and SPLIT/labels, SPLIT being train, val or test",
@@ -62,7 +64,7 @@ class Fault:
 
 
 class DatasetError(ValueError):
-    """Faults found in a data set, all of them in one message.
+    """All faults of a data set in one message.
 
     Attributes:
         faults: One `Fault` per kind found.
@@ -75,7 +77,7 @@ class DatasetError(ValueError):
         head = f"{where}: {count} fault{'s' * (count != 1)} of {len(self.faults)} kind"
         head += "s" * (len(self.faults) != 1)
         message = "\n".join([head, *map(str, self.faults)])
-        # Bytes that are not UTF-8 in file names are escaped, so that they can be printed.
+        # Escaped, as file names that are not UTF-8 cannot be printed.
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
@@ -101,7 +103,7 @@ class Faults:
         self._expected[kind] = expected or EXPECTED[kind]
 
     def expect(self, kind: str, expected: str) -> None:
-        """Replaces what is expected where a kind is found."""
+        """Replaces the expectation of a kind."""
         self._expected[kind] = expected
 
     def extend(self, faults: Sequence[Fault]) -> None:

@@ -1,3 +1,5 @@
+"""The files of a data set in a folder."""
+
 from __future__ import annotations
 
 import unicodedata
@@ -9,9 +11,9 @@ from keras_deeplab.data.faults import Faults
 from keras_deeplab.data.formats import IMAGE_SUFFIXES, LABEL_SUFFIXES
 
 SPLITS = ("train", "val", "test")
-# Other names under which people keep a split.
+# Other common names of splits.
 SPLIT_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-# What operating systems leave in folders; hidden files (a leading dot) are passed over as well.
+# Files of operating systems; hidden files (with a leading dot) are skipped as well.
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 
 
@@ -29,22 +31,22 @@ class SplitFiles:
 
 
 def entries_named(parent: Path, name: str) -> list[Path]:
-    """Returns what a folder holds under a lower-case name, in any case."""
+    """Returns the entries of a folder whose name is `name` in any case; `name` is lower case."""
     return sorted(path for path in parent.iterdir() if path.name.lower() == name)
 
 
 def folders_named(parent: Path, name: str) -> list[Path]:
-    """Returns the folders in a folder that have a lower-case name, in any case."""
+    """Returns the subfolders whose name is `name` in any case; `name` is lower case."""
     return [path for path in entries_named(parent, name) if path.is_dir()]
 
 
 def find_splits(root: Path) -> tuple[str, ...]:
-    """Returns the splits that have a folder, in the order train, val, test."""
+    """Returns the existing splits in the order train, val, test."""
     return tuple(split for split in SPLITS if folders_named(root, split))
 
 
 def contents(folder: Path) -> str:
-    """Describes what a folder holds, such as `the folders a, b, 3 .jpg files`."""
+    """Describes the contents of a folder, such as `the folders a, b, 3 .jpg files`."""
     paths = visible(folder)
     folders = [path.name for path in paths if path.is_dir()]
     endings = Counter(path.suffix for path in paths if not path.is_dir())
@@ -70,7 +72,7 @@ def _only_folder(root: Path, parent: Path, name: str, faults: Faults) -> Path | 
 
 
 def list_split(root: Path, split: str, faults: Faults) -> SplitFiles:
-    """Lists the files of a split and adds what is wrong with their names to `faults`."""
+    """Lists the files of a split and adds the faults of their names to `faults`."""
     files = SplitFiles()
     parent = _only_folder(root, root, split, faults)
     if parent is None:
@@ -106,7 +108,7 @@ def check_root(root: Path, faults: Faults) -> None:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, without what operating systems leave in it."""
+    """The entries of a folder, sorted, without hidden and system files."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -131,7 +133,7 @@ def one_form(name: str) -> str:
 def _list_folder(
     root: Path, folder: Path, suffixes: tuple[str, ...], faults: Faults
 ) -> tuple[dict[str, list[Path]], set[str]]:
-    """Returns the files by name, and the names of JPEG files where those are not allowed."""
+    """Returns the files by name, and the names of JPEG files that are not allowed."""
     listed: dict[str, list[Path]] = {}
     lossy = set()
     for path in visible(folder):

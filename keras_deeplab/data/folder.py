@@ -1,3 +1,5 @@
+"""Data sets in a folder with train, val and test."""
+
 from __future__ import annotations
 
 import atexit
@@ -54,10 +56,10 @@ SAMPLED = 32
 
 @atexit.register
 def _release_iterators() -> None:
-    """Ends the pipelines that a program still holds when it ends.
+    """Releases the iterators that exist when a program ends.
 
     Their threads call Python to read files. Once the interpreter stops, such a call never returns,
-    and the iterator, which waits for it, would keep the process from ending.
+    and the iterator would wait for it and keep the process alive.
     """
     for held in gc.get_objects():
         if issubclass(type(held), tf.data.Iterator):
@@ -65,7 +67,7 @@ def _release_iterators() -> None:
 
 
 def map_files(function: Callable[[Path], Any], paths: Iterable[Path]) -> dict[Path, Any]:
-    """Calls `function` on every path in a thread pool; a FileFault is returned, not raised."""
+    """Calls `function` on each path in a thread pool; a FileFault is returned, not raised."""
 
     def call(path: Path) -> Any:
         try:
@@ -81,14 +83,14 @@ def map_files(function: Callable[[Path], Any], paths: Iterable[Path]) -> dict[Pa
 
 
 def add_file_faults(faults: Faults, root: Path, facts: dict[Path, Any]) -> None:
-    """Adds those of the results of `map_files` that are faults, under their file names."""
+    """Adds the faults among the results of `map_files`, with their file names."""
     for path, found in facts.items():
         if isinstance(found, FileFault):
             faults.add(found.kind, f"{path.relative_to(root).as_posix()}: {found.found}")
 
 
 def few_values(where: str, images: Sequence[ImageFacts], faults: Faults) -> Iterator[str]:
-    """What is used of 16-bit samples; where all values fit into 12 bits, that is a fault."""
+    """Yields a warning about 16-bit images; adds a fault if all values fit into 12 bits."""
     deep = [image.largest for image in images if image.bits > 8]
     if not deep:
         return
@@ -103,37 +105,36 @@ def few_values(where: str, images: Sequence[ImageFacts], faults: Faults) -> Iter
 
 
 class Folder(Source):
-    """A folder of photographs and label maps.
+    """A folder of images and label maps.
 
-    The folder holds `train`, `val` and `test` (those that are needed), each with `images` and
+    The folder has subfolders `train`, `val` and `test` (at least one), each with `images` and
     `labels`, in upper or lower case; `images/NAME.jpg` belongs to `labels/NAME.png`. Images are
-    JPEG, PNG, BMP, WebP or TIFF files, of at most 179 megapixels: grey ones become RGB, alpha is
-    dropped, of 16 bits the upper 8 are used (the audit refuses a split whose values all fit into 12
-    bits). An EXIF orientation is applied, unless only the stored size is the label map's;
-    `data.audit` says what was done. Files that are cut, or end in zeros, are faults.
+    JPEG, PNG, BMP, WebP or TIFF files of at most 179 megapixels: grey images become RGB, alpha is
+    dropped, and 16-bit samples keep their upper 8 bits (the audit refuses a split whose values all
+    fit into 12 bits). EXIF orientations are applied, unless only the stored size equals the label
+    map's; `data.audit` reports them. Truncated files are faults.
 
-    Label maps are PNG, TIFF, BMP or .npy files of one channel with values up to 255, or of a
-    palette whose indices are the labels; 255 is ignored. RGB ones take their labels from the
-    colours in dataset.json. Hidden files and Thumbs.db or desktop.ini are passed over; any other
-    file of another type is a fault.
+    Label maps are PNG, TIFF, BMP or .npy files with one channel of values up to 255, or with a
+    palette whose indices are the labels; 255 is ignored. The labels of RGB label maps are defined
+    by the colours in dataset.json. Hidden files, Thumbs.db and desktop.ini are skipped; files of
+    any other type are faults.
 
-    An optional `dataset.json` says what cannot be seen in the files: `"classes"` (names),
-    `"colors"` (`[red, green, blue]` each, for pictures and for RGB label maps), `"ignore_colors"`
-    (colours of RGB label maps that are ignored, such as `[[224, 224, 192]]` in PASCAL VOC's; any
-    other colour is a fault), `"ignore_label"` (one mask value or a list, 255 if absent) and
-    `"values"` (the mask values of the classes in order, such as `[0, 255]`). Without `"classes"`,
-    `"values"` and `"colors"` the label maps are scanned: those of the values 0, 1, 2, ... that are
-    not ignored are the classes in their order, and masks of exactly 0 and 255 have two classes.
-    Where 255 is not mentioned and is more than a border between classes, or other values occur,
-    the classes are unclear and the error shows what to write.
+    An optional `dataset.json` has the keys `"classes"` (names), `"colors"` (`[red, green, blue]`
+    per class, for visualisation and RGB label maps), `"ignore_colors"` (ignored colours of RGB
+    label maps, such as `[[224, 224, 192]]` in PASCAL VOC; any other colour is a fault),
+    `"ignore_label"` (a mask value or a list, 255 by default) and `"values"` (the mask values of the
+    classes in order, such as `[0, 255]`). Without `"classes"`, `"values"` and `"colors"` the
+    classes are inferred from the label maps: the values 0, 1, 2, ... without the ignored ones, or
+    two classes for masks of exactly 0 and 255. If 255 is not declared and is more than a border
+    between classes, or other values occur, the error shows what to write.
 
     Args:
         root: The folder.
 
     Raises:
-        DatasetError: `root` is no folder or has no split, and then the error proposes what to give
-            or to do instead; on use: dataset.json is malformed, the classes are
-            unclear, or files are missing or damaged. `data.audit` finds all of it at once.
+        DatasetError: If `root` is not a folder or has no split; the error suggests a fix. On use,
+            if dataset.json is malformed, the classes are unclear, or files are missing or damaged;
+            `data.audit` lists all faults at once.
 
     Example:
 
@@ -159,7 +160,7 @@ class Folder(Source):
         return find_splits(self.root)
 
     def check_split(self, split: str) -> None:
-        """Raises a ValueError that lists the splits where `split` is not one of them."""
+        """Raises a ValueError if `split` is not one of `splits`."""
         try:
             super().check_split(split)
         except ValueError as error:
@@ -167,12 +168,12 @@ class Folder(Source):
 
     @property
     def info(self) -> DatasetInfo:
-        """The classes, from dataset.json or else from a scan of all label maps."""
+        """The classes, from dataset.json or inferred from all label maps."""
         return self._resolved[0]
 
     @property
     def label_code(self) -> LabelCode:
-        """What the values in the masks stand for."""
+        """The meaning of the values in the masks."""
         return self._resolved[1]
 
     @cached_property
@@ -197,7 +198,7 @@ class Folder(Source):
             return None  # `resolve` raises it
 
     def files(self, split: str) -> tuple[SplitFiles, Faults]:
-        """Returns the files of a split, and what is wrong with their names."""
+        """Returns the files of a split, and the faults of their names."""
         self.check_split(split)
         if split not in self._listed:
             faults = Faults()
@@ -217,7 +218,7 @@ class Folder(Source):
     def add_label_faults(self, faults: Faults, split: str) -> None:
         """Adds the label maps of a split that cannot be read to `faults`.
 
-        Where they are RGB ones, what to write for the colours of all label maps read so far too.
+        For RGB label maps the fault also suggests a dataset.json with the colours found so far.
         """
         labels = self.labels(split)
         add_file_faults(faults, self.root, labels)
@@ -230,7 +231,7 @@ class Folder(Source):
                 faults.expect("label map not one-channel", _proposal(colors))
 
     def pairs(self, split: str) -> list[tuple[str, Path, Path]]:
-        """Returns `(name, image file, label file)`, sorted by name; raises where one is missing."""
+        """Returns `(name, image file, label file)`, sorted by name; raises if one is missing."""
         files, faults = self.files(split)
         faults.raise_if_any(str(self.root))
         return files.pairs()
@@ -262,12 +263,12 @@ class Folder(Source):
         return numbers.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     def decoded_bytes(self, split: str) -> int:
-        """Returns how many bytes the decoded split takes, by the headers of its images."""
+        """Returns the bytes of the decoded split, from the headers of its images."""
         sizes = map_files(stored_size, [image for _, image, _ in self.pairs(split)]).values()
         return sum(4 * size[0] * size[1] for size in sizes if not isinstance(size, FileFault))
 
     def resolve(self) -> tuple[DatasetInfo, LabelCode, tuple[str, ...]]:
-        """Returns classes, label code and warnings, judged by the label maps that can be read."""
+        """Returns classes, label code and warnings, from the label maps that can be read."""
         settings = self.settings
         if not needs_scan(settings):
             try:
@@ -306,9 +307,9 @@ class Folder(Source):
         return info, code
 
     def _look_at_default_ignored(self, code: LabelCode) -> None:
-        """Warns where some label maps hold one class beside 255, which is ignored by default.
+        """Warns if some label maps have one class and 255, which is ignored by default.
 
-        `data.audit` looks at all of them.
+        `data.audit` checks all of them.
         """
         if not ignores_by_default(self.settings, code):
             return
@@ -327,7 +328,7 @@ class Folder(Source):
 
 
 def _proposal(colors: Sequence[Color]) -> str:
-    """What to write for RGB label maps."""
+    """The dataset.json that RGB label maps require."""
     content = {
         "classes": [f"class_{index}" for index in range(len(colors))],
         "colors": [list(color) for color in colors],

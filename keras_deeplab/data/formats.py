@@ -1,4 +1,4 @@
-"""The image formats that are read: one list for training, the audit, `predict` and exports."""
+"""The supported image formats, for training, the audit, `predict` and exports."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
-# Pillow refuses larger images when it opens them; its warning begins at half of that.
+# Pillow refuses larger images, and warns from half of it.
 MAX_PIXELS = 178_956_970
-# What Pillow raises on damaged files.
+# Errors of Pillow for damaged files.
 PILLOW_ERRORS = (
     OSError,
     SyntaxError,
@@ -38,10 +38,10 @@ class Format:
         name: As in messages.
         suffixes: Endings of file names, in lower case.
         signature: Regular expression for the first bytes. The content decides, not the name.
-        plugin: Pillow's reader. Called directly, it neither tries other formats nor warns of
-            sizes, and takes a phone's several pictures in one JPEG (MPO) for the first of them.
-        tensorflow: Whether pixels come from TensorFlow's op, in Python and in exported graphs
-            alike. For JPEG, Pillow's differ by up to 21 grey levels (another inverse DCT).
+        plugin: Pillow's reader. Called directly, it tries no other formats, does not warn about
+            sizes, and reads the first of several pictures in a phone's JPEG (MPO).
+        tensorflow: Whether TensorFlow decodes it, in Python and in exported graphs. For JPEG,
+            Pillow differs by up to 21 grey levels (another inverse DCT).
         label_maps: Whether label maps may have the format.
     """
 
@@ -56,7 +56,7 @@ class Format:
 FORMATS = (
     Format("JPEG", (".jpg", ".jpeg"), rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile, True),
     Format("PNG", (".png",), rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile, True, True),
-    # TensorFlow reads BMP too, but takes the indices of a palette for grey values.
+    # TensorFlow reads BMP too, but with the indices of a palette as grey values.
     Format("BMP", (".bmp",), rb"BM", BmpImagePlugin.BmpImageFile, False, True),
     Format("WebP", (".webp",), rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile, True),
     Format(
@@ -71,7 +71,7 @@ FORMATS = (
 NUMPY_SIGNATURE = b"\x93NUMPY"
 IMAGE_SUFFIXES = tuple(suffix for kind in FORMATS for suffix in kind.suffixes)
 LABEL_SUFFIXES = (*(s for kind in FORMATS if kind.label_maps for s in kind.suffixes), ".npy")
-# What people have besides, so that a message can name it.
+# Common formats that are not supported, to name them in errors.
 _NOT_READ = {
     "GIF": rb"GIF8",
     "HEIC": rb"....ftyp(hei|hev|mif)",
@@ -82,16 +82,16 @@ _NOT_READ = {
 
 
 def format_of(head: bytes) -> Format | None:
-    """Returns the format of a file by its first bytes (16 suffice), None for any other."""
+    """Returns the format of a file by its first 16 bytes, None if it is not supported."""
     return next((kind for kind in FORMATS if re.match(kind.signature, head, re.DOTALL)), None)
 
 
 def foreign_name(head: bytes) -> str | None:
-    """Returns the name of a format that is not read, by a file's first bytes, if it is known."""
+    """Returns the name of an unsupported format by a file's first bytes, None if unknown."""
     names = (name for name, start in _NOT_READ.items() if re.match(start, head, re.DOTALL))
     return next(names, None)
 
 
 def listed(words: tuple[str, ...]) -> str:
-    """Returns words as a message lists them: `a, b or c`."""
+    """Returns words as a list in a sentence: `a, b or c`."""
     return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,9 +1,8 @@
-"""Whether the picture in a JPEG file is whole.
+"""Detection of truncated JPEG files.
 
-libjpeg fills in what is missing: a file whose data end too early, or go on with zeros, decodes
-without an error to a picture that is grey below. It warns on stderr alone, through Pillow and
-TensorFlow alike. So the structure of the file is read here, and the decoder is questioned where
-something looks like an early end.
+libjpeg fills in missing data: a file that ends early, or continues with zeros, decodes without an
+error to an image that is grey below, with a warning on stderr only, in Pillow and TensorFlow. So
+the structure of the file is read here, and suspicious ends are tested with the decoder.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from keras_deeplab.data.formats import PILLOW_ERRORS
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
-_ZEROS = bytes(64)  # coded photographs never hold that many, flat pictures may
+_ZEROS = bytes(64)  # coded photographs never contain that many, flat images may
 _MISSING_GREY = 128  # libjpeg's value of every channel where data are missing
 _TAIL = 8
 
@@ -31,7 +30,7 @@ _TAIL = 8
 class Scan:
     """Coded data at `start:end`, of coefficients `first..last` of some components.
 
-    `final` says whether they are exact then, not to be refined by a later scan.
+    `final` means that no later scan refines them.
     """
 
     start: int
@@ -43,18 +42,18 @@ class Scan:
 
 
 class EarlyEnd(ValueError):
-    """A JPEG whose picture is not whole."""
+    """A JPEG that is truncated."""
 
 
 def check_whole(encoded: bytes, pixels: np.ndarray | None = None, thorough: bool = False) -> None:
-    """Raises an `EarlyEnd` where a JPEG is cut, ends in zeros or lacks scans.
+    """Raises an `EarlyEnd` if a JPEG is cut, ends in zeros or lacks scans.
 
     Args:
-        encoded: The file. Bytes behind the end marker, such as a phone's, are allowed.
-        pixels: What it decodes to, `(height, width, channels)`; without them only the structure
-            is read.
-        thorough: Whether to test progressive files too for a last scan that ends early, which
-            costs two more decodings. Such a picture lacks no part, but its finest details.
+        encoded: The file. Bytes after the end marker, as some phones write them, are allowed.
+        pixels: The decoded image `(height, width, channels)`; without it only the structure is
+            checked.
+        thorough: Whether to also test the last scan of progressive files, which takes two more
+            decodings. Such images lack only their finest details.
     """
     components, scans = _structure(encoded)
     if pixels is None:
@@ -73,7 +72,7 @@ def check_whole(encoded: bytes, pixels: np.ndarray | None = None, thorough: bool
     if (thorough if progressive else grey) and _wants_more(encoded, scans[-1]):
         raise EarlyEnd("image data end early")
     if pixels.min() == pixels.max():
-        return  # one colour: its code may be zeros alone, and nothing else may change it
+        return  # the code of one colour may be zeros alone, and changes have no effect
     for scan in scans:
         if encoded.find(_ZEROS, scan.start, scan.end) >= 0 and (
             _wants_more(encoded, scan) or _leaves_some(encoded, scan)
@@ -82,7 +81,7 @@ def check_whole(encoded: bytes, pixels: np.ndarray | None = None, thorough: bool
 
 
 def _structure(encoded: bytes) -> tuple[tuple[int, ...], list[Scan]]:
-    """Returns the components' numbers and the scans of the first picture in a file."""
+    """Returns the components and the scans of the first image in a file."""
     components: tuple[int, ...] = ()
     scans, progressive = [], False
     for marker, start, end in _segments(encoded):
@@ -96,7 +95,7 @@ def _structure(encoded: bytes) -> tuple[tuple[int, ...], list[Scan]]:
                 first, last, bits = segment[1 + 2 * count : 4 + 2 * count]
                 data_end = _END_OF_SCAN.search(encoded, end).start()
                 numbers = tuple(segment[1 : 1 + 2 * count : 2])
-                if not progressive:  # what decoders pass over there, some cameras set to 0
+                if not progressive:  # decoders ignore the fields, and some cameras set them to 0
                     first, last, bits = 0, 63, 0
                 scans.append(Scan(end, data_end, numbers, first, last, bits & 15 == 0))
         except (IndexError, ValueError) as error:
@@ -105,7 +104,7 @@ def _structure(encoded: bytes) -> tuple[tuple[int, ...], list[Scan]]:
 
 
 def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields `(marker, start, end)` of each segment up to the end marker, which must be there."""
+    """Yields `(marker, start, end)` of each segment up to the end marker, which is required."""
     position = 2
     while match := _END_OF_SCAN.search(encoded, position):
         marker, start = encoded[match.end() - 1], match.end()
@@ -122,13 +121,13 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _wants_more(encoded: bytes, scan: Scan) -> bool:
-    """Whether more data at a scan's end change the picture: the decoder lacked them."""
+    """Whether more data at a scan's end change the image: the decoder lacked them."""
     more = encoded[: scan.end] + 8 * _TAIL * b"\x55" + encoded[scan.end :]
     return _decoded(more) != _decoded(encoded)
 
 
 def _leaves_some(encoded: bytes, scan: Scan) -> bool:
-    """Whether other data at a scan's end leave the picture as it is: the decoder uses none."""
+    """Whether other data at a scan's end do not change the image: the decoder ignores them."""
     start = max(scan.start, scan.end - _TAIL)
     start += encoded[start - 1] == 0xFF  # the first is a stuffed byte
     picture = _decoded(encoded)

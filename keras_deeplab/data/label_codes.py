@@ -1,30 +1,33 @@
+"""The meaning of the values in label maps: from dataset.json, or inferred from their counts."""
+
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shortened
+from typing import Any
 
 import numpy as np
 
+from keras_deeplab import validation
 from keras_deeplab.data.label_maps import ColorCode
 from keras_deeplab.data.source import IGNORE_LABEL, MAX_CLASSES, DatasetInfo
 from keras_deeplab.files import read_json_object
 
-KEYS = ("classes", "colors", "ignore_colors", "ignore_label", "values")
-# ADE20K, the largest label set in wide use without a list of values, has 150 and "other".
+# ADE20K, the largest common label set without a list of values, has 150 classes and "other".
 MAX_INFERRED_CLASSES = 151
-# A class below this share of all pixels, in one label map only, may be a few stray pixels.
+# A class below this share of all pixels, in one label map only, may be stray pixels.
 RARE = 1e-4
-# Classes below this share of the ignored pixels may be nothing but stray pixels.
+# Classes below this share of the ignored pixels may be stray pixels.
 STRAY = 1e-2
 LISTED_VALUES = 10
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The contents of a dataset.json; None where it says nothing."""
+    """The contents of a dataset.json; None stands for a missing key."""
 
     classes: tuple[str, ...] | None = None
     colors: tuple[tuple[int, int, int], ...] | None = None
@@ -35,14 +38,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class LabelCode:
-    """What the values in a mask stand for: `values[k]` is label k, `ignored` ones become 255."""
+    """The meaning of mask values: `values[k]` is label k, and `ignored` ones become 255."""
 
     values: tuple[int, ...]
     ignored: tuple[int, ...] = (IGNORE_LABEL,)
 
     @property
     def known(self) -> np.ndarray:
-        """For each of the 256 mask values whether it has a meaning."""
+        """Whether each of the 256 mask values is a class or ignored."""
         return np.isin(np.arange(256), self.values + self.ignored)
 
     @property
@@ -63,7 +66,7 @@ class LabelCode:
 
     @property
     def mapping(self) -> str:
-        """Which mask value is which class, empty where the values are the labels themselves."""
+        """The mask values of the labels as text, empty if they are the same."""
         labels = range(len(self.values))
         if self.values == tuple(labels):
             return ""
@@ -79,17 +82,24 @@ def _series(numbers: Sequence[int]) -> str:
 
 
 def read_settings(path: Path) -> Settings:
-    """Reads a dataset.json; raises one ValueError that lists all that is wrong with it."""
+    """Reads a dataset.json; raises one ValueError that lists all problems."""
     content = read_json_object(path)
-    problems = [f"unknown key {key!r} (known: {', '.join(KEYS)})" for key in content.keys() - KEYS]
-    problems += _shape_problems(content) or _agreement_problems(content)
+    problems = [
+        f"unknown key {key!r} (known: {', '.join(_RULES)})"
+        for key in content.keys() - _RULES.keys()
+    ]
+    problems += [
+        f'"{key}" must {rule}. Received: {shortened(content[key])}'
+        for key, (is_valid, rule) in _RULES.items()
+        if key in content and not is_valid(content[key])
+    ]
+    problems = problems or _disagreements(content)
     if problems:
         raise ValueError("; ".join(problems))
-    ignored = content.get("ignore_label", None)
     return Settings(
         classes=_tuple(content.get("classes")),
         colors=content.get("colors") and tuple(map(tuple, content["colors"])),
-        ignored=_tuple(ignored if isinstance(ignored, list) or ignored is None else [ignored]),
+        ignored=_tuple(_as_list(content["ignore_label"]) if "ignore_label" in content else None),
         values=_tuple(content.get("values")),
         ignored_colors=tuple(map(tuple, content.get("ignore_colors", ()))),
     )
@@ -99,57 +109,50 @@ def _tuple(content: list | None) -> tuple | None:
     return None if content is None else tuple(content)
 
 
-def _is_byte(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+def _as_list(content: Any) -> list:
+    return content if isinstance(content, list) else [content]
 
 
-def _shape_problems(content: dict) -> list[str]:
-    """What is wrong with each key by itself."""
-    problems = []
-    classes = content.get("classes", ["-"])
-    if not (
-        isinstance(classes, list)
-        and 1 <= len(classes) <= MAX_CLASSES
-        and all(isinstance(name, str) and name for name in classes)
-        and len(set(classes)) == len(classes)
-    ):
-        problems.append(
-            f'"classes" must list 1 to {MAX_CLASSES} different names, is {shortened(classes)}'
-        )
-    for key in ("colors", "ignore_colors"):
-        colors = content.get(key, [])
-        if not (
-            isinstance(colors, list)
-            and len(colors) <= MAX_CLASSES
-            and all(
-                isinstance(color, list) and len(color) == 3 and all(map(_is_byte, color))
-                for color in colors
-            )
-        ):
-            problems.append(
-                f'"{key}" must list up to {MAX_CLASSES} [red, green, blue] in 0..255, is '
-                f"{shortened(colors)}"
-            )
-    ignored = content.get("ignore_label", 255)
-    if not all(map(_is_byte, ignored if isinstance(ignored, list) else [ignored])):
-        problems.append(
-            f'"ignore_label" must be one value in 0..255 or a list, is {shortened(ignored)}'
-        )
-    values = content.get("values", [0])
-    if not (
-        isinstance(values, list)
-        and 1 <= len(values) <= MAX_CLASSES
-        and all(map(_is_byte, values))
-        and len(set(values)) == len(values)
-    ):
-        problems.append(
-            f'"values" must list different mask values in 0..255, is {shortened(values)}'
-        )
-    return problems
+def _is_byte(value: Any) -> bool:
+    return validation.is_integer(value, 0) and value <= 255
 
 
-def _agreement_problems(content: dict) -> list[str]:
-    """What is wrong between keys that are right by themselves."""
+def _is_color(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_byte, value))
+
+
+def _is_set(value: Any, is_item: Callable[[Any], bool]) -> bool:
+    """Whether a value is a list of 1 to 255 different items."""
+    return (
+        isinstance(value, list)
+        and 1 <= len(value) <= MAX_CLASSES
+        and all(map(is_item, value))
+        and len(set(value)) == len(value)
+    )
+
+
+def _are_colors(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MAX_CLASSES and all(map(_is_color, value))
+
+
+# What each key of a dataset.json must be.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "classes": (
+        lambda value: _is_set(value, lambda name: isinstance(name, str) and bool(name)),
+        f"list 1 to {MAX_CLASSES} different names",
+    ),
+    "colors": (_are_colors, f"list up to {MAX_CLASSES} [red, green, blue] in 0..255"),
+    "ignore_colors": (_are_colors, f"list up to {MAX_CLASSES} [red, green, blue] in 0..255"),
+    "ignore_label": (
+        lambda value: all(map(_is_byte, _as_list(value))),
+        "be one value in 0..255 or a list of values",
+    ),
+    "values": (lambda value: _is_set(value, _is_byte), "list different mask values in 0..255"),
+}
+
+
+def _disagreements(content: dict) -> list[str]:
+    """Problems between keys that are valid on their own."""
     problems = []
     lengths = {key: len(content[key]) for key in ("classes", "colors", "values") if key in content}
     if len(set(lengths.values())) > 1:
@@ -158,14 +161,12 @@ def _agreement_problems(content: dict) -> list[str]:
         )
     colors, ignored_colors = content.get("colors", []), content.get("ignore_colors", [])
     if ignored_colors and not colors:
-        problems.append('"ignore_colors" needs "colors", those of the classes')
+        problems.append('"ignore_colors" requires "colors", those of the classes')
     twice = [color for color in ignored_colors if color in colors]
     if twice:
         problems.append(f'"ignore_colors" {twice} are also in "colors"')
-    ignored = content.get("ignore_label", [])
-    listed = content.get("classes", content.get("colors", []))
-    values = content.get("values", list(range(len(listed))))
-    both = set(ignored if isinstance(ignored, list) else [ignored]) & set(values)
+    values = content.get("values", list(range(len(content.get("classes", colors)))))
+    both = set(_as_list(content.get("ignore_label", []))) & set(values)
     if both:
         problems.append(
             f'"ignore_label" {sorted(both)} is also the value of a class; list the values of the '
@@ -175,7 +176,7 @@ def _agreement_problems(content: dict) -> list[str]:
 
 
 def needs_scan(settings: Settings) -> bool:
-    """Whether the number of classes must be found in the label maps."""
+    """Whether the classes must be inferred from the label maps."""
     return settings.classes is None and settings.values is None and not settings.colors
 
 
@@ -184,27 +185,26 @@ def settled(
     values: tuple[int, ...] | None = None,
     palette: tuple[tuple[int, int, int], ...] = (),
 ) -> tuple[DatasetInfo, LabelCode]:
-    """Returns classes and label code of settings, with the defaults for what they leave open."""
+    """Returns classes and label code of settings, with defaults for missing keys."""
     values = settings.values or values or tuple(range(len(settings.classes or settings.colors)))
     classes = settings.classes or tuple(f"class_{index}" for index in range(len(values)))
-    if not settings.colors and palette and max(values) < len(palette):
-        settings_colors = tuple(palette[value] for value in values)
-    else:
-        settings_colors = settings.colors or ()
-    return DatasetInfo(classes, settings_colors), LabelCode(values, _ignored(settings, values))
+    colors = settings.colors or ()
+    if not colors and max(values) < len(palette):
+        colors = tuple(palette[value] for value in values)
+    return DatasetInfo(classes, colors), LabelCode(values, _ignored(settings, values))
 
 
 def _ignored(settings: Settings, values: tuple[int, ...]) -> tuple[int, ...]:
-    """The mask values that are ignored, given those of the classes."""
+    """The ignored mask values, given those of the classes."""
     default = () if IGNORE_LABEL in values else (IGNORE_LABEL,)
     ignored = default if settings.ignored is None else settings.ignored
-    if settings.ignored_colors and not ignored:  # an ignored colour stands for some value too
+    if settings.ignored_colors and not ignored:  # which need a value too
         return (min(set(range(256)) - set(values)),)
     return ignored
 
 
 def color_code(settings: Settings) -> ColorCode | None:
-    """Returns what the colours of RGB label maps stand for; None where no colours are listed."""
+    """Returns the mask values of the colours in RGB label maps; None if none are listed."""
     if not settings.colors:
         return None
     values = settings.values or tuple(range(len(settings.colors)))
@@ -215,16 +215,16 @@ def color_code(settings: Settings) -> ColorCode | None:
 def infer_values(
     maps: Sequence[np.ndarray], ignored: tuple[int, ...] | None
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Returns the mask values of the classes, judged by the values that occur, and warnings.
+    """Infers the mask values of the classes from those that occur; returns them and warnings.
 
     Args:
-        maps: For each label map the number of pixels of each of the 256 values.
-        ignored: The values that dataset.json ignores; None where it names none: then 255 is ignored
-            unless the masks hold 0 and 255 alone.
+        maps: Pixels of each of the 256 values in each label map.
+        ignored: The values that dataset.json ignores; None if it has none: then 255 is ignored
+            unless the masks contain only 0 and 255.
 
     Raises:
-        ValueError: The values do not look like labels, or 255 does not look like an ignored border;
-            the message has the figures and shows what to write.
+        ValueError: If the values do not look like labels, or 255 does not look like an ignored
+            border. The message has the figures and shows what to write.
     """
     counts = sum(maps)
     found = _present(counts)
@@ -237,7 +237,7 @@ def infer_values(
     elif len(used) < 2:
         why = "only one value is left for the classes" if used else "all pixels are ignored"
         raise _unclear(counts, ignored, why)
-    # Half of the labels absent speaks for codes (0, 128; colours), not for numbered classes.
+    # If half of the labels are absent, the values are codes (0, 128), not class numbers.
     elif len(values) > MAX_INFERRED_CLASSES or 2 * len(used) < len(values):
         raise _unclear(counts, ignored, "the values are not the numbers 0, 1, 2, ...")
     elif ignored is None:
@@ -252,90 +252,84 @@ def infer_values(
 
 
 def ignores_by_default(settings: Settings, code: LabelCode) -> bool:
-    """Whether 255 is ignored although dataset.json, which lists the classes, does not say so."""
+    """Whether 255 is ignored by default although dataset.json lists the classes."""
     declared = settings.ignored is not None or settings.ignored_colors or needs_scan(settings)
     return not declared and IGNORE_LABEL not in code.values
 
 
 def check_default_ignored(counts: np.ndarray) -> tuple[str, ...]:
-    """Checks that 255, ignored by default beside the classes that dataset.json lists, may be so.
+    """Checks that 255, ignored by default beside the classes in dataset.json, is no class.
 
     Args:
-        counts: Of all label maps the number of pixels of each of the 256 values.
+        counts: Pixels of each of the 256 values in all label maps.
 
     Returns:
-        Warnings, with the figures.
+        Warnings.
 
     Raises:
-        ValueError: If only one class occurs beside 255, stray pixels aside; the message has the
-            figures and shows what to write.
+        ValueError: If only one class occurs beside 255, apart from stray pixels. The message has
+            the figures and shows what to write.
     """
-    ignored, total = counts[IGNORE_LABEL], counts.sum()
-    if not ignored:
-        return ()
-    labels = np.delete(counts, IGNORE_LABEL)
-    smaller = labels.sum() - labels.max()
+    ignored, total, smaller = _beside_ignored(counts)
     if smaller < STRAY * ignored:
-        most = int(labels.argmax())
+        most = int(np.delete(counts, IGNORE_LABEL).argmax())
         raise ValueError(
             f"255 is ignored and holds {_share(ignored, total)} of all pixels, but all classes "
             f"except {most} hold {smaller} pixels together ({_share(smaller, total)}). Write "
             f'"values": [{most}, 255] into dataset.json if 255 is a class, or "ignore_label": 255 '
             "if it is ignored"
         )
-    if 5 * ignored > total:
-        return (_large_share(ignored, total),)
-    return ()
-
-
-def _large_share(ignored: int, total: int) -> str:
-    return (
-        f"255 is ignored and holds {_share(ignored, total)} of all pixels; write "
-        '"ignore_label": 255 into dataset.json if that is right'
-    )
+    return _wide_border(ignored, total)
 
 
 def check_undeclared_ignored(maps: Sequence[np.ndarray]) -> tuple[str, ...]:
     """Checks that 255, which dataset.json does not mention, looks like an ignored border.
 
     Args:
-        maps: For each label map the number of pixels of each of the 256 values.
+        maps: Pixels of each of the 256 values in each label map.
 
     Returns:
-        Warnings, with the figures.
+        Warnings.
 
     Raises:
-        ValueError: 255 may well be a class. The message has the figures and both readings.
+        ValueError: If 255 may be a class. The message has the figures and both interpretations.
     """
     counts = sum(maps)
-    ignored, total = counts[IGNORE_LABEL], counts.sum()
-    if not ignored:
-        return ()
-    labels = np.delete(counts, IGNORE_LABEL)
-    smaller = labels.sum() - labels.max()
+    ignored, total, smaller = _beside_ignored(counts)
     # A border lies between two classes; foreground saved as 255 has one class around it.
     lone = sum(m[IGNORE_LABEL] for m in maps if np.count_nonzero(np.delete(m, IGNORE_LABEL)) == 1)
-    share = _share(ignored, total)
+    share, why = _share(ignored, total), None
     if 2 * ignored > total:
-        raise _unclear(counts, None, f"255 holds {share} of all pixels")
+        why = f"255 holds {share} of all pixels"
     # Inside PASCAL VOC's border of 5 pixels, discs 10 pixels wide still have 12 % of its pixels.
-    if 10 * smaller < ignored:
-        raise _unclear(
-            counts,
-            None,
+    elif 10 * smaller < ignored:
+        why = (
             f"255 holds {ignored} pixels ({share}), but all classes except the most frequent one "
-            f"hold {smaller} together ({_share(smaller, total)})",
+            f"hold {smaller} together ({_share(smaller, total)})"
         )
-    if 2 * lone > ignored:
-        raise _unclear(
-            counts,
-            None,
+    elif 2 * lone > ignored:
+        why = (
             f"{_share(lone, ignored)} of the pixels of 255 are in label maps with one class only "
-            "(if a class is 255 in some files and another value in others, save it with one value)",
+            "(if a class is 255 in some files and another value in others, save it with one value)"
         )
-    if 5 * ignored > total:
-        return (_large_share(ignored, total),)
-    return ()
+    if why:
+        raise _unclear(counts, None, why)
+    return _wide_border(ignored, total)
+
+
+def _beside_ignored(counts: np.ndarray) -> tuple[int, int, int]:
+    """The pixels of 255, of all values, and of all classes but the largest."""
+    labels = np.delete(counts, IGNORE_LABEL)
+    return int(counts[IGNORE_LABEL]), int(counts.sum()), int(labels.sum() - labels.max())
+
+
+def _wide_border(ignored: int, total: int) -> tuple[str, ...]:
+    if 5 * ignored <= total:
+        return ()
+    return (
+        f"255 is ignored and holds {_share(ignored, total)} of all pixels; write "
+        '"ignore_label": 255 into dataset.json if that is right',
+    )
 
 
 def _rare(maps: Sequence[np.ndarray], counts: np.ndarray, values: Sequence[int]) -> Iterator[str]:
@@ -356,7 +350,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _unclear(counts: np.ndarray, ignored: tuple[int, ...] | None, why: str) -> ValueError:
-    """The error on values that can be read in several ways: figures and a dataset.json for each."""
+    """The error for ambiguous values: their counts, and a dataset.json for each interpretation."""
     found = _present(counts)
     figures = ", ".join(
         f"{value} ({counts[value]} pixels, {_share(counts[value], counts.sum())})"
@@ -392,7 +386,7 @@ def _unclear(counts: np.ndarray, ignored: tuple[int, ...] | None, why: str) -> V
 
 
 def _example(values: Sequence[int], ignored: Sequence[int] | None) -> str:
-    """A dataset.json that lists values as classes, two at least, shortened to four."""
+    """A dataset.json that lists values as classes, at least two, shortened to four."""
     if len(values) < 2:
         values = sorted({0, *values}) if any(values) else [0, 1]
     shown = values if len(values) <= 4 else [*values[:3], values[-1]]

@@ -1,4 +1,4 @@
-"""From files of label maps to the values in them."""
+"""Reading label maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keras_deeplab.data.orientation import stored_orientation, turned
 
 Color = tuple[int, int, int]
 SHOWN_COLORS = 20
-# What NumPy raises on headers that it cannot read.
+# Errors of NumPy for invalid headers.
 _BAD_HEADER = (*PILLOW_ERRORS, TokenError, RecursionError, MemoryError)
 
 
@@ -32,7 +32,7 @@ class LabelFacts:
 
 
 class ColorFault(FileFault):
-    """An RGB label map whose colours have no meaning yet.
+    """An RGB label map without a list of colours in dataset.json.
 
     Attributes:
         colors: The colours in it, packed into integers, ascending.
@@ -48,10 +48,10 @@ class ColorFault(FileFault):
 
 
 class ColorCode:
-    """The mask values that the colours of RGB label maps stand for.
+    """The mask values of the colours in RGB label maps.
 
     Args:
-        colors: The colours; one that is listed twice is a fault of every RGB label map.
+        colors: The colours; a duplicate is a fault of every RGB label map.
         values: The mask value of each colour.
     """
 
@@ -61,12 +61,12 @@ class ColorCode:
 
     @cached_property
     def _indices(self) -> np.ndarray:
-        indices = np.zeros(1 << 24, np.uint16)  # takes the memory of the pages that are written
+        indices = np.zeros(1 << 24, np.uint16)  # only written pages take memory
         indices[self._colors] = np.arange(len(self._colors))
         return indices
 
     def values(self, pixels: np.ndarray) -> np.ndarray:
-        """Returns the mask values of RGB pixels, or raises a FileFault that names other colours."""
+        """Returns the mask values of RGB pixels, or raises a FileFault for unknown colours."""
         if len(set(self._colors.tolist())) < len(self._colors):
             raise FileFault(
                 "colour without a class", 'dataset.json lists a colour twice in "colors"'
@@ -89,8 +89,8 @@ class ColorCode:
 def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray, tuple[Color, ...]]:
     """Reads a label map: its values uint8 `(height, width)`, and the palette if it has one.
 
-    The indices of a palette are its values (TensorFlow would return their colours), an RGB label
-    map has those of its colours. A 1-bit mask has the values 0 and 255, as every viewer shows it.
+    The values are the indices of a palette (TensorFlow would return its colours), or the mask
+    values of RGB colours. A 1-bit mask has the values 0 and 255, as viewers display it.
     """
     check_regular(path)
     with path.open("rb") as file:
@@ -148,7 +148,7 @@ def _values(image: Image.Image, colors: ColorCode | None) -> np.ndarray:
 
 
 def _array(path: Path) -> np.ndarray:
-    """Opens an .npy file without reading its values, so that its header cannot ask for memory."""
+    """Maps an .npy file into memory, so that an invalid header allocates nothing."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except _BAD_HEADER as error:

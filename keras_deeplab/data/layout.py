@@ -1,4 +1,4 @@
-"""What to do with a folder that has no splits: the folder to give instead, or what to move."""
+"""Suggestions for a folder without splits: the folder to use instead, or what to move."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from keras_deeplab.data.files import (
 )
 from keras_deeplab.data.formats import IMAGE_SUFFIXES, LABEL_SUFFIXES
 
-# Names under which people keep the images and the label maps, in lower case.
+# Common names of the folders of images and label maps, in lower case.
 IMAGES = ("images", "image", "imgs", "img", "photos", "jpegimages", "leftimg8bit", "input")
 LABELS = (
     *("labels", "label", "masks", "mask", "annotations", "annotation", "segmentationclass"),
     *("groundtruth", "ground_truth", "gt", "gtfine", "targets"),
 )
-# What people append to an image's name to name its label map.
+# Common suffixes of label maps, after the image's name.
 MARKS = ("_labels", "_label", "_masks", "_mask", "-mask", "_seg", "_gt", "_L", "")
 SPLIT_UP = "Then move about a fifth of the pairs to val/images and val/labels"
 
 
 def proposal(root: Path) -> str:
-    """Describes a folder without splits and what to give, or to do, instead."""
+    """Describes a folder without splits and suggests a fix."""
     found = f"{root} holds {contents(root)}; there is no folder train, val or test. "
     inside = [folder for folder in _folders(root) if _is_data_set(folder)]
     above = _above(root)
@@ -52,8 +52,8 @@ def _folders(parent: Path | None) -> list[Path]:
 
 
 def _above(root: Path) -> Path | None:
-    """The data set of which this is a split, or the images or labels of a split."""
-    full = Path(os.path.abspath(root))  # links keep the names that the user gave
+    """The data set that contains this split, or these images or labels of a split."""
+    full = Path(os.path.abspath(root))  # not resolved, so that links keep their names
     parts = [part.lower() for part in full.parts]
     if parts[-1] in SPLITS and (_is_split(root) or len(find_splits(full.parent)) > 1):
         level = 1
@@ -84,7 +84,7 @@ def _split_name(folder: Path) -> str | None:
 
 
 def _moves(root: Path) -> Iterator[tuple[str, str]]:
-    """What to move where, for images/SPLIT, SPLIT/img and images/*, each beside its label maps."""
+    """What to move where, for images/SPLIT, SPLIT/img and images/* with their label maps."""
     images, labels = _kind(root, IMAGES), _kind(root, LABELS)
     whole = {_split_name(folder): folder for folder in _folders(root)}
     for split in SPLITS:
@@ -107,7 +107,7 @@ def _of_split(parent: Path | None, split: str) -> Path | None:
 
 
 def _moves_of_pairs(root: Path) -> Iterator[tuple[str, str]]:
-    """The same for images and label maps side by side, such as a.jpg and a.png or a_mask.png."""
+    """The same for images and label maps in one folder, such as a.jpg and a.png or a_mask.png."""
     files = [path for path in visible(root) if path.suffix.lower() in IMAGE_SUFFIXES]
     for mark in MARKS:
         labels = {

@@ -1,4 +1,4 @@
-"""Decoded images in memory, each within reach by its position."""
+"""Decoded images cached in memory, with access by position."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 import tensorflow as tf
 
+from keras_deeplab import validation
 from keras_deeplab.data.source import Source
 
 CACHE_LIMIT = 2 * 1024**3
@@ -19,9 +20,8 @@ def decoded_pairs(
     cache: bool | str,
     numbers: tf.data.Dataset | None = None,
 ) -> tf.data.Dataset:
-    """The decoded pairs of a split, those that `numbers` asks for, from memory where they fit."""
-    if cache not in (True, False, "auto"):
-        raise ValueError(f'`cache` must be True, False or "auto". Received: cache={cache!r}')
+    """The decoded pairs of a split at the positions `numbers`, cached if they fit into memory."""
+    validation.one_of("cache", cache, (True, False, "auto"))
     if cache == "auto":
         cache = source.decoded_bytes(split) <= _cache_limit()
     if not cache:
@@ -31,19 +31,19 @@ def decoded_pairs(
 
 
 def from_memory(pairs: tf.data.Dataset, count: int, numbers: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns those of `pairs` that `numbers` asks for; all of them are kept in memory.
+    """Returns the elements of `pairs` at the positions `numbers`; all are kept in memory.
 
-    `Dataset.cache` alone gives its elements from the first to the last, in that order. So it keeps
-    one element here: a vector of references to all tensors (lists of one, since images differ in
-    size), which any position can be read from without copying a pixel.
+    `Dataset.cache` alone only iterates in order. So it caches one element: a vector of references
+    to all tensors (lists of one, as images differ in size), which can be read at any position
+    without a copy.
 
     Args:
-        pairs: Tuples of tensors, read once, whole, before the first is given.
+        pairs: Tuples of tensors, all read once before the first is returned.
         count: The number of pairs.
         numbers: int64 positions in `pairs`, in any order, any number of them.
     """
     specs = pairs.element_spec
-    # Outside of any function of `numbers`: it lives as long as the dataset, through all rounds.
+    # Outside of functions of `numbers`, so that it lives as long as the dataset.
     kept = pairs.map(lambda *tensors: tf.stack([_reference(tensor) for tensor in tensors]))
     kept = kept.batch(count).cache().repeat()
 

@@ -1,10 +1,11 @@
-"""Opening a data set by what a user types."""
+"""Opening a data set by name or folder."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from keras_deeplab import validation
 from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.shapes import Shapes
 from keras_deeplab.data.source import Source
@@ -21,7 +22,7 @@ def open_source(name: str | os.PathLike) -> Source:
 
     Raises:
         ValueError: If it is neither.
-        DatasetError: If the folder has no split; the error proposes what to give or to do instead.
+        DatasetError: If the folder has no split; the error suggests a fix.
 
     Example:
 
@@ -31,8 +32,6 @@ def open_source(name: str | os.PathLike) -> Source:
     if str(name) == "shapes":
         return Shapes()
     if not Path(name).is_dir():
-        raise ValueError(
-            f"the data set must be 'shapes' or a folder root/{{train,val}}/{{images,labels}}; "
-            f"received {str(name)!r}, which is no folder."
-        )
+        rule = "'shapes' or an existing folder root/{train,val}/{images,labels}"
+        raise validation.error("name", rule, str(name))
     return Folder(name)

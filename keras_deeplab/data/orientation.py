@@ -1,4 +1,4 @@
-"""EXIF orientation: which side of a stored image is up."""
+"""EXIF orientation of images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ UPSIDE_DOWN = (3, 4, 7, 8)
 
 
 def stored_orientation(image: Image.Image, encoded: bytes) -> int:
-    """Returns the EXIF orientation of an opened image, 1 to 8; 1 where there is no valid one."""
+    """Returns the EXIF orientation of an opened image, 1 to 8; 1 if there is no valid one."""
     if image.format == "PNG" and b"eXIf" not in encoded:
-        return UPRIGHT  # Pillow would decode the pixels to look for EXIF behind them
+        return UPRIGHT  # without decoding the pixels, as Pillow does to find EXIF after them
     return _orientation(image)
 
 
@@ -27,7 +27,7 @@ def _orientation(image: Image.Image) -> int:
             orientation = image.tag_v2.get(ExifTags.Base.Orientation)
         else:  # not `getexif`, which reads XMP too, as viewers do not
             if image.format == "PNG":
-                image.load()  # it may stand behind the pixels
+                image.load()  # EXIF may follow the pixels
             exif = Image.Exif()
             exif.load(image.info.get("exif", b""))
             orientation = exif.get(ExifTags.Base.Orientation)
@@ -37,7 +37,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def upright_pixels(image: Image.Image, mode: str | None = None) -> np.ndarray:
-    """Returns the pixels of a `PIL.Image` as a viewer shows them.
+    """Returns the pixels of a `PIL.Image` as viewers display them.
 
     Args:
         image: Any image of Pillow; its EXIF orientation is applied.
@@ -46,19 +46,19 @@ def upright_pixels(image: Image.Image, mode: str | None = None) -> np.ndarray:
     Returns:
         Pixels `(height, width)` or `(height, width, channels)`.
     """
-    image.load()  # which turns a TIFF
+    image.load()  # which applies the orientation of a TIFF
     orientation = UPRIGHT if image.format == "TIFF" else _orientation(image)
     convert = mode is not None and image.mode in EIGHT_BIT_MODES
     return turned(np.asarray(image.convert(mode) if convert else image), orientation)
 
 
 def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Returns `(height, width)` as a viewer shows an image of that stored size."""
+    """Returns the displayed `(height, width)` of an image of a stored size."""
     return size[::-1] if orientation >= 5 else size
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Returns stored pixels `(height, width, ...)` as a viewer shows them."""
+    """Returns stored pixels `(height, width, ...)` as viewers display them."""
     if orientation == UPRIGHT:
         return pixels
     pixels = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
@@ -67,5 +67,5 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def as_stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Returns shown pixels as they are stored: the inverse of `turned`."""
+    """Returns displayed pixels as they are stored: the inverse of `turned`."""
     return turned(pixels, _INVERSE.get(orientation, orientation))

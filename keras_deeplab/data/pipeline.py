@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from keras_deeplab import validation
 from keras_deeplab.data.augment import MEAN_COLOR, augment, checked_focus
 from keras_deeplab.data.color import ColorJitter, jitter_strengths
 from keras_deeplab.data.memory import decoded_pairs
 from keras_deeplab.data.order import (
-    anew_each_time,
-    checked_step,
     image_numbers,
     image_seeds,
+    reseeded_each_iteration,
     run_key,
 )
 from keras_deeplab.data.source import IGNORE_LABEL, Source
@@ -34,47 +34,47 @@ def training_dataset(
 ) -> tf.data.Dataset:
     """Returns shuffled, augmented batches of one size for `model.fit`.
 
-    Every image comes once in an epoch; the last batch is filled up with images of the next round,
-    so that all batches are full (batch normalisation never sees a batch of one) and nothing is
-    dropped. The same seed gives the same batches; every epoch differs from the one before.
+    An epoch has every image once; the last batch is filled with images of the next round, so that
+    all batches are full (batch norms need several images) and none is dropped. The same seed gives
+    the same batches, which differ from epoch to epoch.
 
-    With `repeat=True` the batches go on without end, each a function of the seed and its number
-    alone: every iteration is the same, `first_step=k` enters it at batch `k` (`.skip(k)` to the
-    last bit, without its work), and `data.batch_names` tells which images a batch holds. A run that
-    was stopped after `k` steps so goes on with the batches it would have had. None of this holds
-    without `repeat`, where what comes depends on how often the dataset was iterated before.
+    With `repeat=True` the dataset is infinite, and each batch a function of the seed and its number
+    alone: every iteration is the same, `first_step=k` starts at batch `k` (bit-identical to
+    `.skip(k)`, without its cost), and `data.batch_names` lists the images of a batch. So a run
+    resumes after `k` steps with the batches it would have had. Without `repeat` the batches depend
+    on how often the dataset was iterated before.
 
     Args:
         source: A `data.Source`.
         split: One of `source.splits`.
         crop_size: `(height, width)` of all images; smaller ones are padded (see `data.augment`).
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         scales: Smallest and largest random scale.
-        scale_step: Distance of the scales that are drawn, such as DeepLabV3+'s 0.25, counted from
-            the smallest; None for any scale between.
+        scale_step: Step between the scales, from the smallest, such as DeepLabV3+'s 0.25; None for
+            any scale between.
         flip: Whether to mirror left to right at random.
         color_jitter: Largest changes of colour and light, in 0..1: one number for brightness,
             contrast and saturation, three numbers for them, or a mapping such as
-            `{"brightness": 0.3, "gamma": 0.5, "white_balance": 0.1}`, which may have
-            `"contrast"` and `"saturation"` too; or None. White balance multiplies each channel by a
-            factor of its own in 1 - strength .. 1 + strength, gamma is an exponent between
-            1 / (1 + strength) and 1 + strength.
-        class_focus: Share of the crops in 0..1 that lie around a random pixel of a class, drawn
-            from those in the image's label map alike, so that rare and thin classes are seen more
-            often; the others lie anywhere.
+            `{"brightness": 0.3, "gamma": 0.5, "white_balance": 0.1}`, also with `"contrast"` and
+            `"saturation"`; or None. White balance multiplies each channel by a factor of its own in
+            1 - strength .. 1 + strength, gamma is an exponent between 1 / (1 + strength) and
+            1 + strength.
+        class_focus: Share of the crops in 0..1 that are centred on a random pixel of a random class
+            of the label map, so that rare and thin classes occur more often; the others are
+            anywhere.
         shuffle: Whether to shuffle the whole split in every epoch.
         seed: Seed of order and augmentation: any integer.
-        cache: Whether to keep the decoded images in memory. `"auto"` does where they take less
-            than 2 GiB and a quarter of the memory.
-        repeat: Whether to go on without end, for `steps_per_epoch`.
-        first_step: The number of the batch to begin with, from 0; needs `repeat=True`.
+        cache: Whether to keep the decoded images in memory; `"auto"` does if they take less than
+            2 GiB and a quarter of the memory.
+        repeat: Whether the dataset is infinite, for `steps_per_epoch`.
+        first_step: Number of the first batch, from 0; requires `repeat=True`.
 
     Returns:
         A dataset of known cardinality with batches `(image, label)`: float32
         `(batch, height, width, 3)` in 0..255 and int32 `(batch, height, width)` with 255 ignored.
 
     Raises:
-        ValueError: An argument is out of range, or the split is empty.
+        ValueError: If an argument is out of range, or the split is empty.
 
     Example:
 
@@ -86,15 +86,12 @@ def training_dataset(
     strengths = jitter_strengths(color_jitter)
     class_focus = checked_focus(class_focus)
     if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
-        raise ValueError(f"`scales` must be (low, high), 0 < low <= high. Received: {scales}")
-    if scale_step is not None and not scale_step > 0:
-        raise ValueError(f"`scale_step` must be above 0 or None. Received: scale_step={scale_step}")
-    first = checked_step("first_step", first_step) * batch_size
+        raise validation.error("scales", "(low, high) with 0 < low <= high", scales)
+    if scale_step is not None:
+        validation.positive("scale_step", scale_step)
+    first = validation.integer("first_step", first_step, minimum=0) * batch_size
     if first and not repeat:
-        raise ValueError(
-            "`first_step` must be 0 without repeat=True: what a finite dataset gives depends on "
-            f"how often it was iterated. Received: first_step={first_step}, repeat={repeat}"
-        )
+        raise validation.error("first_step", "0 without repeat=True", first_step)
 
     def numbers(key: tf.Tensor) -> tf.data.Dataset:
         return image_numbers(count, key, shuffle=shuffle, first=first)
@@ -119,7 +116,10 @@ def training_dataset(
     streams = (
         (numbers(order_key), seeds(augment_key))
         if repeat
-        else (anew_each_time(order_key, numbers), anew_each_time(augment_key, seeds))
+        else (
+            reseeded_each_iteration(order_key, numbers),
+            reseeded_each_iteration(augment_key, seeds),
+        )
     )
     pairs = decoded_pairs(source, split, count, cache, streams[0])
     dataset = tf.data.Dataset.zip((pairs, streams[1]))
@@ -141,15 +141,12 @@ def batch_names(
     shuffle: bool = True,
     seed: int = 0,
 ) -> list[str]:
-    """Returns the names of the images in a batch of an endless `data.training_dataset`.
-
-    For the finite form (`repeat=False`) there is no such list: what comes there depends on how
-    often the dataset was iterated before.
+    """Returns the names of the images in a batch of `data.training_dataset` with `repeat=True`.
 
     Args:
         source: A `data.Source`.
         split: One of `source.splits`.
-        step: The number of the batch, from 0, counted from the beginning of the run.
+        step: Number of the batch in the run, from 0.
         batch_size: As given to `data.training_dataset`, like the next two.
         shuffle: Whether the split is shuffled.
         seed: Seed of the order.
@@ -158,7 +155,7 @@ def batch_names(
         `batch_size` of the names in `source.names(split)`, in the order of the batch.
 
     Raises:
-        ValueError: An argument is out of range, or the split is empty.
+        ValueError: If an argument is out of range, or the split is empty.
 
     Example:
 
@@ -166,7 +163,7 @@ def batch_names(
     ['train_00003', 'train_00004', 'train_00005']
     """
     count = _checked_count(source, split, batch_size)
-    first = checked_step("step", step) * batch_size
+    first = validation.integer("step", step, minimum=0) * batch_size
     numbers = image_numbers(count, run_key(seed, "order"), shuffle=shuffle, first=first)
     names = source.names(split)
     return [names[number] for number in numbers.take(batch_size).as_numpy_iterator()]
@@ -184,9 +181,8 @@ def evaluation_dataset(
     Args:
         source: A `data.Source`.
         split: One of `source.splits`.
-        batch_size: Images a batch. Where the sizes in a batch differ, the smaller images are padded
-            at the right and the bottom with grey 127.5, their labels with 255; the last batch may
-            be smaller.
+        batch_size: Images per batch; the last batch may be smaller. In a batch of several sizes
+            smaller images are padded at the right and the bottom with grey 127.5, labels with 255.
         cache: As in `data.training_dataset`.
 
     Returns:
@@ -194,7 +190,7 @@ def evaluation_dataset(
         `(batch, height, width, 3)` in 0..255 and int32 `(batch, height, width)` with 255 ignored.
 
     Raises:
-        ValueError: An argument is out of range, or the split is empty.
+        ValueError: If an argument is out of range, or the split is empty.
 
     Example:
 
@@ -213,14 +209,12 @@ def evaluation_dataset(
 
 
 def _whole_batches() -> tf.data.Options:
-    """Options under which the workers of `tf.distribute` together see one process's batches.
+    """Options with which the workers of `tf.distribute` get the batches of a single process.
 
-    A batch is split among all replicas first. DATA then lets every worker compute the same stream
-    and keep its own pieces of each batch, so nothing is lost or comes twice, in the very order of a
-    single process; the price is that each worker decodes and augments the whole global batch. FILE
-    (which AUTO tries first) would give workers other files, OFF the same piece to all of them, and
-    HINT does not run outside of a multi-worker strategy. One process with several replicas does
-    not shard at all.
+    With DATA each worker computes all batches and keeps its part of each, so that order and content
+    are those of one process, at the cost of decoding and augmenting the global batch everywhere.
+    FILE (which AUTO tries first) would give workers other files, OFF the same part to all, and HINT
+    requires a multi-worker strategy. One process with several replicas does not shard.
     """
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -229,16 +223,15 @@ def _whole_batches() -> tf.data.Options:
 
 def _checked_count(source: Source, split: str, batch_size: int) -> int:
     source.check_split(split)
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
+    validation.integer("batch_size", batch_size)
     count = len(source.names(split))
     if not count:
-        raise ValueError(f"`split` must hold images. Received: split={split!r}, which is empty")
+        raise validation.error("split", "one with images", split)
     return count
 
 
 def _checked_size(crop_size: tuple[int, int]) -> tuple[int, int]:
-    size = tuple(crop_size)
-    if len(size) != 2 or any(side != int(side) or side < 1 for side in size):
-        raise ValueError(f"`crop_size` must be (height, width) from 1 on. Received: {crop_size}")
-    return int(size[0]), int(size[1])
+    size = validation.integers("crop_size", crop_size)
+    if len(size) != 2:
+        raise validation.error("crop_size", "(height, width)", crop_size)
+    return size

@@ -9,7 +9,7 @@ MAX_CLASS_NAME = 24
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What one split holds; sizes are `(height, width)`, shares add up to 1 with the ignored one.
+    """Statistics of a split; sizes are `(height, width)`, all shares add up to 1.
 
     Attributes:
         images: Number of images.
@@ -17,8 +17,8 @@ class SplitReport:
         largest: Largest height and largest width.
         class_share: Each class' share of all pixels.
         ignored_share: The share of ignored pixels.
-        where_present: Each class' share of the pixels that count in the images that hold it, 0
-            where there are none.
+        where_present: Each class' share of the valid pixels of the images that contain it, 0 if
+            there are none.
     """
 
     images: int
@@ -38,13 +38,13 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Report:
-    """The report of `data.audit` on a data set without faults; `print` shows it as a table.
+    """Report of `data.audit` on a data set without faults; `print` shows it as a table.
 
     Attributes:
         info: Classes and colours.
         splits: A `SplitReport` per split.
-        warnings: What is allowed but rarely meant, such as a class that never occurs.
-        mapping: Which mask value is which label, empty where the values are the labels.
+        warnings: What is valid but rarely intended, such as a class that never occurs.
+        mapping: The mask values of the labels as text, empty if they are the same.
     """
 
     info: DatasetInfo

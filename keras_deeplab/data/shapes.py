@@ -5,6 +5,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import tensorflow as tf
 
+from keras_deeplab import validation
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
 
 CLASSES = ("background", "disc", "ring", "square", "triangle", "cross")
@@ -18,13 +19,13 @@ TURN = 0.4
 
 
 class Shapes(Source):
-    """Generated pictures of textured shapes: a data set that needs no download.
+    """Generated images of textured shapes: a data set without a download.
 
-    Six classes: background, disc, ring, square, triangle and cross, 22 to 50 pixels large, turned
-    a little, on images of 64 to 112 pixels a side. Objects are vivid and backgrounds dull, but
-    colours, textures and lighting are drawn alike for all shapes, so only the outline tells the
-    class. A rim of two pixels around every object is ignored (255). Images are drawn when they are
-    read, each from its own seed; validation images come from another one than training images.
+    Six classes: background, disc, ring, square, triangle and cross, 22 to 50 pixels large, slightly
+    rotated, on images of 64 to 112 pixels a side. Objects are vivid and backgrounds dull, but
+    colours, textures and lighting do not depend on the shape, so that only the outline identifies
+    the class. A border of two pixels around each object is ignored (255). Images are generated when
+    they are read, each from its own seed; training and validation images have different seeds.
 
     Args:
         train: Number of training images.
@@ -38,11 +39,9 @@ class Shapes(Source):
     """
 
     def __init__(self, train: int = 640, val: int = 48, seed: int = 0) -> None:
-        if train < 1 or val < 0 or seed < 0:
-            raise ValueError(
-                "`train` must be at least 1, `val` and `seed` at least 0. "
-                f"Received: train={train}, val={val}, seed={seed}"
-            )
+        validation.integer("train", train)
+        validation.integer("val", val, minimum=0)
+        validation.integer("seed", seed, minimum=0)
         self.seed = seed
         self._counts = {"train": train, "val": val} if val else {"train": train}
 
@@ -53,7 +52,7 @@ class Shapes(Source):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """`("train", "val")`, or `("train",)` where `val` is 0."""
+        """`("train", "val")`, or `("train",)` if `val` is 0."""
         return tuple(self._counts)
 
     def names(self, split: str) -> list[str]:
@@ -80,7 +79,7 @@ class Shapes(Source):
 
 @lru_cache(KEPT)
 def _drawn(seed: int, part: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image of a split and its label, read-only: the audit and the training ask for the same."""
+    """An image of a split and its label, read-only, as the cache returns them several times."""
     pair = draw_image(np.random.default_rng([seed, part, index]))
     for pixels in pair:
         pixels.setflags(write=False)
@@ -108,7 +107,7 @@ def _places(rng: np.random.Generator, size: np.ndarray) -> list[tuple[np.ndarray
     places: list[tuple[np.ndarray, float]] = []
     for _ in range(ATTEMPTS):
         radius = rng.uniform(*RADII)
-        # A little of an object may hang over the edge, not so much that its shape cannot be told.
+        # An object may be cut by the edge a little, but must remain recognisable.
         centre = rng.uniform(0.8 * radius, size - 0.8 * radius)
         if all(np.hypot(*(centre - c)) > 1.1 * (radius + r) + 2 for c, r in places):
             places.append((centre, radius))

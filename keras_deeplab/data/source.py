@@ -1,3 +1,5 @@
+"""The base class of data sources, and the classes of a data set."""
+
 from __future__ import annotations
 
 import abc
@@ -17,7 +19,7 @@ def voc_colors(n: int) -> tuple[tuple[int, int, int], ...]:
     """Returns the first `n` colours of the PASCAL VOC colour map.
 
     Args:
-        n: Number of colours, 0 to 65,536; more than the 256 of PASCAL VOC go on in the same way.
+        n: Number of colours, 0 to 65,536; those after the 256 of PASCAL VOC follow the same rule.
 
     Returns:
         `n` tuples `(red, green, blue)` in 0..255; the first is black.
@@ -45,7 +47,7 @@ class DatasetInfo:
 
     Args:
         classes: Class names; the position is the label.
-        colors: One `(red, green, blue)` in 0..255 per class, used for pictures only. By default
+        colors: One `(red, green, blue)` in 0..255 per class, for visualisation only. By default
             the PASCAL VOC colour map.
 
     Example:
@@ -100,7 +102,7 @@ class DatasetInfo:
         """Returns the `DatasetInfo` that `to_dict` wrote.
 
         Raises:
-            ValueError: `config` is no such dict.
+            ValueError: If `config` is not such a dict.
         """
         if not isinstance(config, dict) or "classes" not in config:
             raise ValueError(
@@ -111,28 +113,28 @@ class DatasetInfo:
 
 
 class Splits(abc.ABC):
-    """Images in splits: what all sources share."""
+    """Base class of sources: images in splits."""
 
     @property
     @abc.abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """The splits that are there, such as `("train", "val")`."""
+        """The existing splits, such as `("train", "val")`."""
 
     @abc.abstractmethod
     def names(self, split: str) -> list[str]:
         """Returns the names of a split's images, in the order of `dataset(split)`."""
 
     def check_split(self, split: str) -> None:
-        """Raises a ValueError that lists the splits where `split` is not one of them."""
+        """Raises a ValueError if `split` is not one of `splits`."""
         if split not in self.splits:
             raise ValueError(f"`split` must be one of {self.splits}. Received: split={split!r}")
 
 
 class Source(Splits):
-    """Photographs with label maps, in splits: what the pipelines and `data.audit` read.
+    """Images with label maps in splits: the input of the pipelines and `data.audit`.
 
-    A source says what its classes are, which splits it has and which images are in a split, and
-    gives them decoded. Everything else (scaling, cropping, batching, caching) is the pipeline's.
+    A source defines its classes, splits and images, and decodes them. The pipelines scale, crop,
+    batch and cache.
     """
 
     @property
@@ -146,8 +148,8 @@ class Source(Splits):
 
         Args:
             split: One of `splits`.
-            numbers: A dataset of int64 positions in `names(split)`: the images to give, in this
-                order, however many there are. Others are not decoded. By default every image once.
+            numbers: A dataset of int64 positions in `names(split)`: the images to decode, in this
+                order. By default every image once.
 
         Returns:
             A dataset as long as `numbers` with pairs `(image, label)`: RGB uint8
@@ -157,9 +159,9 @@ class Source(Splits):
     def checked_dataset(
         self, split: str, numbers: tf.data.Dataset | None = None
     ) -> tf.data.Dataset:
-        """Returns `dataset`; raises a ValueError where its label maps are not uint8.
+        """Returns `dataset`; raises a ValueError if its label maps are not uint8.
 
-        A cast would make class 0 of all values of a mask divided by 255.
+        A cast would turn a mask divided by 255 into class 0.
         """
         dataset = self.dataset(split, numbers)
         label = dataset.element_spec[1]
@@ -171,7 +173,7 @@ class Source(Splits):
         return dataset
 
     def decoded_bytes(self, split: str) -> int:
-        """Returns about how many bytes the decoded split takes (judged by its first pairs)."""
+        """Estimates the bytes of the decoded split from its first pairs."""
         taken = [image.size + label.size for image, label in self._first(split, 8)]
         return int(np.mean(taken) * len(self.names(split))) if taken else 0
 

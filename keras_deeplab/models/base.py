@@ -22,7 +22,7 @@ from keras_deeplab.weights import (
     TransferReport,
     Weights,
     WeightsError,
-    open_source,
+    open_checkpoint,
     transfer,
     transfer_weights,
 )
@@ -52,7 +52,7 @@ def starts_from_weights(init: Callable[..., None]) -> Callable[..., None]:
         given = dict(list(signature.bind_partial(self, *args, **kwargs).arguments.items())[1:])
         name, known = type(self).__name__, signature.parameters
         backbone = given.get("backbone", known["backbone"].default)
-        source = open_source(weights, name, backbone, given.get("backbone_options"))
+        source = open_checkpoint(weights, name, backbone, given.get("backbone_options"))
         wanted = source.arguments(name, known)
         asked = given.get("backbone", source.backbone)
         if source.backbone is not None and asked != source.backbone:

@@ -93,7 +93,7 @@ class ModelBuilder:
         if self.weights is None or str(self.weights).endswith(".weights.h5"):
             return None
         backbone = backbone or recipes.BACKBONES[name or DEFAULT_MODEL]
-        return weights.open_source(self.weights, name and MODELS[name].__name__, backbone)
+        return weights.open_checkpoint(self.weights, name and MODELS[name].__name__, backbone)
 
     def _known_arguments(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(MODELS[self.name]).parameters

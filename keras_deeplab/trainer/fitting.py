@@ -18,10 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import data, losses, recipes, validation
-from keras_deeplab.batch_norm import all_norms
 from keras_deeplab.distribution import evaluation_batches, training_batches
 from keras_deeplab.files import full_disk_named, write_json
-from keras_deeplab.graph.network import all_layers
+from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.models import MultiScale
 from keras_deeplab.models.multi_scale import checked_scales

@@ -2,8 +2,8 @@
 
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.loading import convert, load
-from keras_deeplab.weights.opening import Weights, open_source
+from keras_deeplab.weights.loading import from_pretrained, load
+from keras_deeplab.weights.opening import Weights, open_checkpoint
 from keras_deeplab.weights.published import PUBLISHED, Published, markdown
 from keras_deeplab.weights.published import table as list
 from keras_deeplab.weights.readers.keras_file import load_model
@@ -18,12 +18,12 @@ __all__ = [
     "TransferReport",
     "Weights",
     "WeightsError",
-    "convert",
+    "from_pretrained",
     "list",
     "load",
     "load_model",
     "markdown",
-    "open_source",
+    "open_checkpoint",
     "transfer",
     "transfer_weights",
     "unfold_batch_norms",

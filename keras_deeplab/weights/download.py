@@ -59,4 +59,6 @@ def _matches(file: Path, file_hash: str | None) -> bool:
         return True
     algorithm, _, digits = file_hash.partition(":")
     with file.open("rb") as opened:
-        return hashlib.file_digest(opened, algorithm).hexdigest().startswith(digits)
+        # Pythons that forbid MD5 for secrets allow it to detect damage.
+        digest = hashlib.file_digest(opened, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    return digest.hexdigest().startswith(digits)

@@ -1,4 +1,4 @@
-"""The error of everything that goes wrong with a file of weights."""
+"""The error of weights that cannot be read or loaded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MOST = 400
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be read, or that are not those of the model.
+    """Weights that cannot be read, or that do not fit the model.
 
     Attributes:
-        path: The file (or URL, or name) that is at fault.
+        path: The file, address or name.
         reason: What is wrong with it.
     """
 
@@ -28,9 +28,9 @@ class WeightsError(ValueError):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns the system's refusals to read a file, or a folder of files, into WeightsErrors.
+    """Turns OSErrors while a file or a folder of files is read into WeightsErrors.
 
-    A named pipe is refused before it is opened, which might never return.
+    A named pipe is refused before it is opened, as that may wait forever.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -41,12 +41,12 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def shortened(error: Exception) -> str:
-    """Another library's error in one line, its type where it says nothing."""
+    """Another library's error in one line, its type where it has no message."""
     # Keras quotes the whole configuration before what happened.
     text = str(error).rpartition("Exception encountered: ")[2]
     return textwrap.shorten(text, _MOST, placeholder=" ...") or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """A text from a file that may hold anything, short and as a terminal can show it."""
+    """An untrusted text from a file, shortened and escaped for a terminal."""
     return ascii(text[:100])[1:-1]

@@ -35,7 +35,7 @@ def unwrapped(model: keras.Model) -> keras.Model:
     return model
 
 
-def source_of(model: keras.Model, path: str) -> Checkpoint:
+def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
     """The weights of a model."""
     model = unwrapped(model)
     values = {

@@ -1,10 +1,9 @@
-"""From whatever holds weights into a model."""
+"""Weights into a model, and models from weights."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,8 @@ import keras
 
 from keras_deeplab import validation
 from keras_deeplab.weights import keras_model
-from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError, reading
-from keras_deeplab.weights.opening import (
-    Weights,
-    checked_source,
-    is_published_network,
-    open_source,
-)
+from keras_deeplab.weights.opening import Weights, checked, is_published_network, open_checkpoint
 from keras_deeplab.weights.readers import weights_h5
 from keras_deeplab.weights.report import TransferReport
 from keras_deeplab.weights.transfer import transfer
@@ -27,13 +20,15 @@ from keras_deeplab.weights.transfer import transfer
 logger = logging.getLogger(__name__)
 
 
-def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) -> TransferReport:
-    """Loads weights into a model, and returns and logs what was transferred.
+def load(
+    model: keras.Model, checkpoint: Weights, *, moving_averages: bool = False
+) -> TransferReport:
+    """Loads weights into a model, and returns and logs a report.
 
     Args:
         model: A model of this package or one of its backbones.
-        source: Path of a file in any of the formats below, recognised by its content; the name of
-            published weights (`keras_deeplab.weights.list`), which are downloaded once ("./NAME"
+        checkpoint: Path of a file in any of the formats below, recognised by its content; the name
+            of published weights (`keras_deeplab.weights.list`), which are downloaded once ("./NAME"
             is a file of that name); or a Keras model, such as one of keras.applications.
         moving_averages: For TensorFlow 1 and torch checkpoints: whether the variables' exponential
             moving averages (EMA) take their place.
@@ -48,7 +43,7 @@ def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) 
     `.tflite`, float and 8-bit.
 
     Raises:
-        ValueError: If `model` has no weights, or `source` is none of the above.
+        ValueError: If `model` has no weights, or `checkpoint` is none of the above.
         WeightsError: If the file cannot be read, is damaged or refused, holds another network,
             values that are not finite, or a shape that does not fit; except the class predictor's
             where the number of classes differs, and the head's where the weights are of another
@@ -65,17 +60,17 @@ def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) 
     """
     if not isinstance(model, keras.Model) or not model.weights:
         raise validation.error("model", "a built Keras model with weights", model)
-    model, source = keras_model.unwrapped(model), checked_source(source)
+    model, checkpoint = keras_model.unwrapped(model), checked(checkpoint)
     is_weights_h5 = False
-    if isinstance(source, Path):
-        with reading(source):
-            is_weights_h5 = weights_h5.is_weights_h5(source)
+    if isinstance(checkpoint, Path):
+        with reading(checkpoint):
+            is_weights_h5 = weights_h5.is_weights_h5(checkpoint)
     if is_weights_h5:
-        found = weights_h5.read(source, model)
+        found = weights_h5.read(checkpoint, model)
     else:
         config = model.get_config() if hasattr(model, "backbone") else {}
-        found = open_source(
-            source,
+        found = open_checkpoint(
+            checkpoint,
             type(model).__name__,
             config.get("backbone", model.name),
             config.get("backbone_options"),
@@ -86,50 +81,57 @@ def load(model: keras.Model, source: Weights, *, moving_averages: bool = False) 
     return report
 
 
-def convert(source: Weights, *, moving_averages: bool = False, **arguments: Any) -> keras.Model:
-    """Builds the model that a file's weights make up, with them.
+def from_pretrained(
+    checkpoint: Weights,
+    num_classes: int | None = None,
+    *,
+    moving_averages: bool = False,
+    **changes: Any,
+) -> keras.Model:
+    """Builds the model that a checkpoint describes, with its weights.
 
     Args:
-        source: As for `load`; a name of published weights as "NAME/MODEL/BACKBONE".
-        moving_averages: As for `load`.
-        **arguments: Arguments of the model that are to differ from what the file asks for, such as
-            `output_stride=8` or `num_classes=5`.
+        checkpoint: As for `keras_deeplab.weights.load`; published weights as
+            "NAME/MODEL/BACKBONE", such as "pascal_voc/DeepLabV3/mobilenet_v2".
+        num_classes: Number of classes, by default the checkpoint's. For another number the class
+            predictor starts from its initial weights.
+        moving_averages: As for `keras_deeplab.weights.load`.
+        **changes: Arguments of the model in place of the checkpoint's, such as `output_stride=8`.
 
     Returns:
-        The model; its `transfer_report` says what was transferred.
+        The model; its `transfer_report` has what was loaded.
 
     Raises:
-        WeightsError: If the file does not say enough, such as one that holds a backbone only, or
-            cannot be read (see `load`).
+        WeightsError: If the file does not describe a whole model, such as one that holds a backbone
+            only, or cannot be read (see `keras_deeplab.weights.load`).
 
     Example:
 
     >>> keras_deeplab.DeepLabV3(3, "mobilenet_v2").save("three.keras")
-    >>> model = keras_deeplab.weights.convert("three.keras", num_classes=5)
+    >>> model = keras_deeplab.from_pretrained("three.keras", num_classes=5)
     >>> model.num_classes
     5
     """
     network: tuple[Any, ...] = ()
-    if isinstance(source, str) and is_published_network(source):
-        source, model, backbone = source.split("/")
-        network = (model, backbone, arguments.get("backbone_options"))
-    found = open_source(source, *network, moving_averages=moving_averages)
-    return build(found, arguments)
-
-
-def build(source: Checkpoint, arguments: Mapping[str, Any]) -> keras.Model:
-    """The model that a source's weights make up, with them."""
-    if source.model is None:
+    if isinstance(checkpoint, str) and is_published_network(checkpoint):
+        checkpoint, model, backbone = checkpoint.split("/")
+        network = (model, backbone, changes.get("backbone_options"))
+    found = open_checkpoint(checkpoint, *network, moving_averages=moving_averages)
+    if found.model is None:
         raise WeightsError(
-            source.path,
-            f"it holds {source.title} without a head: build a model on "
-            f"{source.backbone or 'that network'} with weights=",
+            found.path,
+            f"it holds {found.title} without a head: build a model on "
+            f"{found.backbone or 'that network'} with weights=",
         )
-    model_class = keras.saving.get_registered_object(f"keras_deeplab>{source.model}")
+    model_class = keras.saving.get_registered_object(f"keras_deeplab>{found.model}")
     known = inspect.signature(model_class).parameters
-    for name, value in arguments.items():
+    if num_classes is not None:
+        changes["num_classes"] = num_classes
+    for name, value in changes.items():
         if name not in known:
             raise WeightsError(
-                source.path, f"it holds a {source.model}, which has no `{name}`, received {value!r}"
+                found.path,
+                f"`{name}` must be an argument of {found.model}, the model in it. Received: "
+                f"{name}={value!r}",
             )
-    return model_class(weights=source, **arguments)
+    return model_class(weights=found, **changes)

@@ -1,4 +1,4 @@
-"""Sources of weights: told apart, and read."""
+"""Opens weights of all kinds, each format recognised by its content."""
 
 from __future__ import annotations
 
@@ -40,65 +40,65 @@ FORMATS = (
 _NAMES = {entry.name for entry in published.PUBLISHED}
 
 
-def open_source(
-    source: Weights,
+def open_checkpoint(
+    checkpoint: Weights,
     model: str | None = None,
     backbone: Any = None,
     options: Mapping[str, Any] | None = None,
     *,
     moving_averages: bool = False,
 ) -> Checkpoint:
-    """Reads weights and recognises their network.
+    """Reads weights and recognizes their network.
 
     Args:
-        source: As for `weights.load`.
-        model: Class of the model that they are for, which a published name needs.
+        checkpoint: As for `weights.load`.
+        model: Class of the model to load them into, needed for a published name.
         backbone: Its backbone.
         options: Its backbone's options.
         moving_averages: As for `weights.load`.
 
     Raises:
-        ValueError: If `source` is of another kind.
+        ValueError: If `checkpoint` is of another kind.
         WeightsError: If the file is damaged or refused.
     """
-    source = checked_source(source)
-    if isinstance(source, Checkpoint):
-        return source
-    if isinstance(source, keras.Model):
-        return keras_model.source_of(source, f"model '{source.name}'")
-    if isinstance(source, str):
-        source = _downloaded(source, model, backbone, options)
-    with reading(source):
-        return _open_file(source, moving_averages)
+    checkpoint = checked(checkpoint)
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    if isinstance(checkpoint, keras.Model):
+        return keras_model.checkpoint_of(checkpoint, f"model '{checkpoint.name}'")
+    if isinstance(checkpoint, str):
+        checkpoint = _downloaded(checkpoint, model, backbone, options)
+    with reading(checkpoint):
+        return _open_file(checkpoint, moving_averages)
 
 
-def is_published_network(source: str) -> bool:
-    """Whether it is meant as NAME/MODEL/BACKBONE."""
-    name, _, backbone = (*source.split("/"), "", "")[:3]
+def is_published_network(text: str) -> bool:
+    """Whether a text has the form NAME/MODEL/BACKBONE."""
+    name, _, backbone = (*text.split("/"), "", "")[:3]
     known = name in _NAMES or backbone in backbones.NAMES
-    return source.count("/") == 2 and known and not Path(source).exists()
+    return text.count("/") == 2 and known and not Path(text).exists()
 
 
-def checked_source(source: Weights) -> keras.Model | Checkpoint | Path | str:
-    """The source; a file as a `Path`, the name of published weights as a string."""
-    if isinstance(source, keras.Model | Checkpoint):
-        return source
-    if not isinstance(source, str | os.PathLike) or source == "":
+def checked(checkpoint: Weights) -> keras.Model | Checkpoint | Path | str:
+    """The argument `checkpoint`: a file as a `Path`, the name of published weights as a string."""
+    if isinstance(checkpoint, keras.Model | Checkpoint):
+        return checkpoint
+    if not isinstance(checkpoint, str | os.PathLike) or checkpoint == "":
         raise validation.error(
-            "source",
+            "checkpoint",
             "a path, a name of published weights, a Keras model or a Checkpoint",
-            source,
+            checkpoint,
             "It is the argument `weights` of a model",
         )
-    path = Path(os.path.expanduser(source))
-    if isinstance(source, os.PathLike):
+    path = Path(os.path.expanduser(checkpoint))
+    if isinstance(checkpoint, os.PathLike):
         return path
-    if source in _NAMES:
-        return source  # also where a folder of that name, such as a data set's, is here
+    if checkpoint in _NAMES:
+        return checkpoint  # also where a folder of that name, such as a data set's, is here
     with reading(path):
         exists = path.exists() or tensorflow.prefix_of(path) is not None
-    is_path = exists or bool(path.suffix) or os.path.basename(source) != source
-    return path if is_path else source
+    is_path = exists or bool(path.suffix) or os.path.basename(checkpoint) != checkpoint
+    return path if is_path else checkpoint
 
 
 def _downloaded(name: str, model: str | None, backbone: Any, options: Any) -> Path:
@@ -123,7 +123,7 @@ def _open_file(path: Path, moving_averages: bool = False) -> Checkpoint:
     if prefix is None:
         _check_file(path)
     if prefix is None and keras_file.is_keras_file(path):
-        return keras_model.source_of(keras_file.load_model(path, compile=False), str(path))
+        return keras_model.checkpoint_of(keras_file.load_model(path, compile=False), str(path))
     checkpoint = _read(path, prefix, moving_averages)
     found = names.recognize(checkpoint)
     if found is not None:

@@ -19,17 +19,17 @@ class Published:
     """One file of weights, as its publisher describes it.
 
     Attributes:
-        name: What a user asks for, such as "pascal_voc".
-        model: Name of the class that it fills, None for a backbone's alone, which fit any model.
+        name: The name that users give, such as "pascal_voc".
+        model: Name of the model's class, None for a backbone alone, which fits any model.
         backbone: A name of `keras_deeplab.backbones`.
         arguments: Those of the model, besides classes and backbone, that make it the publisher's
-            network; of a backbone alone, in the words of DeepLabV3.
+            network; for a backbone alone, as arguments of DeepLabV3.
         url: Address of the file.
         file_hash: As `download.fetch` takes it, None where the publisher gives none.
         licence: Of the publisher's code; none is stated for the files themselves.
         classes: Number of classes that it was trained for.
         mean_iou: In percent, as the publisher gives it, None for a backbone alone.
-        note: What was measured, and what else one should know.
+        note: What was measured, and further facts.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Published:
 
     @property
     def network(self) -> str:
-        """The backbone, with its width where that is not 1, which sets files of a name apart."""
+        """The backbone, with its width where that is not 1, as files differ in it."""
         return _network(self.backbone, self.arguments.get("backbone_options"))
 
     @property
@@ -217,14 +217,14 @@ def find(
         name: Such as "pascal_voc".
         model: Name of the model's class, such as "DeepLabV3", None for any.
         backbone: A name of `keras_deeplab.backbones`.
-        options: The model's `backbone_options`. Only the factor of its channels tells files apart;
-            whether the other options are the publisher's is to be seen in `arguments`.
+        options: The model's `backbone_options`. Only the depth multiplier selects the file; the
+            publisher's other options are in `arguments`.
 
     Returns:
         The entry of `PUBLISHED`.
 
     Raises:
-        WeightsError: If there are no such weights; the error lists those that there are.
+        WeightsError: If there are no such weights; the error lists the published ones.
     """
     network = _network(backbone, options)
     fitting = {
@@ -243,7 +243,7 @@ def find(
 
 
 def table() -> list[dict[str, Any]]:
-    """The registry as rows for people, a column to each key."""
+    """The registry as rows for a table, one key for each column."""
     return [
         {
             "weights": entry.name,

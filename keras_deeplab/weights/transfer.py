@@ -52,15 +52,15 @@ def transfer_weights(source: keras.Model, target: keras.Model) -> TransferReport
 
 
 def is_predictor(path: str) -> bool:
-    """Tells whether a layer gives one value for each class."""
+    """Whether a layer has one output for each class, by its name."""
     name = path.rsplit("/", 1)[-1]
     return name.startswith("logits") or name.endswith("logits")
 
 
 def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
-    """Copies a source's weights into the layers of the same paths.
+    """Copies a checkpoint's weights into the layers of the same paths.
 
-    All is checked before the first weight is changed. A layer is taken whole or not at all, a
+    All is checked before the first weight is changed. A layer is loaded as a whole or not, a
     convolution with its norm.
 
     Args:
@@ -113,7 +113,7 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
 
 
 def _values(checkpoint: Checkpoint, path: str, layer: keras.layers.Layer) -> dict[str, np.ndarray]:
-    """What the source has of the layer's weights, by the variables' names."""
+    """The checkpoint's arrays for a layer, by the variables' names."""
     bare = path.removeprefix("backbone/")
     named = {}
     for variable in own_weights(layer):
@@ -134,20 +134,20 @@ def _values(checkpoint: Checkpoint, path: str, layer: keras.layers.Layer) -> dic
 
 
 def _misfit(path: str, layer: keras.layers.Layer, values: Mapping[str, np.ndarray]) -> str:
-    """Which variable the values lack or have in another shape than the layer; else empty."""
+    """The first variable that is missing or has another shape, in words; else empty."""
     for variable in own_weights(layer):
         value, mine = values.get(variable.name), f"{path}/{variable.name} is {variable.shape}"
         if value is None:
-            return f"{mine}, the source has none"
+            return f"{mine}, the checkpoint has none"
         if value.shape != variable.shape:
-            return f"{mine}, the source's {value.shape}"
+            return f"{mine}, the checkpoint's {value.shape}"
     return ""
 
 
 def check_values(
     path: str | os.PathLike, values: Iterable[tuple[str, keras.Variable, np.ndarray]]
 ) -> None:
-    """Refuses values that are useless for their variables.
+    """Refuses values that no trained network has.
 
     Args:
         path: The file, for messages.
@@ -164,7 +164,7 @@ def check_values(
 
 
 def _defect(name: str, variable: keras.Variable, value: np.ndarray) -> str:
-    """What makes a value useless for a variable, as the variable would hold it; else empty.
+    """What is wrong with a value in the variable's own precision, in words; else empty.
 
     One NaN in a backbone makes every pixel class 0, without any error.
     """
@@ -190,7 +190,7 @@ def _left(
     found: Mapping[str, Mapping[str, np.ndarray]],
     misfits: Mapping[str, str],
 ) -> tuple[set[str], list[str]]:
-    """The layers that may stay as they are although the source has some of their names, and why."""
+    """The layers with misfits that need not be loaded, and notes on them."""
     layers, left, notes = all_layers(model), set(), []
     own_class = type(model).__name__
     for path, misfit in misfits.items():
@@ -201,7 +201,9 @@ def _left(
         if is_predictor(path) and shapes[0][:-1] == shapes[1][:-1]:
             mine, its = (shape[-1] for shape in shapes)
             left.add(path)
-            notes.append(f"{path} predicts {mine} classes, the source's {its}: it was not taken")
+            notes.append(
+                f"{path} predicts {mine} classes, the checkpoint's {its}: it was not loaded"
+            )
         elif f"{root}{path}".startswith("backbone/"):
             continue
         elif checkpoint.model not in (own_class, None) or (
@@ -211,7 +213,7 @@ def _left(
             if not isinstance(layers.get(whole), CompositeLayer):
                 whole = path
             left |= {other for other in found if f"{other}/".startswith(f"{whole}/")}
-            notes.append(f"{whole} was not taken: {misfit}")
+            notes.append(f"{whole} was not loaded: {misfit}")
     return left, notes
 
 
@@ -232,7 +234,7 @@ def _check_backbone(
 
 
 def _setting_notes(model: keras.Model, checkpoint: Checkpoint) -> list[str]:
-    """Settings in which the model is not what the weights were trained in."""
+    """Settings of the model that differ from those that the weights were trained in."""
     if not hasattr(model, "backbone"):
         return []
     config = model.get_config()

@@ -1,4 +1,4 @@
-"""Batch norms that were folded into convolutions, made fit for training."""
+"""Batch norms that were folded into convolutions, restored for training."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from keras_deeplab.graph.network import all_layers, intercepted_calls
 
 
 def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
-    """Gives batch norms that are identities the statistics of what passes through them.
+    """Estimates the statistics of batch norms that are identities.
 
-    A LiteRT file has its batch norms folded into the convolutions, and `load` brings them back as
-    identities with a shift. In training such a norm would divide by the deviation of the batch,
-    which the convolutions know nothing of, and the network would not compute what it had learnt.
-    Here each takes the mean and the variance of its input as its moving statistics, and a scale and
-    a shift that undo them: the model's answers stay the same, also in training.
+    A LiteRT file has its batch norms folded into the convolutions, and `load` restores them as
+    identities with a shift. In training, such a norm would divide by the standard deviation of the
+    batch, for which the convolutions were not trained. Here the mean and the variance of each
+    norm's input become its moving statistics, with a scale and a shift that undo them: the model's
+    predictions stay the same, also in training.
 
     Args:
-        model: A model with weights of such a file; norms that are no identities are left alone.
-        images: Batches of pixels in 0..255, `(batch, height, width, channels)`, or of (pixels,
-            anything), such as a few batches of a training data set: `train.take(8)`.
+        model: A model with weights of such a file; other norms are not changed.
+        images: Batches of pixels in 0..255, `(batch, height, width, channels)`, or of tuples that
+            begin with them, such as a few batches of a training data set: `train.take(8)`.
 
     Returns:
         The number of norms that were changed.
@@ -55,7 +55,7 @@ def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
             model(pixels, training=False)
     for path, layer in norms.items():
         if not moments[path]:
-            raise ValueError("`images` must hold at least one batch, received none.")
+            raise ValueError("`images` must hold at least one batch. Received: none")
         _take(layer, *np.mean(moments[path], axis=0))
     return len(norms)
 

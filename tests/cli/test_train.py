@@ -10,9 +10,9 @@ from trainer import tiny_run
 
 import keras_deeplab
 from keras_deeplab import recipes
-from keras_deeplab.batch_norm import all_norms
 from keras_deeplab.cli import train
 from keras_deeplab.diagnosis import LEARNING_RATE
+from keras_deeplab.graph.network import all_norms
 
 
 @pytest.fixture(autouse=True, scope="module")

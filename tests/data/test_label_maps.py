@@ -210,7 +210,7 @@ def test_a_color_listed_twice_is_a_fault_of_rgb_label_maps_only(folder, blocks):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"ignore_colors": [BORDER]}, 'needs "colors"'),
+        ({"ignore_colors": [BORDER]}, 'requires "colors"'),
         ({"colors": COLORS, "ignore_colors": [COLORS[1]]}, r"\[\[128, 0, 0\]\] are also in"),
         ({"colors": COLORS, "ignore_colors": BORDER}, '"ignore_colors" must list'),
     ],

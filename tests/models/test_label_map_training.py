@@ -125,7 +125,7 @@ def test_masks_of_0_and_255_are_a_warning_before_the_first_step(loss, monkeypatc
         model.compile("sgd", CrossEntropy(ignore_label=None))
         model.fit(IMAGES, MASKS // 255, verbose=0)
     model.compile("sgd", loss)
-    with pytest.warns(UserWarning, match="8 label maps hold no class but 0; 12.1 %"):
+    with pytest.warns(UserWarning, match="8 label maps contain no class but 0; 12.1 %"):
         model.fit(IMAGES, tf.constant(MASKS), verbose=0)
     with warnings.catch_warnings():  # once in a process
         warnings.simplefilter("error", UserWarning)

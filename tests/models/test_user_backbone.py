@@ -194,7 +194,10 @@ def two_inputs() -> keras.Model:
             lambda: with_layer(keras.layers.GlobalAveragePooling2D()),
             r"backbone 'own' .*\(None, 4\)",
         ),
-        (lambda: keras.Sequential([keras.layers.Conv2D(3, 3)], name="raw"), "`backbone` .*'raw'"),
+        (
+            lambda: keras.Sequential([keras.layers.Conv2D(3, 3)], name="raw"),
+            "`backbone` .*name=raw",
+        ),
         (lambda: tiny(4), "backbone 'tiny' takes 4 channels, but `input_shape` has 3"),
         (two_inputs, "backbone 'twin' must have one input"),
         (lambda: with_layer(keras.layers.Flatten()), r"backbone 'own' .*\(None, None\)"),

@@ -112,9 +112,9 @@ def test_a_model_without_weights():
     empty = keras.Model(inputs, kl.ReLU()(inputs), name="empty")
     with pytest.raises(ValueError, match="must have a layer with weights. Received: 'empty'"):
         classifier(empty)
-    with pytest.raises(ValueError, match="has no graph yet"):
+    with pytest.raises(ValueError, match="or a built keras.Sequential"):
         classifier(keras.Sequential([kl.Dense(2)]))
-    with pytest.raises(ValueError, match="can only be read from a functional Keras model"):
+    with pytest.raises(ValueError, match="must be a functional Keras model"):
         classifier(keras.Model())
 
 

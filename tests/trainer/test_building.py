@@ -111,7 +111,7 @@ def test_a_published_name_fits_model_and_backbone(v3, monkeypatch, arguments, fi
 
     def opened(entry, moving_averages):
         entries.append(entry)
-        return keras_deeplab.weights.open_source(v3[0])
+        return keras_deeplab.weights.open_checkpoint(v3[0])
 
     monkeypatch.setattr(opening, "_published", opened)
     ModelBuilder(**arguments)

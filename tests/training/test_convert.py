@@ -35,7 +35,7 @@ def test_a_file_becomes_a_model(shared, tmp_path, capsys):
     assert (model.num_classes, model.output_stride) == (21, 8)
     arguments = ["--output", str(output), "--overwrite", "--output-stride", "16", "--classes", "4"]
     assert convert.main([str(file), *arguments]) == 0
-    assert "logits predicts 4 classes, the source's 21" in capsys.readouterr().out
+    assert "logits predicts 4 classes, the checkpoint's 21" in capsys.readouterr().out
     model = keras.models.load_model(output)
     assert (model.num_classes, model.output_stride) == (4, 16)
 
@@ -81,7 +81,7 @@ def test_training_starts_from_own_weights(own, tmp_path, capsys, suffix):
         return
     assert run(tmp_path, *given, "--weights", file) == 0
     printed = capsys.readouterr().out
-    assert "logits predicts 6 classes, the source's 3: it was not taken" in printed
+    assert "logits predicts 6 classes, the checkpoint's 3: it was not loaded" in printed
     assert "folded" not in printed
     model = keras.models.load_model(tmp_path / "run" / "model.keras")
     assert type(model) is keras_deeplab.DeepLabV3

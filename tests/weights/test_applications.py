@@ -45,7 +45,7 @@ def test_features_are_equal(name):
     # Few samples in a norm's statistics magnify what rounding leaves.
     calibrate(network, scaled(image(192, 256, batch=2)))
     features = keras.Model(network.inputs, network.get_layer(last).output)
-    source = weights.open_source(network)
+    source = weights.open_checkpoint(network)
     options = source.backbone_arguments.get("backbone_options", {})
     if "stride_on" in source.backbone_arguments:
         options = {**options, "stride_on": source.backbone_arguments["stride_on"]}
@@ -98,7 +98,7 @@ def test_a_classifier_whole():
     network = keras.applications.MobileNetV2(weights=None, classes=7, classifier_activation=None)
     x = image(224, 224)
     calibrate(network, scaled(x))
-    model = weights.convert(network)
+    model = weights.from_pretrained(network)
     assert type(model) is keras_deeplab.SPPNet
     assert model.transfer_report.missing_keys == model.transfer_report.unexpected_keys == ()
     right = network(scaled(x), training=False).numpy()
@@ -130,7 +130,7 @@ def test_a_published_file(published_file):
     right = network.get_layer("block_7_depthwise").weights[0]
     np.testing.assert_array_equal(found, right)
     with pytest.raises(WeightsError, match=r"keras\.applications mobilenet_v2 without a head"):
-        weights.convert(path)
+        weights.from_pretrained(path)
     with pytest.raises(WeightsError, match="backbone 'mobilenet_v2', which does not have"):
         weights.load(keras_deeplab.DeepLabV3(3, "xception41"), path)
 

@@ -54,13 +54,13 @@ def parametrized(cases: dict) -> list:
 def test_logits_are_the_sources_and_a_mistake_shows(shared, tmp_path, name, changes, logs):
     path = write_case(shared, name, tmp_path)
     # The inputs of the cases are scaled pixels.
-    model = weights.convert(path, preprocessing=None)
+    model = weights.from_pretrained(path, preprocessing=None)
     assert model.transfer_report.missing_keys == ()
     assert model.transfer_report.unexpected_keys == ()
     assert "missing keys: none" in logs.text
     found = differences(model, shared, name)
     assert max(found.values()) < 1e-4, found
     for change in changes:
-        wrong = weights.convert(path, preprocessing=None, **change)
+        wrong = weights.from_pretrained(path, preprocessing=None, **change)
         moved = differences(wrong, shared, name)
         assert max(moved.values()) > 1e-3, (change, moved)

@@ -62,9 +62,7 @@ def authors_archive(folder, width: float, seed: int) -> tuple[keras.Model, bytes
         align_corners=True,
         backbone_options={"depth_multiplier": width, "padding": "same"},
     )
-    arrays = as_the_authors_write_it(
-        scattered(model, seed), {**dict(tf1_deeplab._blocks()), **HEAD}
-    )
+    arrays = as_the_authors_write_it(scattered(model, seed), {**tf1_deeplab.mobilenet_v2(), **HEAD})
     folder.mkdir()
     write_tf1(folder / "model.ckpt-30000", arrays)
     return model, tar_gz(folder)
@@ -138,7 +136,7 @@ def test_other_classes_and_other_widths(site, originals):
     model = keras_deeplab.DeepLabV3(5, weights=NAME, **NETWORK)
     assert model.transfer_report.missing_keys == ("logits",)
     assert model.transfer_report.notes == (
-        "logits predicts 5 classes, the source's 21: it was not taken",
+        "logits predicts 5 classes, the checkpoint's 21: it was not loaded",
     )
     original = originals[ENTRY.file_name][0]
     inner = [keras.Model(m.inputs[0], m.get_layer("aspp").output) for m in (model, original)]
@@ -148,13 +146,13 @@ def test_other_classes_and_other_widths(site, originals):
     assert Site.requests == {ENTRY.file_name: 1, HALF_ENTRY.file_name: 1}
 
 
-def test_load_and_convert_take_the_names(site, originals):
+def test_load_and_from_pretrained_take_the_names(site, originals):
     model = scattered(keras_deeplab.DeepLabV3(weights=NAME, **NETWORK), 9)
     weights.load(model, NAME)
     assert is_the_same(model, originals[ENTRY.file_name][0])
-    found = weights.convert(f"{NAME}/DeepLabV3/mobilenet_v2")
+    found = weights.from_pretrained(f"{NAME}/DeepLabV3/mobilenet_v2")
     assert is_the_same(found, originals[ENTRY.file_name][0])
-    half = weights.convert(f"{NAME}/DeepLabV3/mobilenet_v2", **HALF, output_stride=8)
+    half = weights.from_pretrained(f"{NAME}/DeepLabV3/mobilenet_v2", **HALF, output_stride=8)
     assert half.output_stride == 8
     np.testing.assert_array_equal(half.weights[0], originals[HALF_ENTRY.file_name][0].weights[0])
     assert Site.requests == {ENTRY.file_name: 1, HALF_ENTRY.file_name: 1}
@@ -164,15 +162,16 @@ def test_a_name_is_not_the_folder_that_lies_here(site, originals, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / NAME).mkdir()
     assert (
-        weights.open_source(NAME, "DeepLabV3", "mobilenet_v2").model_arguments["num_classes"] == 21
+        weights.open_checkpoint(NAME, "DeepLabV3", "mobilenet_v2").model_arguments["num_classes"]
+        == 21
     )
     with pytest.raises(WeightsError, match="a folder that holds no TensorFlow checkpoint"):
-        weights.open_source(f"./{NAME}", "DeepLabV3", "mobilenet_v2")
+        weights.open_checkpoint(f"./{NAME}", "DeepLabV3", "mobilenet_v2")
 
 
 def test_moving_averages_of_a_file_without_them(site):
-    with pytest.raises(WeightsError, match="`moving_averages` were asked for, but it holds none"):
-        weights.convert(f"{NAME}/DeepLabV3/mobilenet_v2", moving_averages=True)
+    with pytest.raises(WeightsError, match="`moving_averages` must be False: it holds none"):
+        weights.from_pretrained(f"{NAME}/DeepLabV3/mobilenet_v2", moving_averages=True)
 
 
 @pytest.mark.parametrize("fault", ["hash", "404", "refused", "cut"])
@@ -234,11 +233,11 @@ def test_imagenet_into_every_kind_of_model(site, originals):
             "imagenet: published weights need a `backbone` that has a name. Received: None",
         ),
         (
-            lambda: weights.convert("pascal_voc"),
+            lambda: weights.from_pretrained("pascal_voc"),
             "opened as NAME/MODEL/BACKBONE, such as 'pascal_voc/DeepLabV3/mobilenet_v2'",
         ),
         (
-            lambda: weights.convert("imagenet/DeepLabV3/mobilenet_v2"),
+            lambda: weights.from_pretrained("imagenet/DeepLabV3/mobilenet_v2"),
             "mobilenet_v2 without a head: build a model on mobilenet_v2 with weights=",
         ),
         (
@@ -247,15 +246,18 @@ def test_imagenet_into_every_kind_of_model(site, originals):
             "'pascal_voc', 'pascal_voc_trainval', 'cityscapes', 'imagenet'",
         ),
         (
-            lambda: weights.convert("pascal_vok/DeepLabV3/mobilenet_v2"),
+            lambda: weights.from_pretrained("pascal_vok/DeepLabV3/mobilenet_v2"),
             "pascal_vok: no such weights .* there are: 'pascal_voc', ",
         ),
         (
-            lambda: weights.convert("pascal_voc/DeepLabV3/mobilenet"),
+            lambda: weights.from_pretrained("pascal_voc/DeepLabV3/mobilenet"),
             "no such weights are published for DeepLabV3 on mobilenet; there are: none. "
             "'pascal_voc' is there for DeepLabV3 on mobilenet_v2; ",
         ),
-        (lambda: weights.convert("runs/first/model.keras"), "model.keras: there is no such file"),
+        (
+            lambda: weights.from_pretrained("runs/first/model.keras"),
+            "model.keras: there is no such file",
+        ),
     ],
 )
 def test_names_that_do_not_fit_say_what_there_is(site, tmp_path, call, message):

@@ -13,11 +13,11 @@ from torch_bytes import dict_of, plain, state_dict, write_zip
 
 from keras_deeplab import backbones, weights
 from keras_deeplab.weights import WeightsError
-from keras_deeplab.weights.names import torchvision
+from keras_deeplab.weights.names import tables, torchvision
 from keras_deeplab.weights.readers.state_dict import chosen
 
 PATH = Path("some.ckpt")
-LAYERS = dict(torchvision._resnet_layers((3, 4, 6, 3), ""))
+LAYERS = tables.resnet(torchvision.RESNET, (3, 4, 6, 3))
 RESNET = {
     f"{name}.{variable}": (1,) if "bn" in name or "downsample.1" in name else (1, 64, 1, 1)
     for name in LAYERS.values()
@@ -81,7 +81,7 @@ def test_moving_averages_beside_the_model_are_read_when_asked_for(place, names):
     assert (average.keys, average.prefix) == (place, names)
     # The averages alone are what the file holds.
     assert chosen(PATH, {place: under(names)}, False).keys == place
-    with pytest.raises(WeightsError, match="`moving_averages` were asked for, but it holds none"):
+    with pytest.raises(WeightsError, match="`moving_averages` must be False: it holds none"):
         chosen(PATH, {("state_dict",): RESNET}, True)
 
 
@@ -117,7 +117,7 @@ def test_no_network_says_what_is_wrong_or_what_is_there():
     with pytest.raises(WeightsError, match=r"lacks 1 of its layers: layer3\.2\.conv1"):
         chosen(PATH, {("model",): under("module.", BROKEN), (): {"mean": (3,)}}, False)
     with pytest.raises(
-        WeightsError, match=r"holds 2 arrays in `net` of no network .* among them a"
+        WeightsError, match=r"holds 2 arrays in `net` of no known network, among them a"
     ):
         chosen(PATH, {(): {"mean": (3,)}, ("net",): {"a": (1,), "b\x1b": (1,)}}, False)
 
@@ -129,7 +129,7 @@ def test_a_head_that_is_broken_does_not_make_a_backbone_of_the_file():
         chosen(PATH, {(): shapes}, False)
 
 
-SMALL = dict(torchvision._mobilenet_layers("features."))
+SMALL = tables.after("features.", torchvision.mobilenet_v3_large())
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,11 @@ def written(kind: str, folder: Path, arrays: dict[str, np.ndarray]) -> Path:
 @pytest.mark.parametrize(
     "name, array, reason",
     [
-        ("features.0.0.weight", np.zeros(3), r"stem_conv/kernel is \(3, 3, 3, 16\), the source's"),
+        (
+            "features.0.0.weight",
+            np.zeros(3),
+            r"stem_conv/kernel is \(3, 3, 3, 16\), the checkpoint's",
+        ),
         ("features.0.0.weight", np.zeros((1,) * 5), "shapes do not fit: stem_conv/kernel"),
         ("features.0.0.weight", np.zeros(()), "shapes do not fit: stem_conv/kernel"),
         ("features.0.1.weight", np.zeros((16, 1)), "shapes do not fit: stem_norm/gamma"),
@@ -202,20 +206,10 @@ def test_wrong_ranks_and_values_are_refused(arrays, target, tmp_path, kind, name
         weights.load(target, path)
 
 
-@pytest.mark.parametrize("place", [0, 6, 8, 24, 28, 30, 42])  # magic, version, sizes, offset
-def test_a_damaged_list_of_members_is_one_clear_error(arrays, target, tmp_path, place):
-    path = written("pth", tmp_path, arrays)
-    content = bytearray(path.read_bytes())
-    content[content.index(b"PK\x01\x02") + place] ^= 0xFF
-    path.write_bytes(content)
-    with unchanged(target), pytest.raises(WeightsError, match="damaged or cut zip archive"):
-        weights.load(target, path)
-
-
 def test_integers_are_no_weights(arrays, tmp_path):
     name = "features.0.0.weight"
     path = written("safetensors", tmp_path, {**arrays, name: arrays[name].astype("int8")})
     with pytest.raises(
         WeightsError, match=f"{name} must hold floating point. Received: dtype=int8"
     ):
-        weights.open_source(path)
+        weights.open_checkpoint(path)

@@ -38,25 +38,25 @@ NETWORKS = {
             align_corners=True,
             backbone_options=HALF,
         ),
-        dict(tf1_deeplab._blocks()),
+        tf1_deeplab.mobilenet_v2(),
     ),
     "mobilenet_with_all": (
         lambda: keras_deeplab.DeepLabV3Plus(
             5, "mobilenet_v2", backbone_options={"padding": "same"}, **AUTHORS
         ),
-        dict(tf1_deeplab._blocks()),
+        tf1_deeplab.mobilenet_v2(),
     ),
     "xception41": (
         lambda: keras_deeplab.DeepLabV3Plus(19, "xception41", **AUTHORS),
-        dict(tf1_deeplab._xception(41, "xception_41/")),
+        tf1_deeplab.xception(41),
     ),
     "xception71": (
         lambda: keras_deeplab.DeepLabV3Plus(19, "xception71", output_stride=8, **AUTHORS),
-        dict(tf1_deeplab._xception(71, "xception_71/")),
+        tf1_deeplab.xception(71),
     ),
     "resnet50_beta": (
         lambda: keras_deeplab.DeepLabV3Plus(21, "resnet50_beta", **AUTHORS),
-        dict(tf1_deeplab._beta_layers(50, "resnet_v1_50/")),
+        tf1_deeplab.resnet_beta(50),
     ),
 }
 LARGE = ("xception41", "xception71", "resnet50_beta")
@@ -74,7 +74,7 @@ def test_the_authors_networks_come_back_whole(tmp_path, name):
     layers = {**layers, **HEAD, **{k: v for k, v in ASPP.items() if branches}}
     prefix = write_tf1(tmp_path / "model.ckpt-7", as_the_authors_write_it(model, layers))
     stride = {"output_stride": model.output_stride}
-    found = weights.convert(prefix, **stride)
+    found = weights.from_pretrained(prefix, **stride)
     assert found.transfer_report.missing_keys == found.transfer_report.unexpected_keys == ()
     assert found.get_config() == model.get_config()
     np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
@@ -97,15 +97,15 @@ def test_slots_and_averages_are_told_apart(half, tmp_path):
         **{f"{name}{AVERAGE}": array + 1 for name, array in arrays.items()},
     }
     prefix = write_tf1(tmp_path / "model.ckpt", {**arrays, **extra})
-    plain = weights.convert(prefix)
+    plain = weights.from_pretrained(prefix)
     np.testing.assert_array_equal(plain(PIXELS), model(PIXELS))
     left_over = plain.transfer_report.unexpected_keys
     assert set(left_over) == {*extra} - {"global_step"}
-    averaged = weights.convert(prefix, moving_averages=True)
+    averaged = weights.from_pretrained(prefix, moving_averages=True)
     stem = averaged.backbone.get_layer("stem_conv").kernel
     np.testing.assert_allclose(stem, arrays[kernel] + 1)
-    with pytest.raises(WeightsError, match="`moving_averages` were asked for"):
-        weights.convert(write_tf1(tmp_path / "bare", arrays), moving_averages=True)
+    with pytest.raises(WeightsError, match="`moving_averages` must be False"):
+        weights.from_pretrained(write_tf1(tmp_path / "bare", arrays), moving_averages=True)
 
 
 def test_every_way_to_name_a_checkpoint(half, tmp_path):
@@ -117,11 +117,11 @@ def test_every_way_to_name_a_checkpoint(half, tmp_path):
     archive.write_bytes(tar_gz(folder))
     data = next(folder.glob("*.data-*"))
     for path in (prefix, Path(f"{prefix}.index"), data, folder, archive):
-        found = weights.convert(path)
+        found = weights.from_pretrained(path)
         np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
     write_tf1(folder / "another.ckpt", arrays)
     with pytest.raises(WeightsError, match="several checkpoints"):
-        weights.convert(folder)
+        weights.from_pretrained(folder)
 
 
 def test_a_checkpoint_by_objects(half, tmp_path):
@@ -146,7 +146,7 @@ def test_a_checkpoint_by_objects(half, tmp_path):
 def test_an_object_graph_that_is_none_is_refused(tmp_path, graph):
     prefix = write_tf1(tmp_path / "a", {"_CHECKPOINTABLE_OBJECT_GRAPH": graph})
     with pytest.raises(WeightsError, match=r"a: it"):
-        weights.open_source(prefix)
+        weights.open_checkpoint(prefix)
 
 
 @pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
@@ -159,22 +159,24 @@ def test_a_truncated_checkpoint_is_refused(half, tmp_path, suffix, share):
     with pytest.raises(
         WeightsError, match=r"cut: it (is damaged or incomplete|declares variables)"
     ):
-        weights.convert(prefix)
+        weights.from_pretrained(prefix)
 
 
 def test_other_networks_are_refused(half, tmp_path):
     _, arrays = half
     some = {name: a for name, a in arrays.items() if not name.startswith("aspp0/")}
     with pytest.raises(WeightsError, match=r"lacks aspp0/weights"):
-        weights.convert(write_tf1(tmp_path / "no_aspp", some))
+        weights.from_pretrained(write_tf1(tmp_path / "no_aspp", some))
     some = {name: a for name, a in arrays.items() if "expanded_conv_5/" not in name}
     with pytest.raises(WeightsError, match=r"lacks \d of its layers: MobilenetV2/expanded_conv_5"):
-        weights.convert(write_tf1(tmp_path / "holes", some))
+        weights.from_pretrained(write_tf1(tmp_path / "holes", some))
     plain = {"resnet_v1_50/conv1/weights": np.zeros((7, 7, 3, 64), np.float32)}
     with pytest.raises(WeightsError, match='only the "beta" form'):
-        weights.convert(write_tf1(tmp_path / "plain", plain))
+        weights.from_pretrained(write_tf1(tmp_path / "plain", plain))
     with pytest.raises(WeightsError, match="arrays of no known network"):
-        weights.convert(write_tf1(tmp_path / "else", {"InceptionV3/w": np.zeros(3, np.float32)}))
+        weights.from_pretrained(
+            write_tf1(tmp_path / "else", {"InceptionV3/w": np.zeros(3, np.float32)})
+        )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_one_wide_array_makes_no_large_model(half, tmp_path, scope, name):
     _, arrays = half
     wide = np.zeros((1, 1, 1, 200_000), np.float32)
     with pytest.raises(WeightsError, match=f"the model's `{name}` must be at most"):
-        weights.convert(write_tf1(tmp_path / "wide", {**arrays, f"{scope}/weights": wide}))
+        weights.from_pretrained(write_tf1(tmp_path / "wide", {**arrays, f"{scope}/weights": wide}))
 
 
 def test_values_that_are_not_finite_are_refused(half, tmp_path):
@@ -273,7 +275,7 @@ def test_an_index_that_would_end_the_process_is_refused(found, reason, tmp_path)
         4,
     )
     with pytest.raises(WeightsError, match=reason):
-        weights.open_source(write_index(tmp_path / "a", a=found))
+        weights.open_checkpoint(write_index(tmp_path / "a", a=found))
 
 
 def test_variables_of_the_same_bytes_are_not_larger_than_the_data_could_be(tmp_path):
@@ -281,7 +283,7 @@ def test_variables_of_the_same_bytes_are_not_larger_than_the_data_could_be(tmp_p
     with pytest.raises(
         WeightsError, match="it declares variables of 320 bytes in data of 64 bytes"
     ):
-        weights.open_source(write_index(tmp_path / "a", **names))
+        weights.open_checkpoint(write_index(tmp_path / "a", **names))
 
 
 def test_the_file_checkpoint_names_one_in_its_own_folder(half, tmp_path):

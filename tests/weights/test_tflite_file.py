@@ -26,7 +26,7 @@ def pixels(path, size=None) -> np.ndarray:
 
 
 def test_the_float_files_logits(shared):
-    model = weights.convert(shared / "pretrained" / f"{FLOAT}.tflite")
+    model = weights.from_pretrained(shared / "pretrained" / f"{FLOAT}.tflite")
     assert (model.output_stride, model.num_classes) == (8, 21)
     assert model.get_config()["backbone_options"]["depth_multiplier"] == 0.5
     for photo in PHOTOS:
@@ -39,7 +39,7 @@ def test_the_float_files_logits(shared):
 
 
 def test_a_wrong_stride_of_the_float_file_shows(shared):
-    model = weights.convert(shared / "pretrained" / f"{FLOAT}.tflite", output_stride=16)
+    model = weights.from_pretrained(shared / "pretrained" / f"{FLOAT}.tflite", output_stride=16)
     logits = model(pixels(shared / "reference" / "cat_257.png"), training=False)[0]
     with np.load(shared / "reference" / f"{FLOAT}__cat_logits.npz") as file:
         right = np.squeeze(file["logits"])
@@ -47,7 +47,7 @@ def test_a_wrong_stride_of_the_float_file_shows(shared):
 
 
 def test_the_8_bit_files_labels(shared):
-    model = weights.convert(shared / "pretrained" / f"{QUANTISED}.tflite")
+    model = weights.from_pretrained(shared / "pretrained" / f"{QUANTISED}.tflite")
     assert (model.output_stride, model.count_params()) == (16, 2_146_645)
     for photo in PHOTOS:
         found = keras_deeplab.predict(model, shared / "reference" / f"{photo}_513.png")
@@ -60,7 +60,7 @@ def test_the_8_bit_files_labels(shared):
     [("cat.bmp", "tabby"), ("parrot.jpg", "macaw"), ("bird_segmentation.bmp", "kite")],
 )
 def test_the_imagenet_file_names_the_animals(shared, photo, animal):
-    model = weights.convert(shared / "pretrained" / f"{IMAGENET}.tflite")
+    model = weights.from_pretrained(shared / "pretrained" / f"{IMAGENET}.tflite")
     names = (shared / "photos" / "imagenet_labels.txt").read_text().splitlines()
     logits = model(pixels(shared / "photos" / photo, 224), training=False)[0].numpy()
     first = [names[index] for index in np.argsort(-logits)[:5]]
@@ -93,7 +93,7 @@ def test_a_truncated_file_is_refused(shared, tmp_path, share):
     path = tmp_path / "cut.tflite"
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(WeightsError, match=r"cut\.tflite: "):
-        weights.convert(path)
+        weights.from_pretrained(path)
 
 
 def converted(model: keras.Model) -> bytes:
@@ -109,7 +109,7 @@ def test_other_files_are_refused(tmp_path):
     path.write_bytes(converted(model))
     assert tflite.is_tflite_file(path)
     with pytest.raises(WeightsError, match=r"keras\.tflite: "):
-        weights.convert(path)
+        weights.from_pretrained(path)
 
 
 def graph_of(schema, tensors: list, stored: np.ndarray) -> tflite._Graph:

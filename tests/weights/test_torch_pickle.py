@@ -269,6 +269,21 @@ def test_a_container_made_of_another_again_and_again_takes_no_memory(made, items
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "use",
+    [
+        call(ORDERED, b"h\x07"),
+        call(b"cbuiltins\nset\n", b"h\x07"),
+        b"h\x07\x88K\x01s",  # an assignment to all that is in it
+        b"](h\x07e" + b"h\x07(h\x07e",
+    ],
+)
+def test_a_number_that_is_expanded_is_never_gone_through(use, kind, tmp_path):
+    huge = tensor(storage("0", 4), 0, (1 << 40,), (0,)) + b"q\x07"
+    assert "damaged or cut pickle" in refusal(kind, tmp_path / "a.pth", b"(" + huge + use + b"t")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_huge_memo_indices_take_no_memory(kind, tmp_path):
     body = dict_of(a=FLOAT_TENSOR) + b"r\xff\xff\xff\x7f"
     assert list(read(kind, tmp_path / "a.pth", body)) == ["a"]

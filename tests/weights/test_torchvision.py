@@ -13,7 +13,7 @@ import keras_deeplab
 from keras_deeplab import weights
 from keras_deeplab.graph.network import own_weights
 from keras_deeplab.weights import WeightsError
-from keras_deeplab.weights.names import torchvision
+from keras_deeplab.weights.names import tables, torchvision
 from keras_deeplab.weights.transfer import weighted_layers
 
 SUFFIXES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}
@@ -50,7 +50,8 @@ def written(tmp_path, arrays):
 
 
 def resnet_names(depth: int, prefix: str = "") -> dict[str, str]:
-    return dict(torchvision._resnet_layers({50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth], prefix))
+    units = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
+    return tables.after(prefix, tables.resnet(torchvision.RESNET, units))
 
 
 @pytest.mark.slow
@@ -58,9 +59,9 @@ def test_deeplabv3_resnet101_without_auxiliary_head(tmp_path):
     model = scattered(
         keras_deeplab.DeepLabV3(21, "resnet101", output_stride=8, multi_grid=(1, 1, 1), dropout=0.5)
     )
-    layers = {**resnet_names(101, "backbone."), **torchvision._head_layers()}
+    layers = {**resnet_names(101, "backbone."), **torchvision.HEAD}
     path = written(tmp_path, as_torchvision_writes_it(model, layers))
-    found = weights.convert(path)
+    found = weights.from_pretrained(path)
     assert found.transfer_report.missing_keys == found.transfer_report.unexpected_keys == ()
     assert found.get_config() == model.get_config()
     x = image(65, 97)
@@ -72,7 +73,7 @@ def test_a_resnet_classifier(tmp_path):
     model = scattered(keras_deeplab.SPPNet(9, "resnet50", levels=(1,), pooling="average", dense=()))
     layers = {**resnet_names(50), "logits": "fc"}
     path = written(tmp_path, as_torchvision_writes_it(model, layers))
-    found = weights.convert(path)
+    found = weights.from_pretrained(path)
     x = image(65, 97)
     np.testing.assert_array_equal(found(x, training=False), model(x, training=False))
     assert found.get_config()["backbone_options"] == model.get_config()["backbone_options"]
@@ -84,7 +85,7 @@ def test_a_resnet_classifier(tmp_path):
 
 def test_the_auxiliary_head_comes_along(shared, tmp_path):
     arrays = state(shared, "torchvision_deeplabv3_resnet50")
-    model = weights.convert(written(tmp_path, arrays))
+    model = weights.from_pretrained(written(tmp_path, arrays))
     paths = {path for path in model.transfer_report.loaded if path.startswith("auxiliary/")}
     assert len(paths) == 3
     assert not any("aux_classifier" in name for name in model.transfer_report.unexpected_keys)
@@ -100,7 +101,7 @@ def test_another_head_on_a_known_network_gives_its_backbone(shared, tmp_path):
     fcn["classifier.0.weight"] = np.zeros((512, 2048, 3, 3), np.float32)
     path = written(tmp_path, fcn)
     with pytest.raises(WeightsError, match="without a head"):
-        weights.convert(path)
+        weights.from_pretrained(path)
     model = keras_deeplab.DeepLabV3(3, weights=path)
     assert "classifier.0.weight" in model.transfer_report.unexpected_keys
     assert set(model.transfer_report.missing_keys) >= {"logits", "head/conv"}
@@ -117,4 +118,4 @@ def test_another_head_on_a_known_network_gives_its_backbone(shared, tmp_path):
 def test_other_networks_are_refused(tmp_path, arrays, message):
     arrays = {name: np.zeros(shape, np.float32) for name, shape in arrays.items()}
     with pytest.raises(WeightsError, match=message):
-        weights.convert(written(tmp_path, arrays))
+        weights.from_pretrained(written(tmp_path, arrays))

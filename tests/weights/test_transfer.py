@@ -30,7 +30,7 @@ def v3_plus(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3Plus:
 @pytest.fixture(scope="module")
 def without_rates() -> Checkpoint:
     """A DeepLabV3 whose projection has other inputs than one with rates."""
-    return weights.open_source(scattered(v3(aspp_rates=())))
+    return weights.open_checkpoint(scattered(v3(aspp_rates=())))
 
 
 def values(model: keras.Model, path: str) -> dict[str, np.ndarray]:
@@ -43,8 +43,8 @@ def test_another_class_leaves_the_head_that_does_not_fit(without_rates):
     before = {path: values(model, path) for path in project}
     report = transfer(model, without_rates)
     assert report.notes == (
-        "aspp/project was not taken: aspp/project/conv/kernel is (1, 1, 40, 8), "
-        "the source's (1, 1, 16, 8)",
+        "aspp/project was not loaded: aspp/project/conv/kernel is (1, 1, 40, 8), "
+        "the checkpoint's (1, 1, 16, 8)",
     )
     # A norm belongs to its convolution, though its own shapes fit.
     assert set(project) <= set(report.missing_keys)
@@ -78,10 +78,10 @@ def test_the_same_class_may_have_other_classes_but_no_other_predictor(without_ra
 def test_predictors_of_other_inputs_are_said_by_their_shapes(without_rates):
     report = transfer(v3_plus(aspp_rates=(), decoder_filters=16), without_rates)
     assert report.notes == (
-        "logits was not taken: logits/kernel is (1, 1, 16, 3), the source's (1, 1, 8, 3)",
+        "logits was not loaded: logits/kernel is (1, 1, 16, 3), the checkpoint's (1, 1, 8, 3)",
     )
     report = transfer(v3_plus(5, aspp_rates=()), without_rates)
-    assert report.notes == ("logits predicts 5 classes, the source's 3: it was not taken",)
+    assert report.notes == ("logits predicts 5 classes, the checkpoint's 3: it was not loaded",)
 
 
 def lacking(source: Checkpoint, *names: str) -> Checkpoint:
@@ -92,12 +92,12 @@ def lacking(source: Checkpoint, *names: str) -> Checkpoint:
 
 def test_a_layer_is_taken_whole_or_not_at_all(without_rates):
     source = lacking(without_rates, "aspp/conv_1x1/norm/moving_mean")
-    message = r"aspp/conv_1x1/norm/moving_mean is \(8,\), the source has none"
+    message = r"aspp/conv_1x1/norm/moving_mean is \(8,\), the checkpoint has none"
     model = v3(aspp_rates=())
     with unchanged(model), pytest.raises(WeightsError, match=message):
         transfer(model, source)
     report = transfer(v3_plus(aspp_rates=()), source)
-    assert [note for note in report.notes if note.startswith("aspp/conv_1x1 was not taken")]
+    assert [note for note in report.notes if note.startswith("aspp/conv_1x1 was not loaded")]
     assert {"aspp/conv_1x1/conv", "aspp/conv_1x1/norm"} <= set(report.missing_keys)
     source = lacking(without_rates, "logits/bias")
     report = transfer(v3_plus(aspp_rates=()), source)
@@ -134,8 +134,8 @@ def test_a_voc_file_without_rates_into_another_decoder(shared):
     file = shared / "pretrained" / "deeplabv3_mnv2_pascal_quant.tflite"
     model = keras_deeplab.DeepLabV3Plus(11, weights=file, separable=True)
     notes = model.transfer_report.notes
-    assert "logits predicts 11 classes, the source's 21: it was not taken" in notes
-    assert any(note.startswith("aspp/project was not taken: aspp/project/conv/") for note in notes)
+    assert "logits predicts 11 classes, the checkpoint's 21: it was not loaded" in notes
+    assert any(note.startswith("aspp/project was not loaded: aspp/project/conv/") for note in notes)
     kept = set(model.transfer_report.loaded)
     assert {"aspp/conv_1x1/conv", "aspp/conv_1x1/norm", "backbone/stem_conv"} <= kept
     assert not {"aspp/project/conv", "aspp/project/norm", "logits"} & kept

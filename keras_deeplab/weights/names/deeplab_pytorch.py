@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.names import tables
+
+_RESNET = {
+    "backbone/stem": "layer1.conv1",
+    "backbone/stage{stage}_unit1_0": "layer{next_stage}.block1.shortcut",
+    "backbone/stage{stage}_unit{unit}_1": "layer{next_stage}.block{unit}.reduce",
+    "backbone/stage{stage}_unit{unit}_2": "layer{next_stage}.block{unit}.conv3x3",
+    "backbone/stage{stage}_unit{unit}_3": "layer{next_stage}.block{unit}.increase",
+}
 
 
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
@@ -18,47 +24,28 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     count = sum(checkpoint.has(f"{prefix}layer4.block{unit}.") for unit in range(1, 100))
     depths = {units[2]: depth for depth, units in UNITS.items()}
     branches = sum(checkpoint.has(f"{prefix}aspp.c{index}.") for index in range(100))
-    if count not in depths or branches == 0:
+    if count not in depths or branches != 4:  # the rates of other ASPPs are not in the file
         raise WeightsError(
             checkpoint.path,
             "it is named as deeplab-pytorch names networks, but is no DeepLab V2: its fourth layer "
-            f"has {count} blocks and its ASPP {branches} branches",
+            f"has {count} blocks and its ASPP {branches} branches, not 4",
         )
-    layers = dict(_layers(UNITS[depths[count]], prefix))
-    for index in range(branches):
-        layers[f"logits_{index}"] = f"{prefix}aspp.c{index}"
-    own: dict[str, Any] = {
-        "num_classes": checkpoint.array(f"{prefix}aspp.c0.weight", 4).shape[0],
-        "head_filters": None,
-        "align_corners": False,
-    }
-    if branches != 4:  # the rates are not in the file; four branches are the paper's
-        raise WeightsError(checkpoint.path, f"its ASPP has {branches} branches, not 4")
+    backbone = f"resnet{depths[count]}"
+    layers = tables.with_norms(tables.resnet(_RESNET, UNITS[depths[count]]), ".conv", ".bn")
+    layers |= {f"logits_{index}": f"aspp.c{index}" for index in range(4)}
     return checkpoint.mapped(
-        f"deeplab-pytorch DeepLab V2 resnet{depths[count]}",
-        layers,
-        backbone=f"resnet{depths[count]}",
+        f"deeplab-pytorch DeepLab V2 {backbone}",
+        tables.after(prefix, layers),
+        backbone=backbone,
         backbone_arguments={
             "stride_on": "1x1",
             "pool_ceil": True,
             "preprocessing": "caffe_deeplab",
         },
         model="DeepLabV2",
-        model_arguments=own,
+        model_arguments={
+            "num_classes": checkpoint.array(f"{prefix}aspp.c0.weight", 4).shape[0],
+            "head_filters": None,
+            "align_corners": False,
+        },
     )
-
-
-def _layers(units: tuple[int, ...], prefix: str) -> Iterator[tuple[str, str]]:
-    yield from _conv_norm("stem", f"{prefix}layer1.conv1")
-    for stage, count in enumerate(units, 1):
-        for unit in range(1, count + 1):
-            ours, theirs = f"stage{stage}_unit{unit}", f"{prefix}layer{stage + 1}.block{unit}"
-            if unit == 1:
-                yield from _conv_norm(f"{ours}_0", f"{theirs}.shortcut")
-            for index, name in enumerate(("reduce", "conv3x3", "increase"), 1):
-                yield from _conv_norm(f"{ours}_{index}", f"{theirs}.{name}")
-
-
-def _conv_norm(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    yield f"backbone/{ours}_conv", f"{theirs}.conv"
-    yield f"backbone/{ours}_norm", f"{theirs}.bn"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +11,24 @@ from keras_deeplab.backbones.vgg16 import BLOCKS as VGG_BLOCKS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.layouts import KERAS
+from keras_deeplab.weights.names import tables
 
 _CAFFE = {"preprocessing": "caffe"}
 _MEAN_AND_DENSE = {"levels": (1,), "pooling": "average", "dense": ()}
+
+
+_RESNET = {
+    "backbone/stem": "conv1",
+    "backbone/stage{stage}_unit1_0": "conv{next_stage}_block1_0",
+    "backbone/stage{stage}_unit{unit}_{index}": "conv{next_stage}_block{unit}_{index}",
+}
+_MOBILENET = {"backbone/block{block}_{part}": "block_{block}_{part}"}
+_MOBILENET_START = {
+    "backbone/stem_conv": "Conv1",
+    "backbone/stem_norm": "bn_Conv1",
+    "backbone/block0_{part}_conv": "expanded_conv_{part}",
+    "backbone/block0_{part}_norm": "expanded_conv_{part}_BN",
+}
 
 
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
@@ -39,7 +53,7 @@ def _resnet(checkpoint: Checkpoint) -> Checkpoint | None:
     depths = {units: depth for depth, units in UNITS.items()}
     if units not in depths:
         return None
-    layers = dict(_resnet_layers(units))
+    layers = tables.with_norms(tables.resnet(_RESNET, units), "_conv", "_bn")
     backbone = f"resnet{depths[units]}"
     shared = {**_CAFFE, "stride_on": "1x1", "backbone_options": {"epsilon": 1.001e-5}}
     needs = _classifier(checkpoint, layers, _MEAN_AND_DENSE)
@@ -50,18 +64,6 @@ def _resnet(checkpoint: Checkpoint) -> Checkpoint | None:
         backbone_arguments=shared,
         **needs,
     )
-
-
-def _resnet_layers(stages: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    yield "backbone/stem_conv", "conv1_conv"
-    yield "backbone/stem_norm", "conv1_bn"
-    for stage, units in enumerate(stages, 1):
-        for unit in range(1, units + 1):
-            for index in range(4) if unit == 1 else (1, 2, 3):
-                ours = f"backbone/stage{stage}_unit{unit}_{index}"
-                theirs = f"conv{stage + 1}_block{unit}_{index}"
-                yield f"{ours}_conv", f"{theirs}_conv"
-                yield f"{ours}_norm", f"{theirs}_bn"
 
 
 def _without_biases(checkpoint: Checkpoint, layers: dict[str, str]) -> Checkpoint:
@@ -94,7 +96,10 @@ def _classifier(
 
 
 def _mobilenet(checkpoint: Checkpoint) -> Checkpoint:
-    layers = dict(_mobilenet_layers())
+    blocks = range(1, sum(repeats for _, _, repeats, _ in STAGES))
+    parts = ("depthwise", "project")
+    later = tables.expanded(_MOBILENET, block=blocks, part=("expand", *parts))
+    layers = tables.expanded(_MOBILENET_START, part=parts) | tables.with_norms(later, "", "_BN")
     width = checkpoint.array("block_16_project/kernel", 4).shape[-1]
     multiplier = _multiplier(width)
     options: dict[str, Any] = {"padding": "end", "depth_multiplier": multiplier}
@@ -117,16 +122,6 @@ def _multiplier(width: int) -> float:
     """The depth multiplier of a last block's width; keras.applications publishes these."""
     published = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
     return min(published, key=lambda m: abs(m * STAGES[-1][1] - width))
-
-
-def _mobilenet_layers() -> Iterator[tuple[str, str]]:
-    yield "backbone/stem_conv", "Conv1"
-    yield "backbone/stem_norm", "bn_Conv1"
-    for block in range(sum(repeats for _, _, repeats, _ in STAGES)):
-        theirs = f"block_{block}" if block else "expanded_conv"
-        for part in ("expand", "depthwise", "project") if block else ("depthwise", "project"):
-            yield f"backbone/block{block}_{part}_conv", f"{theirs}_{part}"
-            yield f"backbone/block{block}_{part}_norm", f"{theirs}_{part}_BN"
 
 
 def _vgg16(checkpoint: Checkpoint) -> Checkpoint:

@@ -6,7 +6,6 @@ LiteRT files made from them keep their names, and are read by the same tables.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,30 @@ from keras_deeplab.backbones.xception import ENTRY, MIDDLE_UNITS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.layouts import TF1
+from keras_deeplab.weights.names import tables
 
-_XCEPTION = re.compile(r"^xception_(41|65|71)/")
-_RESNET = re.compile(r"^resnet_v1_(50|101)/")
+_XCEPTION_ROOT = re.compile(r"^xception_(41|65|71)/")
+_RESNET_ROOT = re.compile(r"^resnet_v1_(50|101)/")
+
+
+_MOBILENET_START = {"backbone/stem": "Conv", "backbone/block0_{part}": "expanded_conv/{part}"}
+_MOBILENET = {"backbone/block{block}_{part}": "expanded_conv_{block}/{part}"}
+_RESNET = {
+    "backbone/stem{index}": "conv1_{index}",
+    "backbone/stage{stage}_unit1_0": "block{stage}/unit_1/bottleneck_v1/shortcut",
+    "backbone/stage{stage}_unit{unit}_{index}": (
+        "block{stage}/unit_{unit}/bottleneck_v1/conv{index}"
+    ),
+}
+_XCEPTION_STEM = {"backbone/stem{index}": "entry_flow/conv1_{index}"}
+_XCEPTION_UNIT = {"backbone/{ours}_conv{index}": "{theirs}/xception_module/separable_conv{index}"}
+_ASPP = {
+    "aspp/conv_1x1": "aspp0",
+    "aspp/image_pooling/conv": "image_pooling",
+    "aspp/project": "concat_projection",
+}
+_ATROUS = {f"aspp/atrous_{index}": f"aspp{index + 1}" for index in range(3)}
+_DECODER = {f"decoder_{index}": f"decoder/decoder_conv{index}" for index in range(2)}
 
 
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
@@ -29,11 +49,11 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     for name in checkpoint.arrays:
         if name.startswith("MobilenetV2/"):
             return _found(checkpoint, *_mobilenet(checkpoint))
-        if match := _XCEPTION.match(name):
+        if match := _XCEPTION_ROOT.match(name):
             depth = int(match[1])
-            layers = dict(_xception(depth, f"{match[0]}"))
+            layers = xception(depth)
             return _found(checkpoint, f"xception{depth}", {"preprocessing": "tf"}, layers)
-        if match := _RESNET.match(name):
+        if match := _RESNET_ROOT.match(name):
             return _found(checkpoint, *_resnet_beta(checkpoint, int(match[1]), match[0]))
     return None
 
@@ -52,7 +72,7 @@ def _found(
         checkpoint = _with_pooling_last(checkpoint)
         title = f"the authors' {needs['model']} {backbone}"
     elif backbone == "mobilenet_v2" and "MobilenetV2/Logits/Conv2d_1c_1x1/weights" in arrays:
-        layers |= dict(_norm_after("backbone/classifier", "MobilenetV2/Conv_1"))
+        layers |= _norms({"backbone/classifier": "MobilenetV2/Conv_1"})
         layers["logits"] = "MobilenetV2/Logits/Conv2d_1c_1x1"
         kernel = checkpoint.array("MobilenetV2/Logits/Conv2d_1c_1x1/weights", 4)
         if kernel.shape[:2] != (1, 1):
@@ -115,24 +135,15 @@ def _rates(checkpoint: Checkpoint) -> int:
 
 
 def _head(checkpoint: Checkpoint) -> dict[str, str]:
-    layers = dict(_norm_after("aspp/conv_1x1", "aspp0", "/"))
-    for index in range(_rates(checkpoint)):
-        layers |= _maybe_separable(checkpoint, f"aspp/atrous_{index}", f"aspp{index + 1}")
-    layers |= _norm_after("aspp/image_pooling/conv", "image_pooling", "/")
-    layers |= _norm_after("aspp/project", "concat_projection", "/")
+    layers = _norms(_ASPP, "/")
+    separable = dict(list(_ATROUS.items())[: _rates(checkpoint)])
     if checkpoint.has("decoder/"):
-        layers |= _norm_after("decoder_low_level", "decoder/feature_projection0", "/")
-        for index in range(2):
-            theirs = f"decoder/decoder_conv{index}"
-            layers |= _maybe_separable(checkpoint, f"decoder_{index}", theirs)
-    layers["logits"] = "logits/semantic"
-    return layers
-
-
-def _maybe_separable(checkpoint: Checkpoint, ours: str, theirs: str) -> dict[str, str]:
-    if checkpoint.has(f"{theirs}_depthwise/"):
-        return dict(_separable(ours, theirs))
-    return dict(_norm_after(ours, theirs, "/"))
+        layers |= _norms({"decoder_low_level": "decoder/feature_projection0"}, "/")
+        separable |= _DECODER
+    for ours, theirs in separable.items():
+        is_separable = checkpoint.has(f"{theirs}_depthwise/")
+        layers |= _separable({ours: theirs}) if is_separable else _norms({ours: theirs}, "/")
+    return {**layers, "logits": "logits/semantic"}
 
 
 def _with_pooling_last(checkpoint: Checkpoint) -> Checkpoint:
@@ -150,32 +161,33 @@ def _mobilenet(checkpoint: Checkpoint) -> tuple[str, dict[str, Any], dict[str, s
     second = _width(checkpoint, "MobilenetV2/expanded_conv_1/project")
     if multiplier != 1 and second != int(STAGES[1][1] * multiplier + 0.5):
         options["divisible_by"] = 8  # the ImageNet classifiers' rounding, not DeepLab's
-    return "mobilenet_v2", {"preprocessing": "tf", "backbone_options": options}, dict(_blocks())
+    return "mobilenet_v2", {"preprocessing": "tf", "backbone_options": options}, mobilenet_v2()
 
 
-def _blocks() -> Iterator[tuple[str, str]]:
-    yield from _norm_after("backbone/stem", "MobilenetV2/Conv")
-    for block in range(sum(repeats for _, _, repeats, _ in STAGES)):
-        ours = f"backbone/block{block}"
-        theirs = "MobilenetV2/expanded_conv" + (f"_{block}" if block else "")
-        for part in ("expand", "depthwise", "project") if block else ("depthwise", "project"):
-            yield from _norm_after(f"{ours}_{part}", f"{theirs}/{part}")
+def mobilenet_v2() -> dict[str, str]:
+    """The backbone's map of names."""
+    blocks = range(1, sum(repeats for _, _, repeats, _ in STAGES))
+    parts = ("depthwise", "project")
+    table = tables.expanded(_MOBILENET_START, part=parts)
+    table |= tables.expanded(_MOBILENET, block=blocks, part=("expand", *parts))
+    return _norms(tables.after("MobilenetV2/", table))
 
 
-def _xception(depth: int, root: str) -> Iterator[tuple[str, str]]:
-    yield from _norm_after("backbone/stem1", f"{root}entry_flow/conv1_1")
-    yield from _norm_after("backbone/stem2", f"{root}entry_flow/conv1_2")
-    units = [(f"entry{n}", f"entry_flow/block{n}/unit_1") for n in range(1, len(ENTRY[depth]) + 1)]
-    units += [
-        (f"middle{n}", f"middle_flow/block1/unit_{n}") for n in range(1, MIDDLE_UNITS[depth] + 1)
-    ]
-    units += [("exit1", "exit_flow/block1/unit_1"), ("exit2", "exit_flow/block2/unit_1")]
-    for ours, theirs in units:
-        theirs = f"{root}{theirs}/xception_module"
-        if ours.startswith("entry") or ours == "exit1":
-            yield from _norm_after(f"backbone/{ours}_shortcut", f"{theirs}/shortcut")
-        for index in (1, 2, 3):
-            yield from _separable(f"backbone/{ours}_conv{index}", f"{theirs}/separable_conv{index}")
+def xception(depth: int) -> dict[str, str]:
+    """The map of names of Xception41, 65 or 71."""
+    entry = [f"entry{n}" for n in range(1, len(ENTRY[depth]) + 1)]
+    units = {ours: f"entry_flow/block{n}/unit_1" for n, ours in enumerate(entry, 1)}
+    units |= {
+        f"middle{n}": f"middle_flow/block1/unit_{n}" for n in range(1, MIDDLE_UNITS[depth] + 1)
+    }
+    units |= {"exit1": "exit_flow/block1/unit_1", "exit2": "exit_flow/block2/unit_1"}
+    layers = _norms(tables.expanded(_XCEPTION_STEM, index=(1, 2)))
+    for ours, theirs in units.items():
+        place = {"ours": [ours], "theirs": [theirs], "index": (1, 2, 3)}
+        layers |= _separable(tables.expanded(_XCEPTION_UNIT, **place))
+        if ours in (*entry, "exit1"):
+            layers |= _norms({f"backbone/{ours}_shortcut": f"{theirs}/xception_module/shortcut"})
+    return tables.after(f"xception_{depth}/", layers)
 
 
 def _resnet_beta(
@@ -187,28 +199,23 @@ def _resnet_beta(
             f"it holds the plain resnet_v1_{depth} with a 7x7 convolution at its root; only the "
             '"beta" form with three 3x3 convolutions is a network of this package',
         )
-    return f"resnet{depth}_beta", {"preprocessing": "tf"}, dict(_beta_layers(depth, root))
+    return f"resnet{depth}_beta", {"preprocessing": "tf"}, resnet_beta(depth)
 
 
-def _beta_layers(depth: int, root: str) -> Iterator[tuple[str, str]]:
-    for index in (1, 2, 3):
-        yield from _norm_after(f"backbone/stem{index}", f"{root}conv1_{index}")
-    for stage, units in enumerate(UNITS[depth], 1):
-        for unit in range(1, units + 1):
-            ours = f"backbone/stage{stage}_unit{unit}"
-            theirs = f"{root}block{stage}/unit_{unit}/bottleneck_v1"
-            if unit == 1:
-                yield from _norm_after(f"{ours}_0", f"{theirs}/shortcut")
-            for index in (1, 2, 3):
-                yield from _norm_after(f"{ours}_{index}", f"{theirs}/conv{index}")
+def resnet_beta(depth: int) -> dict[str, str]:
+    """The map of names of the "beta" ResNet50 or 101."""
+    return tables.after(f"resnet_v1_{depth}/", _norms(tables.resnet(_RESNET, UNITS[depth])))
 
 
-def _norm_after(ours: str, theirs: str, joint: str = "_") -> Iterator[tuple[str, str]]:
-    yield f"{ours}{joint}conv", theirs
-    yield f"{ours}{joint}norm", f"{theirs}/BatchNorm"
+def _norms(table: tables.Table, joint: str = "_") -> dict[str, str]:
+    return tables.with_norms(table, "", "/BatchNorm", joint)
 
 
-def _separable(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    for half in ("depthwise", "pointwise"):
-        yield f"{ours}/{half}", f"{theirs}_{half}"
-        yield f"{ours}/{half}_norm", f"{theirs}_{half}/BatchNorm"
+def _separable(table: tables.Table) -> dict[str, str]:
+    """Depthwise and pointwise convolution, each with its norm, for each row."""
+    return {
+        f"{ours}/{half}{ending}": f"{theirs}_{half}{norm}"
+        for ours, theirs in table.items()
+        for half in ("depthwise", "pointwise")
+        for ending, norm in (("", ""), ("_norm", "/BatchNorm"))
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v3 import BLOCKS as MOBILENET_BLOCKS
@@ -10,10 +10,41 @@ from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.backbones.vgg16 import BLOCKS as VGG_BLOCKS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.names import tables
 
 _PREPROCESSING = {"preprocessing": "torch"}
 # A classifier: mean over the image, one dense layer.
 _MEAN_AND_DENSE = {"levels": (1,), "pooling": "average", "dense": ()}
+
+
+RESNET = {
+    "backbone/stem_conv": "conv1",
+    "backbone/stem_norm": "bn1",
+    "backbone/stage{stage}_unit1_0_conv": "layer{stage}.0.downsample.0",
+    "backbone/stage{stage}_unit1_0_norm": "layer{stage}.0.downsample.1",
+    "backbone/stage{stage}_unit{unit}_{index}_conv": "layer{stage}.{unit_from_0}.conv{index}",
+    "backbone/stage{stage}_unit{unit}_{index}_norm": "layer{stage}.{unit_from_0}.bn{index}",
+}
+_ASPP = {
+    "aspp/conv_1x1": "classifier.0.convs.0",
+    "aspp/atrous_0": "classifier.0.convs.1",
+    "aspp/atrous_1": "classifier.0.convs.2",
+    "aspp/atrous_2": "classifier.0.convs.3",
+    "aspp/project": "classifier.0.project",
+}
+HEAD = {
+    **tables.with_norms(_ASPP, ".0", ".1", joint="/"),
+    "aspp/image_pooling/conv/conv": "classifier.0.convs.4.1",
+    "aspp/image_pooling/conv/norm": "classifier.0.convs.4.2",
+    "head/conv": "classifier.1",
+    "head/norm": "classifier.2",
+    "logits": "classifier.4",
+}
+_AUXILIARY = {
+    "auxiliary/conv": "aux_classifier.0",
+    "auxiliary/norm": "aux_classifier.1",
+    "auxiliary/logits": "aux_classifier.4",
+}
 
 
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
@@ -43,53 +74,33 @@ def _resnet(checkpoint: Checkpoint, prefix: str) -> tuple[str, dict[str, Any], d
             "bottleneck units",
         )
     depth = depths[count]
-    layers = dict(_resnet_layers(UNITS[depth], prefix))
+    layers = tables.after(prefix, tables.resnet(RESNET, UNITS[depth]))
     return f"resnet{depth}", {**_PREPROCESSING, "stride_on": "3x3"}, layers
 
 
-def _resnet_layers(units: tuple[int, ...], prefix: str) -> Iterator[tuple[str, str]]:
-    yield "backbone/stem_conv", f"{prefix}conv1"
-    yield "backbone/stem_norm", f"{prefix}bn1"
-    for stage, count in enumerate(units, 1):
-        for unit in range(count):
-            ours = f"backbone/stage{stage}_unit{unit + 1}"
-            theirs = f"{prefix}layer{stage}.{unit}"
-            if unit == 0:
-                yield f"{ours}_0_conv", f"{theirs}.downsample.0"
-                yield f"{ours}_0_norm", f"{theirs}.downsample.1"
-            for index in (1, 2, 3):
-                yield f"{ours}_{index}_conv", f"{theirs}.conv{index}"
-                yield f"{ours}_{index}_norm", f"{theirs}.bn{index}"
-
-
 def _mobilenet(prefix: str) -> tuple[str, dict[str, Any], dict[str, str]]:
-    layers = dict(_mobilenet_layers(prefix))
     # What torchvision trained dilates the convolution that lost its stride too.
     dilated = {"backbone_options": {"dilated_early": True}} if prefix == "backbone." else {}
+    layers = tables.after(prefix, mobilenet_v3_large())
     return "mobilenet_v3_large", {**_PREPROCESSING, **dilated}, layers
 
 
-def _mobilenet_layers(prefix: str) -> Iterator[tuple[str, str]]:
+def mobilenet_v3_large() -> dict[str, str]:
+    """The backbone's map of names."""
     blocks, channels = MOBILENET_BLOCKS["large"], 16
-    yield from _conv_norm("backbone/stem", f"{prefix}0")
+    convolutions, squeezes = {"backbone/stem": "0", "backbone/last": f"{len(blocks) + 1}"}, {}
     for index, block in enumerate(blocks):
-        ours, theirs = f"backbone/block{index}", f"{prefix}{index + 1}.block"
-        parts = iter(range(4))
-        if block.expanded != channels:
-            yield from _conv_norm(f"{ours}_expand", f"{theirs}.{next(parts)}")
-        yield from _conv_norm(f"{ours}_depthwise", f"{theirs}.{next(parts)}")
-        if block.squeeze:
-            squeeze = next(parts)
-            yield f"{ours}_squeeze_reduce", f"{theirs}.{squeeze}.fc1"
-            yield f"{ours}_squeeze_expand", f"{theirs}.{squeeze}.fc2"
-        yield from _conv_norm(f"{ours}_project", f"{theirs}.{next(parts)}")
+        ours, theirs = f"backbone/block{index}", f"{index + 1}.block"
+        expand = ["expand"] if block.expanded != channels else []
+        squeeze = ["squeeze"] if block.squeeze else []
+        for place, part in enumerate([*expand, "depthwise", *squeeze, "project"]):
+            if part == "squeeze":
+                squeezes[f"{ours}_squeeze_reduce"] = f"{theirs}.{place}.fc1"
+                squeezes[f"{ours}_squeeze_expand"] = f"{theirs}.{place}.fc2"
+            else:
+                convolutions[f"{ours}_{part}"] = f"{theirs}.{place}"
         channels = block.channels
-    yield from _conv_norm("backbone/last", f"{prefix}{len(blocks) + 1}")
-
-
-def _conv_norm(ours: str, theirs: str, joint: str = "_") -> Iterator[tuple[str, str]]:
-    yield f"{ours}{joint}conv", f"{theirs}.0"
-    yield f"{ours}{joint}norm", f"{theirs}.1"
+    return tables.with_norms(convolutions, ".0", ".1") | squeezes
 
 
 def _segmentation(
@@ -98,7 +109,7 @@ def _segmentation(
     needs: dict[str, Any] = {"backbone": backbone, "backbone_arguments": shared}
     if not checkpoint.has("classifier.0.convs."):  # FCN, LR-ASPP: another head on the same network
         return checkpoint.mapped(f"torchvision segmentation {backbone}", layers, **needs)
-    layers |= _head_layers()
+    layers |= HEAD
     is_mobile = backbone == "mobilenet_v3_large"
     own: dict[str, Any] = {
         "num_classes": checkpoint.array("classifier.4.weight", 4).shape[0],
@@ -112,28 +123,9 @@ def _segmentation(
         own["multi_grid"] = (1, 1, 1)
     if checkpoint.has("aux_classifier."):
         own["auxiliary_layer"] = "auto"
-        layers |= {
-            "auxiliary/conv": "aux_classifier.0",
-            "auxiliary/norm": "aux_classifier.1",
-            "auxiliary/logits": "aux_classifier.4",
-        }
+        layers |= _AUXILIARY
     title = f"torchvision deeplabv3_{backbone}"
     return checkpoint.mapped(title, layers, model="DeepLabV3", model_arguments=own, **needs)
-
-
-def _head_layers() -> dict[str, str]:
-    layers = dict(_conv_norm("aspp/conv_1x1", "classifier.0.convs.0", "/"))
-    for index in range(3):
-        layers |= _conv_norm(f"aspp/atrous_{index}", f"classifier.0.convs.{index + 1}", "/")
-    return {
-        **layers,
-        "aspp/image_pooling/conv/conv": "classifier.0.convs.4.1",
-        "aspp/image_pooling/conv/norm": "classifier.0.convs.4.2",
-        **dict(_conv_norm("aspp/project", "classifier.0.project", "/")),
-        "head/conv": "classifier.1",
-        "head/norm": "classifier.2",
-        "logits": "classifier.4",
-    }
 
 
 def _plain(

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError, shortened
+from keras_deeplab.weights.errors import WeightsError, reading, shortened
 from keras_deeplab.weights.layouts import KERAS
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -22,16 +22,13 @@ _MAX_DEPTH = 64
 
 
 def is_hdf5_file(path: Path) -> bool:
-    """Tells it from the first bytes.
+    """Whether a file begins as HDF5 does.
 
     Raises:
         WeightsError: If it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return file.read(8) == _MAGIC
-    except OSError as error:
-        raise WeightsError(path, f"it cannot be read: {shortened(error)}") from error
+    with reading(path), path.open("rb") as file:
+        return file.read(8) == _MAGIC
 
 
 def check_declared(path: Path, declared: int, what: str) -> None:
@@ -49,15 +46,15 @@ def check_declared(path: Path, declared: int, what: str) -> None:
 
 @contextmanager
 def datasets(path: Path, file: Any = None) -> Iterator[dict[str, h5py.Dataset]]:
-    """The arrays of a file by their place in it, as long as it is open; none of them is read.
+    """The arrays of a file by their place in it, not read yet, while the file is open.
 
     Args:
         path: The file.
-        file: What is read in its place, such as a member of the archive `path`.
+        file: A file object to read instead, such as a member of the archive `path`.
 
     Raises:
         WeightsError: If the file is damaged, refers to another file, or declares far more than it
-            has. So are errors while its arrays are read.
+            holds. Errors while its arrays are read become WeightsErrors too.
     """
     try:
         with h5py.File(file or path, "r") as opened:
@@ -117,7 +114,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def is_structured(path: Path) -> bool:
-    """Tells `model.save_weights`' files, which name layers by their class, from older ones."""
+    """Whether `model.save_weights` wrote the file: such files name layers by their class."""
     return any(name.split("/")[-2:-1] == ["vars"] for name in shapes(path))
 
 

@@ -60,7 +60,7 @@ _NO_SIZES = {"seed", "shared_object_id"}
 
 
 def is_keras_file(path: Path) -> bool:
-    """Tells a `.keras` archive by its name, or by its contents under any other."""
+    """Whether a file is a `.keras` archive, by its name, or by its content under any other."""
     if path.suffix == ".keras":
         return True
     if not zipfile.is_zipfile(path):
@@ -73,11 +73,11 @@ def is_keras_file(path: Path) -> bool:
 
 
 def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
-    """Loads a model from a `.keras` file that need not be trusted.
+    """Loads a model from a `.keras` file, which may come from an untrusted source.
 
-    As `keras.models.load_model`, with one error for every file that is damaged or refused. A file
-    runs no code, names no other file and no address, and takes no more memory than its own size
-    explains. A model of this package comes back as its class.
+    As `keras.models.load_model`, with one error for every damaged or refused file. A file cannot
+    run code, refer to other files or addresses, or take much more memory than its own size. A model
+    of this package has its class again.
 
     Args:
         path: A `.keras` file, such as `model.save` writes.
@@ -121,7 +121,7 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
 
 
 def folder_reason(path: Path) -> str | None:
-    """Why a folder holds no weights by itself, where it is one that training or export wrote."""
+    """Which file to give instead of a folder that training or export wrote."""
     if (path / "model.keras").is_file():
         return f"it is the folder of a run: give {path / 'model.keras'}"
     if (path / "saved_model.pb").is_file():
@@ -148,7 +148,7 @@ def _check_kind(path: Path, is_archive: bool) -> None:
         raise WeightsError(path, "it is damaged or cut off: a .keras file is a zip archive")
     if not is_archive:
         raise WeightsError(
-            path, "it is no .keras file; weights.convert and weights.load read other formats"
+            path, "it is no .keras file; from_pretrained and weights.load read other formats"
         )
     if path.suffix != ".keras":
         raise WeightsError(path, "its name must end in .keras")
@@ -175,7 +175,7 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def _check_config(path: Path, config: Any, compile: bool, budget: int) -> None:
-    """Refuses a configuration that names code, a file or an address, or sizes out of reason."""
+    """Refuses a configuration with code, a file, an address or unreasonable sizes."""
     if not isinstance(config, dict):
         raise WeightsError(path, f"{_CONFIG} must hold an object, not {type(config).__name__}")
     if not compile:  # which Keras then leaves out too
@@ -202,31 +202,31 @@ def _check_config(path: Path, config: Any, compile: bool, budget: int) -> None:
             if (is_argument and key in _PATH_KEYS) or _is_place(value):
                 raise WeightsError(
                     path,
-                    f"{_CONFIG} must not name a file or an address, received {key}={value!r:.100}",
+                    f"{_CONFIG} must not name a file or an address. Received: {key}={value!r:.100}",
                 )
         elif isinstance(value, int) and value > budget and not compiles and key not in _NO_SIZES:
             raise WeightsError(
-                path, f"{_CONFIG} must not exceed the weights in the file, received {key}={value}"
+                path, f"{_CONFIG} must not exceed the weights in the file. Received: {key}={value}"
             )
 
 
 def _is_place(value: str) -> bool:
-    """Tells a file or an address from a text of several words, which may mention one."""
+    """Whether a text is a file or an address; one of several words may mention them."""
     elsewhere = _ELSEWHERE.search(value) and len(value.split()) == 1
     return bool(_ABSOLUTE.match(value) or elsewhere)
 
 
 def _check_object(path: Path, value: dict[str, Any]) -> None:
-    """Refuses objects of a configuration that are no part of a network."""
+    """Refuses objects that are no part of a network."""
     name, module = value.get("class_name"), value.get("module")
     if name is None:
         return
     if not isinstance(name, str):
         raise WeightsError(
-            path, f"{_CONFIG} must name classes by strings, received class_name={name!r:.100}"
+            path, f"{_CONFIG} must name classes by strings. Received: class_name={name!r:.100}"
         )
     if name in _CODE:
-        raise WeightsError(path, f"{_CONFIG} must not hold code, received a {name}")
+        raise WeightsError(path, f"{_CONFIG} must not hold code. Received: a {name}")
     found = value.get("config") if name == "function" else value.get("spec_name", name)
     # Keras joins module and name: either may have the dots. A registered name may have them too.
     is_path = any(
@@ -235,13 +235,11 @@ def _check_object(path: Path, value: dict[str, Any]) -> None:
     is_of_keras = isinstance(module, str) and module.split(".")[0] == "keras"
     if is_path or (is_of_keras and not _is_of_networks(module, name)):
         shown = printable(f"{module}.{found}" if module else f"{found}")
-        raise WeightsError(
-            path, f"{_CONFIG} must not hold what is no part of a network, received {shown}"
-        )
+        raise WeightsError(path, f"{_CONFIG} must hold parts of networks only. Received: {shown}")
 
 
 def _is_of_networks(module: str, name: str) -> bool:
-    """Tells whether a module of Keras, public or its own, has what networks are made of."""
+    """Whether networks are made of the objects of a Keras module, public or internal."""
     public = module
     if module.startswith("keras.src."):
         public = f"keras.{module.split('.')[2]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,38 +45,38 @@ class Choice:
         """Whether it holds moving averages of the model's weights, by its name."""
         return bool(_AVERAGES.search(f"{'.'.join(self.keys)}.{self.prefix}"))
 
+    def checkpoint(self, path: Path, arrays: Mapping[str, np.ndarray]) -> Checkpoint:
+        """The arrays under their names without the prefix."""
+        others = tuple(sorted(name for name in arrays if not name.startswith(self.prefix)))
+        inner = {
+            name.removeprefix(self.prefix): array
+            for name, array in arrays.items()
+            if name.startswith(self.prefix)
+        }
+        return Checkpoint(str(path), inner, TORCH, unexpected_keys=others, notes=self.notes)
+
 
 def read_torch(path: Path, moving_averages: bool = False) -> Checkpoint:
     """The network in a file of `torch.save`; see `chosen`."""
-    choice = None
+    choices = []
 
     def choose(state_dicts: Mapping[Keys, Shapes]) -> Keys:
-        nonlocal choice
-        choice = chosen(path, state_dicts, moving_averages)
-        return choice.keys
+        choices.append(chosen(path, state_dicts, moving_averages))
+        return choices[0].keys
 
-    return _checkpoint(path, torch.read(path, choose), choice)
+    arrays = torch.read(path, choose)
+    return choices[0].checkpoint(path, arrays)
 
 
 def read_safetensors(path: Path, moving_averages: bool = False) -> Checkpoint:
     """The network in a safetensors file; see `chosen`."""
     arrays = safetensors.read(path)
     shapes = {name: array.shape for name, array in arrays.items()}
-    return _checkpoint(path, arrays, chosen(path, {(): shapes}, moving_averages))
-
-
-def _checkpoint(path: Path, arrays: Mapping[str, np.ndarray], choice: Choice) -> Checkpoint:
-    inner = {
-        name.removeprefix(choice.prefix): array
-        for name, array in arrays.items()
-        if name.startswith(choice.prefix)
-    }
-    others = tuple(sorted(name for name in arrays if not name.startswith(choice.prefix)))
-    return Checkpoint(str(path), inner, TORCH, unexpected_keys=others, notes=choice.notes)
+    return chosen(path, {(): shapes}, moving_averages).checkpoint(path, arrays)
 
 
 def chosen(path: Path, state_dicts: Mapping[Keys, Shapes], moving_averages: bool) -> Choice:
-    """The one state dict that holds a network that is known, by names and shapes alone.
+    """The one state dict that holds a known network, by names and shapes alone.
 
     A prefix such as `module.`, `model.` or `_orig_mod.` before all or some of the names is found
     by removing one part after the other until a network fits.
@@ -84,7 +84,7 @@ def chosen(path: Path, state_dicts: Mapping[Keys, Shapes], moving_averages: bool
     Args:
         path: The file, for messages.
         state_dicts: Shapes by name, by the keys that lead to each state dict of the file.
-        moving_averages: Whether the moving averages (EMA) are wanted instead of the weights.
+        moving_averages: Whether to choose the moving averages (EMA) of the weights.
 
     Raises:
         WeightsError: If no state dict fits, or several do.
@@ -97,12 +97,12 @@ def chosen(path: Path, state_dicts: Mapping[Keys, Shapes], moving_averages: bool
             else:
                 errors.append(error)
     if not choices:
-        # A network that is known, with something wrong, says more.
+        # The error of a known network with a fault says more.
         raise errors[0] if errors else _no_network(path, state_dicts)
     averages = [choice for choice in choices if choice.is_average]
-    if moving_averages and not averages:
-        raise WeightsError(path, "`moving_averages` were asked for, but it holds none")
     models = [choice for choice in choices if not choice.is_average]
+    if moving_averages and not averages:
+        raise WeightsError(path, "`moving_averages` must be False: it holds none")
     wanted = averages if moving_averages or not models else models
     if len(wanted) > 1:
         listed = "; ".join(map(str, wanted))
@@ -119,20 +119,19 @@ def chosen(path: Path, state_dicts: Mapping[Keys, Shapes], moving_averages: bool
     return replace(choice, notes=(note,))
 
 
-def _networks(path: Path, shapes: Shapes) -> list[tuple[str, WeightsError | None]]:
-    """The prefixes after which a network is found, and what is wrong with it if anything is."""
-    found, todo = [], [("", shapes)]
-    while todo:
-        prefix, inner = todo.pop(0)
+def _networks(path: Path, shapes: Shapes) -> Iterator[tuple[str, WeightsError | None]]:
+    """The prefixes after which a network is found, each with the error of one with a fault."""
+    todo = [("", shapes)]
+    for prefix, inner in todo:
+        # An array of a shape without memory of its own, as no number is read.
+        zero = np.zeros((), np.float32)
+        arrays = {name: np.broadcast_to(zero, shape) for name, shape in inner.items()}
         try:
-            # Recognised by names and shapes: no number is read or takes memory.
-            zero = np.zeros((), np.float32)
-            arrays = {name: np.broadcast_to(zero, shape) for name, shape in inner.items()}
             if names.recognize(Checkpoint(str(path), arrays, TORCH)) is not None:
-                found.append((prefix, None))
+                yield prefix, None
                 continue
         except WeightsError as error:
-            found.append((prefix, error))
+            yield prefix, error
             continue
         groups: dict[str, dict[str, tuple[int, ...]]] = {}
         for name, shape in inner.items():
@@ -141,14 +140,12 @@ def _networks(path: Path, shapes: Shapes) -> list[tuple[str, WeightsError | None
                 groups.setdefault(f"{prefix}{part}.", {})[rest] = shape
         if prefix.count(".") < _MAX_WRAPPERS:
             todo += groups.items()
-    return found
 
 
 def _no_network(path: Path, state_dicts: Mapping[Keys, Shapes]) -> WeightsError:
-    keys, names = max(state_dicts.items(), key=lambda item: len(item[1]))
+    keys, shapes = max(state_dicts.items(), key=lambda item: len(item[1]))
     place = f"in {Choice(keys, '')} " if keys else ""
-    shown = ", ".join(map(printable, sorted(names)[:5]))
+    shown = ", ".join(map(printable, sorted(shapes)[:5]))
     return WeightsError(
-        path,
-        f"it holds {len(names)} arrays {place}of no network that is known here, among them {shown}",
+        path, f"it holds {len(shapes)} arrays {place}of no known network, among them {shown}"
     )

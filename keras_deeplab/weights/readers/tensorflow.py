@@ -26,10 +26,10 @@ _SLOTS = re.compile(
 
 
 def prefix_of(path: Path, shown: Path | None = None) -> Path | None:
-    """The checkpoint that a path means: a prefix, its .index or data file, or a folder of one.
+    """The prefix of a checkpoint, from a prefix, its .index or data file, or its folder.
 
     Returns:
-        The prefix, None if the path means no checkpoint.
+        The prefix, None if there is no checkpoint.
 
     Raises:
         WeightsError: If a folder holds several checkpoints and does not say which is the latest.
@@ -124,7 +124,7 @@ def _by_name(
     slots = [name for name in names if _SLOTS.search(name)]
     averaged = [name for name in names if name.endswith(_AVERAGE)]
     if averages and not averaged:
-        raise WeightsError(shown, "`moving_averages` were asked for, but it holds none")
+        raise WeightsError(shown, "`moving_averages` must be False: it holds none")
     arrays = {
         name: np.asarray(reader.get_tensor(name))
         for name in names

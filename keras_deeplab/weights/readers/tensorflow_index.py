@@ -62,7 +62,7 @@ def _bytes_of(value: bytes) -> int:
 
 
 def _entries(table: bytes, start: int, length: int) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of a block; a key begins as the one before, as far as it says."""
+    """The keys and values of a block; a key shares its begin with the one before it."""
     if start + length >= len(table) or table[start + length]:
         raise ValueError("a block lies outside or is compressed")
     restarts = int.from_bytes(table[start + length - 4 : start + length], "little")

@@ -22,7 +22,7 @@ _KERNEL = re.compile(
 
 
 def is_tflite_file(path: Path) -> bool:
-    """Tells it from the flatbuffer's identifier."""
+    """Whether a file is a LiteRT file, by the flatbuffer's identifier."""
     with path.open("rb") as file:
         return file.read(8)[4:] == _IDENTIFIER
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import collections
 import io
-import math
 import mmap
 import os
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,12 +18,7 @@ import numpy as np
 from keras_deeplab.files import check_unpacked
 from keras_deeplab.weights.checkpoint import may_hold
 from keras_deeplab.weights.errors import WeightsError, printable, reading
-from keras_deeplab.weights.readers.torch_pickle import (
-    Tensor,
-    Unpickler,
-    UnreadablePickle,
-    tensor_of,
-)
+from keras_deeplab.weights.readers.torch_pickle import Tensor, Unpickler, UnreadablePickle
 
 Keys = tuple[str, ...]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -44,11 +36,7 @@ _ZIP_ERRORS = (
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether a file is one of `torch.save`, also one of a kind that `read` refuses.
-
-    Args:
-        path: Any path; one that is no file is no torch file.
-    """
+    """Whether a file is one of `torch.save`, also one of a kind that `read` refuses."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -56,12 +44,11 @@ def is_torch_file(path: Path) -> bool:
 
 
 def read(
-    path: Path, choose: Callable[[Mapping[Keys, Shapes]], Keys] = lambda held: next(iter(held))
+    path: Path, choose: Callable[[Mapping[Keys, Shapes]], Keys] = lambda found: next(iter(found))
 ) -> dict[str, np.ndarray]:
     """Reads a state dict of a `.pth` or `.pt` file, of today's zip format or the one before.
 
-    State dicts are found in whatever dicts hold them; what lies beside the one that is chosen, the
-    state of an optimizer say, is not read.
+    State dicts are found in whatever dicts hold them, beside the state of an optimizer say.
 
     Args:
         path: The file.
@@ -69,31 +56,27 @@ def read(
             the outermost and first.
 
     Returns:
-        An array for each name, independent of the file. The arrays are views that cannot be
-        written, strided as they were stored; tensors that share memory share it here too.
-        bfloat16 comes as the `ml_dtypes` type that TensorFlow uses.
+        An array for each name, as a view that is strided as it was stored; tensors that share
+        memory share it here too. bfloat16 is the `ml_dtypes` type that TensorFlow uses.
 
     Raises:
-        WeightsError: The file is missing, damaged, cut, holds no state dict, or holds other
-            things than tensors in plain containers.
+        WeightsError: If the file is missing, damaged or cut, holds no state dict, or other things
+            than tensors in plain containers.
     """
     try:
-        with reading(path), path.open("rb") as file, _opened(file) as contents:
-            found = _state_dicts(contents.value)
+        with reading(path), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            shapes = {keys: _shapes(tensors, size) for keys, tensors in found.items()}
-            return _arrays(contents, found[choose(shapes)])
+            found = _state_dicts(_content(file, size))
     except UnreadablePickle as error:
         raise WeightsError(path, str(error)) from error
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """What a file's pickle holds, and the function that reads the bytes of a storage."""
-
-    value: Any
-    stored: Callable[[str], np.ndarray]
-    byteorder: str = "little"  # of the older format on every machine
+    for arrays in found.values():
+        declared = sum(array.nbytes for array in arrays.values())
+        if not may_hold(size, declared):
+            raise WeightsError(
+                path, f"refused tensors of {declared} bytes from a file of {size} bytes"
+            )
+    shapes = {k: {name: a.shape for name, a in arrays.items()} for k, arrays in found.items()}
+    return found[choose(shapes)]
 
 
 def _kind(file: BinaryIO) -> str | None:
@@ -111,36 +94,32 @@ def _kind(file: BinaryIO) -> str | None:
         blocks = [begin[start : start + 9] for start in range(0, len(begin), 512)]
         return "tar" if b"sys_info\0" in blocks else None
     try:
-        number = Unpickler(io.BytesIO(begin[:64])).load()
+        number = Unpickler(io.BytesIO(begin[:64]), 0).load()
     except UnreadablePickle:
         return None
     return "stream" if number == _MAGIC_NUMBER else None
 
 
-@contextmanager
-def _opened(file: BinaryIO) -> Iterator[_Contents]:
+def _content(file: BinaryIO, size: int) -> Any:
     kind = _kind(file)
     if kind == "zip":
         try:
             with zipfile.ZipFile(file) as archive:
-                yield _zip_contents(archive, os.fstat(file.fileno()).st_size)
-        except WeightsError:
-            raise
+                return _zip_content(archive, size)
         except _ZIP_ERRORS as error:
             reason = f"damaged or cut zip archive ({printable(str(error))})"
             raise UnreadablePickle(reason) from error
-    elif kind == "stream":
+    if kind == "stream":
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
-            yield _stream_contents(memory)
-    elif kind == "tar":
-        raise UnreadablePickle(
-            "a tar file of torch before 0.1.10; load it with torch and save its state dict again"
-        )
-    else:
-        raise UnreadablePickle("not a file of torch.save, or cut within its first bytes")
+            return _stream_content(memory)
+    raise UnreadablePickle(
+        "a tar file of torch before 0.1.10; load it with torch and save its state dict again"
+        if kind == "tar"
+        else "not a file of torch.save, or cut within its first bytes"
+    )
 
 
-def _zip_contents(archive: zipfile.ZipFile, size: int) -> _Contents:
+def _zip_content(archive: zipfile.ZipFile, size: int) -> Any:
     """Of an archive with a pickle, `<name>/data.pkl`, and each storage as a member."""
     members = {member.filename: member for member in archive.infolist()}
     pickles = [name for name in members if name.endswith("/data.pkl")]
@@ -152,90 +131,54 @@ def _zip_contents(archive: zipfile.ZipFile, size: int) -> _Contents:
     if len(pickles) > 1:
         raise UnreadablePickle(f"an archive of {len(pickles)} pickles instead of one")
     check_unpacked(archive, size)
-    unpickler = Unpickler(io.BytesIO(archive.read(f"{folder}data.pkl")))
-    value = unpickler.load()
-    for key, storage in unpickler.storages.items():
-        member = members.get(f"{folder}data/{key}")
-        if member is None or member.file_size != storage.nbytes:
-            found = "no member" if member is None else f"a member of {member.file_size} bytes"
-            raise UnreadablePickle(
-                f"{found} for storage {printable(key)} of {storage.nbytes} bytes"
-            )
     order = f"{folder}byteorder"
     byteorder = archive.read(order).decode() if order in members else "little"
     if byteorder not in ("little", "big"):
         raise UnreadablePickle(f"unknown byte order {printable(byteorder)}")
+    unpickler = Unpickler(io.BytesIO(archive.read(f"{folder}data.pkl")), size)
+    content = unpickler.load()
+    for key, array in unpickler.stored.items():
+        member = members.get(f"{folder}data/{key}")
+        if member is None or member.file_size != array.nbytes:
+            found = "no member" if member is None else f"a member of {member.file_size} bytes"
+            raise UnreadablePickle(f"{found} for storage {printable(key)} of {array.nbytes} bytes")
+        _fill(array, archive.read(member), byteorder, unpickler.itemsizes[key])
+    return content
 
-    def stored(key: str) -> np.ndarray:
-        return np.frombuffer(archive.read(f"{folder}data/{key}"), np.uint8)
 
-    return _Contents(value, stored, byteorder)
-
-
-def _stream_contents(memory: mmap.mmap) -> _Contents:
+def _stream_content(memory: mmap.mmap) -> Any:
     """Of the format before torch 1.6: five pickles, the last lists the storages; their bytes."""
-    Unpickler(memory).load()  # the magic number
-    if Unpickler(memory).load() != _PROTOCOL_VERSION:
+    unpicklers = [Unpickler(memory, len(memory)) for _ in range(5)]
+    _, protocol, _, content, keys = [unpickler.load() for unpickler in unpicklers]
+    if protocol != _PROTOCOL_VERSION:
         raise UnreadablePickle(f"not of torch's protocol {_PROTOCOL_VERSION}")
-    Unpickler(memory).load()  # facts of the machine that wrote it
-    unpickler = Unpickler(memory)
-    value, storages = unpickler.load(), unpickler.storages
-    keys = Unpickler(memory).load()
+    stored, itemsizes = unpicklers[3].stored, unpicklers[3].itemsizes
     strings = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-    if not strings or sorted(keys) != sorted(storages):
+    if not strings or sorted(keys) != sorted(stored):
         raise UnreadablePickle("the list of storages is not that of the tensors")
-    starts: dict[str, int] = {}
-    position = memory.tell()
     for key in keys:
-        storage = storages[key]
-        count = int.from_bytes(memory[position : position + 8], "little")
-        starts[key] = position + 8
-        position += 8 + storage.nbytes
-        if position > len(memory):
-            raise UnreadablePickle(f"cut within storage {printable(key)}")
-        if count * storage.itemsize != storage.nbytes:
+        count = int.from_bytes(memory.read(8), "little")
+        if count * (itemsizes[key] or 1) != stored[key].nbytes:
             raise UnreadablePickle(f"storage {printable(key)} has another size than declared")
-
-    def stored(key: str) -> np.ndarray:
-        content = memory[starts[key] : starts[key] + storages[key].nbytes]
-        return np.frombuffer(content, np.uint8)
-
-    return _Contents(value, stored)
+        _fill(stored[key], memory.read(stored[key].nbytes), "little", itemsizes[key])
+    return content
 
 
-def _arrays(contents: _Contents, tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    stored: dict[str, np.ndarray] = {}
-    arrays = {}
-    for name, tensor in tensors.items():
-        key = tensor.storage.key
-        if key not in stored:
-            stored[key] = contents.stored(key)
-            if contents.byteorder != sys.byteorder:
-                numbers = stored[key].view(f"u{tensor.dtype.itemsize}").byteswap()
-                stored[key] = numbers.view(np.uint8)
-        arrays[name] = np.ndarray(
-            tensor.shape,
-            tensor.dtype,
-            stored[key],
-            tensor.storage.start + tensor.offset,
-            tensor.strides,
-        )
-    return arrays
+def _fill(array: np.ndarray, content: bytes, byteorder: str, itemsize: int) -> None:
+    if len(content) < array.nbytes:
+        raise UnreadablePickle("cut within a storage")
+    array[:] = np.frombuffer(content, np.uint8)
+    if byteorder != sys.byteorder:
+        if itemsize == 0:
+            raise UnreadablePickle("numbers without a type, of another byte order")
+        array.view(f"u{itemsize}").byteswap(inplace=True)
 
 
-def _shapes(tensors: Mapping[str, Tensor], size: int) -> Shapes:
-    declared = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())
-    if not may_hold(size, declared):
-        raise UnreadablePickle(f"refused tensors of {declared} bytes from a file of {size} bytes")
-    return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def _state_dicts(value: object) -> dict[Keys, dict[str, Tensor]]:
+def _state_dicts(value: object) -> dict[Keys, dict[str, np.ndarray]]:
     """The dicts of tensors in a file, by the keys that lead to them; of equal ones the first."""
     if not isinstance(value, dict):
-        kind = "tensor" if tensor_of(value) else type(value).__name__
-        raise UnreadablePickle(f"holds a {kind}, not a dict of tensors")
-    found: dict[Keys, dict[str, Tensor]] = {}
+        raise UnreadablePickle(f"holds a {type(value).__name__}, not a dict of tensors")
+    found: dict[Keys, dict[str, np.ndarray]] = {}
     seen: set[int | frozenset] = set()
     todo = collections.deque([((), value)])
     while todo:
@@ -243,8 +186,12 @@ def _state_dicts(value: object) -> dict[Keys, dict[str, Tensor]]:
         if id(held) in seen:
             continue
         names = {key: inner for key, inner in held.items() if isinstance(key, str)}
-        tensors = {k: t for k, inner in names.items() if (t := tensor_of(inner)) is not None}
-        same = frozenset(tensors.items())
+        tensors = {
+            key: inner.array
+            for key, inner in names.items()
+            if isinstance(inner, Tensor) and inner.array is not None
+        }
+        same = frozenset((k, t.ctypes.data, t.shape, t.strides) for k, t in tensors.items())
         if tensors and same not in seen:
             found[keys] = tensors
         seen |= {id(held), same}

@@ -26,42 +26,29 @@ class UnreadablePickle(Exception):
 
 
 @dataclass(frozen=True)
-class Storage:
-    """`nbytes` bytes from `start` of the stored bytes `key`; without dtype where torch has none."""
+class _StorageType:
+    """The name of a storage class; torch's untyped ones have no dtype."""
 
-    key: str
     dtype: np.dtype | None
-    start: int
-    nbytes: int
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one element."""
-        return self.dtype.itemsize if self.dtype else 1
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A view that lies within its storage; offset from the storage's start, all in bytes."""
-
-    storage: Storage
-    dtype: np.dtype
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
 
 
 @dataclass
-class _Holder:
-    """A tensor made empty and filled by BUILD, as parameters and tensors were before torch 0.4."""
+class Storage:
+    """Numbers that tensors are views of, a part of the stored bytes; `content` is filled later."""
 
-    tensor: Tensor | None = None
+    content: np.ndarray
+    dtype: np.dtype | None
 
 
-def tensor_of(value: object) -> Tensor | None:
-    """The tensor that an object of a pickle is, if it is one."""
-    value = value.tensor if isinstance(value, _Holder) else value
-    return value if isinstance(value, Tensor) else None
+@dataclass(eq=False)
+class Tensor:
+    """A tensor; before torch 0.4, BUILD filled it later.
+
+    The array is inside because a pickle could iterate over one or assign to it, which takes forever
+    where a single number is expanded to a large shape.
+    """
+
+    array: np.ndarray | None = None
 
 
 def _plain(items: Iterable[Any]) -> list[Any]:
@@ -121,14 +108,18 @@ class Unpickler(pickle._Unpickler):
     Args:
         file: A file of which `read(n)` allocates no more than is there, however large n
             (`io.BytesIO`, `mmap.mmap`; not a buffered file).
+        size: Bytes that all storages may have together.
 
     Attributes:
-        storages: The stored bytes that the pickle names, by key.
+        stored: Arrays for the bytes that the pickle names, by key, to be filled by the caller.
+        itemsizes: Bytes of a number in each, 0 in those without a type.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, size: int) -> None:
         super().__init__(file, encoding="latin1")
-        self.storages: dict[str, Storage] = {}
+        self.size = size
+        self.stored: dict[str, np.ndarray] = {}
+        self.itemsizes: dict[str, int] = {}
 
     def load(self) -> Any:
         """Returns what the pickle holds.
@@ -164,17 +155,23 @@ class Unpickler(pickle._Unpickler):
                 raise UnreadablePickle("refused a persistent id that is no storage")
         match view:
             case [] | [None]:
-                offset, size = 0, count
-            case [(str() | int(), int(offset), int(size))]:
+                start, length = 0, count
+            case [(str() | int(), int(start), int(length))]:
                 pass
             case _:
                 raise UnreadablePickle("refused a storage whose view is none")
-        if not (0 <= count <= sys.maxsize and offset >= 0 and 0 <= size <= count - offset):
+        if not (0 <= start <= start + length <= count) or length < 0:
             raise UnreadablePickle("refused a storage that lies outside its bytes")
-        whole = Storage(key, dtype, 0, count * itemsize)
-        if self.storages.setdefault(key, whole).nbytes != whole.nbytes:
+        if key not in self.stored:
+            self.size -= count * itemsize
+            if self.size < 0:
+                raise UnreadablePickle(f"storage {printable(key)} has more bytes than the file")
+            self.stored[key] = np.empty(count * itemsize, np.uint8)
+            self.itemsizes[key] = dtype.itemsize if dtype else 0
+        content = self.stored[key]
+        if content.nbytes != count * itemsize:
             raise UnreadablePickle(f"refused storage {printable(key)} of two sizes")
-        return Storage(key, dtype, offset * itemsize, size * itemsize)
+        return Storage(content[start * itemsize : (start + length) * itemsize], dtype)
 
     def load_build(self) -> None:
         """Gives an object its state, as far as that is data."""
@@ -182,11 +179,11 @@ class Unpickler(pickle._Unpickler):
         match built, state:
             case dict(), _:
                 pass  # an OrderedDict's attributes: the `_metadata` of a state dict
-            case _Holder(), (Storage() as storage, offset, shape, strides):
-                built.tensor = _tensor(storage, offset, shape, strides)
-            case _Holder(), (Tensor() | _Holder() as held, _, _, _, _):
-                built.tensor = tensor_of(held)
-            case _Holder(), (_, _, _):
+            case Tensor(), (Storage() as storage, offset, shape, strides):
+                built.array = _tensor(storage, offset, shape, strides).array
+            case Tensor(), (Tensor(array=array), _, _, _, _):
+                built.array = array
+            case Tensor(), (_, _, _):
                 pass  # whether gradients are wanted, and hooks
             case _:
                 raise UnreadablePickle(f"refused a state for a {type(built).__name__}")
@@ -205,13 +202,6 @@ class _Function:
         return self.call(*arguments)
 
 
-@dataclass(frozen=True)
-class _StorageType:
-    """The name of a storage class."""
-
-    dtype: np.dtype | None
-
-
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any = None) -> Tensor:
     dtype = storage.dtype if dtype is None else dtype
     if not isinstance(storage, Storage) or not isinstance(dtype, np.dtype):
@@ -227,12 +217,13 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: Any = No
     if math.prod(max(size, 1) for size in shape) * dtype.itemsize > sys.maxsize:
         raise UnreadablePickle(f"refused {words}: larger than any memory")
     if 0 in shape:
-        return Tensor(storage, dtype, 0, shape, (0,) * len(shape))
+        return Tensor(np.empty(shape, dtype))
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if (last + 1) * dtype.itemsize > storage.nbytes:
-        raise UnreadablePickle(f"refused {words}: it reaches outside its {storage.nbytes} bytes")
-    steps = tuple(stride * dtype.itemsize for stride in strides)
-    return Tensor(storage, dtype, offset * dtype.itemsize, shape, steps)
+    size = storage.content.nbytes
+    if (last + 1) * dtype.itemsize > size:
+        raise UnreadablePickle(f"refused {words}: it reaches outside its {size} bytes")
+    steps = [stride * dtype.itemsize for stride in strides]
+    return Tensor(np.ndarray(shape, dtype, storage.content, offset * dtype.itemsize, steps))
 
 
 def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
@@ -253,7 +244,7 @@ def _rebuild_typed(
 
 
 def _parameter(tensor: Any = None, *_: Any) -> Any:
-    return _Holder() if tensor is None else tensor
+    return Tensor() if tensor is None else tensor
 
 
 # Containers are not copied, and the list that one is made of is emptied: otherwise many calls with

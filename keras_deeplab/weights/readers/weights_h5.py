@@ -17,7 +17,7 @@ _Shapes = dict[str, tuple[int, ...]]
 
 
 def is_weights_h5(path: Path) -> bool:
-    """Tells what `model.save_weights` writes from all else."""
+    """Whether a file is one that `model.save_weights` writes."""
     return path.is_file() and hdf5.is_hdf5_file(path) and hdf5.is_structured(path)
 
 
@@ -37,7 +37,7 @@ def read(path: Path, model: keras.Model) -> Checkpoint:
             twin.load_weights(named)
     except Exception as error:  # HDF5 and the layers themselves raise their own
         raise WeightsError(path, f"it cannot be read: {shortened(error)}") from error
-    return keras_model.source_of(twin, str(path))
+    return keras_model.checkpoint_of(twin, str(path))
 
 
 def _twin(model: keras.Model, path: Path) -> keras.Model:
