@@ -25,9 +25,9 @@ FLOORS: list[set[str]] = [
     {"models"},
     {"weights"},
     {"recipes", "inference"},
-    {"pictures", "verification", "diagnosis"},
-    {"tensorboard", "export"},
-    {"trainer"},
+    {"evaluation", "pictures", "verification", "diagnosis"},
+    {"tensorboard", "export", "prediction"},
+    {"classification", "trainer"},
     {"cli"},  # may also import the package itself
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
