@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
     Image.fromarray(pixels).save(root / "photo.jpg")
     model = kd.DeepLabV3(2, "mobilenet_v2", aspp_filters=8)
     model.save(root / "model.keras")
-    with pytest.warns(UserWarning, match="was it trained"):
+    with pytest.warns(UserWarning, match="Is the model trained"):
         kd.export.saved_model(model, root / "saved_model")
     return root
 

@@ -36,11 +36,11 @@ def test_no_two_names_share_their_spellings():
 
 
 def test_unknown_names_come_with_the_closest_one():
-    with pytest.raises(ValueError, match=r"received 'ResNet50'\. Did you mean 'resnet50'\?"):
+    with pytest.raises(ValueError, match=r"'ResNet50'\. Did you mean 'resnet50'\?"):
         backbones.find("ResNet50")
     with pytest.raises(ValueError, match=r"Did you mean 'xception65'\?"):
         keras_deeplab.DeepLabV3Plus(3, "xception-66")
-    with pytest.raises(ValueError, match=r"received 'V3\+'\. Did you mean 'v3_plus'\?"):
+    with pytest.raises(ValueError, match=r"'V3\+'\. Did you mean 'v3_plus'\?"):
         recipes.find("V3+")
-    with pytest.raises(ValueError, match=r"received 'zzz'\.$"):
+    with pytest.raises(ValueError, match=r"'zzz'\.?$"):
         backbones.find("zzz")
