@@ -20,8 +20,10 @@ from keras_deeplab import (
 )
 from keras_deeplab._version import __version__
 from keras_deeplab.batch_norm import reestimate_batch_norm
+from keras_deeplab.classification import fit_classifier
 from keras_deeplab.diagnosis import overfit
-from keras_deeplab.inference import evaluate, predict
+from keras_deeplab.evaluation import evaluate
+from keras_deeplab.inference import predict
 from keras_deeplab.models import (
     DeepLabV1,
     DeepLabV2,
@@ -32,6 +34,7 @@ from keras_deeplab.models import (
     UNet,
 )
 from keras_deeplab.pictures import comparison_picture, overlay
+from keras_deeplab.prediction import predict_files
 from keras_deeplab.tensorboard import TensorBoard
 from keras_deeplab.trainer import fit
 from keras_deeplab.weights import from_pretrained, load_model
@@ -54,6 +57,7 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
+    "fit_classifier",
     "from_pretrained",
     "graph",
     "layers",
@@ -65,6 +69,7 @@ __all__ = [
     "overfit",
     "overlay",
     "predict",
+    "predict_files",
     "recipes",
     "reestimate_batch_norm",
     "schedules",

@@ -1,15 +1,15 @@
-"""How good a segmentation is along the boundaries: boundary IoU and trimap mean IoU."""
+"""Scores along boundaries: boundary IoU and trimap mean IoU."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 
 import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.labels import check_labels, checked_ignore_label
 from keras_deeplab.metrics import by_name, checked_names, confusion_matrix, ious, number, scores
+from keras_deeplab.validation import error, fraction, integer, integers
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
 DILATION_RATIO = 0.02
@@ -19,19 +19,18 @@ VOID = -1
 def near_boundary(labels: np.ndarray, distance: int, at_border: bool = False) -> np.ndarray:
     """Finds the pixels that have a pixel of another label within a distance.
 
-    Distances are those of a 3 x 3 dilation made `distance` times: the larger one of rows and
-    columns.
+    The distance is that of `distance` dilations by 3 x 3: the larger one of rows and columns.
 
     Args:
-        labels: Label map `(height, width)`; any integers, the ignored label is one as well.
-        distance: In pixels, at least 1; with 1 the pixels that touch another label.
-        at_border: Whether outside the image there is another label.
+        labels: Label map `(height, width)` of any integers; the ignored label is one of them.
+        distance: In pixels; 1 for the pixels that touch another label.
+        at_border: Whether the image's border is a boundary too.
 
     Returns:
         Booleans `(height, width)`.
 
     Raises:
-        ValueError: If `labels` is no map or the distance is below 1.
+        ValueError: If `labels` is not a label map or the distance is not a positive integer.
 
     Example:
 
@@ -39,12 +38,11 @@ def near_boundary(labels: np.ndarray, distance: int, at_border: bool = False) ->
     array([[0, 0, 1, 1, 0]])
     """
     labels = np.asarray(labels)
+    distance = integer("distance", distance)
     if labels.ndim != 2:
-        raise ValueError(f"labels must be a map (height, width); received shape {labels.shape}")
-    if not isinstance(distance, Integral) or distance < 1:
-        raise ValueError(f"distance must be an integer from 1; received {distance!r}")
-    # A window holds one label where no two neighbours in it differ, and how often neighbours
-    # differ in it is four corners of a sum: one pass for all labels and distances.
+        raise error("labels", "a label map (height, width)", labels.shape)
+    # A window has one label where no two neighbours in it differ. The number of neighbours that
+    # differ is the sum of four corners of an integral image: one pass for all labels and distances.
     height, width = labels.shape
     below = _window_sums(labels[1:] != labels[:-1], distance, (height, width))
     beside = _window_sums(labels[:, 1:] != labels[:, :-1], distance, (height, width))
@@ -56,13 +54,13 @@ def near_boundary(labels: np.ndarray, distance: int, at_border: bool = False) ->
 
 
 def _window_sums(steps: np.ndarray, distance: int, size: tuple[int, int]) -> np.ndarray:
-    """Returns how many steps between neighbours lie in each pixel's window."""
+    """Returns the number of steps between neighbours in each pixel's window."""
     sums = np.zeros((steps.shape[0] + 1, steps.shape[1] + 1), np.int32)
     sums[1:, 1:] = steps.cumsum(0, np.int32).cumsum(1)
     (top, bottom), (left, right) = (
         (
             np.maximum(np.arange(length) - distance, 0),
-            # Of neighbours there is one fewer than of pixels, along the axis of the step.
+            # Along the axis of the step there is one pair of neighbours fewer than pixels.
             np.minimum(np.arange(length) + distance + 1, length) - (length - count),
         )
         for length, count in zip(size, steps.shape, strict=True)
@@ -72,34 +70,34 @@ def _window_sums(steps: np.ndarray, distance: int, size: tuple[int, int]) -> np.
 
 
 class BoundaryScores:
-    """Counts along boundaries over a data set: boundary IoU, and mean IoU in bands of pixels.
+    """Computes boundary IoU, and mean IoU in bands along boundaries, over a data set.
 
-    - Boundary IoU of a class: the IoU of the class's pixels near the border of its true region with
-      those near the border of its predicted region, at most `dilation_ratio` of the image's
-      diagonal away (at least one pixel); the image's border is one too. Intersections and unions
-      are added up over the data set, as for IoU.
-    - Trimap mean IoU: the mean IoU over the pixels that are within so many pixels of a boundary
-      between two labels in the truth. The ignored label is a label here: where it is drawn around
-      all objects, as in PASCAL VOC, these are the bands around it that the DeepLab papers dilate.
+    - Boundary IoU of a class: the IoU of its pixels near the boundary of the true region and near
+      that of the predicted region, at most `dilation_ratio` of the image's diagonal away (at least
+      one pixel). The image's border is a boundary. Intersections and unions are added up over the
+      data set, as for IoU.
+    - Trimap mean IoU: the mean IoU over the pixels within a distance of a boundary between two
+      labels in the truth. The ignored label is a label here: where it is drawn around all objects,
+      as in PASCAL VOC, these are the bands around it that the DeepLab papers dilate.
 
-    Ignored pixels do not count, and the prediction is taken as ignored there, so that what the
-    model says of them moves no border.
+    Ignored pixels do not count: the prediction is set to ignored there too, so that it moves no
+    boundary.
 
     Args:
         num_classes: Number of classes, at least 2.
         class_names: One name per class; the class numbers by default.
-        ignore_label: Label of the pixels that do not count, or None where every pixel counts.
+        ignore_label: Label of ignored pixels, or None.
         widths: Widths of the bands in pixels, to one side of the boundary.
-        dilation_ratio: Width of the borders of boundary IoU against the diagonal.
+        dilation_ratio: Width of boundary IoU's bands as a share of the diagonal.
 
     Raises:
         ValueError: If an argument is out of its range.
 
     Example:
 
-    >>> counts = BoundaryScores(2, ["sky", "ground"], widths=[1])
-    >>> counts.update(np.array([[0, 0, 0, 1, 1]]), np.array([[0, 0, 1, 1, 1]]))
-    >>> counts.result()["trimap_mean_iou"]  # of the two pixels at the boundary one is right
+    >>> boundary = BoundaryScores(2, ["sky", "ground"], widths=[1])
+    >>> boundary.update(np.array([[0, 0, 0, 1, 1]]), np.array([[0, 0, 1, 1, 1]]))
+    >>> boundary.result()["trimap_mean_iou"]  # one of the two pixels at the boundary is right
     {'1': 0.25}
 
     Reference:
@@ -118,17 +116,11 @@ class BoundaryScores:
         widths: Sequence[int] = WIDTHS,
         dilation_ratio: float = DILATION_RATIO,
     ):
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2; received {num_classes}")
-        if not all(isinstance(width, Integral) and width >= 1 for width in widths):
-            raise ValueError(f"widths must be integers from 1; received {widths!r}")
-        if not 0 < dilation_ratio < 1:
-            raise ValueError(f"dilation_ratio must be between 0 and 1; received {dilation_ratio}")
-        self.num_classes = num_classes
+        self.num_classes = integer("num_classes", num_classes, minimum=2)
         self.class_names = checked_names(num_classes, class_names)
         self.ignore_label = checked_ignore_label(ignore_label)
-        self.widths = tuple(widths)
-        self.dilation_ratio = dilation_ratio
+        self.widths = integers("widths", widths)
+        self.dilation_ratio = fraction("dilation_ratio", dilation_ratio, below_one=True)
         self._intersection = np.zeros(num_classes, np.int64)
         self._union = np.zeros(num_classes, np.int64)
         self._confusions = np.zeros((len(self.widths), num_classes, num_classes), np.int64)
@@ -147,8 +139,8 @@ class BoundaryScores:
         truth, predicted = np.asarray(truth), np.asarray(predicted)
         if truth.ndim != 2 or truth.shape != predicted.shape:
             raise ValueError(
-                "truth and predicted must be label maps (height, width) of one size; received "
-                f"shapes {truth.shape} and {predicted.shape}"
+                "`truth` and `predicted` must be label maps (height, width) of one size. "
+                f"Received: shapes {truth.shape} and {predicted.shape}"
             )
         truth, ignored = check_labels(truth, self.num_classes, self.ignore_label, "truth")
         predicted = np.where(ignored, 0, predicted)

@@ -166,7 +166,8 @@ def overfit(
     classes = list(source.info.classes)
     optimizer = keras.optimizers.get(settings.get("optimizer") or default_optimizer(model, steps))
     loss = keras.losses.get(settings.get("loss") or CrossEntropy())
-    one = _OneBatch(model, images, labels, classes, optimizer, loss, target)
+    per_epoch = min(STEPS_PER_EPOCH, steps)
+    one = _OneBatch(model, images, labels, classes, optimizer, loss, target, per_epoch)
     finding = _check_data(one)
     if finding is None and not model.trainable_variables:
         finding = "frozen", "No weight is trainable: set `trainable`."
@@ -176,7 +177,7 @@ def overfit(
     try:
         if finding is None:
             began = time.perf_counter()
-            history, done = one.fit(steps, verbose)
+            history, done = one.fit(math.ceil(steps / per_epoch), verbose)
             seconds = time.perf_counter() - began
             trained, result = one.state(), one.scores()
             if not result["mean_iou"] >= target:
@@ -228,9 +229,7 @@ def _checked_crop_size(
     fixed = tuple(spec.shape[1:3])
     if crop_size is None:
         return None if None in fixed else fixed
-    size = validation.integers("crop_size", crop_size)
-    if len(size) != 2:
-        raise validation.error("crop_size", "(height, width)", crop_size)
+    size = validation.size("crop_size", crop_size)
     if any(own not in (None, side) for own, side in zip(fixed, size, strict=True)):
         raise validation.error("crop_size", f"the model's size {fixed}", crop_size)
     return size
@@ -346,7 +345,9 @@ class _OneBatch:
         optimizer: keras.optimizers.Optimizer,
         loss: Callable[[Any, Any], Any],
         target: float,
+        steps_per_epoch: int,
     ) -> None:
+        self.steps_per_epoch = steps_per_epoch
         self.model, self.images, self.labels = model, images, labels
         self.classes, self.optimizer, self.target = classes, optimizer, target
         self.dataset = tf.data.Dataset.from_tensors((images, labels))
@@ -374,12 +375,12 @@ class _OneBatch:
             variable.assign(value)
 
     def fit(
-        self, steps: int, verbose: str | int = 0, factor: float = 1.0
+        self, epochs: int, verbose: str | int = 0, factor: float = 1.0
     ) -> tuple[dict[str, list[float]], int]:
         """Trains from the beginning; returns the history and the number of steps.
 
         Args:
-            steps: Maximum number of steps.
+            epochs: Maximum number of epochs of `steps_per_epoch` steps.
             verbose: As in `keras.Model.fit`.
             factor: Multiplies the learning rate.
         """
@@ -389,8 +390,8 @@ class _OneBatch:
         try:
             history = self.trained.fit(
                 self.dataset.repeat(),
-                steps_per_epoch=min(STEPS_PER_EPOCH, steps),
-                epochs=math.ceil(steps / STEPS_PER_EPOCH),
+                steps_per_epoch=self.steps_per_epoch,
+                epochs=epochs,
                 validation_data=self.dataset,
                 callbacks=[monitor],
                 shuffle=False,
@@ -553,11 +554,11 @@ def _check_learning_rate(one: _OneBatch, history: dict[str, list[float]]) -> Fin
     if math.isfinite(last) and (last < FELL * first or history["mean_iou"][-1] >= one.target):
         return None
     epochs = min(TRIAL_EPOCHS, len(losses)) if math.isfinite(last) else TRIAL_EPOCHS
-    low, high = (one.fit(epochs * STEPS_PER_EPOCH, factor=f)[0]["loss"][-1] for f in (0.1, 10.0))
-    own = losses[:epochs][-1]
-    rate = float(one.rate.rate(min(WARMUP_STEPS, len(losses) * STEPS_PER_EPOCH)))
+    low, high = (one.fit(epochs, factor=factor)[0]["loss"][-1] for factor in (0.1, 10.0))
+    own, steps = losses[:epochs][-1], epochs * one.steps_per_epoch
+    rate = float(one.rate.rate(min(WARMUP_STEPS, steps)))
     measured = (
-        f"the loss went from {first:.3g} to {last:.3g}; after {epochs * STEPS_PER_EPOCH} steps it "
+        f"the loss went from {first:.3g} to {last:.3g}; after {steps} steps it "
         f"is {low:.3g} at {0.1 * rate:.2g}, {own:.3g} at {rate:.2g}, {high:.3g} at {10 * rate:.2g}"
     )
     # A loss that is not finite fell less than any other.

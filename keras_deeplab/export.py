@@ -1,4 +1,4 @@
-"""SavedModels that take photographs, compared with the model before anybody serves them."""
+"""SavedModels that take images, verified against the model."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import functools
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -16,16 +16,19 @@ import tensorflow as tf
 from keras_deeplab.data.decoding import decode_image
 from keras_deeplab.data.exif_in_graph import jpeg_orientation, turned
 from keras_deeplab.inference import label_dtype, logits_spec
+from keras_deeplab.validation import integer
 from keras_deeplab.verification import (
     ENCODED_CHANNELS,
     SERVING_DEFAULT,
     SERVING_ENCODED,
+    TOLERANCE,
     ExportError,
+    test_images,
     verified_shapes,
     verify,
 )
 
-__all__ = ["ExportError", "saved_model", "verify"]
+__all__ = ["ExportError", "classifier", "saved_model", "verify"]
 
 MAX_PIXELS = 2**24
 STRIDE = 32  # of the coarsest features, of which an image has one along each side at least
@@ -38,94 +41,145 @@ def saved_model(
     tolerance: float | None = None,
     max_pixels: int | None = None,
 ) -> Path:
-    """Writes a model as a SavedModel that needs TensorFlow alone, and compares it with the model.
+    """Writes a model as a SavedModel that needs only TensorFlow, and compares it with the model.
 
     Signatures, both with `labels` `(batch, height, width)` (uint8, or int32 above 255 classes)
     and `probabilities` float32 `(batch, height, width, num_classes)` at the input's size:
 
     - `serving_default` takes `images`, uint8 `(batch, height, width, channels)` in 0..255, of any
-      batch, height and width that the model leaves open.
+      batch, height and width that the model does not fix.
     - `serving_encoded` takes `encoded`, a string tensor `(batch,)` of JPEG, PNG, WebP or BMP files
-      (24 or 32 bits, uncompressed), all of one size: other requests are refused with a message.
-      Pixels are those that training reads, but a graph has no TIFF and no BMP with a palette. A
-      JPEG is turned by its EXIF orientation, as `predict` does, and the outputs have the turned
-      size; PNG and WebP are taken as they are stored. It is written for models of 1 or 3 channels.
+      (24 or 32 bits, uncompressed), all of one size. Pixels are those that training reads, without
+      TIFF files and palettes in BMP files, which a graph cannot decode. The EXIF orientation of a
+      JPEG is applied, as `predict` does, but not that of PNG and WebP. It is written for models of
+      1 or 3 channels.
 
     A request of another rank or shape, an empty one and one of more than `max_pixels` pixels is
-    refused inside the graph, before anything is computed: servers hold no request against the
-    signature, and TensorFlow's kernels end the process on some. Of encoded files the sizes that
-    their headers declare count, so that no small file takes much memory.
+    refused inside the graph, before anything is computed: servers do not compare requests with the
+    signature, and some requests make TensorFlow's kernels end the process. The pixels of encoded
+    files are those that their headers declare, so that a small file cannot take much memory.
 
-    The export is written beside `path`, verified there (see `verify`) and then renamed, so that
-    nothing unfinished or wrong is ever at `path`.
+    The export is written to a temporary folder beside `path`, verified there (see `verify`) and
+    then renamed.
 
     Args:
         model: Segmentation model on pixels `(batch, height, width, channels)` in 0..255 that
             returns logits `(batch, height, width, num_classes)`.
         path: Folder of the SavedModel.
-        overwrite: Whether a SavedModel that is already there is replaced, after the new one is
-            verified. A folder that is no SavedModel is never replaced.
+        overwrite: Whether an existing SavedModel is replaced, after the new one is verified. Other
+            folders are never replaced.
         tolerance: Largest difference of a probability in the comparison; see `verify`.
         max_pixels: Largest number of pixels of a request, `batch * height * width` with the sides
-            rounded up to multiples of 32, as thin and tiny images cost no less. A server out of
-            memory is ended by its system: choose what yours can hold. A DeepLabV3+ on MobileNetV2
-            with 21 classes takes about 0.4 GB a megapixel. By default 2^24, or as many as two
-            images of the model's fixed input size have if these are more.
+            rounded up to multiples of 32, since thin and tiny images cost as much. Set it by the
+            memory of the server, which its system ends when it has none left: a DeepLabV3+ on
+            MobileNetV2 with 21 classes takes about 0.4 GB a megapixel. By default 2^24, or the
+            pixels of two images of the model's fixed input size if these are more.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If the model is no segmentation model, or `max_pixels` too small for the images
-            that are compared.
+        ValueError: If the model is not a segmentation model, or `max_pixels` is too small for the
+            images that are compared.
         FileExistsError: If something is at `path` that may not be replaced.
-        ExportError: If the SavedModel cannot be loaded or answers differently.
+        ExportError: If the SavedModel cannot be loaded or its outputs differ.
 
     Example:
 
     >>> keras_deeplab.export.saved_model(model, "saved_model")
     >>> serve = tf.saved_model.load("saved_model").signatures["serving_default"]
-    >>> serve(images=photographs)["labels"]
+    >>> serve(images=images)["labels"]
     """
     path = Path(path)
     _check_target(path, overwrite)
     needed = max(_pixels(shape) for shape in verified_shapes(logits_spec(model)[0]))
     if max_pixels is None:
         max_pixels = max(MAX_PIXELS, needed)
-    if type(max_pixels) is bool or not isinstance(max_pixels, Integral) or max_pixels < needed:
-        raise ValueError(
-            f"`max_pixels` must be an integer of at least {needed}, the pixels of the images that "
-            f"are compared. Received: {max_pixels=!r}"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    try:
-        _write(model, aside, int(max_pixels))
-        verify(model, aside, tolerance)
-        _replace(path, aside)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    max_pixels = integer("max_pixels", max_pixels, minimum=needed)  # of the images compared
+    with _verified_folder(path) as temporary:
+        _write(model, temporary, max_pixels)
+        verify(model, temporary, tolerance)
     return path
+
+
+def classifier(
+    model: keras.Model,
+    path: str | os.PathLike,
+    overwrite: bool = False,
+    tolerance: float = TOLERANCE,
+) -> Path:
+    """Writes an image classifier as a SavedModel, and compares it with the model.
+
+    The SavedModel is that of `model.export`: it takes float32 images `(batch, height, width,
+    channels)` and returns logits. It is put in place as `saved_model` does.
+
+    Args:
+        model: Model from images of any size, or of one, to logits `(batch, num_classes)`.
+        path: Folder of the SavedModel.
+        overwrite: Whether an existing SavedModel is replaced.
+        tolerance: Largest difference of a probability.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileExistsError: If something is at `path` that may not be replaced.
+        ExportError: If the outputs differ.
+
+    Example:
+
+    >>> model = keras_deeplab.SPPNet(5, "mobilenet_v2", levels=(2, 1), dense=())
+    >>> path = keras_deeplab.export.classifier(model, "classifier")
+    """
+    path = Path(path)
+    _check_target(path, overwrite)
+    with _verified_folder(path) as temporary:
+        model.export(temporary, verbose=False)
+        served = tf.saved_model.load(str(temporary))
+        shapes = verified_shapes(tf.TensorSpec(model.input_shape))
+        for shape in dict.fromkeys(shapes):
+            images, _ = test_images(shape)
+            images = images.astype("float32")
+            expected, found = (tf.nn.softmax(f(images)) for f in (model, served.serve))
+            difference = float(tf.reduce_max(tf.abs(found - expected)))
+            if not difference <= tolerance:  # true for NaN
+                raise ExportError(
+                    f"{path}: at {shape[1]}x{shape[2]} probabilities differ from the model's by up "
+                    f"to {difference:.3g}, more than {tolerance:g}"
+                )
+    return path
+
+
+@contextmanager
+def _verified_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path` that takes its place when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        yield temporary
+        _replace(path, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / "saved_model.pb").is_file():
-        raise FileExistsError(f"path must be free or a SavedModel; received {path}, something else")
+        raise FileExistsError(f"`path` must be a new folder or a SavedModel. Received: path={path}")
     if not overwrite:
         raise FileExistsError(
-            f"path must be free unless overwrite=True; received {path}, a SavedModel"
+            f"`path` must be a new folder unless overwrite=True. Received: path={path}"
         )
 
 
-def _replace(path: Path, aside: Path) -> None:
-    """Puts a verified export at `path`; the old one stays until the new one is there."""
-    old = aside.with_name(f"{aside.name}.old")
+def _replace(path: Path, temporary: Path) -> None:
+    """Renames a verified export to `path`; an old one is deleted last."""
+    old = temporary.with_name(f"{temporary.name}.old")
     if path.exists():
         path.rename(old)
     try:
-        aside.rename(path)
+        temporary.rename(path)
     except OSError:
         if old.exists():
             old.rename(path)
@@ -162,7 +216,7 @@ def _write(model: keras.Model, path: Path, max_pixels: int = MAX_PIXELS) -> None
 
 
 def _pixels(shape: Sequence[int]) -> int:
-    """Returns the pixels of a batch of images whose sides are rounded up, as requests count."""
+    """Returns the pixels of a batch of images with the sides rounded up."""
     batch, height, width, _ = shape
     return batch * (-(-height // STRIDE) * STRIDE) * (-(-width // STRIDE) * STRIDE)
 
@@ -170,15 +224,15 @@ def _pixels(shape: Sequence[int]) -> int:
 def _checked_images(images: tf.Tensor, shape: tf.TensorShape, max_pixels: int) -> tf.Tensor:
     """Refuses images of another shape, none and too many.
 
-    What a signature says of the rank is not checked by a server. `ensure_shape` alone is: what an
-    assertion would compare is a constant of the graph, taken from the signature.
+    Servers do not check the rank of a signature. `ensure_shape` does; an assertion would compare
+    constants of the graph, taken from the signature.
     """
     images = tf.ensure_shape(images, shape, name="images")
     # In float64, where no product of sizes overflows.
     pixels = _pixels(tf.unstack(tf.cast(tf.shape(images), tf.float64)))
     rule = (
         f"images must hold 1 to {max_pixels} pixels, sides rounded up to multiples of {STRIDE}; "
-        "received batch, height and width"
+        "received batch, height and width:"
     )
     valid = (pixels > 0) & (pixels <= max_pixels)
     check = tf.debugging.Assert(valid, [rule, tf.shape(images)[:3]])
@@ -187,7 +241,7 @@ def _checked_images(images: tf.Tensor, shape: tf.TensorShape, max_pixels: int) -
 
 
 def _checked_files(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Refuses encoded files that are none, or declare too many pixels in their headers."""
+    """Refuses an empty batch, and files whose headers declare too many pixels."""
     encoded = tf.ensure_shape(encoded, [None], name="encoded")
     count = tf.debugging.Assert(
         tf.size(encoded) > 0, ["encoded must hold at least one image; received none"]
@@ -204,7 +258,7 @@ def _checked_files(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
 def _declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
     """Returns height times width from the header of a PNG, JPEG or WebP file, float64.
 
-    Of others 0, as they cannot declare more than they hold.
+    It is 0 for other files, which cannot declare more pixels than they have.
     """
     header = tf.cast(tf.io.decode_raw(encoded, tf.uint8, fixed_length=30), tf.int64)
 
@@ -240,24 +294,24 @@ def _declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
     return tf.case(cases, default=lambda: tf.constant(0.0, tf.float64))
 
 
-@functools.cache  # traced once, however many models are exported
+@functools.cache  # traced once for all exports
 def _upright(channels: int) -> tf.types.experimental.PolymorphicFunction:
-    """Returns the function that decodes one encoded photograph, as viewers show it."""
+    """Returns the function that decodes one image and applies its EXIF orientation."""
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
-    def upright(photograph: tf.Tensor) -> tf.Tensor:
-        return turned(decode_image(photograph, channels), jpeg_orientation(photograph))
+    def upright(encoded: tf.Tensor) -> tf.Tensor:
+        return turned(decode_image(encoded, channels), jpeg_orientation(encoded))
 
     return upright
 
 
 def _decoded(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes a batch of encoded photographs of one size, as viewers show them."""
+    """Decodes a batch of encoded images of one size."""
     upright = _upright(channels)
     first = tf.shape(upright(encoded[0]))
 
-    def one(photograph: tf.Tensor) -> tf.Tensor:
-        pixels = upright(photograph)
+    def one(image: tf.Tensor) -> tf.Tensor:
+        pixels = upright(image)
         size = tf.shape(pixels)
         rule = "encoded must hold images of one size; received heights, widths and channels"
         check = tf.debugging.Assert(tf.reduce_all(size == first), [rule, first, "and", size])

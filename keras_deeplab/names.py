@@ -18,12 +18,12 @@ def key(name: str) -> str:
     return "".join(c for c in name.lower().replace("+", "plus") if c.isalnum())
 
 
-def find(name: str, names: Iterable[str]) -> str | None:
-    """Finds the entry of `names` that equals `name` up to case and punctuation; None if none does.
+def match(name: str, names: Iterable[str]) -> str | None:
+    """Returns the entry of `names` that equals `name` up to case and punctuation, or None.
 
     Example:
 
-    >>> keras_deeplab.names.find("MobileNetV2", ["resnet50", "mobilenet_v2"])
+    >>> keras_deeplab.names.match("MobileNetV2", ["resnet50", "mobilenet_v2"])
     'mobilenet_v2'
     """
     return next((known for known in names if key(known) == key(name)), None)

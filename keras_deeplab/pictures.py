@@ -1,4 +1,4 @@
-"""Pictures of label maps for people to look at."""
+"""Pictures of label maps and confusion matrices."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keras_deeplab.data import voc_colors
 from keras_deeplab.data.orientation import upright_pixels
+from keras_deeplab.validation import error, fraction
 
 GAP = 6
 FONT_SIZE = 13
-WHITE = (255, 255, 255)
+LINE = FONT_SIZE + GAP
+FONT = ImageFont.load_default(size=FONT_SIZE)
 
 CELL, SMALL_CELL = 34, 8
-MOST_NAMES = 40
+MAX_NAMES = 40
 HEAT = np.array((16, 78, 139))  # the colour of a share of 1; 0 is white
 
-Colors = Sequence[tuple[int, int, int]] | np.ndarray
+Color = tuple[int, int, int]
+Colors = Sequence[Color] | np.ndarray
 
 
 def overlay(
@@ -28,7 +31,7 @@ def overlay(
     alpha: float = 0.5,
     ignore_label: int | None = 255,
 ) -> np.ndarray:
-    """Lays the classes' colours over a photograph.
+    """Blends the classes' colours with an image.
 
     Args:
         image: Pixels `(height, width, 3)`, or one-channel `(height, width)` or `(height, width,
@@ -36,8 +39,8 @@ def overlay(
             orientation is applied, as `predict` does.
         labels: Labels `(height, width)`, or `(batch, height, width)`.
         colors: One `(red, green, blue)` in 0..255 per class; PASCAL VOC's by default.
-        alpha: How much of the colour is seen, 0 (none) to 1 (only the colour).
-        ignore_label: Label whose pixels stay as they are, or None.
+        alpha: Weight of the colours, from 0 to 1.
+        ignore_label: Label whose pixels stay unchanged, or None.
 
     Returns:
         RGB pixels uint8, of the shape of the labels and 3.
@@ -50,8 +53,7 @@ def overlay(
     >>> picture = keras_deeplab.overlay(image, keras_deeplab.predict(model, image))
     >>> PIL.Image.fromarray(picture).save("overlay.png")
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in 0..1; received {alpha}")
+    fraction("alpha", alpha)
     labels = np.asarray(labels)
     pixels = _rgb(image, labels.shape).astype(np.float32)
     painted = _painted(labels, colors, ignore_label)
@@ -66,8 +68,8 @@ def _rgb(image: np.ndarray | Image.Image, shape: tuple[int, ...]) -> np.ndarray:
     pixels = pixels[..., None] if pixels.shape == shape else pixels
     if pixels.shape[:-1] != shape or pixels.shape[-1] not in (1, 3):
         raise ValueError(
-            "image must have the labels' height and width and 1 or 3 channels; received image of "
-            f"shape {pixels.shape} and labels of shape {shape}"
+            "`image` must have the labels' height and width and 1 or 3 channels. Received: image "
+            f"of shape {pixels.shape} and labels of shape {shape}"
         )
     return np.broadcast_to(np.clip(pixels, 0, 255), (*shape, 3))
 
@@ -79,8 +81,8 @@ def _painted(labels: np.ndarray, colors: Colors | None, ignore_label: int | None
     shown = np.where(ignored, 0, labels).astype(np.int64)
     if shown.size and not 0 <= shown.min() <= shown.max() < len(table):
         raise ValueError(
-            f"colors must hold one colour per class; received {len(table)} colours for labels from "
-            f"{shown.min()} to {shown.max()}"
+            f"`colors` must have one colour per class. Received: {len(table)} colours for labels "
+            f"from {shown.min()} to {shown.max()}"
         )
     return np.where(ignored[..., None], np.uint8(voc_colors(256)[255]), table[shown])
 
@@ -94,19 +96,19 @@ def comparison_picture(
     ignore_label: int | None = 255,
     max_width: int = 480,
 ) -> np.ndarray:
-    """Draws photographs beside truth and prediction, with the classes' names and colours below.
+    """Draws images beside truth and prediction, with the classes' names and colours below.
 
     Args:
-        images: Photographs `(height, width, 3)` or one-channel, in 0..255, of any sizes.
-        truths: One label map `(height, width)` per photograph.
-        predictions: One label map `(height, width)` per photograph.
+        images: Images `(height, width, 3)` or one-channel, in 0..255, of any sizes.
+        truths: One label map `(height, width)` per image.
+        predictions: One label map `(height, width)` per image.
         class_names: One name per class.
         colors: One `(red, green, blue)` in 0..255 per class; PASCAL VOC's by default.
-        ignore_label: Label of the pixels that do not count, or None.
-        max_width: Width to which wider photographs are shrunk.
+        ignore_label: Label of ignored pixels, or None.
+        max_width: Width to which wider images are shrunk.
 
     Returns:
-        RGB pixels uint8 `(height, width, 3)`, one row per photograph.
+        RGB pixels uint8 `(height, width, 3)`, one row per image.
 
     Raises:
         ValueError: If the numbers or sizes of images, truths and predictions differ.
@@ -118,85 +120,68 @@ def comparison_picture(
     """
     if not len(images) == len(truths) == len(predictions) > 0:
         raise ValueError(
-            "images, truths and predictions must be equally many and at least one; received "
+            "`images`, `truths` and `predictions` must have the same positive length. Received: "
             f"{len(images)}, {len(truths)} and {len(predictions)}"
         )
     rows = []
     for image, *maps in zip(images, truths, predictions, strict=True):
         maps = [np.asarray(labels) for labels in maps]
-        cells = [_painted(labels, colors, ignore_label) for labels in maps]
-        cells = [_rgb(image, labels.shape) for labels in maps[:1]] + cells
+        cells = [_rgb(image, maps[0].shape), *(_painted(m, colors, ignore_label) for m in maps)]
         if len({cell.shape for cell in cells}) > 1:
             raise ValueError(
-                "a photograph's truth and prediction must have its size; received shapes "
+                "An image's truth and prediction must have its size. Received: shapes "
                 f"{[cell.shape[:2] for cell in cells]}"
             )
-        # Label maps are not smoothed: two classes' colours mixed would look like a third class.
-        filters = [Image.Resampling.BOX] + 2 * [Image.Resampling.NEAREST]
-        rows.append(
-            [_shrunk(np.uint8(c), max_width, f) for c, f in zip(cells, filters, strict=True)]
-        )
+        rows.append([_shrunk(np.uint8(c), max_width, smooth=c is cells[0]) for c in cells])
     table = voc_colors(len(class_names)) if colors is None else colors
-    entries = [(str(n), tuple(map(int, c))) for n, c in zip(class_names, table, strict=True)]
+    legend = [(str(n), tuple(map(int, c))) for n, c in zip(class_names, table, strict=True)]
     if any((np.asarray(labels) == ignore_label).any() for labels in truths):
-        entries.append(("ignored", voc_colors(256)[255]))
-    return _sheet(rows, entries)
+        legend.append(("ignored", voc_colors(256)[255]))
+    return _sheet(rows, legend)
 
 
-def _shrunk(cell: np.ndarray, max_width: int, resampling: Image.Resampling) -> Image.Image:
+def _shrunk(cell: np.ndarray, max_width: int, smooth: bool) -> Image.Image:
+    """Label maps are not smoothed: a mix of two classes' colours may be that of a third class."""
     picture = Image.fromarray(cell)
     if picture.width <= max_width:
         return picture
     height = max(round(picture.height * max_width / picture.width), 1)
+    resampling = Image.Resampling.BOX if smooth else Image.Resampling.NEAREST
     return picture.resize((max_width, height), resampling)
 
 
-def _sheet(
-    rows: list[list[Image.Image]], entries: list[tuple[str, tuple[int, int, int]]]
-) -> np.ndarray:
+def _sheet(rows: list[list[Image.Image]], legend: list[tuple[str, Color]]) -> np.ndarray:
     """Puts the rows under three captions and the legend under the rows."""
-    font = ImageFont.load_default(size=FONT_SIZE)
-    line = FONT_SIZE + GAP
-    column = max(max(row[0].width for row in rows), 80) + GAP
-    width = 3 * column + GAP
-    places, legend_height = _legend_places([name for name, _ in entries], font, width)
-    top = line + GAP
-    height = top + sum(row[0].height + GAP for row in rows)
-    sheet = Image.new("RGB", (width, height + legend_height), WHITE)
+    column = max(80, *(row[0].width for row in rows)) + GAP
+    entry = LINE + 2 * GAP + round(max(FONT.getlength(name) for name, _ in legend))
+    width = max(3 * column, entry) + GAP
+    entries_in_line = (width - GAP) // entry
+    top = LINE + GAP
+    bottom = top + sum(row[0].height + GAP for row in rows)
+    height = bottom + -(-len(legend) // entries_in_line) * LINE
+    sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, caption in enumerate(("photograph", "truth", "prediction")):
-        draw.text((GAP + index * column, GAP // 2), caption, fill="black", font=font)
+    for index, caption in enumerate(("image", "truth", "prediction")):
+        draw.text((GAP + index * column, GAP // 2), caption, fill="black", font=FONT)
     for row in rows:
         for index, cell in enumerate(row):
             sheet.paste(cell, (GAP + index * column, top))
         top += row[0].height + GAP
-    for (name, color), (x, y) in zip(entries, places, strict=True):
-        box = (x, height + y, x + FONT_SIZE, height + y + FONT_SIZE)
+    for index, (name, color) in enumerate(legend):
+        y, x = divmod(index, entries_in_line)
+        x, y = GAP + x * entry, bottom + y * LINE
+        box = (x, y, x + FONT_SIZE, y + FONT_SIZE)
         draw.rectangle(box, fill=color, outline="black")
-        draw.text((x + FONT_SIZE + GAP, height + y - 1), name, fill="black", font=font)
+        draw.text((x + LINE, y - 1), name, fill="black", font=FONT)
     return np.asarray(sheet)
 
 
-def _legend_places(
-    names: list[str], font: ImageFont.FreeTypeFont, width: int
-) -> tuple[list[tuple[int, int]], int]:
-    """Returns where each legend entry goes, line after line, and the height of them all."""
-    places, x, y = [], GAP, 0
-    for name in names:
-        entry = FONT_SIZE + 3 * GAP + round(font.getlength(name))
-        if x > GAP and x + entry > width:
-            x, y = GAP, y + FONT_SIZE + GAP
-        places.append((x, y))
-        x += entry
-    return places, y + FONT_SIZE + GAP
-
-
 def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Draws where each class's pixels went: rows are the truth, columns the prediction.
+    """Draws a confusion matrix: rows are the truth, columns the prediction.
 
-    Each cell holds the share of its row's pixels in percent, and is the darker the larger it is; a
-    perfect model has a dark diagonal and white elsewhere. The rows of classes that no truth has are
-    grey. With more than 40 classes the cells are small, without names and numbers.
+    Each cell shows the share of its row's pixels in percent, and is the darker the larger it is.
+    The rows of classes that no truth has are grey. With more than 40 classes the cells are small,
+    without names and numbers.
 
     Args:
         confusion: Pixel counts `(num_classes, num_classes)`, as `metrics.scores` takes them.
@@ -215,28 +200,25 @@ def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> np.n
     """
     confusion, names = np.asarray(confusion, np.float64), [str(name) for name in class_names]
     if confusion.shape != (len(names), len(names)):
-        raise ValueError(
-            "confusion must be a square matrix with a row for each class name; received shape "
-            f"{confusion.shape} and {len(names)} names"
-        )
+        rule = f"a matrix with a row and a column for each of {len(names)} class names"
+        raise error("confusion", rule, confusion.shape)
     pixels = confusion.sum(1, keepdims=True)
     shares = confusion / np.where(pixels == 0, 1, pixels)
     colors = np.rint(255 + shares[..., None] * (HEAT - 255)).astype(np.uint8)
     colors[pixels[:, 0] == 0] = 224
-    cell = CELL if len(names) <= MOST_NAMES else SMALL_CELL
+    cell = CELL if len(names) <= MAX_NAMES else SMALL_CELL
     grid = Image.fromarray(colors.repeat(cell, 0).repeat(cell, 1))
     rows = columns = Image.new("RGB", (0, 0))
-    font = ImageFont.load_default(size=FONT_SIZE)
     if cell == CELL:
-        _write_shares(ImageDraw.Draw(grid), shares, pixels[:, 0] > 0, font)
-        rows = _name_strip(names, font, "rm")
-        columns = _name_strip(names, font, "lm").transpose(Image.Transpose.ROTATE_90)
+        _write_shares(ImageDraw.Draw(grid), shares)
+        rows = _name_strip(names, "rm")
+        columns = _name_strip(names, "lm").transpose(Image.Transpose.ROTATE_90)
     caption = "rows: truth, columns: prediction, % of the row"
-    left, top = GAP + rows.width, FONT_SIZE + 2 * GAP + columns.height
-    width = max(left + grid.width, GAP + round(font.getlength(caption))) + GAP
-    sheet = Image.new("RGB", (width, top + grid.height + GAP), WHITE)
+    left, top = GAP + rows.width, LINE + GAP + columns.height
+    width = max(left + grid.width, GAP + round(FONT.getlength(caption))) + GAP
+    sheet = Image.new("RGB", (width, top + grid.height + GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, GAP // 2), caption, fill="black", font=font)
+    draw.text((GAP, GAP // 2), caption, fill="black", font=FONT)
     draw.rectangle((left - 1, top - 1, left + grid.width, top + grid.height), outline="black")
     sheet.paste(rows, (GAP, top))
     sheet.paste(columns, (left, top - columns.height))
@@ -244,23 +226,21 @@ def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> np.n
     return np.asarray(sheet)
 
 
-def _write_shares(
-    draw: ImageDraw.ImageDraw, shares: np.ndarray, present: np.ndarray, font: ImageFont.FreeTypeFont
-) -> None:
-    """Writes each share of the present rows into its cell, nothing where it rounds to 0."""
+def _write_shares(draw: ImageDraw.ImageDraw, shares: np.ndarray) -> None:
+    """Writes each share into its cell, except those that round to 0."""
     for (row, column), share in np.ndenumerate(shares):
-        if present[row] and round(100 * share) > 0:
+        if round(100 * share) > 0:
             middle = (column + 0.5) * CELL, (row + 0.5) * CELL
-            color = WHITE if share > 0.5 else "black"
-            draw.text(middle, f"{100 * share:.0f}", fill=color, font=font, anchor="mm")
+            color = "white" if share > 0.5 else "black"
+            draw.text(middle, f"{100 * share:.0f}", fill=color, font=FONT, anchor="mm")
 
 
-def _name_strip(names: Sequence[str], font: ImageFont.FreeTypeFont, anchor: str) -> Image.Image:
+def _name_strip(names: Sequence[str], anchor: str) -> Image.Image:
     """Writes a name beside each row, at the strip's left ("lm") or right ("rm")."""
-    width = round(max(map(font.getlength, names))) + 2 * GAP
-    strip = Image.new("RGB", (width, len(names) * CELL), WHITE)
-    x = GAP if anchor == "lm" else width - GAP
+    width = round(max(map(FONT.getlength, names))) + 2 * GAP
+    strip = Image.new("RGB", (width, len(names) * CELL), "white")
+    draw = ImageDraw.Draw(strip)
     for index, name in enumerate(names):
-        place = (x, (index + 0.5) * CELL)
-        ImageDraw.Draw(strip).text(place, name, fill="black", font=font, anchor=anchor)
+        x = GAP if anchor == "lm" else width - GAP
+        draw.text((x, (index + 0.5) * CELL), name, fill="black", font=FONT, anchor=anchor)
     return strip

@@ -104,6 +104,13 @@ def pair(name: str, value: Any, odd: bool = False) -> tuple[int, int]:
     return (int(both[0]), int(both[1]))
 
 
+def size(name: str, value: Any) -> tuple[int, int]:
+    """Returns a `(height, width)` of positive integers."""
+    if len(integers(name, value)) != 2:
+        raise error(name, "(height, width)", value)
+    return integers(name, value)
+
+
 def numbers(name: str, value: Any) -> tuple[float, ...]:
     """Returns a list or tuple of finite numbers as a tuple."""
     if not isinstance(value, list | tuple) or not all(map(is_number, value)):

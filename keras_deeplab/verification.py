@@ -1,17 +1,18 @@
-"""The comparison of a SavedModel with the model that it was made from."""
+"""Comparison of a SavedModel with the model that it was exported from."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.data.decoding import decode_image
+from keras_deeplab.graph.network import all_layers
 from keras_deeplab.inference import logits_spec
 
 SERVING_DEFAULT = "serving_default"
@@ -23,16 +24,16 @@ HALF_PRECISION_TOLERANCE = 2e-2
 
 
 class ExportError(RuntimeError):
-    """A SavedModel that does not answer as its model does."""
+    """A SavedModel whose outputs differ from its model's."""
 
 
 def verify(model: keras.Model, path: str | os.PathLike, tolerance: float | None = None) -> None:
     """Loads a SavedModel of `saved_model` and compares each signature with the model.
 
-    Compared are a batch of two photographs of random shapes, shades and noise at 97x129 and at
-    71x65 pixels (at the model's own size where it is fixed). The probabilities must agree within
-    the tolerance, the labels wherever the two best classes are further apart than twice the
-    tolerance, and each weight in the SavedModel must be one of the model's, bit for bit.
+    The inputs are two images of random shapes, shades and noise at 97x129 and at 71x65 pixels (at
+    the model's own size where it is fixed). The probabilities must agree within the tolerance, the
+    labels where the two best classes differ by more than twice the tolerance, and each weight in
+    the SavedModel must be one of the model's, bit for bit.
 
     Args:
         model: The model that was exported.
@@ -41,8 +42,8 @@ def verify(model: keras.Model, path: str | os.PathLike, tolerance: float | None 
             computes in half precision.
 
     Raises:
-        ExportError: If the SavedModel cannot be loaded, lacks a signature or answers
-            differently; it names signature, output, largest difference and tolerance.
+        ExportError: If the SavedModel cannot be loaded, lacks a signature or has other outputs; the
+            message names signature, output, largest difference and tolerance.
 
     Example:
 
@@ -60,7 +61,7 @@ def verify(model: keras.Model, path: str | os.PathLike, tolerance: float | None 
         raise ExportError(f"{path} must have the signatures {names}; missing: {missing}")
     tolerance = _tolerance(model) if tolerance is None else tolerance
     for size in verified_shapes(spec):
-        images, encodings = _test_pictures(size)
+        images, encodings = test_images(size)
         expected = _expected(model, images, spec)
         requests = [(SERVING_DEFAULT, {"images": tf.constant(images)})]
         requests += [(SERVING_ENCODED, {"encoded": encoded}) for encoded in encodings]
@@ -70,46 +71,39 @@ def verify(model: keras.Model, path: str | os.PathLike, tolerance: float | None 
 
 
 def verified_shapes(spec: tf.TensorSpec) -> list[tuple[int, int, int, int]]:
-    """Returns the shapes of the batches that are compared."""
+    """Returns the shapes of the batches that `verify` compares."""
     batch, height, width, channels = spec.shape
     return [(batch or 2, height or h, width or w, channels) for h, w in VERIFIED_SIZES]
 
 
 def _tolerance(model: keras.Model) -> float:
-    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in _layers(model))
+    layers = all_layers(model).values()
+    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers)
     return HALF_PRECISION_TOLERANCE if half else TOLERANCE
 
 
-def _layers(model: keras.Model) -> Iterator[keras.Layer]:
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
+def test_images(size: tuple[int, int, int, int]) -> tuple[np.ndarray, list[tf.Tensor]]:
+    """Returns images, and the same images as JPEG and PNG for models of 1 or 3 channels.
 
-
-def _test_pictures(size: tuple[int, int, int, int]) -> tuple[np.ndarray, list[tf.Tensor]]:
-    """Returns pictures, and the same pixels encoded, where there is an encoded signature.
-
-    They have large shapes, gradients and noise, so that no part of a network idles.
+    They have large shapes, gradients and noise, so that all parts of a network are active.
     """
     rng = np.random.default_rng(0)
-    batch, height, width, channels = size
+    _, height, width, channels = size
     y, x = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
-    pictures = []
-    for _ in range(batch):
+    images = np.empty(size, np.uint8)
+    for image in images:
         waves = np.zeros((height, width, channels))
         for octave in range(1, 6):
             angle, phase = rng.uniform(0, 2 * np.pi, (2, channels))
             direction = np.cos(angle) * x + np.sin(angle) * y
             waves += np.sin(2**octave * np.pi * direction + phase) / octave
         noise = rng.normal(size=waves.shape)
-        pictures.append(np.clip(127 + 70 * waves + 15 * noise, 0, 255))
-    images = np.asarray(pictures).astype(np.uint8)
+        image[:] = np.clip(127 + 70 * waves + 15 * noise, 0, 255)
     if channels not in ENCODED_CHANNELS:
         return images, []
-    # JPEG changes pixels: what it makes of the pictures becomes the pictures.
+    # JPEG changes pixels: the images are those that it decodes to.
     jpeg = tf.stack([tf.io.encode_jpeg(image) for image in images])
-    images = np.stack([decode_image(photograph, channels).numpy() for photograph in jpeg])
+    images = np.stack([decode_image(encoded, channels).numpy() for encoded in jpeg])
     return images, [jpeg, tf.stack([tf.io.encode_png(image) for image in images])]
 
 
@@ -125,16 +119,16 @@ def _expected(model: keras.Model, images: np.ndarray, spec: tf.TensorSpec) -> np
     logits = tf.cast(run(tf.cast(images, spec.dtype)), tf.float32)
     if logits.shape[:3] != images.shape[:3]:
         raise ExportError(
-            "the model must return logits at the input's size; received logits of shape "
+            "The model must return logits at the input's size. Received: logits of shape "
             f"{logits.shape} for images of shape {images.shape}"
         )
     if not np.isfinite(logits).all():
-        raise ExportError("the model must return finite logits; received NaN or infinity")
+        raise ExportError("The model must return finite logits. Received: NaN or infinity")
     probabilities = tf.nn.softmax(logits).numpy()
     if np.ptp(probabilities, axis=(1, 2)).max() < 10 * TOLERANCE:
         warnings.warn(
-            "the model answers alike at every pixel of the test pictures, so that the comparison "
-            "shows little but that the weights are equal; was it trained?",
+            "The model's output is the same at every pixel of the test images, so that the "
+            "comparison shows only that the weights are equal. Is the model trained?",
             stacklevel=4,
         )
     return probabilities
@@ -147,7 +141,7 @@ def _compare(
     expected: np.ndarray,
     tolerance: float,
 ) -> None:
-    """Holds one answer of a signature against the model's probabilities."""
+    """Compares one output of a signature with the model's probabilities."""
     try:
         outputs = signature(**inputs)
         labels, probabilities = outputs["labels"].numpy(), outputs["probabilities"].numpy()
@@ -158,7 +152,7 @@ def _compare(
         ("probabilities", probabilities.shape, expected.shape),
     ):
         if shape != right:
-            raise ExportError(f"{name}: {output} must have shape {right}; received {shape}")
+            raise ExportError(f"{name}: {output} must have shape {right}. Received: {shape}")
     difference = np.abs(probabilities - expected).max()
     if not difference <= tolerance:  # true for NaN
         raise ExportError(
@@ -171,21 +165,21 @@ def _compare(
     if wrong:
         raise ExportError(
             f"{name}: labels differ from the model's at {wrong} of {decided.sum()} pixels whose "
-            f"two best classes are further apart than {2 * tolerance:g}"
+            f"two best classes differ by more than {2 * tolerance:g}"
         )
 
 
 def _compare_weights(model: keras.Model, signature: Callable, path: str | os.PathLike) -> None:
-    """Finds each weight of the SavedModel among the model's.
+    """Checks that each weight of the SavedModel is one of the model's.
 
-    Seen in the answers of a saturated or untrained model, a wrong weight may be too small to tell.
+    In the outputs of a saturated or untrained model a wrong weight may not show.
     """
     known = {_fingerprint(weight.numpy()) for weight in model.weights}
     for variable in signature.variables:
         value = variable.numpy()
         if _fingerprint(value) not in known:
             raise ExportError(
-                f"{path}: the variable {variable.name} of shape {value.shape} holds values that no "
+                f"{path}: the variable {variable.name} of shape {value.shape} has values that no "
                 "weight of the model has"
             )
 

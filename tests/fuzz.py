@@ -153,7 +153,7 @@ _MODELS: dict[str, Any] = {}
 def load_weights(format: str, number: int, path: str) -> dict[str, str]:
     """The outcomes in Python and in the commands."""
     import keras_deeplab as kd
-    from training import convert, evaluate, export, predict
+    from keras_deeplab.cli import convert, evaluate, export, predict
 
     if format not in _MODELS:
         valid = path_of_valid(format)
@@ -328,7 +328,7 @@ def use_folder(kind: str, number: int, path: str) -> dict[str, str]:
     """Audits a folder, and trains on it as far as reading goes where the audit accepts it."""
     del kind, number
     import keras_deeplab as kd
-    from training import evaluate
+    from keras_deeplab.cli import evaluate
 
     def read() -> None:
         source = kd.data.open_source(path)

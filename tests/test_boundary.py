@@ -7,7 +7,7 @@ import pytest
 from test_inference import SIZES, channel_model, dataset_of, pairs
 
 from keras_deeplab.boundary import BoundaryScores, near_boundary
-from keras_deeplab.inference import evaluate
+from keras_deeplab.evaluation import evaluate
 from keras_deeplab.metrics import scores
 
 
@@ -171,12 +171,15 @@ def test_nothing_counted_is_none():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: BoundaryScores(1), "num_classes must be at least 2; received 1"),
+        (
+            lambda: BoundaryScores(1),
+            "`num_classes` must be .* num_classes=1",
+        ),
         (lambda: BoundaryScores(2, ["a"]), "2 different names"),
-        (lambda: BoundaryScores(2, widths=[0]), r"widths must be integers from 1; received \[0\]"),
-        (lambda: BoundaryScores(2, dilation_ratio=2), "dilation_ratio .* received 2"),
-        (lambda: near_boundary(np.zeros(3), 1), r"received shape \(3,\)"),
-        (lambda: near_boundary(np.zeros((3, 3)), 0), "distance must be .* received 0"),
+        (lambda: BoundaryScores(2, widths=[0]), r"`widths` must be .* widths=\[0\]"),
+        (lambda: BoundaryScores(2, dilation_ratio=2), "`dilation_ratio` .* dilation_ratio=2"),
+        (lambda: near_boundary(np.zeros(3), 1), r"`labels` must be a label map .* labels=\(3,\)"),
+        (lambda: near_boundary(np.zeros((3, 3)), 0), "`distance` must be .* distance=0"),
         (
             lambda: BoundaryScores(2).update(np.zeros((2, 2)), np.zeros((2, 3))),
             r"shapes \(2, 2\) and \(2, 3\)",

@@ -181,7 +181,7 @@ def test_hardly_anything_to_train():
     assert "backbone/conv" in message(report)
 
 
-@keras.saving.register_keras_serializable(package="test_overfitting")
+@keras.saving.register_keras_serializable(package="test_diagnosis")
 class Cut(kl.Layer):
     def call(self, x):
         return tf.stop_gradient(x)
@@ -262,7 +262,7 @@ def test_moving_statistics_that_lag():
     assert "reestimate_batch_norm" in message(report)
 
 
-@keras.saving.register_keras_serializable(package="test_overfitting")
+@keras.saving.register_keras_serializable(package="test_diagnosis")
 class TrainingOnly(kl.Layer):
     def call(self, x, training=False):
         return x if training else tf.reverse(x, [1])

@@ -28,16 +28,17 @@ SCOPE = {
 # Examples about the reader's own model, photographs or folder: they run on stand-ins, and the
 # numbers they print are not compared.
 OWN = {
-    "data.class_folders.ClassFolders": 2,
     "data.folder.Folder": 2,
     "data.pipeline.evaluation_dataset": 6,
     "data.pipeline.training_dataset": 6,
     "export.saved_model": 2,
-    "inference.evaluate": 2,
+    "evaluation.evaluate": 2,
+    "evaluation.scores_table": 2,
     "inference.predict": 2,
     "metrics.SegmentationMetrics": 2,
     "pictures.comparison_picture": 2,
     "pictures.overlay": 2,
+    "prediction.predict_files": 2,
     "tensorboard.TensorBoard": 2,
     "trainer.fitting.fit": 2,
     "verification.verify": 2,

@@ -490,7 +490,7 @@ def test_existing_paths(tmp_path):
     (other := tmp_path / "other").mkdir()
     (other / "precious.txt").write_text("kept")
     for path in (other, other / "precious.txt"):
-        with pytest.raises(FileExistsError, match="something else"):
+        with pytest.raises(FileExistsError, match="a new folder or a SavedModel"):
             export.saved_model(first, path, overwrite=True)
     assert (other / "precious.txt").read_text() == "kept"
 
@@ -590,18 +590,18 @@ def test_verify_is_not_blind(exported):
     """A dead network is told, and its weights are compared all the same."""
     _, path, _ = exported
     dead = small_model(scale=0.0)
-    with pytest.warns(UserWarning, match="alike at every pixel"), pytest.raises(ExportError):
+    with pytest.warns(UserWarning, match="the same at every pixel"), pytest.raises(ExportError):
         export.verify(dead, path)
 
 
 def test_a_dead_network_with_other_weights_is_caught(tmp_path):
     out = tmp_path / "out"
-    with pytest.warns(UserWarning, match="alike at every pixel"):
+    with pytest.warns(UserWarning, match="the same at every pixel"):
         export.saved_model(small_model(scale=0.0), out)
     other = small_model(scale=0.0)
     other.layers[2].kernel.assign(other.layers[2].kernel * 1.5)
     with (
-        pytest.warns(UserWarning, match="alike"),
+        pytest.warns(UserWarning, match="the same"),
         pytest.raises(ExportError, match="no weight of the model"),
     ):
         export.verify(other, out)
@@ -622,11 +622,11 @@ def test_models_that_cannot_be_exported(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_test_pictures_are_lively(exported):
-    from keras_deeplab.verification import _expected, _test_pictures
+def test_thetest_images_are_lively(exported):
+    from keras_deeplab.verification import _expected, test_images
 
     spec = tf.TensorSpec((None, None, None, 3))
-    images, (jpeg, png_files) = _test_pictures((2, 97, 129, 3))
+    images, (jpeg, png_files) = test_images((2, 97, 129, 3))
     assert images.min() == 0
     assert images.max() == 255
     assert images.std() > 50

@@ -22,12 +22,12 @@ FLOORS: list[set[str]] = [
     {"layers", "data", "losses", "metrics"},
     {"graph", "boundary"},
     {"backbones", "optimizers", "batch_norm"},
-    {"weights"},
     {"models"},
+    {"weights"},
     {"recipes", "inference"},
-    {"pictures", "verification", "diagnosis"},
-    {"tensorboard", "export"},
-    {"trainer"},
+    {"evaluation", "pictures", "verification", "diagnosis"},
+    {"tensorboard", "export", "prediction"},
+    {"classification", "trainer"},
     {"cli"},  # may also import the package itself
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -16,7 +16,8 @@ import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 import keras_deeplab
-from keras_deeplab.inference import _LABEL_FUNCTIONS, evaluate, predict
+from keras_deeplab.evaluation import evaluate
+from keras_deeplab.inference import _LABEL_FUNCTIONS, predict
 from keras_deeplab.metrics import scores
 from keras_deeplab.pictures import overlay
 
@@ -281,7 +282,7 @@ def test_predict_refuses_a_file_that_cannot_be_read(tmp_path, image, monkeypatch
 
 def test_predict_refuses_files_for_other_channels(tmp_path, image):
     Image.fromarray(image).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="takes 2 channels"):
+    with pytest.raises(ValueError, match="a model of 2 channels"):
         predict(channel_model(channels=2), tmp_path / "a.png")
 
 
@@ -411,7 +412,7 @@ def test_predict_names_a_bad_file_and_a_bad_model(tmp_path, image):
         keras.layers.GlobalAveragePooling2D()(inputs),
         inputs[..., :1],
     ):
-        with pytest.raises(ValueError, match="model must"):
+        with pytest.raises(ValueError, match="`model` must"):
             predict(keras.Model(inputs, outputs), image)
 
     class Subclassed(keras.Model):

@@ -10,13 +10,13 @@ import pytest
 from keras_deeplab import data
 from keras_deeplab.data.label_codes import read_settings
 from keras_deeplab.files import read_json, read_json_object
-from training.predict import classes_of
+from keras_deeplab.prediction import stored_info
 
 CONTENT = '{"classes": ["Käse", "b"], "colors": [[1, 2, 3], [4, 5, 6]]}'
 
 
 def beside_a_model(path):
-    return classes_of(path.with_name("model.keras"), 2)[0]
+    return stored_info(path.with_name("model.keras"), 2).classes
 
 
 READERS = {
@@ -99,4 +99,4 @@ def test_a_data_set_and_a_model_read_what_the_other_has_written(tmp_path):
     info = data.DatasetInfo(("a", "b"), ((1, 2, 3), (4, 5, 6)))
     (tmp_path / "dataset.json").write_text(CONTENT, encoding="utf-8")
     assert read_settings(tmp_path / "dataset.json").colors == info.colors
-    assert classes_of(tmp_path / "model.keras", 2)[1] == info.colors
+    assert stored_info(tmp_path / "model.keras", 2).colors == info.colors

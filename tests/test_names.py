@@ -20,14 +20,14 @@ from keras_deeplab import backbones, names, recipes
     ],
 )
 def test_spellings_of_a_backbone(spelling, name):
-    assert names.find(spelling, backbones.NAMES) == name
+    assert names.match(spelling, backbones.NAMES) == name
 
 
 @pytest.mark.parametrize("spelling", ["DeepLabV3+", "deeplabv3plus", "DeepLab_v3_Plus"])
 def test_a_plus_is_part_of_a_name(spelling):
     models = ["deeplab_v3", "deeplab_v3_plus"]
-    assert names.find(spelling, models) == "deeplab_v3_plus"
-    assert names.find(spelling.rstrip("+").removesuffix("plus").removesuffix("_Plus"), models)
+    assert names.match(spelling, models) == "deeplab_v3_plus"
+    assert names.match(spelling.rstrip("+").removesuffix("plus").removesuffix("_Plus"), models)
 
 
 def test_no_two_names_share_their_spellings():

@@ -44,9 +44,9 @@ def test_overlay_refuses(pair):
     image, labels = pair
     with pytest.raises(ValueError, match="height and width"):
         overlay(image[1:], labels)
-    with pytest.raises(ValueError, match=r"0\.\.1; received 2"):
+    with pytest.raises(ValueError, match=r"`alpha` must be a number in \[0, 1\]"):
         overlay(image, labels, alpha=2)
-    with pytest.raises(ValueError, match="received 2 colours for labels from 0 to 2"):
+    with pytest.raises(ValueError, match="Received: 2 colours for labels from 0 to 2"):
         overlay(image, labels, COLORS[:2])
     with pytest.raises(ValueError, match="labels from -1"):
         overlay(image, labels - 1, COLORS, ignore_label=254)
@@ -89,7 +89,7 @@ def test_comparison_picture_shrinks_labels_without_mixing(pair):
 
 def test_comparison_picture_refuses(pair):
     image, labels = pair
-    with pytest.raises(ValueError, match="equally many"):
+    with pytest.raises(ValueError, match="the same positive length"):
         comparison_picture([image], [labels], [], ["a"] * 3)
     with pytest.raises(ValueError, match="its size"):
         comparison_picture([image], [labels], [labels[1:]], ["a", "b", "c"])
@@ -135,7 +135,7 @@ def test_confusion_picture_of_many_classes_is_small():
 
 
 def test_confusion_picture_refuses():
-    with pytest.raises(ValueError, match=r"received shape \(2, 3\) and 2 names"):
+    with pytest.raises(ValueError, match=r"each of 2 class names. .*\(2, 3\)"):
         confusion_picture(np.ones((2, 3)), ["a", "b"])
-    with pytest.raises(ValueError, match=r"received shape \(2, 2\) and 3 names"):
+    with pytest.raises(ValueError, match=r"each of 3 class names. .*\(2, 2\)"):
         confusion_picture(np.ones((2, 2)), ["a", "b", "c"])

@@ -14,6 +14,7 @@ ACCEPTED = [
     (validation.non_negative, 0, 0),
     (validation.fraction, 1.0, 1.0),
     (validation.integers, [1, np.uint8(2)], (1, 2)),
+    (validation.size, (3, 4), (3, 4)),
     (validation.numbers, [0.5, 1], (0.5, 1)),
 ]
 REFUSED = [
@@ -22,6 +23,7 @@ REFUSED = [
     *((validation.non_negative, value) for value in (-1e-9, float("nan"), None)),
     *((validation.fraction, value) for value in (-0.1, 1.1, True, float("nan"))),
     *((validation.integers, value) for value in (3, [0], [1.0], "12", None)),
+    *((validation.size, value) for value in (3, [3], (3, 4, 5), (0, 3))),
     *((validation.numbers, value) for value in (3, ["1"], [float("inf")], None)),
 ]
 

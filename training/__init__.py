@@ -1,5 +1,5 @@
-"""Command lines: train, evaluate, predict and export."""
+"""Scripts to run in a clone: those of the commands, the benchmark and the table of models."""
 
-from training.quiet import import_tensorflow
+from keras_deeplab_launcher import import_tensorflow
 
 import_tensorflow()

@@ -1,17 +1,14 @@
-"""Tabulates models and published weights: `python -m training.model_table`."""
+"""Tables of models and published weights: `python -m training.model_table`."""
 
 from __future__ import annotations
 
-import argparse
-import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-if not __package__:  # run as a file, for which Python looks for packages beside it alone
-    sys.path[0] = str(Path(__file__).parents[1])
-    runpy.run_module("training.model_table", run_name="__main__")
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # as a file, Python sets the folder of the file
 
 import keras
 
@@ -24,7 +21,7 @@ HEAD = ("model", "backbone", "paper", "parameters", "multiply-adds", "stride", "
 
 
 class Row(NamedTuple):
-    """A model of the table; `last` is the layer behind which nothing looks any further."""
+    """A model of the table; `last` is the last layer that widens the receptive field."""
 
     model: str
     backbone: str
@@ -41,18 +38,8 @@ def _v3_plus(backbone: str) -> Callable[[], keras.Model]:
     return lambda: kd.DeepLabV3Plus(21, backbone)
 
 
-V1, V2 = (
-    "[1412.7062](https://arxiv.org/abs/1412.7062)",
-    "[1606.00915](https://arxiv.org/abs/1606.00915)",
-)
-V3, V3_PLUS = (
-    "[1706.05587](https://arxiv.org/abs/1706.05587)",
-    "[1802.02611](https://arxiv.org/abs/1802.02611)",
-)
-U_NET, SPP = (
-    "[1505.04597](https://arxiv.org/abs/1505.04597)",
-    "[1406.4729](https://arxiv.org/abs/1406.4729)",
-)
+V1, V2, V3, V3_PLUS = "1412.7062", "1606.00915", "1706.05587", "1802.02611"
+U_NET, SPP = "1505.04597", "1406.4729"
 V3_MOBILE = {"aspp_rates": (), "head_filters": None}
 
 ROWS = (
@@ -74,14 +61,14 @@ ROWS = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+def parser() -> Parser:
+    """Returns the parser of the command line."""
     made = Parser(
         prog="python -m training.model_table",
         description=f"Parameters, multiply-adds at {SIDE}x{SIDE}, stride and receptive field of "
         "the models, measured on the networks themselves, and the published weights.",
     )
-    made.add_argument("--write", type=Path, help="file with tables between their marks to renew")
+    made.add_argument("--write", type=Path, help="file whose tables between marks to replace")
     return made
 
 
@@ -105,29 +92,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def marks(name: str) -> tuple[str, str]:
-    """The lines between which a table stands in the README."""
+    """Returns the lines before and after a table in the README."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def table(rows: Sequence[Row] = ROWS) -> str:
-    """The table as Markdown."""
+    """Returns the table as Markdown."""
     lines = [HEAD, ["---"] * len(HEAD), *(cells(row) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def cells(row: Row) -> list[str]:
-    """One line of the table."""
+    """Returns one line of the table."""
     model = row.build()
     cost = sum(kd.graph.multiply_adds(model, SIDE, SIDE).values())
     found = kd.graph.geometry(model, SIDE, SIDE)
     features = kd.graph.geometry(model.backbone, SIDE, SIDE).outputs[0]
     last = found[row.last].height
-    # What is pooled over the whole image comes on top of what the kernels see.
+    # Global pooling adds the whole image to the receptive field of the kernels.
     field = f"{int(last.field)}{' + image' if last.unbounded else ''}"
     return [
         row.model,
         row.backbone,
-        row.paper,
+        f"[{row.paper}](https://arxiv.org/abs/{row.paper})",
         f"{model.count_params():,}",
         f"{cost / 1e9:.1f} G",
         str(int(features.stride[0])),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import keras
 from keras import layers as kl
 
-from keras_deeplab.backbones.blocks import image_input
-
 # Name, filters, kernel size, stride, padding of each layer; a pooling has no filters.
 LAYERS = (
     ("conv1", 64, 11, 4, 2),
@@ -40,7 +38,7 @@ def alexnet(input_shape: tuple[int | None, int | None, int] = (None, None, 3)) -
         [Krizhevsky, 2014, One weird trick for parallelizing convolutional neural
         networks](https://arxiv.org/abs/1404.5997), section 5, footnote 1.
     """
-    x = inputs = image_input(input_shape)
+    x = inputs = keras.Input(input_shape, name="pixels")
     for name, filters, kernel_size, stride, padding in LAYERS:
         if filters is None:
             x = kl.MaxPooling2D(kernel_size, stride, name=name)(x)
@@ -53,7 +51,7 @@ def alexnet(input_shape: tuple[int | None, int | None, int] = (None, None, 3)) -
             stride,
             padding="valid" if stride > 1 else "same",
             activation="relu",
-            kernel_initializer="he_normal",
+            kernel_initializer="he_uniform",
             name=name,
         )(x)
     return keras.Model(inputs, x, name="alexnet")

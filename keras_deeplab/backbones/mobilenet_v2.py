@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
-from keras import layers as kl
 
 from keras_deeplab.backbones.blocks import (
-    checked_padding,
+    PADDINGS,
     conv_norm,
-    image_input,
+    inverted_residual,
     multiple_of,
-    norm,
-    pad_for_stride,
     stem_padding,
 )
+from keras_deeplab.validation import integer, one_of, positive
 
 # Expansion, channels, repeats, stride of the first.
 STAGES = (
@@ -27,10 +23,6 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-
-
-# The input of the third block's 1x1 projection: 144 channels at stride 4.
-LOW_LEVEL = "block2_depthwise_act"
 
 
 def mobilenet_v2(
@@ -71,57 +63,26 @@ def mobilenet_v2(
     Reference:
         [Sandler et al., 2018, MobileNetV2](https://arxiv.org/abs/1801.04381), table 2.
     """
-    if not isinstance(depth_multiplier, int | float) or not 0 < depth_multiplier < float("inf"):
-        raise ValueError(
-            f"`depth_multiplier` must be a positive number, received {depth_multiplier!r}."
-        )
+    positive("depth_multiplier", depth_multiplier)
+    one_of("padding", padding, PADDINGS)
     if divisible_by is None:
         divisible_by = 8 if depth_multiplier == 1 else 1
-    if not isinstance(divisible_by, int) or divisible_by < 1:
-        raise ValueError(f"`divisible_by` must be a positive integer, received {divisible_by!r}.")
-    shared = {"padding": checked_padding(padding), "epsilon": epsilon}
-    inputs = image_input(input_shape)
+    integer("divisible_by", divisible_by)
+    inputs = keras.Input(input_shape, name="pixels")
     width = multiple_of(divisible_by, 32 * depth_multiplier)
-    first = {**shared, "padding": stem_padding(padding)}
-    x = conv_norm(inputs, width, 3, "stem", stride=2, activation="relu6", **first)
+    options = {"activation": "relu6", "epsilon": epsilon}
+    x = conv_norm(inputs, width, 3, "stem", stride=2, padding=stem_padding(padding), **options)
+    options["padding"] = padding
     block = 0
     for expansion, channels, repeats, first_stride in STAGES:
         for repeat in range(repeats):
-            stride = first_stride if repeat == 0 else 1
+            depth = x.shape[-1]
+            expanded = multiple_of(8, expansion * depth) if expansion > 1 else depth
             width = multiple_of(divisible_by, channels * depth_multiplier)
-            x = _inverted_residual(x, expansion, width, stride, f"block{block}", **shared)
+            stride = first_stride if repeat == 0 else 1
+            x = inverted_residual(x, expanded, width, f"block{block}", stride=stride, **options)
             block += 1
     if classifier_conv:
         width = multiple_of(divisible_by, 1280 * max(1, depth_multiplier))
-        x = conv_norm(x, width, 1, "classifier", epsilon=epsilon, activation="relu6")
+        x = conv_norm(x, width, 1, "classifier", **options)
     return keras.Model(inputs, x, name="mobilenet_v2")
-
-
-def _inverted_residual(
-    x: Any, expansion: int, channels: int, stride: int, name: str, padding: str, epsilon: float
-) -> Any:
-    shortcut, depth = x, x.shape[-1]
-    if expansion > 1:
-        x = conv_norm(
-            x,
-            multiple_of(8, expansion * depth),
-            1,
-            f"{name}_expand",
-            epsilon=epsilon,
-            activation="relu6",
-        )
-    x, how = pad_for_stride(x, 3, stride, f"{name}_depthwise_pad", padding)
-    x = kl.DepthwiseConv2D(
-        3,
-        strides=stride,
-        padding=how,
-        use_bias=False,
-        depthwise_initializer="he_normal",
-        name=f"{name}_depthwise_conv",
-    )(x)
-    x = norm(x, f"{name}_depthwise_norm", epsilon)
-    x = kl.Activation("relu6", name=f"{name}_depthwise_act")(x)
-    x = conv_norm(x, channels, 1, f"{name}_project", epsilon=epsilon, activation=None)
-    if stride == 1 and depth == channels:
-        x = kl.Add(name=f"{name}_add")([shortcut, x])
-    return x

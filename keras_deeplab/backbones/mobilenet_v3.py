@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
-from keras import layers as kl
 
-from keras_deeplab.backbones.blocks import (
-    checked_padding,
-    conv_norm,
-    image_input,
-    multiple_of,
-    norm,
-    pad_for_stride,
-    stem_padding,
-)
+from keras_deeplab.backbones.blocks import PADDINGS, conv_norm, inverted_residual, stem_padding
+from keras_deeplab.validation import one_of
 
 
 class _Block(NamedTuple):
@@ -92,58 +84,28 @@ def mobilenet_v3(
     Reference:
         [Howard et al., 2019, MobileNetV3](https://arxiv.org/abs/1905.02244), tables 1 and 2.
     """
-    if size not in BLOCKS:
-        raise ValueError(f"`size` must be one of {sorted(BLOCKS)}, received {size!r}.")
-    shared = {"padding": checked_padding(padding), "epsilon": epsilon}
-    inputs = image_input(input_shape)
-    first = {**shared, "padding": stem_padding(padding)}
-    x = conv_norm(inputs, 16, 3, "stem", stride=2, activation="hard_swish", **first)
+    one_of("size", size, BLOCKS)
+    one_of("padding", padding, PADDINGS)
+    inputs = keras.Input(input_shape, name="pixels")
+    last = {"epsilon": epsilon, "activation": "hard_swish"}
+    x = conv_norm(inputs, 16, 3, "stem", stride=2, padding=stem_padding(padding), **last)
     blocks, rate = BLOCKS[size], 1
     last_stride = max(index for index, block in enumerate(blocks) if block.stride == 2)
     for index, block in enumerate(blocks):
         if dilated_early and index == last_stride:
             block, rate = block._replace(stride=1), 2
-        x = _inverted_residual(x, block, rate, f"block{index}", **shared)
-    x = conv_norm(x, 6 * x.shape[-1], 1, "last", epsilon=epsilon, activation="hard_swish")
-    return keras.Model(inputs, x, name=f"mobilenet_v3_{size}")
-
-
-def _inverted_residual(
-    x: Any, block: _Block, rate: int, name: str, padding: str, epsilon: float
-) -> Any:
-    shortcut, depth = x, x.shape[-1]
-    if block.expanded != depth:
-        x = conv_norm(
+        x = inverted_residual(
             x,
             block.expanded,
-            1,
-            f"{name}_expand",
-            epsilon=epsilon,
+            block.channels,
+            f"block{index}",
+            kernel_size=block.kernel,
+            stride=block.stride,
+            rate=rate,
+            squeeze=block.squeeze,
             activation=block.activation,
+            padding=padding,
+            epsilon=epsilon,
         )
-    x, how = pad_for_stride(x, block.kernel, block.stride, f"{name}_depthwise_pad", padding)
-    x = kl.DepthwiseConv2D(
-        block.kernel,
-        strides=block.stride,
-        padding=how,
-        dilation_rate=rate,
-        use_bias=False,
-        depthwise_initializer="he_normal",
-        name=f"{name}_depthwise_conv",
-    )(x)
-    x = norm(x, f"{name}_depthwise_norm", epsilon)
-    x = kl.Activation(block.activation, name=f"{name}_depthwise_act")(x)
-    if block.squeeze:
-        x = _squeeze_excite(x, multiple_of(8, block.expanded / 4), f"{name}_squeeze")
-    x = conv_norm(x, block.channels, 1, f"{name}_project", epsilon=epsilon, activation=None)
-    if block.stride == 1 and depth == block.channels:
-        x = kl.Add(name=f"{name}_add")([shortcut, x])
-    return x
-
-
-def _squeeze_excite(x: Any, squeezed: int, name: str) -> Any:
-    """Every channel scaled by what the whole map says."""
-    scale = kl.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
-    scale = kl.Conv2D(squeezed, 1, activation="relu", name=f"{name}_reduce")(scale)
-    scale = kl.Conv2D(x.shape[-1], 1, activation="hard_sigmoid", name=f"{name}_expand")(scale)
-    return kl.Multiply(name=f"{name}_scale")([x, scale])
+    x = conv_norm(x, 6 * x.shape[-1], 1, "last", **last)
+    return keras.Model(inputs, x, name=f"mobilenet_v3_{size}")

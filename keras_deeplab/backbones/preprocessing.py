@@ -1,4 +1,4 @@
-"""Scaling of pixels, in the words of keras.applications."""
+"""Scaling of pixels, by the names of keras.applications."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from keras import layers as kl
 
 from keras_deeplab.layers import ReverseChannels
+from keras_deeplab.validation import one_of
 
 # Mean and standard deviation of ImageNet's pixels, RGB.
 _MEAN = (123.675, 116.28, 103.53)
@@ -42,8 +43,7 @@ def preprocess(x: Any, mode: str, name: str = "preprocess") -> Any:
     Raises:
         ValueError: If the mode is not known.
     """
-    if mode not in PREPROCESSING:
-        raise ValueError(f"`preprocessing` must be one of {PREPROCESSING}, received {mode!r}.")
+    one_of("preprocessing", mode, PREPROCESSING)
     if mode == "tf" or x.shape[-1] != 3:
         return kl.Rescaling(1 / 127.5, -1.0, name=name)(x)
     if mode in _MEANS:

@@ -1,4 +1,4 @@
-"""The backbones that are known by name."""
+"""The backbones by name."""
 
 from __future__ import annotations
 
@@ -11,34 +11,32 @@ from typing import Any
 import keras
 
 from keras_deeplab.backbones.alexnet import alexnet
-from keras_deeplab.backbones.mobilenet_v2 import LOW_LEVEL as MOBILENET_V2_LOW_LEVEL
 from keras_deeplab.backbones.mobilenet_v2 import mobilenet_v2
 from keras_deeplab.backbones.mobilenet_v3 import mobilenet_v3
 from keras_deeplab.backbones.resnet import UNITS, resnet
 from keras_deeplab.backbones.resnet_beta import DEPTHS, resnet_beta
-from keras_deeplab.backbones.resnet_beta import LOW_LEVEL as RESNET_BETA_LOW_LEVEL
 from keras_deeplab.backbones.vgg16 import vgg16
 from keras_deeplab.backbones.xception import ENTRY, xception
-from keras_deeplab.backbones.xception import LOW_LEVEL as XCEPTION_LOW_LEVEL
 from keras_deeplab.names import suggestion
+from keras_deeplab.validation import error
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What is known of a network by its name.
+    """A network, and what models on it use by default.
 
     Attributes:
         builder: Called with `input_shape` and the options.
-        preprocessing: How its published weights expect their pixels.
-        low_level_layer: What the authors' decoder adds; None for the last tensor at stride 4.
+        preprocessing: The scaling of pixels that its published weights need, None for none.
+        low_level_layer: The layer that the authors' decoder adds; None for the last at stride 4.
         multi_grid: The rates that DeepLabV3 and V3+ give the last stage, where it has such.
-        auxiliary_layer: What torchvision's auxiliary head predicts from; None where there is none.
+        auxiliary_layer: The layer that torchvision's auxiliary head predicts from, None for none.
         separable: Whether the 3x3 convolutions of DeepLabV3+ on it are depthwise separable: in the
             authors' networks, and on what else a dense head would outweigh.
     """
 
     builder: Callable[..., keras.Model]
-    preprocessing: str
+    preprocessing: str | None
     low_level_layer: str | None = None
     multi_grid: tuple[int, int, int] | None = None
     auxiliary_layer: str | None = None
@@ -51,41 +49,47 @@ class Backbone:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def _end_of_stage3(depth: int) -> str:
-    return f"stage3_unit{UNITS[depth][2]}_out"
-
-
 # DeepLabV3, table 3, and the authors' released networks.
 _MULTI_GRID = (1, 2, 4)
+
+
+def _resnet(depth: int) -> Backbone:
+    return Backbone(
+        partial(resnet, depth),
+        "torch",
+        multi_grid=_MULTI_GRID,
+        auxiliary_layer=f"stage3_unit{UNITS[depth][2]}_out",
+    )
+
+
+def _resnet_beta(depth: int) -> Backbone:
+    return Backbone(
+        partial(resnet_beta, depth),
+        "tf",
+        # The residual branch of block 1's second unit, in front of the sum.
+        low_level_layer="stage1_unit2_3_norm",
+        multi_grid=_MULTI_GRID,
+        auxiliary_layer=f"stage3_unit{UNITS[depth][2]}_out",
+        separable=True,
+    )
+
+
+def _xception(depth: int) -> Backbone:
+    # The last tensor of 256 channels at stride 4, in front of the ReLU that follows it.
+    low_level_layer = "entry3_conv2" if depth == 71 else "entry2_conv2"
+    return Backbone(partial(xception, depth), "tf", low_level_layer, separable=True)
+
+
 BACKBONES: Mapping[str, Backbone] = {
-    **{
-        f"resnet{depth}": Backbone(
-            partial(resnet, depth), "torch", None, _MULTI_GRID, _end_of_stage3(depth)
-        )
-        for depth in UNITS
-    },
-    **{
-        f"resnet{depth}_beta": Backbone(
-            partial(resnet_beta, depth),
-            "tf",
-            RESNET_BETA_LOW_LEVEL,
-            _MULTI_GRID,
-            _end_of_stage3(depth),
-            separable=True,
-        )
-        for depth in DEPTHS
-    },
-    **{
-        f"xception{depth}": Backbone(
-            partial(xception, depth), "tf", XCEPTION_LOW_LEVEL[depth], separable=True
-        )
-        for depth in ENTRY
-    },
-    "mobilenet_v2": Backbone(mobilenet_v2, "tf", MOBILENET_V2_LOW_LEVEL, separable=True),
-    # The block whose stride is 8: torchvision's features[4], without a shortcut.
+    **{f"resnet{depth}": _resnet(depth) for depth in UNITS},
+    **{f"resnet{depth}_beta": _resnet_beta(depth) for depth in DEPTHS},
+    **{f"xception{depth}": _xception(depth) for depth in ENTRY},
+    # The input of the third block's 1x1 projection: 144 channels at stride 4.
+    "mobilenet_v2": Backbone(mobilenet_v2, "tf", "block2_depthwise_act", separable=True),
     "mobilenet_v3_large": Backbone(
         partial(mobilenet_v3, "large"),
         "torch",
+        # The block whose stride is 8: torchvision's features[4], without a shortcut.
         auxiliary_layer="block3_project_norm",
         separable=True,
     ),
@@ -97,17 +101,15 @@ NAMES = tuple(BACKBONES)
 
 
 def find(name: str) -> Backbone:
-    """The backbone of a name; an unknown name is an error that lists the known ones."""
+    """Returns the backbone of a name; the error for an unknown one lists the known."""
     if name not in BACKBONES:
-        raise ValueError(
-            f"`backbone` must be one of {NAMES} or a functional Keras model, received {name!r}."
-            f"{suggestion(name, NAMES)}"
-        )
+        rule = f"one of {', '.join(map(repr, NAMES))} or a functional Keras model"
+        raise error("backbone", rule, name, suggestion(name, NAMES))
     return BACKBONES[name]
 
 
 def completed_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a backbone: those given (None means the default), and the other defaults.
+    """Returns all options of a backbone: those given (None means the default), and the defaults.
 
     Raises:
         ValueError: If the backbone is unknown or has no such option.
@@ -116,10 +118,7 @@ def completed_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
         if key not in known:
-            raise ValueError(
-                f"`{key}` is no option of the backbone {name!r}, which has {sorted(known)}, "
-                f"received {value!r}."
-            )
+            raise error(key, f"left out: the backbone {name!r} has the options {[*known]}", value)
     return {**known, **given}
 
 

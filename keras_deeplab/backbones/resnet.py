@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.backbones.blocks import checked_rates, conv_norm, image_input
+from keras_deeplab.backbones.blocks import check_multi_grid, conv_norm
+from keras_deeplab.validation import error, one_of
 
 UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -50,10 +51,13 @@ def resnet(
         multi-grid and cascade: [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587),
         sections 3.2 and 3.2.1, figure 3.
     """
-    if depth not in UNITS:
-        raise ValueError(f"`depth` must be one of {sorted(UNITS)}, received {depth!r}.")
-    _check(multi_grid, stride_on)
-    inputs = image_input(input_shape)
+    one_of("depth", depth, UNITS)
+    one_of("stride_on", stride_on, ("1x1", "3x3"))
+    check_multi_grid(multi_grid)
+    if stride_on == "3x3" and multi_grid[0] != 1:
+        rule = 'a list that begins with 1 when `stride_on` is "3x3", which has the stride'
+        raise error("multi_grid", rule, multi_grid)
+    inputs = keras.Input(input_shape, name="pixels")
     x = conv_norm(inputs, 64, 7, "stem", stride=2, epsilon=epsilon)
     pads = (1, 2) if pool_ceil else (1, 1)  # behind a ReLU zeros change no maximum
     x = kl.ZeroPadding2D((pads, pads), name="stem_pool_pad")(x)
@@ -73,17 +77,6 @@ def resnet(
     return keras.Model(inputs, x, name=f"resnet{depth}")
 
 
-def _check(multi_grid: tuple[int, ...], stride_on: str) -> None:
-    if stride_on not in ("1x1", "3x3"):
-        raise ValueError(f'`stride_on` must be "1x1" or "3x3", received {stride_on!r}.')
-    checked_rates("multi_grid", multi_grid)
-    if stride_on == "3x3" and multi_grid[0] != 1:
-        raise ValueError(
-            '`multi_grid` must begin with 1 when `stride_on` is "3x3" (that convolution carries '
-            f"the stride), received {multi_grid!r}."
-        )
-
-
 def _bottleneck(
     x: Any, width: int, stride: int, rate: int, stride_on: str, epsilon: float, name: str
 ) -> Any:
@@ -93,8 +86,21 @@ def _bottleneck(
         shortcut = conv_norm(
             x, 4 * width, 1, f"{name}_0", stride=stride, epsilon=epsilon, activation=None
         )
-    x = conv_norm(x, width, 1, f"{name}_1", stride=first, epsilon=epsilon)
-    x = conv_norm(x, width, 3, f"{name}_2", stride=second, rate=rate, epsilon=epsilon)
+    return residual_sum(x, shortcut, width, (first, second), rate, epsilon, name)
+
+
+def residual_sum(
+    x: Any,
+    shortcut: Any,
+    width: int,
+    strides: tuple[int, int],
+    rate: int,
+    epsilon: float,
+    name: str,
+) -> Any:
+    """A bottleneck's 1x1, 3x3 and 1x1 convolutions, added to the shortcut."""
+    x = conv_norm(x, width, 1, f"{name}_1", stride=strides[0], epsilon=epsilon)
+    x = conv_norm(x, width, 3, f"{name}_2", stride=strides[1], rate=rate, epsilon=epsilon)
     x = conv_norm(x, 4 * width, 1, f"{name}_3", epsilon=epsilon, activation=None)
     x = kl.Add(name=f"{name}_add")([shortcut, x])
     return kl.Activation("relu", name=f"{name}_out")(x)

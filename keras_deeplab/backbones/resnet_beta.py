@@ -8,17 +8,15 @@ import keras
 from keras import layers as kl
 
 from keras_deeplab.backbones.blocks import (
-    checked_padding,
-    checked_rates,
+    PADDINGS,
+    check_multi_grid,
     conv_norm,
-    image_input,
     pad_for_stride,
 )
-from keras_deeplab.backbones.resnet import UNITS
+from keras_deeplab.backbones.resnet import UNITS, residual_sum
+from keras_deeplab.validation import one_of
 
 DEPTHS = (50, 101)
-# The residual branch of block 1's second unit, in front of the sum: 256 channels at stride 4.
-LOW_LEVEL = "stage1_unit2_3_norm"
 
 
 def resnet_beta(
@@ -53,11 +51,10 @@ def resnet_beta(
     Reference:
         [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), in the released code.
     """
-    if depth not in DEPTHS:
-        raise ValueError(f"`depth` must be one of {DEPTHS}, received {depth!r}.")
-    checked_rates("multi_grid", multi_grid)
-    checked_padding(padding)
-    inputs = image_input(input_shape)
+    one_of("depth", depth, DEPTHS)
+    check_multi_grid(multi_grid)
+    one_of("padding", padding, PADDINGS)
+    inputs = keras.Input(input_shape, name="pixels")
     x = conv_norm(inputs, 64, 3, "stem1", stride=2, epsilon=epsilon)
     x = conv_norm(x, 64, 3, "stem2", epsilon=epsilon)
     x = conv_norm(x, 128, 3, "stem3", epsilon=epsilon)
@@ -82,8 +79,4 @@ def _bottleneck(x: Any, width: int, stride: int, rate: int, epsilon: float, name
         shortcut = conv_norm(x, 4 * width, 1, f"{name}_0", epsilon=epsilon, activation=None)
     if stride > 1:
         shortcut = kl.MaxPooling2D(1, stride, name=f"{name}_subsample")(shortcut)
-    x = conv_norm(x, width, 1, f"{name}_1", epsilon=epsilon)
-    x = conv_norm(x, width, 3, f"{name}_2", stride=stride, rate=rate, epsilon=epsilon)
-    x = conv_norm(x, 4 * width, 1, f"{name}_3", epsilon=epsilon, activation=None)
-    x = kl.Add(name=f"{name}_add")([shortcut, x])
-    return kl.Activation("relu", name=f"{name}_out")(x)
+    return residual_sum(x, shortcut, width, (1, stride), rate, epsilon, name)

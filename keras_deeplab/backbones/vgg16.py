@@ -7,11 +7,10 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.backbones.blocks import image_input
+from keras_deeplab.validation import one_of
 
 # Channels and convolutions of each block.
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-POOL_SIZES = (2, 3)
 
 
 def vgg16(
@@ -44,9 +43,8 @@ def vgg16(
         [Simonyan and Zisserman, 2014](https://arxiv.org/abs/1409.1556), table 1, column D;
         [Chen et al., 2014, DeepLab V1](https://arxiv.org/abs/1412.7062), section 3.1.
     """
-    if pool_size not in POOL_SIZES:
-        raise ValueError(f"`pool_size` must be one of {POOL_SIZES}, received {pool_size!r}.")
-    x = inputs = image_input(input_shape)
+    one_of("pool_size", pool_size, (2, 3))
+    x = inputs = keras.Input(input_shape, name="pixels")
     for block, (filters, convolutions) in enumerate(BLOCKS, 1):
         for index in range(1, convolutions + 1):
             x = kl.Conv2D(
@@ -55,7 +53,7 @@ def vgg16(
                 padding="same",
                 dilation_rate=2 if atrous and block == 5 else 1,
                 activation="relu",
-                kernel_initializer="he_normal",
+                kernel_initializer="he_uniform",
                 name=f"block{block}_conv{index}",
             )(x)
         stride = 1 if atrous and block >= 4 else 2

@@ -7,8 +7,9 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.backbones.blocks import checked_rates, conv_norm, image_input
+from keras_deeplab.backbones.blocks import check_multi_grid, conv_norm
 from keras_deeplab.layers import AtrousSeparableConv2D
+from keras_deeplab.validation import one_of
 
 # Entry flow: channels and stride of each block.
 _ENTRY = ((128, 2), (256, 2), (728, 2))
@@ -18,8 +19,6 @@ ENTRY = {
     71: ((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)),
 }
 MIDDLE_UNITS = {41: 8, 65: 16, 71: 16}
-# The last tensor of 256 channels at stride 4, in front of the ReLU that follows it.
-LOW_LEVEL = {41: "entry2_conv2", 65: "entry2_conv2", 71: "entry3_conv2"}
 
 
 def xception(
@@ -53,10 +52,9 @@ def xception(
         [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611), figure 4; the
         released code for 41 and 71.
     """
-    if depth not in ENTRY:
-        raise ValueError(f"`depth` must be one of {sorted(ENTRY)}, received {depth!r}.")
-    checked_rates("multi_grid", multi_grid)
-    inputs = image_input(input_shape)
+    one_of("depth", depth, ENTRY)
+    check_multi_grid(multi_grid)
+    inputs = keras.Input(input_shape, name="pixels")
     x = conv_norm(inputs, 32, 3, "stem1", stride=2, epsilon=epsilon)
     x = conv_norm(x, 64, 3, "stem2", epsilon=epsilon)
     for index, (filters, stride) in enumerate(ENTRY[depth], 1):

@@ -17,16 +17,9 @@ import keras
 import keras_deeplab
 from keras_deeplab import names
 from keras_deeplab.models.multi_scale import checked_scales
+from keras_deeplab.validation import error
 
-MODELS = {
-    "deeplab_v1": keras_deeplab.DeepLabV1,
-    "deeplab_v2": keras_deeplab.DeepLabV2,
-    "deeplab_v3": keras_deeplab.DeepLabV3,
-    "deeplab_v3_plus": keras_deeplab.DeepLabV3Plus,
-    "unet": keras_deeplab.UNet,
-}
-
-# What other tools call options of these commands, and options that only they have.
+# Options of other tools, and what to suggest in place of options that no command has.
 OTHER_NAMES = {
     "lr": "--learning-rate",
     "bs": "--batch-size",
@@ -34,24 +27,24 @@ OTHER_NAMES = {
     "pretrained": "--weights",
     "numclasses": "--classes",
 }
-NO_OPTIONS = {"numclasses": "The number of classes is that of the data set or the model."}
+HINTS = {"numclasses": "The number of classes is that of the data set or the model."}
 
-# An ImportError says which extra package is missing.
-MENDABLE = (ValueError, OSError, ImportError, MemoryError, keras_deeplab.export.ExportError)
+# An ImportError names the extra package that is missing.
+USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, keras_deeplab.export.ExportError)
 
 Main = Callable[[Sequence[str] | None], int]
 
 
 def command(main: Main) -> Main:
-    """Turns user errors into one message and exit status 2, and prints what the library logs."""
+    """Turns user errors into one message and exit status 2, and prints the library's log."""
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         try:
             with printed_logs():
                 return main(argv)
-        except MENDABLE as error:
-            print(f"error: {error}", file=sys.stderr)
+        except USER_ERRORS as raised:
+            print(f"error: {raised}", file=sys.stderr)
             return 2
 
     return run
@@ -59,7 +52,7 @@ def command(main: Main) -> Main:
 
 @contextmanager
 def printed_logs() -> Iterator[None]:
-    """Prints the library's log messages as they come."""
+    """Prints the library's log messages."""
     logger = logging.getLogger("keras_deeplab")
     handler, level = logging.StreamHandler(sys.stdout), logger.level
     logger.addHandler(handler)
@@ -72,41 +65,41 @@ def printed_logs() -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose errors are one line, with the option or value that may be meant.
+    """A parser whose errors are one line, with the option or value that may be meant.
 
     Args:
-        hints: What to say to options that there are not, by the `names.key` of each.
-        **settings: Of `argparse.ArgumentParser`.
+        hints: A sentence for options that do not exist, by `names.key` of the option.
+        **settings: Arguments of `argparse.ArgumentParser`.
     """
 
     def __init__(self, hints: Mapping[str, str] | None = None, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(**settings)
-        self.hints = hints or {}
+        self.hints = {**HINTS, **(hints or {})}
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses the arguments; an unknown option is said first, whatever else is wrong."""
+        """Parses the arguments; an unknown option is reported before all other errors."""
         for text in sys.argv[1:] if args is None else args:
             name = text.partition("=")[0]
             if name == "--":
                 break
             known = any(option.startswith(name) for option in self._option_string_actions)
             if name.startswith("-") and not known and not _is_number(name):
-                self.error(f"There is no option {name}.{self._instead(names.key(name))}")
+                self.error(f"There is no option {name}.{self._suggestion(names.key(name))}")
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with the message, and without the usage of twenty lines."""
+        """Exits with the message, without argparse's usage of twenty lines."""
         self.exit(2, f"error: {message}{'' if message[-1] in '.?' else '.'} See --help.\n")
 
-    def _instead(self, key: str) -> str:
-        """What to write in place of an option, as a sentence."""
+    def _suggestion(self, key: str) -> str:
+        """A sentence on what to use in place of an unknown option."""
         own = {names.key(text): text for text in self._option_string_actions if text[:2] == "--"}
         others = {key: text for key, text in OTHER_NAMES.items() if text in own.values()}
         meant = {key: f"Did you mean {text}?" for key, text in {**others, **own}.items()}
-        said = {**NO_OPTIONS, **self.hints, **meant}
-        close = difflib.get_close_matches(key, said, n=1, cutoff=0.58)
-        return f" {said[close[0]]}" if close else ""
+        sentences = {**self.hints, **meant}
+        close = difflib.get_close_matches(key, sentences, n=1, cutoff=0.58)
+        return f" {sentences[close[0]]}" if close else ""
 
 
 def _is_number(text: str) -> bool:
@@ -135,8 +128,8 @@ def one_of(choices: Iterable[str]) -> dict[str, Any]:
     """Arguments of `add_argument` for an option that takes one of these names, in any spelling."""
     known = tuple(choices)
 
-    def find(text: str) -> str:
-        found = names.find(text, known)
+    def match(text: str) -> str:
+        found = names.match(text, known)
         if found is None:
             raise argparse.ArgumentTypeError(
                 f"must be one of {', '.join(known)}. Received: {text!r}."
@@ -144,20 +137,35 @@ def one_of(choices: Iterable[str]) -> dict[str, Any]:
             )
         return found
 
-    return {"type": find, "choices": known}
+    return {"type": match, "choices": known}
 
 
-class Size(argparse.Action):
-    """Height and width, or one number for a square."""
+def checked(check: Callable[[list], Any]) -> type[argparse.Action]:
+    """An action that stores what `check` returns for all values of an option together."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        """Stores them."""
-        if len(values) > 2:
-            parser.error(f"argument {option}: must be one or two numbers. Received: {values}")
-        setattr(namespace, self.dest, [values[0], values[-1]])
+    class Checked(argparse.Action):
+        def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+            try:
+                setattr(namespace, self.dest, check(values))
+            except ValueError as raised:
+                parser.error(f"argument {option}: {raised}")
+
+    return Checked
 
 
-SIZE = {"type": positive, "nargs": "+", "action": Size, "metavar": ("H", "W")}
+def _height_and_width(values: list[int]) -> list[int]:
+    if len(values) > 2:
+        raise ValueError(f"must be one or two numbers. Received: {values}")
+    return [values[0], values[-1]]
+
+
+# One number for a square, or two.
+SIZE = {
+    "type": positive,
+    "nargs": "+",
+    "action": checked(_height_and_width),
+    "metavar": ("H", "W"),
+}
 
 
 def load_model(path: Path, output_stride: int | None = None) -> keras.Model:
@@ -165,100 +173,38 @@ def load_model(path: Path, output_stride: int | None = None) -> keras.Model:
     model = keras_deeplab.load_model(path, compile=False)
     if output_stride is None:
         return model
-    network = innermost(model)
-    if not isinstance(network, keras_deeplab.models.SegmentationModel):
-        raise ValueError(
-            "--output-stride is for this package's models; "
-            f"{path} holds a {type(network).__name__}."
-        )
+    network = model
+    while isinstance(network, keras_deeplab.MultiScale):
+        network = network.model
+    if not hasattr(network, "with_output_stride"):
+        raise error("--output-stride", f"left out for a {type(network).__name__}", output_stride)
     return model.with_output_stride(output_stride)
 
 
-def innermost(model: keras.Model) -> keras.Model:
-    """The model that sees one view of an image."""
-    while isinstance(model, keras_deeplab.MultiScale):
-        model = model.model
-    return model
-
-
-class Scales(argparse.Action):
-    """Scales of `MultiScale`, refused before anything is done."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        """Stores them."""
-        try:
-            checked_scales(values)
-        except ValueError as error:
-            parser.error(f"{option}: {error}")
-        setattr(namespace, self.dest, values)
-
-
-def add_views(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Adds the options of several views of each image."""
+def add_test_time_augmentation(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+) -> None:
+    """Adds the options of test-time augmentation."""
     parser.add_argument(
         "--scales",
         type=positive_float,
         nargs="+",
-        action=Scales,
+        action=checked(checked_scales),
         metavar="S",
-        help="sees each image at these scales and takes the mean of the probabilities, such as "
-        "0.5 0.75 1 1.25 1.5 1.75 as in the papers; default: 1",
+        help="mean of the probabilities at these scales of the image, such as 0.5 0.75 1 1.25 1.5 "
+        "1.75 as in the papers; default: 1",
     )
     parser.add_argument(
         "--flip",
         action="store_true",
-        help="sees each image mirrored too, which takes twice as long",
+        help="also predict the image mirrored left to right, which takes twice as long",
     )
 
 
-def with_views(
+def with_test_time_augmentation(
     model: keras.Model, scales: Sequence[float] | None, flip: bool = False
 ) -> keras.Model:
-    """The model that takes the mean over scales and mirror images, resized as the model does."""
+    """The model that averages over scales and mirrored images, as the options ask."""
     if scales is None and not flip:
         return model
     return keras_deeplab.MultiScale(model, scales or (1.0,), fusion="mean", flip=flip)
-
-
-def views(model: keras.Model) -> list[dict[str, Any]]:
-    """How a model looks at an image, the outermost first, as JSON; of one view nothing."""
-    found = []
-    while isinstance(model, keras_deeplab.MultiScale):
-        config = model.get_config()
-        found.append({key: config[key] for key in ("scales", "flip", "fusion")})
-        model = model.model
-    return found
-
-
-def scores_table(report: dict, split: str) -> str:
-    """Per-class IoU, how much of each class is predicted and true, and the totals, as lines."""
-    columns = {
-        "IoU": (report["per_class"], ".3f"),
-        "predicted": (report["predicted_share"], ".2%"),
-        "in truth": (report["true_share"], ".2%"),
-    }
-    totals = {
-        "mean IoU": report["mean_iou"],
-        "frequency-weighted IoU": report["frequency_weighted_iou"],
-        "pixel accuracy": report["pixel_accuracy"],
-    }
-    if "boundary_per_class" in report:
-        columns["boundary IoU"] = (report["boundary_per_class"], ".3f")
-        totals["boundary mean IoU"] = report["boundary_mean_iou"]
-        for pixels, value in report["trimap_mean_iou"].items():
-            totals[f"mean IoU within {pixels} px of a boundary"] = value
-    width = max(len(str(name)) for name in [*report["per_class"], *totals])
-    rows = [
-        [name, *(_shown(values[name], form) for values, form in columns.values())]
-        for name in report["per_class"]
-    ]
-    rows += [[name, _shown(value, ".3f")] for name, value in totals.items()]
-    lines = [
-        f"  {name:<{width}}" + "".join(f"  {cell:>12}" for cell in cells)
-        for name, *cells in [["", *columns], *rows]
-    ]
-    return "\n".join([f"IoU per class on the {report['images']} images of {split}:", *lines])
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "absent" if value is None else format(value, form)

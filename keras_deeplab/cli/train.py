@@ -1,4 +1,4 @@
-"""Trains a segmentation model: `python -m training.train --data FOLDER`."""
+"""`keras-deeplab train --data FOLDER`: a segmentation model, trained, scored and exported."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import data, distribution, names, recipes
-from keras_deeplab.cli.options import Parser, add_views, command, one_of, positive, scores_table
+from keras_deeplab.cli.options import (
+    Parser,
+    add_test_time_augmentation,
+    command,
+    one_of,
+    positive,
+)
 from keras_deeplab.cli.recipe_options import FIELDS, add_recipe, recipe_changes
 from keras_deeplab.diagnosis import default_optimizer
+from keras_deeplab.evaluation import scores_table
 from keras_deeplab.trainer import MODELS, ModelBuilder, next_free
 
 # The values of a recipe that overfitting a few images uses, where they are set.
@@ -28,7 +35,7 @@ def parser() -> Parser:
             **{names.key(field): f"Give it as --set {field}=VALUE." for field in FIELDS},
             "resume": "The same command resumes a run that was stopped.",
         },
-        prog="python -m training.train",
+        prog="keras-deeplab train",
         description="Trains a segmentation model, scores it and exports it.",
     )
     add = made.add_argument
@@ -57,7 +64,8 @@ def parser() -> Parser:
         metavar="N",
         help="only test whether the model can overfit N images, with a diagnosis if it cannot",
     )
-    add_views(made.add_argument_group("test-time augmentation", "Of the final model."))
+    augmentation = made.add_argument_group("test-time augmentation", "Of the final model.")
+    add_test_time_augmentation(augmentation)
     add_recipe(made.add_argument_group("recipe", "The hyperparameters of the training."))
     return made
 

@@ -4,37 +4,36 @@ from __future__ import annotations
 
 from keras_deeplab.data.audit import audit
 from keras_deeplab.data.augment import augment
-from keras_deeplab.data.class_folders import ClassFolders, ClassSource, classification_dataset
+from keras_deeplab.data.classification import check_images, classification_dataset
 from keras_deeplab.data.faults import DatasetError, Fault
 from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.formats import IMAGE_SUFFIXES
 from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.pipeline import batch_names, evaluation_dataset, training_dataset
 from keras_deeplab.data.report import Report, SplitReport
-from keras_deeplab.data.shape_classes import ShapeClasses
+from keras_deeplab.data.shape_images import write_shape_images
 from keras_deeplab.data.shapes import Shapes
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, voc_colors
 
 __all__ = [
     "IGNORE_LABEL",
     "IMAGE_SUFFIXES",
-    "ClassFolders",
-    "ClassSource",
     "DatasetError",
     "DatasetInfo",
     "Fault",
     "Folder",
     "Report",
-    "ShapeClasses",
     "Shapes",
     "Source",
     "SplitReport",
     "audit",
     "augment",
     "batch_names",
+    "check_images",
     "classification_dataset",
     "evaluation_dataset",
     "open_source",
     "training_dataset",
     "voc_colors",
+    "write_shape_images",
 ]

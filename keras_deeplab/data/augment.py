@@ -140,7 +140,7 @@ def augment(
     >>> image, label = data.augment(image, label, tf.constant([1, 2]), crop_size=(64, 64))
     """
     strengths = jitter_strengths(color_jitter)
-    class_focus = checked_focus(class_focus)
+    validation.fraction("class_focus", class_focus)
     seeds = tf.random.split(seed, 4)
     image, label = random_scaled_crop(
         image, label, seeds[0], crop_size, scales, class_focus, scale_step
@@ -150,11 +150,6 @@ def augment(
     if strengths is not None:
         image = random_color(image, seeds[2], strengths)
     return random_pad(image, label, seeds[3], crop_size)
-
-
-def checked_focus(class_focus: float) -> float:
-    """Returns `class_focus`, a number in 0..1."""
-    return float(validation.fraction("class_focus", class_focus))
 
 
 def _rounded(size: tf.Tensor) -> tf.Tensor:

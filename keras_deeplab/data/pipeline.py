@@ -3,7 +3,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.data.augment import MEAN_COLOR, augment, checked_focus
+from keras_deeplab.data.augment import MEAN_COLOR, augment
 from keras_deeplab.data.color import ColorJitter, jitter_strengths
 from keras_deeplab.data.memory import decoded_pairs
 from keras_deeplab.data.order import (
@@ -81,10 +81,10 @@ def training_dataset(
     >>> train = data.training_dataset(data.Shapes(), crop_size=(128, 128), batch_size=8)
     >>> model.fit(train, epochs=20)
     """
-    crop_size = _checked_size(crop_size)
+    crop_size = validation.size("crop_size", crop_size)
     count = _checked_count(source, split, batch_size)
     strengths = jitter_strengths(color_jitter)
-    class_focus = checked_focus(class_focus)
+    validation.fraction("class_focus", class_focus)
     if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
         raise validation.error("scales", "(low, high) with 0 < low <= high", scales)
     if scale_step is not None:
@@ -228,10 +228,3 @@ def _checked_count(source: Source, split: str, batch_size: int) -> int:
     if not count:
         raise validation.error("split", "one with images", split)
     return count
-
-
-def _checked_size(crop_size: tuple[int, int]) -> tuple[int, int]:
-    size = validation.integers("crop_size", crop_size)
-    if len(size) != 2:
-        raise validation.error("crop_size", "(height, width)", crop_size)
-    return size

@@ -112,8 +112,12 @@ class DatasetInfo:
         return cls(config["classes"], config.get("colors", ()))
 
 
-class Splits(abc.ABC):
-    """Base class of sources: images in splits."""
+class Source(abc.ABC):
+    """Images with label maps in splits: the input of the pipelines and `data.audit`.
+
+    A source defines its classes, splits and images, and decodes them. The pipelines scale, crop,
+    batch and cache.
+    """
 
     @property
     @abc.abstractmethod
@@ -123,19 +127,6 @@ class Splits(abc.ABC):
     @abc.abstractmethod
     def names(self, split: str) -> list[str]:
         """Returns the names of a split's images, in the order of `dataset(split)`."""
-
-    def check_split(self, split: str) -> None:
-        """Raises a ValueError if `split` is not one of `splits`."""
-        if split not in self.splits:
-            raise ValueError(f"`split` must be one of {self.splits}. Received: split={split!r}")
-
-
-class Source(Splits):
-    """Images with label maps in splits: the input of the pipelines and `data.audit`.
-
-    A source defines its classes, splits and images, and decodes them. The pipelines scale, crop,
-    batch and cache.
-    """
 
     @property
     @abc.abstractmethod
@@ -155,6 +146,11 @@ class Source(Splits):
             A dataset as long as `numbers` with pairs `(image, label)`: RGB uint8
             `(height, width, 3)` and uint8 `(height, width)` in 0..num_classes-1 or 255 (ignored).
         """
+
+    def check_split(self, split: str) -> None:
+        """Raises a ValueError if `split` is not one of `splits`."""
+        if split not in self.splits:
+            raise ValueError(f"`split` must be one of {self.splits}. Received: split={split!r}")
 
     def checked_dataset(
         self, split: str, numbers: tf.data.Dataset | None = None

@@ -170,7 +170,7 @@ def geometry(model: keras.Model, height: int | None = None, width: int | None = 
     found = Geometry()
 
     def visit(call: Call, *args: Any, **kwargs: Any) -> list[TensorGeometry]:
-        inputs = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, TensorGeometry)]
+        inputs = _geometries(args, kwargs)
         output = _apply(call, inputs)
         found.calls.append((call, inputs, output))
         outputs = [output] * len(call.outputs)
@@ -187,6 +187,23 @@ def geometry(model: keras.Model, height: int | None = None, width: int | None = 
         found.inputs.append(start)
     found.outputs = walk(model, found.inputs, visit, composites=True, left=record)
     return found
+
+
+def output_geometry(call: Call, inputs: list[TensorGeometry]) -> TensorGeometry:
+    """The geometry of a call's output, from that of its inputs; composite layers are entered."""
+    if not isinstance(call.operation, layers.CompositeLayer):
+        return _apply(call, inputs)
+
+    def visit(inner: Call, *args: Any, **kwargs: Any) -> list[TensorGeometry]:
+        output = output_geometry(inner, _geometries(args, kwargs))
+        return [output] * len(inner.outputs)
+
+    (output,) = walk(call.operation.graph(*(x.shape for x in call.inputs)), inputs, visit)
+    return output
+
+
+def _geometries(args: Any, kwargs: Any) -> list[TensorGeometry]:
+    return [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, TensorGeometry)]
 
 
 def _input_geometry(tensor: keras.KerasTensor, sizes: Sequence[int | None]) -> TensorGeometry:

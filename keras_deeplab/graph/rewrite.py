@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 from keras import layers as kl
 
-from keras_deeplab.graph.geometry import Geometry, geometry, is_map_reshape, same_padding
+from keras_deeplab.graph.geometry import (
+    TensorGeometry,
+    geometry,
+    is_map_reshape,
+    output_geometry,
+    same_padding,
+)
 from keras_deeplab.graph.kinds import Kind, Window, kind, window
 from keras_deeplab.graph.network import (
     Call,
@@ -86,11 +92,18 @@ def with_output_stride(
         rule = f"one of the strides of the network '{model.name}', {possible}"
         raise error("output_stride", rule, output_stride)
 
+    def new_inputs(layers: _Layers) -> Iterator[keras.KerasTensor]:
+        for x in functional(model).inputs:
+            is_resized = input_shape is not None and len(x.shape) == 4
+            shape = (x.shape[0], *input_shape, x.shape[3]) if is_resized else x.shape
+            yield keras.Input(batch_shape=shape, dtype=x.dtype, name=layers.name(x.name))
+
     def rewritten(*, centred: bool) -> keras.Model:
         if reuse_layers:
             forget_calls(model)
         layers = _Layers(own_batch_norms=own_batch_norms, reuse=reuse_layers)
-        return _Rewriter(found, output_stride, layers, centred=centred).rewrite(model, input_shape)
+        inputs = [_Map(x, value) for x, value in zip(new_inputs(layers), found.inputs, strict=True)]
+        return _Rewriter(output_stride, layers, centred=centred).rewrite(model, inputs)
 
     try:
         dense = rewritten(centred=True)
@@ -130,7 +143,7 @@ class _Map:
 
     Attributes:
         tensor: The symbolic tensor.
-        coarse_stride: The original's stride, (height, width); None for a tensor that is no map.
+        geometry: Of the original tensor.
         rate: How much denser it is than the original, (height, width).
         phase: See above.
         padding: A zero padding still to be materialised: a kernel that loses its stride chooses
@@ -138,7 +151,7 @@ class _Map:
     """
 
     tensor: keras.KerasTensor
-    coarse_stride: tuple[Any, Any]
+    geometry: TensorGeometry
     rate: Pair = (1, 1)
     phase: tuple[_Phase, _Phase] = (_Phase(), _Phase())
     padding: Call | None = None
@@ -146,7 +159,7 @@ class _Map:
     @property
     def is_map(self) -> bool:
         """Whether the original has a stride."""
-        return None not in self.coarse_stride
+        return None not in self.geometry.stride
 
     @property
     def is_dense(self) -> bool:
@@ -218,53 +231,39 @@ class _Layers:
 class _Rewriter:
     """Builds the denser network while walking the original, whose geometry is known."""
 
-    def __init__(self, found: Geometry, cap: int, layers: _Layers, *, centred: bool) -> None:
-        self.found = found
+    def __init__(self, cap: int, layers: _Layers, *, centred: bool) -> None:
         self.cap = cap
         self.layers = layers
         self.centred = centred
         self.padded: dict[tuple[int, str], keras.KerasTensor] = {}
 
-    def rewrite(
-        self, model: keras.Model, input_shape: tuple[int | None, int | None] | None
-    ) -> keras.Model:
-        network = functional(model)
-        inputs = []
-        for x in network.inputs:
-            is_resized = input_shape is not None and len(x.shape) == 4
-            shape = (x.shape[0], *input_shape, x.shape[3]) if is_resized else x.shape
-            name = self.layers.name(x.name)
-            inputs.append(keras.Input(batch_shape=shape, dtype=x.dtype, name=name))
-        strides = (value.stride for value in self.found.inputs)
-        starts = [_Map(x, stride) for x, stride in zip(inputs, strides, strict=True)]
-        outputs = walk(network, starts, self.visit)
-        result = like(network, inputs, [self.materialised(value).tensor for value in outputs])
+    def rewrite(self, model: keras.Model, inputs: list[_Map]) -> keras.Model:
+        outputs = [self.materialised(value).tensor for value in walk(model, inputs, self.visit)]
+        result = like(model, [value.tensor for value in inputs], outputs)
         self.layers.copy_weights()
         return result
 
     def visit(self, call: Call, *args: Any, **kwargs: Any) -> Any:
-        how, source = kind(call.operation, call.path), _maps(args, kwargs)[0]
-        if source.is_map:
-            if how is Kind.WINDOW:
-                return self.window(call, source)
-            if how is Kind.PAD and isinstance(call.operation, kl.ZeroPadding2D):
-                return replace(self.materialised(source), padding=call)
+        maps = _maps(args, kwargs)
+        how, source = kind(call.operation, call.path), maps[0]
+        after = output_geometry(call, [value.geometry for value in maps])
+        if source.is_map and how is Kind.WINDOW:
+            return self.window(call, source, after)
+        if source.is_map and isinstance(call.operation, kl.ZeroPadding2D):
+            return replace(self.materialised(source), geometry=after, padding=call)
         args, kwargs = _replaced(self.materialised, args, kwargs)
-        state, changes = self.state(call, how, _maps(args, kwargs))
+        state, changes = self.state(call, how, _maps(args, kwargs), after)
         args, kwargs = _replaced(lambda value: value.tensor, args, kwargs)
-        output = self.apply(self.layers.made(call, changes), *args, **kwargs)
-        stride = self.stride_after(call)
-        wrap = lambda x: replace(state, tensor=x, coarse_stride=stride)  # noqa: E731
-        return keras.tree.map_structure(wrap, output)
+        outputs = self.apply(self.layers.made(call, changes), *args, **kwargs)
+        return [replace(state, tensor=x, geometry=after) for x in keras.tree.flatten(outputs)]
 
     def apply(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
         with without_initial_values(layer):
             return layer(*args, **kwargs)
 
-    def stride_after(self, call: Call) -> tuple[Any, Any]:
-        return self.found[call.outputs[0]].stride
-
-    def state(self, call: Call, how: Kind, maps: Sequence[_Map]) -> tuple[_Map, dict[str, Any]]:
+    def state(
+        self, call: Call, how: Kind, maps: Sequence[_Map], after: TensorGeometry
+    ) -> tuple[_Map, dict[str, Any]]:
         """Rate, phase and changed settings of all but sliding kernels and zero padding."""
         source = maps[0]
         if how is Kind.POINTWISE:
@@ -274,7 +273,7 @@ class _Rewriter:
         if not source.is_map or how is Kind.STATISTICS or is_map_reshape(call):
             return source, {}
         if how is Kind.COMPOSITE:
-            return self.composite(call, source)
+            return self.composite(call, source, after)
         if how is Kind.CROP:
             return source, {"cropping": source.scaled(call.operation.cropping)}
         if how is Kind.RESIZE_TO:
@@ -305,18 +304,19 @@ class _Rewriter:
             raise _PhaseConflict(call.path)
         return (found or maps)[0]
 
-    def composite(self, call: Call, source: _Map) -> tuple[_Map, dict[str, Any]]:
-        lost = self.lost_strides(call, source)
+    def composite(
+        self, call: Call, source: _Map, after: TensorGeometry
+    ) -> tuple[_Map, dict[str, Any]]:
+        lost = self.lost_strides(call, source, after)
         changes = {}
         if any(n > 1 for n in lost) or source.is_dense:
             changes = call.operation.dilated_config(source.rate)
             changes.pop("name", None)
         return replace(source, rate=_product(source.rate, lost)), changes
 
-    def lost_strides(self, call: Call, source: _Map) -> Pair:
+    def lost_strides(self, call: Call, source: _Map, after: TensorGeometry) -> Pair:
         """The strides that an operation must give up, 1 along an axis on which it keeps its own."""
-        ends = (source.coarse_stride, self.stride_after(call))
-        pairs = tuple(zip(*ends, source.rate, strict=True))
+        pairs = tuple(zip(source.geometry.stride, after.stride, source.rate, strict=True))
         own = tuple(1 if new is None else new / old for old, new, _ in pairs)
         lost = tuple(
             int(stride) if stride > 1 and (rate > 1 or new > self.cap) else 1
@@ -331,14 +331,14 @@ class _Rewriter:
             )
         return lost
 
-    def window(self, call: Call, source: _Map) -> _Map:
+    def window(self, call: Call, source: _Map, after: TensorGeometry) -> _Map:
         """A convolution or pooling, without its stride or dilated where the cap requires it."""
-        shape, lost = window(call.operation), self.lost_strides(call, source)
+        shape, lost = window(call.operation), self.lost_strides(call, source, after)
         if lost == (1, 1) or shape.padding != "valid":  # else the kernel chooses its own padding
             source = self.materialised(source)
         if lost == (1, 1) and not source.is_dense:
             tensor = self.apply(self.layers.made(call, {}), source.tensor)
-            return replace(source, tensor=tensor, coarse_stride=self.stride_after(call))
+            return replace(source, tensor=tensor, geometry=after)
         padding = [_dense_padding(shape, i, source, lost[i] > 1, self.centred) for i in (0, 1)]
         pads = tuple(pair for pair, _ in padding)
         is_pooling = isinstance(
@@ -346,7 +346,7 @@ class _Rewriter:
         )
         tensor = (self.pooling if is_pooling else self.convolution)(call, source, pads)
         phase = tuple(old + shift for old, (_, shift) in zip(source.phase, padding, strict=True))
-        return _Map(tensor, self.stride_after(call), _product(source.rate, lost), phase)
+        return _Map(tensor, after, _product(source.rate, lost), phase)
 
     def convolution(self, call: Call, source: _Map, pads: Pads) -> keras.KerasTensor:
         shape, x, padding = window(call.operation), source.tensor, "valid"

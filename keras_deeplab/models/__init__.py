@@ -1,6 +1,6 @@
-"""Segmentation models."""
+"""Models for semantic segmentation, and SPP-net for classification."""
 
-from keras_deeplab.models.base import SegmentationModel
+from keras_deeplab.models.base import ImageModel, SegmentationModel
 from keras_deeplab.models.deeplab_v1 import DeepLabV1
 from keras_deeplab.models.deeplab_v2 import DeepLabV2
 from keras_deeplab.models.deeplab_v3 import DeepLabV3
@@ -8,17 +8,15 @@ from keras_deeplab.models.deeplab_v3_plus import DeepLabV3Plus
 from keras_deeplab.models.multi_scale import MultiScale
 from keras_deeplab.models.spp_net import SPPNet
 from keras_deeplab.models.unet import UNet
-from keras_deeplab.weights import TransferReport, transfer_weights
 
 __all__ = [
     "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
+    "ImageModel",
     "MultiScale",
     "SPPNet",
     "SegmentationModel",
-    "TransferReport",
     "UNet",
-    "transfer_weights",
 ]

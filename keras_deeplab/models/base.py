@@ -1,95 +1,119 @@
-"""What all segmentation models share: arguments kept, stride and classes changed afterwards."""
+"""Models that are built from their constructor's arguments, and can be built again from them."""
 
 from __future__ import annotations
 
-import functools
+import copy
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Self
 
 import keras
 
 from keras_deeplab.graph import geometry
-from keras_deeplab.graph.network import all_layers
+from keras_deeplab.graph.network import all_layers, leaf_layers
 from keras_deeplab.layers.composite import change_settings, changed_settings, taken_settings
-from keras_deeplab.models.arguments import check_output_stride, scaled_rates
+from keras_deeplab.models import backbone as backbones
+from keras_deeplab.models.arguments import CHECKS, scaled_rates
 from keras_deeplab.models.distributed_training import DistributedTraining
 from keras_deeplab.models.label_map_training import LabelMapTraining
-from keras_deeplab.models.user_backbone import restored_backbone
-from keras_deeplab.weights import (
-    TransferReport,
-    Weights,
-    WeightsError,
-    open_checkpoint,
-    transfer,
-    transfer_weights,
-)
+from keras_deeplab.validation import error, integer
 
 logger = logging.getLogger(__name__)
 
+LoadWeights = Callable[[keras.Model], Any]
+ReadWeights = Callable[
+    [Any, str, Mapping[str, Any], Collection[str]], tuple[dict[str, Any], LoadWeights]
+]
+_read_weights: ReadWeights | None = None
 
-def starts_from_weights(init: Callable[..., None]) -> Callable[..., None]:
-    """Gives a model's constructor the argument `weights`.
 
-    What the weights need of a model is the default of every argument that is not given. It is then
-    an argument like any other, and in the model's configuration; `weights` itself is not.
+def register_weights(read: ReadWeights) -> None:
+    """Sets what reads the argument `weights`; `keras_deeplab.weights` does it when imported.
+
+    Args:
+        read: Called with the value of `weights`, the name of the model's class, the constructor's
+            arguments and the names of those that the caller has given. Returns the arguments that
+            replace them, and a function that loads the weights into the model and returns a report.
     """
-    signature = inspect.signature(init)
-    parameters = list(signature.parameters.values())
-    weights_parameter = inspect.Parameter(
-        "weights", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Weights | None"
-    )
-
-    @functools.wraps(init)
-    def wrapped(
-        self: SegmentationModel, *args: Any, weights: Weights | None = None, **kwargs: Any
-    ) -> None:
-        if weights is None:
-            init(self, *args, **kwargs)
-            return
-        given = dict(list(signature.bind_partial(self, *args, **kwargs).arguments.items())[1:])
-        name, known = type(self).__name__, signature.parameters
-        backbone = given.get("backbone", known["backbone"].default)
-        source = open_checkpoint(weights, name, backbone, given.get("backbone_options"))
-        wanted = source.arguments(name, known)
-        asked = given.get("backbone", source.backbone)
-        if source.backbone is not None and asked != source.backbone:
-            shown = repr(getattr(asked, "name", asked))
-            raise WeightsError(
-                source.path,
-                f"it holds {source.title} on the backbone {source.backbone!r}, but `backbone` is "
-                f"{shown}",
-            )
-        if wanted.get("aspp_rates") and "output_stride" in given and "aspp_rates" not in given:
-            old, new = wanted.get("output_stride", given["output_stride"]), given["output_stride"]
-            check_output_stride(new)
-            wanted["aspp_rates"] = scaled_rates(wanted["aspp_rates"], old, new)
-        options = {**wanted.get("backbone_options", {}), **(given.get("backbone_options") or {})}
-        arguments = {**wanted, **given, **({"backbone_options": options} if options else {})}
-        init(self, **arguments)
-        object.__setattr__(self, "transfer_report", transfer(self, source))
-        logger.info("%s", self.transfer_report)
-
-    wrapped.__signature__ = signature.replace(parameters=[*parameters, weights_parameter])
-    return wrapped
+    global _read_weights
+    _read_weights = read
 
 
-class SegmentationModel(LabelMapTraining, DistributedTraining, keras.Model):
-    """A functional model from pixels to logits that can be built again from its arguments."""
+class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
+    """Base of the functional models on a backbone.
 
-    transfer_report: TransferReport | None = None
+    A subclass's constructor is its signature and `super().__init__(locals())`. What the arguments
+    stand for is settled here, once: `_arguments` then holds them completed, read-only, and the
+    subclass's `_output` builds the network from these.
 
-    def __init__(self, inputs: Any, outputs: Any, arguments: dict[str, Any]) -> None:
-        super().__init__(inputs=inputs, outputs=outputs, name=arguments["name"])
-        # Past Keras' tracking, which would wrap the dict and take models in it for layers.
-        object.__setattr__(self, "_arguments", arguments)
+    Attributes:
+        checks: A check for each argument by name.
+        transfer_report: What was loaded from the constructor's `weights`, if they were given.
+    """
+
+    checks = CHECKS
+    transfer_report: Any = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Creates the model and notes which arguments are given: `weights` decide on the others."""
+        model = super().__new__(cls, *args, **kwargs)
+        names = list(inspect.signature(cls.__init__).parameters)[1:]
+        object.__setattr__(model, "_given", {*names[: len(args)], *kwargs} - {"weights"})
+        return model
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        arguments = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
+        weights, load = arguments.pop("weights"), None
+        if weights is not None:
+            given = self._given & arguments.keys()
+            needed, load = _read_weights(weights, type(self).__name__, arguments, given)
+            arguments |= needed
+        checked = {
+            name: self.checks[name](name, value) if name in self.checks else value
+            for name, value in arguments.items()
+        }
+        completed = backbones.completed(self._completed(checked))
+        with dtype_policy(completed["dtype"]):
+            backbone, completed = self._backbone(completed)
+            completed["backbone"] = backbones.serialized(completed["backbone"])
+            # Past Keras' tracking, which would wrap the dict and count the network twice.
+            object.__setattr__(self, "_arguments", MappingProxyType(completed))
+            object.__setattr__(self, "_network", backbone)
+            image = backbones.Image.of(completed["input_shape"], backbone)
+            features = keras.tree.flatten(backbone(image.scaled(completed["preprocessing"])))
+            output = self._output(image, *features)
+            super().__init__(inputs=image.inputs, outputs=output, name=completed["name"])
+            self._add_training_outputs(image, *features)
+        if load is not None:
+            object.__setattr__(self, "transfer_report", load(self))
+            logger.info("%s", self.transfer_report)
+
+    def _options(self, *names: str) -> dict[str, Any]:
+        """Returns some of the model's arguments."""
+        return {name: self._arguments[name] for name in names}
+
+    def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Returns the checked arguments with the class's own defaults."""
+        return arguments
+
+    def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
+        """Returns the network from pixels to features and feature taps, and the final arguments."""
+        raise NotImplementedError
+
+    def _output(self, image: backbones.Image, *features: Any) -> Any:
+        """Returns the model's output."""
+        raise NotImplementedError
+
+    def _add_training_outputs(self, image: backbones.Image, *features: Any) -> None:
+        """Adds what only training needs; nothing by default."""
 
     @property
     def backbone(self) -> keras.Model:
         """The network inside that turns pixels into features."""
-        return self.get_layer("backbone")
+        return self._network
 
     @property
     def num_classes(self) -> int:
@@ -99,68 +123,28 @@ class SegmentationModel(LabelMapTraining, DistributedTraining, keras.Model):
     @property
     def output_stride(self) -> int:
         """Stride of the backbone's features against the image."""
-        if "output_stride" in self._arguments:
-            return self._arguments["output_stride"]
         return max(geometry(self.backbone).outputs[0].stride)
 
-    def with_output_stride(self, output_stride: int) -> Self:
-        """The same model with finer or coarser features: the weights are copied, rates scaled.
-
-        As the papers do: train at 16, evaluate at 8. A compiled model must be compiled again.
-
-        Args:
-            output_stride: A stride that occurs in the backbone, such as 8, 16 or 32.
-
-        Returns:
-            A new model of the same class.
-
-        Raises:
-            ValueError: If the backbone cannot have that stride, a rate would not be an integer, or
-                the model has no output stride to choose (U-Net, SPP-net).
-
-        Reference:
-            [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611), table 3.
-        """
-        if "output_stride" not in self._arguments:
-            raise ValueError(
-                f"{type(self).__name__} has no output stride to change: its backbone keeps its own "
-                f"{self.output_stride}. `output_stride` cannot be set, received {output_stride!r}."
-            )
-        check_output_stride(output_stride)
-        try:
-            rates = scaled_rates(self._arguments["aspp_rates"], self.output_stride, output_stride)
-        except ValueError:
-            self._rebuilt(output_stride=output_stride)  # a stride it cannot have is said first
-            raise
-        model = self._rebuilt(output_stride=output_stride, aspp_rates=rates)
-        if model.transfer_report.missing_keys:
-            raise ValueError(
-                f"At `output_stride` {output_stride} the layers "
-                f"{', '.join(model.transfer_report.missing_keys)} have other names or shapes: "
-                "their weights could not be copied. Rename the backbone's layers ending in '_pad'."
-            )
-        return model
-
     def with_num_classes(self, num_classes: int) -> Self:
-        """The same model for another number of classes; all but the predictor is kept.
+        """Returns the same model for another number of classes.
 
-        What was kept is in the new model's `transfer_report`, and logged.
+        All weights but the class predictor's are copied; what was not copied is logged.
 
         Args:
-            num_classes: An integer from 2.
+            num_classes: An integer of at least 2.
 
         Returns:
             A new model of the same class.
         """
-        model = self._rebuilt(num_classes=num_classes)
-        logger.info("%s: %s", self.name, model.transfer_report)
+        model, missing = self._rebuilt(num_classes=num_classes)
+        logger.info("%s: missing keys: %s", self.name, ", ".join(missing) or "none")
         return model
 
     def with_dtype(self, dtype: str) -> Self:
-        """The same model computing in another precision; the weights are copied.
+        """Returns the same model computing in another precision; the weights are copied.
 
-        Mixed precision is for training on what is fast at it. A model that was trained so answers
-        in float32 everywhere, and fast on processors that have to emulate the short numbers.
+        Mixed precision is for training on hardware that is fast at it. The model in float32 gives
+        the same predictions everywhere, and is fast on processors without 16-bit arithmetic.
 
         Args:
             dtype: A dtype policy, such as `"float32"` or `"mixed_bfloat16"`. A backbone that was
@@ -170,7 +154,7 @@ class SegmentationModel(LabelMapTraining, DistributedTraining, keras.Model):
             A new model of the same class, not compiled.
 
         Raises:
-            ValueError: If it is no dtype policy.
+            ValueError: If it is not a dtype policy.
 
         Example:
 
@@ -178,17 +162,25 @@ class SegmentationModel(LabelMapTraining, DistributedTraining, keras.Model):
         >>> model.with_dtype("float32").compute_dtype
         'float32'
         """
-        return self._rebuilt(dtype=dtype)
+        return self._rebuilt(dtype=dtype)[0]
 
-    def _rebuilt(self, **changes: Any) -> Self:
-        model = type(self).from_config({**self.get_config(), **changes})
-        object.__setattr__(model, "transfer_report", transfer_weights(self, model))
-        return model
+    def _rebuilt(self, **changes: Any) -> tuple[Self, list[str]]:
+        """The model with changed arguments and copied weights, and the layers left without them."""
+        model, missing = type(self).from_config({**self.get_config(), **changes}), []
+        own = leaf_layers(self)
+        for name, layer in leaf_layers(model).items():
+            weights = own[name].weights if name in own else []
+            if [w.shape for w in weights] != [w.shape for w in layer.weights]:
+                missing.append(name)
+                continue
+            for new, old in zip(layer.weights, weights, strict=True):
+                new.assign(old)
+        return model, missing
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, frozen layers, and what was changed on batch norms."""
-        changes = changed_settings(all_layers(self))
-        return {**self._arguments, "trainable": self.trainable, **changes}
+        """Returns the constructor's arguments, frozen layers and changed batch norms' settings."""
+        arguments = copy.deepcopy(dict(self._arguments))
+        return {**arguments, "trainable": self.trainable, **changed_settings(all_layers(self))}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
@@ -206,16 +198,107 @@ class SegmentationModel(LabelMapTraining, DistributedTraining, keras.Model):
         config = dict(config)
         trainable = config.pop("trainable", True)
         changes = taken_settings(config)
-        config["backbone"] = restored_backbone(config["backbone"], custom_objects)
+        config["backbone"] = backbones.deserialized(config["backbone"], custom_objects)
         model = cls(**config)
         model.trainable = trainable
         change_settings(all_layers(model), changes)
         return model
 
 
+class SegmentationModel(ImageModel):
+    """A functional model from pixels to logits, one for each class at each pixel.
+
+    Arguments that several models share:
+
+    Args:
+        num_classes: Number of classes, an integer of at least 2 (the background counts).
+        backbone: A name of `keras_deeplab.backbones.NAMES`, or any functional Keras network without
+            its classifier, such as `keras.applications` with `include_top=False`. A network is
+            copied with its weights and never changed.
+        output_stride: Stride of the features: 8, 16 or 32, or another that the backbone has.
+        aspp_rates: Atrous rates at this output stride; `None` for the paper's, scaled to it.
+        multi_grid: ResNets and Xceptions: rates of the last block's three units; `None` for
+            `(1, 2, 4)` on ResNets and `(1, 1, 1)` on Xceptions.
+        stride_on: ResNets only: the convolution of a unit that has its stride, `"3x3"`
+            (torchvision, the default of V3 and V3+) or `"1x1"` (the default of V2).
+        backbone_options: Further options of a backbone by name, such as `{"depth_multiplier": 0.5}`
+            for MobileNetV2; see its function in `keras_deeplab.backbones`.
+        dropout: Share of the head's values dropped in training.
+        activation: Activation of the head's convolutions. The output is always logits.
+        epsilon: Of the head's batch norms.
+        align_corners: How maps are resized: True as in the authors' networks, False for half-pixel
+            centres, as in torchvision.
+        preprocessing: `"auto"` (the scaling of the package's backbones; none for a user's network),
+            one of `keras_deeplab.backbones.PREPROCESSING`, or `None`.
+        input_shape: (height, width, channels), with `None` for any height or width.
+        dtype: Dtype policy such as `"mixed_bfloat16"`; the global one by default.
+        weights: Where to start from: the name of published weights, the path of a file of weights
+            in any format of `keras_deeplab.weights.load`, or a Keras model. What they need of a
+            model is then the default of the other arguments.
+        name: Of the model.
+
+    Input shape:
+        `(batch, height, width, channels)`: RGB in 0..255, uint8 or float, of any size from 1x1.
+
+    Output shape:
+        `(batch, height, width, num_classes)`: logits, float32.
+
+    Raises:
+        ValueError: If an argument is out of its range; the error names it.
+    """
+
+    # The rates of the paper, and the output stride that they are for.
+    paper_rates: tuple[int, ...] = (6, 12, 18)
+    paper_stride = 16
+
+    def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if arguments.get("aspp_rates", ()) is not None:
+            return arguments
+        rates = scaled_rates(self.paper_rates, self.paper_stride, arguments["output_stride"])
+        return {**arguments, "aspp_rates": rates}
+
+    def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
+        return backbones.with_feature_taps(arguments, backbones.built(arguments))
+
+    @property
+    def output_stride(self) -> int:
+        """Stride of the backbone's features against the image."""
+        return self._arguments.get("output_stride") or super().output_stride
+
+    def with_output_stride(self, output_stride: int) -> Self:
+        """Returns the same model with finer or coarser features; weights copied, rates scaled.
+
+        As the papers do: train at 16, evaluate at 8. A compiled model must be compiled again.
+
+        Args:
+            output_stride: A stride that occurs in the backbone, such as 8, 16 or 32.
+
+        Returns:
+            A new model of the same class.
+
+        Raises:
+            ValueError: If the backbone cannot have that stride, a rate would not be an integer, or
+                the model has no output stride to choose (U-Net).
+
+        Reference:
+            [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611), table 3.
+        """
+        if "output_stride" not in self._arguments:
+            kind = f"a {type(self).__name__} keeps that of its backbone, {self.output_stride}"
+            raise error("output_stride", f"left as it is: {kind}", output_stride)
+        integer("output_stride", output_stride)
+        rates = scaled_rates(self._arguments["aspp_rates"], self.output_stride, output_stride)
+        model, missing = self._rebuilt(output_stride=output_stride, aspp_rates=rates)
+        if missing:
+            advice = f"The layers {', '.join(missing)} get other names or shapes there, so that "
+            advice += "weights cannot be copied: rename layers of the backbone that end in '_pad'"
+            raise error("output_stride", "one at which all layers stay", output_stride, advice)
+        return model
+
+
 @contextmanager
 def dtype_policy(policy: str) -> Iterator[None]:
-    """Layers made inside follow this policy, whatever the global one is."""
+    """Sets the dtype policy of the layers made inside."""
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

@@ -1,4 +1,4 @@
-"""Several predictions in training, one otherwise."""
+"""Several outputs in training, one otherwise."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import keras
 
 
 class DeepSupervision:
-    """Mixin of functional models that are trained at more places than the one they answer from.
+    """Mixin of functional models that have more outputs in training than in prediction.
 
-    In training such a model returns a list of logits, its answer first, and the loss is the
-    weighted sum of theirs. Metrics and predictions see the answer alone, and so do all who read the
-    model's graph. What layers add to the loss, such as regularisation, counts once.
+    In training such a model returns a list of logits, the main ones first, and the loss is the
+    weighted sum of theirs. Metrics, predictions and the model's graph have the main output alone.
+    What layers add to the loss, such as regularisation, counts once.
 
     It stands in front of the model's base: `class Mine(DeepSupervision, keras.Model)`. Until
     `_supervise` is called the model is like any other.
 
     Attributes:
         training_graph: The network of a training step, from images to the list of logits; None
-            where training has one answer too.
+            where training has one output too.
         supervision_weights: The weight of each of the logits' losses.
     """
 
@@ -34,12 +34,12 @@ class DeepSupervision:
         weights: Sequence[float],
         layers: Sequence[keras.layers.Layer] = (),
     ) -> None:
-        """Says what is trained.
+        """Sets the outputs of training.
 
         Args:
-            outputs: The answer and all other logits, of the image's size, from the model's inputs.
+            outputs: The main and all other logits, of the image's size, from the model's inputs.
             weights: One for each.
-            layers: Those with weights that the answer does not depend on.
+            layers: Those with weights that the main output does not depend on.
         """
         self._training_layers = list(layers)
         self.supervision_weights = tuple(map(float, weights))
@@ -49,11 +49,11 @@ class DeepSupervision:
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
-        """The layers that answer, then those that are only trained."""
+        """The layers of the main output, then those of training alone."""
         return [*super().layers, *self._training_layers]
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """The answer; in training a list of it and of all else that has a loss."""
+        """Returns the main output; in training a list of all outputs."""
         if training and self.training_graph is not None:
             return self.training_graph(inputs, training=True)
         return super().call(inputs, training=training, mask=mask)
@@ -66,7 +66,7 @@ class DeepSupervision:
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The loss of the answer; in training the weighted sum over all logits."""
+        """Returns the loss of the main output; in training the weighted sum over all outputs."""
         if not isinstance(y_pred, list | tuple):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         total = 0.0
@@ -77,6 +77,6 @@ class DeepSupervision:
         return total - (sum(self.supervision_weights) - 1) * added
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The metrics of the answer."""
-        answer = y_pred[0] if isinstance(y_pred, list | tuple) else y_pred
-        return super().compute_metrics(x, y, answer, sample_weight)
+        """Returns the metrics of the main output."""
+        main = y_pred[0] if isinstance(y_pred, list | tuple) else y_pred
+        return super().compute_metrics(x, y, main, sample_weight)

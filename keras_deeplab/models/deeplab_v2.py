@@ -8,14 +8,19 @@ import keras
 from keras import layers as kl
 
 from keras_deeplab import backbones
-from keras_deeplab.models import base
-from keras_deeplab.models.arguments import InputShape, completed
-from keras_deeplab.models.construction import image_features
-from keras_deeplab.models.deeplab_v1 import RELEASED_VGG16, large_fov
+from keras_deeplab.models.arguments import InputShape
+from keras_deeplab.models.backbone import Image
+from keras_deeplab.models.base import SegmentationModel
+from keras_deeplab.models.deeplab_v1 import large_fov, predictor, with_released_vgg16
+from keras_deeplab.validation import error, integer
+
+
+def _head_filters(name: str, value: Any) -> Any:
+    return value if value in (None, "auto") else integer(name, value)
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class DeepLabV2(base.SegmentationModel):
+class DeepLabV2(SegmentationModel):
     """DeepLab V2: atrous spatial pyramid pooling as a sum of predictors, one for each rate.
 
     On a ResNet each predictor is a single 3x3 convolution from the features to the classes; on
@@ -23,37 +28,13 @@ class DeepLabV2(base.SegmentationModel):
     the paper's training and prediction at three scales.
 
     Args:
-        num_classes: Number of classes, from 2 (background counts).
-        backbone: `"resnet101"` (the paper's), `"vgg16"`, another name of `keras_deeplab.backbones`,
-            or any functional Keras network without its classifier.
-        output_stride: Stride of the features.
         aspp_rates: One for each predictor, at least one; `None` for the paper's ASPP-L,
             `(6, 12, 18, 24) * 8 / output_stride`, which must be integers: at output stride 32 they
-            are to be given. ASPP-S is `(2, 4, 8, 12)`.
-        stride_on: ResNets only: `"1x1"` (default, as in the paper's network) or `"3x3"`.
-        backbone_options: Further options of a backbone by name, as in `DeepLabV1`.
+            must be given. ASPP-S is `(2, 4, 8, 12)`.
         head_filters: Channels of a branch's fc6 and fc7; `None` for the single convolutions.
             `"auto"` is 1024 on VGG16 and `None` on all others.
-        dropout: Share of a branch's values dropped in training.
-        align_corners: How the logits are resized: True as in the released network, False for
-            half-pixel centres.
-        preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), another of
-            `keras_deeplab.backbones.PREPROCESSING`, or `None`.
-        input_shape: (height, width, channels), `None` for any height or width.
-        dtype: Dtype policy such as `"mixed_bfloat16"`; the global one by default.
-        weights: Where to start from: the name of published weights, the path of a file of weights
-            in any format of `keras_deeplab.weights.load`, or a Keras model. What they need of a
-            model is then the default of the other arguments.
-        name: Of the model.
 
-    Input shape:
-        `(batch, height, width, channels)`: RGB in 0..255, uint8 or float, of any size from 1x1.
-
-    Output shape:
-        `(batch, height, width, num_classes)`: logits, float32.
-
-    Raises:
-        ValueError: If an argument is out of its range; the error names it.
+    The other arguments are those of `SegmentationModel`.
 
     Example:
 
@@ -65,7 +46,9 @@ class DeepLabV2(base.SegmentationModel):
         [Chen et al., 2017, DeepLab](https://arxiv.org/abs/1606.00915), section 3.2, figure 7.
     """
 
-    @base.starts_from_weights
+    paper_rates, paper_stride = (6, 12, 18, 24), 8
+    checks = {**SegmentationModel.checks, "head_filters": _head_filters}
+
     def __init__(
         self,
         num_classes: int = 21,
@@ -81,55 +64,33 @@ class DeepLabV2(base.SegmentationModel):
         preprocessing: str | None = "auto",
         input_shape: InputShape | None = None,
         dtype: str | None = None,
+        weights: Any = None,
         name: str = "deeplab_v2",
     ) -> None:
-        is_vgg = isinstance(backbone, str) and backbone == "vgg16"
-        if is_vgg:
-            backbone_options = {**RELEASED_VGG16, **(backbone_options or {})}
-        if head_filters == "auto":
-            head_filters = 1024 if is_vgg else None
-        if isinstance(backbone, str) and "stride_on" in backbones.find(backbone).options:
-            stride_on = stride_on or "1x1"
-        arguments = {
-            "num_classes": num_classes,
-            "backbone": backbone,
-            "output_stride": output_stride,
-            "aspp_rates": aspp_rates,
-            "stride_on": stride_on,
-            "backbone_options": backbone_options,
-            "head_filters": head_filters,
-            "dropout": dropout,
-            "align_corners": align_corners,
-            "preprocessing": preprocessing,
-            "input_shape": input_shape,
-            "dtype": dtype,
-            "name": name,
-        }
-        arguments = completed(arguments, rates=(6, 12, 18, 24), rates_at=8)
-        if not arguments["aspp_rates"]:
-            raise ValueError("`aspp_rates` must hold at least one rate, received ().")
-        with base.dtype_policy(arguments["dtype"]):
-            image, (features,) = image_features(arguments)
-            branches = [
-                self._predictor(features, num_classes, rate, head_filters, dropout, f"_{index}")
-                for index, rate in enumerate(arguments["aspp_rates"])
-            ]
-            logits = kl.Add(name="aspp_sum", dtype="float32")(branches)
-            outputs = image.upsampled(logits, align_corners)
-            super().__init__(image.inputs, outputs, arguments)
+        super().__init__(locals())
 
-    @staticmethod
-    def _predictor(
-        x: Any, num_classes: int, rate: int, filters: int | None, dropout: float, suffix: str
-    ) -> Any:
-        if filters is not None:
-            return large_fov(x, num_classes, rate, filters, dropout, suffix)
-        return kl.Conv2D(
-            num_classes,
-            3,
-            padding="same",
-            dilation_rate=rate,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-            name=f"logits{suffix}",
-            dtype="float32",
-        )(x)
+    def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        backbone, completed = arguments["backbone"], with_released_vgg16(arguments)
+        if completed["head_filters"] == "auto":
+            completed = {**completed, "head_filters": 1024 if backbone == "vgg16" else None}
+        # The paper's ResNet has its strides on the 1x1 convolutions.
+        has_strides = isinstance(backbone, str) and "stride_on" in backbones.find(backbone).options
+        if completed["stride_on"] is None and has_strides:
+            completed = {**completed, "stride_on": "1x1"}
+        completed = super()._completed(completed)
+        if not completed["aspp_rates"]:
+            raise error("aspp_rates", "a tuple of at least one rate", ())
+        return completed
+
+    def _output(self, image: Image, features: Any) -> Any:
+        branches = [
+            self._branch(features, rate, f"_{index}")
+            for index, rate in enumerate(self._arguments["aspp_rates"])
+        ]
+        logits = kl.Add(name="aspp_sum", dtype="float32")(branches)
+        return image.upsampled(logits, self._arguments["align_corners"])
+
+    def _branch(self, features: Any, rate: int, suffix: str) -> Any:
+        if self._arguments["head_filters"] is not None:
+            return large_fov(features, rate, self._arguments, suffix)
+        return predictor(features, self.num_classes, f"logits{suffix}", kernel_size=3, rate=rate)

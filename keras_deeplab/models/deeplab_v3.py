@@ -7,68 +7,31 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.layers import ASPP, AtrousConv2D, AtrousSeparableConv2D, BatchNormalization
-from keras_deeplab.models import base
-from keras_deeplab.models.arguments import InputShape, completed
-from keras_deeplab.models.construction import image_features
+from keras_deeplab.layers import ASPP, AtrousConv2D, AtrousSeparableConv2D
+from keras_deeplab.models.arguments import InputShape
+from keras_deeplab.models.backbone import Image, built, with_feature_taps
+from keras_deeplab.models.base import SegmentationModel
 from keras_deeplab.models.deep_supervision import DeepSupervision
+from keras_deeplab.models.fcn_head import fcn_head
+from keras_deeplab.validation import error
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class DeepLabV3(DeepSupervision, base.SegmentationModel):
+class DeepLabV3(DeepSupervision, SegmentationModel):
     """DeepLabV3: an atrous backbone, atrous spatial pyramid pooling, a predictor.
 
-    With `auxiliary_layer` it has torchvision's auxiliary head, which is there for training alone:
-    in `fit`, and wherever it is called with `training=True`, the model returns the logits of both
-    heads, and the loss is the main head's plus `auxiliary_weight` times the auxiliary's.
-
     Args:
-        num_classes: Number of classes, from 2 (background counts).
-        backbone: A name of `keras_deeplab.backbones.NAMES` (ResNets, Xceptions, MobileNets, VGG16),
-            or any functional Keras network without its classifier, such as `keras.applications`
-            with `include_top=False`. A network is copied with its weights and never changed.
-        output_stride: Stride of the features: 8, 16 or 32 (or another that the backbone has).
-        aspp_rates: Rates of the 3x3 branches at this output stride; `None` for
-            `(6, 12, 18) * 16 / output_stride`.
-        multi_grid: ResNets and Xceptions: rates of the last block's three units; `None` for
-            `(1, 2, 4)` on ResNets and `(1, 1, 1)` on Xceptions.
-        stride_on: ResNets only: `"3x3"` (default, torchvision) or `"1x1"`.
-        backbone_options: Further options of a backbone by name, such as `{"depth_multiplier": 0.5}`
-            for MobileNetV2; see its function in `keras_deeplab.backbones`.
-        cascade: Whether ASPP's place is taken by blocks 5 to 7, copies of the last block that work
-            at twice the rate of the one before; for ResNets by name. There are no `aspp_rates`,
-            no `head_filters` and no `dropout` then, and strides are on the 1x1.
+        cascade: Whether blocks 5 to 7, copies of the last block that work at twice the rate of the
+            one before, replace ASPP and head; for ResNets by name, their strides on the 1x1.
         separable: Whether the 3x3 convolutions of the head are depthwise separable.
         aspp_filters: Channels of ASPP's branches and output.
-        head_filters: Channels of the 3x3 convolution between ASPP and predictor, as in
-            torchvision; `None` for none, as in the paper.
-        auxiliary_layer: Name of the backbone's layer from whose output a second head predicts in
-            training; `"auto"` for torchvision's (ResNets: the end of stage 3, MobileNetV3-Large:
-            its fourth block), `None` for no such head.
-        auxiliary_weight: Of the auxiliary head's loss.
-        dropout: Share of ASPP's output dropped in training.
-        activation: Activation of the heads' convolutions. The output is always logits.
-        epsilon: Of the heads' batch norms.
-        align_corners: How maps are resized: False for half-pixel centres (torchvision), True as the
-            authors' networks do.
-        preprocessing: `"auto"` (the own backbones' scaling; none for a user's network), another of
-            `keras_deeplab.backbones.PREPROCESSING`, or `None`.
-        input_shape: (height, width, channels), `None` for any height or width.
-        dtype: Dtype policy such as `"mixed_bfloat16"`; the global one by default.
-        weights: Where to start from: the name of published weights, the path of a file of weights
-            in any format of `keras_deeplab.weights.load`, or a Keras model. What they need of a
-            model is then the default of the other arguments.
-        name: Of the model.
+        head_filters: Channels of torchvision's 3x3 convolution behind ASPP; `None` for none.
+        auxiliary_layer: The backbone's layer from which torchvision's auxiliary head predicts;
+            `"auto"` for torchvision's own, `None` for no such head. Called with `training=True`, as
+            in `fit`, the model then returns a list of the logits of both heads.
+        auxiliary_weight: Of the auxiliary head's loss, which is added to the main head's.
 
-    Input shape:
-        `(batch, height, width, channels)`: RGB in 0..255, uint8 or float, of any size from 1x1.
-
-    Output shape:
-        `(batch, height, width, num_classes)`: logits, float32. In training with an auxiliary head a
-        list of two of them, the main head's first (inside another network that one alone).
-
-    Raises:
-        ValueError: If an argument is out of its range; the error names it.
+    The other arguments are those of `SegmentationModel`.
 
     Example:
 
@@ -77,12 +40,10 @@ class DeepLabV3(DeepSupervision, base.SegmentationModel):
     TensorShape([1, 97, 129, 3])
 
     Reference:
-        [Chen et al., 2017, Rethinking Atrous Convolution for Semantic Image
-        Segmentation](https://arxiv.org/abs/1706.05587), section 3.3, figure 5; the cascade section
-        3.2, figure 3.
+        [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), section 3.3, figure 5;
+        the cascade: section 3.2, figure 3.
     """
 
-    @base.starts_from_weights
     def __init__(
         self,
         num_classes: int = 21,
@@ -106,96 +67,40 @@ class DeepLabV3(DeepSupervision, base.SegmentationModel):
         preprocessing: str | None = "auto",
         input_shape: InputShape | None = None,
         dtype: str | None = None,
+        weights: Any = None,
         name: str = "deeplab_v3",
     ) -> None:
-        if cascade:
-            _check_cascade(aspp_rates=aspp_rates, separable=separable)
-            backbone_options = {**(backbone_options or {}), "cascade": True}
-            aspp_rates, head_filters, stride_on = (), None, stride_on or "1x1"
-        arguments = {
-            "num_classes": num_classes,
-            "backbone": backbone,
-            "output_stride": output_stride,
-            "aspp_rates": aspp_rates,
-            "multi_grid": multi_grid,
-            "stride_on": stride_on,
-            "backbone_options": backbone_options,
-            "cascade": cascade,
-            "separable": separable,
-            "aspp_filters": aspp_filters,
-            "head_filters": head_filters,
-            "auxiliary_layer": auxiliary_layer,
-            "auxiliary_weight": _checked_weight(auxiliary_weight),
-            "dropout": dropout,
-            "activation": keras.activations.serialize(keras.activations.get(activation)),
-            "epsilon": epsilon,
-            "align_corners": align_corners,
-            "preprocessing": preprocessing,
-            "input_shape": input_shape,
-            "dtype": dtype,
-            "name": name,
-        }
-        arguments = completed(arguments)
-        shared = {"activation": activation, "epsilon": epsilon}
-        with base.dtype_policy(arguments["dtype"]):
-            image, (features, *tapped) = image_features(arguments, ("auxiliary_layer",))
-            x = features
-            if not cascade:
-                x = ASPP(
-                    aspp_filters,
-                    arguments["aspp_rates"],
-                    separable=separable,
-                    dropout=dropout,
-                    name="aspp",
-                    **shared,
-                )(x)
-            if head_filters is not None:
-                conv = AtrousSeparableConv2D if separable else AtrousConv2D
-                x = conv(head_filters, 3, name="head", **shared)(x)
-            logits = kl.Conv2D(num_classes, 1, name="logits", dtype="float32")(x)
-            outputs = image.upsampled(logits, align_corners)
-            super().__init__(image.inputs, outputs, arguments)
-            for source in tapped:
-                head = _auxiliary_head(source.shape[-1], arguments["num_classes"], **shared)
-                logits = image.upsampled(head(source), align_corners, prefix="auxiliary_")
-                self._supervise([outputs, logits], (1.0, auxiliary_weight), [head])
+        super().__init__(locals())
 
+    def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if not arguments["cascade"]:
+            return super()._completed(arguments)
+        for name in ("aspp_rates", "separable"):
+            if arguments[name]:
+                raise error(name, "left out with `cascade`, which replaces ASPP", arguments[name])
+        options = {**arguments["backbone_options"], "cascade": True}
+        replaced = {"aspp_rates": (), "head_filters": None, "backbone_options": options}
+        return {**arguments, **replaced, "stride_on": arguments["stride_on"] or "1x1"}
 
-# As in torchvision, whatever the main head's is.
-_AUXILIARY_DROPOUT = 0.1
+    def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
+        layer = arguments["auxiliary_layer"]
+        return with_feature_taps(arguments, built(arguments), auxiliary_layer=layer)
 
+    def _output(self, image: Image, x: Any, *_: Any) -> Any:
+        config = self._arguments
+        shared = self._options("activation", "epsilon")
+        if not config["cascade"]:
+            options = {**self._options("separable", "dropout"), **shared}
+            x = ASPP(config["aspp_filters"], config["aspp_rates"], name="aspp", **options)(x)
+        if config["head_filters"] is not None:
+            conv = AtrousSeparableConv2D if config["separable"] else AtrousConv2D
+            x = conv(config["head_filters"], 3, name="head", **shared)(x)
+        x = kl.Conv2D(config["num_classes"], 1, name="logits", dtype="float32")(x)
+        return image.upsampled(x, config["align_corners"])
 
-def _auxiliary_head(
-    channels: int, num_classes: int, activation: Any, epsilon: float
-) -> keras.Model:
-    """torchvision's FCNHead: a 3x3 convolution to a quarter of the channels, and a predictor."""
-    x = inputs = keras.Input((None, None, channels), name="features")
-    x = kl.Conv2D(
-        max(1, channels // 4),
-        3,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name="conv",
-    )(x)
-    x = BatchNormalization(epsilon=epsilon, momentum=0.9, name="norm")(x)
-    x = kl.Activation(activation, name="act")(x)
-    x = kl.Dropout(_AUXILIARY_DROPOUT, name="dropout")(x)
-    x = kl.Conv2D(num_classes, 1, name="logits", dtype="float32")(x)
-    return keras.Model(inputs, x, name="auxiliary")
-
-
-def _check_cascade(**of_aspp: Any) -> None:
-    for name, value in of_aspp.items():
-        if value:
-            raise ValueError(
-                f"`{name}` must be left out with `cascade`, which takes ASPP's place, received "
-                f"{value!r}."
-            )
-
-
-def _checked_weight(weight: float) -> float:
-    valid = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not valid or not 0 <= weight < float("inf"):
-        raise ValueError(f"`auxiliary_weight` must be a number from 0, received {weight!r}.")
-    return float(weight)
+    def _add_training_outputs(self, image: Image, _: Any, *taps: Any) -> None:
+        config = self._arguments
+        for features in taps:
+            head = fcn_head(features.shape[-1], config)
+            logits = image.upsampled(head(features), config["align_corners"], "auxiliary_")
+            self._supervise([self.output, logits], (1.0, config["auxiliary_weight"]), [head])

@@ -15,15 +15,15 @@ class DistributedTraining:
     It stands in front of the model's base: `class Mine(DistributedTraining, keras.Model)`.
 
     1. Before the first step Keras builds loss and metrics from a batch. It takes the mean over the
-       replicas' batches, which fails where their sizes differ and on several machines, and uses the
-       batch up: the first epoch is then not that of one process. Here what the data set tells of
-       its batches is enough.
-    2. On several machines Keras takes the mean over the steps' metrics along axis 0, which numbers
-       do not have. Here a step returns each as a vector of one, and what comes back is a number
-       again, with a Keras that mends this (issue 20585) as well.
-    3. Where the last batches do not go round, a replica gets one without images, on which
-       TensorFlow's convolutions fail on a CPU. Here it is given a black one, whose answer is
-       thrown away.
+       replicas' batches, which fails where their sizes differ and on several machines, and consumes
+       the batch: the first epoch is then not that of one process. Here the data set's element
+       specification replaces the batch.
+    2. On several machines Keras takes the mean over the steps' metrics along axis 0, which scalars
+       do not have. Here a step returns vectors of one element, which become scalars again, also
+       with a Keras that fixes this (issue 20585).
+    3. When the last batch has fewer images than there are replicas, one of these gets no image, on
+       which TensorFlow's convolutions fail on a CPU. Here it gets a black one, whose output is
+       dropped.
     """
 
     _distribute_strategy: tf.distribute.Strategy | None
@@ -36,25 +36,25 @@ class DistributedTraining:
         super()._maybe_symbolic_build(data_batch=keras.tree.map_structure(_of_one_replica, spec))
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """The model's answer."""
+        """Returns the model's output."""
         context = tf.distribute.get_replica_context()
         if training or context is None or context.num_replicas_in_sync == 1:
             return super().call(inputs, training=training, mask=mask)
         images, *shape = tf.unstack(tf.shape(inputs))
         black = tf.zeros([tf.cast(images == 0, tf.int32), *shape], inputs.dtype)
-        answer = super().call(tf.concat([inputs, black], 0), training=training, mask=mask)
-        return answer[:images]
+        output = super().call(tf.concat([inputs, black], 0), training=training, mask=mask)
+        return output[:images]
 
     def train_step(self, data: Any) -> Any:
-        """A step of `fit`; see `keras.Model.train_step`."""
+        """Runs a step of `fit`; see `keras.Model.train_step`."""
         return self._vectors(super().train_step(data))
 
     def test_step(self, data: Any) -> Any:
-        """A step of `evaluate`; see `keras.Model.test_step`."""
+        """Runs a step of `evaluate`; see `keras.Model.test_step`."""
         return self._vectors(super().test_step(data))
 
     def make_train_function(self, force: bool = False) -> Any:
-        """The function that `fit` calls; see `keras.Model.make_train_function`."""
+        """Returns the function that `fit` calls; see `keras.Model.make_train_function`."""
         before = self.train_function
         super().make_train_function(force)
         if self._on_several_machines() and self.train_function is not before:
@@ -62,7 +62,7 @@ class DistributedTraining:
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:
-        """The function that `evaluate` calls; see `keras.Model.make_test_function`."""
+        """Returns the function that `evaluate` calls; see `keras.Model.make_test_function`."""
         before = self.test_function
         super().make_test_function(force)
         if self._on_several_machines() and self.test_function is not before:
@@ -79,7 +79,7 @@ class DistributedTraining:
 
 
 def _of_one_replica(spec: tf.TypeSpec) -> tf.TensorSpec:
-    """What the first local replica gets of a distributed data set; others are for one anyway."""
+    """The batch of the first local replica of a distributed data set."""
     return tf.nest.flatten(spec, expand_composites=True)[0]
 
 

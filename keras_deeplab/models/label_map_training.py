@@ -1,4 +1,4 @@
-"""What `keras.Model` would get wrong of models that are trained on label maps."""
+"""Errors where `keras.Model` would silently misuse a model that is trained on label maps."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class LabelMapTraining:
                 "`CrossEntropy(class_weights=[...])`, one per class."
             )
 
-    # `keras.models.clone_model` calls it with both of these, and nothing else does. It would return
-    # a `Functional` without the model's methods, configuration and auxiliary head.
+    # Only `keras.models.clone_model` passes both of these. It would return a `Functional` without
+    # the model's methods, configuration and auxiliary head.
     def _run_through_graph(self, *args: Any, **kwargs: Any) -> Any:
         if {"operation_fn", "call_fn"} <= kwargs.keys():
             name = type(self).__name__

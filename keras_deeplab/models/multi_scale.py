@@ -1,10 +1,9 @@
-"""Several scales of the image, and its mirror image, through one model."""
+"""Test-time augmentation: several scales of the image, and its mirror image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any
 
 import keras
@@ -14,49 +13,48 @@ from keras_deeplab.models.base import SegmentationModel, dtype_policy
 from keras_deeplab.models.deep_supervision import DeepSupervision
 from keras_deeplab.models.distributed_training import DistributedTraining
 from keras_deeplab.models.label_map_training import LabelMapTraining
+from keras_deeplab.validation import error, is_number, one_of
 
 FUSIONS = ("max", "mean")
-View = Callable[[keras.Model, Any], list[Any]]
+Pass = Callable[[keras.Model, Any], list[Any]]
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.Model):
-    """Shows a model the image at several scales, mirrored too if asked, and makes one answer.
+    """Fuses a model's predictions at several scales of the image, and for its mirror image.
 
-    The weights are the model's own, shared by all views of the image. With `fusion="max"` the
-    answer is the maximum of all views' logits at each pixel, as DeepLab V2 fuses its scales. With
-    `"mean"` it is the logarithm of the mean of all views' probabilities, as V3 and V3+ are
-    evaluated: it reads like any logits, and its softmax is that mean. With `flip` each scale is
-    seen mirrored left to right as well and its logits mirrored back, so that the answer to a
-    mirrored image is the mirrored answer.
+    The weights are the model's own, shared by all scales. With `fusion="max"` the logits are the
+    maximum over all scales at each pixel, as DeepLab V2 fuses them. With `"mean"` they are the
+    logarithm of the mean probabilities, as V3 and V3+ are evaluated: their softmax is that mean.
+    With `flip` each scale is used mirrored left to right as well and its logits mirrored back, so
+    that a mirrored image has mirrored logits.
 
     A model trained at output stride 16 is evaluated so at 8: `model.with_output_stride(8)` first.
-    The time is that of all views together: a scale of 2 costs four times the scale of 1.
+    The time is that of all scales together: a scale of 2 costs four times the scale of 1.
 
-    In `fit` the loss is the sum of the losses of each view and of the answer, as DeepLab V2 is
-    trained; metrics and predictions see the answer alone. What the model has a loss for in its own
-    training, such as an auxiliary head, has it in each view, with the model's weight.
+    In `fit` the loss is the sum of the losses of each scale and of the fused logits, as DeepLab V2
+    is trained; metrics and predictions use the fused logits alone. Outputs that the model has in
+    training alone, such as an auxiliary head's, have their loss at each scale, with the model's
+    weight.
 
     Args:
         model: Any segmentation model that takes images of any size and returns logits of that size.
         scales: Factors of the image's height and width.
         align_corners: How image and logits are resized: False for half-pixel centres, True for the
-            authors' rule, which turns a side n into (n - 1) * scale + 1; None for what the model
-            does.
+            authors' rule, which turns a side n into (n - 1) * scale + 1; None for the model's own.
         name: Of the new model.
         fusion: `"max"` or `"mean"`.
-        flip: Whether each scale is seen mirrored too; twice the time.
+        flip: Whether each scale is used mirrored too; twice the time.
 
     Input shape:
         `(batch, height, width, channels)`, as the model's.
 
     Output shape:
-        `(batch, height, width, num_classes)`: logits, float32; with `fusion="mean"` their softmax
-        is the mean of the views' probabilities.
+        `(batch, height, width, num_classes)`: logits, float32.
 
     Raises:
-        ValueError: If the scales are no different positive numbers, the fusion is another, or the
-            model does not turn images into a map of logits, or takes one size only.
+        ValueError: If the scales are not distinct positive numbers, the fusion is unknown, or the
+            model does not turn images of any size into a map of logits.
 
     Example:
 
@@ -85,27 +83,25 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         flip: bool = False,
     ) -> None:
         scales = checked_scales(scales)
-        if fusion not in FUSIONS:
-            raise ValueError(f"`fusion` must be one of {FUSIONS}, received {fusion!r}.")
+        one_of("fusion", fusion, FUSIONS)
         _check_model(model)
         if align_corners is None:
             own = isinstance(model, SegmentationModel | MultiScale)
             align_corners = own and bool(model.get_config().get("align_corners"))
         inputs = keras.Input(model.input_shape[1:], name="images")
-        views = [view for scale in scales for view in _views(scale, align_corners, flip)]
+        passes = [one_pass for scale in scales for one_pass in _passes(scale, align_corners, flip)]
         fuse = (
             keras.layers.Maximum(name="maximum", dtype="float32")
             if fusion == "max"
             else LogMeanProbability(name="mean", dtype="float32")
         )
 
-        def seen_by(network: keras.Model) -> list[Any]:
-            each = [view(network, inputs) for view in views]
-            answers = [answer for answer, *_ in each]
-            answer = fuse(answers) if len(answers) > 1 else answers[0]
-            return [answer, *keras.tree.flatten(each)]
+        def fused(network: keras.Model) -> list[Any]:
+            each = [one_pass(network, inputs) for one_pass in passes]
+            main = [logits for logits, *_ in each]
+            return [fuse(main) if len(main) > 1 else main[0], *keras.tree.flatten(each)]
 
-        outputs = seen_by(model)
+        outputs = fused(model)
         with dtype_policy(model.dtype_policy.name):  # of which `compile` takes the loss' scaling
             super().__init__(inputs=inputs, outputs=outputs[0], name=name)
         # Past Keras' tracking, which would count the model's weights a second time.
@@ -114,8 +110,8 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         object.__setattr__(self, "_arguments", arguments)
         weights: tuple[float, ...] = (1.0,)
         if isinstance(model, DeepSupervision) and model.training_graph is not None:
-            outputs, weights = seen_by(model.training_graph), model.supervision_weights
-        self._supervise(outputs, (1.0, *weights * len(views)))
+            outputs, weights = fused(model.training_graph), model.supervision_weights
+        self._supervise(outputs, (1.0, *weights * len(passes)))
 
     @property
     def model(self) -> keras.Model:
@@ -128,11 +124,11 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         return self._arguments["fusion"]
 
     def with_output_stride(self, output_stride: int) -> MultiScale:
-        """The same views of the model at another output stride (see `DeepLabV3`)."""
+        """Returns the same around the model at another output stride; see `DeepLabV3`."""
         return self._around(self.model.with_output_stride(output_stride))
 
     def with_dtype(self, dtype: str) -> MultiScale:
-        """The same views of the model in another precision (see `DeepLabV3`)."""
+        """Returns the same around the model in another precision; see `DeepLabV3`."""
         return self._around(self.model.with_dtype(dtype))
 
     def _around(self, model: keras.Model) -> MultiScale:
@@ -154,8 +150,8 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
 class LogMeanProbability(keras.layers.Layer):
     """The logarithm of the mean of several predictions' probabilities.
 
-    Its softmax is that mean. Computed from the logits' logarithms throughout, so that a class which
-    no view believes in does not become minus infinity.
+    Its softmax is that mean. It is computed from log-probabilities throughout, so that a class of
+    probability 0 everywhere does not become minus infinity.
 
     Input shape:
         A list of logits `(batch, height, width, num_classes)`.
@@ -176,40 +172,42 @@ class LogMeanProbability(keras.layers.Layer):
         return tuple(input_shape[0])
 
 
-def _views(scale: float, align_corners: bool, flip: bool) -> list[View]:
-    """What networks make of the image at a scale, and of its mirror image, at the image's size."""
-    view = _view(scale, align_corners)
-    return [view, _mirrored(view)] if flip else [view]
+def _passes(scale: float, align_corners: bool, flip: bool) -> list[Pass]:
+    """The functions from a network and an image to logits at a scale, at the image's size."""
+    one_pass = _pass(scale, align_corners)
+    return [one_pass, _mirrored(one_pass)] if flip else [one_pass]
 
 
-def _view(scale: float, align_corners: bool) -> View:
+def _pass(scale: float, align_corners: bool) -> Pass:
     if scale == 1:
         return lambda network, image: keras.tree.flatten(network(image))
     tag = _tag(scale)
     resized = ResizeBy(scale, align_corners=align_corners, name=f"image_{tag}")
     back = ResizeLike(align_corners=align_corners, name=f"logits_{tag}", dtype="float32")
 
-    def seen(network: keras.Model, image: Any) -> list[Any]:
-        return [back(logits, image) for logits in keras.tree.flatten(network(resized(image)))]
+    def logits_at_scale(network: keras.Model, image: Any) -> list[Any]:
+        return [back(x, image) for x in keras.tree.flatten(network(resized(image)))]
 
-    return seen
+    return logits_at_scale
 
 
-def _mirrored(view: View) -> View:
-    # Outermost, at the image's own size: the two views of a scale are then each other's mirror
+def _mirrored(one_pass: Pass) -> Pass:
+    # Outermost, at the image's own size: the two passes of a scale are then each other's mirror
     # image whatever the resizing and the network's padding do with even and odd sizes.
-    return lambda network, image: [
-        keras.ops.flip(logits, axis=2) for logits in view(network, keras.ops.flip(image, axis=2))
-    ]
+    def mirrored(network: keras.Model, image: Any) -> list[Any]:
+        logits = one_pass(network, keras.ops.flip(image, axis=2))
+        return [keras.ops.flip(x, axis=2) for x in logits]
+
+    return mirrored
 
 
 def checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    """The scales as floats, or a ValueError where they are no different positive numbers."""
+    """Returns distinct positive scales as floats."""
     valid = isinstance(scales, list | tuple) and len(scales) > 0
-    if not valid or not all(isinstance(s, Real) and 0 < s < 100 for s in scales):
-        raise ValueError(f"`scales` must be positive numbers, received {scales!r}.")
+    if not valid or not all(is_number(scale) and 0 < scale < 100 for scale in scales):
+        raise error("scales", "a list of positive numbers below 100", scales)
     if len({_tag(scale) for scale in scales}) < len(scales):
-        raise ValueError(f"`scales` must differ from each other, received {scales!r}.")
+        raise error("scales", "distinct", scales)
     return tuple(map(float, scales))
 
 
@@ -221,12 +219,8 @@ def _check_model(model: keras.Model) -> None:
     ends = [getattr(model, "inputs", None), getattr(model, "outputs", None)]
     if any(not end or len(end) != 1 or len(end[0].shape) != 4 for end in ends):
         shapes = [[tuple(x.shape) for x in end or ()] for end in ends]
-        raise ValueError(
-            "`model` must be a functional model from images to one map of logits, received "
-            f"{model!r} from {shapes[0]} to {shapes[1]}."
-        )
+        advice = f"It has inputs {shapes[0]} and outputs {shapes[1]}."
+        raise error("model", "a functional model from images to one map of logits", model, advice)
     if model.input_shape[1:3] != (None, None):
-        raise ValueError(
-            "`model` must take images of any size, received one of input shape "
-            f"{model.input_shape}."
-        )
+        advice = f"Its input has the shape {model.input_shape}."
+        raise error("model", "a model for images of any size", model, advice)

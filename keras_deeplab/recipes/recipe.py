@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Self
 
 from keras_deeplab import validation
-from keras_deeplab.data.augment import checked_focus
 from keras_deeplab.data.color import jitter_strengths
 from keras_deeplab.names import suggestion
 
@@ -117,7 +116,7 @@ class Recipe:
             raise validation.error("scales", rule, self.scales)
         if not isinstance(self.model, Mapping):
             raise validation.error("model", "a mapping of arguments", self.model)
-        checked_focus(self.class_focus)
+        validation.fraction("class_focus", self.class_focus)
         jitter_strengths(self.color_jitter)
 
     def replace(self, **changes: Any) -> Self:

@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import data, export
+from keras_deeplab.evaluation import evaluate, prediction_settings
 from keras_deeplab.files import atomic_write, stored_bytes, write_json, write_png
-from keras_deeplab.inference import evaluate, predict
+from keras_deeplab.inference import predict
 from keras_deeplab.models import MultiScale
 from keras_deeplab.pictures import comparison_picture
 from keras_deeplab.trainer.run_folder import Record, RunFolder
@@ -74,7 +75,7 @@ def finish(
     dataset = data.evaluation_dataset(source, split)
     report = evaluate(model, dataset, class_names=source.info.classes, verbose=verbose)
     logger.info("Mean IoU on %s: %.3f", split, report["mean_iou"])
-    scores = {"split": split, "views": _views(model), **report}
+    scores = {"split": split, **prediction_settings(model), **report}
     if folder is not None:
         write_png(folder.picture, pictures(model, dataset, source.info))
         export.saved_model(model, folder.saved_model, overwrite=True)
@@ -92,16 +93,6 @@ def _best_model(folder: RunFolder) -> tuple[keras.Model, Record]:
             shutil.copyfile(folder.last_model, temporary)
     record = Record.read(best)
     return load_model(best, compile=False), record
-
-
-def _views(model: keras.Model) -> list[dict[str, Any]]:
-    """The settings of each `MultiScale`, the outermost first."""
-    found = []
-    while isinstance(model, MultiScale):
-        config = model.get_config()
-        found.append({key: config[key] for key in ("scales", "flip", "fusion")})
-        model = model.model
-    return found
 
 
 def pictures(model: keras.Model, dataset: tf.data.Dataset, info: data.DatasetInfo) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_deeplab import validation
+from keras_deeplab import models, validation
 from keras_deeplab.weights import keras_model
 from keras_deeplab.weights.errors import WeightsError, reading
 from keras_deeplab.weights.opening import Weights, checked, is_published_network, open_checkpoint
@@ -123,7 +123,7 @@ def from_pretrained(
             f"it holds {found.title} without a head: build a model on "
             f"{found.backbone or 'that network'} with weights=",
         )
-    model_class = keras.saving.get_registered_object(f"keras_deeplab>{found.model}")
+    model_class = getattr(models, found.model)
     known = inspect.signature(model_class).parameters
     if num_classes is not None:
         changes["num_classes"] = num_classes

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_deeplab.graph.network import all_layers, leaf_layers, own_weights
+from keras_deeplab.graph.network import all_layers, own_weights
 from keras_deeplab.layers.composite import CompositeLayer
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
@@ -25,30 +25,6 @@ _FREE_SETTINGS = (
 def weighted_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """The layers with weights of their own by path, down to those inside composite layers."""
     return {path: layer for path, layer in all_layers(model).items() if own_weights(layer)}
-
-
-def transfer_weights(source: keras.Model, target: keras.Model) -> TransferReport:
-    """Copies weights between models with the same layer names, where the shapes agree.
-
-    Args:
-        source: The model to copy from; it is not changed.
-        target: The model to copy to.
-
-    Returns:
-        The report.
-    """
-    old, loaded, missing = leaf_layers(source), [], []
-    for name, layer in leaf_layers(target).items():
-        if not layer.weights:
-            continue
-        weights = old[name].weights if name in old else []
-        if [w.shape for w in weights] == [w.shape for w in layer.weights]:
-            for mine, its in zip(layer.weights, weights, strict=True):
-                mine.assign(its)
-            loaded.append(name)
-        else:
-            missing.append(name)
-    return TransferReport(tuple(loaded), tuple(missing))
 
 
 def is_predictor(path: str) -> bool:

@@ -37,7 +37,7 @@ def test_options_reach_the_resnet():
 @pytest.mark.parametrize(
     "name, options, words",
     [
-        ("resnet18", {}, "`backbone` must be one of .*resnet50.* received 'resnet18'"),
+        ("resnet18", {}, "`backbone` must be one of .*resnet50.* Received: backbone='resnet18'"),
         ("mobilenet_v2", {"multi_grid": (1, 2, 4)}, r"`multi_grid` .*'mobilenet_v2'.*\(1, 2, 4\)"),
         ("mobilenet_v2", {"stride_on": "1x1"}, "`stride_on` .*'mobilenet_v2'.*'1x1'"),
     ],
@@ -82,5 +82,5 @@ def test_preprocessing_of_other_channels_is_minus_one_to_one():
 
 
 def test_preprocessing_refuses_other_modes():
-    with pytest.raises(ValueError, match="`preprocessing` .* received 'bgr'"):
+    with pytest.raises(ValueError, match="`preprocessing` .* Received: preprocessing='bgr'"):
         backbones.preprocess(keras.Input((None, None, 3)), "bgr")

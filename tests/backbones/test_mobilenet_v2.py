@@ -130,5 +130,5 @@ def test_the_fine_map_holds_the_coarse_one(padding):
 
 @pytest.mark.parametrize("divisible_by", [0, -8, 8.0, "8"])
 def test_wrong_divisors_are_named(divisible_by):
-    with pytest.raises(ValueError, match=f"`divisible_by` must be .* received {divisible_by!r}"):
+    with pytest.raises(ValueError, match=f"Received: divisible_by={divisible_by!r}"):
         mobilenet_v2(divisible_by=divisible_by)

@@ -70,7 +70,7 @@ def test_the_fine_map_holds_the_coarse_one(padding):
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="`size` must be one of .* received 'medium'"):
+    with pytest.raises(ValueError, match="`size` must be one of .* Received: size='medium'"):
         mobilenet_v3("medium")
-    with pytest.raises(ValueError, match="`padding` must be one of .* received 'valid'"):
+    with pytest.raises(ValueError, match="`padding` must be one of .* Received: padding='valid'"):
         mobilenet_v3("small", padding="valid")

@@ -159,12 +159,15 @@ def test_the_fine_map_holds_the_coarse_one_behind_such_a_pooling_and_in_it(resne
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"depth": 18}, "`depth` .* received 18"),
-        ({"stride_on": "2x2"}, "`stride_on` .* received '2x2'"),
-        ({"multi_grid": (1, 2)}, r"`multi_grid` .* received \(1, 2\)"),
-        ({"multi_grid": (1, 2, 0)}, r"`multi_grid` .* received \(1, 2, 0\)"),
-        ({"multi_grid": 2}, "`multi_grid` .* received 2"),
-        ({"multi_grid": (2, 2, 4)}, r"`multi_grid` must begin with 1 .* received \(2, 2, 4\)"),
+        ({"depth": 18}, "`depth` .* Received: depth=18"),
+        ({"stride_on": "2x2"}, "`stride_on` .* Received: stride_on='2x2'"),
+        ({"multi_grid": (1, 2)}, r"`multi_grid` .* Received: multi_grid=\(1, 2\)"),
+        ({"multi_grid": (1, 2, 0)}, r"`multi_grid` .* Received: multi_grid=\(1, 2, 0\)"),
+        ({"multi_grid": 2}, "`multi_grid` .* Received: multi_grid=2"),
+        (
+            {"multi_grid": (2, 2, 4)},
+            r"`multi_grid` .* begins with 1 .* Received: multi_grid=\(2, 2, 4\)",
+        ),
     ],
 )
 def test_errors_name_argument_and_value(arguments, words):

@@ -48,7 +48,7 @@ def test_padding_of_the_pooling():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="`depth` must be one of .* received 152"):
+    with pytest.raises(ValueError, match="`depth` must be one of .* Received: depth=152"):
         resnet_beta(152)
-    with pytest.raises(ValueError, match="`padding` must be one of .* received 'valid'"):
+    with pytest.raises(ValueError, match="`padding` must be one of .* Received: padding='valid'"):
         resnet_beta(50, padding="valid")

@@ -57,7 +57,7 @@ def test_the_classifier_can_be_dilated_exactly():
 
 
 def test_other_poolings_are_refused():
-    with pytest.raises(ValueError, match="`pool_size` must be one of .* received 4"):
+    with pytest.raises(ValueError, match="`pool_size` must be one of .* Received: pool_size=4"):
         vgg16(pool_size=4)
 
 

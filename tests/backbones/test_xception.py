@@ -78,7 +78,7 @@ def test_the_fine_map_holds_the_coarse_one(output_stride):
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="`depth` must be one of .* received 50"):
+    with pytest.raises(ValueError, match="`depth` must be one of .* Received: depth=50"):
         xception(50)
-    with pytest.raises(ValueError, match=r"`multi_grid` must be 3 positive integers.*\(1, 2\)"):
+    with pytest.raises(ValueError, match=r"`multi_grid` must be a list of 3.*\(1, 2\)"):
         xception(41, multi_grid=(1, 2))

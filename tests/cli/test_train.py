@@ -76,7 +76,7 @@ def test_options_of_the_recipe(fitted):
     changes |= {"power": 0.5, "color_jitter": {"gamma": 0.3}, "momentum": 0.95}
     assert found["recipe"] == recipes.find("v3_plus").replace(**changes)
     assert found["model"].arguments == {"dropout": 0.3, "decoder_filters": 64}
-    assert (found["test_scales"], found["test_flip"]) == ([1.0, 1.5], True)
+    assert (found["test_scales"], found["test_flip"]) == ((1.0, 1.5), True)
     assert found["steps_per_epoch"] == 7
 
 

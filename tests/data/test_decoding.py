@@ -289,14 +289,6 @@ def test_16_bit_images_of_few_values_are_said(tmp_path, write_pair, photo, kind)
         assert inference.read_image(path).max() == 0
 
 
-def test_classes_of_few_values_are_a_fault(tmp_path, photo):
-    for name in ("train/a", "train/b"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "0.png").write_bytes(encode(deep(photo, 16), "PNG"))
-    with pytest.raises(data.DatasetError, match="2 images have 16 bits a channel"):
-        data.ClassFolders(tmp_path).audit()
-
-
 @pytest.mark.parametrize("channels", [2, 3, 4])
 def test_16_bits_in_several_channels(tmp_path, channels):
     values = np.random.default_rng(0).integers(0, 2**16, (9, 7, channels)).astype(np.uint16)
@@ -390,17 +382,6 @@ def test_sizes_that_no_orientation_explains(tmp_path, write_pair, photo):
         data.audit(tmp_path)
     with pytest.raises(Exception, match=message):
         next(data.Folder(tmp_path).dataset("train").as_numpy_iterator())
-
-
-def test_class_folders_are_upright(tmp_path, photo):
-    for split in ("train", "val"):
-        for name in ("x", "y"):
-            (tmp_path / split / name).mkdir(parents=True)
-            photo.save(tmp_path / split / name / "a.tif", exif=exif(6))
-    source = data.ClassFolders(tmp_path)
-    source.audit()
-    for image, _ in source.dataset("train").as_numpy_iterator():
-        np.testing.assert_array_equal(image, photo.transpose(Image.Transpose.ROTATE_270))
 
 
 # Files that are none, and images too large.

@@ -13,7 +13,7 @@ from PIL import Image
 
 import keras_deeplab
 from keras_deeplab import data
-from training import predict
+from keras_deeplab.cli import predict
 
 FOLDER = Path(__file__).parents[2] / "examples" / "camvid"
 FILE = FOLDER / "model.keras"

@@ -153,6 +153,18 @@ def test_a_layer_shared_at_two_strides_is_an_error():
         with_output_stride(model, 1)
 
 
+def test_a_nested_model_shared_at_two_strides_is_an_error_or_exact():
+    inputs = keras.Input((None, None, 3))
+    inner = keras.Sequential([keras.Input((None, None, 3)), kl.Conv2D(3, 1, name="twice")])
+    x = inner(kl.MaxPooling2D()(inner(inputs)))
+    x = kl.Conv2D(4, 3, 2, padding="same", activation="tanh")(x)
+    coarse = calibrate(keras.Model(inputs, kl.Conv2D(4, 3, padding="same")(x)), pixels("", 32, 32))
+    dense = with_output_stride(coarse, 2)
+    assert compare(coarse, dense, pixels("", 32, 48)) <= TOLERANCE
+    with pytest.raises(ValueError, match="'sequential.*/twice' is used at two strides"):
+        with_output_stride(coarse, 1)
+
+
 def test_a_layer_shared_at_one_stride_stays_shared():
     inputs = keras.Input((None, None, 3))
     x = kl.Conv2D(4, 3, 2, padding="same", activation="tanh")(inputs)

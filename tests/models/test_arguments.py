@@ -14,38 +14,38 @@ from keras_deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus, UNet, 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"num_classes": 1}, "`num_classes` .* received 1.*use 2"),
-        ({"num_classes": 2.0}, "`num_classes` .* received 2.0"),
-        ({"num_classes": True}, "`num_classes` .* received True"),
-        ({"output_stride": 0}, "`output_stride` .* received 0"),
-        ({"output_stride": "16"}, "`output_stride` .* received '16'"),
+        ({"num_classes": 1}, "`num_classes` .* Received: num_classes=1.*use 2"),
+        ({"num_classes": 2.0}, "`num_classes` .* Received: num_classes=2.0"),
+        ({"num_classes": True}, "`num_classes` .* Received: num_classes=True"),
+        ({"output_stride": 0}, "`output_stride` .* Received: output_stride=0"),
+        ({"output_stride": "16"}, "`output_stride` .* Received: output_stride='16'"),
         (
             {"output_stride": 3},
-            r"`output_stride` must be one of .*\[1, .*16.*Received: output_stride=3",
+            r"`output_stride` must be one of .*\[1, .*16.*\D3",
         ),
         (
             {"output_stride": 64, "aspp_rates": (2,)},
-            r"`output_stride` must be one of .*\[1, .*16.*Received: output_stride=64",
+            r"`output_stride` must be one of .*\[1, .*16.*\D64",
         ),
-        ({"aspp_rates": 6}, "`aspp_rates` .* received 6"),
-        ({"aspp_rates": (6, 0)}, r"`aspp_rates` .* received \(6, 0\)"),
-        ({"multi_grid": (1, 2, 4)}, r"`multi_grid` .*'tiny'.* received \(1, 2, 4\)"),
-        ({"stride_on": "1x1"}, "`stride_on` .*'tiny'.* received '1x1'"),
-        ({"aspp_filters": 0}, "`aspp_filters` .* received 0"),
-        ({"dropout": 1.0}, "`dropout` .* received 1.0"),
-        ({"epsilon": 0}, "`epsilon` .* received 0"),
-        ({"epsilon": -1e-5}, "`epsilon` .* received -1e-05"),
-        ({"epsilon": math.nan}, "`epsilon` .* received nan"),
-        ({"epsilon": math.inf}, "`epsilon` .* received inf"),
-        ({"epsilon": True}, "`epsilon` .* received True"),
-        ({"epsilon": "1e-5"}, "`epsilon` .* received '1e-5'"),
-        ({"preprocessing": "bgr"}, "`preprocessing` .* received 'bgr'"),
-        ({"input_shape": (None, None)}, r"`input_shape` .* received \(None, None\)"),
-        ({"input_shape": 3}, "`input_shape` .* received 3"),
-        ({"input_shape": (0, None, 3)}, r"`input_shape` .* received \(0, None, 3\)"),
-        ({"input_shape": (None, None, 4)}, "takes 3 channels, but `input_shape` has 4"),
-        ({"dtype": "float31"}, "`dtype` .* received 'float31'"),
-        ({"activation": "reloo"}, "activation .*reloo"),
+        ({"aspp_rates": 6}, "`aspp_rates` .* Received: aspp_rates=6"),
+        ({"aspp_rates": (6, 0)}, r"`aspp_rates` .* Received: aspp_rates=\(6, 0\)"),
+        ({"multi_grid": (1, 2, 4)}, r"`multi_grid` .*'tiny'.* Received: multi_grid=\(1, 2, 4\)"),
+        ({"stride_on": "1x1"}, "`stride_on` .*'tiny'.* Received: stride_on='1x1'"),
+        ({"aspp_filters": 0}, "`aspp_filters` .* Received: aspp_filters=0"),
+        ({"dropout": 1.0}, "`dropout` .* Received: dropout=1.0"),
+        ({"epsilon": 0}, "`epsilon` .* Received: epsilon=0"),
+        ({"epsilon": -1e-5}, "`epsilon` .* Received: epsilon=-1e-05"),
+        ({"epsilon": math.nan}, "`epsilon` .* Received: epsilon=nan"),
+        ({"epsilon": math.inf}, "`epsilon` .* Received: epsilon=inf"),
+        ({"epsilon": True}, "`epsilon` .* Received: epsilon=True"),
+        ({"epsilon": "1e-5"}, "`epsilon` .* Received: epsilon='1e-5'"),
+        ({"preprocessing": "bgr"}, "`preprocessing` .* Received: preprocessing='bgr'"),
+        ({"input_shape": (None, None)}, r"`input_shape` .* Received: input_shape=\(None, None\)"),
+        ({"input_shape": 3}, "`input_shape` .* Received: input_shape=3"),
+        ({"input_shape": (0, None, 3)}, r"`input_shape` .* Received: input_shape=\(0, None, 3\)"),
+        ({"input_shape": (None, None, 4)}, "`backbone` .* 4 channels of `input_shape`.* takes 3"),
+        ({"dtype": "float31"}, "`dtype` .* Received: dtype='float31'"),
+        ({"activation": "reloo"}, "`activation` .* Received: activation='reloo'"),
     ],
 )
 def test_errors_name_argument_and_value(cls, arguments, words):
@@ -57,8 +57,8 @@ def test_errors_name_argument_and_value(cls, arguments, words):
     "arguments, words",
     [
         ({"low_level_layer": "stage4_oot"}, "`low_level_layer` .*stage4_oot.*stage4_out"),
-        ({"low_level_filters": -1}, "`low_level_filters` .* received -1"),
-        ({"decoder_filters": None}, "`decoder_filters` .* received None"),
+        ({"low_level_filters": -1}, "`low_level_filters` .* Received: low_level_filters=-1"),
+        ({"decoder_filters": None}, "`decoder_filters` .* Received: decoder_filters=None"),
     ],
 )
 def test_errors_of_the_decoder(arguments, words):
@@ -67,11 +67,11 @@ def test_errors_of_the_decoder(arguments, words):
 
 
 def test_errors_of_the_others():
-    with pytest.raises(ValueError, match="`head_filters` .* received 0"):
+    with pytest.raises(ValueError, match="`head_filters` .* Received: head_filters=0"):
         DeepLabV3(3, tiny(), head_filters=0)
-    with pytest.raises(ValueError, match="`stride_on` .* received '2x2'"):
+    with pytest.raises(ValueError, match="`stride_on` .* Received: stride_on='2x2'"):
         DeepLabV3(3, "resnet50", stride_on="2x2")
-    with pytest.raises(ValueError, match=r"`multi_grid` .* received \(\)"):
+    with pytest.raises(ValueError, match=r"`multi_grid` .* Received: multi_grid=\(\)"):
         DeepLabV3(3, "resnet50", multi_grid=())
     with pytest.raises(ValueError, match="`stride_on` .*'mobilenet_v2'.*'3x3'"):
         DeepLabV3(3, "mobilenet_v2", stride_on="3x3")
@@ -84,11 +84,11 @@ def test_errors_of_the_others():
 @pytest.mark.parametrize(
     "cls, arguments, words",
     [
-        (DeepLabV1, {"aspp_rates": (6, 12)}, r"`aspp_rates` must be one rate, .* \(6, 12\)"),
-        (DeepLabV1, {"aspp_rates": ()}, r"`aspp_rates` must be one rate, received \(\)"),
-        (DeepLabV1, {"head_filters": None}, "`head_filters` must be a positive .* received None"),
-        (DeepLabV2, {"aspp_rates": ()}, r"`aspp_rates` .* at least one rate, received \(\)"),
-        (DeepLabV2, {"head_filters": 0}, "`head_filters` .* received 0"),
+        (DeepLabV1, {"aspp_rates": (6, 12)}, r"`aspp_rates` .* one rate.*aspp_rates=\(6, 12\)"),
+        (DeepLabV1, {"aspp_rates": ()}, r"`aspp_rates` .* one rate. Received: aspp_rates=\(\)"),
+        (DeepLabV1, {"head_filters": None}, "`head_filters` .*head_filters=None"),
+        (DeepLabV2, {"aspp_rates": ()}, r"`aspp_rates` .* at least one .*aspp_rates=\(\)"),
+        (DeepLabV2, {"head_filters": 0}, "`head_filters` .* Received: head_filters=0"),
     ],
 )
 def test_errors_of_the_first_two_come_before_the_backbone_is_built(
@@ -109,9 +109,7 @@ def test_errors_of_the_first_two_come_before_the_backbone_is_built(
     ],
 )
 def test_rates_that_do_not_scale_to_integers_must_be_given(cls, coarse, scaled):
-    message = (
-        rf"`output_stride` {coarse} would turn .*\({scaled}\): .* integers\. Give `aspp_rates`"
-    )
+    message = rf"`output_stride` .*={coarse}\. They would be \({scaled}.*Give `aspp_rates`"
     with pytest.raises(ValueError, match=message):
         cls(3, tiny(), output_stride=coarse)
 
@@ -135,21 +133,22 @@ def test_no_argument_is_passed_over():
         ({"multi_grid": (1, 1, 1)}, "multi_grid"),
         ({"stride_on": "1x1"}, "stride_on"),
     ):
-        with pytest.raises(ValueError, match=f"`{key}` must be given as an argument of the model"):
+        with pytest.raises(ValueError, match=f"without '{key}'.* is an argument"):
             DeepLabV3(3, "resnet50", backbone_options=options)
     # V1 has no such argument: there the options hold it.
     model = DeepLabV1(3, "resnet50", backbone_options={"stride_on": "1x1"}, head_filters=4)
     assert model.get_config()["backbone_options"]["stride_on"] == "1x1"
     with pytest.raises(
-        ValueError, match=r"`backbone_options` must be a dict, received \['padding'\]"
+        ValueError,
+        match=r"`backbone_options` must be a dict.*backbone_options=\['padding'\]",
     ):
         DeepLabV3(3, "mobilenet_v2", backbone_options=["padding"])
-    with pytest.raises(ValueError, match=r"`aspp_rates` must be left out .* received \(6, 12\)"):
+    with pytest.raises(ValueError, match=r"`aspp_rates` must be left out .* aspp_rates=\(6, 12\)"):
         DeepLabV3(3, "resnet50", cascade=True, aspp_rates=(6, 12))
-    with pytest.raises(ValueError, match="`separable` must be left out .* received True"):
+    with pytest.raises(ValueError, match="`separable` must be left out .* separable=True"):
         DeepLabV3(3, "resnet50", cascade=True, separable=True)
     for cls in (DeepLabV1, DeepLabV2, UNet):
-        with pytest.raises(ValueError, match="`dropout` must be .* received 2"):
+        with pytest.raises(ValueError, match="`dropout` must be .* Received: dropout=2"):
             cls(3, tiny(), dropout=2)
 
 

@@ -213,12 +213,13 @@ def test_a_file_brings_the_head_back(model, batch, tmp_path: Path):
     np.testing.assert_array_equal(loaded.training_graph(x, training=False), expected)
 
 
-def test_stride_and_classes_can_be_changed(model):
+def test_stride_and_classes_can_be_changed(model, logs):
     fine = model.with_output_stride(8)
-    assert fine.transfer_report.missing_keys == ()
-    assert set(HEAD) <= set(fine.transfer_report.loaded)
+    for name in HEAD:
+        for old, new in zip(*(leaf_layers(m)[name].weights for m in (model, fine)), strict=True):
+            np.testing.assert_array_equal(old, new)
     fewer = model.with_num_classes(2)
-    assert fewer.transfer_report.missing_keys == ("logits", "auxiliary/logits")
+    assert "missing keys: logits, auxiliary/logits" in logs.text
     assert [x.shape[-1] for x in fewer(image(64, 64), training=True)] == [2, 2]
 
 
@@ -293,16 +294,28 @@ def test_the_backbones_own_layer(backbone, layer, channels, stride):
 @pytest.mark.parametrize(
     "more, words",
     [
-        ({"auxiliary_layer": "auto"}, "`auxiliary_layer` .*'tiny', which has none.*'auto'"),
+        ({"auxiliary_layer": "auto"}, "`auxiliary_layer` .*'tiny'.*'auto'"),
         (
             {"auxiliary_layer": "auto", "backbone": "mobilenet_v2"},
-            "`auxiliary_layer` .*'mobilenet_v2', which has none of its own, received 'auto'",
+            "`auxiliary_layer` .*'mobilenet_v2'.* Received: auxiliary_layer='auto'",
         ),
-        ({"auxiliary_layer": "stage17_out"}, "`auxiliary_layer` is wrong.*stage16_out"),
-        ({"auxiliary_layer": 3}, "`auxiliary_layer` must name a layer of .*'tiny', received 3"),
-        ({"auxiliary_weight": -0.4}, "`auxiliary_weight` must be a number from 0, received -0.4"),
-        ({"auxiliary_weight": "0.4"}, "`auxiliary_weight` must be .* received '0.4'"),
-        ({"auxiliary_weight": float("nan")}, "`auxiliary_weight` must be .* received nan"),
+        ({"auxiliary_layer": "stage17_out"}, "`auxiliary_layer` .*stage17_out.*stage16_out"),
+        (
+            {"auxiliary_layer": 3},
+            "`auxiliary_layer` .*'tiny'.* Received: auxiliary_layer=3",
+        ),
+        (
+            {"auxiliary_weight": -0.4},
+            "`auxiliary_weight` .* Received: auxiliary_weight=-0.4",
+        ),
+        (
+            {"auxiliary_weight": "0.4"},
+            "`auxiliary_weight` .* Received: auxiliary_weight='0.4'",
+        ),
+        (
+            {"auxiliary_weight": float("nan")},
+            "`auxiliary_weight` .* Received: auxiliary_weight=nan",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(more, words):

@@ -45,7 +45,6 @@ def test_all_weights_are_copied(coarse, fine):
         for old, copied in zip(layer.weights, new[name].weights, strict=True):
             assert old is not copied
             np.testing.assert_array_equal(old, copied)
-    assert fine.transfer_report.missing_keys == ()
 
 
 def test_features_are_the_graph_rewrites(coarse, fine):
@@ -74,11 +73,11 @@ def test_the_decoder_is_untouched(coarse, fine):
 @pytest.mark.parametrize(
     "stride, words",
     [
-        (0, "`output_stride` .* received 0"),
-        (-8, "`output_stride` .* received -8"),
-        ("8", "`output_stride` .* received '8'"),
-        (3, r"`output_stride` must be one of .*\[1, 2, 4, .*received 3"),
-        (64, "`output_stride` must be one of the strides.*64"),
+        (0, "`output_stride` .* Received: output_stride=0"),
+        (-8, "`output_stride` .* Received: output_stride=-8"),
+        ("8", "`output_stride` .* Received: output_stride='8'"),
+        (3, r"`output_stride` must be one of .*\[1, 2, 4, .*\D3"),
+        (64, "`output_stride` .*Received: output_stride=64"),
     ],
 )
 def test_strides_that_cannot_be(stride, words):
@@ -89,7 +88,7 @@ def test_strides_that_cannot_be(stride, words):
 
 def test_rates_that_would_not_be_integers():
     model = DeepLabV3(2, tiny(), aspp_filters=4, aspp_rates=(3, 6))
-    with pytest.raises(ValueError, match=r"`output_stride` 32 .*\(3, 6\).*\(1\.5, 3\.0\)"):
+    with pytest.raises(ValueError, match=r"`output_stride` .*\(3, 6\).*=32. .*\(1\.5, 3\.0\)"):
         model.with_output_stride(32)
 
 
@@ -97,13 +96,12 @@ def test_with_num_classes_keeps_all_but_the_predictor(coarse, logs):
     model = coarse.with_num_classes(7)
     assert type(model) is DeepLabV3Plus
     assert model.num_classes == model.output_shape[-1] == 7
-    report = model.transfer_report
-    assert report.missing_keys == ("logits",)
-    weighted = {name for name, layer in leaf_layers(coarse).items() if layer.weights}
-    assert set(report.loaded) == weighted - {"logits"}
-    printed = logs.text
-    assert "missing keys: logits" in printed
-    assert f"loaded {len(report.loaded)} layers" in printed
+    assert logs.text.endswith("missing keys: logits\n")
+    new = leaf_layers(model)
+    for name, layer in leaf_layers(coarse).items():
+        if name != "logits":
+            for old, copied in zip(layer.weights, new[name].weights, strict=True):
+                np.testing.assert_array_equal(old, copied)
     x = image(64, 64)
     inner = [keras.Model(m.input, m.get_layer("decoder_1").output) for m in (coarse, model)]
     np.testing.assert_allclose(inner[1](x), inner[0](x), rtol=1e-5, atol=1e-5)
@@ -118,7 +116,7 @@ def test_in_another_precision_the_weights_are_the_same(coarse):
     assert back.get_config() == coarse.get_config()
     difference = (mixed(x) - expected).numpy().std() / expected.std()
     assert 1e-3 < difference < 0.5  # bfloat16 has eight bits, and the network is deep
-    with pytest.raises(ValueError, match="`dtype` .* received 'float31'"):
+    with pytest.raises(ValueError, match="`dtype` .* Received: dtype='float31'"):
         coarse.with_dtype("float31")
 
 
@@ -134,9 +132,10 @@ def test_views_of_a_model_change_with_it(coarse, fine):
     np.testing.assert_array_equal(mixed.with_dtype("float32")(x), several(x))
 
 
-def test_with_the_same_number_of_classes_nothing_is_fresh(coarse):
-    assert coarse.with_num_classes(4).transfer_report.missing_keys == ()
-    with pytest.raises(ValueError, match="`num_classes` .* received 1.*use 2"):
+def test_with_the_same_number_of_classes_nothing_is_missing(coarse, logs):
+    coarse.with_num_classes(4)
+    assert "missing keys: none" in logs.text
+    with pytest.raises(ValueError, match="`num_classes` .* Received: num_classes=1.*use 2"):
         coarse.with_num_classes(1)
 
 

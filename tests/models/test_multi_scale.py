@@ -213,15 +213,15 @@ def test_flipped_views_are_trained_saved_and_exported(tmp_path: Path, fusion):
 
 
 def test_wrong_arguments_are_named(model):
-    with pytest.raises(ValueError, match=r"`fusion` must be one of .*'mean'.* received 'median'"):
+    with pytest.raises(ValueError, match=r"`fusion` .*'mean'.* Received: fusion='median'"):
         MultiScale(model, fusion="median")
-    with pytest.raises(ValueError, match="`scales` must be positive numbers"):
+    with pytest.raises(ValueError, match="`scales` must be a list of positive numbers"):
         MultiScale(model, (0.5, 0))
-    with pytest.raises(ValueError, match=r"`scales` must differ .* received \(0.5, 1, 0.5\)"):
+    with pytest.raises(ValueError, match=r"`scales` must be distinct.* scales=\(0.5, 1, 0.5\)"):
         MultiScale(model, (0.5, 1, 0.5))
     with pytest.raises(ValueError, match=r"`model` must be .* map of logits.*\(None, 3\)"):
         MultiScale(SPPNet(3, tiny(), dense=()))
-    with pytest.raises(ValueError, match="`model` must be .* received 'resnet50'"):
+    with pytest.raises(ValueError, match="`model` must be .* Received: model='resnet50'"):
         MultiScale("resnet50")
-    with pytest.raises(ValueError, match="`model` must take images of any size"):
+    with pytest.raises(ValueError, match="`model` must be a model for images of any size"):
         MultiScale(DeepLabV2(3, tiny(), input_shape=(64, 64, 3)))

@@ -11,7 +11,7 @@ import pytest
 import keras_deeplab
 from keras_deeplab.backbones import resnet
 from keras_deeplab.graph import geometry, multiply_adds, with_output_stride
-from keras_deeplab.models.arguments import completed
+from keras_deeplab.models.backbone import completed
 
 V1, V2 = keras_deeplab.DeepLabV1, keras_deeplab.DeepLabV2
 V3, V3PLUS = keras_deeplab.DeepLabV3, keras_deeplab.DeepLabV3Plus
@@ -61,8 +61,7 @@ def test_parameters_of_the_defaults(cls, backbone, named, parameters, total):
 
 @pytest.mark.parametrize("name", keras_deeplab.backbones.NAMES)
 def test_the_head_is_separable_where_the_authors_is(name):
-    arguments = {"num_classes": 2, "backbone": name, "backbone_options": None, "dtype": None}
-    arguments |= {"input_shape": None}
+    arguments = {"backbone": name, "backbone_options": {}}
     expected = name.startswith(("xception", "mobilenet")) or name.endswith("_beta")
     for given, separable in ((None, expected), (False, False), (True, True)):
         assert completed({**arguments, "separable": given})["separable"] is separable

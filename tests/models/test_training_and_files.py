@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import keras
@@ -117,32 +116,3 @@ def test_the_global_policy_is_followed_and_kept(tmp_path: Path):
     with pytest.raises(ValueError, match="`dropout`"):
         DeepLabV3(2, tiny(), dropout=2, dtype="mixed_float16")
     assert keras.config.dtype_policy().name == "float32"
-
-
-def test_mixed_precision_trains():
-    keras.utils.set_random_seed(0)
-    model = DeepLabV3(2, tiny(), aspp_filters=16, aspp_rates=(1,), dtype="mixed_bfloat16")
-    losses = compiled(model).fit(*photographs(), epochs=10, verbose=0).history["loss"]
-    assert losses[-1] < 0.5 * losses[0]
-
-
-@MODELS
-def test_exports_for_any_size(cls, tmp_path: Path):
-    model = calibrate(cls(3, tiny(), aspp_filters=8), image(64, 64, batch=2))
-    model.export(tmp_path / "saved_model", verbose=False)
-    served = tf.saved_model.load(tmp_path / "saved_model")
-    for batch, *size in ((1, 1, 1), (2, 97, 129), (3, 40, 33)):
-        x = image(*size, batch=batch)
-        np.testing.assert_allclose(served.serve(x), model(x), rtol=1e-3, atol=1e-4)
-
-
-def test_a_copy_is_a_model_of_its_own():
-    model = calibrate(DeepLabV3(3, tiny(), aspp_filters=8), image(64, 64, batch=2))
-    twin = copy.deepcopy(model)
-    x = image(40, 33)
-    expected = model(x).numpy()
-    assert type(twin) is DeepLabV3
-    np.testing.assert_allclose(twin(x), expected, rtol=1e-5, atol=1e-5)
-    for weight in twin.weights:
-        weight.assign(weight * 0)
-    np.testing.assert_array_equal(model(x), expected)

@@ -166,7 +166,7 @@ def with_layer(layer: keras.layers.Layer) -> keras.Model:
 def test_lambda_is_refused_by_name():
     nested = with_layer(with_layer_on(4, keras.layers.Lambda(lambda x: 2 * x, name="doubler")))
     for network in (with_layer(keras.layers.Lambda(lambda x: 2 * x, name="doubler")), nested):
-        with pytest.raises(ValueError, match="doubler.* of the backbone 'own' is a Lambda"):
+        with pytest.raises(ValueError, match="`backbone` .*'own'.*doubler' is a Lambda"):
             small(DeepLabV3, network)
 
 
@@ -176,7 +176,7 @@ def with_layer_on(channels: int, layer: keras.layers.Layer) -> keras.Model:
 
 
 def test_a_layer_that_could_not_be_loaded_is_refused_by_name():
-    with pytest.raises(ValueError, match="'stubborn' .*Unsavable.*get_config"):
+    with pytest.raises(ValueError, match="`backbone` .*'stubborn' .*Unsavable.*get_config"):
         small(DeepLabV3, with_layer(Unsavable(object(), name="stubborn")))
 
 
@@ -188,19 +188,19 @@ def two_inputs() -> keras.Model:
 @pytest.mark.parametrize(
     "network, words",
     [
-        (lambda: None, "`backbone` .* received None"),
-        (lambda: "vgg19", "`backbone` .* received 'vgg19'"),
+        (lambda: None, "`backbone` .* Received: backbone=None"),
+        (lambda: "vgg19", "`backbone` .* Received: backbone='vgg19'"),
         (
             lambda: with_layer(keras.layers.GlobalAveragePooling2D()),
-            r"backbone 'own' .*\(None, 4\)",
+            r"`backbone` .* one output .*'own'.*\(None, 4\)",
         ),
+        (lambda: keras.Sequential([keras.layers.Conv2D(3, 3)], name="raw"), "`backbone` .*'raw'"),
+        (lambda: tiny(4), "`backbone` .* 3 channels of `input_shape`.*'tiny'"),
+        (two_inputs, "`backbone` must be a network with one input .*'twin'"),
         (
-            lambda: keras.Sequential([keras.layers.Conv2D(3, 3)], name="raw"),
-            "`backbone` .*name=raw",
+            lambda: with_layer(keras.layers.Flatten()),
+            r"`backbone` .* one output .*\(None, None\)",
         ),
-        (lambda: tiny(4), "backbone 'tiny' takes 4 channels, but `input_shape` has 3"),
-        (two_inputs, "backbone 'twin' must have one input"),
-        (lambda: with_layer(keras.layers.Flatten()), r"backbone 'own' .*\(None, None\)"),
     ],
 )
 def test_networks_that_cannot_be_backbones(network, words):

@@ -183,7 +183,7 @@ class TwoReplicas:
             {"recipe": FAST.replace(batch_norm="freeze")},
             "The recipe shapes has batch_norm 'freeze', which needs trained statistics: start from",
         ),
-        (UNet(6, tiny()), {"recipe": RECIPE}, "UNet has no output stride to change"),
+        (UNet(6, tiny()), {"recipe": RECIPE}, "`output_stride` must be left as it is: a UNet"),
         (small(), {"recipe": RECIPE.replace(stage2_output_stride=12)}, "`output_stride`"),
     ],
 )

@@ -12,11 +12,11 @@ from trainer import tiny_run
 
 import keras_deeplab
 from keras_deeplab import data, recipes
-from keras_deeplab.cli import options
+from keras_deeplab.cli import audit, evaluate, export, options, predict, train
 from keras_deeplab.files import write_json
+from keras_deeplab.prediction import stored_info
 from keras_deeplab.trainer import MODELS, ModelBuilder
 from keras_deeplab.trainer.finishing import final_model
-from training import evaluate, export, predict, train
 
 
 class TinyShapes(data.Shapes):
@@ -52,10 +52,10 @@ def run(tiny, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_in_mixed_precision_leaves_a_float32_model_that_sees_its_views(tmp_path):
+def test_a_run_in_mixed_precision_leaves_a_float32_model_with_test_time_augmentation(tmp_path):
     folder = tmp_path / "run"
-    views = ["--mixed-precision", "bfloat16", "--scales", "1", "1.5", "--flip"]
-    arguments = [*SHORT, *views, "--output", str(folder)]
+    more = ["--mixed-precision", "bfloat16", "--scales", "1", "1.5", "--flip"]
+    arguments = [*SHORT, *more, "--output", str(folder)]
     assert train.main(arguments) == 0
     last = keras.models.load_model(folder / "last.keras", compile=False)
     assert last.get_config()["dtype"] == "mixed_bfloat16"
@@ -65,18 +65,19 @@ def test_a_run_in_mixed_precision_leaves_a_float32_model_that_sees_its_views(tmp
     assert model.model.get_config()["dtype"] == "float32"
     assert model.model.count_params() == last.count_params()
     metrics = json.loads((folder / "metrics.json").read_text())
-    views = [{"scales": [1.0, 1.5], "flip": True, "fusion": "mean"}]
-    assert metrics["views"] == views
+    own = [{"scales": [1.0, 1.5], "flip": True, "fusion": "mean"}]
+    assert metrics["test_time_augmentation"] == own
     found = keras_deeplab.evaluate(model, data.evaluation_dataset(TinyShapes()))
     assert found["mean_iou"] == pytest.approx(metrics["mean_iou"], abs=1e-6)
     assert final_model(model, (1.0, 1.5), True) is model  # as after a stop before the export
     command = ["--model", str(folder / "model.keras"), "--output", str(tmp_path)]
     assert evaluate.main([*command, "--output-stride", "8"]) == 0
     stored = json.loads((tmp_path / "metrics.json").read_text())
-    assert (stored["views"], stored["output_stride"]) == (views, 8)
-    assert evaluate.main([*command, "--scales", "0.5", "1"]) == 0  # views of views
+    assert (stored["test_time_augmentation"], stored["output_stride"]) == (own, 8)
+    assert evaluate.main([*command, "--scales", "0.5", "1"]) == 0  # around the model's own
     stored = json.loads((tmp_path / "metrics.json").read_text())
-    assert stored["views"] == [{"scales": [0.5, 1.0], "flip": False, "fusion": "mean"}, *views]
+    outer = {"scales": [0.5, 1.0], "flip": False, "fusion": "mean"}
+    assert stored["test_time_augmentation"] == [outer, *own]
 
 
 def test_weights_to_start_from(run, tmp_path, capsys, logs):
@@ -101,7 +102,7 @@ def test_evaluate_writes_the_scores(run, tmp_path, capsys):
     found = json.loads((tmp_path / "metrics.json").read_text())
     trained = json.loads((run / "metrics.json").read_text())
     assert found["mean_iou"] == pytest.approx(trained["mean_iou"], abs=1e-6)
-    assert trained["views"] == []
+    assert trained["test_time_augmentation"] == []
     assert "mean IoU" in capsys.readouterr().out
     assert evaluate.main([*model, "--output-stride", "8"]) == 0
     stored = json.loads((run / "evaluation-val" / "metrics.json").read_text())
@@ -109,6 +110,16 @@ def test_evaluate_writes_the_scores(run, tmp_path, capsys):
     assert options.load_model(run / "model.keras", 8).output_stride == 8
     assert evaluate.main([*model, "--split", "test"]) == 2
     assert "test" in capsys.readouterr().err
+
+
+def test_audit_prints_the_report_or_all_errors(tmp_path, capsys):
+    assert audit.main(["shapes", "--splits", "val"]) == 0
+    assert "val: 3 images" in capsys.readouterr().out
+    image = folder_for(tmp_path, "train", "images") / "a.png"
+    Image.new("RGB", (8, 8)).save(image)
+    folder_for(tmp_path, "train", "labels")
+    assert audit.main([str(tmp_path)]) == 2
+    assert "image without label (1)" in capsys.readouterr().err
 
 
 def test_predict_writes_two_pictures_for_each_image(run, tmp_path, capsys):
@@ -131,15 +142,17 @@ def test_predict_writes_two_pictures_for_each_image(run, tmp_path, capsys):
     colors = np.asarray(data.Shapes().info.colors)[deep_labels]
     assert np.abs(overlay - (0x80 + colors) / 2).max() <= 1  # the upper bytes, as the network saw
     assert "a.jpg: " in capsys.readouterr().out
-    for bad, said in (
-        (photos / "none.jpg", "no such file"),
-        (tmp_path / "run", "no such file"),
-    ):
-        assert predict.main([*model, "--images", str(bad)]) == 2
-        assert said in capsys.readouterr().err
+    for missing in (photos / "none.jpg", tmp_path / "run"):
+        assert predict.main([*model, "--images", str(missing)]) == 2
+        assert "`images` must be existing regular files" in capsys.readouterr().err
+    assert predict.main([*model, "--images", str(tmp_path)]) == 2
+    assert "`images` must be files .jpg" in capsys.readouterr().err
     Image.new("RGB", (8, 8)).save(photos / "a.bmp")
     assert predict.main([*model, "--images", str(photos)]) == 2
-    assert "several files would be written as a" in capsys.readouterr().err
+    assert (
+        "files of different names without their endings. Received: images=['a']"
+        in capsys.readouterr().err
+    )
 
 
 def test_memory_that_does_not_suffice_is_one_line(capsys):
@@ -210,19 +223,18 @@ def test_predict_numbers_more_classes_than_a_byte_holds(tmp_path, capsys):
 def test_predict_names_an_odd_file_of_classes(tmp_path, content):
     stored = tmp_path / "dataset.json"
     stored.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^{stored}.*delete it to have numbers") as raised:
-        predict.classes_of(tmp_path / "model.keras", 6)
+    with pytest.raises(ValueError, match=f"^{stored}.*delete it to use numbers") as raised:
+        stored_info(tmp_path / "model.keras", 6)
     assert "\n" not in str(raised.value)
 
 
-def test_predict_takes_the_names_beside_the_model(tmp_path, capsys):
+def test_predict_takes_the_names_beside_the_model(tmp_path, logs):
     info = data.DatasetInfo(("sky", "road"), ((1, 2, 3), (4, 5, 6)))
     write_json(tmp_path / "dataset.json", info.to_dict())
-    assert predict.classes_of(tmp_path / "model.keras", 2) == (info.classes, info.colors)
-    assert capsys.readouterr().out == ""
-    names, colors = predict.classes_of(tmp_path / "model.keras", 3)
-    assert (names, colors) == (("0", "1", "2"), data.voc_colors(3))
-    assert "dataset.json has 2 classes, the model 3: not used." in capsys.readouterr().out
+    assert stored_info(tmp_path / "model.keras", 2) == info
+    assert logs.text == ""
+    assert stored_info(tmp_path / "model.keras", 3) is None
+    assert "dataset.json has 2 classes, the model 3: not used." in logs.text
 
 
 def test_export(run, tmp_path, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_deeplab
-from training import convert, train
+from keras_deeplab.cli import convert, train
 
 SMALL = {"aspp_filters": 8, "head_filters": None}
 OPTIONS = {"backbone_options": {"depth_multiplier": 0.25}}
@@ -43,8 +43,8 @@ def test_a_file_becomes_a_model(shared, tmp_path, capsys):
 @pytest.mark.parametrize(
     "weights, output, message",
     [
-        ("own", "model.h5", "--output must end in .keras"),
-        ("own", "there.keras", "say --overwrite"),
+        ("own", "model.h5", "`--output` must be a path that ends in .keras"),
+        ("own", "there.keras", "Use --overwrite"),
         ("missing.pth", "new.keras", "there is no such file"),
         ("photo.jpg", "new.keras", "its content is none of the formats"),
         ("pascal_voc", "new.keras", "NAME/MODEL/BACKBONE"),
@@ -105,7 +105,7 @@ def test_training_unfolds_the_norms_of_a_litert_file(shared, tmp_path, capsys):
     "arguments, message",
     [
         (["--backbone", "xception41"], "on the backbone 'mobilenet_v2', but `backbone` is"),
-        (["--weights", "pascal"], "no such weights are published for any model on mobilenet_v2"),
+        (["--weights", "pascal"], "published weights are opened as NAME/MODEL/BACKBONE"),
         (["--weights", "missing.pth"], "there is no such file"),
     ],
 )

@@ -9,19 +9,22 @@ from pathlib import Path
 import pytest
 
 import training
-from training import (
-    benchmark,
+from keras_deeplab.cli import (
+    audit,
     convert,
     evaluate,
     export,
-    model_table,
+    main,
     options,
     predict,
     train,
     train_classifier,
 )
+from training import model_table
+from training.benchmark import __main__ as benchmark
 
 COMMANDS = (
+    audit,
     benchmark,
     convert,
     evaluate,
@@ -86,7 +89,7 @@ def test_an_option_of_another_name(command, arguments, said, capsys):
         (train, "--model deeplabv5", "Received: 'deeplabv5'. Did you mean 'deeplab_v3'?"),
         (train, "--backbone ResNet51", "Received: 'ResNet51'. Did you mean 'resnet50'?"),
         (train_classifier, "--backbone vgg", "Did you mean 'vgg16'?"),
-        (train, "--recipe finetuning", "must be one of v1, v2, v3, v3_plus, finetune."),
+        (train, "--recipe finetuning", "must be one of v1, v2, v3, v3_plus, finetune, shapes."),
         (train, "--mixed-precision float61", "Did you mean 'float16'?"),
         (train, "--distribute multi", "must be one of none, mirrored, multi_worker."),
         (train, "--class-weights mean", "must be one of median, inverse."),
@@ -140,28 +143,31 @@ def test_what_follows_two_dashes_is_no_option():
     assert parsed.weights == "--lr"
 
 
-def test_every_command_is_in_the_list():
-    folder = Path(training.__file__).parent
-    found = {path.stem for path in folder.glob("*.py") if "Parser(" in path.read_text()}
-    assert found - {"options"} == {command.__name__.split(".")[1] for command in COMMANDS}
+def test_the_first_argument_names_the_command(monkeypatch, capsys):
+    assert {module for module, _ in main.COMMANDS.values()} <= {c.__name__ for c in COMMANDS}
+    monkeypatch.setattr(evaluate, "main", lambda argv: print("evaluate", *argv) or 0)
+    assert main.main(["evaluate", "--model", "a.keras"]) == 0
+    assert capsys.readouterr().out == "evaluate --model a.keras\n"
+    assert "Did you mean 'evaluate'?" in refused(main, "evalute --model a.keras", capsys)
+    for arguments in ([], ["--help"]):
+        with pytest.raises(SystemExit, match="0"):
+            main.main(arguments)
+        assert "predict label maps of images" in capsys.readouterr().out
 
 
+FILES = ("predict", "audit", "convert", "evaluate", "export", "train", "train_classifier")
+
+
+@pytest.mark.parametrize("how", ["file", "module"])
 @pytest.mark.parametrize(
-    "name",
-    [
-        "train",
-        *(
-            pytest.param(command.__name__.split(".")[1], marks=pytest.mark.slow)
-            for command in COMMANDS
-            if command is not train
-        ),
-    ],
+    "name", [FILES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FILES[1:])]
 )
-def test_a_command_runs_as_a_file(name, tmp_path):
+def test_a_command_runs_in_a_clone(name, how, tmp_path):
     path = Path(training.__file__).with_name(f"{name}.py")
+    run = [str(path)] if how == "file" else ["-m", f"training.{name}"]
     done = subprocess.run(
-        [sys.executable, "-E", str(path), "--lr", "1"],
-        cwd=tmp_path,
+        [sys.executable, *run, "--lr", "1"],
+        cwd=tmp_path if how == "file" else path.parents[1],
         capture_output=True,
         text=True,
         timeout=300,

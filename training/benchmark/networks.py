@@ -1,4 +1,4 @@
-"""A network that trains in a process of its own, step by step as `training.benchmark` asks.
+"""One network that trains in its own process, a step for each line of its input.
 
 It is run by its path, so that a process with torch does not hold TensorFlow's memory too: nothing
 of the project is imported but where its own network is built.
@@ -6,15 +6,16 @@ of the project is imported but where its own network is built.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace as Case  # package, network, dtype, size, batch_size, threads
+from typing import Any, NamedTuple
 
 CLASSES = 21
 IGNORED = 255
@@ -24,9 +25,8 @@ WARM_UP = 2  # the first step traces, the second still fills caches of memory an
 Step = Callable[[], float]
 
 
-@dataclass(frozen=True)
-class Network:
-    """A DeepLabV3+ as it can be had in several packages."""
+class Network(NamedTuple):
+    """A DeepLabV3+ that several packages have."""
 
     backbone: str
     separable: bool
@@ -36,31 +36,10 @@ class Network:
 NETWORKS = {
     "resnet50": Network("resnet50", True, 16),
     "mobilenet_v2": Network("mobilenet_v2", True, 16),
-    # What KerasHub has: convolutions that are not separable, on features of stride 32.
+    # KerasHub's: convolutions that are not separable, on features of stride 32.
     "resnet50_dense_32": Network("resnet50", False, 32),
 }
 DTYPES = ("float32", "bfloat16")
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a process trains; `size` is (height, width), `threads` are those that compute."""
-
-    package: str
-    network: str
-    dtype: str
-    size: tuple[int, int]
-    batch_size: int
-    threads: int
-
-    def to_json(self) -> str:
-        """The command line of the process."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Case:
-        """The case of a command line."""
-        return cls(**json.loads(text))
 
 
 def keras_deeplab(case: Case) -> tuple[Step, int]:
@@ -85,8 +64,6 @@ def keras_hub(case: Case) -> tuple[Step, int]:
     import keras
     import keras_hub as hub
 
-    if case.network != "resnet50_dense_32":
-        raise ValueError(f"KerasHub has no {case.network}.")
     keras.config.set_dtype_policy(_policy(case))
     encoder = hub.models.ResNetBackbone(
         input_conv_filters=[64],
@@ -106,7 +83,7 @@ def keras_hub(case: Case) -> tuple[Step, int]:
         # Its resizing cannot be traced with sizes that are not known.
         image_shape=(*case.size, 3),
     )
-    # It compiles itself, with an accuracy that a second compilation would not take away again.
+    # Not compiled: it would count an accuracy that a second compilation does not remove.
     model = hub.models.DeepLabV3ImageSegmenter(backbone, num_classes=CLASSES, compile=False)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=IGNORED)
     return _keras_step(model, loss, case)
@@ -128,7 +105,7 @@ def _keras_step(model: Any, loss: Any, case: Case) -> tuple[Step, int]:
     import keras
     import tensorflow as tf
 
-    # KerasHub's compile counts an accuracy unless it is told not to.
+    # KerasHub's compile counts an accuracy unless metrics are None.
     model.compile(keras.optimizers.AdamW(LEARNING_RATE), loss, metrics=None)
     model.optimizer.build(model.trainable_variables)
     shape = (case.batch_size, *case.size)
@@ -139,11 +116,12 @@ def _keras_step(model: Any, loss: Any, case: Case) -> tuple[Step, int]:
 
 
 def segmentation_models_pytorch(case: Case, channels_last: bool = False) -> tuple[Step, int]:
-    """The network of segmentation_models.pytorch."""
-    import torch
+    """The network of segmentation_models.pytorch.
 
-    _declare_operators(torch)
+    With `channels_last` in that memory format, as torch's performance guide advises.
+    """
     import segmentation_models_pytorch as smp
+    import torch
 
     torch.set_num_threads(case.threads)
     network = NETWORKS[case.network]
@@ -159,10 +137,9 @@ def segmentation_models_pytorch(case: Case, channels_last: bool = False) -> tupl
     model = model.train().to(memory_format=layout)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
     loss_of = torch.nn.CrossEntropyLoss(ignore_index=IGNORED)
-    shape = (case.batch_size, *case.size)
-    # Scaled pixels: it leaves the scaling to the user, who does it while reading.
+    # Scaled pixels: this package leaves the scaling to the user, who does it while reading.
     images = torch.randn(case.batch_size, 3, *case.size).to(memory_format=layout)
-    labels = torch.randint(0, CLASSES, shape)
+    labels = torch.randint(0, CLASSES, (case.batch_size, *case.size))
 
     def step() -> float:
         optimizer.zero_grad()
@@ -175,43 +152,21 @@ def segmentation_models_pytorch(case: Case, channels_last: bool = False) -> tupl
     return step, sum(parameter.numel() for parameter in model.parameters())
 
 
-def segmentation_models_pytorch_channels_last(case: Case) -> tuple[Step, int]:
-    """The same with channels last in memory, as torch's performance guide advises."""
-    return segmentation_models_pytorch(case, channels_last=True)
-
-
-def _declare_operators(torch: Any) -> None:
-    """Lets torchvision be imported where its compiled operators are for another build of torch.
-
-    The networks need none of them, but the import describes these two and fails where they are
-    not there (torch for the CPU beside a torchvision for CUDA).
-    """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)
-
-
-_KEPT: list[Any] = []  # a library's operators go with it
-
-PACKAGES: dict[str, Callable[[Case], tuple[Step, int]]] = {
+BUILDERS: dict[str, Callable[[Case], tuple[Step, int]]] = {
     "keras_deeplab": keras_deeplab,
     "segmentation_models_pytorch": segmentation_models_pytorch,
-    "segmentation_models_pytorch_channels_last": segmentation_models_pytorch_channels_last,
+    "segmentation_models_pytorch_channels_last": functools.partial(
+        segmentation_models_pytorch, channels_last=True
+    ),
     "keras_hub": keras_hub,
 }
 
 
 def peak_bytes() -> int:
-    """The most memory that this process had, in bytes.
+    """Returns the largest memory of this process.
 
-    Linux hands `ru_maxrss` of the parent, which may be large, down to a child; its own high-water
-    mark begins with the program.
+    Linux hands `ru_maxrss` of the parent, which may be large, down to a child; the high-water mark
+    in /proc begins with the program.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -223,25 +178,25 @@ def peak_bytes() -> int:
 
 
 def main() -> None:
-    """Builds the network, then answers every line of the input with one timed step."""
-    # What libraries print must not come between the answers.
-    answers = os.fdopen(os.dup(1), "w")
+    """Builds the network, then makes one timed step for every line of the input."""
+    # Libraries print to stderr, so that stdout holds the results alone.
+    results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def answer(**content: Any) -> None:
-        print(json.dumps(content), file=answers, flush=True)
+    def write(**content: Any) -> None:
+        print(json.dumps(content), file=results, flush=True)
 
-    case = Case.from_json(sys.argv[1])
-    step, parameters = PACKAGES[case.package](case)
+    case = Case(**json.loads(sys.argv[1]))
+    step, parameters = BUILDERS[case.package](case)
     for _ in range(WARM_UP):
         step()
-    answer(parameters=parameters)
+    write(parameters=parameters)
     for _ in sys.stdin:
         begin, begin_processor = time.perf_counter(), time.process_time()
         loss = step()
         seconds, processor = time.perf_counter() - begin, time.process_time() - begin_processor
-        answer(seconds=seconds, processor_seconds=processor, loss=loss)
-    answer(peak_bytes=peak_bytes())
+        write(seconds=seconds, processor_seconds=processor, losses=loss)
+    write(peak_bytes=peak_bytes())
 
 
 if __name__ == "__main__":

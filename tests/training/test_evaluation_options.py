@@ -1,4 +1,4 @@
-"""What `evaluate` and `predict` do beyond one look at each image, and what they print."""
+"""Test-time augmentation and boundary scores of `evaluate` and `predict`, and what they print."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from PIL import Image
 
 import keras_deeplab
 from keras_deeplab import MultiScale, data, metrics
-from training import evaluate, options, predict, train
+from keras_deeplab.cli import evaluate, options, predict, train
+from keras_deeplab.evaluation import scores_table
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,9 @@ def test_evaluate_at_scales_mirrored_and_along_boundaries(
     more = ["--scales", "0.5", "1", "--flip", "--boundary", "--output", str(tmp_path)]
     assert evaluate.main(["--model", str(file), *more]) == 0
     stored = json.loads((tmp_path / "metrics.json").read_text())
-    assert stored["views"] == [{"scales": [0.5, 1.0], "flip": True, "fusion": "mean"}]
+    assert stored["test_time_augmentation"] == [
+        {"scales": [0.5, 1.0], "flip": True, "fusion": "mean"}
+    ]
     several = MultiScale(model, (0.5, 1.0), fusion="mean", flip=True)
     dataset = data.evaluation_dataset(shapes, "val")
     classes = shapes.info.classes
@@ -71,7 +74,7 @@ def test_the_table_shows_a_class_that_is_never_predicted():
     confusion = np.array([[70, 10, 0], [5, 10, 0], [5, 0, 0]])
     report = metrics.scores(confusion, ["sky", "road", "pole"])
     report |= {"images": 2, "true_share": {"sky": 0.8, "road": 0.15, "pole": 0.05}}
-    found = rows(options.scores_table(report, "val"))
+    found = rows(scores_table(report, "val"))
     assert found["sky"] == [f"{70 / 90:.3f}", "80.00%", "80.00%"]
     assert found["road"] == ["0.400", "20.00%", "15.00%"]
     assert found["pole"] == ["0.000", "0.00%", "5.00%"]
@@ -79,7 +82,7 @@ def test_the_table_shows_a_class_that_is_never_predicted():
     assert found["pixel accuracy"] == ["0.800"]
     report["boundary_per_class"] = {"sky": 0.5, "road": 0.25, "pole": None}
     report |= {"boundary_mean_iou": 0.375, "trimap_mean_iou": {"1": 0.125, "32": None}}
-    table = options.scores_table(report, "val")
+    table = scores_table(report, "val")
     assert [line.split()[-1] for line in table.splitlines()[2:5]] == ["0.500", "0.250", "absent"]
     assert re.search(r"\n  mean IoU within 1 px of a boundary +0.125\n", table)
     assert re.search(r"\n  mean IoU within 32 px of a boundary +absent$", table)
@@ -88,25 +91,25 @@ def test_the_table_shows_a_class_that_is_never_predicted():
 def test_scores_of_unlabelled_images_can_be_printed():
     report = metrics.scores(np.zeros((2, 2)), ["a", "b"])
     report |= {"images": 2, "true_share": {"a": None, "b": None}}
-    assert options.scores_table(report, "test").count("absent") == 9
+    assert scores_table(report, "test").count("absent") == 9
 
 
-def test_views_are_resized_as_the_model_resizes():
+def test_scales_are_resized_as_the_model_resizes():
     inputs = x = keras.Input((None, None, 3))
     for _ in range(5):
         x = keras.layers.Conv2D(4, 3, 2, padding="same")(x)
     from_authors = keras_deeplab.DeepLabV3(
         2, keras.Model(inputs, x), aspp_filters=8, aspp_rates=(), align_corners=True
     )
-    assert options.with_views(from_authors, None) is from_authors
-    seen = options.with_views(from_authors, [0.5, 1.0])
+    assert options.with_test_time_augmentation(from_authors, None) is from_authors
+    seen = options.with_test_time_augmentation(from_authors, [0.5, 1.0])
     assert seen.get_config()["align_corners"] is True
     assert (seen.get_config()["fusion"], seen.get_config()["flip"]) == ("mean", False)
-    mirrored = options.with_views(from_authors, None, flip=True)
+    mirrored = options.with_test_time_augmentation(from_authors, None, flip=True)
     assert mirrored.get_config()["scales"] == (1.0,)
 
 
-def test_predict_takes_the_same_views(model, file, tmp_path):
+def test_predict_takes_the_same_options(model, file, tmp_path):
     photo = tmp_path / "a.png"
     pixels = np.random.default_rng(0).integers(0, 255, (31, 45, 3), "uint8")
     Image.fromarray(pixels).save(photo)

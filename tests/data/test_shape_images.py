@@ -2,39 +2,33 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_deeplab import data
-from keras_deeplab.data import shape_classes, shapes
+from keras_deeplab.data import shape_images, shapes
 
 
-def numpy(dataset) -> list:
-    return list(dataset.as_numpy_iterator())
+def test_the_seed_decides_the_pictures(tmp_path):
+    def images(name, **arguments):
+        data.write_shape_images(tmp_path / name, **{"train": 6, "val": 6, **arguments})
+        return [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.png"))]
+
+    first = images("first")
+    assert images("again") == first
+    assert len({*first, *images("other", seed=1)}) == 24
 
 
-def test_the_seed_decides_the_pictures():
-    def images(split="train", **arguments):
-        source = data.ShapeClasses(**{"train": 6, "val": 6, **arguments})
-        return [image.tobytes() for image, _ in numpy(source.dataset(split))]
-
-    assert images() == images(train=6, val=1)
-    assert len({*images(), *images("val"), *images(seed=1)}) == 18
-
-
-def test_pictures_have_all_classes_and_many_sizes():
-    source = data.ShapeClasses(train=50, val=5)
-    assert source.classes == ("disc", "ring", "square", "triangle", "cross")
-    pairs = numpy(source.dataset("train"))
-    labels = np.array([label for _, label in pairs])
-    assert labels.dtype == np.int32
-    np.testing.assert_array_equal(np.bincount(labels), [10] * 5)
-    assert [name.split("_")[0] for name in source.names("train")] == [
-        source.classes[label] for label in labels
-    ]
-    sizes = {image.shape[:2] for image, _ in pairs}
+def test_pictures_have_all_classes_and_many_sizes(tmp_path):
+    data.write_shape_images(tmp_path, train=50, val=5)
+    names = {"disc", "ring", "square", "triangle", "cross"}
+    assert {path.name for path in (tmp_path / "train").iterdir()} == names
+    assert all(len(list((tmp_path / "train" / name).iterdir())) == 10 for name in names)
+    pictures = [np.asarray(Image.open(path)) for path in (tmp_path / "train").rglob("*.png")]
+    sizes = {image.shape[:2] for image in pictures}
     assert len(sizes) > 40
     assert min(map(min, sizes)) >= 56
     assert max(map(max, sizes)) <= 112
-    assert all(image.std() > 5 for image, _ in pairs)
+    assert all(image.std() > 5 for image in pictures)
 
 
 def test_each_picture_shows_the_shape_of_its_label(monkeypatch):
@@ -47,8 +41,8 @@ def test_each_picture_shows_the_shape_of_its_label(monkeypatch):
     monkeypatch.setattr(shapes, "photographed", lambda rng, image, place: image.astype(np.uint8))
     monkeypatch.setattr(shapes, "TURN", 1e-9)
     filled = {}
-    for label, name in enumerate(shape_classes.CLASSES):
-        mask = shape_classes.draw_shape(np.random.default_rng(label), label)[..., 0] > 0
+    for label, name in enumerate(shape_images.CLASSES):
+        mask = shape_images.draw_shape(np.random.default_rng(label), label)[..., 0] > 0
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         assert min(box.shape) >= 0.39 * min(mask.shape)
@@ -65,8 +59,7 @@ def test_each_picture_shows_the_shape_of_its_label(monkeypatch):
         assert filled[name][1] == middle, name
 
 
-def test_arguments_out_of_range():
-    for arguments in ({"train": 0}, {"val": 0}, {"seed": -1}):
-        (name, value), *_ = arguments.items()
+def test_arguments_out_of_range(tmp_path):
+    for name, value in (("train", 0), ("val", 0), ("seed", -1)):
         with pytest.raises(ValueError, match=f"{name}={value}"):
-            data.ShapeClasses(**arguments)
+            data.write_shape_images(tmp_path, **{name: value})

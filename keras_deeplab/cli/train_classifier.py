@@ -1,0 +1,87 @@
+"""`keras-deeplab train-classifier`: an SPP-net trained at several image sizes."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+
+import keras_deeplab
+from keras_deeplab import data
+from keras_deeplab.cli.options import Parser, command, one_of, positive, positive_float
+
+# For the generated images, which are small and few; for a folder the paper's sizes and head.
+SMALL = {"sizes": [64, 80], "levels": [3, 2, 1], "dense": [256], "dropout": 0.2}
+SMALL |= {"batch_size": 16, "epochs": 18, "learning_rate": 1e-3}
+PAPER = {"sizes": [180, 224], "levels": [6, 3, 2, 1], "dense": [4096, 4096], "dropout": 0.5}
+PAPER |= {"batch_size": 32, "epochs": 60, "learning_rate": 3e-4}
+
+
+def parser() -> Parser:
+    """Returns the parser of the command line."""
+    made = Parser(
+        formatter_class=argparse.HelpFormatter,
+        prog="keras-deeplab train-classifier",
+        description="Trains an SPP-net at several image sizes in turn, one epoch each, computes "
+        "its accuracy at these and at another size, and exports it.",
+        epilog=f"Defaults for shapes: {SMALL}; for a folder: {PAPER}.",
+    )
+    add = made.add_argument
+    add("--data", default="shapes", help="'shapes' (default) or a folder root/{train,val}/CLASS")
+    add("--backbone", **one_of(keras_deeplab.backbones.NAMES), default="alexnet")
+    add("--sizes", type=positive, nargs="+", help="image sizes to train at")
+    add("--test-size", type=positive, help="default: as far above the sizes as they are apart")
+    add("--levels", type=positive, nargs="+", help="bins per side of the pyramid")
+    add("--dense", type=positive, nargs="+", help="widths of the dense layers")
+    add("--dropout", type=float)
+    add("--batch-size", type=positive)
+    add("--epochs", type=positive)
+    add("--learning-rate", type=positive_float)
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, help="folder of the run; default: runs/DATA-spp_net-BACKBONE")
+    return made
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    options = parser().parse_args(argv)
+    for name, value in (SMALL if options.data == "shapes" else PAPER).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    sizes = sorted(set(options.sizes))
+    name = f"{Path(options.data).resolve().name}-spp_net-{options.backbone}"
+    run_dir = options.output or Path("runs") / name
+    keras.utils.set_random_seed(options.seed)
+    with tempfile.TemporaryDirectory() as root:
+        if options.data == "shapes":
+            data.write_shape_images(root)
+        else:
+            root = options.data
+        model = keras_deeplab.SPPNet(
+            len(data.classification_dataset(root, size=sizes[0]).class_names),
+            options.backbone,
+            levels=tuple(options.levels),
+            dense=tuple(options.dense),
+            dropout=options.dropout,
+        )
+        print(f"Writing to {run_dir}")
+        result = keras_deeplab.fit_classifier(
+            model,
+            root,
+            sizes,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+            test_sizes=[options.test_size or 2 * sizes[-1] - sizes[0]],
+            run_dir=run_dir,
+            verbose=2,
+        )
+    print("Accuracy on val:")
+    for size, value in result.accuracy.items():
+        print(f"  {size}x{size}  {value:.3f}" + ("" if size in sizes else "  (not trained at)"))
+    return 0

@@ -1,0 +1,95 @@
+"""Images with one class each, in a folder for each class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_deeplab.data.faults import Faults, FileFault
+from keras_deeplab.data.folder import add_file_faults, map_files
+from keras_deeplab.validation import error, integer
+
+
+def classification_dataset(
+    root: str | os.PathLike,
+    split: str = "train",
+    *,
+    size: int,
+    class_names: Sequence[str] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    training: bool = False,
+) -> tf.data.Dataset:
+    """Returns batches of square images of one size with their classes, for `model.fit`.
+
+    A `keras.utils.image_dataset_from_directory` of `root/split/CLASS/*`: BMP, GIF, JPEG and PNG
+    files of any sizes, resized bilinearly.
+
+    Args:
+        root: The folder.
+        split: The name of a folder in it, such as `"train"` or `"val"`.
+        size: Height and width of all images.
+        class_names: The folders of the classes in the order of their labels; by default all
+            folders, sorted. Give a second split those of the first.
+        batch_size: Images a batch; the last batch may be smaller.
+        seed: Seed of order and flips; every epoch differs from the one before.
+        training: Whether to shuffle the images and to flip them left to right at random.
+
+    Returns:
+        A dataset of batches `(image, label)`: float32 `(batch, size, size, 3)` in 0..255 and int32
+        `(batch,)`; its attributes `class_names` and `file_paths` list classes and files.
+
+    Raises:
+        ValueError: If an argument is out of its range, the folder does not exist, holds no images,
+            or its classes are others than `class_names`.
+
+    Example:
+
+    >>> data.write_shape_images("photos", train=20, val=5)
+    >>> train = data.classification_dataset("photos", size=64, training=True)
+    >>> train.class_names
+    ['cross', 'disc', 'ring', 'square', 'triangle']
+    """
+    folder = Path(root) / split
+    if not folder.is_dir():
+        raise error("root", f"a folder that holds {split}/CLASS/*", str(root))
+    dataset = keras.utils.image_dataset_from_directory(
+        folder,
+        class_names=class_names,
+        image_size=2 * (integer("size", size),),
+        batch_size=integer("batch_size", batch_size),
+        shuffle=training,
+        seed=seed,
+        verbose=False,
+    )
+    if not training:
+        return dataset
+    flipped = dataset.map(lambda image, label: (_flip(image, seed), label))
+    flipped.class_names, flipped.file_paths = dataset.class_names, dataset.file_paths
+    return flipped
+
+
+def _flip(images: tf.Tensor, seed: int) -> tf.Tensor:
+    return tf.image.random_flip_left_right(images, seed=seed)
+
+
+def check_images(dataset: tf.data.Dataset, root: str | os.PathLike) -> None:
+    """Decodes all files of a `classification_dataset`.
+
+    Raises:
+        DatasetError: If files cannot be decoded; the message names them.
+    """
+    faults = Faults()
+    add_file_faults(faults, Path(root), map_files(_decode, map(Path, dataset.file_paths)))
+    faults.raise_if_any(str(root))
+
+
+def _decode(path: Path) -> None:
+    try:
+        tf.io.decode_image(tf.io.read_file(str(path)), channels=3, expand_animations=False)
+    except tf.errors.OpError as fault:
+        raise FileFault("unreadable file", fault.message) from fault

@@ -1,0 +1,123 @@
+"""Label maps and overlays of image files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
+from keras_deeplab.data.orientation import UPRIGHT
+from keras_deeplab.files import read_json, write_png
+from keras_deeplab.inference import logits_spec, open_picture, predict
+from keras_deeplab.metrics import by_name
+from keras_deeplab.pictures import overlay
+from keras_deeplab.validation import error
+
+logger = logging.getLogger(__name__)
+
+
+def predict_files(
+    model: keras.Model,
+    images: Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    info: DatasetInfo | None = None,
+) -> dict[str, dict[str, float]]:
+    """Predicts image files and writes NAME_labels.png and NAME_overlay.png for each.
+
+    NAME_labels.png holds the class numbers (in 16 bits above 256 classes), NAME_overlay.png the
+    classes' colours over the image.
+
+    Args:
+        model: Segmentation model on pixels in 0..255.
+        images: Image files, or folders of them.
+        output: Folder to write to.
+        info: Names and colours of the classes; by default their numbers and PASCAL VOC's colours.
+
+    Returns:
+        For each file name the share of its pixels predicted as each class.
+
+    Raises:
+        ValueError: If a file does not exist or cannot be decoded, a folder has no images, or two
+            files have the same name.
+
+    Example:
+
+    >>> shares = keras_deeplab.predict_files(model, ["street.jpg"], "predictions")
+    """
+    paths, (spec, num_classes) = list_images(images), logits_spec(model)
+    names = info.classes if info else tuple(map(str, range(num_classes)))
+    colors = info.colors if info else voc_colors(num_classes)
+    found = {}
+    for path in paths:
+        picture = open_picture(path, spec.shape[-1])
+        labels = predict(model, picture.upright)
+        numbers = labels.astype(np.uint8 if num_classes <= 256 else np.uint16)
+        write_png(Path(output) / f"{path.stem}_labels.png", numbers)
+        painted = overlay(picture.upright, labels, colors, ignore_label=None)
+        write_png(Path(output) / f"{path.stem}_overlay.png", painted)
+        counts = np.bincount(labels.ravel(), minlength=num_classes)
+        found[path.name] = shares = by_name(counts / labels.size, names)
+        largest = sorted(filter(shares.get, shares), key=shares.get, reverse=True)
+        turned = picture.facts.orientation != UPRIGHT
+        logger.info(
+            "%s%s: %s",
+            path.name,
+            " (turned by its EXIF orientation)" if turned else "",
+            ", ".join(f"{name} {shares[name]:.0%}" for name in largest),
+        )
+    return found
+
+
+def list_images(images: Sequence[str | os.PathLike]) -> list[Path]:
+    """Returns the files given and those of the folders given, without hidden ones."""
+    paths: list[Path] = []
+    for path in map(Path, images):
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        inside = sorted(p for p in path.iterdir() if _is_image(p))
+        if not inside:
+            raise error("images", f"files {', '.join(IMAGE_SUFFIXES)} or folders of them", path)
+        paths += inside
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise error("images", "existing regular files", missing)
+    stems = [path.stem for path in paths]
+    if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise error("images", "files of different names without their endings", repeated)
+    return paths
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def stored_info(model_path: str | os.PathLike, num_classes: int) -> DatasetInfo | None:
+    """Reads the classes' names and colours that training stored beside a model.
+
+    Returns:
+        The content of dataset.json; None if there is no such file, or it has another number of
+        classes.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    path = Path(model_path).with_name("dataset.json")
+    if not os.path.lexists(path):
+        return None
+    advice = "Restore it, or delete it to use numbers in place of the classes' names."
+    content = read_json(path, advice)
+    try:
+        info = DatasetInfo.from_dict(content)
+    except (KeyError, TypeError, ValueError) as fault:
+        raise ValueError(f"{path}: {fault}. {advice}") from fault
+    if info.num_classes != num_classes:
+        logger.warning(
+            "%s has %d classes, the model %d: not used.", path, info.num_classes, num_classes
+        )
+        return None
+    return info

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_deeplab import data
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two classes; each image has one colour, which tells it, and a bright left half."""
+    for split, count in (("train", 12), ("val", 3)):
+        for shade, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.full((20 + index, 30, 3), 10 * index + 5 * shade, np.uint8)
+                pixels[:, :15] += 100
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{index:02}.png")
+    return tmp_path
+
+
+def numpy(dataset) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def test_whole_images_at_one_size(root):
+    dataset = data.classification_dataset(root, "val", size=16, batch_size=4)
+    assert dataset.class_names == ["cat", "dog"]
+    assert int(dataset.cardinality()) == 2
+    images, labels = numpy(dataset)
+    assert images.shape == (6, 16, 16, 3)
+    assert images.dtype == np.float32
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    np.testing.assert_allclose(images[:, 8, -2, 0], [0, 10, 20, 5, 15, 25], atol=1e-3)
+    np.testing.assert_allclose(images[:, 8, 1, 0], images[:, 8, -2, 0] + 100, atol=1e-3)
+
+
+def test_training_images_are_shuffled_and_flipped_and_none_is_dropped(root):
+    dataset = data.classification_dataset(root, size=16, batch_size=5, training=True)
+    orders = []
+    for _ in range(2):
+        images, labels = numpy(dataset)
+        left, right = images[:, 8, 1, 0], images[:, 8, -2, 0]
+        shades = np.minimum(left, right).round().astype(int)
+        np.testing.assert_array_equal(labels, shades % 10 // 5)
+        assert sorted(shades) == sorted([*range(0, 120, 10), *range(5, 125, 10)])
+        assert 4 <= np.sum(left > right) <= 20
+        orders.append(shades.tolist())
+    assert orders[0] != orders[1]
+    assert orders[0] != sorted(orders[0])
+
+
+def test_files_that_cannot_be_decoded_are_named(root):
+    data.check_images(data.classification_dataset(root, size=16), root)
+    (root / "train" / "cat" / "none.jpg").write_bytes(b"no picture")
+    whole = (root / "train" / "dog" / "03.png").read_bytes()
+    (root / "train" / "dog" / "cut.png").write_bytes(whole[:-30])
+    with pytest.raises(data.DatasetError, match=r"unreadable file \(2\)") as caught:
+        data.check_images(data.classification_dataset(root, size=16), root)
+    assert "    train/cat/none.jpg: " in str(caught.value)
+    assert "    train/dog/cut.png: " in str(caught.value)
+
+
+def test_folders_that_do_not_fit(root):
+    with pytest.raises(ValueError, match=r"`root` must be a folder that holds test/CLASS"):
+        data.classification_dataset(root, "test", size=16)
+    (root / "val" / "dog").rename(root / "val" / "bird")
+    with pytest.raises(ValueError, match="class_names"):
+        data.classification_dataset(root, "val", size=16, class_names=["cat", "dog"])
+
+
+@pytest.mark.parametrize("argument", ["size", "batch_size"])
+def test_errors_name_argument_and_value(root, argument):
+    with pytest.raises(ValueError, match=f"`{argument}` .*{argument}=0"):
+        data.classification_dataset(root, **{"size": 16, argument: 0})

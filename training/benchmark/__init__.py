@@ -1,0 +1,1 @@
+"""Speed of training: `python -m training.benchmark`, see docs/benchmark.md."""
