@@ -9,7 +9,6 @@ import math
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -127,7 +126,14 @@ class RunFolder:
             ValueError: If the folder holds a finished run, a run with other arguments or one in
                 another process, files that are not a run's, or too few of an unfinished run's.
         """
-        self.claim(self._check_unfinished)
+        self._check_unfinished()  # so that a refused folder is left as it is
+        self.lock()
+        try:
+            self._check_unfinished()  # another process may have finished its run in between
+        except ValueError:
+            self.done()
+            self.unlock()
+            raise
         self.run = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:16]
         epochs = 0
         # Without any of them nothing was trained yet, and nothing is lost by starting again.
@@ -139,21 +145,6 @@ class RunFolder:
         self._trim_history(epochs)
         return epochs
 
-    def claim(self, check: Callable[[], None]) -> None:
-        """Locks the folder unless `check` raises a ValueError.
-
-        It is called before, so that a refused folder is left as it is, and again after, as another
-        process may have finished its run there in between.
-        """
-        check()
-        self.lock()
-        try:
-            check()
-        except ValueError:
-            self.done()
-            self.unlock()
-            raise
-
     def _check_unfinished(self) -> None:
         if self.metrics.exists():
             raise ValueError(
@@ -162,11 +153,6 @@ class RunFolder:
         present = self._present()
         if present and self.arguments not in present:
             raise ValueError(f"{self.path} holds files, but no run.json. Choose another folder.")
-
-    def check_empty(self) -> None:
-        """Raises a ValueError if the folder holds anything."""
-        if self._present():
-            raise ValueError(f"{self.path} is not empty. Choose another folder, or delete it.")
 
     def _present(self) -> set[Path]:
         if self.path.is_file():

@@ -102,7 +102,7 @@ def checked(checkpoint: Weights) -> keras.Model | Checkpoint | Path | str:
 
 
 def _downloaded(name: str, model: str | None, backbone: Any, options: Any) -> Path:
-    if model is None:
+    if model is None and not isinstance(backbone, str):
         raise WeightsError(
             name,
             "there is no such file, and published weights are opened as NAME/MODEL/BACKBONE, such "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from models.networks import tiny
@@ -9,7 +11,7 @@ from models.networks import tiny
 import keras_deeplab
 from keras_deeplab import data, recipes
 from keras_deeplab.trainer import ModelBuilder
-from keras_deeplab.weights import WeightsError, opening, published
+from keras_deeplab.weights import WeightsError, download, published
 
 CLASSES = data.Shapes().info.num_classes
 OPTIONS = {"aspp_filters": 8, "backbone_options": {"depth_multiplier": 0.25}}
@@ -107,15 +109,15 @@ def test_a_network_of_the_users_own_comes_with_its_file(tmp_path, build):
     ],
 )
 def test_a_published_name_fits_model_and_backbone(v3, monkeypatch, arguments, file):
-    entries = []
+    names = []
 
-    def opened(entry, moving_averages):
-        entries.append(entry)
-        return keras_deeplab.weights.open_checkpoint(v3[0])
+    def fetch(url, file_hash, file_name):
+        names.append(file_name)
+        return Path(v3[1])
 
-    monkeypatch.setattr(opening, "_published", opened)
+    monkeypatch.setattr(download, "fetch", fetch)
     ModelBuilder(**arguments)
-    assert entries[0].file_name.startswith(file)
+    assert names[0].startswith(file)
 
 
 def test_a_name_and_a_network_mean_one_file():
