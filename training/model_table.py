@@ -80,19 +80,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(make() for make in TABLES.values()), end="")
         return 0
     text = options.write.read_text()
-    for name, make in TABLES.items():
+    found = [name for name in TABLES if all(mark in text for mark in marks(name))]
+    if not found:
+        raise ValueError(
+            f"--write: {options.write} must contain the two lines around a table, such as "
+            f"{' and '.join(marks(next(iter(TABLES))))}."
+        )
+    for name in found:
         begin, end = marks(name)
-        if begin not in text or end not in text:
-            raise ValueError(f"--write: {options.write} must hold the lines {begin} and {end}.")
         before, after = text.split(begin)[0], text.split(end)[1]
-        text = f"{before}{begin}\n{make()}{end}{after}"
+        text = f"{before}{begin}\n{TABLES[name]()}{end}{after}"
     with atomic_write(options.write) as aside:
         aside.write_text(text)
     return 0
 
 
 def marks(name: str) -> tuple[str, str]:
-    """Returns the lines before and after a table in the README."""
+    """Returns the lines before and after a table."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
@@ -108,7 +112,7 @@ def cells(row: Row) -> list[str]:
     cost = sum(kd.graph.multiply_adds(model, SIDE, SIDE).values())
     found = kd.graph.geometry(model, SIDE, SIDE)
     features = kd.graph.geometry(model.backbone, SIDE, SIDE).outputs[0]
-    last = found[row.last].height
+    last = found[row.last].axes[0]
     # Global pooling adds the whole image to the receptive field of the kernels.
     field = f"{int(last.field)}{' + image' if last.unbounded else ''}"
     return [

@@ -7,7 +7,7 @@ import pytest
 import keras_deeplab
 from training import model_table
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_row_holds_the_published_figures():
@@ -19,10 +19,16 @@ def test_a_row_holds_the_published_figures():
     assert model_table.cells(image)[-1].endswith(" + image")
 
 
-@pytest.mark.parametrize("name", [pytest.param("models", marks=pytest.mark.slow), "weights"])
-def test_the_readme_holds_the_table(name):
+@pytest.mark.parametrize(
+    "name, page",
+    [
+        pytest.param("models", "README.md", marks=pytest.mark.slow),
+        ("weights", "docs/weights.md"),
+    ],
+)
+def test_the_documentation_contains_the_table(name, page):
     begin, end = model_table.marks(name)
-    between = README.read_text().split(begin)[1].split(end)[0]
+    between = (ROOT / page).read_text().split(begin)[1].split(end)[0]
     assert between.lstrip("\n") == model_table.TABLES[name]()
 
 
@@ -39,4 +45,4 @@ def test_a_file_is_renewed_between_its_marks(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "| new |\n\n| other |\n"
     file.write_text("no marks")
     assert model_table.main(["--write", str(file)]) == 2
-    assert "must hold the lines" in capsys.readouterr().err
+    assert "must contain the two lines" in capsys.readouterr().err
