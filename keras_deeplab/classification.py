@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from keras_deeplab import export
 from keras_deeplab.data import check_images, classification_dataset
-from keras_deeplab.files import write_json
+from keras_deeplab.files import atomic_write, stored_bytes, write_json
 from keras_deeplab.schedules import PolynomialDecay
-from keras_deeplab.validation import error, integers
+from keras_deeplab.validation import error, integer, integers
 from keras_deeplab.weights import load_model
 
 
@@ -57,7 +57,7 @@ def fit_classifier(
             decoded before training.
         sizes: Heights and widths of the images.
         epochs: Number of epochs, over all sizes.
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         learning_rate: The highest learning rate.
         seed: Seed of the order of the images.
         test_sizes: Other sizes to compute the accuracy at.
@@ -84,29 +84,23 @@ def fit_classifier(
         - [Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition](
           https://arxiv.org/abs/1406.4729), section 2.3: multi-size training.
     """
-    sizes = integers("sizes", list(sizes))
+    sizes, test_sizes = integers("sizes", sizes), integers("test_sizes", test_sizes)
+    epochs = integer("epochs", epochs)
+    if run_dir is not None:
+        run_dir = Path(run_dir)
+        if run_dir.exists() and any(run_dir.iterdir()):
+            raise error("run_dir", "a new or empty folder", str(run_dir))
     at = functools.partial(classification_dataset, root, batch_size=batch_size, seed=seed)
     train = [at("train", size=size, training=True) for size in sizes]
     classes = train[0].class_names
-    validation = {
-        size: at("val", size=size, class_names=classes)
-        for size in (*sizes, *integers("test_sizes", list(test_sizes)))
-    }
+    validation = {size: at("val", size=size, class_names=classes) for size in (*sizes, *test_sizes)}
     for dataset in (train[0], validation[sizes[0]]):
         check_images(dataset, root)
     callbacks = [keras.callbacks.TerminateOnNaN()]
     if run_dir is not None:
-        run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        if any(run_dir.iterdir()):
-            raise error("run_dir", "a new or empty folder", str(run_dir))
         path = run_dir / "model.keras"
-        callbacks += [
-            keras.callbacks.CSVLogger(run_dir / "history.csv"),
-            keras.callbacks.ModelCheckpoint(
-                path, monitor="val_loss", save_best_only=True, initial_value_threshold=math.inf
-            ),
-        ]
+        callbacks += [keras.callbacks.CSVLogger(run_dir / "history.csv"), _BestModel(path)]
     steps = int(train[0].cardinality())
     _compile(model, learning_rate, steps * epochs)
     history = model.fit(
@@ -134,6 +128,23 @@ def fit_classifier(
         metrics = {"split": "val", "classes": classes, "sizes": sizes, "accuracy": accuracy}
         write_json(run_dir / "metrics.json", metrics)
     return ClassifierResult(history, accuracy)
+
+
+class _BestModel(keras.callbacks.Callback):
+    """Stores the model of the lowest validation loss with an atomic write."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.best = math.inf
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        logs = logs or {}
+        loss, trained = logs["val_loss"], math.isfinite(logs["loss"])
+        if loss < self.best or (trained and not self.path.exists()):
+            self.best = min(self.best, loss)
+            with atomic_write(self.path, stored_bytes(self.model)) as temporary:
+                self.model.save(temporary)
 
 
 def _compile(model: keras.Model, learning_rate: float, steps: int) -> None:

@@ -73,9 +73,10 @@ def predict_files(
     return found
 
 
-def list_images(images: Sequence[str | os.PathLike]) -> list[Path]:
+def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
     """Returns the files given and those of the folders given, without hidden ones."""
     paths: list[Path] = []
+    images = [images] if isinstance(images, str | os.PathLike) else images
     for path in map(Path, images):
         if not path.is_dir():
             paths.append(path)

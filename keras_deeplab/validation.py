@@ -60,21 +60,21 @@ def positive(name: str, value: Any) -> float:
     """Returns a number argument that is greater than 0."""
     if not is_number(value) or value <= 0:
         raise error(name, "a positive number", value)
-    return value
+    return float(value)
 
 
 def non_negative(name: str, value: Any) -> float:
     """Returns a number argument that is at least 0."""
     if not is_number(value) or value < 0:
         raise error(name, "a non-negative number", value)
-    return value
+    return float(value)
 
 
 def fraction(name: str, value: Any, below_one: bool = False) -> float:
     """Returns a number argument in [0, 1], or in [0, 1) with `below_one`."""
     if not is_number(value) or not 0 <= value <= 1 or (below_one and value == 1):
         raise error(name, f"a number in [0, 1{')' if below_one else ']'}", value)
-    return value
+    return float(value)
 
 
 def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
@@ -115,4 +115,4 @@ def numbers(name: str, value: Any) -> tuple[float, ...]:
     """Returns a list or tuple of finite numbers as a tuple."""
     if not isinstance(value, list | tuple) or not all(map(is_number, value)):
         raise error(name, "a list of numbers", value)
-    return tuple(value)
+    return tuple(map(float, value))

@@ -64,7 +64,7 @@ def parser() -> Parser:
         metavar="N",
         help="only test whether the model can overfit N images, with a diagnosis if it cannot",
     )
-    augmentation = made.add_argument_group("test-time augmentation", "Of the final model.")
+    augmentation = made.add_argument_group("test-time augmentation", "Applied to the final model.")
     add_test_time_augmentation(augmentation)
     add_recipe(made.add_argument_group("recipe", "The hyperparameters of the training."))
     return made
@@ -130,9 +130,11 @@ def overfit(
             f"{', '.join(sorted(unused))}, which would have no effect."
         )
     source = data.open_source(options.data)
-    print(data.audit(source))
+    report = data.audit(source)
+    print(report)
     keras.utils.set_random_seed(options.seed)
-    images = data.evaluation_dataset(source, "train")
+    crop_size = recipe.crop_size or report.splits["train"].smallest
+    images = data.training_dataset(source, crop_size=crop_size, scales=(1.0, 1.0))
     model = builder.build(source.info.num_classes, recipe, images)
     if "batch_norm" in changes:
         keras_deeplab.batch_norm.set_policy(model, recipe.batch_norm)

@@ -12,6 +12,7 @@ import keras
 import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.cli.options import Parser, command, one_of, positive, positive_float
+from keras_deeplab.trainer import next_free
 
 # For the generated images, which are small and few; for a folder the paper's sizes and head.
 SMALL = {"sizes": [64, 80], "levels": [3, 2, 1], "dense": [256], "dropout": 0.2}
@@ -33,7 +34,11 @@ def parser() -> Parser:
     add("--data", default="shapes", help="'shapes' (default) or a folder root/{train,val}/CLASS")
     add("--backbone", **one_of(keras_deeplab.backbones.NAMES), default="alexnet")
     add("--sizes", type=positive, nargs="+", help="image sizes to train at")
-    add("--test-size", type=positive, help="default: as far above the sizes as they are apart")
+    add(
+        "--test-size",
+        type=positive,
+        help="default: the largest size plus the difference of largest and smallest",
+    )
     add("--levels", type=positive, nargs="+", help="bins per side of the pyramid")
     add("--dense", type=positive, nargs="+", help="widths of the dense layers")
     add("--dropout", type=float)
@@ -54,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(options, name, value)
     sizes = sorted(set(options.sizes))
     name = f"{Path(options.data).resolve().name}-spp_net-{options.backbone}"
-    run_dir = options.output or Path("runs") / name
+    run_dir = options.output or next_free(Path("runs") / name)
     keras.utils.set_random_seed(options.seed)
     with tempfile.TemporaryDirectory() as root:
         if options.data == "shapes":

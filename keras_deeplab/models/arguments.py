@@ -57,9 +57,11 @@ def _dtype(name: str, value: Any) -> str:
 
 def _activation(name: str, value: Any) -> Any:
     try:
-        return keras.activations.serialize(keras.activations.get(value))
-    except ValueError as reason:
-        raise error(name, "the name of a Keras activation, or a function", value) from reason
+        function = keras.activations.get(value)
+        keras.activations.get(keras.activations.serialize(function))  # as a saved model does
+        return keras.activations.serialize(function)
+    except (ValueError, TypeError) as reason:
+        raise error(name, "a Keras activation or a registered function", value) from reason
 
 
 def _backbone_options(name: str, value: Any) -> dict[str, Any]:

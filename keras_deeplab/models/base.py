@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -42,6 +44,24 @@ def register_weights(read: ReadWeights) -> None:
     _read_weights = read
 
 
+def _with_given(init: Callable[..., None]) -> Callable[..., None]:
+    """Notes which arguments a constructor is given, as `weights` decide on the others only.
+
+    Of the constructors of a user's subclass and of its base the innermost one counts.
+    """
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def noting(self: ImageModel, *args: Any, **kwargs: Any) -> None:
+        with contextlib.suppress(TypeError):  # which `init` raises
+            given = signature.bind_partial(self, *args, **kwargs).arguments
+            object.__setattr__(self, "_given", set(given) - {"self", "weights"})
+        init(self, *args, **kwargs)
+
+    noting.__signature__ = signature  # Keras reads it by getfullargspec
+    return noting
+
+
 class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     """Base of the functional models on a backbone.
 
@@ -57,12 +77,10 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     checks = CHECKS
     transfer_report: Any = None
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Creates the model and notes which arguments are given: `weights` decide on the others."""
-        model = super().__new__(cls, *args, **kwargs)
-        names = list(inspect.signature(cls.__init__).parameters)[1:]
-        object.__setattr__(model, "_given", {*names[: len(args)], *kwargs} - {"weights"})
-        return model
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        if "__init__" in vars(cls):
+            cls.__init__ = _with_given(cls.__init__)
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         arguments = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}

@@ -201,13 +201,13 @@ def _mirrored(one_pass: Pass) -> Pass:
     return mirrored
 
 
-def checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
+def checked_scales(scales: Sequence[float], name: str = "scales") -> tuple[float, ...]:
     """Returns distinct positive scales as floats."""
     valid = isinstance(scales, list | tuple) and len(scales) > 0
     if not valid or not all(is_number(scale) and 0 < scale < 100 for scale in scales):
-        raise error("scales", "a list of positive numbers below 100", scales)
+        raise error(name, "a list of positive numbers below 100", scales)
     if len({_tag(scale) for scale in scales}) < len(scales):
-        raise error("scales", "distinct", scales)
+        raise error(name, "distinct", scales)
     return tuple(map(float, scales))
 
 

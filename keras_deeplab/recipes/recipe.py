@@ -101,14 +101,10 @@ class Recipe:
     stage2_learning_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("crop_size", "scales", "multi_scale"):  # lists, from JSON
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, validation.numbers(name, value))
         for known in dataclasses.fields(self):
             value = getattr(self, known.name)
             if known.name in _CHECKS and not (value is None and known.default is None):
-                _CHECKS[known.name](known.name, value)
+                object.__setattr__(self, known.name, _CHECKS[known.name](known.name, value))
         if self.steps is None and self.epochs is None:
             raise validation.error("steps", "given where `epochs` is None", None)
         if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1]:
@@ -184,6 +180,8 @@ _CHECKS = {
     ),
     **dict.fromkeys(("weight_decay", "stage2_share"), validation.non_negative),
     **dict.fromkeys(("momentum", "warmup_share"), partial(validation.fraction, below_one=True)),
+    "crop_size": validation.size,
+    **dict.fromkeys(("scales", "multi_scale"), validation.numbers),
     "optimizer": partial(validation.one_of, choices=("sgd", "adamw")),
     "schedule": partial(validation.one_of, choices=("poly", "step")),
     "batch_norm": partial(validation.one_of, choices=("train", "freeze_statistics", "freeze")),

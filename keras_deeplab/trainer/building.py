@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -115,7 +116,7 @@ class ModelBuilder:
             "backbone": self.backbone,
             "weights": None if self.weights is None else str(self.weights),
             "mixed_precision": self.mixed_precision,
-            "arguments": self.arguments,
+            "arguments": json.loads(json.dumps(self.arguments, default=str)),
         }
 
     def build(

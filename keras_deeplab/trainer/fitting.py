@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from keras_deeplab.distribution import evaluation_batches, training_batches
 from keras_deeplab.files import full_disk_named, write_json
 from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec
-from keras_deeplab.models import MultiScale
+from keras_deeplab.models import MultiScale, SegmentationModel, UNet
 from keras_deeplab.models.multi_scale import checked_scales
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.tensorboard import TensorBoard, check_installed
@@ -44,9 +45,11 @@ class FitResult:
     """The result of `fit`.
 
     Attributes:
-        model: The final model, in float32 and with the test-time augmentation asked for: the best
-            one by validation mean IoU of a run in a folder, else the model after the last step.
-        history: Loss and scores of each epoch of this call, as `model.fit` returns them.
+        model: The final model with the requested test-time augmentation, in float32 if it is a
+            model of this package: the best one by validation mean IoU of a run in a folder, else
+            the model after the last step. In workers that are not the chief, the trained model.
+        history: Loss and scores of each epoch of this call, as `model.fit` returns them, with
+            `epoch`; scores of the validation only for the epochs that were validated.
         best_score: The best validation mean IoU; None without a validation.
         scores: What `keras_deeplab.evaluate` returns for `model`, with its `split`; None in workers
             that are not the chief.
@@ -96,7 +99,7 @@ def fit(
         tensorboard: Whether to write curves and pictures for TensorBoard into `run_dir`.
         strategy: Strategy under which the model is, or will be, built; the current one by default
             (see `distribution.open_strategy`).
-        callbacks: Further callbacks of `model.fit`.
+        callbacks: Further callbacks of `model.fit`, in each stage and on each worker.
         verbose: 1 for progress bars, 0 for none.
 
     Returns:
@@ -104,9 +107,9 @@ def fit(
 
     Raises:
         ValueError: If an argument is out of its range, the model does not fit the recipe or the
-            data, the loss or the weights become non-finite, or `run_dir` holds something else.
-        DatasetError: If the audit finds faults in the data.
-        DiskFullError: If there is no space for a file; the run can be resumed.
+            data, the loss or the weights become non-finite, or `run_dir` contains other files.
+        data.DatasetError: If the audit finds faults in the data.
+        OSError: If there is no space for a file; the run can be resumed.
 
     Example:
 
@@ -121,26 +124,29 @@ def fit(
             raise validation.error("run_dir", "given for `tensorboard`", run_dir)
     validation.one_of("verbose", verbose, (0, 1))
     if test_scales is not None:
-        checked_scales(test_scales)
-    strategy = strategy or tf.distribute.get_strategy()
+        test_scales = checked_scales(test_scales, "test_scales")
+    seed = validation.integer("seed", seed, minimum=0)
+    if strategy is None:
+        strategy = getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
     data_name = os.path.normpath(source) if isinstance(source, str | os.PathLike) else None
     source = source if data_name is None else data.open_source(source)
     source.check_split("train")
     if isinstance(model, str):
         model = ModelBuilder(model)
     if isinstance(recipe, str):
-        recipe = recipes.find(recipe, model.network if isinstance(model, ModelBuilder) else None)
+        recipe = recipes.find(recipe, _network(model))
     check_batch(recipe.batch_size, strategy)
     report = data.audit(source)
-    _check_model(model, source.info.num_classes, strategy)
+    _check_model(model, recipe, source.info.num_classes, strategy)
     recipe = _with_crop_size(recipe, report.splits["train"])
     if steps_per_epoch is None:
         steps_per_epoch = -(-len(source.names("train")) // recipe.batch_size)
-    validation.integer("steps_per_epoch", steps_per_epoch)
+    steps_per_epoch = validation.integer("steps_per_epoch", steps_per_epoch)
     logger.info("%s\n%s", report, recipe)
     arguments = {
         **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _digest(model)}),
         "data": data_name or type(source).__name__,
+        "data_files": _digest_of_data(source),
         "recipe": recipe.to_dict(),
         "seed": seed,
         "steps_per_epoch": steps_per_epoch,
@@ -182,11 +188,25 @@ def fit(
     return FitResult(final, history, best if np.isfinite(best) else None, scores, folder)
 
 
+def _network(model: keras.Model | ModelBuilder) -> str | None:
+    """The name by which recipes have values of their own for a model (`recipes.find`)."""
+    if isinstance(model, ModelBuilder):
+        return model.network
+    backbone = model.get_config().get("backbone") if isinstance(model, SegmentationModel) else None
+    return "unet" if isinstance(model, UNet) and backbone is None else backbone
+
+
 def _check_model(
-    model: keras.Model | ModelBuilder, num_classes: int, strategy: tf.distribute.Strategy
+    model: keras.Model | ModelBuilder,
+    recipe: Recipe,
+    num_classes: int,
+    strategy: tf.distribute.Strategy,
 ) -> None:
     if isinstance(model, ModelBuilder):
         policy = f"mixed_{model.mixed_precision}"
+    elif recipe.stage2_share and not hasattr(model, "with_output_stride"):
+        rule = "a model with `with_output_stride` for a recipe with two stages"
+        raise validation.error("model", rule, type(model).__name__)
     else:
         policy = model.dtype_policy.name
         if logits_spec(model)[1] != num_classes:
@@ -205,6 +225,13 @@ def _with_crop_size(recipe: Recipe, train: data.SplitReport) -> Recipe:
         return recipe
     middle = [(low + high) // 2 for low, high in zip(train.smallest, train.largest, strict=True)]
     return recipe.replace(crop_size=tuple(min(side, LARGEST_CROP) for side in middle))
+
+
+def _digest_of_data(source: data.Source) -> str:
+    """Identifies a source by its classes and the names of its images."""
+    names = {split: list(source.names(split)) for split in source.splits}
+    content = json.dumps([source.info.to_dict(), names], default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _digest(model: keras.Model) -> str:
@@ -306,6 +333,11 @@ class _Run:
         return self.seed + 1_000_003 * number
 
     @cached_property
+    def _temporary(self) -> tempfile.TemporaryDirectory:
+        """Where workers that are not the chief write their curves."""
+        return tempfile.TemporaryDirectory()
+
+    @cached_property
     def _class_weights(self) -> Sequence[float] | None:
         if self.recipe.class_weights is None:
             return None
@@ -368,9 +400,11 @@ class _Run:
         if folder is not None:
             append = self.epochs_done + first > 0
             made.append(keras.callbacks.CSVLogger(folder.history, append=append))
-            if self.tensorboard:
-                shown = self._validation_images() or data.evaluation_dataset(self.source, "train")
-                made.append(TensorBoard(folder.curves, shown, colors=self.source.info.colors))
+        if self.tensorboard:  # on all workers, as reading the confusion matrix is a collective op
+            curves = self._temporary.name if folder is None else folder.curves
+            shown = self._validation_images() or data.evaluation_dataset(self.source, "train")
+            made.append(TensorBoard(curves, shown, colors=self.source.info.colors))
+        if folder is not None:
             # Last of those that write: a run that is stopped after it resumes with the next epoch.
             validated, resumed = "val" in self.source.splits, self._epochs_done_in(number) > 0
             made.append(Checkpoint(folder, validated, restore=resumed))

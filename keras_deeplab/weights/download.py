@@ -36,7 +36,7 @@ def fetch(url: str, file_hash: str | None, name: str) -> Path:
     target = folder / name
     try:
         if target.is_file():
-            if _matches(target, file_hash):
+            if target.stat().st_size and _matches(target, file_hash):
                 return target
             logger.warning("%s does not match its hash; downloading it again from %s", target, url)
         folder.mkdir(parents=True, exist_ok=True)

@@ -127,8 +127,14 @@ def test_steps_and_epochs():
         ({"warm_up": 5}, "A recipe has no value `warm_up`"),
         ({"scales": 0.5}, "`scales` must be a list of numbers. Received: scales=0.5"),
         ({"scales": "0.5 2"}, "`scales` must be a list of numbers. Received: scales='0.5 2'"),
-        ({"scales": (2, 1)}, r"`scales` must be two positive numbers.*Received: scales=\(2, 1\)"),
-        ({"crop_size": 321}, "`crop_size` must be a list of numbers. Received: crop_size=321"),
+        (
+            {"scales": (2, 1)},
+            r"`scales` must be two positive numbers.*Received: scales=\(2.0, 1.0\)",
+        ),
+        (
+            {"crop_size": 321},
+            "`crop_size` must be a list of positive integers",
+        ),
         ({"class_focus": "x"}, "`class_focus` must be .* Received: class_focus='x'"),
         ({"color_jitter": {"hue": 1}}, "`color_jitter` must be"),
         ({"batch_norm_memory": 0}, "`batch_norm_memory` must be a positive number"),

@@ -177,7 +177,14 @@ class TwoReplicas:
         ),
         (small(), {"tensorboard": True}, "`run_dir` must be given for `tensorboard`"),
         (small(), {"steps_per_epoch": 0}, "`steps_per_epoch` must be a positive integer"),
-        (small(), {"test_scales": [1, 1.0]}, "`scales` must differ from each other"),
+        (
+            keras.Sequential(
+                [keras.Input((None, None, 3)), keras.layers.Conv2D(6, 1, padding="same")]
+            ),
+            {"recipe": RECIPE},
+            "`model` must be a model with `with_output_stride`",
+        ),
+        (small(), {"test_scales": [1, 1.0]}, "`test_scales` must be distinct"),
         (
             small(),
             {"recipe": FAST.replace(batch_norm="freeze")},

@@ -129,4 +129,4 @@ def test_scales_are_checked(file, capsys):
     for command in (predict.main, evaluate.main, train.main):  # before three hours of training
         with pytest.raises(SystemExit):
             command(["--scales", "1", "1.0"])
-        assert "--scales: `scales` must differ from each other" in capsys.readouterr().err
+        assert "--scales: `scales` must be distinct" in capsys.readouterr().err

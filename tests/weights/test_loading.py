@@ -182,3 +182,29 @@ def test_a_truncated_file_is_refused(files, tmp_path, name, share):
     with pytest.raises(WeightsError, match=name.replace(".", r"\.")):
         weights.load(model, path)
     np.testing.assert_array_equal(before, model.weights[0])
+
+
+@pytest.mark.parametrize("how", ["named", "positional", "arguments"])
+def test_a_subclass_sets_arguments_beside_weights(trained, how):
+    """Whatever its own constructor looks like, an explicit argument is kept."""
+
+    class Named(keras_deeplab.DeepLabV3):
+        def __init__(self, pretrained):
+            super().__init__(num_classes=5, preprocessing=None, weights=pretrained)
+
+    class Positional(keras_deeplab.DeepLabV3):
+        def __init__(self, pretrained):
+            super().__init__(5, preprocessing=None, weights=pretrained)
+
+    class Arguments(keras_deeplab.DeepLabV3):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    model = {
+        "named": lambda: Named(trained),
+        "positional": lambda: Positional(trained),
+        "arguments": lambda: Arguments(5, preprocessing=None, weights=trained),
+    }[how]()
+    config = model.get_config()
+    assert (config["num_classes"], config["preprocessing"]) == (5, None)
+    assert config["backbone"] == "mobilenet_v2"  # of the weights

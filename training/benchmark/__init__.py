@@ -1,1 +1,1 @@
-"""Speed of training: `python -m training.benchmark`, see docs/benchmark.md."""
+"""Speed of training: `python -m training.benchmark`, see docs/speed.md."""

@@ -62,7 +62,16 @@ def extract_checkpoint(path: Path, folder: Path) -> None:
                     shutil.copyfileobj(content, extracted, _CHUNK)
             while file.read(_CHUNK):  # to the end, where gzip has its checksum
                 _check_size(path, file.tell())
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except WeightsError:
+        raise
+    except (
+        tarfile.TarError,
+        EOFError,
+        zlib.error,
+        gzip.BadGzipFile,
+        RecursionError,
+        ValueError,
+    ) as error:
         reason = f"the archive is damaged or cut off ({error}); download it again"
         raise WeightsError(path, reason) from error
 

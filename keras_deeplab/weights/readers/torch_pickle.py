@@ -55,9 +55,15 @@ def _plain(items: Iterable[Any]) -> list[Any]:
     """Members of a set or keys of a dict. Hashing nested tuples can take forever, so no tuples."""
     items = list(items)
     for item in items:
+        if isinstance(item, int) and not -(2**63) <= item < 2**63:
+            raise UnreadablePickle("refused a long integer as a key")
         if not isinstance(item, str | bytes | int | float | _Function | None):
             raise UnreadablePickle(f"refused a {type(item).__name__} as a key")
     return items
+
+
+# Of the functions that a pickle may call, those of tensors have the most.
+_MAX_ARGUMENTS = 16
 
 
 class _Opcodes(dict):
@@ -73,7 +79,7 @@ def _opcodes() -> _Opcodes:
         "FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 STRING BINSTRING "
         "SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_DICT EMPTY_LIST EMPTY_SET "
         "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 LIST APPEND APPENDS PUT BINPUT LONG_BINPUT MEMOIZE "
-        "GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID REDUCE"
+        "GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID"
     )
     keys = {
         "SETITEM": slice(-2, -1),
@@ -84,7 +90,8 @@ def _opcodes() -> _Opcodes:
     }
     read = {name: pickle._Unpickler.dispatch[_code(name)] for name in (*allowed.split(), *keys)}
     read |= {name: _with_plain_keys(read[name], place) for name, place in keys.items()}
-    read |= {"NEWOBJ": read["REDUCE"], "BUILD": Unpickler.load_build}
+    read |= dict.fromkeys(("REDUCE", "NEWOBJ"), Unpickler.load_call)
+    read["BUILD"] = Unpickler.load_build
     return _Opcodes({_code(name): function for name, function in read.items()})
 
 
@@ -172,6 +179,15 @@ class Unpickler(pickle._Unpickler):
         if content.nbytes != count * itemsize:
             raise UnreadablePickle(f"refused storage {printable(key)} of two sizes")
         return Storage(content[start * itemsize : (start + length) * itemsize], dtype)
+
+    def load_call(self) -> None:
+        """Calls a known function. Long arguments are refused, as each call would copy them."""
+        function, arguments = self.stack[-2:]
+        if not isinstance(function, _Function):
+            raise UnreadablePickle(f"refused a call of a {type(function).__name__}")
+        if not isinstance(arguments, tuple) or len(arguments) > _MAX_ARGUMENTS:
+            raise UnreadablePickle(f"refused a call with a {type(arguments).__name__} of arguments")
+        self.stack[-2:] = [function(*arguments)]
 
     def load_build(self) -> None:
         """Gives an object its state, as far as that is data."""
