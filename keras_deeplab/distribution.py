@@ -12,7 +12,7 @@ STRATEGIES = ("none", "mirrored", "multi_worker")
 
 
 def open_strategy(name: str) -> tf.distribute.Strategy:
-    """Returns the strategy of a name; several machines wait here for each other.
+    """Returns a strategy by name; several machines wait here until all have started.
 
     TensorFlow sets up several machines before its first operation only: call this first.
 
@@ -22,7 +22,7 @@ def open_strategy(name: str) -> tf.distribute.Strategy:
             all its GPUs.
 
     Raises:
-        ValueError: If the name is another, or `TF_CONFIG` describes no cluster.
+        ValueError: If `name` is not a supported strategy, or `TF_CONFIG` describes no cluster.
     """
     if name == "none":
         return tf.distribute.get_strategy()

@@ -35,7 +35,7 @@ def evaluate(
             single images and label maps without the batch axis.
         class_names: One name per class; the class numbers by default.
         ignore_label: Label of ignored pixels, or None.
-        verbose: `"auto"` or 1 for a progress bar, 2 for one line at the end, 0 for silence.
+        verbose: `"auto"` or 1 for a progress bar, 2 for one line at the end, 0 for silent.
         boundary: Whether to compute boundary scores too, which takes about 0.1 seconds for an
             image of 512 x 512.
 

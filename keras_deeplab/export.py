@@ -71,8 +71,8 @@ def saved_model(
         tolerance: Largest difference of a probability in the comparison; see `verify`.
         max_pixels: Largest number of pixels of a request, `batch * height * width` with the sides
             rounded up to multiples of 32, since thin and tiny images cost as much. Set it by the
-            memory of the server, which its system ends when it has none left: a DeepLabV3+ on
-            MobileNetV2 with 21 classes takes about 0.4 GB a megapixel. By default 2^24, or the
+            memory of the server, as a process that runs out of memory is killed: a DeepLabV3+ on
+            MobileNetV2 with 21 classes takes about 0.4 GB per megapixel. By default 2^24, or the
             pixels of two images of the model's fixed input size if these are more.
 
     Returns:

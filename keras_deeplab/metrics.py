@@ -68,7 +68,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int)
     """Counts the pixels of each pair of true and predicted class, int64.
 
     Args:
-        truth: True classes of any shape, in 0..num_classes - 1; ignored pixels are taken out.
+        truth: True classes of any shape, in 0..num_classes - 1, without ignored pixels.
         predicted: Predicted classes of the same shape.
         num_classes: Number of classes.
     """

@@ -90,7 +90,7 @@ def inverted_residual(
     padding: str = "symmetric",
     epsilon: float = 1e-3,
 ) -> Any:
-    """A MobileNet's block: 1x1 to more channels, depthwise, 1x1 to few; a sum where shapes agree.
+    """Inverted residual block: 1x1 expansion, depthwise, 1x1 projection, residual connection.
 
     Args:
         x: Features.

@@ -68,7 +68,7 @@ def mobilenet_v3(
         dilated_early: False for the classifier's network, of output stride 32, whose rates follow
             from the output stride. True for the network that torchvision trained, of output stride
             16: the depthwise convolution that loses its stride is dilated too, and not only those
-            behind it. Its weights want it so.
+            behind it, as torchvision's segmentation weights require.
         padding: In front of strides: "symmetric" (torchvision), TensorFlow's "same", or "end", as
             keras.applications: one less in front than at the end, at any size, and "same" at the
             first convolution.

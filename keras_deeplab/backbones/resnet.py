@@ -36,7 +36,7 @@ def resnet(
         cascade: Whether three copies of the last stage follow, each with a stride of 2: the
             network's own output stride is then 256.
         pool_ceil: Whether the first pooling rounds the size of an even map up, as Caffe does: the
-            released DeepLab V2 was trained so.
+            released DeepLab V2 was trained with it.
         epsilon: Of the batch norms.
 
     Returns:

@@ -204,7 +204,7 @@ def add_test_time_augmentation(
 def with_test_time_augmentation(
     model: keras.Model, scales: Sequence[float] | None, flip: bool = False
 ) -> keras.Model:
-    """The model that averages over scales and mirrored images, as the options ask."""
+    """Returns the model with test-time augmentation as set by the options."""
     if scales is None and not flip:
         return model
     return keras_deeplab.MultiScale(model, scales or (1.0,), fusion="mean", flip=flip)

@@ -24,8 +24,8 @@ def add_recipe(group: argparse._ArgumentGroup) -> None:
         **one_of(recipes.RECIPES),
         help="default: finetune, or shapes for the data 'shapes'",
     )
-    add("--epochs", type=positive, help="passes through the images, in place of the steps")
-    add("--steps", type=positive, help="in place of the epochs, rounded up to whole ones")
+    add("--epochs", type=positive, help="number of epochs, in place of the steps")
+    add("--steps", type=positive, help="number of steps, rounded up to whole epochs")
     add("--steps-per-epoch", type=positive, help="default: all images once")
     add("--batch-size", type=positive, help="over all replicas")
     add("--crop-size", **SIZE, help="one number for a square; default: from the images")

@@ -35,7 +35,7 @@ def classification_dataset(
         size: Height and width of all images.
         class_names: The folders of the classes in the order of their labels; by default all
             folders, sorted. Give a second split those of the first.
-        batch_size: Images a batch; the last batch may be smaller.
+        batch_size: Images per batch; the last batch may be smaller.
         seed: Seed of order and flips; every epoch differs from the one before.
         training: Whether to shuffle the images and to flip them left to right at random.
 
@@ -45,7 +45,7 @@ def classification_dataset(
 
     Raises:
         ValueError: If an argument is out of its range, the folder does not exist, holds no images,
-            or its classes are others than `class_names`.
+            or its classes differ from `class_names`.
 
     Example:
 

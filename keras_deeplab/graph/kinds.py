@@ -83,7 +83,7 @@ _registered_pointwise: set[type] = set()
 def register_pointwise(layer_class: type) -> type:
     """Declares that a layer class computes each pixel from the same pixel of its inputs.
 
-    Usable as a decorator. The graph functions refuse layers they do not know; this makes one known.
+    Usable as a decorator. The graph functions raise an error for layers that are not known.
 
     Args:
         layer_class: A subclass of `keras.layers.Layer`.

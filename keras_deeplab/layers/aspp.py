@@ -15,7 +15,7 @@ from keras_deeplab.validation import error, fraction, pair
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class ImagePooling(CompositeLayer):
-    """Gives every pixel a summary of the whole image: global mean, 1x1 convolution, broadcast.
+    """Image-level features: global average pooling, 1x1 convolution, broadcast to every pixel.
 
     Args:
         filters: Number of output channels.
@@ -71,7 +71,7 @@ class ImagePooling(CompositeLayer):
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class ASPP(CompositeLayer):
-    """Atrous spatial pyramid pooling: several fields of view over one map, side by side.
+    """Atrous spatial pyramid pooling: parallel atrous convolutions with different rates.
 
     A 1x1 convolution, one 3x3 atrous convolution per rate and image pooling, all of `filters`
     channels, are concatenated in this order and projected by a 1x1 convolution. Every convolution

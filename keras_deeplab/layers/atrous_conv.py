@@ -114,7 +114,7 @@ class _AtrousConvolution(CompositeLayer):
 class AtrousConv2D(_AtrousConvolution):
     """Atrous convolution, batch norm and activation, as DeepLab stacks them.
 
-    The kernel's taps are `dilation_rate` pixels apart: a 3x3 kernel at rate 12 sees 25x25 pixels
+    The kernel's taps are `dilation_rate` pixels apart: a 3x3 kernel at rate 12 covers 25x25 pixels
     with the weights and the cost of a 3x3. At stride 1 the output has the input's size; with a
     stride the padding is the same on both sides, so that even and odd sizes share one grid.
 

@@ -106,7 +106,7 @@ class AtrousPadding2D(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class AtrousPooling2D(keras.layers.Layer):
-    """Max or average pooling at stride 1 whose window has holes.
+    """Dilated max or average pooling with stride 1.
 
     Padding never enters the result: a maximum is taken over the real pixels, an average divides by
     their number, as Keras' own poolings do.

@@ -29,7 +29,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
       stay as they are: the papers' training at stride 8, on batches too small for statistics.
       `trainable = False` freezes gamma and beta as well, as in Keras.
 
-    What is set on the layer later counts for a compiled model when it is compiled again.
+    Changes to these attributes take effect after the model is compiled again.
 
     Args:
         axis: Of the channels. Maps are fused where it is the last one.
@@ -41,7 +41,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             `tf.distribute.Strategy` together; Keras' own computation does that.
         frozen_statistics: Whether training leaves the moving statistics alone and normalises by
             them.
-        **kwargs: As Keras'.
+        **kwargs: Arguments of `keras.layers.BatchNormalization`.
 
     Input shape:
         `(batch, height, width, channels)` float32, bfloat16 or float16; all else that Keras' layer

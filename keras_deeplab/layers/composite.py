@@ -13,9 +13,8 @@ from keras_deeplab.layers.batch_norm import BatchNormalization
 class CompositeLayer(keras.layers.Layer):
     """Base of the layers whose `call` only calls other Keras layers.
 
-    That rule lets `keras_deeplab.graph` look inside: it calls the layer on symbolic tensors and
-    reads the geometry from the layers it meets. A user's own composite layer that derives from
-    this class is understood in the same way.
+    This allows `keras_deeplab.graph` to trace the layer on symbolic tensors and to read the
+    geometry of its sublayers. Composite layers of users can derive from this class.
     """
 
     _graph: keras.Model | None = None

@@ -33,7 +33,7 @@ class Sum(keras.losses.Loss):
         losses: `keras.losses.Loss` objects, each with a reduction to one number.
         weights: One finite number per loss, or None for 1 each.
         name: Name of the loss.
-        dtype: Accepted for compatibility with Keras; each loss computes in its own.
+        dtype: Accepted for compatibility with Keras; each loss uses its own dtype.
 
     Call arguments:
         y_true: Labels, as the losses take them.

@@ -114,7 +114,7 @@ CHECKS: Mapping[str, Check] = {
 
 
 def scaled_rates(rates: Sequence[int], old: int, new: int) -> tuple[int, ...]:
-    """Scales atrous rates to another output stride, so that kernels keep meeting the same pixels.
+    """Scales atrous rates to another output stride, so that kernels cover the same pixels.
 
     Args:
         rates: At the output stride `old`.

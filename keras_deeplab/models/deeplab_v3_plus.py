@@ -26,7 +26,7 @@ class DeepLabV3Plus(SegmentationModel):
         aspp_filters: Channels of ASPP's branches and output.
         decoder_filters: Channels of the decoder's two 3x3 convolutions.
         low_level_filters: Channels to which the low-level features are reduced.
-        detail_layer: A finer layer, for a second decoder stage that keeps what is a few pixels wide
+        detail_layer: A finer layer, for a second decoder stage for objects a few pixels wide
             (the authors' `decoder_output_stride` 4, 2); `"auto"` for the last at stride 2.
         detail_filters: Channels of that stage; its low-level features have half as many as others.
 

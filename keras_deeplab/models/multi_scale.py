@@ -124,11 +124,11 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         return self._arguments["fusion"]
 
     def with_output_stride(self, output_stride: int) -> MultiScale:
-        """Returns the same around the model at another output stride; see `DeepLabV3`."""
+        """Returns the same for the model at another output stride; see `SegmentationModel`."""
         return self._around(self.model.with_output_stride(output_stride))
 
     def with_dtype(self, dtype: str) -> MultiScale:
-        """Returns the same around the model in another precision; see `DeepLabV3`."""
+        """Returns the same for the model in another precision; see `SegmentationModel`."""
         return self._around(self.model.with_dtype(dtype))
 
     def _around(self, model: keras.Model) -> MultiScale:

@@ -214,8 +214,8 @@ def classifier(
 def backbone(model: keras.Model, learning_rate: float = 0.1) -> list[ParameterGroup]:
     """A group with a smaller learning rate for the backbone of one of this package's models.
 
-    For fine-tuning: a pretrained backbone changes little and keeps features that a small data set
-    cannot teach, while the new head learns fast.
+    For fine-tuning: a pretrained backbone changes little and keeps features that cannot be
+    learned from a small data set, while the new head learns fast.
 
     Args:
         model: A model with a backbone, or a `MultiScale` around one.

@@ -32,8 +32,8 @@ _SET_ELSEWHERE = {"num_classes", "backbone", "weights", "output_stride", "dtype"
 class ModelBuilder:
     """A model by name, built by `fit` for the classes of the source.
 
-    Against a model that is built already, it follows the recipe (`Recipe.model` and
-    `Recipe.output_stride`) and is built inside the distribution strategy.
+    Unlike a built model, it uses the `model` and `output_stride` of the recipe, and it is built
+    inside the distribution strategy.
 
     Args:
         name: One of "deeplab_v1", "deeplab_v2", "deeplab_v3", "deeplab_v3_plus" and "unet"; None
@@ -101,7 +101,7 @@ class ModelBuilder:
 
     @property
     def network(self) -> str:
-        """The name by which a recipe has values of its own for this model (`recipes.find`)."""
+        """Network name that selects the overrides of a recipe (`recipes.find`)."""
         return self.backbone or self.name
 
     @property

@@ -101,8 +101,8 @@ class SeedEpochs(keras.callbacks.Callback):
 class Checkpoint(keras.callbacks.Callback):
     """Saves the last model, from which a run resumes, and the best one by validation mean IoU.
 
-    One file holds model, optimizer and epoch of the same time. Keras' `BackupAndRestore` writes
-    them into two, with HDF5 on the disk, which may end the process when the disk is full.
+    One file stores model, optimizer and epoch consistently. Keras' `BackupAndRestore` writes them
+    into two, with HDF5 on the disk, which may end the process when the disk is full.
 
     Args:
         folder: Folder of the run.

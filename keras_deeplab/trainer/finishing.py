@@ -52,7 +52,7 @@ def finish(
 
     Args:
         model: The model after the last step, for a run without a folder.
-        source: The data; scored is `val`, or `train` where there is no `val`.
+        source: The data; `val` is evaluated, or `train` if there is no `val`.
         folder: Files of the run.
         test_scales: As in `fit`.
         test_flip: As in `fit`.

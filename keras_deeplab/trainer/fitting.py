@@ -189,7 +189,7 @@ def fit(
 
 
 def _network(model: keras.Model | ModelBuilder) -> str | None:
-    """The name by which recipes have values of their own for a model (`recipes.find`)."""
+    """Network name that selects the overrides of a recipe (`recipes.find`)."""
     if isinstance(model, ModelBuilder):
         return model.network
     backbone = model.get_config().get("backbone") if isinstance(model, SegmentationModel) else None

@@ -86,8 +86,8 @@ _VAL = "val, stride 16, one scale"
 _TEST = "test, stride 8, one scale"
 _TEST_MANY = "test, stride 8, scales 0.5 to 1.75, flips"
 # The unlabelled class is one of the 151.
-_ADE = "val, stride 16, one scale, longest side 257; class 0 is never learnt"
-_ADE_MANY = "val, stride 8, scales 0.5 to 1.75, flips, longest side 513; class 0 is never learnt"
+_ADE = "val, stride 16, one scale, longest side 257; class 0 is not trained"
+_ADE_MANY = "val, stride 8, scales 0.5 to 1.75, flips, longest side 513; class 0 is not trained"
 _AUG, _TRAINVAL = "pascal_voc", "pascal_voc_trainval"
 _ZOO = (
     _zoo(_AUG, _MOBILE, 21, 75.32, _VAL, "deeplabv3_mnv2_pascal_train_aug_2018_01_29"),

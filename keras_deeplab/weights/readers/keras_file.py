@@ -88,7 +88,7 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
         The model.
 
     Raises:
-        TypeError: If `path` is no path.
+        TypeError: If `path` is not a string or path-like object.
         WeightsError: If the file is missing, damaged or refused, or is of another format, or if a
             value is NaN or infinite or a variance is negative.
 
