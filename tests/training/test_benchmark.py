@@ -242,7 +242,7 @@ def test_the_command_reads_a_folder_and_writes_json(sources, tmp_path, capsys):
     assert written["pipeline"][0]["crop_size"] == [16, 16]
     assert "| not cached |" in capsys.readouterr().out
     assert benchmark.main(["--parts", "pipeline", "--data", str(tmp_path / "none")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "or an existing folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def test_training_unfolds_the_norms_of_a_litert_file(shared, tmp_path, capsys):
     "arguments, message",
     [
         (["--backbone", "xception41"], "on the backbone 'mobilenet_v2', but `backbone` is"),
-        (["--weights", "pascal"], "published weights are opened as NAME/MODEL/BACKBONE"),
+        (["--weights", "pascal"], "no such weights are published for any model"),
         (["--weights", "missing.pth"], "there is no such file"),
     ],
 )
