@@ -69,7 +69,7 @@ def conv_norm(
         dilation_rate=rate,
         use_bias=False,
         # Uniform values are drawn five times as fast as truncated normal ones of the same variance.
-        kernel_initializer="he_uniform",
+        kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)
     x = norm(x, f"{name}_norm", epsilon)
@@ -115,7 +115,7 @@ def inverted_residual(
         padding=how,
         dilation_rate=rate,
         use_bias=False,
-        depthwise_initializer="he_uniform",
+        depthwise_initializer="he_normal",
         name=f"{name}_depthwise_conv",
     )(x)
     x = norm(x, f"{name}_depthwise_norm", epsilon)

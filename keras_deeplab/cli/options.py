@@ -57,11 +57,13 @@ def printed_logs() -> Iterator[None]:
     handler, level = logging.StreamHandler(sys.stdout), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # other libraries add a handler to the root logger
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = True
 
 
 class Parser(argparse.ArgumentParser):

@@ -25,7 +25,7 @@ class _AtrousConvolution(CompositeLayer):
         activation: Any = "relu",
         epsilon: float = 1e-5,
         momentum: float = 0.9,
-        kernel_initializer: Any = "he_uniform",
+        kernel_initializer: Any = "he_normal",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -85,7 +85,7 @@ def large_fov(x: Any, rate: int, arguments: Any, suffix: str = "") -> Any:
             padding="same",
             dilation_rate=dilation_rate,
             activation="relu",
-            kernel_initializer="he_uniform",
+            kernel_initializer="he_normal",
             name=f"{name}{suffix}",
         )(x)
         x = kl.Dropout(arguments["dropout"], name=f"{name}{suffix}_drop")(x)

@@ -27,7 +27,7 @@ def fcn_head(channels: int, arguments: Mapping[str, Any]) -> keras.Model:
         3,
         padding="same",
         use_bias=False,
-        kernel_initializer="he_uniform",
+        kernel_initializer="he_normal",
         name="conv",
     )(x)
     x = BatchNormalization(epsilon=arguments["epsilon"], momentum=0.9, name="norm")(x)

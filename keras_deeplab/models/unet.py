@@ -165,7 +165,7 @@ def _stride(network: keras.Model, tensor: keras.KerasTensor, argument: str, valu
 
 
 def _up_convolution(x: Any, skip: Any, filters: int, level: str) -> Any:
-    up = kl.Conv2DTranspose(filters, 2, 2, kernel_initializer="he_uniform", name=f"{level}_up")
+    up = kl.Conv2DTranspose(filters, 2, 2, kernel_initializer="he_normal", name=f"{level}_up")
     return CropLike(name=f"{level}_crop")(up(x), skip)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,8 @@ MODELS: dict[str, type[models.SegmentationModel]] = {
 }
 DEFAULT_MODEL = "deeplab_v3_plus"
 PRECISIONS = ("bfloat16", "float16")
+logger = logging.getLogger(__name__)
+
 # Batches from which batch norms that were folded away in a file get their statistics.
 UNFOLDING_BATCHES = 8
 # Arguments of a model that `ModelBuilder` gets from the source, the recipe or its own arguments.
@@ -147,7 +150,8 @@ class ModelBuilder:
         if self.weights is not None and self._checkpoint is None:
             weights.load(model, self.weights)
         if images is not None and self._checkpoint is not None and self._checkpoint.folded:
-            weights.unfold_batch_norms(model, images.take(UNFOLDING_BATCHES))
+            count = weights.unfold_batch_norms(model, images.take(UNFOLDING_BATCHES))
+            logger.info("%d batch norms had been folded away: statistics from the data", count)
         return model
 
 
