@@ -351,7 +351,7 @@ class _OneBatch:
         self.model, self.images, self.labels = model, images, labels
         self.classes, self.optimizer, self.target = classes, optimizer, target
         self.dataset = tf.data.Dataset.from_tensors((images, labels))
-        inner = getattr(optimizer, "inner_optimizer", optimizer)  # `compile` scales losses anew
+        inner = getattr(optimizer, "inner_optimizer", optimizer)  # `compile` adds loss scaling
         config = inner.get_config()
         self.rate = _ScaledRate(config["learning_rate"])
         self.trained = _Trained(model)

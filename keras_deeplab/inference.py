@@ -231,7 +231,7 @@ def _check_range(pixels: np.ndarray) -> None:
     if pixels.dtype == np.uint8:
         return
     try:
-        dtype = tf.as_dtype(pixels.dtype)  # knows bfloat16, which to numpy is no number
+        dtype = tf.as_dtype(pixels.dtype)  # includes bfloat16, which NumPy lacks
     except TypeError:
         dtype = tf.variant
     rule = "`image` must hold values in 0..255."

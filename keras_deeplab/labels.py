@@ -86,7 +86,7 @@ def _rule(name: str, num_classes: int, ignore_label: int | None, is_float: bool)
     """Returns the first part of an error about labels."""
     rule = f"{name} must be {'whole numbers ' if is_float else ''}in 0..{num_classes - 1}"
     rule += "" if ignore_label is None else f" or the ignored label {ignore_label}"
-    return rule + (" (a mask divided by 255 is no label map)" if is_float else "")
+    return rule + (" (a mask divided by 255 is not a label map)" if is_float else "")
 
 
 def read_labels(

@@ -68,7 +68,6 @@ def conv_norm(
         padding=padding,
         dilation_rate=rate,
         use_bias=False,
-        # Uniform values are drawn five times as fast as truncated normal ones of the same variance.
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)

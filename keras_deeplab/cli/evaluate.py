@@ -7,14 +7,7 @@ from pathlib import Path
 
 import keras_deeplab
 from keras_deeplab import data
-from keras_deeplab.cli.options import (
-    Parser,
-    add_test_time_augmentation,
-    command,
-    load_model,
-    positive,
-    with_test_time_augmentation,
-)
+from keras_deeplab.cli.options import Parser, add_model, command, load_model
 from keras_deeplab.evaluation import prediction_settings, scores_table
 from keras_deeplab.files import write_json
 
@@ -25,12 +18,10 @@ def parser() -> Parser:
         prog="keras-deeplab evaluate",
         description="Computes the scores of a model on whole images at their own size.",
     )
+    add_model(made)
     add = made.add_argument
-    add("--model", type=Path, required=True, help=".keras file")
     add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/{images,labels}")
     add("--split", default="val", help="train, val or test")
-    add("--output-stride", type=positive, help="default: the model's own")
-    add_test_time_augmentation(made)
     add("--boundary", action="store_true", help="compute scores along boundaries too")
     add("--output", type=Path, help="folder for metrics.json; default: beside the model")
     return made
@@ -42,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     source = data.open_source(options.data)
     data.audit(source, [options.split])
-    model = load_model(options.model, options.output_stride)
-    model = with_test_time_augmentation(model, options.scales, options.flip)
+    model = load_model(options)
     classes = source.info.classes
     if model.output_shape[-1] != len(classes):
         raise ValueError(

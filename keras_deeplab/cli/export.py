@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras_deeplab
-from keras_deeplab.cli.options import Parser, command, load_model, positive
+from keras_deeplab.cli.options import Parser, add_model, command, load_model, positive
 
 
 def parser() -> Parser:
@@ -15,10 +15,9 @@ def parser() -> Parser:
         prog="keras-deeplab export",
         description="Writes a SavedModel after comparing its outputs with the model's.",
     )
+    add_model(made)
     add = made.add_argument
-    add("--model", type=Path, required=True, help=".keras file")
     add("--output", type=Path, required=True, help="folder to write")
-    add("--output-stride", type=positive, help="default: the model's own")
     add(
         "--max-pixels",
         type=positive,
@@ -33,7 +32,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
-    model = load_model(options.model, options.output_stride)
+    model = load_model(options)
     path = keras_deeplab.export.saved_model(
         model, options.output, overwrite=options.overwrite, max_pixels=options.max_pixels
     )

@@ -16,7 +16,7 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import names
-from keras_deeplab.models.multi_scale import checked_scales
+from keras_deeplab.models.multi_scale import checked_scales, with_test_time_augmentation
 from keras_deeplab.validation import error
 
 # Options of other tools, and what to suggest in place of options that no command has.
@@ -170,17 +170,25 @@ SIZE = {
 }
 
 
-def load_model(path: Path, output_stride: int | None = None) -> keras.Model:
-    """Loads a `.keras` file, and changes its output stride where one is given."""
-    model = keras_deeplab.load_model(path, compile=False)
-    if output_stride is None:
-        return model
-    network = model
-    while isinstance(network, keras_deeplab.MultiScale):
-        network = network.model
-    if not hasattr(network, "with_output_stride"):
-        raise error("--output-stride", f"left out for a {type(network).__name__}", output_stride)
-    return model.with_output_stride(output_stride)
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a command that uses a model."""
+    parser.add_argument("--model", type=Path, required=True, help=".keras file")
+    parser.add_argument("--output-stride", type=positive, help="default: the model's own")
+    add_test_time_augmentation(parser)
+
+
+def load_model(options: argparse.Namespace) -> keras.Model:
+    """Loads the model as the options of `add_model` are set."""
+    model = keras_deeplab.load_model(options.model, compile=False)
+    if options.output_stride is not None:
+        network = model
+        while isinstance(network, keras_deeplab.MultiScale):
+            network = network.model
+        if not hasattr(network, "with_output_stride"):
+            rule = f"left out for a {type(network).__name__}"
+            raise error("--output-stride", rule, options.output_stride)
+        model = model.with_output_stride(options.output_stride)
+    return with_test_time_augmentation(model, options.scales, options.flip)
 
 
 def add_test_time_augmentation(
@@ -201,12 +209,3 @@ def add_test_time_augmentation(
         action="store_true",
         help="also predict the image mirrored left to right, which takes twice as long",
     )
-
-
-def with_test_time_augmentation(
-    model: keras.Model, scales: Sequence[float] | None, flip: bool = False
-) -> keras.Model:
-    """Returns the model with test-time augmentation as set by the options."""
-    if scales is None and not flip:
-        return model
-    return keras_deeplab.MultiScale(model, scales or (1.0,), fusion="mean", flip=flip)

@@ -6,14 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras_deeplab
-from keras_deeplab.cli.options import (
-    Parser,
-    add_test_time_augmentation,
-    command,
-    load_model,
-    positive,
-    with_test_time_augmentation,
-)
+from keras_deeplab.cli.options import Parser, add_model, command, load_model
 from keras_deeplab.prediction import list_images, stored_info
 
 
@@ -23,12 +16,10 @@ def parser() -> Parser:
         prog="keras-deeplab predict",
         description="Writes NAME_labels.png (class numbers) and NAME_overlay.png for each image.",
     )
+    add_model(made)
     add = made.add_argument
-    add("--model", type=Path, required=True, help=".keras file")
     add("--images", type=Path, nargs="+", required=True, help="images, or folders of them")
     add("--output", type=Path, default=Path("predictions"), help="folder to write to")
-    add("--output-stride", type=positive, help="default: the model's own")
-    add_test_time_augmentation(made)
     return made
 
 
@@ -37,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     images = list_images(options.images)  # before the model is loaded
-    model = load_model(options.model, options.output_stride)
-    model = with_test_time_augmentation(model, options.scales, options.flip)
+    model = load_model(options)
     info = stored_info(options.model, model.output_shape[-1])
     keras_deeplab.predict_files(model, images, options.output, info)
     print(f"Wrote {len(images)} label maps and overlays to {options.output}")

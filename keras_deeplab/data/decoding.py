@@ -161,7 +161,7 @@ def open_image(source: bytes | BinaryIO) -> tuple[Format, ImageFile.ImageFile]:
     if kind is None:
         name = foreign_name(head)
         size = file.seek(0, io.SEEK_END)
-        found = f"{name} data" if name else f"{size} bytes that are no image"
+        found = f"{name} data" if name else f"{size} bytes of an unknown format"
         raise FileFault("unreadable file", found)
     try:
         image = kind.plugin(file)
@@ -172,7 +172,7 @@ def open_image(source: bytes | BinaryIO) -> tuple[Format, ImageFile.ImageFile]:
         size = file.seek(0, io.SEEK_END)
         if isinstance(source, bytes) and ends_early(source):
             raise FileFault("truncated file", f"{size} bytes, no whole header") from error
-        raise FileFault("unreadable file", f"{size} bytes that are no image") from error
+        raise FileFault("unreadable file", f"{size} bytes of an unknown format") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise FileFault(

@@ -146,7 +146,7 @@ class Folder(Source):
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise self._error("missing folder", f"{self.root} is no folder")
+            raise self._error("missing folder", f"{self.root} is not a folder")
         if not is_utf8(str(self.root)):
             raise self._error("file name not UTF-8", str(self.root))
         if not self.splits:
@@ -335,7 +335,7 @@ def _proposal(colors: Sequence[Color]) -> str:
     }
     return (
         f"{EXPECTED['label map not one-channel']}; or the colours of RGB label maps in a "
-        f"dataset.json, such as {json.dumps(content)}, with those that are no class in "
+        f"dataset.json, such as {json.dumps(content)}, with all other colours in "
         '"ignore_colors" instead'
     )
 

@@ -258,7 +258,7 @@ def ignores_by_default(settings: Settings, code: LabelCode) -> bool:
 
 
 def check_default_ignored(counts: np.ndarray) -> tuple[str, ...]:
-    """Checks that 255, ignored by default beside the classes in dataset.json, is no class.
+    """Checks that 255, ignored by default beside the classes in dataset.json, is not a class.
 
     Args:
         counts: Pixels of each of the 256 values in all label maps.

@@ -117,6 +117,8 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
         """Returns the checked arguments with the class's own defaults."""
         return arguments
 
+    # Subclasses define the next two. `abc` does not work, as Keras makes an instance of each base
+    # of a functional model.
     def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
         """Returns the network from pixels to features and feature taps, and the final arguments."""
         raise NotImplementedError

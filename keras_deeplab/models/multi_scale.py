@@ -201,6 +201,15 @@ def _mirrored(one_pass: Pass) -> Pass:
     return mirrored
 
 
+def with_test_time_augmentation(
+    model: keras.Model, scales: Sequence[float] | None, flip: bool = False
+) -> keras.Model:
+    """Returns a model that averages over scales and mirrored images; itself without either."""
+    if scales is None and not flip:
+        return model
+    return MultiScale(model, scales or (1.0,), fusion="mean", flip=flip)
+
+
 def checked_scales(scales: Sequence[float], name: str = "scales") -> tuple[float, ...]:
     """Returns distinct positive scales as floats."""
     valid = isinstance(scales, list | tuple) and len(scales) > 0

@@ -17,6 +17,7 @@ from keras_deeplab.evaluation import evaluate, prediction_settings
 from keras_deeplab.files import atomic_write, stored_bytes, write_json, write_png
 from keras_deeplab.inference import predict
 from keras_deeplab.models import MultiScale
+from keras_deeplab.models.multi_scale import with_test_time_augmentation
 from keras_deeplab.pictures import comparison_picture
 from keras_deeplab.trainer.run_folder import Record, RunFolder
 from keras_deeplab.weights import load_model
@@ -35,9 +36,7 @@ def final_model(
     network = model.model if isinstance(model, MultiScale) else model
     if model.dtype_policy.name.startswith("mixed_") and hasattr(network, "with_dtype"):
         model = model.with_dtype("float32")
-    if test_scales is None and not test_flip:
-        return model
-    return MultiScale(model, test_scales or (1.0,), fusion="mean", flip=test_flip)
+    return with_test_time_augmentation(model, test_scales, test_flip)
 
 
 def finish(

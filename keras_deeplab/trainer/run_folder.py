@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 MONITOR = "val_mean_iou"
 RESTORE = "Restore it, or choose another folder."
 # What zipfile and json raise for damaged archives, depending on the byte: a negative offset
-# is an OSError, an unknown version a NotImplementedError, an encrypted member a RuntimeError.
+# is an OSError, an unknown version or an encrypted member a RuntimeError.
 _DAMAGE = (
     *(zipfile.BadZipFile, struct.error, EOFError, OSError),
     *(ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),

@@ -47,9 +47,9 @@ class Checkpoint:
         arrays: By name.
         layout: How variables are named and stored.
         title: Which network it is, such as "torchvision deeplabv3_resnet50".
-        backbone: Name of the backbone, None if it is none of this package's.
-        backbone_arguments: Arguments that any model on this backbone needs for these weights; what
-            is no argument of a model is one of its `backbone_options`.
+        backbone: Name of the backbone, None if it is not one of this package.
+        backbone_arguments: Arguments that any model on this backbone needs for these weights; those
+            that a model does not have are `backbone_options`.
         model: Class of the model that the weights make up, None for a backbone alone.
         model_arguments: Further arguments of that class.
         unexpected_keys: Names in the file that are not among `arrays`, such as an optimizer's.

@@ -130,8 +130,8 @@ def check_values(
         values: Names for messages, the variables, and values of their shapes.
 
     Raises:
-        WeightsError: If a value is no number, is NaN or infinite in the variable's precision, or is
-            a negative variance.
+        WeightsError: If a value is NaN or infinite in the variable's precision, or is a negative
+            variance.
     """
     wrong = [text for name, variable, value in values if (text := _defect(name, variable, value))]
     if wrong:

@@ -68,7 +68,7 @@ def test_twelve_faults_at_once(clean):
         "sizes differ": "train/images/01.png: image 30x24, label map 32x24",
         "image without label": "train/images/02.png",
         "label without image": "train/labels/03.png",
-        "unreadable file": "train/images/04.png: 15 bytes that are no image",
+        "unreadable file": "train/images/04.png: 15 bytes of an unknown format",
         "truncated file": "train/images/05.jpg",
         "label map not one-channel": "train/labels/06.png: mode RGB",
         "duplicate name": "train/images: 07.bmp, 07.png",

@@ -338,7 +338,7 @@ def test_split_and_root_errors(tmp_path, write_pair, blocks):
     write_pair(tmp_path, "train", "a", blocks)
     with pytest.raises(ValueError, match=r"\('train',\)"):
         data.Folder(tmp_path).dataset("val")
-    with pytest.raises(data.DatasetError, match="is no folder"):
+    with pytest.raises(data.DatasetError, match="is not a folder"):
         data.Folder(tmp_path / "nothing")
 
 

@@ -112,9 +112,13 @@ def test_exported_it_serves_any_size(model, tmp_path: Path):
         np.testing.assert_allclose(served.serve(x), model(x), rtol=1e-3, atol=1e-4)
 
 
-def test_served_probabilities(model, name, tmp_path: Path):
-    if name == "spp":
-        pytest.skip("it classifies whole images")
+def test_served_probabilities(model, tmp_path: Path):
+    if isinstance(model, SPPNet):
+        path = keras_deeplab.export.classifier(model, tmp_path / "served")
+        served, x = tf.saved_model.load(str(path)), image(33, 47)
+        expected, found = (tf.nn.softmax(f(x)) for f in (model, served.serve))
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        return
     keras_deeplab.export.saved_model(model, tmp_path / "served")
     served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
     x = image(33, 47).astype("uint8")

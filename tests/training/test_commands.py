@@ -107,7 +107,6 @@ def test_evaluate_writes_the_scores(run, tmp_path, capsys):
     assert evaluate.main([*model, "--output-stride", "8"]) == 0
     stored = json.loads((run / "evaluation-val" / "metrics.json").read_text())
     assert stored["output_stride"] == 8
-    assert options.load_model(run / "model.keras", 8).output_stride == 8
     assert evaluate.main([*model, "--split", "test"]) == 2
     assert "test" in capsys.readouterr().err
 
@@ -247,6 +246,13 @@ def test_export(run, tmp_path, capsys):
     serve = tf.saved_model.load(tmp_path / "served").signatures["serving_default"]
     with pytest.raises(tf.errors.InvalidArgumentError, match="must hold 1 to 50000 pixels"):
         serve(images=tf.zeros((1, 160, 320, 3), tf.uint8))
+    assert export.main([*arguments, "--overwrite", "--flip"]) == 0
+    flipped = tf.saved_model.load(tmp_path / "served").signatures["serving_default"]
+    image = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), np.uint8)
+    one, mirrored = (
+        flipped(images=tf.constant(x))["probabilities"].numpy() for x in (image, image[:, :, ::-1])
+    )
+    np.testing.assert_allclose(one, mirrored[:, :, ::-1], atol=1e-4)
     assert export.main([*arguments, "--overwrite", "--max-pixels", "100"]) == 2
     assert "`max_pixels` must be an integer of at least 40960" in capsys.readouterr().err
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 import keras_deeplab
 from keras_deeplab import MultiScale, data, metrics
-from keras_deeplab.cli import evaluate, options, predict, train
+from keras_deeplab.cli import evaluate, predict, train
 from keras_deeplab.evaluation import scores_table
+from keras_deeplab.models.multi_scale import with_test_time_augmentation
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +102,11 @@ def test_scales_are_resized_as_the_model_resizes():
     from_authors = keras_deeplab.DeepLabV3(
         2, keras.Model(inputs, x), aspp_filters=8, aspp_rates=(), align_corners=True
     )
-    assert options.with_test_time_augmentation(from_authors, None) is from_authors
-    seen = options.with_test_time_augmentation(from_authors, [0.5, 1.0])
+    assert with_test_time_augmentation(from_authors, None) is from_authors
+    seen = with_test_time_augmentation(from_authors, [0.5, 1.0])
     assert seen.get_config()["align_corners"] is True
     assert (seen.get_config()["fusion"], seen.get_config()["flip"]) == ("mean", False)
-    mirrored = options.with_test_time_augmentation(from_authors, None, flip=True)
+    mirrored = with_test_time_augmentation(from_authors, None, flip=True)
     assert mirrored.get_config()["scales"] == (1.0,)
 
 

@@ -68,7 +68,7 @@ def is_keras_file(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return _CONFIG in archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # another reader's, or no one's
+    except (zipfile.BadZipFile, ValueError, RuntimeError):  # a damaged archive
         return False
 
 
@@ -195,7 +195,7 @@ def _check_config(path: Path, config: Any, compile: bool, budget: int) -> None:
                 arguments = (is_object or is_argument) and not starts
                 todo.append((inner, found, depth + 1, compiles or starts, arguments))
         elif isinstance(value, list):
-            for found in value:  # a list is no path
+            for found in value:  # a list is not a path
                 argument = is_argument and not isinstance(found, str)
                 todo.append((key, found, depth + 1, compiles, argument))
         elif isinstance(value, str):
@@ -217,7 +217,7 @@ def _is_place(value: str) -> bool:
 
 
 def _check_object(path: Path, value: dict[str, Any]) -> None:
-    """Refuses objects that are no part of a network."""
+    """Refuses objects that are not parts of a network."""
     name, module = value.get("class_name"), value.get("module")
     if name is None:
         return

@@ -144,7 +144,7 @@ class _Graph:
         }
         buffer = _item(self.model, "Buffers", tensor.Buffer())
         if tensor.Type() not in dtypes or buffer.DataIsNone():
-            raise WeightsError(self.path, f"{self._name(index)} is no constant of a known type")
+            raise WeightsError(self.path, f"{self._name(index)} is not a constant of a known type")
         raw = buffer.DataAsNumpy().view(dtypes[tensor.Type()])
         self.taken += raw.nbytes
         if not may_hold(self.size, self.taken):

@@ -159,7 +159,7 @@ class Unpickler(pickle._Unpickler):
             case ("storage", _StorageType(dtype=dtype), str(key), str() | None, int(count), *view):
                 itemsize = dtype.itemsize if dtype else 1
             case _:
-                raise UnreadablePickle("refused a persistent id that is no storage")
+                raise UnreadablePickle("refused a persistent id that is not a storage")
         match view:
             case [] | [None]:
                 start, length = 0, count
