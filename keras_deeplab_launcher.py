@@ -1,6 +1,6 @@
 """Starts `keras-deeplab` without the messages that TensorFlow prints when it is imported.
 
-It is not in the package, since to import a module of the package imports TensorFlow first.
+It is outside the package, because importing any module of the package imports TensorFlow.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def set_policy(
             raise validation.error("synchronized", "True, False or None", synchronized)
         settings["synchronized"] = synchronized
     if momentum is not None:
-        settings["momentum"] = float(validation.fraction("momentum", momentum, below_one=True))
+        settings["momentum"] = validation.fraction("momentum", momentum, below_one=True)
     norms = all_norms(model)
     if settings["frozen_statistics"]:
         foreign = [path for path, norm in norms.items() if not isinstance(norm, BatchNormalization)]

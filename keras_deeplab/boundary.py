@@ -172,7 +172,7 @@ class BoundaryScores:
             A dict that can be written as JSON: `boundary_mean_iou`, `boundary_per_class` (class
             name to boundary IoU, None for a class neither in the truth nor predicted) and
             `trimap_mean_iou` (the width of the band, a string as in JSON, to the mean IoU in it,
-            None where no pixel is).
+            None for a band without pixels).
         """
         areas = (tf.constant(area, tf.float64) for area in (self._intersection, self._union))
         mean, per_class, _ = ious(*areas)

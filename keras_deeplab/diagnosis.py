@@ -493,7 +493,7 @@ def _check_activations(one: _OneBatch) -> Finding | None:
         constant.setdefault(path, _is_constant(outputs))
         return outputs
 
-    with intercepted_calls(layers, recorded):  # in training mode, as the loss sees them
+    with intercepted_calls(layers, recorded):  # in training mode, as for the loss
         one.model(one.images, training=True)
     if constant.get("backbone"):
         dead_ends.insert(0, "The backbone's output")

@@ -22,7 +22,8 @@ def open_strategy(name: str) -> tf.distribute.Strategy:
             all its GPUs.
 
     Raises:
-        ValueError: If `name` is not a supported strategy, or `TF_CONFIG` describes no cluster.
+        ValueError: If `name` is not a supported strategy, or `TF_CONFIG` does not describe a
+            cluster.
     """
     if name == "none":
         return tf.distribute.get_strategy()
@@ -114,7 +115,7 @@ def training_batches(
             return tf.data.Dataset.range(first, first + local).map(part)
 
         own = dataset.flat_map(parts)
-        if steps == tf.data.INFINITE_CARDINALITY:  # which `flat_map` does not hand on
+        if steps == tf.data.INFINITE_CARDINALITY:  # `flat_map` loses it
             own = own.apply(tf.data.experimental.assert_cardinality(steps))
         return own.prefetch(local)
 
@@ -139,7 +140,7 @@ def evaluation_batches(
         A dataset of as many steps as one replica has batches.
 
     Raises:
-        ValueError: If it is not known how many batches there are, or there is none.
+        ValueError: If it is not known how many batches there are, or there are no batches.
 
     Example:
 

@@ -23,6 +23,7 @@ from keras_deeplab.verification import (
     SERVING_ENCODED,
     TOLERANCE,
     ExportError,
+    check_difference,
     test_images,
     verified_shapes,
     verify,
@@ -31,7 +32,7 @@ from keras_deeplab.verification import (
 __all__ = ["ExportError", "classifier", "saved_model", "verify"]
 
 MAX_PIXELS = 2**24
-STRIDE = 32  # of the coarsest features, of which an image has one along each side at least
+STRIDE = 32  # of the coarsest features; an image has at least one along each side
 
 
 def saved_model(
@@ -111,7 +112,7 @@ def classifier(
     """Writes an image classifier as a SavedModel, and compares it with the model.
 
     The SavedModel is that of `model.export`: it takes float32 images `(batch, height, width,
-    channels)` and returns logits. It is put in place as `saved_model` does.
+    channels)` and returns logits. As in `saved_model`, it replaces `path` once verified.
 
     Args:
         model: Model from images of any size, or of one, to logits `(batch, num_classes)`.
@@ -141,12 +142,7 @@ def classifier(
             images, _ = test_images(shape)
             images = images.astype("float32")
             expected, found = (tf.nn.softmax(f(images)) for f in (model, served.serve))
-            difference = float(tf.reduce_max(tf.abs(found - expected)))
-            if not difference <= tolerance:  # true for NaN
-                raise ExportError(
-                    f"{path}: at {shape[1]}x{shape[2]} probabilities differ from the model's by up "
-                    f"to {difference:.3g}, more than {tolerance:g}"
-                )
+            check_difference(f"{path}: at {shape[1]}x{shape[2]}", found, expected, tolerance)
     return path
 
 
@@ -222,7 +218,7 @@ def _pixels(shape: Sequence[int]) -> int:
 
 
 def _checked_images(images: tf.Tensor, shape: tf.TensorShape, max_pixels: int) -> tf.Tensor:
-    """Refuses images of another shape, none and too many.
+    """Raises an error for images of another shape, an empty batch or too many pixels.
 
     Servers do not check the rank of a signature. `ensure_shape` does; an assertion would compare
     constants of the graph, taken from the signature.
@@ -241,7 +237,7 @@ def _checked_images(images: tf.Tensor, shape: tf.TensorShape, max_pixels: int) -
 
 
 def _checked_files(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Refuses an empty batch, and files whose headers declare too many pixels."""
+    """Raises an error for an empty batch, or files whose headers declare too many pixels."""
     encoded = tf.ensure_shape(encoded, [None], name="encoded")
     count = tf.debugging.Assert(
         tf.size(encoded) > 0, ["encoded must hold at least one image; received none"]

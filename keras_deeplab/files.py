@@ -127,8 +127,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         path: A regular file.
 
     Raises:
-        ValueError: If it holds none. The message is one line that begins with a verb, so that the
-            caller can put the path in front of it.
+        ValueError: If it does not hold a JSON object. The message is one line that begins with a
+            verb, so that the caller can put the path in front of it.
     """
     if not path.exists() or special_file(path):
         raise ValueError("is not a regular file")
@@ -151,7 +151,7 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
         advice: A sentence on how to fix it, for the error.
 
     Raises:
-        ValueError: If the file holds none.
+        ValueError: If the file does not hold a JSON object.
     """
     try:
         return read_json_object(path)

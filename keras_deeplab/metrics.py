@@ -195,7 +195,7 @@ class SegmentationMetrics(keras.metrics.Metric):
         self.ignore_label = checked_ignore_label(ignore_label)
         self.per_class = per_class
         names = checked_names(num_classes, self.class_names)
-        self._keys = checked_names(num_classes, [key_of_class(name) for name in names])
+        self.class_keys = checked_names(num_classes, [key_of_class(name) for name in names])
         self.confusion = self.add_variable(
             (num_classes, num_classes), "zeros", dtype="float64", name="confusion"
         )
@@ -250,7 +250,7 @@ class SegmentationMetrics(keras.metrics.Metric):
             warn_of_single_class(pixels, ignored, maps, self.ignore_label)
             if self.per_class:
                 for kind, values in of_classes.items():
-                    keys = [f"{kind}_{key}" for key in self._keys]
+                    keys = [f"{kind}_{key}" for key in self.class_keys]
                     result |= zip(keys, tf.unstack(values), strict=True)
         return {f"{self.prefix}{key}": value for key, value in result.items()}
 

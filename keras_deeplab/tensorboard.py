@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_deeplab.evaluation import pair_batches
 from keras_deeplab.inference import logits_spec, predict
 from keras_deeplab.labels import checked_ignore_label
-from keras_deeplab.metrics import SegmentationMetrics, checked_names, key_of_class, scores
+from keras_deeplab.metrics import SegmentationMetrics, checked_names, scores
 from keras_deeplab.pictures import Colors, comparison_picture, confusion_picture
 from keras_deeplab.validation import integer
 
@@ -146,7 +146,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
             f"{metric.prefix}{name}_{key}": f"{metric.prefix}{name}/{key}"
             for metric in self._metrics()
             for name in CLASS_METRICS
-            for key in _keys(metric)
+            for key in metric.class_keys
         }
 
     def _without_classes(self, logs: Any) -> Any:
@@ -171,18 +171,13 @@ class TensorBoard(keras.callbacks.TensorBoard):
         )
 
 
-def _keys(metric: SegmentationMetrics) -> list[str]:
-    names = checked_names(metric.num_classes, metric.class_names)
-    return [key_of_class(name) for name in names]
-
-
 def _class_scores(confusion: np.ndarray, metric: SegmentationMetrics) -> dict[str, float]:
     """Returns the scores of each class from a confusion matrix, by chart."""
     report = scores(confusion, metric.class_names)
     return {
         f"{metric.prefix}{name}/{key}": np.nan if value is None else value
         for name, entry in CLASS_METRICS.items()
-        for key, value in zip(_keys(metric), report[entry].values(), strict=True)
+        for key, value in zip(metric.class_keys, report[entry].values(), strict=True)
     }
 
 

@@ -37,12 +37,12 @@ def error(name: str, rule: str, value: Any, advice: str = "") -> ValueError:
 
 
 def is_integer(value: Any, minimum: int = 1) -> bool:
-    """Whether a value is an integer (of NumPy too, no bool) and at least `minimum`."""
+    """Whether a value is an integer (also of NumPy, but not a bool) of at least `minimum`."""
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite real number and no bool."""
+    """Whether a value is a finite real number, but not a bool."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -106,9 +106,10 @@ def pair(name: str, value: Any, odd: bool = False) -> tuple[int, int]:
 
 def size(name: str, value: Any) -> tuple[int, int]:
     """Returns a `(height, width)` of positive integers."""
-    if len(integers(name, value)) != 2:
+    sides = integers(name, value)
+    if len(sides) != 2:
         raise error(name, "(height, width)", value)
-    return integers(name, value)
+    return sides
 
 
 def numbers(name: str, value: Any) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -134,6 +135,16 @@ def _expected(model: keras.Model, images: np.ndarray, spec: tf.TensorSpec) -> np
     return probabilities
 
 
+def check_difference(what: str, found: Any, expected: Any, tolerance: float) -> None:
+    """Raises an ExportError if probabilities differ by more than the tolerance."""
+    difference = np.abs(np.asarray(found) - np.asarray(expected)).max()
+    if not difference <= tolerance:  # true for NaN
+        raise ExportError(
+            f"{what} probabilities differ from the model's by up to {difference:.3g}, more than "
+            f"the tolerance {tolerance:g}"
+        )
+
+
 def _compare(
     name: str,
     signature: Callable[..., dict[str, tf.Tensor]],
@@ -153,12 +164,7 @@ def _compare(
     ):
         if shape != right:
             raise ExportError(f"{name}: {output} must have shape {right}. Received: {shape}")
-    difference = np.abs(probabilities - expected).max()
-    if not difference <= tolerance:  # true for NaN
-        raise ExportError(
-            f"{name}: probabilities differ from the model's by up to {difference:.3g}, more than "
-            f"the tolerance {tolerance:g}"
-        )
+    check_difference(f"{name}:", probabilities, expected, tolerance)
     second, first = np.partition(expected, -2, axis=-1)[..., -2:].transpose(3, 0, 1, 2)
     decided = first - second > 2 * tolerance
     wrong = np.count_nonzero(decided & (labels != expected.argmax(-1)))

@@ -34,7 +34,6 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py"}
 # Extras, imported where they are needed.
 EXTRAS = {"safetensors", "ai_edge_litert"}
-NEEDED_BEFORE_KERAS = {"_requirements"}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -12,7 +12,7 @@ from keras_deeplab.validation import one_of
 # Mean and standard deviation of ImageNet's pixels, RGB.
 _MEAN = (123.675, 116.28, 103.53)
 _DEVIATION = (58.395, 57.12, 57.375)
-# Means alone, RGB; the unit is kept. VGG's, which keras.applications also uses for its ResNets, and
+# Means alone, RGB, without a scale. VGG's, which keras.applications also uses for its ResNets, and
 # the one that DeepLab V1 and V2 were trained with in Caffe.
 _VGG_MEAN = (123.68, 116.779, 103.939)
 _DEEPLAB_MEAN = (122.675, 116.669, 104.008)

@@ -119,6 +119,11 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def non_negative_float(text: str) -> float:
+    """A number from the command line that is at least 0."""
+    return 0.0 if _is_number(text) and float(text) == 0 else positive_float(text)
+
+
 def positive_float(text: str) -> float:
     """A positive number from the command line."""
     if not _is_number(text) or not 0 < float(text) < float("inf"):

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from keras_deeplab import recipes
-from keras_deeplab.cli.options import SIZE, one_of, positive, positive_float
+from keras_deeplab.cli.options import SIZE, non_negative_float, one_of, positive, positive_float
 from keras_deeplab.names import suggestion
 
 FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
@@ -35,7 +35,7 @@ def add_recipe(group: argparse._ArgumentGroup) -> None:
     add("--class-weights", **one_of(("median", "inverse")), help="from the frequency of classes")
     add(
         "--stage2-share",
-        type=positive_float,
+        type=non_negative_float,
         help="steps of a second stage at output stride 8, as a share of the first stage's",
     )
     add(
@@ -52,7 +52,7 @@ def recipe_changes(options: argparse.Namespace) -> dict[str, Any]:
     """The values of the recipe that are set, by `--set` or by an option of their own.
 
     Raises:
-        ValueError: If one is set twice, or `--set` names none.
+        ValueError: If one is set twice, or `--set` does not name one.
     """
     changes = {
         key: value

@@ -22,6 +22,7 @@ from keras_deeplab.cli.recipe_options import FIELDS, add_recipe, recipe_changes
 from keras_deeplab.diagnosis import default_optimizer
 from keras_deeplab.evaluation import scores_table
 from keras_deeplab.trainer import MODELS, ModelBuilder, next_free
+from keras_deeplab.trainer.building import PRECISIONS
 
 # The values of a recipe that overfitting a few images uses, where they are set.
 OVERFITTING = {"batch_norm", "crop_size", "learning_rate", "loss", "output_stride"}
@@ -48,7 +49,7 @@ def parser() -> Parser:
         "network",
     )
     add("--weights", help="file to start from, or name of published weights, such as imagenet")
-    add("--mixed-precision", **one_of(("bfloat16", "float16")), help="default: float32")
+    add("--mixed-precision", **one_of(PRECISIONS), help="default: float32")
     add(
         "--distribute",
         **one_of(distribution.STRATEGIES),
@@ -134,7 +135,7 @@ def overfit(
     print(report)
     keras.utils.set_random_seed(options.seed)
     crop_size = recipe.crop_size or report.splits["train"].smallest
-    images = data.training_dataset(source, crop_size=crop_size, scales=(1.0, 1.0))
+    images = data.training_dataset(source, crop_size=crop_size, scales=(1.0, 1.0), cache=False)
     model = builder.build(source.info.num_classes, recipe, images)
     if "batch_norm" in changes:
         keras_deeplab.batch_norm.set_policy(model, recipe.batch_norm)

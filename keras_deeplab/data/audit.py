@@ -99,7 +99,7 @@ def _warnings(info: DatasetInfo, parts: dict[str, _Census]) -> Iterator[str]:
         if absent:
             yield f"{split}: no pixel of {', '.join(absent)}"
         if part.blank:
-            yield f"{split}: {part.blank} label maps hold nothing but ignored pixels"
+            yield f"{split}: {part.blank} label maps hold only ignored pixels"
 
 
 def _audit_source(
@@ -213,7 +213,7 @@ def _check_ignored(
     if any(part.ignored for part in parts.values()) and np.count_nonzero(pixels) == 1:
         faults.add(
             "classes unclear",
-            f"the label maps hold nothing but one class and ignored pixels, {settings.ignored}; if "
+            f"the label maps hold only one class and ignored pixels, {settings.ignored}; if "
             'an ignored value is a class, list it in "values" instead',
         )
 

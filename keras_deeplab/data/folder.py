@@ -153,6 +153,7 @@ class Folder(Source):
             raise self._error("missing folder", proposal(self.root))
         self._listed: dict[str, tuple[SplitFiles, Faults]] = {}
         self._labels: dict[Path, LabelFacts | FileFault] = {}
+        self._decoded_bytes: dict[str, int] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -264,8 +265,11 @@ class Folder(Source):
 
     def decoded_bytes(self, split: str) -> int:
         """Returns the bytes of the decoded split, from the headers of its images."""
-        sizes = map_files(stored_size, [image for _, image, _ in self.pairs(split)]).values()
-        return sum(4 * size[0] * size[1] for size in sizes if not isinstance(size, FileFault))
+        if split not in self._decoded_bytes:
+            sizes = map_files(stored_size, [image for _, image, _ in self.pairs(split)]).values()
+            known = [size for size in sizes if not isinstance(size, FileFault)]
+            self._decoded_bytes[split] = sum(4 * height * width for height, width in known)
+        return self._decoded_bytes[split]
 
     def resolve(self) -> tuple[DatasetInfo, LabelCode, tuple[str, ...]]:
         """Returns classes, label code and warnings, from the label maps that can be read."""

@@ -21,7 +21,7 @@ from keras_deeplab.data.formats import PILLOW_ERRORS
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
-_ZEROS = bytes(64)  # coded photographs never contain that many, flat images may
+_ZEROS = bytes(64)  # coded camera images never contain that many, flat images may
 _MISSING_GREY = 128  # libjpeg's value of every channel where data are missing
 _TAIL = 8
 

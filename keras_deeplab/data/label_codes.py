@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
@@ -43,12 +44,12 @@ class LabelCode:
     values: tuple[int, ...]
     ignored: tuple[int, ...] = (IGNORE_LABEL,)
 
-    @property
+    @cached_property
     def known(self) -> np.ndarray:
         """Whether each of the 256 mask values is a class or ignored."""
         return np.isin(np.arange(256), self.values + self.ignored)
 
-    @property
+    @cached_property
     def table(self) -> np.ndarray:
         """The uint8 label for each of the 256 mask values."""
         table = np.full(256, IGNORE_LABEL, np.uint8)

@@ -54,7 +54,9 @@ class Report:
 
     def __str__(self) -> str:
         """Returns sizes, pixel shares per class and split, and the warnings."""
-        lines = [f"{split}: {part.images} images, {part.sizes}" for split, part in self._items()]
+        lines = [
+            f"{split}: {part.images} images, {part.sizes}" for split, part in self.splits.items()
+        ]
         lines += [self.mapping] if self.mapping else []
         width = max(len("ignored"), *(len(name) for name in self.info.classes))
         width = min(width, MAX_CLASS_NAME)
@@ -64,9 +66,6 @@ class Report:
             lines.append(_row(name, width, shares))
         lines.append(_row("ignored", width, [p.ignored_share for p in self.splits.values()]))
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
-
-    def _items(self) -> list[tuple[str, SplitReport]]:
-        return list(self.splits.items())
 
 
 def _row(name: str, width: int, shares: list[float]) -> str:

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from keras_deeplab.data import shapes
+from keras_deeplab.files import write_png
 from keras_deeplab.validation import integer
 
 CLASSES = shapes.CLASSES[1:]
@@ -45,9 +45,7 @@ def write_shape_images(
         for index in range(count):
             label = index % len(CLASSES)
             path = Path(root) / split / CLASSES[label] / f"{index:05d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image = draw_shape(np.random.default_rng([seed, part, index]), label)
-            Image.fromarray(image).save(path)
+            write_png(path, draw_shape(np.random.default_rng([seed, part, index]), label))
 
 
 def draw_shape(rng: np.random.Generator, label: int) -> np.ndarray:

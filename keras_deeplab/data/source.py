@@ -11,6 +11,8 @@ from reprlib import repr as shortened
 import numpy as np
 import tensorflow as tf
 
+from keras_deeplab import validation
+
 IGNORE_LABEL = 255
 MAX_CLASSES = 255  # labels are uint8 and 255 is the ignored one
 
@@ -30,7 +32,7 @@ def voc_colors(n: int) -> tuple[tuple[int, int, int], ...]:
     ((0, 0, 0), (128, 0, 0), (0, 128, 0))
     """
     if not 0 <= n <= 65_536:
-        raise ValueError(f"`n` must be in 0..65,536. Received: n={n}")
+        raise validation.error("n", "in 0..65,536", n)
     # Each channel collects every third bit of the index, the lowest bit first into the highest.
     return tuple(
         tuple(

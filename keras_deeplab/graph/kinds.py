@@ -141,14 +141,8 @@ def _kind_by_axis(operation: Any, path: str) -> Kind:
 def window(operation: Any) -> Window:
     """The sliding kernel of a convolution or a pooling."""
     if isinstance(operation, kl.MaxPooling2D | kl.AveragePooling2D):
-        strides = _pair(operation.strides)
-        return Window(_pair(operation.pool_size), strides, (1, 1), operation.padding)
+        return Window(operation.pool_size, operation.strides, (1, 1), operation.padding)
     if isinstance(operation, layers.AtrousPooling2D):
         return Window(operation.pool_size, (1, 1), operation.dilation_rate, operation.padding)
-    kernel, strides = _pair(operation.kernel_size), _pair(operation.strides)
-    return Window(kernel, strides, _pair(operation.dilation_rate), operation.padding)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    height, width = (value, value) if isinstance(value, int) else value
-    return (int(height), int(width))
+    kernel, dilation = operation.kernel_size, operation.dilation_rate
+    return Window(kernel, operation.strides, dilation, operation.padding)

@@ -89,7 +89,8 @@ def walk(
 ) -> list[Any]:
     """Runs a model's graph on values of any kind.
 
-    Nested models are entered, so that `visit` only meets operations without a graph of their own.
+    Nested models are entered, so that `visit` is only called for operations without a
+    graph of their own.
 
     Args:
         model: A functional model or a built Sequential.

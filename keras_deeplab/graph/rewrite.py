@@ -57,7 +57,7 @@ def with_output_stride(
     Args:
         model: A functional Keras model or a built Sequential, channels last; classifiers should
             come without their dense top. It is not changed.
-        output_stride: The largest stride wanted, one that occurs in the network.
+        output_stride: The largest stride of the result, one that occurs in the network.
         input_shape: (height, width) of the new network's images, None for any; by default as in
             `model`.
         own_batch_norms: Whether Keras' batch norms become `keras_deeplab.layers.BatchNormalization`
@@ -108,8 +108,8 @@ def with_output_stride(
     try:
         dense = rewritten(centred=True)
     except _PhaseConflict:
-        # Branches that a network samples at different pixels meet. Kept centred they would not
-        # meet again at the same pixels; started where the coarse operations start, they do.
+        # Two merged branches are sampled at different pixels. With centred padding their samples
+        # differ; with padding that starts where the coarse operations start they agree.
         dense = rewritten(centred=False)
     geometry(dense)  # a fixed size that is too small would run, and pool padding alone
     return dense

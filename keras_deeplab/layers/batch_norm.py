@@ -161,7 +161,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             outputs, mean, variance = single()
         else:
             outputs, mean, variance = tf.cond(count > 1, several, single)
-        # Outside of the condition: replicas of a strategy cannot meet inside one.
+        # Outside of the condition: replicas of a strategy cannot synchronize inside one.
         self.moving_mean.assign(mean)
         self.moving_variance.assign(variance)
         return outputs

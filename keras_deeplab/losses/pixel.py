@@ -124,8 +124,9 @@ class CrossEntropy(PixelLoss):
         label_smoothing: float = 0.0,
     ):
         super().__init__(ignore_label, class_weights, stride, reduction, name, dtype)
-        validation.fraction("label_smoothing", label_smoothing, below_one=True)
-        self.label_smoothing = float(label_smoothing)
+        self.label_smoothing = validation.fraction(
+            "label_smoothing", label_smoothing, below_one=True
+        )
 
     def _pixel_losses(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
@@ -181,7 +182,7 @@ class Focal(PixelLoss):
         dtype: str | None = None,
     ):
         super().__init__(ignore_label, class_weights, stride, reduction, name, dtype)
-        self.gamma = float(validation.non_negative("gamma", gamma))
+        self.gamma = validation.non_negative("gamma", gamma)
 
     def _pixel_losses(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)

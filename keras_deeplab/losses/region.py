@@ -122,7 +122,7 @@ class Dice(RegionLoss):
         dtype: str | None = None,
     ):
         super().__init__(classes, per_image, ignore_label, stride, name, dtype)
-        self.smooth = float(validation.non_negative("smooth", smooth))
+        self.smooth = validation.non_negative("smooth", smooth)
 
     def _class_losses(
         self, probabilities: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor, sizes: tf.Tensor

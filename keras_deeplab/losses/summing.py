@@ -72,7 +72,7 @@ class Sum(keras.losses.Loss):
         if len(weights) != len(self.losses):
             rule = f"one number for each of the {len(self.losses)} losses"
             raise validation.error("weights", rule, weights)
-        self.weights = [float(weight) for weight in weights]
+        self.weights = list(weights)
 
     # Each loss reads labels and weights and reduces as it does alone.
     def __call__(

@@ -57,9 +57,9 @@ def _dtype(name: str, value: Any) -> str:
 
 def _activation(name: str, value: Any) -> Any:
     try:
-        function = keras.activations.get(value)
-        keras.activations.get(keras.activations.serialize(function))  # as a saved model does
-        return keras.activations.serialize(function)
+        serialized = keras.activations.serialize(keras.activations.get(value))
+        keras.activations.get(serialized)  # as a saved model does
+        return serialized
     except (ValueError, TypeError) as reason:
         raise error(name, "a Keras activation or a registered function", value) from reason
 
@@ -81,10 +81,6 @@ def _layer_names(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise error(name, "a list of names of layers", value)
     return tuple(value)
-
-
-def _pooling(name: str, value: Any) -> str:
-    return one_of(name, value, ("max", "average"))
 
 
 # By the name of the argument. A model's backbone and graph check the others.
@@ -109,7 +105,7 @@ CHECKS: Mapping[str, Check] = {
     "skip_layers": optional(_layer_names),
     "levels": _levels,
     "dense": integers,
-    "pooling": _pooling,
+    "pooling": partial(one_of, choices=("max", "average")),
 }
 
 

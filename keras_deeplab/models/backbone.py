@@ -37,8 +37,9 @@ def completed(arguments: Mapping[str, Any]) -> dict[str, Any]:
     known = backbones.find(backbone) if isinstance(backbone, str) else _UNKNOWN
     options = arguments["backbone_options"]
     own = {key: arguments[key] for key in _MODEL_OPTIONS if key in arguments}
-    for key in own.keys() & options.keys():
-        raise error("backbone_options", f"without {key!r}", options, f"`{key}` is an argument")
+    for key in own:
+        if key in options:
+            raise error("backbone_options", f"without {key!r}", options, f"`{key}` is an argument")
     given = {key: value for key, value in {**options, **own}.items() if value is not None}
     if known is _UNKNOWN:
         for key, value in given.items():
@@ -258,7 +259,7 @@ def _without_addresses(config: Any) -> Any:
 def deserialized(backbone: Any, custom_objects: Any = None) -> Any:
     """Returns the network of a configuration; names and networks are returned as they are."""
     if isinstance(backbone, dict):
-        # Keras empties the dict that it reads; the model that keeps it will need it again.
+        # Keras empties the dict that it reads; the model needs it again.
         config = copy.deepcopy(backbone)
         return keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
     return backbone

@@ -33,7 +33,7 @@ _read_weights: ReadWeights | None = None
 
 
 def register_weights(read: ReadWeights) -> None:
-    """Sets what reads the argument `weights`; `keras_deeplab.weights` does it when imported.
+    """Sets the function that reads the argument `weights`; importing `weights` calls this.
 
     Args:
         read: Called with the value of `weights`, the name of the model's class, the constructor's
@@ -185,7 +185,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
         return self._rebuilt(dtype=dtype)[0]
 
     def _rebuilt(self, **changes: Any) -> tuple[Self, list[str]]:
-        """The model with changed arguments and copied weights, and the layers left without them."""
+        """The model with changed arguments and copied weights, and the layers without any."""
         model, missing = type(self).from_config({**self.get_config(), **changes}), []
         own = leaf_layers(self)
         for name, layer in leaf_layers(model).items():

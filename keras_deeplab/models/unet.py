@@ -99,13 +99,13 @@ class UNet(SegmentationModel):
         if arguments["backbone"] is None:
             return _contracting_path(arguments), arguments
         network = built(arguments)
-        features = functional(network).outputs[0]
-        coarsest = _stride(network, features, "backbone", network.name)
+        features, found = functional(network).outputs[0], graph.geometry(network)
+        coarsest = _stride(network, features, found, "backbone", network.name)
         names = arguments["skip_layers"] or _last_at_each_stride(network, coarsest, arguments)
         skips = {}
         for name in names:
             tensor = feature_tap(network, "skip_layers", name)
-            skips[_stride(network, tensor, "skip_layers", name)] = tensor
+            skips[_stride(network, tensor, found, "skip_layers", name)] = tensor
         if len(skips) < len(names) or max(skips) >= coarsest:
             rule = f"layers of different strides, finer than the {coarsest} of {network.name!r}"
             raise error("skip_layers", rule, tuple(names))
@@ -156,8 +156,14 @@ def _last_at_each_stride(
     return names
 
 
-def _stride(network: keras.Model, tensor: keras.KerasTensor, argument: str, value: str) -> int:
-    stride = graph.geometry(network)[tensor].stride
+def _stride(
+    network: keras.Model,
+    tensor: keras.KerasTensor,
+    found: graph.Geometry,
+    argument: str,
+    value: str,
+) -> int:
+    stride = found[tensor].stride
     if None in stride or len(tensor.shape) != 4:
         rule = f"maps (batch, height, width, channels) of the image in {network.name!r}"
         raise error(argument, rule, value, f"The shape is {tuple(tensor.shape)}")

@@ -68,8 +68,7 @@ class ParameterGroup:
         if not self._patterns or not all(isinstance(p, str) and p for p in self._patterns):
             raise validation.error("pattern", "a path or a tuple of paths", self.pattern)
         for name in ("learning_rate", "weight_decay"):
-            value = float(validation.non_negative(name, getattr(self, name)))
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, validation.non_negative(name, getattr(self, name)))
 
     @property
     def _patterns(self) -> tuple[str, ...]:

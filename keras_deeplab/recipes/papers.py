@@ -102,7 +102,7 @@ SHAPES = FINETUNE.replace(
 
 RECIPES = {recipe.name: recipe for recipe in (V1, V2, V3, V3_PLUS, FINETUNE, SHAPES)}
 
-# What differs for a network, by recipe and pattern (of the module fnmatch) of the network's name:
+# Overrides by recipe and pattern (of the module fnmatch) of the network's name:
 # the papers', and smaller steps for networks without batch norm.
 OVERRIDES = {
     ("v2", "vgg16"): {"learning_rate": 1e-3},
@@ -113,7 +113,7 @@ OVERRIDES = {
     ("shapes", "unet"): {"learning_rate": 3e-4},
 }
 
-# The backbone that a model is trained with by default: a small one, unless the paper has but one.
+# The backbone that a model is trained with by default: a small one, unless the paper has only one.
 BACKBONES = {
     "deeplab_v1": "vgg16",
     "deeplab_v2": "mobilenet_v2",

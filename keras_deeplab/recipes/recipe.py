@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Self
 
 from keras_deeplab import validation
+from keras_deeplab.batch_norm import POLICIES
 from keras_deeplab.data.color import jitter_strengths
 from keras_deeplab.names import suggestion
 
@@ -112,7 +113,6 @@ class Recipe:
             raise validation.error("scales", rule, self.scales)
         if not isinstance(self.model, Mapping):
             raise validation.error("model", "a mapping of arguments", self.model)
-        validation.fraction("class_focus", self.class_focus)
         jitter_strengths(self.color_jitter)
 
     def replace(self, **changes: Any) -> Self:
@@ -180,11 +180,12 @@ _CHECKS = {
     ),
     **dict.fromkeys(("weight_decay", "stage2_share"), validation.non_negative),
     **dict.fromkeys(("momentum", "warmup_share"), partial(validation.fraction, below_one=True)),
+    "class_focus": validation.fraction,
     "crop_size": validation.size,
     **dict.fromkeys(("scales", "multi_scale"), validation.numbers),
     "optimizer": partial(validation.one_of, choices=("sgd", "adamw")),
     "schedule": partial(validation.one_of, choices=("poly", "step")),
-    "batch_norm": partial(validation.one_of, choices=("train", "freeze_statistics", "freeze")),
+    "batch_norm": partial(validation.one_of, choices=POLICIES),
     "class_weights": partial(validation.one_of, choices=("median", "inverse")),
     "flip": partial(validation.one_of, choices=(True, False)),
 }

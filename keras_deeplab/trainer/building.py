@@ -80,16 +80,15 @@ class ModelBuilder:
         found = self._checkpoint and _name_of(self._checkpoint.model)
         self.name = name or found or DEFAULT_MODEL
         self.backbone = backbone or (self._checkpoint and self._checkpoint.backbone)
-        # A user's own network comes with the weights of a model of this class.
-        has_network = self._checkpoint is not None and self._checkpoint.backbone is None
-        if self.backbone is None and not (has_network and found == self.name):
-            self.backbone = recipes.BACKBONES[self.name]
         self._is_whole_model = self._checkpoint is not None and found == self.name
+        # A user's own network comes with the weights of a model of this class.
+        if self.backbone is None and not self._is_whole_model:
+            self.backbone = recipes.BACKBONES[self.name]
         if self.arguments and self._is_whole_model:
             rule = f"left out: {weights} holds a whole {self.name} with its own arguments"
             raise validation.error("arguments", rule, self.arguments)
+        known = [key for key in self._known_arguments() if key not in _SET_ELSEWHERE]
         for key in self.arguments:  # those of a recipe are left out where a model lacks them
-            known = [name for name in self._known_arguments() if name not in _SET_ELSEWHERE]
             validation.one_of("arguments", key, known)
 
     def _open(self, name: str | None, backbone: str | None) -> weights.Checkpoint | None:
@@ -156,5 +155,5 @@ class ModelBuilder:
 
 
 def _name_of(class_name: str | None) -> str | None:
-    """The name of a model's class; None for what is not one of `MODELS`."""
+    """The name of a model's class; None if it is not in `MODELS`."""
     return next((name for name, kind in MODELS.items() if kind.__name__ == class_name), None)

@@ -32,7 +32,7 @@ def final_model(
 ) -> keras.Model:
     """The trained model for inference: in float32, with test-time augmentation if there is any."""
     if isinstance(model, MultiScale) and model.fusion == "mean":
-        return model  # by an earlier start of this run; training makes no such model
+        return model  # saved by an earlier start of this run
     network = model.model if isinstance(model, MultiScale) else model
     if model.dtype_policy.name.startswith("mixed_") and hasattr(network, "with_dtype"):
         model = model.with_dtype("float32")
@@ -71,12 +71,12 @@ def finish(
     split = "val" if "val" in source.splits else "train"
     if split == "train":
         logger.warning("There is no val split: the scores are on the images of the training.")
-    dataset = data.evaluation_dataset(source, split)
+    dataset = data.evaluation_dataset(source, split, cache=False)  # read once
     report = evaluate(model, dataset, class_names=source.info.classes, verbose=verbose)
     logger.info("Mean IoU on %s: %.3f", split, report["mean_iou"])
     scores = {"split": split, **prediction_settings(model), **report}
     if folder is not None:
-        write_png(folder.picture, pictures(model, dataset, source.info))
+        write_png(folder.picture, pictures(model, source, split))
         export.saved_model(model, folder.saved_model, overwrite=True)
         write_json(folder.metrics, scores)
         folder.done()
@@ -94,17 +94,10 @@ def _best_model(folder: RunFolder) -> tuple[keras.Model, Record]:
     return load_model(best, compile=False), record
 
 
-def pictures(model: keras.Model, dataset: tf.data.Dataset, info: data.DatasetInfo) -> np.ndarray:
-    """A few images of a dataset beside ground truth and prediction."""
-    every = max(1, int(dataset.cardinality()) // PICTURES)
-    chosen = [
-        (np.uint8(images[0]), labels[0])
-        for images, labels in dataset.shard(every, 0).take(PICTURES).as_numpy_iterator()
-    ]
-    return comparison_picture(
-        [image for image, _ in chosen],
-        [label for _, label in chosen],
-        [predict(model, image) for image, _ in chosen],
-        info.classes,
-        info.colors,
-    )
+def pictures(model: keras.Model, source: data.Source, split: str) -> np.ndarray:
+    """A few images of a split beside ground truth and prediction."""
+    count = len(source.names(split))
+    numbers = tf.data.Dataset.range(count).shard(max(1, count // PICTURES), 0).take(PICTURES)
+    images, truths = zip(*source.checked_dataset(split, numbers).as_numpy_iterator(), strict=True)
+    predictions = [predict(model, image) for image in images]
+    return comparison_picture(images, truths, predictions, source.info.classes, source.info.colors)

@@ -126,6 +126,8 @@ def fit(
     if test_scales is not None:
         test_scales = checked_scales(test_scales, "test_scales")
     seed = validation.integer("seed", seed, minimum=0)
+    if steps_per_epoch is not None:
+        steps_per_epoch = validation.integer("steps_per_epoch", steps_per_epoch)
     if strategy is None:
         strategy = getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
     data_name = os.path.normpath(source) if isinstance(source, str | os.PathLike) else None
@@ -141,7 +143,6 @@ def fit(
     recipe = _with_crop_size(recipe, report.splits["train"])
     if steps_per_epoch is None:
         steps_per_epoch = -(-len(source.names("train")) // recipe.batch_size)
-    steps_per_epoch = validation.integer("steps_per_epoch", steps_per_epoch)
     logger.info("%s\n%s", report, recipe)
     arguments = {
         **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _digest(model)}),
@@ -235,7 +236,7 @@ def _digest_of_data(source: data.Source) -> str:
 
 
 def _digest(model: keras.Model) -> str:
-    """Identifies a model's architecture, whatever its layers are called and what a run changes."""
+    """Identifies a model's architecture, without layer names and settings that training changes."""
     changed_in_training = {"name", "trainable", "momentum", "synchronized", "frozen_statistics"}
     layers = [
         (type(layer).__name__, {k: v for k, v in config.items() if k not in changed_in_training})
@@ -302,7 +303,7 @@ class _Run:
     def _first_model(self) -> keras.Model:
         recipe, model = self.stages[0], self.model
         if isinstance(model, ModelBuilder):
-            images = None if self.epochs_done else self._images(0, 0)
+            images = None if self.epochs_done else self._images(0, 0, cache=False)
             model = model.build(self.source.info.num_classes, recipe, images)
         if not self.epochs_done:
             _check_frozen_norms(model, recipe)
@@ -312,7 +313,7 @@ class _Run:
         """The completed epochs of a stage."""
         return max(0, self.epochs_done - sum(self.epochs[:number]))
 
-    def _images(self, number: int, first_step: int) -> tf.data.Dataset:
+    def _images(self, number: int, first_step: int, cache: bool | str = "auto") -> tf.data.Dataset:
         """The endless batches of a stage from a step on, the same in every call."""
         recipe = self.stages[number]
         return data.training_dataset(
@@ -327,6 +328,7 @@ class _Run:
             seed=self._seed(number),
             repeat=True,
             first_step=first_step,
+            cache=cache,
         )
 
     def _seed(self, number: int) -> int:
@@ -365,7 +367,7 @@ class _Run:
     def _fit(self, model: keras.Model, number: int) -> keras.callbacks.History:
         steps, first = self.steps_per_epoch, sum(self.epochs[:number])
         images = self._images(number, self._epochs_done_in(number) * steps)
-        labelled = self._validation_images()
+        labelled = self._validation_images
         last = first + self.epochs[number]
         # The last epoch is validated; epochs count from 1.
         every = -(-sum(self.epochs) // VALIDATIONS)
@@ -402,7 +404,7 @@ class _Run:
             made.append(keras.callbacks.CSVLogger(folder.history, append=append))
         if self.tensorboard:  # on all workers, as reading the confusion matrix is a collective op
             curves = self._temporary.name if folder is None else folder.curves
-            shown = self._validation_images() or data.evaluation_dataset(self.source, "train")
+            shown = self._validation_images or data.evaluation_dataset(self.source, "train")
             made.append(TensorBoard(curves, shown, colors=self.source.info.colors))
         if folder is not None:
             # Last of those that write: a run that is stopped after it resumes with the next epoch.
@@ -410,6 +412,7 @@ class _Run:
             made.append(Checkpoint(folder, validated, restore=resumed))
         return [*made, StartTogether(self.strategy)]
 
+    @cached_property
     def _validation_images(self) -> tf.data.Dataset | None:
         """Whole validation images, several at a time where all have one size that is not large."""
         if "val" not in self.source.splits:
@@ -421,7 +424,7 @@ class _Run:
 
 
 def _check_frozen_norms(model: keras.Model, recipe: Recipe) -> None:
-    """Refuses to freeze batch norms without statistics: such a network can learn nothing."""
+    """Raises a ValueError if batch norms without statistics would be frozen."""
     norms = all_norms(model).values()
     if recipe.batch_norm == "train" or not norms:
         return

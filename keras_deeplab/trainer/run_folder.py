@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from keras_deeplab import validation
 from keras_deeplab.files import atomic_write, check_unpacked, read_json, write_json
 
 try:
@@ -81,12 +82,8 @@ class Record(NamedTuple):
 
     def _checked(self) -> Record:
         scores = [value for value in (self.score, self.best) if value is not None]
-        if not (
-            isinstance(self.run, str)
-            and type(self.epochs) is int
-            and self.epochs > 0
-            and all(type(value) in (int, float) and math.isfinite(value) for value in scores)
-        ):
+        valid = isinstance(self.run, str) and validation.is_integer(self.epochs)
+        if not valid or not all(map(validation.is_number, scores)):
             raise ValueError(f"not a record: {self}")
         return self
 
@@ -162,7 +159,7 @@ class RunFolder:
     def lock(self) -> None:
         """Keeps other processes out until `unlock`; the system unlocks if this process is killed.
 
-        Windows and some network file systems have no such locks: nothing is kept out there.
+        Windows and some network file systems have no such locks; there the folder is not locked.
 
         Raises:
             ValueError: If another process trains here.
@@ -186,7 +183,7 @@ class RunFolder:
         self._lock = lock
 
     def unlock(self) -> None:
-        """Lets other processes in."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None

@@ -1,4 +1,4 @@
-"""Several processes that train together: the chief writes files, the other workers follow it."""
+"""Several workers: work of the chief, and weights shared with the others."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_deeplab import validation
+
 
 def check_batch(batch_size: int, strategy: tf.distribute.Strategy) -> None:
-    """Raises a ValueError if the replicas do not divide the batch, which is that of all of them."""
+    """Raises a ValueError unless the replicas divide the global batch size."""
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas:
         lower = batch_size // replicas * replicas
         near = f"{lower} or {lower + replicas}" if lower else str(replicas)
-        raise ValueError(
-            f"`batch_size` must be divisible by the number of replicas, {replicas}, as it counts "
-            f"the images of all of them. Received: batch_size={batch_size}. Use {near}."
+        rule = (
+            f"divisible by the number of replicas, {replicas}, as it counts the images of all of "
+            "them"
         )
+        raise validation.error("batch_size", rule, batch_size, f"Use {near}.")
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

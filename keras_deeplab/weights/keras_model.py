@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import keras
@@ -53,8 +52,7 @@ def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
         key: value for key, value in config.items() if key not in (*_UNRELATED, *_SHARED)
     }
     if not named:  # a user's network, which the model keeps as its configuration
-        network = copy.deepcopy(config["backbone"])  # Keras empties the dict that it reads
-        arguments["backbone"] = keras.saving.deserialize_keras_object(network)
+        arguments["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
     return Checkpoint(
         path,
         values,

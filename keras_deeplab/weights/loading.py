@@ -11,7 +11,7 @@ import keras
 
 from keras_deeplab import models, validation
 from keras_deeplab.weights import keras_model
-from keras_deeplab.weights.errors import WeightsError, reading
+from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.opening import Weights, checked, is_published_network, open_checkpoint
 from keras_deeplab.weights.readers import weights_h5
 from keras_deeplab.weights.report import TransferReport
@@ -61,11 +61,7 @@ def load(
     if not isinstance(model, keras.Model) or not model.weights:
         raise validation.error("model", "a built Keras model with weights", model)
     model, checkpoint = keras_model.unwrapped(model), checked(checkpoint)
-    is_weights_h5 = False
-    if isinstance(checkpoint, Path):
-        with reading(checkpoint):
-            is_weights_h5 = weights_h5.is_weights_h5(checkpoint)
-    if is_weights_h5:
+    if isinstance(checkpoint, Path) and weights_h5.is_weights_h5(checkpoint):
         found = weights_h5.read(checkpoint, model)
     else:
         config = model.get_config() if hasattr(model, "backbone") else {}

@@ -18,7 +18,7 @@ from keras_deeplab.weights.report import TransferReport
 # Settings that do not change what weights mean: the papers themselves change them at evaluation.
 _FREE_SETTINGS = (
     *("output_stride", "aspp_rates", "multi_grid", "num_classes", "dropout", "backbone"),
-    "auxiliary_layer",
+    *("auxiliary_layer", "backbone_options"),  # the options are compared one by one
 )
 
 
@@ -49,8 +49,8 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     Raises:
         WeightsError: If a shape does not fit, a variable is missing, a value is NaN or infinite
             in the model's precision, a variance is negative, or a part of the backbone is missing.
-            No error, but a note in the report, are the class predictor when the number of classes
-            differs, and layers of the head when the weights are of another class of model.
+            A class predictor for another number of classes, and layers of the head when the
+            weights are of another class of model, raise no error: the report has a note.
     """
     layers = weighted_layers(model)
     root = "" if any(path.startswith("backbone/") for path in layers) else "backbone/"
@@ -225,7 +225,7 @@ def _setting_notes(model: keras.Model, checkpoint: Checkpoint) -> list[str]:
     return [
         f"`{key}` is {own!r}; the weights were trained with {value!r}"
         for key, own, value in pairs
-        if key not in (*_FREE_SETTINGS, "backbone_options") and not _same(own, value)
+        if key not in _FREE_SETTINGS and not _same(own, value)
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_deeplab.graph.network import all_layers, intercepted_calls
+from keras_deeplab.graph.network import all_norms, intercepted_calls
 
 
 def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
@@ -38,7 +38,7 @@ def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
     >>> keras_deeplab.weights.unfold_batch_norms(model, [images])
     0
     """
-    norms = {path: layer for path, layer in all_layers(model).items() if _is_identity(layer)}
+    norms = {path: norm for path, norm in all_norms(model).items() if _is_identity(norm)}
     if not norms:
         return 0
     moments: dict[str, list[np.ndarray]] = {path: [] for path in norms}
@@ -60,10 +60,9 @@ def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
     return len(norms)
 
 
-def _is_identity(layer: keras.layers.Layer) -> bool:
+def _is_identity(layer: keras.layers.BatchNormalization) -> bool:
     return (
-        isinstance(layer, keras.layers.BatchNormalization)
-        and layer.scale
+        layer.scale
         and layer.center
         and np.all(np.asarray(layer.gamma) == 1)
         and np.all(np.asarray(layer.moving_mean) == 0)

@@ -110,8 +110,11 @@ def test_another_head_on_a_known_network_gives_its_backbone(shared, tmp_path):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ({"layer4.0.conv3.weight": (4, 4, 1, 1), "fc.weight": (5, 4)}, "no ResNet-50, 101 or 152"),
-        ({"conv1.weight": (64, 3, 7, 7), "fc.weight": (1000, 512)}, "no ResNet-50, 101 or 152"),
+        (
+            {"layer4.0.conv3.weight": (4, 4, 1, 1), "fc.weight": (5, 4)},
+            "not a ResNet-50",
+        ),
+        ({"conv1.weight": (64, 3, 7, 7), "fc.weight": (1000, 512)}, "not a ResNet-50"),
         ({"something.weight": (3, 3)}, "1 arrays of no known network"),
     ],
 )

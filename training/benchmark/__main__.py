@@ -137,7 +137,7 @@ STEP_COLUMNS = {
     "package": lambda row: steps.PACKAGES[row["package"]].title,
     "parameters": _measured(lambda row: f"{row['parameters']:,}"),
     "step": lambda row: row["problem"] or f"{statistics.median(row['seconds']):.2f} s",
-    "to ours": _measured(lambda row: f"{row['ratio']:.2f}" if row["ratio"] else "-"),
+    "relative": _measured(lambda row: f"{row['ratio']:.2f}" if row["ratio"] else "-"),
     "processor": _measured(lambda row: f"{statistics.median(row['processor_seconds']):.2f} s"),
     "memory": _measured(lambda row: f"{row['peak_bytes'] / 2**30:.1f} GiB"),
 }
@@ -153,7 +153,7 @@ RATE_COLUMNS = {
 WAITING_COLUMNS = {
     **_FILE_COLUMNS,
     "time spent waiting": lambda row: f"{row['waiting_share']:.1%}",
-    "to a step without a pipeline": lambda row: f"{row['slowdown']:.2f}",
+    "relative to a step without pipeline": lambda row: f"{row['slowdown']:.2f}",
 }
 
 if __name__ == "__main__":

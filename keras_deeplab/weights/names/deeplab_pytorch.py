@@ -27,8 +27,8 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     if count not in depths or branches != 4:  # the rates of other ASPPs are not in the file
         raise WeightsError(
             checkpoint.path,
-            "it is named as deeplab-pytorch names networks, but is no DeepLab V2: its fourth layer "
-            f"has {count} blocks and its ASPP {branches} branches, not 4",
+            "it is named as deeplab-pytorch names networks, but is not a DeepLab V2: its fourth "
+            f"layer has {count} blocks and its ASPP {branches} branches, not 4",
         )
     backbone = f"resnet{depths[count]}"
     layers = tables.with_norms(tables.resnet(_RESNET, UNITS[depths[count]]), ".conv", ".bn")

@@ -7,14 +7,12 @@ from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v2 import STAGES
 from keras_deeplab.backbones.resnet import UNITS
-from keras_deeplab.backbones.vgg16 import BLOCKS as VGG_BLOCKS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.layouts import KERAS
 from keras_deeplab.weights.names import tables
 
 _CAFFE = {"preprocessing": "caffe"}
-_MEAN_AND_DENSE = {"levels": (1,), "pooling": "average", "dense": ()}
 
 
 _RESNET = {
@@ -56,7 +54,7 @@ def _resnet(checkpoint: Checkpoint) -> Checkpoint | None:
     layers = tables.with_norms(tables.resnet(_RESNET, units), "_conv", "_bn")
     backbone = f"resnet{depths[units]}"
     shared = {**_CAFFE, "stride_on": "1x1", "backbone_options": {"epsilon": 1.001e-5}}
-    needs = _classifier(checkpoint, layers, _MEAN_AND_DENSE)
+    needs = _classifier(checkpoint, layers, tables.MEAN_AND_DENSE)
     return _without_biases(checkpoint, layers).mapped(
         f"keras.applications {backbone}",
         layers,
@@ -105,7 +103,7 @@ def _mobilenet(checkpoint: Checkpoint) -> Checkpoint:
     options: dict[str, Any] = {"padding": "end", "depth_multiplier": multiplier}
     if multiplier != 1:
         options["divisible_by"] = 8
-    own = {**_MEAN_AND_DENSE, "classifier_conv": True}
+    own = {**tables.MEAN_AND_DENSE, "classifier_conv": True}
     needs = _classifier(checkpoint, layers, own)
     if needs:
         layers |= {"backbone/classifier_conv": "Conv_1", "backbone/classifier_norm": "Conv_1_bn"}
@@ -125,15 +123,10 @@ def _multiplier(width: int) -> float:
 
 
 def _vgg16(checkpoint: Checkpoint) -> Checkpoint:
-    names = [
-        f"block{block}_conv{index}"
-        for block, (_, convolutions) in enumerate(VGG_BLOCKS, 1)
-        for index in range(1, convolutions + 1)
-    ]
-    layers = {f"backbone/{name}": name for name in names}
+    layers = {path: path.removeprefix("backbone/") for path in tables.vgg16()}
     own: dict[str, Any] = {}
     if "fc1/kernel" in checkpoint.arrays:
-        # Its dense layers want maps of 7x7, in which the pyramid's bins are the pixels.
+        # Its dense layers require maps of 7x7, in which the pyramid's bins are the pixels.
         layers |= {"dense1": "fc1", "dense2": "fc2"}
         widths = tuple(checkpoint.array(f"{name}/kernel", 2).shape[-1] for name in ("fc1", "fc2"))
         own = {"levels": (7,), "pooling": "average", "dense": widths, "replace_pooling": False}

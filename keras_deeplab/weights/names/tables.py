@@ -6,7 +6,21 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
 
+from keras_deeplab.backbones.vgg16 import BLOCKS
+
 Table = Mapping[str, str]
+
+# Arguments of SPPNet for a classifier: the mean over the image, one dense layer.
+MEAN_AND_DENSE = {"levels": (1,), "pooling": "average", "dense": ()}
+
+
+def vgg16() -> list[str]:
+    """Paths of VGG16's convolutions, in order."""
+    return [
+        f"backbone/block{block}_conv{index}"
+        for block, (_, convolutions) in enumerate(BLOCKS, 1)
+        for index in range(1, convolutions + 1)
+    ]
 
 
 def expanded(table: Table, **places: Iterable[Any]) -> dict[str, str]:

@@ -85,9 +85,7 @@ def _found(
         needs["model"] = "SPPNet"
         needs["model_arguments"] = {
             "num_classes": kernel.shape[-1],
-            "levels": (1,),
-            "pooling": "average",
-            "dense": (),
+            **tables.MEAN_AND_DENSE,
             "classifier_conv": True,
         }
     return checkpoint.mapped(title, layers, **needs)
@@ -136,7 +134,7 @@ def _rates(checkpoint: Checkpoint) -> int:
 
 def _head(checkpoint: Checkpoint) -> dict[str, str]:
     layers = _norms(_ASPP, "/")
-    separable = dict(list(_ATROUS.items())[: _rates(checkpoint)])
+    separable = dict(_ATROUS) if _rates(checkpoint) else {}
     if checkpoint.has("decoder/"):
         layers |= _norms({"decoder_low_level": "decoder/feature_projection0"}, "/")
         separable |= _DECODER

@@ -7,14 +7,11 @@ from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v3 import BLOCKS as MOBILENET_BLOCKS
 from keras_deeplab.backbones.resnet import UNITS
-from keras_deeplab.backbones.vgg16 import BLOCKS as VGG_BLOCKS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.names import tables
 
 _PREPROCESSING = {"preprocessing": "torch"}
-# A classifier: mean over the image, one dense layer.
-_MEAN_AND_DENSE = {"levels": (1,), "pooling": "average", "dense": ()}
 
 
 RESNET = {
@@ -70,7 +67,7 @@ def _resnet(checkpoint: Checkpoint, prefix: str) -> tuple[str, dict[str, Any], d
     if count not in depths or checkpoint.array(kernel, 4).shape[1] != 64:
         raise WeightsError(
             checkpoint.path,
-            f"it is no ResNet-50, 101 or 152 of the common width: its third stage has {count} "
+            f"it is not a ResNet-50, 101 or 152 of the common width: its third stage has {count} "
             "bottleneck units",
         )
     depth = depths[count]
@@ -136,7 +133,10 @@ def _plain(
     if "fc.weight" in checkpoint.arrays:
         layers["logits"] = "fc"
         classes = checkpoint.array("fc.weight", 2).shape[0]
-        needs |= {"model": "SPPNet", "model_arguments": {"num_classes": classes, **_MEAN_AND_DENSE}}
+        needs |= {
+            "model": "SPPNet",
+            "model_arguments": {"num_classes": classes, **tables.MEAN_AND_DENSE},
+        }
     return checkpoint.mapped(f"torchvision {backbone}", layers, **needs)
 
 
@@ -151,12 +151,8 @@ def _is_vgg16(checkpoint: Checkpoint) -> bool:
 
 
 def _vgg16(checkpoint: Checkpoint) -> Checkpoint:
-    names = [
-        f"backbone/block{block}_conv{index}"
-        for block, (_, convolutions) in enumerate(VGG_BLOCKS, 1)
-        for index in range(1, convolutions + 1)
-    ]
-    layers = {name: f"features.{place}" for name, place in zip(names, _VGG16_FEATURES, strict=True)}
+    places = zip(tables.vgg16(), _VGG16_FEATURES, strict=True)
+    layers = {name: f"features.{place}" for name, place in places}
     shared = {**_PREPROCESSING, "backbone_options": {"pool_ceil": False}}
     needs: dict[str, Any] = {"backbone": "vgg16", "backbone_arguments": shared}
     if "classifier.6.weight" in checkpoint.arrays:

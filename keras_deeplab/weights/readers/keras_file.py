@@ -180,8 +180,8 @@ def _check_config(path: Path, config: Any, compile: bool, budget: int) -> None:
         raise WeightsError(path, f"{_CONFIG} must hold an object, not {type(config).__name__}")
     if not compile:  # which Keras then leaves out too
         config = {key: value for key, value in config.items() if key != "compile_config"}
-    # Numbers of a compilation, such as steps, are no sizes; its keys may be names of outputs, which
-    # are no arguments. Those of the objects in it are.
+    # Numbers of a compilation, such as steps, are not sizes, and its keys may be names of outputs
+    # instead of arguments. Keys of the objects in it are arguments.
     todo: list[tuple[str, Any, int, bool, bool]] = [("", config, 1, False, True)]
     while todo:
         key, value, depth, compiles, is_argument = todo.pop()

@@ -122,9 +122,9 @@ def chosen(path: Path, state_dicts: Mapping[Keys, Shapes], moving_averages: bool
 def _networks(path: Path, shapes: Shapes) -> Iterator[tuple[str, WeightsError | None]]:
     """The prefixes after which a network is found, each with the error of one with a fault."""
     todo = [("", shapes)]
+    zero = np.zeros((), np.float32)
     for prefix, inner in todo:
-        # An array of a shape without memory of its own, as no number is read.
-        zero = np.zeros((), np.float32)
+        # Arrays without memory of their own, as no number is read.
         arrays = {name: np.broadcast_to(zero, shape) for name, shape in inner.items()}
         try:
             if names.recognize(Checkpoint(str(path), arrays, TORCH)) is not None:

@@ -23,7 +23,7 @@ _GZIP = b"\x1f\x8b"
 _TAR = b"ustar"  # at this offset of the first header
 _TAR_OFFSET = 257
 _CHUNK = 1 << 20
-# Hidden files are none: macOS adds a "._NAME" beside each.
+# Hidden files are not part of a checkpoint: macOS adds a "._NAME" beside each.
 _FILE = re.compile(r"[^.].*\.(index|data-\d{5}-of-\d{5})")
 
 

@@ -125,16 +125,11 @@ def _by_name(
     averaged = [name for name in names if name.endswith(_AVERAGE)]
     if averages and not averaged:
         raise WeightsError(shown, "`moving_averages` must be False: it holds none")
-    arrays = {
-        name: np.asarray(reader.get_tensor(name))
-        for name in names
-        if name not in {*slots, *averaged}
-    }
-    unexpected = slots
+    others = {*slots, *averaged}
+    arrays = {name: np.asarray(reader.get_tensor(name)) for name in names if name not in others}
     if averages:
         arrays |= {n.removesuffix(_AVERAGE): reader.get_tensor(n) for n in averaged}
-    else:
-        unexpected = [*slots, *averaged]
+    unexpected = slots if averages else others
     return Checkpoint(str(shown), arrays, TF1, unexpected_keys=tuple(sorted(unexpected)))
 
 

@@ -28,7 +28,7 @@ _MAX_DEPTH = 4
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
-# What zipfile raises for archives that are none: a seek to a negative offset is an OSError.
+# What zipfile raises for files that are not archives: a seek to a negative offset is an OSError.
 _ZIP_ERRORS = (
     *(zipfile.BadZipFile, struct.error, EOFError),
     *(RuntimeError, ValueError, OverflowError, OSError),

@@ -22,7 +22,7 @@ from keras_deeplab.weights.errors import printable
 
 
 class UnreadablePickle(Exception):
-    """A pickle that is damaged, or asks for more than tensors in plain containers."""
+    """A pickle that is damaged, or holds more than tensors in plain containers."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class Unpickler(pickle._Unpickler):
             case Tensor(), (Tensor(array=array), _, _, _, _):
                 built.array = array
             case Tensor(), (_, _, _):
-                pass  # whether gradients are wanted, and hooks
+                pass  # `requires_grad` and hooks
             case _:
                 raise UnreadablePickle(f"refused a state for a {type(built).__name__}")
 

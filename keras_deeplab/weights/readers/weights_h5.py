@@ -10,7 +10,7 @@ import keras
 
 from keras_deeplab.weights import keras_model
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError, shortened
+from keras_deeplab.weights.errors import WeightsError, reading, shortened
 from keras_deeplab.weights.readers import hdf5
 
 _Shapes = dict[str, tuple[int, ...]]
@@ -18,7 +18,8 @@ _Shapes = dict[str, tuple[int, ...]]
 
 def is_weights_h5(path: Path) -> bool:
     """Whether a file is one that `model.save_weights` writes."""
-    return path.is_file() and hdf5.is_hdf5_file(path) and hdf5.is_structured(path)
+    with reading(path):
+        return path.is_file() and hdf5.is_hdf5_file(path) and hdf5.is_structured(path)
 
 
 def read(path: Path, model: keras.Model) -> Checkpoint:
