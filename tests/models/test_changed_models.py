@@ -126,7 +126,7 @@ def test_views_of_a_model_change_with_it(coarse, fine):
     expected = MultiScale(fine, (0.5, 1.0), fusion="mean", flip=True)(x)
     found = several.with_output_stride(8)
     np.testing.assert_allclose(found(x), expected, atol=1e-5)
-    assert np.abs(expected - several(x)).max() > 1e-2
+    assert np.abs(expected - several(x)).max() > 1e-3  # a hundred times the tolerance above
     mixed = several.with_dtype("mixed_bfloat16")
     assert mixed.model.get_config()["dtype"] == "mixed_bfloat16"
     np.testing.assert_array_equal(mixed.with_dtype("float32")(x), several(x))
