@@ -2,15 +2,13 @@
 
 from keras_deeplab.models.base import register_weights
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.constructor import read_for_constructor
 from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.loading import from_pretrained, load
+from keras_deeplab.weights.loading import from_pretrained, load, read_for_constructor
 from keras_deeplab.weights.opening import Weights, open_checkpoint
 from keras_deeplab.weights.published import PUBLISHED, Published, markdown
 from keras_deeplab.weights.published import table as list
 from keras_deeplab.weights.readers.keras_file import load_model
-from keras_deeplab.weights.report import TransferReport
-from keras_deeplab.weights.transfer import transfer
+from keras_deeplab.weights.transfer import TransferReport, transfer
 from keras_deeplab.weights.unfolding import unfold_batch_norms
 
 __all__ = [

@@ -8,22 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.layouts import KERAS, Layout, is_depthwise
+from keras_deeplab.weights.errors import WeightsError, listed
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")  # integers would need a scale
 # Names may share stored bytes: tied weights, a wrapper's second name of each.
 _MAX_SHARED = 4
-# One small array in a file declares a width, and a model of that width allocates all that follows
-# from it before its shapes can be compared.
-_LARGEST = {
-    "num_classes": 100_000,
-    "dense": 8192,
-    "aspp_filters": 2048,
-    "low_level_filters": 2048,
-    "decoder_filters": 2048,
-    "depth_multiplier": 2,
-}
 
 
 def may_hold(size: int, declared: int) -> bool:
@@ -33,6 +22,37 @@ def may_hold(size: int, declared: int) -> bool:
     number expanded to any shape, take little room in a file.
     """
     return declared <= _MAX_SHARED * size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a framework names the variables of a layer, as Keras' names by its own."""
+
+    separator: str
+    norm: Mapping[str, str]
+    other: Mapping[str, str]
+    bookkeeping: str = ""
+
+
+_NORM = {name: name for name in ("gamma", "beta", "moving_mean", "moving_variance")}
+TORCH = Layout(
+    ".",
+    {
+        "weight": "gamma",
+        "bias": "beta",
+        "running_mean": "moving_mean",
+        "running_var": "moving_variance",
+    },
+    {"weight": "kernel", "bias": "bias"},
+    bookkeeping="num_batches_tracked",
+)
+TF1 = Layout(
+    "/",
+    _NORM,
+    {"weights": "kernel", "depthwise_weights": "kernel", "biases": "bias"},
+    bookkeeping="global_step",
+)
+KERAS = Layout("/", _NORM, {"kernel": "kernel", "depthwise_kernel": "kernel", "bias": "bias"})
 
 
 @dataclass(frozen=True)
@@ -76,11 +96,7 @@ class Checkpoint:
         return any(name.startswith(prefix) for name in self.arrays)
 
     def array(self, name: str, rank: int) -> np.ndarray:
-        """An array from whose shape a network's arguments are read.
-
-        Raises:
-            WeightsError: If the file lacks it, it has another rank, or it is empty.
-        """
+        """An array from whose shape a network's arguments are read; it must have this rank."""
         found = self.arrays.get(name)
         if found is None:
             raise WeightsError(self.path, f"it lacks {name}")
@@ -91,17 +107,25 @@ class Checkpoint:
             )
         return found
 
-    def with_arrays(self, **changed: np.ndarray) -> Checkpoint:
+    def width(self, name: str, rank: int = 4, largest: int = 2048) -> int:
+        """The number of a kernel's outputs, from which an argument of its network is read.
+
+        One small array in a file declares a width, and a model of that width allocates all that
+        follows from it before its shapes can be compared.
+        """
+        width = self.array(name, rank).shape[0 if self.layout is TORCH else -1]
+        if width > largest:
+            raise WeightsError(
+                self.path, f"{name} must have at most {largest} outputs. Received: {width}"
+            )
+        return width
+
+    def with_arrays(self, changed: Mapping[str, np.ndarray]) -> Checkpoint:
         """The same with some arrays replaced."""
         return replace(self, arrays={**self.arrays, **changed})
 
     def arguments(self, model: str, known: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a model for these weights.
-
-        Args:
-            model: Name of the model's class.
-            known: The arguments that the class has (their values do not matter).
-        """
+        """The arguments of a model for these weights, of those `known` to its class."""
         wanted = {
             **self.backbone_arguments,
             **(self.model_arguments if model == self.model else {}),
@@ -123,56 +147,64 @@ class Checkpoint:
             **network: `backbone`, `model` and their arguments.
 
         Raises:
-            WeightsError: If the file lacks a layer of the network, or a model for it would be
-                larger than any known one.
+            WeightsError: If the file lacks a layer of the network.
         """
-        mapped = replace(self, title=title, layout=KERAS, **network)
-        mapped._check_sizes()
         arrays: dict[str, np.ndarray] = {}
         used: set[str] = set()
         missing = []
         for path, scope in layers.items():
-            variables = self.layout.variables(self.arrays, scope)
-            if self.folded and not variables:
-                variables = self._folded(scope)
+            variables = self._variables(path, scope)
             if not variables:
                 missing.append(scope)
             for name, key in variables.items():
                 used.add(key)
-                arrays[f"{path}/{name}"] = self._float32(key, name, path)
+                arrays[f"{path}/{name}"] = self._as_keras(key, name, path)
         if missing:
-            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise WeightsError(
-                self.path, f"it looks like {title}, but lacks {len(missing)} of its layers: {shown}"
+                self.path,
+                f"it looks like {title}, but lacks {len(missing)} of its layers: {listed(missing)}",
             )
-        others = sorted(n for n in self.arrays if n not in used and not self.layout.ignores(n))
-        return replace(mapped, arrays=arrays, unexpected_keys=(*others, *self.unexpected_keys))
+        others = sorted(
+            name
+            for name in self.arrays
+            if name not in used
+            and name.rpartition(self.layout.separator)[2] != self.layout.bookkeeping
+        )
+        return replace(
+            self,
+            title=title,
+            layout=KERAS,
+            arrays=arrays,
+            unexpected_keys=(*others, *self.unexpected_keys),
+            **network,
+        )
 
-    def _float32(self, key: str, variable: str, path: str) -> np.ndarray:
-        """An array in Keras' layout."""
+    def _variables(self, path: str, scope: str) -> dict[str, str]:
+        """Keras' names of a layer's variables -> their keys in the file."""
+        separator = self.layout.separator
+        is_norm = path.endswith("norm")
+        keys = {
+            ours: f"{scope}{separator}{theirs}"
+            for theirs, ours in (self.layout.norm if is_norm else self.layout.other).items()
+            if f"{scope}{separator}{theirs}" in self.arrays
+        }
+        if self.folded and is_norm and not keys:
+            # The bias of the convolution that the norm was folded into is the norm's shift.
+            bias = f"{scope.rpartition(separator)[0]}{separator}biases"
+            keys = {"beta": bias} if bias in self.arrays else {}
+        return keys
+
+    def _as_keras(self, key: str, variable: str, path: str) -> np.ndarray:
         array = self.arrays[key]
         if array.dtype.name not in _FLOATS:
             raise WeightsError(
                 self.path, f"{key} must hold floating point. Received: dtype={array.dtype}"
             )
-        if variable == "kernel":
-            array = self.layout.kernel(array, is_depthwise(path))
+        if variable == "kernel" and self.layout is TORCH:
+            if array.ndim == 2:  # dense: (out, in)
+                array = array.T
+            if array.ndim == 4:  # (out, in, h, w), depthwise (channels, 1, h, w)
+                is_depthwise = "depthwise" in path.rpartition("/")[2]
+                array = array.transpose((2, 3, 0, 1) if is_depthwise else (2, 3, 1, 0))
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused later
             return np.asarray(array, np.float32)
-
-    def _folded(self, scope: str) -> dict[str, str]:
-        """The bias of the convolution that a batch norm was folded into is the norm's shift."""
-        key = f"{scope.rpartition(self.layout.separator)[0]}{self.layout.separator}biases"
-        return {"beta": key} if key in self.arrays else {}
-
-    def _check_sizes(self) -> None:
-        options = self.backbone_arguments.get("backbone_options", {})
-        arguments = {**self.model_arguments, **options}
-        for name, largest in _LARGEST.items():
-            value = arguments.get(name, ())
-            sizes = value if isinstance(value, tuple) else (value,)
-            if max(sizes, default=0) > largest:
-                raise WeightsError(
-                    self.path,
-                    f"the model's `{name}` must be at most {largest}. Received: {name}={value}",
-                )

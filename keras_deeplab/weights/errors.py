@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-# Characters of another library's error.
-_MOST = 400
 
 
 class WeightsError(ValueError):
@@ -44,9 +41,14 @@ def shortened(error: Exception) -> str:
     """Another library's error in one line, its type where it has no message."""
     # Keras quotes the whole configuration before what happened.
     text = str(error).rpartition("Exception encountered: ")[2]
-    return textwrap.shorten(text, _MOST, placeholder=" ...") or type(error).__name__
+    return textwrap.shorten(text, 400, placeholder=" ...") or type(error).__name__
 
 
 def printable(text: str) -> str:
     """An untrusted text from a file, shortened and escaped for a terminal."""
     return ascii(text[:100])[1:-1]
+
+
+def listed(texts: Sequence[str], separator: str = ", ") -> str:
+    """The first of several texts."""
+    return separator.join(texts[:5]) + (f"{separator}..." if len(texts) > 5 else "")

@@ -13,18 +13,9 @@ from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.transfer import weighted_layers
 
-_PACKAGE = "keras_deeplab>"
 _SHARED = ("backbone_options", "stride_on", "preprocessing")
 # Arguments that have nothing to do with the weights.
-_UNRELATED = (
-    "name",
-    "dtype",
-    "input_shape",
-    "trainable",
-    "frozen_layers",
-    "norm_settings",
-    "backbone",
-)
+_UNRELATED = "name dtype input_shape trainable frozen_layers norm_settings backbone".split()
 
 
 def unwrapped(model: keras.Model) -> keras.Model:
@@ -45,7 +36,13 @@ def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
     if not values:
         raise WeightsError(path, f"the model '{model.name}' has no weights")
     if not _is_of_this_package(model):
-        return _of_others(model, path, values)
+        # A network of keras.applications, or one with its own names.
+        arrays = {"/".join(name.split("/")[-2:]): value for name, value in values.items()}
+        if len(arrays) == len(values):
+            known = names.keras_applications.recognize(Checkpoint(path, arrays))
+            if known is not None:
+                return known
+        return Checkpoint(path, values, title=f"the Keras model '{model.name}'")
     config = model.get_config()
     named = isinstance(config["backbone"], str)
     arguments: dict[str, Any] = {
@@ -65,14 +62,4 @@ def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
 
 
 def _is_of_this_package(model: keras.Model) -> bool:
-    return keras.saving.get_registered_name(type(model)).startswith(_PACKAGE)
-
-
-def _of_others(model: keras.Model, path: str, values: dict[str, np.ndarray]) -> Checkpoint:
-    """A network of keras.applications where it is one, else one with its own names."""
-    arrays = {"/".join(name.split("/")[-2:]): value for name, value in values.items()}
-    if len(arrays) == len(values):
-        found = names.keras_applications.recognize(Checkpoint(path, arrays))
-        if found is not None:
-            return found
-    return Checkpoint(path, values, title=f"the Keras model '{model.name}'")
+    return keras.saving.get_registered_name(type(model)).startswith("keras_deeplab>")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_deeplab import models, validation
+from keras_deeplab.models.arguments import scaled_rates
+from keras_deeplab.models.base import LoadWeights
 from keras_deeplab.weights import keras_model
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.opening import Weights, checked, is_published_network, open_checkpoint
-from keras_deeplab.weights.readers import weights_h5
-from keras_deeplab.weights.report import TransferReport
-from keras_deeplab.weights.transfer import transfer
+from keras_deeplab.weights.readers import hdf5, weights_h5
+from keras_deeplab.weights.transfer import TransferReport, transfer
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ def load(
     if not isinstance(model, keras.Model) or not model.weights:
         raise validation.error("model", "a built Keras model with weights", model)
     model, checkpoint = keras_model.unwrapped(model), checked(checkpoint)
-    if isinstance(checkpoint, Path) and weights_h5.is_weights_h5(checkpoint):
+    if isinstance(checkpoint, Path) and hdf5.is_weights_h5(checkpoint):
         found = weights_h5.read(checkpoint, model)
     else:
         config = model.get_config() if hasattr(model, "backbone") else {}
@@ -131,3 +133,29 @@ def from_pretrained(
                 f"{name}={value!r}",
             )
     return model_class(weights=found, **changes)
+
+
+def read_for_constructor(
+    weights: Weights, model: str, arguments: Mapping[str, Any], given: Collection[str]
+) -> tuple[dict[str, Any], LoadWeights]:
+    """Reads the `weights` of a model's constructor; see `models.base.register_weights`."""
+    passed = {name: arguments[name] for name in given}
+    own_options = passed.get("backbone_options") or {}
+    checkpoint = open_checkpoint(weights, model, arguments["backbone"], own_options)
+    needed = checkpoint.arguments(model, arguments)
+    backbone = passed.get("backbone", checkpoint.backbone)
+    if checkpoint.backbone is not None and backbone != checkpoint.backbone:
+        raise WeightsError(
+            checkpoint.path,
+            f"it holds {checkpoint.title} on the backbone {checkpoint.backbone!r}, but `backbone` "
+            f"is {getattr(backbone, 'name', backbone)!r}",
+        )
+    if needed.get("aspp_rates") and "output_stride" in given and "aspp_rates" not in given:
+        new = validation.integer("output_stride", passed["output_stride"])
+        old = needed.get("output_stride", new)
+        needed["aspp_rates"] = scaled_rates(needed["aspp_rates"], old, new)
+    options = {**needed.get("backbone_options", {}), **own_options}
+    needed = {**needed, **passed}
+    if options:
+        needed["backbone_options"] = options
+    return needed, lambda built: transfer(built, checkpoint)

@@ -11,9 +11,8 @@ import keras
 
 from keras_deeplab import backbones, validation
 from keras_deeplab.weights import download, keras_model, names, published
-from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError, reading
-from keras_deeplab.weights.layouts import KERAS
+from keras_deeplab.weights.checkpoint import KERAS, Checkpoint
+from keras_deeplab.weights.errors import WeightsError, listed, reading
 from keras_deeplab.weights.readers import (
     hdf5,
     keras_file,
@@ -23,20 +22,9 @@ from keras_deeplab.weights.readers import (
     tensorflow,
     tflite,
     torch,
-    weights_h5,
 )
 
 Weights = str | os.PathLike | keras.Model | Checkpoint
-FORMATS = (
-    ".keras",
-    ".weights.h5 of this package",
-    ".h5 of keras.applications",
-    "torch .pth and .pt",
-    ".safetensors",
-    "TensorFlow checkpoints (also in .tar.gz)",
-    ".tflite",
-)
-
 _NAMES = {entry.name for entry in published.PUBLISHED}
 
 
@@ -117,45 +105,33 @@ def _downloaded(name: str, model: str | None, backbone: Any, options: Any) -> Pa
     return download.fetch(entry.url, entry.file_hash, entry.file_name)
 
 
-def _open_file(path: Path, moving_averages: bool = False) -> Checkpoint:
-    """Reads a file of weights, its format recognised by content."""
+def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
     prefix = tensorflow.prefix_of(path) if path.name else None
-    if prefix is None:
-        _check_file(path)
-    if prefix is None and keras_file.is_keras_file(path):
-        return keras_model.checkpoint_of(keras_file.load_model(path, compile=False), str(path))
-    checkpoint = _read(path, prefix, moving_averages)
-    found = names.recognize(checkpoint)
-    if found is not None:
-        return found
-    if checkpoint.layout is KERAS:  # a network of the user's own, or one of this package's
-        return checkpoint
-    shown = ", ".join(sorted(checkpoint.arrays)[:5])
-    raise WeightsError(
-        path, f"it holds {len(checkpoint.arrays)} arrays of no known network, among them {shown}"
-    )
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        reason = keras_file.folder_reason(path)
-        raise WeightsError(path, reason or "it is a folder that holds no TensorFlow checkpoint")
-    if not path.is_file():
-        raise WeightsError(path, "there is no such file, nor a TensorFlow checkpoint of that name")
-    if path.stat().st_size == 0:
-        raise WeightsError(path, "it is empty")
-    if weights_h5.is_weights_h5(path):
-        reason = "it does not say which model it belongs to: build it and use weights.load"
-        raise WeightsError(path, reason)
-
-
-def _read(path: Path, prefix: Path | None, moving_averages: bool) -> Checkpoint:
     if prefix is not None:
-        return tensorflow.read(prefix, moving_averages, shown=path)
+        checkpoint = tensorflow.read(prefix, moving_averages, shown=path)
+    else:
+        keras_file.check_is_file(path, " that holds no TensorFlow checkpoint")
+        if keras_file.is_keras_file(path):
+            return keras_model.checkpoint_of(keras_file.load_model(path, compile=False), str(path))
+        checkpoint = _read(path, moving_averages)
+    found = names.recognize(checkpoint)
+    if found is None and checkpoint.layout is not KERAS:
+        raise WeightsError(
+            path,
+            f"it holds {len(checkpoint.arrays)} arrays of no known network, among them "
+            f"{listed(sorted(checkpoint.arrays))}",
+        )
+    return found or checkpoint  # of Keras: a network of the user's own, or one of this package's
+
+
+def _read(path: Path, moving_averages: bool) -> Checkpoint:
     if torch.is_torch_file(path):
         return state_dict.read_torch(path, moving_averages)
     if tflite.is_tflite_file(path):
         return tflite.read(path)
+    if hdf5.is_weights_h5(path):
+        reason = "it does not say which model it belongs to: build it and use weights.load"
+        raise WeightsError(path, reason)
     if hdf5.is_hdf5_file(path):
         return hdf5.read(path)
     if tar.is_archive(path):
@@ -166,6 +142,7 @@ def _read(path: Path, prefix: Path | None, moving_averages: bool) -> Checkpoint:
         begin = file.read(8)
     raise WeightsError(
         path,
-        f"its content is none of the formats {', '.join(FORMATS)}, or is cut off; it begins with "
-        f"{begin!r}",
+        "it is damaged or of none of the formats .keras, .weights.h5, .h5 of keras.applications, "
+        "torch .pth and .pt, .safetensors, TensorFlow checkpoints (also in .tar.gz) and .tflite. "
+        f"It begins with {begin!r}",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,25 +13,53 @@ import numpy as np
 from keras_deeplab.graph.network import all_layers, own_weights
 from keras_deeplab.layers.composite import CompositeLayer
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.report import TransferReport
+from keras_deeplab.weights.errors import WeightsError, listed
 
 # Settings that do not change what weights mean: the papers themselves change them at evaluation.
 _FREE_SETTINGS = (
     *("output_stride", "aspp_rates", "multi_grid", "num_classes", "dropout", "backbone"),
     *("auxiliary_layer", "backbone_options"),  # the options are compared one by one
 )
+_Values = Mapping[str, np.ndarray]  # by the names of a layer's variables
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """Which weights were loaded into a model.
+
+    Attributes:
+        loaded: Names of the layers whose weights were loaded.
+        missing_keys: Names of the layers that the checkpoint lacks or that do not fit, which keep
+            their own weights.
+        unexpected_keys: Names of the checkpoint's variables that are not in the model.
+        notes: Further facts: a class predictor that was not loaded, settings in which the model
+            differs from the network that the weights were trained in.
+        source: The network that the checkpoint holds, and the file.
+    """
+
+    loaded: tuple[str, ...]
+    missing_keys: tuple[str, ...]
+    unexpected_keys: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    source: str | None = None
+
+    def __str__(self) -> str:
+        # One name for a composite layer that is missing as a whole.
+        partly = {path.partition("/")[0] for path in self.loaded}
+        roots = {path: path.partition("/")[0] for path in self.missing_keys}
+        missing = dict.fromkeys(path if root in partly else root for path, root in roots.items())
+        head = "" if self.source is None else f"{self.source}: "
+        lines = [
+            f"{head}loaded {len(self.loaded)} layers; missing keys: {', '.join(missing) or 'none'}"
+        ]
+        if keys := self.unexpected_keys:
+            lines.append(f"unexpected keys: {len(keys)}: {listed(keys)}")
+        return "\n".join([*lines, *self.notes])
 
 
 def weighted_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """The layers with weights of their own by path, down to those inside composite layers."""
     return {path: layer for path, layer in all_layers(model).items() if own_weights(layer)}
-
-
-def is_predictor(path: str) -> bool:
-    """Whether a layer has one output for each class, by its name."""
-    name = path.rsplit("/", 1)[-1]
-    return name.startswith("logits") or name.endswith("logits")
 
 
 def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
@@ -56,14 +85,17 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     root = "" if any(path.startswith("backbone/") for path in layers) else "backbone/"
     found = {path: _values(checkpoint, root + path, layer) for path, layer in layers.items()}
     found = {path: values for path, values in found.items() if values}
-    _check_backbone(checkpoint, root, layers, found)
-    misfits = {path: _misfit(path, layers[path], values) for path, values in found.items()}
-    misfits = {path: text for path, text in misfits.items() if text}
-    left, notes = _left(model, root, checkpoint, found, misfits)
+    backbone = [path for path in layers if f"{root}{path}".startswith("backbone/")]
+    _check_backbone(checkpoint, [path for path in backbone if path not in found], found)
+    misfits = {
+        path: text for path, values in found.items() if (text := _misfit(path, layers, values))
+    }
+    left, notes = _left(model, checkpoint, found, misfits, backbone)
     wrong = [text for path, text in misfits.items() if path not in left]
     if wrong:
-        shown = "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
-        raise WeightsError(checkpoint.path, f"{len(wrong)} shapes do not fit: {shown}")
+        raise WeightsError(
+            checkpoint.path, f"{len(wrong)} shapes do not fit: {listed(wrong, '; ')}"
+        )
     loaded = [path for path in found if path not in left]
     pairs = [
         (f"{path}/{variable.name}", variable, found[path][variable.name])
@@ -88,30 +120,26 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     )
 
 
-def _values(checkpoint: Checkpoint, path: str, layer: keras.layers.Layer) -> dict[str, np.ndarray]:
-    """The checkpoint's arrays for a layer, by the variables' names."""
-    bare = path.removeprefix("backbone/")
-    named = {}
+def _values(checkpoint: Checkpoint, path: str, layer: keras.layers.Layer) -> _Values:
+    """The checkpoint's arrays for a layer; a backbone alone has names without "backbone/"."""
+    values = {}
     for variable in own_weights(layer):
-        for name in (f"{path}/{variable.name}", f"{bare}/{variable.name}"):
-            if name in checkpoint.arrays:
-                named[variable.name] = np.asarray(checkpoint.arrays[name])
+        name = f"{path}/{variable.name}"
+        for key in (name, name.removeprefix("backbone/")):
+            if key in checkpoint.arrays:
+                values[variable.name] = np.asarray(checkpoint.arrays[key])
                 break
-    if checkpoint.folded and "beta" in named and isinstance(layer, keras.layers.BatchNormalization):
+    if checkpoint.folded and "beta" in values:
         # The scale and mean are in the convolution: what is left is the identity and a shift.
-        ones = np.ones_like(named["beta"])
-        identity = {
-            "gamma": ones,
-            "moving_mean": 0 * ones,
-            "moving_variance": ones - np.float32(layer.epsilon),
-        }
-        named = {**identity, **named}
-    return named
+        one, zero = np.ones_like(values["beta"]), np.zeros_like(values["beta"])
+        variance = one - np.float32(layer.epsilon)
+        values = {"gamma": one, "moving_mean": zero, "moving_variance": variance, **values}
+    return values
 
 
-def _misfit(path: str, layer: keras.layers.Layer, values: Mapping[str, np.ndarray]) -> str:
+def _misfit(path: str, layers: Mapping[str, keras.layers.Layer], values: _Values) -> str:
     """The first variable that is missing or has another shape, in words; else empty."""
-    for variable in own_weights(layer):
+    for variable in own_weights(layers[path]):
         value, mine = values.get(variable.name), f"{path}/{variable.name} is {variable.shape}"
         if value is None:
             return f"{mine}, the checkpoint has none"
@@ -123,20 +151,10 @@ def _misfit(path: str, layer: keras.layers.Layer, values: Mapping[str, np.ndarra
 def check_values(
     path: str | os.PathLike, values: Iterable[tuple[str, keras.Variable, np.ndarray]]
 ) -> None:
-    """Refuses values that no trained network has.
-
-    Args:
-        path: The file, for messages.
-        values: Names for messages, the variables, and values of their shapes.
-
-    Raises:
-        WeightsError: If a value is NaN or infinite in the variable's precision, or is a negative
-            variance.
-    """
+    """Refuses values of variables that are not finite numbers or are negative variances."""
     wrong = [text for name, variable, value in values if (text := _defect(name, variable, value))]
     if wrong:
-        shown = "; ".join(wrong[:3]) + ("; ..." if len(wrong) > 3 else "")
-        raise WeightsError(path, f"{len(wrong)} of its variables are broken: {shown}")
+        raise WeightsError(path, f"{len(wrong)} of its variables are broken: {listed(wrong, '; ')}")
 
 
 def _defect(name: str, variable: keras.Variable, value: np.ndarray) -> str:
@@ -161,29 +179,25 @@ def _defect(name: str, variable: keras.Variable, value: np.ndarray) -> str:
 
 def _left(
     model: keras.Model,
-    root: str,
     checkpoint: Checkpoint,
-    found: Mapping[str, Mapping[str, np.ndarray]],
+    found: Mapping[str, _Values],
     misfits: Mapping[str, str],
+    backbone: list[str],
 ) -> tuple[set[str], list[str]]:
     """The layers with misfits that need not be loaded, and notes on them."""
     layers, left, notes = all_layers(model), set(), []
-    own_class = type(model).__name__
     for path, misfit in misfits.items():
-        shapes = [
-            values["kernel"].shape if "kernel" in values else (None,)
-            for values in ({w.name: w for w in own_weights(layers[path])}, found[path])
-        ]
-        if is_predictor(path) and shapes[0][:-1] == shapes[1][:-1]:
-            mine, its = (shape[-1] for shape in shapes)
+        # Of a layer with one output for each class.
+        is_predictor = path.rpartition("/")[2].startswith("logits")
+        own = {variable.name: variable for variable in own_weights(layers[path])}
+        mine, its = (getattr(each.get("kernel"), "shape", ()) for each in (own, found[path]))
+        if is_predictor and mine and its and mine[:-1] == its[:-1]:
             left.add(path)
             notes.append(
-                f"{path} predicts {mine} classes, the checkpoint's {its}: it was not loaded"
+                f"{path} predicts {mine[-1]} classes, the checkpoint's {its[-1]}: it was not loaded"
             )
-        elif f"{root}{path}".startswith("backbone/"):
-            continue
-        elif checkpoint.model not in (own_class, None) or (
-            checkpoint.model is None and is_predictor(path)
+        elif path not in backbone and (
+            is_predictor if checkpoint.model is None else checkpoint.model != type(model).__name__
         ):
             whole = path.rpartition("/")[0]  # a convolution with its norm
             if not isinstance(layers.get(whole), CompositeLayer):
@@ -194,18 +208,15 @@ def _left(
 
 
 def _check_backbone(
-    checkpoint: Checkpoint,
-    root: str,
-    layers: Mapping[str, keras.layers.Layer],
-    found: Mapping[str, Any],
+    checkpoint: Checkpoint, lacking: list[str], found: Mapping[str, _Values]
 ) -> None:
-    lacking = [p for p in layers if f"{root}{p}".startswith("backbone/") and p not in found]
     if lacking or not found:
-        shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
         held = f" on the backbone {checkpoint.backbone!r}" if checkpoint.backbone else ""
-        what = f"{len(lacking)} layers of the model's backbone: {shown}" if lacking else "any layer"
+        what = f"{len(lacking)} layers of the model's backbone: {listed(lacking)}"
         raise WeightsError(
-            checkpoint.path, f"it holds {checkpoint.title}{held}, which does not have {what}"
+            checkpoint.path,
+            f"it holds {checkpoint.title}{held}, which does not have "
+            f"{what if lacking else 'any layer'}",
         )
 
 
@@ -215,13 +226,10 @@ def _setting_notes(model: keras.Model, checkpoint: Checkpoint) -> list[str]:
         return []
     config = model.get_config()
     wanted = checkpoint.arguments(type(model).__name__, config)
-    pairs = [(key, config[key], value) for key, value in wanted.items() if key in config]
     options = config.get("backbone_options") or {}
-    pairs += [
-        (key, options[key], value)
-        for key, value in wanted.get("backbone_options", {}).items()
-        if key in options
-    ]
+    wanted_options = wanted.get("backbone_options", {})
+    pairs = [(key, config[key], value) for key, value in wanted.items() if key in config]
+    pairs += [(key, options[key], value) for key, value in wanted_options.items() if key in options]
     return [
         f"`{key}` is {own!r}; the weights were trained with {value!r}"
         for key, own, value in pairs

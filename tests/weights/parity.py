@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
-from types import ModuleType
 
 import keras
 import numpy as np
@@ -12,18 +12,18 @@ import safetensors.numpy
 import tensorflow as tf
 
 
-def seeded_weights(shared: Path) -> ModuleType:
-    """The module that makes the weights of a case from the names and shapes alone."""
-    path = shared / "parity" / "seeded_weights.py"
-    spec = importlib.util.spec_from_file_location("seeded_weights", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def shapes(shared: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a case's weights by the names of its source."""
+    case = json.loads((shared / "parity" / f"{name}.json").read_text())
+    return {key: tuple(shape) for key, shape in case["parameters"]}
 
 
 def state(shared: Path, name: str) -> dict[str, np.ndarray]:
-    """The weights of a case by the names of its source."""
-    seeded = seeded_weights(shared)
+    """The weights of a case, made from the names and shapes alone."""
+    path = shared / "parity" / "seeded_weights.py"
+    spec = importlib.util.spec_from_file_location("seeded_weights", path)
+    seeded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(seeded)
     make = seeded.seeded_tf_state if name.startswith("tf1_") else seeded.seeded_state
     return make(shared / "parity" / f"{name}.json")
 

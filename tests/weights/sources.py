@@ -54,6 +54,26 @@ def as_the_authors_write_it(model: keras.Model, layers: dict[str, str]) -> dict[
     return arrays
 
 
+TORCH_NAMES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}
+TORCH_NAMES |= {"moving_variance": "running_var", "kernel": "weight", "bias": "bias"}
+
+
+def as_torchvision_writes_it(model: keras.Model, layers: dict[str, str]) -> dict[str, np.ndarray]:
+    """The model's weights by torchvision's names."""
+    arrays = {}
+    for path, layer in weighted_layers(model).items():
+        for weight in own_weights(layer):
+            value = np.array(weight)
+            if weight.name == "kernel" and value.ndim == 2:
+                value = value.T
+            elif weight.name == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D):
+                value = np.moveaxis(value, (2, 3), (0, 1))
+            elif weight.name == "kernel":
+                value = np.moveaxis(value, (3, 2), (0, 1))
+            arrays[f"{layers[path]}.{TORCH_NAMES[weight.name]}"] = np.ascontiguousarray(value)
+    return arrays
+
+
 def norm_after(ours: str, theirs: str) -> dict[str, str]:
     return {f"{ours}conv": theirs, f"{ours}norm": f"{theirs}/BatchNorm"}
 

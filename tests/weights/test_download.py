@@ -56,22 +56,11 @@ class Handler(BaseHTTPRequestHandler):
         # Closed with nothing lingering, the connection is reset rather than ended.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
-    def answer_hung_up(self) -> None:
-        self.close_connection = True
-
     def answer_missing(self) -> None:
         self.send_error(404)
 
     def answer_empty(self) -> None:
         self.begin(Content_Length="0")
-
-    def answer_chunked(self) -> None:
-        self.begin(Transfer_Encoding="chunked")
-        self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY))
-
-    def answer_chunked_cut(self) -> None:
-        self.begin(Transfer_Encoding="chunked")
-        self.wfile.write(b"%x\r\n%s" % (len(BODY), BODY[:-1000]))
 
     def answer_moved(self) -> None:
         self.begin(302, Location="/whole", Content_Length="0")
@@ -95,7 +84,7 @@ def files(cache: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-@pytest.mark.parametrize("file_hash", [MD5, SHA256, SHA256[:15], None])
+@pytest.mark.parametrize("file_hash", [MD5, SHA256[:15], None])
 def test_a_file_is_downloaded_once(server, tmp_path, file_hash):
     for _ in range(2):
         path = download.fetch(f"{server}/whole", file_hash, "weights.bin")
@@ -105,24 +94,19 @@ def test_a_file_is_downloaded_once(server, tmp_path, file_hash):
     assert files(tmp_path) == {"weights.bin"}
 
 
-@pytest.mark.parametrize("way", ["chunked", "moved"])
-def test_other_ways_to_send_a_whole_file(server, way):
-    assert download.fetch(f"{server}/{way}", None, "a").read_bytes() == BODY
+def test_a_redirection_is_followed(server):
+    assert download.fetch(f"{server}/moved", None, "a").read_bytes() == BODY
 
 
 @pytest.mark.parametrize(
     "way, file_hash, reason",
     [
-        ("cut", None, r"retrieval incomplete|IncompleteRead"),
         ("cut", MD5, r"retrieval incomplete|IncompleteRead"),
         ("reset", None, "Connection reset"),
-        ("chunked_cut", None, "IncompleteRead"),
-        ("hung_up", None, "closed connection"),
         ("missing", None, "404"),
         ("empty", None, "it is empty"),
         ("to_file", None, "302"),
         ("whole", "md5:" + 32 * "0", "its hash is not md5:000"),
-        ("whole", "sha256:" + 8 * "0", "its hash is not sha256:000"),
     ],
 )
 def test_a_failed_download_is_one_clear_error(server, tmp_path, way, file_hash, reason):
@@ -131,16 +115,6 @@ def test_a_failed_download_is_one_clear_error(server, tmp_path, way, file_hash, 
         download.fetch(url, file_hash, "weights.bin")
     assert str(caught.value).startswith(f"{url}: ")
     assert "download the file from this address and pass its path" in str(caught.value)
-    assert files(tmp_path) == set()
-
-
-def test_a_server_that_is_not_there(tmp_path, monkeypatch):
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        with pytest.raises(WeightsError, match="Connection refused"):
-            download.fetch(f"http://127.0.0.1:{unused.getsockname()[1]}/a", None, "a")
     assert files(tmp_path) == set()
 
 

@@ -1,6 +1,13 @@
-"""Files of this package, reports, and what does not fit."""
+"""Files of this package and Keras models into models, and what is given by mistake."""
 
 from __future__ import annotations
+
+import builtins
+import io
+import os
+import re
+import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,184 +20,149 @@ import keras_deeplab
 from keras_deeplab import weights
 from keras_deeplab.weights import WeightsError
 
-SMALL = {"aspp_filters": 8, "backbone_options": {"depth_multiplier": 0.25}}
 PIXELS = image(65, 97)
+BOTH = pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
 
 
-def v3(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
-    arguments = {"head_filters": None, **SMALL, **arguments}
-    return keras_deeplab.DeepLabV3(num_classes, "mobilenet_v2", **arguments)
+def small(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
+    arguments = {"aspp_filters": 8, "head_filters": None, **arguments}
+    return keras_deeplab.DeepLabV3(num_classes, tiny(), **arguments)
+
+
+def mobile(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
+    arguments = {"backbone_options": {"depth_multiplier": 0.25}, **arguments}
+    return keras_deeplab.DeepLabV3(
+        num_classes, "mobilenet_v2", aspp_filters=8, head_filters=None, **arguments
+    )
+
+
+def plain() -> keras.Model:
+    return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3, name="conv")])
+
+
+@pytest.fixture(scope="module")
+def model() -> keras_deeplab.DeepLabV3:
+    return scattered(small())
 
 
 @pytest.fixture(scope="module")
 def trained() -> keras_deeplab.DeepLabV3:
-    return scattered(v3())
+    """A model on a backbone of this package."""
+    return scattered(mobile())
 
 
 @pytest.fixture(scope="module")
-def files(trained, tmp_path_factory):
+def files(model, trained, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("files")
-    trained.save(folder / "model.keras")
-    trained.save_weights(folder / "model.weights.h5")
+    model.save(folder / "model.keras")
+    model.save_weights(folder / "model.weights.h5")
+    trained.save(folder / "mobile.keras")
+    plain().save(folder / "plain.keras")
+    plain().save_weights(folder / "plain.weights.h5")
+    (folder / "empty").mkdir()
+    (folder / "nothing.pth").touch()
+    with zipfile.ZipFile(folder / "some.zip", "w") as archive:
+        archive.writestr("readme.txt", "no weights")
     return folder
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
-def test_own_files_come_back(trained, files, name):
-    model = v3()
-    report = weights.load(model, files / name)
+def same_weights(old: keras.Model, new: keras.Model) -> bool:
+    found = {weight.path: np.array(weight) for weight in new.weights}
+    return all(np.array_equal(found[weight.path], weight) for weight in old.weights)
+
+
+def compiled(model: keras.Model) -> keras.Model:
+    model.compile(keras.optimizers.Adam(), keras_deeplab.losses.CrossEntropy())
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(7)
+    return model
+
+
+@BOTH
+def test_own_files_come_back(model, files, name):
+    target = compiled(small(dtype="mixed_bfloat16"))
+    target.backbone.trainable = False
+    optimizer, trainable = target.optimizer, len(target.trainable_weights)
+    report = weights.load(target, files / name)
     assert report.missing_keys == report.unexpected_keys == report.notes == ()
-    np.testing.assert_array_equal(model(PIXELS), trained(PIXELS))
+    assert same_weights(model, target)
+    assert {weight.dtype for weight in target.weights} == {"float32"}
+    assert len(target.trainable_weights) == trainable < len(model.trainable_weights)
+    assert target.optimizer is optimizer
+    assert optimizer.iterations == 7
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
-def test_another_number_of_classes_keeps_its_own_predictor(trained, files, name):
-    model = v3(5)
-    before = [np.array(w) for w in model.get_layer("logits").weights]
-    report = weights.load(model, files / name)
+@BOTH
+def test_another_number_of_classes_keeps_its_own_predictor(files, name):
+    report = weights.load(small(5), files / name)
     assert report.missing_keys == ("logits",)
     assert report.notes == ("logits predicts 5 classes, the checkpoint's 3: it was not loaded",)
-    assert report.unexpected_keys == ("logits/kernel", "logits/bias")
-    for old, new in zip(before, model.get_layer("logits").weights, strict=True):
-        np.testing.assert_array_equal(old, new)
-    inner = [keras.Model(m.inputs, m.get_layer("aspp").output) for m in (model, trained)]
-    np.testing.assert_array_equal(inner[0](PIXELS), inner[1](PIXELS))
+
+
+def test_a_file_of_a_model_in_training_has_the_optimizers_variables_too(model, tmp_path):
+    writer = compiled(small())
+    weights.load(writer, model)
+    writer.save_weights(tmp_path / "trained.weights.h5")
+    target = small(5)
+    report = weights.load(target, tmp_path / "trained.weights.h5")
+    assert report.missing_keys == ("logits",)
+    np.testing.assert_array_equal(target.weights[0], model.weights[0])
 
 
 def test_the_constructor_takes_what_the_weights_need(trained, files, logs):
-    model = keras_deeplab.DeepLabV3(weights=files / "model.keras")
+    model = keras_deeplab.DeepLabV3(weights=files / "mobile.keras")
     assert model.get_config() == trained.get_config()
+    assert "weights" not in model.get_config()
     assert "missing keys: none" in logs.text
     np.testing.assert_array_equal(model(PIXELS), trained(PIXELS))
-    other = keras_deeplab.DeepLabV3(7, weights=files / "model.keras", output_stride=8)
+    other = keras_deeplab.DeepLabV3(7, weights=trained, output_stride=8)
     assert (other.num_classes, other.output_stride) == (7, 8)
     assert other.get_config()["aspp_rates"] == (12, 24, 36)
     assert other.get_config()["backbone_options"] == trained.get_config()["backbone_options"]
-    plus = keras_deeplab.DeepLabV3Plus(
-        4, weights=files / "model.keras", aspp_filters=8, separable=False
-    )
-    assert plus.get_config()["backbone"] == "mobilenet_v2"
-    assert "aspp" not in " ".join(plus.transfer_report.missing_keys)
-    assert "logits" in plus.transfer_report.missing_keys
 
 
-def test_weights_are_no_part_of_the_configuration(files):
-    model = keras_deeplab.DeepLabV3(weights=files / "model.keras")
-    assert "weights" not in model.get_config()
-    assert keras_deeplab.DeepLabV3.from_config(model.get_config()).num_classes == 3
+def test_from_pretrained_builds_the_model(model, files):
+    found = weights.from_pretrained(files / "model.keras")
+    assert type(found) is keras_deeplab.DeepLabV3
+    np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
+    assert keras_deeplab.from_pretrained(model, 5).num_classes == 5
+    with pytest.raises(
+        WeightsError, match="`color` must be an argument of DeepLabV3, .* Received: color='red'"
+    ):
+        weights.from_pretrained(files / "model.keras", color="red")
 
 
-def test_from_pretrained_builds_the_model(trained, files):
-    model = weights.from_pretrained(files / "model.keras")
-    assert type(model) is keras_deeplab.DeepLabV3
-    np.testing.assert_array_equal(model(PIXELS), trained(PIXELS))
-    assert keras_deeplab.from_pretrained(files / "model.keras", 5).num_classes == 5
-    with pytest.raises(WeightsError, match=r"model\.weights\.h5: .*which model"):
-        weights.from_pretrained(files / "model.weights.h5")
-
-
-def test_a_network_of_the_users_own(tmp_path):
-    model = scattered(keras_deeplab.DeepLabV3(3, tiny(), aspp_filters=8, head_filters=None))
-    model.save(tmp_path / "own.keras")
-    again = weights.from_pretrained(tmp_path / "own.keras")
-    np.testing.assert_array_equal(again(PIXELS), model(PIXELS))
-    fresh = keras_deeplab.DeepLabV3(3, tiny(), aspp_filters=8, head_filters=None)
-    network = scattered(tiny())
-    report = weights.load(fresh, network)
+def test_models_are_sources_also_in_a_wrapper_and_as_a_backbone(model):
+    target = small()
+    several = keras_deeplab.MultiScale(target, scales=(0.5, 1.0))
+    report = weights.load(several, keras_deeplab.MultiScale(model, scales=(1.0,)))
+    assert report.missing_keys == report.unexpected_keys == ()
+    assert same_weights(model, target)
+    network = scattered(tiny(), 2)
+    report = weights.load(target, network)
     assert all(path.startswith("backbone/") for path in report.loaded)
-    stem = fresh.backbone.get_layer("stem").kernel
-    np.testing.assert_array_equal(stem, network.get_layer("stem").kernel)
-    with pytest.raises(WeightsError, match="published weights need a `backbone` that has a name"):
-        weights.load(fresh, "imagenet")
-
-
-def test_a_model_is_a_source_and_so_is_a_wrapper(trained):
-    several = keras_deeplab.MultiScale(trained, scales=(0.5, 1.0))
-    model = v3()
-    assert weights.load(model, several).missing_keys == ()
-    np.testing.assert_array_equal(model(PIXELS), trained(PIXELS))
-
-
-def test_a_backbone_alone_takes_weights(trained, files):
-    backbone = keras_deeplab.backbones.build(
-        "mobilenet_v2", (None, None, 3), **SMALL["backbone_options"]
+    np.testing.assert_array_equal(
+        target.backbone.get_layer("stem").kernel, network.get_layer("stem").kernel
     )
-    report = weights.load(backbone, files / "model.keras")
+    report = weights.load(network, model)
     assert report.missing_keys == ()
     assert "logits/kernel" in report.unexpected_keys
-    mine = [w for w in backbone.weights if w.path.endswith("block5_expand_conv/kernel")]
-    its = [w for w in trained.weights if w.path.endswith("block5_expand_conv/kernel")]
-    np.testing.assert_array_equal(mine[0], its[0])
+    np.testing.assert_array_equal(
+        network.get_layer("stem").kernel, model.backbone.get_layer("stem").kernel
+    )
 
 
-def test_settings_that_differ_are_said(files):
-    model = v3(backbone_options={"depth_multiplier": 0.25, "padding": "same"}, epsilon=1e-3)
-    notes = weights.load(model, files / "model.keras").notes
-    assert set(notes) == {
+def test_settings_that_differ_are_noted(trained):
+    options = {"depth_multiplier": 0.25, "padding": "same"}
+    model = mobile(backbone_options=options, epsilon=1e-3)
+    assert set(weights.load(model, trained).notes) == {
         "`padding` is 'same'; the weights were trained with 'symmetric'",
         "`epsilon` is 0.001; the weights were trained with 1e-05",
     }
 
 
-@pytest.mark.parametrize(
-    "model, message",
-    [
-        (
-            lambda: v3(aspp_filters=16),
-            r"shapes do not fit: aspp/.* the checkpoint's \(1, 1, 80, 8\)",
-        ),
-        (
-            lambda: keras_deeplab.DeepLabV3(3, "xception41", aspp_filters=8),
-            "backbone 'mobilenet_v2', which does not have .* layers of the model's backbone",
-        ),
-        (
-            lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]),
-            "does not have 1 layers",
-        ),
-    ],
-)
-def test_another_network_is_refused_and_nothing_changed(files, model, message):
-    model = model()
-    with unchanged(model), pytest.raises(WeightsError, match=message):
-        weights.load(model, files / "model.keras")
-
-
-def test_a_structured_file_of_another_network_is_refused(files):
-    with pytest.raises(WeightsError, match=r"another network than 'deeplab_v3'.* differences"):
-        weights.load(v3(aspp_filters=16), files / "model.weights.h5")
-
-
-def test_a_file_of_a_run_that_went_wrong_is_refused(tmp_path):
-    wrong, model = scattered(v3()), v3()
-    wrong.get_layer("logits").bias.assign([np.nan, 0, np.inf])
-    wrong.save(tmp_path / "model.keras")
-    wrong.save_weights(tmp_path / "model.weights.h5")
-    message = "logits/bias must (hold|be) finite"
-    for source in (tmp_path / "model.keras", tmp_path / "model.weights.h5", wrong):
-        with unchanged(model), pytest.raises(WeightsError, match=message):
-            weights.load(model, source)
-
-
-@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
-@pytest.mark.parametrize("share", [0.001, 0.5, 0.99])
-def test_a_truncated_file_is_refused(files, tmp_path, name, share):
-    content = (files / name).read_bytes()
-    path = tmp_path / name
-    path.write_bytes(content[: int(share * len(content))])
-    model = v3()
-    before = np.array(model.weights[0])
-    with pytest.raises(WeightsError, match=name.replace(".", r"\.")):
-        weights.load(model, path)
-    np.testing.assert_array_equal(before, model.weights[0])
-
-
-@pytest.mark.parametrize("how", ["named", "positional", "arguments"])
-def test_a_subclass_sets_arguments_beside_weights(trained, how):
+def test_a_subclass_sets_arguments_beside_weights(trained):
     """Whatever its own constructor looks like, an explicit argument is kept."""
-
-    class Named(keras_deeplab.DeepLabV3):
-        def __init__(self, pretrained):
-            super().__init__(num_classes=5, preprocessing=None, weights=pretrained)
 
     class Positional(keras_deeplab.DeepLabV3):
         def __init__(self, pretrained):
@@ -200,11 +172,140 @@ def test_a_subclass_sets_arguments_beside_weights(trained, how):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
 
-    model = {
-        "named": lambda: Named(trained),
-        "positional": lambda: Positional(trained),
-        "arguments": lambda: Arguments(5, preprocessing=None, weights=trained),
-    }[how]()
-    config = model.get_config()
-    assert (config["num_classes"], config["preprocessing"]) == (5, None)
-    assert config["backbone"] == "mobilenet_v2"  # of the weights
+    for model in (Positional(trained), Arguments(5, preprocessing=None, weights=trained)):
+        config = model.get_config()
+        assert (config["num_classes"], config["preprocessing"]) == (5, None)
+        assert config["backbone"] == "mobilenet_v2"  # of the weights
+
+
+# --- what is given by mistake: one clear error, and no weight changed ---
+
+
+@pytest.mark.parametrize("checkpoint", [5, None, "", b"model.keras", ["model.keras"]])
+def test_what_is_no_checkpoint(model, checkpoint):
+    message = re.escape(f"Received: checkpoint={checkpoint!r}. ")
+    calls = [lambda: weights.load(model, checkpoint), lambda: weights.from_pretrained(checkpoint)]
+    if checkpoint is not None:  # the default
+        calls.append(lambda: small(weights=checkpoint))
+    for call in calls:
+        with pytest.raises(ValueError, match=rf"`checkpoint` must be a path, .* {message}"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "target", ["a name", keras.Sequential(), keras.Sequential([keras.Input((8, 8, 3))])]
+)
+def test_what_is_no_model_with_weights(files, target):
+    with pytest.raises(ValueError, match="`model` must be a built Keras model with weights. Rec"):
+        weights.load(target, files / "model.keras")
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("empty", "it is a folder that holds no TensorFlow checkpoint"),
+        ("nothing.pth", "it is damaged or of none of the formats .* It begins with b''"),
+        ("some.zip", r"it is damaged or of none of the formats .* It begins with b'PK"),
+        ("missing.keras", "there is no such file"),
+        ("missing/model", "there is no such file"),
+        ("plain.keras", r"it holds the Keras model '.*', which does not have \d+ layers of the"),
+        ("plain.weights.h5", r"it holds another network than 'deeplab_v3': .* missing in the file"),
+        ("a" * 300 + ".pth", "it cannot be read: File name too long"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Path, str])
+def test_files_without_these_weights(model, files, name, reason, kind):
+    with unchanged(model), pytest.raises(WeightsError, match=reason) as caught:
+        weights.load(model, kind(files / name))
+    assert str(files / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "build, name, message",
+    [
+        (
+            small,
+            "mobile.keras",
+            "backbone 'mobilenet_v2', which does not have .* layers of the model's backbone",
+        ),
+        (plain, "model.keras", "does not have 1 layers"),
+        (
+            lambda: small(aspp_filters=16),
+            "model.weights.h5",
+            r"another network than 'deeplab_v3'.* differences: .* in the model, \(",
+        ),
+    ],
+)
+def test_another_network_is_refused_and_nothing_changed(files, build, name, message):
+    model = build()
+    with unchanged(model), pytest.raises(WeightsError, match=message):
+        weights.load(model, files / name)
+
+
+def test_a_model_without_weights_and_files_without_a_model(model, files):
+    with unchanged(model), pytest.raises(WeightsError, match=r"model 'bare': .* has no weights"):
+        weights.load(model, keras.Sequential([keras.layers.Conv2D(2, 3)], name="bare"))
+    message = r"model\.weights\.h5: it does not say which model it belongs to: build it and use"
+    for call in (weights.from_pretrained, lambda path: small(weights=path)):
+        with pytest.raises(WeightsError, match=message):
+            call(files / "model.weights.h5")
+    with pytest.raises(WeightsError, match=r"plain\.keras: it holds .* without a head: build"):
+        weights.from_pretrained(files / "plain.keras")
+
+
+@BOTH
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.99])
+def test_a_truncated_file_is_refused(model, files, tmp_path, name, share):
+    content = (files / name).read_bytes()
+    path = tmp_path / name
+    path.write_bytes(content[: int(share * len(content))])
+    with unchanged(model), pytest.raises(WeightsError, match=re.escape(name)):
+        weights.load(model, path)
+
+
+@BOTH
+def test_a_file_of_a_run_that_went_wrong_is_refused(model, tmp_path, name):
+    wrong = small()
+    wrong.get_layer("logits").bias.assign([np.nan, 0, np.inf])
+    (wrong.save if name == "model.keras" else wrong.save_weights)(tmp_path / name)
+    message = "logits/bias must hold finite float32 values. Received: 2 of 3"
+    with unchanged(model), pytest.raises(WeightsError, match=message):
+        weights.load(model, tmp_path / name)
+
+
+def test_the_home_is_known(model, files, monkeypatch):
+    monkeypatch.setenv("HOME", str(files))
+    assert weights.load(model, "~/model.keras").missing_keys == ()
+    assert weights.from_pretrained(Path("~/model.keras")).num_classes == 3
+
+
+def test_a_named_pipe_is_refused_and_not_opened(model, tmp_path):
+    names = ("pipe.pth", "run/checkpoint", "run/model.index", "a.data-00000-of-00001", "b.index")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "a.index").write_bytes(b"")
+    for name in ("pipe.pth", "a", "b.index", "run"):
+        message = "it must be a regular file, not a named pipe or a device"
+        with unchanged(model), pytest.raises(WeightsError, match=message) as caught:
+            weights.load(model, tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5", "some.zip", "nothing.pth"])
+def test_a_file_that_the_system_does_not_read(model, files, monkeypatch, name):
+    path, opened = files / name, io.open
+
+    def refuse(file, *arguments, **keywords):
+        if str(file) == str(path):
+            raise PermissionError(13, "Permission denied")
+        return opened(file, *arguments, **keywords)
+
+    monkeypatch.setattr(io, "open", refuse)
+    monkeypatch.setattr(builtins, "open", refuse)
+    calls = [lambda: weights.load(model, path)]
+    calls += [lambda: keras_deeplab.load_model(path)] if name == "model.keras" else []
+    for call in calls:
+        with unchanged(model), pytest.raises(WeightsError, match="Permission denied") as caught:
+            call()
+        assert str(caught.value).startswith(f"{path}: ")

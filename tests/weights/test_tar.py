@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.readers import tar, tensorflow
@@ -100,9 +99,9 @@ def test_rights_of_the_archive_are_not_taken_over(packed, into, tmp_path):
         *("deeplab/../evil", "../model.ckpt.index"),
     ],
 )
-@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE])
-def test_paths_that_lead_out_are_refused_anywhere(packed, into, member, kind):
-    assert f"unsafe member {member!r}" in refusal(packed(FILES, link(member, "x", kind)), into)
+def test_paths_that_lead_out_are_refused_anywhere(packed, into, member):
+    for kind in (tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE):
+        assert f"unsafe member {member!r}" in refusal(packed(FILES, link(member, "x", kind)), into)
     assert not list(into.parent.rglob("evil"))
     assert not list(into.iterdir())
 
@@ -142,20 +141,6 @@ def test_what_is_not_one_whole_checkpoint_is_refused(packed, files, reason, name
     assert str(caught.value).startswith(f"{path}: ")
 
 
-@pytest.mark.parametrize("missing", ["data-00001-of-00002", "index"])
-def test_a_checkpoint_without_one_of_its_files_is_refused(packed, tmp_path, missing):
-    prefix = tmp_path / "model.ckpt"
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix), tensor_names=["a"], shape_and_slices=[""], tensors=[tf.zeros(9)]
-    )
-    files = {path.name: path.read_bytes() for path in tmp_path.glob("model.ckpt.*")}
-    assert tensorflow.read_archive(packed(files)).arrays["a"].shape == (9,)
-    files = {name.replace("of-00001", "of-00002"): body for name, body in files.items()}
-    files = {name: body for name, body in files.items() if not name.endswith(missing)}
-    with pytest.raises(WeightsError, match="damaged or incomplete|holds no TensorFlow checkpoint"):
-        tensorflow.read_archive(packed(files))
-
-
 @BOTH
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.9])
 def test_a_cut_archive_is_refused(packed, into, name, part):
@@ -173,18 +158,14 @@ def test_a_wrong_byte_in_a_gzip_is_refused(packed, into):
     assert "damaged or cut off" in refusal(path, into)
 
 
-@pytest.mark.parametrize("lost", [1, 8])
-def test_a_gzip_without_its_checksum_is_refused(packed, into, lost):
+def test_a_gzip_without_its_checksum_or_of_something_else_is_refused(packed, into):
     path = packed(FILES)
-    path.write_bytes(path.read_bytes()[:-lost])
-    assert "damaged or cut off" in refusal(path, into)
-
-
-@pytest.mark.parametrize("content", [b"no archive", gzip.compress(b"")], ids=["text", "gzip"])
-def test_a_gzip_of_something_else_is_refused(into, tmp_path, content):
-    path = tmp_path / "model.tar.gz"
-    path.write_bytes(gzip.compress(content))
-    assert "damaged or cut off" in refusal(path, into)
+    content = path.read_bytes()
+    for wrong in (content[:-1], content[:-8], gzip.compress(b"no archive")):
+        path.write_bytes(wrong)
+        assert "damaged or cut off" in refusal(path, into)
+        for file in into.iterdir():
+            file.unlink()
 
 
 def test_sizes_are_limited_before_anything_is_unpacked(packed, into, monkeypatch):
@@ -244,5 +225,5 @@ def test_other_files_are_no_archives(tmp_path):
     (tmp_path / "short.tar").write_bytes(b"\x1f")
     (tmp_path / "text.tar.gz").write_bytes(b"text" * 1000)
     (tmp_path / "empty.tar.gz").touch()
-    for name in ("short.tar", "text.tar.gz", "empty.tar.gz", ".", "missing.tar.gz"):
+    for name in ("short.tar", "text.tar.gz", "empty.tar.gz"):
         assert not tar.is_archive(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Pickles that no torch would write, each in both formats, and those that very old torch wrote."""
+"""Pickles that no torch would write, and those that very old torch wrote."""
 
 from __future__ import annotations
 
@@ -10,23 +10,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch_bytes import ORDERED, TENSOR, WRITERS, call, dict_of, plain, storage, tensor
+from torch_bytes import (
+    ORDERED,
+    TENSOR,
+    call,
+    dict_of,
+    plain,
+    storage,
+    tensor,
+    write_stream,
+    write_zip,
+)
 
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.readers import torch
 
-FORMATS = ("zip", "stream")
 FOUR = np.arange(4, dtype="float32")
 
 
-def read(kind: str, path: Path, body: bytes) -> dict[str, np.ndarray]:
-    return torch.read(WRITERS[kind](path, body, **{"0": FOUR.tobytes()}))
+def read(folder: Path, body: bytes) -> dict[str, np.ndarray]:
+    return torch.read(write_zip(folder / "a.pth", body, **{"0": FOUR.tobytes()}))
 
 
-def refusal(kind: str, path: Path, body: bytes) -> str:
+def refusal(folder: Path, body: bytes) -> str:
     with pytest.raises(WeightsError) as caught:
-        read(kind, path, body)
-    assert str(caught.value).startswith(f"{path}: ")
+        read(folder, body)
+    assert str(caught.value).startswith(f"{folder / 'a.pth'}: ")
     return caught.value.reason
 
 
@@ -65,9 +74,8 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_programs_are_refused_by_name_and_do_nothing(attack, kind, tmp_path, monkeypatch):
+def test_programs_are_refused_by_name_and_do_nothing(attack, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     body, reason = ATTACKS[attack]
     copyreg.add_extension(__name__, "write_marker", 0xF0)
@@ -79,120 +87,114 @@ def test_programs_are_refused_by_name_and_do_nothing(attack, kind, tmp_path, mon
         # Before the tensors, after them, and as the value of one.
         tensors = dict_of(a=tensor(storage("0", 4), 0, (4,), (1,)))
         for whole in (body, b"(" + body + tensors + b"t", b"(" + tensors + body + b"t"):
-            assert reason in refusal(kind, tmp_path / "a.pth", whole)
-        assert reason in refusal(kind, tmp_path / "a.pth", dict_of(a=body))
+            assert reason in refusal(tmp_path, whole)
+        assert reason in refusal(tmp_path, dict_of(a=body))
     finally:
         copyreg.remove_extension(__name__, "write_marker", 0xF0)
     assert not Path("marker").exists()
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(1, 5))
 def test_every_pickle_of_a_stream_is_read_as_data(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = WRITERS["stream"](tmp_path / "a.pth", b"}")
+    path = write_stream(tmp_path / "a.pth", b"}")
     parts = path.read_bytes().split(b".\x80\x02")
-    parts[number] = parts[number][:2] * (number == 0) + call(SYSTEM, SHELL)
+    parts[number] = call(SYSTEM, SHELL)
     path.write_bytes(b".\x80\x02".join(parts) + b"." * (number == 4))
-    with pytest.raises(WeightsError, match="not a file of torch" if number == 0 else SYSTEM_NAME):
+    with pytest.raises(WeightsError, match=SYSTEM_NAME):
         torch.read(path)
     assert not Path("marker").exists()
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+VIEW = b"ctorch\nFloatStorage\n"
+
+
 @pytest.mark.parametrize(
     "body, reason",
     [
         (b"ctorchvision.models.vgg\nVGG\n)\x81}b", "refused torchvision.models.vgg.VGG: "),
         (b"(" + plain("module") + b"cmy.net\nNet\nNNtQ", "refused my.net.Net: "),
-        # State for something that is shared by all that is read.
-        (TENSOR + plain({"call": None}) + b"b", "refused a state for a _Function"),
-        (TENSOR + plain((None, {"__code__": 1})) + b"b", "refused a state for a _Function"),
-        (b"ctorch\nFloatStorage\n" + plain({"dtype": 1}) + b"b", "a state for a _StorageType"),
-        (call(b"ctorch\nfloat32\n"), "refused a call of a "),
+        (plain(3) + plain({"dtype": 1}) + b"b", "refused a state for a int"),
+        (call(plain(3)), "refused a call of a int"),
         (call(storage("0", 4)), "refused a call of a Storage"),
-        (ORDERED + b"]R", ""),
-        (call(TENSOR, plain(1)), "damaged or cut pickle"),
+        (ORDERED + b"]R", "refused a call"),
+        (ORDERED + plain([]) + b"R", "refused a call"),
         (call(ORDERED, plain([1])), "damaged or cut pickle"),
-        (call(ORDERED, plain([[[], 1]])), "refused a list as a key"),
+        (dict_of(a=call(TENSOR, plain(1))), "without a storage"),
         (plain("0") + b"Q", "persistent id"),
         (b"P0\n", "refused the pickle opcode PERSID"),
         (b"(" + plain("storage") + plain("a") + b"tQ", "persistent id"),
         (storage("0", "4"), "persistent id"),
         (storage("0", -4), "outside its bytes"),
-        (storage("0", 4, b"ctorch\nFloatStorage\n", plain(("v", 3, 2))), "outside its bytes"),
-        (storage("0", 4, b"ctorch\nFloatStorage\n", plain(("v", -1, 2))), "outside its bytes"),
-        (storage("0", 4, b"ctorch\nFloatStorage\n", plain(7)), "whose view is none"),
+        (storage("0", 4, VIEW, plain(("v", 3, 2))), "outside its bytes"),
+        (storage("0", 4, VIEW, plain(("v", -1, 2))), "outside its bytes"),
+        (storage("0", 4, VIEW, plain(7)), "damaged or cut pickle"),
         (b"(" + storage("0", 4) + storage("0", 1) + b"t", "storage 0 of two sizes"),
         (
-            tensor(storage("0", 4, b"ctorch\nUntypedStorage\n"), 0, (4,), (1,)),
+            dict_of(a=tensor(storage("0", 4, b"ctorch\nUntypedStorage\n"), 0, (4,), (1,))),
             "without a storage or a dtype",
         ),
         # Hashing 2**60 leaves of nested tuples would never end.
-        (b"}K\x00" + b"q\x00h\x00\x86" * 60 + b"K\x01s", "refused a tuple as a key"),
-        (b"\x8f(]\x90", "refused a list as a key"),
-        (b"}" + plain(2**64) + b"K\x01s", "refused a long integer as a key"),
-        (ORDERED + plain(tuple(range(17))) + b"R", "refused a call with a tuple of arguments"),
-        (ORDERED + plain([]) + b"R", "refused a call with a list of arguments"),
+        (b"}K\x00" + b"q\x00h\x00\x86" * 60 + b"K\x01s", "no tensors by name"),
         (plain(3) + b"(K\x01e", "damaged or cut pickle"),
         (b"R", "damaged or cut pickle"),
         (b"u", "damaged or cut pickle"),
         (b"h\x07", "damaged or cut pickle"),
-        (b"K\x01K\x02", ""),
-        (b"\xff", "refused the pickle opcode 255"),
+        (b"\xff", "damaged or cut pickle"),
         (b"K\x010", "refused the pickle opcode POP"),
         (b"K\x012", "refused the pickle opcode DUP"),
         (b"\x97", "refused the pickle opcode NEXT_BUFFER"),
-        (b"\x96" + (1 << 40).to_bytes(8, "little"), "refused the pickle opcode BYTEARRAY8"),
         # Lengths far beyond the file.
         (b"X\xff\xff\xff\xff", "damaged or cut pickle"),
         (b"\x8d" + (1 << 45).to_bytes(8, "little"), "damaged or cut pickle"),
         (b"\x8b\xff\xff\xff\x7f", "damaged or cut pickle"),
         (b"\x95" + (1 << 45).to_bytes(8, "little"), "damaged or cut pickle"),
+        (b"\x96" + (1 << 40).to_bytes(8, "little"), "damaged or cut pickle"),
     ],
 )
-def test_crafted_pickles_are_refused(body, reason, kind, tmp_path):
-    assert reason in refusal(kind, tmp_path / "a.pth", body)
+def test_crafted_pickles_are_refused(body, reason, tmp_path):
+    assert reason in refusal(tmp_path, body)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize(
     "place, reason",
     [
-        ((0, (5,), (1,)), "reaches outside its 16 bytes"),
-        ((1, (4,), (1,)), "reaches outside its 16 bytes"),
-        ((0, (2, 2), (3, 1)), "reaches outside its 16 bytes"),
-        ((4, (), ()), "reaches outside its 16 bytes"),
-        ((0, (2,), (1 << 62,)), "reaches outside its 16 bytes"),
-        ((-1, (4,), (1,)), "negative"),
-        ((3, (4,), (-1,)), "negative"),
-        ((0, (-4,), (1,)), "negative"),
-        ((0, (1 << 80,), (0,)), "negative"),
-        ((0, (2.0,), (1,)), "negative"),
-        ((0, (4,), (1, 1)), "1 sizes and 2 strides"),
-        ((0, (1,) * 70, (1,) * 70), "70 sizes"),
-        ((0, 4, 1), "no tuples"),
-        ((0, (1 << 40, 1 << 40), (0, 0)), "larger than any memory"),
-        ((0, (1 << 62, 0, 1 << 62), (0, 0, 0)), "larger than any memory"),
+        ((0, (5,), (1,)), "not in its storage of 16 bytes"),
+        ((1, (4,), (1,)), "not in its storage of 16 bytes"),
+        ((0, (2, 2), (3, 1)), "not in its storage of 16 bytes"),
+        ((4, (), ()), "not in its storage of 16 bytes"),
+        ((0, (2,), (1 << 62,)), "not in its storage of 16 bytes"),
+        ((0, (1 << 40, 1 << 40), (0, 0)), "not in its storage of 16 bytes"),
+        ((0, (1 << 62, 0, 1 << 62), (0, 0, 0)), "not in its storage of 16 bytes"),
+        ((-1, (4,), (1,)), "not a view"),
+        ((3, (4,), (-1,)), "not a view"),
+        ((0, (-4,), (1,)), "not a view"),
+        ((0, (1 << 80,), (0,)), "not a view"),
+        ((0, (2.0,), (1,)), "not a view"),
+        ((0, (4,), (1, 1)), "not a view"),
+        ((0, (1,) * 70, (1,) * 70), "not a view"),
+        ((0, 4, 1), "not a view"),
         ((0, (1000, 1000), (0, 0)), "refused tensors of 4000000 bytes from a file of"),
     ],
 )
-def test_tensors_that_are_not_in_their_storage_are_refused(place, reason, kind, tmp_path):
-    assert reason in refusal(kind, tmp_path / "a.pth", dict_of(a=tensor(storage("0", 4), *place)))
+def test_tensors_that_are_not_in_their_storage_are_refused(place, reason, tmp_path):
+    assert reason in refusal(tmp_path, dict_of(a=tensor(storage("0", 4), *place)))
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("write", [write_zip, write_stream])
 @pytest.mark.parametrize("count", [3, 5, 1 << 40])
-def test_storages_of_another_size_than_declared_are_refused(count, kind, tmp_path):
+def test_storages_of_another_size_than_declared_are_refused(count, write, tmp_path):
     body = dict_of(a=tensor(storage("0", count), 0, (3,), (1,)))
-    reason = refusal(kind, tmp_path / "a.pth", body)
-    assert "storage 0" in reason
-    assert "bytes" in reason or "cut" in reason or "another size" in reason
+    path = write(tmp_path / "a.pth", body, **{"0": FOUR.tobytes()})
+    with pytest.raises(WeightsError, match="storage 0 (of|has another size)"):
+        torch.read(path)
 
 
 def test_lists_of_storages_that_are_not_the_tensors_are_refused(tmp_path):
     body = dict_of(a=tensor(storage("7", 4), 0, (4,), (1,)))
-    assert "list of storages" in refusal("stream", tmp_path / "a.pth", body)
-    assert "no member for storage 7" in refusal("zip", tmp_path / "a.pth", body)
+    with pytest.raises(WeightsError, match="list of storages"):
+        torch.read(write_stream(tmp_path / "b.pth", body, **{"0": FOUR.tobytes()}))
+    assert "no member for storage 7" in refusal(tmp_path, body)
 
 
 STORED = storage("0", 4)
@@ -201,7 +203,6 @@ PARAMETER = b"ctorch.nn.parameter\nParameter\n"
 FLOAT_TENSOR = call(b"ctorch\nFloatTensor\n") + b"(" + STORED + OLD_PLACE + b"tb"
 
 
-@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize(
     "value",
     [
@@ -223,55 +224,39 @@ FLOAT_TENSOR = call(b"ctorch\nFloatTensor\n") + b"(" + STORED + OLD_PLACE + b"tb
         ),
     ],
 )
-def test_tensors_as_torch_wrote_them_over_the_years(value, kind, tmp_path):
-    if b"UntypedStorage" in value and kind == "stream":
-        path = WRITERS[kind](tmp_path / "a.pth", dict_of(a=value), 1, **{"0": FOUR.tobytes()})
-        found = torch.read(path)
-    else:
-        found = read(kind, tmp_path / "a.pth", dict_of(a=value))
+def test_tensors_as_torch_wrote_them_over_the_years(value, tmp_path):
+    found = read(tmp_path, dict_of(a=value))
     assert found["a"].dtype == np.float32
     np.testing.assert_array_equal(found["a"], FOUR[1:])
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_state_dict_of_python_2(kind, tmp_path):
+def test_a_state_dict_of_python_2(tmp_path):
     body = call(ORDERED, b"](](U\x01a" + FLOAT_TENSOR + b"ee")
-    np.testing.assert_array_equal(read(kind, tmp_path / "a.pth", body)["a"], FOUR[1:])
+    np.testing.assert_array_equal(read(tmp_path, body)["a"], FOUR[1:])
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_tensor_known_before_it_is_filled_is_the_same_one(kind, tmp_path):
+def test_a_tensor_known_before_it_is_filled_is_the_same_one(tmp_path):
     first = call(b"ctorch\nFloatTensor\n") + b"q\x07(" + STORED + OLD_PLACE + b"tb"
-    found = read(kind, tmp_path / "a.pth", dict_of(a=first, b=b"h\x07"))
+    found = read(tmp_path, dict_of(a=first, b=b"h\x07"))
     np.testing.assert_array_equal(found["b"], FOUR[1:])
     assert np.shares_memory(found["a"], found["b"])
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_tensors_that_were_never_filled_are_no_tensors(kind, tmp_path):
+def test_tensors_that_were_never_filled_are_no_tensors(tmp_path):
     body = dict_of(a=call(b"ctorch\nFloatTensor\n"), b=FLOAT_TENSOR)
-    assert list(read(kind, tmp_path / "a.pth", body)) == ["b"]
+    assert list(read(tmp_path, body)) == ["b"]
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize(
-    "made",
-    [
-        call(ORDERED, b"h\x07"),  # of a dict
-        call(b"cbuiltins\nset\n", b"h\x07"),
-        call(ORDERED, b"h\x07") + b"0" + call(ORDERED, b"h\x07"),
-    ],
-)
-@pytest.mark.parametrize("items", [plain(dict.fromkeys(range(9999))), plain(list(range(9999)))])
-def test_a_container_made_of_another_again_and_again_takes_no_memory(made, items, kind, tmp_path):
-    body = b"(" + items + b"q\x07" + 2000 * made + b"t"
+@pytest.mark.parametrize("function", [ORDERED, b"cbuiltins\nset\n"])
+@pytest.mark.parametrize("items", [plain(dict.fromkeys(range(9999))), plain([[1, 2]] * 9999)])
+def test_a_container_made_of_another_again_and_again_takes_no_memory(function, items, tmp_path):
+    body = b"(" + items + b"q\x07" + 2000 * call(function, b"h\x07") + b"t"
     tracemalloc.start()
-    refusal(kind, tmp_path / "a.pth", body)
+    refusal(tmp_path, body)
     assert tracemalloc.get_traced_memory()[1] < 30e6
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize(
     "use",
     [
@@ -281,12 +266,12 @@ def test_a_container_made_of_another_again_and_again_takes_no_memory(made, items
         b"](h\x07e" + b"h\x07(h\x07e",
     ],
 )
-def test_a_number_that_is_expanded_is_never_gone_through(use, kind, tmp_path):
+def test_a_number_that_is_expanded_is_never_gone_through(use, tmp_path):
     huge = tensor(storage("0", 4), 0, (1 << 40,), (0,)) + b"q\x07"
-    assert "damaged or cut pickle" in refusal(kind, tmp_path / "a.pth", b"(" + huge + use + b"t")
+    refusal(tmp_path, b"(" + huge + use + b"t")
+    refusal(tmp_path, dict_of(a=huge, b=b"h\x07"))
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_huge_memo_indices_take_no_memory(kind, tmp_path):
+def test_huge_memo_indices_take_no_memory(tmp_path):
     body = dict_of(a=FLOAT_TENSOR) + b"r\xff\xff\xff\x7f"
-    assert list(read(kind, tmp_path / "a.pth", body)) == ["a"]
+    assert list(read(tmp_path, body)) == ["a"]

@@ -2,123 +2,77 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import pytest
 import safetensors.numpy
 from calibration import image
-from parity import state
+from parity import shapes
+from sources import as_torchvision_writes_it, scattered
 
 import keras_deeplab
 from keras_deeplab import weights
-from keras_deeplab.graph.network import own_weights
-from keras_deeplab.weights import WeightsError
+from keras_deeplab.weights import Checkpoint, WeightsError
+from keras_deeplab.weights.checkpoint import TORCH
 from keras_deeplab.weights.names import tables, torchvision
-from keras_deeplab.weights.transfer import weighted_layers
-
-SUFFIXES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}
-SUFFIXES |= {"moving_variance": "running_var", "kernel": "weight", "bias": "bias"}
 
 
-def scattered(model: keras.Model) -> keras.Model:
-    random = np.random.default_rng(1)
-    for weight in model.weights:
-        low, high = (0.5, 1.5) if weight.name in ("gamma", "moving_variance") else (-0.2, 0.2)
-        weight.assign(random.uniform(low, high, weight.shape))
-    return model
-
-
-def as_torchvision_writes_it(model: keras.Model, layers: dict[str, str]) -> dict[str, np.ndarray]:
-    arrays = {}
-    for path, layer in weighted_layers(model).items():
-        for weight in own_weights(layer):
-            value = np.array(weight)
-            if weight.name == "kernel" and value.ndim == 2:
-                value = value.T
-            elif weight.name == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D):
-                value = np.moveaxis(value, (2, 3), (0, 1))
-            elif weight.name == "kernel":
-                value = np.moveaxis(value, (3, 2), (0, 1))
-            arrays[f"{layers[path]}.{SUFFIXES[weight.name]}"] = np.ascontiguousarray(value)
-    return arrays
-
-
-def written(tmp_path, arrays):
-    path = tmp_path / "weights.safetensors"
-    safetensors.numpy.save_file(arrays, path)
-    return path
-
-
-def resnet_names(depth: int, prefix: str = "") -> dict[str, str]:
-    units = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
-    return tables.after(prefix, tables.resnet(torchvision.RESNET, units))
+def recognized(shapes: dict[str, tuple[int, ...]]) -> Checkpoint | None:
+    zero = np.zeros((), np.float32)
+    arrays = {name: np.broadcast_to(zero, shape) for name, shape in shapes.items()}
+    return torchvision.recognize(Checkpoint("a.pth", arrays, TORCH))
 
 
 @pytest.mark.slow
-def test_deeplabv3_resnet101_without_auxiliary_head(tmp_path):
-    model = scattered(
-        keras_deeplab.DeepLabV3(21, "resnet101", output_stride=8, multi_grid=(1, 1, 1), dropout=0.5)
-    )
-    layers = {**resnet_names(101, "backbone."), **torchvision.HEAD}
-    path = written(tmp_path, as_torchvision_writes_it(model, layers))
+def test_a_resnet101_classifier(tmp_path):
+    arguments = {"levels": (1,), "pooling": "average", "dense": ()}
+    model = scattered(keras_deeplab.SPPNet(9, "resnet101", **arguments))
+    layers = {**tables.resnet(torchvision.RESNET, 101), "logits": "fc"}
+    path = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file(as_torchvision_writes_it(model, layers), path)
     found = weights.from_pretrained(path)
     assert found.transfer_report.missing_keys == found.transfer_report.unexpected_keys == ()
-    assert found.get_config() == model.get_config()
-    x = image(65, 97)
-    np.testing.assert_array_equal(found(x, training=False), model(x, training=False))
-
-
-@pytest.mark.slow
-def test_a_resnet_classifier(tmp_path):
-    model = scattered(keras_deeplab.SPPNet(9, "resnet50", levels=(1,), pooling="average", dense=()))
-    layers = {**resnet_names(50), "logits": "fc"}
-    path = written(tmp_path, as_torchvision_writes_it(model, layers))
-    found = weights.from_pretrained(path)
-    x = image(65, 97)
-    np.testing.assert_array_equal(found(x, training=False), model(x, training=False))
     assert found.get_config()["backbone_options"] == model.get_config()["backbone_options"]
-    other = keras_deeplab.DeepLabV3Plus(3, weights=path)
-    assert other.get_config()["backbone"] == "resnet50"
-    stem = other.backbone.get_layer("stem_conv").kernel
-    np.testing.assert_array_equal(stem, model.backbone.get_layer("stem_conv").kernel)
+    x = image(65, 97)
+    np.testing.assert_array_equal(found(x, training=False), model(x, training=False))
 
 
-def test_the_auxiliary_head_comes_along(shared, tmp_path):
-    arrays = state(shared, "torchvision_deeplabv3_resnet50")
-    model = weights.from_pretrained(written(tmp_path, arrays))
-    paths = {path for path in model.transfer_report.loaded if path.startswith("auxiliary/")}
-    assert len(paths) == 3
-    assert not any("aux_classifier" in name for name in model.transfer_report.unexpected_keys)
-    without = keras_deeplab.DeepLabV3(21, "resnet50", output_stride=8, multi_grid=(1, 1, 1))
-    report = weights.load(without, tmp_path / "weights.safetensors")
-    assert report.missing_keys == ()
-    assert all(name.startswith("auxiliary/") for name in report.unexpected_keys)
+def test_the_auxiliary_head_comes_along(shared):
+    names = shapes(shared, "torchvision_deeplabv3_resnet50")
+    found = recognized(names)
+    heads = [name for name in found.arrays if name.startswith("auxiliary/logits/")]
+    assert heads == ["auxiliary/logits/kernel", "auxiliary/logits/bias"]
+    assert (found.model, found.model_arguments["auxiliary_layer"]) == ("DeepLabV3", "auto")
+    assert found.unexpected_keys == ()
+    without = recognized({n: s for n, s in names.items() if not n.startswith("aux_classifier.")})
+    assert "auxiliary_layer" not in without.model_arguments
+    assert not [name for name in without.arrays if name.startswith("auxiliary/")]
 
 
-def test_another_head_on_a_known_network_gives_its_backbone(shared, tmp_path):
-    arrays = state(shared, "torchvision_deeplabv3_resnet50")
-    fcn = {name: a for name, a in arrays.items() if name.startswith("backbone.")}
-    fcn["classifier.0.weight"] = np.zeros((512, 2048, 3, 3), np.float32)
-    path = written(tmp_path, fcn)
-    with pytest.raises(WeightsError, match="without a head"):
-        weights.from_pretrained(path)
-    model = keras_deeplab.DeepLabV3(3, weights=path)
-    assert "classifier.0.weight" in model.transfer_report.unexpected_keys
-    assert set(model.transfer_report.missing_keys) >= {"logits", "head/conv"}
+def test_another_head_on_a_known_network_gives_its_backbone(shared):
+    names = shapes(shared, "torchvision_deeplabv3_resnet50")
+    fcn = {name: shape for name, shape in names.items() if name.startswith("backbone.")}
+    found = recognized({**fcn, "classifier.0.weight": (512, 2048, 3, 3)})
+    assert (found.model, found.backbone) == (None, "resnet50")
+    assert found.unexpected_keys == ("classifier.0.weight",)
+
+
+@pytest.mark.parametrize("depth", [50, 101, 152])
+def test_a_resnet_is_known_by_its_units(depth):
+    names = tables.resnet(torchvision.RESNET, depth).values()
+    kernels = {f"{name}.weight": (64, 64, 1, 1) for name in (*names, "fc")}
+    found = recognized({**kernels, "fc.weight": (9, 64)})
+    assert (found.backbone, found.model) == (f"resnet{depth}", "SPPNet")
+    assert found.model_arguments["num_classes"] == 9
 
 
 @pytest.mark.parametrize(
-    "arrays, message",
+    "names, message",
     [
-        (
-            {"layer4.0.conv3.weight": (4, 4, 1, 1), "fc.weight": (5, 4)},
-            "not a ResNet-50",
-        ),
+        ({"layer4.0.conv3.weight": (4, 4, 1, 1), "fc.weight": (5, 4)}, "not a ResNet-50"),
         ({"conv1.weight": (64, 3, 7, 7), "fc.weight": (1000, 512)}, "not a ResNet-50"),
-        ({"something.weight": (3, 3)}, "1 arrays of no known network"),
     ],
 )
-def test_other_networks_are_refused(tmp_path, arrays, message):
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in arrays.items()}
+def test_other_networks_are_refused(names, message):
+    assert recognized({"something.weight": (3, 3)}) is None
     with pytest.raises(WeightsError, match=message):
-        weights.from_pretrained(written(tmp_path, arrays))
+        recognized(names)

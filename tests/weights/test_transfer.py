@@ -1,12 +1,14 @@
-"""What is taken, what is left as it was, and what is an error."""
+"""What is loaded, what keeps its own weights, and what is an error."""
 
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import keras
 import numpy as np
 import pytest
+from models.networks import tiny
 from sources import scattered, unchanged
 
 import keras_deeplab
@@ -14,34 +16,40 @@ from keras_deeplab import weights
 from keras_deeplab.graph.network import all_layers, own_weights
 from keras_deeplab.weights import Checkpoint, WeightsError, transfer
 
-SMALL = {"aspp_filters": 8, "backbone_options": {"depth_multiplier": 0.25}}
 
-
+@cache  # a target may have any weights
 def v3(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
-    arguments = {"head_filters": None, **SMALL, **arguments}
-    return keras_deeplab.DeepLabV3(num_classes, "mobilenet_v2", **arguments)
+    arguments = {"head_filters": None, "aspp_rates": (), "aspp_filters": 8, **arguments}
+    return keras_deeplab.DeepLabV3(num_classes, tiny(), **arguments)
 
 
+@cache
 def v3_plus(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3Plus:
-    arguments = {"low_level_filters": 4, "decoder_filters": 8, **SMALL, **arguments}
-    return keras_deeplab.DeepLabV3Plus(num_classes, "mobilenet_v2", **arguments)
+    arguments = {"low_level_filters": 4, "decoder_filters": 8, "aspp_filters": 8, **arguments}
+    return keras_deeplab.DeepLabV3Plus(num_classes, tiny(), **arguments)
 
 
 @pytest.fixture(scope="module")
-def without_rates() -> Checkpoint:
+def source() -> Checkpoint:
     """A DeepLabV3 whose projection has other inputs than one with rates."""
-    return weights.open_checkpoint(scattered(v3(aspp_rates=())))
+    return weights.open_checkpoint(scattered(v3()))
+
+
+def changed(source: Checkpoint, **arrays: np.ndarray | None) -> Checkpoint:
+    """The checkpoint with other arrays, without those that are None."""
+    found = {**source.arrays, **arrays}
+    return dataclasses.replace(source, arrays={n: a for n, a in found.items() if a is not None})
 
 
 def values(model: keras.Model, path: str) -> dict[str, np.ndarray]:
     return {w.name: np.array(w) for w in own_weights(all_layers(model)[path])}
 
 
-def test_another_class_leaves_the_head_that_does_not_fit(without_rates):
+def test_another_class_leaves_the_head_that_does_not_fit(source):
     model = v3_plus()
     project = ("aspp/project/conv", "aspp/project/norm")
     before = {path: values(model, path) for path in project}
-    report = transfer(model, without_rates)
+    report = transfer(model, source)
     assert report.notes == (
         "aspp/project was not loaded: aspp/project/conv/kernel is (1, 1, 40, 8), "
         "the checkpoint's (1, 1, 16, 8)",
@@ -52,152 +60,108 @@ def test_another_class_leaves_the_head_that_does_not_fit(without_rates):
         for name, array in values(model, path).items():
             np.testing.assert_array_equal(array, before[path][name])
             assert f"{path}/{name}" in report.unexpected_keys
-    for path in ("aspp/conv_1x1/conv", "aspp/image_pooling/conv/norm", "backbone/stem_conv"):
+    for path in ("aspp/conv_1x1/conv", "aspp/image_pooling/conv/norm", "backbone/stem"):
         assert path in report.loaded
         for name, array in values(model, path).items():
-            np.testing.assert_array_equal(array, without_rates.arrays[f"{path}/{name}"])
-
-
-def test_the_same_class_must_fit(without_rates):
-    model = v3()
-    with unchanged(model), pytest.raises(WeightsError, match="1 shapes do not fit: aspp/project"):
-        transfer(model, without_rates)
-    model = v3(aspp_filters=16, aspp_rates=())
-    with unchanged(model), pytest.raises(WeightsError, match=r"shapes do not fit: aspp/conv_1x1"):
-        transfer(model, without_rates)
-
-
-def test_the_same_class_may_have_other_classes_but_no_other_predictor(without_rates):
-    report = transfer(v3(5, aspp_rates=()), without_rates)
-    assert report.missing_keys == ("logits",)
-    model = v3(3, aspp_rates=(), head_filters=16)
-    with unchanged(model), pytest.raises(WeightsError, match=r"fit: logits/kernel is \(1, 1, 16"):
-        transfer(model, without_rates)
-
-
-def test_predictors_of_other_inputs_are_said_by_their_shapes(without_rates):
-    report = transfer(v3_plus(aspp_rates=(), decoder_filters=16), without_rates)
+            np.testing.assert_array_equal(array, source.arrays[f"{path}/{name}"])
+    report = transfer(v3_plus(aspp_rates=(), decoder_filters=16), source)
     assert report.notes == (
         "logits was not loaded: logits/kernel is (1, 1, 16, 3), the checkpoint's (1, 1, 8, 3)",
     )
-    report = transfer(v3_plus(5, aspp_rates=()), without_rates)
-    assert report.notes == ("logits predicts 5 classes, the checkpoint's 3: it was not loaded",)
 
 
-def lacking(source: Checkpoint, *names: str) -> Checkpoint:
-    kept = {name: array for name, array in source.arrays.items() if name not in names}
-    assert len(kept) == len(source.arrays) - len(names)
-    return dataclasses.replace(source, arrays=kept)
-
-
-def test_a_layer_is_taken_whole_or_not_at_all(without_rates):
-    source = lacking(without_rates, "aspp/conv_1x1/norm/moving_mean")
-    message = r"aspp/conv_1x1/norm/moving_mean is \(8,\), the checkpoint has none"
-    model = v3(aspp_rates=())
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"aspp_rates": (6, 12, 18)}, "1 shapes do not fit: aspp/project"),
+        ({"aspp_filters": 16}, "shapes do not fit: aspp/conv_1x1"),
+        ({"head_filters": 16}, r"fit: logits/kernel is \(1, 1, 16"),
+    ],
+)
+def test_the_same_class_must_fit(source, arguments, message):
+    model = v3(**arguments)
     with unchanged(model), pytest.raises(WeightsError, match=message):
         transfer(model, source)
-    report = transfer(v3_plus(aspp_rates=()), source)
+
+
+def test_another_number_of_classes_keeps_the_predictor(source):
+    broken = {"logits/kernel": source.arrays["logits/kernel"] * np.nan}  # which is not loaded
+    for model in (v3(5), v3_plus(5, aspp_rates=())):
+        before = values(model, "logits")
+        report = transfer(model, changed(source, **broken))
+        assert "logits" in report.missing_keys
+        assert report.notes == ("logits predicts 5 classes, the checkpoint's 3: it was not loaded",)
+        assert set(report.unexpected_keys) == {"logits/kernel", "logits/bias"}
+        for name, array in values(model, "logits").items():
+            np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_layer_is_loaded_whole_or_not(source):
+    lacking = changed(source, **{"aspp/conv_1x1/norm/moving_mean": None})
+    message = r"aspp/conv_1x1/norm/moving_mean is \(8,\), the checkpoint has none"
+    with unchanged(v3()), pytest.raises(WeightsError, match=message):
+        transfer(v3(), lacking)
+    report = transfer(v3_plus(aspp_rates=()), lacking)
     assert [note for note in report.notes if note.startswith("aspp/conv_1x1 was not loaded")]
     assert {"aspp/conv_1x1/conv", "aspp/conv_1x1/norm"} <= set(report.missing_keys)
-    source = lacking(without_rates, "logits/bias")
-    report = transfer(v3_plus(aspp_rates=()), source)
+    report = transfer(v3_plus(aspp_rates=()), changed(source, **{"logits/bias": None}))
     assert "logits" in report.missing_keys
     assert "logits/kernel" in report.unexpected_keys
 
 
-@pytest.mark.parametrize("build", [lambda: v3(aspp_rates=()), v3_plus, lambda: v3_plus().backbone])
-@pytest.mark.parametrize("what", ["a variable", "a layer", "a shape"])
-def test_a_backbone_fits_wholly_in_every_class(without_rates, build, what):
-    path = "backbone/block3_project_norm"
-    names = ["beta"] if what == "a variable" else ["beta", "gamma", "moving_mean"]
-    names += ["moving_variance"] if what == "a layer" else []
-    source = lacking(without_rates, *(f"{path}/{name}" for name in names))
-    if what == "a shape":
-        found = {**without_rates.arrays, f"{path}/beta": np.zeros(7, np.float32)}
-        source = dataclasses.replace(without_rates, arrays=found)
+NORM = "backbone/stage4_norm"
+
+
+@pytest.mark.parametrize("build", [v3, v3_plus, lambda: v3_plus().backbone])
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {f"{NORM}/beta": None},
+        {f"{NORM}/{name}": None for name in ("beta", "gamma", "moving_mean", "moving_variance")},
+        {f"{NORM}/beta": np.zeros(7, np.float32)},
+    ],
+    ids=["no variable", "no layer", "another shape"],
+)
+def test_a_backbone_fits_wholly_in_every_class(source, build, arrays):
     model = build()
-    with unchanged(model), pytest.raises(WeightsError, match="block3_project_norm"):
-        transfer(model, source)
+    with unchanged(model), pytest.raises(WeightsError, match="stage4_norm"):
+        transfer(model, changed(source, **arrays))
 
 
-def test_a_wrapper_is_filled_through_what_it_wraps(without_rates):
-    model = v3(aspp_rates=())
-    several = keras_deeplab.MultiScale(model, scales=(0.5, 1.0))
-    report = weights.load(several, without_rates)
-    assert report.missing_keys == report.unexpected_keys == ()
-    np.testing.assert_array_equal(
-        model.get_layer("logits").kernel, without_rates.arrays["logits/kernel"]
-    )
+KERNEL, VARIANCE = "backbone/stage8/kernel", f"{NORM}/moving_variance"
 
 
-def test_a_voc_file_without_rates_into_another_decoder(shared):
-    file = shared / "pretrained" / "deeplabv3_mnv2_pascal_quant.tflite"
-    model = keras_deeplab.DeepLabV3Plus(11, weights=file, separable=True)
-    notes = model.transfer_report.notes
-    assert "logits predicts 11 classes, the checkpoint's 21: it was not loaded" in notes
-    assert any(note.startswith("aspp/project was not loaded: aspp/project/conv/") for note in notes)
-    kept = set(model.transfer_report.loaded)
-    assert {"aspp/conv_1x1/conv", "aspp/conv_1x1/norm", "backbone/stem_conv"} <= kept
-    assert not {"aspp/project/conv", "aspp/project/norm", "logits"} & kept
-    assert not [path for path in model.transfer_report.missing_keys if path.startswith("backbone/")]
-
-
-@pytest.fixture(scope="module")
-def target() -> keras_deeplab.DeepLabV3:
-    return v3(aspp_rates=())
-
-
-def broken(source: Checkpoint, name: str, array: np.ndarray, value: float) -> Checkpoint:
-    array = np.array(array)
+@pytest.mark.parametrize(
+    "name, dtype, value, message",
+    [
+        *((KERNEL, dtype, np.nan, "finite") for dtype in ("float16", "float32", "float64")),
+        (KERNEL, "bfloat16", np.inf, "finite"),
+        ("aspp/project/norm/beta", "float32", -np.inf, "finite"),
+        (KERNEL, "float64", 1e39, "finite"),  # which overflows
+        (VARIANCE, "float32", -1e-3, "not be negative. Received: 1 of 8 values below 0"),
+        (KERNEL, "S", "a", "hold numbers. Received: dtype="),
+        (KERNEL, "complex64", 1, "hold numbers. Received: dtype="),
+    ],
+)
+def test_values_that_no_trained_network_has_are_refused(source, name, dtype, value, message):
+    array = source.arrays[name].astype(dtype)
     array.flat[1] = value
-    return dataclasses.replace(source, arrays={**source.arrays, name: array})
+    if message == "finite":
+        message = f"hold finite float32 values. Received: 1 of {array.size} values are NaN or"
+    message = f"1 of its variables are broken: {name} must {message}"
+    with unchanged(v3()), pytest.raises(WeightsError, match=message):
+        transfer(v3(), changed(source, **{name: array}))
 
 
-KERNEL = "backbone/block3_project_conv/kernel"
-
-
-@pytest.mark.parametrize("name", [KERNEL, "backbone/stem_norm/gamma", "aspp/project/norm/beta"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_refused_by_name(without_rates, target, name, dtype, value):
-    array = without_rates.arrays[name].astype(dtype)
-    message = (
-        f"1 of its variables are broken: {name} must hold finite float32 values. Received: 1 of"
-    )
-    with unchanged(target), pytest.raises(WeightsError, match=message):
-        transfer(target, broken(without_rates, name, array, value))
-
-
-def test_values_that_overflow_the_model_s_precision_are_refused(without_rates, target):
-    double = without_rates.arrays[KERNEL].astype("float64")
-    single = without_rates.arrays[KERNEL]
-    with pytest.raises(WeightsError, match=f"{KERNEL} must hold finite float32"):
-        transfer(target, broken(without_rates, KERNEL, double, 1e39))
-    large = broken(without_rates, KERNEL, single, 1e5)
-    assert transfer(target, large).missing_keys == ()
+def test_values_must_be_finite_in_the_models_precision(source):
+    array = np.array(source.arrays[KERNEL])
+    array.flat[1] = 1e5
+    large = changed(source, **{KERNEL: array, VARIANCE: 0 * source.arrays[VARIANCE]})
+    assert transfer(v3(), large).missing_keys == ()
     keras.config.set_dtype_policy("float16")
     try:
-        half = v3(aspp_rates=())
+        half = v3(name="half")
     finally:
         keras.config.set_dtype_policy("float32")
     with pytest.raises(WeightsError, match=f"{KERNEL} must hold finite float16 values"):
         transfer(half, large)
-
-
-def test_negative_variances_and_words_are_refused(without_rates, target):
-    name = "backbone/stem_norm/moving_variance"
-    array = without_rates.arrays[name]
-    message = f"{name} must not be negative. Received: 1 of {array.size} values below 0"
-    with unchanged(target), pytest.raises(WeightsError, match=message):
-        transfer(target, broken(without_rates, name, array, -1e-3))
-    assert transfer(target, broken(without_rates, name, array, 0.0)).missing_keys == ()
-    for words in (array.astype("S"), array.astype("U"), array.astype("complex64")):
-        found = dataclasses.replace(without_rates, arrays={**without_rates.arrays, name: words})
-        with pytest.raises(WeightsError, match=f"{name} must hold numbers. Received: dtype="):
-            transfer(target, found)
-
-
-def test_what_is_not_taken_may_be_broken(without_rates):
-    kernel = without_rates.arrays["logits/kernel"]
-    report = transfer(v3(5, aspp_rates=()), broken(without_rates, "logits/kernel", kernel, np.nan))
-    assert report.missing_keys == ("logits",)

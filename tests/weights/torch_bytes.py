@@ -63,6 +63,3 @@ def write_stream(path: Path, body: bytes, itemsize: int = 4, **storages: bytes) 
         parts += [(len(stored) // itemsize).to_bytes(8, "little"), stored]
     path.write_bytes(b"".join(parts))
     return path
-
-
-WRITERS = {"zip": write_zip, "stream": write_stream}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.names import tables
@@ -21,22 +20,20 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     prefix = "base." if checkpoint.has("base.layer1.") else ""  # its multi-scale wrapper
     if f"{prefix}layer1.conv1.conv.weight" not in checkpoint.arrays:
         return None
-    count = sum(checkpoint.has(f"{prefix}layer4.block{unit}.") for unit in range(1, 100))
-    depths = {units[2]: depth for depth, units in UNITS.items()}
+    depth = tables.resnet_depth(checkpoint, prefix + "layer4.block{}.reduce.conv.weight")
     branches = sum(checkpoint.has(f"{prefix}aspp.c{index}.") for index in range(100))
-    if count not in depths or branches != 4:  # the rates of other ASPPs are not in the file
+    if depth is None or branches != 4:  # the rates of other ASPPs are not in the file
         raise WeightsError(
             checkpoint.path,
-            "it is named as deeplab-pytorch names networks, but is not a DeepLab V2: its fourth "
-            f"layer has {count} blocks and its ASPP {branches} branches, not 4",
+            "it is named as deeplab-pytorch names networks, but is not a DeepLab V2 on a ResNet "
+            f"with an ASPP of 4 branches; it has {branches} branches",
         )
-    backbone = f"resnet{depths[count]}"
-    layers = tables.with_norms(tables.resnet(_RESNET, UNITS[depths[count]]), ".conv", ".bn")
+    layers = tables.with_norms(tables.resnet(_RESNET, depth), ".conv", ".bn")
     layers |= {f"logits_{index}": f"aspp.c{index}" for index in range(4)}
     return checkpoint.mapped(
-        f"deeplab-pytorch DeepLab V2 {backbone}",
+        f"deeplab-pytorch DeepLab V2 resnet{depth}",
         tables.after(prefix, layers),
-        backbone=backbone,
+        backbone=f"resnet{depth}",
         backbone_arguments={
             "stride_on": "1x1",
             "pool_ceil": True,
@@ -44,7 +41,7 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
         },
         model="DeepLabV2",
         model_arguments={
-            "num_classes": checkpoint.array(f"{prefix}aspp.c0.weight", 4).shape[0],
+            "num_classes": checkpoint.width(f"{prefix}aspp.c0.weight", largest=100_000),
             "head_filters": None,
             "align_corners": False,
         },

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v2 import STAGES
-from keras_deeplab.backbones.resnet import UNITS
-from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.checkpoint import KERAS, Checkpoint
 from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.layouts import KERAS
 from keras_deeplab.weights.names import tables
-
-_CAFFE = {"preprocessing": "caffe"}
-
 
 _RESNET = {
     "backbone/stem": "conv1",
@@ -44,53 +38,48 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
 
 
 def _resnet(checkpoint: Checkpoint) -> Checkpoint | None:
-    units = tuple(
-        sum(f"conv{stage}_block{unit}_3_conv/kernel" in checkpoint.arrays for unit in range(1, 100))
-        for stage in (2, 3, 4, 5)
-    )
-    depths = {units: depth for depth, units in UNITS.items()}
-    if units not in depths:
+    depth = tables.resnet_depth(checkpoint, "conv4_block{}_3_conv/kernel")
+    if depth is None:
         return None
-    layers = tables.with_norms(tables.resnet(_RESNET, units), "_conv", "_bn")
-    backbone = f"resnet{depths[units]}"
-    shared = {**_CAFFE, "stride_on": "1x1", "backbone_options": {"epsilon": 1.001e-5}}
-    needs = _classifier(checkpoint, layers, tables.MEAN_AND_DENSE)
+    layers = tables.with_norms(tables.resnet(_RESNET, depth), "_conv", "_bn")
+    needs = _classifier(checkpoint, layers)
     return _without_biases(checkpoint, layers).mapped(
-        f"keras.applications {backbone}",
+        f"keras.applications resnet{depth}",
         layers,
-        backbone=backbone,
-        backbone_arguments=shared,
+        backbone=f"resnet{depth}",
+        backbone_arguments={
+            "preprocessing": "caffe",
+            "stride_on": "1x1",
+            "backbone_options": {"epsilon": 1.001e-5},
+        },
         **needs,
     )
 
 
 def _without_biases(checkpoint: Checkpoint, layers: dict[str, str]) -> Checkpoint:
     """Takes the convolutions' biases into the means of the norms behind them, where they cancel."""
-    arrays = dict(checkpoint.arrays)
+    moved = {}
     for path, scope in layers.items():
-        bias = arrays.pop(f"{scope}/bias", None) if path.endswith("_conv") else None
-        if bias is not None:
-            mean = f"{layers[path.removesuffix('conv') + 'norm']}/moving_mean"
-            moved = checkpoint.array(mean, 1)
-            if bias.shape != moved.shape:
+        bias = checkpoint.arrays.get(f"{scope}/bias")
+        if bias is not None and path.endswith("_conv"):
+            name = f"{layers[path.removesuffix('conv') + 'norm']}/moving_mean"
+            mean = checkpoint.array(name, 1)
+            if bias.shape != mean.shape:
                 raise WeightsError(
                     checkpoint.path,
-                    f"{scope}/bias must have the shape of {mean}. Received: {bias.shape} and "
-                    f"{moved.shape}",
+                    f"{scope}/bias must have the shape of {name}. Received: {bias.shape} and "
+                    f"{mean.shape}",
                 )
-            arrays[mean] = moved - bias
-    return replace(checkpoint, arrays=arrays)
+            moved[name] = mean - bias
+    return checkpoint.with_arrays(moved)
 
 
-def _classifier(
-    checkpoint: Checkpoint, layers: dict[str, str], own: dict[str, Any]
-) -> dict[str, Any]:
-    """What the classifier adds, where the file has one."""
+def _classifier(checkpoint: Checkpoint, layers: dict[str, str], **arguments: Any) -> dict[str, Any]:
+    """The model that the classifier makes up, where the file has one."""
     if "predictions/kernel" not in checkpoint.arrays:
         return {}
     layers["logits"] = "predictions"
-    classes = checkpoint.array("predictions/kernel", 2).shape[-1]
-    return {"model": "SPPNet", "model_arguments": {"num_classes": classes, **own}}
+    return tables.classifier(checkpoint.width("predictions/kernel", 2, 100_000), **arguments)
 
 
 def _mobilenet(checkpoint: Checkpoint) -> Checkpoint:
@@ -98,13 +87,14 @@ def _mobilenet(checkpoint: Checkpoint) -> Checkpoint:
     parts = ("depthwise", "project")
     later = tables.expanded(_MOBILENET, block=blocks, part=("expand", *parts))
     layers = tables.expanded(_MOBILENET_START, part=parts) | tables.with_norms(later, "", "_BN")
-    width = checkpoint.array("block_16_project/kernel", 4).shape[-1]
-    multiplier = _multiplier(width)
+    width = checkpoint.width("block_16_project/kernel")
+    # The widths that keras.applications publishes, the last of which are rounded.
+    published = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+    multiplier = min(published, key=lambda m: abs(m * STAGES[-1][1] - width))
     options: dict[str, Any] = {"padding": "end", "depth_multiplier": multiplier}
     if multiplier != 1:
         options["divisible_by"] = 8
-    own = {**tables.MEAN_AND_DENSE, "classifier_conv": True}
-    needs = _classifier(checkpoint, layers, own)
+    needs = _classifier(checkpoint, layers, classifier_conv=True)
     if needs:
         layers |= {"backbone/classifier_conv": "Conv_1", "backbone/classifier_norm": "Conv_1_bn"}
     return checkpoint.mapped(
@@ -116,22 +106,19 @@ def _mobilenet(checkpoint: Checkpoint) -> Checkpoint:
     )
 
 
-def _multiplier(width: int) -> float:
-    """The depth multiplier of a last block's width; keras.applications publishes these."""
-    published = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
-    return min(published, key=lambda m: abs(m * STAGES[-1][1] - width))
-
-
 def _vgg16(checkpoint: Checkpoint) -> Checkpoint:
     layers = {path: path.removeprefix("backbone/") for path in tables.vgg16()}
     own: dict[str, Any] = {}
     if "fc1/kernel" in checkpoint.arrays:
         # Its dense layers require maps of 7x7, in which the pyramid's bins are the pixels.
         layers |= {"dense1": "fc1", "dense2": "fc2"}
-        widths = tuple(checkpoint.array(f"{name}/kernel", 2).shape[-1] for name in ("fc1", "fc2"))
-        own = {"levels": (7,), "pooling": "average", "dense": widths, "replace_pooling": False}
-    needs = _classifier(checkpoint, layers, own)
-    shared = {**_CAFFE, "backbone_options": {"pool_ceil": False}}
+        widths = tuple(checkpoint.width(f"{name}/kernel", 2, 8192) for name in ("fc1", "fc2"))
+        own = {"levels": (7,), "dense": widths, "replace_pooling": False}
+    needs = _classifier(checkpoint, layers, **own)
     return checkpoint.mapped(
-        "keras.applications vgg16", layers, backbone="vgg16", backbone_arguments=shared, **needs
+        "keras.applications vgg16",
+        layers,
+        backbone="vgg16",
+        backbone_arguments={"preprocessing": "caffe", "pool_ceil": False},
+        **needs,
     )

@@ -11,17 +11,12 @@ from typing import Any
 import numpy as np
 
 from keras_deeplab.backbones.mobilenet_v2 import STAGES
-from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.backbones.xception import ENTRY, MIDDLE_UNITS
-from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.checkpoint import TF1, Checkpoint
 from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.layouts import TF1
 from keras_deeplab.weights.names import tables
 
-_XCEPTION_ROOT = re.compile(r"^xception_(41|65|71)/")
-_RESNET_ROOT = re.compile(r"^resnet_v1_(50|101)/")
-
-
+_ROOT = re.compile(r"^(MobilenetV2|(xception)_(41|65|71)|(resnet_v1)_(50|101))/")
 _MOBILENET_START = {"backbone/stem": "Conv", "backbone/block0_{part}": "expanded_conv/{part}"}
 _MOBILENET = {"backbone/block{block}_{part}": "expanded_conv_{block}/{part}"}
 _RESNET = {
@@ -40,126 +35,99 @@ _ASPP = {
 }
 _ATROUS = {f"aspp/atrous_{index}": f"aspp{index + 1}" for index in range(3)}
 _DECODER = {f"decoder_{index}": f"decoder/decoder_conv{index}" for index in range(2)}
+_LOGITS = "MobilenetV2/Logits/Conv2d_1c_1x1"  # of the classifier
 
 
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The authors' network that a checkpoint holds, None for any other."""
-    if checkpoint.layout is not TF1:
+    match = next(filter(None, map(_ROOT.match, checkpoint.arrays)), None)
+    if checkpoint.layout is not TF1 or match is None:
         return None
-    for name in checkpoint.arrays:
-        if name.startswith("MobilenetV2/"):
-            return _found(checkpoint, *_mobilenet(checkpoint))
-        if match := _XCEPTION_ROOT.match(name):
-            depth = int(match[1])
-            layers = xception(depth)
-            return _found(checkpoint, f"xception{depth}", {"preprocessing": "tf"}, layers)
-        if match := _RESNET_ROOT.match(name):
-            return _found(checkpoint, *_resnet_beta(checkpoint, int(match[1]), match[0]))
-    return None
-
-
-def _found(
-    checkpoint: Checkpoint, backbone: str, shared: dict[str, Any], layers: dict[str, str]
-) -> Checkpoint:
-    needs: dict[str, Any] = {"backbone": backbone, "backbone_arguments": shared}
-    arrays = checkpoint.arrays
-    title = f"the authors' {backbone}"
+    shared: dict[str, Any] = {"preprocessing": "tf"}
+    if match[2]:
+        backbone, layers = f"xception{match[3]}", xception(int(match[3]))
+    elif match[4]:
+        if f"{match[0]}conv1_1/weights" not in checkpoint.arrays:
+            raise WeightsError(
+                checkpoint.path,
+                f"it holds the plain {match[4]}_{match[5]} with a 7x7 convolution at its root; "
+                'only the "beta" form with three 3x3 convolutions is a network of this package',
+            )
+        backbone, layers = f"resnet{match[5]}_beta", resnet_beta(int(match[5]))
+    else:
+        backbone, layers = "mobilenet_v2", mobilenet_v2()
+        shared["backbone_options"] = _mobilenet_options(checkpoint)
+    arrays, model, title = checkpoint.arrays, {}, f"the authors' {backbone}"
     if "logits/semantic/weights" in arrays and "concat_projection/weights" in arrays:
-        has_decoder = checkpoint.has("decoder/")
-        needs["model"] = "DeepLabV3Plus" if has_decoder else "DeepLabV3"
-        needs["model_arguments"] = _head_arguments(checkpoint)
-        layers |= _head(checkpoint)
-        checkpoint = _with_pooling_last(checkpoint)
-        title = f"the authors' {needs['model']} {backbone}"
-    elif backbone == "mobilenet_v2" and "MobilenetV2/Logits/Conv2d_1c_1x1/weights" in arrays:
-        layers |= _norms({"backbone/classifier": "MobilenetV2/Conv_1"})
-        layers["logits"] = "MobilenetV2/Logits/Conv2d_1c_1x1"
-        kernel = checkpoint.array("MobilenetV2/Logits/Conv2d_1c_1x1/weights", 4)
+        model = _head(checkpoint, layers)
+        title = f"the authors' {model['model']} {backbone}"
+        # The authors concatenate image pooling first, this package's ASPP last.
+        kernel = checkpoint.array("concat_projection/weights", 4)
+        kernel = np.roll(kernel, -_width(checkpoint, "image_pooling"), axis=-2)
+        checkpoint = checkpoint.with_arrays({"concat_projection/weights": kernel})
+    elif backbone == "mobilenet_v2" and f"{_LOGITS}/weights" in arrays:
+        layers |= _norms({"backbone/classifier": "MobilenetV2/Conv_1"}) | {"logits": _LOGITS}
+        classes = checkpoint.width(f"{_LOGITS}/weights", largest=100_000)
+        model = tables.classifier(classes, classifier_conv=True)
+        kernel = checkpoint.array(f"{_LOGITS}/weights", 4)
         if kernel.shape[:2] != (1, 1):
             raise WeightsError(
                 checkpoint.path, f"its logits must be a 1x1 kernel. Received: shape={kernel.shape}"
             )
-        checkpoint = checkpoint.with_arrays(
-            **{"MobilenetV2/Logits/Conv2d_1c_1x1/weights": kernel.reshape(kernel.shape[-2:])}
-        )
-        needs["model"] = "SPPNet"
-        needs["model_arguments"] = {
-            "num_classes": kernel.shape[-1],
-            **tables.MEAN_AND_DENSE,
-            "classifier_conv": True,
-        }
-    return checkpoint.mapped(title, layers, **needs)
+        checkpoint = checkpoint.with_arrays({f"{_LOGITS}/weights": kernel[0, 0]})
+    return checkpoint.mapped(title, layers, backbone=backbone, backbone_arguments=shared, **model)
 
 
-def _head_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
-    separable = checkpoint.has("aspp1_depthwise/") or checkpoint.has(
-        "decoder/decoder_conv0_depthwise/"
-    )
-    own: dict[str, Any] = {
-        "num_classes": _width(checkpoint, "logits/semantic"),
-        "aspp_filters": _width(checkpoint, "aspp0"),
-        "separable": separable,
-        "align_corners": True,
-        "epsilon": 1e-5,
-    }
-    if _rates(checkpoint) == 0:
-        own["aspp_rates"] = ()
-    if checkpoint.output_stride is not None:
-        own["output_stride"] = checkpoint.output_stride
-    if checkpoint.has("decoder/"):
-        half = "_pointwise" if separable else ""
-        own["low_level_filters"] = _width(checkpoint, "decoder/feature_projection0")
-        own["decoder_filters"] = _width(checkpoint, f"decoder/decoder_conv1{half}")
-    else:
-        own["head_filters"] = None
-    return own
-
-
-def _width(checkpoint: Checkpoint, scope: str) -> int:
-    return checkpoint.array(f"{scope}/weights", 4).shape[-1]
-
-
-def _rates(checkpoint: Checkpoint) -> int:
-    """The number of atrous branches; the rates themselves are not in a checkpoint."""
-    count = sum(
+def _head(checkpoint: Checkpoint, layers: dict[str, str]) -> dict[str, Any]:
+    """The model that the head makes up; adds the names of the head's layers."""
+    rates = sum(
         checkpoint.has(f"aspp{index}/") or checkpoint.has(f"aspp{index}_depthwise/")
         for index in range(1, 20)
     )
-    if count not in (0, 3):
+    if rates not in (0, 3):
         raise WeightsError(
-            checkpoint.path, f"its ASPP has {count} atrous branches, whose rates are not known"
+            checkpoint.path, f"its ASPP has {rates} atrous branches, whose rates are not known"
         )
-    return count
+    has_decoder = checkpoint.has("decoder/")
+    layers |= _norms(_ASPP, "/") | {"logits": "logits/semantic"}
+    own: dict[str, Any] = {
+        "num_classes": _width(checkpoint, "logits/semantic", 100_000),
+        "aspp_filters": _width(checkpoint, "aspp0"),
+        "separable": False,
+        "align_corners": True,
+        "epsilon": 1e-5,
+    }
+    if rates == 0:  # those of other networks are the model's default; a file does not have them
+        own["aspp_rates"] = ()
+    if checkpoint.output_stride is not None:
+        own["output_stride"] = checkpoint.output_stride
+    for ours, theirs in {**(_ATROUS if rates else {}), **(_DECODER if has_decoder else {})}.items():
+        if checkpoint.has(f"{theirs}_depthwise/"):
+            own["separable"] = True
+            layers |= _separable({ours: theirs})
+        else:
+            layers |= _norms({ours: theirs}, "/")
+    if not has_decoder:
+        return {"model": "DeepLabV3", "model_arguments": {**own, "head_filters": None}}
+    layers |= _norms({"decoder_low_level": "decoder/feature_projection0"}, "/")
+    half = "_pointwise" if own["separable"] else ""
+    own["low_level_filters"] = _width(checkpoint, "decoder/feature_projection0")
+    own["decoder_filters"] = _width(checkpoint, f"decoder/decoder_conv1{half}")
+    return {"model": "DeepLabV3Plus", "model_arguments": own}
 
 
-def _head(checkpoint: Checkpoint) -> dict[str, str]:
-    layers = _norms(_ASPP, "/")
-    separable = dict(_ATROUS) if _rates(checkpoint) else {}
-    if checkpoint.has("decoder/"):
-        layers |= _norms({"decoder_low_level": "decoder/feature_projection0"}, "/")
-        separable |= _DECODER
-    for ours, theirs in separable.items():
-        is_separable = checkpoint.has(f"{theirs}_depthwise/")
-        layers |= _separable({ours: theirs}) if is_separable else _norms({ours: theirs}, "/")
-    return {**layers, "logits": "logits/semantic"}
+def _width(checkpoint: Checkpoint, scope: str, largest: int = 2048) -> int:
+    return checkpoint.width(f"{scope}/weights", largest=largest)
 
 
-def _with_pooling_last(checkpoint: Checkpoint) -> Checkpoint:
-    """The authors concatenate image pooling first, this package's ASPP last."""
-    kernel = checkpoint.array("concat_projection/weights", 4)
-    pooled = _width(checkpoint, "image_pooling")
-    kernel = np.roll(kernel, -pooled, axis=-2)
-    return checkpoint.with_arrays(**{"concat_projection/weights": kernel})
-
-
-def _mobilenet(checkpoint: Checkpoint) -> tuple[str, dict[str, Any], dict[str, str]]:
-    width = _width(checkpoint, "MobilenetV2/expanded_conv_16/project")
-    multiplier = width / STAGES[-1][1]
-    options: dict[str, Any] = {"depth_multiplier": multiplier, "padding": "same"}
+def _mobilenet_options(checkpoint: Checkpoint) -> dict[str, Any]:
+    last = STAGES[-1][1]
+    width = _width(checkpoint, "MobilenetV2/expanded_conv_16/project", largest=2 * last)
     second = _width(checkpoint, "MobilenetV2/expanded_conv_1/project")
-    if multiplier != 1 and second != int(STAGES[1][1] * multiplier + 0.5):
+    options: dict[str, Any] = {"depth_multiplier": width / last, "padding": "same"}
+    if width != last and second != int(STAGES[1][1] * width / last + 0.5):
         options["divisible_by"] = 8  # the ImageNet classifiers' rounding, not DeepLab's
-    return "mobilenet_v2", {"preprocessing": "tf", "backbone_options": options}, mobilenet_v2()
+    return options
 
 
 def mobilenet_v2() -> dict[str, str]:
@@ -188,21 +156,9 @@ def xception(depth: int) -> dict[str, str]:
     return tables.after(f"xception_{depth}/", layers)
 
 
-def _resnet_beta(
-    checkpoint: Checkpoint, depth: int, root: str
-) -> tuple[str, dict[str, Any], dict[str, str]]:
-    if f"{root}conv1_1/weights" not in checkpoint.arrays:
-        raise WeightsError(
-            checkpoint.path,
-            f"it holds the plain resnet_v1_{depth} with a 7x7 convolution at its root; only the "
-            '"beta" form with three 3x3 convolutions is a network of this package',
-        )
-    return f"resnet{depth}_beta", {"preprocessing": "tf"}, resnet_beta(depth)
-
-
 def resnet_beta(depth: int) -> dict[str, str]:
     """The map of names of the "beta" ResNet50 or 101."""
-    return tables.after(f"resnet_v1_{depth}/", _norms(tables.resnet(_RESNET, UNITS[depth])))
+    return tables.after(f"resnet_v1_{depth}/", _norms(tables.resnet(_RESNET, depth)))
 
 
 def _norms(table: tables.Table, joint: str = "_") -> dict[str, str]:

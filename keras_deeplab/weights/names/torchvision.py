@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v3 import BLOCKS as MOBILENET_BLOCKS
-from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.names import tables
-
-_PREPROCESSING = {"preprocessing": "torch"}
-
 
 RESNET = {
     "backbone/stem_conv": "conv1",
@@ -42,47 +37,42 @@ _AUXILIARY = {
     "auxiliary/norm": "aux_classifier.1",
     "auxiliary/logits": "aux_classifier.4",
 }
+# Places of VGG16's convolutions in `features`, between ReLUs and poolings.
+_VGG16_FEATURES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+
+# A backbone, what any model on it needs, and the names of its layers.
+_Network = tuple[str, dict[str, Any], dict[str, str]]
 
 
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The network of torchvision that a state dict holds, None for any other."""
+    arrays = checkpoint.arrays
     if checkpoint.has("backbone.layer4."):
         return _segmentation(checkpoint, *_resnet(checkpoint, "backbone."))
     if checkpoint.has("backbone.16."):
-        return _segmentation(checkpoint, *_mobilenet("backbone."))
+        # What torchvision trained dilates the convolution that lost its stride too.
+        network = "mobilenet_v3_large", {"dilated_early": True}, mobilenet_v3_large("backbone.")
+        return _segmentation(checkpoint, *network)
     if checkpoint.has("features.16.0."):
-        return _plain(checkpoint, *_mobilenet("features."))
-    if {"conv1.weight", "fc.weight"} <= set(checkpoint.arrays) or checkpoint.has("layer4.0.conv3"):
+        return _plain(checkpoint, "mobilenet_v3_large", {}, mobilenet_v3_large("features."))
+    if {"conv1.weight", "fc.weight"} <= set(arrays) or checkpoint.has("layer4.0.conv3"):
         return _plain(checkpoint, *_resnet(checkpoint, ""))
-    if _is_vgg16(checkpoint):
+    kernels = {f"features.{index}.weight" for index in _VGG16_FEATURES}
+    found = {name for name in arrays if name.startswith("features.")}
+    if kernels <= found and len(found) == 2 * len(kernels):
         return _vgg16(checkpoint)
     return None
 
 
-def _resnet(checkpoint: Checkpoint, prefix: str) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """Backbone, what any model on it needs, and the names of its layers."""
-    count = sum(f"{prefix}layer3.{unit}.conv3.weight" in checkpoint.arrays for unit in range(100))
-    depths = {units[2]: depth for depth, units in UNITS.items()}
-    kernel = f"{prefix}layer1.0.conv2.weight"
-    if count not in depths or checkpoint.array(kernel, 4).shape[1] != 64:
-        raise WeightsError(
-            checkpoint.path,
-            f"it is not a ResNet-50, 101 or 152 of the common width: its third stage has {count} "
-            "bottleneck units",
-        )
-    depth = depths[count]
-    layers = tables.after(prefix, tables.resnet(RESNET, UNITS[depth]))
-    return f"resnet{depth}", {**_PREPROCESSING, "stride_on": "3x3"}, layers
+def _resnet(checkpoint: Checkpoint, prefix: str) -> _Network:
+    depth = tables.resnet_depth(checkpoint, prefix + "layer3.{}.conv3.weight")
+    if depth is None or checkpoint.array(f"{prefix}layer1.0.conv2.weight", 4).shape[1] != 64:
+        raise WeightsError(checkpoint.path, "it is not a ResNet-50, 101 or 152 of the common width")
+    layers = tables.after(prefix, tables.resnet(RESNET, depth))
+    return f"resnet{depth}", {"stride_on": "3x3"}, layers
 
 
-def _mobilenet(prefix: str) -> tuple[str, dict[str, Any], dict[str, str]]:
-    # What torchvision trained dilates the convolution that lost its stride too.
-    dilated = {"backbone_options": {"dilated_early": True}} if prefix == "backbone." else {}
-    layers = tables.after(prefix, mobilenet_v3_large())
-    return "mobilenet_v3_large", {**_PREPROCESSING, **dilated}, layers
-
-
-def mobilenet_v3_large() -> dict[str, str]:
+def mobilenet_v3_large(prefix: str) -> dict[str, str]:
     """The backbone's map of names."""
     blocks, channels = MOBILENET_BLOCKS["large"], 16
     convolutions, squeezes = {"backbone/stem": "0", "backbone/last": f"{len(blocks) + 1}"}, {}
@@ -97,19 +87,18 @@ def mobilenet_v3_large() -> dict[str, str]:
             else:
                 convolutions[f"{ours}_{part}"] = f"{theirs}.{place}"
         channels = block.channels
-    return tables.with_norms(convolutions, ".0", ".1") | squeezes
+    return tables.after(prefix, tables.with_norms(convolutions, ".0", ".1") | squeezes)
 
 
 def _segmentation(
-    checkpoint: Checkpoint, backbone: str, shared: Mapping[str, Any], layers: dict[str, str]
+    checkpoint: Checkpoint, backbone: str, shared: dict[str, Any], layers: dict[str, str]
 ) -> Checkpoint:
-    needs: dict[str, Any] = {"backbone": backbone, "backbone_arguments": shared}
     if not checkpoint.has("classifier.0.convs."):  # FCN, LR-ASPP: another head on the same network
-        return checkpoint.mapped(f"torchvision segmentation {backbone}", layers, **needs)
+        return _mapped(checkpoint, f"segmentation {backbone}", backbone, shared, layers)
     layers |= HEAD
     is_mobile = backbone == "mobilenet_v3_large"
     own: dict[str, Any] = {
-        "num_classes": checkpoint.array("classifier.4.weight", 4).shape[0],
+        "num_classes": checkpoint.width("classifier.4.weight", largest=100_000),
         "output_stride": 16 if is_mobile else 8,
         "aspp_rates": (12, 24, 36),
         "dropout": 0.5,
@@ -121,57 +110,55 @@ def _segmentation(
     if checkpoint.has("aux_classifier."):
         own["auxiliary_layer"] = "auto"
         layers |= _AUXILIARY
-    title = f"torchvision deeplabv3_{backbone}"
-    return checkpoint.mapped(title, layers, model="DeepLabV3", model_arguments=own, **needs)
+    model = {"model": "DeepLabV3", "model_arguments": own}
+    return _mapped(checkpoint, f"deeplabv3_{backbone}", backbone, shared, layers, **model)
 
 
 def _plain(
-    checkpoint: Checkpoint, backbone: str, shared: Mapping[str, Any], layers: dict[str, str]
+    checkpoint: Checkpoint, backbone: str, shared: dict[str, Any], layers: dict[str, str]
 ) -> Checkpoint:
     """A classifier, or a network whose classifier was taken off."""
-    needs: dict[str, Any] = {"backbone": backbone, "backbone_arguments": shared}
+    model = {}
     if "fc.weight" in checkpoint.arrays:
         layers["logits"] = "fc"
-        classes = checkpoint.array("fc.weight", 2).shape[0]
-        needs |= {
-            "model": "SPPNet",
-            "model_arguments": {"num_classes": classes, **tables.MEAN_AND_DENSE},
-        }
-    return checkpoint.mapped(f"torchvision {backbone}", layers, **needs)
-
-
-# Places of the convolutions in `features`, between ReLUs and poolings.
-_VGG16_FEATURES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-
-
-def _is_vgg16(checkpoint: Checkpoint) -> bool:
-    kernels = {f"features.{index}.weight" for index in _VGG16_FEATURES}
-    found = {name for name in checkpoint.arrays if name.startswith("features.")}
-    return kernels <= found and len(found) == 2 * len(kernels)
+        model = tables.classifier(checkpoint.width("fc.weight", 2, 100_000))
+    return _mapped(checkpoint, backbone, backbone, shared, layers, **model)
 
 
 def _vgg16(checkpoint: Checkpoint) -> Checkpoint:
     places = zip(tables.vgg16(), _VGG16_FEATURES, strict=True)
     layers = {name: f"features.{place}" for name, place in places}
-    shared = {**_PREPROCESSING, "backbone_options": {"pool_ceil": False}}
-    needs: dict[str, Any] = {"backbone": "vgg16", "backbone_arguments": shared}
+    model = {}
     if "classifier.6.weight" in checkpoint.arrays:
         layers |= {"dense1": "classifier.0", "dense2": "classifier.3", "logits": "classifier.6"}
-        first = checkpoint.array("classifier.0.weight", 2)
+        name = "classifier.0.weight"
+        first = checkpoint.array(name, 2)
         if first.shape[1] != 512 * 7 * 7:
             raise WeightsError(
-                checkpoint.path,
-                f"classifier.0.weight must have 512 * 7 * 7 inputs. Received: shape={first.shape}",
+                checkpoint.path, f"{name} must have 512 * 7 * 7 inputs. Received: {first.shape[1]}"
             )
         # torch lays the 7x7 map out channel by channel, the pyramid bin by bin.
         bins = first.reshape(len(first), -1, 7, 7).transpose(0, 2, 3, 1).reshape(len(first), -1)
-        checkpoint = checkpoint.with_arrays(**{"classifier.0.weight": bins})
-        needs["model"] = "SPPNet"
-        needs["model_arguments"] = {
-            "num_classes": checkpoint.array("classifier.6.weight", 2).shape[0],
-            "levels": (7,),
-            "pooling": "average",
-            "dense": (len(first), checkpoint.array("classifier.3.weight", 2).shape[0]),
-            "replace_pooling": False,
-        }
-    return checkpoint.mapped("torchvision vgg16", layers, **needs)
+        checkpoint = checkpoint.with_arrays({name: bins})
+        model = tables.classifier(
+            checkpoint.width("classifier.6.weight", 2, 100_000),
+            levels=(7,),
+            dense=tuple(
+                checkpoint.width(f"classifier.{place}.weight", 2, 8192) for place in (0, 3)
+            ),
+            replace_pooling=False,
+        )
+    return _mapped(checkpoint, "vgg16", "vgg16", {"pool_ceil": False}, layers, **model)
+
+
+def _mapped(
+    checkpoint: Checkpoint,
+    title: str,
+    backbone: str,
+    shared: dict[str, Any],
+    layers: dict[str, str],
+    **model: Any,
+) -> Checkpoint:
+    shared = {"preprocessing": "torch", **shared}
+    network = {"backbone": backbone, "backbone_arguments": shared, **model}
+    return checkpoint.mapped(f"torchvision {title}", layers, **network)

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError, reading, shortened
-from keras_deeplab.weights.layouts import KERAS
 
-_MAGIC = b"\x89HDF\r\n\x1a\n"
 # What a file may hold against its size. Trained weights hardly compress; pruned ones may.
 _MAX_EXPANSION = 20
 _SMALL_BYTES = 1 << 20
@@ -22,21 +19,20 @@ _MAX_DEPTH = 64
 
 
 def is_hdf5_file(path: Path) -> bool:
-    """Whether a file begins as HDF5 does.
-
-    Raises:
-        WeightsError: If it cannot be read.
-    """
+    """Whether a file begins as HDF5 does."""
     with reading(path), path.open("rb") as file:
-        return file.read(8) == _MAGIC
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def is_weights_h5(path: Path) -> bool:
+    """Whether `model.save_weights` wrote a file: such files name layers by their class."""
+    with reading(path):
+        is_hdf5 = path.is_file() and is_hdf5_file(path)
+    return is_hdf5 and any(name.split("/")[-2:-1] == ["vars"] for name in shapes(path))
 
 
 def check_declared(path: Path, declared: int, what: str) -> None:
-    """Refuses a file that declares far more bytes than it has.
-
-    Raises:
-        WeightsError: If it does.
-    """
+    """Refuses a file that declares far more bytes than it has."""
     size = path.stat().st_size
     if declared > _MAX_EXPANSION * size + _SMALL_BYTES:
         raise WeightsError(
@@ -78,8 +74,7 @@ def _checked(path: Path, opened: h5py.File) -> dict[str, h5py.Dataset]:
             raise WeightsError(path, f"its groups are nested deeper than {_MAX_DEPTH}")
         for name in group:
             inner = f"{place}{name}"
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise WeightsError(path, f"{inner!r:.200} must be in the file, but is a link")
             item = group[name]
             address = h5py.h5o.get_info(item.id).addr
@@ -89,52 +84,35 @@ def _checked(path: Path, opened: h5py.File) -> dict[str, h5py.Dataset]:
             if isinstance(item, h5py.Group):
                 todo.append((f"{inner}/", item))
                 continue
-            _check_dataset(path, inner, item)
+            if not isinstance(item, h5py.Dataset) or item.dtype.hasobject or item.shape is None:
+                raise WeightsError(path, f"{inner!r:.200} must be an array of numbers")
+            if item.external or item.is_virtual:
+                raise WeightsError(
+                    path, f"{inner!r:.200} must be in the file, but its values are in another file"
+                )
             found[inner] = item
     return found
 
 
-def _check_dataset(path: Path, place: str, item: Any) -> None:
-    if not isinstance(item, h5py.Dataset) or item.dtype.hasobject or item.shape is None:
-        raise WeightsError(path, f"{place!r:.200} must be an array of numbers")
-    if item.external or item.is_virtual:
-        raise WeightsError(
-            path, f"{place!r:.200} must be in the file, but its values are in another file"
-        )
-
-
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a file's arrays by their place in it.
-
-    Raises:
-        WeightsError: As for `datasets`.
-    """
+    """The shapes of a file's arrays by their place in it."""
     with datasets(path) as found:
         return {place: array.shape for place, array in found.items()}
 
 
-def is_structured(path: Path) -> bool:
-    """Whether `model.save_weights` wrote the file: such files name layers by their class."""
-    return any(name.split("/")[-2:-1] == ["vars"] for name in shapes(path))
-
-
 def read(path: Path) -> Checkpoint:
-    """Reads a file that names its layers, as keras.applications publishes them.
-
-    Raises:
-        WeightsError: As for `datasets`, or if two layers have one name.
-    """
-    arrays: dict[str, np.ndarray] = {}
+    """Reads a file that names its layers, as keras.applications publishes them."""
     with datasets(path) as found:
         inside = {place: d for place, d in found.items() if place.startswith("model_weights/")}
         found = inside or found  # of a whole model, beside its optimizer's
-        for place, array in found.items():
-            *_, layer, variable = ("", *place.split("/"))
-            arrays[f"{layer}/{variable.split(':')[0]}"] = array[()]
+        arrays = {
+            "/".join(place.split(":")[0].split("/")[-2:]): array[()]
+            for place, array in found.items()
+        }
     if len(arrays) < len(found):
         raise WeightsError(
             path,
             "it names several layers alike and cannot be read by name: load it into a model of the "
             "same arguments by model.load_weights, and save that as .keras",
         )
-    return Checkpoint(str(path), arrays, KERAS)
+    return Checkpoint(str(path), arrays)

@@ -22,7 +22,7 @@ from keras_deeplab.weights.readers import hdf5
 from keras_deeplab.weights.transfer import check_values
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
-_MEMBERS = {_CONFIG, "metadata.json", _WEIGHTS}
+_MEMBERS = [_CONFIG, "metadata.json", _WEIGHTS]
 # The largest of keras.applications has 1 MB, nested 11 deep.
 _MAX_CONFIG_BYTES = 8 << 20
 _MAX_CONFIG_DEPTH = 100
@@ -33,16 +33,13 @@ _FREE_ELEMENTS = 1 << 27
 
 # Modules of Keras with what networks are made of. Those left out have functions that read files or
 # start downloads, which Keras 3.15 would call as an activation: keras.applications, keras.datasets.
+_PARTS = (
+    "activations constraints dtype_policies initializers layers losses metrics ops optimizers "
+    "optimizers.schedules quantizers random regularizers"
+)
 _MODULES = {
     "keras",
-    *(
-        f"keras.{name}"
-        for name in (
-            *("activations", "constraints", "dtype_policies", "initializers", "layers", "losses"),
-            *("metrics", "ops", "optimizers", "optimizers.schedules", "quantizers", "random"),
-            "regularizers",
-        )
-    ),
+    *(f"keras.{name}" for name in _PARTS.split()),
     # With layers of their own; Keras finds no function by such a name.
     "keras.src.applications.convnext",
     "keras.src.applications.inception_resnet_v2",
@@ -50,10 +47,9 @@ _MODULES = {
 _MODEL_CLASSES = {"Functional", "Model", "Sequential"}
 # They hold code, whatever `keras.config.enable_unsafe_deserialization` has allowed.
 _CODE = {"__lambda__", "Lambda", "TorchModuleWrapper"}
-_PATH_KEYS = {
-    *("weights", "vocabulary", "idf_weights", "filepath", "filename", "file", "path", "preset"),
-    *("proto", "merges"),
-}
+_PATH_KEYS = set(
+    "weights vocabulary idf_weights filepath filename file path preset proto merges".split()
+)
 _ABSOLUTE = re.compile(r"/|~|\\\\|[A-Za-z]:[\\/]")
 _ELSEWHERE = re.compile(r"://|(^|[/\\])\.\.([/\\]|$)")
 _NO_SIZES = {"seed", "shared_object_id"}
@@ -63,12 +59,10 @@ def is_keras_file(path: Path) -> bool:
     """Whether a file is a `.keras` archive, by its name, or by its content under any other."""
     if path.suffix == ".keras":
         return True
-    if not zipfile.is_zipfile(path):
-        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return _CONFIG in archive.namelist()
-    except (zipfile.BadZipFile, ValueError, RuntimeError):  # a damaged archive
+    except (zipfile.BadZipFile, ValueError, RuntimeError):  # no archive, or a damaged one
         return False
 
 
@@ -108,7 +102,11 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
             stored = sum(array.size for array in arrays.values())
         del content
         budget = _COPIES * stored + _FREE_ELEMENTS
-        _check_config(path, config, compile, budget)
+        if not isinstance(config, dict):
+            raise WeightsError(path, f"{_CONFIG} must hold an object, not {type(config).__name__}")
+        if not compile:  # which Keras then leaves out too
+            config.pop("compile_config", None)
+        _check(path, "", config, budget)
         with _bounded_variables(path, budget):
             model = keras.models.load_model(path, compile=compile, safe_mode=True)
     except WeightsError:
@@ -120,129 +118,112 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
     return model
 
 
-def folder_reason(path: Path) -> str | None:
-    """Which file to give instead of a folder that training or export wrote."""
+def check_is_file(path: Path, otherwise: str) -> None:
+    """Refuses a folder, with the file to give instead, and a path of nothing.
+
+    Args:
+        path: The path.
+        otherwise: What a folder that is no model's is, for the error.
+    """
     if (path / "model.keras").is_file():
-        return f"it is the folder of a run: give {path / 'model.keras'}"
+        raise WeightsError(path, f"it is the folder of a run: give {path / 'model.keras'}")
     if (path / "saved_model.pb").is_file():
-        return "it is a SavedModel, exported for serving: give the .keras file of its model"
-    return None
+        raise WeightsError(
+            path, "it is a SavedModel, exported for serving: give the .keras file of its model"
+        )
+    if path.is_dir():
+        raise WeightsError(path, f"it is a folder{otherwise}")
+    if not path.exists():
+        raise WeightsError(path, "there is no such file")
 
 
 def _read(path: Path) -> tuple[Any, io.BytesIO]:
     """The configuration and the weights' HDF5 file in an archive."""
     with reading(path):
-        if path.is_dir():
-            raise WeightsError(path, folder_reason(path) or "it is a folder: give a .keras file")
-        if not path.exists():
-            raise WeightsError(path, "there is no such file")
+        check_is_file(path, ": give a .keras file")
         with path.open("rb") as file:
-            _check_kind(path, zipfile.is_zipfile(file))
+            if not zipfile.is_zipfile(file):
+                raise WeightsError(
+                    path,
+                    "it is no .keras file, or is damaged or cut off: a .keras file is a zip "
+                    "archive. from_pretrained and weights.load read other formats",
+                )
+            if path.suffix != ".keras":
+                raise WeightsError(path, "its name must end in .keras")
             with zipfile.ZipFile(file) as archive:
                 _check_members(path, archive)
                 return json.loads(archive.read(_CONFIG)), io.BytesIO(archive.read(_WEIGHTS))
 
 
-def _check_kind(path: Path, is_archive: bool) -> None:
-    if not is_archive and path.suffix == ".keras":
-        raise WeightsError(path, "it is damaged or cut off: a .keras file is a zip archive")
-    if not is_archive:
-        raise WeightsError(
-            path, "it is no .keras file; from_pretrained and weights.load read other formats"
-        )
-    if path.suffix != ".keras":
-        raise WeightsError(path, "its name must end in .keras")
-
-
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
     """Refuses an archive of other members than a model's, or that is larger inside than out."""
-    names = [member.filename for member in archive.infolist()]
-    for name in names:
-        if name not in _MEMBERS:
-            raise WeightsError(
-                path, f"it holds {name!r:.100}: a model's file holds {', '.join(sorted(_MEMBERS))}"
-            )
-    if len(names) != len(_MEMBERS):
-        twice = {name for name in names if names.count(name) > 1}
-        what = f"holds {min(twice)} twice" if twice else f"lacks {min(_MEMBERS - set(names))}"
-        raise WeightsError(path, f"it {what}")
-    config, total = archive.getinfo(_CONFIG).file_size, sum(m.file_size for m in archive.infolist())
-    if config > _MAX_CONFIG_BYTES:
+    names = sorted(archive.namelist())
+    if names != _MEMBERS:
+        shown = printable(", ".join(names))
+        raise WeightsError(path, f"it must hold {', '.join(_MEMBERS)}. Received: {shown}")
+    size = archive.getinfo(_CONFIG).file_size
+    if size > _MAX_CONFIG_BYTES:
         raise WeightsError(
-            path, f"{_CONFIG} has {config} bytes: a model's has at most {_MAX_CONFIG_BYTES}"
+            path, f"{_CONFIG} has {size} bytes: a model's has at most {_MAX_CONFIG_BYTES}"
         )
-    hdf5.check_declared(path, total, "its members")
+    hdf5.check_declared(path, sum(m.file_size for m in archive.infolist()), "its members")
 
 
-def _check_config(path: Path, config: Any, compile: bool, budget: int) -> None:
-    """Refuses a configuration with code, a file, an address or unreasonable sizes."""
-    if not isinstance(config, dict):
-        raise WeightsError(path, f"{_CONFIG} must hold an object, not {type(config).__name__}")
-    if not compile:  # which Keras then leaves out too
-        config = {key: value for key, value in config.items() if key != "compile_config"}
-    # Numbers of a compilation, such as steps, are not sizes, and its keys may be names of outputs
-    # instead of arguments. Keys of the objects in it are arguments.
-    todo: list[tuple[str, Any, int, bool, bool]] = [("", config, 1, False, True)]
-    while todo:
-        key, value, depth, compiles, is_argument = todo.pop()
-        if depth > _MAX_CONFIG_DEPTH:
-            raise WeightsError(path, f"{_CONFIG} is nested deeper than {_MAX_CONFIG_DEPTH}")
-        if isinstance(value, dict):
+def _refusal(path: Path, rule: str, received: str) -> WeightsError:
+    return WeightsError(path, f"{_CONFIG} must {rule}. Received: {received}")
+
+
+def _check(
+    path: Path, key: str, value: Any, budget: float, is_argument: bool = True, depth: int = 1
+) -> None:
+    """Refuses a part of a configuration with code, a file, an address or unreasonable sizes.
+
+    A compilation has numbers, such as steps, that are no sizes, and keys that are names of outputs
+    instead of arguments; keys of the objects in it are arguments.
+    """
+    if depth > _MAX_CONFIG_DEPTH:
+        raise WeightsError(path, f"{_CONFIG} is nested deeper than {_MAX_CONFIG_DEPTH}")
+    if isinstance(value, dict):
+        is_object = "class_name" in value
+        if is_object:
             _check_object(path, value)
-            is_object = "class_name" in value
-            for inner, found in value.items():
-                starts = is_object and inner == "compile_config"
-                arguments = (is_object or is_argument) and not starts
-                todo.append((inner, found, depth + 1, compiles or starts, arguments))
-        elif isinstance(value, list):
-            for found in value:  # a list is not a path
-                argument = is_argument and not isinstance(found, str)
-                todo.append((key, found, depth + 1, compiles, argument))
-        elif isinstance(value, str):
-            if (is_argument and key in _PATH_KEYS) or _is_place(value):
-                raise WeightsError(
-                    path,
-                    f"{_CONFIG} must not name a file or an address. Received: {key}={value!r:.100}",
-                )
-        elif isinstance(value, int) and value > budget and not compiles and key not in _NO_SIZES:
-            raise WeightsError(
-                path, f"{_CONFIG} must not exceed the weights in the file. Received: {key}={value}"
-            )
-
-
-def _is_place(value: str) -> bool:
-    """Whether a text is a file or an address; one of several words may mention them."""
-    elsewhere = _ELSEWHERE.search(value) and len(value.split()) == 1
-    return bool(_ABSOLUTE.match(value) or elsewhere)
+        for inner, found in value.items():
+            if is_object and inner == "compile_config":
+                _check(path, inner, found, math.inf, False, depth + 1)
+            else:
+                _check(path, inner, found, budget, is_object or is_argument, depth + 1)
+    elif isinstance(value, list):
+        for found in value:  # a list is not a path
+            argument = is_argument and not isinstance(found, str)
+            _check(path, key, found, budget, argument, depth + 1)
+    elif isinstance(value, str):
+        # A text of several words may mention a file or an address.
+        elsewhere = _ELSEWHERE.search(value) and len(value.split()) == 1
+        if (is_argument and key in _PATH_KEYS) or _ABSOLUTE.match(value) or elsewhere:
+            raise _refusal(path, "not name a file or an address", f"{key}={value!r:.100}")
+    elif isinstance(value, int) and value > budget and key not in _NO_SIZES:
+        raise _refusal(path, "not exceed the weights in the file", f"{key}={value}")
 
 
 def _check_object(path: Path, value: dict[str, Any]) -> None:
     """Refuses objects that are not parts of a network."""
-    name, module = value.get("class_name"), value.get("module")
-    if name is None:
-        return
+    name, module = value["class_name"], value.get("module")
     if not isinstance(name, str):
-        raise WeightsError(
-            path, f"{_CONFIG} must name classes by strings. Received: class_name={name!r:.100}"
-        )
+        raise _refusal(path, "name classes by strings", f"class_name={name!r:.100}")
     if name in _CODE:
-        raise WeightsError(path, f"{_CONFIG} must not hold code. Received: a {name}")
+        raise _refusal(path, "not hold code", f"a {name}")
     found = value.get("config") if name == "function" else value.get("spec_name", name)
     # Keras joins module and name: either may have the dots. A registered name may have them too.
-    is_path = any(
-        isinstance(each, str) and "." in each and ">" not in each for each in (name, found)
-    )
+    is_path = any(isinstance(n, str) and "." in n and ">" not in n for n in (name, found))
     is_of_keras = isinstance(module, str) and module.split(".")[0] == "keras"
     if is_path or (is_of_keras and not _is_of_networks(module, name)):
         shown = printable(f"{module}.{found}" if module else f"{found}")
-        raise WeightsError(path, f"{_CONFIG} must hold parts of networks only. Received: {shown}")
+        raise _refusal(path, "hold parts of networks only", shown)
 
 
 def _is_of_networks(module: str, name: str) -> bool:
     """Whether networks are made of the objects of a Keras module, public or internal."""
-    public = module
-    if module.startswith("keras.src."):
-        public = f"keras.{module.split('.')[2]}"
+    public = f"keras.{module.split('.')[2]}" if module.startswith("keras.src.") else module
     if public == "keras.models":
         return name in _MODEL_CLASSES
     return public in _MODULES or module in _MODULES
@@ -262,7 +243,7 @@ def _bounded_variables(path: Path, budget: int) -> Iterator[None]:
                 value = value()
         built += math.prod(value.shape)
         if built > budget:
-            raise _TooLarge
+            raise MemoryError  # which Keras may put into an error of its own
         return next_creator(**arguments)
 
     try:
@@ -275,7 +256,3 @@ def _bounded_variables(path: Path, budget: int) -> Iterator[None]:
     if built > budget:
         reason = f"{_CONFIG} builds more than {budget} weights, which the file does not hold"
         raise WeightsError(path, reason) from cause
-
-
-class _TooLarge(Exception):
-    """Keras may put it into an error of its own."""

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_deeplab.weights.errors import WeightsError, reading
+from keras_deeplab.weights.errors import WeightsError
 
 
 def is_safetensors_file(path: Path) -> bool:
     """Whether a file begins with the length of a header that fits in it, and a JSON object."""
-    if not path.is_file():
-        return False
     with path.open("rb") as file:
         begin = file.read(9)
     header_end = 8 + int.from_bytes(begin[:8], "little")
@@ -20,15 +18,10 @@ def is_safetensors_file(path: Path) -> bool:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Reads all tensors of a safetensors file, bfloat16 as the `ml_dtypes` type of TensorFlow.
+    """Reads all tensors of a file, bfloat16 as the `ml_dtypes` type of TensorFlow.
 
     The package safetensors itself checks that the declared shapes and offsets are those of the
     file, without gaps or overlaps.
-
-    Raises:
-        ImportError: If the package safetensors is not installed.
-        WeightsError: If the file is missing, damaged or cut, holds no tensors, or holds a type that
-            NumPy lacks.
     """
     try:
         from safetensors import SafetensorError
@@ -38,15 +31,14 @@ def read(path: Path) -> dict[str, np.ndarray]:
             f"{path} is a safetensors file, and reading it needs the package safetensors: "
             "pip install keras_deeplab[safetensors]"
         ) from error
-    with reading(path):
-        try:
-            arrays = load_file(path)
-        except (SafetensorError, ValueError) as error:  # NumPy's, at a shape such as (2**62, 0)
-            raise WeightsError(path, f"damaged or cut safetensors file ({error})") from error
-        except (AttributeError, KeyError, TypeError) as error:
-            # How the package fails at 8-bit and 4-bit floats.
-            reason = f"it holds a tensor of a type that NumPy lacks ({error})"
-            raise WeightsError(path, reason) from error
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, ValueError) as error:  # NumPy's, at a shape such as (2**62, 0)
+        raise WeightsError(path, f"damaged or cut safetensors file ({error})") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        # How the package fails at 8-bit and 4-bit floats.
+        reason = f"it holds a tensor of a type that NumPy lacks ({error})"
+        raise WeightsError(path, reason) from error
     if not arrays:
         raise WeightsError(path, "it holds no tensors")
     return arrays

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_deeplab.weights import names
-from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.checkpoint import TORCH, Checkpoint
 from keras_deeplab.weights.errors import WeightsError, printable
-from keras_deeplab.weights.layouts import TORCH
 from keras_deeplab.weights.readers import safetensors, torch
 from keras_deeplab.weights.readers.torch import Keys, Shapes
 
@@ -22,19 +21,11 @@ _AVERAGES = re.compile(r"(^|[._])(ema|swa|averaged?|moving_average)([._\d]|$)", 
 _MAX_WRAPPERS = 6
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A state dict of a file.
-
-    Attributes:
-        keys: Those of the dicts that lead to it; none for the whole file.
-        prefix: What is removed from its names, such as `module.`; others are unexpected keys.
-        notes: What was chosen and from what, for the report.
-    """
+class Choice(NamedTuple):
+    """The keys that lead to a state dict, and what is removed from its names, such as `module.`."""
 
     keys: Keys
     prefix: str
-    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         found = f"`{printable('.'.join(self.keys))}`" if self.keys else "the file"
@@ -45,49 +36,41 @@ class Choice:
         """Whether it holds moving averages of the model's weights, by its name."""
         return bool(_AVERAGES.search(f"{'.'.join(self.keys)}.{self.prefix}"))
 
-    def checkpoint(self, path: Path, arrays: Mapping[str, np.ndarray]) -> Checkpoint:
-        """The arrays under their names without the prefix."""
-        others = tuple(sorted(name for name in arrays if not name.startswith(self.prefix)))
-        inner = {
-            name.removeprefix(self.prefix): array
-            for name, array in arrays.items()
-            if name.startswith(self.prefix)
-        }
-        return Checkpoint(str(path), inner, TORCH, unexpected_keys=others, notes=self.notes)
-
 
 def read_torch(path: Path, moving_averages: bool = False) -> Checkpoint:
-    """The network in a file of `torch.save`; see `chosen`."""
+    """The network in a file of `torch.save`."""
     choices = []
 
     def choose(state_dicts: Mapping[Keys, Shapes]) -> Keys:
         choices.append(chosen(path, state_dicts, moving_averages))
-        return choices[0].keys
+        return choices[0][0].keys
 
     arrays = torch.read(path, choose)
-    return choices[0].checkpoint(path, arrays)
+    return _checkpoint(path, arrays, *choices[0])
 
 
 def read_safetensors(path: Path, moving_averages: bool = False) -> Checkpoint:
-    """The network in a safetensors file; see `chosen`."""
+    """The network in a safetensors file."""
     arrays = safetensors.read(path)
     shapes = {name: array.shape for name, array in arrays.items()}
-    return chosen(path, {(): shapes}, moving_averages).checkpoint(path, arrays)
+    return _checkpoint(path, arrays, *chosen(path, {(): shapes}, moving_averages))
 
 
-def chosen(path: Path, state_dicts: Mapping[Keys, Shapes], moving_averages: bool) -> Choice:
-    """The one state dict that holds a known network, by names and shapes alone.
+def _checkpoint(
+    path: Path, arrays: Mapping[str, np.ndarray], choice: Choice, notes: tuple[str, ...]
+) -> Checkpoint:
+    others = tuple(sorted(name for name in arrays if not name.startswith(choice.prefix)))
+    inner = {n.removeprefix(choice.prefix): a for n, a in arrays.items() if n not in others}
+    return Checkpoint(str(path), inner, TORCH, unexpected_keys=others, notes=notes)
 
-    A prefix such as `module.`, `model.` or `_orig_mod.` before all or some of the names is found
-    by removing one part after the other until a network fits.
 
-    Args:
-        path: The file, for messages.
-        state_dicts: Shapes by name, by the keys that lead to each state dict of the file.
-        moving_averages: Whether to choose the moving averages (EMA) of the weights.
+def chosen(
+    path: Path, state_dicts: Mapping[Keys, Shapes], moving_averages: bool
+) -> tuple[Choice, tuple[str, ...]]:
+    """The one state dict that holds a known network, by names and shapes alone, and notes on it.
 
-    Raises:
-        WeightsError: If no state dict fits, or several do.
+    A prefix such as `module.` or `_orig_mod.` before all or some of the names is found by removing
+    one part after the other until a network fits.
     """
     choices, errors = [], []
     for keys, shapes in state_dicts.items():
@@ -112,11 +95,11 @@ def chosen(path: Path, state_dicts: Mapping[Keys, Shapes], moving_averages: bool
         )
     (choice,) = wanted
     if choices == [Choice((), "")]:
-        return choice
+        return choice, ()
     note = f"weights read from {choice}"
     if others := "; ".join(str(other) for other in choices if other != choice):
         note += f"; not read: {others}"
-    return replace(choice, notes=(note,))
+    return choice, (note,)
 
 
 def _networks(path: Path, shapes: Shapes) -> Iterator[tuple[str, WeightsError | None]]:

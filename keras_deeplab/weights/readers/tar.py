@@ -7,7 +7,6 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import BinaryIO
 
@@ -20,8 +19,6 @@ MAX_RATIO = 32
 _ALWAYS_ALLOWED = 64 << 20
 
 _GZIP = b"\x1f\x8b"
-_TAR = b"ustar"  # at this offset of the first header
-_TAR_OFFSET = 257
 _CHUNK = 1 << 20
 # Hidden files are not part of a checkpoint: macOS adds a "._NAME" beside each.
 _FILE = re.compile(r"[^.].*\.(index|data-\d{5}-of-\d{5})")
@@ -29,11 +26,9 @@ _FILE = re.compile(r"[^.].*\.(index|data-\d{5}-of-\d{5})")
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a .tar or .tar.gz archive, by its content."""
-    if not path.is_file():
-        return False
     with path.open("rb") as file:
-        start = file.read(_TAR_OFFSET + len(_TAR))
-    return start.startswith(_GZIP) or start[_TAR_OFFSET:] == _TAR
+        start = file.read(262)
+    return start.startswith(_GZIP) or start[257:] == b"ustar"
 
 
 def extract_checkpoint(path: Path, folder: Path) -> None:
@@ -52,14 +47,7 @@ def extract_checkpoint(path: Path, folder: Path) -> None:
             gzip.open(path) if is_packed else path.open("rb") as file,
             tarfile.open(fileobj=_InPieces(file), mode="r:") as archive,
         ):
-            for name, member in _checkpoint_members(path, archive):
-                if (folder / name).exists():
-                    raise WeightsError(path, f"it holds several files {name!r}")
-                with (
-                    archive.extractfile(member) as content,
-                    (folder / name).open("xb") as extracted,
-                ):
-                    shutil.copyfileobj(content, extracted, _CHUNK)
+            _extract(path, archive, folder)
             while file.read(_CHUNK):  # to the end, where gzip has its checksum
                 _check_size(path, file.tell())
     except WeightsError:
@@ -76,6 +64,28 @@ def extract_checkpoint(path: Path, folder: Path) -> None:
         raise WeightsError(path, reason) from error
 
 
+def _extract(path: Path, archive: tarfile.TarFile, folder: Path) -> None:
+    total = 0
+    for member in archive:
+        name = PureWindowsPath(member.name)  # which knows both kinds of separators
+        if name.root or ".." in name.parts or ":" in member.name:
+            raise WeightsError(
+                path, f"unsafe member {member.name!r}: its path leads out of the archive's folder"
+            )
+        if member.size < 0:
+            raise tarfile.ReadError(f"a member of {member.size} bytes")
+        total += member.size
+        _check_size(path, total)
+        if not _FILE.fullmatch(name.name) or member.isdir():
+            continue
+        if not member.isreg():
+            raise WeightsError(path, f"member {member.name!r} must be a file, not a link")
+        if (folder / name.name).exists():
+            raise WeightsError(path, f"it holds several files {name.name!r}")
+        with archive.extractfile(member) as content, (folder / name.name).open("xb") as extracted:
+            shutil.copyfileobj(content, extracted, _CHUNK)
+
+
 class _InPieces:
     """A file that is read in pieces only: tarfile reads a header of any declared size in one."""
 
@@ -87,27 +97,6 @@ class _InPieces:
         if size > _CHUNK:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return self.file.read(size)
-
-
-def _checkpoint_members(
-    path: Path, archive: tarfile.TarFile
-) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """The members to extract, with their names; all others are checked too."""
-    total = 0
-    for member in archive:
-        name = PureWindowsPath(member.name)  # which knows both kinds of separators
-        if name.root or ".." in name.parts or ":" in member.name:
-            raise WeightsError(
-                path, f"unsafe member {member.name!r}: its path leads out of the archive's folder"
-            )
-        total += member.size
-        if member.size < 0:
-            raise tarfile.ReadError(f"a member of {member.size} bytes")
-        _check_size(path, total)
-        if _FILE.fullmatch(name.name) and not member.isdir():
-            if not member.isreg():
-                raise WeightsError(path, f"member {member.name!r} must be a file, not a link")
-            yield name.name, member
 
 
 def _check_size(path: Path, size: int) -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import trackable_object_graph_pb2
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from keras_deeplab.weights.checkpoint import Checkpoint, may_hold
+from keras_deeplab.weights.checkpoint import TF1, Checkpoint, may_hold
 from keras_deeplab.weights.errors import WeightsError, reading
-from keras_deeplab.weights.layouts import KERAS, TF1
 from keras_deeplab.weights.readers import tar
 from keras_deeplab.weights.readers.tensorflow_index import declared_bytes
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _AVERAGE = "/ExponentialMovingAverage"
+_DATA = r"\.data-\d{5}-of-\d{5}"
 # What TF1's optimizers keep beside each variable.
 _SLOTS = re.compile(
     r"/(Momentum|RMSProp(_\d)?|Adam(_\d)?|Adagrad|Adadelta(_\d)?|Ftrl(_\d)?|LARS\w*)$"
@@ -28,11 +28,8 @@ _SLOTS = re.compile(
 def prefix_of(path: Path, shown: Path | None = None) -> Path | None:
     """The prefix of a checkpoint, from a prefix, its .index or data file, or its folder.
 
-    Returns:
-        The prefix, None if there is no checkpoint.
-
-    Raises:
-        WeightsError: If a folder holds several checkpoints and does not say which is the latest.
+    None if there is no checkpoint; an error where a folder holds several and does not say which is
+    the latest.
     """
     if path.is_dir():
         latest = _latest(path)
@@ -43,9 +40,12 @@ def prefix_of(path: Path, shown: Path | None = None) -> Path | None:
             names = ", ".join(file.stem for file in found)
             raise WeightsError(shown or path, f"it holds several checkpoints ({names}): name one")
         return found[0].with_suffix("") if found else None
-    bare = re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path.name)
-    prefix = path.with_name(bare)
-    return prefix if prefix.with_name(f"{bare}.index").is_file() else None
+    prefix = path.with_name(re.sub(rf"(\.index|{_DATA})$", "", path.name))
+    return prefix if _index(prefix).is_file() else None
+
+
+def _index(prefix: Path) -> Path:
+    return prefix.with_name(f"{prefix.name}.index")
 
 
 def _latest(folder: Path) -> Path | None:
@@ -59,7 +59,7 @@ def _latest(folder: Path) -> Path | None:
         raise WeightsError(listing, f"it is damaged: {error}") from error
     # A folder that was moved is still named by its old path, and a file may name any other.
     prefix = folder / Path(state.model_checkpoint_path).name if state else folder
-    return prefix if prefix.with_name(f"{prefix.name}.index").is_file() else None
+    return prefix if _index(prefix).is_file() else None
 
 
 def read_archive(path: Path, moving_averages: bool = False) -> Checkpoint:
@@ -81,87 +81,71 @@ def read(prefix: Path, moving_averages: bool = False, shown: Path | None = None)
         prefix: Path without `.index`.
         moving_averages: Whether a variable's exponential moving average takes its place.
         shown: Name for messages.
-
-    Raises:
-        WeightsError: If the files are damaged, or hold no such averages.
     """
     shown = shown or prefix
     try:
-        size = _size_of_data(prefix)
-        declared = declared_bytes(prefix.with_name(f"{prefix.name}.index"))
+        size, declared = _size_of_data(prefix), declared_bytes(_index(prefix))
         if not may_hold(size, declared):
             raise WeightsError(
                 shown, f"it declares variables of {declared} bytes in data of {size} bytes"
             )
         reader = tf.train.load_checkpoint(str(prefix))
-        shapes = reader.get_variable_to_shape_map()
-        if _OBJECT_GRAPH in shapes:
+        names = reader.get_variable_to_shape_map()
+        if _OBJECT_GRAPH in names:
             return _by_object(reader, shown)
-        return _by_name(reader, shapes, moving_averages, shown)
+        return _by_name(reader, names, moving_averages, shown)
     except WeightsError as error:
         raise WeightsError(shown, error.reason) from error
-    except (tf.errors.OpError, ValueError, TypeError, RuntimeError, OSError, IndexError) as error:
+    except Exception as error:  # TensorFlow and protobuf have errors of every kind
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(shown, f"it is damaged or incomplete: {reason}") from error
 
 
 def _size_of_data(prefix: Path) -> int:
     """Bytes in a checkpoint's data files, none of which is a named pipe."""
-    files = [
-        file
-        for file in prefix.parent.iterdir()
-        if re.fullmatch(r"\.data-\d{5}-of-\d{5}", file.name.removeprefix(prefix.name))
-    ]
-    for file in files:
-        with reading(file):
-            pass
-    return sum(file.stat().st_size for file in files)
+    size = 0
+    for file in prefix.parent.iterdir():
+        if re.fullmatch(_DATA, file.name.removeprefix(prefix.name)):
+            with reading(file):
+                size += file.stat().st_size
+    return size
 
 
 def _by_name(
     reader: tf.train.CheckpointReader, names: Iterable[str], averages: bool, shown: Path
 ) -> Checkpoint:
-    slots = [name for name in names if _SLOTS.search(name)]
-    averaged = [name for name in names if name.endswith(_AVERAGE)]
+    slots = {name for name in names if _SLOTS.search(name)}
+    averaged = {name for name in names if name.endswith(_AVERAGE)}
     if averages and not averaged:
         raise WeightsError(shown, "`moving_averages` must be False: it holds none")
-    others = {*slots, *averaged}
-    arrays = {name: np.asarray(reader.get_tensor(name)) for name in names if name not in others}
+    wanted = {name: name for name in names if name not in slots | averaged}
     if averages:
-        arrays |= {n.removesuffix(_AVERAGE): reader.get_tensor(n) for n in averaged}
-    unexpected = slots if averages else others
+        wanted |= {name.removesuffix(_AVERAGE): name for name in averaged}
+    arrays = {name: np.asarray(reader.get_tensor(key)) for name, key in wanted.items()}
+    unexpected = slots if averages else slots | averaged
     return Checkpoint(str(shown), arrays, TF1, unexpected_keys=tuple(sorted(unexpected)))
 
 
 def _by_object(reader: tf.train.CheckpointReader, shown: Path) -> Checkpoint:
     """TF2 names variables by their place in a tree of objects; the tree has the layers' names."""
-    graph = trackable_object_graph_pb2.TrackableObjectGraph()
-    content = reader.get_tensor(_OBJECT_GRAPH)
-    try:
-        graph.ParseFromString(content)
-    except Exception as error:  # protobuf's own
-        raise WeightsError(shown, f"its object graph is damaged: {error}") from error
-    of_the_model = _reachable(graph)
+    graph = TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
+    of_the_model, todo = {0}, [0]
+    while todo:
+        for child in graph.nodes[todo.pop()].children:
+            is_optimizer = child.local_name in ("optimizer", "_optimizer")
+            if child.node_id not in of_the_model and not is_optimizer:
+                of_the_model.add(child.node_id)
+                todo.append(child.node_id)
     arrays, unexpected = {}, []
     for index, node in enumerate(graph.nodes):
         for attribute in node.attributes:
             name = attribute.full_name.removesuffix(":0")
-            value = reader.get_tensor(attribute.checkpoint_key)
             if index not in of_the_model:
                 unexpected.append(name)
-            elif name in arrays:
+                continue
+            value = reader.get_tensor(attribute.checkpoint_key)
+            if name in arrays:
                 raise WeightsError(shown, f"it holds two variables of the name {name}")
-            elif isinstance(value, np.ndarray):  # seeds and counters are plain numbers
+            if isinstance(value, np.ndarray):  # seeds and counters are plain numbers
                 arrays[name] = value
-    return Checkpoint(str(shown), arrays, KERAS, unexpected_keys=tuple(sorted(unexpected)))
-
-
-def _reachable(graph: trackable_object_graph_pb2.TrackableObjectGraph) -> set[int]:
-    """The objects that hang together without an optimizer."""
-    seen, todo = {0}, [0]
-    while todo:
-        for child in graph.nodes[todo.pop()].children:
-            if child.node_id not in seen and child.local_name not in ("optimizer", "_optimizer"):
-                seen.add(child.node_id)
-                todo.append(child.node_id)
-    return seen
+    return Checkpoint(str(shown), arrays, unexpected_keys=tuple(sorted(unexpected)))

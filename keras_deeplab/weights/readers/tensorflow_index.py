@@ -8,6 +8,7 @@ The format is LevelDB's table: blocks of keys and values, a block that lists the
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,34 +25,26 @@ _STRING = 24  # bytes of TensorFlow's own record of each
 
 
 def declared_bytes(index: Path) -> int:
-    """The bytes that all variables of a checkpoint take in memory, by their declared shapes.
-
-    Raises:
-        WeightsError: If the index cannot be read, is damaged, or declares what cannot be.
-    """
+    """The bytes that all variables of a checkpoint take in memory, by their declared shapes."""
     with reading(index):
         table = index.read_bytes()
     try:
         if not table.endswith(_MAGIC):
             raise ValueError("it does not end as an index does")
-        footer = len(table) - _FOOTER
-        _, position = _handle(table, footer)
-        (start, length), _ = _handle(table, position)
-        total = 0
-        for _, handle in _entries(table, start, length):
-            for key, value in _entries(table, *_handle(handle, 0)[0]):
-                if key:  # the empty key has the header
-                    total += _bytes_of(value)
-        return total
-    except (ValueError, IndexError, TypeError) as error:
+        footer = io.BytesIO(table[-_FOOTER:])
+        _block(table, footer)  # of metadata
+        return sum(
+            _bytes_of(value)
+            for _, handle in _entries(_block(table, footer))
+            for key, value in _entries(_block(table, io.BytesIO(handle)))
+            if key  # the empty key has the header
+        )
+    except Exception as error:  # protobuf has its own
         raise WeightsError(index, f"it is damaged or incomplete: {error}") from error
 
 
 def _bytes_of(value: bytes) -> int:
-    try:
-        entry = BundleEntryProto.FromString(value)
-    except Exception as error:  # protobuf's own
-        raise ValueError(error) from error
+    entry = BundleEntryProto.FromString(value)
     shape = [dimension.size for dimension in entry.shape.dim]
     if min(shape, default=0) < 0 or len(shape) > _MAX_RANK or entry.shape.unknown_rank:
         raise ValueError(f"a variable is declared with the shape {shape[:8]}")
@@ -61,37 +54,33 @@ def _bytes_of(value: bytes) -> int:
     return math.prod(shape) * (_STRING if dtype == tf.string else dtype.size)
 
 
-def _entries(table: bytes, start: int, length: int) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of a block; a key shares its begin with the one before it."""
+def _block(table: bytes, handle: io.BytesIO) -> bytes:
+    """The entries of a block, whose start and length a handle has."""
+    start, length = _number(handle), _number(handle)
     if start + length >= len(table) or table[start + length]:
         raise ValueError("a block lies outside or is compressed")
-    restarts = int.from_bytes(table[start + length - 4 : start + length], "little")
-    position, end, key = start, start + length - 4 * (restarts + 1), b""
-    while position < end:
-        shared, position = _number(table, position)
-        rest, position = _number(table, position)
-        size, position = _number(table, position)
-        if shared > len(key) or position + rest + size > end:
+    block = table[start : start + length]
+    restarts = int.from_bytes(block[-4:], "little")
+    return block[: max(0, length - 4 * (restarts + 1))]
+
+
+def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of a block; a key shares its begin with the one before it."""
+    file, key = io.BytesIO(block), b""
+    while file.tell() < len(block):
+        shared, rest, size = _number(file), _number(file), _number(file)
+        if shared > len(key) or file.tell() + rest + size > len(block):
             raise ValueError("an entry lies outside its block")
-        key = key[:shared] + table[position : position + rest]
-        yield key, table[position + rest : position + rest + size]
-        position += rest + size
+        key = key[:shared] + file.read(rest)
+        yield key, file.read(size)
 
 
-def _handle(table: bytes, position: int) -> tuple[tuple[int, int], int]:
-    """Start and length of a block, and where they end."""
-    start, position = _number(table, position)
-    length, position = _number(table, position)
-    return (start, length), position
-
-
-def _number(table: bytes, position: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends."""
+def _number(file: io.BytesIO) -> int:
+    """A number of seven bits a byte, the lowest first."""
     number = 0
     for shift in range(0, 64, 7):
-        byte = table[position]
-        position += 1
+        (byte,) = file.read(1)
         number |= (byte & 127) << shift
         if byte < 128:
-            return number, position
+            return number
     raise ValueError("a number is too long")

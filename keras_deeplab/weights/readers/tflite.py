@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from keras_deeplab.weights.checkpoint import Checkpoint, may_hold
-from keras_deeplab.weights.errors import WeightsError, reading
-from keras_deeplab.weights.layouts import TF1
+from keras_deeplab.weights.checkpoint import TF1, Checkpoint, may_hold
+from keras_deeplab.weights.errors import WeightsError
 
-_IDENTIFIER = b"TFL3"
 _LONGEST_NAME = 10_000  # a converter joins the names of all that it fuses
 # The end of a kernel's name behind its layer's; converters fold batch norms into it.
 _KERNEL = re.compile(
     r"^(.+)/(weights|depthwise_weights|Conv2D|depthwise)(_Fold|_quant)?(/FakeQuant\w*)?$"
 )
+_DTYPES = ("FLOAT32", "FLOAT16", "UINT8", "INT8", "INT32", "INT64")
 
 
 def is_tflite_file(path: Path) -> bool:
     """Whether a file is a LiteRT file, by the flatbuffer's identifier."""
     with path.open("rb") as file:
-        return file.read(8)[4:] == _IDENTIFIER
+        return file.read(8)[4:] == b"TFL3"
 
 
 def read(path: Path) -> Checkpoint:
@@ -35,10 +34,8 @@ def read(path: Path) -> Checkpoint:
     Raises:
         WeightsError: If the file is damaged or a weight's name or type is not understood.
     """
-    schema = _schema()
+    schema, content = _schema(), path.read_bytes()
     try:
-        with reading(path):
-            content = path.read_bytes()
         return _Graph(path, schema, content).checkpoint()
     except WeightsError:
         raise
@@ -73,16 +70,17 @@ class _Graph:
         self.size = len(content)
         self.taken = 0  # bytes of the constants so far
         self.model = schema.Model.GetRootAsModel(content, 0)
-        if self.model.SubgraphsLength() == 0:
-            raise WeightsError(path, "it is a damaged LiteRT file: it holds no graph")
-        self.graph = self.model.Subgraphs(0)
+        self.graph = _item(self.model, "Subgraphs", 0)
 
     def checkpoint(self) -> Checkpoint:
         arrays: dict[str, np.ndarray] = {}
         stride, finest = 1, 1
         kinds = {
-            self.schema.BuiltinOperator.CONV_2D: self.schema.Conv2DOptions,
-            self.schema.BuiltinOperator.DEPTHWISE_CONV_2D: self.schema.DepthwiseConv2DOptions,
+            self.schema.BuiltinOperator.CONV_2D: (self.schema.Conv2DOptions, "weights"),
+            self.schema.BuiltinOperator.DEPTHWISE_CONV_2D: (
+                self.schema.DepthwiseConv2DOptions,
+                "depthwise_weights",
+            ),
         }
         for index in range(self.graph.OperatorsLength()):
             operator = self.graph.Operators(index)
@@ -91,9 +89,14 @@ class _Graph:
             kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
             if kind not in kinds:
                 continue
-            is_depthwise = kind == self.schema.BuiltinOperator.DEPTHWISE_CONV_2D
-            self._take(operator, is_depthwise, arrays)
-            table, options = operator.BuiltinOptions(), kinds[kind]()
+            options_class, variable = kinds[kind]
+            kernel = _item(operator, "Inputs", 1)
+            scope = self._scope(kernel)
+            # Kernels are (out, h, w, in), depthwise ones (1, h, w, channels).
+            arrays[f"{scope}/{variable}"] = self._values(kernel).transpose(1, 2, 3, 0)
+            if operator.InputsLength() > 2 and (bias := operator.Inputs(2)) >= 0:
+                arrays[f"{scope}/biases"] = self._values(bias)
+            table, options = operator.BuiltinOptions(), options_class()
             options.Init(table.Bytes, table.Pos)
             if options.StrideH() != options.StrideW():
                 raise WeightsError(self.path, "a convolution's strides differ in height and width")
@@ -103,58 +106,37 @@ class _Graph:
             raise WeightsError(self.path, "it holds no convolutions")
         return Checkpoint(str(self.path), arrays, TF1, folded=True, output_stride=stride)
 
-    def _take(self, operator: Any, is_depthwise: bool, arrays: dict[str, np.ndarray]) -> None:
-        """Adds a convolution's kernel and bias, unless its kernel is computed."""
-        kernel = _item(operator, "Inputs", 1)
-        name = self._name(kernel)
+    def _scope(self, kernel: int) -> str:
+        """The name of the layer that has a kernel."""
+        name = _item(self.graph, "Tensors", kernel).Name() or b""
+        # Converters join the names of all that was fused, the kernel's own first.
+        name = name[:_LONGEST_NAME].decode().split(";")[0]
         match = _KERNEL.match(name)
         if match is None:
             raise WeightsError(
                 self.path,
-                f"the kernel {name!r} is not named as a TensorFlow 1 network names it; "
+                f"the kernel {name[:200]!r} is not named as a TensorFlow 1 network names it; "
                 "only LiteRT files of such networks are read",
             )
-        scope = match[1]
-        value = self._values(kernel)
-        if is_depthwise:  # (1, h, w, channels)
-            arrays[f"{scope}/depthwise_weights"] = value.transpose(1, 2, 3, 0)
-        else:  # (out, h, w, in)
-            arrays[f"{scope}/weights"] = value.transpose(1, 2, 3, 0)
-        if operator.InputsLength() > 2 and (bias := operator.Inputs(2)) >= 0:
-            arrays[f"{scope}/biases"] = self._values(bias)
-
-    def _name(self, index: int) -> str:
-        name = _item(self.graph, "Tensors", index).Name() or b""
-        if len(name) > _LONGEST_NAME:
-            raise WeightsError(self.path, f"it is damaged: a tensor's name has {len(name)} bytes")
-        # Converters join the names of all that was fused, the kernel's own first.
-        return name.decode().split(";")[0]
+        return match[1]
 
     def _values(self, index: int) -> np.ndarray:
         """The constant's values as float32, de-quantized per tensor or per channel."""
         tensor = _item(self.graph, "Tensors", index)
-        types = self.schema.TensorType
-        dtypes = {
-            types.FLOAT32: np.float32,
-            types.FLOAT16: np.float16,
-            types.UINT8: np.uint8,
-            types.INT8: np.int8,
-            types.INT32: np.int32,
-            types.INT64: np.int64,
-        }
+        types = {getattr(self.schema.TensorType, name): name.lower() for name in _DTYPES}
         buffer = _item(self.model, "Buffers", tensor.Buffer())
-        if tensor.Type() not in dtypes or buffer.DataIsNone():
-            raise WeightsError(self.path, f"{self._name(index)} is not a constant of a known type")
-        raw = buffer.DataAsNumpy().view(dtypes[tensor.Type()])
+        if tensor.Type() not in types or buffer.DataIsNone():
+            raise WeightsError(self.path, f"tensor {index} is not a constant of a known type")
+        raw = buffer.DataAsNumpy().view(types[tensor.Type()])
         self.taken += raw.nbytes
         if not may_hold(self.size, self.taken):
             raise WeightsError(self.path, f"refused: tensors of more than {self.taken} bytes")
         values = raw.reshape(() if tensor.ShapeIsNone() else tuple(tensor.ShapeAsNumpy()))
-        quantization = tensor.Quantization()
         if values.dtype.kind == "f":
             return values.astype(np.float32)
+        quantization = tensor.Quantization()
         if quantization is None or quantization.ScaleIsNone():
-            raise WeightsError(self.path, f"{self._name(index)} holds integers without a scale")
+            raise WeightsError(self.path, f"tensor {index} holds integers without a scale")
         scale = quantization.ScaleAsNumpy().astype(np.float64)
         zero = np.zeros(1) if quantization.ZeroPointIsNone() else quantization.ZeroPointAsNumpy()
         shape = [1] * values.ndim

@@ -7,7 +7,6 @@ import io
 import mmap
 import os
 import struct
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,27 +17,29 @@ import numpy as np
 from keras_deeplab.files import check_unpacked
 from keras_deeplab.weights.checkpoint import may_hold
 from keras_deeplab.weights.errors import WeightsError, printable, reading
-from keras_deeplab.weights.readers.torch_pickle import Tensor, Unpickler, UnreadablePickle
+from keras_deeplab.weights.readers.torch_pickle import (
+    Object,
+    Tensor,
+    Unpickler,
+    UnreadablePickle,
+    tensor_of,
+)
 
 Keys = tuple[str, ...]
 Shapes = Mapping[str, tuple[int, ...]]
+# What a file holds, and a function that reads the bytes stored under a key.
+_Content = tuple[Any, Callable[[str], bytes]]
 
 # Levels of dicts in which a state dict is looked for: "ema", then "module", say.
 _MAX_DEPTH = 4
-
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
-# What zipfile raises for files that are not archives: a seek to a negative offset is an OSError.
-_ZIP_ERRORS = (
-    *(zipfile.BadZipFile, struct.error, EOFError),
-    *(RuntimeError, ValueError, OverflowError, OSError),
-)
+# What zipfile raises for files that are not archives.
+_ZIP_ERRORS = (zipfile.BadZipFile, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
 
 
 def is_torch_file(path: Path) -> bool:
     """Whether a file is one of `torch.save`, also one of a kind that `read` refuses."""
-    if not path.is_file():
-        return False
     with path.open("rb") as file:
         return _kind(file) is not None
 
@@ -48,7 +49,8 @@ def read(
 ) -> dict[str, np.ndarray]:
     """Reads a state dict of a `.pth` or `.pt` file, of today's zip format or the one before.
 
-    State dicts are found in whatever dicts hold them, beside the state of an optimizer say.
+    State dicts are found in whatever dicts hold them. Nothing is read of the others, such as the
+    state of an optimizer.
 
     Args:
         path: The file.
@@ -56,8 +58,8 @@ def read(
             the outermost and first.
 
     Returns:
-        An array for each name, as a view that is strided as it was stored; tensors that share
-        memory share it here too. bfloat16 is the `ml_dtypes` type that TensorFlow uses.
+        An array for each name, read-only and strided as it was stored; bfloat16 is the `ml_dtypes`
+        type that TensorFlow uses.
 
     Raises:
         WeightsError: If the file is missing, damaged or cut, holds no state dict, or other things
@@ -65,18 +67,29 @@ def read(
     """
     try:
         with reading(path), path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            found = _state_dicts(_content(file, size))
+            return _read(file, choose)
     except UnreadablePickle as error:
         raise WeightsError(path, str(error)) from error
-    for arrays in found.values():
-        declared = sum(array.nbytes for array in arrays.values())
+    except WeightsError:
+        raise
+    except _ZIP_ERRORS as error:
+        raise WeightsError(path, f"damaged or cut file ({printable(str(error))})") from error
+
+
+def _read(file: BinaryIO, choose: Callable[[Mapping[Keys, Shapes]], Keys]) -> dict[str, np.ndarray]:
+    size = os.fstat(file.fileno()).st_size
+    content, stored = _content(file, size)
+    found = _state_dicts(content)
+    for tensors in found.values():
+        declared = sum(tensor.nbytes for tensor in tensors.values())
         if not may_hold(size, declared):
-            raise WeightsError(
-                path, f"refused tensors of {declared} bytes from a file of {size} bytes"
+            raise UnreadablePickle(
+                f"refused tensors of {declared} bytes from a file of {size} bytes"
             )
-    shapes = {k: {name: a.shape for name, a in arrays.items()} for k, arrays in found.items()}
-    return found[choose(shapes)]
+    shapes = {keys: {name: t.shape for name, t in held.items()} for keys, held in found.items()}
+    tensors = found[choose(shapes)]
+    contents = {key: stored(key) for key in {tensor.key for tensor in tensors.values()}}
+    return {name: tensor.array(contents[tensor.key]) for name, tensor in tensors.items()}
 
 
 def _kind(file: BinaryIO) -> str | None:
@@ -84,42 +97,28 @@ def _kind(file: BinaryIO) -> str | None:
     begin = file.read(4096)
     if begin.startswith(b"PK\x03\x04"):
         try:
-            with zipfile.ZipFile(file) as archive:
-                names = archive.namelist()
-        except _ZIP_ERRORS:
+            names = zipfile.ZipFile(file).namelist()
+        except (*_ZIP_ERRORS, OSError):
             # The list of names is at the end, which a cut file lacks; torch puts this one first.
             return "zip" if b"/data.pkl" in begin else None
         return "zip" if any(name.endswith("/data.pkl") for name in names) else None
-    if begin[257:262] == b"ustar":
-        blocks = [begin[start : start + 9] for start in range(0, len(begin), 512)]
-        return "tar" if b"sys_info\0" in blocks else None
     try:
-        number = Unpickler(io.BytesIO(begin[:64]), 0).load()
+        number = Unpickler(io.BytesIO(begin[:64])).load()
     except UnreadablePickle:
         return None
     return "stream" if number == _MAGIC_NUMBER else None
 
 
-def _content(file: BinaryIO, size: int) -> Any:
+def _content(file: BinaryIO, size: int) -> _Content:
     kind = _kind(file)
     if kind == "zip":
-        try:
-            with zipfile.ZipFile(file) as archive:
-                return _zip_content(archive, size)
-        except _ZIP_ERRORS as error:
-            reason = f"damaged or cut zip archive ({printable(str(error))})"
-            raise UnreadablePickle(reason) from error
+        return _zip_content(zipfile.ZipFile(file), size)
     if kind == "stream":
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
-            return _stream_content(memory)
-    raise UnreadablePickle(
-        "a tar file of torch before 0.1.10; load it with torch and save its state dict again"
-        if kind == "tar"
-        else "not a file of torch.save, or cut within its first bytes"
-    )
+        return _stream_content(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    raise UnreadablePickle("not a file of torch.save, or cut within its first bytes")
 
 
-def _zip_content(archive: zipfile.ZipFile, size: int) -> Any:
+def _zip_content(archive: zipfile.ZipFile, size: int) -> _Content:
     """Of an archive with a pickle, `<name>/data.pkl`, and each storage as a member."""
     members = {member.filename: member for member in archive.infolist()}
     pickles = [name for name in members if name.endswith("/data.pkl")]
@@ -128,76 +127,75 @@ def _zip_content(archive: zipfile.ZipFile, size: int) -> Any:
         raise UnreadablePickle(
             "a TorchScript archive, which is a program; save model.state_dict() instead"
         )
-    if len(pickles) > 1:
-        raise UnreadablePickle(f"an archive of {len(pickles)} pickles instead of one")
     check_unpacked(archive, size)
     order = f"{folder}byteorder"
-    byteorder = archive.read(order).decode() if order in members else "little"
-    if byteorder not in ("little", "big"):
-        raise UnreadablePickle(f"unknown byte order {printable(byteorder)}")
-    unpickler = Unpickler(io.BytesIO(archive.read(f"{folder}data.pkl")), size)
+    if order in members and (found := archive.read(order)) != b"little":
+        raise UnreadablePickle(f"its byte order must be little. Received: {found[:20]!r}")
+    unpickler = Unpickler(io.BytesIO(archive.read(pickles[0])))
     content = unpickler.load()
-    for key, array in unpickler.stored.items():
+
+    def stored(key: str) -> bytes:
+        itemsize, count = unpickler.storages[key]
         member = members.get(f"{folder}data/{key}")
-        if member is None or member.file_size != array.nbytes:
+        if member is None or member.file_size != itemsize * count:
             found = "no member" if member is None else f"a member of {member.file_size} bytes"
-            raise UnreadablePickle(f"{found} for storage {printable(key)} of {array.nbytes} bytes")
-        _fill(array, archive.read(member), byteorder, unpickler.itemsizes[key])
-    return content
+            raise UnreadablePickle(
+                f"{found} for storage {printable(key)} of {itemsize * count} bytes"
+            )
+        return archive.read(member)
+
+    return content, stored
 
 
-def _stream_content(memory: mmap.mmap) -> Any:
+def _stream_content(memory: mmap.mmap) -> _Content:
     """Of the format before torch 1.6: five pickles, the last lists the storages; their bytes."""
-    unpicklers = [Unpickler(memory, len(memory)) for _ in range(5)]
+    unpicklers = [Unpickler(memory) for _ in range(5)]
     _, protocol, _, content, keys = [unpickler.load() for unpickler in unpicklers]
     if protocol != _PROTOCOL_VERSION:
         raise UnreadablePickle(f"not of torch's protocol {_PROTOCOL_VERSION}")
-    stored, itemsizes = unpicklers[3].stored, unpicklers[3].itemsizes
+    storages = unpicklers[3].storages
     strings = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-    if not strings or sorted(keys) != sorted(stored):
+    if not strings or sorted(keys) != sorted(storages):
         raise UnreadablePickle("the list of storages is not that of the tensors")
+    places = {}
+    end = memory.tell()
     for key in keys:
-        count = int.from_bytes(memory.read(8), "little")
-        if count * (itemsizes[key] or 1) != stored[key].nbytes:
+        itemsize, count = storages[key]
+        if int.from_bytes(memory[end : end + 8], "little") != count:
             raise UnreadablePickle(f"storage {printable(key)} has another size than declared")
-        _fill(stored[key], memory.read(stored[key].nbytes), "little", itemsizes[key])
-    return content
-
-
-def _fill(array: np.ndarray, content: bytes, byteorder: str, itemsize: int) -> None:
-    if len(content) < array.nbytes:
+        places[key] = slice(end + 8, end + 8 + itemsize * count)
+        end = places[key].stop
+    if end > len(memory):
         raise UnreadablePickle("cut within a storage")
-    array[:] = np.frombuffer(content, np.uint8)
-    if byteorder != sys.byteorder:
-        if itemsize == 0:
-            raise UnreadablePickle("numbers without a type, of another byte order")
-        array.view(f"u{itemsize}").byteswap(inplace=True)
+    return content, lambda key: memory[places[key]]
 
 
-def _state_dicts(value: object) -> dict[Keys, dict[str, np.ndarray]]:
+def _state_dicts(value: object) -> dict[Keys, dict[str, Tensor]]:
     """The dicts of tensors in a file, by the keys that lead to them; of equal ones the first."""
-    if not isinstance(value, dict):
-        raise UnreadablePickle(f"holds a {type(value).__name__}, not a dict of tensors")
-    found: dict[Keys, dict[str, np.ndarray]] = {}
+    if not isinstance(value, Object) or not value.is_dict:
+        name = value.name if isinstance(value, Object) else type(value).__name__
+        raise UnreadablePickle(f"holds a {printable(name)}, not a dict of tensors")
+    found: dict[Keys, dict[str, Tensor]] = {}
     seen: set[int | frozenset] = set()
-    todo = collections.deque([((), value)])
+    todo: collections.deque[tuple[Keys, Object]] = collections.deque([((), value)])
     while todo:
         keys, held = todo.popleft()
         if id(held) in seen:
             continue
-        names = {key: inner for key, inner in held.items() if isinstance(key, str)}
-        tensors = {
-            key: inner.array
-            for key, inner in names.items()
-            if isinstance(inner, Tensor) and inner.array is not None
-        }
-        same = frozenset((k, t.ctypes.data, t.shape, t.strides) for k, t in tensors.items())
+        names = {key: inner for key, inner in held.pairs() if isinstance(key, str)}
+        tensors = {key: t for key, each in names.items() if (t := tensor_of(each))}
+        same = frozenset(tensors.items())
         if tensors and same not in seen:
             found[keys] = tensors
         seen |= {id(held), same}
         if len(keys) < _MAX_DEPTH:
-            todo += [((*keys, k), inner) for k, inner in names.items() if isinstance(inner, dict)]
+            todo += [
+                ((*keys, key), inner)
+                for key, inner in names.items()
+                if isinstance(inner, Object) and inner.is_dict
+            ]
     if not found:
-        shown = ", ".join(printable(key) for key in list(value)[:20] if isinstance(key, str))
+        names = [key for key, _ in value.pairs() if isinstance(key, str)]
+        shown = ", ".join(map(printable, names[:20]))
         raise UnreadablePickle(f"holds no tensors by name; its keys: {shown or 'none'}")
     return found

@@ -10,16 +10,8 @@ import keras
 
 from keras_deeplab.weights import keras_model
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError, reading, shortened
+from keras_deeplab.weights.errors import WeightsError, listed, shortened
 from keras_deeplab.weights.readers import hdf5
-
-_Shapes = dict[str, tuple[int, ...]]
-
-
-def is_weights_h5(path: Path) -> bool:
-    """Whether a file is one that `model.save_weights` writes."""
-    with reading(path):
-        return path.is_file() and hdf5.is_hdf5_file(path) and hdf5.is_structured(path)
 
 
 def read(path: Path, model: keras.Model) -> Checkpoint:
@@ -29,49 +21,48 @@ def read(path: Path, model: keras.Model) -> Checkpoint:
         WeightsError: If the file is damaged or of another network; the number of classes may
             differ.
     """
-    twin = _twin(model, path)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            named = path
+    with tempfile.TemporaryDirectory() as folder:
+        own, named = Path(folder) / "own.weights.h5", path
+        model.save_weights(own)
+        twin = _twin(model, path, _shapes(own), _shapes(path))
+        try:
             if not path.name.endswith(".weights.h5"):  # which Keras would read as an older file
                 named = shutil.copyfile(path, Path(folder) / "named.weights.h5")
             twin.load_weights(named)
-    except Exception as error:  # HDF5 and the layers themselves raise their own
-        raise WeightsError(path, f"it cannot be read: {shortened(error)}") from error
+        except Exception as error:  # HDF5 and the layers themselves raise their own
+            raise WeightsError(path, f"it cannot be read: {shortened(error)}") from error
     return keras_model.checkpoint_of(twin, str(path))
 
 
-def _twin(model: keras.Model, path: Path) -> keras.Model:
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Without those of the optimizer, which a compiled model's file has too."""
+    found = hdf5.shapes(path)
+    return {place: shape for place, shape in found.items() if not place.startswith("optimizer/")}
+
+
+def _twin(
+    model: keras.Model,
+    path: Path,
+    own: dict[str, tuple[int, ...]],
+    theirs: dict[str, tuple[int, ...]],
+) -> keras.Model:
     """A model like `model`, with the file's number of classes."""
-    with tempfile.TemporaryDirectory() as folder:
-        same = Path(folder) / "same.weights.h5"
-        model.save_weights(same)
-        own = _of_layers(hdf5.shapes(same))
-    theirs = _of_layers(hdf5.shapes(path))
-    differ = [place for place in {**own, **theirs} if own.get(place) != theirs.get(place)]
-    numbers = {_classes(own.get(place), theirs.get(place)) for place in differ}
     config = model.get_config()
-    if differ and (len(numbers) > 1 or None in numbers or "num_classes" not in config):
-        shown = "; ".join(
+    differ = [place for place in {**own, **theirs} if own.get(place) != theirs.get(place)]
+    inputs = [{p: shape[:-1] for p, shape in shapes.items()} for shapes in (own, theirs)]
+    classes = {theirs[place][-1] for place in differ if theirs.get(place)}
+    fits = inputs[0] == inputs[1] and len(classes) == 1 and "num_classes" in config
+    if differ and not fits:
+        shown = [
             f"{place} is {own.get(place, 'missing')} in the model, "
             f"{theirs.get(place, 'missing')} in the file"
             for place in differ[:3]
-        )
+        ]
         raise WeightsError(
             path,
-            f"it holds another network than '{model.name}': {len(differ)} differences: {shown}",
+            f"it holds another network than '{model.name}': {len(differ)} differences: "
+            f"{listed(shown, '; ')}",
         )
-    changes = {"num_classes": numbers.pop()} if numbers else {}
-    return type(model).from_config({**config, **changes})
-
-
-def _of_layers(shapes: _Shapes) -> _Shapes:
-    """Without those of the optimizer, which a compiled model's file has too."""
-    return {place: shape for place, shape in shapes.items() if not place.startswith("optimizer/")}
-
-
-def _classes(own: tuple[int, ...] | None, theirs: tuple[int, ...] | None) -> int | None:
-    """The file's number of classes, where two shapes differ in nothing else."""
-    if own and theirs and own[:-1] == theirs[:-1]:
-        return theirs[-1]
-    return None
+    if classes:
+        config["num_classes"] = classes.pop()
+    return type(model).from_config(config)
