@@ -104,13 +104,13 @@ def test_a_classifier_whole():
     arguments = {"weights": None, "classes": 7, "classifier_activation": None}
     network = keras.applications.MobileNetV2((96, 96, 3), 0.35, **arguments)
     x = image(96, 96)
-    calibrate(network, scaled(x))
+    calibrate(network, scaled(image(96, 96, batch=4)))
     model = weights.from_pretrained(network)
     assert type(model) is keras_deeplab.SPPNet
     assert model.transfer_report.missing_keys == model.transfer_report.unexpected_keys == ()
     right = network(scaled(x), training=False).numpy()
     assert right.std() > 1e-2
-    np.testing.assert_allclose(model(x, training=False), right, atol=1e-4 * right.std())
+    np.testing.assert_allclose(model(x, training=False), right, atol=3e-3 * right.std())
 
 
 def test_caffe_preprocessing_is_kerass():
@@ -126,8 +126,12 @@ def test_a_published_file(tmp_path):
     path = write_applications(tmp_path / "no_top.h5", network)
     found = weights.open_checkpoint(path)
     assert (found.backbone, found.model) == ("mobilenet_v2", None)
-    options = {"padding": "end", "depth_multiplier": 0.35, "divisible_by": 8}
-    assert found.backbone_arguments["backbone_options"] == options
+    assert found.backbone_arguments == {
+        "preprocessing": "tf",
+        "padding": "end",
+        "depth_multiplier": 0.35,
+        "divisible_by": 8,
+    }
     np.testing.assert_array_equal(
         found.arrays["backbone/block7_depthwise_conv/kernel"],
         network.get_layer("block_7_depthwise").weights[0],

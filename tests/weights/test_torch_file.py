@@ -45,7 +45,6 @@ KINDS = {
     "bool": FIVE % 2 == 0,
     "scalar": np.array(7),
     "empty": np.zeros((0, 3), "float32"),
-    "unsigned": FIVE.astype("uint16"),
 }
 MODEL = {
     "0.weight": np.arange(6, dtype="float32").reshape(3, 2, 1, 1),

@@ -25,35 +25,42 @@ _MOBILENET_START = {
 
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The network of keras.applications that a file holds, None for any other."""
-    arrays = checkpoint.arrays
+    arrays, model = checkpoint.arrays, {}
     if checkpoint.layout is not KERAS:
         return None
-    if "conv5_block3_3_conv/bias" in arrays and "conv1_bn/gamma" in arrays:
-        return _resnet(checkpoint)
-    if "block_16_project/kernel" in arrays and "bn_Conv1/gamma" in arrays:
-        return _mobilenet(checkpoint)
-    if "block5_conv3/kernel" in arrays and "block5_conv4/kernel" not in arrays:
-        return _vgg16(checkpoint)
-    return None
-
-
-def _resnet(checkpoint: Checkpoint) -> Checkpoint | None:
     depth = tables.resnet_depth(checkpoint, "conv4_block{}_3_conv/kernel")
-    if depth is None:
+    shared: dict[str, Any] = {"preprocessing": "caffe"}
+    classifier: dict[str, Any] = {}
+    if depth is not None and "conv1_conv/bias" in arrays:
+        backbone = f"resnet{depth}"
+        layers = tables.with_norms(tables.resnet(_RESNET, depth), "_conv", "_bn")
+        shared |= {"stride_on": "1x1", "backbone_options": {"epsilon": 1.001e-5}}
+        checkpoint = _without_biases(checkpoint, layers)
+    elif "block_16_project/kernel" in arrays and "bn_Conv1/gamma" in arrays:
+        backbone, layers = "mobilenet_v2", _mobilenet()
+        shared = {"preprocessing": "tf", **_mobilenet_options(checkpoint)}
+        classifier["classifier_conv"] = True
+    elif "block5_conv3/kernel" in arrays and "block5_conv4/kernel" not in arrays:
+        backbone, layers = "vgg16", {p: p.removeprefix("backbone/") for p in tables.vgg16()}
+        shared["pool_ceil"] = False
+        if "fc1/kernel" in arrays:
+            # Its dense layers require maps of 7x7, in which the pyramid's bins are the pixels.
+            layers |= {"dense1": "fc1", "dense2": "fc2"}
+            widths = tuple(checkpoint.width(f"{name}/kernel", 2, 8192) for name in ("fc1", "fc2"))
+            classifier = {"levels": (7,), "dense": widths, "replace_pooling": False}
+    else:
         return None
-    layers = tables.with_norms(tables.resnet(_RESNET, depth), "_conv", "_bn")
-    needs = _classifier(checkpoint, layers)
-    return _without_biases(checkpoint, layers).mapped(
-        f"keras.applications resnet{depth}",
-        layers,
-        backbone=f"resnet{depth}",
-        backbone_arguments={
-            "preprocessing": "caffe",
-            "stride_on": "1x1",
-            "backbone_options": {"epsilon": 1.001e-5},
-        },
-        **needs,
-    )
+    if "predictions/kernel" in arrays:
+        layers["logits"] = "predictions"
+        if backbone == "mobilenet_v2":
+            layers |= {
+                "backbone/classifier_conv": "Conv_1",
+                "backbone/classifier_norm": "Conv_1_bn",
+            }
+        classes = checkpoint.width("predictions/kernel", 2, 100_000)
+        model = tables.classifier(classes, **classifier)
+    network = {"backbone": backbone, "backbone_arguments": shared, **model}
+    return checkpoint.mapped(f"keras.applications {backbone}", layers, **network)
 
 
 def _without_biases(checkpoint: Checkpoint, layers: dict[str, str]) -> Checkpoint:
@@ -74,51 +81,17 @@ def _without_biases(checkpoint: Checkpoint, layers: dict[str, str]) -> Checkpoin
     return checkpoint.with_arrays(moved)
 
 
-def _classifier(checkpoint: Checkpoint, layers: dict[str, str], **arguments: Any) -> dict[str, Any]:
-    """The model that the classifier makes up, where the file has one."""
-    if "predictions/kernel" not in checkpoint.arrays:
-        return {}
-    layers["logits"] = "predictions"
-    return tables.classifier(checkpoint.width("predictions/kernel", 2, 100_000), **arguments)
-
-
-def _mobilenet(checkpoint: Checkpoint) -> Checkpoint:
+def _mobilenet() -> dict[str, str]:
     blocks = range(1, sum(repeats for _, _, repeats, _ in STAGES))
     parts = ("depthwise", "project")
     later = tables.expanded(_MOBILENET, block=blocks, part=("expand", *parts))
-    layers = tables.expanded(_MOBILENET_START, part=parts) | tables.with_norms(later, "", "_BN")
+    return tables.expanded(_MOBILENET_START, part=parts) | tables.with_norms(later, "", "_BN")
+
+
+def _mobilenet_options(checkpoint: Checkpoint) -> dict[str, Any]:
     width = checkpoint.width("block_16_project/kernel")
-    # The widths that keras.applications publishes, the last of which are rounded.
-    published = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
-    multiplier = min(published, key=lambda m: abs(m * STAGES[-1][1] - width))
-    options: dict[str, Any] = {"padding": "end", "depth_multiplier": multiplier}
-    if multiplier != 1:
-        options["divisible_by"] = 8
-    needs = _classifier(checkpoint, layers, classifier_conv=True)
-    if needs:
-        layers |= {"backbone/classifier_conv": "Conv_1", "backbone/classifier_norm": "Conv_1_bn"}
-    return checkpoint.mapped(
-        "keras.applications mobilenet_v2",
-        layers,
-        backbone="mobilenet_v2",
-        backbone_arguments={"preprocessing": "tf", "backbone_options": options},
-        **needs,
-    )
-
-
-def _vgg16(checkpoint: Checkpoint) -> Checkpoint:
-    layers = {path: path.removeprefix("backbone/") for path in tables.vgg16()}
-    own: dict[str, Any] = {}
-    if "fc1/kernel" in checkpoint.arrays:
-        # Its dense layers require maps of 7x7, in which the pyramid's bins are the pixels.
-        layers |= {"dense1": "fc1", "dense2": "fc2"}
-        widths = tuple(checkpoint.width(f"{name}/kernel", 2, 8192) for name in ("fc1", "fc2"))
-        own = {"levels": (7,), "dense": widths, "replace_pooling": False}
-    needs = _classifier(checkpoint, layers, **own)
-    return checkpoint.mapped(
-        "keras.applications vgg16",
-        layers,
-        backbone="vgg16",
-        backbone_arguments={"preprocessing": "caffe", "pool_ceil": False},
-        **needs,
-    )
+    # Those that keras.applications publishes; channels are rounded.
+    multipliers = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+    multiplier = min(multipliers, key=lambda m: abs(m * STAGES[-1][1] - width))
+    options = {"padding": "end", "depth_multiplier": multiplier}
+    return options if multiplier == 1 else {**options, "divisible_by": 8}

@@ -40,36 +40,57 @@ _AUXILIARY = {
 # Places of VGG16's convolutions in `features`, between ReLUs and poolings.
 _VGG16_FEATURES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
-# A backbone, what any model on it needs, and the names of its layers.
-_Network = tuple[str, dict[str, Any], dict[str, str]]
-
 
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The network of torchvision that a state dict holds, None for any other."""
-    arrays = checkpoint.arrays
-    if checkpoint.has("backbone.layer4."):
-        return _segmentation(checkpoint, *_resnet(checkpoint, "backbone."))
-    if checkpoint.has("backbone.16."):
-        # What torchvision trained dilates the convolution that lost its stride too.
-        network = "mobilenet_v3_large", {"dilated_early": True}, mobilenet_v3_large("backbone.")
-        return _segmentation(checkpoint, *network)
-    if checkpoint.has("features.16.0."):
-        return _plain(checkpoint, "mobilenet_v3_large", {}, mobilenet_v3_large("features."))
-    if {"conv1.weight", "fc.weight"} <= set(arrays) or checkpoint.has("layer4.0.conv3"):
-        return _plain(checkpoint, *_resnet(checkpoint, ""))
+    arrays, model = checkpoint.arrays, {}
+    shared: dict[str, Any] = {"preprocessing": "torch"}
     kernels = {f"features.{index}.weight" for index in _VGG16_FEATURES}
-    found = {name for name in arrays if name.startswith("features.")}
-    if kernels <= found and len(found) == 2 * len(kernels):
-        return _vgg16(checkpoint)
-    return None
+    features = {name for name in arrays if name.startswith("features.")}
+    if checkpoint.has("backbone.layer4."):
+        backbone, layers = _resnet(checkpoint, "backbone.")
+    elif {"conv1.weight", "fc.weight"} <= set(arrays) or checkpoint.has("layer4.0.conv3"):
+        backbone, layers = _resnet(checkpoint, "")
+    elif checkpoint.has("backbone.16."):
+        backbone, layers = "mobilenet_v3_large", mobilenet_v3_large("backbone.")
+        shared["dilated_early"] = True  # the convolution that lost its stride is dilated too
+    elif checkpoint.has("features.16.0."):
+        backbone, layers = "mobilenet_v3_large", mobilenet_v3_large("features.")
+    elif kernels <= features and len(features) == 2 * len(kernels):
+        places = zip(tables.vgg16(), _VGG16_FEATURES, strict=True)
+        backbone, layers = "vgg16", {name: f"features.{place}" for name, place in places}
+        shared["pool_ceil"] = False
+    else:
+        return None
+    if backbone.startswith("resnet"):
+        shared["stride_on"] = "3x3"
+    title = backbone
+    if checkpoint.has("classifier.0.convs."):  # not of FCN and LR-ASPP, heads on the same networks
+        title = f"deeplabv3_{backbone}"
+        model = _deeplab(checkpoint, backbone, layers)
+    elif "fc.weight" in arrays:
+        layers["logits"] = "fc"
+        model = tables.classifier(checkpoint.width("fc.weight", 2, 100_000))
+    elif backbone == "vgg16" and "classifier.6.weight" in arrays:
+        checkpoint = _with_bins(checkpoint)
+        layers |= {"dense1": "classifier.0", "dense2": "classifier.3", "logits": "classifier.6"}
+        model = tables.classifier(
+            checkpoint.width("classifier.6.weight", 2, 100_000),
+            levels=(7,),
+            dense=tuple(
+                checkpoint.width(f"classifier.{place}.weight", 2, 8192) for place in (0, 3)
+            ),
+            replace_pooling=False,
+        )
+    network = {"backbone": backbone, "backbone_arguments": shared, **model}
+    return checkpoint.mapped(f"torchvision {title}", layers, **network)
 
 
-def _resnet(checkpoint: Checkpoint, prefix: str) -> _Network:
+def _resnet(checkpoint: Checkpoint, prefix: str) -> tuple[str, dict[str, str]]:
     depth = tables.resnet_depth(checkpoint, prefix + "layer3.{}.conv3.weight")
     if depth is None or checkpoint.array(f"{prefix}layer1.0.conv2.weight", 4).shape[1] != 64:
         raise WeightsError(checkpoint.path, "it is not a ResNet-50, 101 or 152 of the common width")
-    layers = tables.after(prefix, tables.resnet(RESNET, depth))
-    return f"resnet{depth}", {"stride_on": "3x3"}, layers
+    return f"resnet{depth}", tables.after(prefix, tables.resnet(RESNET, depth))
 
 
 def mobilenet_v3_large(prefix: str) -> dict[str, str]:
@@ -90,14 +111,11 @@ def mobilenet_v3_large(prefix: str) -> dict[str, str]:
     return tables.after(prefix, tables.with_norms(convolutions, ".0", ".1") | squeezes)
 
 
-def _segmentation(
-    checkpoint: Checkpoint, backbone: str, shared: dict[str, Any], layers: dict[str, str]
-) -> Checkpoint:
-    if not checkpoint.has("classifier.0.convs."):  # FCN, LR-ASPP: another head on the same network
-        return _mapped(checkpoint, f"segmentation {backbone}", backbone, shared, layers)
-    layers |= HEAD
+def _deeplab(checkpoint: Checkpoint, backbone: str, layers: dict[str, str]) -> dict[str, Any]:
+    """The model that the head makes up; adds the names of the head's layers."""
     is_mobile = backbone == "mobilenet_v3_large"
-    own: dict[str, Any] = {
+    layers |= HEAD
+    arguments: dict[str, Any] = {
         "num_classes": checkpoint.width("classifier.4.weight", largest=100_000),
         "output_stride": 16 if is_mobile else 8,
         "aspp_rates": (12, 24, 36),
@@ -106,59 +124,20 @@ def _segmentation(
         "epsilon": 1e-5,
     }
     if not is_mobile:
-        own["multi_grid"] = (1, 1, 1)
+        arguments["multi_grid"] = (1, 1, 1)
     if checkpoint.has("aux_classifier."):
-        own["auxiliary_layer"] = "auto"
+        arguments["auxiliary_layer"] = "auto"
         layers |= _AUXILIARY
-    model = {"model": "DeepLabV3", "model_arguments": own}
-    return _mapped(checkpoint, f"deeplabv3_{backbone}", backbone, shared, layers, **model)
+    return {"model": "DeepLabV3", "model_arguments": arguments}
 
 
-def _plain(
-    checkpoint: Checkpoint, backbone: str, shared: dict[str, Any], layers: dict[str, str]
-) -> Checkpoint:
-    """A classifier, or a network whose classifier was taken off."""
-    model = {}
-    if "fc.weight" in checkpoint.arrays:
-        layers["logits"] = "fc"
-        model = tables.classifier(checkpoint.width("fc.weight", 2, 100_000))
-    return _mapped(checkpoint, backbone, backbone, shared, layers, **model)
-
-
-def _vgg16(checkpoint: Checkpoint) -> Checkpoint:
-    places = zip(tables.vgg16(), _VGG16_FEATURES, strict=True)
-    layers = {name: f"features.{place}" for name, place in places}
-    model = {}
-    if "classifier.6.weight" in checkpoint.arrays:
-        layers |= {"dense1": "classifier.0", "dense2": "classifier.3", "logits": "classifier.6"}
-        name = "classifier.0.weight"
-        first = checkpoint.array(name, 2)
-        if first.shape[1] != 512 * 7 * 7:
-            raise WeightsError(
-                checkpoint.path, f"{name} must have 512 * 7 * 7 inputs. Received: {first.shape[1]}"
-            )
-        # torch lays the 7x7 map out channel by channel, the pyramid bin by bin.
-        bins = first.reshape(len(first), -1, 7, 7).transpose(0, 2, 3, 1).reshape(len(first), -1)
-        checkpoint = checkpoint.with_arrays({name: bins})
-        model = tables.classifier(
-            checkpoint.width("classifier.6.weight", 2, 100_000),
-            levels=(7,),
-            dense=tuple(
-                checkpoint.width(f"classifier.{place}.weight", 2, 8192) for place in (0, 3)
-            ),
-            replace_pooling=False,
+def _with_bins(checkpoint: Checkpoint) -> Checkpoint:
+    """VGG16's first dense layer: torch lays the 7x7 map out by channel, the pyramid by bin."""
+    name = "classifier.0.weight"
+    kernel = checkpoint.array(name, 2)
+    if kernel.shape[1] != 512 * 7 * 7:
+        raise WeightsError(
+            checkpoint.path, f"{name} must have 512 * 7 * 7 inputs. Received: {kernel.shape[1]}"
         )
-    return _mapped(checkpoint, "vgg16", "vgg16", {"pool_ceil": False}, layers, **model)
-
-
-def _mapped(
-    checkpoint: Checkpoint,
-    title: str,
-    backbone: str,
-    shared: dict[str, Any],
-    layers: dict[str, str],
-    **model: Any,
-) -> Checkpoint:
-    shared = {"preprocessing": "torch", **shared}
-    network = {"backbone": backbone, "backbone_arguments": shared, **model}
-    return checkpoint.mapped(f"torchvision {title}", layers, **network)
+    bins = kernel.reshape(len(kernel), -1, 7, 7).transpose(0, 2, 3, 1)
+    return checkpoint.with_arrays({name: bins.reshape(kernel.shape)})

@@ -19,6 +19,7 @@ from keras_deeplab.weights.checkpoint import may_hold
 from keras_deeplab.weights.errors import WeightsError, printable, reading
 from keras_deeplab.weights.readers.torch_pickle import (
     Object,
+    Storage,
     Tensor,
     Unpickler,
     UnreadablePickle,
@@ -27,8 +28,8 @@ from keras_deeplab.weights.readers.torch_pickle import (
 
 Keys = tuple[str, ...]
 Shapes = Mapping[str, tuple[int, ...]]
-# What a file holds, and a function that reads the bytes stored under a key.
-_Content = tuple[Any, Callable[[str], bytes]]
+# What a file holds, and a function that reads a storage's content.
+_Content = tuple[Any, Callable[[Storage], bytes]]
 
 # Levels of dicts in which a state dict is looked for: "ema", then "module", say.
 _MAX_DEPTH = 4
@@ -88,8 +89,8 @@ def _read(file: BinaryIO, choose: Callable[[Mapping[Keys, Shapes]], Keys]) -> di
             )
     shapes = {keys: {name: t.shape for name, t in held.items()} for keys, held in found.items()}
     tensors = found[choose(shapes)]
-    contents = {key: stored(key) for key in {tensor.key for tensor in tensors.values()}}
-    return {name: tensor.array(contents[tensor.key]) for name, tensor in tensors.items()}
+    contents = {storage: stored(storage) for storage in {t.storage for t in tensors.values()}}
+    return {name: tensor.array(contents[tensor.storage]) for name, tensor in tensors.items()}
 
 
 def _kind(file: BinaryIO) -> str | None:
@@ -131,17 +132,14 @@ def _zip_content(archive: zipfile.ZipFile, size: int) -> _Content:
     order = f"{folder}byteorder"
     if order in members and (found := archive.read(order)) != b"little":
         raise UnreadablePickle(f"its byte order must be little. Received: {found[:20]!r}")
-    unpickler = Unpickler(io.BytesIO(archive.read(pickles[0])))
-    content = unpickler.load()
+    content = Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
 
-    def stored(key: str) -> bytes:
-        itemsize, count = unpickler.storages[key]
-        member = members.get(f"{folder}data/{key}")
-        if member is None or member.file_size != itemsize * count:
+    def stored(storage: Storage) -> bytes:
+        member = members.get(f"{folder}data/{storage.key}")
+        if member is None or member.file_size != storage.nbytes:
             found = "no member" if member is None else f"a member of {member.file_size} bytes"
-            raise UnreadablePickle(
-                f"{found} for storage {printable(key)} of {itemsize * count} bytes"
-            )
+            key = printable(storage.key)
+            raise UnreadablePickle(f"{found} for storage {key} of {storage.nbytes} bytes")
         return archive.read(member)
 
     return content, stored
@@ -160,14 +158,13 @@ def _stream_content(memory: mmap.mmap) -> _Content:
     places = {}
     end = memory.tell()
     for key in keys:
-        itemsize, count = storages[key]
-        if int.from_bytes(memory[end : end + 8], "little") != count:
+        if int.from_bytes(memory[end : end + 8], "little") != storages[key].count:
             raise UnreadablePickle(f"storage {printable(key)} has another size than declared")
-        places[key] = slice(end + 8, end + 8 + itemsize * count)
+        places[key] = slice(end + 8, end + 8 + storages[key].nbytes)
         end = places[key].stop
     if end > len(memory):
         raise UnreadablePickle("cut within a storage")
-    return content, lambda key: memory[places[key]]
+    return content, lambda storage: memory[places[storage.key]]
 
 
 def _state_dicts(value: object) -> dict[Keys, dict[str, Tensor]]:

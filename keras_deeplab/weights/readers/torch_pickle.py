@@ -31,12 +31,10 @@ _DTYPES = {
     "Byte": np.dtype("uint8"),
     "Bool": np.dtype("bool"),
 }
-_UNSIGNED = [np.dtype(name) for name in ("uint16", "uint32", "uint64")]
-_DTYPE_NAMES = {f"torch.{dtype.name}": dtype for dtype in (*_DTYPES.values(), *_UNSIGNED)}
 _STORAGES = {f"torch.{name}Storage": dtype for name, dtype in _DTYPES.items()}
-_STORAGES |= dict.fromkeys(("torch.UntypedStorage", "torch.storage.UntypedStorage"))
+# Bytes, of numbers that Keras' layers do not have: the calls that use them are passed over.
+_STORAGES["torch.storage.UntypedStorage"] = np.dtype("uint8")
 _REBUILD = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
-_REBUILD_TYPED = "torch._utils._rebuild_tensor_v3"
 # Before torch 0.4 tensors and parameters were made empty, and had their state set.
 _EMPTY_TENSORS = [f"torch.{name}Tensor" for name in _DTYPES]
 _PARAMETERS = (
@@ -45,14 +43,15 @@ _PARAMETERS = (
     "torch._utils._rebuild_parameter_with_state",
 )
 _DICTS = ("dict", "collections.OrderedDict")
-_NAMES = {*_DTYPE_NAMES, *_STORAGES, *_REBUILD, _REBUILD_TYPED, *_EMPTY_TENSORS, *_PARAMETERS}
+_NAMES = {*_STORAGES, *_REBUILD, *_EMPTY_TENSORS, *_PARAMETERS}
 # Of what else training programs keep beside a state dict; any other name is refused.
 _EXTRAS = re.compile(
     r"argparse\.Namespace|pathlib\.(_local\.)?\w*Path|datetime\.(datetime|date|timedelta)"
     r"|(builtins|__builtin__)\.(dict|list|int|float|bool|str|bytes|tuple|set)"
     r"|collections\.(OrderedDict|Counter|defaultdict)|typing\.Any|_codecs\.encode"
     r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))"
-    r"|torch\.(Size|Tensor|device|torch_version\.TorchVersion|optim\.\w+\.\w+)"
+    r"|torch\.(Size|Tensor|device|[a-z]+\d+|torch_version\.TorchVersion|optim\.\w+\.\w+)"
+    r"|torch\._utils\._rebuild_tensor_v3"
     r"|(omegaconf|pytorch_lightning|lightning|lightning_fabric|lightning_utilities|mmengine|mmcv"
     r"|yacs|easydict|addict|ml_collections)(\.\w+)+"
 )
@@ -87,34 +86,38 @@ class Object:
 
 @dataclass(frozen=True)
 class Storage:
-    """A part of the bytes that are stored under a key; an untyped storage has no dtype."""
+    """Numbers that are stored under a key."""
 
     key: str
-    dtype: np.dtype | None
-    start: int
-    nbytes: int
+    dtype: np.dtype
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Of all numbers."""
+        return self.count * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A strided view of stored bytes, in which offset and strides count."""
+    """A view of a storage; offset and strides are in bytes."""
 
-    key: str
-    dtype: np.dtype
+    storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all elements, also where they share memory."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        """Of all elements, also where they share memory."""
+        return math.prod(self.shape) * self.storage.dtype.itemsize
 
     def array(self, content: bytes) -> np.ndarray:
-        """The view of all bytes that are stored under the key."""
+        """The view of the storage's content."""
+        dtype = self.storage.dtype
         if 0 in self.shape:
-            return np.empty(self.shape, self.dtype)
-        return np.ndarray(self.shape, self.dtype, content, self.offset, self.strides)
+            return np.empty(self.shape, dtype)
+        return np.ndarray(self.shape, dtype, content, self.offset, self.strides)
 
 
 class Unpickler:
@@ -125,11 +128,11 @@ class Unpickler:
             (`io.BytesIO`, `mmap.mmap`; not a buffered file).
 
     Attributes:
-        storages: The bytes of a number and the count of numbers stored under each key.
+        storages: Those that the pickle names, by key.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self.storages: dict[str, tuple[int, int]] = {}
+        self.storages: dict[str, Storage] = {}
         self._file = file
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -217,21 +220,17 @@ class Unpickler:
         (container.items if isinstance(container, Object) else container).extend(items)
 
     def _storage(self, identifier: object) -> Storage:
-        """The storage of a persistent id, which may be a part of the stored numbers."""
         match identifier:
+            # The view of a part, which torch 0.x could store behind these, is not read.
             case ("storage", Object(name=kind), str(key), _, int(count), *view) if (
-                kind in _STORAGES
+                kind in _STORAGES and view in ([], [None])
             ):
-                _, start, length = (view and view[0]) or ("", 0, count)
+                storage = Storage(key, _STORAGES[kind], count)
             case _:
                 raise UnreadablePickle("refused a persistent id that is not a storage")
-        if not isinstance(start, int) or not 0 <= start <= start + length <= count:
-            raise UnreadablePickle("refused a storage that lies outside its bytes")
-        dtype = _STORAGES[kind]
-        itemsize = dtype.itemsize if dtype else 1
-        if self.storages.setdefault(key, (itemsize, count)) != (itemsize, count):
+        if self.storages.setdefault(key, storage) != storage:
             raise UnreadablePickle(f"refused storage {printable(key)} of two sizes")
-        return Storage(key, dtype, start * itemsize, length * itemsize)
+        return storage
 
 
 def _named(module: str, name: str) -> Object:
@@ -269,32 +268,24 @@ def tensor_of(value: Any) -> Tensor | None:
         return _tensor(*value.state)
     if value.name in _REBUILD:
         return _tensor(*value.arguments[:4])
-    if value.name == _REBUILD_TYPED:
-        *place, _, _, dtype = value.arguments[:7]
-        return _tensor(*place, _DTYPE_NAMES.get(getattr(dtype, "name", None)))
     return None
 
 
-def _tensor(
-    storage: Any = None,
-    offset: Any = 0,
-    shape: Any = (),
-    strides: Any = (),
-    dtype: np.dtype | None = None,
-) -> Tensor:
-    if not isinstance(storage, Storage) or (dtype := dtype or storage.dtype) is None:
-        raise UnreadablePickle("refused a tensor without a storage or a dtype")
+def _tensor(storage: Any = None, offset: Any = 0, shape: Any = (), strides: Any = ()) -> Tensor:
+    if not isinstance(storage, Storage):
+        raise UnreadablePickle("refused a tensor without a storage")
     tuples = isinstance(shape, tuple) and isinstance(strides, tuple)
     numbers = (offset, *shape, *strides) if tuples and len(shape) == len(strides) <= 32 else (None,)
     if not all(isinstance(number, int) and 0 <= number <= sys.maxsize for number in numbers):
         raise UnreadablePickle("refused a tensor whose offset, shape and strides are not a view")
+    itemsize = storage.dtype.itemsize
     elements = math.prod(max(size, 1) for size in shape)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    reaches_out = 0 not in shape and (last + 1) * dtype.itemsize > storage.nbytes
-    if reaches_out or elements * dtype.itemsize > sys.maxsize:
+    reaches_out = 0 not in shape and last >= storage.count
+    if reaches_out or elements * itemsize > sys.maxsize:
         raise UnreadablePickle(
             f"refused a tensor of shape {shape}, strides {strides} and offset {offset}, which is "
             f"not in its storage of {storage.nbytes} bytes"
         )
-    steps = tuple(stride * dtype.itemsize for stride in strides)
-    return Tensor(storage.key, dtype, storage.start + offset * dtype.itemsize, shape, steps)
+    steps = tuple(stride * itemsize for stride in strides)
+    return Tensor(storage, offset * itemsize, shape, steps)
