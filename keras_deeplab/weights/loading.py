@@ -16,7 +16,7 @@ from keras_deeplab.models.base import LoadWeights
 from keras_deeplab.weights import keras_model
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.opening import Weights, checked, is_published_network, open_checkpoint
-from keras_deeplab.weights.readers import hdf5, weights_h5
+from keras_deeplab.weights.readers import hdf5
 from keras_deeplab.weights.transfer import TransferReport, transfer
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def load(
         raise validation.error("model", "a built Keras model with weights", model)
     model, checkpoint = keras_model.unwrapped(model), checked(checkpoint)
     if isinstance(checkpoint, Path) and hdf5.is_weights_h5(checkpoint):
-        found = weights_h5.read(checkpoint, model)
+        found = hdf5.read_structured(checkpoint, model)
     else:
         config = model.get_config() if hasattr(model, "backbone") else {}
         found = open_checkpoint(
@@ -122,16 +122,14 @@ def from_pretrained(
             f"{found.backbone or 'that network'} with weights=",
         )
     model_class = getattr(models, found.model)
-    known = inspect.signature(model_class).parameters
     if num_classes is not None:
         changes["num_classes"] = num_classes
-    for name, value in changes.items():
-        if name not in known:
-            raise WeightsError(
-                found.path,
-                f"`{name}` must be an argument of {found.model}, the model in it. Received: "
-                f"{name}={value!r}",
-            )
+    for name in changes.keys() - inspect.signature(model_class).parameters.keys():
+        raise WeightsError(
+            found.path,
+            f"`{name}` must be an argument of {found.model}, the model in it. Received: "
+            f"{name}={changes[name]!r}",
+        )
     return model_class(weights=found, **changes)
 
 

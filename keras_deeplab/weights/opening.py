@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_deeplab import backbones, validation
-from keras_deeplab.weights import download, keras_model, names, published
+from keras_deeplab.weights import keras_model, names, published
 from keras_deeplab.weights.checkpoint import KERAS, Checkpoint
 from keras_deeplab.weights.errors import WeightsError, listed, reading
 from keras_deeplab.weights.readers import (
@@ -102,7 +102,7 @@ def _downloaded(name: str, model: str | None, backbone: Any, options: Any) -> Pa
             name, f"published weights need a `backbone` that has a name. Received: {received}"
         )
     entry = published.find(name, model, backbone, options)
-    return download.fetch(entry.url, entry.file_hash, entry.file_name)
+    return published.fetch(entry.url, entry.file_hash, entry.file_name)
 
 
 def _open_file(path: Path, moving_averages: bool) -> Checkpoint:

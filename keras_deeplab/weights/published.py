@@ -14,13 +14,20 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import logging
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_deeplab.weights.errors import WeightsError
+import keras
 
+from keras_deeplab.weights.errors import WeightsError, shortened
+
+logger = logging.getLogger(__name__)
 _WIDTH = "depth_multiplier"
 
 
@@ -38,7 +45,8 @@ class Published:
         note: What was measured, and further facts.
         licence: Of the publisher's code; none is stated for the files themselves.
         url: Address of the file.
-        file_hash: As `download.fetch` takes it, None where the publisher gives none.
+        file_hash: `"md5:"` or `"sha256:"` and the first digits of the file's hash (torchvision has
+            eight in its file names), None where the publisher gives none.
     """
 
     name: str
@@ -131,3 +139,42 @@ def markdown() -> str:
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
     lines += ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def fetch(url: str, file_hash: str | None, name: str) -> Path:
+    """Returns a file from the cache, after downloading it where it is not there yet.
+
+    A complete file with the right hash is moved into the cache, the folder `keras_deeplab` in
+    `$KERAS_HOME` or `~/.keras`, so that an interruption leaves nothing. A file in the cache that
+    does not have the hash is downloaded again.
+    """
+    folder = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "keras_deeplab"
+    target = folder / name
+    try:
+        if target.is_file():
+            if target.stat().st_size and _matches(target, file_hash):
+                return target
+            logger.warning("%s does not match its hash; downloading it again from %s", target, url)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+            file = Path(keras.utils.get_file(name, url, cache_dir=temporary, cache_subdir=""))
+            if file.stat().st_size == 0 or not _matches(file, file_hash):
+                raise ValueError(f"its hash is not {file_hash}" if file_hash else "it is empty")
+            os.replace(file, target)
+    except Exception as error:  # get_file raises a plain Exception for errors of the connection
+        raise WeightsError(
+            url,
+            f"{target} cannot be downloaded: {shortened(error)}. Try again later, set KERAS_HOME "
+            "to a folder with more space, or download the file from this address and pass its path",
+        ) from error
+    return target
+
+
+def _matches(file: Path, file_hash: str | None) -> bool:
+    if file_hash is None:
+        return True
+    algorithm, _, digits = file_hash.partition(":")
+    with file.open("rb") as opened:
+        # Pythons that forbid MD5 for secrets allow it to detect damage.
+        digest = hashlib.file_digest(opened, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    return digest.hexdigest().startswith(digits)

@@ -11,7 +11,7 @@ from models.networks import tiny
 import keras_deeplab
 from keras_deeplab import data, recipes
 from keras_deeplab.trainer import ModelBuilder
-from keras_deeplab.weights import WeightsError, download, published
+from keras_deeplab.weights import WeightsError, published
 
 CLASSES = data.Shapes().info.num_classes
 OPTIONS = {"aspp_filters": 8, "backbone_options": {"depth_multiplier": 0.25}}
@@ -115,7 +115,7 @@ def test_a_published_name_fits_model_and_backbone(v3, monkeypatch, arguments, fi
         names.append(file_name)
         return Path(v3[1])
 
-    monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(published, "fetch", fetch)
     ModelBuilder(**arguments)
     assert names[0].startswith(file)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from local_server import serving
 
-from keras_deeplab.weights import download
+from keras_deeplab.weights import published
 from keras_deeplab.weights.errors import WeightsError
 
 BODY = bytes(range(256)) * 1024
@@ -87,7 +87,7 @@ def files(cache: Path) -> set[str]:
 @pytest.mark.parametrize("file_hash", [MD5, SHA256[:15], None])
 def test_a_file_is_downloaded_once(server, tmp_path, file_hash):
     for _ in range(2):
-        path = download.fetch(f"{server}/whole", file_hash, "weights.bin")
+        path = published.fetch(f"{server}/whole", file_hash, "weights.bin")
         assert path == tmp_path / "keras_deeplab" / "weights.bin"
         assert path.read_bytes() == BODY
     assert Handler.requests["/whole"] == 1
@@ -95,7 +95,7 @@ def test_a_file_is_downloaded_once(server, tmp_path, file_hash):
 
 
 def test_a_redirection_is_followed(server):
-    assert download.fetch(f"{server}/moved", None, "a").read_bytes() == BODY
+    assert published.fetch(f"{server}/moved", None, "a").read_bytes() == BODY
 
 
 @pytest.mark.parametrize(
@@ -112,19 +112,19 @@ def test_a_redirection_is_followed(server):
 def test_a_failed_download_is_one_clear_error(server, tmp_path, way, file_hash, reason):
     url = f"{server}/{way}"
     with pytest.raises(WeightsError, match=f"cannot be downloaded: .*({reason})") as caught:
-        download.fetch(url, file_hash, "weights.bin")
+        published.fetch(url, file_hash, "weights.bin")
     assert str(caught.value).startswith(f"{url}: ")
     assert "download the file from this address and pass its path" in str(caught.value)
     assert files(tmp_path) == set()
 
 
 def test_a_file_with_another_hash_is_replaced(server, tmp_path, logs):
-    path = download.fetch(f"{server}/whole", MD5, "a")
+    path = published.fetch(f"{server}/whole", MD5, "a")
     path.write_bytes(BODY[:-1])
     with pytest.raises(WeightsError):
-        download.fetch(f"{server}/cut", MD5, "a")
+        published.fetch(f"{server}/cut", MD5, "a")
     assert path.read_bytes() == BODY[:-1]
-    assert download.fetch(f"{server}/whole", MD5, "a").read_bytes() == BODY
+    assert published.fetch(f"{server}/whole", MD5, "a").read_bytes() == BODY
     assert f"{path} does not match its hash; downloading it again" in logs.text
     assert Handler.requests["/whole"] == 2
     assert files(tmp_path) == {"a"}
@@ -133,7 +133,7 @@ def test_a_file_with_another_hash_is_replaced(server, tmp_path, logs):
 def test_the_home_folder_has_the_cache(server, tmp_path, monkeypatch):
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    path = download.fetch(f"{server}/whole", MD5, "a")
+    path = published.fetch(f"{server}/whole", MD5, "a")
     assert path == tmp_path / ".keras" / "keras_deeplab" / "a"
 
 
@@ -141,7 +141,7 @@ def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
     with pytest.raises(WeightsError, match="cannot be downloaded: .* set KERAS_HOME"):
-        download.fetch(f"{server}/whole", MD5, "a")
+        published.fetch(f"{server}/whole", MD5, "a")
     assert not Handler.requests
 
 
@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_nothing(server, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(WeightsError, match="No space left on device.*more space"):
-        download.fetch(f"{server}/whole", MD5, "a")
+        published.fetch(f"{server}/whole", MD5, "a")
     assert files(tmp_path) == set()
 
 
@@ -162,7 +162,7 @@ def test_an_interruption_leaves_nothing(server, tmp_path, monkeypatch):
 
     monkeypatch.setattr("keras.src.utils.file_utils.Progbar.update", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        download.fetch(f"{server}/whole", MD5, "a")
+        published.fetch(f"{server}/whole", MD5, "a")
     assert files(tmp_path) == set()
 
 
@@ -171,7 +171,7 @@ def test_downloads_at_once_do_not_disturb_each_other(server, tmp_path):
 
     def fetched(_: int) -> bytes:
         together.wait(20)
-        return download.fetch(f"{server}/whole", MD5, "a").read_bytes()
+        return published.fetch(f"{server}/whole", MD5, "a").read_bytes()
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(fetched, range(6))) == {BODY}

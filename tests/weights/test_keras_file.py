@@ -186,7 +186,7 @@ for place, names in ELSEWHERE.items():
 
 @pytest.fixture
 def no_download(monkeypatch):
-    monkeypatch.setattr(weights.opening.download, "fetch", lambda *_: OPENED.append("download"))
+    monkeypatch.setattr(weights.published, "fetch", lambda *_: OPENED.append("download"))
     monkeypatch.setattr(keras.utils, "get_file", lambda *_, **__: OPENED.append("download"))
     yield
     assert OPENED == []

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 
+from keras_deeplab.weights import keras_model
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError, reading, shortened
+from keras_deeplab.weights.errors import WeightsError, listed, reading, shortened
 
 # What a file may hold against its size. Trained weights hardly compress; pruned ones may.
 _MAX_EXPANSION = 20
 _SMALL_BYTES = 1 << 20
 _MAX_DEPTH = 64
+_Shapes = dict[str, tuple[int, ...]]
 
 
 def is_hdf5_file(path: Path) -> bool:
@@ -94,7 +99,7 @@ def _checked(path: Path, opened: h5py.File) -> dict[str, h5py.Dataset]:
     return found
 
 
-def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def shapes(path: Path) -> _Shapes:
     """The shapes of a file's arrays by their place in it."""
     with datasets(path) as found:
         return {place: array.shape for place, array in found.items()}
@@ -116,3 +121,52 @@ def read(path: Path) -> Checkpoint:
             "same arguments by model.load_weights, and save that as .keras",
         )
     return Checkpoint(str(path), arrays)
+
+
+def read_structured(path: Path, model: keras.Model) -> Checkpoint:
+    """The weights of a file for a model like the one that wrote it, which is not changed.
+
+    Raises:
+        WeightsError: If the file is damaged or of another network; the number of classes may
+            differ.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        own, named = Path(folder) / "own.weights.h5", path
+        model.save_weights(own)
+        twin = _twin(model, path, _layer_shapes(own), _layer_shapes(path))
+        try:
+            if not path.name.endswith(".weights.h5"):  # which Keras would read as an older file
+                named = shutil.copyfile(path, Path(folder) / "named.weights.h5")
+            twin.load_weights(named)
+        except Exception as error:  # HDF5 and the layers themselves raise their own
+            raise WeightsError(path, f"it cannot be read: {shortened(error)}") from error
+    return keras_model.checkpoint_of(twin, str(path))
+
+
+def _layer_shapes(path: Path) -> _Shapes:
+    """Without those of the optimizer, which a compiled model's file has too."""
+    found = shapes(path)
+    return {place: shape for place, shape in found.items() if not place.startswith("optimizer/")}
+
+
+def _twin(model: keras.Model, path: Path, own: _Shapes, theirs: _Shapes) -> keras.Model:
+    """A model like `model`, with the file's number of classes."""
+    config = model.get_config()
+    differ = [place for place in {**own, **theirs} if own.get(place) != theirs.get(place)]
+    inputs = [{p: shape[:-1] for p, shape in each.items()} for each in (own, theirs)]
+    classes = {theirs[place][-1] for place in differ if theirs.get(place)}
+    fits = inputs[0] == inputs[1] and len(classes) == 1 and "num_classes" in config
+    if differ and not fits:
+        shown = [
+            f"{place} is {own.get(place, 'missing')} in the model, "
+            f"{theirs.get(place, 'missing')} in the file"
+            for place in differ[:3]
+        ]
+        raise WeightsError(
+            path,
+            f"it holds another network than '{model.name}': {len(differ)} differences: "
+            f"{listed(shown, '; ')}",
+        )
+    if classes:
+        config["num_classes"] = classes.pop()
+    return type(model).from_config(config)
