@@ -143,11 +143,8 @@ class Checkpoint:
 
         Args:
             title: Of the network.
-            layers: Paths of this package's layers -> names of the file's.
+            layers: Paths of this package's layers -> names of the file's, which must have all.
             **network: `backbone`, `model` and their arguments.
-
-        Raises:
-            WeightsError: If the file lacks a layer of the network.
         """
         arrays: dict[str, np.ndarray] = {}
         used: set[str] = set()

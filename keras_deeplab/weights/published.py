@@ -92,13 +92,9 @@ PUBLISHED: tuple[Published, ...] = tuple(_entries())
 def find(
     name: str, model: str | None, backbone: str, options: Mapping[str, Any] | None = None
 ) -> Published:
-    """The published weights of a name for a model; an error lists those that there are.
+    """The published weights for a model, None for any, on a backbone with these options.
 
-    Args:
-        name: Such as "pascal_voc".
-        model: Name of the model's class, such as "DeepLabV3", None for any.
-        backbone: A name of `keras_deeplab.backbones`.
-        options: The model's `backbone_options`, of which the depth multiplier selects the file.
+    Of the options the depth multiplier selects the file. An error lists the weights that there are.
     """
     network = _network(backbone, options)
     fitting = {

@@ -83,19 +83,19 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     """
     layers = weighted_layers(model)
     root = "" if any(path.startswith("backbone/") for path in layers) else "backbone/"
+    backbone = {path for path in layers if f"{root}{path}".startswith("backbone/")}
     found = {path: _values(checkpoint, root + path, layer) for path, layer in layers.items()}
     found = {path: values for path, values in found.items() if values}
-    backbone = [path for path in layers if f"{root}{path}".startswith("backbone/")]
-    _check_backbone(checkpoint, [path for path in backbone if path not in found], found)
-    misfits = {
-        path: text for path, values in found.items() if (text := _misfit(path, layers, values))
-    }
-    left, notes = _left(model, checkpoint, found, misfits, backbone)
-    wrong = [text for path, text in misfits.items() if path not in left]
-    if wrong:
+    lacking = [path for path in layers if path in backbone and path not in found]
+    if lacking or not found:
+        held = f" on the backbone {checkpoint.backbone!r}" if checkpoint.backbone else ""
+        what = f"{len(lacking)} layers of the model's backbone: {listed(lacking)}"
         raise WeightsError(
-            checkpoint.path, f"{len(wrong)} shapes do not fit: {listed(wrong, '; ')}"
+            checkpoint.path,
+            f"it holds {checkpoint.title}{held}, which does not have "
+            f"{what if lacking else 'any layer'}",
         )
+    left, notes = _left(model, checkpoint, found, backbone)
     loaded = [path for path in found if path not in left]
     pairs = [
         (f"{path}/{variable.name}", variable, found[path][variable.name])
@@ -137,9 +137,9 @@ def _values(checkpoint: Checkpoint, path: str, layer: keras.layers.Layer) -> _Va
     return values
 
 
-def _misfit(path: str, layers: Mapping[str, keras.layers.Layer], values: _Values) -> str:
+def _misfit(path: str, layer: keras.layers.Layer, values: _Values) -> str:
     """The first variable that is missing or has another shape, in words; else empty."""
-    for variable in own_weights(layers[path]):
+    for variable in own_weights(layer):
         value, mine = values.get(variable.name), f"{path}/{variable.name} is {variable.shape}"
         if value is None:
             return f"{mine}, the checkpoint has none"
@@ -178,19 +178,17 @@ def _defect(name: str, variable: keras.Variable, value: np.ndarray) -> str:
 
 
 def _left(
-    model: keras.Model,
-    checkpoint: Checkpoint,
-    found: Mapping[str, _Values],
-    misfits: Mapping[str, str],
-    backbone: list[str],
+    model: keras.Model, checkpoint: Checkpoint, found: Mapping[str, _Values], backbone: set[str]
 ) -> tuple[set[str], list[str]]:
-    """The layers with misfits that need not be loaded, and notes on them."""
-    layers, left, notes = all_layers(model), set(), []
-    for path, misfit in misfits.items():
-        # Of a layer with one output for each class.
+    """The layers that do not fit and need not be loaded, and notes on them."""
+    layers, left, notes, wrong = all_layers(model), set(), [], []
+    for path, values in found.items():
+        misfit = _misfit(path, layers[path], values)
+        if not misfit:
+            continue
         is_predictor = path.rpartition("/")[2].startswith("logits")
         own = {variable.name: variable for variable in own_weights(layers[path])}
-        mine, its = (getattr(each.get("kernel"), "shape", ()) for each in (own, found[path]))
+        mine, its = (getattr(each.get("kernel"), "shape", ()) for each in (own, values))
         if is_predictor and mine and its and mine[:-1] == its[:-1]:
             left.add(path)
             notes.append(
@@ -204,20 +202,14 @@ def _left(
                 whole = path
             left |= {other for other in found if f"{other}/".startswith(f"{whole}/")}
             notes.append(f"{whole} was not loaded: {misfit}")
-    return left, notes
-
-
-def _check_backbone(
-    checkpoint: Checkpoint, lacking: list[str], found: Mapping[str, _Values]
-) -> None:
-    if lacking or not found:
-        held = f" on the backbone {checkpoint.backbone!r}" if checkpoint.backbone else ""
-        what = f"{len(lacking)} layers of the model's backbone: {listed(lacking)}"
+        else:
+            wrong.append((path, misfit))
+    wrong = [misfit for path, misfit in wrong if path not in left]
+    if wrong:
         raise WeightsError(
-            checkpoint.path,
-            f"it holds {checkpoint.title}{held}, which does not have "
-            f"{what if lacking else 'any layer'}",
+            checkpoint.path, f"{len(wrong)} shapes do not fit: {listed(wrong, '; ')}"
         )
+    return left, notes
 
 
 def _setting_notes(model: keras.Model, checkpoint: Checkpoint) -> list[str]:

@@ -330,107 +330,83 @@ def test_a_member_is_there_once(files, tmp_path):
         keras_deeplab.load_model(bad)
 
 
-def external(file: h5py.File, group: h5py.Group, name: str, secret: Path) -> None:
-    shape = group[name].shape
-    del group[name]
-    size = 4 * int(np.prod(shape))
-    group.create_dataset(name, shape, "float32", external=[(str(secret), 0, size)])
-
-
-def external_link(file: h5py.File, group: h5py.Group, name: str, secret: Path) -> None:
-    del group[name]
-    group[name] = h5py.ExternalLink(str(secret), "/kernel")
-
-
-def soft_link(file: h5py.File, group: h5py.Group, name: str, secret: Path) -> None:
-    file["elsewhere"] = group[name][()]
-    del group[name]
-    group[name] = h5py.SoftLink("/elsewhere")
-
-
-def virtual(file: h5py.File, group: h5py.Group, name: str, secret: Path) -> None:
-    shape = group[name].shape
-    del group[name]
-    layout = h5py.VirtualLayout(shape, "float32")
-    layout[:] = h5py.VirtualSource(str(secret), "kernel", shape=shape)
-    group.create_virtual_dataset(name, layout)
-
-
-def twice(file: h5py.File, group: h5py.Group, name: str, secret: Path) -> None:
-    file["again"] = group[name]
-
-
-def circle(file: h5py.File, group: h5py.Group, name: str, secret: Path) -> None:
-    group["circle"] = file["/"]
-
-
-def bomb(file: h5py.File, group: h5py.Group, name: str, secret: Path) -> None:
-    del group[name]
-    group.create_dataset(name, (1500, 1000, 1000), "float32", chunks=(1, 1000, 1000))
-
-
-def compressed_bomb(file: h5py.File, group: h5py.Group, name: str, secret: Path) -> None:
-    del group[name]
-    zeros = np.zeros((40, 1000, 1000), "float32")
-    group.create_dataset(name, data=zeros, chunks=(10, 1000, 1000), compression="gzip")
-
-
-def deep(file: h5py.File, group: h5py.Group, name: str, secret: Path) -> None:
-    for _ in range(100):
-        group = group.create_group("g")
-
-
-def text(file: h5py.File, group: h5py.Group, name: str, secret: Path) -> None:
-    del group[name]
-    group[name] = ["a", "b"]
-
-
-PLANTED = {
-    external: "NAME' must be in the file, but its values are in another file",
-    external_link: "NAME' must be in the file, but is a link",
-    soft_link: "NAME' must be in the file, but is a link",
-    virtual: "NAME' must be in the file, but its values are in another file",
-    twice: "must be in the file once, but is twice",
-    circle: "circle' must be in the file once, but is twice",
-    bomb: "its arrays declare 6000.* bytes, which a file of .* bytes cannot hold",
-    compressed_bomb: "its arrays declare 160.* bytes, which a file of .* bytes cannot hold",
-    deep: "nested deeper than 64",
-    text: "NAME' must be an array of numbers",
+ELSEWHERE_IN_H5 = {
+    "external": "KERNEL' must be in the file, but its values are in another file",
+    "virtual": "KERNEL' must be in the file, but its values are in another file",
+    "external link": "KERNEL' must be in the file, but is a link",
+    "soft link": "KERNEL' must be in the file, but is a link",
+    "twice": "must be in the file once, but is twice",
+    "circle": "circle' must be in the file once, but is twice",
+    "bomb": "its arrays declare 6000.* bytes, which a file of .* bytes cannot hold",
+    "compressed bomb": "its arrays declare 160.* bytes, which a file of .* bytes cannot hold",
+    "deep": "nested deeper than 64",
+    "text": "KERNEL' must be an array of numbers",
 }
 
 
+def plant(what: str, file: h5py.File, kernel: str, secret: str) -> None:
+    """Puts something in the place of a kernel, or beside it."""
+    array = file[kernel][()]
+    if what not in ("twice", "circle", "deep"):
+        del file[kernel]
+    if what == "external":
+        file.create_dataset(kernel, array.shape, "f4", external=[(secret, 0, array.nbytes)])
+    elif what == "virtual":
+        layout = h5py.VirtualLayout(array.shape, "f4")
+        layout[:] = h5py.VirtualSource(secret, "kernel", shape=array.shape)
+        file.create_virtual_dataset(kernel, layout)
+    elif what == "external link":
+        file[kernel] = h5py.ExternalLink(secret, "/kernel")
+    elif what == "soft link":
+        file["elsewhere"] = array
+        file[kernel] = h5py.SoftLink("/elsewhere")
+    elif what == "twice":
+        file["again"] = file[kernel]
+    elif what == "circle":
+        file["circle"] = file["/"]
+    elif what == "bomb":
+        file.create_dataset(kernel, (1500, 1000, 1000), "f4", chunks=(1, 1000, 1000))
+    elif what == "compressed bomb":
+        zeros = np.zeros((40, 1000, 1000), "f4")
+        file.create_dataset(kernel, data=zeros, chunks=(10, 1000, 1000), compression="gzip")
+    elif what == "deep":
+        file.create_group("g/" * 100)
+    else:
+        file[kernel] = ["a", "b"]
+
+
 @pytest.mark.parametrize(
-    "plant, carrier",
+    "what, carrier",
     [
-        *((plant, "network.h5") for plant in PLANTED),
-        *(
-            (plant, name)
-            for plant in (external, bomb)
-            for name in ("model.weights.h5", "model.keras")
-        ),
+        *((what, "network.h5") for what in ELSEWHERE_IN_H5),
+        *((what, "model.weights.h5") for what in ("external", "bomb")),
+        *((what, "model.keras") for what in ("external", "bomb")),
     ],
 )
-def test_weights_lie_in_the_file_and_are_as_large_as_it(model, files, tmp_path, plant, carrier):
+def test_weights_lie_in_the_file_and_are_as_large_as_it(model, files, tmp_path, what, carrier):
     secret = tmp_path / "secret.h5"
     with h5py.File(secret, "w") as file:
         file["kernel"] = np.ones((3, 3, 3, 6), "float32")
     bad, inner = tmp_path / f"bad-{carrier}", tmp_path / "inner.h5"
     content = (files / carrier).read_bytes()
-    inner.write_bytes(
-        members(files / carrier)["model.weights.h5"] if carrier.endswith(".keras") else content
-    )
+    if carrier.endswith(".keras"):
+        content = members(files / carrier)["model.weights.h5"]
+    inner.write_bytes(content)
     with h5py.File(inner, "a") as file:
-        found: list[str] = []
-        file.visititems(lambda n, i: found.append(n) if isinstance(i, h5py.Dataset) else None)
-        (kernel, *_) = [n for n in found if file[n].shape == (3, 3, 3, 6)]
-        plant(file, file[os.path.dirname(kernel)], os.path.basename(kernel), secret)
+        places: list[str] = []
+        file.visit(places.append)
+        (kernel, *_) = [p for p in places if getattr(file[p], "shape", ()) == (3, 3, 3, 6)]
+        plant(what, file, kernel, str(secret))
     if carrier.endswith(".keras"):
         packed(bad, {**members(files / carrier), "model.weights.h5": inner.read_bytes()})
     else:
         inner.rename(bad)
     target = tiny_sequential() if carrier == "network.h5" else model
-    message = rf"{re.escape(str(bad))}: .*{PLANTED[plant].replace('NAME', re.escape(kernel))}"
-    with unchanged(target), pytest.raises(WeightsError, match=message):
+    message = ELSEWHERE_IN_H5[what].replace("KERNEL", re.escape(kernel))
+    with (
+        unchanged(target),
+        pytest.raises(WeightsError, match=f"{re.escape(str(bad))}: .*{message}"),
+    ):
         weights.load(target, bad)
 
 

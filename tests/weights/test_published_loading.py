@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from http.server import BaseHTTPRequestHandler
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -26,27 +27,6 @@ NETWORK = {"backbone": "mobilenet_v2", "backbone_options": {"depth_multiplier": 
 SMALLEST = {"backbone": "mobilenet_v2", "backbone_options": {"depth_multiplier": 0.35}}
 ENTRY = published.find(NAME, "DeepLabV3", *NETWORK.values())
 IMAGENET = published.find("imagenet", None, *SMALLEST.values())
-
-
-class Site(BaseHTTPRequestHandler):
-    """Sends files by name."""
-
-    files: dict[str, bytes] = {}
-    requests: Counter[str] = Counter()
-
-    def log_message(self, *arguments) -> None:
-        """Not on the screen."""
-
-    def do_GET(self) -> None:
-        name = self.path.strip("/")
-        Site.requests[name] += 1
-        if name not in self.files:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.files[name])))
-        self.end_headers()
-        self.wfile.write(self.files[name])
 
 
 @pytest.fixture(scope="module")
@@ -71,23 +51,22 @@ def network() -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def bodies(original, network, tmp_path_factory) -> dict[str, bytes]:
+def published_files(original, network, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("published")
-    h5 = write_applications(folder / "network.h5", network).read_bytes()
+    write_applications(folder / IMAGENET.file_name, network)
     arrays = as_the_authors_write_it(original, {**tf1_deeplab.mobilenet_v2(), **HEAD})
     (folder / "mobile").mkdir()
     write_tf1(folder / "mobile" / "model.ckpt-30000", arrays)
-    return {ENTRY.file_name: tar_gz(folder / "mobile"), IMAGENET.file_name: h5}
+    (folder / ENTRY.file_name).write_bytes(tar_gz(folder / "mobile"))
+    return folder
 
 
 @pytest.fixture
-def site(bodies, tmp_path, monkeypatch):
+def site(published_files, tmp_path, monkeypatch):
     """The server, from which the registry's files come, into a cache of this test's own."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(Site, "files", bodies)
-    Site.requests.clear()
-    with serving(Site) as address:
+    with serving(partial(SimpleHTTPRequestHandler, directory=published_files)) as address:
         entries = [
             dataclasses.replace(entry, url=f"{address}/{entry.file_name}")
             for entry in published.PUBLISHED
@@ -112,7 +91,6 @@ def test_the_model_is_the_authors_network(site, original, tmp_path):
     model = scattered(model, 9)
     weights.load(model, NAME)
     np.testing.assert_array_equal(model(PIXELS), original(PIXELS))
-    assert Site.requests == {ENTRY.file_name: 1}
 
 
 def test_a_name_is_not_the_folder_that_lies_here(site, tmp_path, monkeypatch):
@@ -147,7 +125,6 @@ def test_imagenet_into_a_backbone_and_a_model(site, network):
     x = image(96, 96) / 127.5 - 1
     expected = features(x).numpy()
     assert np.abs(backbone(x).numpy() - expected).max() < 1e-4 * expected.std()
-    assert Site.requests == {IMAGENET.file_name: 1}
 
 
 V3 = keras_deeplab.DeepLabV3

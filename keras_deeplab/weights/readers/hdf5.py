@@ -47,16 +47,7 @@ def check_declared(path: Path, declared: int, what: str) -> None:
 
 @contextmanager
 def datasets(path: Path, file: Any = None) -> Iterator[dict[str, h5py.Dataset]]:
-    """The arrays of a file by their place in it, not read yet, while the file is open.
-
-    Args:
-        path: The file.
-        file: A file object to read instead, such as a member of the archive `path`.
-
-    Raises:
-        WeightsError: If the file is damaged, refers to another file, or declares far more than it
-            holds. Errors while its arrays are read become WeightsErrors too.
-    """
+    """The arrays of a file, or of an open member of an archive, by their place; not read yet."""
     try:
         with h5py.File(file or path, "r") as opened:
             found = _checked(path, opened)
@@ -124,11 +115,9 @@ def read(path: Path) -> Checkpoint:
 
 
 def read_structured(path: Path, model: keras.Model) -> Checkpoint:
-    """The weights of a file for a model like the one that wrote it, which is not changed.
+    """The weights of a `.weights.h5` file, which names no layers, for a model like its writer.
 
-    Raises:
-        WeightsError: If the file is damaged or of another network; the number of classes may
-            differ.
+    Only the number of classes may differ.
     """
     with tempfile.TemporaryDirectory() as folder:
         own, named = Path(folder) / "own.weights.h5", path

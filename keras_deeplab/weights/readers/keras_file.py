@@ -119,12 +119,7 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
 
 
 def check_is_file(path: Path, otherwise: str) -> None:
-    """Refuses a folder, with the file to give instead, and a path of nothing.
-
-    Args:
-        path: The path.
-        otherwise: What a folder that is no model's is, for the error.
-    """
+    """Refuses a folder, with the file to give instead or `otherwise`, and a path of nothing."""
     if (path / "model.keras").is_file():
         raise WeightsError(path, f"it is the folder of a run: give {path / 'model.keras'}")
     if (path / "saved_model.pb").is_file():
@@ -176,11 +171,7 @@ def _refusal(path: Path, rule: str, received: str) -> WeightsError:
 def _check(
     path: Path, key: str, value: Any, budget: float, is_argument: bool = True, depth: int = 1
 ) -> None:
-    """Refuses a part of a configuration with code, a file, an address or unreasonable sizes.
-
-    A compilation has numbers, such as steps, that are no sizes, and keys that are names of outputs
-    instead of arguments; keys of the objects in it are arguments.
-    """
+    """Refuses a part of a configuration with code, a file, an address or unreasonable sizes."""
     if depth > _MAX_CONFIG_DEPTH:
         raise WeightsError(path, f"{_CONFIG} is nested deeper than {_MAX_CONFIG_DEPTH}")
     if isinstance(value, dict):
@@ -189,6 +180,7 @@ def _check(
             _check_object(path, value)
         for inner, found in value.items():
             if is_object and inner == "compile_config":
+                # Numbers such as steps are no sizes, and keys may be names of outputs.
                 _check(path, inner, found, math.inf, False, depth + 1)
             else:
                 _check(path, inner, found, budget, is_object or is_argument, depth + 1)

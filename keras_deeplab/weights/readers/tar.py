@@ -35,10 +35,6 @@ def extract_checkpoint(path: Path, folder: Path) -> None:
     """Extracts the files of TensorFlow checkpoints, and nothing else, into a folder itself.
 
     Only contents are taken over: no paths, links, rights or owners.
-
-    Raises:
-        WeightsError: If the archive is damaged, unpacks to far more than its size, has members
-            outside its own folder, or has a link or a second file where a file must be.
     """
     try:
         with path.open("rb") as file:

@@ -26,11 +26,7 @@ _SLOTS = re.compile(
 
 
 def prefix_of(path: Path, shown: Path | None = None) -> Path | None:
-    """The prefix of a checkpoint, from a prefix, its .index or data file, or its folder.
-
-    None if there is no checkpoint; an error where a folder holds several and does not say which is
-    the latest.
-    """
+    """The prefix of the checkpoint that a prefix, a file of it or its folder names, or None."""
     if path.is_dir():
         latest = _latest(path)
         if latest is not None:
@@ -75,13 +71,7 @@ def read_archive(path: Path, moving_averages: bool = False) -> Checkpoint:
 
 
 def read(prefix: Path, moving_averages: bool = False, shown: Path | None = None) -> Checkpoint:
-    """Reads a checkpoint's model variables; an optimizer's are unexpected keys.
-
-    Args:
-        prefix: Path without `.index`.
-        moving_averages: Whether a variable's exponential moving average takes its place.
-        shown: Name for messages.
-    """
+    """Reads a checkpoint's model variables; an optimizer's are unexpected keys."""
     shown = shown or prefix
     try:
         size, declared = _size_of_data(prefix), declared_bytes(_index(prefix))

@@ -30,9 +30,6 @@ def read(path: Path) -> Checkpoint:
     """Reads the kernels and biases of all convolutions, de-quantized, in TensorFlow 1's names.
 
     Batch norms are folded into the convolutions of such a file.
-
-    Raises:
-        WeightsError: If the file is damaged or a weight's name or type is not understood.
     """
     schema, content = _schema(), path.read_bytes()
     try:

@@ -48,23 +48,12 @@ def is_torch_file(path: Path) -> bool:
 def read(
     path: Path, choose: Callable[[Mapping[Keys, Shapes]], Keys] = lambda found: next(iter(found))
 ) -> dict[str, np.ndarray]:
-    """Reads a state dict of a `.pth` or `.pt` file, of today's zip format or the one before.
-
-    State dicts are found in whatever dicts hold them. Nothing is read of the others, such as the
-    state of an optimizer.
+    """Reads one state dict of a file, of today's zip format or the one before.
 
     Args:
         path: The file.
         choose: Chooses from the shapes in each state dict, by the keys that lead to it; by default
-            the outermost and first.
-
-    Returns:
-        An array for each name, read-only and strided as it was stored; bfloat16 is the `ml_dtypes`
-        type that TensorFlow uses.
-
-    Raises:
-        WeightsError: If the file is missing, damaged or cut, holds no state dict, or other things
-            than tensors in plain containers.
+            the outermost and first. No numbers of the others are read.
     """
     try:
         with reading(path), path.open("rb") as file:
