@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import socket
 import threading
 from collections import Counter
@@ -140,19 +138,9 @@ def test_the_home_folder_has_the_cache(server, tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
-    with pytest.raises(WeightsError, match="cannot be downloaded: .* set KERAS_HOME"):
+    with pytest.raises(WeightsError, match="cannot be downloaded: .* set KERAS_HOME .*more space"):
         published.fetch(f"{server}/whole", MD5, "a")
     assert not Handler.requests
-
-
-def test_a_full_disk_leaves_nothing(server, tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(WeightsError, match="No space left on device.*more space"):
-        published.fetch(f"{server}/whole", MD5, "a")
-    assert files(tmp_path) == set()
 
 
 def test_an_interruption_leaves_nothing(server, tmp_path, monkeypatch):

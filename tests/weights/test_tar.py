@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import tarfile
 from pathlib import Path
 
@@ -62,14 +61,13 @@ def refusal(path: Path, into: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["model.tar.gz", "model.tgz", "model.tar", "renamed.h5"])
+@pytest.mark.parametrize("name", ["model.tar", "renamed.h5"])
 def test_the_checkpoint_alone_comes_out_flat(packed, into, name):
     path = packed(FILES, link("deeplab/latest", "/etc/passwd"), name=name)
     assert tar.is_archive(path)
     tar.extract_checkpoint(path, into)
-    assert sorted(os.listdir(into)) == [DATA, INDEX]
-    assert (into / DATA).read_bytes() == RANDOM
-    assert (into / INDEX).read_bytes() == b"index"
+    contents = {file.name: file.read_bytes() for file in into.iterdir()}
+    assert contents == {DATA: RANDOM, INDEX: b"index"}
 
 
 def test_shards_folders_and_what_macos_adds(packed, into):
@@ -109,12 +107,10 @@ def test_paths_that_lead_out_are_refused_anywhere(packed, into, member):
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
 )
-@pytest.mark.parametrize("name", [INDEX, DATA])
-def test_links_and_devices_among_the_needed_are_refused(packed, into, kind, name):
-    files = {INDEX: b"1", DATA: b"2"}
-    del files[name]
-    message = refusal(packed(files, link(name, "/etc/passwd", kind)), into)
-    assert f"member {name!r} must be a file, not a link" in message
+def test_links_and_devices_among_the_needed_are_refused(packed, into, kind):
+    for name, other in ((INDEX, DATA), (DATA, INDEX)):
+        message = refusal(packed({other: b"1"}, link(name, "/etc/passwd", kind)), into)
+        assert f"member {name!r} must be a file, not a link" in message
 
 
 @pytest.mark.parametrize("again", [INDEX, f"another/{INDEX}"])
@@ -123,7 +119,6 @@ def test_a_file_twice_is_refused(packed, into, again):
     assert f"holds several files {INDEX!r}" in refusal(path, into)
 
 
-@BOTH
 @pytest.mark.parametrize(
     "files, reason",
     [
@@ -134,35 +129,24 @@ def test_a_file_twice_is_refused(packed, into, again):
         ([INDEX, DATA, "model.ckpt-7.index"], r"several checkpoints \(model.ckpt, model.ckpt-7\)"),
     ],
 )
-def test_what_is_not_one_whole_checkpoint_is_refused(packed, files, reason, name):
-    path = packed(dict.fromkeys(files, b"x"), name=name)
+def test_what_is_not_one_whole_checkpoint_is_refused(packed, files, reason):
+    path = packed(dict.fromkeys(files, b"x"))
     with pytest.raises(WeightsError, match=reason) as caught:
         tensorflow.read_archive(path)
     assert str(caught.value).startswith(f"{path}: ")
 
 
 @BOTH
-@pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.9])
-def test_a_cut_archive_is_refused(packed, into, name, part):
+def test_a_cut_or_wrong_archive_is_refused(packed, into, name):
     path = packed(FILES, name=name)
     content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * part)])
-    assert "damaged or cut off" in refusal(path, into)
-
-
-def test_a_wrong_byte_in_a_gzip_is_refused(packed, into):
-    path = packed(FILES)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    assert "damaged or cut off" in refusal(path, into)
-
-
-def test_a_gzip_without_its_checksum_or_of_something_else_is_refused(packed, into):
-    path = packed(FILES)
-    content = path.read_bytes()
-    for wrong in (content[:-1], content[:-8], gzip.compress(b"no archive")):
-        path.write_bytes(wrong)
+    wrong = [content[: int(len(content) * part)] for part in (0.02, 0.3, 0.9)]
+    if name.endswith(".gz"):
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        wrong += [flipped, content[:-1], content[:-8], gzip.compress(b"no archive")]
+    for body in wrong:
+        path.write_bytes(body)
         assert "damaged or cut off" in refusal(path, into)
         for file in into.iterdir():
             file.unlink()
