@@ -11,13 +11,9 @@ from keras_deeplab import weights
 CASES = {
     "tf1_deeplab_mobilenet_v2": (
         {"epsilon": 1e-3},
-        {"backbone_options": {"padding": "end"}},
         {"align_corners": False},
     ),
-    "torchvision_deeplabv3_mobilenet_v3_large": (
-        {"align_corners": True},
-        {"backbone_options": {"dilated_early": False}},
-    ),
+    "torchvision_deeplabv3_mobilenet_v3_large": ({"backbone_options": {"dilated_early": False}},),
 }
 LARGE_CASES = {
     "torchvision_deeplabv3_resnet50": ({"stride_on": "1x1"}, {"aspp_rates": (6, 12, 18)}),

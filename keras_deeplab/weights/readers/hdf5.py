@@ -142,7 +142,7 @@ def _twin(model: keras.Model, path: Path, own: _Shapes, theirs: _Shapes) -> kera
     """A model like `model`, with the file's number of classes."""
     config = model.get_config()
     differ = [place for place in {**own, **theirs} if own.get(place) != theirs.get(place)]
-    inputs = [{p: shape[:-1] for p, shape in each.items()} for each in (own, theirs)]
+    inputs = [{k: shape[:-1] for k, shape in each.items()} for each in (own, theirs)]
     classes = {theirs[place][-1] for place in differ if theirs.get(place)}
     fits = inputs[0] == inputs[1] and len(classes) == 1 and "num_classes" in config
     if differ and not fits:
