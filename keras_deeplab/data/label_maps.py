@@ -11,7 +11,7 @@ from tokenize import TokenError
 import numpy as np
 from PIL import Image
 
-from keras_deeplab.data.decoding import check_regular, load, open_image, read_file
+from keras_deeplab.data.decoding import check_regular, load, open_image
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import MAX_PIXELS, NUMPY_SIGNATURE, PILLOW_ERRORS
 from keras_deeplab.data.orientation import stored_orientation, turned
@@ -32,11 +32,7 @@ class LabelFacts:
 
 
 class ColorFault(FileFault):
-    """An RGB label map without a list of colours in dataset.json.
-
-    Attributes:
-        colors: The colours in it, packed into integers, ascending.
-    """
+    """An RGB label map without a list of colours in dataset.json; `colors` packs those in it."""
 
     def __init__(self, mode: str, colors: np.ndarray) -> None:
         self.colors = colors
@@ -48,12 +44,7 @@ class ColorFault(FileFault):
 
 
 class ColorCode:
-    """The mask values of the colours in RGB label maps.
-
-    Args:
-        colors: The colours; a duplicate is a fault of every RGB label map.
-        values: The mask value of each colour.
-    """
+    """The mask value of each colour in RGB label maps, where a colour listed twice is a fault."""
 
     def __init__(self, colors: Sequence[Color], values: Sequence[int]) -> None:
         self._colors = _packed(np.array(colors))
@@ -96,7 +87,7 @@ def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray,
     with path.open("rb") as file:
         if file.read(len(NUMPY_SIGNATURE)) == NUMPY_SIGNATURE:
             return _integers(_array(path)), ()
-    encoded = read_file(path)
+    encoded = path.read_bytes()
     kind, image = open_image(encoded)
     with image:
         if kind.name == "JPEG" or image.info.get("compression") == "jpeg":

@@ -99,6 +99,7 @@ def training_dataset(
     def seeds(key: tf.Tensor) -> tf.data.Dataset:
         return image_seeds(count, key, first=first)
 
+    @tf.autograph.experimental.do_not_convert  # takes seconds, and nothing is to be converted
     def augmented(pair: tuple[tf.Tensor, tf.Tensor], image_seed: tf.Tensor):
         image, label = augment(
             *pair,

@@ -15,7 +15,7 @@ def regions(height, width, side=24):
     return np.kron(cells, np.ones((side, side)))[:height, :width].astype(np.uint8)
 
 
-run = tf.function(data.augment)
+run = tf.function(data.augment, autograph=False)
 
 
 def augmented(image, label, number, **arguments):
@@ -23,12 +23,12 @@ def augmented(image, label, number, **arguments):
     return [tensor.numpy() for tensor in run(*tensors, **arguments)]
 
 
-@pytest.mark.parametrize("size", [(90, 130), (40, 200), (64, 64), (1, 1)])
+@pytest.mark.parametrize("size", [(90, 130), (40, 200), (1, 1)])
 def test_labels_are_never_new_and_stay_on_their_pixels(size):
     label = regions(*size)
     image = np.repeat(label[..., None], 3, -1)
     wrong = total = 0
-    for number in range(25):
+    for number in range(15):
         picture, result = augmented(image, label, number, crop_size=(64, 80), color_jitter=None)
         assert set(np.unique(result)) <= {*np.unique(label), 255}
         padding = result == 255
@@ -135,7 +135,7 @@ def test_class_focus_shows_rare_classes_more_often():
             augmented(
                 image, label, n, crop_size=(30, 30), scales=(1, 1), flip=False, class_focus=focus
             )[1]
-            for n in range(300)
+            for n in range(200)
         ]
         seen[focus] = np.mean([(crop == 2).any() for crop in crops])
     # Anywhere: of 91 x 131 windows those that reach rows up to 7 and columns from 150 on.

@@ -118,7 +118,6 @@ def test_options_say_so():
     source = data.Shapes(train=2, val=1)
     for dataset in (
         data.training_dataset(source, crop_size=(8, 8), batch_size=2),
-        data.training_dataset(source, crop_size=(8, 8), batch_size=2, repeat=True),
         data.evaluation_dataset(source),
     ):
         policy = dataset.options().experimental_distribute.auto_shard_policy
