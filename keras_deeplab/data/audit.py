@@ -84,14 +84,8 @@ class Report:
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """The facts of an image and its label map, and their names; None stands for a damaged file."""
-
-    image_name: str
-    label_name: str
-    image: ImageFacts | None
-    label: LabelFacts | None
+# The name, the image and the label map of a pair.
+Pair = tuple[str, ImageFacts, LabelFacts]
 
 
 def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = None) -> Report:
@@ -123,23 +117,24 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     faults: list[FileFault] = []
     warnings: list[str] = []
     if isinstance(source, Folder):
-        where = str(source.root)
         info, code = _classes_of_folder(source, splits, faults, warnings)
-        pairs = {split: _pairs_of_folder(source, split, faults) for split in splits}
+        where, pairs_of = str(source.root), _pairs_of_folder
     else:
-        where = type(source).__name__
-        info = source.info
-        code = LabelCode(tuple(range(info.num_classes)))
-        pairs = {split: list(_pairs_of_source(source, split, faults)) for split in splits}
-    used = {split: list(_sound(found, code, faults)) for split, found in pairs.items()}
-    for split, found in used.items():
-        warnings += _image_warnings(split, found, faults)
-    if code:
-        warnings += _blank_label_maps(used, code, faults)
+        info, code = source.info, LabelCode(tuple(range(source.info.num_classes)))
+        where, pairs_of = type(source).__name__, _pairs_of_source
+    reports = {}
+    for split in splits:
+        pairs = []
+        for pair in pairs_of(source, split, faults):
+            found = _faults_of_pair(*pair, code)
+            faults += found
+            pairs += [] if found else [pair]
+        warnings += _image_warnings(split, pairs, faults)
+        if code and pairs:
+            reports[split] = _split_report(split, pairs, code, faults, warnings)
     if faults:
         propose_colors(faults)
         raise DatasetError(where, faults)
-    reports = {split: _split_report(found, code) for split, found in used.items()}
     for split, report in reports.items():
         shares = zip(info.classes, report.class_share, strict=True)
         absent = [name for name, share in shares if share == 0]
@@ -148,25 +143,40 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     return Report(info, reports, tuple(warnings), code.mapping)
 
 
-def _pairs_of_source(source: Source, split: str, faults: list[FileFault]) -> Iterator[_Pair]:
+def _pairs_of_source(source: Source, split: str, faults: list[FileFault]) -> Iterator[Pair]:
     names = source.names(split)
     if not names:
         faults.append(FileFault("empty split", f"{split}: no images"))
     pairs = source.checked_dataset(split).as_numpy_iterator()
     for name, (image, label) in zip(names, pairs, strict=True):
         facts = LabelFacts(label.shape, np.bincount(label.reshape(-1), minlength=256))
-        yield _Pair(f"{split}/{name}", f"{split}/{name}", ImageFacts(image.shape[:2]), facts)
+        yield f"{split}/{name}", ImageFacts(image.shape[:2]), facts
 
 
-def _pairs_of_folder(folder: Folder, split: str, faults: list[FileFault]) -> list[_Pair]:
-    root, files = folder.root, folder.files(split)
-    images, image_faults = map_files(image_facts, files.images.values(), root)
+def _pairs_of_folder(folder: Folder, split: str, faults: list[FileFault]) -> Iterator[Pair]:
+    files = folder.files(split)
+    images, image_faults = map_files(image_facts, files.images.values(), folder.root)
     labels, label_faults = folder.labels(split)
     faults += [*files.faults, *image_faults, *label_faults]
-    return [
-        _Pair(shown(root, image), shown(root, label), images.get(image), labels.get(label))
-        for _, image, label in files.pairs()
-    ]
+    for name, image, label in files.pairs():
+        if image in images and label in labels:
+            yield f"{split}/{name}", images[image], labels[label]
+
+
+def _faults_of_pair(
+    name: str, image: ImageFacts, label: LabelFacts, code: LabelCode | None
+) -> list[FileFault]:
+    faults = []
+    wrong = np.flatnonzero((label.counts > 0) & ~code.known) if code else np.array([])
+    if wrong.size:
+        found = ", ".join(f"{value} ({label.counts[value]} pixels)" for value in wrong[:5])
+        more = f" and {wrong.size - 5} other values" * (wrong.size > 5)
+        faults.append(FileFault("label value out of range", f"{name}: {found}{more}", str(code)))
+    try:
+        image.orientation_for(label.size)
+    except FileFault as fault:
+        faults.append(FileFault(fault.kind, f"{name}: {fault.found}"))
+    return faults
 
 
 def _classes_of_folder(
@@ -194,40 +204,27 @@ def _classes_of_folder(
     return info, code
 
 
-def _sound(
-    pairs: Sequence[_Pair], code: LabelCode | None, faults: list[FileFault]
-) -> Iterator[_Pair]:
-    """Yields the pairs that fit together, and adds the faults of the others."""
-    for pair in pairs:
-        if pair.label and code:
-            counts = pair.label.counts
-            wrong = np.flatnonzero((counts > 0) & ~code.known)
-            if wrong.size:
-                listed = ", ".join(f"{value} ({counts[value]} pixels)" for value in wrong[:5])
-                more = f" and {wrong.size - 5} other values" * (wrong.size > 5)
-                found = f"{pair.label_name}: {listed}{more}"
-                faults.append(FileFault("label value out of range", found, str(code)))
-        if pair.image and pair.label:
-            try:
-                pair.image.orientation_for(pair.label.size)
-                yield pair
-            except FileFault as fault:
-                faults.append(FileFault(fault.kind, f"{pair.image_name}: {fault.found}"))
-
-
-def _labels(pair: _Pair, code: LabelCode) -> np.ndarray:
-    """The number of pixels of each of the 256 labels."""
-    return np.bincount(code.table, pair.label.counts, 256).astype(np.int64)
-
-
-def _split_report(pairs: Sequence[_Pair], code: LabelCode) -> SplitReport:
-    frequencies, ignored = ClassFrequencies(len(code.values)), 0
-    for pair in pairs:
-        counts = _labels(pair, code)
+def _split_report(
+    split: str,
+    pairs: Sequence[Pair],
+    code: LabelCode,
+    faults: list[FileFault],
+    warnings: list[str],
+) -> SplitReport:
+    """Counts pixels; a split without labels is a fault, except test, as published ones are."""
+    frequencies, ignored, blank = ClassFrequencies(len(code.values)), 0, 0
+    for _, _, label in pairs:
+        counts = np.bincount(code.table, label.counts, 256).astype(np.int64)
         frequencies.add(counts[: len(code.values)])
         ignored += int(counts[IGNORE_LABEL])
+        blank += counts[IGNORE_LABEL] == counts.sum()
+    if blank == len(pairs) and split != "test":
+        found = f"{split}: all pixels of all label maps are ignored"
+        faults.append(FileFault("nothing labelled", found))
+    elif blank:
+        warnings.append(f"{split}: {blank} of {len(pairs)} label maps hold only ignored pixels")
     total = int(frequencies.pixels.sum()) + ignored
-    sizes = np.array([pair.label.size for pair in pairs])
+    sizes = np.array([label.size for _, _, label in pairs])
     return SplitReport(
         images=len(pairs),
         smallest=tuple(sizes.min(axis=0).tolist()),
@@ -238,40 +235,22 @@ def _split_report(pairs: Sequence[_Pair], code: LabelCode) -> SplitReport:
     )
 
 
-def _blank_label_maps(
-    used: dict[str, list[_Pair]], code: LabelCode, faults: list[FileFault]
-) -> Iterator[str]:
-    """Warns about label maps without labels; a whole split of them is a fault, except test."""
-    for split, pairs in used.items():
-        blank = sum(not _labels(pair, code)[:IGNORE_LABEL].any() for pair in pairs)
-        if blank == len(pairs) > 0 and split != "test":
-            found = f"{split}: all pixels of all label maps are ignored"
-            faults.append(FileFault("nothing labelled", found))
-        elif blank:
-            yield f"{split}: {blank} of {len(pairs)} label maps hold only ignored pixels"
-
-
-def _image_warnings(split: str, pairs: Sequence[_Pair], faults: list[FileFault]) -> Iterator[str]:
+def _image_warnings(split: str, pairs: Sequence[Pair], faults: list[FileFault]) -> Iterator[str]:
     """Warns about EXIF orientations and 16-bit images; adds a fault if all fit into 12 bits."""
     found: Counter[str] = Counter()
-    for pair in pairs:
-        image = pair.image
+    for _, image, label in pairs:
         if image.orientation == UPRIGHT:
             continue
         if image.size == image.upright_size:
-            found[
-                "are turned by their EXIF orientation, which keeps their size: check that their "
-                "label maps lie as viewers show the images"
-            ] += 1
-        elif image.orientation_for(pair.label.size) == UPRIGHT:
-            found[
-                "are used as stored in spite of their EXIF orientation, as their label maps are"
-            ] += 1
+            what = "turned by their EXIF orientation, which keeps their size: check the label maps"
+        elif image.orientation_for(label.size) == UPRIGHT:
+            what = "used as stored in spite of their EXIF orientation, as their label maps are"
         else:
-            found["are turned by their EXIF orientation, as their label maps are"] += 1
+            what = "turned by their EXIF orientation, as their label maps are"
+        found[what] += 1
     for what, count in found.items():
-        yield f"{split}: {count} images {what}"
-    deep = [pair.image.largest for pair in pairs if pair.image.bits > 8]
+        yield f"{split}: {count} images are {what}"
+    deep = [image.largest for _, image, _ in pairs if image.bits > 8]
     if not deep:
         return
     text = f"{split}: {len(deep)} images have 16 bits a channel, the largest value is {max(deep)}"

@@ -24,8 +24,7 @@ def random_scaled_crop(
     """Scales by a random factor and crops a random window of at most `crop_size`.
 
     The window is cropped before it is scaled, which gives the same pixels in a fraction of the
-    time. The image is scaled bilinearly (antialiased where it shrinks), the label by nearest
-    neighbour. The share `class_focus` of the windows is centred on a pixel of a random class.
+    time.
     """
     seeds = tf.random.split(seed, 3)
     factor = _random_scale(scales, scale_step, seeds[0])
@@ -67,10 +66,7 @@ def _random_scale(scales: tuple[float, float], step: float | None, seed: tf.Tens
 
 
 def _around_a_class(label: tf.Tensor, window: tf.Tensor, seed: tf.Tensor) -> Pair:
-    """The upper left corner of a window around a random pixel of a random class of the label map.
-
-    The class is drawn first, then the pixel: all classes have the same probability.
-    """
+    """The upper left corner of a window around a random pixel of a random class, drawn first."""
     seeds = tf.random.split(seed)
     values = tf.reshape(tf.cast(label, tf.int32), [-1])
     classes = tf.where(tf.math.bincount(values, minlength=256)[:IGNORE_LABEL] > 0)[:, 0]
@@ -79,12 +75,6 @@ def _around_a_class(label: tf.Tensor, window: tf.Tensor, seed: tf.Tensor) -> Pai
     pixel = pixels[_random_below(tf.shape(pixels)[0], seeds[1])]
     corner = tf.clip_by_value(pixel - window // 2, 0, tf.shape(label) - window)
     return corner[0], corner[1]
-
-
-def random_flip(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> Pair:
-    """Mirrors image and label left to right, with a probability of a half."""
-    flip = tf.random.stateless_uniform((), seed) < 0.5
-    return tf.cond(flip, lambda: (image[:, ::-1], label[:, ::-1]), lambda: (image, label))
 
 
 def random_pad(
@@ -121,12 +111,12 @@ def augment(
         seed: Integer tensor of shape `(2,)`; the same seed gives the same result.
         crop_size: `(height, width)` of the result. A smaller scaled image is padded, at a random
             place, with grey 127.5 and the label with 255.
-        scales: Smallest and largest scale; labels are scaled by nearest neighbour.
-        scale_step: Step between the scales, from the smallest; None for any scale.
+        scales: Smallest and largest scale. The image is scaled bilinearly (antialiased where it
+            shrinks), the label by nearest neighbour.
+        scale_step: As in `data.training_dataset`, like the next ones.
         flip: Whether to mirror left to right with a probability of a half.
-        color_jitter: Largest changes of colour and light, as in `data.training_dataset`.
-        class_focus: Share of the crops in 0..1 that are centred on a random pixel of a random class
-            of the label map; the others are anywhere.
+        color_jitter: Largest changes of colour and light.
+        class_focus: Share of the crops that are centred on a pixel of a random class.
 
     Returns:
         Image float32 `(*crop_size, 3)` in 0..255 and label uint8 `crop_size`.
@@ -146,7 +136,11 @@ def augment(
         image, label, seeds[0], crop_size, scales, class_focus, scale_step
     )
     if flip:
-        image, label = random_flip(image, label, seeds[1])
+        image, label = tf.cond(
+            tf.random.stateless_uniform((), seeds[1]) < 0.5,
+            lambda: (image[:, ::-1], label[:, ::-1]),
+            lambda: (image, label),
+        )
     if strengths is not None:
         image = random_color(image, seeds[2], strengths)
     return random_pad(image, label, seeds[3], crop_size)

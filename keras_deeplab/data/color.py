@@ -15,19 +15,15 @@ ColorJitter = float | Sequence[float] | Mapping[str, float] | None
 
 
 def jitter_strengths(color_jitter: ColorJitter) -> dict[str, float] | None:
-    """Returns the strength of each of `CHANGES`, or None for no change of colour.
-
-    Args:
-        color_jitter: One number in 0..1 for brightness, contrast and saturation, three of them, a
-            mapping with some of the names in `CHANGES`, or None.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
+    """Returns the strength of each of `CHANGES`, or None for no change of colour."""
     if color_jitter is None:
         return None
-    given = _by_name(color_jitter)
-    if not all(
+    given = color_jitter
+    if isinstance(color_jitter, Real):
+        given = dict.fromkeys(PLAIN, color_jitter)
+    elif isinstance(color_jitter, list | tuple) and len(color_jitter) == len(PLAIN):
+        given = dict(zip(PLAIN, color_jitter, strict=True))
+    if not isinstance(given, Mapping) or not all(
         name in CHANGES and validation.is_number(strength) and 0 <= strength <= 1
         for name, strength in given.items()
     ):
@@ -39,32 +35,8 @@ def jitter_strengths(color_jitter: ColorJitter) -> dict[str, float] | None:
     return {name: float(given.get(name, 0.0)) for name in CHANGES}
 
 
-def _by_name(color_jitter: float | Sequence[float] | Mapping[str, float]) -> Mapping:
-    if isinstance(color_jitter, Mapping):
-        return color_jitter
-    strengths = (color_jitter,) * 3 if isinstance(color_jitter, Real) else color_jitter
-    try:
-        return dict(zip(PLAIN, strengths, strict=True))
-    except (TypeError, ValueError):  # not a sequence, or not three
-        return {"": strengths}
-
-
 def random_color(image: tf.Tensor, seed: tf.Tensor, strengths: Mapping[str, float]) -> tf.Tensor:
-    """Changes brightness and colours of an image at random.
-
-    White balance multiplies each channel by a factor of its own in 1 - strength .. 1 + strength;
-    brightness, contrast and saturation have one such factor each. Gamma is an exponent on pixels in
-    0..1, between 1 / (1 + strength) and 1 + strength, darker as often as lighter: unlike
-    brightness it changes the shadows and keeps black and white.
-
-    Args:
-        image: float32 `(height, width, 3)` in 0..255.
-        seed: Integer tensor of shape `(2,)`.
-        strengths: All of `CHANGES`, each in 0..1.
-
-    Returns:
-        float32 `(height, width, 3)` in 0..255.
-    """
+    """Changes brightness and colours of an image at random; float32 pixels in 0..255."""
     draws = tf.random.stateless_uniform((len(CHANGES) + 2,), seed, -1.0, 1.0)
     brightness, contrast, saturation = (
         1.0 + strengths[name] * draws[index] for index, name in enumerate(PLAIN)
@@ -74,7 +46,7 @@ def random_color(image: tf.Tensor, seed: tf.Tensor, strengths: Mapping[str, floa
     if strengths["white_balance"]:
         brightness *= 1.0 + strengths["white_balance"] * draws[4:]
     image = tf.clip_by_value(image * brightness, 0.0, 255.0)
-    if strengths["gamma"]:
+    if strengths["gamma"]:  # darker as often as lighter; keeps black and white
         exponent = (1.0 + strengths["gamma"]) ** draws[3]
         # Eight times as fast as a power; black stays black, as exp(-inf) is 0.
         image = 255.0 * tf.exp(exponent * tf.math.log(image / 255.0))

@@ -155,9 +155,8 @@ def open_image(encoded: bytes) -> tuple[Format, ImageFile.ImageFile]:
         raise FileFault("unreadable file", unknown) from error
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise FileFault(
-            "image too large", f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
-        )
+        found = f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
+        raise FileFault("image too large", found)
     if pages > 1:
         raise FileFault("several images in a file", f"{kind.name} of {pages} images")
     return kind, image
@@ -193,14 +192,15 @@ def _lacks_strips(image: ImageFile.ImageFile, size: int) -> bool:
 def ends_early(encoded: bytes) -> bool:
     """Whether the end of a file is missing, as far as its format allows to detect it."""
     kind = format_of(encoded[:16])
-    if kind is not None and kind.name == "JPEG":
+    name = kind.name if kind else ""
+    if name == "JPEG":
         try:
             jpeg.check_whole(encoded)
         except jpeg.EarlyEnd:
             return True
-    if kind is not None and kind.name == "WebP":
+    if name == "WebP":
         return len(encoded) < 8 + int.from_bytes(encoded[4:8], "little")
-    return encoded.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in encoded
+    return name == "PNG" and b"IEND\xaeB`\x82" not in encoded
 
 
 def _decoded_by_tensorflow(
@@ -218,8 +218,7 @@ def _decoded_by_tensorflow(
             pixels = tf.io.decode_image(encoded, channels, expand_animations=False).numpy()
     except (tf.errors.OpError, ValueError) as error:
         load(image, encoded)
-        found = f"{kind.name} of mode {image.mode}"
-        raise FileFault("image of unsupported mode", found) from error
+        raise _unsupported(kind, image) from error
     return pixels, bits, largest
 
 
@@ -228,8 +227,7 @@ def _decoded_by_pillow(
 ) -> tuple[np.ndarray, int, int]:
     """Returns pixels as Pillow gives them, bits per channel and the largest 16-bit value."""
     if kind.name == "BMP" and image.mode not in ("RGB", "RGBA", "L"):
-        # In an exported model the palette's indices would be grey values.
-        raise FileFault("image of unsupported mode", f"BMP with a palette (mode {image.mode})")
+        raise _unsupported(kind, image)  # an exported model would read the indices of a palette
     bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) if kind.name == "TIFF" else 8
     load(image, encoded)
     largest, narrow = 0, image
@@ -239,12 +237,16 @@ def _decoded_by_pillow(
     elif bits == 16:  # in several channels, whose upper bytes Pillow keeps
         largest = 256 * int(np.asarray(image).max()) + 255
     if bits > 16 or narrow.mode.startswith(("I", "F")):
-        raise FileFault("image of unsupported mode", f"{kind.name} of mode {image.mode}")
+        raise _unsupported(kind, image)
     try:
         pixels = np.asarray(narrow.convert("RGB" if channels == 3 else "L"))
     except ValueError as error:
-        raise FileFault("image of unsupported mode", f"{kind.name} of mode {image.mode}") from error
+        raise _unsupported(kind, image) from error
     return pixels.reshape(*pixels.shape[:2], channels), bits, largest
+
+
+def _unsupported(kind: Format, image: ImageFile.ImageFile) -> FileFault:
+    return FileFault("image of unsupported mode", f"{kind.name} of mode {image.mode}")
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -88,25 +88,21 @@ class Folder(Source):
     """A folder of images and label maps.
 
     The folder has subfolders `train`, `val` and `test` (at least one), each with `images` and
-    `labels`, in upper or lower case; `images/NAME.jpg` belongs to `labels/NAME.png`. Images are
-    JPEG, PNG, BMP, WebP or TIFF files of at most 179 megapixels: grey images become RGB, alpha is
-    dropped, and 16-bit samples keep their upper 8 bits (the audit refuses a split whose values all
-    fit into 12 bits). EXIF orientations are applied, unless only the stored size equals the label
-    map's; `data.audit` reports them. Truncated files are faults.
+    `labels`, in upper or lower case; `images/NAME.jpg` belongs to `labels/NAME.png`. Hidden files,
+    Thumbs.db and desktop.ini are skipped; files of other types are faults.
 
-    Label maps are PNG, TIFF, BMP or .npy files with one channel of values up to 255, or with a
-    palette whose indices are the labels; 255 is ignored. The labels of RGB label maps are defined
-    by the colours in dataset.json. Hidden files, Thumbs.db and desktop.ini are skipped; files of
-    any other type are faults.
+    Images are JPEG, PNG, BMP, WebP or TIFF files of at most 179 megapixels: grey images become RGB,
+    alpha is dropped, and 16-bit samples keep their upper 8 bits (the audit refuses a split whose
+    values all fit into 12 bits). EXIF orientations are applied, unless only the stored size equals
+    the label map's. Label maps are PNG, TIFF, BMP or .npy files with one channel of values up to
+    255, with a palette whose indices are the labels, or with the RGB colours in dataset.json.
 
     An optional `dataset.json` has the keys `"classes"` (names), `"colors"` (`[red, green, blue]`
-    per class, for visualisation and RGB label maps), `"ignore_colors"` (ignored colours of RGB
-    label maps, such as `[[224, 224, 192]]` in PASCAL VOC; any other colour is a fault),
-    `"ignore_label"` (a mask value or a list, 255 by default) and `"values"` (the mask values of the
-    classes in order, such as `[0, 255]`). Without `"classes"`, `"values"` and `"colors"` the
-    classes are inferred from the label maps: the values 0, 1, 2, ... without the ignored ones, or
-    two classes for masks of exactly 0 and 255. If 255 is not declared and is more than a border
-    between classes, or other values occur, the error shows what to write.
+    per class), `"ignore_colors"` (such as `[[224, 224, 192]]` in PASCAL VOC), `"ignore_label"` (a
+    mask value or a list, 255 by default) and `"values"` (the mask values of the classes in order).
+    Without `"classes"`, `"values"` and `"colors"` the classes are inferred from the label maps: the
+    values 0, 1, 2, ... without the ignored ones, or two classes for masks of exactly 0 and 255. If
+    255 is more than a border between classes, or other values occur, the error shows what to write.
 
     Args:
         root: The folder.

@@ -26,8 +26,6 @@ ROLES = {
         *("groundtruth", "ground_truth", "gt", "gtfine", "targets"),
     ),
 }
-# Common suffixes of label maps, after the image's name.
-MARKS = ("_labels", "_label", "_masks", "_mask", "-mask", "_seg", "_gt", "_L", "")
 
 
 @dataclass
@@ -175,7 +173,7 @@ def proposal(root: Path) -> str:
     inside = [folder for folder in _folders(root) if any(map(_is_split, _folders(folder)))]
     if inside:
         return f"{found}Give {' or '.join(map(str, inside[:3]))} instead"
-    moves = list(_moves(root)) or list(_moves_of_pairs(root))
+    moves = list(_moves(root))
     if moves:
         if not any("val/" in target for _, target in moves):
             moves.append(("then about a fifth of the pairs", "val/images and val/labels"))
@@ -222,20 +220,3 @@ def _moves(root: Path) -> Iterator[tuple[str, str]]:
         if split or any(path.suffix.lower() in IMAGE_SUFFIXES for path in visible(images)):
             yield shown(root, images), f"{split or 'train'}/images"
             yield shown(root, labels), f"{split or 'train'}/labels"
-
-
-def _moves_of_pairs(root: Path) -> Iterator[tuple[str, str]]:
-    """The same for images and label maps in one folder, such as a.jpg and a.png or a_mask.png."""
-    files = [path for path in visible(root) if path.suffix.lower() in IMAGE_SUFFIXES]
-    for mark in MARKS:
-        suffixes = LABEL_SUFFIXES if mark else (".png",)
-        labels = [
-            path for path in files if path.suffix.lower() in suffixes and path.stem.endswith(mark)
-        ]
-        images = {path.stem for path in files if path not in labels}
-        if labels and {path.stem for path in labels} <= {name + mark for name in images}:
-            first = labels[0]
-            name = first.name.removesuffix(mark + first.suffix) + first.suffix
-            yield "the images", "train/images"
-            yield f"their label maps, such as {first.name},", f"train/labels/{name}"
-            return

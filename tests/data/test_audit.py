@@ -71,8 +71,8 @@ def test_all_kinds_of_faults_at_once(clean):
     (clean / "valid/images").mkdir(parents=True)
     found, text = faults_of(clean)
     expected = {
-        "label value out of range": "train/labels/00.png: 77 (5 pixels)",
-        "sizes differ": "train/images/01.png: image 30x24, label map 32x24",
+        "label value out of range": "train/00: 77 (5 pixels)",
+        "sizes differ": "train/01: image 30x24, label map 32x24",
         "image without label": "train/images/02.png",
         "label without image": "train/labels/03.png",
         "unreadable file": "train/images/04.png: 15 bytes of an unknown format",
@@ -81,7 +81,7 @@ def test_all_kinds_of_faults_at_once(clean):
         "duplicate name": "train/images: 07.bmp, 07.png",
         "unsupported file": "train/images/notes.txt",
         "JPEG label map": "train/labels/08.jpg",
-        "image of unsupported mode": "train/images/09.bmp: BMP with a palette (mode P)",
+        "image of unsupported mode": "train/images/09.bmp: BMP of mode P",
         "empty split": "val: no images and no label maps",
         "missing folder": "test/labels is not there",
         "unknown split folder": "valid",

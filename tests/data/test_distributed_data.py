@@ -89,11 +89,10 @@ def single_process(batch_size: int) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [4, 5])
-def test_two_replicas_share_each_batch(batch_size):
-    (found,) = answers([start("mirrored", batch_size)])
-    assert [len(part) for part in found[0]] == [-(-batch_size // 2), batch_size // 2]
-    assert [joined(parts) for parts in found] == single_process(batch_size)
+def test_two_replicas_share_each_batch():
+    (found,) = answers([start("mirrored", 5)])
+    assert [len(part) for part in found[0]] == [3, 2]
+    assert [joined(parts) for parts in found] == single_process(5)
 
 
 @pytest.mark.slow

@@ -89,8 +89,8 @@ def test_values_above_255_are_refused(folder, blocks, suffix):
 @pytest.mark.parametrize(
     "array, message",
     [
-        (np.full((24, 32), 0.5), "not integral"),
-        (np.full((24, 32), np.nan), "not integral"),
+        (np.full((24, 32), 0.5), "values from .*whole numbers"),
+        (np.full((24, 32), np.nan), "values from .*whole numbers"),
         (np.full((24, 32), -1), "from -1 to -1"),
         (np.zeros((24, 32, 3), np.uint8), r"shape \(24, 32, 3\)"),
         (np.zeros(768, np.uint8), r"shape \(768,\)"),
@@ -156,11 +156,11 @@ def test_colors_follow_the_order_of_the_classes(folder, write_pair, blocks, sett
 def test_a_color_that_is_not_listed_is_a_fault(folder, blocks):
     replace_label(folder, colored(blocks))
     write_settings(folder, colors=COLORS)
-    message = r"a\.png: colour without a class|a\.png: \[224, 224, 192\] \(64 pixels\)"
+    message = r"colour without a class(.|\n)*\[224, 224, 192\]"
     for use in (data.audit, lambda root: next(iter(data.Folder(root).dataset("train")))):
         with pytest.raises(Exception, match=message) as caught:
             use(folder)
-        assert "[224, 224, 192] (64 pixels)" in str(caught.value)
+        assert "a.png: " in str(caught.value)
 
 
 def test_colors_without_a_list_are_proposed(folder, write_pair, blocks):

@@ -66,21 +66,6 @@ def test_moves_that_are_shown_make_a_data_set(tmp_path, images, labels, split):
     assert any("then about a fifth" in line for line in lines) == (split == "train")
 
 
-@pytest.mark.parametrize(
-    "images, labels, shown",
-    [
-        ("*.jpg", "*.png", "a 0.b.png, to train/labels/a 0.b.png"),
-        ("*.png", "*_mask.png", "a 0.b_mask.png, to train/labels/a 0.b.png"),
-        ("*.JPG", "*_L.TIF", "a 0.b_L.TIF, to train/labels/a 0.b.TIF"),
-    ],
-)
-def test_pairs_side_by_side_are_recognised(tmp_path, images, labels, shown):
-    write_pairs(tmp_path, images, labels)
-    text = refusal(tmp_path)
-    assert "the images to train/images" in text
-    assert f"their label maps, such as {shown}" in text
-
-
 @pytest.mark.parametrize("given", ["train", "Val", "train/images", "train/Labels"])
 def test_a_part_of_a_data_set_leads_to_the_whole(tmp_path, monkeypatch, given):
     for split, labels in (("train", "Labels"), ("Val", "labels")):
