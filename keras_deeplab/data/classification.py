@@ -27,7 +27,7 @@ def classification_dataset(
     """Returns batches of square images of one size with their classes, for `model.fit`.
 
     A `keras.utils.image_dataset_from_directory` of `root/split/CLASS/*`: BMP, GIF, JPEG and PNG
-    files of any sizes, resized bilinearly.
+    files, resized bilinearly.
 
     Args:
         root: The folder.

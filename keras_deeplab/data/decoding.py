@@ -42,15 +42,12 @@ _pillow_filters = threading.Lock()
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Stored size `(height, width)`, EXIF orientation (1 is upright) and bits per channel.
-
-    `largest` is the largest value of 16-bit channels, else 0.
-    """
+    """The stored `(height, width)`, EXIF orientation and depth of an image."""
 
     size: tuple[int, int]
     orientation: int = UPRIGHT
     bits: int = 8
-    largest: int = 0
+    largest: int = 0  # value of 16-bit channels
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -89,13 +86,10 @@ class Picture:
 
 
 def read_picture(path: Path, channels: int = 3, thorough: bool = False) -> Picture:
-    """Decodes an image file, or raises a FileFault or an OSError.
+    """Decodes an image file to 3 channels (RGB) or 1 (grey), or raises a FileFault or an OSError.
 
-    Args:
-        path: A file of one of the formats in `formats.FORMATS`.
-        channels: 3 (RGB) or 1 (grey). Grey images are repeated, palettes are applied, alpha is
-            dropped, and 16-bit samples keep their upper byte.
-        thorough: As in `jpeg.check_whole`.
+    Grey images are repeated, palettes are applied, alpha is dropped, and 16-bit samples keep their
+    upper byte.
     """
     check_regular(path)
     encoded = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Data sets in a folder with train, val and test."""
+"""Data sets in a folder with train, val and test, and opening a data set by its name."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_deeplab import validation
 from keras_deeplab.data.decoding import named, read_picture
 from keras_deeplab.data.faults import EXPECTED, DatasetError, FileFault
 from keras_deeplab.data.label_codes import (
@@ -44,6 +45,7 @@ from keras_deeplab.data.layout import (
     proposal,
     shown,
 )
+from keras_deeplab.data.shapes import Shapes
 from keras_deeplab.data.source import MAX_CLASSES, DatasetInfo, Source
 
 logger = logging.getLogger(__name__)
@@ -250,6 +252,32 @@ class Folder(Source):
 
     def _error(self, kind: str, found: str) -> DatasetError:
         return DatasetError(str(self.root), [FileFault(kind, found)])
+
+
+def open_source(name: str | os.PathLike) -> Source:
+    """Opens a data set by name or by its folder.
+
+    Args:
+        name: `"shapes"` for the embedded data set, or the path of a folder as in `data.Folder`.
+
+    Returns:
+        The `data.Source`.
+
+    Raises:
+        ValueError: If it is neither.
+        DatasetError: If the folder has no split; the error suggests a fix.
+
+    Example:
+
+    >>> keras_deeplab.data.open_source("shapes").info.num_classes
+    6
+    """
+    if str(name) == "shapes":
+        return Shapes()
+    if not Path(name).is_dir():
+        rule = "'shapes' or an existing folder root/{train,val}/{images,labels}"
+        raise validation.error("name", rule, str(name))
+    return Folder(name)
 
 
 def propose_colors(faults: Iterable[FileFault]) -> None:

@@ -35,12 +35,9 @@ class EarlyEnd(ValueError):
 def check_whole(encoded: bytes, pixels: np.ndarray | None = None, thorough: bool = False) -> None:
     """Raises an `EarlyEnd` if a JPEG is cut, ends in zeros or lacks scans.
 
-    Args:
-        encoded: The file. Bytes after the end marker, as some phones write them, are allowed.
-        pixels: The decoded image `(height, width, channels)`; without it only the structure is
-            checked.
-        thorough: Whether to also test the last scan of progressive files, which takes two more
-            decodings. Such images lack only their finest details.
+    Without the decoded `pixels` only the structure is checked. Bytes after the end marker, as some
+    phones write them, are allowed. A `thorough` check also tests the last scan of progressive
+    files, with two more decodings; such images lack only their finest details.
     """
     components, scans, missing = _structure(encoded)
     if pixels is None:
@@ -63,9 +60,8 @@ def check_whole(encoded: bytes, pixels: np.ndarray | None = None, thorough: bool
 def _structure(encoded: bytes) -> tuple[int, list[Span], set[tuple[int, int]]]:
     """Reads the first image in a file.
 
-    Returns:
-        The number of components, the places of the coded data of each scan, and the
-        `(component, coefficient)` that no scan gives to the last bit.
+    Returns the number of components, the places of the coded data of each scan, and the
+    `(component, coefficient)` that no scan gives to the last bit.
     """
     components: list[int] = []
     missing: set[tuple[int, int]] = set()

@@ -170,19 +170,11 @@ def color_code(settings: Settings) -> ColorCode | None:
 def infer_values(
     maps: Sequence[np.ndarray], ignored: tuple[int, ...] | None
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Infers the mask values of the classes from those that occur.
+    """Infers the mask values of the classes from those that occur; returns them and warnings.
 
-    Args:
-        maps: Pixels of each of the 256 values in each label map.
-        ignored: The values that dataset.json ignores; None if it has none: then 255 is ignored
-            unless the masks contain only 0 and 255.
-
-    Returns:
-        The values, and warnings.
-
-    Raises:
-        ValueError: If the values do not look like labels, or 255 does not look like an ignored
-            border. The message has the figures and shows what to write.
+    `maps` has the pixels of each of the 256 values in each label map. `ignored` has the values that
+    dataset.json ignores; with None, 255 is ignored unless the masks hold only 0 and 255. Raises a
+    ValueError if the values do not look like labels, or 255 not like an ignored border.
     """
     counts = sum(maps)
     found = np.flatnonzero(counts).tolist()
@@ -213,19 +205,10 @@ def infer_values(
 
 
 def check_ignored(counts: np.ndarray, settings: Settings, code: LabelCode) -> list[str]:
-    """Checks that ignored pixels are not a class, which training would lack.
+    """Checks that ignored values, given the pixels of each value, are not a class; warns.
 
-    Args:
-        counts: Pixels of each of the 256 values in all label maps.
-        settings: Settings that list the classes, or the ignored values.
-        code: Their label code.
-
-    Returns:
-        Warnings.
-
-    Raises:
-        ValueError: If only one class occurs beside ignored pixels. Stray pixels do not count, if
-            255 is ignored by default.
+    Raises a ValueError if only one class occurs beside them. If 255 is ignored by default, stray
+    pixels do not count.
     """
     by_default = settings.ignore_label is None and not settings.ignore_colors
     why = _doubt(counts, code.values, code.ignored, FEW_OF_LISTED if by_default else 0)

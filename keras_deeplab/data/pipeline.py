@@ -3,8 +3,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.data.augment import MEAN_COLOR, augment
-from keras_deeplab.data.color import ColorJitter, jitter_strengths
+from keras_deeplab.data.augment import MEAN_COLOR, ColorJitter, augment, jitter_strengths
 from keras_deeplab.data.memory import decoded_pairs
 from keras_deeplab.data.order import (
     Stream,

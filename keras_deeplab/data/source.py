@@ -101,11 +101,7 @@ class DatasetInfo:
 
 
 class Source(abc.ABC):
-    """Images with label maps in splits: the input of the pipelines and `data.audit`.
-
-    A source defines its classes, splits and images, and decodes them. The pipelines scale, crop,
-    batch and cache.
-    """
+    """Images with label maps in splits, decoded: the input of the pipelines and `data.audit`."""
 
     @property
     @abc.abstractmethod
