@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_deeplab
 from keras_deeplab import data
 
 
@@ -79,6 +81,9 @@ class Scaled(data.Source):
         data.evaluation_dataset,
         lambda source: data.training_dataset(source, crop_size=(8, 8), cache=False),
         lambda source: data.training_dataset(source, crop_size=(8, 8), cache=True),
+        lambda source: keras_deeplab.overfit(
+            keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(2, 1)]), source
+        ),
     ],
 )
 def test_label_maps_of_another_dtype_are_refused(use):
