@@ -183,8 +183,8 @@ def infer_values(
     values = tuple(value for value in range(max(used, default=0) + 1) if value not in skipped)
     why = None
     if (found if ignored is None else used) == [0, IGNORE_LABEL]:
-        return (0, IGNORE_LABEL), ()
-    if len(used) < 2:
+        values = (0, IGNORE_LABEL)
+    elif len(used) < 2:
         why = "fewer than two values are left for the classes"
     # If half of the labels are absent, the values are codes (0, 128), not class numbers.
     elif len(values) > MAX_INFERRED_CLASSES or 2 * len(used) < len(values):
@@ -194,7 +194,7 @@ def infer_values(
     if why:
         raise ValueError(f"{why}. {_advice(counts, ignored)}")
     notes = list(_rare(maps, counts, values))
-    if ignored is None:
+    if ignored is None and IGNORE_LABEL not in values:
         notes += _wide_border(counts)
     if values[0] == 0 and used[0] != 0:
         notes.append(

@@ -171,6 +171,7 @@ def test_usual_labels_pass_without_a_warning(maps):
         ([{1: 50, 2: 50, 3: 50}], 4, 'count from 1, write "values": [1, 2, 3] into'),
         ([{1: 50, 2: 50, 255: 1}], 3, 'count from 1, write "values": [1, 2] into'),
         ([{0: 50000, 1: 50000}, {0: 5000, 2: 3}], 3, "value 2 counts as a class, but only one"),
+        ([{0: 50000, 255: 1}, {0: 5000}], 2, "holds it, on 1 pixel (0.00%)"),
     ],
 )
 def test_what_is_rarely_meant_is_a_warning(maps, count, text):
