@@ -13,8 +13,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_deeplab.data.decoding import decode_image
-from keras_deeplab.data.exif_in_graph import jpeg_orientation, turned
+from keras_deeplab.data.in_graph import decode_image, jpeg_orientation, turned
 from keras_deeplab.inference import label_dtype, logits_spec
 from keras_deeplab.validation import integer
 from keras_deeplab.verification import (

@@ -11,28 +11,15 @@ import tensorflow as tf
 
 from keras_deeplab import validation
 
-# The number of ignored pixels, in label maps, above which a single class beside them is suspicious:
-# for few maps and for four or more. Crops of background with thin void borders stay below.
-_ENOUGH_IGNORED = (0.5, 0.2)
-_SEVERAL_MAPS = 4
+# Ignored pixels, in whole label maps, from which a single class beside them is suspicious. Some
+# crops of background with thin void borders have fewer.
+_ENOUGH_IGNORED = 0.5
 _SAMPLED_MAPS = 32
 _warned = False
 
 
 def checked_ignore_label(ignore_label: Any) -> int | None:
-    """Returns the ignored label as an int, or None.
-
-    Args:
-        ignore_label: Label of the ignored pixels, or None if every pixel counts.
-
-    Raises:
-        ValueError: If it is neither an integer nor None.
-
-    Example:
-
-    >>> checked_ignore_label(np.uint8(255))
-    255
-    """
+    """Returns the ignored label as an int, or None; raises a ValueError for anything else."""
     if ignore_label is None:
         return None
     if not isinstance(ignore_label, Integral) or isinstance(ignore_label, bool):
@@ -46,12 +33,6 @@ def checked_ignore_label(ignore_label: Any) -> int | None:
 
 class ClassFrequencies:
     """Counts the pixels of each class over label maps.
-
-    Args:
-        num_classes: Number of classes.
-
-    Attributes:
-        pixels: Pixels of each class.
 
     Example:
 
@@ -83,7 +64,6 @@ class ClassFrequencies:
 
 
 def _rule(name: str, num_classes: int, ignore_label: int | None, is_float: bool) -> str:
-    """Returns the first part of an error about labels."""
     rule = f"{name} must be {'whole numbers ' if is_float else ''}in 0..{num_classes - 1}"
     rule += "" if ignore_label is None else f" or the ignored label {ignore_label}"
     return rule + (" (a mask divided by 255 is not a label map)" if is_float else "")
@@ -92,24 +72,11 @@ def _rule(name: str, num_classes: int, ignore_label: int | None, is_float: bool)
 def read_labels(
     labels: tf.Tensor, num_classes: int, ignore_label: int | None, name: str = "labels"
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Splits a label map into classes and a weight per pixel.
+    """Splits label maps of any shape into int32 classes and float32 weights, 0 where ignored.
 
-    A label that is neither a class nor the ignored one raises an error. A function compiled by XLA
-    cannot raise; there the pixel's weight is NaN, and so is all that is computed from it.
-
-    Args:
-        labels: Integer tensor of any shape, or a float tensor that holds integers.
-        num_classes: Number of classes; valid labels are `0..num_classes - 1`.
-        ignore_label: Label of the ignored pixels, or None.
-        name: Name of the labels in the error.
-
-    Returns:
-        `(classes, weights)` of the labels' shape: `classes` int32 in `0..num_classes - 1`, 0 where
-        ignored; `weights` float32, 0 where ignored and else 1.
-
-    Raises:
-        tf.errors.InvalidArgumentError: If a label is out of range or not a whole number (outside
-            XLA).
+    A label that is neither in `0..num_classes - 1` nor ignored, also a fraction, raises an
+    InvalidArgumentError. A function compiled by XLA cannot raise; there the pixel's weight is NaN,
+    and so is all that is computed from it.
     """
     labels = tf.convert_to_tensor(labels)
     is_float = labels.dtype.is_floating
@@ -139,19 +106,7 @@ def read_labels(
 def check_labels(
     labels: np.ndarray, num_classes: int, ignore_label: int | None, name: str = "labels"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits a label map in NumPy; see `read_labels`.
-
-    Args:
-        labels: Label map of any shape.
-        num_classes: Number of classes; valid labels are `0..num_classes - 1`.
-        ignore_label: Label of the ignored pixels, or None.
-        name: Name of the labels in the error.
-
-    Returns:
-        `(classes, ignored)` of the labels' shape: int64, unchanged, and booleans.
-
-    Raises:
-        ValueError: If a label is out of range or not a whole number.
+    """Returns int64 labels and whether each is ignored; raises a ValueError as `read_labels` does.
 
     Example:
 
@@ -179,20 +134,15 @@ def check_labels(
 def warn_of_single_class(
     pixels: np.ndarray, ignored: float, maps: float, ignore_label: int | None
 ) -> None:
-    """Warns, once in a process, about labels of one class and ignored pixels.
+    """Warns, once in a process, about label maps of one class and ignored pixels.
 
-    Masks of 0 and 255 are such labels: 255 is ignored, and only class 0 is trained. Call it with
-    the counts of many label maps, which rarely have only one class otherwise.
-
-    Args:
-        pixels: Number of valid pixels of each class.
-        ignored: Number of ignored pixels.
-        maps: Number of label maps counted.
-        ignore_label: Label of the ignored pixels, or None.
+    Masks of 0 and 255 are such label maps: 255 is ignored, and only class 0 is trained. Call it
+    with the pixels of each class and the ignored pixels in many maps, which rarely have only one
+    class otherwise.
     """
     global _warned
     total = float(pixels.sum()) + ignored
-    few = ignored * maps < _ENOUGH_IGNORED[int(maps >= _SEVERAL_MAPS)] * total
+    few = ignored * maps < _ENOUGH_IGNORED * total
     if _warned or ignore_label is None or np.count_nonzero(pixels) != 1 or few:
         return
     _warned = True
@@ -209,13 +159,7 @@ def warn_of_single_class(
 def warn_of_masks(
     labels: np.ndarray | tf.Tensor, num_classes: int, ignore_label: int | None
 ) -> None:
-    """Calls `warn_of_single_class` with the counts of some of these label maps.
-
-    Args:
-        labels: `(images, height, width)`, or with a last axis of 1.
-        num_classes: Number of classes.
-        ignore_label: Label of the ignored pixels, or None.
-    """
+    """Calls `warn_of_single_class` for some of the label maps `(images, height, width[, 1])`."""
     if ignore_label is None or labels.ndim not in (3, 4):
         return
     maps = np.asarray(labels[:: max(1, len(labels) // _SAMPLED_MAPS)])
@@ -226,18 +170,7 @@ def warn_of_masks(
 
 
 def fit_labels(labels: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
-    """Drops a trailing axis of 1 from labels and checks their shape.
-
-    Args:
-        labels: Labels `(batch, height, width)` or `(batch, height, width, 1)`.
-        shape: Static shape `(batch, height, width)` of the predictions.
-
-    Returns:
-        The labels, `(batch, height, width)`.
-
-    Raises:
-        ValueError: If the labels do not have that shape.
-    """
+    """Returns labels of the static shape `(batch, height, width)`, without a last axis of 1."""
     fitted = tf.convert_to_tensor(labels)
     if fitted.shape.rank == shape.rank + 1 and fitted.shape[-1] == 1:
         fitted = tf.squeeze(fitted, -1)
@@ -250,19 +183,7 @@ def fit_labels(labels: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
 
 
 def fit_sample_weight(sample_weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Brings weights per image or per pixel to the rank of a label map, in float32.
-
-    Args:
-        sample_weight: Weights `(batch,)`, `(batch, 1)`, `(batch, height, width)` or
-            `(batch, height, width, 1)`.
-        labels: Labels `(batch, height, width)`.
-
-    Returns:
-        The weights, `(batch, height, width)` or `(batch, 1, 1)`.
-
-    Raises:
-        ValueError: If the weights have another shape.
-    """
+    """Returns weights per image or per pixel as float32 `(batch, height or 1, width or 1)`."""
     weights = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
     shape, rank = weights.shape, labels.shape.rank
     if shape.rank == rank + 1 and shape[-1] == 1:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.data.decoding import decode_image
+from keras_deeplab.data.in_graph import decode_image
 from keras_deeplab.graph.network import all_layers
 from keras_deeplab.inference import logits_spec
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from keras_deeplab.data.audit import audit
+from keras_deeplab.data.audit import Report, SplitReport, audit
 from keras_deeplab.data.augment import augment
 from keras_deeplab.data.classification import check_images, classification_dataset
 from keras_deeplab.data.faults import DatasetError, Fault
-from keras_deeplab.data.folder import Folder
+from keras_deeplab.data.folder import Folder, open_source
 from keras_deeplab.data.formats import IMAGE_SUFFIXES
-from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.pipeline import batch_names, evaluation_dataset, training_dataset
-from keras_deeplab.data.report import Report, SplitReport
-from keras_deeplab.data.shape_images import write_shape_images
-from keras_deeplab.data.shapes import Shapes
+from keras_deeplab.data.shapes import Shapes, write_shape_images
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, voc_colors
 
 __all__ = [

@@ -3,57 +3,89 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from keras_deeplab.data.decoding import ImageFacts, image_facts
-from keras_deeplab.data.faults import DatasetError, Faults, FileFault
-from keras_deeplab.data.files import check_root
-from keras_deeplab.data.folder import Folder, add_file_faults, few_values, map_files
-from keras_deeplab.data.label_codes import (
-    LabelCode,
-    Settings,
-    check_default_ignored,
-    ignores_by_default,
-)
+from keras_deeplab.data.decoding import FEW_BITS, ImageFacts, image_facts
+from keras_deeplab.data.faults import DatasetError, FileFault
+from keras_deeplab.data.folder import Folder, map_files, propose_colors
+from keras_deeplab.data.label_codes import LabelCode, check_ignored
 from keras_deeplab.data.label_maps import LabelFacts
+from keras_deeplab.data.layout import check_root, shown
 from keras_deeplab.data.orientation import UPRIGHT
-from keras_deeplab.data.report import Report, SplitReport
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
 from keras_deeplab.labels import ClassFrequencies
 
+MAX_CLASS_NAME = 24
 
-@dataclass
-class _Census:
-    """Sizes and pixel counts of the pairs of one split."""
 
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    frequencies: ClassFrequencies = field(default_factory=lambda: ClassFrequencies(IGNORE_LABEL))
-    ignored: int = 0
-    blank: int = 0
+@dataclass(frozen=True)
+class SplitReport:
+    """Statistics of a split; sizes are `(height, width)`, all shares add up to 1.
 
-    def add(self, size: tuple[int, int], counts: np.ndarray) -> None:
-        """Adds a pair with the number of pixels of each of the 256 labels."""
-        self.sizes.append(size)
-        self.frequencies.add(counts[:IGNORE_LABEL])
-        self.ignored += int(counts[IGNORE_LABEL])
-        self.blank += not counts[:IGNORE_LABEL].any()
+    Attributes:
+        images: Number of images.
+        smallest: Smallest height and smallest width.
+        largest: Largest height and largest width.
+        class_share: Each class' share of all pixels.
+        ignored_share: The share of ignored pixels.
+        where_present: Each class' share of the valid pixels of the images that contain it, 0 if
+            there are none.
+    """
 
-    def report(self, num_classes: int) -> SplitReport:
-        pixels = self.frequencies.pixels
-        total = max(1, int(pixels.sum()) + self.ignored)
-        sizes = np.array(self.sizes)
-        return SplitReport(
-            images=len(self.sizes),
-            smallest=tuple(sizes.min(axis=0).tolist()),
-            largest=tuple(sizes.max(axis=0).tolist()),
-            class_share=tuple((pixels[:num_classes] / total).tolist()),
-            ignored_share=self.ignored / total,
-            where_present=tuple(self.frequencies.where_present[:num_classes].tolist()),
-        )
+    images: int
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    class_share: tuple[float, ...]
+    ignored_share: float
+    where_present: tuple[float, ...]
+
+    @property
+    def sizes(self) -> str:
+        """The sizes as width x height."""
+        low, high = (f"{width}x{height}" for height, width in (self.smallest, self.largest))
+        return low if low == high else f"{low} to {high}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Report of `data.audit` on a data set without faults; `print` shows it as a table.
+
+    Attributes:
+        info: Classes and colours.
+        splits: A `SplitReport` per split.
+        warnings: What is valid but rarely intended, such as a class that never occurs.
+        mapping: The mask values of the labels as text, empty if they are the same.
+    """
+
+    info: DatasetInfo
+    splits: dict[str, SplitReport]
+    warnings: tuple[str, ...] = ()
+    mapping: str = ""
+
+    def __str__(self) -> str:
+        """Returns sizes, pixel shares per class and split, and the warnings."""
+        parts = self.splits.values()
+        lines = [
+            f"{split}: {part.images} images, {part.sizes}" for split, part in self.splits.items()
+        ]
+        lines += [self.mapping] if self.mapping else []
+        names = (*self.info.classes, "ignored")
+        width = min(max(map(len, names)), MAX_CLASS_NAME)
+        lines.append("pixels".ljust(width) + "".join(f"{split:>9}" for split in self.splits))
+        shares = zip(*((*part.class_share, part.ignored_share) for part in parts), strict=True)
+        for name, row in zip(names, shares, strict=True):
+            cells = "".join(f"{100 * share:8.2f}%" for share in row)
+            lines.append(name[:width].ljust(width) + cells)
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+# The name, the image and the label map of a pair.
+Pair = tuple[str, ImageFacts, LabelFacts]
 
 
 def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = None) -> Report:
@@ -81,175 +113,152 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
         source = Folder(source)
     for split in splits or ():
         source.check_split(split)
-    look = _audit_folder if isinstance(source, Folder) else _audit_source
-    faults, warnings = Faults(), []
-    info, code, parts = look(source, tuple(splits or source.splits), faults, warnings)
-    warnings += _blank_splits(parts, faults)
-    where = str(source.root) if isinstance(source, Folder) else type(source).__name__
-    faults.raise_if_any(where)
-    reports = {split: part.report(info.num_classes) for split, part in parts.items()}
-    return Report(info, reports, (*warnings, *_warnings(info, parts)), code.mapping)
-
-
-def _warnings(info: DatasetInfo, parts: dict[str, _Census]) -> Iterator[str]:
-    for split, part in parts.items():
-        absent = [
-            name for name, n in zip(info.classes, part.frequencies.pixels, strict=False) if n == 0
-        ]
-        if absent:
-            yield f"{split}: no pixel of {', '.join(absent)}"
-        if part.blank:
-            yield f"{split}: {part.blank} label maps hold only ignored pixels"
-
-
-def _audit_source(
-    source: Source, splits: Sequence[str], faults: Faults, warnings: list[str]
-) -> tuple[DatasetInfo, LabelCode, dict[str, _Census]]:
-    """Checks the pairs of a source that reads its files itself."""
-    del warnings
-    code = LabelCode(tuple(range(source.info.num_classes)))
-    parts = {}
+    splits = tuple(splits or source.splits)
+    faults: list[FileFault] = []
+    warnings: list[str] = []
+    if isinstance(source, Folder):
+        info, code = _classes_of_folder(source, splits, faults, warnings)
+        where, pairs_of = str(source.root), _pairs_of_folder
+    else:
+        info, code = source.info, LabelCode(tuple(range(source.info.num_classes)))
+        where, pairs_of = type(source).__name__, _pairs_of_source
+    reports = {}
     for split in splits:
-        part = parts[split] = _Census()
-        names = source.names(split)
-        pairs = source.checked_dataset(split).as_numpy_iterator()
-        if not names:
-            faults.add("empty split", f"{split}: no images")
-        for name, (image, label) in zip(names, pairs, strict=True):
-            shown = f"{split}/{name}"
-            try:
-                ImageFacts(image.shape[:2]).orientation_for(label.shape)
-            except FileFault as fault:
-                faults.add(fault.kind, f"{shown}: {fault.found}")
-            counts = np.bincount(label.reshape(-1), minlength=256)
-            _add_value_fault(faults, shown, counts, code)
-            part.add(label.shape, counts)
-    return source.info, code, parts
+        pairs = []
+        for pair in pairs_of(source, split, faults):
+            found = _faults_of_pair(*pair, code)
+            faults += found
+            pairs += [] if found else [pair]
+        warnings += _image_warnings(split, pairs, faults)
+        if code and pairs:
+            reports[split] = _split_report(split, pairs, code, faults, warnings)
+    if faults:
+        propose_colors(faults)
+        raise DatasetError(where, faults)
+    for split, report in reports.items():
+        shares = zip(info.classes, report.class_share, strict=True)
+        absent = [name for name, share in shares if share == 0]
+        if absent:
+            warnings.append(f"{split}: no pixel of {', '.join(absent)}")
+    return Report(info, reports, tuple(warnings), code.mapping)
 
 
-def _audit_folder(
-    folder: Folder, splits: Sequence[str], faults: Faults, warnings: list[str]
-) -> tuple[DatasetInfo | None, LabelCode | None, dict[str, _Census]]:
-    check_root(folder.root, faults)
-    info, code = None, None
+def _pairs_of_source(source: Source, split: str, faults: list[FileFault]) -> Iterator[Pair]:
+    names = source.names(split)
+    if not names:
+        faults.append(FileFault("empty split", f"{split}: no images"))
+    pairs = source.checked_dataset(split).as_numpy_iterator()
+    for name, (image, label) in zip(names, pairs, strict=True):
+        facts = LabelFacts(label.shape, np.bincount(label.reshape(-1), minlength=256))
+        yield f"{split}/{name}", ImageFacts(image.shape[:2]), facts
+
+
+def _pairs_of_folder(folder: Folder, split: str, faults: list[FileFault]) -> Iterator[Pair]:
+    files = folder.files(split)
+    images, image_faults = map_files(image_facts, files.images.values(), folder.root)
+    labels, label_faults = folder.labels(split)
+    faults += [*files.faults, *image_faults, *label_faults]
+    for name, image, label in files.pairs():
+        if image in images and label in labels:
+            yield f"{split}/{name}", images[image], labels[label]
+
+
+def _faults_of_pair(
+    name: str, image: ImageFacts, label: LabelFacts, code: LabelCode | None
+) -> list[FileFault]:
+    faults = []
+    wrong = np.flatnonzero((label.counts > 0) & ~code.known) if code else np.array([])
+    if wrong.size:
+        found = ", ".join(f"{value} ({label.counts[value]} pixels)" for value in wrong[:5])
+        more = f" and {wrong.size - 5} other values" * (wrong.size > 5)
+        faults.append(FileFault("label value out of range", f"{name}: {found}{more}", str(code)))
+    try:
+        image.orientation_for(label.size)
+    except FileFault as fault:
+        faults.append(FileFault(fault.kind, f"{name}: {fault.found}"))
+    return faults
+
+
+def _classes_of_folder(
+    folder: Folder, splits: Sequence[str], faults: list[FileFault], warnings: list[str]
+) -> tuple[DatasetInfo | None, LabelCode | None]:
+    """Returns classes and label code, None if they are unclear."""
+    faults += check_root(folder.root)
     try:
         info, code, notes = folder.resolve()
-        warnings += notes
     except DatasetError as error:
-        faults.extend(error.faults)
-    parts, labels = {}, {}
-    for split in splits:
-        parts[split] = _Census()
-        labels |= _audit_split(folder, split, code, faults, warnings, parts[split])
-    if code and set(folder.splits) <= set(splits):  # one split alone may lack the other classes
-        _check_ignored(folder.settings, code, labels, parts, faults, warnings)
+        faults += error.found
+        return None, None
+    warnings += notes
+    labels = {path: facts for split in splits for path, facts in folder.labels(split)[0].items()}
     warnings += _palette_warning(folder.root, labels)
-    return info, code, parts
-
-
-def _audit_split(
-    folder: Folder,
-    split: str,
-    code: LabelCode | None,
-    faults: Faults,
-    warnings: list[str],
-    part: _Census,
-) -> dict[Path, LabelFacts]:
-    files, name_faults = folder.files(split)
-    faults.extend(list(name_faults))
-    labels = folder.labels(split)
-    images = map_files(image_facts, [path for same in files.images.values() for path in same])
-    add_file_faults(faults, folder.root, images)
-    folder.add_label_faults(faults, split)
-    good = {path: facts for path, facts in labels.items() if isinstance(facts, LabelFacts)}
-    for path, facts in good.items() if code else ():
-        _add_value_fault(faults, _shown(folder, path), facts.counts, code)
-    pairs = []
-    for _, image_path, label_path in files.pairs():
-        image, label = images[image_path], labels[label_path]
-        if isinstance(image, FileFault) or isinstance(label, FileFault):
-            continue
+    settings = folder.settings
+    listed = settings.lists_classes or settings.ignore_label is not None
+    # One split alone may lack the other classes.
+    if labels and listed and set(folder.splits) <= set(splits):
         try:
-            image.orientation_for(label.size)
-            pairs.append((image, label.size))
-        except FileFault as fault:
-            faults.add(fault.kind, f"{_shown(folder, image_path)}: {fault.found}")
-        if code:
-            part.add(label.size, np.bincount(code.table, label.counts, 256).astype(np.int64))
-    warnings += _image_warnings(split, pairs)
-    warnings += few_values(split, [image for image, _ in pairs], faults)
-    return good
+            counts = sum(facts.counts for facts in labels.values())
+            warnings += check_ignored(counts, settings, code)
+        except ValueError as error:
+            faults.append(FileFault("classes unclear", str(error)))
+    return info, code
 
 
-def _shown(folder: Folder, path: Path) -> str:
-    return path.relative_to(folder.root).as_posix()
-
-
-def _add_value_fault(faults: Faults, shown: str, counts: np.ndarray, code: LabelCode) -> None:
-    wrong = np.flatnonzero((counts > 0) & ~code.known)
-    if wrong.size:
-        listed = ", ".join(f"{value} ({counts[value]} pixels)" for value in wrong[:5])
-        more = f" and {wrong.size - 5} other values" * (wrong.size > 5)
-        faults.add("label value out of range", f"{shown}: {listed}{more}", str(code))
-
-
-def _check_ignored(
-    settings: Settings,
+def _split_report(
+    split: str,
+    pairs: Sequence[Pair],
     code: LabelCode,
-    labels: dict[Path, LabelFacts],
-    parts: dict[str, _Census],
-    faults: Faults,
+    faults: list[FileFault],
     warnings: list[str],
-) -> None:
-    """Checks that ignored pixels are not a class, as training would lack that class."""
-    if settings.ignored is None:
-        if labels and ignores_by_default(settings, code):
-            try:
-                warnings += check_default_ignored(sum(facts.counts for facts in labels.values()))
-            except ValueError as error:
-                faults.add("classes unclear", str(error))
+) -> SplitReport:
+    """Counts pixels; a split without labels is a fault, except test, as published ones are."""
+    frequencies, ignored, blank = ClassFrequencies(len(code.values)), 0, 0
+    for _, _, label in pairs:
+        counts = np.bincount(code.table, label.counts, 256).astype(np.int64)
+        frequencies.add(counts[: len(code.values)])
+        ignored += int(counts[IGNORE_LABEL])
+        blank += counts[IGNORE_LABEL] == counts.sum()
+    if blank == len(pairs) and split != "test":
+        found = f"{split}: all pixels of all label maps are ignored"
+        faults.append(FileFault("nothing labelled", found))
+    elif blank:
+        warnings.append(f"{split}: {blank} of {len(pairs)} label maps hold only ignored pixels")
+    total = int(frequencies.pixels.sum()) + ignored
+    sizes = np.array([label.size for _, _, label in pairs])
+    return SplitReport(
+        images=len(pairs),
+        smallest=tuple(sizes.min(axis=0).tolist()),
+        largest=tuple(sizes.max(axis=0).tolist()),
+        class_share=tuple((frequencies.pixels / total).tolist()),
+        ignored_share=ignored / total,
+        where_present=tuple(frequencies.where_present.tolist()),
+    )
+
+
+def _image_warnings(split: str, pairs: Sequence[Pair], faults: list[FileFault]) -> Iterator[str]:
+    """Warns about EXIF orientations and 16-bit images; adds a fault if all fit into 12 bits."""
+    found: Counter[str] = Counter()
+    for _, image, label in pairs:
+        if image.orientation == UPRIGHT:
+            continue
+        if image.size == image.upright_size:
+            what = "turned by their EXIF orientation, which keeps their size: check the label maps"
+        elif image.orientation_for(label.size) == UPRIGHT:
+            what = "used as stored in spite of their EXIF orientation, as their label maps are"
+        else:
+            what = "turned by their EXIF orientation, as their label maps are"
+        found[what] += 1
+    for what, count in found.items():
+        yield f"{split}: {count} images are {what}"
+    deep = [image.largest for _, image, _ in pairs if image.bits > 8]
+    if not deep:
         return
-    pixels = sum(part.frequencies.pixels for part in parts.values())
-    if any(part.ignored for part in parts.values()) and np.count_nonzero(pixels) == 1:
-        faults.add(
-            "classes unclear",
-            f"the label maps hold only one class and ignored pixels, {settings.ignored}; if "
-            'an ignored value is a class, list it in "values" instead',
-        )
-
-
-def _blank_splits(parts: dict[str, _Census], faults: Faults) -> Iterator[str]:
-    """Warns about a test split without labels, as published ones are; others are a fault."""
-    for split, part in parts.items():
-        if part.blank == len(part.sizes) > 0:
-            found = f"{split}: all pixels of all label maps are ignored"
-            if split == "test":
-                yield found
-            else:
-                faults.add("nothing labelled", found)
-
-
-def _image_warnings(
-    split: str, pairs: Sequence[tuple[ImageFacts, tuple[int, int]]]
-) -> Iterator[str]:
-    """Warns about EXIF orientations."""
-    marked = [(image, size) for image, size in pairs if image.orientation != UPRIGHT]
-    told = [(image, size) for image, size in marked if image.size != image.upright_size]
-    turned = sum(image.orientation_for(size) != UPRIGHT for image, size in told)
-    for count, what in (
-        (turned, "are turned by their EXIF orientation, as their label maps are"),
-        (
-            len(told) - turned,
-            "are used as stored in spite of their EXIF orientation, as their label maps are",
-        ),
-        (
-            len(marked) - len(told),
-            "are turned by their EXIF orientation, which keeps their size: check that their label "
-            "maps lie as viewers show the images",
-        ),
-    ):
-        if count:
-            yield f"{split}: {count} images {what}"
+    text = f"{split}: {len(deep)} images have 16 bits a channel, the largest value is {max(deep)}"
+    if 0 < max(deep) <= FEW_BITS:
+        faults.append(FileFault("16-bit images of few values", text))
+    dark = sum(0 < largest <= FEW_BITS for largest in deep)
+    more = f"; {dark} of them have no value above {FEW_BITS} and become almost black" * bool(dark)
+    yield f"{text} of 65535, of which the upper 8 bits are used{more}"
 
 
 def _palette_warning(root: Path, labels: dict[Path, LabelFacts]) -> Iterator[str]:
@@ -260,8 +269,7 @@ def _palette_warning(root: Path, labels: dict[Path, LabelFacts]) -> Iterator[str
             color, known = first.setdefault(value, (facts.palette[value], path))
             if color != facts.palette[value]:
                 yield (
-                    f"palettes differ: index {value} is {color} in "
-                    f"{known.relative_to(root).as_posix()} and {facts.palette[value]} in "
-                    f"{path.relative_to(root).as_posix()}; the indices are the labels"
+                    f"palettes differ: index {value} is {color} in {shown(root, known)} and "
+                    f"{facts.palette[value]} in {shown(root, path)}; the indices are the labels"
                 )
                 return

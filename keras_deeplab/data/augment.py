@@ -1,14 +1,22 @@
+"""Random scales, crops, mirroring and colours of an image with its label map."""
+
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.data.color import ColorJitter, jitter_strengths, random_color
 from keras_deeplab.data.source import IGNORE_LABEL
 
 # Grey of the middle: 0 after scaling to [-1, 1], near 0 after subtracting ImageNet's mean.
 MEAN_COLOR = 127.5
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+PLAIN = ("brightness", "contrast", "saturation")
+CHANGES = (*PLAIN, "gamma", "white_balance")
 
+ColorJitter = float | Sequence[float] | Mapping[str, float] | None
 Pair = tuple[tf.Tensor, tf.Tensor]
 
 
@@ -24,8 +32,7 @@ def random_scaled_crop(
     """Scales by a random factor and crops a random window of at most `crop_size`.
 
     The window is cropped before it is scaled, which gives the same pixels in a fraction of the
-    time. The image is scaled bilinearly (antialiased where it shrinks), the label by nearest
-    neighbour. The share `class_focus` of the windows is centred on a pixel of a random class.
+    time.
     """
     seeds = tf.random.split(seed, 3)
     factor = _random_scale(scales, scale_step, seeds[0])
@@ -67,10 +74,7 @@ def _random_scale(scales: tuple[float, float], step: float | None, seed: tf.Tens
 
 
 def _around_a_class(label: tf.Tensor, window: tf.Tensor, seed: tf.Tensor) -> Pair:
-    """The upper left corner of a window around a random pixel of a random class of the label map.
-
-    The class is drawn first, then the pixel: all classes have the same probability.
-    """
+    """The upper left corner of a window around a random pixel of a random class, drawn first."""
     seeds = tf.random.split(seed)
     values = tf.reshape(tf.cast(label, tf.int32), [-1])
     classes = tf.where(tf.math.bincount(values, minlength=256)[:IGNORE_LABEL] > 0)[:, 0]
@@ -79,12 +83,6 @@ def _around_a_class(label: tf.Tensor, window: tf.Tensor, seed: tf.Tensor) -> Pai
     pixel = pixels[_random_below(tf.shape(pixels)[0], seeds[1])]
     corner = tf.clip_by_value(pixel - window // 2, 0, tf.shape(label) - window)
     return corner[0], corner[1]
-
-
-def random_flip(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> Pair:
-    """Mirrors image and label left to right, with a probability of a half."""
-    flip = tf.random.stateless_uniform((), seed) < 0.5
-    return tf.cond(flip, lambda: (image[:, ::-1], label[:, ::-1]), lambda: (image, label))
 
 
 def random_pad(
@@ -99,6 +97,49 @@ def random_pad(
     image = tf.pad(image, [*paddings, [0, 0]], constant_values=MEAN_COLOR)
     label = tf.pad(label, paddings, constant_values=IGNORE_LABEL)
     return tf.ensure_shape(image, (*crop_size, 3)), tf.ensure_shape(label, crop_size)
+
+
+def jitter_strengths(color_jitter: ColorJitter) -> dict[str, float] | None:
+    """Returns the strength of each of `CHANGES`, or None for no change of colour."""
+    if color_jitter is None:
+        return None
+    given = color_jitter
+    if isinstance(color_jitter, Real):
+        given = dict.fromkeys(PLAIN, color_jitter)
+    elif isinstance(color_jitter, list | tuple) and len(color_jitter) == len(PLAIN):
+        given = dict(zip(PLAIN, color_jitter, strict=True))
+    if not isinstance(given, Mapping) or not all(
+        name in CHANGES and validation.is_number(strength) and 0 <= strength <= 1
+        for name, strength in given.items()
+    ):
+        rule = (
+            f"a number in 0..1, three of them ({', '.join(PLAIN)}), a mapping with names of "
+            f"{CHANGES} and numbers in 0..1, or None"
+        )
+        raise validation.error("color_jitter", rule, color_jitter)
+    return {name: float(given.get(name, 0.0)) for name in CHANGES}
+
+
+def random_color(image: tf.Tensor, seed: tf.Tensor, strengths: Mapping[str, float]) -> tf.Tensor:
+    """Changes brightness and colours of an image at random; float32 pixels in 0..255."""
+    draws = tf.random.stateless_uniform((len(CHANGES) + 2,), seed, -1.0, 1.0)
+    brightness, contrast, saturation = (
+        1.0 + strengths[name] * draws[index] for index, name in enumerate(PLAIN)
+    )
+    # In the order of a camera: colour of the light, exposure, tone curve, processing. Expensive
+    # steps without strength are skipped.
+    if strengths["white_balance"]:
+        brightness *= 1.0 + strengths["white_balance"] * draws[4:]
+    image = tf.clip_by_value(image * brightness, 0.0, 255.0)
+    if strengths["gamma"]:  # darker as often as lighter; keeps black and white
+        exponent = (1.0 + strengths["gamma"]) ** draws[3]
+        # Eight times as fast as a power; black stays black, as exp(-inf) is 0.
+        image = 255.0 * tf.exp(exponent * tf.math.log(image / 255.0))
+    grey = tf.reduce_sum(image * tf.constant(GREY_WEIGHTS), axis=-1, keepdims=True)
+    mean = tf.reduce_mean(grey)
+    image = tf.clip_by_value(mean + (image - mean) * contrast, 0.0, 255.0)
+    grey = tf.clip_by_value(mean + (grey - mean) * contrast, 0.0, 255.0)
+    return tf.clip_by_value(grey + (image - grey) * saturation, 0.0, 255.0)
 
 
 def augment(
@@ -121,12 +162,12 @@ def augment(
         seed: Integer tensor of shape `(2,)`; the same seed gives the same result.
         crop_size: `(height, width)` of the result. A smaller scaled image is padded, at a random
             place, with grey 127.5 and the label with 255.
-        scales: Smallest and largest scale; labels are scaled by nearest neighbour.
-        scale_step: Step between the scales, from the smallest; None for any scale.
+        scales: Smallest and largest scale. The image is scaled bilinearly (antialiased where it
+            shrinks), the label by nearest neighbour.
+        scale_step: As in `data.training_dataset`, like the next ones.
         flip: Whether to mirror left to right with a probability of a half.
-        color_jitter: Largest changes of colour and light, as in `data.training_dataset`.
-        class_focus: Share of the crops in 0..1 that are centred on a random pixel of a random class
-            of the label map; the others are anywhere.
+        color_jitter: Largest changes of colour and light.
+        class_focus: Share of the crops that are centred on a pixel of a random class.
 
     Returns:
         Image float32 `(*crop_size, 3)` in 0..255 and label uint8 `crop_size`.
@@ -146,7 +187,11 @@ def augment(
         image, label, seeds[0], crop_size, scales, class_focus, scale_step
     )
     if flip:
-        image, label = random_flip(image, label, seeds[1])
+        image, label = tf.cond(
+            tf.random.stateless_uniform((), seeds[1]) < 0.5,
+            lambda: (image[:, ::-1], label[:, ::-1]),
+            lambda: (image, label),
+        )
     if strengths is not None:
         image = random_color(image, seeds[2], strengths)
     return random_pad(image, label, seeds[3], crop_size)

@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_deeplab.data.faults import Faults, FileFault
-from keras_deeplab.data.folder import add_file_faults, map_files
+from keras_deeplab.data.faults import DatasetError, FileFault
+from keras_deeplab.data.folder import map_files
 from keras_deeplab.validation import error, integer
 
 
@@ -27,7 +27,7 @@ def classification_dataset(
     """Returns batches of square images of one size with their classes, for `model.fit`.
 
     A `keras.utils.image_dataset_from_directory` of `root/split/CLASS/*`: BMP, GIF, JPEG and PNG
-    files of any sizes, resized bilinearly.
+    files, resized bilinearly.
 
     Args:
         root: The folder.
@@ -68,13 +68,11 @@ def classification_dataset(
     )
     if not training:
         return dataset
-    flipped = dataset.map(lambda image, label: (_flip(image, seed), label))
+    flipped = dataset.map(
+        lambda images, labels: (tf.image.random_flip_left_right(images, seed=seed), labels)
+    )
     flipped.class_names, flipped.file_paths = dataset.class_names, dataset.file_paths
     return flipped
-
-
-def _flip(images: tf.Tensor, seed: int) -> tf.Tensor:
-    return tf.image.random_flip_left_right(images, seed=seed)
 
 
 def check_images(dataset: tf.data.Dataset, root: str | os.PathLike) -> None:
@@ -83,9 +81,9 @@ def check_images(dataset: tf.data.Dataset, root: str | os.PathLike) -> None:
     Raises:
         DatasetError: If files cannot be decoded; the message names them.
     """
-    faults = Faults()
-    add_file_faults(faults, Path(root), map_files(_decode, map(Path, dataset.file_paths)))
-    faults.raise_if_any(str(root))
+    _, faults = map_files(_decode, map(Path, dataset.file_paths), Path(root))
+    if faults:
+        raise DatasetError(str(root), faults)
 
 
 def _decode(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From image files to pixels: for training, the audit, `predict` and exported models."""
+"""From image files to pixels: for training, the audit and `predict`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageFile
 
 from keras_deeplab.data import jpeg
-from keras_deeplab.data.exif_in_graph import bytes_at
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import (
     MAX_PIXELS,
@@ -25,9 +23,9 @@ from keras_deeplab.data.formats import (
     foreign_name,
     format_of,
 )
+from keras_deeplab.data.in_graph import decode_stored_channels
 from keras_deeplab.data.orientation import (
     UPRIGHT,
-    as_stored,
     stored_orientation,
     turned,
     turned_size,
@@ -39,21 +37,17 @@ FEW_BITS = 2**12 - 1
 # TIFF tags: bits per sample; offsets and byte counts of strips and of tiles.
 _BITS_PER_SAMPLE = 258
 _TIFF_DATA = ((273, 279), (324, 325))
-_HEADER = 34  # bytes that identify a format
 _pillow_filters = threading.Lock()
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Stored size `(height, width)`, EXIF orientation (1 is upright) and bits per channel.
-
-    `largest` is the largest value of 16-bit channels, else 0.
-    """
+    """The stored `(height, width)`, EXIF orientation and depth of an image."""
 
     size: tuple[int, int]
     orientation: int = UPRIGHT
     bits: int = 8
-    largest: int = 0
+    largest: int = 0  # value of 16-bit channels
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -61,10 +55,9 @@ class ImageFacts:
         return turned_size(self.size, self.orientation)
 
     def orientation_for(self, label_size: tuple[int, int]) -> int:
-        """Returns the orientation to apply to the image for a label map of a size.
+        """Returns the orientation to apply beside a label map of a size, or raises a FileFault.
 
-        The EXIF orientation is applied, as in viewers and annotation tools, unless only the stored
-        size equals the label map's. Raises a FileFault if neither does.
+        It is that of EXIF, as in annotation tools, unless only the stored size is the label map's.
         """
         for size, orientation in ((self.upright_size, self.orientation), (self.size, UPRIGHT)):
             if tuple(label_size) == size:
@@ -93,15 +86,13 @@ class Picture:
 
 
 def read_picture(path: Path, channels: int = 3, thorough: bool = False) -> Picture:
-    """Decodes an image file, or raises a FileFault or an OSError.
+    """Decodes an image file to 3 channels (RGB) or 1 (grey), or raises a FileFault or an OSError.
 
-    Args:
-        path: A file of one of the formats in `formats.FORMATS`.
-        channels: 3 (RGB) or 1 (grey). Grey images are repeated, palettes are applied, alpha is
-            dropped, and 16-bit samples keep their upper byte.
-        thorough: As in `jpeg.check_whole`.
+    Grey images are repeated, palettes are applied, alpha is dropped, and 16-bit samples keep their
+    upper byte.
     """
-    encoded = read_file(path)
+    check_regular(path)
+    encoded = path.read_bytes()
     kind, image = open_image(encoded)
     with image:
         orientation = stored_orientation(image, encoded)
@@ -113,21 +104,14 @@ def read_picture(path: Path, channels: int = 3, thorough: bool = False) -> Pictu
             jpeg.check_whole(encoded, pixels, thorough)
         except jpeg.EarlyEnd as error:
             raise FileFault("truncated file", f"{len(encoded)} bytes, {error}") from error
-    if kind.name == "TIFF":  # which Pillow has turned
-        pixels = as_stored(pixels, orientation)
+    if kind.name == "TIFF":  # which Pillow has turned: turn it back
+        pixels = turned(pixels, {6: 8, 8: 6}.get(orientation, orientation))
     return Picture(pixels, ImageFacts(size, orientation, bits, largest))
 
 
 def image_facts(path: Path) -> ImageFacts:
     """Decodes an image file as in training and returns its facts, or raises a FileFault."""
     return read_picture(path, thorough=True).facts
-
-
-def stored_size(path: Path) -> tuple[int, int]:
-    """Returns `(height, width)` from an image file's header."""
-    check_regular(path)
-    with path.open("rb") as file, open_image(file)[1] as image:
-        return image.size[::-1]
 
 
 @contextmanager
@@ -139,12 +123,6 @@ def named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_file(path: Path) -> bytes:
-    """Returns the bytes of a regular file; raises a FileFault for another one."""
-    check_regular(path)
-    return path.read_bytes()
-
-
 def check_regular(path: Path) -> None:
     """Raises a FileFault unless a path is a regular file."""
     special = special_file(path)
@@ -152,32 +130,27 @@ def check_regular(path: Path) -> None:
         raise FileFault("not a regular file", special)
 
 
-def open_image(source: bytes | BinaryIO) -> tuple[Format, ImageFile.ImageFile]:
+def open_image(encoded: bytes) -> tuple[Format, ImageFile.ImageFile]:
     """Opens an image of a supported format without decoding its pixels."""
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    head = file.read(16)
-    file.seek(0)
-    kind = format_of(head)
+    unknown = f"{len(encoded)} bytes of an unknown format"
+    kind = format_of(encoded[:16])
     if kind is None:
-        name = foreign_name(head)
-        size = file.seek(0, io.SEEK_END)
-        found = f"{name} data" if name else f"{size} bytes of an unknown format"
-        raise FileFault("unreadable file", found)
+        name = foreign_name(encoded[:16])
+        raise FileFault("unreadable file", f"{name} data" if name else unknown)
     try:
-        image = kind.plugin(file)
+        image = kind.plugin(io.BytesIO(encoded))
         pages = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError as error:
         raise FileFault("image too large", f"{kind.name} image") from error
     except PILLOW_ERRORS as error:
-        size = file.seek(0, io.SEEK_END)
-        if isinstance(source, bytes) and ends_early(source):
-            raise FileFault("truncated file", f"{size} bytes, no whole header") from error
-        raise FileFault("unreadable file", f"{size} bytes of an unknown format") from error
+        if ends_early(encoded):
+            text = f"{len(encoded)} bytes, no whole header"
+            raise FileFault("truncated file", text) from error
+        raise FileFault("unreadable file", unknown) from error
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise FileFault(
-            "image too large", f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
-        )
+        found = f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
+        raise FileFault("image too large", found)
     if pages > 1:
         raise FileFault("several images in a file", f"{kind.name} of {pages} images")
     return kind, image
@@ -213,14 +186,15 @@ def _lacks_strips(image: ImageFile.ImageFile, size: int) -> bool:
 def ends_early(encoded: bytes) -> bool:
     """Whether the end of a file is missing, as far as its format allows to detect it."""
     kind = format_of(encoded[:16])
-    if kind is not None and kind.name == "JPEG":
+    name = kind.name if kind else ""
+    if name == "JPEG":
         try:
             jpeg.check_whole(encoded)
         except jpeg.EarlyEnd:
             return True
-    if kind is not None and kind.name == "WebP":
+    if name == "WebP":
         return len(encoded) < 8 + int.from_bytes(encoded[4:8], "little")
-    return encoded.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in encoded
+    return name == "PNG" and b"IEND\xaeB`\x82" not in encoded
 
 
 def _decoded_by_tensorflow(
@@ -233,15 +207,12 @@ def _decoded_by_tensorflow(
             wide = tf.io.decode_png(encoded, channels, tf.uint16).numpy()
             bits, largest, pixels = 16, int(wide.max()), (wide >> 8).astype(np.uint8)
         elif kind.name == "WebP":
-            # TensorFlow returns all stored channels only, whatever the number requested.
-            stored = tf.io.decode_image(encoded, expand_animations=False).numpy()[..., :3]
-            pixels = _grey(stored) if channels == 1 else stored
+            pixels = decode_stored_channels(encoded, channels).numpy()
         else:
             pixels = tf.io.decode_image(encoded, channels, expand_animations=False).numpy()
     except (tf.errors.OpError, ValueError) as error:
         load(image, encoded)
-        found = f"{kind.name} of mode {image.mode}"
-        raise FileFault("image of unsupported mode", found) from error
+        raise _unsupported(kind, image) from error
     return pixels, bits, largest
 
 
@@ -250,8 +221,7 @@ def _decoded_by_pillow(
 ) -> tuple[np.ndarray, int, int]:
     """Returns pixels as Pillow gives them, bits per channel and the largest 16-bit value."""
     if kind.name == "BMP" and image.mode not in ("RGB", "RGBA", "L"):
-        # In an exported model the palette's indices would be grey values.
-        raise FileFault("image of unsupported mode", f"BMP with a palette (mode {image.mode})")
+        raise _unsupported(kind, image)  # an exported model would read the indices of a palette
     bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) if kind.name == "TIFF" else 8
     load(image, encoded)
     largest, narrow = 0, image
@@ -261,59 +231,16 @@ def _decoded_by_pillow(
     elif bits == 16:  # in several channels, whose upper bytes Pillow keeps
         largest = 256 * int(np.asarray(image).max()) + 255
     if bits > 16 or narrow.mode.startswith(("I", "F")):
-        raise FileFault("image of unsupported mode", f"{kind.name} of mode {image.mode}")
+        raise _unsupported(kind, image)
     try:
         pixels = np.asarray(narrow.convert("RGB" if channels == 3 else "L"))
     except ValueError as error:
-        raise FileFault("image of unsupported mode", f"{kind.name} of mode {image.mode}") from error
+        raise _unsupported(kind, image) from error
     return pixels.reshape(*pixels.shape[:2], channels), bits, largest
 
 
-def _grey(pixels: np.ndarray) -> np.ndarray:
-    """Returns the brightness of RGB pixels as Pillow computes it, `(height, width, 1)`."""
-    return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-
-
-def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
-    """Decodes the bytes of one image in a graph to uint8 `(height, width, channels)`, as stored.
-
-    The pixels equal those of `read_picture`. Other formats, and those that a graph cannot decode
-    (TIFF, BMP with a palette), raise an InvalidArgumentError.
-    """
-    header = bytes_at(encoded, tf.constant(0), _HEADER)
-
-    def holds(position: int, *values: int) -> tf.Tensor:
-        return tf.reduce_all(header[position : position + len(values)] == values)
-
-    bmp = holds(0, *b"BM") & (holds(28, 24, 0) | holds(28, 32, 0)) & holds(30, 0, 0, 0, 0)
-    animated = holds(12, *b"VP8X") & (header[20] & 2 > 0)
-    webp = holds(0, *b"RIFF") & holds(8, *b"WEBP") & ~animated
-    png = holds(0, *b"\x89PNG")
-    rule = "encoded must hold JPEG, PNG, WebP (of one image) or BMP (24 or 32 bits, uncompressed)"
-    known = tf.debugging.Assert(
-        holds(0, 0xFF, 0xD8, 0xFF) | png | webp | bmp, [rule, "; received bytes that begin", header]
-    )
-
-    def wide() -> tf.Tensor:
-        values = tf.io.decode_png(encoded, channels, tf.uint16)
-        return tf.cast(tf.bitwise.right_shift(values, tf.constant(8, tf.uint16)), tf.uint8)
-
-    def narrow() -> tf.Tensor:
-        return tf.io.decode_image(encoded, channels, expand_animations=False)
-
-    def of_stored_channels() -> tf.Tensor:
-        color = tf.io.decode_image(encoded, expand_animations=False)[..., :3]
-        if channels == 3:
-            return color
-        # As Pillow computes brightness, rounded.
-        grey = tf.tensordot(tf.cast(color, tf.int32), tf.constant([19595, 38470, 7471]), 1)
-        return tf.cast((grey[..., None] + 32768) // 65536, tf.uint8)
-
-    with tf.control_dependencies([known]):
-        image = tf.case(
-            [(png & (header[24] == 16), wide), (webp | bmp, of_stored_channels)], default=narrow
-        )
-    return tf.ensure_shape(image, (None, None, channels))
+def _unsupported(kind: Format, image: ImageFile.ImageFile) -> FileFault:
+    return FileFault("image of unsupported mode", f"{kind.name} of mode {image.mode}")
 
 
 def _by(size: tuple[int, int]) -> str:

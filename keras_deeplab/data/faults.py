@@ -46,6 +46,16 @@ EXPECTED = {
 }
 
 
+class FileFault(ValueError):
+    """One fault of one file or folder."""
+
+    def __init__(self, kind: str, found: str, expected: str = "") -> None:
+        self.kind = kind
+        self.found = found
+        self.expected = expected
+        super().__init__(f"{kind}: {found} (expected: {expected or EXPECTED[kind]})")
+
+
 @dataclass(frozen=True)
 class Fault:
     """All faults of one kind: what was expected and, per file, what was found."""
@@ -70,56 +80,16 @@ class DatasetError(ValueError):
         faults: One `Fault` per kind found.
     """
 
-    def __init__(self, where: str, faults: Sequence[Fault]) -> None:
-        self.where = where
-        self.faults = tuple(faults)
-        count = sum(len(fault.found) for fault in self.faults)
-        head = f"{where}: {count} fault{'s' * (count != 1)} of {len(self.faults)} kind"
-        head += "s" * (len(self.faults) != 1)
+    def __init__(self, where: str, found: Sequence[FileFault]) -> None:
+        self.found = tuple(found)
+        kinds = {kind: [fault for fault in found if fault.kind == kind] for kind in EXPECTED}
+        self.faults = tuple(_of_one_kind(kind, same) for kind, same in kinds.items() if same)
+        head = f"{where}: {len(found)} fault{'s' * (len(found) != 1)}"
         message = "\n".join([head, *map(str, self.faults)])
         # Escaped, as file names that are not UTF-8 cannot be printed.
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-class FileFault(ValueError):
-    """One fault of one file; `Faults` collects them."""
-
-    def __init__(self, kind: str, found: str, expected: str | None = None) -> None:
-        self.kind = kind
-        self.found = found
-        super().__init__(f"{kind}: {found} (expected: {expected or EXPECTED[kind]})")
-
-
-class Faults:
-    """Collects faults by kind."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, list[str]] = {}
-        self._expected: dict[str, str] = {}
-
-    def add(self, kind: str, found: str, expected: str | None = None) -> None:
-        """Adds one finding of a kind listed in `EXPECTED`."""
-        self._found.setdefault(kind, []).append(found)
-        self._expected[kind] = expected or EXPECTED[kind]
-
-    def expect(self, kind: str, expected: str) -> None:
-        """Replaces the expectation of a kind."""
-        self._expected[kind] = expected
-
-    def extend(self, faults: Sequence[Fault]) -> None:
-        """Adds all findings of other faults."""
-        for fault in faults:
-            for found in fault.found:
-                self.add(fault.kind, found, fault.expected)
-
-    def __iter__(self):
-        return (
-            Fault(kind, self._expected[kind], tuple(self._found[kind]))
-            for kind in EXPECTED
-            if kind in self._found
-        )
-
-    def raise_if_any(self, where: str) -> None:
-        """Raises one `DatasetError` with everything collected."""
-        if self._found:
-            raise DatasetError(where, list(self))
+def _of_one_kind(kind: str, same: Sequence[FileFault]) -> Fault:
+    expected = next((fault.expected for fault in same if fault.expected), EXPECTED[kind])
+    return Fault(kind, expected, tuple(fault.found for fault in same))

@@ -1,4 +1,4 @@
-"""Data sets in a folder with train, val and test."""
+"""Data sets in a folder with train, val and test, and opening a data set by its name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,29 +16,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.data.decoding import FEW_BITS, ImageFacts, named, read_picture, stored_size
-from keras_deeplab.data.faults import EXPECTED, DatasetError, Faults, FileFault
-from keras_deeplab.data.files import (
-    SplitFiles,
-    contents,
-    entries_named,
-    find_splits,
-    is_utf8,
-    list_split,
-)
+from keras_deeplab import validation
+from keras_deeplab.data.decoding import named, read_picture
+from keras_deeplab.data.faults import EXPECTED, DatasetError, FileFault
 from keras_deeplab.data.label_codes import (
     LabelCode,
     Settings,
-    check_default_ignored,
     color_code,
-    ignores_by_default,
     infer_values,
-    needs_scan,
     read_settings,
     settled,
 )
 from keras_deeplab.data.label_maps import (
-    Color,
     ColorCode,
     ColorFault,
     LabelFacts,
@@ -46,12 +35,20 @@ from keras_deeplab.data.label_maps import (
     read_label,
     unpacked,
 )
-from keras_deeplab.data.layout import proposal
+from keras_deeplab.data.layout import (
+    SplitFiles,
+    contents,
+    entries_named,
+    find_splits,
+    is_utf8,
+    list_split,
+    proposal,
+    shown,
+)
+from keras_deeplab.data.shapes import Shapes
 from keras_deeplab.data.source import MAX_CLASSES, DatasetInfo, Source
 
 logger = logging.getLogger(__name__)
-
-SAMPLED = 32
 
 
 @atexit.register
@@ -66,67 +63,48 @@ def _release_iterators() -> None:
             vars(held).clear()
 
 
-def map_files(function: Callable[[Path], Any], paths: Iterable[Path]) -> dict[Path, Any]:
-    """Calls `function` on each path in a thread pool; a FileFault is returned, not raised."""
+def map_files(
+    function: Callable[[Path], Any], paths: Iterable[Path], root: Path
+) -> tuple[dict[Path, Any], list[FileFault]]:
+    """Calls `function` on each path in a thread pool; returns results and faults."""
 
     def call(path: Path) -> Any:
         try:
             return function(path)
-        except FileFault as fault:
-            return fault
         except OSError as error:
-            return FileFault("unreadable file", str(error))
+            fault = FileFault("unreadable file", str(error))
+        except FileFault as error:
+            fault = error
+        fault.found = f"{shown(root, path)}: {fault.found}"
+        return fault
 
     paths = list(paths)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return dict(zip(paths, pool.map(call, paths), strict=True))
-
-
-def add_file_faults(faults: Faults, root: Path, facts: dict[Path, Any]) -> None:
-    """Adds the faults among the results of `map_files`, with their file names."""
-    for path, found in facts.items():
-        if isinstance(found, FileFault):
-            faults.add(found.kind, f"{path.relative_to(root).as_posix()}: {found.found}")
-
-
-def few_values(where: str, images: Sequence[ImageFacts], faults: Faults) -> Iterator[str]:
-    """Yields a warning about 16-bit images; adds a fault if all values fit into 12 bits."""
-    deep = [image.largest for image in images if image.bits > 8]
-    if not deep:
-        return
-    found = f"{where}: {len(deep)} images have 16 bits a channel, the largest value is {max(deep)}"
-    if 0 < max(deep) <= FEW_BITS:
-        faults.add("16-bit images of few values", found)
-    dark = sum(0 < largest <= FEW_BITS for largest in deep)
-    more = (
-        f"; {dark} of them have no value above {FEW_BITS} and become almost black" if dark else ""
-    )
-    yield f"{found} of 65535, of which the upper 8 bits are used{more}"
+        found = dict(zip(paths, pool.map(call, paths), strict=True))
+    faults = [fault for fault in found.values() if isinstance(fault, FileFault)]
+    facts = {path: one for path, one in found.items() if not isinstance(one, FileFault)}
+    return facts, faults
 
 
 class Folder(Source):
     """A folder of images and label maps.
 
     The folder has subfolders `train`, `val` and `test` (at least one), each with `images` and
-    `labels`, in upper or lower case; `images/NAME.jpg` belongs to `labels/NAME.png`. Images are
-    JPEG, PNG, BMP, WebP or TIFF files of at most 179 megapixels: grey images become RGB, alpha is
-    dropped, and 16-bit samples keep their upper 8 bits (the audit refuses a split whose values all
-    fit into 12 bits). EXIF orientations are applied, unless only the stored size equals the label
-    map's; `data.audit` reports them. Truncated files are faults.
+    `labels`, in upper or lower case; `images/NAME.jpg` belongs to `labels/NAME.png`. Hidden files,
+    Thumbs.db and desktop.ini are skipped; files of other types are faults.
 
-    Label maps are PNG, TIFF, BMP or .npy files with one channel of values up to 255, or with a
-    palette whose indices are the labels; 255 is ignored. The labels of RGB label maps are defined
-    by the colours in dataset.json. Hidden files, Thumbs.db and desktop.ini are skipped; files of
-    any other type are faults.
+    Images are JPEG, PNG, BMP, WebP or TIFF files of at most 179 megapixels: grey images become RGB,
+    alpha is dropped, and 16-bit samples keep their upper 8 bits (the audit refuses a split whose
+    values all fit into 12 bits). EXIF orientations are applied, unless only the stored size equals
+    the label map's. Label maps are PNG, TIFF, BMP or .npy files with one channel of values up to
+    255, with a palette whose indices are the labels, or with the RGB colours in dataset.json.
 
     An optional `dataset.json` has the keys `"classes"` (names), `"colors"` (`[red, green, blue]`
-    per class, for visualisation and RGB label maps), `"ignore_colors"` (ignored colours of RGB
-    label maps, such as `[[224, 224, 192]]` in PASCAL VOC; any other colour is a fault),
-    `"ignore_label"` (a mask value or a list, 255 by default) and `"values"` (the mask values of the
-    classes in order, such as `[0, 255]`). Without `"classes"`, `"values"` and `"colors"` the
-    classes are inferred from the label maps: the values 0, 1, 2, ... without the ignored ones, or
-    two classes for masks of exactly 0 and 255. If 255 is not declared and is more than a border
-    between classes, or other values occur, the error shows what to write.
+    per class), `"ignore_colors"` (such as `[[224, 224, 192]]` in PASCAL VOC), `"ignore_label"` (a
+    mask value or a list, 255 by default) and `"values"` (the mask values of the classes in order).
+    Without `"classes"`, `"values"` and `"colors"` the classes are inferred from the label maps: the
+    values 0, 1, 2, ... without the ignored ones, or two classes for masks of exactly 0 and 255. If
+    255 is more than a border between classes, or other values occur, the error shows what to write.
 
     Args:
         root: The folder.
@@ -151,9 +129,8 @@ class Folder(Source):
             raise self._error("file name not UTF-8", str(self.root))
         if not self.splits:
             raise self._error("missing folder", proposal(self.root))
-        self._listed: dict[str, tuple[SplitFiles, Faults]] = {}
-        self._labels: dict[Path, LabelFacts | FileFault] = {}
-        self._decoded_bytes: dict[str, int] = {}
+        self._files: dict[str, SplitFiles] = {}
+        self._labels: dict[str, tuple[dict[Path, LabelFacts], list[FileFault]]] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -181,13 +158,11 @@ class Folder(Source):
     def settings(self) -> Settings:
         """The contents of dataset.json."""
         found = entries_named(self.root, "dataset.json")
-        if not found:
-            return Settings()
         try:
             if len(found) > 1:
                 names = " and ".join(path.name for path in found)
                 raise ValueError(f"{names} differ only in case")
-            return read_settings(found[0])
+            return read_settings(found[0]) if found else Settings()
         except ValueError as error:
             raise self._error("bad dataset.json", f"dataset.json: {error}") from error
 
@@ -198,43 +173,26 @@ class Folder(Source):
         except DatasetError:
             return None  # `resolve` raises it
 
-    def files(self, split: str) -> tuple[SplitFiles, Faults]:
+    def files(self, split: str) -> SplitFiles:
         """Returns the files of a split, and the faults of their names."""
         self.check_split(split)
-        if split not in self._listed:
-            faults = Faults()
-            self._listed[split] = list_split(self.root, split, faults), faults
-        return self._listed[split]
+        if split not in self._files:
+            self._files[split] = list_split(self.root, split)
+        return self._files[split]
 
-    def labels(self, split: str) -> dict[Path, LabelFacts | FileFault]:
-        """Returns the facts of all label maps of a split, each file read once."""
-        paths = [path for same in self.files(split)[0].labels.values() for path in same]
-        return self._label_facts(paths)
-
-    def _label_facts(self, paths: Sequence[Path]) -> dict[Path, LabelFacts | FileFault]:
-        facts = partial(label_facts, colors=self._colors)
-        self._labels |= map_files(facts, [path for path in paths if path not in self._labels])
-        return {path: self._labels[path] for path in paths}
-
-    def add_label_faults(self, faults: Faults, split: str) -> None:
-        """Adds the label maps of a split that cannot be read to `faults`.
-
-        For RGB label maps the fault also suggests a dataset.json with the colours found so far.
-        """
-        labels = self.labels(split)
-        add_file_faults(faults, self.root, labels)
-        if any(isinstance(found, ColorFault) for found in labels.values()):
-            known = [
-                fault.colors for fault in self._labels.values() if isinstance(fault, ColorFault)
-            ]
-            colors = unpacked(np.unique(np.concatenate(known)))
-            if len(colors) <= MAX_CLASSES:
-                faults.expect("label map not one-channel", _proposal(colors))
+    def labels(self, split: str) -> tuple[dict[Path, LabelFacts], list[FileFault]]:
+        """Returns the facts of all label maps of a split, read once, and the faults of others."""
+        if split not in self._labels:
+            facts = partial(label_facts, colors=self._colors)
+            paths = self.files(split).labels.values()
+            self._labels[split] = map_files(facts, paths, self.root)
+        return self._labels[split]
 
     def pairs(self, split: str) -> list[tuple[str, Path, Path]]:
         """Returns `(name, image file, label file)`, sorted by name; raises if one is missing."""
-        files, faults = self.files(split)
-        faults.raise_if_any(str(self.root))
+        files = self.files(split)
+        if files.faults:
+            raise DatasetError(str(self.root), files.faults)
         return files.pairs()
 
     def names(self, split: str) -> list[str]:
@@ -263,84 +221,77 @@ class Folder(Source):
 
         return numbers.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    def decoded_bytes(self, split: str) -> int:
-        """Returns the bytes of the decoded split, from the headers of its images."""
-        if split not in self._decoded_bytes:
-            sizes = map_files(stored_size, [image for _, image, _ in self.pairs(split)]).values()
-            known = [size for size in sizes if not isinstance(size, FileFault)]
-            self._decoded_bytes[split] = sum(4 * height * width for height, width in known)
-        return self._decoded_bytes[split]
-
     def resolve(self) -> tuple[DatasetInfo, LabelCode, tuple[str, ...]]:
         """Returns classes, label code and warnings, from the label maps that can be read."""
         settings = self.settings
-        if not needs_scan(settings):
-            try:
-                return *settled(settings), ()
-            except ValueError as error:
-                raise self._error("bad dataset.json", f"dataset.json: {error}") from error
-        scanned = [facts for split in self.splits for facts in self.labels(split).values()]
-        readable = [facts for facts in scanned if isinstance(facts, LabelFacts)]
-        if not readable:
+        if settings.lists_classes:
+            return *settled(settings), ()
+        facts = [facts for split in self.splits for facts in self.labels(split)[0].values()]
+        if not facts:
             raise self._error("classes unclear", "there is no readable label map and no list")
-        palette = next((facts.palette for facts in readable if facts.palette), ())
+        palette = next((one.palette for one in facts if one.palette), ())
         try:
-            values, notes = infer_values([facts.counts for facts in readable], settings.ignored)
-            return *settled(settings, values, palette), notes
+            values, notes = infer_values([one.counts for one in facts], settings.ignore_label)
         except ValueError as error:
             raise self._error("classes unclear", str(error)) from error
+        return *settled(settings, values, palette), notes
 
     @cached_property
     def _resolved(self) -> tuple[DatasetInfo, LabelCode]:
         info, code, notes = self.resolve()
-        if needs_scan(self.settings):
-            faults = Faults()
-            for split in self.splits:
-                self.add_label_faults(faults, split)
-            faults.raise_if_any(str(self.root))
+        if not self.settings.lists_classes:
+            faults = [fault for split in self.splits for fault in self.labels(split)[1]]
+            if faults:
+                propose_colors(faults)
+                raise DatasetError(str(self.root), faults)
             if code.mapping:
-                logger.warning(
-                    "%s: dataset.json lists no classes; as found in the label maps, %s",
-                    self.root,
-                    code.mapping,
-                )
+                notes = (f"dataset.json lists no classes; {code.mapping}", *notes)
             for note in notes:
                 logger.warning("%s: %s", self.root, note)
-        else:
-            self._look_at_default_ignored(code)
         return info, code
 
-    def _look_at_default_ignored(self, code: LabelCode) -> None:
-        """Warns if some label maps have one class and 255, which is ignored by default.
-
-        `data.audit` checks all of them.
-        """
-        if not ignores_by_default(self.settings, code):
-            return
-        paths = [label for _, _, label in self.files(self.splits[0])[0].pairs()]
-        found = self._label_facts(paths[:: max(1, len(paths) // SAMPLED)]).values()
-        counts = [facts.counts for facts in found if isinstance(facts, LabelFacts)]
-        try:
-            check_default_ignored(sum(counts, np.zeros(256, np.int64)))
-        except ValueError as error:
-            logger.warning("%s: of %d label maps, %s", self.root, len(counts), error)
-
     def _error(self, kind: str, found: str) -> DatasetError:
-        faults = Faults()
-        faults.add(kind, found)
-        return DatasetError(str(self.root), list(faults))
+        return DatasetError(str(self.root), [FileFault(kind, found)])
 
 
-def _proposal(colors: Sequence[Color]) -> str:
-    """The dataset.json that RGB label maps require."""
-    content = {
-        "classes": [f"class_{index}" for index in range(len(colors))],
-        "colors": [list(color) for color in colors],
-    }
-    return (
-        f"{EXPECTED['label map not one-channel']}; or the colours of RGB label maps in a "
-        f"dataset.json, such as {json.dumps(content)}, with all other colours in "
-        '"ignore_colors" instead'
+def open_source(name: str | os.PathLike) -> Source:
+    """Opens a data set by name or by its folder.
+
+    Args:
+        name: `"shapes"` for the embedded data set, or the path of a folder as in `data.Folder`.
+
+    Returns:
+        The `data.Source`.
+
+    Raises:
+        ValueError: If it is neither.
+        DatasetError: If the folder has no split; the error suggests a fix.
+
+    Example:
+
+    >>> keras_deeplab.data.open_source("shapes").info.num_classes
+    6
+    """
+    if str(name) == "shapes":
+        return Shapes()
+    if not Path(name).is_dir():
+        rule = "'shapes' or an existing folder root/{train,val}/{images,labels}"
+        raise validation.error("name", rule, str(name))
+    return Folder(name)
+
+
+def propose_colors(faults: Iterable[FileFault]) -> None:
+    """Adds a dataset.json with all colours to the faults of RGB label maps without a list."""
+    unlisted = [fault for fault in faults if isinstance(fault, ColorFault)]
+    if not unlisted:
+        return
+    colors = unpacked(np.unique(np.concatenate([fault.colors for fault in unlisted])))
+    if len(colors) > MAX_CLASSES:
+        return
+    content = json.dumps({"colors": list(map(list, colors))})
+    unlisted[0].expected = (
+        f"{EXPECTED[unlisted[0].kind]}; or the colours of RGB label maps in a dataset.json, such "
+        f'as {content}, with the ignored ones in "ignore_colors" instead'
     )
 
 

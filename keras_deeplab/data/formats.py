@@ -32,41 +32,28 @@ PILLOW_ERRORS = (
 
 @dataclass(frozen=True)
 class Format:
-    """A format of image files.
-
-    Attributes:
-        name: As in messages.
-        suffixes: Endings of file names, in lower case.
-        signature: Regular expression for the first bytes. The content decides, not the name.
-        plugin: Pillow's reader. Called directly, it tries no other formats, does not warn about
-            sizes, and reads the first of several pictures in a phone's JPEG (MPO).
-        tensorflow: Whether TensorFlow decodes it, in Python and in exported graphs. For JPEG,
-            Pillow differs by up to 21 grey levels (another inverse DCT).
-        label_maps: Whether label maps may have the format.
-    """
+    """A format of image files."""
 
     name: str
     suffixes: tuple[str, ...]
-    signature: bytes
+    signature: bytes  # regular expression for the first bytes; the content decides, not the name
+    # Called directly, Pillow's reader tries no other formats, does not warn about sizes, and reads
+    # the first of several pictures in a phone's JPEG (MPO).
     plugin: type[ImageFile.ImageFile]
+    # Whether TensorFlow decodes it, in Python and in exported graphs. For JPEG, Pillow differs by
+    # up to 21 grey levels (another inverse DCT).
     tensorflow: bool = False
     label_maps: bool = False
 
 
+_TIFF = rb"II[*+]\x00|MM\x00[*+]"
 FORMATS = (
     Format("JPEG", (".jpg", ".jpeg"), rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile, True),
     Format("PNG", (".png",), rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile, True, True),
     # TensorFlow reads BMP too, but with the indices of a palette as grey values.
     Format("BMP", (".bmp",), rb"BM", BmpImagePlugin.BmpImageFile, False, True),
     Format("WebP", (".webp",), rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile, True),
-    Format(
-        "TIFF",
-        (".tif", ".tiff"),
-        rb"II[*+]\x00|MM\x00[*+]",
-        TiffImagePlugin.TiffImageFile,
-        False,
-        True,
-    ),
+    Format("TIFF", (".tif", ".tiff"), _TIFF, TiffImagePlugin.TiffImageFile, False, True),
 )
 NUMPY_SIGNATURE = b"\x93NUMPY"
 IMAGE_SUFFIXES = tuple(suffix for kind in FORMATS for suffix in kind.suffixes)

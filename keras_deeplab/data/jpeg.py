@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
@@ -26,19 +25,7 @@ _MISSING_GREY = 128  # libjpeg's value of every channel where data are missing
 _TAIL = 8
 
 
-@dataclass(frozen=True)
-class Scan:
-    """Coded data at `start:end`, of coefficients `first..last` of some components.
-
-    `final` means that no later scan refines them.
-    """
-
-    start: int
-    end: int
-    components: tuple[int, ...]
-    first: int
-    last: int
-    final: bool
+Span = tuple[int, int]
 
 
 class EarlyEnd(ValueError):
@@ -48,59 +35,56 @@ class EarlyEnd(ValueError):
 def check_whole(encoded: bytes, pixels: np.ndarray | None = None, thorough: bool = False) -> None:
     """Raises an `EarlyEnd` if a JPEG is cut, ends in zeros or lacks scans.
 
-    Args:
-        encoded: The file. Bytes after the end marker, as some phones write them, are allowed.
-        pixels: The decoded image `(height, width, channels)`; without it only the structure is
-            checked.
-        thorough: Whether to also test the last scan of progressive files, which takes two more
-            decodings. Such images lack only their finest details.
+    Without the decoded `pixels` only the structure is checked. Bytes after the end marker, as some
+    phones write them, are allowed. A `thorough` check also tests the last scan of progressive
+    files, with two more decodings; such images lack only their finest details.
     """
-    components, scans = _structure(encoded)
+    components, scans, missing = _structure(encoded)
     if pixels is None:
         return
-    exact = {
-        (component, coefficient)
-        for scan in scans
-        if scan.final
-        for component in scan.components
-        for coefficient in range(scan.first, scan.last + 1)
-    }
-    if len(exact) < 64 * len(components):
+    if missing:
         raise EarlyEnd("scans are missing")
-    progressive = len(scans) > len(components)
-    grey = (pixels[-1, -1] == _MISSING_GREY).all() or len(components) > 3
+    progressive = len(scans) > components
+    grey = (pixels[-1, -1] == _MISSING_GREY).all() or components > 3
     if (thorough if progressive else grey) and _wants_more(encoded, scans[-1]):
         raise EarlyEnd("image data end early")
     if pixels.min() == pixels.max():
         return  # the code of one colour may be zeros alone, and changes have no effect
     for scan in scans:
-        if encoded.find(_ZEROS, scan.start, scan.end) >= 0 and (
+        if encoded.find(_ZEROS, *scan) >= 0 and (
             _wants_more(encoded, scan) or _leaves_some(encoded, scan)
         ):
             raise EarlyEnd("zeros in place of image data")
 
 
-def _structure(encoded: bytes) -> tuple[tuple[int, ...], list[Scan]]:
-    """Returns the components and the scans of the first image in a file."""
-    components: tuple[int, ...] = ()
+def _structure(encoded: bytes) -> tuple[int, list[Span], set[tuple[int, int]]]:
+    """Reads the first image in a file.
+
+    Returns the number of components, the places of the coded data of each scan, and the
+    `(component, coefficient)` that no scan gives to the last bit.
+    """
+    components: list[int] = []
+    missing: set[tuple[int, int]] = set()
     scans, progressive = [], False
     for marker, start, end in _segments(encoded):
         segment = encoded[start:end]
         try:
             if marker in _FRAMES:
                 progressive = marker in _PROGRESSIVE
-                components = tuple(segment[6 : 6 + 3 * segment[5] : 3])
+                components = [*segment[6 : 6 + 3 * segment[5] : 3]]
+                missing = {(component, number) for component in components for number in range(64)}
             elif marker == 0xDA:
                 count = segment[0]
                 first, last, bits = segment[1 + 2 * count : 4 + 2 * count]
-                data_end = _END_OF_SCAN.search(encoded, end).start()
-                numbers = tuple(segment[1 : 1 + 2 * count : 2])
                 if not progressive:  # decoders ignore the fields, and some cameras set them to 0
                     first, last, bits = 0, 63, 0
-                scans.append(Scan(end, data_end, numbers, first, last, bits & 15 == 0))
+                scans.append((end, _END_OF_SCAN.search(encoded, end).start()))
+                if bits & 15 == 0:
+                    given = segment[1 : 1 + 2 * count : 2]
+                    missing -= {(one, number) for one in given for number in range(first, last + 1)}
         except (IndexError, ValueError) as error:
             raise EarlyEnd("a header is too short") from error
-    return components, scans
+    return len(components), scans, missing
 
 
 def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
@@ -120,22 +104,19 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
     raise EarlyEnd("the end marker is missing")
 
 
-def _wants_more(encoded: bytes, scan: Scan) -> bool:
+def _wants_more(encoded: bytes, scan: Span) -> bool:
     """Whether more data at a scan's end change the image: the decoder lacked them."""
-    more = encoded[: scan.end] + 8 * _TAIL * b"\x55" + encoded[scan.end :]
+    more = encoded[: scan[1]] + 8 * _TAIL * b"\x55" + encoded[scan[1] :]
     return _decoded(more) != _decoded(encoded)
 
 
-def _leaves_some(encoded: bytes, scan: Scan) -> bool:
+def _leaves_some(encoded: bytes, scan: Span) -> bool:
     """Whether other data at a scan's end do not change the image: the decoder ignores them."""
-    start = max(scan.start, scan.end - _TAIL)
+    start, end = max(scan[0], scan[1] - _TAIL), scan[1]
     start += encoded[start - 1] == 0xFF  # the first is a stuffed byte
+    others = (encoded[:start] + (end - start) * byte + encoded[end:] for byte in (b"\x55", b"\x33"))
     picture = _decoded(encoded)
-    for pattern in b"\x55\x33":
-        other = bytes([pattern]) * (scan.end - start)
-        if _decoded(encoded[:start] + other + encoded[scan.end :]) != picture:
-            return False
-    return True
+    return all(_decoded(other) == picture for other in others)
 
 
 def _decoded(encoded: bytes) -> bytes | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
 
 import numpy as np
 from PIL import Image
 
-from keras_deeplab.data.decoding import check_regular, load, open_image, read_file
+from keras_deeplab.data.decoding import check_regular, load, open_image
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import MAX_PIXELS, NUMPY_SIGNATURE, PILLOW_ERRORS
 from keras_deeplab.data.orientation import stored_orientation, turned
@@ -32,58 +31,34 @@ class LabelFacts:
 
 
 class ColorFault(FileFault):
-    """An RGB label map without a list of colours in dataset.json.
-
-    Attributes:
-        colors: The colours in it, packed into integers, ascending.
-    """
+    """An RGB label map without a list of colours in dataset.json; `colors` packs those in it."""
 
     def __init__(self, mode: str, colors: np.ndarray) -> None:
         self.colors = colors
-        shown = ", ".join(str(list(color)) for color in unpacked(colors[:SHOWN_COLORS]))
-        more = ", ..." * (len(colors) > SHOWN_COLORS)
-        super().__init__(
-            "label map not one-channel", f"mode {mode} of {len(colors)} colours: {shown}{more}"
-        )
+        found = f"mode {mode} of {len(colors)} colours: {_listed(colors)}"
+        super().__init__("label map not one-channel", found)
 
 
 class ColorCode:
-    """The mask values of the colours in RGB label maps.
-
-    Args:
-        colors: The colours; a duplicate is a fault of every RGB label map.
-        values: The mask value of each colour.
-    """
+    """The mask value of each colour in RGB label maps, where a colour listed twice is a fault."""
 
     def __init__(self, colors: Sequence[Color], values: Sequence[int]) -> None:
-        self._colors = _packed(np.array(colors))
-        self._values = np.array(values, np.uint8)
-
-    @cached_property
-    def _indices(self) -> np.ndarray:
-        indices = np.zeros(1 << 24, np.uint16)  # only written pages take memory
-        indices[self._colors] = np.arange(len(self._colors))
-        return indices
+        self._twice = len(set(colors)) < len(colors)
+        # 1 + the value; only written pages take memory.
+        self._values = np.zeros(1 << 24, np.uint16)
+        self._values[_packed(np.array(colors))] = np.array(values) + 1
 
     def values(self, pixels: np.ndarray) -> np.ndarray:
         """Returns the mask values of RGB pixels, or raises a FileFault for unknown colours."""
-        if len(set(self._colors.tolist())) < len(self._colors):
-            raise FileFault(
-                "colour without a class", 'dataset.json lists a colour twice in "colors"'
-            )
+        if self._twice:
+            text = 'dataset.json lists a colour twice in "colors"'
+            raise FileFault("colour without a class", text)
         packed = _packed(pixels)
-        indices = self._indices[packed]
-        unknown = packed[self._colors[indices] != packed]
-        if unknown.size:
-            colors, counts = np.unique(unknown, return_counts=True)
-            order = np.argsort(-counts, kind="stable")[:5]
-            shown = ", ".join(
-                f"{list(color)} ({count} pixels)"
-                for color, count in zip(unpacked(colors[order]), counts[order], strict=True)
-            )
-            more = f" and {len(colors) - 5} other colours" * (len(colors) > 5)
-            raise FileFault("colour without a class", shown + more)
-        return self._values[indices]
+        values = self._values[packed]
+        if not values.all():
+            unknown = np.unique(packed[values == 0])
+            raise FileFault("colour without a class", _listed(unknown))
+        return (values - 1).astype(np.uint8)
 
 
 def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray, tuple[Color, ...]]:
@@ -96,7 +71,7 @@ def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray,
     with path.open("rb") as file:
         if file.read(len(NUMPY_SIGNATURE)) == NUMPY_SIGNATURE:
             return _integers(_array(path)), ()
-    encoded = read_file(path)
+    encoded = path.read_bytes()
     kind, image = open_image(encoded)
     with image:
         if kind.name == "JPEG" or image.info.get("compression") == "jpeg":
@@ -121,6 +96,11 @@ def label_facts(path: Path, colors: ColorCode | None = None) -> LabelFacts:
 def unpacked(colors: np.ndarray) -> list[Color]:
     """Returns `(red, green, blue)` of colours packed into integers."""
     return [tuple(color >> shift & 255 for shift in (16, 8, 0)) for color in colors.tolist()]
+
+
+def _listed(colors: np.ndarray) -> str:
+    shown = ", ".join(str(list(color)) for color in unpacked(colors[:SHOWN_COLORS]))
+    return shown + ", ..." * (len(colors) > SHOWN_COLORS)
 
 
 def _packed(colors: np.ndarray) -> np.ndarray:
@@ -170,8 +150,6 @@ def _integers(values: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         narrow = values.astype(np.uint8)
     if not np.array_equal(narrow, values):
-        integral = values.dtype.kind != "f" or bool((values == np.round(values)).all())
         found = f"{values.dtype} values from {values.min()} to {values.max()}"
-        found += "" if integral else ", some of them not integral"
-        raise FileFault("label value out of range", f"{found}; label maps may hold 0 to 255")
+        raise FileFault("label value out of range", found, "whole numbers in 0..255")
     return narrow

@@ -31,16 +31,11 @@ def decoded_pairs(
 
 
 def from_memory(pairs: tf.data.Dataset, count: int, numbers: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the elements of `pairs` at the positions `numbers`; all are kept in memory.
+    """Returns the elements of `pairs`, all kept in memory, at the positions `numbers`.
 
     `Dataset.cache` alone only iterates in order. So it caches one element: a vector of references
     to all tensors (lists of one, as images differ in size), which can be read at any position
     without a copy.
-
-    Args:
-        pairs: Tuples of tensors, all read once before the first is returned.
-        count: The number of pairs.
-        numbers: int64 positions in `pairs`, in any order, any number of them.
     """
     specs = pairs.element_spec
     # Outside of functions of `numbers`, so that it lives as long as the dataset.

@@ -1,8 +1,7 @@
 """The order and the augmentation seeds of images in a run, as functions of seed and position.
 
 They are stateless, so that a run can resume anywhere. A run is a sequence of rounds (passes over a
-split); the order of a round and the seeds of its images derive from the run's seed and the round's
-number.
+split), whose order and seeds derive from the run's seed and the round's number.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
+
+Stream = Callable[[tf.Tensor], tf.data.Dataset]
 
 
 def run_key(seed: int, purpose: str) -> np.ndarray:
@@ -31,10 +32,7 @@ def run_key(seed: int, purpose: str) -> np.ndarray:
 
 
 def image_numbers(count: int, key: tf.Tensor, *, shuffle: bool, first: int = 0) -> tf.data.Dataset:
-    """Returns the infinite dataset of positions 0..count-1 in a split, starting with `first`.
-
-    Each round has every position once.
-    """
+    """Returns the infinite dataset of positions 0..count-1 in a split, each once a round."""
 
     def one_round(number: tf.Tensor) -> tf.Tensor:
         positions = tf.range(count, dtype=tf.int64)
@@ -62,9 +60,7 @@ def _rounds(one_round: Callable[[tf.Tensor], tf.Tensor], count: int, first: int)
     return slices.skip(first % count)
 
 
-def reseeded_each_iteration(
-    key: np.ndarray, stream: Callable[[tf.Tensor], tf.data.Dataset]
-) -> tf.data.Dataset:
+def reseeded_each_iteration(key: np.ndarray, stream: Stream) -> tf.data.Dataset:
     """Returns a dataset that is `stream` of a new key, derived from `key`, in each iteration."""
     draws = tf.data.Dataset.random(seed=0, rerandomize_each_iteration=True).take(1)
     return draws.flat_map(lambda draw: stream(tf.random.fold_in(key, draw)))

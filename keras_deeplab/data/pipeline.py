@@ -3,10 +3,10 @@ from __future__ import annotations
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.data.augment import MEAN_COLOR, augment
-from keras_deeplab.data.color import ColorJitter, jitter_strengths
+from keras_deeplab.data.augment import MEAN_COLOR, ColorJitter, augment, jitter_strengths
 from keras_deeplab.data.memory import decoded_pairs
 from keras_deeplab.data.order import (
+    Stream,
     image_numbers,
     image_seeds,
     reseeded_each_iteration,
@@ -60,8 +60,7 @@ def training_dataset(
             1 - strength .. 1 + strength, gamma is an exponent between 1 / (1 + strength) and
             1 + strength.
         class_focus: Share of the crops in 0..1 that are centred on a random pixel of a random class
-            of the label map, so that rare and thin classes occur more often; the others are
-            anywhere.
+            of the label map, so that rare and thin classes occur more often.
         shuffle: Whether to shuffle the whole split in every epoch.
         seed: Seed of order and augmentation: any integer.
         cache: Whether to keep the decoded images in memory; `"auto"` does if they take less than
@@ -93,12 +92,11 @@ def training_dataset(
     if first and not repeat:
         raise validation.error("first_step", "0 without repeat=True", first_step)
 
-    def numbers(key: tf.Tensor) -> tf.data.Dataset:
-        return image_numbers(count, key, shuffle=shuffle, first=first)
+    def of_run(purpose: str, stream: Stream) -> tf.data.Dataset:
+        key = run_key(seed, purpose)
+        return stream(key) if repeat else reseeded_each_iteration(key, stream)
 
-    def seeds(key: tf.Tensor) -> tf.data.Dataset:
-        return image_seeds(count, key, first=first)
-
+    @tf.autograph.experimental.do_not_convert  # takes seconds, and nothing is to be converted
     def augmented(pair: tuple[tf.Tensor, tf.Tensor], image_seed: tf.Tensor):
         image, label = augment(
             *pair,
@@ -112,17 +110,10 @@ def training_dataset(
         )
         return image, tf.cast(label, tf.int32)
 
-    order_key, augment_key = run_key(seed, "order"), run_key(seed, "augmentation")
-    streams = (
-        (numbers(order_key), seeds(augment_key))
-        if repeat
-        else (
-            reseeded_each_iteration(order_key, numbers),
-            reseeded_each_iteration(augment_key, seeds),
-        )
-    )
-    pairs = decoded_pairs(source, split, count, cache, streams[0])
-    dataset = tf.data.Dataset.zip((pairs, streams[1]))
+    order = of_run("order", lambda key: image_numbers(count, key, shuffle=shuffle, first=first))
+    seeds = of_run("augmentation", lambda key: image_seeds(count, key, first=first))
+    pairs = decoded_pairs(source, split, count, cache, order)
+    dataset = tf.data.Dataset.zip((pairs, seeds))
     dataset = dataset.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     steps = tf.data.INFINITE_CARDINALITY if repeat else -(-count // batch_size)
     dataset = dataset.batch(batch_size, drop_remainder=True)
@@ -211,10 +202,9 @@ def evaluation_dataset(
 def _whole_batches() -> tf.data.Options:
     """Options with which the workers of `tf.distribute` get the batches of a single process.
 
-    With DATA each worker computes all batches and keeps its part of each, so that order and content
-    are those of one process, at the cost of decoding and augmenting the global batch everywhere.
-    FILE (which AUTO tries first) would give workers other files, OFF the same part to all, and HINT
-    requires a multi-worker strategy. One process with several replicas does not shard.
+    With DATA each worker computes all batches and keeps its part of each. FILE (which AUTO tries
+    first) would give workers other files, OFF the same part to all, and HINT requires a
+    multi-worker strategy. One process with several replicas does not shard.
     """
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA

@@ -1,18 +1,26 @@
+"""Generated images of shapes: data sets without a download."""
+
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+import os
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
+from keras_deeplab.files import write_png
 
 CLASSES = ("background", "disc", "ring", "square", "triangle", "cross")
 COLORS = ((0, 0, 0), (220, 60, 60), (240, 170, 40), (70, 170, 80), (60, 110, 220), (170, 80, 200))
 SIDES = (64, 112)
 RADII = (11, 25)
 OBJECTS = (3, 6)
+# Of images of one shape; radii of the shorter side.
+SINGLE_SIDES = (56, 112)
+SINGLE_RADII = (0.25, 0.45)
 KEPT = 1024  # drawn images kept in memory, about 30 kB each
 ATTEMPTS = 30
 TURN = 0.4
@@ -45,10 +53,7 @@ class Shapes(Source):
         self.seed = seed
         self._counts = {"train": train, "val": val} if val else {"train": train}
 
-    @cached_property
-    def info(self) -> DatasetInfo:
-        """The six classes."""
-        return DatasetInfo(CLASSES, COLORS)
+    info = DatasetInfo(CLASSES, COLORS)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -88,9 +93,7 @@ def _drawn(seed: int, part: int, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draws one image uint8 `(height, width, 3)` and its label uint8 `(height, width)`."""
-    size = rng.integers(SIDES[0], SIDES[1] + 1, 2)
-    grid = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    image = paint(rng, grid, grey(rng))
+    size, grid, image = _background(rng, SIDES)
     label = np.zeros(size, np.uint8)
     for centre, radius in _places(rng, size):
         kind = int(rng.integers(1, len(CLASSES)))
@@ -175,3 +178,54 @@ def photographed(rng: np.random.Generator, image: np.ndarray, place: np.ndarray)
     light = 1 + 0.35 * (np.tensordot(_direction(rng), place, 1) + rng.uniform(-0.7, 0.3))
     noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(2, 10))
     return np.clip(image * light[..., None] + noise, 0, 255).astype(np.uint8)
+
+
+def write_shape_images(
+    root: str | os.PathLike, train: int = 1500, val: int = 250, seed: int = 0
+) -> None:
+    """Writes generated images of one shape each: classification data without a download.
+
+    The files are `root/{train,val}/CLASS/NUMBER.png` of five classes: disc, ring, square, triangle
+    and cross, drawn as in `data.Shapes`, each on an image of 56 to 112 pixels a side. The shape is
+    0.5 to 0.9 of the shorter side large, turned a little, anywhere on the image. Colours, textures
+    and lighting have the same distribution in all classes, so only the outline shows the class.
+
+    Args:
+        root: The folder.
+        train: Number of training images.
+        val: Number of validation images.
+        seed: The same seed gives the same images.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> data.write_shape_images("shapes", train=20, val=5)
+    """
+    counts = {"train": validation.integer("train", train), "val": validation.integer("val", val)}
+    validation.integer("seed", seed, minimum=0)
+    for part, (split, count) in enumerate(counts.items()):
+        for index in range(count):
+            kind = 1 + index % (len(CLASSES) - 1)
+            path = Path(root) / split / CLASSES[kind] / f"{index:05d}.png"
+            write_png(path, draw_shape(np.random.default_rng([seed, part, index]), kind))
+
+
+def draw_shape(rng: np.random.Generator, kind: int) -> np.ndarray:
+    """Draws one image uint8 `(height, width, 3)` of a shape of `CLASSES`."""
+    size, grid, image = _background(rng, SINGLE_SIDES)
+    radius = rng.uniform(*SINGLE_RADII) * size.min()
+    centre = rng.uniform(radius, size - radius)
+    mask = inside(kind, turned(grid, centre, rng.uniform(-TURN, TURN)) / radius)
+    image[mask] = paint(rng, grid, vivid(rng))[mask]
+    return photographed(rng, image, grid / size.max())
+
+
+def _background(
+    rng: np.random.Generator, sides: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the size, the places of the pixels and the surface of an empty image."""
+    size = rng.integers(sides[0], sides[1] + 1, 2)
+    grid = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    return size, grid, paint(rng, grid, grey(rng))

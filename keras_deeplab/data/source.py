@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import index
-from reprlib import repr as shortened
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +12,7 @@ import tensorflow as tf
 from keras_deeplab import validation
 
 IGNORE_LABEL = 255
+SAMPLED = 16  # images, to estimate the size of a split
 MAX_CLASSES = 255  # labels are uint8 and 255 is the ignored one
 
 
@@ -65,27 +64,20 @@ class DatasetInfo:
     colors: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        listed = isinstance(self.classes, Iterable) and not isinstance(self.classes, (str, dict))
-        classes = tuple(self.classes) if listed else ()
+        classes = tuple(self.classes) if isinstance(self.classes, list | tuple) else ()
         if not 1 <= len(classes) <= MAX_CLASSES or not all(isinstance(n, str) for n in classes):
-            raise ValueError(
-                f"`classes` must list 1 to {MAX_CLASSES} names. "
-                f"Received: classes={shortened(self.classes)}"
-            )
+            raise validation.error("classes", f"a list of 1 to {MAX_CLASSES} names", self.classes)
         try:
             colors = tuple(tuple(map(index, color)) for color in self.colors)
         except TypeError:
             colors = ((),)
         if any(len(color) != 3 or not all(0 <= part <= 255 for part in color) for color in colors):
-            raise ValueError(
-                "`colors` must list (red, green, blue) in 0..255. "
-                f"Received: colors={shortened(self.colors)}"
-            )
+            rule = "a list of (red, green, blue) in 0..255"
+            raise validation.error("colors", rule, self.colors)
         colors = colors or voc_colors(len(classes))
         if len(colors) != len(classes):
-            raise ValueError(
-                "`colors` must hold one colour per class. "
-                f"Received: {len(colors)} colours for {len(classes)} classes"
+            raise validation.error(
+                "colors", f"one colour for each of {len(classes)} classes", self.colors
             )
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "colors", colors)
@@ -101,25 +93,15 @@ class DatasetInfo:
 
     @classmethod
     def from_dict(cls, config: dict) -> DatasetInfo:
-        """Returns the `DatasetInfo` that `to_dict` wrote.
-
-        Raises:
-            ValueError: If `config` is not such a dict.
-        """
+        """Returns the `DatasetInfo` that `to_dict` wrote, or raises a ValueError."""
         if not isinstance(config, dict) or "classes" not in config:
-            raise ValueError(
-                '`config` must be a dict with the key "classes", a list of names, and optionally '
-                f'"colors". Received: config={shortened(config)}'
-            )
+            rule = 'a dict with the keys "classes", a list of names, and optionally "colors"'
+            raise validation.error("config", rule, config)
         return cls(config["classes"], config.get("colors", ()))
 
 
 class Source(abc.ABC):
-    """Images with label maps in splits: the input of the pipelines and `data.audit`.
-
-    A source defines its classes, splits and images, and decodes them. The pipelines scale, crop,
-    batch and cache.
-    """
+    """Images with label maps in splits, decoded: the input of the pipelines and `data.audit`."""
 
     @property
     @abc.abstractmethod
@@ -171,9 +153,9 @@ class Source(abc.ABC):
         return dataset
 
     def decoded_bytes(self, split: str) -> int:
-        """Estimates the bytes of the decoded split from its first pairs."""
-        taken = [image.size + label.size for image, label in self._first(split, 8)]
-        return int(np.mean(taken) * len(self.names(split))) if taken else 0
-
-    def _first(self, split: str, count: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        return self.dataset(split).take(count).as_numpy_iterator()
+        """Estimates the bytes of the decoded split from some of its pairs, evenly spaced."""
+        count = len(self.names(split))
+        numbers = np.unique(np.linspace(0, count - 1, min(count, SAMPLED)).astype(np.int64))
+        pairs = self.dataset(split, tf.data.Dataset.from_tensor_slices(numbers))
+        taken = [image.size + label.size for image, label in pairs.as_numpy_iterator()]
+        return int(np.mean(taken) * count) if taken else 0

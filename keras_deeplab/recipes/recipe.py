@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from keras_deeplab import validation
 from keras_deeplab.batch_norm import POLICIES
-from keras_deeplab.data.color import jitter_strengths
+from keras_deeplab.data.augment import jitter_strengths
 from keras_deeplab.names import suggestion
 
 

@@ -16,8 +16,10 @@ from PIL import Image, ImageFile, ImageOps
 
 from keras_deeplab import data, inference
 from keras_deeplab.data import decoding, formats, jpeg
-from keras_deeplab.data.decoding import image_facts, read_picture
+from keras_deeplab.data.decoding import ImageFacts, image_facts, read_picture
 from keras_deeplab.data.faults import FileFault
+from keras_deeplab.data.in_graph import decode_image
+from keras_deeplab.data.label_maps import read_label
 
 HEIGHT, WIDTH = 72, 96
 
@@ -41,10 +43,6 @@ def deep(photo, factor):
     return Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * factor)
 
 
-def in_graph(encoded, channels=3):
-    return decoding.decode_image(tf.constant(encoded), channels)
-
-
 # Whole pictures.
 
 
@@ -52,8 +50,9 @@ LOSSLESS = [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True}), ("TIFF", {})
 LOSSLESS += [("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "tiff_adobe_deflate"})]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize(
+    "mode, channels", [("RGB", 3), ("RGB", 1), ("RGBA", 3), ("L", 3), ("L", 1)]
+)
 @pytest.mark.parametrize("kind, options", LOSSLESS)
 def test_lossless_formats_give_the_pixels(tmp_path, photo, kind, options, mode, channels):
     image = photo.convert(mode)
@@ -68,51 +67,29 @@ def test_lossless_formats_give_the_pixels(tmp_path, photo, kind, options, mode, 
     assert difference.max() <= (20 if kind == "PNG" and channels == 1 and mode != "L" else 0)
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("kind, mode", [("PNG", "LA"), ("PNG", "P"), ("PNG", "1"), ("JPEG", "1")])
+def test_grey_images_of_every_mode_become_rgb(tmp_path, kind, mode):
+    grey = np.kron(np.random.default_rng(0).integers(0, 2, (3, 4)) * 255, np.ones((8, 8)))
+    image = Image.fromarray(grey.astype(np.uint8)).convert(mode)
+    (tmp_path / "a").write_bytes(encode(image, kind, quality=100))
+    pixels = read_picture(tmp_path / "a").pixels
+    np.testing.assert_allclose(pixels, np.repeat(grey[..., None], 3, -1), atol=3)
+
+
+@pytest.mark.parametrize("mode", ["P", "1"])
+def test_palettes_in_bmp_are_refused(tmp_path, photo, mode):
+    (tmp_path / "a").write_bytes(encode(photo.convert(mode), "BMP"))
+    with pytest.raises(FileFault, match="image of unsupported mode: BMP of mode"):
+        read_picture(tmp_path / "a")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True, "subsampling": 0}])
 def test_jpeg_pixels_are_those_of_tensorflow(tmp_path, photo, options):
     """Models were trained on these; Pillow's differ by many grey levels."""
     encoded = encode(photo, "JPEG", quality=90, **options)
     (tmp_path / "a.jpg").write_bytes(encoded)
     expected = tf.io.decode_jpeg(encoded, channels=3)
     np.testing.assert_array_equal(read_picture(tmp_path / "a.jpg").pixels, expected)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    "kind, mode, options",
-    [
-        ("JPEG", "RGB", {}),
-        ("JPEG", "L", {"progressive": True}),
-        *(("PNG", mode, {}) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
-        *(("WEBP", mode, options) for mode in ("RGB", "RGBA") for options in ({}, LOSSLESS[2][1])),
-        *(("BMP", mode, {}) for mode in ("RGB", "RGBA")),
-    ],
-)
-def test_a_graph_decodes_as_training_does(tmp_path, photo, kind, mode, options, channels):
-    encoded = encode(photo.convert(mode), kind, **options)
-    (tmp_path / "a").write_bytes(encoded)
-    pixels = in_graph(encoded, channels)
-    assert pixels.shape[-1] == channels
-    np.testing.assert_array_equal(pixels, read_picture(tmp_path / "a", channels).pixels)
-
-
-@pytest.mark.parametrize(
-    "encoded",
-    [
-        lambda photo: encode(photo, "GIF"),
-        lambda photo: encode(photo, "TIFF"),
-        lambda photo: encode(photo.convert("P"), "BMP"),
-        lambda photo: encode(photo.convert("1"), "BMP"),
-        lambda photo: encode(photo, "WEBP", save_all=True, append_images=[photo.rotate(90)]),
-        lambda photo: b"no picture",
-        lambda photo: b"",
-        lambda photo: b"BM",
-    ],
-    ids=["gif", "tiff", "palette", "one-bit", "animation", "text", "nothing", "start"],
-)
-def test_a_graph_names_the_formats_it_takes(photo, encoded):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="JPEG, PNG, WebP .* or BMP"):
-        in_graph(encoded(photo))
 
 
 @pytest.mark.parametrize(
@@ -160,16 +137,22 @@ def damaged(encoded, how, share=0.5):
 
 
 @pytest.mark.parametrize("how", ["cut", "cut, with an end", "zeros", "zeros, with an end"])
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
-def test_half_a_jpeg_is_a_fault(tmp_path, photo, options, mode, how):
-    options = {key: options[key] for key in options if mode == "RGB" or key != "subsampling"}
-    encoded = encode(photo.convert(mode), "JPEG", **options)
-    for share in (0.1, 0.5, 0.8):
+@pytest.mark.parametrize(
+    "mode, kind",
+    [
+        *(("RGB", kind) for kind in JPEGS),
+        ("L", "baseline"),
+        ("CMYK", "baseline"),
+        ("L", "progressive"),
+    ],
+)
+def test_half_a_jpeg_is_a_fault(tmp_path, photo, mode, kind, how):
+    encoded = encode(photo.convert(mode), "JPEG", **JPEGS[kind])
+    for share in (0.1, 0.8):
         (tmp_path / "a.jpg").write_bytes(damaged(encoded, how, share))
         with pytest.raises(FileFault, match=DAMAGED):
             image_facts(tmp_path / "a.jpg")
-        if "progressive" in options and how.endswith("with an end") and share == 0.8:
+        if kind == "progressive" and how.endswith("with an end") and share == 0.8:
             continue  # all of the picture is there, but its finest details: for the audit alone
         with pytest.raises(ValueError, match=rf"a\.jpg.*({DAMAGED})"):
             inference.read_image(tmp_path / "a.jpg")
@@ -177,27 +160,16 @@ def test_half_a_jpeg_is_a_fault(tmp_path, photo, options, mode, how):
     assert image_facts(tmp_path / "a.jpg").size == (HEIGHT, WIDTH)
 
 
-def test_half_a_jpeg_stops_an_unaudited_run(tmp_path, write_pair, photo):
-    image, _ = write_pair(tmp_path, "train", "a", np.eye(HEIGHT, WIDTH, dtype=np.uint8))
-    (tmp_path / "dataset.json").write_text('{"classes": ["x", "y"]}')
-    image.unlink()
-    image.with_suffix(".jpg").write_bytes(damaged(encode(photo, "JPEG"), "zeros, with an end"))
-    with pytest.raises(Exception, match=r"a\.jpg: truncated file"):
-        next(data.Folder(tmp_path).dataset("train").as_numpy_iterator())
-    with pytest.raises(data.DatasetError, match=r"a\.jpg: .*image data end early"):
-        data.audit(tmp_path)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (65, 33), (640, 480)])
-@pytest.mark.parametrize("color", [(0, 0, 0), (128, 128, 128), (255, 255, 255), (200, 30, 30)])
+@pytest.mark.parametrize("size", [(1, 1), (65, 33), (320, 240)])
 @pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
-def test_flat_jpegs_are_whole(tmp_path, photo, options, color, size):
+def test_flat_jpegs_are_whole(tmp_path, photo, options, size):
     """Their coded data may be zeros, and their last pixel the grey of missing data."""
-    image = Image.new("RGB", size, color)
-    for _ in range(2):
-        (tmp_path / "a.jpg").write_bytes(encode(image, "JPEG", **options))
-        assert image_facts(tmp_path / "a.jpg").size == size[::-1]
-        image.paste(photo.resize((20, 20)), (0, 0))
+    for color in ((0, 0, 0), (128, 128, 128), (200, 30, 30)):
+        image = Image.new("RGB", size, color)
+        for _ in range(2):
+            (tmp_path / "a.jpg").write_bytes(encode(image, "JPEG", **options))
+            assert image_facts(tmp_path / "a.jpg").size == size[::-1]
+            image.paste(photo.resize((20, 20)), (0, 0))
 
 
 def test_bytes_behind_the_end_are_allowed(tmp_path, photo):
@@ -220,13 +192,13 @@ def test_a_thumbnail_does_not_end_its_jpeg(tmp_path, photo):
         jpeg.check_whole(encoded[: len(thumbnail) + 400])
 
 
-@pytest.mark.parametrize("cut", [1, 20, 300, 2000])
 @pytest.mark.parametrize("kind, options", [*LOSSLESS, ("WEBP", {}), ("JPEG", {})])
-def test_cut_files_of_every_format(tmp_path, photo, kind, options, cut):
+def test_cut_files_of_every_format(tmp_path, photo, kind, options):
     encoded = encode(photo, kind, **options)
-    (tmp_path / "a").write_bytes(encoded[:-cut])
-    with pytest.raises(FileFault, match=DAMAGED):
-        read_picture(tmp_path / "a")
+    for cut in (1, 12, 300, 2000):
+        (tmp_path / "a").write_bytes(encoded[:-cut])
+        with pytest.raises(FileFault, match=DAMAGED):
+            read_picture(tmp_path / "a")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF"])
@@ -269,14 +241,13 @@ def test_fields_of_a_scan_that_decoders_pass_over_do_not_matter(tmp_path, photo)
 def test_16_bit_images_of_few_values_are_said(tmp_path, write_pair, photo, kind):
     label = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 2
     path, _ = write_pair(tmp_path, "train", "a", label.astype(np.uint8))
-    for factor in (1, 4, 16):
-        path.write_bytes(encode(deep(photo, factor), kind))
-        largest = factor * int(np.asarray(photo.convert("L")).max())
-        message = f"train: 1 images have 16 bits a channel, the largest value is {largest}"
-        with pytest.raises(data.DatasetError, match=f"(?s)same factor.*{message}"):
-            data.audit(tmp_path)
-        with pytest.warns(UserWarning, match=f"no value above {largest}: almost black"):
-            inference.read_image(path)
+    path.write_bytes(encode(deep(photo, 16), kind))
+    largest = 16 * int(np.asarray(photo.convert("L")).max())
+    message = f"train: 1 images have 16 bits a channel, the largest value is {largest}"
+    with pytest.raises(data.DatasetError, match=f"(?s)same factor.*{message}"):
+        data.audit(tmp_path)
+    with pytest.warns(UserWarning, match=f"no value above {largest}: almost black"):
+        inference.read_image(path)
     bright, _ = write_pair(tmp_path, "train", "b", label.astype(np.uint8))
     bright.write_bytes(encode(deep(photo, 257), kind))
     (warning,) = data.audit(tmp_path).warnings  # "a" is a dark one of a camera of 16 bits
@@ -296,9 +267,10 @@ def test_16_bits_in_several_channels(tmp_path, channels):
     (tmp_path / "a.png").write_bytes(encoded)
     facts = image_facts(tmp_path / "a.png")
     assert facts.bits == 16
+    pixels = read_picture(tmp_path / "a.png").pixels
     if channels == 3:
-        np.testing.assert_array_equal(read_picture(tmp_path / "a.png").pixels, values >> 8)
-    np.testing.assert_array_equal(in_graph(encoded), read_picture(tmp_path / "a.png").pixels)
+        np.testing.assert_array_equal(pixels, values >> 8)
+    np.testing.assert_array_equal(decode_image(tf.constant(encoded)), pixels)
     (tmp_path / "a.png").write_bytes(tf.io.encode_png(values >> 4).numpy())
     assert 0 < image_facts(tmp_path / "a.png").largest <= decoding.FEW_BITS
 
@@ -313,7 +285,9 @@ def exif(orientation):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind, options", [*LOSSLESS[:1], *LOSSLESS[2:5], ("JPEG", {})])
+@pytest.mark.parametrize(
+    "kind, options", [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("JPEG", {})]
+)
 def test_orientation_is_that_of_viewers(tmp_path, photo, kind, options, orientation):
     path = tmp_path / "a"
     path.write_bytes(encode(photo, kind, exif=exif(orientation), **options))
@@ -330,12 +304,6 @@ def test_orientation_is_that_of_viewers(tmp_path, photo, kind, options, orientat
     np.testing.assert_array_equal(inference.read_image(path), picture.upright)
 
 
-@pytest.mark.parametrize("orientation", [0, 9, 77])
-def test_an_orientation_without_meaning_is_none(tmp_path, photo, orientation):
-    (tmp_path / "a.jpg").write_bytes(encode(photo, "JPEG", exif=exif(orientation)))
-    assert image_facts(tmp_path / "a.jpg").orientation == 1
-
-
 def test_an_orientation_in_xmp_is_none(tmp_path, photo):
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
     xmp += b'tiff:Orientation="6"/>'
@@ -346,16 +314,27 @@ def test_an_orientation_in_xmp_is_none(tmp_path, photo):
     assert image_facts(path).orientation == 1
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize(
-    "orientation, size, label_size, turned, warning",
+    "kind, orientation, size, label_size, turned, warning",
     [
-        (6, (24, 32), (32, 24), True, "turned by their EXIF orientation, as their label maps are"),
-        (6, (24, 32), (24, 32), False, "used as stored in spite of their EXIF orientation"),
-        (8, (32, 32), (32, 32), True, "which keeps their size: check"),
-        (3, (24, 32), (24, 32), True, "which keeps their size: check"),
-        (2, (24, 32), (24, 32), True, "which keeps their size: check"),
-        (1, (24, 32), (24, 32), False, None),
+        *(
+            (
+                kind,
+                6,
+                (24, 32),
+                (32, 24),
+                True,
+                "are turned by their EXIF orientation, as their label",
+            )
+            for kind in ("JPEG", "TIFF")
+        ),
+        *(
+            (kind, 6, (24, 32), (24, 32), False, "are used as stored in spite of their EXIF")
+            for kind in ("PNG", "TIFF")
+        ),
+        ("WEBP", 8, (32, 32), (32, 32), True, "which keeps their size: check"),
+        ("JPEG", 3, (24, 32), (24, 32), True, "which keeps their size: check"),
+        ("JPEG", 1, (24, 32), (24, 32), False, None),
     ],
 )
 def test_images_lie_as_their_label_maps(
@@ -371,24 +350,20 @@ def test_images_lie_as_their_label_maps(
     warnings = data.audit(tmp_path).warnings
     assert len(warnings) == (warning is not None)
     if warning:
-        assert f"train: 1 images are {warning}" in warnings[0] or warning in warnings[0]
+        assert warnings[0].startswith("train: 1 images are ")
+        assert warning in warnings[0]
 
 
-def test_sizes_that_no_orientation_explains(tmp_path, write_pair, photo):
-    path, _ = write_pair(tmp_path, "train", "a", np.eye(30, dtype=np.uint8))
-    path.write_bytes(encode(photo.resize((32, 24)), "JPEG", exif=exif(6)))
+def test_sizes_that_no_orientation_explains():
     message = r"image 32x24, label map 30x30 \(the image is 24x32 turned by its EXIF orientation\)"
-    with pytest.raises(data.DatasetError, match=message):
-        data.audit(tmp_path)
-    with pytest.raises(Exception, match=message):
-        next(data.Folder(tmp_path).dataset("train").as_numpy_iterator())
+    with pytest.raises(FileFault, match=message):
+        ImageFacts((24, 32), orientation=6).orientation_for((30, 30))
 
 
 # Files that are none, and images too large.
 
 
 def special_file(path, kind):
-    path.unlink()
     if kind == "a named pipe":
         os.mkfifo(path)
     elif kind == "a device":
@@ -405,34 +380,30 @@ def special_file(path, kind):
         path.mkdir()
 
 
-@pytest.mark.parametrize("part", ["images", "labels"])
 @pytest.mark.parametrize(
     "kind", ["a named pipe", "a device", "a socket", "a link to nothing", "a folder"]
 )
-def test_only_regular_files_are_opened(tmp_path, write_pair, blocks, kind, part):
-    for name in "ab":
-        write_pair(tmp_path, "train", name, blocks)
-    path = tmp_path / "train" / part / "a.png"
-    (tmp_path / "dataset.json").write_text('{"classes": ["a", "b", "c"]}')
-    source = data.Folder(tmp_path)
-    names = source.names("train")
+def test_only_regular_files_are_opened(tmp_path, kind):
+    path = tmp_path / "a.png"
     special_file(path, kind)
-    with pytest.raises(data.DatasetError, match=rf"train/{part}/a\.png(:| is) {kind}"):
-        data.audit(tmp_path)
-    assert names == ["a", "b"]
-    with pytest.raises(Exception, match=rf"a\.png: not a regular file: {kind}"):
-        next(source.dataset("train").as_numpy_iterator())
+    for read in (read_picture, read_label):
+        with pytest.raises(FileFault, match=f"not a regular file: {kind}"):
+            read(path)
     with pytest.raises(ValueError, match=f"`image` must be .*{kind}"):
         inference.read_image(path)
-    with pytest.raises(FileFault, match=kind):
-        decoding.stored_size(path)
 
 
-def test_a_pipe_as_dataset_json(tmp_path, write_pair, blocks):
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_a_pipe_in_a_data_set(tmp_path, write_pair, blocks, part):
     write_pair(tmp_path, "train", "a", blocks)
-    os.mkfifo(tmp_path / "dataset.json")
-    with pytest.raises(data.DatasetError, match="not a regular file"):
+    (tmp_path / "dataset.json").write_text('{"classes": ["a", "b", "c"]}')
+    path = tmp_path / "train" / part / "a.png"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(data.DatasetError, match=rf"train/{part}/a\.png: a named pipe"):
         data.audit(tmp_path)
+    with pytest.raises(Exception, match=r"a\.png: not a regular file: a named pipe"):
+        next(data.Folder(tmp_path).dataset("train").as_numpy_iterator())
 
 
 def png_of(width, height):
@@ -444,17 +415,12 @@ def png_of(width, height):
     )
 
 
-@pytest.mark.parametrize("part", ["images", "labels"])
-def test_images_that_are_too_large_are_told_their_size(tmp_path, write_pair, blocks, part):
-    write_pair(tmp_path, "train", "a", blocks)
-    path = tmp_path / "train" / part / "a.png"
+def test_images_that_are_too_large_are_told_their_size(tmp_path):
+    path = tmp_path / "a.png"
     path.write_bytes(png_of(20000, 10000))
-    (tmp_path / "dataset.json").write_text('{"classes": ["a", "b", "c"]}')
-    message = r"(?s)at most 179 megapixels; cut larger.*a.png: 20000x10000, 200 megapixels"
-    with pytest.raises(data.DatasetError, match=message):
-        data.audit(tmp_path)
-    with pytest.raises(Exception, match="200 megapixels"):
-        next(data.Folder(tmp_path).dataset("train").as_numpy_iterator())
+    for read in (read_picture, read_label):
+        with pytest.raises(FileFault, match="20000x10000, 200 megapixels .*at most 179 megapixels"):
+            read(path)
     with pytest.raises(ValueError, match="20000x10000, 200 megapixels .*cut larger images"):
         inference.read_image(path)
 

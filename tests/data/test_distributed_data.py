@@ -89,11 +89,10 @@ def single_process(batch_size: int) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [4, 5])
-def test_two_replicas_share_each_batch(batch_size):
-    (found,) = answers([start("mirrored", batch_size)])
-    assert [len(part) for part in found[0]] == [-(-batch_size // 2), batch_size // 2]
-    assert [joined(parts) for parts in found] == single_process(batch_size)
+def test_two_replicas_share_each_batch():
+    (found,) = answers([start("mirrored", 5)])
+    assert [len(part) for part in found[0]] == [3, 2]
+    assert [joined(parts) for parts in found] == single_process(5)
 
 
 @pytest.mark.slow
@@ -118,7 +117,6 @@ def test_options_say_so():
     source = data.Shapes(train=2, val=1)
     for dataset in (
         data.training_dataset(source, crop_size=(8, 8), batch_size=2),
-        data.training_dataset(source, crop_size=(8, 8), batch_size=2, repeat=True),
         data.evaluation_dataset(source),
     ):
         policy = dataset.options().experimental_distribute.auto_shard_policy

@@ -14,13 +14,12 @@ from keras_deeplab.data.label_maps import ColorCode, read_label
 
 COLORS = ((0, 0, 0), (128, 0, 0), (0, 128, 0))
 BORDER = (224, 224, 192)
+CODE = ColorCode((*COLORS, BORDER), (0, 1, 2, 255))
 
 
-def replace_label(root, array, suffix=".png", **options):
-    """Puts another label map in the place of train/labels/a.png and returns its path."""
-    (root / "train/labels/a.png").unlink(missing_ok=True)
-    path = root / f"train/labels/a{suffix}"
-    if suffix == ".npy":
+def write(path, array, **options):
+    """Writes an array as a label map and returns its path."""
+    if path.suffix == ".npy":
         np.save(path, array)
     else:
         Image.fromarray(array).save(path, **options)
@@ -37,12 +36,8 @@ def write_settings(root, **settings):
     (root / "dataset.json").write_text(json.dumps(settings))
 
 
-def labels_of(root):
-    """The label map that training gets, after an audit without faults."""
-    data.audit(root)
-    ((_, label),) = data.Folder(root).dataset("train").as_numpy_iterator()
-    assert label.dtype == np.uint8
-    return label
+def colored(blocks, colors=(*COLORS, BORDER)):
+    return np.array(colors, np.uint8)[np.where(blocks == 255, 3, blocks)]
 
 
 @pytest.mark.parametrize(
@@ -56,90 +51,110 @@ def labels_of(root):
         *((".npy", dtype, {}) for dtype in ("uint8", "int64", ">i2", "float32", "float64")),
     ],
 )
-def test_every_format_gives_the_values(folder, blocks, suffix, dtype, options):
-    replace_label(folder, blocks.astype(dtype), suffix, **options)
-    np.testing.assert_array_equal(labels_of(folder), blocks)
+def test_every_format_gives_the_values(tmp_path, blocks, suffix, dtype, options):
+    values, palette = read_label(write(tmp_path / f"a{suffix}", blocks.astype(dtype), **options))
+    assert values.dtype == np.uint8
+    np.testing.assert_array_equal(values, blocks)
+    assert palette == ()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
-def test_palette_indices_are_values_in_every_format(folder, blocks, suffix):
-    path = replace_label(folder, blocks, suffix)
+def test_palette_indices_and_listed_colors_are_values(tmp_path, blocks, suffix):
     mask = Image.fromarray(blocks)
     mask.putpalette([part for color in COLORS for part in color] + [7] * 759)
-    mask.save(path)
-    np.testing.assert_array_equal(labels_of(folder), blocks)
-    assert data.Folder(folder).info.colors == COLORS
+    mask.save(tmp_path / f"a{suffix}")
+    values, palette = read_label(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(values, blocks)
+    assert palette[:3] == COLORS
+    for mode in ("RGB", "RGBA"):
+        pixels = np.asarray(Image.fromarray(colored(blocks)).convert(mode))
+        path = write(tmp_path / f"b{suffix}", pixels)
+        np.testing.assert_array_equal(read_label(path, CODE)[0], blocks)
 
 
-def test_arrays_may_have_a_last_axis_and_be_masks(folder, blocks):
-    replace_label(folder, (blocks % 3)[..., None], ".npy")
-    np.testing.assert_array_equal(labels_of(folder), blocks % 3)
-    replace_label(folder, blocks == 1, ".npy")
-    np.testing.assert_array_equal(labels_of(folder), blocks == 1)
+def test_arrays_may_have_a_last_axis_and_be_masks(tmp_path, blocks):
+    for array, expected in (((blocks % 3)[..., None], blocks % 3), (blocks == 1, blocks == 1)):
+        np.testing.assert_array_equal(read_label(write(tmp_path / "a.npy", array))[0], expected)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
-def test_values_above_255_are_refused(folder, blocks, suffix):
-    wide = blocks.astype(np.uint16)
-    wide[0, 0] = 300
-    path = replace_label(folder, wide, suffix)
-    write_settings(folder, classes=["a", "b", "c"])
-    for use in (data.audit, lambda root: next(iter(data.Folder(root).dataset("train")))):
-        with pytest.raises(Exception, match=rf"a\{suffix}: .*uint16 values from 0 to 300"):
-            use(folder)
-    assert path.exists()
+WIDE = np.array([[0, 300]], np.uint16)
 
 
 @pytest.mark.parametrize(
-    "array, message",
+    "name, array, message",
     [
-        (np.full((24, 32), 0.5), "not integral"),
-        (np.full((24, 32), np.nan), "not integral"),
-        (np.full((24, 32), -1), "from -1 to -1"),
-        (np.zeros((24, 32, 3), np.uint8), r"shape \(24, 32, 3\)"),
-        (np.zeros(768, np.uint8), r"shape \(768,\)"),
-        (np.zeros((24, 32), complex), "complex128 array"),
+        *(
+            (f"a{suffix}", WIDE, "uint16 values from 0 to 300")
+            for suffix in (".png", ".tif", ".npy")
+        ),
+        ("a.npy", np.full((24, 32), 0.5), "values from .*whole numbers"),
+        ("a.npy", np.full((24, 32), np.nan), "values from .*whole numbers"),
+        ("a.npy", np.full((24, 32), -1), "from -1 to -1"),
+        ("a.npy", np.zeros((24, 32, 3), np.uint8), r"shape \(24, 32, 3\)"),
+        ("a.npy", np.zeros(768, np.uint8), r"shape \(768,\)"),
+        ("a.npy", np.zeros((24, 32), complex), "complex128 array"),
+        ("a.npy", np.array([[None]]), "unreadable file"),  # which would be unpickled
+        (
+            "a.png",
+            np.zeros((2, 3, 3), np.uint8),
+            "label map not one-channel: mode RGB of 1 colours",
+        ),
+        ("a.png", np.zeros((2, 3, 2), np.uint8), "not one-channel: mode LA"),
+        ("a.png", np.zeros((2, 3, 4), np.uint8), "mode RGBA, 6 pixels are not opaque"),
     ],
 )
-def test_other_arrays_are_refused(folder, array, message):
-    path = replace_label(folder, array, ".npy")
+def test_other_values_and_channels_are_refused(tmp_path, name, array, message):
     with pytest.raises(FileFault, match=message):
-        read_label(path)
+        read_label(write(tmp_path / name, array))
 
 
-def test_an_array_file_is_neither_unpickled_nor_believed(folder, tmp_path):
-    path = replace_label(folder, np.array([[None]]), ".npy")
-    with pytest.raises(FileFault, match="unreadable file"):
-        read_label(path)
-    replace_label(folder, np.zeros((24, 32), np.uint8), ".npy")
+def test_an_array_file_is_not_believed(tmp_path):
+    path = write(tmp_path / "a.npy", np.zeros((24, 32), np.uint8))
     content = path.read_bytes()
-    path.write_bytes(content[:-1])
-    with pytest.raises(FileFault, match="truncated file"):
-        read_label(path)
     # 10 TB by its header, which must not be reserved.
     short, long = b"(24, 32), }", b"(2222222, 4444444), }"
-    path.write_bytes(content.replace(short + b" " * (len(long) - len(short)), long))
-    with pytest.raises(FileFault, match="truncated file"):
-        read_label(path)
-    path.write_bytes(b"\x93NUMPY" + bytes(range(100)))
+    lying = content.replace(short + b" " * (len(long) - len(short)), long)
+    for damaged, kind in (
+        (content[:-1], "truncated file"),
+        (lying, "truncated file"),
+        (b"\x93NUMPY" + bytes(range(100)), "unreadable file"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(FileFault, match=kind):
+            read_label(path)
+
+
+def test_damaged_and_truncated_files(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 3, (24, 32), np.uint8)
+    path = write(tmp_path / "a.png", noise)
+    content = path.read_bytes()
+    for cut in (3, 12, 40, 100):
+        path.write_bytes(content[:-cut])
+        with pytest.raises(FileFault, match="truncated file"):
+            read_label(path)
+    start = content.index(b"IDAT") + 6
+    path.write_bytes(content[:start] + bytes(20) + content[start + 20 :])
     with pytest.raises(FileFault, match="unreadable file"):
         read_label(path)
 
 
-def colored(blocks, colors=(*COLORS, BORDER)):
-    return np.array(colors, np.uint8)[np.where(blocks == 255, 3, blocks)]
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"format": "JPEG"}, "JPEG label map"),
+        ({"format": "TIFF", "compression": "jpeg"}, "JPEG label map"),
+        ({"format": "WEBP"}, "WebP data"),
+    ],
+)
+def test_lossy_label_maps_are_refused(tmp_path, blocks, options, message):
+    with pytest.raises(FileFault, match=message):
+        read_label(write(tmp_path / "a.png", blocks, **options))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_listed_colors_are_classes(folder, blocks, suffix, mode):
-    pixels = np.asarray(Image.fromarray(colored(blocks)).convert(mode))
-    replace_label(folder, pixels, suffix)
-    write_settings(folder, colors=COLORS, ignore_colors=[BORDER])
-    np.testing.assert_array_equal(labels_of(folder), blocks)
-    assert data.Folder(folder).info.colors == COLORS
-    report = data.audit(folder).splits["train"]
-    assert report.ignored_share == pytest.approx(1 / 12)
+def test_color_code_of_all_classes():
+    colors = [(index, 255 - index, index) for index in range(255)] + [(1, 1, 1), (2, 2, 2)]
+    code = ColorCode(colors, [*range(255), 255, 255])
+    np.testing.assert_array_equal(code.values(np.array([colors])), [[*range(255), 255, 255]])
 
 
 @pytest.mark.parametrize(
@@ -151,90 +166,50 @@ def test_listed_colors_are_classes(folder, blocks, suffix, mode):
         {"ignore_label": []},
     ],
 )
-def test_colors_follow_the_order_of_the_classes(folder, write_pair, blocks, settings):
+def test_colors_follow_the_order_of_the_classes(folder, blocks, settings):
     """Whatever numbers other masks of the folder use for them."""
-    replace_label(folder, colored(blocks))
+    write(folder / "train/labels/a.png", colored(blocks))
     write_settings(folder, colors=COLORS, ignore_colors=[BORDER, (1, 2, 3)], **settings)
-    np.testing.assert_array_equal(labels_of(folder), blocks)
+    assert data.audit(folder).splits["train"].ignored_share == pytest.approx(1 / 12)
+    source = data.Folder(folder)
+    ((_, label),) = source.dataset("train").as_numpy_iterator()
+    np.testing.assert_array_equal(label, blocks)
+    assert source.info.colors == COLORS
 
 
 def test_a_color_that_is_not_listed_is_a_fault(folder, blocks):
-    replace_label(folder, colored(blocks))
+    write(folder / "train/labels/a.png", colored(blocks))
     write_settings(folder, colors=COLORS)
-    message = r"a\.png: colour without a class|a\.png: \[224, 224, 192\] \(64 pixels\)"
     for use in (data.audit, lambda root: next(iter(data.Folder(root).dataset("train")))):
+        message = r"colour without a class(.|\n)*\[224, 224, 192\]"
         with pytest.raises(Exception, match=message) as caught:
             use(folder)
-        assert "[224, 224, 192] (64 pixels)" in str(caught.value)
+        assert "a.png: " in str(caught.value)
 
 
 def test_colors_without_a_list_are_proposed(folder, write_pair, blocks):
     """The proposal, written as it stands, makes the audit pass."""
-    replace_label(folder, colored(blocks))
+    write(folder / "train/labels/a.png", colored(blocks))
     _, other = write_pair(folder, "val", "b", blocks)
-    Image.fromarray(colored(np.zeros_like(blocks), [(9, 9, 9)])).save(other)
+    write(other, colored(np.zeros_like(blocks), [(9, 9, 9)]))
     with pytest.raises(data.DatasetError, match=r"a\.png: mode RGB of 4 colours") as caught:
         data.audit(folder)
     text = str(caught.value)
-    assert "[9, 9, 9]" in text
     proposal = json.loads(text[text.index("{") : text.index("}") + 1])
     assert sorted(map(tuple, proposal["colors"])) == sorted((*COLORS, BORDER, (9, 9, 9)))
     write_settings(folder, **proposal)
     assert data.audit(folder).info.num_classes == 5
-
-
-def test_a_photograph_as_a_label_map_proposes_nothing(folder):
-    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
-    replace_label(folder, noise)
+    # Of a photograph nothing is proposed.
+    (folder / "dataset.json").unlink()
+    write(other, np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
     with pytest.raises(data.DatasetError, match=r"mode RGB of \d+ colours: .*\.\.\.") as caught:
         data.audit(folder)
     assert "such as" not in str(caught.value)
 
 
-def test_transparent_pixels_are_a_fault(folder, blocks):
-    pixels = np.dstack([colored(blocks), np.where(blocks == 255, 0, 255).astype(np.uint8)])
-    replace_label(folder, pixels)
-    write_settings(folder, colors=[*COLORS, BORDER])
-    with pytest.raises(data.DatasetError, match="64 pixels are not opaque"):
-        data.audit(folder)
-
-
 def test_a_color_listed_twice_is_a_fault_of_rgb_label_maps_only(folder, blocks):
     write_settings(folder, colors=[COLORS[0], COLORS[1], COLORS[1]])
     assert data.audit(folder).info.num_classes == 3
-    replace_label(folder, colored(blocks))
+    write(folder / "train/labels/a.png", colored(blocks))
     with pytest.raises(data.DatasetError, match="lists a colour twice"):
         data.audit(folder)
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"ignore_colors": [BORDER]}, 'requires "colors"'),
-        ({"colors": COLORS, "ignore_colors": [COLORS[1]]}, r"\[\[128, 0, 0\]\] are also in"),
-        ({"colors": COLORS, "ignore_colors": BORDER}, '"ignore_colors" must list'),
-    ],
-)
-def test_ignored_colors_are_checked(folder, settings, message):
-    write_settings(folder, **settings)
-    with pytest.raises(data.DatasetError, match=message):
-        data.audit(folder)
-
-
-def test_lossy_label_maps_are_refused(folder, blocks):
-    path = replace_label(folder, blocks)
-    Image.fromarray(blocks).save(path, "JPEG")
-    with pytest.raises(FileFault, match="JPEG label map"):
-        read_label(path)
-    Image.fromarray(blocks).save(path, "TIFF", compression="jpeg")
-    with pytest.raises(FileFault, match="JPEG label map"):
-        read_label(path)
-    Image.fromarray(blocks).convert("RGB").save(path, "WEBP")
-    with pytest.raises(FileFault, match="WebP data"):
-        read_label(path)
-
-
-def test_color_code_of_all_classes():
-    colors = [(index, 255 - index, index) for index in range(255)] + [(1, 1, 1), (2, 2, 2)]
-    code = ColorCode(colors, [*range(255), 255, 255])
-    np.testing.assert_array_equal(code.values(np.array([colors])), [[*range(255), 255, 255]])

@@ -19,7 +19,7 @@ def write(path: Path, label: bool = False) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def write_pairs(root: Path, images: str, labels: str, count: int = 9) -> None:
+def write_pairs(root: Path, images: str, labels: str, count: int = 2) -> None:
     """Writes pairs by patterns such as `images/*.jpg`."""
     for index in range(count):
         write(root / images.replace("*", f"a {index}.b"))
@@ -28,23 +28,22 @@ def write_pairs(root: Path, images: str, labels: str, count: int = 9) -> None:
 
 def refusal(root: Path) -> str:
     """The one error that all ways of opening the folder raise."""
-    said = []
+    said = set()
     for use in (data.Folder, data.open_source, data.audit):
         with pytest.raises(data.DatasetError, match="missing folder") as caught:
             use(root)
-        said.append(str(caught.value))
-    assert len(set(said)) == 1
-    assert "there is no folder train, val or test" in said[0]
-    assert "expected: SPLIT/images and SPLIT/labels" in said[0]
-    return said[0]
+        said.add(str(caught.value))
+    (text,) = said
+    assert "there is no folder train, val or test" in text
+    assert "expected: SPLIT/images and SPLIT/labels" in text
+    return text
 
 
 @pytest.mark.parametrize(
     "images, labels, split",
     [
         ("images/*.jpg", "labels/*.png", "train"),
-        ("Images/*.PNG", "Masks/*.png", "train"),
-        ("JPEGImages/*.jpg", "SegmentationClass/*.png", "train"),
+        ("JPEGImages/*.JPG", "SegmentationClass/*.png", "train"),
         ("training/img/*.jpg", "training/mask/*.png", "train"),
         ("Validation/images/*.bmp", "Validation/labels/*.png", "val"),
         ("images/training/*.jpg", "annotations/training/*.png", "train"),
@@ -55,7 +54,7 @@ def test_moves_that_are_shown_make_a_data_set(tmp_path, images, labels, split):
     root = tmp_path / "it's mine"
     write_pairs(root, images, labels)
     lines = refusal(root).split("In this folder, move\n")[1].splitlines()
-    moves = [line.strip().split(" to ") for line in lines if "Then" not in line]
+    moves = [line.strip().split(" to ") for line in lines if "fifth" not in line]
     assert len(moves) == 2
     for source, target in moves:
         (root / target).parent.mkdir(exist_ok=True, parents=True)
@@ -63,24 +62,8 @@ def test_moves_that_are_shown_make_a_data_set(tmp_path, images, labels, split):
     for folder in (root / "training", root / "Validation"):
         if folder.exists():
             folder.rmdir()  # empty now
-    assert data.audit(root).splits[split].images == 9
-    assert any("Then move about a fifth" in line for line in lines) == (split == "train")
-
-
-@pytest.mark.parametrize(
-    "images, labels, shown",
-    [
-        ("*.jpg", "*.png", "a 0.b.png, to train/labels/a 0.b.png"),
-        ("*.bmp", "*.png", "a 0.b.png, to train/labels/a 0.b.png"),
-        ("*.png", "*_mask.png", "a 0.b_mask.png, to train/labels/a 0.b.png"),
-        ("*.JPG", "*_L.TIF", "a 0.b_L.TIF, to train/labels/a 0.b.TIF"),
-    ],
-)
-def test_pairs_side_by_side_are_recognised(tmp_path, images, labels, shown):
-    write_pairs(tmp_path, images, labels)
-    text = refusal(tmp_path)
-    assert "the images to train/images" in text
-    assert f"their label maps, such as {shown}" in text
+    assert data.audit(root).splits[split].images == 2
+    assert any("then about a fifth" in line for line in lines) == (split == "train")
 
 
 @pytest.mark.parametrize("given", ["train", "Val", "train/images", "train/Labels"])
@@ -88,16 +71,11 @@ def test_a_part_of_a_data_set_leads_to_the_whole(tmp_path, monkeypatch, given):
     for split, labels in (("train", "Labels"), ("Val", "labels")):
         write_pairs(tmp_path / "x", f"{split}/images/*.jpg", f"{split}/{labels}/*.png", 1)
     assert f"give {tmp_path / 'x'} instead" in refusal(tmp_path / "x" / given)
-    monkeypatch.chdir(tmp_path)
-    assert "give x instead" in refusal(Path("x", given))
-    monkeypatch.chdir(Path("x", given))
+    monkeypatch.chdir(tmp_path / "x" / given)
     assert f"give {tmp_path / 'x'} instead" in refusal(Path("."))
-
-
-def test_a_link_to_a_split_leads_to_what_was_given(tmp_path):
-    write_pairs(tmp_path, "x/train/images/*.jpg", "x/train/labels/*.png", 2)
+    # Through a link the folder around it is another.
     (tmp_path / "y").mkdir()
-    (tmp_path / "y" / "mine").symlink_to(tmp_path / "x" / "train")
+    (tmp_path / "y" / "mine").symlink_to(tmp_path / "x" / given)
     assert f"{tmp_path / 'y' / 'mine'} holds" in refusal(tmp_path / "y" / "mine")
 
 
@@ -110,16 +88,15 @@ def test_a_folder_above_leads_to_the_data_set(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "files, found",
+    "name, files, found",
     [
-        ([], "holds nothing"),
-        (["a.jpg", "b.jpg", "c.png"], "holds 2 .jpg files, 1 .png file"),
-        (["cat/a.jpg", "dog/a.jpg"], "holds the folders cat, dog"),
-        (["images/a.jpg"], "holds the folder images"),
-        (["images/x/a.jpg", "masks/x/a.png"], "holds the folders images, masks"),
+        ("test/images", [], "holds nothing"),
+        ("some/val", ["a.jpg", "b.jpg", "c.png"], "holds 2 .jpg files, 1 .png file"),
+        ("some/val", ["cat/a.jpg", "dog/a.jpg"], "holds the folders cat, dog"),
+        ("test/images", ["images/a.jpg"], "holds the folder images"),
+        ("some/val", ["images/x/a.jpg", "masks/x/a.png"], "holds the folders images, masks"),
     ],
 )
-@pytest.mark.parametrize("name", ["test/images", "some/val"])
 def test_what_cannot_be_guessed_is_described(tmp_path, name, files, found):
     root = tmp_path / name  # no part of a data set by its name alone
     root.mkdir(parents=True)
@@ -130,17 +107,15 @@ def test_what_cannot_be_guessed_is_described(tmp_path, name, files, found):
     assert "Put images into train/images and val/images" in said
 
 
-@pytest.mark.parametrize("images", ["images", "Images", "IMAGES"])
-@pytest.mark.parametrize("split", ["train", "Train", "TRAIN"])
+@pytest.mark.parametrize("split, images", [("train", "IMAGES"), ("Train", "Images")])
 def test_case_does_not_matter(tmp_path, split, images):
-    write_pairs(tmp_path, f"{split}/{images}/*.jpg", f"{split}/Labels/*.png", 2)
+    write_pairs(tmp_path, f"{split}/{images}/*.jpg", f"{split}/Labels/*.png")
     (tmp_path / "Dataset.JSON").write_text('{"classes": ["far", "near"]}')
-    source = data.open_source(tmp_path)
+    source = data.open_source(str(tmp_path))
     assert source.splits == ("train",)
     assert source.names("train") == ["a 0.b", "a 1.b"]
     assert source.info.classes == ("far", "near")
     assert data.audit(source).splits["train"].images == 2
-    assert len(list(source.dataset("train").as_numpy_iterator())) == 2
 
 
 @pytest.mark.parametrize(
@@ -148,7 +123,7 @@ def test_case_does_not_matter(tmp_path, split, images):
     [("train", "Train"), ("train/images", "train/Images"), ("train/labels", "train/LABELS")],
 )
 def test_folders_that_differ_in_case_alone_are_an_error(tmp_path, one, other):
-    write_pairs(tmp_path, "train/images/*.jpg", "train/labels/*.png", 2)
+    write_pairs(tmp_path, "train/images/*.jpg", "train/labels/*.png")
     if (tmp_path / one.upper()).exists():
         pytest.skip("this file system is not case-sensitive")
     (tmp_path / other).mkdir()
@@ -160,7 +135,7 @@ def test_folders_that_differ_in_case_alone_are_an_error(tmp_path, one, other):
 
 
 def test_two_dataset_json_are_an_error(tmp_path):
-    write_pairs(tmp_path, "train/images/*.jpg", "train/labels/*.png", 2)
+    write_pairs(tmp_path, "train/images/*.jpg", "train/labels/*.png")
     (tmp_path / "dataset.json").write_text("{}")
     (tmp_path / "Dataset.json").write_text("{}")
     if len(list(tmp_path.iterdir())) == 2:
@@ -170,11 +145,19 @@ def test_two_dataset_json_are_an_error(tmp_path):
 
 
 def test_missing_parts_of_a_split_say_what_is_there(tmp_path):
-    write_pairs(tmp_path, "train/images/*.jpg", "train/masks/*.png", 2)
-    write_pairs(tmp_path, "validation/images/*.jpg", "validation/labels/*.png", 2)
+    write_pairs(tmp_path, "train/images/*.jpg", "train/masks/*.png")
+    write_pairs(tmp_path, "validation/images/*.jpg", "validation/labels/*.png")
     with pytest.raises(data.DatasetError) as caught:
         data.audit(tmp_path)
     assert "train/labels is not there; train holds the folders images, masks" in str(caught.value)
     assert "validation; rename it to val" in str(caught.value)
     with pytest.raises(ValueError, match=r"\('train',\).*'val'. .* holds the folders train, val"):
         data.Folder(tmp_path).names("val")
+
+
+def test_names_and_folders_are_told_apart(tmp_path):
+    assert isinstance(data.open_source("shapes"), data.Shapes)
+    with pytest.raises(ValueError, match=r"an existing folder .*Received: name='.*nowhere'"):
+        data.open_source(tmp_path / "nowhere")
+    with pytest.raises(data.DatasetError, match="is not a folder"):
+        data.Folder(tmp_path / "nowhere")

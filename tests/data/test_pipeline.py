@@ -1,7 +1,10 @@
+"""Batches for training and evaluation: a run goes on where it was stopped, to the last bit."""
+
 from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,133 +12,221 @@ import pytest
 import tensorflow as tf
 
 from keras_deeplab import data
+from keras_deeplab.data.order import image_numbers, run_key
+
+COUNT = 11
 
 
-@pytest.fixture
-def numbered(tmp_path, write_pair):
-    """Eleven images of which each pixel is the image's number, in different sizes."""
-    for index in range(11):
-        label = np.full((10 + index, 12), index, np.uint8)
-        image = np.repeat(label[..., None], 3, -1)
-        write_pair(tmp_path, "train", f"{index:02}", label, image)
-        write_pair(tmp_path, "val", f"{index:02}", label, image)
-    return data.Folder(tmp_path)
+class Numbered(data.Source):
+    """Eleven images of which every pixel is the image's number; counts what it decodes."""
+
+    info = data.DatasetInfo(tuple(map(str, range(COUNT))))
+    splits = ("train", "val")
+
+    def __init__(self):
+        self.decoded = []
+        self.uses = []
+
+    def names(self, split):
+        return [f"photo_{number}" for number in range(COUNT)]
+
+    def dataset(self, split, numbers=None):
+        def draw(number):
+            self.decoded.append(int(number))
+            label = np.full((12 + number, 15), number, np.uint8)
+            return label[..., None].repeat(3, -1), label
+
+        def read(number):
+            image, label = tf.numpy_function(draw, [number], (tf.uint8, tf.uint8))
+            return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
+
+        self.uses.append("all" if numbers is None else "some")
+        numbers = tf.data.Dataset.range(COUNT) if numbers is None else numbers
+        return numbers.map(read, num_parallel_calls=2, deterministic=True)
 
 
-def ids(dataset):
+def finite(source=None, **arguments):
+    arguments = {"crop_size": (10, 10), "batch_size": 4, **arguments}
+    return data.training_dataset(source or Numbered(), **arguments)
+
+
+def endless(source=None, **arguments):
+    return finite(source, repeat=True, **arguments)
+
+
+def batches(dataset, count=-1):
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+def ids(found):
     """The numbers of the images in each batch."""
-    return [[int(lb[lb != 255][0]) for lb in labels] for _, labels in dataset.as_numpy_iterator()]
+    return [[int(label[label != 255][0]) for label in labels] for _, labels in found]
 
 
 def same(one, other):
-    return all(
-        np.array_equal(a, b)
-        for x, y in zip(one, other, strict=True)
-        for a, b in zip(x, y, strict=True)
-    )
+    assert len(one) == len(other) > 0
+    return all(map(np.array_equal, sum(one, ()), sum(other, ())))
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_seed_decides_and_epochs_differ(cache):
-    source = data.Shapes(train=10, val=2)
-
-    def epochs(seed):
-        dataset = data.training_dataset(
-            source, crop_size=(48, 64), batch_size=4, seed=seed, cache=cache
-        )
-        return [list(dataset.as_numpy_iterator()) for _ in range(3)]
-
-    first, again, other = epochs(0), epochs(0), epochs(1)
-    for epoch, repeated in zip(first, again, strict=True):
-        assert same(epoch, repeated)
-    assert not same(first[0], first[1])
-    assert not same(first[1], first[2])
-    assert not same(first[0], other[0])
+@cache
+def whole_run(batch_size):
+    return batches(endless(batch_size=batch_size, cache=False, class_focus=0.5, seed=3), 13)
 
 
-def test_augmentation_is_drawn_anew_each_time(numbered):
-    dataset = data.training_dataset(numbered, crop_size=(20, 20), batch_size=11, shuffle=False)
-    epochs = [next(dataset.as_numpy_iterator())[0] for _ in range(2)]
-    assert ids(dataset)[0] == list(range(11))
-    assert (epochs[0] != epochs[1]).any(axis=(1, 2, 3)).sum() >= 9
-    endless = data.training_dataset(
-        numbered, crop_size=(20, 20), batch_size=11, shuffle=False, repeat=True
-    )
-    rounds = [images for images, _ in endless.take(2).as_numpy_iterator()]
-    assert (rounds[0] != rounds[1]).any(axis=(1, 2, 3)).sum() >= 9
+# Before, at and after the ends of rounds, which batches of 4 and 25 do not respect.
+@pytest.mark.parametrize(
+    "batch_size, step, cache",
+    [(4, 0, True), (4, 2, False), (4, 3, True), (4, 11, False), (25, 3, True), (1, 10, True)],
+)
+def test_a_run_is_entered_anywhere_to_the_last_bit(batch_size, step, cache):
+    entered = endless(batch_size=batch_size, cache=cache, class_focus=0.5, seed=3, first_step=step)
+    assert same(batches(entered, 13 - step), whole_run(batch_size)[step:])
+    if step == 0:
+        assert same(batches(entered.skip(11), 2), whole_run(batch_size)[11:])
 
 
-@pytest.mark.parametrize("cache", [True, False])
-@pytest.mark.parametrize("batch_size", [1, 4, 8, 11, 32])
-def test_nothing_is_dropped_and_batches_are_full(numbered, batch_size, cache):
-    dataset = data.training_dataset(
-        numbered, crop_size=(20, 20), batch_size=batch_size, cache=cache
-    )
+def test_what_is_skipped_is_not_decoded():
+    source = Numbered()
+    found = batches(endless(source, cache=False, first_step=1000, shuffle=False), 1)
+    assert ids(found) == [[(4000 + n) % COUNT for n in range(4)]]
+    assert len(source.decoded) < 200  # what was prefetched
+
+
+def test_the_memory_is_filled_once():
+    source = Numbered()
+    dataset = endless(source, cache=True)
+    assert len(batches(dataset, 14)) == 14  # five rounds
+    assert sorted(source.decoded) == list(range(COUNT))
+    batches(dataset, 3)
+    assert len(source.decoded) == COUNT
+    dataset = finite(source, cache=True)
+    for _ in range(4):
+        batches(dataset)
+    assert len(source.decoded) == 2 * COUNT
+
+
+@pytest.mark.parametrize(
+    "batch_size, shuffle, step", [(3, True, 0), (4, False, 0), (4, True, 10**12)]
+)
+def test_names_are_those_of_the_images_in_the_batch(batch_size, shuffle, step):
+    arguments = {"batch_size": batch_size, "shuffle": shuffle, "seed": 2**70 + 1}
+    for number, found in enumerate(ids(batches(endless(first_step=step, **arguments), 6))):
+        names = data.batch_names(Numbered(), "train", step=step + number, **arguments)
+        assert names == [f"photo_{number}" for number in found]
+
+
+def orders(seed, rounds=60, count=50):
+    numbers = image_numbers(count, run_key(seed, "order"), shuffle=True).batch(rounds * count)
+    return next(numbers.as_numpy_iterator()).reshape(rounds, count)
+
+
+def test_rounds_of_neighbouring_seeds_are_not_related():
+    found = np.concatenate([orders(seed) for seed in (0, 1, 2, -1, 2**32, 2**64, 2**64 + 1)])
+    assert (np.sort(found, axis=1) == np.arange(50)).all()
+    # No round is another's, shifted or not (seed + 1 in round r being seed in round r + 1, say).
+    assert len({row.tobytes() for row in found}) == len(found)
+    agree = (found[:, None] == found[None]).mean(-1)[~np.eye(len(found), dtype=bool)]
+    # Two random orders of 50 agree in one place on average, a Poisson number of them.
+    assert agree.mean() * 50 == pytest.approx(1.0, abs=0.02)
+    assert agree.max() * 50 < 11
+    # Every image comes to every place.
+    places = np.stack([(found == number).argmax(1) for number in range(50)])
+    assert np.abs(places.mean(1) - 24.5).max() < 4 * 14.4 / len(found) ** 0.5
+
+
+def test_every_iteration_is_the_same_run_whatever_tensorflow_draws():
+    dataset = endless(first_step=2)
+    whole = batches(dataset, 5)
+    assert same(batches(dataset, 5), whole)
+    tf.random.set_seed(77)
+    try:
+        assert same(batches(endless(first_step=2), 5), whole)
+    finally:
+        tf.random.set_seed(None)
+
+
+def test_seed_decides_and_epochs_differ():
+    source = data.Shapes(train=COUNT, val=0)
+
+    def images(make, seed):
+        dataset = make(source, batch_size=COUNT, shuffle=False, seed=seed)
+        return [batches(dataset, 1)[0][0] for _ in range(2)]
+
+    first, second = images(finite, 0)
+    again, other = images(finite, 0), images(finite, 1)
+    np.testing.assert_array_equal([first, second], again)
+    rounds = [found for found, _ in batches(endless(source, batch_size=COUNT, shuffle=False), 2)]
+    # Each image is augmented in another way.
+    for one, another in ((first, second), (first, other[0]), rounds):
+        assert (one != another).any(axis=(1, 2, 3)).all()
+
+
+def test_order_differs_between_epochs_and_seeds():
+    datasets = (finite(), finite(), finite(seed=1))
+    orders = [[str(ids(batches(dataset))) for _ in range(2)] for dataset in datasets]
+    assert orders[0] == orders[1]
+    assert len({*orders[0], *orders[2]}) == 4
+
+
+@pytest.mark.parametrize("batch_size, cache", [(1, True), (4, False), (32, True)])
+def test_nothing_is_dropped_and_batches_are_full(batch_size, cache):
+    dataset = finite(batch_size=batch_size, cache=cache)
     for _ in range(2):
-        batches = ids(dataset)
-        assert len(batches) == -(-11 // batch_size) == int(dataset.cardinality())
-        assert all(len(batch) == batch_size for batch in batches)
-        seen = [number for batch in batches for number in batch]
-        assert sorted(seen[:11]) == list(range(11))
-        for start in range(0, len(seen) - 10, 11):
-            assert set(seen[start : start + 11]) == set(range(11))
+        found = ids(batches(dataset))
+        assert len(found) == -(-COUNT // batch_size) == int(dataset.cardinality())
+        assert all(len(batch) == batch_size for batch in found)
+        seen = [number for batch in found for number in batch]
+        for start in range(0, len(seen) - COUNT + 1, COUNT):
+            assert sorted(seen[start : start + COUNT]) == list(range(COUNT))
 
 
-def test_order_without_shuffle_and_endless_repeat(numbered):
-    arguments = {"crop_size": (8, 8), "batch_size": 4}
-    dataset = data.training_dataset(numbered, **arguments, shuffle=False)
-    assert ids(dataset) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 0]]
-    endless = data.training_dataset(numbered, **arguments, repeat=True)
-    assert int(endless.cardinality()) == tf.data.INFINITE_CARDINALITY
-    assert len(ids(endless.take(9))) == 9
-
-
-def test_specs_are_static_where_known():
-    source = data.Shapes(train=4, val=2)
-    train = data.training_dataset(source, crop_size=(32, 40), batch_size=3).element_spec
-    assert train[0] == tf.TensorSpec((3, 32, 40, 3), tf.float32)
-    assert train[1] == tf.TensorSpec((3, 32, 40), tf.int32)
-    val = data.evaluation_dataset(source).element_spec
-    assert val[0] == tf.TensorSpec((None, None, None, 3), tf.float32)
-    assert val[1] == tf.TensorSpec((None, None, None), tf.int32)
+def test_order_without_shuffle_and_specs():
+    dataset = finite(shuffle=False, crop_size=(8, 12))
+    assert ids(batches(dataset)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 0]]
+    assert dataset.element_spec == (
+        tf.TensorSpec((4, 8, 12, 3), tf.float32),
+        tf.TensorSpec((4, 8, 12), tf.int32),
+    )
+    assert int(endless().cardinality()) == tf.data.INFINITE_CARDINALITY
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_evaluation_is_whole_images_in_order(numbered, batch_size):
-    dataset = data.evaluation_dataset(numbered, batch_size=batch_size)
-    assert ids(dataset) == [
-        list(range(start, min(11, start + batch_size))) for start in range(0, 11, batch_size)
-    ]
-    assert int(dataset.cardinality()) == -(-11 // batch_size)
+def test_evaluation_is_whole_images_in_order(batch_size):
+    dataset = data.evaluation_dataset(Numbered(), batch_size=batch_size)
+    assert dataset.element_spec[0] == tf.TensorSpec((None, None, None, 3), tf.float32)
+    assert dataset.element_spec[1] == tf.TensorSpec((None, None, None), tf.int32)
+    assert int(dataset.cardinality()) == -(-COUNT // batch_size)
     number = 0
-    for images, labels in dataset.as_numpy_iterator():
+    for images, labels in batches(dataset):
+        assert images.shape[1] == 12 + min(COUNT, number + batch_size) - 1
         for image, label in zip(images, labels, strict=True):
-            height = 10 + number
-            assert image.shape[0] == 10 + min(
-                10, number // batch_size * batch_size + batch_size - 1
-            )
+            height = 12 + number
             assert (label[:height] == number).all()
             assert (image[:height] == number).all()
             assert (label[height:] == 255).all()
             assert (image[height:] == 127.5).all()
             number += 1
-    assert number == 11
+    assert number == COUNT
 
 
-def test_auto_cache_asks_the_source(numbered, monkeypatch):
-    reads = []
-    plain = data.Folder.dataset
+def test_auto_cache_asks_the_source(monkeypatch):
+    source = Numbered()
+    estimate = source.decoded_bytes("train")
+    assert estimate == sum((12 + number) * 15 * 4 for number in range(COUNT))
+    for size, use in ((estimate, "all"), (10**15, "some")):
+        monkeypatch.setattr(Numbered, "decoded_bytes", lambda self, split, size=size: size)
+        source = Numbered()
+        finite(source)
+        assert source.uses == [use]  # all are read once, or those that come and none is kept
 
-    def counted(self, split, numbers=None):
-        reads.append(numbers is None)
-        return plain(self, split, numbers)
 
-    monkeypatch.setattr(data.Folder, "dataset", counted)
-    data.training_dataset(numbered, crop_size=(8, 8), seed=9)
-    assert reads == [True]  # all are read once, and taken from memory in any order
-    monkeypatch.setattr(data.Folder, "decoded_bytes", lambda self, split: 10**15)
-    data.training_dataset(numbered, crop_size=(8, 8), seed=9)
-    assert reads == [True, False]  # those that come are read, nothing is kept
+def test_the_size_is_estimated_from_images_all_over_the_split():
+    class Growing(Numbered):
+        def names(self, split):
+            return ["image"] * 200
+
+    exact = sum((12 + number) * 15 * 4 for number in range(200))
+    assert Growing().decoded_bytes("train") == pytest.approx(exact, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -143,27 +234,33 @@ def test_auto_cache_asks_the_source(numbered, monkeypatch):
     [
         ({"crop_size": (0, 8)}, "`crop_size`"),
         ({"crop_size": (8.5, 8)}, "`crop_size`"),
-        ({"crop_size": (8, 8), "batch_size": 0}, "`batch_size`"),
-        ({"crop_size": (8, 8), "scales": (2, 1)}, "`scales`"),
-        ({"crop_size": (8, 8), "color_jitter": 2}, "`color_jitter`"),
-        ({"crop_size": (8, 8), "color_jitter": True}, "`color_jitter`"),
-        ({"crop_size": (8, 8), "color_jitter": (0.1, 0.1)}, "`color_jitter`"),
-        ({"crop_size": (8, 8), "color_jitter": {"hue": 0.1}}, "`color_jitter` .*gamma.*'hue'"),
-        ({"crop_size": (8, 8), "color_jitter": {"gamma": 1.5}}, "`color_jitter` .*1.5"),
-        ({"crop_size": (8, 8), "color_jitter": "0.2"}, "`color_jitter`"),
-        ({"crop_size": (8, 8), "class_focus": 1.1}, "`class_focus` .*1.1"),
-        ({"crop_size": (8, 8), "class_focus": True}, "`class_focus`"),
-        ({"crop_size": (8, 8), "seed": 0.5}, "`seed` .*seed=0.5"),
-        ({"crop_size": (8, 8), "first_step": -1, "repeat": True}, "`first_step` .*-1"),
-        ({"crop_size": (8, 8), "first_step": 1.5, "repeat": True}, "`first_step` .*1.5"),
-        ({"crop_size": (8, 8), "first_step": 3}, "`first_step` .*repeat=True.*first_step=3"),
-        ({"crop_size": (8, 8), "cache": "yes"}, "`cache`"),
-        ({"crop_size": (8, 8), "split": "test"}, "`split`"),
+        ({"batch_size": 0}, "`batch_size`"),
+        ({"scales": (2, 1)}, "`scales`"),
+        ({"color_jitter": 2}, "`color_jitter`"),
+        ({"color_jitter": True}, "`color_jitter`"),
+        ({"color_jitter": (0.1, 0.1)}, "`color_jitter`"),
+        ({"color_jitter": {"hue": 0.1}}, "`color_jitter` .*gamma.*'hue'"),
+        ({"color_jitter": {"gamma": 1.5}}, "`color_jitter` .*1.5"),
+        ({"color_jitter": "0.2"}, "`color_jitter`"),
+        ({"class_focus": 1.1}, "`class_focus` .*1.1"),
+        ({"class_focus": True}, "`class_focus`"),
+        ({"seed": 0.5}, "`seed` .*seed=0.5"),
+        ({"first_step": -1, "repeat": True}, "`first_step` .*-1"),
+        ({"first_step": 1.5, "repeat": True}, "`first_step` .*1.5"),
+        ({"first_step": 3}, "`first_step` .*repeat=True.*first_step=3"),
+        ({"cache": "yes"}, "`cache`"),
+        ({"split": "test"}, "`split`"),
     ],
 )
 def test_arguments_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
-        data.training_dataset(data.Shapes(train=2, val=1), **arguments)
+        finite(**arguments)
+
+
+@pytest.mark.parametrize("step", [-1, 0.5, None])
+def test_steps_are_checked(step):
+    with pytest.raises(ValueError, match=f"`step` .*{step}"):
+        data.batch_names(Numbered(), step=step)
 
 
 HELD = """

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from keras_deeplab import data
+from keras_deeplab.data import shapes
 
 
 def pairs(source, split):
@@ -48,7 +50,7 @@ def test_seed_decides_everything():
 
 
 def test_report_of_the_default_set():
-    report = data.audit(data.Shapes(train=60, val=30))
+    report = data.audit(data.Shapes(train=40, val=30))
     assert report.info.num_classes == 6
     assert report.warnings == ()
     for part in report.splits.values():
@@ -77,10 +79,12 @@ def test_splits_and_arguments():
         data.Shapes(val=-1)
     with pytest.raises(ValueError, match="`split`"):
         data.Shapes().names("test")
+    with pytest.raises(ValueError, match="seed=-1"):
+        data.Shapes(seed=-1)
 
 
 def test_colours_of_single_pixels_do_not_tell_the_class():
-    source = data.Shapes()
+    source = data.Shapes(train=240, val=24)
     train, val = pairs(source, "train"), pairs(source, "val")
     labels = [label for _, label in val]
     priors = log_priors([label for _, label in train])
@@ -128,3 +132,59 @@ def test_a_field_of_nine_pixels_does_not_tell_the_class():
     )
     assert objects > 0.8
     assert best_mean_iou(logits, labels, log_priors(labels)) < 0.65
+
+
+# Images of one shape each.
+
+
+def test_images_of_one_shape_have_all_classes_and_many_sizes(tmp_path):
+    data.write_shape_images(tmp_path, train=30, val=5)
+    names = {"disc", "ring", "square", "triangle", "cross"}
+    assert {path.name for path in (tmp_path / "train").iterdir()} == names
+    assert all(len(list((tmp_path / "train" / name).iterdir())) == 6 for name in names)
+    images = [np.asarray(Image.open(path)) for path in (tmp_path / "train").rglob("*.png")]
+    sizes = {image.shape[:2] for image in images}
+    assert len(sizes) > 24
+    assert min(map(min, sizes)) >= 56
+    assert max(map(max, sizes)) <= 112
+    assert all(image.std() > 5 for image in images)
+    # The seed decides.
+    contents = []
+    for folder, seed in (("first", 0), ("again", 0), ("other", 1)):
+        data.write_shape_images(tmp_path / folder, train=5, val=5, seed=seed)
+        paths = sorted((tmp_path / folder).rglob("*.png"))
+        contents.append([path.read_bytes() for path in paths])
+    assert contents[0] == contents[1]
+    assert len({*contents[0], *contents[2]}) == 20
+
+
+def test_each_image_shows_the_shape_of_its_class(monkeypatch):
+    """Outlines alone: white on black, they are told apart by how they fill their bounding box."""
+    monkeypatch.setattr(shapes, "grey", lambda rng: np.zeros(3))
+    monkeypatch.setattr(shapes, "vivid", lambda rng: np.full(3, 255))
+    monkeypatch.setattr(
+        shapes, "paint", lambda rng, grid, color: np.ones((*grid.shape[1:], 1), "f") * color
+    )
+    monkeypatch.setattr(shapes, "photographed", lambda rng, image, place: image.astype(np.uint8))
+    monkeypatch.setattr(shapes, "TURN", 1e-9)
+    expected = {
+        "disc": (np.pi / 4, True),
+        "ring": (np.pi / 4 * (1 - 0.55**2), False),
+        "square": (1, True),
+        "triangle": (0.5, True),
+        "cross": (2 * 0.3 - 0.3**2, True),
+    }
+    for name, (share, middle) in expected.items():
+        kind = shapes.CLASSES.index(name)
+        mask = shapes.draw_shape(np.random.default_rng(kind), kind)[..., 0] > 0
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert min(box.shape) >= 0.39 * min(mask.shape)
+        assert box.mean() == pytest.approx(share, abs=0.06), name
+        assert box[box.shape[0] // 2, box.shape[1] // 2] == middle, name
+
+
+@pytest.mark.parametrize("argument, value", [("train", 0), ("val", 0), ("seed", -1)])
+def test_arguments_out_of_range(tmp_path, argument, value):
+    with pytest.raises(ValueError, match=f"{argument}={value}"):
+        data.write_shape_images(tmp_path, **{argument: value})

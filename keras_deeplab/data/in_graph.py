@@ -1,7 +1,4 @@
-"""The EXIF orientation of a JPEG, read and applied in a TensorFlow graph, which has no op for it.
-
-Images with invalid EXIF are upright.
-"""
+"""Decoding of images in a TensorFlow graph, for exported models."""
 
 from __future__ import annotations
 
@@ -12,10 +9,59 @@ from keras_deeplab.data.orientation import MIRRORED, UPRIGHT, UPSIDE_DOWN
 _TAG = 0x0112
 _ENTRIES = 64  # of the image file directory that are read; cameras write about 15
 _SEGMENTS = 64
+_HEADER = 34  # bytes that identify a format
+
+
+def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
+    """Decodes the bytes of one image to uint8 `(height, width, channels)`, as stored.
+
+    The pixels equal those of `decoding.read_picture`. Other formats, and those that a graph cannot
+    decode (TIFF, BMP with a palette), raise an InvalidArgumentError.
+    """
+    header = bytes_at(encoded, tf.constant(0), _HEADER)
+
+    def holds(position: int, *values: int) -> tf.Tensor:
+        return tf.reduce_all(header[position : position + len(values)] == values)
+
+    bmp = holds(0, *b"BM") & (holds(28, 24, 0) | holds(28, 32, 0)) & holds(30, 0, 0, 0, 0)
+    animated = holds(12, *b"VP8X") & (header[20] & 2 > 0)
+    webp = holds(0, *b"RIFF") & holds(8, *b"WEBP") & ~animated
+    png = holds(0, *b"\x89PNG")
+    rule = "encoded must hold JPEG, PNG, WebP (of one image) or BMP (24 or 32 bits, uncompressed)"
+    known = tf.debugging.Assert(
+        holds(0, 0xFF, 0xD8, 0xFF) | png | webp | bmp, [rule, "; received bytes that begin", header]
+    )
+
+    def deep() -> tf.Tensor:
+        values = tf.io.decode_png(encoded, channels, tf.uint16)
+        return tf.cast(tf.bitwise.right_shift(values, tf.constant(8, tf.uint16)), tf.uint8)
+
+    with tf.control_dependencies([known]):
+        image = tf.case(
+            [
+                (png & (header[24] == 16), deep),
+                (webp | bmp, lambda: decode_stored_channels(encoded, channels)),
+            ],
+            default=lambda: tf.io.decode_image(encoded, channels, expand_animations=False),
+        )
+    return tf.ensure_shape(image, (None, None, channels))
+
+
+def decode_stored_channels(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    """Decodes WebP and BMP, of which TensorFlow gives all stored channels only."""
+    color = tf.io.decode_image(encoded, expand_animations=False)[..., :3]
+    if channels == 3:
+        return color
+    # As Pillow computes brightness, rounded.
+    grey = tf.tensordot(tf.cast(color, tf.int32), tf.constant([19595, 38470, 7471]), 1)
+    return tf.cast((grey[..., None] + 32768) // 65536, tf.uint8)
 
 
 def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns the EXIF orientation of one encoded image, int32 in 1..8; 1 if there is none."""
+    """Returns the EXIF orientation of one encoded image, int32 in 1..8.
+
+    It is 1 without valid EXIF. TensorFlow has no op for it.
+    """
 
     def searching(position: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
         del tiff
