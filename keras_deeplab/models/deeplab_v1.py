@@ -8,7 +8,6 @@ import keras
 from keras import layers as kl
 
 from keras_deeplab.models.arguments import InputShape
-from keras_deeplab.models.backbone import Image
 from keras_deeplab.models.base import SegmentationModel
 from keras_deeplab.validation import error, integer
 
@@ -65,9 +64,8 @@ class DeepLabV1(SegmentationModel):
             raise error("aspp_rates", "a tuple of one rate", completed["aspp_rates"])
         return completed
 
-    def _output(self, image: Image, features: Any) -> Any:
-        logits = large_fov(features, *self._arguments["aspp_rates"], self._arguments)
-        return image.upsampled(logits, self._arguments["align_corners"])
+    def _output(self, features: Any) -> Any:
+        return self._upsampled(large_fov(features, *self._arguments["aspp_rates"], self._arguments))
 
 
 def with_released_vgg16(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from keras import layers as kl
 
 from keras_deeplab.layers import ASPP, AtrousConv2D, AtrousSeparableConv2D
 from keras_deeplab.models.arguments import InputShape
-from keras_deeplab.models.backbone import Image, built, with_feature_taps
+from keras_deeplab.models.backbone import built, with_feature_taps
 from keras_deeplab.models.base import SegmentationModel
 from keras_deeplab.models.deep_supervision import DeepSupervision
 from keras_deeplab.models.fcn_head import fcn_head
@@ -84,9 +84,9 @@ class DeepLabV3(DeepSupervision, SegmentationModel):
 
     def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
         layer = arguments["auxiliary_layer"]
-        return with_feature_taps(arguments, built(arguments), auxiliary_layer=layer)
+        return with_feature_taps(built(arguments), arguments, auxiliary_layer=layer)
 
-    def _output(self, image: Image, x: Any, *_: Any) -> Any:
+    def _output(self, x: Any, *_: Any) -> Any:
         config = self._arguments
         shared = self._options("activation", "epsilon")
         if not config["cascade"]:
@@ -95,12 +95,11 @@ class DeepLabV3(DeepSupervision, SegmentationModel):
         if config["head_filters"] is not None:
             conv = AtrousSeparableConv2D if config["separable"] else AtrousConv2D
             x = conv(config["head_filters"], 3, name="head", **shared)(x)
-        x = kl.Conv2D(config["num_classes"], 1, name="logits", dtype="float32")(x)
-        return image.upsampled(x, config["align_corners"])
+        return self._upsampled(kl.Conv2D(self.num_classes, 1, name="logits", dtype="float32")(x))
 
-    def _add_training_outputs(self, image: Image, _: Any, *taps: Any) -> None:
-        config = self._arguments
+    def _add_training_outputs(self, _: Any, *taps: Any) -> None:
         for features in taps:
-            head = fcn_head(features.shape[-1], config)
-            logits = image.upsampled(head(features), config["align_corners"], "auxiliary_")
-            self._supervise([self.output, logits], (1.0, config["auxiliary_weight"]), [head])
+            head = fcn_head(features.shape[-1], self._arguments)
+            logits = self._upsampled(head(features), "auxiliary_")
+            weights = (1.0, self._arguments["auxiliary_weight"])
+            self._supervise([self.output, logits], weights, [head])
