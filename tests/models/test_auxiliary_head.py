@@ -97,7 +97,7 @@ def test_fit_descends_the_weighted_sum_and_scores_the_main_head_alone(batch):
     all_layers(several)["auxiliary/dropout"].rate = 0.0  # so that a step can be taken twice
     loss = keras_deeplab.losses.CrossEntropy()
     metric = keras_deeplab.metrics.SegmentationMetrics(3)
-    several.compile(keras.optimizers.SGD(0.0), loss, metrics=[metric])
+    several.compile(keras.optimizers.SGD(0.0), loss, metrics=[metric], run_eagerly=True)
     outputs = several(batch[0], training=True)
     main, auxiliary = (float(loss(labels, logits)) for logits in outputs)
     assert abs(main - auxiliary) > 1e-2
@@ -124,46 +124,6 @@ def test_what_layers_add_counts_once(batch):
     bare = float(loss(batch[1], outputs[0])) + 0.7 * float(loss(batch[1], outputs[1]))
     found = float(several.compute_loss(*batch, outputs))
     assert found == pytest.approx(bare + added, rel=1e-5)
-
-
-def gradients(model: DeepLabV3, batch, outputs_of) -> dict[str, np.ndarray]:
-    model.compile("sgd", keras_deeplab.losses.CrossEntropy())
-    with tf.GradientTape() as tape:
-        loss = model.compute_loss(*batch, outputs_of(batch[0]))
-    named = {
-        f"{path}/{weight.name}": weight
-        for path, layer in all_layers(model).items()
-        if not layer._layers
-        for weight in layer.trainable_weights
-    }
-    found = tape.gradient(loss, [weight.value for weight in named.values()])
-    return dict(zip(named, found, strict=True))
-
-
-def test_with_a_weight_of_zero_the_rest_learns_as_without_the_head(model, plain, batch):
-    """And with another it does not: only what comes before the tapped layer hears of it."""
-    expected = gradients(plain, batch, plain)
-    assert max(np.abs(g).max() for g in expected.values()) > 1e-3
-    for weight, same in ((0.0, True), (0.4, False)):
-        several = with_head(auxiliary_weight=weight)
-        give_weights(model, several)
-        # Norms with their moving statistics, so that both models are in one state.
-        found = gradients(several, batch, lambda x, m=several: m.training_graph(x, training=False))
-        moved = {
-            name.split("/")[1]
-            for name, gradient in expected.items()
-            if np.abs(found[name] - gradient).max() > 1e-4 * np.abs(gradient).max()
-        }
-        assert moved <= (
-            set()
-            if same
-            else {"stem", "stage4", "stage4_norm", "stage8"}
-            | {"stage8_norm", "unit8", "stage16", "stage16_norm"}
-        )
-        assert bool(moved) is not same
-        head = [np.abs(found[name]).max() for name in found if name.startswith("auxiliary")]
-        assert len(head) == 5
-        assert (max(head) > 0) is not same
 
 
 def test_its_weights_are_there_once(model, plain):
@@ -240,19 +200,14 @@ def test_inside_a_users_own_network_it_gives_its_prediction(model, batch):
     np.testing.assert_array_equal(outer(batch[0]), model(batch[0]))
 
 
-@pytest.mark.parametrize("backbone", ["resnet101", "resnet50_beta", "mobilenet_v3_large"])
-def test_the_backbones_own_layer(backbone):
-    arguments = {"backbone": backbone, "backbone_options": {}, "auxiliary_layer": "auto"}
-    layer = completed(arguments)["auxiliary_layer"]
-    own = {"resnet101": "stage3_unit23_out", "resnet50_beta": "stage3_unit6_out"}
-    assert layer == own.get(backbone, "block3_project_norm")
-
-
-def test_on_mobilenet_v3_it_is_that_of_torchvision():
+def test_the_backbones_own_layer_is_that_of_torchvision():
     several = build(backbone="mobilenet_v3_large", auxiliary_layer="auto")
     assert several.get_config()["auxiliary_layer"] == "block3_project_norm"
     assert several.backbone.outputs[1].shape[-1] == 40
     assert geometry(several.backbone).outputs[1].stride == (8, 8)
+    for name, layer in (("resnet101", "stage3_unit23_out"), ("resnet50_beta", "stage3_unit6_out")):
+        arguments = {"backbone": name, "backbone_options": {}, "auxiliary_layer": "auto"}
+        assert completed(arguments)["auxiliary_layer"] == layer
 
 
 def test_a_backbone_without_such_a_layer_is_named():

@@ -93,7 +93,7 @@ def test_arguments_cannot_be_changed_from_outside(model):
         model._arguments["num_classes"] = 7
 
 
-@pytest.mark.parametrize("name", ["v2_branches", "v3_plus", "unet", "spp"], indirect=True)
+@pytest.mark.parametrize("name", ["v3_plus", "unet", "spp"], indirect=True)
 def test_exported_it_serves_probabilities_at_any_size(model, tmp_path: Path):
     is_classifier = isinstance(model, SPPNet)
     if is_classifier:

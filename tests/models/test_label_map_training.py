@@ -87,10 +87,17 @@ def test_class_weight_of_label_maps_is_refused(model):
         model.train_on_batch(IMAGES, MASKS, **weights)
 
 
+def test_hdf5_which_would_not_load_is_refused(plus, tmp_path):
+    for name in ("model.h5", "model.HDF5"):
+        with pytest.raises(ValueError, match="`filepath` must end in .keras"):
+            plus.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_class_weight_of_labels_of_whole_images_is_keras_own():
     model = SPPNet(2, tiny(), levels=(1,), dense=(4,), dropout=0.0, input_shape=(32, 32, 3))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.0), loss)
+    model.compile(keras.optimizers.SGD(0.0), loss, run_eagerly=True)
     images, labels = IMAGES[:2, :32, :32], np.array([0, 1])
     plain = model.train_on_batch(images, labels)
     twice = model.train_on_batch(images, labels, class_weight={0: 2.0, 1: 2.0})
@@ -109,13 +116,13 @@ class OneKernel(LabelMapTraining, keras.Model):
 def test_masks_of_0_and_255_are_a_warning_before_the_first_step(loss, monkeypatch):
     monkeypatch.setattr(labels_module, "_warned", False)
     model = OneKernel()
-    model.compile("sgd", loss)
+    model.compile("sgd", loss, run_eagerly=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         model.fit(IMAGES, np.where(MASKS == 255, 1, MASKS), verbose=0)
-        model.compile("sgd", CrossEntropy(ignore_label=None))
+        model.compile("sgd", CrossEntropy(ignore_label=None), run_eagerly=True)
         model.fit(IMAGES, MASKS // 255, verbose=0)
-    model.compile("sgd", loss)
+    model.compile("sgd", loss, run_eagerly=True)
     with pytest.warns(UserWarning, match="8 label maps contain no class but 0; 12.1 %"):
         model.fit(IMAGES, tf.constant(MASKS), verbose=0)
     with warnings.catch_warnings():  # once in a process

@@ -125,20 +125,19 @@ def test_certain_views_that_disagree_give_finite_logits():
     assert logits.min() < -1e4
 
 
-@pytest.mark.parametrize("fusion", FUSED)
-def test_flipped_views_are_trained_saved_and_exported(tmp_path: Path, fusion):
+def test_flipped_views_are_trained_saved_and_exported(tmp_path: Path):
     inputs = keras.Input((None, None, 3))
     scaled = keras.layers.Rescaling(1 / 100, -1)(inputs)
     inner = keras.Model(inputs, keras.layers.Conv2D(2, 3, padding="same")(scaled))
-    several = MultiScale(inner, (0.5, 1), fusion=fusion, flip=True)
+    several = MultiScale(inner, (0.5, 1), fusion="mean", flip=True)
     loss = keras_deeplab.losses.CrossEntropy()
     metric = keras_deeplab.metrics.SegmentationMetrics(2)
-    several.compile(keras.optimizers.Adam(1e-2), loss, metrics=[metric])
+    several.compile(keras.optimizers.Adam(1e-2), loss, metrics=[metric], run_eagerly=True)
     pixels, labels = image(32, 48, batch=2), np.zeros((2, 32, 48), int)
     labels[:, :, 20:] = 1
     outputs = several(pixels, training=True)
     assert len(outputs) == 5
-    np.testing.assert_allclose(outputs[0], FUSED[fusion](outputs[1:]), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(outputs[0], FUSED["mean"](outputs[1:]), atol=1e-5, rtol=1e-5)
     total = several.compute_loss(pixels, labels, outputs)
     assert float(total) == pytest.approx(sum(float(loss(labels, o)) for o in outputs), rel=1e-5)
     logs = several.train_on_batch(pixels, labels, return_dict=True)
@@ -151,7 +150,7 @@ def test_flipped_views_are_trained_saved_and_exported(tmp_path: Path, fusion):
     assert type(loaded) is MultiScale
     assert {key: loaded.get_config()[key] for key in ("scales", "fusion", "flip")} == {
         "scales": (0.5, 1.0),
-        "fusion": fusion,
+        "fusion": "mean",
         "flip": True,
     }
     x = image(45, 70)

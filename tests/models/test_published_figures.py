@@ -45,13 +45,13 @@ FIGURES = [
     # The strides are on the first 1x1, as in the paper's network.
     pytest.param(V2, None, {}, 44_048_532, 44_153_876, 188.89, 513, marks=SLOW),
     pytest.param(V2, None, {"stride_on": "3x3"}, 44_048_532, 44_153_876, 189.3, 513, marks=SLOW),
-    (V3, None, {}, 39_638_869, 39_695_573, 51.1, 513),
+    pytest.param(V3, None, {}, 39_638_869, 39_695_573, 51.1, 513, marks=SLOW),
     pytest.param(V3, "resnet101", {}, 58_630_997, 58_739_925, 71.7, 513, marks=SLOW),
     (V3, "resnet50", TORCHVISION, 42_004_074, 42_061_290, 178.722, 520),
     pytest.param(V3, "resnet101", TORCHVISION, 60_996_202, 61_105_642, 258.743, 520, marks=SLOW),
     (V3, "mobilenet_v2", BARE, 2_113_557, 2_146_645, 2.74, 513),
     (V3PLUS, None, {}, 40_352_181, 40_409_493, 72.2, 513),
-    (V3PLUS, None, {"separable": True}, 26_696_133, 26_766_853, 39.6, 513),
+    pytest.param(V3PLUS, None, {"separable": True}, 26_696_133, 26_766_853, 39.6, 513, marks=SLOW),
     pytest.param(V3PLUS, "resnet101", {}, 59_344_309, 59_453_845, 92.8, 513, marks=SLOW),
     pytest.param(V3PLUS, "xception41", {}, 28_108_661, 28_241_573, 40.0, 513, marks=SLOW),
     pytest.param(V3PLUS, "xception65", {}, 41_055_413, 41_258_213, 54.04, 513, marks=SLOW),
@@ -97,7 +97,7 @@ def test_a_default_that_is_separable_is_so_in_aspp_and_decoder():
 
 
 def test_no_argument_is_needed():
-    model = built(V3PLUS)
+    model = built(V3PLUS, None)
     assert (model.num_classes, model.output_stride) == (21, 16)
     config = model.get_config()
     assert config["backbone"] == "resnet50"
@@ -107,7 +107,7 @@ def test_no_argument_is_needed():
 
 
 def test_fields_of_v1():
-    model = built(V1)
+    model = built(V1, None)
     found = geometry(model, 321, 321)
     assert found["backbone"].receptive_field == (227, 227)
     assert found["backbone"].stride == (8, 8)
@@ -125,7 +125,7 @@ def test_fields_of_v2_on_vgg16():
 
 @SLOW
 def test_rates_and_field_of_v2_on_resnet101():
-    model = built(V2)
+    model = built(V2, None)
     assert geometry(model, 513, 513)["backbone"].receptive_field == (1027, 1027)
     rates = [model.get_layer(f"logits_{branch}").dilation_rate[0] for branch in range(4)]
     assert rates == [6, 12, 18, 24]

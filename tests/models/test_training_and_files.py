@@ -21,9 +21,9 @@ def photographs(height: int = 32, width: int = 48, batch: int = 4) -> tuple[np.n
     return pixels.astype("float32"), labels
 
 
-def compiled(model: keras.Model, rate: float = 5e-3) -> keras.Model:
+def compiled(model: keras.Model, rate: float = 5e-3, eager: bool = False) -> keras.Model:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), loss)
+    model.compile(keras.optimizers.Adam(rate), loss, run_eagerly=eager)
     return model
 
 
@@ -57,11 +57,13 @@ def test_a_backbone_of_the_package_learns():
 
 def test_saved_with_its_optimizer_it_goes_on_where_it_was(tmp_path: Path):
     x, y = photographs()
-    model = compiled(DeepLabV3Plus(2, tiny(), aspp_filters=8, aspp_rates=(1, 2), dropout=0.0))
+    options = {"aspp_filters": 8, "aspp_rates": (1, 2), "dropout": 0.0}
+    model = compiled(DeepLabV3Plus(2, tiny(), **options), eager=True)
     model.get_layer("aspp").project.trainable = False  # the optimizer holds fewer slots
     model.fit(x, y, epochs=2, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.run_eagerly = True
     assert type(loaded) is DeepLabV3Plus
     assert loaded.optimizer.iterations == 2
     for mine, its in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
@@ -74,7 +76,7 @@ def test_saved_with_its_optimizer_it_goes_on_where_it_was(tmp_path: Path):
 
 def test_float16_scales_the_loss():
     # Small gradients would underflow unseen; Keras asks the model itself for its policy.
-    model = compiled(DeepLabV3(2, tiny(), aspp_filters=8, dtype="mixed_float16"))
+    model = compiled(DeepLabV3(2, tiny(), aspp_filters=8, dtype="mixed_float16"), eager=True)
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     model.fit(*photographs(batch=2), verbose=0)
     assert int(model.optimizer.inner_optimizer.iterations) == 1

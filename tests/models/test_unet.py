@@ -55,8 +55,13 @@ def parameters_by_hand(channels: int, classes: int, filters: int = 64, depth: in
     return total + convolution(1, filters, classes)
 
 
-def test_parameters_and_multiply_adds_of_the_paper():
-    model = UNet()
+@pytest.fixture(scope="module")
+def published() -> keras.Model:
+    return UNet()
+
+
+def test_parameters_and_multiply_adds_of_the_paper(published):
+    model = published
     assert (model.num_classes, model.output_stride) == (21, 16)
     assert model.count_params() == parameters_by_hand(3, 21) == 31_033_045
     assert parameters_by_hand(1, 2) == 31_030_658  # the paper's: gray images, two classes
@@ -83,7 +88,7 @@ def test_filters_depth_and_batch_norm():
         assert np.isfinite(logits).all()
 
 
-def test_receptive_field_of_the_paper():
+def test_receptive_field_of_the_paper(published):
     field = stride = 1
     for level in range(5):
         if level:
@@ -91,8 +96,7 @@ def test_receptive_field_of_the_paper():
             stride *= 2
         field += 2 * (2 * stride)
     assert (field, stride) == (140, 16)
-    model = UNet(2, filters=1)
-    found = geometry(model)
+    found = geometry(published)
     assert found["backbone/level4_conv2"].receptive_field == (field, field)
     assert found["backbone/level4_conv2"].stride == (stride, stride)
     assert found.output.stride == (1, 1)
@@ -100,9 +104,8 @@ def test_receptive_field_of_the_paper():
     assert skips == [(8, 8), (4, 4), (2, 2), (1, 1)]
 
 
-def test_kernels_begin_with_the_variance_of_the_paper():
-    model = UNet(2, filters=16)
-    layers = leaf_layers(model)
+def test_kernels_begin_with_the_variance_of_the_paper(published):
+    layers = leaf_layers(published)
     for path in ("backbone/level2_conv2", "backbone/level4_conv1", "decoder2_conv1"):
         kernel = layers[path].conv.kernel
         expected = np.sqrt(2 / np.prod(kernel.shape[:3]))
@@ -111,10 +114,10 @@ def test_kernels_begin_with_the_variance_of_the_paper():
     assert not np.any([np.any(bias) for bias in biases])
 
 
-def test_dropout_is_on_the_last_two_levels():
+def test_dropout_is_on_the_last_two_levels(published):
     dropouts = {
         path: layer.rate
-        for path, layer in leaf_layers(small()).items()
+        for path, layer in leaf_layers(published).items()
         if isinstance(layer, keras.layers.Dropout)
     }
     assert dropouts == {"backbone/level3_dropout": 0.5, "backbone/level4_dropout": 0.5}
@@ -147,26 +150,20 @@ def up_convolved(x: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:
     return y.reshape(2 * x.shape[0], 2 * x.shape[1], -1) + bias
 
 
-def by_hand(model: keras.Model, pixels: np.ndarray, mistake: str = "") -> np.ndarray:
-    """The figure of the paper at depth 2, for one image; optionally with a mistake."""
+def by_hand(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
+    """The figure of the paper at depth 2, for one image."""
     layers = leaf_layers(model)
     x, skips = pixels / 127.5 - 1, []
     for level in range(3):
         x = pooled(x) if level else x
-        first = convolved(x, layers[f"backbone/level{level}_conv1"])
-        x = convolved(first, layers[f"backbone/level{level}_conv2"])
-        skips.append(first if mistake == "skip before its level's end" else x)
+        x = convolved(x, layers[f"backbone/level{level}_conv1"])
+        x = convolved(x, layers[f"backbone/level{level}_conv2"])
+        skips.append(x)
     for level in (1, 0):
         skip, name = skips[level], f"decoder{2**level}"
-        x = up_convolved(x, layers[f"{name}_up"])
         height, width, _ = skip.shape
-        cut = mistake == "cut at the beginning"
-        x = x[-height:, -width:] if cut else x[:height, :width]
-        x = np.maximum(x, 0) if mistake == "ReLU behind the up-convolution" else x
-        skip = skip[::-1] if mistake == "skip upside down" else skip
-        both = [x, skip] if mistake == "skip and up-convolution swapped" else [skip, x]
-        x = np.concatenate([0 * skip, x] if mistake == "no skip" else both, -1)
-        x = convolved(x, layers[f"{name}_conv1"])
+        x = up_convolved(x, layers[f"{name}_up"])[:height, :width]
+        x = convolved(np.concatenate([skip, x], -1), layers[f"{name}_conv1"])
         x = convolved(x, layers[f"{name}_conv2"])
     return x @ np.asarray(layers["logits"].kernel)[0, 0] + np.asarray(layers["logits"].bias)
 
@@ -177,44 +174,6 @@ def test_it_computes_what_the_figure_shows(plain, size):
     expected = by_hand(plain, pixels[0])
     assert expected.std() > 1e-2
     np.testing.assert_allclose(plain(pixels)[0], expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "mistake",
-    [
-        "skip before its level's end",
-        "cut at the beginning",
-        "ReLU behind the up-convolution",
-        "skip upside down",
-        "skip and up-convolution swapped",
-        "no skip",
-    ],
-)
-def test_wrong_wiring_would_be_seen(plain, mistake):
-    pixels = image(13, 11)
-    logits = np.asarray(plain(pixels)[0])
-    assert np.abs(logits - by_hand(plain, pixels[0], mistake)).max() > 0.05 * logits.std()
-
-
-def reach(model: keras.Model) -> int:
-    """How far from one changed pixel logits change."""
-    pixels = image(64, 64)
-    changed = pixels.copy()
-    changed[0, 33, 33] = 255 - changed[0, 33, 33]
-    rows, columns = np.nonzero(np.abs(model(changed) - model(pixels))[0].max(-1) > 1e-6)
-    return 0 if not len(rows) else max(np.abs(rows - 33).max(), np.abs(columns - 33).max())
-
-
-def test_fine_detail_comes_through_the_skips():
-    model = calibrate(small(depth=2), image(32, 32, batch=2))
-    assert reach(model) > 4
-    cut_off = model.get_layer("decoder1_up")
-    cut_off.kernel.assign(0 * cut_off.kernel)
-    # What is left: four 3x3 convolutions at the image's own stride, two before the skip, two after.
-    assert reach(model) == 4
-    first = model.get_layer("decoder1_conv1").conv.kernel
-    first.assign(first * np.reshape([0] * 4 + [1] * 4, (1, 1, 8, 1)))
-    assert reach(model) == 0  # without skip and up-convolution nothing arrives
 
 
 # Over a backbone
@@ -232,29 +191,18 @@ def test_skips_of_a_users_network(over):
     assert UNet(2, tiny()).get_layer("decoder16_conv1").filters == 256
 
 
-def decoded(model: keras.Model, network: keras.Model, pixels, names) -> np.ndarray:
+def test_decoder_over_a_users_network(network, over):
     """The decoder's layers, on features taken from the user's own network by name."""
+    pixels, names = image(97, 129), ("stem", "stage4_out", "add8", "add16")
     taps = [network.get_layer(name).output for name in names]
     *skips, x = keras.Model(network.inputs[0], [*taps, network.output])(pixels)
     for skip, stride in zip(skips[::-1], (16, 8, 4, 2), strict=True):
         x = tf.concat([skip, tf.image.resize(x, skip.shape[1:3])], -1)
         for index in (1, 2):
-            x = model.get_layer(f"decoder{stride}_conv{index}")(x)
-    return tf.image.resize(model.get_layer("logits")(x), pixels.shape[1:3]).numpy()
-
-
-def test_decoder_over_a_users_network(network, over):
-    pixels = image(97, 129)
-    names = ("stem", "stage4_out", "add8", "add16")
-    expected = decoded(over, network, pixels, names)
+            x = over.get_layer(f"decoder{stride}_conv{index}")(x)
+    expected = tf.image.resize(over.get_layer("logits")(x), (97, 129)).numpy()
     assert expected.std() > 1e-2
     np.testing.assert_allclose(over(pixels), expected, atol=1e-3 * expected.std())
-    for wrong in (
-        ("stem", "add8", "stage4_out", "add16"),
-        ("stem", "stage4_out", "stage8_out", "add16"),
-    ):
-        swapped = decoded(over, network, pixels, wrong)
-        assert np.abs(swapped - over(pixels)).max() > 0.1 * expected.std()
 
 
 def test_skip_layers_can_be_named_in_any_order(over):
