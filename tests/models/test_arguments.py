@@ -61,7 +61,7 @@ CASES = [
     (DeepLabV3, {"head_filters": 0}, received("head_filters", "0")),
     (DeepLabV3, {"backbone": "vgg19"}, received("backbone", "'vgg19'")),
     (DeepLabV3, {"backbone": None}, received("backbone", "None")),
-    (DeepLabV3, {"backbone": pooled_to_one()}, "`backbone` must be .* is a map.*'single'|single"),
+    (DeepLabV3, {"backbone": pooled_to_one()}, "`backbone` must be .* is a map.*single"),
     (DeepLabV3, {"auxiliary_layer": "auto"}, "`auxiliary_layer` .*'tiny'.*'auto'"),
     (DeepLabV3, {"auxiliary_layer": "stage17_out"}, "`auxiliary_layer` .*17_out.*stage16_out"),
     (DeepLabV3, {"auxiliary_layer": 3}, "`auxiliary_layer` .*'tiny'.* auxiliary_layer=3"),
