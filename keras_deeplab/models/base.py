@@ -37,9 +37,8 @@ _read_weights: ReadWeights | None = None
 def register_weights(read: ReadWeights) -> None:
     """Sets the function that reads the argument `weights`; importing `weights` calls this.
 
-    It is called with the value of `weights`, the name of the model's class, the constructor's
-    arguments and the names of those that the caller has given. It returns the arguments that
-    replace them, and a function that loads the weights into the model and returns a report.
+    It takes the weights, the name of the model's class, its arguments and the names of those given.
+    It returns the arguments that replace them, and a function that loads a model and reports.
     """
     global _read_weights
     _read_weights = read

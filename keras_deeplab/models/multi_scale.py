@@ -87,13 +87,14 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
             own = isinstance(model, SegmentationModel | MultiScale)
             align_corners = own and bool(model.get_config().get("align_corners"))
         inputs = keras.Input(model.input_shape[1:], name="images")
+        maximum = keras.layers.Maximum(name="maximum", dtype="float32")
+        fuse = maximum if fusion == "max" else _log_mean_probability
 
         def fused(network: keras.Model) -> list[Any]:
             views = []
             for scale in scales:
                 views += _views(network, inputs, scale, align_corners, flip)
             main = [logits for logits, *_ in views]
-            fuse = _maximum if fusion == "max" else _log_mean_probability
             return [fuse(main) if len(main) > 1 else main[0], *keras.tree.flatten(views)]
 
         outputs, weights = fused(model), (1.0,)
@@ -160,10 +161,6 @@ def _views(
     # the resizing and the network's padding do with even and odd sizes.
     mirrored = at_scale(ops.flip(image, axis=2))
     return [at_scale(image), [ops.flip(x, axis=2) for x in mirrored]]
-
-
-def _maximum(predictions: list[Any]) -> Any:
-    return keras.layers.Maximum(name="maximum", dtype="float32")(predictions)
 
 
 def _log_mean_probability(predictions: list[Any]) -> Any:
