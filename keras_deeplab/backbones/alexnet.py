@@ -22,17 +22,14 @@ def alexnet(input_shape: tuple[int | None, int | None, int] = (None, None, 3)) -
 
     The layout is that of Krizhevsky's single tower of 2014 as his own code and torchvision have it:
     64, 192, 384, 256 and 256 channels (the paper's footnote says 384 for the fourth), no groups and
-    no local response normalisation. The first convolution is 11x11 with stride 4 and padding 2, the
-    poolings are 3x3 with stride 2 and without padding. The last pooling is left out: spatial
-    pyramid pooling takes its place.
+    no local response normalisation. The last pooling is left out: spatial pyramid pooling takes its
+    place. Images must have at least 31 x 31 pixels.
 
     Args:
-        input_shape: (height, width, channels) without the batch, None for any size; images must
-            have at least 31 x 31 pixels.
+        input_shape: As in `build`.
 
     Returns:
-        A functional model from scaled pixels `(batch, height, width, channels)` to features
-        `(batch, (height - 15) // 16, (width - 15) // 16, 256)`.
+        A network to features `(batch, (height - 15) // 16, (width - 15) // 16, 256)`.
 
     Reference:
         [Krizhevsky, 2014, One weird trick for parallelizing convolutional neural

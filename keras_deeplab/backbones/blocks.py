@@ -12,11 +12,6 @@ from keras_deeplab.validation import error, integers
 PADDINGS = ("symmetric", "same", "end")
 
 
-def norm(x: Any, name: str, epsilon: float, momentum: float = 0.9) -> Any:
-    """Batch norm over the channels."""
-    return BatchNormalization(epsilon=epsilon, momentum=momentum, name=name)(x)
-
-
 def check_multi_grid(rates: Any) -> None:
     """Checks the rates of a last stage's three units."""
     if len(integers("multi_grid", rates)) != 3:
@@ -31,14 +26,11 @@ def stem_padding(padding: str) -> str:
 def pad_for_stride(
     x: Any, kernel_size: int, stride: int, name: str, padding: str = "symmetric"
 ) -> tuple[Any, str]:
-    """Padding before a strided kernel.
+    """Pads before a strided kernel; returns also the padding that the kernel itself is left to do.
 
     "symmetric" pads equally on both sides, so that all sizes share one grid; "same" is TensorFlow's
     rule, which samples even and odd sizes at different places; "end" pads one less in front than
     "symmetric", at any size, as keras.applications' MobileNets do.
-
-    Returns:
-        The padded tensor and the padding that the kernel itself is left to do.
     """
     if stride == 1 or kernel_size == 1 or padding == "same":
         return x, "same"
@@ -49,7 +41,7 @@ def pad_for_stride(
 
 def conv_norm(
     x: Any,
-    filters: int,
+    filters: int | None,
     kernel_size: int,
     name: str,
     *,
@@ -59,19 +51,20 @@ def conv_norm(
     epsilon: float = 1e-5,
     activation: str | None = "relu",
 ) -> Any:
-    """Convolution without bias, batch norm, activation."""
+    """Convolution without bias, depthwise where `filters` is None; batch norm, activation."""
     x, padding = pad_for_stride(x, kernel_size, stride, f"{name}_pad", padding)
-    x = kl.Conv2D(
-        filters,
-        kernel_size,
-        strides=stride,
-        padding=padding,
-        dilation_rate=rate,
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=f"{name}_conv",
-    )(x)
-    x = norm(x, f"{name}_norm", epsilon)
+    options = {
+        "strides": stride,
+        "padding": padding,
+        "dilation_rate": rate,
+        "use_bias": False,
+        "name": f"{name}_conv",
+    }
+    if filters is None:
+        x = kl.DepthwiseConv2D(kernel_size, depthwise_initializer="he_normal", **options)(x)
+    else:
+        x = kl.Conv2D(filters, kernel_size, kernel_initializer="he_normal", **options)(x)
+    x = BatchNormalization(epsilon=epsilon, momentum=0.9, name=f"{name}_norm")(x)
     return x if activation is None else kl.Activation(activation, name=f"{name}_act")(x)
 
 
@@ -89,36 +82,21 @@ def inverted_residual(
     padding: str = "symmetric",
     epsilon: float = 1e-3,
 ) -> Any:
-    """Inverted residual block: 1x1 expansion, depthwise, 1x1 projection, residual connection.
-
-    Args:
-        x: Features.
-        expanded: Channels of the depthwise convolution. As many as `x` has need no first 1x1.
-        channels: Channels of the output.
-        name: Prefix of the layers' names.
-        kernel_size: Of the depthwise convolution.
-        stride: Of the depthwise convolution.
-        rate: Of the depthwise convolution.
-        squeeze: Whether a squeeze-and-excite follows the depthwise convolution.
-        activation: Behind the first two convolutions.
-        padding: In front of the stride.
-        epsilon: Of the batch norms.
-    """
+    """1x1 expansion, depthwise, squeeze-and-excite, 1x1 projection, residual connection."""
     shortcut, depth = x, x.shape[-1]
+    options = {"activation": activation, "epsilon": epsilon}
     if expanded != depth:
-        x = conv_norm(x, expanded, 1, f"{name}_expand", epsilon=epsilon, activation=activation)
-    x, how = pad_for_stride(x, kernel_size, stride, f"{name}_depthwise_pad", padding)
-    x = kl.DepthwiseConv2D(
+        x = conv_norm(x, expanded, 1, f"{name}_expand", **options)
+    x = conv_norm(
+        x,
+        None,
         kernel_size,
-        strides=stride,
-        padding=how,
-        dilation_rate=rate,
-        use_bias=False,
-        depthwise_initializer="he_normal",
-        name=f"{name}_depthwise_conv",
-    )(x)
-    x = norm(x, f"{name}_depthwise_norm", epsilon)
-    x = kl.Activation(activation, name=f"{name}_depthwise_act")(x)
+        f"{name}_depthwise",
+        stride=stride,
+        rate=rate,
+        padding=padding,
+        **options,
+    )
     if squeeze:
         x = _squeeze_excite(x, multiple_of(8, expanded / 4), f"{name}_squeeze")
     x = conv_norm(x, channels, 1, f"{name}_project", epsilon=epsilon, activation=None)
@@ -128,7 +106,6 @@ def inverted_residual(
 
 
 def _squeeze_excite(x: Any, squeezed: int, name: str) -> Any:
-    """Scales every channel by a function of the whole map's means."""
     scale = kl.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
     scale = kl.Conv2D(squeezed, 1, activation="relu", name=f"{name}_reduce")(scale)
     scale = kl.Conv2D(x.shape[-1], 1, activation="hard_sigmoid", name=f"{name}_expand")(scale)

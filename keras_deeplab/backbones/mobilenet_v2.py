@@ -39,7 +39,7 @@ def mobilenet_v2(
     The 1280-channel convolution of the classifier is left out, as in DeepLab.
 
     Args:
-        input_shape: (height, width, channels) without the batch, None for any size.
+        input_shape: As in `build`.
         depth_multiplier: Factor of all channels.
         divisible_by: What the channels of the blocks' outputs are multiples of; `None` for
             DeepLab's rule, 8 at a depth multiplier of 1 and 1 (whole numbers) at any other. The
@@ -53,12 +53,8 @@ def mobilenet_v2(
         epsilon: Of the batch norms.
 
     Returns:
-        A functional model from scaled pixels `(batch, height, width, channels)` to features
-        `(batch, ceil(height / 32), ceil(width / 32), 320 * depth_multiplier)`; rounded down with
-        padding "end".
-
-    Raises:
-        ValueError: If an argument is not one of those named.
+        A network to features `(batch, ceil(height / 32), ceil(width / 32), 320 *
+        depth_multiplier)`; rounded down with padding "end".
 
     Reference:
         [Sandler et al., 2018, MobileNetV2](https://arxiv.org/abs/1801.04381), table 2.

@@ -64,7 +64,7 @@ def mobilenet_v3(
 
     Args:
         size: "large" or "small".
-        input_shape: (height, width, channels) without the batch, None for any size.
+        input_shape: As in `build`.
         dilated_early: False for the classifier's network, of output stride 32, whose rates follow
             from the output stride. True for the network that torchvision trained, of output stride
             16: the depthwise convolution that loses its stride is dilated too, and not only those
@@ -75,11 +75,8 @@ def mobilenet_v3(
         epsilon: Of the batch norms.
 
     Returns:
-        A functional model from scaled pixels `(batch, height, width, channels)` to features
-        `(batch, ceil(height / 32), ceil(width / 32), 960)`, 576 channels for small.
-
-    Raises:
-        ValueError: If an argument is not one of those named.
+        A network to features `(batch, ceil(height / 32), ceil(width / 32), 960)`, 576 channels for
+        small.
 
     Reference:
         [Howard et al., 2019, MobileNetV3](https://arxiv.org/abs/1905.02244), tables 1 and 2.
@@ -92,15 +89,16 @@ def mobilenet_v3(
     blocks, rate = BLOCKS[size], 1
     last_stride = max(index for index, block in enumerate(blocks) if block.stride == 2)
     for index, block in enumerate(blocks):
+        stride = block.stride
         if dilated_early and index == last_stride:
-            block, rate = block._replace(stride=1), 2
+            stride, rate = 1, 2
         x = inverted_residual(
             x,
             block.expanded,
             block.channels,
             f"block{index}",
             kernel_size=block.kernel,
-            stride=block.stride,
+            stride=stride,
             rate=rate,
             squeeze=block.squeeze,
             activation=block.activation,

@@ -12,21 +12,20 @@ from keras_deeplab.validation import one_of
 # Mean and standard deviation of ImageNet's pixels, RGB.
 _MEAN = (123.675, 116.28, 103.53)
 _DEVIATION = (58.395, 57.12, 57.375)
-# Means alone, RGB, without a scale. VGG's, which keras.applications also uses for its ResNets, and
-# the one that DeepLab V1 and V2 were trained with in Caffe.
+# Modes of a mean alone: the mean, RGB, and whether the channels are reversed to BGR first. The
+# first mean is VGG's, which keras.applications also uses for its ResNets; with the second DeepLab
+# V1 and V2 were trained in Caffe.
 _VGG_MEAN = (123.68, 116.779, 103.939)
-_DEEPLAB_MEAN = (122.675, 116.669, 104.008)
-# Mode -> the mean, and whether the channels are reversed to BGR first.
 _MEANS = {
     "mean": (_VGG_MEAN, False),
     "caffe": (_VGG_MEAN, True),
-    "caffe_deeplab": (_DEEPLAB_MEAN, True),
+    "caffe_deeplab": ((122.675, 116.669, 104.008), True),
 }
 PREPROCESSING = ("tf", "torch", *_MEANS)
 
 
 def preprocess(x: Any, mode: str, name: str = "preprocess") -> Any:
-    """Scales pixels of 0..255.
+    """Scales symbolic pixels of 0..255.
 
     Args:
         x: Symbolic pixels `(batch, height, width, channels)`.
@@ -36,12 +35,6 @@ def preprocess(x: Any, mode: str, name: str = "preprocess") -> Any:
             mean of DeepLab V1 and V2. All but the first need three channels (others are scaled to
             [-1, 1]).
         name: Of the layer.
-
-    Returns:
-        The scaled pixels.
-
-    Raises:
-        ValueError: If the mode is not known.
     """
     one_of("preprocessing", mode, PREPROCESSING)
     if mode == "tf" or x.shape[-1] != 3:

@@ -13,8 +13,7 @@ import keras
 from keras_deeplab.backbones.alexnet import alexnet
 from keras_deeplab.backbones.mobilenet_v2 import mobilenet_v2
 from keras_deeplab.backbones.mobilenet_v3 import mobilenet_v3
-from keras_deeplab.backbones.resnet import UNITS, resnet
-from keras_deeplab.backbones.resnet_beta import DEPTHS, resnet_beta
+from keras_deeplab.backbones.resnet import BETA_DEPTHS, UNITS, resnet, resnet_beta
 from keras_deeplab.backbones.vgg16 import vgg16
 from keras_deeplab.backbones.xception import ENTRY, xception
 from keras_deeplab.names import suggestion
@@ -48,22 +47,30 @@ class Backbone:
         parameters = inspect.signature(self.builder).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
+    def completed(self, name: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns all options: those given (None means the default), and the defaults."""
+        known = self.options
+        given = {key: value for key, value in options.items() if value is not None}
+        for key, value in given.items():
+            if key not in known:
+                rule = f"left out: the backbone {name!r} has the options {[*known]}"
+                raise error(key, rule, value)
+        return {**known, **given}
+
 
 # DeepLabV3, table 3, and the authors' released networks.
 _MULTI_GRID = (1, 2, 4)
-
-
-def _resnet(depth: int) -> Backbone:
-    return Backbone(
+BACKBONES: dict[str, Backbone] = {
+    f"resnet{depth}": Backbone(
         partial(resnet, depth),
         "torch",
         multi_grid=_MULTI_GRID,
         auxiliary_layer=f"stage3_unit{UNITS[depth][2]}_out",
     )
-
-
-def _resnet_beta(depth: int) -> Backbone:
-    return Backbone(
+    for depth in UNITS
+}
+BACKBONES |= {
+    f"resnet{depth}_beta": Backbone(
         partial(resnet_beta, depth),
         "tf",
         # The residual branch of block 1's second unit, in front of the sum.
@@ -72,18 +79,19 @@ def _resnet_beta(depth: int) -> Backbone:
         auxiliary_layer=f"stage3_unit{UNITS[depth][2]}_out",
         separable=True,
     )
-
-
-def _xception(depth: int) -> Backbone:
-    # The last tensor of 256 channels at stride 4, in front of the ReLU that follows it.
-    low_level_layer = "entry3_conv2" if depth == 71 else "entry2_conv2"
-    return Backbone(partial(xception, depth), "tf", low_level_layer, separable=True)
-
-
-BACKBONES: Mapping[str, Backbone] = {
-    **{f"resnet{depth}": _resnet(depth) for depth in UNITS},
-    **{f"resnet{depth}_beta": _resnet_beta(depth) for depth in DEPTHS},
-    **{f"xception{depth}": _xception(depth) for depth in ENTRY},
+    for depth in BETA_DEPTHS
+}
+BACKBONES |= {
+    f"xception{depth}": Backbone(
+        partial(xception, depth),
+        "tf",
+        # The last tensor of 256 channels at stride 4, in front of the ReLU that follows it.
+        low_level_layer="entry3_conv2" if depth == 71 else "entry2_conv2",
+        separable=True,
+    )
+    for depth in ENTRY
+}
+BACKBONES |= {
     # The input of the third block's 1x1 projection: 144 channels at stride 4.
     "mobilenet_v2": Backbone(mobilenet_v2, "tf", "block2_depthwise_act", separable=True),
     "mobilenet_v3_large": Backbone(
@@ -108,20 +116,6 @@ def find(name: str) -> Backbone:
     return BACKBONES[name]
 
 
-def completed_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns all options of a backbone: those given (None means the default), and the defaults.
-
-    Raises:
-        ValueError: If the backbone is unknown or has no such option.
-    """
-    known = find(name).options
-    given = {key: value for key, value in options.items() if value is not None}
-    for key, value in given.items():
-        if key not in known:
-            raise error(key, f"left out: the backbone {name!r} has the options {[*known]}", value)
-    return {**known, **given}
-
-
 def build(
     name: str, input_shape: tuple[int | None, int | None, int], **options: Any
 ) -> keras.Model:
@@ -129,13 +123,14 @@ def build(
 
     Args:
         name: One of `NAMES`.
-        input_shape: (height, width, channels) without the batch.
+        input_shape: (height, width, channels) without the batch, None for any height or width.
         **options: Those of the network's own function; None means the default.
 
     Returns:
-        A functional model from scaled pixels to features.
+        A functional model from scaled pixels `(batch, height, width, channels)` to features.
 
     Raises:
-        ValueError: If the name is not known, or the network has no such option.
+        ValueError: If the name is not known, or an option is not known or out of its range.
     """
-    return find(name).builder(input_shape=input_shape, **completed_options(name, options))
+    backbone = find(name)
+    return backbone.builder(input_shape=input_shape, **backbone.completed(name, options))

@@ -1,4 +1,4 @@
-"""ResNet with bottleneck units."""
+"""ResNet with bottleneck units: the published one, and the one that DeepLab's authors released."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.backbones.blocks import check_multi_grid, conv_norm
+from keras_deeplab.backbones.blocks import PADDINGS, check_multi_grid, conv_norm, pad_for_stride
 from keras_deeplab.validation import error, one_of
 
 UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BETA_DEPTHS = (50, 101)
 
 
 def resnet(
@@ -27,7 +28,7 @@ def resnet(
 
     Args:
         depth: 50, 101 or 152.
-        input_shape: (height, width, channels) without the batch, None for any size.
+        input_shape: As in `build`.
         multi_grid: Rates of the 3x3 convolutions in the last stage's three units (in the last four
             stages' of a cascade), multiplied by what the output stride gives. The first must be 1
             if the stride is on the 3x3.
@@ -40,11 +41,7 @@ def resnet(
         epsilon: Of the batch norms.
 
     Returns:
-        A functional model from scaled pixels `(batch, height, width, channels)` to features
-        `(batch, ceil(height / 32), ceil(width / 32), 2048)`.
-
-    Raises:
-        ValueError: If an argument is not one of those named.
+        A network to features `(batch, ceil(height / 32), ceil(width / 32), 2048)`.
 
     Reference:
         [He et al., 2015, Deep Residual Learning](https://arxiv.org/abs/1512.03385), table 1;
@@ -59,37 +56,74 @@ def resnet(
         raise error("multi_grid", rule, multi_grid)
     inputs = keras.Input(input_shape, name="pixels")
     x = conv_norm(inputs, 64, 7, "stem", stride=2, epsilon=epsilon)
-    pads = (1, 2) if pool_ceil else (1, 1)  # behind a ReLU zeros change no maximum
+    pads = (1, 2) if pool_ceil else (1, 1)  # after a ReLU zeros are no maximum
     x = kl.ZeroPadding2D((pads, pads), name="stem_pool_pad")(x)
     x = kl.MaxPooling2D(3, 2, name="stem_pool")(x)
     stages = UNITS[depth] + (3, 3, 3) * cascade
     for index, units in enumerate(stages):
         for unit in range(units):
-            x = _bottleneck(
-                x,
-                width=64 * 2 ** min(index, 3),
-                stride=2 if unit == 0 and index > 0 else 1,
-                rate=multi_grid[unit] if index >= 3 else 1,
-                stride_on=stride_on,
-                epsilon=epsilon,
-                name=f"stage{index + 1}_unit{unit + 1}",
-            )
+            width, stride = 64 * 2 ** min(index, 3), 2 if unit == 0 and index > 0 else 1
+            name, shortcut = f"stage{index + 1}_unit{unit + 1}", x
+            if unit == 0:
+                options = {"stride": stride, "epsilon": epsilon, "activation": None}
+                shortcut = conv_norm(x, 4 * width, 1, f"{name}_0", **options)
+            strides = (stride, 1) if stride_on == "1x1" else (1, stride)
+            rate = multi_grid[unit] if index >= 3 else 1
+            x = _unit(x, shortcut, width, strides, rate, epsilon, name)
     return keras.Model(inputs, x, name=f"resnet{depth}")
 
 
-def _bottleneck(
-    x: Any, width: int, stride: int, rate: int, stride_on: str, epsilon: float, name: str
-) -> Any:
-    first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
-    shortcut = x
-    if stride > 1 or x.shape[-1] != 4 * width:
-        shortcut = conv_norm(
-            x, 4 * width, 1, f"{name}_0", stride=stride, epsilon=epsilon, activation=None
-        )
-    return residual_sum(x, shortcut, width, (first, second), rate, epsilon, name)
+def resnet_beta(
+    depth: int,
+    input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    *,
+    multi_grid: tuple[int, int, int] = (1, 1, 1),
+    padding: str = "same",
+    epsilon: float = 1e-5,
+) -> keras.Model:
+    """Builds the "beta" ResNet without its classifier, at its own output stride of 32.
+
+    Three 3x3 convolutions take the place of the 7x7, and a stage's stride is on the 3x3 of its last
+    unit instead of its first.
+
+    Args:
+        depth: 50 or 101.
+        input_shape: As in `build`.
+        multi_grid: As in `resnet`.
+        padding: Of the stem's pooling: "same", as the authors have it, "symmetric", which samples
+            even and odd sizes alike, or "end".
+        epsilon: Of the batch norms.
+
+    Returns:
+        A network to features `(batch, ceil(height / 32), ceil(width / 32), 2048)`.
+
+    Reference:
+        [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), in the released code.
+    """
+    one_of("depth", depth, BETA_DEPTHS)
+    check_multi_grid(multi_grid)
+    one_of("padding", padding, PADDINGS)
+    inputs = keras.Input(input_shape, name="pixels")
+    x = conv_norm(inputs, 64, 3, "stem1", stride=2, epsilon=epsilon)
+    x = conv_norm(x, 64, 3, "stem2", epsilon=epsilon)
+    x = conv_norm(x, 128, 3, "stem3", epsilon=epsilon)
+    x, how = pad_for_stride(x, 3, 2, "stem_pool_pad", padding)  # after a ReLU
+    x = kl.MaxPooling2D(3, 2, padding=how, name="stem_pool")(x)
+    for index, units in enumerate(UNITS[depth]):
+        for unit in range(units):
+            width, stride = 64 * 2**index, 2 if unit == units - 1 and index < 3 else 1
+            name, shortcut = f"stage{index + 1}_unit{unit + 1}", x
+            if unit == 0:
+                options = {"epsilon": epsilon, "activation": None}
+                shortcut = conv_norm(x, 4 * width, 1, f"{name}_0", **options)
+            if stride > 1:
+                shortcut = kl.MaxPooling2D(1, stride, name=f"{name}_subsample")(shortcut)
+            rate = multi_grid[unit] if index == 3 else 1
+            x = _unit(x, shortcut, width, (1, stride), rate, epsilon, name)
+    return keras.Model(inputs, x, name=f"resnet{depth}_beta")
 
 
-def residual_sum(
+def _unit(
     x: Any,
     shortcut: Any,
     width: int,

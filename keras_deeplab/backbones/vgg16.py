@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import layers as kl
 
@@ -23,7 +21,7 @@ def vgg16(
     """Builds VGG16 without its dense layers.
 
     Args:
-        input_shape: (height, width, channels) without the batch, None for any size.
+        input_shape: As in `build`.
         atrous: False for the classifier's network, of output stride 32; True for the network of
             DeepLab V1 and V2, of output stride 8: the last two poolings keep their windows, lose
             their stride and are not dilated, and the fifth block has rate 2.
@@ -32,9 +30,8 @@ def vgg16(
             and keras.applications round down.
 
     Returns:
-        A functional model from scaled pixels `(batch, height, width, channels)` to features
-        `(batch, ceil(height / stride), ceil(width / stride), 512)`; rounded down without
-        `pool_ceil`.
+        A network to features `(batch, ceil(height / stride), ceil(width / stride), 512)`; rounded
+        down without `pool_ceil`.
 
     Raises:
         ValueError: If `pool_size` is neither 2 nor 3.
@@ -56,14 +53,9 @@ def vgg16(
                 kernel_initializer="he_normal",
                 name=f"block{block}_conv{index}",
             )(x)
-        stride = 1 if atrous and block >= 4 else 2
-        x = _pool(x, pool_size, stride, f"block{block}_pool", pool_ceil)
+        stride, name = 1 if atrous and block >= 4 else 2, f"block{block}_pool"
+        padding = "same" if pool_ceil or stride == 1 else "valid"
+        if pool_size == 3 and stride == 2:  # equal on both sides; after a ReLU zeros are no maximum
+            x, padding = kl.ZeroPadding2D(1, name=f"{name}_pad")(x), "valid"
+        x = kl.MaxPooling2D(pool_size, stride, padding=padding, name=name)(x)
     return keras.Model(inputs, x, name="vgg16")
-
-
-def _pool(x: Any, size: int, stride: int, name: str, ceil: bool) -> Any:
-    if size == 3 and stride == 2:  # equal on both sides; behind a ReLU zeros change no maximum
-        x = kl.ZeroPadding2D(1, name=f"{name}_pad")(x)
-        return kl.MaxPooling2D(size, stride, name=name)(x)
-    padding = "same" if ceil or stride == 1 else "valid"
-    return kl.MaxPooling2D(size, stride, padding=padding, name=name)(x)

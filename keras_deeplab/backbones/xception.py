@@ -12,10 +12,9 @@ from keras_deeplab.layers import AtrousSeparableConv2D
 from keras_deeplab.validation import one_of
 
 # Entry flow: channels and stride of each block.
-_ENTRY = ((128, 2), (256, 2), (728, 2))
 ENTRY = {
-    41: _ENTRY,
-    65: _ENTRY,
+    41: ((128, 2), (256, 2), (728, 2)),
+    65: ((128, 2), (256, 2), (728, 2)),
     71: ((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)),
 }
 MIDDLE_UNITS = {41: 8, 65: 16, 71: 16}
@@ -36,17 +35,13 @@ def xception(
 
     Args:
         depth: 41, 65 or 71.
-        input_shape: (height, width, channels) without the batch, None for any size.
+        input_shape: As in `build`.
         multi_grid: Rates of the last block's three convolutions, multiplied by what the output
             stride gives.
         epsilon: Of the batch norms.
 
     Returns:
-        A functional model from scaled pixels `(batch, height, width, channels)` to features
-        `(batch, ceil(height / 32), ceil(width / 32), 2048)`.
-
-    Raises:
-        ValueError: If an argument is not one of those named.
+        A network to features `(batch, ceil(height / 32), ceil(width / 32), 2048)`.
 
     Reference:
         [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611), figure 4; the

@@ -23,8 +23,7 @@ InputShape = tuple[int | None, int | None, int]
 Check = Callable[[str, Any], Any]
 
 
-def optional(check: Check) -> Check:
-    """Returns a check that also accepts None."""
+def _optional(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
 
@@ -70,13 +69,6 @@ def _backbone_options(name: str, value: Any) -> dict[str, Any]:
     return dict(value or {})
 
 
-def _levels(name: str, value: Any) -> tuple[int, ...]:
-    levels = integers(name, value)
-    if not levels:
-        raise error(name, "a list of at least one level", value)
-    return levels
-
-
 def _layer_names(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise error(name, "a list of names of layers", value)
@@ -90,9 +82,9 @@ CHECKS: Mapping[str, Check] = {
     "dtype": _dtype,
     "backbone_options": _backbone_options,
     "output_stride": integer,
-    "aspp_rates": optional(integers),
+    "aspp_rates": _optional(integers),
     "aspp_filters": integer,
-    "head_filters": optional(integer),
+    "head_filters": _optional(integer),
     "dropout": partial(fraction, below_one=True),
     "activation": _activation,
     "epsilon": positive,
@@ -100,10 +92,10 @@ CHECKS: Mapping[str, Check] = {
     "low_level_filters": integer,
     "decoder_filters": integer,
     "detail_filters": integer,
-    "filters": optional(integer),
+    "filters": _optional(integer),
     "depth": integer,
-    "skip_layers": optional(_layer_names),
-    "levels": _levels,
+    "skip_layers": _optional(_layer_names),
+    "levels": integers,
     "dense": integers,
     "pooling": partial(one_of, choices=("max", "average")),
 }
@@ -111,17 +103,6 @@ CHECKS: Mapping[str, Check] = {
 
 def scaled_rates(rates: Sequence[int], old: int, new: int) -> tuple[int, ...]:
     """Scales atrous rates to another output stride, so that kernels cover the same pixels.
-
-    Args:
-        rates: At the output stride `old`.
-        old: Output stride.
-        new: Output stride.
-
-    Returns:
-        The rates times `old / new`.
-
-    Raises:
-        ValueError: If one of them would not be an integer.
 
     Example:
 

@@ -14,8 +14,10 @@ from typing import Any, Self
 
 import keras
 
-from keras_deeplab.graph import geometry
+from keras_deeplab.backbones import preprocess
+from keras_deeplab.graph import geometry, minimum_size
 from keras_deeplab.graph.network import all_layers, leaf_layers
+from keras_deeplab.layers import CropLike, PadToMinimum, ResizeLike
 from keras_deeplab.layers.composite import change_settings, changed_settings, taken_settings
 from keras_deeplab.models import backbone as backbones
 from keras_deeplab.models.arguments import CHECKS, scaled_rates
@@ -35,10 +37,8 @@ _read_weights: ReadWeights | None = None
 def register_weights(read: ReadWeights) -> None:
     """Sets the function that reads the argument `weights`; importing `weights` calls this.
 
-    Args:
-        read: Called with the value of `weights`, the name of the model's class, the constructor's
-            arguments and the names of those that the caller has given. Returns the arguments that
-            replace them, and a function that loads the weights into the model and returns a report.
+    It takes the weights, the name of the model's class, its arguments and the names of those given.
+    It returns the arguments that replace them, and a function that loads a model and reports.
     """
     global _read_weights
     _read_weights = read
@@ -97,38 +97,51 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
         with dtype_policy(completed["dtype"]):
             backbone, completed = self._backbone(completed)
             completed["backbone"] = backbones.serialized(completed["backbone"])
+            inputs = image = keras.Input(completed["input_shape"], name="images")
+            minimum = minimum_size(keras.Model(backbone.inputs[0], backbone.outputs[0]))
+            if minimum not in ((1, 1), tuple(inputs.shape[1:3])):
+                image = PadToMinimum(*minimum, name="pad_to_minimum")(inputs)
             # Past Keras' tracking, which would wrap the dict and count the network twice.
-            object.__setattr__(self, "_arguments", MappingProxyType(completed))
-            object.__setattr__(self, "_network", backbone)
-            image = backbones.Image.of(completed["input_shape"], backbone)
-            features = keras.tree.flatten(backbone(image.scaled(completed["preprocessing"])))
-            output = self._output(image, *features)
-            super().__init__(inputs=image.inputs, outputs=output, name=completed["name"])
-            self._add_training_outputs(image, *features)
+            values = {"_arguments": MappingProxyType(completed), "_network": backbone}
+            for name, value in {**values, "_images": (inputs, image)}.items():
+                object.__setattr__(self, name, value)
+            if completed["preprocessing"] is not None:
+                image = preprocess(image, completed["preprocessing"])
+            features = keras.tree.flatten(backbone(image))
+            super().__init__(inputs, self._output(*features), name=completed["name"])
+            self._add_training_outputs(*features)
         if load is not None:
             object.__setattr__(self, "transfer_report", load(self))
             logger.info("%s", self.transfer_report)
-
-    def _options(self, *names: str) -> dict[str, Any]:
-        """Returns some of the model's arguments."""
-        return {name: self._arguments[name] for name in names}
 
     def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Returns the checked arguments with the class's own defaults."""
         return arguments
 
-    # Subclasses define the next two. `abc` does not work, as Keras makes an instance of each base
-    # of a functional model.
     def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
         """Returns the network from pixels to features and feature taps, and the final arguments."""
-        raise NotImplementedError
+        return backbones.with_feature_taps(backbones.built(arguments), arguments)
 
-    def _output(self, image: backbones.Image, *features: Any) -> Any:
+    # Subclasses define this. `abc` does not work, as Keras makes an instance of each base of a
+    # functional model.
+    def _output(self, features: Any, *taps: Any) -> Any:
         """Returns the model's output."""
         raise NotImplementedError
 
-    def _add_training_outputs(self, image: backbones.Image, *features: Any) -> None:
+    def _add_training_outputs(self, features: Any, *taps: Any) -> None:
         """Adds what only training needs; nothing by default."""
+
+    def _options(self, *names: str) -> dict[str, Any]:
+        return {name: self._arguments[name] for name in names}
+
+    def _upsampled(self, logits: Any, prefix: str = "") -> Any:
+        """Logits at the size of the image, float32."""
+        images, enlarged = self._images
+        options = {"align_corners": self._arguments.get("align_corners", False), "dtype": "float32"}
+        x = ResizeLike(name=f"{prefix}upsample", **options)(logits, enlarged)
+        if enlarged is images:
+            return x
+        return CropLike(name=f"{prefix}crop", dtype="float32")(x, images)
 
     @property
     def backbone(self) -> keras.Model:
@@ -152,9 +165,6 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
 
         Args:
             num_classes: An integer of at least 2.
-
-        Returns:
-            A new model of the same class.
         """
         model, missing = self._rebuilt(num_classes=num_classes)
         logger.info("%s: missing keys: %s", self.name, ", ".join(missing) or "none")
@@ -169,12 +179,6 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
         Args:
             dtype: A dtype policy, such as `"float32"` or `"mixed_bfloat16"`. A backbone that was
                 given as a network keeps its own.
-
-        Returns:
-            A new model of the same class, not compiled.
-
-        Raises:
-            ValueError: If it is not a dtype policy.
 
         Example:
 
@@ -204,17 +208,9 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        """Builds the model that `get_config` describes; no weights are loaded.
-
-        Raises:
-            ValueError: If `config` has `weights`: a configuration, such as that in a `.keras` file,
-                opens no other file and starts no download.
-        """
-        if "weights" in config:
-            raise ValueError(
-                "`config` must not have the key 'weights': a configuration loads no weights. "
-                f"Received: weights={config['weights']!r:.100}"
-            )
+        """Builds the model that `get_config` describes; no weights are loaded."""
+        if "weights" in config:  # that of a `.keras` file opens no other file, starts no download
+            raise ValueError("`config` must not have the key 'weights': it loads no weights.")
         config = dict(config)
         trainable = config.pop("trainable", True)
         changes = taken_settings(config)
@@ -277,9 +273,6 @@ class SegmentationModel(ImageModel):
         rates = scaled_rates(self.paper_rates, self.paper_stride, arguments["output_stride"])
         return {**arguments, "aspp_rates": rates}
 
-    def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
-        return backbones.with_feature_taps(arguments, backbones.built(arguments))
-
     @property
     def output_stride(self) -> int:
         """Stride of the backbone's features against the image."""
@@ -292,9 +285,6 @@ class SegmentationModel(ImageModel):
 
         Args:
             output_stride: A stride that occurs in the backbone, such as 8, 16 or 32.
-
-        Returns:
-            A new model of the same class.
 
         Raises:
             ValueError: If the backbone cannot have that stride, a rate would not be an integer, or

@@ -13,17 +13,11 @@ class DeepSupervision:
 
     In training such a model returns a list of logits, the main ones first, and the loss is the
     weighted sum of theirs. Metrics, predictions and the model's graph have the main output alone.
-    What layers add to the loss, such as regularisation, counts once.
-
-    It stands in front of the model's base: `class Mine(DeepSupervision, keras.Model)`. Until
-    `_supervise` is called the model is like any other.
-
-    Attributes:
-        training_graph: The network of a training step, from images to the list of logits; None
-            where training has one output too.
-        supervision_weights: The weight of each of the logits' losses.
+    What layers add to the loss, such as regularisation, counts once. Until `_supervise` is called
+    the model is like any other.
     """
 
+    # From images to the list of logits; None where training has one output too.
     training_graph: keras.Model | None = None
     supervision_weights: tuple[float, ...] = (1.0,)
     _training_layers: Sequence[keras.layers.Layer] = ()
@@ -34,13 +28,7 @@ class DeepSupervision:
         weights: Sequence[float],
         layers: Sequence[keras.layers.Layer] = (),
     ) -> None:
-        """Sets the outputs of training.
-
-        Args:
-            outputs: The main and all other logits, of the image's size, from the model's inputs.
-            weights: One for each.
-            layers: Those with weights that the main output does not depend on.
-        """
+        """Sets the outputs of training, the main one first, and the layers that it does not use."""
         self._training_layers = list(layers)
         self.supervision_weights = tuple(map(float, weights))
         training = keras.Model(self.input, list(outputs), name=f"{self.name}_training")

@@ -8,7 +8,6 @@ import keras
 from keras import layers as kl
 
 from keras_deeplab.models.arguments import InputShape
-from keras_deeplab.models.backbone import Image
 from keras_deeplab.models.base import SegmentationModel
 from keras_deeplab.validation import error, integer
 
@@ -65,9 +64,8 @@ class DeepLabV1(SegmentationModel):
             raise error("aspp_rates", "a tuple of one rate", completed["aspp_rates"])
         return completed
 
-    def _output(self, image: Image, features: Any) -> Any:
-        logits = large_fov(features, *self._arguments["aspp_rates"], self._arguments)
-        return image.upsampled(logits, self._arguments["align_corners"])
+    def _output(self, features: Any) -> Any:
+        return self._upsampled(large_fov(features, *self._arguments["aspp_rates"], self._arguments))
 
 
 def with_released_vgg16(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -78,16 +76,10 @@ def with_released_vgg16(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def large_fov(x: Any, rate: int, arguments: Any, suffix: str = "") -> Any:
     """The layers fc6, fc7 and fc8: a 3x3 convolution at a rate, a 1x1, and the predictor."""
-    for name, kernel_size, dilation_rate in (("fc6", 3, rate), ("fc7", 1, 1)):
-        x = kl.Conv2D(
-            arguments["head_filters"],
-            kernel_size,
-            padding="same",
-            dilation_rate=dilation_rate,
-            activation="relu",
-            kernel_initializer="he_normal",
-            name=f"{name}{suffix}",
-        )(x)
+    options = {"padding": "same", "activation": "relu", "kernel_initializer": "he_normal"}
+    for name, size, dilation in (("fc6", 3, rate), ("fc7", 1, 1)):
+        options |= {"dilation_rate": dilation, "name": f"{name}{suffix}"}
+        x = kl.Conv2D(arguments["head_filters"], size, **options)(x)
         x = kl.Dropout(arguments["dropout"], name=f"{name}{suffix}_drop")(x)
     return predictor(x, arguments["num_classes"], name=f"logits{suffix}")
 

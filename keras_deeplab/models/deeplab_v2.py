@@ -9,7 +9,6 @@ from keras import layers as kl
 
 from keras_deeplab import backbones
 from keras_deeplab.models.arguments import InputShape
-from keras_deeplab.models.backbone import Image
 from keras_deeplab.models.base import SegmentationModel
 from keras_deeplab.models.deeplab_v1 import large_fov, predictor, with_released_vgg16
 from keras_deeplab.validation import error, integer
@@ -72,25 +71,22 @@ class DeepLabV2(SegmentationModel):
     def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
         backbone, completed = arguments["backbone"], with_released_vgg16(arguments)
         if completed["head_filters"] == "auto":
-            completed = {**completed, "head_filters": 1024 if backbone == "vgg16" else None}
+            completed["head_filters"] = 1024 if backbone == "vgg16" else None
         # The paper's ResNet has its strides on the 1x1 convolutions.
         has_strides = isinstance(backbone, str) and "stride_on" in backbones.find(backbone).options
         if completed["stride_on"] is None and has_strides:
-            completed = {**completed, "stride_on": "1x1"}
+            completed["stride_on"] = "1x1"
         completed = super()._completed(completed)
         if not completed["aspp_rates"]:
             raise error("aspp_rates", "a tuple of at least one rate", ())
         return completed
 
-    def _output(self, image: Image, features: Any) -> Any:
-        branches = [
-            self._branch(features, rate, f"_{index}")
-            for index, rate in enumerate(self._arguments["aspp_rates"])
-        ]
-        logits = kl.Add(name="aspp_sum", dtype="float32")(branches)
-        return image.upsampled(logits, self._arguments["align_corners"])
-
-    def _branch(self, features: Any, rate: int, suffix: str) -> Any:
-        if self._arguments["head_filters"] is not None:
-            return large_fov(features, rate, self._arguments, suffix)
-        return predictor(features, self.num_classes, f"logits{suffix}", kernel_size=3, rate=rate)
+    def _output(self, features: Any) -> Any:
+        config, branches = self._arguments, []
+        for index, rate in enumerate(config["aspp_rates"]):
+            if config["head_filters"] is None:
+                x = predictor(features, config["num_classes"], f"logits_{index}", 3, rate)
+            else:
+                x = large_fov(features, rate, config, f"_{index}")
+            branches.append(x)
+        return self._upsampled(kl.Add(name="aspp_sum", dtype="float32")(branches))

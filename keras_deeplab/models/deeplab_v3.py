@@ -9,7 +9,7 @@ from keras import layers as kl
 
 from keras_deeplab.layers import ASPP, AtrousConv2D, AtrousSeparableConv2D
 from keras_deeplab.models.arguments import InputShape
-from keras_deeplab.models.backbone import Image, built, with_feature_taps
+from keras_deeplab.models.backbone import built, with_feature_taps
 from keras_deeplab.models.base import SegmentationModel
 from keras_deeplab.models.deep_supervision import DeepSupervision
 from keras_deeplab.models.fcn_head import fcn_head
@@ -27,8 +27,8 @@ class DeepLabV3(DeepSupervision, SegmentationModel):
         aspp_filters: Channels of ASPP's branches and output.
         head_filters: Channels of torchvision's 3x3 convolution behind ASPP; `None` for none.
         auxiliary_layer: The backbone's layer from which torchvision's auxiliary head predicts;
-            `"auto"` for torchvision's own, `None` for no such head. Called with `training=True`, as
-            in `fit`, the model then returns a list of the logits of both heads.
+            `"auto"` for torchvision's own, `None` for none. In training, as in `fit`, the model
+            then returns a list of the logits of both heads.
         auxiliary_weight: Of the auxiliary head's loss, which is added to the main head's.
 
     The other arguments are those of `SegmentationModel`.
@@ -79,28 +79,26 @@ class DeepLabV3(DeepSupervision, SegmentationModel):
             if arguments[name]:
                 raise error(name, "left out with `cascade`, which replaces ASPP", arguments[name])
         options = {**arguments["backbone_options"], "cascade": True}
-        replaced = {"aspp_rates": (), "head_filters": None, "backbone_options": options}
-        return {**arguments, **replaced, "stride_on": arguments["stride_on"] or "1x1"}
+        own = {"head_filters": None, "stride_on": arguments["stride_on"] or "1x1"}
+        return {**arguments, **own, "aspp_rates": (), "backbone_options": options}
 
     def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
         layer = arguments["auxiliary_layer"]
-        return with_feature_taps(arguments, built(arguments), auxiliary_layer=layer)
+        return with_feature_taps(built(arguments), arguments, auxiliary_layer=layer)
 
-    def _output(self, image: Image, x: Any, *_: Any) -> Any:
+    def _output(self, x: Any, *_: Any) -> Any:
         config = self._arguments
-        shared = self._options("activation", "epsilon")
         if not config["cascade"]:
-            options = {**self._options("separable", "dropout"), **shared}
+            options = self._options("separable", "dropout", "activation", "epsilon")
             x = ASPP(config["aspp_filters"], config["aspp_rates"], name="aspp", **options)(x)
         if config["head_filters"] is not None:
             conv = AtrousSeparableConv2D if config["separable"] else AtrousConv2D
-            x = conv(config["head_filters"], 3, name="head", **shared)(x)
-        x = kl.Conv2D(config["num_classes"], 1, name="logits", dtype="float32")(x)
-        return image.upsampled(x, config["align_corners"])
+            options = self._options("activation", "epsilon")
+            x = conv(config["head_filters"], 3, name="head", **options)(x)
+        return self._upsampled(kl.Conv2D(self.num_classes, 1, name="logits", dtype="float32")(x))
 
-    def _add_training_outputs(self, image: Image, _: Any, *taps: Any) -> None:
-        config = self._arguments
+    def _add_training_outputs(self, _: Any, *taps: Any) -> None:
         for features in taps:
-            head = fcn_head(features.shape[-1], config)
-            logits = image.upsampled(head(features), config["align_corners"], "auxiliary_")
-            self._supervise([self.output, logits], (1.0, config["auxiliary_weight"]), [head])
+            head = fcn_head(features.shape[-1], self._arguments)
+            outputs = [self.output, self._upsampled(head(features), "auxiliary_")]
+            self._supervise(outputs, (1.0, self._arguments["auxiliary_weight"]), [head])

@@ -10,7 +10,7 @@ from keras import layers as kl
 from keras_deeplab import graph
 from keras_deeplab.layers import ASPP, AtrousConv2D, AtrousSeparableConv2D, ResizeLike
 from keras_deeplab.models.arguments import InputShape
-from keras_deeplab.models.backbone import Image, built, last_layer_at, with_feature_taps
+from keras_deeplab.models.backbone import built, last_layer_at, with_feature_taps
 from keras_deeplab.models.base import SegmentationModel
 
 
@@ -78,9 +78,9 @@ class DeepLabV3Plus(SegmentationModel):
             "low_level_layer": arguments["low_level_layer"] or graph.find_feature_tap(network, 4),
             "detail_layer": last_layer_at(network, 2) if detail == "auto" else detail,
         }
-        return with_feature_taps(arguments, network, **layers)
+        return with_feature_taps(network, arguments, **layers)
 
-    def _output(self, image: Image, features: Any, low_level: Any, *detail: Any) -> Any:
+    def _output(self, features: Any, low_level: Any, *detail: Any) -> Any:
         config = self._arguments
         options = self._options("separable", "dropout", "activation", "epsilon")
         x = ASPP(config["aspp_filters"], config["aspp_rates"], name="aspp", **options)(features)
@@ -88,8 +88,7 @@ class DeepLabV3Plus(SegmentationModel):
         x = self._stage(x, low_level, reduced, config["decoder_filters"], "decoder")
         for finer in detail:
             x = self._stage(x, finer, reduced // 2, config["detail_filters"], "detail")
-        logits = kl.Conv2D(config["num_classes"], 1, name="logits", dtype="float32")(x)
-        return image.upsampled(logits, config["align_corners"])
+        return self._upsampled(kl.Conv2D(self.num_classes, 1, name="logits", dtype="float32")(x))
 
     def _stage(self, x: Any, finer: Any, reduced: int, filters: int, name: str) -> Any:
         """A stage of the decoder: features at the size of finer ones, refined with those."""

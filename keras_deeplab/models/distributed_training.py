@@ -12,8 +12,6 @@ import tensorflow as tf
 class DistributedTraining:
     """Mixin of models for what Keras 3.15 lacks under `tf.distribute`; idle without a strategy.
 
-    It stands in front of the model's base: `class Mine(DistributedTraining, keras.Model)`.
-
     1. Before the first step Keras builds loss and metrics from a batch. It takes the mean over the
        replicas' batches, which fails where their sizes differ and on several machines, and consumes
        the batch: the first epoch is then not that of one process. Here the data set's element
@@ -46,45 +44,36 @@ class DistributedTraining:
         return output[:images]
 
     def train_step(self, data: Any) -> Any:
-        """Runs a step of `fit`; see `keras.Model.train_step`."""
-        return self._vectors(super().train_step(data))
+        """Runs a step of `fit`."""
+        return self._reshaped(super().train_step(data), [1])
 
     def test_step(self, data: Any) -> Any:
-        """Runs a step of `evaluate`; see `keras.Model.test_step`."""
-        return self._vectors(super().test_step(data))
+        """Runs a step of `evaluate`."""
+        return self._reshaped(super().test_step(data), [1])
 
-    def make_train_function(self, force: bool = False) -> Any:
-        """Returns the function that `fit` calls; see `keras.Model.make_train_function`."""
+    def make_train_function(self, force: bool = False) -> None:
+        """Sets the function that `fit` calls."""
         before = self.train_function
         super().make_train_function(force)
-        if self._on_several_machines() and self.train_function is not before:
-            self.train_function = _returning_numbers(self.train_function)
-        return self.train_function
+        if self.train_function is not before:
+            self.train_function = self._returning_numbers(self.train_function)
 
-    def make_test_function(self, force: bool = False) -> Any:
-        """Returns the function that `evaluate` calls; see `keras.Model.make_test_function`."""
+    def make_test_function(self, force: bool = False) -> None:
+        """Sets the function that `evaluate` calls."""
         before = self.test_function
         super().make_test_function(force)
-        if self._on_several_machines() and self.test_function is not before:
-            self.test_function = _returning_numbers(self.test_function)
-        return self.test_function
+        if self.test_function is not before:
+            self.test_function = self._returning_numbers(self.test_function)
 
-    def _on_several_machines(self) -> bool:
-        return isinstance(self._distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    def _returning_numbers(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda iterator: self._reshaped(function(iterator), [])
 
-    def _vectors(self, logs: Any) -> Any:
-        if not self._on_several_machines():
+    def _reshaped(self, logs: Any, shape: list[int]) -> Any:
+        if not isinstance(self._distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
             return logs
-        return keras.tree.map_structure(lambda value: tf.reshape(value, [1]), logs)
+        return keras.tree.map_structure(lambda value: tf.reshape(value, shape), logs)
 
 
 def _of_one_replica(spec: tf.TypeSpec) -> tf.TensorSpec:
     """The batch of the first local replica of a distributed data set."""
     return tf.nest.flatten(spec, expand_composites=True)[0]
-
-
-def _returning_numbers(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def numbers(iterator: Any) -> Any:
-        return keras.tree.map_structure(lambda value: tf.reshape(value, []), function(iterator))
-
-    return numbers

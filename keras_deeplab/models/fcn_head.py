@@ -15,21 +15,10 @@ _DROPOUT = 0.1
 
 
 def fcn_head(channels: int, arguments: Mapping[str, Any]) -> keras.Model:
-    """Builds torchvision's FCNHead: a 3x3 convolution to a quarter of the channels, a predictor.
-
-    Args:
-        channels: Of the features.
-        arguments: The model's; those used are `num_classes`, `activation` and `epsilon`.
-    """
+    """Builds torchvision's FCNHead: a 3x3 convolution to a quarter of the channels, a predictor."""
     x = inputs = keras.Input((None, None, channels), name="features")
-    x = kl.Conv2D(
-        max(1, channels // 4),
-        3,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name="conv",
-    )(x)
+    options = {"use_bias": False, "kernel_initializer": "he_normal", "name": "conv"}
+    x = kl.Conv2D(max(1, channels // 4), 3, padding="same", **options)(x)
     x = BatchNormalization(epsilon=arguments["epsilon"], momentum=0.9, name="norm")(x)
     x = kl.Activation(arguments["activation"], name="act")(x)
     x = kl.Dropout(_DROPOUT, name="dropout")(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,39 +12,25 @@ from keras_deeplab.labels import warn_of_masks
 
 
 class LabelMapTraining:
-    """Mixin of models: calls in which Keras would silently do something else are errors.
-
-    It stands in front of the model's base: `class Mine(LabelMapTraining, keras.Model)`.
-    """
+    """Mixin of models: calls in which Keras would silently do something else are errors."""
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains the model; see `keras.Model.fit`.
-
-        Raises:
-            ValueError: If `class_weight` is given for label maps.
-        """
+        """As `keras.Model.fit`, but `class_weight` for label maps is an error."""
         self._check_class_weight(kwargs.get("class_weight"))
         if isinstance(y, np.ndarray | tf.Tensor) and len(self.output_shape) == 4:
-            for ignore_label in _ignored_labels(getattr(self, "loss", None)):
-                warn_of_masks(y, self.output_shape[-1], ignore_label)
+            loss = getattr(self, "loss", None)
+            for part in getattr(loss, "losses", [loss]):  # of a sum of losses each
+                if isinstance(part, keras.losses.Loss):
+                    warn_of_masks(y, self.output_shape[-1], getattr(part, "ignore_label", None))
         return super().fit(x, y, *args, **kwargs)
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains on one batch; see `keras.Model.train_on_batch`.
-
-        Raises:
-            ValueError: If `class_weight` is given for label maps.
-        """
+        """As `keras.Model.train_on_batch`, but `class_weight` for label maps is an error."""
         self._check_class_weight(kwargs.get("class_weight"))
         return super().train_on_batch(x, y, *args, **kwargs)
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves the model as `.keras`; see `keras.Model.save`.
-
-        Raises:
-            ValueError: If `filepath` ends in `.h5` or `.hdf5`: Keras would write such a file, and
-                would not find the model's class when it loads it.
-        """
+        """As `keras.Model.save`, but HDF5, which Keras would write and not load, is an error."""
         if str(filepath).lower().endswith((".h5", ".hdf5")):
             raise ValueError(
                 "`filepath` must end in .keras: Keras cannot load this model from its older HDF5 "
@@ -75,10 +60,3 @@ class LabelMapTraining:
                 "network `keras.Model(model.inputs, model.outputs)`."
             )
         return super()._run_through_graph(*args, **kwargs)
-
-
-def _ignored_labels(loss: Any) -> Iterator[int | None]:
-    """Yields the label that a loss leaves out, of a sum those of its losses."""
-    for part in getattr(loss, "losses", [loss]):
-        if isinstance(part, keras.losses.Loss):
-            yield getattr(part, "ignore_label", None)

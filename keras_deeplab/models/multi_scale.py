@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_deeplab.layers import ResizeBy, ResizeLike
 from keras_deeplab.models.base import SegmentationModel, dtype_policy
@@ -14,9 +15,6 @@ from keras_deeplab.models.deep_supervision import DeepSupervision
 from keras_deeplab.models.distributed_training import DistributedTraining
 from keras_deeplab.models.label_map_training import LabelMapTraining
 from keras_deeplab.validation import error, is_number, one_of
-
-FUSIONS = ("max", "mean")
-Pass = Callable[[keras.Model, Any], list[Any]]
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -83,35 +81,33 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         flip: bool = False,
     ) -> None:
         scales = checked_scales(scales)
-        one_of("fusion", fusion, FUSIONS)
+        one_of("fusion", fusion, ("max", "mean"))
         _check_model(model)
         if align_corners is None:
             own = isinstance(model, SegmentationModel | MultiScale)
             align_corners = own and bool(model.get_config().get("align_corners"))
         inputs = keras.Input(model.input_shape[1:], name="images")
-        passes = [one_pass for scale in scales for one_pass in _passes(scale, align_corners, flip)]
-        fuse = (
-            keras.layers.Maximum(name="maximum", dtype="float32")
-            if fusion == "max"
-            else LogMeanProbability(name="mean", dtype="float32")
-        )
+        maximum = keras.layers.Maximum(name="maximum", dtype="float32")
+        fuse = maximum if fusion == "max" else _log_mean_probability
 
         def fused(network: keras.Model) -> list[Any]:
-            each = [one_pass(network, inputs) for one_pass in passes]
-            main = [logits for logits, *_ in each]
-            return [fuse(main) if len(main) > 1 else main[0], *keras.tree.flatten(each)]
+            views = []
+            for scale in scales:
+                views += _views(network, inputs, scale, align_corners, flip)
+            main = [logits for logits, *_ in views]
+            return [fuse(main) if len(main) > 1 else main[0], *keras.tree.flatten(views)]
 
-        outputs = fused(model)
+        outputs, weights = fused(model), (1.0,)
         with dtype_policy(model.dtype_policy.name):  # of which `compile` takes the loss' scaling
             super().__init__(inputs=inputs, outputs=outputs[0], name=name)
         # Past Keras' tracking, which would count the model's weights a second time.
         arguments = {"model": model, "scales": scales, "align_corners": align_corners}
         arguments |= {"fusion": fusion, "flip": bool(flip)}
         object.__setattr__(self, "_arguments", arguments)
-        weights: tuple[float, ...] = (1.0,)
-        if isinstance(model, DeepSupervision) and model.training_graph is not None:
+        if getattr(model, "training_graph", None) is not None:
             outputs, weights = fused(model.training_graph), model.supervision_weights
-        self._supervise(outputs, (1.0, *weights * len(passes)))
+        views = len(scales) * (2 if flip else 1)
+        self._supervise(outputs, (1.0, *weights * views))
 
     @property
     def model(self) -> keras.Model:
@@ -146,59 +142,33 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         return cls(**{**config, "model": model})
 
 
-@keras.saving.register_keras_serializable(package="keras_deeplab")
-class LogMeanProbability(keras.layers.Layer):
-    """The logarithm of the mean of several predictions' probabilities.
-
-    Its softmax is that mean. It is computed from log-probabilities throughout, so that a class of
-    probability 0 everywhere does not become minus infinity.
-
-    Input shape:
-        A list of logits `(batch, height, width, num_classes)`.
-
-    Output shape:
-        `(batch, height, width, num_classes)`
-    """
-
-    def call(self, predictions: list[Any]) -> Any:
-        """Fuses the predictions."""
-        total = keras.ops.log_softmax(predictions[0])
-        for logits in predictions[1:]:
-            total = keras.ops.logaddexp(total, keras.ops.log_softmax(logits))
-        return total - math.log(len(predictions))
-
-    def compute_output_shape(self, input_shape: list[Any]) -> tuple[int | None, ...]:
-        """The shape of one of them."""
-        return tuple(input_shape[0])
-
-
-def _passes(scale: float, align_corners: bool, flip: bool) -> list[Pass]:
-    """The functions from a network and an image to logits at a scale, at the image's size."""
-    one_pass = _pass(scale, align_corners)
-    return [one_pass, _mirrored(one_pass)] if flip else [one_pass]
-
-
-def _pass(scale: float, align_corners: bool) -> Pass:
-    if scale == 1:
-        return lambda network, image: keras.tree.flatten(network(image))
+def _views(
+    network: keras.Model, image: Any, scale: float, align_corners: bool, flip: bool
+) -> list[list[Any]]:
+    """A network's outputs at a scale, at the image's size, and those for the mirrored image."""
     tag = _tag(scale)
     resized = ResizeBy(scale, align_corners=align_corners, name=f"image_{tag}")
     back = ResizeLike(align_corners=align_corners, name=f"logits_{tag}", dtype="float32")
 
-    def logits_at_scale(network: keras.Model, image: Any) -> list[Any]:
+    def at_scale(image: Any) -> list[Any]:
+        if scale == 1:
+            return keras.tree.flatten(network(image))
         return [back(x, image) for x in keras.tree.flatten(network(resized(image)))]
 
-    return logits_at_scale
+    if not flip:
+        return [at_scale(image)]
+    # Mirrored at the image's own size: the two views are then each other's mirror image whatever
+    # the resizing and the network's padding do with even and odd sizes.
+    mirrored = at_scale(ops.flip(image, axis=2))
+    return [at_scale(image), [ops.flip(x, axis=2) for x in mirrored]]
 
 
-def _mirrored(one_pass: Pass) -> Pass:
-    # Outermost, at the image's own size: the two passes of a scale are then each other's mirror
-    # image whatever the resizing and the network's padding do with even and odd sizes.
-    def mirrored(network: keras.Model, image: Any) -> list[Any]:
-        logits = one_pass(network, keras.ops.flip(image, axis=2))
-        return [keras.ops.flip(x, axis=2) for x in logits]
-
-    return mirrored
+def _log_mean_probability(predictions: list[Any]) -> Any:
+    """From logarithms throughout, so that a probability of 0 does not become minus infinity."""
+    total = ops.log_softmax(predictions[0])
+    for logits in predictions[1:]:
+        total = ops.logaddexp(total, ops.log_softmax(logits))
+    return total - math.log(len(predictions))
 
 
 def with_test_time_augmentation(
@@ -225,11 +195,10 @@ def _tag(scale: float) -> str:
 
 
 def _check_model(model: keras.Model) -> None:
-    ends = [getattr(model, "inputs", None), getattr(model, "outputs", None)]
-    if any(not end or len(end) != 1 or len(end[0].shape) != 4 for end in ends):
-        shapes = [[tuple(x.shape) for x in end or ()] for end in ends]
+    ends = [getattr(model, "inputs", None) or (), getattr(model, "outputs", None) or ()]
+    one_map_each = all(len(end) == 1 and len(end[0].shape) == 4 for end in ends)
+    if not one_map_each or model.input_shape[1:3] != (None, None):
+        shapes = [[tuple(x.shape) for x in end] for end in ends]
         advice = f"It has inputs {shapes[0]} and outputs {shapes[1]}."
-        raise error("model", "a functional model from images to one map of logits", model, advice)
-    if model.input_shape[1:3] != (None, None):
-        advice = f"Its input has the shape {model.input_shape}."
-        raise error("model", "a model for images of any size", model, advice)
+        rule = "a functional model from images of any size to one map of logits"
+        raise error("model", rule, model, advice)

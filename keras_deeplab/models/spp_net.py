@@ -10,7 +10,7 @@ from keras import layers as kl
 from keras_deeplab.graph.network import functional, top_level_calls
 from keras_deeplab.layers import SpatialPyramidPooling2D
 from keras_deeplab.models.arguments import InputShape
-from keras_deeplab.models.backbone import Image, at_output_stride, built
+from keras_deeplab.models.backbone import built, with_feature_taps
 from keras_deeplab.models.base import ImageModel
 
 
@@ -43,11 +43,8 @@ class SPPNet(ImageModel):
     Example:
 
     >>> model = keras_deeplab.SPPNet(5, "mobilenet_v2", levels=(3, 2, 1), dense=(64,))
-    >>> for size in ((1, 1), (64, 64), (97, 129)):
-    ...     print(model(keras.ops.ones((2, *size, 3))).shape)
-    (2, 5)
-    (2, 5)
-    (2, 5)
+    >>> model(keras.ops.ones((2, 97, 129, 3))).shape
+    TensorShape([2, 5])
 
     Reference:
         [He et al., 2014, Spatial Pyramid Pooling in Deep Convolutional Networks for Visual
@@ -76,12 +73,10 @@ class SPPNet(ImageModel):
 
     def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
         network = built(arguments)
-        features = (
-            _last_map(network) if arguments["replace_pooling"] else functional(network).outputs[0]
-        )
-        return at_output_stride(network, [features], arguments), arguments
+        features = _last_map(network) if arguments["replace_pooling"] else None
+        return with_feature_taps(network, arguments, features)
 
-    def _output(self, _: Image, x: Any) -> Any:
+    def _output(self, x: Any) -> Any:
         config = self._arguments
         levels, pooling = config["levels"], config["pooling"]
         x = SpatialPyramidPooling2D(levels, pooling, name="spatial_pyramid")(x)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import layers as kl
 
 from keras_deeplab import graph
-from keras_deeplab.graph.network import functional
 from keras_deeplab.layers import AtrousConv2D, CropLike, ResizeLike
 from keras_deeplab.models.arguments import InputShape
-from keras_deeplab.models.backbone import (
-    Image,
-    at_output_stride,
-    built,
-    feature_tap,
-    last_layer_at,
-)
+from keras_deeplab.models.backbone import built, last_layer_at, with_feature_taps
 from keras_deeplab.models.base import SegmentationModel
 from keras_deeplab.validation import error
 
@@ -27,10 +19,9 @@ from keras_deeplab.validation import error
 class UNet(SegmentationModel):
     """U-Net: a contracting path, and an expanding path that adds the features of every level.
 
-    Without `backbone` it is the network of 2015, with two changes that let it label every pixel of
-    an image of any size: convolutions are padded, so that the output has the input's size and no
-    skip is cropped; odd maps are pooled to half their size rounded up, and the extra row or column
-    is cut off again after the up-convolution.
+    Without `backbone` it is the network of 2015, with two changes for images of any size:
+    convolutions are padded, so that no skip is cropped; odd maps are pooled to half their size
+    rounded up, and the extra row or column is cut off again after the up-convolution.
 
     With a backbone, the skips are the last features at each of its strides, maps are resized to
     the skip's size, and the logits of the finest skip are resized to the image.
@@ -41,8 +32,8 @@ class UNet(SegmentationModel):
             as in the paper, and 16 in the decoder over a backbone.
         depth: Number of skips: at the strides 1, 2, 4, ... of the network of 2015; over a backbone
             at 2, 4, 8, ..., as far as it has them.
-        skip_layers: Names of the backbone's layers whose outputs are the skips; `None` for the last
-            tensor at each stride that all later layers depend on (`graph.find_feature_tap`).
+        skip_layers: Names of the layers whose outputs are the skips; `None` for the last tensor at
+            each stride that all later layers depend on (`graph.find_feature_tap`).
         batch_norm: Whether batch norms follow the 3x3 convolutions; `None` for no in the network
             of 2015 and yes over a backbone.
         dropout: Share of the features dropped in training at the end of the contracting path: on
@@ -86,9 +77,9 @@ class UNet(SegmentationModel):
         super().__init__(locals())
 
     def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        of_2015, skip_layers = arguments["backbone"] is None, arguments["skip_layers"]
-        if of_2015 and skip_layers is not None:
-            raise error("skip_layers", "left out without a `backbone`", skip_layers)
+        of_2015 = arguments["backbone"] is None
+        if of_2015 and arguments["skip_layers"] is not None:
+            raise error("skip_layers", "left out without a `backbone`", arguments["skip_layers"])
         defaults = {"filters": 64 if of_2015 else 16, "batch_norm": not of_2015}
         missing = {key: value for key, value in defaults.items() if arguments[key] is None}
         if of_2015 and arguments["preprocessing"] == "auto":
@@ -98,85 +89,50 @@ class UNet(SegmentationModel):
     def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
         if arguments["backbone"] is None:
             return _contracting_path(arguments), arguments
-        network = built(arguments)
-        features, found = functional(network).outputs[0], graph.geometry(network)
-        coarsest = _stride(network, features, found, "backbone", network.name)
-        names = arguments["skip_layers"] or _last_at_each_stride(network, coarsest, arguments)
-        skips = {}
-        for name in names:
-            tensor = feature_tap(network, "skip_layers", name)
-            skips[_stride(network, tensor, found, "skip_layers", name)] = tensor
-        if len(skips) < len(names) or max(skips) >= coarsest:
-            rule = f"layers of different strides, finer than the {coarsest} of {network.name!r}"
-            raise error("skip_layers", rule, tuple(names))
-        outputs = [features, *(skips[stride] for stride in sorted(skips, reverse=True))]
-        arguments = {**arguments, "skip_layers": tuple(names)}
-        return at_output_stride(network, outputs, arguments), arguments
+        network, names = built(arguments), arguments["skip_layers"]
+        if names is None:
+            coarsest = graph.geometry(network).outputs[0].stride[0] or 0
+            strides = (2**level for level in range(1, arguments["depth"] + 1))
+            found = (last_layer_at(network, stride) for stride in strides if stride < coarsest)
+            names = tuple(name for name in found if name is not None)
+        return with_feature_taps(network, arguments, skip_layers=names)
 
-    def _output(self, image: Image, x: Any, *skips: Any) -> Any:
+    def _output(self, x: Any, *skips: Any) -> Any:
         config = self._arguments
         of_2015 = config["backbone"] is None
+        coarsest, *strides = (max(found.stride) for found in graph.geometry(self.backbone).outputs)
+        by_stride = dict(zip(strides, skips, strict=True))
+        if not skips or len(by_stride) < len(skips) or max(strides) >= coarsest:
+            rule = f"layers of the backbone of different strides, finer than its own of {coarsest}"
+            raise error("skip_layers", rule, config["skip_layers"])
         if not of_2015:
             x = kl.Dropout(config["dropout"], name="dropout")(x)
-        strides = [max(found.stride) for found in graph.geometry(self.backbone).outputs[1:]]
-        for skip, stride in zip(skips, strides, strict=True):
-            filters, level = config["filters"] * stride, f"decoder{stride}"
-            x = _up_convolution(x, skip, filters, level) if of_2015 else _resized(x, skip, level)
+        for stride in sorted(by_stride, reverse=True):
+            skip, filters, level = by_stride[stride], config["filters"] * stride, f"decoder{stride}"
+            if of_2015:
+                options = {"kernel_initializer": "he_normal", "name": f"{level}_up"}
+                x = kl.Conv2DTranspose(filters, 2, 2, **options)(x)
+                x = CropLike(name=f"{level}_crop")(x, skip)
+            else:
+                x = ResizeLike(name=f"{level}_up")(x, skip)
             x = kl.Concatenate(name=f"{level}_concat")([skip, x])
             x = _two_convolutions(x, filters, level, config)
         logits = kl.Conv2D(config["num_classes"], 1, name="logits", dtype="float32")(x)
-        return logits if of_2015 else image.upsampled(logits)
+        return logits if of_2015 else self._upsampled(logits)
 
 
 def _contracting_path(arguments: dict[str, Any]) -> keras.Model:
-    """The network of 2015 down to its coarsest features, which come first, finest skip last."""
+    """The network of 2015 down to its coarsest features, which come first, then the skips."""
     x = inputs = keras.Input((None, None, arguments["input_shape"][2]), name="pixels")
-    depth, levels = arguments["depth"], []
-    for level in range(depth + 1):
+    levels = []
+    for level in range(arguments["depth"] + 1):
         if level > 0:
             x = kl.MaxPooling2D(2, padding="same", name=f"level{level}_pool")(x)
         x = _two_convolutions(x, arguments["filters"] * 2**level, f"level{level}", arguments)
-        if level >= depth - 1:
+        if level >= arguments["depth"] - 1:
             x = kl.Dropout(arguments["dropout"], name=f"level{level}_dropout")(x)
         levels.append(x)
     return keras.Model(inputs, levels[::-1], name="backbone")
-
-
-def _last_at_each_stride(
-    network: keras.Model, coarsest: int, arguments: dict[str, Any]
-) -> Sequence[str]:
-    """Layers at the strides 2, 4, 8, ... below the coarsest; not every network has all of them."""
-    strides = (2**level for level in range(1, arguments["depth"] + 1))
-    found = [last_layer_at(network, stride) for stride in strides if stride < coarsest]
-    names = [name for name in found if name is not None]
-    if not names:
-        rule = f"given: the backbone {network.name!r}, which ends at stride {coarsest}, has no "
-        rule += "finer tensor that all later layers depend on"
-        raise error("skip_layers", rule, None)
-    return names
-
-
-def _stride(
-    network: keras.Model,
-    tensor: keras.KerasTensor,
-    found: graph.Geometry,
-    argument: str,
-    value: str,
-) -> int:
-    stride = found[tensor].stride
-    if None in stride or len(tensor.shape) != 4:
-        rule = f"maps (batch, height, width, channels) of the image in {network.name!r}"
-        raise error(argument, rule, value, f"The shape is {tuple(tensor.shape)}")
-    return max(stride)
-
-
-def _up_convolution(x: Any, skip: Any, filters: int, level: str) -> Any:
-    up = kl.Conv2DTranspose(filters, 2, 2, kernel_initializer="he_normal", name=f"{level}_up")
-    return CropLike(name=f"{level}_crop")(up(x), skip)
-
-
-def _resized(x: Any, skip: Any, level: str) -> Any:
-    return ResizeLike(name=f"{level}_up")(x, skip)
 
 
 def _two_convolutions(x: Any, filters: int, level: str, arguments: Any) -> Any:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -8,21 +10,21 @@ from keras_deeplab import backbones
 
 
 def test_by_name_and_with_channels():
-    network = backbones.build("mobilenet_v2", (None, None, 5), multi_grid=None, stride_on=None)
+    network = backbones.build("mobilenet_v2", (None, None, 5), multi_grid=None, padding=None)
     assert network.name == "mobilenet_v2"
     assert network.input_shape == (None, None, None, 5)
     assert network.output_shape == (None, None, None, 320)
 
 
 def test_options_and_their_defaults_are_those_of_the_functions():
-    assert backbones.completed_options("mobilenet_v2", {"padding": "same", "epsilon": None}) == {
+    given = {"padding": "same", "epsilon": None}
+    assert backbones.find("mobilenet_v2").completed("mobilenet_v2", given) == {
         "depth_multiplier": 1.0,
         "divisible_by": None,
         "classifier_conv": False,
         "padding": "same",
         "epsilon": 1e-3,
     }
-    assert backbones.completed_options("resnet101", {})["stride_on"] == "3x3"
     for name in backbones.NAMES:
         assert backbones.find(name).preprocessing in backbones.PREPROCESSING
 
@@ -34,51 +36,62 @@ def test_options_reach_the_resnet():
     assert network.get_layer("stage4_unit1_1_conv").strides == (2, 2)
 
 
+DEPTH = "`depth` must be one of .* Received: depth="
+
+
 @pytest.mark.parametrize(
-    "name, options, words",
+    "build, arguments, words",
     [
         ("resnet18", {}, "`backbone` must be one of .*resnet50.* Received: backbone='resnet18'"),
         ("mobilenet_v2", {"multi_grid": (1, 2, 4)}, r"`multi_grid` .*'mobilenet_v2'.*\(1, 2, 4\)"),
-        ("mobilenet_v2", {"stride_on": "1x1"}, "`stride_on` .*'mobilenet_v2'.*'1x1'"),
+        (backbones.resnet, {"depth": 18}, f"{DEPTH}18"),
+        (backbones.resnet_beta, {"depth": 152}, f"{DEPTH}152"),
+        (backbones.xception, {"depth": 50}, f"{DEPTH}50"),
+        (backbones.mobilenet_v3, {"size": "medium"}, "`size` .* Received: size='medium'"),
+        (backbones.vgg16, {"pool_size": 4}, "`pool_size` must be one of .* pool_size=4"),
+        ("resnet50", {"stride_on": "2x2"}, "`stride_on` .* Received: stride_on='2x2'"),
+        ("resnet50", {"multi_grid": (1, 2)}, r"`multi_grid` .* 3 .*multi_grid=\(1, 2\)"),
+        ("resnet50", {"multi_grid": 2}, "`multi_grid` .* Received: multi_grid=2"),
+        ("resnet50", {"multi_grid": (2, 2, 4)}, r"`multi_grid` .* begins with 1 .*\(2, 2, 4\)"),
+        ("resnet50_beta", {"multi_grid": (1, 2, 0)}, r"`multi_grid` .*multi_grid=\(1, 2, 0\)"),
+        ("xception41", {"multi_grid": (1, 2)}, r"`multi_grid` must be a list of 3.*\(1, 2\)"),
+        ("resnet50_beta", {"padding": "valid"}, "`padding` .* Received: padding='valid'"),
+        ("mobilenet_v2", {"padding": "valid"}, "`padding` .* Received: padding='valid'"),
+        ("mobilenet_v3_small", {"padding": "valid"}, "`padding` .* Received: padding='valid'"),
+        ("mobilenet_v2", {"depth_multiplier": 0}, "`depth_multiplier` must be a positive number"),
+        ("mobilenet_v2", {"divisible_by": 8.0}, "`divisible_by` .* Received: divisible_by=8.0"),
     ],
 )
-def test_errors_name_argument_and_value(name, options, words):
+def test_errors_name_argument_and_value(build, arguments, words):
+    if isinstance(build, str):
+        build = partial(backbones.build, build, (None, None, 3))
     with pytest.raises(ValueError, match=words):
-        backbones.build(name, (None, None, 3), **options)
+        build(**arguments)
 
 
-@pytest.mark.parametrize("mode", ["tf", "torch", "caffe"])
+def scaled(pixels: np.ndarray, mode: str) -> np.ndarray:
+    inputs = keras.Input((None, None, pixels.shape[-1]))
+    return keras.Model(inputs, backbones.preprocess(inputs, mode))(pixels).numpy()
+
+
+@pytest.mark.parametrize("mode", ["tf", "torch", "caffe", "mean"])
 def test_preprocessing_is_that_of_keras_applications(mode):
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 5, 7, 3)).astype("float32")
-    inputs = keras.Input((None, None, 3))
-    model = keras.Model(inputs, backbones.preprocess(inputs, mode))
-    expected = keras.applications.imagenet_utils.preprocess_input(pixels.copy(), mode=mode)
-    np.testing.assert_allclose(model(pixels), expected, rtol=1e-4, atol=1e-4)
-    reversing = ["preprocess_channels"] if mode == "caffe" else []
-    assert [layer.name for layer in model.layers[1:]] == [*reversing, "preprocess"]
-
-
-def test_the_mean_of_vgg_without_the_change_to_bgr():
-    pixels = np.random.default_rng(0).uniform(0, 255, (2, 5, 7, 3)).astype("float32")
-    inputs = keras.Input((None, None, 3))
-    model = keras.Model(inputs, backbones.preprocess(inputs, "mean"))
-    bgr = keras.applications.imagenet_utils.preprocess_input(pixels.copy(), mode="caffe")
-    np.testing.assert_allclose(model(pixels), bgr[..., ::-1], rtol=1e-4, atol=1e-4)
+    preprocess_input = keras.applications.imagenet_utils.preprocess_input
+    theirs = preprocess_input(pixels.copy(), mode="caffe" if mode == "mean" else mode)
+    expected = theirs[..., ::-1] if mode == "mean" else theirs  # VGG's mean, without BGR
+    np.testing.assert_allclose(scaled(pixels, mode), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_mean_that_deeplab_was_trained_with():
-    inputs = keras.Input((None, None, 3))
-    model = keras.Model(inputs, backbones.preprocess(inputs, "caffe_deeplab"))
     pixels = np.array([[[[122.675, 116.669, 104.008], [200.0, 100.0, 50.0]]]], "float32")
     expected = [[0, 0, 0], [50 - 104.008, 100 - 116.669, 200 - 122.675]]
-    np.testing.assert_allclose(model(pixels)[0, 0], expected, atol=1e-4)
+    np.testing.assert_allclose(scaled(pixels, "caffe_deeplab")[0, 0], expected, atol=1e-4)
 
 
 def test_preprocessing_of_other_channels_is_minus_one_to_one():
-    inputs = keras.Input((None, None, 1))
-    model = keras.Model(inputs, backbones.preprocess(inputs, "torch"))
     pixels = np.array([0, 127.5, 255], "float32").reshape(1, 3, 1, 1)
-    np.testing.assert_allclose(np.ravel(model(pixels)), [-1, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(np.ravel(scaled(pixels, "torch")), [-1, 0, 1], atol=1e-6)
 
 
 def test_preprocessing_refuses_other_modes():

@@ -10,7 +10,7 @@ from calibration import calibrate, image
 from networks import tiny
 
 import keras_deeplab
-from keras_deeplab import DeepLabV2, DeepLabV3, MultiScale, SPPNet
+from keras_deeplab import DeepLabV2, MultiScale, SPPNet
 
 
 @pytest.fixture(scope="module")
@@ -22,22 +22,6 @@ def resized(x, size) -> tf.Tensor:
     return tf.image.resize(x, size)
 
 
-@pytest.mark.parametrize("size", [(64, 96), (97, 129), (1, 1)])
-def test_the_maximum_of_the_scales(model, size):
-    x = image(*size)
-    scales = []
-    for scale in (0.5, 0.75, 1.0):
-        small = tuple(max(1, int(np.round(side * scale))) for side in size)
-        scales.append(resized(model(resized(x, small)), size))
-    expected = np.max(scales, axis=0)
-    found = MultiScale(model, align_corners=False)(x)
-    assert found.shape == (1, *size, 3)
-    np.testing.assert_allclose(found, expected, atol=1e-4 * max(1.0, expected.std()))
-    if size != (1, 1):  # every scale has its say
-        winners = np.argmax(scales, axis=0)
-        assert set(np.unique(winners)) == {0, 1, 2}
-
-
 def test_aligned_corners_follow_the_authors_rule(model):
     x = image(97, 129)
     found = MultiScale(model, (0.5,), align_corners=True)(x)
@@ -46,18 +30,15 @@ def test_aligned_corners_follow_the_authors_rule(model):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_images_are_resized_as_the_model_does():
-    for aligned in (True, False):
-        own = MultiScale(DeepLabV2(3, tiny(), align_corners=aligned))
-        assert own.get_config()["align_corners"] is aligned
-        assert MultiScale(own).get_config()["align_corners"] is aligned
-
-
-def test_losses_of_a_float16_model_are_scaled():
-    several = MultiScale(DeepLabV2(3, tiny(), dtype="mixed_float16"), (0.5, 1.0))
-    several.compile("sgd", keras_deeplab.losses.CrossEntropy())
-    assert isinstance(several.optimizer, keras.optimizers.LossScaleOptimizer)
-    assert several(image(33, 47)).dtype == tf.float32
+def test_images_are_resized_as_the_model_does(model):
+    own = MultiScale(model)
+    assert own.get_config()["align_corners"] is True
+    assert MultiScale(own).get_config()["align_corners"] is True
+    other = MultiScale(DeepLabV2(3, tiny(), align_corners=False, dtype="mixed_float16"))
+    assert other.get_config()["align_corners"] is False
+    other.compile("sgd", keras_deeplab.losses.CrossEntropy())
+    assert isinstance(other.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert other(image(33, 47)).dtype == tf.float32
 
 
 def test_weights_are_shared_and_counted_once(model):
@@ -71,41 +52,6 @@ def test_weights_are_shared_and_counted_once(model):
     kernel.assign(2 * kept)
     assert np.abs(several(x) - before).max() > 1e-3
     kernel.assign(kept)
-
-
-def test_the_loss_is_the_sum_over_scales_and_maximum(model):
-    several = MultiScale(model, (0.5, 1.0))
-    loss = keras_deeplab.losses.CrossEntropy()
-    metric = keras_deeplab.metrics.SegmentationMetrics(3)
-    several.compile(keras.optimizers.SGD(0.0), loss, metrics=[metric])
-    x, labels = image(64, 96, batch=2), np.random.default_rng(0).integers(0, 3, (2, 64, 96))
-    frozen = several.trainable
-    several.trainable = False  # batch norm and dropout as in prediction
-    outputs = several(x, training=True)
-    several.trainable = frozen
-    assert len(outputs) == 3
-    np.testing.assert_allclose(outputs[0], np.maximum(outputs[1], outputs[2]), rtol=1e-6)
-    total = several.compute_loss(x, labels, outputs)
-    assert float(total) == pytest.approx(sum(float(loss(labels, o)) for o in outputs), rel=1e-5)
-    logs = several.train_on_batch(x, labels, return_dict=True)
-    assert logs["loss"] > 1.5 * several.test_on_batch(x, labels, return_dict=True)["loss"]
-    assert 0 <= logs["mean_iou"] <= 1
-
-
-def test_it_learns_and_comes_back_from_a_file(tmp_path: Path):
-    several = MultiScale(DeepLabV3(2, tiny(), aspp_filters=8, aspp_rates=(1,), dropout=0.0))
-    several.compile(keras.optimizers.Adam(1e-2), keras_deeplab.losses.CrossEntropy())
-    labels = np.zeros((2, 32, 48), int)
-    labels[:, :, 20:] = 1
-    pixels = np.float32(80 + 100 * labels[..., None].repeat(3, -1))
-    history = several.fit(pixels, labels, batch_size=2, epochs=20, verbose=0).history["loss"]
-    assert history[-1] < 0.5 * history[0]
-    several.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert type(loaded) is MultiScale
-    assert type(loaded.model) is DeepLabV3
-    np.testing.assert_array_equal(loaded(pixels), several(pixels))
-    keras_deeplab.export.saved_model(several, tmp_path / "served")
 
 
 def softmax(logits) -> np.ndarray:
@@ -129,11 +75,18 @@ FUSED = {
 }
 
 
-@pytest.mark.parametrize("fusion", FUSED)
-@pytest.mark.parametrize("scales", [(1,), (0.5, 1, 1.25)])
-@pytest.mark.parametrize("flip", [False, True])
-def test_the_fusions_equal_what_is_done_by_hand(model, fusion, scales, flip):
-    x = image(61, 90, batch=2)
+@pytest.mark.parametrize(
+    "fusion, scales, flip, size",
+    [
+        ("max", (0.5, 1, 1.25), False, (61, 90)),
+        ("max", (0.5, 0.75, 1), True, (64, 96)),
+        ("mean", (0.5, 1, 1.25), True, (61, 90)),
+        ("mean", (1,), True, (61, 90)),
+        ("mean", (1,), False, (61, 90)),
+    ],
+)
+def test_the_fusions_equal_what_is_done_by_hand(model, fusion, scales, flip, size):
+    x = image(*size, batch=2)
     several = MultiScale(model, scales, False, fusion=fusion, flip=flip)
     views = views_by_hand(model, x, scales, flip)
     if len(views) > 1:
@@ -149,12 +102,10 @@ def test_the_fusions_equal_what_is_done_by_hand(model, fusion, scales, flip):
         np.testing.assert_allclose(softmax(found), mean, atol=1e-5)
 
 
-@pytest.mark.parametrize("fusion", FUSED)
-@pytest.mark.parametrize("scales", [(1,), (0.5, 0.75, 1.25)])
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_a_mirrored_image_gets_the_mirrored_answer(model, fusion, scales, align_corners):
-    several = MultiScale(model, scales, align_corners, fusion=fusion, flip=True)
-    for size in ((64, 96), (61, 97), (64, 97), (33, 50), (1, 7)):
+@pytest.mark.parametrize("fusion, align_corners", [("max", False), ("mean", True)])
+def test_a_mirrored_image_gets_the_mirrored_logits(model, fusion, align_corners):
+    several = MultiScale(model, (0.5, 1, 1.25), align_corners, fusion=fusion, flip=True)
+    for size in ((64, 96), (61, 97), (1, 7)):
         x = image(*size)
         mirrored = several(x[:, :, ::-1]).numpy()[:, :, ::-1]
         np.testing.assert_allclose(mirrored, several(x), atol=1e-5)
@@ -174,29 +125,32 @@ def test_certain_views_that_disagree_give_finite_logits():
     assert logits.min() < -1e4
 
 
-@pytest.mark.parametrize("fusion", FUSED)
-def test_flipped_views_are_trained_saved_and_exported(tmp_path: Path, fusion):
-    keras.utils.set_random_seed(0)
+def test_flipped_views_are_trained_saved_and_exported(tmp_path: Path):
     inputs = keras.Input((None, None, 3))
     scaled = keras.layers.Rescaling(1 / 100, -1)(inputs)
     inner = keras.Model(inputs, keras.layers.Conv2D(2, 3, padding="same")(scaled))
-    several = MultiScale(inner, (0.5, 1), fusion=fusion, flip=True)
+    several = MultiScale(inner, (0.5, 1), fusion="mean", flip=True)
     loss = keras_deeplab.losses.CrossEntropy()
-    several.compile(keras.optimizers.Adam(1e-2), loss)
+    metric = keras_deeplab.metrics.SegmentationMetrics(2)
+    several.compile(keras.optimizers.Adam(1e-2), loss, metrics=[metric], run_eagerly=True)
     pixels, labels = image(32, 48, batch=2), np.zeros((2, 32, 48), int)
     labels[:, :, 20:] = 1
     outputs = several(pixels, training=True)
     assert len(outputs) == 5
-    np.testing.assert_allclose(outputs[0], FUSED[fusion](outputs[1:]), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(outputs[0], FUSED["mean"](outputs[1:]), atol=1e-5, rtol=1e-5)
     total = several.compute_loss(pixels, labels, outputs)
     assert float(total) == pytest.approx(sum(float(loss(labels, o)) for o in outputs), rel=1e-5)
-    several.fit(pixels, labels, batch_size=2, epochs=1, verbose=0)
+    logs = several.train_on_batch(pixels, labels, return_dict=True)
+    assert logs["loss"] == pytest.approx(float(total), rel=1e-4)
+    metric.reset_state()
+    metric.update_state(labels, outputs[0])
+    assert logs["mean_iou"] == pytest.approx(float(metric.result()["mean_iou"]), rel=1e-4)
     several.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded) is MultiScale
     assert {key: loaded.get_config()[key] for key in ("scales", "fusion", "flip")} == {
         "scales": (0.5, 1.0),
-        "fusion": fusion,
+        "fusion": "mean",
         "flip": True,
     }
     x = image(45, 70)
@@ -223,5 +177,5 @@ def test_wrong_arguments_are_named(model):
         MultiScale(SPPNet(3, tiny(), dense=()))
     with pytest.raises(ValueError, match="`model` must be .* Received: model='resnet50'"):
         MultiScale("resnet50")
-    with pytest.raises(ValueError, match="`model` must be a model for images of any size"):
+    with pytest.raises(ValueError, match=r"`model` must be .* images of any size .*\(None, 64"):
         MultiScale(DeepLabV2(3, tiny(), input_shape=(64, 64, 3)))
