@@ -26,7 +26,3 @@ class ReverseChannels(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         """Reverses the last axis."""
         return keras.ops.flip(x, axis=-1)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The input's shape."""
-        return input_shape
