@@ -3,14 +3,17 @@ from __future__ import annotations
 import itertools
 import math
 from contextlib import nullcontext
+from fractions import Fraction
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as kl
 
 import keras_deeplab
 from keras_deeplab.graph import geometry
+from keras_deeplab.graph.geometry import Axis, _slid
 
 
 def network(*layers: kl.Layer, shape=(None, None, 3)) -> keras.Model:
@@ -22,8 +25,6 @@ def network(*layers: kl.Layer, shape=(None, None, 3)) -> keras.Model:
 
 def measured_field(model: keras.Model, size: int, at: int) -> tuple[int, int]:
     """First and last row that the output row `at` depends on, by the gradient."""
-    import tensorflow as tf
-
     image = tf.Variable(np.random.default_rng(0).normal(size=(1, size, size, 3)), dtype="float32")
     with tf.GradientTape() as tape:
         output = model(image)
@@ -40,7 +41,7 @@ def positive(*layers: kl.Layer) -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("size", [64, 65])
+@pytest.mark.parametrize("size", [32, 33])
 @pytest.mark.parametrize(
     "layers",
     [
@@ -66,7 +67,7 @@ def test_geometry_agrees_with_the_gradient(layers, size):
     value = geometry(model, size, size).output
     assert tuple(model(np.zeros((1, size, size, 3), "float32")).shape[1:3]) == value.size
     # Rows in the middle, so that no field is cut by the border.
-    rows = range(value.size[0] // 2 - 2, value.size[0] // 2 + 3)
+    rows = range(value.size[0] // 2 - 1, value.size[0] // 2 + 2)
     fields = [measured_field(model, size, row) for row in rows]
     stride, field, offset = value.stride[0], value.receptive_field[0], value.offset[0]
     assert max(last - first + 1 for first, last in fields) <= field
@@ -78,15 +79,6 @@ def test_geometry_agrees_with_the_gradient(layers, size):
         low, high = centre - (field - 1) / 2, centre + (field - 1) / 2
         assert (low - slack <= first, last <= high + slack) == (True, True)
         assert slack or (first, last) == (low, high)
-
-
-def test_vgg16_and_the_resnets_of_keras_applications():
-    vgg = geometry(keras.applications.VGG16(include_top=False, weights=None))
-    assert vgg["block5_pool"].stride == (32, 32)
-    assert vgg["block5_pool"].receptive_field == (212, 212)
-    assert vgg.output.offset == (15.5, 15.5)
-    resnet = geometry(keras.applications.ResNet50(include_top=False, weights=None))
-    assert (resnet.output.stride, resnet.output.receptive_field) == ((32, 32), (483, 483))
 
 
 def test_an_offset_that_depends_on_the_size_is_none_without_it():
@@ -198,29 +190,24 @@ def test_symbolic_tensors_are_keys():
     assert list(found) == [layer.name for layer in model.layers]
 
 
-@pytest.mark.parametrize("rate", [1, 2, 3, 4])
+@pytest.mark.parametrize("rate", [1, 2, 3])
 def test_a_window_that_meets_padding_alone_is_an_error_and_no_other(rate):
     """Against the layer itself, whose maximum over no pixel is the lowest number."""
     refused = 0
-    for pool, size in itertools.product((2, 3), range(1, 5)):
+    for pool, size in itertools.product((2, 3), range(1, 4)):
         total = rate * (pool - 1)
-        paddings = ["same", "valid", *(((0, 0), pads) for pads in _pads_up_to(total))]
-        for padding, stride in itertools.product(paddings, (None, 2, 3)):
-            if stride is not None and padding != "same":
-                continue
-            source = None if stride is None else (1, stride)
+        pads = itertools.product(range(total + 1), repeat=2)
+        cases = [("same", None), ("same", (1, 2)), ("same", (1, 3)), ("valid", None)]
+        for padding, strides in [*cases, *((((0, 0), both), None) for both in pads)]:
             layer = keras_deeplab.layers.AtrousPooling2D(
-                (1, pool), "max", (1, rate), padding, source_strides=source
+                (1, pool), "max", (1, rate), padding, source_strides=strides
             )
             if size + sum(layer.pads(1, size)) <= total:
                 continue  # no window fits
-            empty = np.min(layer(np.zeros((1, 1, size, 1), "float32"))) < 0
+            empty = np.min(layer.call(tf.zeros((1, 1, size, 1)))) < 0
             refused += empty
             error = pytest.raises(ValueError, match="padding alone: the image is too small")
+            one = Fraction(1)
             with error if empty else nullcontext():
-                geometry(network(layer, shape=(1, None, 1)), 1, size)
+                _slid(layer, 1, Axis(one, one, Fraction(0), size))
     assert refused if rate > 1 else not refused
-
-
-def _pads_up_to(total: int) -> itertools.product:
-    return itertools.product(range(total + 1), repeat=2)
