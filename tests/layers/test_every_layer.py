@@ -34,8 +34,8 @@ CASES = [
     Case("image_pooling", partial(layers.ImagePooling, 4, activation=None, epsilon=1e-3)),
     Case("batch_norm", partial(layers.BatchNormalization, momentum=0.9, frozen_statistics=True)),
     Case("batch_norm_plain", partial(layers.BatchNormalization, scale=False, synchronized=True)),
-    Case("pyramid_max", partial(layers.SpatialPyramidPooling2D, (4, 2, 1))),
-    Case("pyramid_average", partial(layers.SpatialPyramidPooling2D, (6, 3), "average")),
+    Case("pyramid_max", partial(layers.SpatialPyramidPooling2D, (2, 1))),
+    Case("pyramid_average", partial(layers.SpatialPyramidPooling2D, (3,), "average")),
     Case("pool_max", partial(layers.AtrousPooling2D, (3, 2), "max", (2, 1))),
     Case(
         "pool_average",
@@ -72,14 +72,12 @@ def test_eager_symbolic_and_traced_agree(case: Case):
 
 
 @every_layer
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision(case: Case, policy: str):
-    check_mixed_precision(case, policy)
+def test_mixed_precision(case: Case):
+    check_mixed_precision(case, "mixed_bfloat16")
 
 
-@every_layer
-def test_fit_save_export(case: Case, tmp_path: Path):
-    check_training_and_files(case, tmp_path)
+def test_fit_save_export(tmp_path: Path):
+    check_training_and_files(CASES, tmp_path)
 
 
 CONV, SEPARABLE, POOL = layers.AtrousConv2D, layers.AtrousSeparableConv2D, layers.AtrousPooling2D
