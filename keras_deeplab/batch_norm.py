@@ -28,8 +28,8 @@ def set_policy(
     """Sets how all batch norms of a model are trained.
 
     The papers train at output stride 16 with `"train"`, then at 8 with `"freeze"`, on batches too
-    small for statistics. Call it before `compile`, which captures the settings. They are saved in a
-    `.keras` file and kept by `with_output_stride` and `with_num_classes`.
+    small for statistics. Call it before `compile`. The settings are saved in a `.keras` file and
+    kept by `with_output_stride` and `with_num_classes`.
 
     Args:
         model: Any model with layers; nested models and the package's composite layers are entered.
@@ -127,12 +127,10 @@ def reestimate_batch_norm(
     """Re-estimates the moving statistics of a model's batch norms (precise batch norm).
 
     Moving averages lag behind the weights, and fit neither another output stride nor weights from
-    elsewhere. Here every batch runs through the model in training mode, normalised by its own
-    statistics, but without dropout. The moving mean and variance of each norm become those of all
-    its inputs in all batches together. Weights do not change, and neither do frozen norms
-    (`trainable` or statistics), which normalise by their moving statistics. Norms behind global
-    pooling need batches of two images or more: a single value has no variance, is normalised by the
-    moving statistics, and leaves them as they are if no other value occurs.
+    elsewhere. Here every batch runs through the model, normalised by its own statistics, without
+    dropout. The moving mean and variance of each norm become those of all its inputs in all batches
+    together. Weights and frozen norms (`trainable` or statistics) do not change. Norms behind
+    global pooling need batches of two images or more: a single value has no variance.
 
     Args:
         model: A functional model.

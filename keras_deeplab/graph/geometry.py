@@ -266,10 +266,8 @@ def _slid(operation: Any, index: int, axis: Axis) -> Axis:
     extent, stride = shape.extent(index), shape.strides[index]
     begin, end = 0, 0
     if isinstance(operation, layers.AtrousPooling2D):
-        begin, end = None, None
-        if operation.source_strides is None or axis.size is not None:
-            begin, end = operation.pads(index, axis.size)
-            _check_window_is_never_empty(axis, extent, shape.dilation[index], begin, end)
+        begin, end = operation.pads(index, axis.size)
+        _check_window_is_never_empty(axis, extent, shape.dilation[index], begin, end)
     elif shape.padding == "same":
         begin, end = same_padding(axis.size, extent, stride)
     axis = _padded(axis, begin, end)
@@ -285,15 +283,19 @@ def _slid(operation: Any, index: int, axis: Axis) -> Axis:
     return replace(axis, stride=axis.stride * stride, field=field, offset=offset, size=size)
 
 
-def _check_window_is_never_empty(axis: Axis, extent: int, rate: int, begin: int, end: int) -> None:
+def _check_window_is_never_empty(
+    axis: Axis, extent: int, rate: int, begin: int | None, end: int | None
+) -> None:
     """Refuses a map on which a window of a dilated pooling, which leaves padding out, is empty.
 
     A map of `rate` samples or more never falls between two taps. A smaller one does, unless every
     window starts `k * rate - j` samples before it, with one `k` and each `j` below its size. The
     first window starts `begin` samples before the map, the last `extent - end - size`.
     """
+    if axis.size is None or axis.size >= rate:
+        return
     multiple = -(-begin // rate) * rate
-    if axis.size is not None and axis.size < rate and multiple > extent - end - 1:
+    if multiple > extent - end - 1:
         raise GeometryError(
             f"has taps {rate} samples apart on a map of {axis.size}, so that a window covers "
             "padding alone: the image is too small."
@@ -312,9 +314,8 @@ def _padded(axis: Axis, begin: int | None, end: int | None) -> Axis:
 
 
 def _zero_padded(operation: Any, index: int, axis: Axis) -> Axis:
-    if isinstance(operation, kl.ZeroPadding2D):
-        return _padded(axis, *operation.padding[index])
-    pads = (None, None) if axis.size is None else operation.pads(index, axis.size)
+    is_keras_own = isinstance(operation, kl.ZeroPadding2D)
+    pads = operation.padding[index] if is_keras_own else operation.pads(index, axis.size)
     return _padded(axis, *pads)
 
 

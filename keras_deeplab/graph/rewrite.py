@@ -16,7 +16,7 @@ from keras_deeplab.graph.geometry import (
     is_map_reshape,
     same_padding,
 )
-from keras_deeplab.graph.kinds import Kind, Window, kind, window
+from keras_deeplab.graph.kinds import POOLINGS, Kind, Window, kind, window
 from keras_deeplab.graph.network import (
     Call,
     clone_operation,
@@ -52,19 +52,17 @@ def with_output_stride(
     dense feature map holds the values of the coarse one and those in between: with removed stride
     `r`, `dense[:, p::r, q::r]` equals `coarse`, where `p` and `q` are the difference of the two
     offsets that `geometry` reports, divided by `output_stride`. The equality is exact where every
-    removed stride divides its map; networks that pool globally inside (squeeze-and-excite) are
-    exact up to the pooled statistics, which are taken over the dense map.
+    removed stride divides its map, but for statistics of the whole map (squeeze-and-excite).
 
     Args:
-        model: A functional Keras model or a built Sequential, channels last; classifiers should
-            come without their dense top. It is not changed.
+        model: A functional Keras model or a built Sequential, channels last, without a dense top.
         output_stride: The largest stride of the result, one that occurs in the network.
         input_shape: (height, width) of the new network's images, None for any; by default as in
             `model`.
         own_batch_norms: Whether Keras' batch norms become `keras_deeplab.layers.BatchNormalization`
-            with their weights and results, which trains faster, as in the package's models.
-        reuse_layers: Whether layers that keep their settings are taken over from `model`, which
-            saves building them again. Only `geometry` may be called on `model` afterwards.
+            with their weights and results, as in the package's models.
+        reuse_layers: Whether layers that keep their settings are taken over from `model`. Only
+            `geometry` may be called on it afterwards.
 
     Returns:
         A functional `keras.Model` with the same inputs, output structure and layer names. Nested
@@ -203,11 +201,11 @@ class _Rewriter:
 
         A given `layer_class`, with these settings alone, takes the place of the operation's own.
         """
-        operation = call.operation
-        if id(operation) not in self.made:
-            new = self.new_layer(operation, settings, layer_class)
-            self.made[id(operation)] = (operation, new, settings)
-        _, made, made_with = self.made[id(operation)]
+        key = id(call.operation)
+        if key not in self.made:
+            new = self.new_layer(call.operation, settings, layer_class)
+            self.made[key] = (call.operation, new, settings)
+        _, made, made_with = self.made[key]
         if made_with != settings:
             detail = f"is used at two strides and would need both {made_with} and {settings}."
             raise layer_error("every shared layer at one stride", call.path, detail)
@@ -324,9 +322,7 @@ class _Rewriter:
             return replace(source, tensor=tensor, geometry=after)
         padding = [_dense_padding(shape, i, source, lost[i] > 1, self.centred) for i in (0, 1)]
         pads = tuple(pair for pair, _ in padding)
-        is_pooling = isinstance(
-            call.operation, kl.MaxPooling2D | kl.AveragePooling2D | AtrousPooling2D
-        )
+        is_pooling = isinstance(call.operation, POOLINGS)
         tensor = (self.pooling if is_pooling else self.convolution)(call, source, pads)
         phase = tuple(old + shift for old, (_, shift) in zip(source.phase, padding, strict=True))
         return _Map(tensor, after, _product(source.rate, lost), phase)

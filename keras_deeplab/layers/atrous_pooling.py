@@ -17,8 +17,10 @@ def aligned_pads(size: Any, kernel: int, stride: int, rate: int) -> tuple[Any, A
 
     "same" depends on the size, an integer or a tensor, as soon as there is a stride: 3 taps at
     stride 2 begin with 0 on an even size and with 1 on an odd one. The map is `rate` times denser
-    than that of the strided kernel.
+    than that of the strided kernel. The padding of an unknown size is unknown.
     """
+    if size is None:
+        return (None, None)
     coarse = (size + rate - 1) // rate
     missing = ((coarse + stride - 1) // stride - 1) * stride + kernel - coarse
     missing = max(missing, 0) if isinstance(size, int) else tf.maximum(missing, 0)
@@ -28,31 +30,15 @@ def aligned_pads(size: Any, kernel: int, stride: int, rate: int) -> tuple[Any, A
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class AtrousPadding2D(keras.layers.Layer):
-    """Zero padding that starts a dilated, stride-free operation where a strided one started.
+    """Zero padding that starts a dilated, stride-free convolution where a strided one started.
 
-    A convolution with padding `"same"` and a stride starts elsewhere on even and on odd sizes. When
-    its stride is removed and its samples must stay where they were, the padding depends on the
-    size of the map; this layer computes it while the model runs.
+    `graph.with_output_stride` puts it before a convolution with padding `"same"` that lost its
+    stride and whose samples must stay where they were: where depends on the size of the map.
 
     Args:
-        kernel_size: Extent of the strided operation's kernel, `(height, width)`.
+        kernel_size: Extent of the strided convolution's kernel, `(height, width)`.
         source_strides: The strides it had.
         dilation_rate: How much denser than its own this map is.
-
-    Input shape:
-        `(batch, height, width, channels)`
-
-    Output shape:
-        `(batch, height + rate * (kernel - 1), width + rate * (kernel - 1), channels)`
-
-    Raises:
-        ValueError: If an argument is not two positive integers.
-
-    Example:
-
-    >>> pad = keras_deeplab.layers.AtrousPadding2D((3, 3), (2, 2), (1, 1))
-    >>> pad(keras.ops.ones((1, 6, 7, 1)))[0, :, :, 0].numpy().astype(int)[0]
-    array([0, 1, 1, 1, 1, 1, 1, 1, 0])
     """
 
     def __init__(
@@ -90,7 +76,7 @@ def _both_pads(layer: AtrousPadding2D | AtrousPooling2D, x: tf.Tensor) -> list[A
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class AtrousPooling2D(keras.layers.Layer):
-    """Dilated max or average pooling with stride 1.
+    """Dilated max or average pooling with stride 1, made by `graph.with_output_stride`.
 
     Padding never enters the result: a maximum is taken over the real pixels, an average divides by
     their number, as Keras' own poolings do.
@@ -102,23 +88,6 @@ class AtrousPooling2D(keras.layers.Layer):
         padding: `"same"`, `"valid"` or `((top, bottom), (left, right))`.
         source_strides: With `"same"`, the strides of the pooling that this one replaces: the
             window then starts where that pooling's did, which depends on the size of the map.
-
-    Input shape:
-        `(batch, height, width, channels)`
-
-    Output shape:
-        `(batch, height, width, channels)` for `"same"`, otherwise what padding and window leave.
-
-    Raises:
-        ValueError: If `mode` or `padding` is not one of those named, or a number is out of its
-            range.
-
-    Example:
-
-    >>> x = keras.ops.reshape(keras.ops.arange(5.0), (1, 1, 5, 1))
-    >>> pool = keras_deeplab.layers.AtrousPooling2D((1, 2), "max", (1, 3), padding="valid")
-    >>> pool(x)[0, 0, :, 0]
-    <tf.Tensor: shape=(2,), dtype=float32, numpy=array([3., 4.], dtype=float32)>
     """
 
     def __init__(

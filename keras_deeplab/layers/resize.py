@@ -130,26 +130,8 @@ class ResizeBy(keras.layers.Layer):
 class PadToMinimum(keras.layers.Layer):
     """Extends a map at the bottom and the right to a minimum height and width.
 
-    The last row and column are repeated, so the padding looks like the image's border in any
-    scaling of the pixels. A map that is large enough is returned as it is.
-
-    Args:
-        height: Minimum height, a positive integer.
-        width: Minimum width, a positive integer.
-
-    Input shape:
-        `(batch, height, width, channels)`
-
-    Output shape:
-        `(batch, max(height, minimum height), max(width, minimum width), channels)`
-
-    Raises:
-        ValueError: If a size is not a positive integer.
-
-    Example:
-
-    >>> keras_deeplab.layers.PadToMinimum(33, 33)(keras.ops.ones((1, 1, 40, 3))).shape
-    TensorShape([1, 33, 40, 3])
+    Models put it before backbones that need a minimum size. The last row and column are repeated,
+    so that the padding looks like the image's border in any scaling of the pixels.
     """
 
     def __init__(self, height: int, width: int, **kwargs: Any) -> None:
@@ -173,21 +155,7 @@ class PadToMinimum(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class CropLike(keras.layers.Layer):
-    """Cuts a map at the bottom and the right to the height and width of a reference map.
-
-    Input shape:
-        Two tensors, `(batch, height, width, channels)` and the reference
-        `(batch, reference_height, reference_width, any)`, not larger than the first.
-
-    Output shape:
-        `(batch, reference_height, reference_width, channels)`
-
-    Example:
-
-    >>> image = keras.ops.ones((1, 5, 7, 3))
-    >>> keras_deeplab.layers.CropLike()(keras.ops.ones((1, 33, 33, 21)), image).shape
-    TensorShape([1, 5, 7, 21])
-    """
+    """Cuts a map at the bottom and the right to the size of another: undoes `PadToMinimum`."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
