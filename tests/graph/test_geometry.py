@@ -88,15 +88,6 @@ def test_an_offset_that_depends_on_the_size_is_none_without_it():
     assert geometry(network(kl.Conv2D(4, 1, 2, padding="same"))).output.offset == (0, 0)
 
 
-def test_axes_are_told_apart():
-    model = network(kl.Conv2D(4, (3, 5), (2, 1)), kl.MaxPooling2D((1, 2)))
-    value = geometry(model, 21, 30).output
-    assert value.stride == (2, 2)
-    assert value.receptive_field == (3, 6)
-    assert value.offset == (1, 2.5)
-    assert value.size == (10, 13)
-
-
 def test_merging_takes_the_union_of_the_fields():
     inputs = keras.Input((None, None, 3))
     left = kl.Conv2D(4, 3)(inputs)
@@ -165,16 +156,13 @@ def test_unknown_layers_are_named():
         geometry(network(kl.Lambda(lambda x: x, name="black_box")))
 
 
-def test_what_does_not_fit_is_said():
+def test_what_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="too small"):
         geometry(network(kl.Conv2D(2, 7)), 5, 5)
     with pytest.raises(ValueError, match="`height` must be a positive integer"):
         geometry(network(kl.Conv2D(2, 7)), 0, 5)
     with pytest.raises(ValueError, match="functional Keras model"):
         geometry(keras.Model())
-
-
-def test_maps_of_different_stride_do_not_merge():
     inputs = keras.Input((4, 4, 3))
     fine = kl.Cropping2D(1)(inputs)
     merged = kl.Add(name="joint")([fine, kl.Conv2D(3, 1, 2)(inputs)])
@@ -182,12 +170,15 @@ def test_maps_of_different_stride_do_not_merge():
         geometry(keras.Model(inputs, merged))
 
 
-def test_symbolic_tensors_are_keys():
-    model = network(kl.Conv2D(4, 3, 2), kl.Conv2D(4, 3))
-    found = geometry(model)
-    assert found[model.layers[1].output].receptive_field == (3, 3)
-    assert found[model.output] == found.output
+def test_layer_names_and_symbolic_tensors_are_keys():
+    model = network(kl.Conv2D(4, (3, 5), (2, 1)), kl.MaxPooling2D((1, 2)))
+    found = geometry(model, 21, 30)
+    assert found[model.layers[1].output].receptive_field == (3, 5)
+    assert found[model.output] is found.output
     assert list(found) == [layer.name for layer in model.layers]
+    value = found.output
+    assert (value.stride, value.receptive_field) == ((2, 2), (3, 6))
+    assert (value.offset, value.size) == ((1, 2.5), (10, 13))
 
 
 @pytest.mark.parametrize("rate", [1, 2, 3])
