@@ -13,14 +13,7 @@ from keras import layers as kl
 
 from keras_deeplab import layers
 from keras_deeplab.graph.kinds import Kind, kind, window
-from keras_deeplab.graph.network import (
-    Call,
-    functional,
-    input_name,
-    is_network,
-    layer_error,
-    walk,
-)
+from keras_deeplab.graph.network import Call, functional, input_name, is_network, layer_error, walk
 from keras_deeplab.validation import integer
 
 
@@ -120,10 +113,6 @@ class Geometry(dict[str, TensorGeometry]):
             return self._by_tensor[id(key)]
         raise KeyError(key)
 
-    def record(self, path: str, tensor: keras.KerasTensor, value: TensorGeometry) -> None:
-        """Stores one tensor's geometry."""
-        self[path] = self._by_tensor[id(tensor)] = value
-
     def visit(self, call: Call, inputs: list[TensorGeometry]) -> list[TensorGeometry]:
         """Records a call, and those inside a nested model or composite layer; for `walk`."""
         inner = call.operation if is_network(call.operation) else None
@@ -136,7 +125,7 @@ class Geometry(dict[str, TensorGeometry]):
             self.calls.append((call, inputs, output))
             outputs = [output] * len(call.outputs)
         for tensor, output in zip(call.outputs, outputs, strict=True):
-            self.record(call.path, tensor, output)
+            self[call.path] = self._by_tensor[id(tensor)] = output
         return outputs
 
 
@@ -170,8 +159,9 @@ def geometry(model: keras.Model, height: int | None = None, width: int | None = 
     ]
     found = Geometry()
     for tensor in functional(model).inputs:
-        found.inputs.append(_input_geometry(tensor, sizes))
-        found.record(input_name(tensor), tensor, found.inputs[-1])
+        start = _input_geometry(tensor, sizes)
+        found.inputs.append(start)
+        found[input_name(tensor)] = found._by_tensor[id(tensor)] = start
     found.outputs = walk(model, found.inputs, found.visit)
     return found
 

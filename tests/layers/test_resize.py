@@ -96,5 +96,7 @@ def test_crop_undoes_the_padding():
 def test_shapes_are_known_as_far_as_they_can_be():
     x = keras.Input((None, 4, 2))
     assert PadToMinimum(7, 5)(x).shape == (None, None, 5, 2)
-    assert ResizeLike()(x, keras.Input((8, None, 3))).shape == (None, 8, None, 2)
+    for align in (False, True):
+        resize = ResizeLike(align_corners=align)
+        assert resize(x, keras.Input((8, None, 3))).shape == (None, 8, None, 2)
     assert CropLike()(x, keras.Input((2, None, 3))).shape == (None, 2, None, 2)
