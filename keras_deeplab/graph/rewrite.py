@@ -288,33 +288,23 @@ class _Rewriter:
     def composite(
         self, call: Call, source: _Map, after: TensorGeometry
     ) -> tuple[_Map, dict[str, Any]]:
-        lost = self.lost_strides(call, source, after)
+        lost = self.lost_strides(source, after)
         changes = {}
-        if any(n > 1 for n in lost) or source.is_dense:
+        if lost != (1, 1) or source.is_dense:
             changes = call.operation.dilated_config(source.rate)
             changes.pop("name", None)
         return replace(source, rate=_product(source.rate, lost)), changes
 
-    def lost_strides(self, call: Call, source: _Map, after: TensorGeometry) -> Pair:
-        """The strides that an operation must give up, 1 along an axis on which it keeps its own."""
-        pairs = tuple(zip(source.geometry.stride, after.stride, source.rate, strict=True))
-        own = tuple(1 if new is None else new / old for old, new, _ in pairs)
-        lost = tuple(
-            int(stride) if stride > 1 and (rate > 1 or new > self.cap) else 1
-            for stride, (_, new, rate) in zip(own, pairs, strict=True)
-        )
-        keeps_stride = any(stride > gone for stride, gone in zip(own, lost, strict=True))
-        if keeps_stride and (lost != (1, 1) or source.is_dense):
-            raise layer_error(
-                f"layers that lose their stride along both axes at output stride {self.cap}",
-                call.path,
-                f"has strides {own} and would keep one of them.",
-            )
-        return lost
+    def lost_strides(self, source: _Map, after: TensorGeometry) -> Pair:
+        """The strides that an operation must give up: (1, 1), or all that it has."""
+        if not source.is_dense and all(new is None or new <= self.cap for new in after.stride):
+            return (1, 1)
+        pairs = zip(source.geometry.stride, after.stride, strict=True)
+        return tuple(1 if new is None else max(1, int(new / old)) for old, new in pairs)
 
     def window(self, call: Call, source: _Map, after: TensorGeometry) -> _Map:
         """A convolution or pooling, without its stride or dilated where the cap requires it."""
-        shape, lost = window(call.operation), self.lost_strides(call, source, after)
+        shape, lost = window(call.operation), self.lost_strides(source, after)
         if lost == (1, 1) or shape.padding != "valid":  # else the kernel chooses its own padding
             source = self.materialised(source)
         if lost == (1, 1) and not source.is_dense:

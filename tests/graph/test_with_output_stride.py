@@ -112,6 +112,16 @@ def test_valid_strides_and_crops():
         assert compare(coarse, fine, pixels(66, 74)) <= TOLERANCE
 
 
+def test_a_layer_gives_up_its_stride_along_both_axes():
+    inputs = keras.Input((None, None, 3))
+    x = kl.Conv2D(8, 3, (2, 1), padding="same", activation="tanh")(inputs)
+    x = kl.Conv2D(8, 3, 2, padding="same", activation="tanh")(x)
+    coarse = calibrate(keras.Model(inputs, kl.Conv2D(8, 3)(x)), pixels(64, 64))
+    fine = with_output_stride(coarse, 2)
+    assert geometry(fine).output.stride == (2, 1)
+    assert compare(coarse, fine, pixels(64, 48)) <= TOLERANCE
+
+
 def test_one_rewrite_after_another_is_the_same_as_one():
     inputs = keras.Input((None, None, 3))
     x = inputs
