@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -28,8 +28,8 @@ def set_policy(
     """Sets how all batch norms of a model are trained.
 
     The papers train at output stride 16 with `"train"`, then at 8 with `"freeze"`, on batches too
-    small for statistics. Call it before `compile`, which captures the settings. They are saved in a
-    `.keras` file and kept by `with_output_stride` and `with_num_classes`.
+    small for statistics. Call it before `compile`. The settings are saved in a `.keras` file and
+    kept by `with_output_stride` and `with_num_classes`.
 
     Args:
         model: Any model with layers; nested models and the package's composite layers are entered.
@@ -99,9 +99,8 @@ def momentum_for(total_steps: int, memory: float = 1 / 30) -> float:
 
     Moving statistics average about the last `1 / (1 - momentum)` steps. The papers' 0.9997 averages
     3300 of their 30000 steps; after a run of 2000 steps 55 % of the initial values would remain.
-    Here the average spans a share of the run, by default a thirtieth, limited to momenta of 0.9 to
-    0.9997. (With a tenth, the mean IoU of a run on CamVid was still 3 % after a fifth of it, on
-    crops in training 60 %.)
+    Here the average spans a share of the run, by default a thirtieth. (With a tenth, the mean IoU
+    of a run on CamVid was still 3 % after a fifth of it, on crops in training 60 %.)
 
     Args:
         total_steps: Number of steps of the whole run.
@@ -128,12 +127,10 @@ def reestimate_batch_norm(
     """Re-estimates the moving statistics of a model's batch norms (precise batch norm).
 
     Moving averages lag behind the weights, and fit neither another output stride nor weights from
-    elsewhere. Here every batch runs through the model in training mode, normalised by its own
-    statistics, but without dropout. The moving mean and variance of each norm become those of all
-    its inputs in all batches together. Weights do not change, and neither do frozen norms
-    (`trainable` or statistics), which normalise by their moving statistics. Norms behind global
-    pooling need batches of two images or more: a single value has no variance, is normalised by the
-    moving statistics, and leaves them as they are if no other value occurs.
+    elsewhere. Here every batch runs through the model, normalised by its own statistics, without
+    dropout. The moving mean and variance of each norm become those of all its inputs in all batches
+    together. Weights and frozen norms (`trainable` or statistics) do not change. Norms behind
+    global pooling need batches of two images or more: a single value has no variance.
 
     Args:
         model: A functional model.
@@ -162,59 +159,6 @@ def reestimate_batch_norm(
         [Wu and Johnson, 2021, Rethinking "Batch" in BatchNorm](https://arxiv.org/abs/2105.07576),
         section 3.
     """
-    network = getattr(model, "training_graph", None) or model  # with the auxiliary head
-    norms = {
-        path: norm
-        for path, norm in all_norms(model).items()
-        if norm.trainable and not getattr(norm, "frozen_statistics", False)
-    }
-    moments_of = _moments_function(network, norms)
-    moments = {path: _Moments() for path in norms}
-    batch = None
-    for batch in _batches(dataset, steps):
-        for path, calls in moments_of(batch[0] if isinstance(batch, tuple) else batch).items():
-            for call in calls:
-                moments[path].add(*(value.numpy() for value in call))
-    if batch is None:
-        raise validation.error("dataset", "at least one batch", dataset)
-    # A single value has no variance.
-    estimated = {path: own for path, own in moments.items() if own.count > 1}
-    broken = [p for p, m in estimated.items() if not np.isfinite([m.mean, m.variance]).all()]
-    if broken:
-        raise ValueError(
-            "`dataset` must give finite statistics. Received: statistics of the layers "
-            f"{', '.join(broken)} that are not finite. No layer was changed."
-        )
-    for path, own in estimated.items():
-        norms[path].moving_mean.assign(own.mean)
-        norms[path].moving_variance.assign(own.variance)
-    return len(estimated)
-
-
-@dataclass
-class _Moments:
-    """Mean and variance of all values of each channel so far, in float64."""
-
-    count: float = 0.0
-    mean: Any = 0.0
-    variance: Any = 0.0
-
-    def add(self, count: float, mean: np.ndarray, variance: np.ndarray) -> None:
-        """Adds a batch: the variance within the batches and the one between them."""
-        if not count:
-            return
-        self.count += float(count)
-        share = float(count) / self.count
-        difference = np.asarray(mean, np.float64) - self.mean
-        self.mean = self.mean + share * difference
-        self.variance = (
-            self.variance
-            + share * (np.asarray(variance, np.float64) - self.variance)
-            + share * (1 - share) * difference**2
-        )
-
-
-def _batches(dataset: Iterable[Any], steps: int | None) -> Iterator[Any]:
     if steps is not None:
         validation.integer("steps", steps)
     elif (
@@ -223,7 +167,41 @@ def _batches(dataset: Iterable[Any], steps: int | None) -> Iterator[Any]:
     ):
         advice = "The dataset repeats without end."
         raise validation.error("steps", "a positive integer", None, advice)
-    return islice(dataset, steps)
+    network = getattr(model, "training_graph", None) or model  # with the auxiliary head
+    norms = {
+        path: norm
+        for path, norm in all_norms(model).items()
+        if norm.trainable and not getattr(norm, "frozen_statistics", False)
+    }
+    moments_of = _moments_function(network, norms)
+    # Of each norm's values in all batches the count, and the sums of them and of their squares.
+    counts: Counter[str] = Counter()
+    sums: dict[str, Any] = dict.fromkeys(norms, 0.0)
+    batch = None
+    for batch in islice(dataset, steps):
+        for path, calls in moments_of(batch[0] if isinstance(batch, tuple) else batch).items():
+            for call in calls:
+                count, mean, variance = (value.numpy().astype(np.float64) for value in call)
+                if count:
+                    counts[path] += count
+                    sums[path] = sums[path] + count * np.stack([mean, variance + mean**2])
+    if batch is None:
+        raise validation.error("dataset", "at least one batch", dataset)
+    estimated = {}
+    for path, count in counts.items():
+        if count > 1:  # a single value has no variance
+            mean, square = sums[path] / count
+            estimated[path] = (mean, np.maximum(square - mean**2, 0))
+    broken = [path for path, both in estimated.items() if not np.isfinite(both).all()]
+    if broken:
+        raise ValueError(
+            "`dataset` must give finite statistics. Received: statistics of the layers "
+            f"{', '.join(broken)} that are not finite. No layer was changed."
+        )
+    for path, (mean, variance) in estimated.items():
+        norms[path].moving_mean.assign(mean)
+        norms[path].moving_variance.assign(variance)
+    return len(estimated)
 
 
 def _moments_function(
@@ -260,7 +238,7 @@ def _moments_function(
 def _normalised(
     path: str, norm: keras.layers.BatchNormalization, inputs: tf.Tensor, mask: Any
 ) -> tuple[tf.Tensor, ...]:
-    """The inputs normalised by the batch, and its count, mean and variance."""
+    """The inputs normalised by the batch if it has a variance; its count, mean and variance."""
     if mask is not None or norm.renorm:
         raise ValueError(
             f"`model` must have batch norms without a mask or `renorm`. Received: layer '{path}'"

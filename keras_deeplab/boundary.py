@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_deeplab.labels import check_labels, checked_ignore_label
 from keras_deeplab.metrics import by_name, checked_names, confusion_matrix, ious, number, scores
-from keras_deeplab.validation import error, fraction, integer, integers
+from keras_deeplab.validation import fraction, integer, integers
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
 DILATION_RATIO = 0.02
@@ -17,30 +17,10 @@ VOID = -1
 
 
 def near_boundary(labels: np.ndarray, distance: int, at_border: bool = False) -> np.ndarray:
-    """Finds the pixels that have a pixel of another label within a distance.
+    """Finds the pixels with a pixel of another label, or the border, within `distance` dilations.
 
-    The distance is that of `distance` dilations by 3 x 3: the larger one of rows and columns.
-
-    Args:
-        labels: Label map `(height, width)` of any integers; the ignored label is one of them.
-        distance: In pixels; 1 for the pixels that touch another label.
-        at_border: Whether the image's border is a boundary too.
-
-    Returns:
-        Booleans `(height, width)`.
-
-    Raises:
-        ValueError: If `labels` is not a label map or the distance is not a positive integer.
-
-    Example:
-
-    >>> near_boundary(np.array([[0, 0, 0, 1, 1]]), 1).astype(int)
-    array([[0, 0, 1, 1, 0]])
+    A dilation is by 3 x 3 pixels: the distance is the larger one of rows and columns.
     """
-    labels = np.asarray(labels)
-    distance = integer("distance", distance)
-    if labels.ndim != 2:
-        raise error("labels", "a label map (height, width)", labels.shape)
     # A window has one label where no two neighbours in it differ. The number of neighbours that
     # differ is the sum of four corners of an integral image: one pass for all labels and distances.
     height, width = labels.shape
@@ -54,7 +34,6 @@ def near_boundary(labels: np.ndarray, distance: int, at_border: bool = False) ->
 
 
 def _window_sums(steps: np.ndarray, distance: int, size: tuple[int, int]) -> np.ndarray:
-    """Returns the number of steps between neighbours in each pixel's window."""
     sums = np.zeros((steps.shape[0] + 1, steps.shape[1] + 1), np.int32)
     sums[1:, 1:] = steps.cumsum(0, np.int32).cumsum(1)
     (top, bottom), (left, right) = (
@@ -85,8 +64,7 @@ class BoundaryScores:
 
     Args:
         num_classes: Number of classes, at least 2.
-        class_names: One name per class; the class numbers by default.
-        ignore_label: Label of ignored pixels, or None.
+        class_names, ignore_label: As of `evaluation.evaluate`.
         widths: Widths of the bands in pixels, to one side of the boundary.
         dilation_ratio: Width of boundary IoU's bands as a share of the diagonal.
 
@@ -101,11 +79,8 @@ class BoundaryScores:
     {'1': 0.25}
 
     Reference:
-        - [Boundary IoU: Improving Object-Centric Image Segmentation Evaluation](
-          https://arxiv.org/abs/2103.16562): the definition of Boundary IoU, with its ratio for
-          semantic segmentation.
-        - [Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation](
-          https://arxiv.org/abs/1802.02611), section 4.4: improvement along object boundaries.
+        [Cheng et al., 2021, Boundary IoU](https://arxiv.org/abs/2103.16562); trimaps:
+        [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611), section 4.4.
     """
 
     def __init__(
@@ -126,11 +101,7 @@ class BoundaryScores:
         self._confusions = np.zeros((len(self.widths), num_classes, num_classes), np.int64)
 
     def update(self, truth: np.ndarray, predicted: np.ndarray) -> None:
-        """Adds an image.
-
-        Args:
-            truth: Labels `(height, width)`.
-            predicted: Predicted labels `(height, width)`.
+        """Adds an image: its labels and the predicted ones, both `(height, width)`.
 
         Raises:
             ValueError: If the shapes differ, or a label is neither a class nor the ignored one, or
@@ -166,13 +137,11 @@ class BoundaryScores:
         return np.bincount(labels[labels != VOID], minlength=self.num_classes)
 
     def result(self) -> dict:
-        """Returns the scores of all images added.
+        """Returns the scores of all images added, as a dict that can be written as JSON.
 
-        Returns:
-            A dict that can be written as JSON: `boundary_mean_iou`, `boundary_per_class` (class
-            name to boundary IoU, None for a class neither in the truth nor predicted) and
-            `trimap_mean_iou` (the width of the band, a string as in JSON, to the mean IoU in it,
-            None for a band without pixels).
+        `boundary_mean_iou`, `boundary_per_class` (class name to boundary IoU, None for a class
+        neither in the truth nor predicted) and `trimap_mean_iou` (the width of the band, a string,
+        to the mean IoU in it, None for a band without pixels).
         """
         areas = (tf.constant(area, tf.float64) for area in (self._intersection, self._union))
         mean, per_class, _ = ious(*areas)

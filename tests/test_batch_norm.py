@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers as kl
 
 import keras_deeplab
-from keras_deeplab import batch_norm, layers
+from keras_deeplab import layers
 from keras_deeplab.batch_norm import momentum_for, reestimate_batch_norm, set_policy
 from keras_deeplab.graph.network import all_norms
 
@@ -94,7 +94,8 @@ def test_reestimation_takes_all_batches_together(norm):
     assert_close(statistics(model), expected)
     for before, after in zip(weights, model.trainable_weights, strict=True):
         np.testing.assert_array_equal(after, before)
-    # Again it gives the same: nothing of what was there before counts.
+    # Again it gives the same, nothing of what was there before counts, even if not finite.
+    norms_of(model)[0].moving_variance.assign([np.nan] * 4)
     reestimate_batch_norm(model, images)
     assert_close(statistics(model), expected)
     # The mean of the batches' variances lacks what is between them.
@@ -102,30 +103,17 @@ def test_reestimation_takes_all_batches_together(norm):
     assert (expected[0][1] > 1.1 * within).all()
 
 
-def test_reestimation_counts_single_values_but_does_not_normalise_by_them():
+def test_single_values_count_but_nothing_is_normalised_by_them():
     model, images = network(), batches((1, 4, 4), (1, 1, 1), (2, 2, 2))
     expected = reference(model, images)
     reestimate_batch_norm(model, images)
     assert_close(statistics(model), expected)
-
-
-def test_reestimation_of_one_image_leaves_the_norm_behind_pooling_alone():
-    """Its one value has no variance, and the next image's would be divided by an epsilon."""
+    # The norm behind pooling sees one value of one image, which has no variance.
     model, images = network(), batches((1, 4, 4))
     kept = statistics(model)[2].copy()
     expected = reference(model, images)
     assert reestimate_batch_norm(model, images) == 2
     assert_close(statistics(model), [*expected[:2], kept])
-
-
-def test_reestimation_of_data_sets_of_pairs_in_steps():
-    model, other = network(), network()
-    (images,) = batches((6, 4, 4))
-    labels = np.zeros((6, 4, 4), "int32")
-    data = tf.data.Dataset.from_tensor_slices((np.uint8(np.abs(images)), labels)).batch(2)
-    assert reestimate_batch_norm(model, data.repeat(), steps=2) == 3
-    taken = np.uint8(np.abs(images[:4])).astype("float32")
-    assert_close(statistics(model), reference(other, [taken[:2], taken[2:]]))
 
 
 def test_reestimation_traces_twice_for_all_sizes():
@@ -169,7 +157,6 @@ def failing() -> list:
         (failing(), None, OSError, "the disk is gone"),
         ([], None, ValueError, "`dataset` must be at least one batch"),
         (batches(*SIZES), 0, ValueError, "`steps` .* Received: steps=0"),
-        (batches(*SIZES), True, ValueError, "`steps` .* Received: steps=True"),
         (
             tf.data.Dataset.from_tensors(0).repeat(),
             None,
@@ -197,13 +184,6 @@ def test_reestimation_is_all_or_nothing(data, steps, error, words):
         assert "call" not in vars(norm)
 
 
-def test_reestimation_mends_statistics_that_are_not_finite():
-    model, images = network(), batches(*SIZES)
-    norms_of(model)[0].moving_variance.assign([np.nan] * 4)
-    reestimate_batch_norm(model, images)
-    assert_close(statistics(model), reference(network(), images))
-
-
 def test_reestimation_refuses_what_it_would_do_wrong():
     x = inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, kl.BatchNormalization(renorm=True, name="odd")(x))
@@ -212,11 +192,13 @@ def test_reestimation_refuses_what_it_would_do_wrong():
 
 
 def test_reestimation_reaches_the_auxiliary_head_and_composites():
+    """In steps of a data set of pairs that repeats."""
     model = small_model(auxiliary_layer="stage16_out")
-    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
+    images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), "uint8")
+    data = tf.data.Dataset.from_tensor_slices((images, np.zeros((4, 32, 32)))).batch(2)
     norms = [x for x in model._flatten_layers() if isinstance(x, layers.BatchNormalization)]
     before = [norm.moving_variance.numpy() for norm in norms]
-    assert reestimate_batch_norm(model, [images]) == len(norms) == 10
+    assert reestimate_batch_norm(model, data.repeat(), steps=2) == len(norms) == 10
     moved = [np.abs(n.moving_variance - b).max() for n, b in zip(norms, before, strict=True)]
     assert min(moved) > 1e-4
 
@@ -235,6 +217,7 @@ def small_model(**arguments) -> keras.Model:
 
 
 def settings(model: keras.Model) -> set[tuple]:
+    """Trainable, frozen statistics, synchronized and momentum of its nine norms."""
     found = [x for x in model._flatten_layers() if isinstance(x, kl.BatchNormalization)]
     assert len(found) == 9
     return {(n.trainable, n.frozen_statistics, n.synchronized, n.momentum) for n in found}
@@ -245,10 +228,8 @@ def test_a_users_norms_become_the_packages():
     norm = model.backbone.get_layer("stage2_norm")
     assert type(norm) is layers.BatchNormalization
     assert (norm.momentum, norm.epsilon) == (0.8, 1e-3)
-    network = keras.applications.MobileNetV2(include_top=False, weights=None, alpha=0.35)
-    for own, norm_class in ((False, kl.BatchNormalization), (True, layers.BatchNormalization)):
-        fine = keras_deeplab.graph.with_output_stride(network, 8, own_batch_norms=own)
-        assert type(fine.get_layer("bn_Conv1")) is norm_class
+    kept = keras_deeplab.graph.with_output_stride(network(norm=kl.BatchNormalization), 1)
+    assert type(kept.get_layer("second")) is kl.BatchNormalization
 
 
 def test_policies():
@@ -266,12 +247,11 @@ def test_policies():
     assert settings(model) == {(True, False, False, 0.99), (False, False, True, 0.99)}
 
 
-@pytest.mark.parametrize("policy", ["train", "freeze_statistics", "freeze"])
-def test_policies_survive(policy, tmp_path: Path):
+def test_policies_survive(tmp_path: Path):
     model = small_model()
-    set_policy(model, policy, momentum=0.95, synchronized=True)
+    set_policy(model, "freeze_statistics", momentum=0.95, synchronized=True)
     norm = model.get_layer("aspp").project.norm
-    norm.momentum = 0.5  # one of its own
+    norm.momentum, norm.trainable = 0.5, False  # settings of its own
     expected = settings(model)
     assert len(expected) == 2
     model.save(tmp_path / "model.keras")
@@ -285,7 +265,7 @@ def test_policies_survive(policy, tmp_path: Path):
 
 
 @pytest.mark.parametrize("policy", ["freeze_statistics", "freeze"])
-def test_policies_survive_in_a_users_own_model(policy, tmp_path: Path):
+def test_policies_survive_in_a_users_own_model(policy):
     x = inputs = keras.Input((None, None, 3))
     x = layers.BatchNormalization(name="norm")(kl.Conv2D(4, 3, strides=2, padding="same")(x))
     x = layers.ASPP(4, rates=(1,), name="aspp")(kl.Conv2D(4, 3, strides=2, padding="same")(x))
@@ -293,29 +273,12 @@ def test_policies_survive_in_a_users_own_model(policy, tmp_path: Path):
     plain = model.get_layer("aspp").get_config()
     assert not {"frozen_layers", "norm_settings"} & set(plain)
     assert set_policy(model, policy, momentum=0.75) == 5
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    for other in (loaded, keras_deeplab.graph.with_output_stride(loaded, 2)):
+    copy = keras.Model.from_config(model.get_config())
+    for other in (copy, keras_deeplab.graph.with_output_stride(copy, 2)):
         norms = [x for x in other._flatten_layers() if isinstance(x, layers.BatchNormalization)]
         found = {(n.trainable, n.frozen_statistics, n.momentum) for n in norms}
         assert found == {(policy != "freeze", policy == "freeze_statistics", 0.75)}
         assert len(norms) == 5
-
-
-def test_frozen_statistics_train_all_else():
-    model = small_model()
-    set_policy(model, "freeze_statistics")
-    model.compile("sgd", keras_deeplab.losses.CrossEntropy())
-    still = [w.numpy() for w in model.non_trainable_weights if "moving" in w.name]
-    gamma = model.backbone.get_layer("stage2_norm").gamma
-    before = gamma.numpy()
-    random = np.random.default_rng(0)
-    images = random.uniform(0, 255, (2, 32, 32, 3))
-    model.fit(images, random.integers(0, 2, (2, 32, 32)), verbose=0)
-    assert np.abs(gamma.numpy() - before).max() > 0
-    moving = [w for w in model.non_trainable_weights if "moving" in w.name]
-    for old, new in zip(still, moving, strict=True):
-        np.testing.assert_array_equal(new, old)
 
 
 def test_what_is_frozen_as_a_whole_stays_so():
@@ -349,7 +312,6 @@ def test_keras_own_norms_cannot_freeze_statistics_alone():
     [
         ({"policy": "frozen"}, "`policy` must be one of .*'train'.*Received: policy='frozen'"),
         ({"momentum": 1.0}, r"`momentum` must be a number in \[0, 1\). Received: momentum=1.0"),
-        ({"momentum": True}, "`momentum` .*Received: momentum=True"),
         ({"synchronized": "yes"}, "`synchronized` .*Received: synchronized='yes'"),
     ],
 )
@@ -359,26 +321,17 @@ def test_bad_policies(arguments, words):
 
 
 def test_the_momentum_remembers_a_thirtieth_of_the_run():
-    for steps in (600, 1840, 30000):
+    for steps in (600, 30000):
         assert 1 / (1 - momentum_for(steps)) == pytest.approx(steps / 30)
-        # Of where the statistics started little is left after a tenth, nothing at the end.
-        assert momentum_for(steps) ** (steps / 10) < 0.06
-        assert momentum_for(steps) ** steps < 1e-12
     assert (momentum_for(1), momentum_for(10**7)) == (0.9, 0.9997)
-    for bad in (0, -1, 2.5, True):
-        with pytest.raises(ValueError, match=f"`total_steps` .*Received: total_steps={bad}"):
-            momentum_for(bad)
+    with pytest.raises(ValueError, match="`total_steps` .*Received: total_steps=0"):
+        momentum_for(0)
 
 
 def test_files_with_keras_own_norms_still_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
     with monkeypatch.context() as earlier:
-        for module in (
-            "graph.rewrite",
-            "layers.atrous_conv",
-            "models.fcn_head",
-            "backbones.blocks",
-        ):
+        for module in "graph.rewrite layers.atrous_conv models.fcn_head backbones.blocks".split():
             path = f"keras_deeplab.{module}.BatchNormalization"
             earlier.setattr(path, keras.layers.BatchNormalization)
         model = small_model(auxiliary_layer="stage8_out")
@@ -392,8 +345,3 @@ def test_files_with_keras_own_norms_still_load(tmp_path: Path, monkeypatch: pyte
     assert not loaded.backbone.get_layer("stage4_norm").trainable
     np.testing.assert_allclose(loaded(images), expected, rtol=1e-4, atol=1e-5)
     assert np.std(expected) > 1e-2
-
-
-def test_what_is_public():
-    assert keras_deeplab.reestimate_batch_norm is reestimate_batch_norm
-    assert batch_norm.POLICIES == ("train", "freeze_statistics", "freeze")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_inference import SIZES, channel_model, dataset_of, pairs
 
-from keras_deeplab.boundary import BoundaryScores, near_boundary
+from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.evaluation import evaluate
 from keras_deeplab.metrics import scores
 
@@ -43,21 +43,6 @@ def eroded_border(mask, distance):
     return mask & ~left[1:-1, 1:-1]
 
 
-@pytest.mark.parametrize("distance", [1, 2, 3, 7, 30])
-@pytest.mark.parametrize("shape", [(11, 13), (1, 9), (9, 1), (1, 1)])
-def test_near_boundary_equals_distances_and_erosions(distance, shape):
-    for seed in range(3):
-        labels = blobs(seed, shape)
-        np.testing.assert_array_equal(
-            near_boundary(labels, distance), by_distances(labels, distance)
-        )
-        with_border = near_boundary(labels, distance, at_border=True)
-        for value in np.unique(labels):
-            np.testing.assert_array_equal(
-                with_border & (labels == value), eroded_border(labels == value, distance)
-            )
-
-
 def boundary_reference(truths, predictions, ratio, classes=3):
     """Boundary IoU from masks of each class."""
     both, either = np.zeros(classes), np.zeros(classes)
@@ -92,39 +77,20 @@ def check(result, truths, predictions, ratio, names=("0", "1", "2")):
 
 @pytest.mark.parametrize("ratio", [0.02, 0.11])
 def test_scores_equal_the_references(ratio):
-    shapes = [(17, 21), (9, 30), (14, 14)]
+    shapes = [(17, 21), (9, 30), (1, 9), (1, 1)]
     truths = [blobs(seed, shape) for seed, shape in enumerate(shapes)]
     predictions = [np.roll(np.where(truth == 255, 0, truth), (1, 2), (0, 1)) for truth in truths]
     # Class 3 is in neither.
     names = ["a", "b", "c", "ghost"]
-    counts = BoundaryScores(4, names, widths=[1, 2, 5], dilation_ratio=ratio)
+    counts = BoundaryScores(4, names, widths=[1, 2, 30], dilation_ratio=ratio)
     for truth, predicted in zip(truths, predictions, strict=True):
         counts.update(truth.astype(np.uint8), predicted.astype(np.int32))
     result = counts.result()
     check(result, truths, predictions, ratio, names)
     assert result["boundary_per_class"]["ghost"] is None
     assert 0.1 < result["boundary_mean_iou"] < 0.9
-    assert list(result["trimap_mean_iou"]) == ["1", "2", "5"]
+    assert list(result["trimap_mean_iou"]) == ["1", "2", "30"]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-
-
-def test_the_width_follows_the_diagonal():
-    """At 90 x 120 the diagonal is 150 and the border 3 pixels wide."""
-    truth = np.zeros((90, 120), int)
-    truth[20:60, 30:80] = 1
-    counts = BoundaryScores(2)
-    counts.update(truth, truth)
-    assert counts.result()["boundary_mean_iou"] == 1
-    around_inside, around_outside = 40 * 50 - 34 * 44, 46 * 56 - 40 * 50
-    around_image = 90 * 120 - 84 * 114
-    # The square's frame is in the background's border nowhere, so that all of it is missed.
-    counts = BoundaryScores(2)
-    counts.update(truth, np.zeros_like(truth))
-    assert counts.result()["boundary_per_class"] == {
-        "0": around_image / (around_image + around_outside),
-        "1": 0,
-    }
-    assert near_boundary(truth, 3)[truth == 1].sum() == around_inside
 
 
 def test_the_ignored_moves_no_border():
@@ -141,22 +107,6 @@ def test_the_ignored_moves_no_border():
     assert another.result()["boundary_per_class"] == {"0": None, "1": 1, "2": 1}
 
 
-def test_the_better_along_the_boundary_scores_higher():
-    """What mean IoU hardly tells."""
-    truth = np.zeros((60, 60), int)
-    truth[10:50, 10:50] = 1
-    shifted, far_off = np.roll(truth, 2, 1), truth.copy()
-    far_off[25:35, 21:37] = 0
-    assert abs((shifted == truth).mean() - (far_off == truth).mean()) < 1e-9
-    results = []
-    for predicted in (shifted, far_off):
-        counts = BoundaryScores(2, widths=[2])
-        counts.update(truth, predicted)
-        results.append(counts.result()["trimap_mean_iou"]["2"])
-    assert results[1] == 1
-    assert results[0] < 0.7
-
-
 def test_nothing_counted_is_none():
     counts = BoundaryScores(2, widths=[1])
     counts.update(np.zeros((4, 4), int), np.zeros((4, 4), int))
@@ -171,15 +121,10 @@ def test_nothing_counted_is_none():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (
-            lambda: BoundaryScores(1),
-            "`num_classes` must be .* num_classes=1",
-        ),
+        (lambda: BoundaryScores(1), "`num_classes` must be .* num_classes=1"),
         (lambda: BoundaryScores(2, ["a"]), "2 different names"),
         (lambda: BoundaryScores(2, widths=[0]), r"`widths` must be .* widths=\[0\]"),
         (lambda: BoundaryScores(2, dilation_ratio=2), "`dilation_ratio` .* dilation_ratio=2"),
-        (lambda: near_boundary(np.zeros(3), 1), r"`labels` must be a label map .* labels=\(3,\)"),
-        (lambda: near_boundary(np.zeros((3, 3)), 0), "`distance` must be .* distance=0"),
         (
             lambda: BoundaryScores(2).update(np.zeros((2, 2)), np.zeros((2, 3))),
             r"shapes \(2, 2\) and \(2, 3\)",
@@ -210,8 +155,3 @@ def test_evaluate_adds_them_when_asked():
     predictions = [pixels.argmax(-1) for pixels, _ in items]
     check(report, truths, predictions, 0.02, ["r", "g", "b"])
     assert list(report["trimap_mean_iou"]) == ["1", "2", "4", "8", "16", "32"]
-    batched = dataset_of(list(pairs([(6, 5)] * 5)))
-    trailing = batched.batch(2).map(lambda x, y: (x, y[..., None]))
-    assert evaluate(model, trailing, verbose=0, boundary=True) == evaluate(
-        model, batched, verbose=0, boundary=True
-    )

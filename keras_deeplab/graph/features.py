@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
+import bisect
 
 import keras
 
 from keras_deeplab.graph.geometry import geometry
 from keras_deeplab.graph.kinds import Kind, kind
 from keras_deeplab.graph.network import functional, is_network, top_level_calls
+from keras_deeplab.names import suggestion
 from keras_deeplab.validation import error
 
-_LARGEST_MINIMUM = 1024
+_SIZES = range(1, 1025)
 
 
 def find_feature_tap(model: keras.Model, stride: int) -> str:
@@ -81,24 +82,20 @@ def minimum_size(model: keras.Model) -> tuple[int, int]:
     >>> keras_deeplab.graph.minimum_size(network)
     (32, 32)
     """
-    found = geometry(model)
+    own = functional(model).inputs[0].shape[1:3]
 
-    def is_too_small(size: int) -> bool:
+    def is_large_enough(size: int) -> bool:
         try:
-            found.check_size(size)
+            geometry(model, *(fixed or size for fixed in own))
         except ValueError:
-            return True
-        return False
+            return False
+        return True
 
-    low, high = 1, 1
-    while is_too_small(high):
-        low, high = high + 1, 2 * high
-        if high > _LARGEST_MINIMUM:
-            raise error("model", f"a network for images of up to {_LARGEST_MINIMUM} pixels", model)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if is_too_small(middle) else (low, middle)
-    height, width = (low if n is None else n for n in functional(model).inputs[0].shape[1:3])
+    geometry(model)  # an error that has nothing to do with the size
+    if not is_large_enough(_SIZES[-1]):
+        raise error("model", f"a network for images of up to {_SIZES[-1]} pixels", model)
+    smallest = _SIZES[bisect.bisect_left(_SIZES, True, key=is_large_enough)]
+    height, width = (fixed or smallest for fixed in own)
     return (height, width)
 
 
@@ -114,8 +111,7 @@ def tensor_of(model: keras.Model, layer_name: str) -> keras.KerasTensor:
     """
     calls = {call.path: call for call in top_level_calls(model)}
     if layer_name not in calls:
-        near = difflib.get_close_matches(str(layer_name), calls, n=3, cutoff=0.4)
-        advice = f"Similar names: {', '.join(near)}." if near else ""
+        advice = suggestion(layer_name, calls)
         raise error("layer_name", f"a layer of the network '{model.name}'", layer_name, advice)
     outputs = calls[layer_name].outputs
     if len(outputs) != 1:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import keras
+from keras import layers as kl
 
 from keras_deeplab import layers
 from keras_deeplab.graph.kinds import Kind, kind, window
-from keras_deeplab.graph.network import Call, functional, input_name, layer_error, walk
+from keras_deeplab.graph.network import Call, functional, input_name, is_network, layer_error, walk
 from keras_deeplab.validation import integer
 
 
@@ -25,15 +26,9 @@ class Axis:
     """One axis of a tensor, in image pixels.
 
     Sample `i` is computed from `field` pixels centred at `offset + i * stride`, and from the whole
-    image if `unbounded`.
-
-    Attributes:
-        stride: From one sample to the next; None where there is no map (a vector, or one value
-            for the whole image).
-        field: Pixels covered by kernels and poolings.
-        offset: Centre of the first sample's field; None if it depends on an unknown size.
-        size: Number of samples, None if unknown.
-        unbounded: Whether there is a global pooling between image and tensor.
+    image if `unbounded` (a global pooling lies between). `stride` is None where there is no map (a
+    vector, or one value for the whole image), `size` where it is unknown, `offset` where it depends
+    on an unknown size.
     """
 
     stride: Fraction | None
@@ -86,7 +81,7 @@ def _number(value: Fraction | None) -> int | float | None:
     return int(value) if value.denominator == 1 else float(value)
 
 
-class Geometry(Mapping[str, TensorGeometry]):
+class Geometry(dict[str, TensorGeometry]):
     """The geometry of every tensor of a network, in the order of computation.
 
     Index it with the name of a layer (`"block/conv"` inside a nested model or composite layer
@@ -100,7 +95,7 @@ class Geometry(Mapping[str, TensorGeometry]):
     """
 
     def __init__(self) -> None:
-        self._by_path: dict[str, TensorGeometry] = {}
+        super().__init__()
         self._by_tensor: dict[int, TensorGeometry] = {}
         self.inputs: list[TensorGeometry] = []
         self.outputs: list[TensorGeometry] = []
@@ -113,30 +108,25 @@ class Geometry(Mapping[str, TensorGeometry]):
             raise ValueError(f"The model has {len(self.outputs)} outputs: use `outputs`.")
         return self.outputs[0]
 
-    def record(self, path: str, tensor: keras.KerasTensor, value: TensorGeometry) -> None:
-        """Stores one tensor's geometry."""
-        self._by_path[path] = value
-        self._by_tensor[id(tensor)] = value
-
-    def check_size(self, size: int) -> None:
-        """Raises a `ValueError` if images of `size` pixels, where it is free, are too small."""
-        known = {
-            id(value): TensorGeometry(tuple(_sized(axis, size) for axis in value.axes))
-            for value in self.inputs
-        }
-        for call, inputs, output in self.calls:
-            known[id(output)] = _apply(call, [known[id(value)] for value in inputs])
-
-    def __getitem__(self, key: str | keras.KerasTensor) -> TensorGeometry:
+    def __missing__(self, key: str | keras.KerasTensor) -> TensorGeometry:
         if isinstance(key, keras.KerasTensor):
             return self._by_tensor[id(key)]
-        return self._by_path[key]
+        raise KeyError(key)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._by_path)
-
-    def __len__(self) -> int:
-        return len(self._by_path)
+    def visit(self, call: Call, inputs: list[TensorGeometry]) -> list[TensorGeometry]:
+        """Records a call, and those inside a nested model or composite layer; for `walk`."""
+        inner = call.operation if is_network(call.operation) else None
+        if isinstance(call.operation, layers.CompositeLayer):
+            inner = call.operation.graph(*(x.shape for x in call.inputs))
+        if inner is not None:
+            outputs = walk(inner, inputs, self.visit, call.path + "/")
+        else:
+            output = _output_geometry(call, inputs)
+            self.calls.append((call, inputs, output))
+            outputs = [output] * len(call.outputs)
+        for tensor, output in zip(call.outputs, outputs, strict=True):
+            self[call.path] = self._by_tensor[id(tensor)] = output
+        return outputs
 
 
 def geometry(model: keras.Model, height: int | None = None, width: int | None = None) -> Geometry:
@@ -168,42 +158,12 @@ def geometry(model: keras.Model, height: int | None = None, width: int | None = 
         for name, value in (("height", height), ("width", width))
     ]
     found = Geometry()
-
-    def visit(call: Call, *args: Any, **kwargs: Any) -> list[TensorGeometry]:
-        inputs = _geometries(args, kwargs)
-        output = _apply(call, inputs)
-        found.calls.append((call, inputs, output))
-        outputs = [output] * len(call.outputs)
-        record(call, outputs)
-        return outputs
-
-    def record(call: Call, outputs: list[TensorGeometry]) -> None:
-        for tensor, output in zip(call.outputs, outputs, strict=True):
-            found.record(call.path, tensor, output)
-
     for tensor in functional(model).inputs:
         start = _input_geometry(tensor, sizes)
-        found.record(input_name(tensor), tensor, start)
         found.inputs.append(start)
-    found.outputs = walk(model, found.inputs, visit, composites=True, left=record)
+        found[input_name(tensor)] = found._by_tensor[id(tensor)] = start
+    found.outputs = walk(model, found.inputs, found.visit)
     return found
-
-
-def output_geometry(call: Call, inputs: list[TensorGeometry]) -> TensorGeometry:
-    """The geometry of a call's output, from that of its inputs; composite layers are entered."""
-    if not isinstance(call.operation, layers.CompositeLayer):
-        return _apply(call, inputs)
-
-    def visit(inner: Call, *args: Any, **kwargs: Any) -> list[TensorGeometry]:
-        output = output_geometry(inner, _geometries(args, kwargs))
-        return [output] * len(inner.outputs)
-
-    (output,) = walk(call.operation.graph(*(x.shape for x in call.inputs)), inputs, visit)
-    return output
-
-
-def _geometries(args: Any, kwargs: Any) -> list[TensorGeometry]:
-    return [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, TensorGeometry)]
 
 
 def _input_geometry(tensor: keras.KerasTensor, sizes: Sequence[int | None]) -> TensorGeometry:
@@ -214,12 +174,7 @@ def _input_geometry(tensor: keras.KerasTensor, sizes: Sequence[int | None]) -> T
     return TensorGeometry(tuple(Axis(one, one, Fraction(0), size) for size in known))
 
 
-def _sized(axis: Axis, size: int) -> Axis:
-    is_free = axis.stride is not None and axis.size is None
-    return replace(axis, size=size) if is_free else axis
-
-
-def _apply(call: Call, inputs: list[TensorGeometry]) -> TensorGeometry:
+def _output_geometry(call: Call, inputs: list[TensorGeometry]) -> TensorGeometry:
     how = kind(call.operation, call.path)
     try:
         axes = (_output_axis(call, how, i, [value.axes[i] for value in inputs]) for i in (0, 1))
@@ -254,7 +209,7 @@ def is_map_reshape(call: Call) -> bool:
     """Whether a reshape leaves height and width, which are known, as they are."""
     before, after = call.inputs[0].shape, call.outputs[0].shape
     return (
-        isinstance(call.operation, keras.layers.Reshape)
+        isinstance(call.operation, kl.Reshape)
         and len(before) == len(after) == 4
         and None not in before[1:3]
         and before[1:3] == after[1:3]
@@ -266,23 +221,20 @@ def _merged(inputs: Sequence[Axis]) -> Axis:
     maps = [axis for axis in inputs if axis.stride is not None]
     if not maps or len(inputs) == 1:
         return inputs[0]
-    unbounded = any(axis.unbounded for axis in inputs)
-    strides = {axis.stride for axis in maps}
+    strides = sorted({axis.stride for axis in maps})
     if len(strides) > 1:
-        listed = " and ".join(str(_number(stride)) for stride in sorted(strides))
-        raise GeometryError(f"merges maps of stride {listed}.")
-    sizes = {axis.size for axis in maps if axis.size is not None} - {1}
+        raise GeometryError(f"merges maps of stride {' and '.join(map(str, strides))}.")
+    sizes = sorted({axis.size for axis in maps if axis.size is not None} - {1})
     if len(sizes) > 1:
-        listed = " and ".join(str(size) for size in sorted(sizes))
-        raise GeometryError(f"merges maps of {listed} samples.")
-    size = max(sizes) if sizes else maps[0].size
+        raise GeometryError(f"merges maps of {' and '.join(map(str, sizes))} samples.")
+    size = sizes[0] if sizes else maps[0].size
     if any(axis.offset is None for axis in maps):
         field, offset = max(axis.field for axis in maps), None
     else:
         first = min(axis.offset - (axis.field - 1) / 2 for axis in maps)
         last = max(axis.offset + (axis.field - 1) / 2 for axis in maps)
         field, offset = last - first + 1, (first + last) / 2
-    return Axis(maps[0].stride, field, offset, size, unbounded)
+    return Axis(strides[0], field, offset, size, any(axis.unbounded for axis in inputs))
 
 
 def same_padding(size: int | None, extent: int, stride: int) -> tuple[int | None, int | None]:
@@ -304,10 +256,8 @@ def _slid(operation: Any, index: int, axis: Axis) -> Axis:
     extent, stride = shape.extent(index), shape.strides[index]
     begin, end = 0, 0
     if isinstance(operation, layers.AtrousPooling2D):
-        begin, end = None, None
-        if operation.source_strides is None or axis.size is not None:
-            begin, end = operation.pads(index, axis.size)
-            _check_window_is_never_empty(axis, extent, shape.dilation[index], begin, end)
+        begin, end = operation.pads(index, axis.size)
+        _check_window_is_never_empty(axis, extent, shape.dilation[index], begin, end)
     elif shape.padding == "same":
         begin, end = same_padding(axis.size, extent, stride)
     axis = _padded(axis, begin, end)
@@ -323,15 +273,19 @@ def _slid(operation: Any, index: int, axis: Axis) -> Axis:
     return replace(axis, stride=axis.stride * stride, field=field, offset=offset, size=size)
 
 
-def _check_window_is_never_empty(axis: Axis, extent: int, rate: int, begin: int, end: int) -> None:
+def _check_window_is_never_empty(
+    axis: Axis, extent: int, rate: int, begin: int | None, end: int | None
+) -> None:
     """Refuses a map on which a window of a dilated pooling, which leaves padding out, is empty.
 
     A map of `rate` samples or more never falls between two taps. A smaller one does, unless every
     window starts `k * rate - j` samples before it, with one `k` and each `j` below its size. The
     first window starts `begin` samples before the map, the last `extent - end - size`.
     """
+    if axis.size is None or axis.size >= rate:
+        return
     multiple = -(-begin // rate) * rate
-    if axis.size is not None and axis.size < rate and multiple > extent - end - 1:
+    if multiple > extent - end - 1:
         raise GeometryError(
             f"has taps {rate} samples apart on a map of {axis.size}, so that a window covers "
             "padding alone: the image is too small."
@@ -350,9 +304,8 @@ def _padded(axis: Axis, begin: int | None, end: int | None) -> Axis:
 
 
 def _zero_padded(operation: Any, index: int, axis: Axis) -> Axis:
-    if isinstance(operation, keras.layers.ZeroPadding2D):
-        return _padded(axis, *operation.padding[index])
-    pads = (None, None) if axis.size is None else operation.pads(index, axis.size)
+    is_keras_own = isinstance(operation, kl.ZeroPadding2D)
+    pads = operation.padding[index] if is_keras_own else operation.pads(index, axis.size)
     return _padded(axis, *pads)
 
 
@@ -365,7 +318,8 @@ def _upsampled(operation: Any, index: int, axis: Axis) -> Axis:
     """The map grows by a whole factor; pixels are areas, so the outer edges stay."""
     factor = operation.size[index]
     size = None if axis.size is None else axis.size * factor
-    return _stretched(axis, axis.stride / factor, size, operation)
+    stride = axis.stride / factor
+    return _stretched(axis, operation, stride, stride, size)
 
 
 def _resized(operation: Any, index: int, axis: Axis) -> Axis:
@@ -375,13 +329,30 @@ def _resized(operation: Any, index: int, axis: Axis) -> Axis:
             "resizes to a fixed size: its stride needs the image's height and width."
         )
     size = (operation.height, operation.width)[index]
-    return _stretched(axis, axis.stride * Fraction(axis.size, size), size, operation)
+    stride = axis.stride * Fraction(axis.size, size)
+    return _stretched(axis, operation, stride, stride, size)
 
 
-def _stretched(axis: Axis, stride: Fraction, size: int | None, operation: Any) -> Axis:
+def _resized_like(axis: Axis, reference: Axis, operation: Any) -> Axis:
+    """The map is laid over a reference map, whose stride it takes."""
+    if axis.stride is None:  # one value for the whole image is broadcast
+        return replace(axis, stride=reference.stride, offset=reference.offset, size=reference.size)
+    spacing = None
+    if operation.align_corners:
+        spacing = axis.stride  # the first samples lie on each other
+    elif None not in (axis.size, reference.size):
+        spacing = axis.stride * Fraction(axis.size, reference.size)
+    return _stretched(axis, operation, reference.stride, spacing, reference.size)
+
+
+def _stretched(
+    axis: Axis, operation: Any, stride: Fraction, spacing: Fraction | None, size: int | None
+) -> Axis:
+    """A resized map of a stride; the first sample lies where samples `spacing` apart begin."""
     interpolates = operation.interpolation != "nearest" and stride != axis.stride
     field = axis.field + (axis.stride if interpolates else 0)
-    offset = None if axis.offset is None else axis.offset + (stride - axis.stride) / 2
+    is_known = None not in (axis.offset, spacing)
+    offset = axis.offset + (spacing - axis.stride) / 2 if is_known else None
     return replace(axis, stride=stride, field=field, offset=offset, size=size)
 
 
@@ -402,19 +373,6 @@ def _transposed(operation: Any, index: int, axis: Axis) -> Axis:
         size = size * stride + (0 if is_same else surplus)
     field = axis.field + axis.stride * (-(-kernel // stride) - 1)
     return replace(axis, stride=fine, field=field, offset=offset, size=size)
-
-
-def _resized_like(axis: Axis, reference: Axis, operation: Any) -> Axis:
-    """The map is laid over a reference map, whose stride it takes."""
-    if axis.stride is None:  # one value for the whole image is broadcast
-        return replace(axis, stride=reference.stride, offset=reference.offset, size=reference.size)
-    interpolates = operation.interpolation == "bilinear" and axis.stride != reference.stride
-    field = axis.field + (axis.stride if interpolates else 0)
-    offset = axis.offset if operation.align_corners else None
-    if not operation.align_corners and None not in (axis.offset, axis.size, reference.size):
-        ratio = Fraction(axis.size, reference.size)
-        offset = axis.offset + axis.stride * (ratio - 1) / 2
-    return replace(axis, stride=reference.stride, field=field, offset=offset, size=reference.size)
 
 
 # What a kind of operation does to the axis of a map.

@@ -44,6 +44,7 @@ class Window:
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
 
+POOLINGS = (kl.MaxPooling2D, kl.AveragePooling2D, layers.AtrousPooling2D)
 _KINDS = {
     Kind.COMPOSITE: (layers.CompositeLayer,),
     Kind.POINTWISE: (
@@ -56,7 +57,7 @@ _KINDS = {
     Kind.TRANSPOSED: (kl.Conv2DTranspose,),
     Kind.WINDOW: (
         *(kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D),
-        *(kl.MaxPooling2D, kl.AveragePooling2D, layers.AtrousPooling2D),
+        *POOLINGS,
     ),
     Kind.PAD: (kl.ZeroPadding2D, layers.AtrousPadding2D),
     Kind.CROP: (kl.Cropping2D,),
@@ -140,9 +141,6 @@ def _kind_by_axis(operation: Any, path: str) -> Kind:
 
 def window(operation: Any) -> Window:
     """The sliding kernel of a convolution or a pooling."""
-    if isinstance(operation, kl.MaxPooling2D | kl.AveragePooling2D):
-        return Window(operation.pool_size, operation.strides, (1, 1), operation.padding)
-    if isinstance(operation, layers.AtrousPooling2D):
-        return Window(operation.pool_size, (1, 1), operation.dilation_rate, operation.padding)
-    kernel, dilation = operation.kernel_size, operation.dilation_rate
-    return Window(kernel, operation.strides, dilation, operation.padding)
+    kernel = operation.pool_size if isinstance(operation, POOLINGS) else operation.kernel_size
+    strides = getattr(operation, "strides", (1, 1))
+    return Window(kernel, strides, getattr(operation, "dilation_rate", (1, 1)), operation.padding)

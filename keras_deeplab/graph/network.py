@@ -14,7 +14,7 @@ from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
 
-from keras_deeplab.layers.composite import CompositeLayer, layers_inside
+from keras_deeplab.layers.composite import all_layers
 from keras_deeplab.validation import error
 
 # Layers that keras.applications define for themselves and that work pixel by pixel.
@@ -25,12 +25,8 @@ APPLICATION_POINTWISE = (CustomScaleLayer, LayerScale, StochasticDepth)
 class Call:
     """One use of an operation in a graph.
 
-    Attributes:
-        operation: A layer, or one of Keras' operations.
-        path: Its name, after those of the models and composite layers that it is in.
-        inputs: Its symbolic input tensors.
-        outputs: Its symbolic output tensors.
-        arguments: All arguments of the call, in Keras' own form.
+    `path` is its name, after those of the models and composite layers that it is in; `arguments`
+    holds all arguments of the call, in Keras' own form.
     """
 
     operation: Operation
@@ -81,46 +77,19 @@ def top_level_calls(model: keras.Model, prefix: str = "") -> list[Call]:
 def walk(
     model: keras.Model,
     values: Sequence[Any],
-    visit: Callable[..., Any],
-    *,
-    composites: bool = False,
-    left: Callable[[Call, list[Any]], None] | None = None,
+    visit: Callable[[Call, list[Any]], Sequence[Any]],
     prefix: str = "",
 ) -> list[Any]:
-    """Runs a model's graph on values of any kind.
+    """Runs a model's graph on values of any kind: one per input, returns one per output.
 
-    Nested models are entered, so that `visit` is only called for operations without a
-    graph of their own.
-
-    Args:
-        model: A functional model or a built Sequential.
-        values: One value for each of the model's inputs.
-        visit: Called as `visit(call, *args, **kwargs)` with the operation's own arguments, every
-            tensor replaced by its value; returns the value (or structure of values) of the output.
-        composites: Whether composite layers are entered too.
-        left: Called as `left(call, values)` after each nested model or composite layer.
-        prefix: Put before the names in `Call.path`.
-
-    Returns:
-        One value for each of the model's outputs.
+    `visit(call, values)` gets one value for each of a call's input tensors and returns one for each
+    output. A nested model is such a call too; `visit` enters it with another `walk`.
     """
     network = functional(model)
     known = {id(tensor): value for tensor, value in zip(network.inputs, values, strict=True)}
     for call in top_level_calls(network, prefix):
-        inner = call.operation if is_network(call.operation) else None
-        if composites and isinstance(call.operation, CompositeLayer):
-            inner = call.operation.graph(*(x.shape for x in call.inputs))
-        if inner is None:
-            args, kwargs = call.arguments.fill_in(known)
-            outputs = keras.tree.flatten(visit(call, *args, **kwargs))
-        else:
-            entering = [known[id(x)] for x in call.inputs]
-            options = {"composites": composites, "left": left, "prefix": call.path + "/"}
-            outputs = walk(inner, entering, visit, **options)
-            if left is not None:
-                left(call, outputs)
-        for tensor, value in zip(call.outputs, outputs, strict=True):
-            known[id(tensor)] = value
+        outputs = visit(call, [known[id(tensor)] for tensor in call.inputs])
+        known.update(zip(map(id, call.outputs), outputs, strict=True))
     return [known[id(tensor)] for tensor in network.outputs]
 
 
@@ -152,15 +121,6 @@ def leaf_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers.
     return found
 
 
-def all_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """All layers by path, each before those inside it; networks and composites are entered."""
-    found: dict[str, keras.layers.Layer] = {}
-    for layer in model.layers:
-        found[layer.name] = layer
-        found.update(layers_inside(layer, f"{layer.name}/"))
-    return found
-
-
 def all_norms(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:
     """All batch norms of a model, one that is used at several places under its first path."""
     found: dict[str, keras.layers.BatchNormalization] = {}
@@ -181,27 +141,9 @@ def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
 def intercepted_calls(
     layers: Mapping[str, keras.layers.Layer], around: Callable[..., Any]
 ) -> Iterator[None]:
-    """Runs a function in place of each layer's `call`, to record activations or to replace them.
+    """Runs `around(path, call, *args, **kwargs)` in place of the `call` of each of these layers.
 
-    Args:
-        layers: Layers by path, as of `all_layers`. One with several paths is intercepted once,
-            under its first.
-        around: Called as `around(path, call, *args, **kwargs)`, where `call` is the layer's own
-            method; returns the layer's outputs.
-
-    Example:
-
-    >>> from keras_deeplab.graph.network import all_layers, intercepted_calls
-    >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="conv")])
-    >>> shapes = {}
-    >>> def record(path, call, *args, **kwargs):
-    ...     outputs = call(*args, **kwargs)
-    ...     shapes[path] = tuple(outputs.shape)
-    ...     return outputs
-    >>> with intercepted_calls(all_layers(model), record):
-    ...     outputs = model(keras.ops.ones((1, 8, 8, 3)))
-    >>> shapes
-    {'conv': (1, 6, 6, 4)}
+    A layer with several paths is intercepted once, under its first.
     """
     intercepted: list[keras.layers.Layer] = []
     try:
@@ -218,14 +160,7 @@ def intercepted_calls(
 def clone_operation(
     operation: Operation, name: str, made_class: type[Operation], **changes: Any
 ) -> Operation:
-    """A new operation with the same configuration but for the changes, without its weights.
-
-    Args:
-        operation: What is cloned.
-        name: Of the clone.
-        made_class: The clone's, which takes the configuration: the operation's or a subclass.
-        **changes: Settings that are other than the operation's.
-    """
+    """A new operation of a class, with the configuration of another but for the changes."""
     config = {**operation.get_config(), **changes}
     if isinstance(operation, keras.layers.Layer):
         config["name"] = name
@@ -239,7 +174,7 @@ def without_initial_values(operation: Operation) -> Iterator[None]:
     """Builds a layer that is about to get weights with zeros: drawing random kernels is slow."""
     held = []
     if isinstance(operation, keras.layers.Layer) and not operation.built:
-        for layer in (operation, *layers_inside(operation).values()):
+        for layer in (operation, *all_layers(operation).values()):
             for name, value in vars(layer).items():
                 if isinstance(value, keras.initializers.Initializer):
                     held.append((layer, name, value))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,19 +10,20 @@ import keras
 from keras import layers as kl
 
 from keras_deeplab.graph.geometry import (
+    Geometry,
     TensorGeometry,
     geometry,
     is_map_reshape,
-    output_geometry,
     same_padding,
 )
-from keras_deeplab.graph.kinds import Kind, Window, kind, window
+from keras_deeplab.graph.kinds import POOLINGS, Kind, Window, kind, window
 from keras_deeplab.graph.network import (
     Call,
     clone_operation,
     copy_weights,
     forget_calls,
     functional,
+    is_network,
     layer_error,
     like,
     walk,
@@ -51,19 +52,17 @@ def with_output_stride(
     dense feature map holds the values of the coarse one and those in between: with removed stride
     `r`, `dense[:, p::r, q::r]` equals `coarse`, where `p` and `q` are the difference of the two
     offsets that `geometry` reports, divided by `output_stride`. The equality is exact where every
-    removed stride divides its map; networks that pool globally inside (squeeze-and-excite) are
-    exact up to the pooled statistics, which are taken over the dense map.
+    removed stride divides its map, but for statistics of the whole map (squeeze-and-excite).
 
     Args:
-        model: A functional Keras model or a built Sequential, channels last; classifiers should
-            come without their dense top. It is not changed.
+        model: A functional Keras model or a built Sequential, channels last, without a dense top.
         output_stride: The largest stride of the result, one that occurs in the network.
         input_shape: (height, width) of the new network's images, None for any; by default as in
             `model`.
         own_batch_norms: Whether Keras' batch norms become `keras_deeplab.layers.BatchNormalization`
-            with their weights and results, which trains faster, as in the package's models.
-        reuse_layers: Whether layers that keep their settings are taken over from `model`, which
-            saves building them again. Only `geometry` may be called on `model` afterwards.
+            with their weights and results, as in the package's models.
+        reuse_layers: Whether layers that keep their settings are taken over from `model`. Only
+            `geometry` may be called on it afterwards.
 
     Returns:
         A functional `keras.Model` with the same inputs, output structure and layer names. Nested
@@ -92,18 +91,11 @@ def with_output_stride(
         rule = f"one of the strides of the network '{model.name}', {possible}"
         raise error("output_stride", rule, output_stride)
 
-    def new_inputs(layers: _Layers) -> Iterator[keras.KerasTensor]:
-        for x in functional(model).inputs:
-            is_resized = input_shape is not None and len(x.shape) == 4
-            shape = (x.shape[0], *input_shape, x.shape[3]) if is_resized else x.shape
-            yield keras.Input(batch_shape=shape, dtype=x.dtype, name=layers.name(x.name))
-
     def rewritten(*, centred: bool) -> keras.Model:
         if reuse_layers:
             forget_calls(model)
-        layers = _Layers(own_batch_norms=own_batch_norms, reuse=reuse_layers)
-        inputs = [_Map(x, value) for x, value in zip(new_inputs(layers), found.inputs, strict=True)]
-        return _Rewriter(output_stride, layers, centred=centred).rewrite(model, inputs)
+        rewriter = _Rewriter(output_stride, centred, own_batch_norms, reuse_layers)
+        return rewriter.rewrite(model, found.inputs, input_shape)
 
     try:
         dense = rewritten(centred=True)
@@ -123,10 +115,9 @@ class _PhaseConflict(Exception):
 class _Phase:
     """By how many samples of the dense map the original's samples are shifted.
 
-    Attributes:
-        constant: Part that is the same for every image.
-        by_size: Operations whose "same" padding shifts by a number that depends on the image's
-            size, as sorted (rate, extent, stride). Two branches with the same entries shift alike.
+    Beside a constant part there are the operations whose "same" padding shifts by a number that
+    depends on the image's size, as sorted (rate, extent, stride): two branches with the same ones
+    shift alike.
     """
 
     constant: int = 0
@@ -139,15 +130,11 @@ class _Phase:
 
 @dataclass(frozen=True)
 class _Map:
-    """A tensor of the new network; sample `i` of the original's is its sample `rate * i + phase`.
+    """A tensor of the new network, with the geometry of the original's.
 
-    Attributes:
-        tensor: The symbolic tensor.
-        geometry: Of the original tensor.
-        rate: How much denser it is than the original, (height, width).
-        phase: See above.
-        padding: A zero padding still to be materialised: a kernel that loses its stride chooses
-            its own, before any other operation it becomes a layer.
+    Sample `i` of the original is sample `rate * i + phase` of this one. `padding` is a zero padding
+    still to be materialised: a kernel that loses its stride chooses its own, before any other
+    operation it becomes a layer.
     """
 
     tensor: keras.KerasTensor
@@ -158,108 +145,105 @@ class _Map:
 
     @property
     def is_map(self) -> bool:
-        """Whether the original has a stride."""
         return None not in self.geometry.stride
 
     @property
     def is_dense(self) -> bool:
-        """Whether it is denser than the original along any axis."""
         return self.rate != (1, 1)
 
-    def scaled(self, pads: Sequence[Pair]) -> Pads:
+    def scaled(self, pads: Sequence[Pair]) -> tuple[Pair, ...]:
         """Pairs of pixels of the original map, in pixels of this one."""
         pairs = zip(self.rate, pads, strict=True)
         return tuple((rate * begin, rate * end) for rate, (begin, end) in pairs)
 
 
-class _Layers:
-    """Makes and names the layers of the new network, and copies the weights of the original's."""
+class _Rewriter:
+    """Builds the denser network while walking the original, and copies its weights."""
 
-    def __init__(self, *, own_batch_norms: bool, reuse: bool) -> None:
-        self._own_batch_norms = own_batch_norms
-        self._reuse = reuse
-        self._made: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
-        self._names: set[str] = set()
+    def __init__(self, cap: int, centred: bool, own_batch_norms: bool, reuse_layers: bool) -> None:
+        self.cap = cap
+        self.centred = centred
+        self.own_batch_norms = own_batch_norms
+        self.reuse_layers = reuse_layers
+        self.names: set[str] = set()
+        # By the id of an operation: the operation, the layer made of it and the changed settings.
+        self.made: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
+        self.padded: dict[tuple[int, str], keras.KerasTensor] = {}
+
+    def rewrite(
+        self,
+        model: keras.Model,
+        geometries: list[TensorGeometry],
+        size: tuple[int | None, int | None] | None,
+    ) -> keras.Model:
+        maps = []
+        for x, value in zip(functional(model).inputs, geometries, strict=True):
+            is_resized = size is not None and len(x.shape) == 4
+            shape = (x.shape[0], *size, x.shape[3]) if is_resized else x.shape
+            new = keras.Input(batch_shape=shape, dtype=x.dtype, name=self.name(x.name))
+            maps.append(_Map(new, value))
+        outputs = [self.materialised(value).tensor for value in walk(model, maps, self.visit)]
+        for original, made, _ in self.made.values():
+            if made is not original:
+                copy_weights(original, made)
+        return like(model, [value.tensor for value in maps], outputs)
 
     def name(self, wanted: str) -> str:
         """The wanted name, numbered if it is taken (as when nested models are dissolved)."""
         name, count = wanted, 1
-        while name in self._names:
+        while name in self.names:
             name, count = f"{wanted}_{count}", count + 1
-        self._names.add(name)
+        self.names.add(name)
         return name
 
-    def made(
-        self, call: Call, settings: dict[str, Any], layer_class: type[kl.Layer] | None = None
-    ) -> Any:
-        """The one layer for all uses of an operation, which must need the same settings.
+    def layer(self, call: Call, settings: dict[str, Any], layer_class: Any = None) -> Any:
+        """The one layer for all uses of an operation, with changed settings.
 
-        Args:
-            call: A use of the operation.
-            settings: What is changed in its configuration.
-            layer_class: A class, with these settings alone, in place of the operation's own.
+        A given `layer_class`, with these settings alone, takes the place of the operation's own.
         """
-        operation = call.operation
-        if id(operation) not in self._made:
-            new = self._new(operation, settings, layer_class)
-            self._made[id(operation)] = (operation, new, settings)
-        _, made, made_with = self._made[id(operation)]
+        key = id(call.operation)
+        if key not in self.made:
+            new = self.new_layer(call.operation, settings, layer_class)
+            self.made[key] = (call.operation, new, settings)
+        _, made, made_with = self.made[key]
         if made_with != settings:
             detail = f"is used at two strides and would need both {made_with} and {settings}."
             raise layer_error("every shared layer at one stride", call.path, detail)
         return made
 
-    def _new(self, operation: Any, settings: dict[str, Any], layer_class: Any) -> Any:
+    def new_layer(self, operation: Any, settings: dict[str, Any], layer_class: Any) -> Any:
         name = self.name(operation.name)
         if layer_class is not None:
             return layer_class(name=name, dtype=operation.dtype_policy, **settings)
         cloned_class = type(operation)
-        if self._own_batch_norms and cloned_class is kl.BatchNormalization:
+        if self.own_batch_norms and cloned_class is kl.BatchNormalization:
             cloned_class = BatchNormalization
         is_same = not settings and cloned_class is type(operation) and name == operation.name
-        if self._reuse and is_same:
+        if self.reuse_layers and is_same:
             return operation
         return clone_operation(operation, name, cloned_class, **settings)
 
-    def copy_weights(self) -> None:
-        """Gives every clone the weights of its original."""
-        for original, made, _ in self._made.values():
-            if made is not original:
-                copy_weights(original, made)
-
-
-class _Rewriter:
-    """Builds the denser network while walking the original, whose geometry is known."""
-
-    def __init__(self, cap: int, layers: _Layers, *, centred: bool) -> None:
-        self.cap = cap
-        self.layers = layers
-        self.centred = centred
-        self.padded: dict[tuple[int, str], keras.KerasTensor] = {}
-
-    def rewrite(self, model: keras.Model, inputs: list[_Map]) -> keras.Model:
-        outputs = [self.materialised(value).tensor for value in walk(model, inputs, self.visit)]
-        result = like(model, [value.tensor for value in inputs], outputs)
-        self.layers.copy_weights()
-        return result
-
-    def visit(self, call: Call, *args: Any, **kwargs: Any) -> Any:
-        maps = _maps(args, kwargs)
+    def visit(self, call: Call, maps: list[_Map]) -> list[_Map]:
+        if is_network(call.operation):
+            return walk(call.operation, maps, self.visit, call.path + "/")
         how, source = kind(call.operation, call.path), maps[0]
-        after = output_geometry(call, [value.geometry for value in maps])
+        (after, *_) = Geometry().visit(call, [value.geometry for value in maps])
         if source.is_map and how is Kind.WINDOW:
-            return self.window(call, source, after)
+            return [self.window(call, source, after)]
         if source.is_map and isinstance(call.operation, kl.ZeroPadding2D):
-            return replace(self.materialised(source), geometry=after, padding=call)
-        args, kwargs = _replaced(self.materialised, args, kwargs)
-        state, changes = self.state(call, how, _maps(args, kwargs), after)
-        args, kwargs = _replaced(lambda value: value.tensor, args, kwargs)
-        outputs = self.apply(self.layers.made(call, changes), *args, **kwargs)
-        return [replace(state, tensor=x, geometry=after) for x in keras.tree.flatten(outputs)]
+            return [replace(self.materialised(source), geometry=after, padding=call)]
+        maps = [self.materialised(value) for value in maps]
+        state, changes = self.state(call, how, maps, after)
+        tensors = [value.tensor for value in maps]
+        outputs = self.apply(self.layer(call, changes), call, tensors)
+        return [replace(state, tensor=x, geometry=after) for x in outputs]
 
-    def apply(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+    def apply(self, layer: Any, call: Call, tensors: list[Any]) -> list[keras.KerasTensor]:
+        """Calls a layer as in the original, with these tensors for the original's."""
+        known = {id(old): new for old, new in zip(call.inputs, tensors, strict=True)}
+        args, kwargs = call.arguments.fill_in(known)
         with without_initial_values(layer):
-            return layer(*args, **kwargs)
+            return keras.tree.flatten(layer(*args, **kwargs))
 
     def state(
         self, call: Call, how: Kind, maps: Sequence[_Map], after: TensorGeometry
@@ -279,19 +263,16 @@ class _Rewriter:
         if how is Kind.RESIZE_TO:
             detail = "resizes to a fixed size: its stride depends on the image."
             raise layer_error("one stride for images of all sizes", call.path, detail)
-        if how is not Kind.GLOBAL or isinstance(call.operation, kl.Flatten | kl.Reshape):
-            self.refuse_dense(call, source)
-        return replace(source, rate=(1, 1), phase=(_Phase(), _Phase())), {}
-
-    def refuse_dense(self, call: Call, source: _Map) -> None:
-        """Refuses what has a fixed output size, or could only approximate its coarse output."""
-        if source.is_dense:
+        # What has a fixed output size, or could only approximate its coarse output, is refused.
+        is_exact = how is Kind.GLOBAL and not isinstance(call.operation, kl.Flatten | kl.Reshape)
+        if source.is_dense and not is_exact:
             raise layer_error(
                 f"no layer that cannot be exact on a denser map at output stride {self.cap}",
                 call.path,
                 f"({type(call.operation).__name__}) resizes a map that becomes denser, or needs a "
                 "map of one size. Give the network without it.",
             )
+        return replace(source, rate=(1, 1), phase=(_Phase(), _Phase())), {}
 
     def merged(self, call: Call, maps: Sequence[_Map]) -> _Map:
         found = [value for value in maps if value.is_map]
@@ -307,43 +288,31 @@ class _Rewriter:
     def composite(
         self, call: Call, source: _Map, after: TensorGeometry
     ) -> tuple[_Map, dict[str, Any]]:
-        lost = self.lost_strides(call, source, after)
+        lost = self.lost_strides(source, after)
         changes = {}
-        if any(n > 1 for n in lost) or source.is_dense:
+        if lost != (1, 1) or source.is_dense:
             changes = call.operation.dilated_config(source.rate)
             changes.pop("name", None)
         return replace(source, rate=_product(source.rate, lost)), changes
 
-    def lost_strides(self, call: Call, source: _Map, after: TensorGeometry) -> Pair:
-        """The strides that an operation must give up, 1 along an axis on which it keeps its own."""
-        pairs = tuple(zip(source.geometry.stride, after.stride, source.rate, strict=True))
-        own = tuple(1 if new is None else new / old for old, new, _ in pairs)
-        lost = tuple(
-            int(stride) if stride > 1 and (rate > 1 or new > self.cap) else 1
-            for stride, (_, new, rate) in zip(own, pairs, strict=True)
-        )
-        keeps_stride = any(stride > gone for stride, gone in zip(own, lost, strict=True))
-        if keeps_stride and (lost != (1, 1) or source.is_dense):
-            raise layer_error(
-                f"layers that lose their stride along both axes at output stride {self.cap}",
-                call.path,
-                f"has strides {own} and would keep one of them.",
-            )
-        return lost
+    def lost_strides(self, source: _Map, after: TensorGeometry) -> Pair:
+        """The strides that an operation must give up: (1, 1), or all that it has."""
+        if not source.is_dense and all(new is None or new <= self.cap for new in after.stride):
+            return (1, 1)
+        pairs = zip(source.geometry.stride, after.stride, strict=True)
+        return tuple(1 if new is None else max(1, int(new / old)) for old, new in pairs)
 
     def window(self, call: Call, source: _Map, after: TensorGeometry) -> _Map:
         """A convolution or pooling, without its stride or dilated where the cap requires it."""
-        shape, lost = window(call.operation), self.lost_strides(call, source, after)
+        shape, lost = window(call.operation), self.lost_strides(source, after)
         if lost == (1, 1) or shape.padding != "valid":  # else the kernel chooses its own padding
             source = self.materialised(source)
         if lost == (1, 1) and not source.is_dense:
-            tensor = self.apply(self.layers.made(call, {}), source.tensor)
+            (tensor,) = self.apply(self.layer(call, {}), call, [source.tensor])
             return replace(source, tensor=tensor, geometry=after)
         padding = [_dense_padding(shape, i, source, lost[i] > 1, self.centred) for i in (0, 1)]
         pads = tuple(pair for pair, _ in padding)
-        is_pooling = isinstance(
-            call.operation, kl.MaxPooling2D | kl.AveragePooling2D | AtrousPooling2D
-        )
+        is_pooling = isinstance(call.operation, POOLINGS)
         tensor = (self.pooling if is_pooling else self.convolution)(call, source, pads)
         phase = tuple(old + shift for old, (_, shift) in zip(source.phase, padding, strict=True))
         return _Map(tensor, after, _product(source.rate, lost), phase)
@@ -357,16 +326,17 @@ class _Rewriter:
         elif _BY_SIZE not in pads:
             x = self.zero_padded(call, source, pads)
         else:
-            name = self.layers.name(f"{call.operation.name}_pad")
+            name = self.name(f"{call.operation.name}_pad")
             extent = (shape.extent(0), shape.extent(1))
             x = AtrousPadding2D(extent, shape.strides, source.rate, name=name)(x)
         changes = {"strides": (1, 1), "dilation_rate": rates, "padding": padding}
-        return self.apply(self.layers.made(call, changes), x)
+        (tensor,) = self.apply(self.layer(call, changes), call, [x])
+        return tensor
 
     def pooling(self, call: Call, source: _Map, pads: Pads) -> keras.KerasTensor:
         operation, shape, x = call.operation, window(call.operation), source.tensor
         if shape.kernel == (1, 1) and source.padding is None:  # nothing but its stride
-            return self.layers.made(call, {}, kl.Identity)(x)
+            return self.layer(call, {}, kl.Identity)(x)
         padding, source_strides = pads, None
         if source.padding is not None:  # zeros of the network's own take part in the pooling
             x, padding = self.zero_padded(call, source, pads), "valid"
@@ -382,7 +352,7 @@ class _Rewriter:
             "padding": padding,
             "source_strides": source_strides,
         }
-        return self.layers.made(call, settings, AtrousPooling2D)(x)
+        return self.layer(call, settings, AtrousPooling2D)(x)
 
     def materialised(self, source: _Map) -> _Map:
         """Makes a layer of padding that no kernel has replaced by its own."""
@@ -400,7 +370,7 @@ class _Rewriter:
             return source.tensor
         own = source.padding
         name = f"{call.operation.name}_pad" if own is None else own.operation.name
-        return kl.ZeroPadding2D(pads, name=self.layers.name(name))(source.tensor)
+        return kl.ZeroPadding2D(pads, name=self.name(name))(source.tensor)
 
 
 def dilation(shape: Window, source: _Map) -> Pair:
@@ -418,13 +388,6 @@ def _dense_padding(
     pixels, `rate` times as far apart. A dense begin of `rate * begin` keeps the samples where they
     were; a larger one shifts them, and is chosen if `centred` so that the dense map stays in the
     middle of its kernel instead of drifting to one side, as published networks are dilated.
-
-    Args:
-        shape: The original kernel.
-        axis: 0 or 1.
-        source: The map it works on, with the padding that it replaces.
-        is_lost: Whether the operation loses its stride here.
-        centred: Whether begin and end are balanced.
     """
     rate, extent, stride = source.rate[axis], shape.extent(axis), shape.strides[axis]
     total = rate * (extent - 1)
@@ -451,14 +414,3 @@ def _dense_padding(
 
 def _product(first: Pair, second: Pair) -> Pair:
     return (first[0] * second[0], first[1] * second[1])
-
-
-def _maps(args: Any, kwargs: Any) -> list[_Map]:
-    return [value for value in keras.tree.flatten((args, kwargs)) if isinstance(value, _Map)]
-
-
-def _replaced(function: Callable[[_Map], Any], args: Any, kwargs: Any) -> Any:
-    """The arguments of a call with a function applied to every map among them."""
-    return keras.tree.map_structure(
-        lambda value: function(value) if isinstance(value, _Map) else value, (args, kwargs)
-    )

@@ -18,10 +18,7 @@ class ImagePooling(CompositeLayer):
     """Image-level features: global average pooling, 1x1 convolution, broadcast to every pixel.
 
     Args:
-        filters: Number of output channels.
-        activation: Name or function after the batch norm.
-        epsilon: Of the batch norm.
-        momentum: Of the batch norm's moving statistics.
+        filters, activation, epsilon, momentum: As of `AtrousConv2D`.
 
     Input shape:
         `(batch, height, width, channels)`, float.
@@ -84,9 +81,7 @@ class ASPP(CompositeLayer):
         separable: Whether the 3x3 branches are depthwise separable, as in DeepLabV3+.
         image_pooling: Whether there is an image pooling branch.
         dropout: Share of the output's values dropped in training.
-        activation: Name or function.
-        epsilon: Of the batch norms.
-        momentum: Of the batch norms' moving statistics.
+        activation, epsilon, momentum: As of `AtrousConv2D`.
 
     Input shape:
         `(batch, height, width, channels)`, float.
@@ -126,14 +121,15 @@ class ASPP(CompositeLayer):
         self.separable = separable
         self.image_pooling = image_pooling
         self.dropout = fraction("dropout", dropout, below_one=True)
+        self.activation = keras.activations.get(activation)
+        self.epsilon = epsilon
+        self.momentum = momentum
         shared = {
-            "activation": keras.activations.get(activation),
+            "activation": self.activation,
             "epsilon": epsilon,
             "momentum": momentum,
             "dtype": self.dtype_policy,
         }
-        self.norm_options = {"epsilon": epsilon, "momentum": momentum}
-        self.activation = shared["activation"]
         conv = AtrousSeparableConv2D if separable else AtrousConv2D
         self.branches = [AtrousConv2D(filters, 1, name="conv_1x1", **shared)]
         self.branches += [
@@ -163,15 +159,11 @@ class ASPP(CompositeLayer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
+        names = "filters rates separable image_pooling dropout epsilon momentum".split()
         return {
             **super().get_config(),
-            "filters": self.filters,
-            "rates": self.rates,
-            "separable": self.separable,
-            "image_pooling": self.image_pooling,
-            "dropout": self.dropout,
+            **{name: getattr(self, name) for name in names},
             "activation": keras.activations.serialize(self.activation),
-            **self.norm_options,
         }
 
 

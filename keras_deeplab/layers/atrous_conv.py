@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 from typing import Any
 
 import keras
@@ -13,7 +12,7 @@ from keras_deeplab.layers.composite import CompositeLayer
 from keras_deeplab.validation import error, integer, pair
 
 
-class _AtrousConvolution(CompositeLayer, abc.ABC):
+class _AtrousConvolution(CompositeLayer):
     """Base of both convolutions: the settings, the padding and the rule of dilation."""
 
     def __init__(
@@ -70,16 +69,15 @@ class _AtrousConvolution(CompositeLayer, abc.ABC):
     def _norm(self, name: str) -> kl.Layer | None:
         if not self.batch_norm:
             return None
-        return BatchNormalization(
-            epsilon=self.epsilon, momentum=self.momentum, name=name, dtype=self.dtype_policy
-        )
+        options = {"epsilon": self.epsilon, "momentum": self.momentum, "dtype": self.dtype_policy}
+        return BatchNormalization(**options, name=name)
 
     def _activation(self, name: str) -> kl.Layer:
         return kl.Activation(self.activation, name=name, dtype=self.dtype_policy)
 
-    @abc.abstractmethod
     def _steps(self) -> tuple[kl.Layer | None, ...]:
         """The layers inside in order, None for those that the settings leave out."""
+        raise NotImplementedError
 
     def call(self, x: Any) -> Any:
         """Applies the layers inside, one after another."""
@@ -97,16 +95,11 @@ class _AtrousConvolution(CompositeLayer, abc.ABC):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
+        names = "filters kernel_size strides dilation_rate batch_norm epsilon momentum".split()
         return {
             **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "dilation_rate": self.dilation_rate,
-            "batch_norm": self.batch_norm,
+            **{name: getattr(self, name) for name in names},
             "activation": keras.activations.serialize(self.activation),
-            "epsilon": self.epsilon,
-            "momentum": self.momentum,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 
@@ -172,14 +165,7 @@ class AtrousSeparableConv2D(_AtrousConvolution):
         **kwargs: As of `AtrousConv2D`; `batch_norm` and `kernel_initializer` are for both
             convolutions.
 
-    Input shape:
-        `(batch, height, width, channels)`, float.
-
-    Output shape:
-        `(batch, ceil(height / stride), ceil(width / stride), filters)`
-
-    Raises:
-        ValueError: As `AtrousConv2D`.
+    Shapes and errors are those of `AtrousConv2D`.
 
     Example:
 

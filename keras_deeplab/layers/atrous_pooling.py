@@ -15,18 +15,12 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 def aligned_pads(size: Any, kernel: int, stride: int, rate: int) -> tuple[Any, Any]:
     """Padding with which a dilated kernel starts where a strided one with "same" padding started.
 
-    "same" depends on the size as soon as there is a stride: 3 taps at stride 2 begin with 0 on an
-    even size and with 1 on an odd one.
-
-    Args:
-        size: Of the map that is `rate` times denser than the strided kernel's, an int or a tensor.
-        kernel: The kernel's extent on the strided one's map.
-        stride: The stride that was removed.
-        rate: How much denser the map is.
-
-    Returns:
-        (begin, end) in pixels of the dense map.
+    "same" depends on the size, an integer or a tensor, as soon as there is a stride: 3 taps at
+    stride 2 begin with 0 on an even size and with 1 on an odd one. The map is `rate` times denser
+    than that of the strided kernel. The padding of an unknown size is unknown.
     """
+    if size is None:
+        return (None, None)
     coarse = (size + rate - 1) // rate
     missing = ((coarse + stride - 1) // stride - 1) * stride + kernel - coarse
     missing = max(missing, 0) if isinstance(size, int) else tf.maximum(missing, 0)
@@ -36,31 +30,15 @@ def aligned_pads(size: Any, kernel: int, stride: int, rate: int) -> tuple[Any, A
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class AtrousPadding2D(keras.layers.Layer):
-    """Zero padding that starts a dilated, stride-free operation where a strided one started.
+    """Zero padding that starts a dilated, stride-free convolution where a strided one started.
 
-    A convolution with padding `"same"` and a stride starts elsewhere on even and on odd sizes. When
-    its stride is removed and its samples must stay where they were, the padding depends on the
-    size of the map; this layer computes it while the model runs.
+    `graph.with_output_stride` puts it before a convolution with padding `"same"` that lost its
+    stride and whose samples must stay where they were: where depends on the size of the map.
 
     Args:
-        kernel_size: Extent of the strided operation's kernel, `(height, width)`.
+        kernel_size: Extent of the strided convolution's kernel, `(height, width)`.
         source_strides: The strides it had.
         dilation_rate: How much denser than its own this map is.
-
-    Input shape:
-        `(batch, height, width, channels)`
-
-    Output shape:
-        `(batch, height + rate * (kernel - 1), width + rate * (kernel - 1), channels)`
-
-    Raises:
-        ValueError: If an argument is not two positive integers.
-
-    Example:
-
-    >>> pad = keras_deeplab.layers.AtrousPadding2D((3, 3), (2, 2), (1, 1))
-    >>> pad(keras.ops.ones((1, 6, 7, 1)))[0, :, :, 0].numpy().astype(int)[0]
-    array([0, 1, 1, 1, 1, 1, 1, 1, 0])
     """
 
     def __init__(
@@ -77,36 +55,28 @@ class AtrousPadding2D(keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Pads `x` with zeros."""
-        pads = (self.pads(axis, tf.shape(x)[axis + 1]) for axis in (0, 1))
-        return tf.pad(x, [(0, 0), *pads, (0, 0)])
+        return tf.pad(x, _both_pads(self, x))
 
     def pads(self, axis: int, size: Any) -> tuple[Any, Any]:
         """Pixels put before and after a map of `size` pixels, along an axis (0 height, 1 width)."""
         shape = (self.kernel_size, self.source_strides, self.dilation_rate)
         return aligned_pads(size, *(pair[axis] for pair in shape))
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape with the kernel's margin added."""
-        batch, *sizes, channels = input_shape
-        grown = [
-            None if size is None else size + rate * (kernel - 1)
-            for size, kernel, rate in zip(sizes, self.kernel_size, self.dilation_rate, strict=True)
-        ]
-        return (batch, *grown, channels)
-
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "kernel_size": self.kernel_size,
-            "source_strides": self.source_strides,
-            "dilation_rate": self.dilation_rate,
-        }
+        names = ("kernel_size", "source_strides", "dilation_rate")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _both_pads(layer: AtrousPadding2D | AtrousPooling2D, x: tf.Tensor) -> list[Any]:
+    """The paddings of all axes, as numbers along those whose size is known."""
+    sizes = [x.shape[axis] or tf.shape(x)[axis] for axis in (1, 2)]
+    return [(0, 0), layer.pads(0, sizes[0]), layer.pads(1, sizes[1]), (0, 0)]
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class AtrousPooling2D(keras.layers.Layer):
-    """Dilated max or average pooling with stride 1.
+    """Dilated max or average pooling with stride 1, made by `graph.with_output_stride`.
 
     Padding never enters the result: a maximum is taken over the real pixels, an average divides by
     their number, as Keras' own poolings do.
@@ -118,23 +88,6 @@ class AtrousPooling2D(keras.layers.Layer):
         padding: `"same"`, `"valid"` or `((top, bottom), (left, right))`.
         source_strides: With `"same"`, the strides of the pooling that this one replaces: the
             window then starts where that pooling's did, which depends on the size of the map.
-
-    Input shape:
-        `(batch, height, width, channels)`
-
-    Output shape:
-        `(batch, height, width, channels)` for `"same"`, otherwise what padding and window leave.
-
-    Raises:
-        ValueError: If `mode` or `padding` is not one of those named, or a number is out of its
-            range.
-
-    Example:
-
-    >>> x = keras.ops.reshape(keras.ops.arange(5.0), (1, 1, 5, 1))
-    >>> pool = keras_deeplab.layers.AtrousPooling2D((1, 2), "max", (1, 3), padding="valid")
-    >>> pool(x)[0, 0, :, 0]
-    <tf.Tensor: shape=(2,), dtype=float32, numpy=array([3., 4.], dtype=float32)>
     """
 
     def __init__(
@@ -151,9 +104,9 @@ class AtrousPooling2D(keras.layers.Layer):
         self.mode = one_of("mode", mode, ("max", "average"))
         self.dilation_rate = pair("dilation_rate", dilation_rate)
         self.padding = self._checked_padding(padding)
-        self.source_strides = (
-            None if source_strides is None else pair("source_strides", source_strides)
-        )
+        if source_strides is not None:
+            source_strides = pair("source_strides", source_strides)
+        self.source_strides = source_strides
 
     def _checked_padding(self, padding: Any) -> str | Pads:
         if isinstance(padding, str):
@@ -161,17 +114,15 @@ class AtrousPooling2D(keras.layers.Layer):
         if not isinstance(padding, list | tuple) or len(padding) != 2:
             raise error("padding", '"same", "valid" or ((top, bottom), (left, right))', padding)
         pads = tuple(integers("padding", both, minimum=0) for both in padding)
-        windows = (
-            rate * (n - 1) for n, rate in zip(self.pool_size, self.dilation_rate, strict=True)
-        )
-        if any(len(both) != 2 or max(both) > w for both, w in zip(pads, windows, strict=True)):
+        margins = (self._margin(axis) for axis in (0, 1))
+        if any(len(both) != 2 or max(both) > n for both, n in zip(pads, margins, strict=True)):
             rule = "((top, bottom), (left, right)), each smaller than the dilated window"
             raise error("padding", rule, padding, "A window inside the padding covers no pixel.")
         return pads
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Pools `x`."""
-        pads = [[0, 0], *(self.pads(axis, tf.shape(x)[axis + 1]) for axis in (0, 1)), [0, 0]]
+        pads = _both_pads(self, x)
         if self.mode == "max":
             return self._pool(tf.pad(x, pads, constant_values=x.dtype.min), "MAX")
         total = self._pool(tf.pad(x, pads), "AVG")
@@ -184,34 +135,23 @@ class AtrousPooling2D(keras.layers.Layer):
             x, self.pool_size, pooling_type, padding="VALID", dilations=self.dilation_rate
         )
 
+    def _margin(self, axis: int) -> int:
+        """Pixels between the first tap and the last."""
+        return self.dilation_rate[axis] * (self.pool_size[axis] - 1)
+
     def pads(self, axis: int, size: Any) -> tuple[Any, Any]:
         """Pixels put before and after a map of `size` pixels, along an axis (0 height, 1 width)."""
         if self.padding == "valid":
             return (0, 0)
         if self.padding != "same":
             return self.padding[axis]
-        pool, rate = self.pool_size[axis], self.dilation_rate[axis]
         if self.source_strides is not None:
-            return aligned_pads(size, pool, self.source_strides[axis], rate)
-        margin = rate * (pool - 1)
+            kernel, stride = self.pool_size[axis], self.source_strides[axis]
+            return aligned_pads(size, kernel, stride, self.dilation_rate[axis])
+        margin = self._margin(axis)
         return (margin // 2, margin - margin // 2)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape that padding and window leave."""
-        batch, *sizes, channels = input_shape
-        left = []
-        for axis, size in enumerate(sizes):
-            window = self.dilation_rate[axis] * (self.pool_size[axis] - 1)
-            left.append(None if size is None else size + sum(self.pads(axis, size)) - window)
-        return (batch, *left, channels)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "pool_size": self.pool_size,
-            "mode": self.mode,
-            "dilation_rate": self.dilation_rate,
-            "padding": self.padding,
-            "source_strides": self.source_strides,
-        }
+        names = ("pool_size", "mode", "dilation_rate", "padding", "source_strides")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

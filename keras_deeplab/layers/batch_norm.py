@@ -29,19 +29,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
       stay as they are: the papers' training at stride 8, on batches too small for statistics.
       `trainable = False` freezes gamma and beta as well, as in Keras.
 
-    Changes to these attributes take effect after the model is compiled again.
+    Changes of `momentum`, `synchronized` and `frozen_statistics` take effect after the model is
+    compiled again.
 
     Args:
-        axis: Of the channels. Maps are fused where it is the last one.
-        momentum: Of the moving statistics, which become `momentum * old + (1 - momentum) * batch`.
-        epsilon: Added to the variance.
-        center: Whether there is a `beta`.
-        scale: Whether there is a `gamma`.
-        synchronized: Whether a batch's statistics are those of all replicas of a
-            `tf.distribute.Strategy` together; Keras' own computation does that.
+        axis, momentum, epsilon, center, scale, **kwargs: As of `keras.layers.BatchNormalization`.
         frozen_statistics: Whether training leaves the moving statistics alone and normalises by
             them.
-        **kwargs: Arguments of `keras.layers.BatchNormalization`.
 
     Input shape:
         `(batch, height, width, channels)` float32, bfloat16 or float16; all else that Keras' layer
@@ -82,10 +76,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     @property
     def changed_settings(self) -> dict[str, Any]:
-        """Momentum, synchronisation and frozen statistics that are not as at construction.
-
-        They are what is lost when the layer that this one is part of is built from its arguments.
-        """
+        """The settings changed since construction, which the layer around this one saves."""
         return {
             name: getattr(self, name)
             for name, made in zip(_SETTINGS, self._made_with, strict=True)
@@ -97,11 +88,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         by_batch = bool(training) and self.trainable and not self.frozen_statistics
         if not self._fits_fused(inputs, mask, by_batch):
             return super().call(inputs, training=by_batch, mask=mask)
-        if by_batch:
-            outputs = self._normalized_by_batch(inputs)
-        else:
-            outputs, _, _ = self._fused(inputs, *self._moving())
-        return tf.cast(outputs, self.compute_dtype)
+        if not by_batch:
+            return self._fused(inputs, *self._moving())[0]
+        return self._normalized_by_batch(inputs)
 
     def _fits_fused(self, inputs: Any, mask: Any, by_batch: bool) -> bool:
         return (
@@ -136,7 +125,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=not moving,
         )
-        return outputs, mean, variance
+        return tf.cast(outputs, self.compute_dtype), mean, variance
 
     def _normalized_by_batch(self, inputs: tf.Tensor) -> tf.Tensor:
         """Normalises by the batch's statistics where it has any, and updates the moving ones."""
@@ -146,14 +135,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
             outputs, mean, variance = self._fused(inputs)
             number = tf.cast(count, tf.float32)
             batch = (mean, variance * ((number - 1) / number))
-            return (
-                outputs,
-                *(self._updated(*pair, count) for pair in zip(moving, batch, strict=True)),
+            updated = (
+                # A strategy gives empty batches to the replicas that the last images do not reach.
+                tf.where(count > 0, old * self.momentum + new * (1 - self.momentum), old)
+                for old, new in zip(moving, batch, strict=True)
             )
+            return (outputs, *updated)
 
         def single() -> tuple[tf.Tensor, ...]:
-            outputs, _, _ = self._fused(inputs, *moving)
-            return (outputs, *moving)
+            return (self._fused(inputs, *moving)[0], *moving)
 
         if self._is_surely_several(inputs):  # a condition would only cost time
             outputs, mean, variance = several()
@@ -165,13 +155,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.moving_mean.assign(mean)
         self.moving_variance.assign(variance)
         return outputs
-
-    def _updated(self, old: tf.Tensor, batch: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
-        new = old * self.momentum + batch * (1 - self.momentum)
-        if isinstance(count, int):
-            return new
-        # A strategy gives empty batches to the replicas for which the last images do not suffice.
-        return tf.where(count > 0, new, old)
 
     def _moments(self, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Keras' moments of what is not fused; the moving statistics in a single value's place."""

@@ -29,7 +29,7 @@ class CompositeLayer(keras.layers.Layer):
         return self._graph
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Builds the layers inside by calling them on a symbolic tensor."""
+        """Builds the layers inside."""
         self.graph(tuple(input_shape))
         self.built = True
 
@@ -39,7 +39,7 @@ class CompositeLayer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Keras' configuration, and what was changed on the layers inside after construction."""
-        changes = changed_settings(layers_inside(self))
+        changes = changed_settings(all_layers(self))
         return {**super().get_config(), **{key: value for key, value in changes.items() if value}}
 
     @classmethod
@@ -48,7 +48,7 @@ class CompositeLayer(keras.layers.Layer):
         config = dict(config)
         changes = taken_settings(config)
         layer = super().from_config(config)
-        change_settings(layers_inside(layer), changes)
+        change_settings(all_layers(layer), changes)
         return layer
 
     def dilated_config(self, rate: tuple[int, int]) -> dict[str, Any]:
@@ -66,25 +66,17 @@ class CompositeLayer(keras.layers.Layer):
         )
 
 
-def layers_inside(layer: keras.layers.Layer, prefix: str = "") -> dict[str, keras.layers.Layer]:
-    """All layers inside a layer by path, each before those inside it."""
+def all_layers(layer: keras.layers.Layer, prefix: str = "") -> dict[str, keras.layers.Layer]:
+    """All layers inside a layer or model by path, each before those inside it."""
     found: dict[str, keras.layers.Layer] = {}
     for inner in layer._flatten_layers(include_self=False, recursive=False):
         found[prefix + inner.name] = inner
-        found.update(layers_inside(inner, f"{prefix}{inner.name}/"))
+        found.update(all_layers(inner, f"{prefix}{inner.name}/"))
     return found
 
 
 def changed_settings(layers: Mapping[str, keras.layers.Layer]) -> dict[str, Any]:
-    """Training settings of layers that are built from the arguments of what they are in.
-
-    Args:
-        layers: By path.
-
-    Returns:
-        `frozen_layers`, the paths of those that are not trainable, and `norm_settings`, for the
-        path of each batch norm that was changed the settings that were.
-    """
+    """Which layers are frozen and which settings of batch norms were changed, by path."""
     norms = {
         path: layer.changed_settings
         for path, layer in layers.items()

@@ -78,10 +78,6 @@ class SpatialPyramidPooling2D(keras.layers.Layer):
         reduce = tf.reduce_max if self.mode == "max" else tf.reduce_mean
         return reduce(part, axis=axis)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
-        """The fixed length, whatever the map's size."""
-        return (input_shape[0], input_shape[-1] * sum(n * n for n in self.levels))
-
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "levels": self.levels, "mode": self.mode}

@@ -1,4 +1,8 @@
-"""Layers that give a map the size of another map, whatever that size is."""
+"""Layers that give a map the size of another map, whatever that size is.
+
+All read sizes while the model runs, so that one model serves images of any size. None is compiled
+by XLA, whose programs are bound to one size: it would compile again for every other.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +14,12 @@ import tensorflow as tf
 from keras_deeplab.validation import error, integer, one_of, positive
 
 
-class _LikeReference(keras.layers.Layer):
-    """Base of the layers that give their first input the height and width of their second."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        # A compiled program is bound to one image size: XLA would compile again for every size.
-        self.supports_jit = False
-
-    def compute_output_spec(self, x: Any, reference: Any) -> keras.KerasTensor:
-        """The symbolic output: the reference's size, the map's channels."""
-        shape = (x.shape[0], *reference.shape[1:3], x.shape[3])
-        return keras.KerasTensor(shape, dtype=x.dtype)
-
-
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class ResizeLike(_LikeReference):
+class ResizeLike(keras.layers.Layer):
     """Resizes a map to the height and width of a reference map.
 
-    Sizes are read while the model runs, so one model serves images of any size. Pixels are taken
-    as areas (half-pixel centres), as torchvision and OpenCV do. A map of 1x1 is broadcast.
+    Pixels are taken as areas (half-pixel centres), as torchvision and OpenCV do. A map of 1x1 is
+    broadcast.
 
     Args:
         interpolation: `"bilinear"` or `"nearest"`.
@@ -63,22 +53,28 @@ class ResizeLike(_LikeReference):
         if align_corners and interpolation != "bilinear":
             raise error("interpolation", "'bilinear' with `align_corners`", interpolation)
         self.align_corners = align_corners
+        self.supports_jit = False
 
     def call(self, x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
         """Resizes `x` to the height and width of `reference`."""
         size = tf.shape(reference)[1:3]
         if tuple(x.shape[1:3]) == (1, 1):
-            return tf.broadcast_to(x, [tf.shape(x)[0], size[0], size[1], x.shape[3]])
-        if self.align_corners:
-            resized = tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
+            resized = tf.broadcast_to(x, [tf.shape(x)[0], size[0], size[1], x.shape[3]])
         else:
-            resized = tf.image.resize(x, size, method=self.interpolation)
-        return tf.cast(resized, x.dtype)
+            resized = tf.cast(_resized(x, size, self.interpolation, self.align_corners), x.dtype)
+        resized.set_shape((None, *reference.shape[1:3], None))
+        return resized
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         own = {"interpolation": self.interpolation, "align_corners": self.align_corners}
         return {**super().get_config(), **own}
+
+
+def _resized(x: tf.Tensor, size: tf.Tensor, method: str, align_corners: bool) -> tf.Tensor:
+    if align_corners:
+        return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
+    return tf.image.resize(x, size, method)
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -109,61 +105,33 @@ class ResizeBy(keras.layers.Layer):
         super().__init__(**kwargs)
         self.scale = positive("scale", scale)
         self.align_corners = align_corners
-        self.supports_jit = False  # as in ResizeLike
+        self.supports_jit = False
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Resizes `x`."""
-        sides = tf.cast(tf.shape(x)[1:3], tf.float64)
+        sides = tf.cast([x.shape[axis] or tf.shape(x)[axis] for axis in (1, 2)], tf.float64)
+        scaled = (
+            (sides - 1) * self.scale + 1 if self.align_corners else tf.round(sides * self.scale)
+        )
+        size = tf.maximum(1, tf.cast(scaled, tf.int32))
         x = tf.cast(x, self.compute_dtype)
-        if self.align_corners:
-            size = tf.cast((sides - 1) * self.scale + 1, tf.int32)
-            resized = tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
-        else:
-            size = tf.maximum(1, tf.cast(tf.round(sides * self.scale), tf.int32))
-            resized = tf.image.resize(x, size)
-        return tf.cast(resized, self.compute_dtype)
-
-    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
-        """The symbolic output, scaled where the size is known."""
-        height, width = (None if side is None else self._scaled(side) for side in x.shape[1:3])
-        shape = (x.shape[0], height, width, x.shape[3])
-        return keras.KerasTensor(shape, dtype=self.compute_dtype)
-
-    def _scaled(self, side: int) -> int:
-        if self.align_corners:
-            return int((side - 1) * self.scale + 1)
-        return max(1, round(side * self.scale))
+        return tf.cast(_resized(x, size, "bilinear", self.align_corners), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        own = {"scale": self.scale, "align_corners": self.align_corners}
-        return {**super().get_config(), **own}
+        return {
+            **super().get_config(),
+            "scale": self.scale,
+            "align_corners": self.align_corners,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class PadToMinimum(keras.layers.Layer):
     """Extends a map at the bottom and the right to a minimum height and width.
 
-    The last row and column are repeated, so the padding looks like the image's border in any
-    scaling of the pixels. A map that is large enough is returned as it is.
-
-    Args:
-        height: Minimum height, a positive integer.
-        width: Minimum width, a positive integer.
-
-    Input shape:
-        `(batch, height, width, channels)`
-
-    Output shape:
-        `(batch, max(height, minimum height), max(width, minimum width), channels)`
-
-    Raises:
-        ValueError: If a size is not a positive integer.
-
-    Example:
-
-    >>> keras_deeplab.layers.PadToMinimum(33, 33)(keras.ops.ones((1, 1, 40, 3))).shape
-    TensorShape([1, 33, 40, 3])
+    Models put it before backbones that need a minimum size. The last row and column are repeated,
+    so that the padding looks like the image's border in any scaling of the pixels.
     """
 
     def __init__(self, height: int, width: int, **kwargs: Any) -> None:
@@ -179,15 +147,6 @@ class PadToMinimum(keras.layers.Layer):
             x = tf.gather(x, rows, axis=axis)
         return x
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape with each known size raised to the minimum."""
-        batch, *sizes, channels = input_shape
-        grown = (
-            None if size is None else max(size, least)
-            for size, least in zip(sizes, self.minimum, strict=True)
-        )
-        return (batch, *grown, channels)
-
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         height, width = self.minimum
@@ -195,24 +154,16 @@ class PadToMinimum(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class CropLike(_LikeReference):
-    """Cuts a map at the bottom and the right to the height and width of a reference map.
+class CropLike(keras.layers.Layer):
+    """Cuts a map at the bottom and the right to the size of another: undoes `PadToMinimum`."""
 
-    Input shape:
-        Two tensors, `(batch, height, width, channels)` and the reference
-        `(batch, reference_height, reference_width, any)`, not larger than the first.
-
-    Output shape:
-        `(batch, reference_height, reference_width, channels)`
-
-    Example:
-
-    >>> image = keras.ops.ones((1, 5, 7, 3))
-    >>> keras_deeplab.layers.CropLike()(keras.ops.ones((1, 33, 33, 21)), image).shape
-    TensorShape([1, 5, 7, 21])
-    """
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_jit = False
 
     def call(self, x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
         """Cuts `x` to the height and width of `reference`."""
         size = tf.shape(reference)
-        return x[:, : size[1], : size[2], :]
+        cropped = x[:, : size[1], : size[2], :]
+        cropped.set_shape((None, *reference.shape[1:3], None))
+        return cropped

@@ -11,12 +11,6 @@ import keras
 class ReverseChannels(keras.layers.Layer):
     """Turns RGB into BGR, the order in which networks trained with Caffe take their pixels.
 
-    Input shape:
-        `(batch, height, width, channels)`
-
-    Output shape:
-        The same.
-
     Example:
 
     >>> keras_deeplab.layers.ReverseChannels()(keras.ops.array([[[[1.0, 2.0, 3.0]]]])).numpy()
@@ -26,7 +20,3 @@ class ReverseChannels(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         """Reverses the last axis."""
         return keras.ops.flip(x, axis=-1)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The input's shape."""
-        return input_shape

@@ -14,7 +14,7 @@ import keras
 from keras import layers as kl
 
 from keras_deeplab import validation
-from keras_deeplab.graph.network import Call, all_layers, functional, walk
+from keras_deeplab.graph.network import Call, all_layers, functional, is_network, walk
 
 KINDS = ("depthwise", "bias", "norm")
 
@@ -268,9 +268,11 @@ def predictors(model: keras.Model) -> list[keras.layers.Layer]:
     """The last layers with weights on each path to a functional model's outputs, in order."""
     network = getattr(model, "training_graph", None) or model  # with the auxiliary head
 
-    def last(call: Call, *args: Any, **kwargs: Any) -> list[frozenset[keras.layers.Layer]]:
-        layer, before = call.operation, keras.tree.flatten((args, kwargs))
-        found = frozenset().union(*(value for value in before if isinstance(value, frozenset)))
+    def last(call: Call, before: list[frozenset]) -> list[frozenset[keras.layers.Layer]]:
+        layer = call.operation
+        if is_network(layer):
+            return walk(layer, before, last)
+        found = frozenset().union(*before)
         if isinstance(layer, keras.layers.Layer) and layer.weights:
             found = frozenset([layer])
         return [found] * len(call.outputs)

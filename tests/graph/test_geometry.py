@@ -3,14 +3,17 @@ from __future__ import annotations
 import itertools
 import math
 from contextlib import nullcontext
+from fractions import Fraction
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as kl
 
 import keras_deeplab
 from keras_deeplab.graph import geometry
+from keras_deeplab.graph.geometry import Axis, _slid
 
 
 def network(*layers: kl.Layer, shape=(None, None, 3)) -> keras.Model:
@@ -22,8 +25,6 @@ def network(*layers: kl.Layer, shape=(None, None, 3)) -> keras.Model:
 
 def measured_field(model: keras.Model, size: int, at: int) -> tuple[int, int]:
     """First and last row that the output row `at` depends on, by the gradient."""
-    import tensorflow as tf
-
     image = tf.Variable(np.random.default_rng(0).normal(size=(1, size, size, 3)), dtype="float32")
     with tf.GradientTape() as tape:
         output = model(image)
@@ -40,7 +41,7 @@ def positive(*layers: kl.Layer) -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("size", [64, 65])
+@pytest.mark.parametrize("size", [32, 33])
 @pytest.mark.parametrize(
     "layers",
     [
@@ -66,7 +67,7 @@ def test_geometry_agrees_with_the_gradient(layers, size):
     value = geometry(model, size, size).output
     assert tuple(model(np.zeros((1, size, size, 3), "float32")).shape[1:3]) == value.size
     # Rows in the middle, so that no field is cut by the border.
-    rows = range(value.size[0] // 2 - 2, value.size[0] // 2 + 3)
+    rows = range(value.size[0] // 2 - 1, value.size[0] // 2 + 2)
     fields = [measured_field(model, size, row) for row in rows]
     stride, field, offset = value.stride[0], value.receptive_field[0], value.offset[0]
     assert max(last - first + 1 for first, last in fields) <= field
@@ -80,29 +81,11 @@ def test_geometry_agrees_with_the_gradient(layers, size):
         assert slack or (first, last) == (low, high)
 
 
-def test_vgg16_and_the_resnets_of_keras_applications():
-    vgg = geometry(keras.applications.VGG16(include_top=False, weights=None))
-    assert vgg["block5_pool"].stride == (32, 32)
-    assert vgg["block5_pool"].receptive_field == (212, 212)
-    assert vgg.output.offset == (15.5, 15.5)
-    resnet = geometry(keras.applications.ResNet50(include_top=False, weights=None))
-    assert (resnet.output.stride, resnet.output.receptive_field) == ((32, 32), (483, 483))
-
-
 def test_an_offset_that_depends_on_the_size_is_none_without_it():
     model = network(kl.Conv2D(4, 3, 2, padding="same"))
     assert geometry(model).output.offset == (None, None)
     assert geometry(model, 8, 9).output.offset == (1, 0)
     assert geometry(network(kl.Conv2D(4, 1, 2, padding="same"))).output.offset == (0, 0)
-
-
-def test_axes_are_told_apart():
-    model = network(kl.Conv2D(4, (3, 5), (2, 1)), kl.MaxPooling2D((1, 2)))
-    value = geometry(model, 21, 30).output
-    assert value.stride == (2, 2)
-    assert value.receptive_field == (3, 6)
-    assert value.offset == (1, 2.5)
-    assert value.size == (10, 13)
 
 
 def test_merging_takes_the_union_of_the_fields():
@@ -173,16 +156,13 @@ def test_unknown_layers_are_named():
         geometry(network(kl.Lambda(lambda x: x, name="black_box")))
 
 
-def test_what_does_not_fit_is_said():
+def test_what_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="too small"):
         geometry(network(kl.Conv2D(2, 7)), 5, 5)
     with pytest.raises(ValueError, match="`height` must be a positive integer"):
         geometry(network(kl.Conv2D(2, 7)), 0, 5)
     with pytest.raises(ValueError, match="functional Keras model"):
         geometry(keras.Model())
-
-
-def test_maps_of_different_stride_do_not_merge():
     inputs = keras.Input((4, 4, 3))
     fine = kl.Cropping2D(1)(inputs)
     merged = kl.Add(name="joint")([fine, kl.Conv2D(3, 1, 2)(inputs)])
@@ -190,37 +170,35 @@ def test_maps_of_different_stride_do_not_merge():
         geometry(keras.Model(inputs, merged))
 
 
-def test_symbolic_tensors_are_keys():
-    model = network(kl.Conv2D(4, 3, 2), kl.Conv2D(4, 3))
-    found = geometry(model)
-    assert found[model.layers[1].output].receptive_field == (3, 3)
-    assert found[model.output] == found.output
+def test_layer_names_and_symbolic_tensors_are_keys():
+    model = network(kl.Conv2D(4, (3, 5), (2, 1)), kl.MaxPooling2D((1, 2)))
+    found = geometry(model, 21, 30)
+    assert found[model.layers[1].output].receptive_field == (3, 5)
+    assert found[model.output] is found.output
     assert list(found) == [layer.name for layer in model.layers]
+    value = found.output
+    assert (value.stride, value.receptive_field) == ((2, 2), (3, 6))
+    assert (value.offset, value.size) == ((1, 2.5), (10, 13))
 
 
-@pytest.mark.parametrize("rate", [1, 2, 3, 4])
+@pytest.mark.parametrize("rate", [1, 2, 3])
 def test_a_window_that_meets_padding_alone_is_an_error_and_no_other(rate):
     """Against the layer itself, whose maximum over no pixel is the lowest number."""
     refused = 0
-    for pool, size in itertools.product((2, 3), range(1, 5)):
+    for pool, size in itertools.product((2, 3), range(1, 4)):
         total = rate * (pool - 1)
-        paddings = ["same", "valid", *(((0, 0), pads) for pads in _pads_up_to(total))]
-        for padding, stride in itertools.product(paddings, (None, 2, 3)):
-            if stride is not None and padding != "same":
-                continue
-            source = None if stride is None else (1, stride)
+        pads = itertools.product(range(total + 1), repeat=2)
+        cases = [("same", None), ("same", (1, 2)), ("same", (1, 3)), ("valid", None)]
+        for padding, strides in [*cases, *((((0, 0), both), None) for both in pads)]:
             layer = keras_deeplab.layers.AtrousPooling2D(
-                (1, pool), "max", (1, rate), padding, source_strides=source
+                (1, pool), "max", (1, rate), padding, source_strides=strides
             )
             if size + sum(layer.pads(1, size)) <= total:
                 continue  # no window fits
-            empty = np.min(layer(np.zeros((1, 1, size, 1), "float32"))) < 0
+            empty = np.min(layer.call(tf.zeros((1, 1, size, 1)))) < 0
             refused += empty
             error = pytest.raises(ValueError, match="padding alone: the image is too small")
+            one = Fraction(1)
             with error if empty else nullcontext():
-                geometry(network(layer, shape=(1, None, 1)), 1, size)
+                _slid(layer, 1, Axis(one, one, Fraction(0), size))
     assert refused if rate > 1 else not refused
-
-
-def _pads_up_to(total: int) -> itertools.product:
-    return itertools.product(range(total + 1), repeat=2)

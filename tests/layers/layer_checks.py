@@ -90,49 +90,57 @@ def check_ways_of_calling(case: Case) -> None:
         assert keras.backend.standardize_dtype(eager.dtype) == known.dtype
         assert len(model.output_shape) == len(eager.shape)
         assert model.output_shape[-1] == eager.shape[-1]
-        for output in (traced(*arrays), model.predict_on_batch(_pack(arrays))):
+        for output in (traced(*arrays), model(_pack(arrays))):
             np.testing.assert_allclose(output, eager, rtol=1e-4, atol=1e-5)
 
 
-def check_mixed_precision(case: Case, policy: str) -> None:
-    """Output in the compute dtype, close to what float32 gives; weights stay float32."""
-    plain, mixed = case.make(), case.make(dtype=policy)
+def check_mixed_precision(case: Case) -> None:
+    """Output in bfloat16, close to what float32 gives; weights stay float32."""
+    plain, mixed = case.make(), case.make(dtype="mixed_bfloat16")
     arrays = case.arrays(9, 8)
     expected = randomized_call(plain, arrays)
     mixed(*arrays)
     mixed.set_weights(plain.get_weights())
     output = mixed(*arrays)
-    assert keras.backend.standardize_dtype(output.dtype) == policy.removeprefix("mixed_")
+    assert output.dtype == tf.bfloat16
     assert {weight.dtype for weight in mixed.weights} <= {"float32"}
     output = np.asarray(tf.cast(output, tf.float32))
     assert np.isfinite(output).all()
     assert np.abs(output - expected).max() < 0.05 * np.abs(expected).max()
-    assert mixed(*case.symbols()).dtype == policy.removeprefix("mixed_")
+    assert mixed(*case.symbols()).dtype == "bfloat16"
 
 
-def user_model(case: Case) -> keras.Model:
-    """The layer between others: weights in front of it show whether gradients come through."""
-    inputs = case.symbols()
-    x = keras.layers.Conv2D(CHANNELS, 1, name="front")(inputs[0])
-    x = case.make()(x, *inputs[1:])
-    if len(x.shape) == 4:
-        x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(_pack(inputs), keras.layers.Dense(1)(x))
+def user_model(cases: list[Case]) -> keras.Model:
+    """All layers side by side: the weights in front of each show whether gradients come through."""
+    inputs, outputs = keras.Input((None, None, CHANNELS)), []
+    for case in cases:
+        x = keras.layers.Conv2D(CHANNELS, 1, name=f"front_{case.name}")(inputs)
+        if case.reference is None:
+            x = case.make()(x)
+        else:
+            rows, columns = case.reference
+            crop = keras.layers.Cropping2D if rows < 0 else keras.layers.ZeroPadding2D
+            x = case.make()(x, crop(((0, abs(rows)), (0, abs(columns))))(inputs))
+        if len(x.shape) == 4:
+            x = keras.layers.GlobalAveragePooling2D()(x)
+        outputs.append(keras.layers.Dense(1)(x))
+    return keras.Model(inputs, keras.layers.Add()(outputs))
 
 
-def check_training_and_files(case: Case, folder: Path) -> None:
+def check_training_and_files(cases: list[Case], folder: Path) -> None:
     """Fits on images of two sizes, comes back from a .keras file, exports for any size."""
-    model = user_model(case)
+    model, image = user_model(cases), Case("image", keras.layers.Identity)
     model.compile(keras.optimizers.SGD(0.01), "mse")
-    before = model.get_layer("front").kernel.numpy()
-
+    fronts = [model.get_layer(f"front_{case.name}") for case in cases]
+    before = [front.kernel.numpy() for front in fronts]
     first, second = (
-        tf.data.Dataset.from_tensors((tuple(case.arrays(*size)), np.ones((2, 1), np.float32)))
+        tf.data.Dataset.from_tensors((*image.arrays(*size), np.ones((2, 1), np.float32)))
         for size in ((9, 8), (4, 13))
     )
     history = model.fit(first.concatenate(second), verbose=0)
     assert np.isfinite(history.history["loss"]).all()
-    assert np.abs(model.get_layer("front").kernel.numpy() - before).max() > 0
+    for front, kernel in zip(fronts, before, strict=True):
+        assert np.abs(front.kernel.numpy() - kernel).max() > 0, front.name
 
     randomized(model)
     model.save(folder / "model.keras")
@@ -141,10 +149,10 @@ def check_training_and_files(case: Case, folder: Path) -> None:
     model.export(folder / "saved_model", verbose=False)
     served = tf.saved_model.load(folder / "saved_model")
     for size, batch in (((9, 8), 1), ((4, 13), 3)):
-        arrays = case.arrays(*size, batch=batch)
-        expected = model(_pack(arrays))
-        np.testing.assert_allclose(loaded(_pack(arrays)), expected, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(served.serve(_pack(arrays)), expected, rtol=1e-4, atol=1e-5)
+        (x,) = image.arrays(*size, batch=batch)
+        expected = model(x)
+        np.testing.assert_allclose(loaded(x), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(served.serve(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def _pack(values: list) -> object:

@@ -30,8 +30,7 @@ def x() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(2, 9, 6, 3)).astype("float32")
 
 
-@pytest.mark.parametrize("separable", [False, True])
-@pytest.mark.parametrize("image_pooling", [False, True])
+@pytest.mark.parametrize("separable, image_pooling", [(False, True), (True, False)])
 def test_is_its_branches_side_by_side_and_a_projection(x, separable, image_pooling):
     rates = (1, 2, 5)
     layer = ASPP(4, rates, separable=separable, image_pooling=image_pooling)
@@ -46,13 +45,6 @@ def test_is_its_branches_side_by_side_and_a_projection(x, separable, image_pooli
     assert len(layer.branches) == len(parts)
     expected = by_hand(np.concatenate(parts, axis=-1), layer.project)
     np.testing.assert_allclose(layer(x), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_image_pooling_is_the_mean_everywhere(x):
-    layer = ImagePooling(4)
-    layer(x)
-    randomized(layer)
-    np.testing.assert_allclose(layer(x), pooled_by_hand(x, layer), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("separable, count", [(False, 15_538_176), (True, 3_035_136)])

