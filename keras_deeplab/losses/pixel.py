@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -19,17 +20,17 @@ _SMALLEST_ERROR = 1e-12
 class PixelLoss(LabelMapLoss):
     """Base class: a loss of each pixel, weighted by class, and its mean over the valid pixels.
 
-    A subclass computes a pixel's loss in `_pixel_losses`. For the arguments see `CrossEntropy`.
+    A subclass computes a pixel's loss in `_pixel_losses`.
     """
 
     def __init__(
         self,
-        ignore_label: int | None,
-        class_weights: Sequence[float] | None,
-        stride: int,
-        reduction: str | None,
-        name: str,
-        dtype: str | None,
+        ignore_label: int | None = 255,
+        class_weights: Sequence[float] | None = None,
+        stride: int = 1,
+        reduction: str | None = "mean",
+        name: str | None = None,
+        dtype: str | None = None,
     ):
         super().__init__(ignore_label, stride, reduction, name, dtype)
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
@@ -118,7 +119,7 @@ class CrossEntropy(PixelLoss):
         class_weights: Sequence[float] | None = None,
         stride: int = 1,
         reduction: str | None = "mean",
-        name: str = "cross_entropy",
+        name: str | None = None,
         dtype: str | None = None,
         *,
         label_smoothing: float = 0.0,
@@ -150,12 +151,8 @@ class Focal(PixelLoss):
 
     Args:
         gamma: Exponent, non-negative.
-        ignore_label: As in `CrossEntropy`, like all other arguments.
-        class_weights: The paper's alpha.
-        stride: Uses every stride-th row and column only.
-        reduction: `"mean"`, `"sum"` or `"none"`.
-        name: Name of the loss.
-        dtype: Accepted for compatibility with Keras.
+        **options: The other arguments of `CrossEntropy`, but `label_smoothing`; `class_weights` is
+            the paper's alpha.
 
     Raises:
         ValueError: If an argument is out of its range, or the shapes do not fit.
@@ -171,17 +168,8 @@ class Focal(PixelLoss):
           equation 5; over the softmax of all classes.
     """
 
-    def __init__(
-        self,
-        gamma: float = 2.0,
-        ignore_label: int | None = 255,
-        class_weights: Sequence[float] | None = None,
-        stride: int = 1,
-        reduction: str | None = "mean",
-        name: str = "focal",
-        dtype: str | None = None,
-    ):
-        super().__init__(ignore_label, class_weights, stride, reduction, name, dtype)
+    def __init__(self, gamma: float = 2.0, **options: Any):
+        super().__init__(**options)
         self.gamma = validation.non_negative("gamma", gamma)
 
     def _pixel_losses(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
@@ -205,25 +193,16 @@ class HardPixelMining(CrossEntropy):
     selected ones. The rest is as in `CrossEntropy`.
 
     With `warmup_steps` the fraction falls linearly from 1 at step 0 to `fraction`, as with the
-    official `hard_example_mining_step`. The step is `optimizer.iterations`: validation and several
-    losses in one step do not change it, and it resumes with the optimizer, which is saved with the
-    model: with `BackupAndRestore`, with `load_weights` into a compiled model, and from a `.keras`
-    file, from which the model and the loss get the same optimizer. (A loss that is deserialised
-    alone gets an optimizer of its own whose iterations do not advance: make a new loss with the
-    optimizer in use.)
+    official `hard_example_mining_step`. The step is `optimizer.iterations`, so it resumes with the
+    optimizer, also from a `.keras` file, where the model and the loss share one. (A loss that is
+    deserialised alone gets an optimizer of its own whose iterations do not advance.)
 
     Args:
         fraction: Fraction of the pixels, in (0, 1]; the official `top_k_percent_pixels`.
         warmup_steps: Steps in which the fraction falls from 1; 0 for `fraction` throughout.
         optimizer: The optimizer that the model is compiled with; required by `warmup_steps`.
-        ignore_label: As in `CrossEntropy`, like all other arguments.
-        class_weights: One weight per class.
-        stride: Uses every stride-th row and column only.
-        reduction: `"mean"`, `"sum"`, or `"none"` for the loss map, which is 0 at pixels not
-            selected.
-        name: Name of the loss.
-        dtype: Accepted for compatibility with Keras.
-        label_smoothing: Share of the target that is spread over all classes.
+        **options: Arguments of `CrossEntropy`. The loss map of `reduction="none"` is 0 at pixels
+            that are not selected.
 
     Raises:
         ValueError: If an argument is out of its range, the shapes do not fit, or `warmup_steps` is
@@ -252,24 +231,9 @@ class HardPixelMining(CrossEntropy):
         fraction: float = 0.25,
         warmup_steps: int = 0,
         optimizer: keras.optimizers.Optimizer | None = None,
-        ignore_label: int | None = 255,
-        class_weights: Sequence[float] | None = None,
-        stride: int = 1,
-        reduction: str | None = "mean",
-        name: str = "hard_pixel_mining",
-        dtype: str | None = None,
-        *,
-        label_smoothing: float = 0.0,
+        **options: Any,
     ):
-        super().__init__(
-            ignore_label,
-            class_weights,
-            stride,
-            reduction,
-            name,
-            dtype,
-            label_smoothing=label_smoothing,
-        )
+        super().__init__(**options)
         if not validation.is_number(fraction) or not 0 < fraction <= 1:
             raise validation.error("fraction", "a number in (0, 1]", fraction)
         self.fraction = float(fraction)

@@ -59,16 +59,10 @@ class GroupedOptimizer(WholeGradientClipping):
         """Does nothing, as `update_step` includes it."""
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments and, once built, the multipliers of each variable.
-
-        Multipliers are saved by position, like an optimizer's variables, as paths may differ in a
-        loaded model: Keras renumbers layers without a name, and a `Sequential` without
-        `keras.Input` loses its prefix.
-        """
-        config = {
-            **super().get_config(),
-            "groups": [group.get_config() for group in self.groups],
-        }
+        """Returns the constructor's arguments and, once built, the multipliers of each variable."""
+        config = {**super().get_config(), "groups": [group.get_config() for group in self.groups]}
+        # By position, as paths may differ in a loaded model: Keras renumbers layers without a
+        # name, and a `Sequential` without `keras.Input` loses its prefix.
         if self._multipliers is not None:
             config["multipliers"] = [list(one) for one in self._multipliers]
         return config

@@ -155,12 +155,11 @@ class Recipe:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def __str__(self) -> str:
-        unused = {"name"} | {key for key, is_unused in _UNUSED.items() if is_unused(self)}
-        shown = {key: value for key, value in self.to_dict().items() if key not in unused}
+        unused = {"name"} if self.epochs is None else {"name", "steps"}
         lines = [
             f"  {key}: {f'{value:.4g}' if isinstance(value, float) else value}"
-            for key, value in shown.items()
-            if value is False or value not in (None, {}, 0)
+            for key, value in self.to_dict().items()
+            if key not in unused and (value is False or value not in (None, {}, 0))
         ]
         return "\n".join([f"Recipe {self.name}:", *lines])
 
@@ -188,15 +187,4 @@ _CHECKS = {
     "batch_norm": partial(validation.one_of, choices=POLICIES),
     "class_weights": partial(validation.one_of, choices=("median", "inverse")),
     "flip": partial(validation.one_of, choices=(True, False)),
-}
-
-# When a value has no effect and is not shown.
-_UNUSED = {
-    "steps": lambda recipe: recipe.epochs is not None,
-    "momentum": lambda recipe: recipe.optimizer != "sgd",
-    "power": lambda recipe: recipe.schedule != "poly",
-    "class_weights_power": lambda recipe: recipe.class_weights is None,
-    "batch_norm_memory": lambda recipe: recipe.batch_norm != "train",
-    "stage2_output_stride": lambda recipe: not recipe.stage2_share,
-    "stage2_learning_rate": lambda recipe: not recipe.stage2_share,
 }

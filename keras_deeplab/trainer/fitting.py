@@ -31,7 +31,7 @@ from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.callbacks import Checkpoint, Progress, SeedEpochs, StopOnNonFinite
 from keras_deeplab.trainer.finishing import finish
 from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
-from keras_deeplab.trainer.workers import StartTogether, check_batch, is_chief, on_chief
+from keras_deeplab.trainer.workers import StartTogether, on_chief
 
 logger = logging.getLogger(__name__)
 
@@ -137,9 +137,8 @@ def fit(
         model = ModelBuilder(model)
     if isinstance(recipe, str):
         recipe = recipes.find(recipe, _network(model))
-    check_batch(recipe.batch_size, strategy)
-    report = data.audit(source)
     _check_model(model, recipe, source.info.num_classes, strategy)
+    report = data.audit(source)
     recipe = _with_crop_size(recipe, report.splits["train"])
     if steps_per_epoch is None:
         steps_per_epoch = -(-len(source.names("train")) // recipe.batch_size)
@@ -154,7 +153,7 @@ def fit(
         "test_scales": None if test_scales is None else list(test_scales),
         "test_flip": test_flip,
     }
-    chief = is_chief(strategy)
+    chief = strategy.extended.should_checkpoint
     folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
     run = _Run(model, recipe, source, report, strategy, steps_per_epoch, seed, folder, tensorboard)
     run.callbacks = list(callbacks)
@@ -213,7 +212,11 @@ def _check_model(
         if logits_spec(model)[1] != num_classes:
             rule = f"a model of {num_classes} classes, as many as the source has"
             raise validation.error("model", rule, model.output_shape)
-    if policy == "mixed_float16" and strategy.num_replicas_in_sync > 1:
+    replicas = strategy.num_replicas_in_sync
+    if recipe.batch_size % replicas:
+        rule = f"divisible by the number of replicas, {replicas}"
+        raise validation.error("batch_size", rule, recipe.batch_size)
+    if policy == "mixed_float16" and replicas > 1:
         raise ValueError(
             "float16 does not work with several replicas: Keras scales the loss by what one "
             "replica computes. Use bfloat16."
@@ -360,8 +363,7 @@ class _Run:
             class_weights=self._class_weights,
             synchronized=self.strategy.num_replicas_in_sync > 1,
         )
-        # Without its variables the optimizer makes them in the first step, which is then traced
-        # twice.
+        # Without its variables the optimizer makes them in the first step, which is traced twice.
         model.optimizer.build(model.trainable_variables)
 
     def _fit(self, model: keras.Model, number: int) -> keras.callbacks.History:

@@ -130,8 +130,7 @@ def main(options: dict) -> None:
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
     strategy = distribution.open_strategy(options["distribute"])
-    workers.check_batch(BATCH, strategy)
-    chief = workers.is_chief(strategy)
+    chief = strategy.extended.should_checkpoint
     made = model(strategy, options["plant"])
     steps = Steps()
     scored = distribution.evaluation_batches(validation(), strategy)

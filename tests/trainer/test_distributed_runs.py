@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_deeplab import distribution
 from keras_deeplab.trainer import workers
@@ -155,7 +154,6 @@ def test_statistics_that_are_not_synchronised_are_seen(folder, one):
 def test_names_of_strategies():
     strategy = distribution.open_strategy("none")
     assert strategy.num_replicas_in_sync == 1
-    assert workers.is_chief(strategy)
     assert workers.on_chief(strategy, lambda: 3) == 3
     assert workers.on_chief(strategy, lambda: None) == 0
     with pytest.raises(ValueError, match=r"`name` must be one of .* Received: name='all'"):
@@ -182,29 +180,3 @@ def test_other_contents_of_tf_config_are_refused(config, monkeypatch):
         monkeypatch.setenv("TF_CONFIG", config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(ValueError, match=r"multi_worker: .*TF_CONFIG must .*\. Received: "):
         distribution.open_strategy("multi_worker")
-
-
-class Replicas:
-    """As much of a strategy as is asked for."""
-
-    def __init__(self, count: int = 1, kind: str = "worker", index: int = 0, **jobs: list[str]):
-        self.num_replicas_in_sync = count
-        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver
-        spec = tf.train.ClusterSpec(jobs or CLUSTER)
-        self.cluster_resolver = resolver(spec, task_type=kind, task_id=index)
-
-
-def test_the_batch_is_that_of_all_replicas():
-    workers.check_batch(8, Replicas(4))
-    with pytest.raises(ValueError, match=r"replicas, 4, .*batch_size=10. Use 8 or 12\."):
-        workers.check_batch(10, Replicas(4))
-    with pytest.raises(ValueError, match=r"batch_size=3. Use 4\."):
-        workers.check_batch(3, Replicas(4))
-
-
-def test_one_of_all_is_the_chief():
-    assert workers.is_chief(Replicas(2))
-    assert not workers.is_chief(Replicas(2, index=1))
-    with_chief = {"chief": ["c:1"], "worker": ["a:1"]}
-    assert workers.is_chief(Replicas(2, "chief", 0, **with_chief))
-    assert not workers.is_chief(Replicas(2, "worker", 0, **with_chief))

@@ -173,7 +173,7 @@ class TwoReplicas:
         (
             small(),
             {"strategy": TwoReplicas(), "recipe": FAST.replace(batch_size=3)},
-            r"`batch_size` must be divisible by .* replicas, 2, .* Use 2 or 4\.",
+            r"`batch_size` must be divisible by the number of replicas, 2. Received",
         ),
         (small(), {"tensorboard": True}, "`run_dir` must be given for `tensorboard`"),
         (small(), {"steps_per_epoch": 0}, "`steps_per_epoch` must be a positive integer"),
