@@ -17,9 +17,8 @@ def open_strategy(name: str) -> tf.distribute.Strategy:
     TensorFlow sets up several machines before its first operation only: call this first.
 
     Args:
-        name: `"none"` for one device; `"mirrored"` for all GPUs of this machine, or all its logical
-            CPUs where it has no GPU; `"multi_worker"` for the machines of `TF_CONFIG`, each with
-            all its GPUs.
+        name: `"none"` for one device; `"mirrored"` for all GPUs of this machine, or its logical
+            CPUs; `"multi_worker"` for the machines of `TF_CONFIG`, each with all its GPUs.
 
     Raises:
         ValueError: If `name` is not a supported strategy, or `TF_CONFIG` does not describe a
@@ -171,10 +170,7 @@ def _without_images(batch: Any) -> Any:
 def _counted(
     dataset: tf.distribute.DistributedDataset, steps: int
 ) -> tf.distribute.DistributedDataset:
-    """The dataset with its number of steps, which Keras reads.
-
-    TensorFlow counts the batches of a worker's replicas one by one.
-    """
+    # Keras reads it; TensorFlow counts the batches of a worker's replicas one by one.
     dataset._cardinality = steps
     return dataset
 
@@ -184,8 +180,7 @@ class WholeGradientClipping:
 
     Keras clips each replica's part before it adds them up: with `global_clipnorm=5` on 4 replicas
     a step of up to 20 passes. It comes before the optimizer's base class:
-    `class Mine(WholeGradientClipping, keras.optimizers.SGD)`. Where nothing is clipped, or there is
-    one replica, it does nothing; otherwise the gradients are exchanged once more.
+    `class Mine(WholeGradientClipping, keras.optimizers.SGD)`.
     """
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:

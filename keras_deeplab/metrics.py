@@ -135,8 +135,7 @@ class SegmentationMetrics(keras.metrics.Metric):
     metric of a model needs a name of its own, which is then part of the prefix.
 
     The entries per class are in the logs of an epoch and of `evaluate`, but not in those of a
-    batch: TensorFlow optimises a step in a time that grows with the third power of the number of
-    its results, half a minute at 150 classes.
+    batch: TensorFlow optimises a step of 300 results for half a minute.
 
     A label that is neither a class nor the ignored one raises an error; in a function compiled by
     XLA, which cannot raise, the results are NaN.

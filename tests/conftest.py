@@ -18,7 +18,7 @@ tf.config.set_logical_device_configuration(
 
 @pytest.fixture(scope="session")
 def mirrored() -> tf.distribute.Strategy:
-    """Two replicas, on two logical processors."""
+    """Two replicas, on two logical processors; a second such strategy mixes up their messages."""
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 

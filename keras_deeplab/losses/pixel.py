@@ -69,9 +69,8 @@ class CrossEntropy(PixelLoss):
 
     The mean is over the valid pixels: with class weights it is `sum(weight * loss) / sum(weight)`,
     as in PyTorch. A `sample_weight` multiplies the losses and not the divisor, as in Keras. If all
-    pixels are ignored, loss and gradients are 0. All losses of this module compute in float32,
-    whatever the dtype of the logits. Under a `tf.distribute` strategy the mean is over the pixels
-    of all replicas together, as in one process with the same batch.
+    pixels are ignored, loss and gradients are 0. The loss is computed in float32, whatever the
+    dtype of the logits, and under a `tf.distribute` strategy over the pixels of all replicas.
 
     A label that is neither a class nor the ignored one raises an error; in a function compiled by
     XLA, which cannot raise, the loss is NaN.
@@ -81,8 +80,7 @@ class CrossEntropy(PixelLoss):
         class_weights: One non-negative weight per class, or None for equal weights;
             `losses.class_weights` computes them for a data set.
         stride: Uses every stride-th row and column of labels and logits only. DeepLab V1 and V2
-            compute the loss on labels shrunk 8 times: 8 is the same, to the last digit for sizes
-            that are multiples of 8 plus 1 and a model that resizes with `align_corners`.
+            compute the loss on labels shrunk 8 times, which is the same.
         reduction: `"mean"`, `"sum"`, or `"none"` for the loss map `(batch, height, width)`, which
             is 0 at ignored pixels.
         name: Name of the loss.

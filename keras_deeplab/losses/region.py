@@ -87,10 +87,7 @@ class Dice(RegionLoss):
         name: Name of the loss.
         dtype: Accepted for compatibility with Keras.
 
-    Call arguments:
-        y_true: Integer labels `(batch, height, width)`, or `(batch, height, width, 1)`.
-        y_pred: Logits `(batch, height, width, num_classes)`, float32, float16 or bfloat16.
-        sample_weight: Weights per image or per pixel, which multiply a pixel in all sums.
+    It is called as `CrossEntropy` is; a `sample_weight` multiplies a pixel in all sums.
 
     Raises:
         ValueError: If an argument is out of its range, or the shapes do not fit.
@@ -142,10 +139,9 @@ class LovaszSoftmax(RegionLoss):
 
     It equals 1 minus IoU at probabilities of 0 and 1, and is convex in the pixels' errors between.
     The authors fine-tune a network trained with cross-entropy, or add the two losses (`Sum`). It
-    sorts the pixels once per class and holds several maps of the size of the logits: a step on an
-    image of 512 x 512 with 21 classes takes about a second on two CPU cores, a quarter of that with
-    `stride=2`. Under a `tf.distribute` strategy the loss is the mean over the replicas, each with
-    its own part of the batch; with `per_image=True` that makes no difference.
+    sorts the pixels once per class: a step on an image of 512 x 512 with 21 classes takes about a
+    second on two CPU cores, a quarter of that with `stride=2`. Under a `tf.distribute` strategy the
+    loss is the mean over the replicas, each with its own part of the batch.
 
     The arguments are those of `Dice`, but `smooth`. With `classes="all"` the loss of a class
     without labels is its largest probability.

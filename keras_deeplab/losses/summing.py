@@ -34,11 +34,6 @@ class Sum(keras.losses.Loss):
         name: Name of the loss.
         dtype: Accepted for compatibility with Keras; each loss uses its own dtype.
 
-    Call arguments:
-        y_true: Labels, as the losses take them.
-        y_pred: Logits, as the losses take them.
-        sample_weight: Passed to each loss.
-
     Raises:
         ValueError: If an argument is out of its range.
 
@@ -116,15 +111,13 @@ def parse(
 ) -> keras.losses.Loss:
     """Builds the loss that a text describes, such as `"cross_entropy + 0.5 * lovasz_softmax"`.
 
-    A text is one loss, or several joined by `+`, each optionally with a weight in front. Arguments
-    are given by name and as literals: `"hard_pixel_mining(fraction=0.25, warmup_steps=1000)"`. The
-    names are `cross_entropy`, `dice`, `focal`, `hard_pixel_mining` and `lovasz_softmax`. The text
-    is not executed.
+    A text is one of `LOSSES`, or several joined by `+`, each optionally with a weight in front.
+    Arguments are given by name and as literals: `"hard_pixel_mining(fraction=0.25)"`. The text is
+    not executed.
 
     Args:
         loss: The text.
-        class_weights: One non-negative weight per class for the losses that take them
-            (`cross_entropy`, `focal` and `hard_pixel_mining`), or None for equal weights.
+        class_weights: One non-negative weight per class for the losses that take them, or None.
         ignore_label: Label of the ignored pixels, or None if every pixel counts.
         stride: Uses every stride-th row and column of labels and logits only. Class weights,
             ignored label and stride apply to each loss without its own.

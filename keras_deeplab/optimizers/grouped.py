@@ -16,9 +16,8 @@ from keras_deeplab.optimizers.groups import ParameterGroup, multipliers
 class GroupedOptimizer(WholeGradientClipping):
     """Mixin in front of a Keras optimizer: multipliers of learning rate and weight decay.
 
-    Keras decays all variables alike; here the decay is the first part of each variable's own step.
-    A subclass defines it in `_with_decay(gradient, variable, learning_rate, decay)`, which returns
-    the gradient with the decay in it, or decays the variable itself.
+    A subclass decays a variable as the first part of its step, in `_with_decay`, which returns the
+    gradient.
     """
 
     # For each variable in its order: shape, multiplier of learning rate, of weight decay.
@@ -98,8 +97,7 @@ class SGD(GroupedOptimizer, keras.optimizers.SGD):
     outside the momentum, which is about `1 / (1 - momentum)` times weaker, ten times for a momentum
     of 0.9. The papers' 5e-4 acts like 5e-5 in Keras.
 
-    As in Caffe, gradients are clipped before the weight decay is added, and averaged first if they
-    are accumulated.
+    As in Caffe, gradients are clipped before the weight decay is added.
 
     Args:
         *args: As in `keras.optimizers.SGD`.

@@ -164,27 +164,20 @@ class Recipe:
         return "\n".join([f"Recipe {self.name}:", *lines])
 
 
-_CHECKS = {
-    **dict.fromkeys(
-        ("batch_size", "steps", "epochs", "output_stride", "stage2_output_stride"),
-        validation.integer,
-    ),
-    **dict.fromkeys(
-        (
-            *("scale_step", "class_weights_power", "learning_rate", "power", "clipnorm"),
-            *("backbone_learning_rate", "classifier_learning_rate"),
-            *("classifier_bias_learning_rate", "batch_norm_memory", "stage2_learning_rate"),
-        ),
-        validation.positive,
-    ),
-    **dict.fromkeys(("weight_decay", "stage2_share"), validation.non_negative),
-    **dict.fromkeys(("momentum", "warmup_share"), partial(validation.fraction, below_one=True)),
-    "class_focus": validation.fraction,
-    "crop_size": validation.size,
-    **dict.fromkeys(("scales", "multi_scale"), validation.numbers),
-    "optimizer": partial(validation.one_of, choices=("sgd", "adamw")),
-    "schedule": partial(validation.one_of, choices=("poly", "step")),
-    "batch_norm": partial(validation.one_of, choices=POLICIES),
-    "class_weights": partial(validation.one_of, choices=("median", "inverse")),
-    "flip": partial(validation.one_of, choices=(True, False)),
+_CHECKED = {
+    validation.integer: "batch_size steps epochs output_stride stage2_output_stride",
+    validation.positive: "scale_step class_weights_power learning_rate power clipnorm "
+    "backbone_learning_rate classifier_learning_rate classifier_bias_learning_rate "
+    "batch_norm_memory stage2_learning_rate",
+    validation.non_negative: "weight_decay stage2_share",
+    validation.fraction: "class_focus",
+    partial(validation.fraction, below_one=True): "momentum warmup_share",
+    validation.size: "crop_size",
+    validation.numbers: "scales multi_scale",
+    partial(validation.one_of, choices=("sgd", "adamw")): "optimizer",
+    partial(validation.one_of, choices=("poly", "step")): "schedule",
+    partial(validation.one_of, choices=POLICIES): "batch_norm",
+    partial(validation.one_of, choices=("median", "inverse")): "class_weights",
+    partial(validation.one_of, choices=(True, False)): "flip",
 }
+_CHECKS = {name: check for check, names in _CHECKED.items() for name in names.split()}

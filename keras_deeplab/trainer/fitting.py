@@ -45,14 +45,14 @@ class FitResult:
     """The result of `fit`.
 
     Attributes:
-        model: The final model with the requested test-time augmentation, in float32 if it is a
-            model of this package: the best one by validation mean IoU of a run in a folder, else
-            the model after the last step. In workers that are not the chief, the trained model.
+        model: The final model with test-time augmentation, in float32 if it is a model of this
+            package: the best one by validation mean IoU of a run in a folder, else the model after
+            the last step.
         history: Loss and scores of each epoch of this call, as `model.fit` returns them, with
             `epoch`; scores of the validation only for the epochs that were validated.
         best_score: The best validation mean IoU; None without a validation.
-        scores: What `keras_deeplab.evaluate` returns for `model`, with its `split`; None in workers
-            that are not the chief.
+        scores: What `keras_deeplab.evaluate` returns for `model`, with its `split`. Workers that
+            are not the chief have none, and the trained model as `model`.
         folder: The files of the run; None without `run_dir`.
     """
 
@@ -318,16 +318,10 @@ class _Run:
 
     def _images(self, number: int, first_step: int, cache: bool | str = "auto") -> tf.data.Dataset:
         """The endless batches of a stage from a step on, the same in every call."""
-        recipe = self.stages[number]
+        shared = "crop_size batch_size scales scale_step flip color_jitter class_focus"
         return data.training_dataset(
             self.source,
-            crop_size=recipe.crop_size,
-            batch_size=recipe.batch_size,
-            scales=recipe.scales,
-            scale_step=recipe.scale_step,
-            flip=recipe.flip,
-            color_jitter=recipe.color_jitter,
-            class_focus=recipe.class_focus,
+            **{name: getattr(self.stages[number], name) for name in shared.split()},
             seed=self._seed(number),
             repeat=True,
             first_step=first_step,
