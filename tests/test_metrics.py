@@ -263,6 +263,7 @@ def test_metrics_of_other_names_have_entries_of_their_own(tmp_path):
         CrossEntropy(),
         metrics=[SegmentationMetrics(4, NAMES), SegmentationMetrics(4, NAMES, None, name="all")],
         weighted_metrics=[SegmentationMetrics(4, NAMES, name="weighted")],
+        run_eagerly=True,
     )
     truth = np.where(truth == 255, 3, truth)
     truth[0, :3] = 3
