@@ -17,9 +17,8 @@ def open_strategy(name: str) -> tf.distribute.Strategy:
     TensorFlow sets up several machines before its first operation only: call this first.
 
     Args:
-        name: `"none"` for one device; `"mirrored"` for all GPUs of this machine, or all its logical
-            CPUs where it has no GPU; `"multi_worker"` for the machines of `TF_CONFIG`, each with
-            all its GPUs.
+        name: `"none"` for one device; `"mirrored"` for all GPUs of this machine, or its logical
+            CPUs; `"multi_worker"` for the machines of `TF_CONFIG`, each with all its GPUs.
 
     Raises:
         ValueError: If `name` is not a supported strategy, or `TF_CONFIG` does not describe a
@@ -32,27 +31,22 @@ def open_strategy(name: str) -> tf.distribute.Strategy:
         return tf.distribute.MirroredStrategy([device.name for device in found])
     if name != "multi_worker":
         raise ValueError(f"`name` must be one of {STRATEGIES}. Received: name={name!r}")
-    _check_tf_config(os.environ.get("TF_CONFIG"))
-    return tf.distribute.MultiWorkerMirroredStrategy()
-
-
-def _check_tf_config(text: str | None) -> None:
+    text = os.environ.get("TF_CONFIG")
     try:
         config = json.loads(text or "")
-        addresses = config["cluster"].get("chief", []) + config["cluster"]["worker"]
-        kind, index = config["task"]["type"], int(config["task"]["index"])
-        config["cluster"][kind][index]
+        cluster, task = config["cluster"], config["task"]
+        cluster[task["type"]][int(task["index"])]
+        several = len(cluster.get("chief", []) + cluster["worker"]) > 1
     except (ValueError, LookupError, TypeError, AttributeError):
+        several = False
+    if not several:
         raise ValueError(
-            "multi_worker: the environment variable TF_CONFIG must describe the cluster and which "
-            'of its tasks this is, such as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
+            "multi_worker: the environment variable TF_CONFIG must describe a cluster of at least "
+            "two machines and which of its tasks this is, such as "
+            '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
             f'"task": {{"type": "worker", "index": 0}}}}. Received: TF_CONFIG={text!r}'
-        ) from None
-    if len(addresses) < 2:
-        raise ValueError(
-            "multi_worker: TF_CONFIG must list at least two machines. Received: "
-            f"{addresses}. Use mirrored on a single machine."
         )
+    return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def training_batches(
@@ -92,32 +86,24 @@ def training_batches(
     if size is not None and size % replicas:
         raise ValueError(f"{rule}. Received: batches of {size} images")
 
+    each = None if size is None else size // replicas
+
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        local = replicas // context.num_input_pipelines
-        first = context.input_pipeline_id * local
+        workers = context.num_input_pipelines
 
-        def parts(*batch: Any) -> tf.data.Dataset:
-            images = tf.shape(tf.nest.flatten(batch)[0], tf.int64)[0]
-            check = tf.debugging.assert_equal(images % replicas, tf.constant(0, tf.int64), rule)
+        def parts(values: tf.Tensor) -> tf.Tensor:
+            shape = tf.shape(values)
+            check = tf.debugging.assert_equal(shape[0] % replicas, 0, rule)
             with tf.control_dependencies([check]):
-                each = images // replicas
+                head = [workers, replicas // workers, shape[0] // replicas]
+            cut = tf.reshape(values, tf.concat([head, shape[1:]], 0))
+            return tf.ensure_shape(cut, [*head[:2], each, *values.shape[1:]])
 
-            def part(number: tf.Tensor) -> Any:
-                start = number * each
-
-                def cut(values: tf.Tensor) -> tf.Tensor:
-                    own = values[start : start + each]
-                    known = None if size is None else size // replicas
-                    return tf.ensure_shape(own, [known, *values.shape[1:]])
-
-                return tf.nest.map_structure(cut, batch if len(batch) > 1 else batch[0])
-
-            return tf.data.Dataset.range(first, first + local).map(part)
-
-        own = dataset.flat_map(parts)
-        if steps == tf.data.INFINITE_CARDINALITY:  # `flat_map` loses it
+        own = dataset.map(lambda *batch: tf.nest.map_structure(parts, _element(batch)))
+        own = own.unbatch().shard(workers, context.input_pipeline_id).unbatch()
+        if steps == tf.data.INFINITE_CARDINALITY:  # `unbatch` loses it
             own = own.apply(tf.data.experimental.assert_cardinality(steps))
-        return own.prefetch(local)
+        return own.prefetch(replicas // workers)
 
     return _counted(strategy.distribute_datasets_from_function(of_worker), steps)
 
@@ -163,8 +149,8 @@ def evaluation_batches(
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         own = dataset
         if missing:
-            empty = dataset.take(1).map(lambda *batch: _without_images(batch)).repeat(missing)
-            own = dataset.concatenate(empty)
+            empty = dataset.take(1).map(lambda *batch: _without_images(_element(batch)))
+            own = dataset.concatenate(empty.repeat(missing))
         own = own.shard(context.num_input_pipelines, context.input_pipeline_id)
         return own.prefetch(tf.data.AUTOTUNE)
 
@@ -172,17 +158,19 @@ def evaluation_batches(
     return _counted(made, (count + missing) // replicas)
 
 
-def _without_images(batch: tuple[Any, ...]) -> Any:
-    return tf.nest.map_structure(lambda values: values[:0], batch if len(batch) > 1 else batch[0])
+def _element(arguments: tuple[Any, ...]) -> Any:
+    """An element of a dataset, from the arguments that `map` makes of it."""
+    return arguments if len(arguments) > 1 else arguments[0]
+
+
+def _without_images(batch: Any) -> Any:
+    return tf.nest.map_structure(lambda values: values[:0], batch)
 
 
 def _counted(
     dataset: tf.distribute.DistributedDataset, steps: int
 ) -> tf.distribute.DistributedDataset:
-    """The dataset with its number of steps, which Keras reads.
-
-    TensorFlow counts the batches of a worker's replicas one by one.
-    """
+    # Keras reads it; TensorFlow counts the batches of a worker's replicas one by one.
     dataset._cardinality = steps
     return dataset
 
@@ -192,8 +180,7 @@ class WholeGradientClipping:
 
     Keras clips each replica's part before it adds them up: with `global_clipnorm=5` on 4 replicas
     a step of up to 20 passes. It comes before the optimizer's base class:
-    `class Mine(WholeGradientClipping, keras.optimizers.SGD)`. Where nothing is clipped, or there is
-    one replica, it does nothing; otherwise the gradients are exchanged once more.
+    `class Mine(WholeGradientClipping, keras.optimizers.SGD)`.
     """
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:

@@ -65,13 +65,7 @@ def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> d
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts the pixels of each pair of true and predicted class, int64.
-
-    Args:
-        truth: True classes of any shape, in 0..num_classes - 1, without ignored pixels.
-        predicted: Predicted classes of the same shape.
-        num_classes: Number of classes.
-    """
+    """Counts the pixels of each pair of true and predicted class, int64, without ignored pixels."""
     cells = np.ravel(truth).astype(np.int64) * num_classes + np.ravel(predicted)
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -92,15 +86,10 @@ def _scores(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def ious(intersection: tf.Tensor, union: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Computes IoU per class from areas, and its mean over the classes that have one.
+    """Computes the mean IoU over the classes with a union, and the IoU per class from areas.
 
-    Args:
-        intersection: Pixels per class, in a float dtype.
-        union: Pixels per class; 0 for a class neither in the truth nor in the prediction.
-
-    Returns:
-        `(mean, per_class, counted)`: a class without a union is NaN in `per_class` and 0 in
-        `counted`, which are otherwise equal.
+    Returns `(mean, per_class, counted)`: a class without a union is NaN in `per_class` and 0 in
+    `counted`, which are otherwise equal.
     """
     # By the union, not the quotient: the NaN of an invalid label (see `read_labels`) must not pass
     # as an absent class.
@@ -146,8 +135,7 @@ class SegmentationMetrics(keras.metrics.Metric):
     metric of a model needs a name of its own, which is then part of the prefix.
 
     The entries per class are in the logs of an epoch and of `evaluate`, but not in those of a
-    batch: TensorFlow optimises a step in a time that grows with the third power of the number of
-    its results, half a minute at 150 classes.
+    batch: TensorFlow optimises a step of 300 results for half a minute.
 
     A label that is neither a class nor the ignored one raises an error; in a function compiled by
     XLA, which cannot raise, the results are NaN.
@@ -242,8 +230,8 @@ class SegmentationMetrics(keras.metrics.Metric):
         """Returns the scores since the last reset; in a `tf.function` without those per class."""
         confusion = tf.convert_to_tensor(self.confusion)
         result = {name: tf.cast(value, self.dtype) for name, value in _scores(confusion).items()}
-        of_classes = {"iou": result.pop("per_class")}
-        of_classes["predicted_share"] = result.pop("predicted_share")
+        of_classes = {"iou": "per_class", "predicted_share": "predicted_share"}
+        of_classes = {key: result.pop(name) for key, name in of_classes.items()}
         if tf.executing_eagerly():
             ignored, maps = tf.convert_to_tensor(self._seen).numpy()
             pixels = confusion.numpy().sum(1)

@@ -14,12 +14,11 @@ import tensorflow as tf
 from keras_deeplab.evaluation import pair_batches
 from keras_deeplab.inference import logits_spec, predict
 from keras_deeplab.labels import checked_ignore_label
-from keras_deeplab.metrics import SegmentationMetrics, checked_names, scores
+from keras_deeplab.metrics import SegmentationMetrics, checked_names
 from keras_deeplab.pictures import Colors, comparison_picture, confusion_picture
 from keras_deeplab.validation import integer
 
-# Prefix of the metrics of single classes in the logs -> entry of `metrics.scores`.
-CLASS_METRICS = {"iou": "per_class", "predicted_share": "predicted_share"}
+_CLASS_METRICS = ("iou", "predicted_share")
 
 
 def check_installed() -> None:
@@ -38,8 +37,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
     `validation`:
 
     - `iou/NAME` and `predicted_share/NAME` of each class, named as in the logs and grouped, where
-      Keras would write a chart for each of them; a class without an IoU has no point. The
-      validation curves are written with `SegmentationMetrics(per_class=False)` too.
+      Keras would write a chart for each of them; a class without an IoU has no point.
     - `confusion_matrix`, a picture of the validation images' confusion matrix, each row divided by
       its sum.
     - `predictions`, a picture of the same few images in every epoch beside truth and prediction.
@@ -111,27 +109,20 @@ class TensorBoard(keras.callbacks.TensorBoard):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes curves and pictures."""
         super().on_epoch_end(epoch, self._without_classes(logs))
-        logs, charts, names = logs or {}, self._charts(), self._names()
-        training = {chart: logs[key] for key, chart in charts.items() if key in logs}
-        validation = {
-            chart: logs[f"val_{key}"] for key, chart in charts.items() if f"val_{key}" in logs
-        }
-        pictures = {}
-        with_pictures = epoch % self.picture_freq == 0
-        if self._confusion is not None and self._confusion.sum() > 0:
-            validation |= _class_scores(self._confusion, self._metrics()[0])
-            if with_pictures:
+        logs, charts, names, pictures = logs or {}, self._charts(), self._names(), {}
+        if epoch % self.picture_freq == 0:
+            if self._confusion is not None and self._confusion.sum() > 0:
                 pictures["confusion_matrix"] = confusion_picture(self._confusion, names)
-        if with_pictures and self._examples:
-            pictures["predictions"] = self._comparison(names)
+            if self._examples:
+                pictures["predictions"] = self._comparison(names)
         self._confusion = None  # an epoch without validation has none
         # Keras' own writers: TensorBoard follows one file in a folder, the newest.
-        if training:
+        if charts:
             with self._train_writer.as_default(epoch):
-                _write_curves(training)
-        if validation or pictures:
+                _write_curves({chart: logs.get(key) for key, chart in charts.items()})
+        if pictures or any(f"val_{key}" in logs for key in charts):
             with self._val_writer.as_default(epoch):
-                _write_curves(validation)
+                _write_curves({chart: logs.get(f"val_{key}") for key, chart in charts.items()})
                 for name, picture in pictures.items():
                     tf.summary.image(name, picture[None])
 
@@ -145,7 +136,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         return {
             f"{metric.prefix}{name}_{key}": f"{metric.prefix}{name}/{key}"
             for metric in self._metrics()
-            for name in CLASS_METRICS
+            for name in _CLASS_METRICS
             for key in metric.class_keys
         }
 
@@ -171,19 +162,9 @@ class TensorBoard(keras.callbacks.TensorBoard):
         )
 
 
-def _class_scores(confusion: np.ndarray, metric: SegmentationMetrics) -> dict[str, float]:
-    """Returns the scores of each class from a confusion matrix, by chart."""
-    report = scores(confusion, metric.class_names)
-    return {
-        f"{metric.prefix}{name}/{key}": np.nan if value is None else value
-        for name, entry in CLASS_METRICS.items()
-        for key, value in zip(metric.class_keys, report[entry].values(), strict=True)
-    }
-
-
-def _write_curves(curves: dict[str, float]) -> None:
+def _write_curves(curves: dict[str, float | None]) -> None:
     for name, value in curves.items():
-        if not np.isnan(value):
+        if value is not None and not np.isnan(value):
             tf.summary.scalar(name, value)
 
 

@@ -8,6 +8,18 @@ import logging
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
+
+# For tests of strategies; TensorFlow takes the devices before its first operation only.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+@pytest.fixture(scope="session")
+def mirrored() -> tf.distribute.Strategy:
+    """Two replicas, on two logical processors; a second such strategy mixes up their messages."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 @pytest.fixture(scope="session")

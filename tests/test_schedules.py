@@ -36,13 +36,6 @@ def test_equals_the_formula(arguments):
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-9)
 
 
-def test_papers_values():
-    schedule = PolynomialDecay(2.5e-4, 20_000)  # DeepLab V2 on ResNet101
-    np.testing.assert_allclose(schedule(0), 2.5e-4, rtol=1e-6)
-    np.testing.assert_allclose(schedule(10_000), 2.5e-4 * 0.5**0.9, rtol=1e-6)
-    assert schedule(20_000) == 0
-
-
 @pytest.mark.parametrize(
     "argument, value",
     [
@@ -68,10 +61,10 @@ def test_serialisation():
     assert again.get_config() == schedule.get_config()
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_fit_save_load_goes_on_along_the_schedule(tmp_path, policy):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, dtype=policy)])
-    model.compile(keras.optimizers.SGD(PolynomialDecay(0.1, 8, warmup_steps=2)), "mse")
+def test_a_saved_model_resumes_along_the_schedule(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    schedule = PolynomialDecay(0.1, 8, warmup_steps=2)
+    model.compile(keras.optimizers.SGD(schedule), "mse", run_eagerly=True)
     x, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
     model.fit(x, y, batch_size=1, verbose=0)
     expected = reference(4, 0.1, 8, warmup=2)
@@ -79,5 +72,5 @@ def test_fit_save_load_goes_on_along_the_schedule(tmp_path, policy):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(again.optimizer.learning_rate, expected, rtol=1e-5)
-    again.fit(x, y, batch_size=1, epochs=2, verbose=0)
+    again.fit(x, y, batch_size=1, verbose=0)
     assert float(again.optimizer.learning_rate) == 0

@@ -29,11 +29,9 @@ def class_weights(
     - `"inverse"`: the weight is 1 over the class's share of all pixels, scaled so that the mean
       weight of a pixel is 1 (before the cap).
 
-    With `power=0.5` it is their square root. It raises the recall of thin classes at a smaller cost
-    in precision than the full weights, which over-predict rare classes.
-
-    Weights above `cap` become `cap`, or a class of a few hundred pixels would have a weight of
-    thousands. A class without pixels gets 0 and a warning.
+    With `power=0.5` it is their square root, which raises the recall of thin classes at a smaller
+    cost in precision. Weights above `cap` become `cap`, or a class of a few hundred pixels would
+    have a weight of thousands. A class without pixels gets 0 and a warning.
 
     Args:
         labels: Label maps `(height, width)` or `(height, width, 1)`, or batches of them, or pairs
@@ -93,9 +91,6 @@ def shares_to_weights(
         method: As in `class_weights`, like the next two.
         power: Exponent of the weights.
         cap: Largest weight.
-
-    Returns:
-        One weight per class.
 
     Raises:
         ValueError: If an argument is out of its range, or no class occurs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -19,17 +20,17 @@ _SMALLEST_ERROR = 1e-12
 class PixelLoss(LabelMapLoss):
     """Base class: a loss of each pixel, weighted by class, and its mean over the valid pixels.
 
-    A subclass computes a pixel's loss in `_pixel_losses`. For the arguments see `CrossEntropy`.
+    A subclass computes a pixel's loss in `_pixel_losses`.
     """
 
     def __init__(
         self,
-        ignore_label: int | None,
-        class_weights: Sequence[float] | None,
-        stride: int,
-        reduction: str | None,
-        name: str,
-        dtype: str | None,
+        ignore_label: int | None = 255,
+        class_weights: Sequence[float] | None = None,
+        stride: int = 1,
+        reduction: str | None = "mean",
+        name: str | None = None,
+        dtype: str | None = None,
     ):
         super().__init__(ignore_label, stride, reduction, name, dtype)
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
@@ -68,9 +69,8 @@ class CrossEntropy(PixelLoss):
 
     The mean is over the valid pixels: with class weights it is `sum(weight * loss) / sum(weight)`,
     as in PyTorch. A `sample_weight` multiplies the losses and not the divisor, as in Keras. If all
-    pixels are ignored, loss and gradients are 0. All losses of this module compute in float32,
-    whatever the dtype of the logits. Under a `tf.distribute` strategy the mean is over the pixels
-    of all replicas together, as in one process with the same batch.
+    pixels are ignored, loss and gradients are 0. The loss is computed in float32, whatever the
+    dtype of the logits, and under a `tf.distribute` strategy over the pixels of all replicas.
 
     A label that is neither a class nor the ignored one raises an error; in a function compiled by
     XLA, which cannot raise, the loss is NaN.
@@ -80,8 +80,7 @@ class CrossEntropy(PixelLoss):
         class_weights: One non-negative weight per class, or None for equal weights;
             `losses.class_weights` computes them for a data set.
         stride: Uses every stride-th row and column of labels and logits only. DeepLab V1 and V2
-            compute the loss on labels shrunk 8 times: 8 is the same, to the last digit for sizes
-            that are multiples of 8 plus 1 and a model that resizes with `align_corners`.
+            compute the loss on labels shrunk 8 times, which is the same.
         reduction: `"mean"`, `"sum"`, or `"none"` for the loss map `(batch, height, width)`, which
             is 0 at ignored pixels.
         name: Name of the loss.
@@ -118,7 +117,7 @@ class CrossEntropy(PixelLoss):
         class_weights: Sequence[float] | None = None,
         stride: int = 1,
         reduction: str | None = "mean",
-        name: str = "cross_entropy",
+        name: str | None = None,
         dtype: str | None = None,
         *,
         label_smoothing: float = 0.0,
@@ -150,12 +149,8 @@ class Focal(PixelLoss):
 
     Args:
         gamma: Exponent, non-negative.
-        ignore_label: As in `CrossEntropy`, like all other arguments.
-        class_weights: The paper's alpha.
-        stride: Uses every stride-th row and column only.
-        reduction: `"mean"`, `"sum"` or `"none"`.
-        name: Name of the loss.
-        dtype: Accepted for compatibility with Keras.
+        **options: The other arguments of `CrossEntropy`, but `label_smoothing`; `class_weights` is
+            the paper's alpha.
 
     Raises:
         ValueError: If an argument is out of its range, or the shapes do not fit.
@@ -171,17 +166,8 @@ class Focal(PixelLoss):
           equation 5; over the softmax of all classes.
     """
 
-    def __init__(
-        self,
-        gamma: float = 2.0,
-        ignore_label: int | None = 255,
-        class_weights: Sequence[float] | None = None,
-        stride: int = 1,
-        reduction: str | None = "mean",
-        name: str = "focal",
-        dtype: str | None = None,
-    ):
-        super().__init__(ignore_label, class_weights, stride, reduction, name, dtype)
+    def __init__(self, gamma: float = 2.0, **options: Any):
+        super().__init__(**options)
         self.gamma = validation.non_negative("gamma", gamma)
 
     def _pixel_losses(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
@@ -205,25 +191,16 @@ class HardPixelMining(CrossEntropy):
     selected ones. The rest is as in `CrossEntropy`.
 
     With `warmup_steps` the fraction falls linearly from 1 at step 0 to `fraction`, as with the
-    official `hard_example_mining_step`. The step is `optimizer.iterations`: validation and several
-    losses in one step do not change it, and it resumes with the optimizer, which is saved with the
-    model: with `BackupAndRestore`, with `load_weights` into a compiled model, and from a `.keras`
-    file, from which the model and the loss get the same optimizer. (A loss that is deserialised
-    alone gets an optimizer of its own whose iterations do not advance: make a new loss with the
-    optimizer in use.)
+    official `hard_example_mining_step`. The step is `optimizer.iterations`, so it resumes with the
+    optimizer, also from a `.keras` file, where the model and the loss share one. (A loss that is
+    deserialised alone gets an optimizer of its own whose iterations do not advance.)
 
     Args:
         fraction: Fraction of the pixels, in (0, 1]; the official `top_k_percent_pixels`.
         warmup_steps: Steps in which the fraction falls from 1; 0 for `fraction` throughout.
         optimizer: The optimizer that the model is compiled with; required by `warmup_steps`.
-        ignore_label: As in `CrossEntropy`, like all other arguments.
-        class_weights: One weight per class.
-        stride: Uses every stride-th row and column only.
-        reduction: `"mean"`, `"sum"`, or `"none"` for the loss map, which is 0 at pixels not
-            selected.
-        name: Name of the loss.
-        dtype: Accepted for compatibility with Keras.
-        label_smoothing: Share of the target that is spread over all classes.
+        **options: Arguments of `CrossEntropy`. The loss map of `reduction="none"` is 0 at pixels
+            that are not selected.
 
     Raises:
         ValueError: If an argument is out of its range, the shapes do not fit, or `warmup_steps` is
@@ -252,24 +229,9 @@ class HardPixelMining(CrossEntropy):
         fraction: float = 0.25,
         warmup_steps: int = 0,
         optimizer: keras.optimizers.Optimizer | None = None,
-        ignore_label: int | None = 255,
-        class_weights: Sequence[float] | None = None,
-        stride: int = 1,
-        reduction: str | None = "mean",
-        name: str = "hard_pixel_mining",
-        dtype: str | None = None,
-        *,
-        label_smoothing: float = 0.0,
+        **options: Any,
     ):
-        super().__init__(
-            ignore_label,
-            class_weights,
-            stride,
-            reduction,
-            name,
-            dtype,
-            label_smoothing=label_smoothing,
-        )
+        super().__init__(**options)
         if not validation.is_number(fraction) or not 0 < fraction <= 1:
             raise validation.error("fraction", "a number in (0, 1]", fraction)
         self.fraction = float(fraction)

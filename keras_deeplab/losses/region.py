@@ -14,19 +14,17 @@ from keras_deeplab.losses.base import LabelMapLoss, over_replicas
 class RegionLoss(LabelMapLoss):
     """Base class: a loss of each class, over the batch or each image, and its mean over classes.
 
-    A subclass computes a class's loss in `_class_losses`. The only reduction is the mean. Under a
-    `tf.distribute` strategy the batch is that of all replicas if the subclass sums over them, else
-    each replica's part. For the arguments see `Dice`.
+    A subclass computes a class's loss in `_class_losses`.
     """
 
     def __init__(
         self,
-        classes: str,
-        per_image: bool,
-        ignore_label: int | None,
-        stride: int,
-        name: str,
-        dtype: str | None,
+        classes: str = "present",
+        per_image: bool = False,
+        ignore_label: int | None = 255,
+        stride: int = 1,
+        name: str | None = None,
+        dtype: str | None = None,
     ):
         super().__init__(ignore_label, stride, "mean", name, dtype)
         self.classes = validation.one_of("classes", classes, ("present", "all"))
@@ -51,13 +49,10 @@ class RegionLoss(LabelMapLoss):
     def _class_losses(
         self, probabilities: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor, sizes: tf.Tensor
     ) -> tf.Tensor:
-        """Returns the loss of each class, `(images, num_classes)` or `(1, num_classes)`.
+        """Returns the loss of each class, `(images or 1, num_classes)`.
 
-        Args:
-            probabilities: `(batch, height, width, num_classes)`.
-            classes: Labels `(batch, height, width)`.
-            weights: Weight of each pixel, `(batch, height, width)`.
-            sizes: Weight of each class's pixels, `(images or 1, num_classes)`.
+        `weights` are those of the pixels, `sizes` those of all pixels of a class, of the shape of
+        the result.
         """
 
     def _grouped(self, sums: tf.Tensor) -> tf.Tensor:
@@ -92,10 +87,7 @@ class Dice(RegionLoss):
         name: Name of the loss.
         dtype: Accepted for compatibility with Keras.
 
-    Call arguments:
-        y_true: Integer labels `(batch, height, width)`, or `(batch, height, width, 1)`.
-        y_pred: Logits `(batch, height, width, num_classes)`, float32, float16 or bfloat16.
-        sample_weight: Weights per image or per pixel, which multiply a pixel in all sums.
+    It is called as `CrossEntropy` is; a `sample_weight` multiplies a pixel in all sums.
 
     Raises:
         ValueError: If an argument is out of its range, or the shapes do not fit.
@@ -118,7 +110,7 @@ class Dice(RegionLoss):
         smooth: float = 0.0,
         ignore_label: int | None = 255,
         stride: int = 1,
-        name: str = "dice",
+        name: str | None = None,
         dtype: str | None = None,
     ):
         super().__init__(classes, per_image, ignore_label, stride, name, dtype)
@@ -147,19 +139,12 @@ class LovaszSoftmax(RegionLoss):
 
     It equals 1 minus IoU at probabilities of 0 and 1, and is convex in the pixels' errors between.
     The authors fine-tune a network trained with cross-entropy, or add the two losses (`Sum`). It
-    sorts the pixels once per class and holds several maps of the size of the logits: a step on an
-    image of 512 x 512 with 21 classes takes about a second on two CPU cores, a quarter of that with
-    `stride=2`. Under a `tf.distribute` strategy the loss is the mean over the replicas, each with
-    its own part of the batch; with `per_image=True` that makes no difference.
+    sorts the pixels once per class: a step on an image of 512 x 512 with 21 classes takes about a
+    second on two CPU cores, a quarter of that with `stride=2`. Under a `tf.distribute` strategy the
+    loss is the mean over the replicas, each with its own part of the batch.
 
-    Args:
-        classes: As in `Dice`, like the other arguments. With `"all"` the loss of a class without
-            labels is its largest probability.
-        per_image: Whether each image has its own loss.
-        ignore_label: Label of the ignored pixels, or None.
-        stride: Uses every stride-th row and column only.
-        name: Name of the loss.
-        dtype: Accepted for compatibility with Keras.
+    The arguments are those of `Dice`, but `smooth`. With `classes="all"` the loss of a class
+    without labels is its largest probability.
 
     Raises:
         ValueError: If an argument is out of its range, or the shapes do not fit.
@@ -175,17 +160,6 @@ class LovaszSoftmax(RegionLoss):
           intersection-over-union measure in neural networks](https://arxiv.org/abs/1705.08790),
           section 3 and algorithm 1.
     """
-
-    def __init__(
-        self,
-        classes: str = "present",
-        per_image: bool = False,
-        ignore_label: int | None = 255,
-        stride: int = 1,
-        name: str = "lovasz_softmax",
-        dtype: str | None = None,
-    ):
-        super().__init__(classes, per_image, ignore_label, stride, name, dtype)
 
     def _class_losses(
         self, probabilities: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor, sizes: tf.Tensor
@@ -207,15 +181,9 @@ class LovaszSoftmax(RegionLoss):
 def _slopes(own: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """Computes by how much 1 minus IoU grows with each further wrong pixel.
 
-    The paper's algorithm 1 subtracts neighbours, which among a million pixels differ by less than a
+    `own` says which pixels have the class's label, by falling error along the last axis. The
+    paper's algorithm 1 subtracts neighbours, which among a million pixels differ by less than a
     float32 resolves.
-
-    Args:
-        own: Whether a pixel has the class's label, by falling error, `(..., pixels)`.
-        weights: Weight of each pixel, float32.
-
-    Returns:
-        The slopes, float32, of the same shape.
     """
     weights = tf.cast(weights, tf.float64)
     inside = tf.cumsum(tf.where(own, weights, 0), -1)
@@ -230,17 +198,9 @@ def _slopes(own: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
 
 
 def class_sums(values: tf.Tensor, classes: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """Sums values over the pixels of each class and image, without a map per class.
+    """Sums a map over the pixels of each class to `(batch, num_classes)`, without a map per class.
 
     Row by row first: a single float32 sum of millions of values is wrong in the first digits.
-
-    Args:
-        values: `(batch, height, width)`, float32.
-        classes: Labels `(batch, height, width)`, int32.
-        num_classes: Number of classes.
-
-    Returns:
-        Sums `(batch, num_classes)`.
     """
     batch, height = tf.unstack(tf.shape(classes))[:2]
     rows = tf.reshape(tf.range(batch * height), (batch, height, 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ LOSSES: dict[str, type[keras.losses.Loss]] = {
     "lovasz_softmax": LovaszSoftmax,
 }
 # A sum needs the default reduction, and an optimizer cannot be written as text.
-_NOT_IN_TEXT = {"dtype", "name", "optimizer", "reduction"}
+_NOT_IN_TEXT = {"name", "optimizer", "reduction"}
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -34,11 +33,6 @@ class Sum(keras.losses.Loss):
         weights: One finite number per loss, or None for 1 each.
         name: Name of the loss.
         dtype: Accepted for compatibility with Keras; each loss uses its own dtype.
-
-    Call arguments:
-        y_true: Labels, as the losses take them.
-        y_pred: Logits, as the losses take them.
-        sample_weight: Passed to each loss.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -61,18 +55,17 @@ class Sum(keras.losses.Loss):
     ):
         super().__init__(name=name, reduction="sum", dtype=dtype)
         self.losses = list(losses)
-        if not self.losses or not all(isinstance(loss, keras.losses.Loss) for loss in self.losses):
-            raise validation.error("losses", "one or more keras.losses.Loss objects", losses)
-        maps = [loss.name for loss in self.losses if loss.reduction in (None, "none")]
-        if maps:
-            raise validation.error("losses", 'losses without reduction="none"', maps)
-        weights = validation.numbers(
-            "weights", [1.0] * len(self.losses) if weights is None else list(weights)
-        )
-        if len(weights) != len(self.losses):
+        if not self.losses or not all(
+            isinstance(loss, keras.losses.Loss) and loss.reduction not in (None, "none")
+            for loss in self.losses
+        ):
+            rule = 'one or more keras.losses.Loss objects without reduction="none"'
+            raise validation.error("losses", rule, losses)
+        weights = [1.0] * len(self.losses) if weights is None else list(weights)
+        self.weights = list(validation.numbers("weights", weights))
+        if len(self.weights) != len(self.losses):
             rule = f"one number for each of the {len(self.losses)} losses"
-            raise validation.error("weights", rule, weights)
-        self.weights = list(weights)
+            raise validation.error("weights", rule, self.weights)
 
     # Each loss reads labels and weights and reduces as it does alone.
     def __call__(
@@ -118,15 +111,13 @@ def parse(
 ) -> keras.losses.Loss:
     """Builds the loss that a text describes, such as `"cross_entropy + 0.5 * lovasz_softmax"`.
 
-    A text is one loss, or several joined by `+`, each optionally with a weight in front. Arguments
-    are given by name and as literals: `"hard_pixel_mining(fraction=0.25, warmup_steps=1000)"`. The
-    names are `cross_entropy`, `dice`, `focal`, `hard_pixel_mining` and `lovasz_softmax`. The text
-    is not executed.
+    A text is one of `LOSSES`, or several joined by `+`, each optionally with a weight in front.
+    Arguments are given by name and as literals: `"hard_pixel_mining(fraction=0.25)"`. The text is
+    not executed.
 
     Args:
         loss: The text.
-        class_weights: One non-negative weight per class for the losses that take them
-            (`cross_entropy`, `focal` and `hard_pixel_mining`), or None for equal weights.
+        class_weights: One non-negative weight per class for the losses that take them, or None.
         ignore_label: Label of the ignored pixels, or None if every pixel counts.
         stride: Uses every stride-th row and column of labels and logits only. Class weights,
             ignored label and stride apply to each loss without its own.
@@ -146,7 +137,7 @@ def parse(
     >>> loss.weights, loss.losses[1].stride
     ([1.0, 0.5], 2)
     """
-    common = {
+    shared = {
         "class_weights": class_weights,
         "ignore_label": ignore_label,
         "stride": stride,
@@ -154,54 +145,34 @@ def parse(
     }
     try:
         # Python's own grammar; nothing is executed.
-        tree = ast.parse(" ".join(loss.split()), mode="eval").body
-        terms = []
-        while isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
-            terms.insert(0, tree.right)
-            tree = tree.left
-        weights, losses = zip(*(_parsed_term(term, common) for term in [tree, *terms]), strict=True)
-    except (AttributeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise _error(loss, "") from error
-    except (TypeError, ValueError) as error:
-        raise _error(loss, str(error)) from error
-    if class_weights is not None and not any(hasattr(one, "class_weights") for one in losses):
-        takers = [name for name in LOSSES if "class_weights" in _parameters(name)]
-        raise _error(loss, f"`class_weights` require {', '.join(takers)}.")
+        terms = [ast.parse(" ".join(str(loss).split()), mode="eval").body]
+        while isinstance(terms[0], ast.BinOp) and isinstance(terms[0].op, ast.Add):
+            terms[:1] = [terms[0].left, terms[0].right]
+        weights, losses = zip(*(_parsed_term(term, shared) for term in terms), strict=True)
+        if class_weights is not None and not any(hasattr(one, "class_weights") for one in losses):
+            raise ValueError("None of these losses takes `class_weights`.")
+    except (SyntaxError, RecursionError, MemoryError, TypeError, ValueError) as error:
+        rule = (
+            f"one or more of the losses {', '.join(LOSSES)}, joined by +, such as "
+            "'cross_entropy + 0.5 * lovasz_softmax(stride=4)'"
+        )
+        raise validation.error("loss", rule, loss, str(error)) from error
     return losses[0] if weights == (1.0,) else Sum(losses, weights)
 
 
-def _parsed_term(tree: ast.expr, common: dict[str, Any]) -> tuple[float, keras.losses.Loss]:
-    """Returns weight and loss of a term; a ValueError says what is wrong with it."""
+def _parsed_term(tree: ast.expr, shared: dict[str, Any]) -> tuple[float, keras.losses.Loss]:
+    """Returns weight and loss of a term such as `0.5 * dice(smooth=1)`."""
     weight = 1.0
     if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Mult):
-        weight, tree = getattr(tree.left, "value", None), tree.right
-        if not validation.is_number(weight) or weight <= 0:
-            raise ValueError("Weights are finite numbers above 0 in front, as in 0.5 * dice.")
+        weight = validation.positive("weight", getattr(tree.left, "value", None))
+        tree = tree.right
     call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
-    if not isinstance(call.func, ast.Name):
-        raise ValueError("")
-    name, given = call.func.id, [keyword.arg for keyword in call.keywords]
-    if name not in LOSSES:
-        raise ValueError(f"{name!r} is not one of {', '.join(LOSSES)}.")
-    if call.args or None in given or len(set(given)) < len(given):
+    kind = LOSSES[validation.one_of("name", getattr(call.func, "id", None), LOSSES)]
+    names = [keyword.arg for keyword in call.keywords]
+    if call.args or len(set(names)) < len(names):
         raise ValueError("Arguments are given by name, once, as in focal(gamma=2.0).")
-    allowed = [parameter for parameter in _parameters(name) if parameter not in _NOT_IN_TEXT]
-    if not set(given) <= set(allowed):
-        raise ValueError(f"The arguments of {name} are {', '.join(allowed)}.")
-    try:
-        values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (ValueError, TypeError) as error:
-        raise ValueError("Arguments are numbers, strings, lists, True, False or None.") from error
-    shared = {key: value for key, value in common.items() if key in _parameters(name)}
-    return float(weight), LOSSES[name](**{**shared, **values})
-
-
-def _parameters(name: str) -> list[str]:
-    return list(inspect.signature(LOSSES[name]).parameters)
-
-
-def _error(loss: Any, reason: str) -> ValueError:
-    rule = (
-        "one or more losses joined by +, such as 'cross_entropy + 0.5 * lovasz_softmax(stride=4)'"
-    )
-    return validation.error("loss", rule, loss, reason or f"Losses: {', '.join(LOSSES)}.")
+    known = set(kind().get_config())
+    for name in names:
+        validation.one_of("argument", name, sorted(known - _NOT_IN_TEXT))
+    own = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    return weight, kind(**{key: shared[key] for key in known & set(shared)} | own)

@@ -16,9 +16,8 @@ from keras_deeplab.optimizers.groups import ParameterGroup, multipliers
 class GroupedOptimizer(WholeGradientClipping):
     """Mixin in front of a Keras optimizer: multipliers of learning rate and weight decay.
 
-    Keras decays all variables alike; here the decay is the first part of each variable's own step.
-    A subclass defines it in `_with_decay(gradient, variable, learning_rate, decay)`, which returns
-    the gradient with the decay in it, or decays the variable itself.
+    A subclass decays a variable as the first part of its step, in `_with_decay`, which returns the
+    gradient.
     """
 
     # For each variable in its order: shape, multiplier of learning rate, of weight decay.
@@ -59,16 +58,10 @@ class GroupedOptimizer(WholeGradientClipping):
         """Does nothing, as `update_step` includes it."""
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments and, once built, the multipliers of each variable.
-
-        Multipliers are saved by position, like an optimizer's variables, as paths may differ in a
-        loaded model: Keras renumbers layers without a name, and a `Sequential` without
-        `keras.Input` loses its prefix.
-        """
-        config = {
-            **super().get_config(),
-            "groups": [group.get_config() for group in self.groups],
-        }
+        """Returns the constructor's arguments and, once built, the multipliers of each variable."""
+        config = {**super().get_config(), "groups": [group.get_config() for group in self.groups]}
+        # By position, as paths may differ in a loaded model: Keras renumbers layers without a
+        # name, and a `Sequential` without `keras.Input` loses its prefix.
         if self._multipliers is not None:
             config["multipliers"] = [list(one) for one in self._multipliers]
         return config
@@ -104,8 +97,7 @@ class SGD(GroupedOptimizer, keras.optimizers.SGD):
     outside the momentum, which is about `1 / (1 - momentum)` times weaker, ten times for a momentum
     of 0.9. The papers' 5e-4 acts like 5e-5 in Keras.
 
-    As in Caffe, gradients are clipped before the weight decay is added, and averaged first if they
-    are accumulated.
+    As in Caffe, gradients are clipped before the weight decay is added.
 
     Args:
         *args: As in `keras.optimizers.SGD`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +14,7 @@ from keras import layers as kl
 
 from keras_deeplab import validation
 from keras_deeplab.graph.network import Call, all_layers, functional, is_network, walk
-
-KINDS = ("depthwise", "bias", "norm")
+from keras_deeplab.names import suggestion
 
 _NORMS = (
     kl.BatchNormalization,
@@ -27,9 +25,6 @@ _NORMS = (
 _DEPTHWISE = (kl.DepthwiseConv1D, kl.DepthwiseConv2D)
 _SEPARABLE = (kl.SeparableConv1D, kl.SeparableConv2D)
 _CONVS = (kl.Conv1D, kl.Conv2D, kl.Conv3D)
-
-
-_SHOWN = 6  # paths in an error
 
 
 @dataclass(frozen=True)
@@ -63,44 +58,33 @@ class ParameterGroup:
     weight_decay: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.pattern, list):
-            object.__setattr__(self, "pattern", tuple(self.pattern))
-        if not self._patterns or not all(isinstance(p, str) and p for p in self._patterns):
+        patterns = self.pattern if isinstance(self.pattern, list | tuple) else (self.pattern,)
+        if not patterns or not all(isinstance(p, str) and p for p in patterns):
             raise validation.error("pattern", "a path or a tuple of paths", self.pattern)
+        object.__setattr__(self, "pattern", tuple(patterns))
         for name in ("learning_rate", "weight_decay"):
             object.__setattr__(self, name, validation.non_negative(name, getattr(self, name)))
 
-    @property
-    def _patterns(self) -> tuple[str, ...]:
-        return self.pattern if isinstance(self.pattern, tuple) else (self.pattern,)
-
     def matches(self, path: str) -> bool:
         """Whether the variable of this path is in the group."""
-        return any(fnmatchcase(path, pattern) for pattern in self._patterns)
+        return any(fnmatchcase(path, pattern) for pattern in self.pattern)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON types."""
-        pattern = list(self.pattern) if isinstance(self.pattern, tuple) else self.pattern
-        return {**asdict(self), "pattern": pattern}
+        return {**asdict(self), "pattern": list(self.pattern)}
 
 
 def multipliers(
     groups: Sequence[ParameterGroup], variables: Sequence[keras.Variable]
 ) -> list[tuple[float, float]]:
-    """Computes the multipliers of each variable's learning rate and weight decay.
-
-    Raises:
-        ValueError: If a group contains no variable; most likely it is misspelt.
-    """
+    """Computes the multipliers of each variable's learning rate and weight decay."""
     # Variables of TensorFlow, in a user's own training loop, have no path.
     paths = [getattr(variable, "path", variable.name) for variable in variables]
     for group in groups:
         if not any(map(group.matches, paths)):
-            like = difflib.get_close_matches(group._patterns[0], paths, _SHOWN, cutoff=0.0)
-            raise ValueError(
-                "`groups` must each match a trainable variable. Received: a group of "
-                f"{_shortened(group)}, which matches none of the {len(paths)}. Similar paths are "
-                f"{', '.join(map(repr, like))}."
+            rule = f"groups that each match one of the {len(paths)} trainable variables"
+            raise validation.error(
+                "groups", rule, group.pattern, suggestion(group.pattern[0], paths)
             )
     found = []
     for path in paths:
@@ -110,31 +94,23 @@ def multipliers(
     return found
 
 
-def _shortened(group: ParameterGroup) -> str:
-    """The group's first patterns and the number of others."""
-    shown = group._patterns[:_SHOWN]
-    more = len(group._patterns) - len(shown)
-    return ", ".join(map(repr, shown)) + (f" and {more} more" if more else "")
-
-
-def no_decay(model: keras.Model, kinds: Sequence[str] = KINDS) -> list[ParameterGroup]:
+def no_decay(model: keras.Model) -> list[ParameterGroup]:
     """A group without weight decay: depthwise kernels, biases, and scales and offsets of norms.
 
-    Layers at any depth of the model are included: `"depthwise"` are the kernels of Keras' depthwise
-    and separable convolutions and of grouped ones with one input channel per group, `"bias"` is any
-    layer's `bias`, `"norm"` the scales and offsets of Keras' normalization layers. Frozen variables
-    are included, so that the group stays valid when they are unfrozen.
+    Layers at any depth of the model are included: the kernels of Keras' depthwise and separable
+    convolutions and of grouped ones with one input channel per group, any layer's `bias`, and the
+    scales and offsets of Keras' normalization layers. Frozen variables are included, so that the
+    group stays valid when they are unfrozen.
 
     Args:
         model: A model with weights.
-        kinds: Which of `"depthwise"`, `"bias"` and `"norm"`.
 
     Returns:
         A list of one group of exact paths, or an empty list if there is no such variable.
 
     Raises:
-        ValueError: If a kind is unknown, the model has no weights yet, or a variable inside the
-            group has the same path as one outside it.
+        ValueError: If the model has no weights yet, or a variable inside the group has the same
+            path as one outside it.
 
     Example:
 
@@ -149,15 +125,20 @@ def no_decay(model: keras.Model, kinds: Sequence[str] = KINDS) -> list[Parameter
         [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611): its released code
         decays the kernels of all convolutions but the depthwise ones, and nothing else.
     """
-    if isinstance(kinds, str) or not set(kinds) <= set(KINDS):
-        raise validation.error("kinds", f"a list with some of {', '.join(KINDS)}", kinds)
     if not model.weights:
-        raise ValueError(
-            f"`model` must have weights. Received: {type(model).__name__} '{model.name}', which is "
-            "not built"
-        )
-    chosen = [v for layer in all_layers(model).values() for k in kinds for v in _of_kind(layer, k)]
+        raise validation.error("model", "a built model with weights", model.name)
+    layers = all_layers(model).values()
+    chosen = [weight for layer in layers for weight in layer.weights if _undecayed(layer, weight)]
     return _group(model, chosen, weight_decay=0.0)
+
+
+def _undecayed(layer: keras.layers.Layer, weight: keras.Variable) -> bool:
+    if isinstance(layer, _NORMS):
+        return weight.name in ("gamma", "beta", "scale")
+    if weight.name in ("bias", "depthwise_kernel"):
+        return weight.name == "bias" or isinstance(layer, _SEPARABLE)
+    grouped = isinstance(layer, _CONVS) and layer.groups > 1 and layer.kernel.shape[-2] == 1
+    return weight.name == "kernel" and (grouped or isinstance(layer, _DEPTHWISE))
 
 
 def classifier(
@@ -195,18 +176,12 @@ def classifier(
     """
     validation.non_negative("learning_rate", learning_rate)
     validation.non_negative("bias", bias)
-    layers = predictors(model)
-    if not layers:
-        raise ValueError(f"`model` must have a layer with weights. Received: '{model.name}'")
-    weights = [weight for layer in layers for weight in layer.weights]
-    mine = {id(weight) for weight in weights}
-    every_bias = [v for layer in all_layers(model).values() for v in _of_kind(layer, "bias")]
-    biases = [variable for variable in every_bias if id(variable) in mine]
-    of_bias = {id(variable) for variable in biases}
-    kernels = [weight for weight in weights if id(weight) not in of_bias]
+    weights = [weight for layer in predictors(model) for weight in layer.weights]
+    if not weights:
+        raise validation.error("model", "a model with a layer that has weights", model.name)
     return [
-        *_group(model, kernels, learning_rate=learning_rate),
-        *_group(model, biases, learning_rate=bias),
+        *_group(model, [w for w in weights if w.name != "bias"], learning_rate=learning_rate),
+        *_group(model, [w for w in weights if w.name == "bias"], learning_rate=bias),
     ]
 
 
@@ -235,33 +210,9 @@ def backbone(model: keras.Model, learning_rate: float = 0.1) -> list[ParameterGr
     validation.non_negative("learning_rate", learning_rate)
     found = [layer for layer in all_layers(model).values() if layer.name == "backbone"]
     if not found:
-        raise ValueError(
-            "`model` must have a layer 'backbone', as this package's models have. Received: "
-            f"'{model.name}'"
-        )
+        raise validation.error("model", "a model with a layer named backbone", model.name)
     chosen = [variable for network in found for variable in network.trainable_variables]
     return _group(model, chosen, learning_rate=learning_rate)
-
-
-def _of_kind(layer: keras.layers.Layer, kind: str) -> list[keras.Variable]:
-    """A layer's own variables of a kind."""
-    names: tuple[str, ...] = ()
-    if kind == "bias":
-        names = ("bias",)
-    elif kind == "norm" and isinstance(layer, _NORMS):
-        names = ("gamma", "beta", "scale")
-    elif kind == "depthwise" and isinstance(layer, _SEPARABLE):
-        names = ("depthwise_kernel",)
-    elif kind == "depthwise" and (isinstance(layer, _DEPTHWISE) or _is_depthwise(layer)):
-        names = ("kernel",)
-    # Attributes of these names may be other things, such as LayerNormalization's flag `scale`.
-    found = [getattr(layer, name, None) for name in names]
-    return [value for value in found if isinstance(value, keras.Variable)]
-
-
-def _is_depthwise(layer: keras.layers.Layer) -> bool:
-    """Whether a convolution has one input channel in each of several groups."""
-    return isinstance(layer, _CONVS) and layer.groups > 1 and layer.kernel.shape[-2] == 1
 
 
 def predictors(model: keras.Model) -> list[keras.layers.Layer]:
@@ -285,13 +236,11 @@ def predictors(model: keras.Model) -> list[keras.layers.Layer]:
 def _group(
     model: keras.Model, chosen: Sequence[keras.Variable], **multipliers: float
 ) -> list[ParameterGroup]:
-    """A list of a group of exactly these variables; empty if there are none."""
+    """A list of a group of exactly these variables, empty if there are none."""
     paths = dict.fromkeys(variable.path for variable in chosen)  # each once, in order
     ids = {id(variable) for variable in chosen}
     for weight in model.weights:
         if weight.path in paths and id(weight) not in ids:
-            raise ValueError(
-                "`model` must have different paths for variables inside and outside a group. "
-                f"Received: '{model.name}' with two variables {weight.path!r}. Rename a layer."
-            )
+            rule = f"a model with a single variable {weight.path!r}"
+            raise validation.error("model", rule, model.name, "Rename a layer.")
     return [ParameterGroup(tuple(map(escape, paths)), **multipliers)] if paths else []

@@ -57,8 +57,8 @@ def compile_model(
 
 
 def _optimizer(model: keras.Model, recipe: Recipe, total_steps: int) -> keras.optimizers.Optimizer:
-    factors = recipe.classifier_learning_rate, recipe.classifier_bias_learning_rate
     groups = optimizers.no_decay(model)
+    factors = recipe.classifier_learning_rate, recipe.classifier_bias_learning_rate
     if factors != (1, 1):
         groups += optimizers.classifier(model, *factors)
     if recipe.backbone_learning_rate != 1:

@@ -155,48 +155,29 @@ class Recipe:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def __str__(self) -> str:
-        unused = {"name"} | {key for key, is_unused in _UNUSED.items() if is_unused(self)}
-        shown = {key: value for key, value in self.to_dict().items() if key not in unused}
+        unused = {"name"} if self.epochs is None else {"name", "steps"}
         lines = [
             f"  {key}: {f'{value:.4g}' if isinstance(value, float) else value}"
-            for key, value in shown.items()
-            if value is False or value not in (None, {}, 0)
+            for key, value in self.to_dict().items()
+            if key not in unused and (value is False or value not in (None, {}, 0))
         ]
         return "\n".join([f"Recipe {self.name}:", *lines])
 
 
-_CHECKS = {
-    **dict.fromkeys(
-        ("batch_size", "steps", "epochs", "output_stride", "stage2_output_stride"),
-        validation.integer,
-    ),
-    **dict.fromkeys(
-        (
-            *("scale_step", "class_weights_power", "learning_rate", "power", "clipnorm"),
-            *("backbone_learning_rate", "classifier_learning_rate"),
-            *("classifier_bias_learning_rate", "batch_norm_memory", "stage2_learning_rate"),
-        ),
-        validation.positive,
-    ),
-    **dict.fromkeys(("weight_decay", "stage2_share"), validation.non_negative),
-    **dict.fromkeys(("momentum", "warmup_share"), partial(validation.fraction, below_one=True)),
-    "class_focus": validation.fraction,
-    "crop_size": validation.size,
-    **dict.fromkeys(("scales", "multi_scale"), validation.numbers),
-    "optimizer": partial(validation.one_of, choices=("sgd", "adamw")),
-    "schedule": partial(validation.one_of, choices=("poly", "step")),
-    "batch_norm": partial(validation.one_of, choices=POLICIES),
-    "class_weights": partial(validation.one_of, choices=("median", "inverse")),
-    "flip": partial(validation.one_of, choices=(True, False)),
+_CHECKED = {
+    validation.integer: "batch_size steps epochs output_stride stage2_output_stride",
+    validation.positive: "scale_step class_weights_power learning_rate power clipnorm "
+    "backbone_learning_rate classifier_learning_rate classifier_bias_learning_rate "
+    "batch_norm_memory stage2_learning_rate",
+    validation.non_negative: "weight_decay stage2_share",
+    validation.fraction: "class_focus",
+    partial(validation.fraction, below_one=True): "momentum warmup_share",
+    validation.size: "crop_size",
+    validation.numbers: "scales multi_scale",
+    partial(validation.one_of, choices=("sgd", "adamw")): "optimizer",
+    partial(validation.one_of, choices=("poly", "step")): "schedule",
+    partial(validation.one_of, choices=POLICIES): "batch_norm",
+    partial(validation.one_of, choices=("median", "inverse")): "class_weights",
+    partial(validation.one_of, choices=(True, False)): "flip",
 }
-
-# When a value has no effect and is not shown.
-_UNUSED = {
-    "steps": lambda recipe: recipe.epochs is not None,
-    "momentum": lambda recipe: recipe.optimizer != "sgd",
-    "power": lambda recipe: recipe.schedule != "poly",
-    "class_weights_power": lambda recipe: recipe.class_weights is None,
-    "batch_norm_memory": lambda recipe: recipe.batch_norm != "train",
-    "stage2_output_stride": lambda recipe: not recipe.stage2_share,
-    "stage2_learning_rate": lambda recipe: not recipe.stage2_share,
-}
+_CHECKS = {name: check for check, names in _CHECKED.items() for name in names.split()}

@@ -124,13 +124,10 @@ class ModelBuilder:
     def build(
         self, num_classes: int, recipe: Recipe, images: tf.data.Dataset | None = None
     ) -> keras.Model:
-        """Builds the model with the weights that it starts from.
+        """Builds the model for the first stage of a recipe, with the weights that it starts from.
 
-        Args:
-            num_classes: Number of classes.
-            recipe: Recipe of the first stage.
-            images: Batches of training images, for the statistics of batch norms that were folded
-                into convolutions in the file of weights; None to leave these.
+        `images` are batches of training images, for the statistics of batch norms that were folded
+        into convolutions in the file of weights; None leaves these.
         """
         known = self._known_arguments()
         arguments: dict[str, Any] = {}

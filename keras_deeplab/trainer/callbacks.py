@@ -22,15 +22,9 @@ Logs = dict[str, float] | None
 
 
 class Progress(keras.callbacks.Callback):
-    """A progress bar of loss and mean IoU; logs the IoU of each class after a validation.
+    """A progress bar of loss and mean IoU; logs the IoU of each class after a validation."""
 
-    Keras' own progress bar shows every metric of every class at each step.
-
-    Args:
-        class_names: One name per class.
-        steps_per_epoch: Steps of an epoch.
-        epochs: Epochs of all stages.
-    """
+    # Keras' own progress bar shows every metric of every class at each step.
 
     def __init__(self, class_names: Sequence[str], steps_per_epoch: int, epochs: int) -> None:
         super().__init__()
@@ -48,41 +42,37 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Updates the bar."""
-        self.bar.update(batch + 1, _shown(logs or {}, ("loss", "mean_iou")), finalize=False)
+        self._show(batch + 1, logs or {}, finalize=False)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:  # noqa: ARG002
         """Ends the bar, with the validation's scores if there was a validation."""
         logs = logs or {}
-        totals = ("loss", "mean_iou", "val_loss", MONITOR, "val_pixel_accuracy")
-        self.bar.update(self.steps_per_epoch, _shown(logs, totals), finalize=True)
+        self._show(self.steps_per_epoch, logs, finalize=True)
         if MONITOR not in logs:
             return
-        scores = [(name, _of_class(logs, "iou", name)) for name in self.class_names]
-        shown = ", ".join(
-            f"{name} {'absent' if math.isnan(score) else f'{100 * score:.1f}'}"
-            for name, score in scores
+        keys = {name: key_of_class(name) for name in self.class_names}
+        scores = {name: logs[f"val_iou_{key}"] for name, key in keys.items()}
+        logger.info(
+            "  val IoU: %s",
+            ", ".join(
+                f"{name} {'absent' if math.isnan(score) else f'{100 * score:.1f}'}"
+                for name, score in scores.items()
+            ),
         )
-        logger.info("  val IoU: %s", shown)
-        absent = [n for n in self.class_names if _of_class(logs, "predicted_share", n) == 0]
+        absent = [name for name, key in keys.items() if logs[f"val_predicted_share_{key}"] == 0]
         if absent:
             logger.info("  never predicted: %s", ", ".join(absent))
 
-
-def _shown(logs: dict[str, float], names: Sequence[str]) -> list[tuple[str, float]]:
-    return [(name, float(logs[name])) for name in names if name in logs]
-
-
-def _of_class(logs: dict[str, float], metric: str, name: str) -> float:
-    return float(logs[f"val_{metric}_{key_of_class(name)}"])
+    def _show(self, step: int, logs: dict[str, float], finalize: bool) -> None:
+        names = ("loss", "mean_iou", "val_loss", MONITOR, "val_pixel_accuracy")
+        shown = [(name, float(logs[name])) for name in names if name in logs]
+        self.bar.update(step, shown, finalize=finalize)
 
 
 class SeedEpochs(keras.callbacks.Callback):
     """Seeds dropout by the epoch, so that a resumed run draws as an uninterrupted one does.
 
     A `.keras` file holds weights and optimizer, but not the state of random layers.
-
-    Args:
-        seed: Seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -101,13 +91,8 @@ class SeedEpochs(keras.callbacks.Callback):
 class Checkpoint(keras.callbacks.Callback):
     """Saves the last model, from which a run resumes, and the best one by validation mean IoU.
 
-    One file stores model, optimizer and epoch consistently. Keras' `BackupAndRestore` writes them
-    into two, with HDF5 on the disk, which may end the process when the disk is full.
-
-    Args:
-        folder: Folder of the run.
-        validated: Whether there is validation data; without it the last model is the best.
-        restore: Whether to start from the last model.
+    Without `validated` the last model is the best. Keras' `BackupAndRestore` writes model and epoch
+    into two files, with HDF5 on the disk, which may end the process when the disk is full.
     """
 
     def __init__(self, folder: RunFolder, validated: bool = True, restore: bool = False) -> None:
@@ -147,14 +132,9 @@ class Checkpoint(keras.callbacks.Callback):
 class StopOnNonFinite(keras.callbacks.Callback):
     """Stops a run whose loss or weights are not finite, before they are saved.
 
-    The loss of a step is that of the weights before its update: what the last update of an epoch
-    breaks would show in the next epoch only, after the model was saved. So the weights are checked
-    too, after the last step of an epoch.
-
-    Args:
-        batch_names: Returns the names of the images of a step, counted from the run's first.
-        steps_per_epoch: Steps of an epoch.
-        folder: Folder of the run, if it has one.
+    `batch_names` returns the names of the images of a step, counted from the run's first. The loss
+    of a step is that of the weights before its update: what the last update of an epoch breaks
+    would show after the model was saved. So the weights are checked then too.
     """
 
     def __init__(

@@ -49,16 +49,8 @@ def finish(
 ) -> tuple[keras.Model, dict[str, Any]]:
     """Makes and scores the final model: of a folder the best one, which is also exported there.
 
-    Args:
-        model: The model after the last step, for a run without a folder.
-        source: The data; `val` is evaluated, or `train` if there is no `val`.
-        folder: Files of the run.
-        test_scales: As in `fit`.
-        test_flip: As in `fit`.
-        verbose: As in `fit`.
-
-    Returns:
-        `(final model, scores as JSON)`.
+    Without a folder `model` is taken, the one after the last step. The scores are those on `val`,
+    or on `train` if there is no `val`.
     """
     start = time.perf_counter()
     if folder is not None:

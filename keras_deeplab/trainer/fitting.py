@@ -31,7 +31,7 @@ from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.callbacks import Checkpoint, Progress, SeedEpochs, StopOnNonFinite
 from keras_deeplab.trainer.finishing import finish
 from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
-from keras_deeplab.trainer.workers import StartTogether, check_batch, is_chief, on_chief
+from keras_deeplab.trainer.workers import StartTogether, on_chief
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +45,14 @@ class FitResult:
     """The result of `fit`.
 
     Attributes:
-        model: The final model with the requested test-time augmentation, in float32 if it is a
-            model of this package: the best one by validation mean IoU of a run in a folder, else
-            the model after the last step. In workers that are not the chief, the trained model.
+        model: The final model with test-time augmentation, in float32 if it is a model of this
+            package: the best one by validation mean IoU of a run in a folder, else the model after
+            the last step.
         history: Loss and scores of each epoch of this call, as `model.fit` returns them, with
             `epoch`; scores of the validation only for the epochs that were validated.
         best_score: The best validation mean IoU; None without a validation.
-        scores: What `keras_deeplab.evaluate` returns for `model`, with its `split`; None in workers
-            that are not the chief.
+        scores: What `keras_deeplab.evaluate` returns for `model`, with its `split`. Workers that
+            are not the chief have none, and the trained model as `model`.
         folder: The files of the run; None without `run_dir`.
     """
 
@@ -137,9 +137,8 @@ def fit(
         model = ModelBuilder(model)
     if isinstance(recipe, str):
         recipe = recipes.find(recipe, _network(model))
-    check_batch(recipe.batch_size, strategy)
-    report = data.audit(source)
     _check_model(model, recipe, source.info.num_classes, strategy)
+    report = data.audit(source)
     recipe = _with_crop_size(recipe, report.splits["train"])
     if steps_per_epoch is None:
         steps_per_epoch = -(-len(source.names("train")) // recipe.batch_size)
@@ -154,7 +153,7 @@ def fit(
         "test_scales": None if test_scales is None else list(test_scales),
         "test_flip": test_flip,
     }
-    chief = is_chief(strategy)
+    chief = strategy.extended.should_checkpoint
     folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
     run = _Run(model, recipe, source, report, strategy, steps_per_epoch, seed, folder, tensorboard)
     run.callbacks = list(callbacks)
@@ -213,7 +212,11 @@ def _check_model(
         if logits_spec(model)[1] != num_classes:
             rule = f"a model of {num_classes} classes, as many as the source has"
             raise validation.error("model", rule, model.output_shape)
-    if policy == "mixed_float16" and strategy.num_replicas_in_sync > 1:
+    replicas = strategy.num_replicas_in_sync
+    if recipe.batch_size % replicas:
+        rule = f"divisible by the number of replicas, {replicas}"
+        raise validation.error("batch_size", rule, recipe.batch_size)
+    if policy == "mixed_float16" and replicas > 1:
         raise ValueError(
             "float16 does not work with several replicas: Keras scales the loss by what one "
             "replica computes. Use bfloat16."
@@ -315,16 +318,10 @@ class _Run:
 
     def _images(self, number: int, first_step: int, cache: bool | str = "auto") -> tf.data.Dataset:
         """The endless batches of a stage from a step on, the same in every call."""
-        recipe = self.stages[number]
+        shared = "crop_size batch_size scales scale_step flip color_jitter class_focus"
         return data.training_dataset(
             self.source,
-            crop_size=recipe.crop_size,
-            batch_size=recipe.batch_size,
-            scales=recipe.scales,
-            scale_step=recipe.scale_step,
-            flip=recipe.flip,
-            color_jitter=recipe.color_jitter,
-            class_focus=recipe.class_focus,
+            **{name: getattr(self.stages[number], name) for name in shared.split()},
             seed=self._seed(number),
             repeat=True,
             first_step=first_step,
@@ -360,8 +357,7 @@ class _Run:
             class_weights=self._class_weights,
             synchronized=self.strategy.num_replicas_in_sync > 1,
         )
-        # Without its variables the optimizer makes them in the first step, which is then traced
-        # twice.
+        # Without its variables the optimizer makes them in the first step, which is traced twice.
         model.optimizer.build(model.trainable_variables)
 
     def _fit(self, model: keras.Model, number: int) -> keras.callbacks.History:

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import shutil
-import struct
 import zipfile
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -24,24 +23,14 @@ logger = logging.getLogger(__name__)
 
 MONITOR = "val_mean_iou"
 RESTORE = "Restore it, or choose another folder."
-# What zipfile and json raise for damaged archives, depending on the byte: a negative offset
-# is an OSError, an unknown version or an encrypted member a RuntimeError.
-_DAMAGE = (
-    *(zipfile.BadZipFile, struct.error, EOFError, OSError),
-    *(ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
-)
 
 
 class Record(NamedTuple):
     """The state of a run when a model was saved, stored as the comment of the `.keras` archive.
 
-    Inside the model's own file it cannot be lost or belong to another model.
-
-    Args:
-        run: Hash of the run's arguments.
-        epochs: Completed epochs.
-        score: Validation score of the model; None if it was not validated.
-        best: Best validation score so far.
+    Inside the model's own file it cannot be lost or belong to another model. `run` is the hash of
+    the run's arguments, `epochs` counts the completed ones, `score` is the model's validation score
+    and `best` the best so far, if there was a validation.
     """
 
     run: str
@@ -61,24 +50,19 @@ class Record(NamedTuple):
         Raises:
             ValueError: If the file is damaged, or was written by something else.
         """
-        comment = None
         try:
             with zipfile.ZipFile(path) as archive:
-                # Keras compresses nothing, and each method has errors of its own.
+                # Keras compresses nothing.
                 check_unpacked(archive, path.stat().st_size)
                 if archive.testzip() is None:
-                    comment = archive.comment
-                    if comment:
-                        return cls(**json.loads(comment))._checked()
-        except _DAMAGE as error:
-            if getattr(error, "filename", None) is not None:  # the system's: it may not be read
+                    return cls(**json.loads(archive.comment))._checked()
+        except Exception as error:  # zipfile and json have many, depending on the damaged byte
+            if isinstance(error, OSError) and error.filename is not None:  # it may not be read
                 raise
-        if comment == b"":
-            raise ValueError(
-                f"{path} was not written by a run of this version and cannot be resumed. To start "
-                "from its weights, give it as `weights` and choose another folder."
-            )
-        raise ValueError(f"{path} is damaged, or no run wrote it. {RESTORE}")
+        raise ValueError(
+            f"{path} is damaged, or no run of this version wrote it. {RESTORE} Training can start "
+            "from its weights there, given as `weights`."
+        )
 
     def _checked(self) -> Record:
         scores = [value for value in (self.score, self.best) if value is not None]
@@ -93,9 +77,6 @@ class RunFolder:
 
     `run.json` holds the arguments as soon as a run begins, `metrics.json` the scores when it is
     finished; in between, the same arguments resume it from `last.keras`.
-
-    Args:
-        path: The folder; made when the run begins.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,10 +95,7 @@ class RunFolder:
         self._lock: IO | None = None
 
     def begin(self, arguments: dict[str, Any]) -> int:
-        """Starts a run, or finds an unfinished one with the same arguments; locks the folder.
-
-        Returns:
-            The completed epochs.
+        """Locks the folder for a new run or an unfinished one; returns the completed epochs.
 
         Raises:
             ValueError: If the folder holds a finished run, a run with other arguments or one in
@@ -138,33 +116,30 @@ class RunFolder:
             self._check_same(arguments)
             epochs = self._epochs_done()
         write_json(self.arguments, arguments)
-        self._remove_partial_files()
+        for file in self.path.glob(".[0-9]*-*"):  # of an interrupted save
+            file.unlink()
+        for export in self.path.glob(f".{self.saved_model.name}.*"):
+            shutil.rmtree(export)
         self._trim_history(epochs)
         return epochs
 
     def _check_unfinished(self) -> None:
+        if self.path.is_file():
+            raise ValueError(f"{self.path} is a file. Choose another folder.")
         if self.metrics.exists():
             raise ValueError(
                 f"{self.path} holds a finished run. Choose another folder, or delete it."
             )
-        present = self._present()
+        present = set(self.path.iterdir()) - {self.lock_file} if self.path.exists() else set()
         if present and self.arguments not in present:
             raise ValueError(f"{self.path} holds files, but no run.json. Choose another folder.")
-
-    def _present(self) -> set[Path]:
-        if self.path.is_file():
-            raise ValueError(f"{self.path} is a file. Choose another folder.")
-        return set(self.path.iterdir()) - {self.lock_file} if self.path.exists() else set()
 
     def lock(self) -> None:
         """Keeps other processes out until `unlock`; the system unlocks if this process is killed.
 
         Windows and some network file systems have no such locks; there the folder is not locked.
-
-        Raises:
-            ValueError: If another process trains here.
         """
-        if fcntl is None or self._lock is not None:
+        if fcntl is None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         lock = self.lock_file.open("a")
@@ -177,9 +152,7 @@ class RunFolder:
                 "another folder."
             ) from None
         except OSError as error:
-            logger.warning(
-                "%s cannot be locked (%s): start no other run there.", self.path, error.strerror
-            )
+            logger.warning("%s cannot be locked (%s).", self.path, error.strerror)
         self._lock = lock
 
     def unlock(self) -> None:
@@ -189,9 +162,11 @@ class RunFolder:
             self._lock = None
 
     def done(self) -> None:
-        """Removes what only an unfinished run needs."""
-        # Only now: a process that has opened the file already would lock one that is removed. It
-        # finds the run finished then.
+        """Removes the lock's file.
+
+        Only at the end: a process that has opened the file already would lock one that is removed.
+        It finds the run finished then.
+        """
         self.lock_file.unlink(missing_ok=True)
 
     def _check_same(self, arguments: dict[str, Any]) -> None:
@@ -218,18 +193,16 @@ class RunFolder:
         if last is None:
             trained = max(best.epochs if best else 0, len(self._rows()))
             if trained > 1:  # in the first epoch, this run was killed before it stored the model
-                start = f", with {self.best_model} as `weights`" if best else ""
                 raise ValueError(
-                    f"{self.last_model} is missing: the run cannot be resumed from epoch {trained} "
-                    f"without it. Restore it, or choose another folder{start}."
+                    f"{self.last_model} is missing, with the state after epoch {trained}. {RESTORE}"
+                    f" Training can start from {self.best_model} there, given as `weights`."
                 )
             return 0
         if last.best is not None and (best is None or best.score is None or best.score < last.best):
-            found, following = ("was replaced", "better") if best else ("is missing", "validated")
             logger.warning(
-                "%s, the best model with a mean IoU of %.3f, %s. The next %s model will be stored "
-                "there.",
-                *(self.best_model, last.best, found, following),
+                "%s is not the best model, with a mean IoU of %.3f: it is missing or was replaced. "
+                "The next better model will be stored there.",
+                *(self.best_model, last.best),
             )
         return last.epochs
 
@@ -242,13 +215,6 @@ class RunFolder:
         if numbers[:1] != ["epoch"]:
             return {}
         return {int(n): line for n, line in zip(numbers, lines, strict=True) if n.isdecimal()}
-
-    def _remove_partial_files(self) -> None:
-        """Removes what an interrupted save or export left behind."""
-        for file in self.path.glob(".[0-9]*-*"):
-            file.unlink()
-        for export in self.path.glob(f".{self.saved_model.name}.*"):
-            shutil.rmtree(export)
 
     def _trim_history(self, epochs: int) -> None:
         """Cuts the history to the completed epochs, and logs if it lacks some of them."""

@@ -8,51 +8,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_deeplab import validation
-
-
-def check_batch(batch_size: int, strategy: tf.distribute.Strategy) -> None:
-    """Raises a ValueError unless the replicas divide the global batch size."""
-    replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
-        lower = batch_size // replicas * replicas
-        near = f"{lower} or {lower + replicas}" if lower else str(replicas)
-        rule = (
-            f"divisible by the number of replicas, {replicas}, as it counts the images of all of "
-            "them"
-        )
-        raise validation.error("batch_size", rule, batch_size, f"Use {near}.")
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes files and logs: the only one, or the first of several."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or resolver.task_type is None:
-        return True
-    if resolver.task_type == "chief":
-        return True
-    first = resolver.task_type == "worker" and resolver.task_id == 0
-    return first and "chief" not in resolver.cluster_spec().jobs
-
 
 def on_chief(strategy: tf.distribute.Strategy, work: Callable[[], int | None]) -> int:
-    """Runs work on the chief alone, such as scoring and exporting, while the others wait.
+    """Runs work on the chief alone, and returns its non-negative result in all processes.
 
-    Args:
-        strategy: Any `tf.distribute` strategy.
-        work: Called on the chief; returns a non-negative integer, such as the completed epochs, or
-            None for 0.
-
-    Returns:
-        That number, in all processes.
-
-    Raises:
-        ValueError: In the others, if it failed on the chief, where its own error is raised.
+    The others wait. If it fails, its own error is raised on the chief and a ValueError in the
+    others.
     """
     if not _has_several_workers(strategy):
         return work() or 0
     found, error = 0, None
-    if is_chief(strategy):
+    if strategy.extended.should_checkpoint:
         try:
             found = work() or 0
         except Exception as raised:
@@ -95,7 +61,6 @@ def _of_first_replica(
     strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
     """The first replica's values, one of the chief's, in place of this process's."""
-    dtypes = [value.dtype for value in values]
     # All are exchanged at once, so of one dtype; it holds float32 and counters exactly.
     sent = [tf.cast(value, tf.float64) for value in values]
 
@@ -107,4 +72,4 @@ def _of_first_replica(
 
     received = tf.function(lambda: strategy.run(exchange))()
     shared = [strategy.experimental_local_results(value)[0] for value in received]
-    return [tf.cast(value, dtype) for value, dtype in zip(shared, dtypes, strict=True)]
+    return [tf.cast(new, old.dtype) for new, old in zip(shared, values, strict=True)]

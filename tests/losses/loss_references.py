@@ -144,9 +144,6 @@ CASES = {
         pixel_mean,
         {"class_weights": WEIGHTS, "smoothing": 0.2},
     ),
-    "smoothing": Case(
-        losses.CrossEntropy, {"label_smoothing": 0.3}, pixel_mean, {"smoothing": 0.3}
-    ),
     "hard_pixels": Case(losses.HardPixelMining, {"fraction": 0.3}, pixel_mean, {"share": 0.3}),
     "hard_pixels_weighted": Case(
         losses.HardPixelMining,
@@ -163,14 +160,10 @@ CASES = {
     ),
     "dice": region_case(losses.Dice, dice_of_class),
     "dice_per_image": region_case(losses.Dice, dice_of_class, per_image=True),
-    "dice_all": region_case(losses.Dice, dice_of_class, classes="all", smooth=1.5),
-    "dice_all_per_image": region_case(losses.Dice, dice_of_class, classes="all", per_image=True),
+    "dice_all": region_case(losses.Dice, dice_of_class, classes="all", smooth=1.5, per_image=True),
     "lovasz": region_case(losses.LovaszSoftmax, lovasz_of_class),
     "lovasz_per_image": region_case(losses.LovaszSoftmax, lovasz_of_class, per_image=True),
-    "lovasz_all": region_case(losses.LovaszSoftmax, lovasz_of_class, classes="all"),
-    "lovasz_all_per_image": region_case(
-        losses.LovaszSoftmax, lovasz_of_class, classes="all", per_image=True
-    ),
+    "lovasz_all": region_case(losses.LovaszSoftmax, lovasz_of_class, classes="all", per_image=True),
     "sum": Case(
         losses.Sum,
         {

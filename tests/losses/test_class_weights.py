@@ -65,23 +65,8 @@ def test_equals_numpy_on_what_may_hold_labels(method):
         np.testing.assert_allclose(
             class_weights(given, 3, method=method, cap=None), expected, rtol=1e-6
         )
-
-
-def test_inverse_weights_have_a_mean_of_one_per_pixel():
-    maps = make_maps()
-    weights = np.array(class_weights(maps, 3, method="inverse", cap=None))
-    pixels = np.concatenate([m[m != 255] for m in maps])
-    assert weights[pixels].mean() == pytest.approx(1)
-
-
-@pytest.mark.parametrize("method", REFERENCES)
-def test_a_power_softens_them(method):
-    maps = make_maps()
-    np.testing.assert_allclose(
-        class_weights(maps, 3, method, power=0.5, cap=None),
-        np.sqrt(REFERENCES[method](maps, 3)),
-        rtol=1e-6,
-    )
+    softened = class_weights(maps, 3, method, power=0.5, cap=None)
+    np.testing.assert_allclose(softened, np.sqrt(expected), rtol=1e-6)
 
 
 def test_a_cap():
@@ -94,7 +79,7 @@ def test_a_cap():
 
 
 @pytest.mark.parametrize("method", REFERENCES)
-def test_absent_classes_are_said_and_get_zero(method):
+def test_absent_classes_get_zero_and_a_warning(method):
     maps = make_maps()
     with pytest.warns(UserWarning, match=r"No pixel of the classes \[3, 4\]: their weights are 0"):
         weights = class_weights(maps, 5, method=method, cap=None)
@@ -113,13 +98,6 @@ def test_another_ignored_label_and_none():
     assert class_weights(moved, 3, ignore_label=-1) == expected
     counted = [np.where(m == 255, 2, m) for m in maps]
     assert class_weights(counted, 3, ignore_label=None) != expected
-
-
-def test_of_a_source():
-    source = data.Shapes()
-    weights = class_weights(source.dataset("val"), source.info.num_classes)
-    assert all(0 < weight <= 10 for weight in weights)
-    assert weights[0] == min(weights)  # the background
 
 
 @pytest.mark.parametrize("method", REFERENCES)

@@ -66,3 +66,13 @@ def stepped(model: keras.Model, optimizer, gradients) -> list[np.ndarray]:
 
 def values_of(model: keras.Model) -> list[np.ndarray]:
     return [variable.numpy() for variable in model.trainable_variables]
+
+
+def assert_near(found, expected):
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=2e-6)
+
+
+def assert_same_bits(found, expected):
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)

@@ -16,10 +16,21 @@ def compiled(model, recipe, total_steps=100, **more):
     return model.optimizer
 
 
+def multipliers(model):
+    """Those of learning rate and weight decay, by the path of a variable."""
+    pairs = zip(model.trainable_variables, model.optimizer._multipliers, strict=True)
+    return {variable.path: (rate, decay) for variable, (_, rate, decay) in pairs}
+
+
 def small(model_class=DeepLabV3Plus, **more):
     if model_class is DeepLabV3Plus:
         more = {"aspp_filters": 8, "decoder_filters": 8, "separable": True, **more}
     return model_class(3, tiny(), **more)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small()
 
 
 def rates(optimizer, steps):
@@ -27,54 +38,43 @@ def rates(optimizer, steps):
     return [float(schedule(step)) for step in steps]
 
 
-def test_v3_plus_decays_kernels_alone():
-    model = small()
+def test_v3_plus_decays_kernels_alone(model):
     optimizer = compiled(model, recipes.find("v3_plus"))
     assert (float(optimizer.momentum), optimizer.weight_decay) == (0.9, 4e-5)
     np.testing.assert_allclose(rates(optimizer, [0, 50, 100]), [0.007, 0.007 * 0.5**0.9, 0])
-    paths = [variable.path for variable in model.trainable_variables]
-    decayed = [
-        path for path, (_, rate, decay) in zip(paths, optimizer._multipliers, strict=True) if decay
-    ]
-    assert {rate for _, rate, _ in optimizer._multipliers} == {1}
-    assert all(path.endswith("kernel") for path in decayed)
-    assert not any("depthwise" in path for path in decayed)
+    found = multipliers(model)
+    assert {rate for rate, _ in found.values()} == {1}
+    decayed = {path for path, (_, decay) in found.items() if decay}
+    assert all(path.endswith("kernel") and "depthwise" not in path for path in decayed)
     assert "logits/kernel" in decayed
-    assert len(decayed) < len(paths) / 2
+    assert len(decayed) < len(found) / 2
 
 
 def test_v1_and_v2_train_their_predictors_faster():
     recipe = recipes.find("v2")
     model = small(DeepLabV2, output_stride=8)
-    optimizer = compiled(model, recipe)
-    found = {
-        variable.path: (rate, decay)
-        for variable, (_, rate, decay) in zip(
-            model.trainable_variables, optimizer._multipliers, strict=True
-        )
-    }
+    compiled(model, recipe)
+    found = multipliers(model)
     assert found["logits_0/kernel"] == (10, 1)
     assert found["logits_3/bias"] == (20, 0)
     assert found["stem/kernel"] == (1, 1)
     assert found["stem/bias"] == (1, 0)
     assert model.loss.stride == 8
     assert not any("norm" in path for path in found)  # batch norm is frozen
-    wrapped = MultiScale(small(DeepLabV2, output_stride=8), recipe.multi_scale)
-    assert max(rate for _, rate, _ in compiled(wrapped, recipe)._multipliers) == 20
+    wrapped = MultiScale(model, recipe.multi_scale)
+    compiled(wrapped, recipe)
+    assert max(rate for rate, _ in multipliers(wrapped).values()) == 20
 
 
-def test_the_backbone_may_be_slower():
-    model = small()
-    optimizer = compiled(model, recipes.find("v3").replace(backbone_learning_rate=0.25))
-    of_backbone = {id(variable) for variable in model.backbone.trainable_variables}
-    for variable, (_, rate, _) in zip(
-        model.trainable_variables, optimizer._multipliers, strict=True
-    ):
-        assert rate == (0.25 if id(variable) in of_backbone else 1)
+def test_the_backbone_may_be_slower(model):
+    compiled(model, recipes.find("v3").replace(backbone_learning_rate=0.25))
+    of_backbone = {variable.path for variable in model.backbone.trainable_variables}
+    for path, (rate, _) in multipliers(model).items():
+        assert rate == (0.25 if path in of_backbone else 1)
 
 
-def test_v1_steps_down_twice():
-    optimizer = compiled(small(), recipes.find("v1").replace(steps=90), total_steps=90)
+def test_v1_steps_down_twice(model):
+    optimizer = compiled(model, recipes.find("v1").replace(steps=90), total_steps=90)
     np.testing.assert_allclose(
         rates(optimizer, [0, 29, 30, 59, 60, 89]),
         [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5],
@@ -96,15 +96,14 @@ def test_batch_norm_follows_the_length_and_the_stage():
     assert batch_norm.set_policy(model, "freeze") == 0
 
 
-def test_the_learning_rate_warms_up_in_a_share_of_the_steps():
+def test_the_learning_rate_warms_up_in_a_share_of_the_steps(model):
     recipe = recipes.find("finetune")
-    optimizer = compiled(small(), recipe, total_steps=2_400)
+    optimizer = compiled(model, recipe, total_steps=2_400)
     np.testing.assert_allclose(rates(optimizer, [0, 50, 100]), [0, 3e-4, 6e-4], rtol=1e-6)
-    compiled(small(), recipe.replace(warmup_share=0.9), total_steps=1)
+    compiled(model, recipe.replace(warmup_share=0.9), total_steps=1)
 
 
-def test_the_loss_is_the_recipes():
-    model = small()
+def test_the_loss_is_the_recipes(model):
     recipe = recipes.find("finetune").replace(loss="focal(gamma=1.0)")
     compiled(model, recipe, class_weights=[1.0, 2.0, 3.0])
     assert type(model.loss).__name__ == "Focal"
@@ -113,17 +112,18 @@ def test_the_loss_is_the_recipes():
         compiled(model, recipe.replace(loss="entropy"))
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_every_recipe_learns(name):
-    """A few steps on one batch lower the loss; the small rates of V1 and V2 are for VGG16's."""
+@pytest.mark.parametrize("name", ["v2", "finetune"])
+def test_a_recipe_learns(name):
+    """A few steps on one batch lower the loss; V2's small rate is for a trained network."""
     keras.utils.set_random_seed(0)
     recipe = recipes.find(name).replace(warmup_share=0, batch_norm="train")
-    recipe = recipe.replace(learning_rate={"v1": 1e-2, "v2": 1e-2}.get(name, recipe.learning_rate))
-    model = small(DeepLabV2 if name in ("v1", "v2") else DeepLabV3Plus)
+    recipe = recipe.replace(learning_rate=1e-2 if name == "v2" else recipe.learning_rate)
+    model = small(DeepLabV2 if name == "v2" else DeepLabV3Plus)
     compiled(model, recipe, total_steps=10_000)
+    model.run_eagerly = True
     random = np.random.default_rng(0)
-    labels = np.kron(random.integers(0, 3, (4, 4, 4)), np.ones((16, 16))).astype("int32")
-    images = (80.0 * labels[..., None] + random.uniform(0, 60, (4, 64, 64, 3))).astype("float32")
-    losses = [float(model.train_on_batch(images, labels)[0]) for _ in range(20)]
+    labels = np.kron(random.integers(0, 3, (4, 2, 2)), np.ones((16, 16))).astype("int32")
+    images = (80.0 * labels[..., None] + random.uniform(0, 60, (4, 32, 32, 3))).astype("float32")
+    losses = [float(model.train_on_batch(images, labels)[0]) for _ in range(10)]
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.95 * losses[0]

@@ -45,16 +45,15 @@ def test_the_papers_values():
 
 
 def test_a_recipe_survives_json():
-    for recipe in recipes.RECIPES.values():
-        assert recipes.Recipe(**json.loads(json.dumps(recipe.to_dict()))) == recipe
-        assert f"Recipe {recipe.name}:" in str(recipe)
-    assert "  flip: False" in str(recipes.find("v3").replace(flip=False))
-
-
-def test_what_is_kept_equals_what_comes_back_from_a_file():
-    recipe = recipes.find("v3").replace(model={"aspp_rates": (6, 12, 18)})
-    kept = recipe.to_dict()
-    assert json.loads(json.dumps(kept)) == kept
+    for recipe in [*recipes.RECIPES.values(), recipes.V3.replace(model={"aspp_rates": (6, 12)})]:
+        values = recipe.to_dict()
+        assert json.loads(json.dumps(values)) == values
+        assert recipes.Recipe(**values).to_dict() == values
+    shown = str(recipes.V3.replace(flip=False, epochs=7))
+    assert shown.startswith("Recipe v3:\n")
+    assert "  flip: False" in shown
+    assert "  epochs: 7" in shown
+    assert "  steps" not in shown
 
 
 def test_what_depends_on_the_length_is_a_share_of_it():
@@ -77,7 +76,6 @@ def test_what_depends_on_the_length_is_a_share_of_it():
 def test_a_replaced_value_changes_no_other():
     for recipe in recipes.RECIPES.values():
         for changes in (
-            {"steps": 7},
             {"epochs": 7},
             {"learning_rate": 0.5},
             {"class_weights": "inverse"},
@@ -85,14 +83,9 @@ def test_a_replaced_value_changes_no_other():
         ):
             found = recipe.replace(**changes).to_dict()
             assert found == {**recipe.to_dict(), **changes}
-
-
-def test_the_second_stage_is_slower():
-    for recipe in recipes.RECIPES.values():
         first, second = recipe.replace(stage2_share=0.5).stages()
         assert second.learning_rate <= first.learning_rate / 6.99
-        assert second.batch_norm == "freeze"
-        assert second.warmup_share == 0
+        assert (second.batch_norm, second.warmup_share) == ("freeze", 0)
 
 
 def test_some_networks_have_values_of_their_own():
@@ -111,11 +104,10 @@ def test_steps_and_epochs():
     recipe = recipes.find("v3")
     assert recipe.replace(epochs=7).num_epochs(10) == 7
     assert recipe.replace(steps=95).num_epochs(10) == 10  # whole epochs
-    assert "steps" not in str(recipe.replace(epochs=7))
 
 
 @pytest.mark.parametrize(
-    "changes,said",
+    "changes, message",
     [
         ({"optimizer": "adam"}, r"`optimizer` must be one of .* Received: optimizer='adam'"),
         ({"batch_norm": "off"}, r"`batch_norm` must be one of .* Received: batch_norm='off'"),
@@ -125,30 +117,18 @@ def test_steps_and_epochs():
         ({"weight_decay": float("nan")}, "`weight_decay` must be a non-negative number"),
         ({"steps": None}, "`steps` must be given where `epochs` is None. Received: steps=None"),
         ({"warm_up": 5}, "A recipe has no value `warm_up`"),
-        ({"scales": 0.5}, "`scales` must be a list of numbers. Received: scales=0.5"),
         ({"scales": "0.5 2"}, "`scales` must be a list of numbers. Received: scales='0.5 2'"),
-        (
-            {"scales": (2, 1)},
-            r"`scales` must be two positive numbers.*Received: scales=\(2.0, 1.0\)",
-        ),
-        (
-            {"crop_size": 321},
-            "`crop_size` must be a list of positive integers",
-        ),
+        ({"scales": (2, 1)}, r"`scales` must be two positive .* scales=\(2.0, 1.0\)"),
+        ({"crop_size": 321}, "`crop_size` must be a list of positive integers"),
         ({"class_focus": "x"}, "`class_focus` must be .* Received: class_focus='x'"),
         ({"color_jitter": {"hue": 1}}, "`color_jitter` must be"),
-        ({"batch_norm_memory": 0}, "`batch_norm_memory` must be a positive number"),
         ({"warmup_share": 1}, r"`warmup_share` must be a number in \[0, 1\)"),
-        ({"learning_rate": "fast"}, "`learning_rate` must be .* Received: learning_rate='fast'"),
-        ({"steps": "many"}, "`steps` must be a positive integer. Received: steps='many'"),
         ({"flip": "no"}, "`flip` must be one of True, False. Received: flip='no'"),
-        ({"class_weights_power": 0}, "`class_weights_power` must be a positive number"),
-        ({"stage2_output_stride": 0}, "`stage2_output_stride` must be a positive integer"),
         ({"model": 5}, "`model` must be a mapping of arguments. Received: model=5"),
     ],
 )
-def test_bad_values_are_named(changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_values_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
         recipes.find("v3").replace(**changes)
 
 

@@ -1,7 +1,8 @@
-"""A small training run as one process or as one of several: `python distributed_run.py OPTIONS`.
+"""A small training run under any strategy, and one of several workers of TF_CONFIG.
 
-The project and tests/models are on PYTHONPATH. OPTIONS is a JSON object: `distribute`, `output`
-(file of results, `{}` stands for the task) and `plant` (a mistake's name, or null).
+    python -m trainer.distributed_run FOLDER
+
+writes a worker's results to FOLDER/INDEX.npz.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
-from networks import tiny
+from models.networks import tiny
 
 import keras_deeplab
 from keras_deeplab import distribution
@@ -58,13 +60,13 @@ def deeplab() -> keras.Model:
     return keras_deeplab.DeepLabV3Plus(CLASSES, tiny(), dropout=0.0, **widths)
 
 
-def model(strategy: tf.distribute.Strategy, plant: str | None) -> keras.Model:
+def model(strategy: tf.distribute.Strategy, synchronized: bool) -> keras.Model:
     keras.utils.set_random_seed(0)
     with strategy.scope():
         made = deeplab()
         for layer in all_layers(made).values():
             if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = plant != "batch norm"
+                layer.synchronized = synchronized
                 layer.momentum = 0.5  # so that validation says something after few steps
         made.compile(Optimizer(0.05, 0.9, global_clipnorm=1.0), loss(), metrics=[metric()])
         made.optimizer.build(made.trainable_variables)
@@ -123,16 +125,10 @@ def nothing_to_do() -> int:
     raise ValueError("the folder is full")
 
 
-def main(options: dict) -> None:
-    if options["distribute"] == "mirrored":
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-        )
-    strategy = distribution.open_strategy(options["distribute"])
-    workers.check_batch(BATCH, strategy)
-    chief = workers.is_chief(strategy)
-    made = model(strategy, options["plant"])
+def results(strategy: tf.distribute.Strategy, synchronized: bool = True) -> dict[str, np.ndarray]:
+    """Trains; what was seen, learned and scored, by name."""
+    chief = strategy.extended.should_checkpoint
+    made = model(strategy, synchronized)
     steps = Steps()
     scored = distribution.evaluation_batches(validation(), strategy)
     history = made.fit(
@@ -143,44 +139,39 @@ def main(options: dict) -> None:
         verbose=0,
         callbacks=[steps, workers.StartTogether(strategy)],
     ).history
-    task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0)
-    results = {f"history/{key}": np.array(value) for key, value in history.items()}
-    results["losses"] = np.array(steps.losses)
-    results["chief"] = np.array(chief)
-    weights = {f"weights/{variable.path}": variable.numpy() for variable in made.weights}
-    results |= weights
-    if options["plant"] is None:
-        numbers = tf.data.Dataset.range(24).map(lambda x: (x, x))
-        parts = [
-            [part.numpy() for part in strategy.experimental_local_results(first)]
-            for first, _ in distribution.training_batches(numbers.batch(8), strategy)
-        ]
-        results["seen"] = np.array(parts)
-        if strategy.num_replicas_in_sync > 1:
-            assert distribution.training_batches(numbers.batch(8), strategy).cardinality == 3
-            assert distribution.evaluation_batches(numbers.batch(5), strategy).cardinality == 3
-        dealt = [
-            np.concatenate(strategy.experimental_local_results(first))
-            for first, _ in distribution.evaluation_batches(numbers.batch(5), strategy)
-        ]
-        results["dealt"] = np.concatenate(dealt)
-        try:
-            workers.on_chief(strategy, nothing_to_do)
-        except ValueError as error:
-            results["told"] = np.array(str(error))
-        images = samples(4, SIZE, 0)[0]
-        results["predicted"] = made.predict(images, batch_size=4, verbose=0)
-        scores = made.evaluate(scored, verbose=0, return_dict=True)
-        results |= {f"scored/{key}": np.array(value) for key, value in scores.items()}
-        results |= {f"others/{key}": value for key, value in others(strategy).items()}
-    if chief and "predicted" in results:
-        file = Path(options["output"].format("model")).with_suffix(".keras")
-        made.save(file)
-        again = keras.models.load_model(file, compile=False)
-        results["saved"] = np.array(again(images[:1]))
-        results["not_saved"] = np.array(made(images[:1]))
-    np.savez(options["output"].format(task), **results)
+    found = {f"history/{key}": np.array(value) for key, value in history.items()}
+    found |= {"losses": np.array(steps.losses), "chief": np.array(chief)}
+    found |= {f"weights/{variable.path}": variable.numpy() for variable in made.weights}
+    if not synchronized:
+        return found
+    numbers = tf.data.Dataset.range(24).map(lambda x: (x, x))
+    whole = distribution.training_batches(numbers.batch(8), strategy)
+    dealt = distribution.evaluation_batches(numbers.batch(5), strategy)
+    if strategy.num_replicas_in_sync > 1:
+        assert (whole.cardinality, dealt.cardinality) == (3, 3)
+    local = strategy.experimental_local_results
+    found["seen"] = np.array([[part.numpy() for part in local(first)] for first, _ in whole])
+    found["dealt"] = np.concatenate([np.concatenate(local(first)) for first, _ in dealt])
+    try:
+        workers.on_chief(strategy, nothing_to_do)
+    except ValueError as error:
+        found["error"] = np.array(str(error))
+    images = samples(4, SIZE, 0)[0]
+    found["predicted"] = made.predict(images, batch_size=4, verbose=0)
+    scores = made.evaluate(scored, verbose=0, return_dict=True)
+    found |= {f"scored/{key}": np.array(value) for key, value in scores.items()}
+    found |= {f"others/{key}": value for key, value in others(strategy).items()}
+    if chief:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.keras"
+            made.save(file)
+            again = keras.models.load_model(file, compile=False)
+        found["saved"] = np.array(again(images[:1]))
+        found["not_saved"] = np.array(made(images[:1]))
+    return found
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    task = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    found = results(distribution.open_strategy("multi_worker"))
+    np.savez(Path(sys.argv[1]) / f"{task}.npz", **found)

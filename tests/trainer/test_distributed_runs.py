@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,98 +11,52 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from trainer.distributed_run import results
+from trainer.test_two_machines import free_ports
 
 from keras_deeplab import distribution
 from keras_deeplab.trainer import workers
 
-RUN = Path(__file__).with_name("distributed_run.py")
 LIMIT = 540  # seconds for a process, on a machine with much else to do
 
 
-def environment(**more: str) -> dict[str, str]:
-    paths = os.pathsep.join([str(RUN.parents[2]), str(RUN.parents[1] / "models")])
-    fixed = {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return {**os.environ, **fixed, **more}
-
-
-def options(distribute: str, folder: Path, **more: object) -> dict[str, object]:
-    output = str(folder / f"{distribute}{{}}.npz")
-    return {"distribute": distribute, "output": output, "plant": None, **more}
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def finished(processes: list[subprocess.Popen]) -> list[int]:
-    """Waits for processes, and ends them whatever happens; returns their exit codes."""
-    try:
-        for process in processes:
-            process.wait(LIMIT)
-        return [process.returncode for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def alone(distribute: str, folder: Path, **more: object) -> dict[str, np.ndarray]:
-    code = json.dumps(options(distribute, folder, **more))
-    with (folder / f"{distribute}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(RUN), code], env=environment(), stdout=log, stderr=log
-        )
-        assert finished([process]) == [0], (folder / f"{distribute}.log").read_text()
-    return dict(np.load(folder / f"{distribute}0.npz"))
-
-
-def start_workers(folder: Path, *each: dict[str, object]) -> list[subprocess.Popen]:
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(len(each))]}
-    processes = []
-    for index, arguments in enumerate(each):
-        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-        with (folder / f"worker{index}.log").open("wb") as log:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, str(RUN), json.dumps(arguments)],
-                    env=environment(TF_CONFIG=config),
-                    stdout=log,
-                    stderr=log,
-                )
-            )
-    return processes
-
-
-def together(folder: Path) -> list[dict[str, np.ndarray]]:
-    arguments = options("multi_worker", folder)
-    codes = finished(start_workers(folder, arguments, arguments))
-    logs = "\n".join((folder / f"worker{index}.log").read_text() for index in range(2))
-    assert codes == [0, 0], logs
-    return [dict(np.load(folder / f"multi_worker{index}.npz")) for index in range(2)]
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def one(folder: Path) -> dict[str, np.ndarray]:
-    found = alone("none", folder)
+def one() -> dict[str, np.ndarray]:
+    found = results(tf.distribute.get_strategy())
     assert found["losses"].shape == (15,)
     assert found["losses"][-1] < 0.7 * found["losses"][0]
     return found
 
 
 @pytest.fixture(scope="module")
-def two(folder: Path) -> list[dict[str, np.ndarray]]:
-    return together(folder)
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
+    """The results of two processes."""
+    folder = tmp_path_factory.mktemp("workers")
+    tests = Path(__file__).resolve().parents[1]
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    paths = os.pathsep.join([str(tests), str(tests.parent)])
+    processes = []
+    for index in range(2):
+        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        more = {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "-1", "TF_CONFIG": config}
+        with (folder / f"{index}.log").open("wb") as log:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "trainer.distributed_run", str(folder)],
+                    env={**os.environ, **more},
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+    try:
+        codes = [process.wait(LIMIT) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    logs = "\n".join((folder / f"{index}.log").read_text() for index in range(2))
+    assert codes == [0, 0], logs
+    return [dict(np.load(folder / f"{index}.npz")) for index in range(2)]
 
 
 def check_equal(found: dict[str, np.ndarray], one: dict[str, np.ndarray]) -> None:
@@ -118,10 +71,16 @@ def check_equal(found: dict[str, np.ndarray], one: dict[str, np.ndarray]) -> Non
 
 
 @pytest.mark.slow
-def test_two_devices_train_as_one(folder, one):
-    found = alone("mirrored", folder)
+def test_two_devices_train_as_one(mirrored, one):
+    found = results(mirrored)
     check_equal(found, one)
     check_split(found["seen"], found["dealt"])
+
+
+@pytest.mark.slow
+def test_statistics_that_are_not_synchronised_differ(mirrored, one):
+    found = results(mirrored, synchronized=False)
+    assert np.abs(found["losses"] - one["losses"]).max() > 1e-2
 
 
 @pytest.mark.slow
@@ -129,7 +88,7 @@ def test_two_processes_train_as_one(one, two):
     for found in two:
         check_equal(found, one)
     assert [bool(found["chief"]) for found in two] == [True, False]
-    assert [str(found["told"])[:17] for found in two] == ["the folder is ful", "The chief stopped"]
+    assert [str(found["error"])[:17] for found in two] == ["the folder is ful", "The chief stopped"]
     for key in two[0]:
         if key.split("/")[0] in ("weights", "history", "scored"):
             np.testing.assert_array_equal(two[1][key], two[0][key], err_msg=key)
@@ -146,16 +105,10 @@ def check_split(seen: np.ndarray, dealt: np.ndarray) -> None:
     np.testing.assert_array_equal(np.sort(dealt), np.arange(24))
 
 
-@pytest.mark.slow
-def test_statistics_that_are_not_synchronised_are_seen(folder, one):
-    found = alone("mirrored", folder, plant="batch norm")
-    assert np.abs(found["losses"] - one["losses"]).max() > 1e-2
-
-
 def test_names_of_strategies():
     strategy = distribution.open_strategy("none")
     assert strategy.num_replicas_in_sync == 1
-    assert workers.is_chief(strategy)
+    assert distribution.open_strategy("mirrored").num_replicas_in_sync == 2
     assert workers.on_chief(strategy, lambda: 3) == 3
     assert workers.on_chief(strategy, lambda: None) == 0
     with pytest.raises(ValueError, match=r"`name` must be one of .* Received: name='all'"):
@@ -182,29 +135,3 @@ def test_other_contents_of_tf_config_are_refused(config, monkeypatch):
         monkeypatch.setenv("TF_CONFIG", config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(ValueError, match=r"multi_worker: .*TF_CONFIG must .*\. Received: "):
         distribution.open_strategy("multi_worker")
-
-
-class Replicas:
-    """As much of a strategy as is asked for."""
-
-    def __init__(self, count: int = 1, kind: str = "worker", index: int = 0, **jobs: list[str]):
-        self.num_replicas_in_sync = count
-        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver
-        spec = tf.train.ClusterSpec(jobs or CLUSTER)
-        self.cluster_resolver = resolver(spec, task_type=kind, task_id=index)
-
-
-def test_the_batch_is_that_of_all_replicas():
-    workers.check_batch(8, Replicas(4))
-    with pytest.raises(ValueError, match=r"replicas, 4, .*batch_size=10. Use 8 or 12\."):
-        workers.check_batch(10, Replicas(4))
-    with pytest.raises(ValueError, match=r"batch_size=3. Use 4\."):
-        workers.check_batch(3, Replicas(4))
-
-
-def test_one_of_all_is_the_chief():
-    assert workers.is_chief(Replicas(2))
-    assert not workers.is_chief(Replicas(2, index=1))
-    with_chief = {"chief": ["c:1"], "worker": ["a:1"]}
-    assert workers.is_chief(Replicas(2, "chief", 0, **with_chief))
-    assert not workers.is_chief(Replicas(2, "worker", 0, **with_chief))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 
 import keras
 import numpy as np
@@ -11,17 +12,19 @@ import pytest
 import tensorflow as tf
 from models.networks import tiny
 from PIL import Image
-from trainer.stored_arrays import arrays, assert_same_arrays
+from trainer.stored_arrays import arrays, assert_same, assert_same_arrays
 
 import keras_deeplab
-from keras_deeplab import DeepLabV3Plus, MultiScale, UNet, data, export, recipes
+from keras_deeplab import DeepLabV3Plus, MultiScale, UNet, data, export, losses, recipes, schedules
 from keras_deeplab.trainer import RunFolder, fitting
+from keras_deeplab.trainer.run_folder import Record
 
 SOURCE = data.Shapes(train=4, val=2)
 RECIPE = recipes.SHAPES.replace(
     epochs=2, stage2_share=0.5, batch_size=2, crop_size=(48, 64), loss="cross_entropy"
 )
 FAST = RECIPE.replace(epochs=1, stage2_share=0)
+SINGLE = FAST.replace(epochs=3)
 
 
 def small(**more):
@@ -33,27 +36,22 @@ def fit(folder, model=None, recipe=RECIPE, **more):
     return keras_deeplab.fit(model or small(), SOURCE, recipe, run_dir=folder, verbose=0, **more)
 
 
-class Stop(keras.callbacks.Callback):
-    """Interrupts a run in its second epoch."""
-
-    def on_train_batch_end(self, batch, logs=None):
-        if int(self.model.optimizer.iterations) == 3:
-            raise KeyboardInterrupt
+def plain(dropout=0.3):
+    """What trains in seconds, with all that a run has to resume."""
+    keras.utils.set_random_seed(7)
+    layers = keras.layers
+    parts = [layers.Conv2D(8, 3, 4), layers.BatchNormalization(), layers.Dropout(dropout)]
+    parts += [layers.Conv2D(6, 1)]
+    inputs = x = keras.Input((None, None, 3))
+    for layer in parts:
+        x = layer(x)
+    return keras.Model(inputs, keras_deeplab.layers.ResizeLike()(x, inputs))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run that nothing disturbed."""
+    """A run of two stages that nothing disturbed."""
     return fit(tmp_path_factory.mktemp("run") / "first")
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """The folder of a run that was interrupted after one epoch."""
-    path = tmp_path_factory.mktemp("stopped") / "run"
-    with pytest.raises(KeyboardInterrupt):
-        fit(path, callbacks=[Stop()])
-    return RunFolder(path)
 
 
 def test_a_run_leaves_its_files_and_returns_its_result(run):
@@ -88,49 +86,99 @@ def test_a_finished_run_is_not_written_over(run):
     assert run.folder.best_model.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "changes, message",
-    [
+class Stop(keras.callbacks.Callback):
+    """Interrupts a run in its second epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def no_export(monkeypatch):
+    monkeypatch.setattr(export, "saved_model", lambda *args, **options: None)
+
+
+def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
+    tmp_path, monkeypatch, no_export, logs
+):
+    """Interrupted in the second epoch, and by a failing export."""
+    undisturbed = fit(tmp_path / "whole", plain(), SINGLE).folder
+    stopped = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped.path, plain(), SINGLE, callbacks=[Stop()])
+    for changes, message in (
         ({"seed": 1}, "seed was 0, is 1"),
-        ({"recipe": RECIPE.replace(power=0.5)}, r"recipe\.power was 0\.9, is 0\.5\)"),
-        ({"model": small(dropout=0.5)}, "model was 'DeepLabV3Plus .*', is 'DeepLabV3Plus"),
+        ({"recipe": SINGLE.replace(power=0.5)}, r"recipe\.power was 0\.9, is 0\.5\)"),
+        ({"model": small()}, "model was 'Functional .*', is 'DeepLabV3Plus"),
         ({"test_flip": True}, "test_flip was False, is True"),
-    ],
-)
-def test_other_arguments_do_not_resume_a_run(stopped, changes, message):
-    with pytest.raises(ValueError, match=f"unfinished run with other arguments.*{message}"):
-        fit(stopped.path, **changes)
+    ):
+        with pytest.raises(ValueError, match=f"unfinished run with other arguments.*{message}"):
+            fit(stopped.path, **{"model": plain(), "recipe": SINGLE, **changes})
 
-
-def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(stopped, run, logs):
     (stopped.path / ".123-last.keras").write_bytes(b"half a model")
     (stopped.path / ".saved_model.0a1b").mkdir()
-    result = fit(stopped.path)
-    assert f"Resuming from epoch 1 of 3 in {stopped.path}" in logs.messages
-    assert result.history["epoch"] == [1, 2]
-    assert stopped.history.read_text() == run.folder.history.read_text()
-    for path in ("last_model", "best_model"):
-        assert_same_arrays(getattr(stopped, path), getattr(run.folder, path))
-    assert stopped.metrics.read_bytes() == run.folder.metrics.read_bytes()
-    assert not list(stopped.path.glob(".*"))
 
-
-def test_a_run_whose_export_failed_is_only_finished(tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
+    def fail(*args, **options):
         raise export.ExportError("the disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(export, "saved_model", fail)
         with pytest.raises(export.ExportError):
-            fit(tmp_path / "run", recipe=FAST)
-    trained = arrays(tmp_path / "run" / "model.keras")
-    result = fit(tmp_path / "run", recipe=FAST)
-    assert result.history.get("epoch", []) == []
-    again = arrays(result.folder.best_model)
-    for place, array in again.items():
-        np.testing.assert_array_equal(array, trained[place], err_msg=place)
-    assert len(result.folder.history.read_text().splitlines()) == 1 + 1
-    assert result.scores["mean_iou"] == pytest.approx(result.best_score, abs=1e-5)
+            fit(stopped.path, plain(), SINGLE)
+    assert f"Resuming from epoch 1 of 3 in {stopped.path}" in logs.messages
+    trained = [arrays(path) for path in (stopped.last_model, stopped.best_model)]
+    assert fit(stopped.path, plain(), SINGLE).history.get("epoch", []) == []
+    assert stopped.history.read_text() == undisturbed.history.read_text()
+    assert len(stopped.history.read_text().splitlines()) == 1 + 3
+    for path, before in zip(("last_model", "best_model"), trained, strict=True):
+        assert_same_arrays(getattr(stopped, path), getattr(undisturbed, path))
+        assert_same(arrays(getattr(stopped, path)), before)
+    assert stopped.metrics.read_bytes() == undisturbed.metrics.read_bytes()
+    assert not list(stopped.path.glob(".*"))
+
+
+@pytest.fixture
+def broken_update(monkeypatch):
+    """Makes the learning rate of the run's fourth step, the last of epoch 2, NaN."""
+    original = schedules.PolynomialDecay.__call__
+
+    def rate(self, step):
+        return tf.where(tf.equal(tf.cast(step, tf.int32), 3), math.nan, original(self, step))
+
+    monkeypatch.setattr(schedules.PolynomialDecay, "__call__", rate)
+
+
+def test_an_update_that_breaks_the_weights_is_not_saved(tmp_path, broken_update):
+    folder = RunFolder(tmp_path / "run")
+    names = data.batch_names(SOURCE, batch_size=2, step=3)
+    message = (
+        r"^\S+ and \d+ more weights became infinite or nan in epoch 2, step 4 of the run, on the "
+        f"images {', '.join(names)}; the last good model is {folder.last_model}\\."
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(folder.path, plain(), SINGLE)
+    for path in (folder.best_model, folder.last_model):
+        assert all(np.isfinite(array).all() for array in arrays(path).values())
+    assert Record.read(folder.last_model).epochs == 1
+    assert len(folder.history.read_text().splitlines()) == 1 + 1
+
+
+def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export):
+    recipe = SINGLE.replace(
+        epochs=1, multi_scale=(0.5, 1.0), class_weights="median", loss="cross_entropy(stride=8)"
+    )
+    result = fit(tmp_path / "run", plain(), recipe, tensorboard=True)
+    model = keras.models.load_model(result.folder.last_model)
+    assert isinstance(model, MultiScale)
+    assert (model.get_config()["scales"], model.fusion) == ((0.5, 1.0), "max")
+    labels = SOURCE.dataset("train").map(lambda _, label: label)
+    expected = losses.class_weights(labels, 6, "median", power=recipe.class_weights_power)
+    assert max(expected) > 2 * min(expected)
+    np.testing.assert_allclose(model.loss.class_weights, expected, rtol=1e-6)
+    assert model.loss.stride == 8
+    for split in ("train", "validation"):
+        assert list((result.folder.curves / split).glob("events*"))
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
@@ -139,13 +187,13 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     start = model.get_weights()
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     result = keras_deeplab.fit(
-        model, SOURCE, FAST, test_scales=(1.0, 1.5), test_flip=True, callbacks=[note], verbose=0
+        model, SOURCE, FAST, test_scales=(1.0, 0.5), test_flip=True, callbacks=[note], verbose=0
     )
     assert list(tmp_path.iterdir()) == []
     assert (result.folder, seen) == (None, [0])
     assert isinstance(result.model, MultiScale)
     config = result.model.get_config()
-    assert (config["scales"], config["flip"], config["fusion"]) == ((1.0, 1.5), True, "mean")
+    assert (config["scales"], config["flip"], config["fusion"]) == ((1.0, 0.5), True, "mean")
     assert result.model.model.compute_dtype == "float32"
     differ = [np.any(a != b) for a, b in zip(start, model.get_weights(), strict=True)]
     assert np.mean(differ) > 0.9  # trained in place
@@ -173,7 +221,7 @@ class TwoReplicas:
         (
             small(),
             {"strategy": TwoReplicas(), "recipe": FAST.replace(batch_size=3)},
-            r"`batch_size` must be divisible by .* replicas, 2, .* Use 2 or 4\.",
+            r"`batch_size` must be divisible by the number of replicas, 2. Received",
         ),
         (small(), {"tensorboard": True}, "`run_dir` must be given for `tensorboard`"),
         (small(), {"steps_per_epoch": 0}, "`steps_per_epoch` must be a positive integer"),
@@ -211,12 +259,6 @@ def test_frozen_batch_norms_need_statistics_and_no_norms_need_none():
         fitting._check_frozen_norms(plain, recipes.V2)
     norm.moving_mean.assign([1.0, 0.0])
     fitting._check_frozen_norms(plain, recipes.V2)
-
-
-def test_a_non_finite_loss_saves_no_model(tmp_path):
-    with pytest.raises(ValueError, match="the loss became nan in epoch 1, step .*; no model was"):
-        fit(tmp_path / "run", recipe=FAST.replace(learning_rate=1e30, optimizer="sgd"))
-    assert not (tmp_path / "run" / "model.keras").exists()
 
 
 def test_the_crop_is_the_middle_of_the_sizes_and_never_large():

@@ -20,12 +20,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_deeplab.cli import train
 from keras_deeplab.files import DiskFullError
 from keras_deeplab.trainer import callbacks, finishing
 from keras_deeplab.trainer.run_folder import MONITOR, Record, RunFolder, next_free
 
-SHORT = ["--epochs", "4", "--batch-size", "5", "--crop-size", "48", "64"]
 ARGUMENTS = {"seed": 0}
 
 
@@ -44,6 +42,10 @@ def unfinished(path, arguments=ARGUMENTS):
     folder.history.write_text(f"epoch,{MONITOR}\n0,0.5\n1,0.7\n2,0.6\n")
     folder.unlock()
     return folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.path.iterdir()}
 
 
 def again(folder, arguments=ARGUMENTS):
@@ -73,21 +75,17 @@ def test_the_best_score_is_that_of_the_model_that_is_there(tmp_path, logs):
     folder.history.write_text(f"epoch,{MONITOR}\n0,0.99\n2,0.99\n")
     assert again(folder) == (3, 0.7)
     assert "lacks 1 of the 3 completed epochs" in logs.text
+    other = f"{folder.best_model} is not the best model, with a mean IoU of 0.700"
+    assert other not in logs.text
     folder.best_model.unlink()
     assert again(folder) == (3, -np.inf)
-    assert (
-        f"{folder.best_model}, the best model with a mean IoU of 0.700, is missing. The next "
-        "validated model will be stored there." in logs.messages
-    )
     folder.best_model.write_bytes(folder.last_model.read_bytes())
     assert again(folder) == (3, 0.6)
-    assert "was replaced. The next better model will be stored there." in logs.text
-
-
-def test_without_a_validation_no_best_model_is_missed(tmp_path, logs):
-    folder = unfinished(tmp_path / "run")
-    store(folder.last_model, folder.run, 3, score=None, best=None)
+    assert logs.text.count(other) == 2
+    logs.clear()
+    store(folder.last_model, folder.run, 3, score=None, best=None)  # without a validation
     folder.best_model.unlink()
+    folder.history.write_text(f"epoch,{MONITOR}\n0,0.5\n1,0.7\n2,0.6\n")
     assert again(folder) == (3, -np.inf)
     assert logs.messages == []
 
@@ -102,14 +100,13 @@ def test_whatever_is_missing_a_worse_model_replaces_none(tmp_path, logs, missing
     folder = unfinished(tmp_path / "run")
     for name in missing:
         (folder.path / name).unlink()
-    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    before = contents(folder)
     try:
         assert again(folder) == (3, 0.7 if "model.keras" not in missing else -np.inf)
         messages = logs.messages
     except ValueError as error:
         messages = [str(error)]
-        after = {path.name: path.read_bytes() for path in folder.path.iterdir()}
-        assert after == before
+        assert contents(folder) == before
     refused = "run.json" in missing or "last.keras" in missing
     assert ("another folder" in " ".join(messages)) == refused
     assert len(messages) == (1 if refused else len(missing))
@@ -122,7 +119,7 @@ def test_a_run_whose_state_is_lost_is_not_begun_again(tmp_path):
     folder.last_model.unlink()
     with pytest.raises(
         ValueError,
-        match=f"last.keras is missing: .* from epoch 3 .*{folder.best_model} as `weights`",
+        match=f"last.keras is missing, .* epoch 3. Restore it.*from {folder.best_model}",
     ):
         again(folder)
     # Killed in its first epoch before the last model had its name, a run has lost nothing.
@@ -133,31 +130,24 @@ def test_a_run_whose_state_is_lost_is_not_begun_again(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["last.keras", "model.keras"])
-@pytest.mark.parametrize(
-    "how", ["empty", "text", "cut off", "changed", "without a record", "another run"]
-)
+@pytest.mark.parametrize("how", ["text", "cut off", "changed", "another run"])
 def test_a_model_that_is_not_the_runs_is_refused(tmp_path, name, how):
     folder = unfinished(tmp_path / "run")
     path = folder.path / name
     content = path.read_bytes()
-    if how == "empty":
-        path.write_bytes(b"")
-    elif how == "text":
+    if how == "text":
         path.write_bytes(b"hours of work")
     elif how == "cut off":
         path.write_bytes(content[: len(content) // 2])
     elif how == "changed":
         path.write_bytes(content.replace(b"{}{}", b"{}[]", 1))
-    elif how == "without a record":
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.comment = b"mine"
     else:
         other = unfinished(tmp_path / "other", {"seed": 1})
         path.write_bytes((other.path / name).read_bytes())
     before = path.read_bytes()
-    rule = "is of another run than" if how == "another run" else "is damaged, or no run wrote it"
+    rule = "is of another run than" if how == "another run" else "is damaged, or no run of this"
     with pytest.raises(
-        ValueError, match=rf"^{path} {rule}.* Restore it, or choose another folder\.$"
+        ValueError, match=rf"^{path} {rule}.* Restore it, or choose another folder\."
     ):
         again(folder)
     assert path.read_bytes() == before
@@ -198,46 +188,32 @@ def test_one_byte_of_an_archives_directory_is_an_error_of_one_line(tmp_path):
     assert refused > 200
 
 
-DAMAGES = {  # byte of the directory's first entry, and another value
-    "version": (6, 99),  # NotImplementedError of zipfile
-    "encrypted": (8, 1),  # RuntimeError
-    "method": (10, 99),  # NotImplementedError
-    "deflate": (10, 8),  # zlib.error
-    "bzip2": (10, 12),  # OSError
-    "LZMA": (10, 14),  # lzma.LZMAError
-    "offset": (44, 1),  # BadZipFile
-}
-
-
-@pytest.mark.parametrize("place, value", DAMAGES.values(), ids=DAMAGES)
-def test_each_kind_of_damage_of_a_directory(tmp_path, place, value):
+def test_a_compressed_archive_is_not_unpacked(tmp_path):
     path = tmp_path / "last.keras"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("config.json", b"00\5\0" + b"\xff" * 2000)  # no data of any method
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", bytes(1_000_000))
     Record("a1b2", 3, 0.6, 0.7).write(path)
-    content = bytearray(path.read_bytes())
-    start = content.index(b"PK\1\2")
-    content[start + place] = value
-    path.write_bytes(content)
-    assert outcome(path).startswith(f"{path} is damaged, or no run wrote it")
+    assert outcome(path).startswith(f"{path} is damaged, or no run of this version wrote it")
 
 
-@pytest.mark.parametrize("comment", [b"[]", b"{" * 60_000, b'{"a":' * 10_000, b"\xff", b"null"])
+@pytest.mark.parametrize(
+    "comment",
+    [
+        *(b"", b"mine", b"[]", b"{" * 60_000, b'{"a":' * 10_000, b"\xff", b"null"),
+        b'{"run": "a", "epochs": -3, "score": null, "best": null}',
+        b'{"run": "a", "epochs": "3", "score": 0.5, "best": 0.5}',
+        b'{"run": 1, "epochs": 3, "score": null, "best": null}',
+        b'{"run": "a", "epochs": 3, "score": "x", "best": 0.5}',
+    ],
+)
 def test_odd_records(tmp_path, comment):
     path = tmp_path / "last.keras"
     store(path, "a1b2", 3, 0.6, 0.7)
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = comment
-    assert outcome(path).startswith(f"{path} is damaged, or no run wrote it")
-
-
-@pytest.mark.parametrize(
-    "record", [("a", -3, None, None), ("a", "3", 0.5, 0.5), (1, 3, None, None), ("a", 3, "x", 0.5)]
-)
-def test_records_that_no_run_stores(tmp_path, record):
-    path = tmp_path / "last.keras"
-    store(path, *record)
-    assert outcome(path).startswith(f"{path} is damaged, or no run wrote it")
+    found = outcome(path)
+    assert found.startswith(f"{path} is damaged, or no run of this version wrote it. Restore it")
+    assert "start from its weights" in found
 
 
 def test_a_file_that_the_system_refuses_is_not_called_damaged(tmp_path):
@@ -245,23 +221,7 @@ def test_a_file_that_the_system_refuses_is_not_called_damaged(tmp_path):
         Record.read(tmp_path / "nowhere.keras")
 
 
-@pytest.mark.parametrize("name", ["last.keras", "model.keras"])
-def test_a_model_of_an_earlier_version_can_be_started_from(tmp_path, name):
-    folder = unfinished(tmp_path / "run")
-    path = folder.path / name
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.comment = b""
-    before = path.read_bytes()
-    with pytest.raises(
-        ValueError,
-        match=f"^{path} was not written by a run of this version and cannot be resumed. To start "
-        "from its weights, give it as `weights` and choose another folder.$",
-    ):
-        again(folder)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"null", bytes(range(256)), b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000])
 def test_odd_arguments_are_named(tmp_path, content):
     folder = unfinished(tmp_path / "run")
     folder.arguments.write_bytes(content)
@@ -325,27 +285,16 @@ def test_a_second_process_changes_nothing_and_a_killed_one_leaves_no_lock(tmp_pa
     holder = subprocess.Popen(command, **pipes)
     try:
         assert holder.stdout.readline() == "held\n"
-        before = {
-            path.name: (path.read_bytes(), path.stat().st_mtime_ns)
-            for path in folder.path.iterdir()
-        }
+        before = contents(folder)
         with pytest.raises(
             ValueError, match=f"^{folder.path} is in use by another process.*another folder"
         ):
             again(folder)
-        after = {
-            path.name: (path.read_bytes(), path.stat().st_mtime_ns)
-            for path in folder.path.iterdir()
-        }
-        assert after == before
+        assert contents(folder) == before
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
     assert again(folder) == (3, 0.7)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.path.iterdir()}
 
 
 @pytest.mark.parametrize("opened", ["before", "after"])
@@ -368,14 +317,6 @@ def test_a_run_that_ends_while_another_process_waits_is_not_resumed(tmp_path, mo
     assert "metrics.json" in after
     assert contents(first) == after
     assert second._lock is None
-
-
-def test_a_file_is_no_folder_of_a_run(tmp_path):
-    (tmp_path / "run").write_text("mine")
-    folder = RunFolder(tmp_path / "run")
-    with pytest.raises(ValueError, match="is a file. Choose another folder"):
-        folder.begin(ARGUMENTS)
-    assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_the_best_model_is_copied_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -409,21 +350,13 @@ def test_folders_of_others_are_left_alone(tmp_path):
     with pytest.raises(ValueError, match="holds a finished run"):
         folder.begin(ARGUMENTS)
     assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt", "metrics.json"}
-
-
-def test_a_locked_folder_is_one_line_of_the_command(small, tmp_path, capsys):
-    pytest.importorskip("fcntl")
-    folder = RunFolder(tmp_path / "run")
-    folder.lock()
-    assert train.main([*SHORT, "--output", str(folder.path)]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "is in use by another process" in said
-    assert [path.name for path in folder.path.iterdir()] == ["run.lock"]
+    with pytest.raises(ValueError, match="is a file. Choose another folder"):
+        RunFolder(tmp_path / "thesis.txt").begin(ARGUMENTS)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
 class Dictate(keras.callbacks.Callback):
-    """Gives each epoch the score that is said."""
+    """Gives each epoch a score."""
 
     def __init__(self, scores):
         super().__init__()
@@ -468,7 +401,7 @@ def test_no_worse_model_replaces_the_best_one(tmp_path, logs):
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     folder.best_model.unlink()
     trained(folder, 4)
-    assert "with a mean IoU of 0.900, is missing" in logs.text
+    assert "is not the best model, with a mean IoU of 0.900" in logs.text
     assert Record.read(folder.best_model) == Record.read(folder.last_model)
     assert Record.read(folder.best_model)[1:] == (4, 0.4, 0.4)
     model = keras.models.load_model(folder.best_model)
