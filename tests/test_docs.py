@@ -35,7 +35,7 @@ def blocks(text: str, language: str) -> list[str]:
     return found
 
 
-def small_network(input_shape, depth_multiplier=1.0, padding="same"):
+def small_network(input_shape, *, depth_multiplier=1.0, padding="same"):
     """A network with the strides of MobileNetV2 and little else."""
     inputs = x = keras.Input(input_shape)
     for index in range(5):
