@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -19,118 +18,94 @@ from keras_deeplab.data.augment import MEAN_COLOR
 from keras_deeplab.graph.network import all_layers, all_norms, intercepted_calls
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.losses import CrossEntropy
-from keras_deeplab.metrics import SegmentationMetrics, confusion_matrix, scores
+from keras_deeplab.metrics import SegmentationMetrics
 from keras_deeplab.models.deep_supervision import DeepSupervision
 from keras_deeplab.optimizers.groups import predictors
 from keras_deeplab.schedules import PolynomialDecay
 
 LEARNING_RATE, NORM_FREE_LEARNING_RATE = 8e-3, 3e-4
 STEPS, WARMUP_STEPS, STEPS_PER_EPOCH = 300, 10, 10
-LARGEST_SIDE = 160
-FEW = 0.1  # of the parameters
-FELL, STILL = 0.5, 0.9  # of the first loss: below it has clearly fallen, above it has not fallen
 TRIAL_EPOCHS = 3
+LARGEST_SIDE = 160
 CROPS_PER_SIDE = 7
+FEW = 0.1  # of the weights
 
-Pair = tuple[np.ndarray, np.ndarray]
+History = dict[str, list[float]]
 Finding = tuple[str, str]  # cause and message
 
 
 @dataclasses.dataclass(frozen=True)
 class OverfitReport:
-    """Result of `overfit`; `print` shows it, `to_dict` is ready for JSON.
+    """Result of `overfit`; `print` shows it.
 
     Attributes:
-        fits: Whether the mean IoU in inference mode reached the target.
-        cause: None if it did, else `"data"`, `"frozen"`, `"activations"`, `"gradients"`,
+        cause: None if the model fits, else `"data"`, `"frozen"`, `"activations"`, `"gradients"`,
             `"learning_rate"`, `"batch_norm"`, `"steps"` or `"plateau"`.
-        message: What was measured about the cause, and how to fix it; empty if the model fits.
-        mean_iou: In inference mode, after the last step; None if nothing was trained.
-        target: The mean IoU to reach.
-        per_class: IoU in inference mode by class name; None for a class that does not occur.
-        steps: Steps trained.
-        seconds: Seconds of training, without the diagnosis.
-        images: Number of images.
-        crop_size: `(height, width)` of the crops.
-        history: As `keras.callbacks.History.history`, an entry per 10 steps: `loss` and `mean_iou`
-            in training mode, `val_mean_iou` in inference mode on the same images. None stands for
-            what is not finite.
+        message: What was measured about the cause, and how to fix it.
+        shape: `(images, height, width)` of the batch.
+        history: As `keras.callbacks.History.history`, an entry per 10 steps, with the values of
+            `metrics.SegmentationMetrics`; `val_mean_iou` is that in inference mode on the same
+            images. Empty if nothing was trained.
     """
 
-    fits: bool
     cause: str | None
     message: str
-    mean_iou: float | None
-    target: float
-    per_class: dict[str, float | None]
-    steps: int
-    seconds: float
-    images: int
-    crop_size: tuple[int, int]
-    history: dict[str, list[float | None]] = dataclasses.field(repr=False)
+    shape: tuple[int, int, int]
+    history: History = dataclasses.field(repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns a plain dict, ready for `json.dump`."""
-        return dataclasses.asdict(self)
+    @property
+    def fits(self) -> bool:
+        """Whether the model reached the target."""
+        return self.cause is None
 
     def __str__(self) -> str:
         """Returns the outcome and, if the model does not fit, the cause."""
-        images = f"{self.images} images of {self.crop_size[1]}x{self.crop_size[0]}"
-        if self.mean_iou is None:
-            reached = f"Nothing was trained on {images}"
-        else:
-            reached = (
-                f"Mean IoU {self.mean_iou:.3f} on {images} after {self.steps} steps, "
-                f"{self.seconds:.0f} s"
-            )
+        images, height, width = self.shape
+        steps = STEPS_PER_EPOCH * len(self.history.get("loss", ()))
+        text = f"{images} images of {width}x{height} after {steps} steps: "
+        if self.history:
+            text += f"mean IoU {self.history['val_mean_iou'][-1]:.3f}, "
         if self.fits:
-            return f"{reached}: the model fits them (target {self.target:g})."
-        return (
-            f"{reached}: the model does not fit them (target {self.target:g}).\n"
-            f"  CAUSE {self.cause}: {self.message}"
-        )
+            return f"{text}the model fits them."
+        return f"{text}the model does not fit them.\n  CAUSE {self.cause}: {self.message}"
 
 
 def overfit(
     model: keras.Model,
     source: Source,
-    split: str = "train",
-    *,
     count: int = 8,
+    *,
     crop_size: tuple[int, int] | None = None,
     steps: int = STEPS,
     target: float = 0.95,
-    compile: Mapping[str, Any] | None = None,
-    keep_weights: bool = False,
+    optimizer: keras.optimizers.Optimizer | str | None = None,
+    loss: Callable[[Any, Any], Any] | str | None = None,
     verbose: str | int = "auto",
 ) -> OverfitReport:
-    """Overfits one batch of a few images with `fit`, and diagnoses the cause if that fails.
+    """Overfits one batch of a few training images with `fit`, and diagnoses why if that fails.
 
-    A model that cannot do this will not learn a data set either, and here the cause is found in a
-    minute or two. One crop of each image, the one with the most even spread of classes, without
-    augmentation, is the batch of every step. Training stops once the mean IoU in inference mode
-    reaches the target. If it does not, causes are checked from the most basic to the least: labels
-    without classes to separate, frozen layers, dead activations, gradients that do not arrive or
-    are not finite, a learning rate that is too high or too low (others are tried), batch-norm
-    statistics that differ between training and inference, too few steps.
+    A model that cannot do this will not learn a data set either. One crop of each image, the one
+    with the most even spread of classes, without augmentation, is the batch of every step. Training
+    stops once the mean IoU in inference mode reaches the target. If it does not, causes are
+    checked: labels without classes to separate, frozen layers, dead activations, lost gradients, a
+    learning rate that is too high or too low (others are tried), batch-norm statistics that differ
+    between training and inference, too few steps.
 
-    The model's weights are restored in the end, and what it was compiled with does not change.
+    The variables of model and optimizer are restored in the end, and what the model was compiled
+    with does not change.
 
     Args:
         model: A functional model from pixels 0..255 `(batch, height, width, 3)` to logits
             `(batch, height, width, num_classes)`.
-        source: A `data.Source` of as many classes.
-        split: One of its splits.
+        source: A `data.Source` of as many classes, with a split "train".
         count: Number of images, spread over the split; at most all of them.
         crop_size: `(height, width)` of the crops. None for the model's own size if it is fixed,
             else the images' largest sides, at most 160.
         steps: Maximum number of steps, rounded up to a multiple of 10.
-        target: Mean IoU to reach, between 0 and 1.
-        compile: `optimizer` and `loss`, as `model.compile` takes them. The optimizer is copied; the
-            original only counts `iterations` meanwhile, for losses that read them, such as
-            `losses.HardPixelMining`. By default AdamW with a learning rate that decays from 8e-3
-            (3e-4 for a model without batch norms), and `losses.CrossEntropy`.
-        keep_weights: Whether the model keeps the trained weights.
+        target: Mean IoU to reach, from 0 to 1.
+        optimizer: As `model.compile` takes it. By default AdamW with a learning rate that decays
+            from 8e-3 (3e-4 for a model without batch norms).
+        loss: As `model.compile` takes it; `losses.CrossEntropy` by default.
         verbose: As in `fit`.
 
     Returns:
@@ -151,107 +126,60 @@ def overfit(
         [Karpathy, 2019, A Recipe for Training Neural Networks](
         https://karpathy.github.io/2019/04/25/recipe/), "overfit one batch".
     """
-    for name, value in (("count", count), ("steps", steps)):
-        validation.integer(name, value)
-    if not validation.is_number(target) or not 0 < target < 1:
-        raise validation.error("target", "a number between 0 and 1", target)
-    settings = dict(compile or {})
-    if not settings.keys() <= {"optimizer", "loss"}:
-        raise validation.error("compile", "a dict of 'optimizer' and 'loss'", settings)
-    source.check_split(split)
-    if not source.names(split):
-        raise validation.error("split", "one with images", split)
-    crop_size = _checked_crop_size(model, source.info.num_classes, crop_size)
-    images, labels = read_batch(source, split, count, crop_size)
-    classes = list(source.info.classes)
-    optimizer = keras.optimizers.get(settings.get("optimizer") or default_optimizer(model, steps))
-    loss = keras.losses.get(settings.get("loss") or CrossEntropy())
-    per_epoch = min(STEPS_PER_EPOCH, steps)
-    one = _OneBatch(model, images, labels, classes, optimizer, loss, target, per_epoch)
-    finding = _check_data(one)
+    validation.integer("count", count)
+    validation.integer("steps", steps)
+    validation.fraction("target", target)
+    source.check_split("train")
+    spec, num_classes = logits_spec(model)
+    classes = source.info.classes
+    if num_classes != len(classes) or spec.shape[-1] != 3:
+        rule = f"a map from 3 channels to the source's {len(classes)} classes"
+        raise validation.error("model", rule, {"channels": spec.shape[-1], "classes": num_classes})
+    if crop_size is not None:
+        crop_size = validation.size("crop_size", crop_size)
+    elif None not in spec.shape[1:3]:
+        crop_size = tuple(spec.shape[1:3])
+    images, labels = read_batch(source, count, crop_size)
+    optimizer = keras.optimizers.get(optimizer or default_optimizer(model, steps))
+    one = _OneBatch(model, images, labels, num_classes, optimizer, loss or CrossEntropy(), target)
+    history: History = {}
+    finding = _check_labels(labels, classes)
     if finding is None and not model.trainable_variables:
-        finding = "frozen", "No weight is trainable: set `trainable`."
-    result: dict[str, Any] = {"mean_iou": None, "per_class": dict.fromkeys(classes)}
-    history: dict[str, list[float]] = {}
-    done, seconds = 0, 0.0
+        finding = _check_frozen(model)
     try:
         if finding is None:
-            began = time.perf_counter()
-            history, done = one.fit(math.ceil(steps / per_epoch), verbose)
-            seconds = time.perf_counter() - began
-            trained, result = one.state(), one.scores()
-            if not result["mean_iou"] >= target:
-                finding = _diagnose(one, history, trained, result)
-            if keep_weights:
-                one.restore(trained)
+            history = one.fit(optimizer, math.ceil(steps / STEPS_PER_EPOCH), verbose)
+            if not history["val_mean_iou"][-1] >= target:
+                finding = (
+                    _check_frozen(model)
+                    or _check_batch_norm(one, history)
+                    or _check_activations(one)
+                    or _check_gradients(one)
+                    or _check_learning_rate(one, history)
+                    or _check_steps(history)
+                )
     finally:
-        if not (keep_weights and history):
-            one.restore(one.beginning)
+        one.restore()
     cause, message = finding or (None, "")
-    return OverfitReport(
-        fits=finding is None,
-        cause=cause,
-        message=message,
-        mean_iou=result["mean_iou"],
-        target=target,
-        per_class=result["per_class"],
-        steps=done,
-        seconds=seconds,
-        images=len(images),
-        crop_size=labels.shape[1:],
-        history={
-            name: [value if math.isfinite(value) else None for value in history[name]]
-            for name in ("loss", "mean_iou", "val_mean_iou")
-            if history
-        },
-    )
+    return OverfitReport(cause, message, labels.shape, history)
 
 
 def default_optimizer(model: keras.Model, steps: int = STEPS) -> keras.optimizers.Optimizer:
     """An optimizer with which a sound model fits a few images in `steps`."""
     rate = LEARNING_RATE if all_norms(model) else NORM_FREE_LEARNING_RATE
     warmup = min(WARMUP_STEPS, steps // 2)
-    schedule = PolynomialDecay(
-        rate, total_steps=steps, warmup_steps=warmup, end_learning_rate=rate / 10
-    )
+    schedule = PolynomialDecay(rate, steps, warmup_steps=warmup, end_learning_rate=rate / 10)
     return keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=5.0)
 
 
-def _checked_crop_size(
-    model: keras.Model, num_classes: int, crop_size: tuple[int, int] | None
-) -> tuple[int, int] | None:
-    spec, predicted_classes = logits_spec(model)
-    if predicted_classes != num_classes or spec.shape[-1] != 3:
-        raise ValueError(
-            f"`model` must map 3 channels to the source's {num_classes} classes. Received: a model "
-            f"from {spec.shape[-1]} channels to {predicted_classes} classes"
-        )
-    fixed = tuple(spec.shape[1:3])
-    if crop_size is None:
-        return None if None in fixed else fixed
-    size = validation.size("crop_size", crop_size)
-    if any(own not in (None, side) for own, side in zip(fixed, size, strict=True)):
-        raise validation.error("crop_size", f"the model's size {fixed}", crop_size)
-    return size
-
-
-def read_batch(source: Source, split: str, count: int, crop_size: tuple[int, int] | None) -> Pair:
-    """Reads images spread over a split, the same ones in every call, and crops each.
-
-    Args:
-        source: A `data.Source`.
-        split: One of its splits.
-        count: Number of images; at most all of the split.
-        crop_size: `(height, width)`; None for the images' largest sides, at most 160.
-
-    Returns:
-        `(images, labels)`: float32 `(batch, height, width, 3)` in 0..255 and int32
-        `(batch, height, width)` with 255 ignored. Smaller images are padded with ignored grey.
-    """
-    images = len(source.names(split))
+def read_batch(
+    source: Source, count: int, crop_size: tuple[int, int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads images spread over "train", the same in every call, as one batch of crops."""
+    images = len(source.names("train"))
     spread = np.unique(np.linspace(0, images - 1, min(count, images)).astype(np.int64))
     numbers = tf.data.Dataset.from_tensor_slices(spread)
-    pairs = list(source.checked_dataset(split, numbers).as_numpy_iterator())
+    pairs = list(source.checked_dataset("train", numbers).as_numpy_iterator())
     if crop_size is None:
         sides = np.max([label.shape for _, label in pairs], axis=0)
         crop_size = tuple(int(min(side, LARGEST_SIDE)) for side in sides)
@@ -259,8 +187,10 @@ def read_batch(source: Source, split: str, count: int, crop_size: tuple[int, int
     return np.stack(images), np.stack(labels)
 
 
-def _richest_crop(image: np.ndarray, label: np.ndarray, size: tuple[int, int]) -> Pair:
-    """The crop whose labels have the largest entropy.
+def _richest_crop(
+    image: np.ndarray, label: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The crop whose labels have the largest entropy; a smaller image is padded, ignored there.
 
     The number of classes would prefer crops with slivers of many, in which a few wrong pixels
     decide the mean IoU.
@@ -292,222 +222,130 @@ class _Trained(DeepSupervision, keras.Model):
         self.supervision_weights = getattr(network, "supervision_weights", (1.0,))
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> Any:
-        """The model's outputs."""
         return self.network(inputs, training=training)
 
 
-class _ScaledRate(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate in an optimizer's configuration, times a factor that can be changed."""
-
-    def __init__(self, rate: Any) -> None:
-        scheduled = isinstance(rate, dict)
-        self.rate = keras.optimizers.schedules.deserialize(rate) if scheduled else lambda _: rate
-        self.factor = tf.Variable(1.0, trainable=False)
-
-    def __call__(self, step: Any) -> tf.Tensor:
-        return self.factor * tf.cast(self.rate(step), tf.float32)
-
-
-class _Monitor(keras.callbacks.Callback):
-    """Counts steps, also on the optimizer that the loss may read, and stops in time."""
-
-    def __init__(self, optimizer: keras.optimizers.Optimizer, target: float) -> None:
-        super().__init__()
-        self.optimizer, self.target, self.steps = optimizer, target, 0
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Sets the number of the step, which starts at 0 in each run."""
-        self.optimizer.iterations.assign(self.steps)
-        self.steps += 1
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Stops at a loss that is not finite."""
-        self.model.stop_training |= not math.isfinite(logs["loss"])
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Stops at the target."""
-        self.model.stop_training |= bool(logs["val_mean_iou"] >= self.target)
-
-
 class _OneBatch:
-    """A model and the batch that it is trained on, always from the same variables.
-
-    Attributes:
-        beginning: The variables of model and optimizer, seeds of dropout included.
-    """
+    """A model and the batch that it is trained on, always from the same variables."""
 
     def __init__(
         self,
         model: keras.Model,
         images: np.ndarray,
         labels: np.ndarray,
-        classes: list[str],
+        num_classes: int,
         optimizer: keras.optimizers.Optimizer,
-        loss: Callable[[Any, Any], Any],
+        loss: Callable[[Any, Any], Any] | str,
         target: float,
-        steps_per_epoch: int,
     ) -> None:
-        self.steps_per_epoch = steps_per_epoch
         self.model, self.images, self.labels = model, images, labels
-        self.classes, self.optimizer, self.target = classes, optimizer, target
+        self.num_classes, self.loss, self.target = num_classes, loss, target
+        self.optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # without loss scaling
         self.dataset = tf.data.Dataset.from_tensors((images, labels))
-        inner = getattr(optimizer, "inner_optimizer", optimizer)  # `compile` adds loss scaling
-        config = inner.get_config()
-        self.rate = _ScaledRate(config["learning_rate"])
         self.trained = _Trained(model)
-        self.trained.compile(
-            type(inner).from_config({**config, "learning_rate": self.rate}),
-            loss,
-            metrics=[SegmentationMetrics(len(classes), per_class=False)],
-            jit_compile=False,  # takes longer than it saves in a few hundred small steps
-        )
-        self.trained.optimizer.build(model.trainable_variables)
-        self.variables = [*model.variables, *self.trained.optimizer.variables]
-        self.beginning = self.state()
+        optimizer.build(model.trainable_variables)
+        self.beginning = [
+            (variable, np.array(keras.ops.convert_to_numpy(variable)))
+            for variable in (*model.variables, *optimizer.variables)
+        ]
 
-    def state(self) -> list[np.ndarray]:
-        """The present values of all variables."""
-        return [np.array(keras.ops.convert_to_numpy(variable)) for variable in self.variables]
-
-    def restore(self, state: list[np.ndarray]) -> None:
-        """Gives all variables these values again."""
-        for variable, value in zip(self.variables, state, strict=True):
+    def restore(self) -> None:
+        for variable, value in self.beginning:
             variable.assign(value)
 
     def fit(
-        self, epochs: int, verbose: str | int = 0, factor: float = 1.0
-    ) -> tuple[dict[str, list[float]], int]:
-        """Trains from the beginning; returns the history and the number of steps.
+        self, optimizer: keras.optimizers.Optimizer, epochs: int, verbose: str | int = 0
+    ) -> History:
+        """Trains from the beginning until the target is reached or the loss is not finite."""
 
-        Args:
-            epochs: Maximum number of epochs of `steps_per_epoch` steps.
-            verbose: As in `keras.Model.fit`.
-            factor: Multiplies the learning rate.
-        """
-        self.restore(self.beginning)
-        self.rate.factor.assign(factor)
-        monitor, before = _Monitor(self.optimizer, self.target), int(self.optimizer.iterations)
-        try:
-            history = self.trained.fit(
-                self.dataset.repeat(),
-                steps_per_epoch=self.steps_per_epoch,
-                epochs=epochs,
-                validation_data=self.dataset,
-                callbacks=[monitor],
-                shuffle=False,
-                verbose=verbose,
-            )
-        finally:
-            self.optimizer.iterations.assign(before)
-        return history.history, monitor.steps
+        def stop(epoch: int, logs: dict[str, float]) -> None:  # noqa: ARG001
+            reached = logs["val_mean_iou"] >= self.target
+            self.trained.stop_training |= bool(reached or not math.isfinite(logs["loss"]))
 
-    def scores(self) -> dict[str, Any]:
-        """The result of `metrics.scores` in inference mode."""
-        valid = self.labels != IGNORE_LABEL
-        predicted = np.argmax(self.model(self.images, training=False), -1)[valid]
-        confusion = confusion_matrix(self.labels[valid], predicted, len(self.classes))
-        return scores(confusion, self.classes)
+        self.restore()
+        self.trained.compile(
+            optimizer,
+            self.loss,
+            metrics=[SegmentationMetrics(self.num_classes, per_class=False)],
+            jit_compile=False,  # takes longer than it saves in a few hundred small steps
+        )
+        history = self.trained.fit(
+            self.dataset.repeat(),
+            steps_per_epoch=STEPS_PER_EPOCH,
+            epochs=epochs,
+            validation_data=self.dataset,
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=stop)],
+            shuffle=False,
+            verbose=verbose,
+        )
+        return history.history
 
-    def loss(self) -> tf.Tensor:
-        """The loss in training mode."""
+    def first_loss(self) -> tf.Tensor:
+        """The loss in training mode before the first step."""
+        self.restore()
         outputs = self.model(self.images, training=True)
         return self.trained.compute_loss(self.images, self.labels, outputs)
 
-    def gradients(self) -> dict[str, float | None]:
-        """The largest gradient of each layer by path; None if the loss does not depend on it."""
-        variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            loss = self.loss()
-        largest: dict[str, float | None] = {}
-        for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
-            path = variable.path.rpartition("/")[0]
-            largest.setdefault(path, None)
-            if gradient is not None:
-                value = np.abs(tf.convert_to_tensor(gradient)).max()
-                largest[path] = float(np.maximum(value, largest[path] or 0.0))
-        return largest
 
-
-def _diagnose(
-    one: _OneBatch, history: dict[str, list[float]], trained: list[np.ndarray], result: dict
-) -> Finding:
-    """The first cause that is found. The variables of model and optimizer change."""
-    return (
-        _check_frozen(one.model)
-        or _check_activations(one)
-        or _check_gradients(one, trained)
-        or _check_learning_rate(one, history)
-        or _check_batch_norm(one, history, trained, result["mean_iou"])
-        or _check_steps(one, history, result)
-    )
-
-
-def _check_data(one: _OneBatch) -> Finding | None:
-    labels, num_classes = one.labels, len(one.classes)
-    values, counts = np.unique(labels[labels != IGNORE_LABEL], return_counts=True)
-    wrong = values[(values < 0) | (values >= num_classes)]
-    if not values.size:
-        return "data", "All labels are 255 (ignored)."
-    if wrong.size:
+def _check_labels(labels: np.ndarray, classes: Sequence[str]) -> Finding | None:
+    values = np.unique(labels[labels != IGNORE_LABEL])
+    if values.size and not 0 <= values[0] <= values[-1] < len(classes):
         return "data", (
-            f"Labels must be in 0..{num_classes - 1}. Received: {wrong.tolist()}. Do the label "
+            f"Labels must be in 0..{len(classes) - 1}. Received: {values.tolist()}. Do the label "
             "maps count from 1?"
         )
     if values.size < 2:
         return "data", (
-            f"All {counts.sum()} labelled pixels are {one.classes[values[0]]!r}. Are the label "
-            "maps right, or the images too few?"
+            "The labels must be of two classes at least (255 is ignored). Received: "
+            f"{[classes[value] for value in values]}. Are the label maps right, or the images too "
+            "few?"
         )
-    if not np.ptp(one.images, axis=(1, 2)).max():
-        return "data", "Every image has one colour only."
     return None
 
 
 def _check_frozen(model: keras.Model) -> Finding | None:
-    frozen = [layer for layer in predictors(model) if not layer.trainable_variables]
-    if frozen:
-        names = _listed([layer.name for layer in frozen])
-        return "frozen", f"The layers that compute the logits are frozen: {names}."
+    """Whether few weights are trainable, or not those of the layers that compute the logits."""
+    layers = [layer for layer in all_layers(model).values() if layer.weights]
+    frozen = [layer for layer in predictors(model) if not layer.trainable]
     trainable, total = (
         sum(math.prod(v.shape) for v in variables)
         for variables in (model.trainable_variables, model.weights)
     )
     if trainable < FEW * total:
-        layers = all_layers(model).items()
-        names = _listed([path for path, layer in layers if layer.weights and not layer.trainable])
-        return "frozen", f"Only {trainable} of {total} weights are trainable; frozen: {names}."
-    return None
+        frozen = [layer for layer in layers if not layer.trainable]
+    if not frozen:
+        return None
+    names = _listed(layer.name for layer in frozen)
+    return "frozen", f"{trainable} of {total} weights are trainable; frozen: {names}."
 
 
 def _check_activations(one: _OneBatch) -> Finding | None:
     """Whether features differ from pixel to pixel before training, and the outputs are logits."""
-    one.restore(one.beginning)
-    heads, layers = predictors(one.model), all_layers(one.model)
-    constant: dict[str, bool] = {}
-    dead_ends: list[str] = []
+    one.restore()
+    layers, heads = all_layers(one.model), predictors(one.model)
+    constant: list[str] = []
+    dead: list[str] = []
 
     def recorded(path: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if layers[path] in heads and _is_constant(args):
-            dead_ends.append(f"The input of '{path}'")
+            dead.append(path)
         outputs = call(*args, **kwargs)
-        constant.setdefault(path, _is_constant(outputs))
+        if _is_constant(outputs):
+            constant.append(path)
         return outputs
 
     with intercepted_calls(layers, recorded):  # in training mode, as for the loss
         one.model(one.images, training=True)
-    if constant.get("backbone"):
-        dead_ends.insert(0, "The backbone's output")
-    if dead_ends:
-        first = next((path for path, is_constant in constant.items() if is_constant), "input")
+    if dead or "backbone" in constant:
         return "activations", (
-            f"{dead_ends[0]} is the same at every pixel, from layer '{first}' on: its activations "
-            "are dead. Check its initial weights and the scale of its input."
+            f"The output of layer '{constant[0]}' is the same at every pixel: its activations are "
+            "dead. Check its initial weights and the scale of its input."
         )
     logits = np.asarray(one.model(one.images, training=False))
     if logits.min() >= 0 and np.allclose(logits.sum(-1), 1, atol=1e-3):
         return "activations", (
-            "The outputs are probabilities (their sum is 1), but losses expect logits: remove the "
-            "softmax from the model."
+            "The outputs are probabilities, but losses expect logits: remove the softmax from the "
+            "model."
         )
     return None
 
@@ -522,106 +360,92 @@ def _is_constant(values: Any) -> bool:
     return bool(deviation <= 1e-6 * tf.maximum(1.0, tf.reduce_max(tf.abs(x))))
 
 
-def _check_gradients(one: _OneBatch, trained: list[np.ndarray]) -> Finding | None:
-    one.restore(one.beginning)
-    first = one.gradients()
-    one.restore(trained)
-    last = one.gradients()
-    cut = [path for path, value in first.items() if value is None]
-    broken = [path for path, v in first.items() if v is not None and not math.isfinite(v)]
-    # Behind a scale that starts at zero gradients are zero in the first step only.
-    zero = [path for path, value in first.items() if value == 0 and last[path] == 0]
-    if cut:
-        return "gradients", (
-            f"The loss does not depend on the weights of {_listed(cut)}. Look for stop_gradient, "
-            "argmax, rounding or NumPy after these layers."
-        )
-    if broken:
-        return "gradients", (
-            f"The gradients of {_listed(broken)} are not finite before the first step. Look for "
-            "NaN in the weights, division by zero and the logarithm of zero."
-        )
-    if zero:
-        return "gradients", f"The gradients of {_listed(zero)} are zero: they do not learn."
-    return None
-
-
-def _check_learning_rate(one: _OneBatch, history: dict[str, list[float]]) -> Finding | None:
-    """Whether the loss falls, and falls faster at another learning rate."""
-    losses, last = history["loss"], history["loss"][-1]
-    one.restore(one.beginning)
-    first = float(one.loss())
-    if math.isfinite(last) and (last < FELL * first or history["mean_iou"][-1] >= one.target):
+def _check_gradients(one: _OneBatch) -> Finding | None:
+    variables = one.model.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = one.first_loss()
+    gradients = zip(variables, tape.gradient(loss, variables), strict=True)
+    lost = [v.path for v, value in gradients if value is None or not np.isfinite(value).all()]
+    if not lost:
         return None
-    epochs = min(TRIAL_EPOCHS, len(losses)) if math.isfinite(last) else TRIAL_EPOCHS
-    low, high = (one.fit(epochs, factor=factor)[0]["loss"][-1] for factor in (0.1, 10.0))
-    own, steps = losses[:epochs][-1], epochs * one.steps_per_epoch
-    rate = float(one.rate.rate(min(WARMUP_STEPS, steps)))
-    measured = (
-        f"the loss went from {first:.3g} to {last:.3g}; after {steps} steps it "
-        f"is {low:.3g} at {0.1 * rate:.2g}, {own:.3g} at {rate:.2g}, {high:.3g} at {10 * rate:.2g}"
+    return "gradients", (
+        f"Before the first step there are no finite gradients of {_listed(lost)}. Look for "
+        "stop_gradient, argmax, rounding or NumPy after these layers, for NaN in the weights, "
+        "division by zero and the logarithm of zero."
     )
-    # A loss that is not finite fell less than any other.
-    fell, fell_low, fell_high = (
-        first - loss if math.isfinite(loss) else -math.inf for loss in (own, low, high)
-    )
-    clearly = max(2 * fell, (1 - STILL) * first)
+
+
+def _check_learning_rate(one: _OneBatch, history: History) -> Finding | None:
+    """Whether the loss falls faster at another learning rate."""
+    first, last = float(one.first_loss()), history["loss"][-1]
+    epochs = min(TRIAL_EPOCHS, len(history["loss"]))
+    steps = epochs * STEPS_PER_EPOCH
+    one.optimizer.iterations.assign_add(min(WARMUP_STEPS, steps))
+    rate = float(one.optimizer.learning_rate)
     if not math.isfinite(last):
-        finding = "The learning rate is too high: the loss is not finite"
-    elif fell_high >= max(fell_low, clearly):
-        finding = "The learning rate is too low: the loss falls faster at ten times the rate"
-    elif fell_low >= clearly or (last > first and fell_low > fell):
-        finding = "The learning rate is too high: the loss falls faster at a tenth of the rate"
-    elif last > STILL * first:
-        finding = "The loss does not fall, nor at a tenth or ten times the learning rate"
+        return "learning_rate", f"The learning rate {rate:.2g} is too high: the loss is {last}."
+    if last < first / 2 or history["mean_iou"][-1] >= one.target:
+        return None
+    losses = {1.0: history["loss"][epochs - 1]}
+    for factor in (0.1, 10.0):
+        settings = {**one.optimizer.get_config(), "learning_rate": factor * rate}
+        losses[factor] = one.fit(type(one.optimizer).from_config(settings), epochs)["loss"][-1]
+    # A loss that is not finite fell less than any other.
+    fell, low, high = (
+        first - loss if math.isfinite(loss) else -math.inf for loss in losses.values()
+    )
+    clearly = max(2 * fell, 0.1 * first)
+    if high >= max(low, clearly):
+        word = "low"
+    elif low >= clearly or (last > first and low > fell):
+        word = "high"
     else:
         return None
-    return "learning_rate", f"{finding} ({measured})."
-
-
-def _check_batch_norm(
-    one: _OneBatch, history: dict[str, list[float]], trained: list[np.ndarray], inference: float
-) -> Finding | None:
-    """Whether the model fits in training mode and not in inference mode."""
-    one.restore(trained)
-    training = history["mean_iou"][-1]
-    measured = f"mean IoU is {training:.3f} in training mode and {inference:.3f} in inference mode"
-    norms = all_norms(one.model).values()
-    if norms:
-        reestimate_batch_norm(one.model, [one.images])
-        reestimated = one.scores()["mean_iou"]
-        measured += f", {reestimated:.3f} with re-estimated statistics"
-        if reestimated >= one.target:
-            momenta = _listed(sorted({norm.momentum for norm in norms}))
-            return "batch_norm", (
-                f"The moving statistics of the batch norms lag behind the weights: {measured}. Use "
-                f"a smaller momentum than {momenta}, or keras_deeplab.reestimate_batch_norm."
-            )
-    if training >= one.target:
-        return "batch_norm", (
-            f"A layer other than the batch norms differs between the modes: {measured}."
-        )
-    return None
-
-
-def _check_steps(one: _OneBatch, history: dict[str, list[float]], result: dict) -> Finding:
-    """Whether more steps may do; the last possible cause."""
-    losses, ious = history["loss"], history["val_mean_iou"]
-    third = max(1, len(losses) // 3)
-    reached = f"mean IoU is {result['mean_iou']:.3f}"
-    if len(losses) < 3 or np.mean(losses[-third:]) < STILL * np.mean(losses[-2 * third : -third]):
-        return "steps", f"The loss still falls, and {reached}: train more steps."
-    if ious[-1] >= max(ious[:-third]) + 0.01:
-        return "steps", f"The mean IoU still rises, and {reached}: train more steps."
-    low = sorted((v, k) for k, v in result["per_class"].items() if v is not None and v < one.target)
-    classes = _listed([f"{name} {iou:.2f}" for iou, name in low])
-    return "plateau", (
-        f"The model stopped learning, and {reached} (per class: {classes}). Thin or small "
-        "objects need a smaller output stride, a decoder at finer features or larger images; else "
-        "the model has too few weights, or too much dropout or weight decay."
+    measured = ", ".join(
+        f"{loss:.3g} at {factor * rate:.2g}" for factor, loss in sorted(losses.items())
+    )
+    return "learning_rate", (
+        f"The learning rate is too {word}: after {steps} steps the loss, {first:.3g} before, is "
+        f"{measured}."
     )
 
 
-def _listed(names: Sequence[Any], shown: int = 5) -> str:
+def _check_batch_norm(one: _OneBatch, history: History) -> Finding | None:
+    """Whether the model, still trained, fits in training mode and not in inference mode."""
+    training, inference = history["mean_iou"][-1], history["val_mean_iou"][-1]
+    measured = f"mean IoU is {training:.3f} in training mode and {inference:.3f} in inference mode"
+    norms = all_norms(one.model).values()
+    if norms and math.isfinite(history["loss"][-1]):
+        reestimate_batch_norm(one.model, [one.images])
+        found = one.trained.evaluate(one.dataset, return_dict=True, verbose=0)["mean_iou"]
+        if found >= one.target:
+            return "batch_norm", (
+                f"The moving statistics of the batch norms lag behind the weights: {measured}, "
+                f"{found:.3f} with re-estimated statistics. Use a smaller momentum than "
+                f"{_listed({norm.momentum for norm in norms})}, or "
+                "keras_deeplab.reestimate_batch_norm."
+            )
+    if training < one.target:
+        return None
+    return "batch_norm", (
+        f"A layer other than the batch norms differs between the modes: {measured}."
+    )
+
+
+def _check_steps(history: History) -> Finding:
+    """Whether more steps may do; the last possible cause."""
+    losses = history["loss"]
+    third = max(1, len(losses) // 3)
+    if len(losses) < 3 or np.mean(losses[-third:]) < 0.9 * np.mean(losses[-2 * third : -third]):
+        return "steps", "The loss still falls: train more steps."
+    return "plateau", (
+        "The model stopped learning. Thin or small objects need a smaller output stride, a decoder "
+        "at finer features or larger images; else the model has too few weights, or too much "
+        "dropout or weight decay."
+    )
+
+
+def _listed(names: Iterable[Any], shown: int = 5) -> str:
+    names = list(map(str, names))
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(map(str, names[:shown])) + more
+    return ", ".join(names[:shown]) + more

@@ -108,10 +108,7 @@ def pair_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def _evaluation_step(
     model: keras.Model, metric: SegmentationMetrics, element: tuple, spec: tf.TensorSpec
 ) -> tf.types.experimental.PolymorphicFunction:
-    """Returns the function that adds a batch to the metric, traced once for all sizes.
-
-    It returns `(truth, predicted)`, each `(batch, height, width)`.
-    """
+    """The function that adds a batch to the metric and returns truth and predicted label maps."""
     pixels, labels = element
     any_size = tf.TensorSpec([None, *spec.shape[1:]], pixels.dtype)
     maps = tf.TensorSpec([None] * labels.shape.rank, labels.dtype)
@@ -151,14 +148,12 @@ def scores_table(report: dict[str, Any], split: str) -> str:
         totals["boundary mean IoU"] = report["boundary_mean_iou"]
         for pixels, value in report["trimap_mean_iou"].items():
             totals[f"mean IoU within {pixels} px of a boundary"] = value
-    rows = [["", *columns]]
+    rows = [("", list(columns))]
     for name in report["per_class"]:
-        rows.append([name, *(_cell(values[name], form) for values, form in columns.values())])
-    rows += [[name, _cell(value, ".3f")] for name, value in totals.items()]
-    width = max(len(str(name)) for name, *_ in rows)
-    lines = (
-        f"  {name:<{width}}" + "".join(f"  {cell:>12}" for cell in cells) for name, *cells in rows
-    )
+        rows.append((name, [_cell(values[name], form) for values, form in columns.values()]))
+    rows += [(name, [_cell(value, ".3f")]) for name, value in totals.items()]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:<{width}}" + "".join(f"  {c:>12}" for c in cells) for name, cells in rows]
     return "\n".join([f"IoU per class on the {report['images']} images of {split}:", *lines])
 
 
@@ -167,11 +162,7 @@ def _cell(value: float | None, form: str) -> str:
 
 
 def prediction_settings(model: keras.Model) -> dict[str, Any]:
-    """Returns the output stride and the test-time augmentation of a model, as JSON.
-
-    The augmentation is a list of the settings of `MultiScale`, the outermost first, empty for a
-    model that predicts each image once.
-    """
+    """Returns output stride and test-time augmentation (outermost first) of a model, as JSON."""
     augmentation = []
     while isinstance(model, MultiScale):
         config = model.get_config()

@@ -90,16 +90,15 @@ def saved_model(
     >>> serve = tf.saved_model.load("saved_model").signatures["serving_default"]
     >>> serve(images=images)["labels"]
     """
-    path = Path(path)
-    _check_target(path, overwrite)
-    needed = max(_pixels(shape) for shape in verified_shapes(logits_spec(model)[0]))
+    spec, _ = logits_spec(model)
+    needed = max(_pixels(shape) for shape in verified_shapes(spec))
     if max_pixels is None:
         max_pixels = max(MAX_PIXELS, needed)
     max_pixels = integer("max_pixels", max_pixels, minimum=needed)  # of the images compared
-    with _verified_folder(path) as temporary:
+    with _verified_folder(path, overwrite) as temporary:
         _write(model, temporary, max_pixels)
         verify(model, temporary, tolerance)
-    return path
+    return Path(path)
 
 
 def classifier(
@@ -131,58 +130,45 @@ def classifier(
     >>> model = keras_deeplab.SPPNet(5, "mobilenet_v2", levels=(2, 1), dense=())
     >>> path = keras_deeplab.export.classifier(model, "classifier")
     """
-    path = Path(path)
-    _check_target(path, overwrite)
-    with _verified_folder(path) as temporary:
+    with _verified_folder(path, overwrite) as temporary:
         model.export(temporary, verbose=False)
         served = tf.saved_model.load(str(temporary))
-        shapes = verified_shapes(tf.TensorSpec(model.input_shape))
-        for shape in dict.fromkeys(shapes):
-            images, _ = test_images(shape)
-            images = images.astype("float32")
+        for shape in dict.fromkeys(verified_shapes(tf.TensorSpec(model.input_shape))):
+            images = test_images(shape)[0].astype("float32")
             expected, found = (tf.nn.softmax(f(images)) for f in (model, served.serve))
             check_difference(f"{path}: at {shape[1]}x{shape[2]}", found, expected, tolerance)
-    return path
+    return Path(path)
 
 
 @contextmanager
-def _verified_folder(path: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `path` that takes its place when the block succeeds."""
+def _verified_folder(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
+    """Yields a temporary folder beside `path` that takes its place when the block succeeds."""
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if not (path / "saved_model.pb").is_file():
+            raise FileExistsError(
+                f"`path` must be a new folder or a SavedModel. Received: path={path}"
+            )
+        if not overwrite:
+            raise FileExistsError(
+                f"`path` must be a new folder unless overwrite=True. Received: path={path}"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    old = path.with_name(f"{temporary.name}.old")
     try:
         yield temporary
-        _replace(path, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_target(path: Path, overwrite: bool) -> None:
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not (path / "saved_model.pb").is_file():
-        raise FileExistsError(f"`path` must be a new folder or a SavedModel. Received: path={path}")
-    if not overwrite:
-        raise FileExistsError(
-            f"`path` must be a new folder unless overwrite=True. Received: path={path}"
-        )
-
-
-def _replace(path: Path, temporary: Path) -> None:
-    """Renames a verified export to `path`; an old one is deleted last."""
-    old = temporary.with_name(f"{temporary.name}.old")
-    if path.exists():
-        path.rename(old)
-    try:
+        if path.exists():
+            path.rename(old)
         temporary.rename(path)
-    except OSError:
-        if old.exists():
+    finally:
+        if old.exists() and not path.exists():
             old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(model: keras.Model, path: Path, max_pixels: int = MAX_PIXELS) -> None:
+def _write(model: keras.Model, path: Path, max_pixels: int) -> None:
     spec, num_classes = logits_spec(model)
     archive = keras.export.ExportArchive()
 
@@ -203,15 +189,18 @@ def _write(model: keras.Model, path: Path, max_pixels: int = MAX_PIXELS) -> None
 
         def serve_encoded(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
             encoded = _checked_files(encoded, max_pixels)
-            return serve_images(tf.ensure_shape(_decoded(encoded, channels), spec.shape))
+            pixels = tf.TensorSpec((None, None, channels), tf.uint8)
+            # Raises an error if the sizes differ.
+            images = tf.map_fn(_decode_upright(channels), encoded, fn_output_signature=pixels)
+            return serve_images(tf.ensure_shape(images, spec.shape))
 
-        encoded = tf.TensorSpec(spec.shape[:1], tf.string, name="encoded")
-        archive.add_endpoint(SERVING_ENCODED, serve_encoded, input_signature=[encoded])
+        files = tf.TensorSpec(spec.shape[:1], tf.string, name="encoded")
+        archive.add_endpoint(SERVING_ENCODED, serve_encoded, input_signature=[files])
     archive.write_out(path, verbose=False)
 
 
 def _pixels(shape: Sequence[int]) -> int:
-    """Returns the pixels of a batch of images with the sides rounded up."""
+    """The pixels of a batch of images with the sides rounded up."""
     batch, height, width, _ = shape
     return batch * (-(-height // STRIDE) * STRIDE) * (-(-width // STRIDE) * STRIDE)
 
@@ -251,7 +240,7 @@ def _checked_files(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 
 def _declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns height times width from the header of a PNG, JPEG or WebP file, float64.
+    """Height times width, float64, from the header of a PNG, JPEG or WebP file.
 
     It is 0 for other files, which cannot declare more pixels than they have.
     """
@@ -290,28 +279,11 @@ def _declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
 
 
 @functools.cache  # traced once for all exports
-def _upright(channels: int) -> tf.types.experimental.PolymorphicFunction:
-    """Returns the function that decodes one image and applies its EXIF orientation."""
+def _decode_upright(channels: int) -> tf.types.experimental.PolymorphicFunction:
+    """The function that decodes one image and applies its EXIF orientation."""
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
-    def upright(encoded: tf.Tensor) -> tf.Tensor:
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
         return turned(decode_image(encoded, channels), jpeg_orientation(encoded))
 
-    return upright
-
-
-def _decoded(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes a batch of encoded images of one size."""
-    upright = _upright(channels)
-    first = tf.shape(upright(encoded[0]))
-
-    def one(image: tf.Tensor) -> tf.Tensor:
-        pixels = upright(image)
-        size = tf.shape(pixels)
-        rule = "encoded must hold images of one size; received heights, widths and channels"
-        check = tf.debugging.Assert(tf.reduce_all(size == first), [rule, first, "and", size])
-        with tf.control_dependencies([check]):
-            return tf.identity(pixels)
-
-    pixels = tf.TensorSpec((None, None, channels), tf.uint8)
-    return tf.map_fn(one, encoded, fn_output_signature=pixels)
+    return decode

@@ -26,13 +26,7 @@ _DISK_FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.E
 
 
 class DiskFullError(OSError):
-    """A file could not be written because the disk is full.
-
-    Args:
-        path: The file or folder.
-        reason: The system's message.
-        needed: Bytes that were needed, if known.
-    """
+    """A file could not be written because the disk is full."""
 
     def __init__(self, path: Path, reason: str, needed: int = 0) -> None:
         free = f"{shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free"
@@ -45,14 +39,9 @@ class DiskFullError(OSError):
 
 @contextmanager
 def full_disk_named(path: Path, needed: int = 0) -> Iterator[None]:
-    """Turns the error of a full disk, from any library, into one that names `path`.
+    """Turns the error of a full disk, from any library, into a `DiskFullError` that names `path`.
 
-    Args:
-        path: The file or folder that is written.
-        needed: Bytes that it takes, if known.
-
-    Raises:
-        DiskFullError: If the disk is full.
+    `needed` are the bytes that the file takes, if known.
     """
     try:
         yield
@@ -69,13 +58,8 @@ def full_disk_named(path: Path, needed: int = 0) -> Iterator[None]:
 def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which replaces `path` unless there is an error.
 
-    Args:
-        path: The file to write.
-        size: Bytes that it takes. Without space for them nothing is written: HDF5 may end the whole
-            process when the disk becomes full.
-
-    Raises:
-        DiskFullError: If the disk is full.
+    Without space for `size` bytes nothing is written: HDF5 may end the whole process when the disk
+    becomes full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(path.parent).free < size:
@@ -108,9 +92,6 @@ def special_file(path: Path) -> str | None:
     """Returns what a path is if it is not a regular file or a link to one, else None.
 
     Check it before opening a user's file: opening a named pipe may wait forever.
-
-    Raises:
-        OSError: If there is nothing at the path.
     """
     if path.is_symlink() and not path.exists():
         return "a link to nothing"
@@ -123,12 +104,8 @@ def special_file(path: Path) -> str | None:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Reads a JSON object in UTF-8, with or without a byte order mark.
 
-    Args:
-        path: A regular file.
-
-    Raises:
-        ValueError: If it does not hold a JSON object. The message is one line that begins with a
-            verb, so that the caller can put the path in front of it.
+    The message of the ValueError is one line that begins with a verb, so that the caller can put
+    the path in front of it.
     """
     if not path.exists() or special_file(path):
         raise ValueError("is not a regular file")
@@ -144,15 +121,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Args:
-        path: The file.
-        advice: A sentence on how to fix it, for the error.
-
-    Raises:
-        ValueError: If the file does not hold a JSON object.
-    """
+    """Reads a JSON object; the error names the path and ends with a sentence on how to fix it."""
     try:
         return read_json_object(path)
     except ValueError as error:
@@ -174,11 +143,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def check_unpacked(archive: zipfile.ZipFile, size: int) -> None:
-    """Checks that a zip archive of `size` bytes unpacks to no more than that.
-
-    Raises:
-        zipfile.BadZipFile: If members are compressed, or overlap.
-    """
+    """Checks that a zip archive of `size` bytes unpacks to no more, or raises a BadZipFile."""
     if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
         raise zipfile.BadZipFile("its members are compressed")
     if sum(member.file_size for member in archive.infolist()) > size:

@@ -30,37 +30,23 @@ _LABEL_FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, tuple[list, list, Label
 
 
 def logits_spec(model: keras.Model) -> tuple[tf.TensorSpec, int]:
-    """Returns the input spec and the number of classes of a segmentation model.
-
-    Args:
-        model: Model that maps pixels `(batch, height, width, channels)` to logits
-            `(batch, height, width, num_classes)`.
-
-    Returns:
-        `(pixels, num_classes)`: the spec of the model's input, None where a size is not fixed, and
-        the number of logits per pixel.
-
-    Raises:
-        ValueError: If the model has more than one input or output, or other shapes.
-    """
+    """Returns the spec of a segmentation model's input and the number of classes, or raises."""
     if not getattr(model, "inputs", None):
         raise error("model", "a functional keras.Model", model)
     inputs, outputs = ([tuple(t.shape) for t in ts] for ts in (model.inputs, model.outputs))
-    if [len(shape) for shape in inputs + outputs] != [4, 4] or len(inputs) != 1:
+    if (
+        [len(shape) for shape in inputs + outputs] != [4, 4]
+        or len(inputs) != 1
+        or inputs[0][-1] is None
+        or (outputs[0][-1] or 0) < 2
+    ):
         raise error(
             "model",
             "a map from one input (batch, height, width, channels) to logits (batch, height, "
-            "width, num_classes)",
+            "width, num_classes) with a fixed number of channels and at least 2 classes",
             {"inputs": inputs, "outputs": outputs},
         )
-    (pixels,), (logits,) = inputs, outputs
-    if pixels[-1] is None or logits[-1] is None or logits[-1] < 2:
-        raise error(
-            "model",
-            "a model with a fixed number of channels and at least 2 classes",
-            {"inputs": inputs, "outputs": outputs},
-        )
-    return tf.TensorSpec(pixels, model.inputs[0].dtype), logits[-1]
+    return tf.TensorSpec(inputs[0], model.inputs[0].dtype), outputs[0][-1]
 
 
 def label_dtype(num_classes: int) -> tf.DType:
@@ -69,15 +55,11 @@ def label_dtype(num_classes: int) -> tf.DType:
 
 
 def label_function(model: keras.Model) -> LabelFunction:
-    """Returns the compiled function from pixels to label maps of a segmentation model.
+    """Returns the compiled function from a batch of pixels to label maps, kept with the model.
 
-    It takes pixels `(batch, height, width, channels)` of the model's input dtype and returns labels
-    `(batch, height, width)`. It is traced once for all sizes, on its first call, and kept as long
-    as the model. Changed values of the weights need no new trace; where the model gets other
-    variables or its layers another dtype policy, a new function replaces it.
-
-    Run eagerly, a functional model keeps all its intermediate maps to the end, which takes several
-    times the memory of the graph.
+    It is traced once for all sizes, and again where the model gets other variables or its layers
+    another dtype policy. Run eagerly, a functional model keeps all its intermediate maps to the
+    end, which takes several times the memory of the graph.
     """
     policies = [layer.dtype_policy.name for layer in all_layers(model).values()]
     weights = model.weights
@@ -142,18 +124,10 @@ def predict(model: keras.Model, image: ImageLike) -> np.ndarray:
 
 
 def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
-    """Reads an image file as the training pipeline does.
+    """Reads an image file as the training pipeline does: uint8 `(height, width, channels)`.
 
-    Args:
-        path: A JPEG, PNG, BMP, WebP or TIFF file.
-        channels: 1 or 3; palettes become colours, alpha is dropped, 16-bit samples keep their upper
-            byte, and an EXIF orientation is applied.
-
-    Returns:
-        Pixels uint8 `(height, width, channels)`.
-
-    Raises:
-        ValueError: If the file does not exist or cannot be decoded completely.
+    Palettes become colours, alpha is dropped, 16-bit samples keep their upper byte, and an EXIF
+    orientation is applied.
     """
     return open_picture(path, channels).upright
 
@@ -228,13 +202,11 @@ def _array(image: Any, mode: str | None) -> np.ndarray:
 
 
 def _check_range(pixels: np.ndarray) -> None:
-    if pixels.dtype == np.uint8:
-        return
+    rule = "`image` must hold values in 0..255."
     try:
         dtype = tf.as_dtype(pixels.dtype)  # includes bfloat16, which NumPy lacks
     except TypeError:
         dtype = tf.variant
-    rule = "`image` must hold values in 0..255."
     if not (dtype.is_floating or dtype.is_integer):
         raise ValueError(f"{rule} Received: image of dtype {pixels.dtype}")
     low, high = pixels.min(), pixels.max()

@@ -78,10 +78,10 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
     paths: list[Path] = []
     images = [images] if isinstance(images, str | os.PathLike) else images
     for path in map(Path, images):
-        if not path.is_dir():
-            paths.append(path)
-            continue
-        inside = sorted(p for p in path.iterdir() if _is_image(p))
+        inside = [path]
+        if path.is_dir():
+            visible = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            inside = [p for p in visible if p.suffix.lower() in IMAGE_SUFFIXES]
         if not inside:
             raise error("images", f"files {', '.join(IMAGE_SUFFIXES)} or folders of them", path)
         paths += inside
@@ -93,19 +93,10 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
     return paths
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
 def stored_info(model_path: str | os.PathLike, num_classes: int) -> DatasetInfo | None:
     """Reads the classes' names and colours that training stored beside a model.
 
-    Returns:
-        The content of dataset.json; None if there is no such file, or it has another number of
-        classes.
-
-    Raises:
-        ValueError: If the file is damaged.
+    None without a dataset.json, or if it has another number of classes.
     """
     path = Path(model_path).with_name("dataset.json")
     if not os.path.lexists(path):

@@ -19,13 +19,7 @@ _SHORT.maxtuple = _SHORT.maxlist = 20
 
 
 def error(name: str, rule: str, value: Any, advice: str = "") -> ValueError:
-    """Returns the error of an argument.
-
-    Args:
-        name: Name of the argument.
-        rule: What it must be, after "must be".
-        value: The value received.
-        advice: A sentence on how to fix it.
+    """Returns the error of an argument; `advice` is a sentence on how to fix it.
 
     Example:
 

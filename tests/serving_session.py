@@ -14,9 +14,11 @@ import pickle
 import sys
 from pathlib import Path
 
-import numpy as np
-import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
+sys.modules["keras"] = sys.modules["keras_deeplab"] = None  # serving needs only TensorFlow
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tensorflow.core.protobuf import config_pb2  # noqa: E402
 
 saved_model, requests, answers = map(Path, sys.argv[1:])
 session = tf.compat.v1.Session(graph=tf.Graph())

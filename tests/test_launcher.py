@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from keras_deeplab.cli.main import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 MESSAGE = "I0000 00:00:1 1 port.cc:1] words"
 
@@ -32,10 +36,20 @@ def test_start_up_messages_are_dropped_and_errors_are_not(tmp_path):
     assert found.stderr.splitlines() == ["E0000 00:00:1 1 x.cc:1] a real error", "mine"]
 
 
-def test_the_command_lists_all_commands_quietly():
-    found = run("-c", "from keras_deeplab_launcher import main; main(['--help'])", cwd=ROOT)
-    assert found.returncode == 0
-    for name in ("train", "evaluate", "predict", "export", "convert", "audit", "train-classifier"):
-        assert f"\n  {name} " in found.stdout
+@pytest.mark.parametrize("how", ["file", "module"])
+def test_a_command_runs_quietly_in_a_clone(how, tmp_path):
+    script = str(ROOT / "training" / "predict.py")
+    arguments = [script] if how == "file" else ["-m", "training.predict"]
+    found = run(*arguments, "--lr", "1", cwd=tmp_path if how == "file" else ROOT)
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert found.stderr.splitlines()[-1].startswith("error: There is no option --lr.")
     assert "I0000" not in found.stderr
     assert "absl::InitializeLog" not in found.stderr
+
+
+def test_every_command_has_a_script_in_a_clone():
+    predict = (ROOT / "training" / "predict.py").read_text()
+    for name in COMMANDS:
+        script = ROOT / "training" / f"{name.replace('-', '_')}.py"
+        assert script.read_text() == predict.replace("predict", name)

@@ -6,18 +6,17 @@ import argparse
 import difflib
 import functools
 import logging
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import keras
 
 import keras_deeplab
-from keras_deeplab import names
-from keras_deeplab.models.multi_scale import checked_scales, with_test_time_augmentation
-from keras_deeplab.validation import error
+from keras_deeplab import names, validation
+from keras_deeplab.models.multi_scale import with_test_time_augmentation
 
 # Options of other tools, and what to suggest in place of options that no command has.
 OTHER_NAMES = {
@@ -40,38 +39,28 @@ def command(main: Main) -> Main:
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        logger = logging.getLogger("keras_deeplab")
+        handler, level = logging.StreamHandler(sys.stdout), logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False  # other libraries add a handler to the root logger
         try:
-            with printed_logs():
-                return main(argv)
+            return main(argv)
         except USER_ERRORS as raised:
             print(f"error: {raised}", file=sys.stderr)
             return 2
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = True
 
     return run
-
-
-@contextmanager
-def printed_logs() -> Iterator[None]:
-    """Prints the library's log messages."""
-    logger = logging.getLogger("keras_deeplab")
-    handler, level = logging.StreamHandler(sys.stdout), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # other libraries add a handler to the root logger
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = True
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with the option or value that may be meant.
 
-    Args:
-        hints: A sentence for options that do not exist, by `names.key` of the option.
-        **settings: Arguments of `argparse.ArgumentParser`.
+    `hints` are sentences for options that do not exist, by `names.key` of the option.
     """
 
     def __init__(self, hints: Mapping[str, str] | None = None, **settings: Any) -> None:
@@ -86,7 +75,7 @@ class Parser(argparse.ArgumentParser):
             if name == "--":
                 break
             known = any(option.startswith(name) for option in self._option_string_actions)
-            if name.startswith("-") and not known and not _is_number(name):
+            if re.match("--?[a-zA-Z]", name) and not known:
                 self.error(f"There is no option {name}.{self._suggestion(names.key(name))}")
         return super().parse_args(args, namespace)
 
@@ -104,14 +93,6 @@ class Parser(argparse.ArgumentParser):
         return f" {sentences[close[0]]}" if close else ""
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def positive(text: str) -> int:
     """A positive integer from the command line."""
     if not text.isdecimal() or int(text) < 1:
@@ -119,16 +100,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def non_negative_float(text: str) -> float:
-    """A number from the command line that is at least 0."""
-    return 0.0 if _is_number(text) and float(text) == 0 else positive_float(text)
-
-
 def positive_float(text: str) -> float:
     """A positive number from the command line."""
-    if not _is_number(text) or not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number. Received: {text!r}")
-    return float(text)
+    try:
+        return validation.positive("value", float(text))
+    except ValueError:
+        message = f"must be a positive number. Received: {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def one_of(choices: Iterable[str]) -> dict[str, Any]:
@@ -147,32 +125,15 @@ def one_of(choices: Iterable[str]) -> dict[str, Any]:
     return {"type": match, "choices": known}
 
 
-def checked(check: Callable[[list], Any]) -> type[argparse.Action]:
-    """An action that stores what `check` returns for all values of an option together."""
-
-    class Checked(argparse.Action):
-        def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-            try:
-                setattr(namespace, self.dest, check(values))
-            except ValueError as raised:
-                parser.error(f"argument {option}: {raised}")
-
-    return Checked
+# One number for a square, or two, for `height_and_width`.
+SIZE = {"type": positive, "nargs": "+", "metavar": ("H", "W")}
 
 
-def _height_and_width(values: list[int]) -> list[int]:
+def height_and_width(values: Sequence[int]) -> tuple[int, int]:
+    """Returns the value of an option `SIZE`."""
     if len(values) > 2:
-        raise ValueError(f"must be one or two numbers. Received: {values}")
-    return [values[0], values[-1]]
-
-
-# One number for a square, or two.
-SIZE = {
-    "type": positive,
-    "nargs": "+",
-    "action": checked(_height_and_width),
-    "metavar": ("H", "W"),
-}
+        raise ValueError(f"A size must be one or two numbers. Received: {values}")
+    return values[0], values[-1]
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -191,7 +152,7 @@ def load_model(options: argparse.Namespace) -> keras.Model:
             network = network.model
         if not hasattr(network, "with_output_stride"):
             rule = f"left out for a {type(network).__name__}"
-            raise error("--output-stride", rule, options.output_stride)
+            raise validation.error("--output-stride", rule, options.output_stride)
         model = model.with_output_stride(options.output_stride)
     return with_test_time_augmentation(model, options.scales, options.flip)
 
@@ -204,7 +165,6 @@ def add_test_time_augmentation(
         "--scales",
         type=positive_float,
         nargs="+",
-        action=checked(checked_scales),
         metavar="S",
         help="mean of the probabilities at these scales of the image, such as 0.5 0.75 1 1.25 1.5 "
         "1.75 as in the papers; default: 1",

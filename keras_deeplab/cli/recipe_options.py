@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from keras_deeplab import recipes
-from keras_deeplab.cli.options import SIZE, non_negative_float, one_of, positive, positive_float
+from keras_deeplab.cli.options import SIZE, height_and_width, one_of, positive, positive_float
 from keras_deeplab.names import suggestion
 
 FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
@@ -19,11 +19,7 @@ OTHERS = {"model", "scales", "flip"}
 def add_recipe(group: argparse._ArgumentGroup) -> None:
     """Adds the options of a recipe."""
     add = group.add_argument
-    add(
-        "--recipe",
-        **one_of(recipes.RECIPES),
-        help="default: finetune, or shapes for the data 'shapes'",
-    )
+    add("--recipe", **one_of(recipes.RECIPES), help="default: finetune, or shapes for 'shapes'")
     add("--epochs", type=positive, help="number of epochs, in place of the steps")
     add("--steps", type=positive, help="number of steps, rounded up to whole epochs")
     add("--steps-per-epoch", type=positive, help="default: all images once")
@@ -35,7 +31,7 @@ def add_recipe(group: argparse._ArgumentGroup) -> None:
     add("--class-weights", **one_of(("median", "inverse")), help="from the frequency of classes")
     add(
         "--stage2-share",
-        type=non_negative_float,
+        type=float,
         help="steps of a second stage at output stride 8, as a share of the first stage's",
     )
     add(
@@ -49,33 +45,27 @@ def add_recipe(group: argparse._ArgumentGroup) -> None:
 
 
 def recipe_changes(options: argparse.Namespace) -> dict[str, Any]:
-    """The values of the recipe that are set, by `--set` or by an option of their own.
-
-    Raises:
-        ValueError: If one is set twice, or `--set` does not name one.
-    """
+    """The values of the recipe that are set, by `--set` or by an option of their own."""
     changes = {
         key: value
         for key, value in vars(options).items()
         if key in FIELDS - OTHERS and value is not None
     }
-    for name, value in map(_setting, options.set):
+    if "crop_size" in changes:
+        changes["crop_size"] = height_and_width(changes["crop_size"])
+    for text in options.set:
+        name, equals, value = text.partition("=")
+        if not equals or name not in FIELDS:
+            raise ValueError(
+                f"--set must be NAME=VALUE with one of {', '.join(sorted(FIELDS))}. Received: "
+                f"{text!r}.{suggestion(name, FIELDS)}"
+            )
         if name in changes:
-            raise ValueError(f"`{name}` is set twice: {changes[name]!r} and {value!r}.")
-        changes[name] = value
+            raise ValueError(f"`{name}` is set twice: {changes[name]!r} and {value}.")
+        try:
+            changes[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            changes[name] = value
     if changes.get("steps") and changes.get("epochs"):
         raise ValueError("One of `steps` and `epochs` must be set, not both.")
     return changes
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or name not in FIELDS:
-        raise ValueError(
-            f"--set must be NAME=VALUE with one of {', '.join(sorted(FIELDS))}. Received: {text!r}."
-            f"{suggestion(name, FIELDS)}"
-        )
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import keras
 
 import keras_deeplab
-from keras_deeplab import data, distribution, names, recipes
-from keras_deeplab.cli.options import (
-    Parser,
-    add_test_time_augmentation,
-    command,
-    one_of,
-    positive,
-)
+from keras_deeplab import distribution, names, recipes
+from keras_deeplab.cli.options import Parser, add_test_time_augmentation, command, one_of, positive
+from keras_deeplab.cli.overfit import overfit
 from keras_deeplab.cli.recipe_options import FIELDS, add_recipe, recipe_changes
-from keras_deeplab.diagnosis import default_optimizer
 from keras_deeplab.evaluation import scores_table
 from keras_deeplab.trainer import MODELS, ModelBuilder, next_free
 from keras_deeplab.trainer.building import PRECISIONS
 
-# The values of a recipe that overfitting a few images uses, where they are set.
-OVERFITTING = {"batch_norm", "crop_size", "learning_rate", "loss", "output_stride"}
 INTERRUPTED = 130  # the exit status of shells
 
 
@@ -114,44 +102,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         for file in (folder.best_model, folder.saved_model, folder.metrics, folder.picture):
             print(f"Wrote {file}")
     return 0
-
-
-def overfit(
-    options: argparse.Namespace,
-    builder: ModelBuilder,
-    recipe: recipes.Recipe,
-    changes: dict[str, Any],
-) -> int:
-    """Overfits a few images, with a loss and a learning rate for any model unless they are set."""
-    unused = set(changes) - OVERFITTING
-    unused |= {"steps_per_epoch"} if options.steps_per_epoch is not None else set()
-    if unused:
-        raise ValueError(
-            f"--overfit uses {', '.join(sorted(OVERFITTING | {'model'}))} of a recipe. Received: "
-            f"{', '.join(sorted(unused))}, which would have no effect."
-        )
-    source = data.open_source(options.data)
-    report = data.audit(source)
-    print(report)
-    keras.utils.set_random_seed(options.seed)
-    crop_size = recipe.crop_size or report.splits["train"].smallest
-    images = data.training_dataset(source, crop_size=crop_size, scales=(1.0, 1.0), cache=False)
-    model = builder.build(source.info.num_classes, recipe, images)
-    if "batch_norm" in changes:
-        keras_deeplab.batch_norm.set_policy(model, recipe.batch_norm)
-    if "learning_rate" in changes:
-        optimizer = keras.optimizers.AdamW(recipe.learning_rate, global_clipnorm=5.0)
-    else:
-        optimizer = default_optimizer(model)
-    settings: dict[str, Any] = {"optimizer": optimizer}
-    if "loss" in changes:
-        settings["loss"] = keras_deeplab.losses.parse(recipe.loss, optimizer=optimizer)
-    report = keras_deeplab.overfit(
-        model,
-        source,
-        count=options.overfit,
-        crop_size=changes.get("crop_size"),
-        compile=settings,
-    )
-    print(report)
-    return 0 if report.fits else 1

@@ -73,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             dense=tuple(options.dense),
             dropout=options.dropout,
         )
-        print(f"Writing to {run_dir}")
         result = keras_deeplab.fit_classifier(
             model,
             root,
@@ -86,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_dir=run_dir,
             verbose=2,
         )
-    print("Accuracy on val:")
+    print(f"Wrote {run_dir}. Accuracy on val:")
     for size, value in result.accuracy.items():
         print(f"  {size}x{size}  {value:.3f}" + ("" if size in sizes else "  (not trained at)"))
     return 0

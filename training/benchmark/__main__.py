@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_deeplab import data
-from keras_deeplab.cli.options import SIZE, Parser, command, one_of, positive
+from keras_deeplab.cli.options import SIZE, Parser, command, height_and_width, one_of, positive
 from keras_deeplab.files import write_json
 from training.benchmark import pipeline, steps
 from training.benchmark.networks import DTYPES, NETWORKS
@@ -36,7 +36,6 @@ def parser() -> Parser:
     add("--batch-size", type=positive, default=4)
     add("--steps", type=positive, default=5, help="timed steps of each, after two to warm up")
     add("--threads", type=positive, default=cores(), help="threads of a training step")
-    add("--alone", action="store_true", help="leave out other packages")
     add("--data", type=Path, help="folder with a train split to read instead of generated files")
     add("--images", type=positive, default=24, help="generated files of each kind")
     add("--batches", type=positive, default=12, help="timed batches of the pipeline, a round")
@@ -49,6 +48,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
+    size = height_and_width(options.size)
     settings = {**vars(options), "data": str(options.data), "output": str(options.output)}
     measured: dict[str, Any] = {"machine": machine(), "settings": settings}
     print(f"{measured['machine']['processor']}, {cores()} cores")
@@ -56,16 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         measured["steps"] = steps.measure(
             options.models,
             options.dtypes,
-            size=options.size,
+            options.steps,
+            size=size,
             batch_size=options.batch_size,
-            steps=options.steps,
             threads=options.threads,
-            alone=options.alone,
         )
         print(f"\nA training step\n\n{markdown(measured['steps'], STEP_COLUMNS)}")
     with tempfile.TemporaryDirectory() as folder:
         if {"pipeline", "waiting"} & set(options.parts):
-            sources = open_sources(options, Path(folder))
+            sources = open_sources(options, size, Path(folder))
         if "pipeline" in options.parts:
             measured["pipeline"] = pipeline.rates(
                 sources,
@@ -87,10 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def open_sources(
-    options: argparse.Namespace, folder: Path
+    options: argparse.Namespace, crop_size: tuple[int, int], folder: Path
 ) -> list[tuple[pipeline.Files, data.Source]]:
     """Opens the data set given, or generates files in `folder`."""
-    crop_size = tuple(options.size)
     if options.data is not None:
         source = data.open_source(options.data)
         source.check_split("train")
@@ -134,7 +132,7 @@ def _measured(form: Callable[[dict], str]) -> Callable[[dict], str]:
 STEP_COLUMNS = {
     "network": lambda row: row["network"],
     "dtype": lambda row: row["dtype"],
-    "package": lambda row: steps.PACKAGES[row["package"]].title,
+    "package": lambda row: steps.PACKAGES[row["package"]][0],
     "parameters": _measured(lambda row: f"{row['parameters']:,}"),
     "step": lambda row: row["problem"] or f"{statistics.median(row['seconds']):.2f} s",
     "relative": _measured(lambda row: f"{row['ratio']:.2f}" if row["ratio"] else "-"),

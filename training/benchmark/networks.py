@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace as Case  # package, network, dtype, size, batch_size, threads
-from typing import Any, NamedTuple
+from typing import Any
 
 CLASSES = 21
 IGNORED = 255
@@ -25,46 +26,32 @@ WARM_UP = 2  # the first step traces, the second still fills caches of memory an
 Step = Callable[[], float]
 
 
-class Network(NamedTuple):
-    """A DeepLabV3+ that several packages have."""
-
-    backbone: str
-    separable: bool
-    output_stride: int
-
-
+# The DeepLabV3+ that several packages have: arguments of ours.
 NETWORKS = {
-    "resnet50": Network("resnet50", True, 16),
-    "mobilenet_v2": Network("mobilenet_v2", True, 16),
+    "resnet50": {"backbone": "resnet50", "separable": True, "output_stride": 16},
+    "mobilenet_v2": {"backbone": "mobilenet_v2", "separable": True, "output_stride": 16},
     # KerasHub's: convolutions that are not separable, on features of stride 32.
-    "resnet50_dense_32": Network("resnet50", False, 32),
+    "resnet50_dense_32": {"backbone": "resnet50", "separable": False, "output_stride": 32},
 }
 DTYPES = ("float32", "bfloat16")
 
 
 def keras_deeplab(case: Case) -> tuple[Step, int]:
     """This package's network and its number of parameters."""
-    _limit_tensorflow(case.threads)
+    policy = _policy(case)
     import keras_deeplab as kd
 
-    network = NETWORKS[case.network]
-    model = kd.DeepLabV3Plus(
-        CLASSES,
-        network.backbone,
-        output_stride=network.output_stride,
-        separable=network.separable,
-        dtype=_policy(case),
-    )
+    model = kd.DeepLabV3Plus(CLASSES, **NETWORKS[case.network], dtype=policy)
     return _keras_step(model, kd.losses.CrossEntropy(IGNORED), case)
 
 
 def keras_hub(case: Case) -> tuple[Step, int]:
     """KerasHub's network, built as its preset for PASCAL VOC is."""
-    _limit_tensorflow(case.threads)
+    policy = _policy(case)
     import keras
     import keras_hub as hub
 
-    keras.config.set_dtype_policy(_policy(case))
+    keras.config.set_dtype_policy(policy)
     encoder = hub.models.ResNetBackbone(
         input_conv_filters=[64],
         input_conv_kernel_sizes=[7],
@@ -89,15 +76,12 @@ def keras_hub(case: Case) -> tuple[Step, int]:
     return _keras_step(model, loss, case)
 
 
-def _limit_tensorflow(threads: int) -> None:
-    """Sets the threads that compute, before anything has started them."""
+def _policy(case: Case) -> str:
+    """Sets the threads, before anything has started them, and returns the dtype policy."""
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-
-
-def _policy(case: Case) -> str:
+    tf.config.threading.set_intra_op_parallelism_threads(case.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(case.threads)
     return "float32" if case.dtype == "float32" else f"mixed_{case.dtype}"
 
 
@@ -116,10 +100,7 @@ def _keras_step(model: Any, loss: Any, case: Case) -> tuple[Step, int]:
 
 
 def segmentation_models_pytorch(case: Case, channels_last: bool = False) -> tuple[Step, int]:
-    """The network of segmentation_models.pytorch.
-
-    With `channels_last` in that memory format, as torch's performance guide advises.
-    """
+    """The network of segmentation_models.pytorch, also in torch's faster memory format."""
     import segmentation_models_pytorch as smp
     import torch
 
@@ -127,11 +108,11 @@ def segmentation_models_pytorch(case: Case, channels_last: bool = False) -> tupl
     network = NETWORKS[case.network]
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = smp.DeepLabV3Plus(
-        network.backbone,
+        network["backbone"],
         encoder_weights=None,
-        encoder_output_stride=network.output_stride,
+        encoder_output_stride=network["output_stride"],
         decoder_atrous_rates=(6, 12, 18),
-        decoder_aspp_separable=network.separable,
+        decoder_aspp_separable=network["separable"],
         classes=CLASSES,
     )
     model = model.train().to(memory_format=layout)
@@ -170,9 +151,8 @@ def peak_bytes() -> int:
     """
     status = Path("/proc/self/status")
     if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        (line,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
+        return int(line) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

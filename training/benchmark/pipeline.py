@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import keras_deeplab
 from keras_deeplab import data
 
 CLASSES = 19
-SKIPPED = 2  # batches in which tf.data finds its parallelism
+SKIPPED = 2  # batches or steps to warm up
 OCTAVES = 6
 GRAIN = 2.5  # standard deviation of a sensor's noise, in grey levels
 
@@ -76,28 +77,27 @@ def clouds(random: np.random.Generator, size: tuple[int, int], channels: int) ->
     return (total - low) / (high - low) * 255
 
 
-def dataset(source: data.Source, kind: Files, cached: bool, batch_size: int) -> tf.data.Dataset:
-    """The pipeline of training."""
-    return data.training_dataset(
-        source, crop_size=kind.crop_size, batch_size=batch_size, cache=cached, repeat=True
-    )
+def _cases(
+    sources: Sources, batch_size: int
+) -> Iterator[tuple[dict[str, Any], tf.data.Dataset, int]]:
+    """The pipeline of training on each source, uncached and cached: row, batches, first to skip.
+
+    Those to skip are the batches in which tf.data finds its parallelism or fills its cache.
+    """
+    for (kind, source), cached in itertools.product(sources, (False, True)):
+        print(f"{kind.name}, {'cached' if cached else 'uncached'}")
+        batches = data.training_dataset(
+            source, crop_size=kind.crop_size, batch_size=batch_size, cache=cached, repeat=True
+        )
+        skipped = -(-len(source.names("train")) // batch_size) + 1 if cached else SKIPPED
+        yield {"files": kind.name, "cached": cached, "crop_size": kind.crop_size}, batches, skipped
 
 
-def started(batches: tf.data.Dataset, count: int) -> Iterator[Pair]:
-    """Starts to read and skips the first batches."""
+def _started(batches: tf.data.Dataset, skipped: int) -> Iterator[Pair]:
     iterator = iter(batches)
-    for _ in range(count):
+    for _ in range(skipped):
         next(iterator)
     return iterator
-
-
-def _row(kind: Files, cached: bool) -> dict[str, Any]:
-    return {"files": kind.name, "cached": cached, "crop_size": kind.crop_size}
-
-
-def _to_fill_cache(source: data.Source, batch_size: int) -> int:
-    """One batch more than the images make, to have all of them in memory."""
-    return -(-len(source.names("train")) // batch_size) + 1
 
 
 def rates(sources: Sources, *, batch_size: int, batches: int, rounds: int) -> list[dict[str, Any]]:
@@ -109,16 +109,12 @@ def rates(sources: Sources, *, batch_size: int, batches: int, rounds: int) -> li
         A row per source, uncached and cached, with the `images_per_second` of each round.
     """
     measured = []
-    for kind, source in sources:
-        for cached in (False, True):
-            print(f"pipeline: {kind.name}, {'cached' if cached else 'uncached'}")
-            pairs = dataset(source, kind, cached, batch_size)
-            if cached:
-                started(pairs, _to_fill_cache(source, batch_size))
-            measured.append(({**_row(kind, cached), "images_per_second": []}, pairs))
+    for row, pairs, skipped in _cases(sources, batch_size):
+        _started(pairs, skipped)
+        measured.append(({**row, "images_per_second": []}, pairs))
     for _ in range(rounds):
         for row, pairs in measured:
-            batch = started(pairs, SKIPPED)
+            batch = _started(pairs, SKIPPED)
             begin = time.perf_counter()
             for _ in range(batches):
                 next(batch)
@@ -142,18 +138,21 @@ def waiting(
         those `without_pipeline`; `waiting_share` of the steps' time; `slowdown`, how many times as
         long a step takes with the pipeline as without.
     """
+    num_classes = sources[0][1].info.num_classes
+    model = keras_deeplab.DeepLabV3Plus(num_classes, backbone, separable=True)
+    model.compile(
+        keras.optimizers.AdamW(1e-4, global_clipnorm=5.0),
+        keras_deeplab.losses.CrossEntropy(),
+        metrics=[keras_deeplab.metrics.SegmentationMetrics(num_classes)],
+    )
     rows = []
-    for kind, source in sources:
-        model = _compiled(source.info.num_classes, backbone)
-        for cached in (False, True):
-            print(f"waiting: {kind.name}, {'cached' if cached else 'uncached'}")
-            pairs = dataset(source, kind, cached, batch_size)
-            batch = started(pairs, _to_fill_cache(source, batch_size) if cached else SKIPPED)
-            first = next(batch)
-            waited, computed = _timed_steps(model, lambda batch=batch: next(batch), steps)
-            del batch
-            _, alone = _timed_steps(model, lambda first=first: first, steps)
-            rows.append({**_row(kind, cached), **waiting_figures(waited, computed, alone)})
+    for row, pairs, skipped in _cases(sources, batch_size):
+        batch = _started(pairs, skipped)
+        first = next(batch)
+        waited, computed = _timed_steps(model, batch, steps)
+        del batch
+        _, alone = _timed_steps(model, itertools.repeat(first), steps)
+        rows.append({**row, **waiting_figures(waited, computed, alone)})
     return rows
 
 
@@ -172,27 +171,15 @@ def waiting_figures(
 
 
 def _timed_steps(
-    model: keras.Model, take: Callable[[], Pair], steps: int
+    model: keras.Model, batches: Iterator[Pair], steps: int
 ) -> tuple[list[float], list[float]]:
     """Seconds of waiting for the batch and of computing, after steps to warm up."""
     waited, computed = [], []
     for _ in range(SKIPPED + steps):
         begin = time.perf_counter()
-        images, labels = take()
+        images, labels = next(batches)
         taken = time.perf_counter()
         model.train_on_batch(images, labels)
         waited.append(taken - begin)
         computed.append(time.perf_counter() - taken)
     return waited[SKIPPED:], computed[SKIPPED:]
-
-
-def _compiled(num_classes: int, backbone: str) -> keras.Model:
-    """A model with the metrics of training."""
-    model = keras_deeplab.DeepLabV3Plus(num_classes, backbone, separable=True)
-    model.compile(
-        keras.optimizers.AdamW(1e-4, global_clipnorm=5.0),
-        keras_deeplab.losses.CrossEntropy(),
-        metrics=[keras_deeplab.metrics.SegmentationMetrics(num_classes)],
-    )
-    model.optimizer.build(model.trainable_variables)
-    return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -13,31 +14,25 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from training.benchmark import networks
 
 OURS = "keras_deeplab"
 
 
-class Package(NamedTuple):
-    """A package: its title, what must be installed and the networks that it has."""
-
-    title: str
-    needs: tuple[str, ...]
-    networks: tuple[str, ...]
-
-
-_SMP = ("segmentation_models_pytorch", "torch", "torchvision")
-PACKAGES = {
-    OURS: Package("keras_deeplab", (OURS,), tuple(networks.NETWORKS)),
-    "segmentation_models_pytorch": Package(
-        "segmentation_models.pytorch", _SMP, ("resnet50", "mobilenet_v2")
+SMP = ("segmentation_models_pytorch", "torch", "torchvision")
+SMP_NETWORKS = ("resnet50", "mobilenet_v2")
+# Title, what must be installed and networks of each package.
+PACKAGES: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
+    OURS: ("keras_deeplab", (OURS,), tuple(networks.NETWORKS)),
+    "segmentation_models_pytorch": ("segmentation_models.pytorch", SMP, SMP_NETWORKS),
+    "segmentation_models_pytorch_channels_last": (
+        "segmentation_models.pytorch, channels last",
+        SMP,
+        SMP_NETWORKS,
     ),
-    "segmentation_models_pytorch_channels_last": Package(
-        "segmentation_models.pytorch, channels last", _SMP, ("resnet50", "mobilenet_v2")
-    ),
-    "keras_hub": Package("KerasHub", ("keras_hub",), ("resnet50_dense_32",)),
+    "keras_hub": ("KerasHub", ("keras_hub",), ("resnet50_dense_32",)),
 }
 
 
@@ -103,81 +98,57 @@ class Child:
         return {}
 
 
-def missing(package: str) -> str | None:
-    """Returns which requirement of a package is not installed, as text, or None."""
-    for name in PACKAGES[package].needs:
-        if importlib.util.find_spec(name) is None:
-            own = name == PACKAGES[package].needs[0]
-            return "not installed" if own else f"{name} not installed"
-    return None
-
-
 def versions() -> dict[str, str]:
-    """Returns the versions of the packages."""
+    """Returns the versions of the packages that are installed."""
     found = {}
-    for name in ("tensorflow", "keras", "numpy", *_SMP, "keras-hub"):
-        try:
+    for name in ("tensorflow", "keras", "numpy", *SMP, "keras-hub"):
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
     return found
 
 
 def measure(
-    models: Sequence[str],
-    dtypes: Sequence[str],
-    *,
-    size: Sequence[int],
-    batch_size: int,
-    steps: int,
-    threads: int,
-    alone: bool = False,
+    models: Sequence[str], dtypes: Sequence[str], steps: int, **case: Any
 ) -> list[dict[str, Any]]:
     """Measures every network in every dtype, ours and the others'.
 
     Args:
         models: Keys of `networks.NETWORKS`.
         dtypes: Of `networks.DTYPES`; the variables are float32 in both.
-        size: `(height, width)` of images and loss.
-        batch_size: Images a step.
         steps: Timed steps of each, after the warm-up.
-        threads: Threads that compute.
-        alone: Whether other packages are left out.
+        **case: `size` `(height, width)` of images and loss, `batch_size` and number of `threads`.
 
     Returns:
         A row per network, dtype and package, ours first.
     """
     rows = []
-    case = {"size": list(size), "batch_size": batch_size, "threads": threads}
-    for model in models:
-        for dtype in dtypes:
-            group = []
-            with ExitStack() as stack:
-                children = []
-                for name, package in PACKAGES.items():
-                    if model not in package.networks or (alone and name != OURS):
-                        continue
-                    this = {"network": model, "dtype": dtype, "package": name}
-                    if problem := missing(name):
-                        group.append({**this, "problem": problem, "seconds": []})
-                        continue
-                    print(f"{model}, {dtype}: {package.title}")
-                    child = Child({**this, **case})
-                    stack.callback(child.finish)
-                    children.append(child)
-                    group.append(child.row)
-                for _ in range(steps):  # in turn, so that a busy minute slows all of them alike
-                    for child in children:
-                        child.step()
-            rows += with_ratios(group)
+    for model, dtype in itertools.product(models, dtypes):
+        group = []
+        with ExitStack() as stack:
+            children = []
+            for name, (title, needs, its_networks) in PACKAGES.items():
+                if model not in its_networks:
+                    continue
+                this = {"network": model, "dtype": dtype, "package": name}
+                missing = [need for need in needs if importlib.util.find_spec(need) is None]
+                if missing:
+                    group.append({**this, "problem": f"{missing[0]} not installed", "seconds": []})
+                    continue
+                print(f"{model}, {dtype}: {title}")
+                children.append(Child({**this, **case}))
+                stack.callback(children[-1].finish)
+                group.append(children[-1].row)
+            for _ in range(steps):  # in turn, so that a busy minute slows all of them alike
+                for child in children:
+                    child.step()
+        rows += with_ratios(group)
     return rows
 
 
 def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Sets `ratio`: the median of how many times as long a step takes as ours just before."""
-    ours = rows[0]["seconds"]
     for row in rows:
-        pairs = zip(row["seconds"], ours, strict=False)
+        pairs = zip(row["seconds"], rows[0]["seconds"], strict=False)
         ratios = [other / own for other, own in pairs]
         row["ratio"] = statistics.median(ratios) if ratios else None
     return rows

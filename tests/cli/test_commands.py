@@ -1,0 +1,190 @@
+"""What `train`, `evaluate`, `predict`, `export` and `audit` do, print and write."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from trainer import tiny_run
+
+import keras_deeplab
+from keras_deeplab import data
+from keras_deeplab.cli import audit, evaluate, export, predict, train
+from keras_deeplab.trainer import MODELS
+from keras_deeplab.trainer.finishing import final_model
+
+SHORT = "--steps 2 --steps-per-epoch 1 --batch-size 2 --crop-size 48 64"
+SMALL = "--set model={'aspp_filters':8,'decoder_filters':8}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    """A few images and a small network are enough for what the commands do with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        tiny_run.small(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("run") / "first"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert train.main([*SHORT.split(), *SMALL.split(), "--output", str(folder)]) == 0
+    (folder / "printed").write_text(printed.getvalue())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Images of several kinds, one of them turned."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.fromarray(random.integers(0, 255, (40, 60, 3), "uint8"))
+    photo.save(folder / "a.jpg", exif=exif)
+    Image.fromarray(random.integers(0, 255, (31, 33), "uint8")).save(folder / "b.png")
+    Image.fromarray(np.full((20, 30), 0x8000, np.uint16)).save(folder / "deep.png")
+    (folder / "._a.jpg").write_bytes(b"left by a file manager")
+    return folder
+
+
+def test_a_run_prints_its_scores_and_files(run):
+    printed = (run / "printed").read_text()
+    for text in ("Recipe shapes:", f"Writing to {run}", "Epoch 2/2", "IoU per class on the 3 imag"):
+        assert text in printed
+    for name in ("model.keras", "saved_model", "metrics.json", "predictions.png"):
+        assert f"Wrote {run / name}\n" in printed
+        assert (run / name).exists()
+
+
+def test_evaluate_writes_the_scores(run, tmp_path, capsys):
+    model = ["--model", str(run / "model.keras")]
+    assert evaluate.main([*model, "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    trained = json.loads((run / "metrics.json").read_text())
+    assert found["mean_iou"] == pytest.approx(trained["mean_iou"], abs=1e-6)
+    assert trained["test_time_augmentation"] == []
+    assert "mean IoU" in capsys.readouterr().out
+
+
+def test_evaluate_with_every_option(run, capsys):
+    path = run / "model.keras"
+    options = "--output-stride 8 --scales 0.5 1 --flip --boundary --split val"
+    assert evaluate.main(["--model", str(path), *options.split()]) == 0
+    stored = json.loads((run / "evaluation-val" / "metrics.json").read_text())
+    assert stored["output_stride"] == 8
+    augmentation = {"scales": [0.5, 1.0], "flip": True, "fusion": "mean"}
+    assert stored["test_time_augmentation"] == [augmentation]
+    printed = capsys.readouterr().out
+    assert re.search(rf"  boundary mean IoU +{stored['boundary_mean_iou']:.3f}\n", printed)
+    assert printed.count("of a boundary") == 6
+
+
+def test_audit_prints_the_report_or_all_errors(tmp_path, capsys):
+    assert audit.main(["shapes", "--splits", "val"]) == 0
+    assert "val: 3 images" in capsys.readouterr().out
+    for part in ("images", "labels"):
+        (tmp_path / "train" / part).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "images" / "a.png")
+    assert audit.main([str(tmp_path)]) == 2
+    assert "image without label (1)" in capsys.readouterr().err
+
+
+def test_predict_writes_two_pictures_for_each_image(run, photos, tmp_path, capsys):
+    model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
+    assert predict.main([*model, "--images", str(photos)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.partition(": ")[0] for line in lines[:3]]
+    assert names == ["a.jpg (turned by its EXIF orientation)", "b.png", "deep.png"]
+    labels = np.asarray(Image.open(tmp_path / "a_labels.png"))
+    assert labels.shape == (60, 40)
+    assert labels.max() < 6
+    assert np.asarray(Image.open(tmp_path / "b_overlay.png")).shape == (31, 33, 3)
+    overlay = np.asarray(Image.open(tmp_path / "deep_overlay.png"))
+    colors = np.asarray(data.Shapes().info.colors)[
+        np.asarray(Image.open(tmp_path / "deep_labels.png"))
+    ]
+    assert np.abs(overlay - (0x80 + colors) / 2).max() <= 1  # the upper bytes, as the network saw
+
+
+@pytest.fixture
+def wide(tmp_path):
+    """A model of more classes than a byte holds, without file of classes; it predicts the last."""
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(300, 1, name="logits")(inputs))
+    model.set_weights([np.zeros((1, 1, 3, 300)), np.eye(300)[299]])
+    model.save(tmp_path / "wide.keras")
+    return tmp_path / "wide.keras"
+
+
+def test_predict_numbers_more_classes_than_a_byte_holds(wide, tmp_path, capsys):
+    Image.new("RGB", (9, 7), (10, 20, 30)).save(tmp_path / "a.png")
+    command = ["--model", str(wide), "--images", str(tmp_path / "a.png"), "--flip"]
+    assert predict.main([*command, "--output", str(tmp_path / "out")]) == 0
+    assert "a.png: 299 100%" in capsys.readouterr().out
+    labels = np.asarray(Image.open(tmp_path / "out" / "a_labels.png"))
+    np.testing.assert_array_equal(labels, np.full((7, 9), 299))
+    overlay = np.asarray(Image.open(tmp_path / "out" / "a_overlay.png")).astype(int)
+    color = np.asarray(data.voc_colors(300)[299])
+    assert np.abs(overlay - (np.array([10, 20, 30]) + color) / 2).max() <= 1
+
+
+def test_export(run, tmp_path, capsys):
+    output = tmp_path / "served"
+    arguments = ["--model", str(run / "model.keras"), "--output", str(output)]
+    assert export.main([*arguments, "--flip", "--max-pixels", "50000"]) == 0
+    assert capsys.readouterr().out == f"Wrote {output}; its outputs equal the model's\n"
+    serve = tf.saved_model.load(output).signatures["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must hold 1 to 50000 pixels"):
+        serve(images=tf.zeros((1, 160, 320, 3), tf.uint8))
+    image = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), np.uint8)
+    one, mirrored = (
+        serve(images=tf.constant(x))["probabilities"].numpy() for x in (image, image[:, :, ::-1])
+    )
+    np.testing.assert_allclose(one, mirrored[:, :, ::-1], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_in_mixed_precision_leaves_a_float32_model_with_test_time_augmentation(tmp_path):
+    folder = tmp_path / "run"
+    more = "--mixed-precision bfloat16 --scales 1 1.5 --flip"
+    assert train.main([*SHORT.split(), *more.split(), "--output", str(folder)]) == 0
+    last = keras.models.load_model(folder / "last.keras", compile=False)
+    assert last.get_config()["dtype"] == "mixed_bfloat16"
+    model = keras.models.load_model(folder / "model.keras", compile=False)
+    config = model.get_config()
+    assert (config["scales"], config["flip"], config["fusion"]) == ((1.0, 1.5), True, "mean")
+    assert model.model.get_config()["dtype"] == "float32"
+    assert model.model.count_params() == last.count_params()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    own = [{"scales": [1.0, 1.5], "flip": True, "fusion": "mean"}]
+    assert metrics["test_time_augmentation"] == own
+    found = keras_deeplab.evaluate(model, data.evaluation_dataset(data.open_source("shapes")))
+    assert found["mean_iou"] == pytest.approx(metrics["mean_iou"], abs=1e-6)
+    assert final_model(model, (1.0, 1.5), True) is model  # as after a stop before the export
+    command = ["--model", str(folder / "model.keras"), "--output", str(tmp_path)]
+    assert evaluate.main([*command, "--scales", "0.5", "1"]) == 0  # around the model's own
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    outer = {"scales": [0.5, 1.0], "flip": False, "fusion": "mean"}
+    assert stored["test_time_augmentation"] == [outer, *own]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_trains(name, tmp_path):
+    folder = tmp_path / name
+    stride = "" if name == "unet" else "--output-stride 16"  # U-Net over a backbone
+    arguments = f"--model {name} --backbone mobilenet_v2 {stride} --output {folder}"
+    short = "--epochs 1 --steps-per-epoch 1 --batch-size 2"
+    assert train.main([*arguments.split(), *short.split()]) == 0
+    assert (folder / "saved_model" / "saved_model.pb").exists()
+    assert type(keras.models.load_model(folder / "model.keras")) is MODELS[name]

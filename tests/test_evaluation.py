@@ -1,0 +1,148 @@
+"""Scores of a model on labelled images, and how they are printed."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_deeplab
+from keras_deeplab import metrics
+from keras_deeplab.evaluation import evaluate, scores_table
+from keras_deeplab.models.multi_scale import with_test_time_augmentation
+
+SIZES = [(9, 7), (4, 12), (1, 1), (20, 3), (9, 7)]
+NAMES = ["red", "green", "blue"]
+
+
+def pairs(sizes, seed=0):
+    rng = np.random.default_rng(seed)
+    for height, width in sizes:
+        pixels = rng.integers(0, 256, (height, width, 3)).astype(np.float32)
+        labels = np.where(rng.random((height, width)) < 0.6, pixels.argmax(-1), 1)
+        labels[rng.random((height, width)) < 0.1] = 255
+        yield pixels, labels.astype(np.int32)
+
+
+def dataset_of(items):
+    signature = (tf.TensorSpec((None, None, 3)), tf.TensorSpec((None, None), tf.int32))
+    return tf.data.Dataset.from_generator(lambda: iter(items), output_signature=signature)
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """A model whose class is the brightest channel, and the shapes that it was traced with."""
+    traces = []
+
+    class Counter(keras.layers.Layer):
+        def call(self, x):
+            traces.append(tuple(x.shape))
+            return x
+
+    inputs = keras.Input((None, None, 3))
+    outputs = keras.layers.Dense(3, kernel_initializer="identity")(Counter()(inputs))
+    model = keras.Model(inputs, outputs)
+    traces.clear()
+    return model, traces
+
+
+def test_differing_sizes_equal_numpy_and_trace_once(traced, capsys):
+    model, traces = traced
+    items = list(pairs(SIZES))
+    report = evaluate(model, dataset_of(items).batch(1), NAMES, verbose=1)
+    assert traces == [(None, None, None, 3)]
+    printed = capsys.readouterr().out
+    assert "mean_iou" in printed
+    assert "5/5" in printed
+    truth = np.concatenate([labels.ravel() for _, labels in items])
+    predicted = np.concatenate([pixels.argmax(-1).ravel() for pixels, _ in items])
+    confusion = np.zeros((3, 3), int)
+    np.add.at(confusion, (truth[truth != 255], predicted[truth != 255]), 1)
+    shares = confusion.sum(1) / confusion.sum()
+    assert report == {
+        **metrics.scores(confusion, NAMES),
+        "images": len(SIZES),
+        "pixels": int((truth != 255).sum()),
+        "true_share": pytest.approx(dict(zip(NAMES, shares, strict=True))),
+    }
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert 0 < report["mean_iou"] < 1
+
+
+def test_batches_single_images_trailing_axis_and_another_ignored_label(traced, capsys):
+    model, _ = traced
+    items = list(pairs([(6, 5)] * 5))
+    single = evaluate(model, dataset_of(items), verbose=0)
+    assert single["images"] == 5
+    assert capsys.readouterr().out == ""
+    batched = dataset_of(items).batch(2)
+    trailing = batched.map(lambda x, y: (tf.cast(x, tf.uint8), y[..., None]))
+    nine = batched.map(lambda x, y: (x, tf.where(y == 255, 9, y)))
+    for dataset, ignore_label in ((batched, 255), (trailing, 255), (nine, 9)):
+        assert evaluate(model, dataset, ignore_label=ignore_label, verbose=0) == single
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be in 0\.\.2"):
+        evaluate(model, nine, verbose=0)
+
+
+def test_ignored_pixels_alone(traced):
+    items = [(pixels, np.full_like(labels, 255)) for pixels, labels in pairs(SIZES)]
+    report = evaluate(traced[0], dataset_of(items), verbose=0)
+    assert report["pixels"] == 0
+    assert report["true_share"] == report["per_class"] == {"0": None, "1": None, "2": None}
+    assert scores_table(report, "test").count("absent") == 12
+
+
+def test_wrong_arguments(traced):
+    model, dataset = traced[0], dataset_of(list(pairs(SIZES)))
+    for wrong, names, message in (
+        (dataset.take(0), None, "empty"),
+        (dataset.repeat(), None, "finite"),
+        (dataset.map(lambda x, y: x), None, "images, labels"),
+        (dataset, ["a", "b"], "3 different names"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(model, wrong, names, verbose=0)
+
+
+def rows(table):
+    """The cells of each line by its name."""
+    return {
+        line[2:30].strip(): line[30:].split() for line in table.splitlines() if line[:2] == "  "
+    }
+
+
+def test_the_table_shows_a_class_that_is_never_predicted():
+    confusion = np.array([[70, 10, 0], [5, 10, 0], [5, 0, 0]])
+    report = metrics.scores(confusion, ["sky", "road", "pole"])
+    report |= {"images": 2, "true_share": {"sky": 0.8, "road": 0.15, "pole": 0.05}}
+    found = rows(scores_table(report, "val"))
+    assert found["sky"] == [f"{70 / 90:.3f}", "80.00%", "80.00%"]
+    assert found["road"] == ["0.400", "20.00%", "15.00%"]
+    assert found["pole"] == ["0.000", "0.00%", "5.00%"]
+    assert found["frequency-weighted IoU"] == [f"{report['frequency_weighted_iou']:.3f}"]
+    assert found["pixel accuracy"] == ["0.800"]
+    report["boundary_per_class"] = {"sky": 0.5, "road": 0.25, "pole": None}
+    report |= {"boundary_mean_iou": 0.375, "trimap_mean_iou": {"1": 0.125, "32": None}}
+    table = scores_table(report, "val")
+    assert [line.split()[-1] for line in table.splitlines()[2:5]] == ["0.500", "0.250", "absent"]
+    assert re.search(r"\n  mean IoU within 1 px of a boundary +0.125\n", table)
+    assert re.search(r"\n  mean IoU within 32 px of a boundary +absent$", table)
+
+
+def test_scales_are_resized_as_the_model_resizes():
+    inputs = x = keras.Input((None, None, 3))
+    for _ in range(5):
+        x = keras.layers.Conv2D(4, 3, 2, padding="same")(x)
+    from_authors = keras_deeplab.DeepLabV3(
+        2, keras.Model(inputs, x), aspp_filters=8, aspp_rates=(), align_corners=True
+    )
+    assert with_test_time_augmentation(from_authors, None) is from_authors
+    seen = with_test_time_augmentation(from_authors, [0.5, 1.0])
+    assert seen.get_config()["align_corners"] is True
+    assert (seen.get_config()["fusion"], seen.get_config()["flip"]) == ("mean", False)
+    mirrored = with_test_time_augmentation(from_authors, None, flip=True)
+    assert mirrored.get_config()["scales"] == (1.0,)
