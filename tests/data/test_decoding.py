@@ -148,7 +148,7 @@ def damaged(encoded, how, share=0.5):
 )
 def test_half_a_jpeg_is_a_fault(tmp_path, photo, mode, kind, how):
     encoded = encode(photo.convert(mode), "JPEG", **JPEGS[kind])
-    for share in (0.1, 0.8):
+    for share in (0.1, 0.5, 0.8):
         (tmp_path / "a.jpg").write_bytes(damaged(encoded, how, share))
         with pytest.raises(FileFault, match=DAMAGED):
             image_facts(tmp_path / "a.jpg")

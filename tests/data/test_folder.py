@@ -173,6 +173,14 @@ def test_sizes_that_differ_stop_an_unaudited_run(tmp_path, write_pair, blocks):
         first(data.Folder(tmp_path))
 
 
+def test_classes_are_not_inferred_beside_a_damaged_label_map(tmp_path, write_pair, blocks):
+    write_pair(tmp_path, "train", "a", blocks)
+    _, path = write_pair(tmp_path, "val", "b", blocks)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(data.DatasetError, match=r"truncated file(.|\n)*val/labels/b\.png: "):
+        _ = data.Folder(tmp_path).info
+
+
 def test_accents_in_either_form_are_one_name(tmp_path, write_pair, blocks):
     composed, decomposed = (unicodedata.normalize(form, "für é") for form in ("NFC", "NFD"))
     assert composed != decomposed

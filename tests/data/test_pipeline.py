@@ -76,7 +76,7 @@ def whole_run(batch_size):
 # Before, at and after the ends of rounds, which batches of 4 and 25 do not respect.
 @pytest.mark.parametrize(
     "batch_size, step, cache",
-    [(4, 0, True), (4, 2, False), (4, 3, True), (4, 11, False), (25, 3, True), (1, 10, True)],
+    [(4, 0, True), (4, 2, False), (4, 11, True), (25, 3, True)],
 )
 def test_a_run_is_entered_anywhere_to_the_last_bit(batch_size, step, cache):
     entered = endless(batch_size=batch_size, cache=cache, class_focus=0.5, seed=3, first_step=step)
@@ -95,19 +95,17 @@ def test_what_is_skipped_is_not_decoded():
 def test_the_memory_is_filled_once():
     source = Numbered()
     dataset = endless(source, cache=True)
-    assert len(batches(dataset, 14)) == 14  # five rounds
+    assert len(batches(dataset, 9)) == 9  # three rounds
     assert sorted(source.decoded) == list(range(COUNT))
     batches(dataset, 3)
     assert len(source.decoded) == COUNT
     dataset = finite(source, cache=True)
-    for _ in range(4):
+    for _ in range(2):
         batches(dataset)
     assert len(source.decoded) == 2 * COUNT
 
 
-@pytest.mark.parametrize(
-    "batch_size, shuffle, step", [(3, True, 0), (4, False, 0), (4, True, 10**12)]
-)
+@pytest.mark.parametrize("batch_size, shuffle, step", [(3, True, 10**12), (4, False, 0)])
 def test_names_are_those_of_the_images_in_the_batch(batch_size, shuffle, step):
     arguments = {"batch_size": batch_size, "shuffle": shuffle, "seed": 2**70 + 1}
     for number, found in enumerate(ids(batches(endless(first_step=step, **arguments), 6))):
@@ -136,6 +134,7 @@ def test_rounds_of_neighbouring_seeds_are_not_related():
 
 def test_every_iteration_is_the_same_run_whatever_tensorflow_draws():
     dataset = endless(first_step=2)
+    assert int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
     whole = batches(dataset, 5)
     assert same(batches(dataset, 5), whole)
     tf.random.set_seed(77)
@@ -146,29 +145,26 @@ def test_every_iteration_is_the_same_run_whatever_tensorflow_draws():
 
 
 def test_seed_decides_and_epochs_differ():
-    source = data.Shapes(train=COUNT, val=0)
+    def epochs(dataset):
+        return [batches(dataset, 1)[0] for _ in range(2)]
 
-    def images(make, seed):
-        dataset = make(source, batch_size=COUNT, shuffle=False, seed=seed)
-        return [batches(dataset, 1)[0][0] for _ in range(2)]
+    def order(epoch):
+        return tuple(ids([epoch])[0])
 
-    first, second = images(finite, 0)
-    again, other = images(finite, 0), images(finite, 1)
-    np.testing.assert_array_equal([first, second], again)
-    rounds = [found for found, _ in batches(endless(source, batch_size=COUNT, shuffle=False), 2)]
+    def in_order(epoch):
+        return epoch[0][np.argsort(order(epoch))][1:]  # black stays black
+
+    seeds = (0, 0, 1)
+    first, again, other = (epochs(finite(batch_size=COUNT, seed=seed)) for seed in seeds)
+    assert same(first, again)
+    rounds = batches(endless(batch_size=COUNT), 2)
+    assert len({order(epoch) for epoch in (*first, *other, *rounds)}) == 6
     # Each image is augmented in another way.
-    for one, another in ((first, second), (first, other[0]), rounds):
-        assert (one != another).any(axis=(1, 2, 3)).all()
+    for one, another in (first, other, rounds, (first[0], other[0])):
+        assert (in_order(one) != in_order(another)).any(axis=(1, 2, 3)).all()
 
 
-def test_order_differs_between_epochs_and_seeds():
-    datasets = (finite(), finite(), finite(seed=1))
-    orders = [[str(ids(batches(dataset))) for _ in range(2)] for dataset in datasets]
-    assert orders[0] == orders[1]
-    assert len({*orders[0], *orders[2]}) == 4
-
-
-@pytest.mark.parametrize("batch_size, cache", [(1, True), (4, False), (32, True)])
+@pytest.mark.parametrize("batch_size, cache", [(4, False), (32, True)])
 def test_nothing_is_dropped_and_batches_are_full(batch_size, cache):
     dataset = finite(batch_size=batch_size, cache=cache)
     for _ in range(2):
@@ -187,7 +183,6 @@ def test_order_without_shuffle_and_specs():
         tf.TensorSpec((4, 8, 12, 3), tf.float32),
         tf.TensorSpec((4, 8, 12), tf.int32),
     )
-    assert int(endless().cardinality()) == tf.data.INFINITE_CARDINALITY
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
