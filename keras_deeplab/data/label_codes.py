@@ -105,32 +105,48 @@ _ITEMS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def read_settings(path: Path) -> Settings:
-    """Reads a dataset.json, or raises a ValueError."""
+    """Reads a dataset.json; raises one ValueError that lists all problems."""
     lists: dict[str, tuple] = {}
+    problems = []
     for key, value in read_json_object(path).items():
         if key not in _ITEMS:
-            raise ValueError(f"unknown key {key!r} (known: {', '.join(_ITEMS)})")
+            problems.append(f"unknown key {key!r} (known: {', '.join(_ITEMS)})")
+            continue
         is_item, rule = _ITEMS[key]
         items = [value] if key == "ignore_label" and not isinstance(value, list) else value
         valid = isinstance(items, list) and len(items) <= MAX_CLASSES and all(map(is_item, items))
         if valid and key in ("classes", "values"):
             valid = 0 < len(items) == len(set(items))
-        if not valid:
+        if valid:
+            lists[key] = tuple(tuple(item) if isinstance(item, list) else item for item in items)
+        else:
             rule = f'"{key}" must list up to {MAX_CLASSES} {rule}'
-            raise ValueError(f"{rule}. Received: {shortened(value)}")
-        lists[key] = tuple(tuple(item) if isinstance(item, list) else item for item in items)
-    lengths = {key: len(lists[key]) for key in ("classes", "colors", "values") if key in lists}
+            problems.append(f"{rule}. Received: {shortened(value)}")
+    settings = Settings(**lists)
+    problems = problems or _disagreements(settings)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return settings
+
+
+def _disagreements(settings: Settings) -> list[str]:
+    """Problems between keys that are valid on their own."""
+    problems = []
+    listed = {"classes": settings.classes, "colors": settings.colors, "values": settings.values}
+    lengths = {key: len(items) for key, items in listed.items() if items}
     if len(set(lengths.values())) > 1:
         text = ", ".join(f'"{key}" has {length}' for key, length in lengths.items())
-        raise ValueError(f"lists must be of one length: {text}")
-    settings = Settings(**lists)
+        problems.append(f"lists must be of one length: {text}")
     if settings.ignore_colors and not settings.colors:
-        raise ValueError('"ignore_colors" requires "colors", those of the classes')
-    for key, classes in (("ignore_colors", settings.colors), ("ignore_label", _values(settings))):
-        both = sorted(set(lists.get(key, ())) & set(classes))
+        problems.append('"ignore_colors" requires "colors", those of the classes')
+    for key, items, classes in (
+        ("ignore_colors", settings.ignore_colors, settings.colors),
+        ("ignore_label", settings.ignore_label or (), _values(settings)),
+    ):
+        both = sorted(set(items) & set(classes))
         if both:
-            raise ValueError(f'"{key}" {both} are also listed as classes')
-    return settings
+            problems.append(f'"{key}" {both} are also listed as classes')
+    return problems
 
 
 def _values(settings: Settings) -> tuple[int, ...]:

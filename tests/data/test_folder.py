@@ -126,6 +126,14 @@ def test_a_malformed_dataset_json_is_one_clear_error(tmp_path, content, message)
     assert message in str(caught.value)
 
 
+def test_all_problems_of_a_dataset_json_are_listed(tmp_path):
+    write_settings(tmp_path, **{"class": ["a"], "values": [0, 0], "colors": 3})
+    with pytest.raises(
+        ValueError, match=r"unknown key 'class' .*\"values\" must .*\"colors\" must"
+    ):
+        read_settings(tmp_path / "dataset.json")
+
+
 def test_a_malformed_dataset_json_is_a_fault(tmp_path, write_pair, blocks):
     write_pair(tmp_path, "train", "a", blocks)
     (tmp_path / "dataset.json").write_text("[]")
