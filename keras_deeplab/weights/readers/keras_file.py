@@ -140,8 +140,8 @@ def _read(path: Path) -> tuple[Any, io.BytesIO]:
             if not zipfile.is_zipfile(file):
                 raise WeightsError(
                     path,
-                    "it is no .keras file, or is damaged or cut off: a .keras file is a zip "
-                    "archive. from_pretrained and weights.load read other formats",
+                    "it is damaged or cut off, or no .keras file, which is a zip archive; "
+                    "from_pretrained and weights.load read other formats",
                 )
             if path.suffix != ".keras":
                 raise WeightsError(path, "its name must end in .keras")
