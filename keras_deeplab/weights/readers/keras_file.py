@@ -153,6 +153,9 @@ def _read(path: Path) -> tuple[Any, io.BytesIO]:
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
     """Refuses an archive of other members than a model's, or that is larger inside than out."""
     names = sorted(archive.namelist())
+    for member in _MEMBERS:
+        if member not in names:
+            raise WeightsError(path, f"it lacks {member}")
     if names != _MEMBERS:
         shown = printable(", ".join(names))
         raise WeightsError(path, f"it must hold {', '.join(_MEMBERS)}. Received: {shown}")
