@@ -142,7 +142,7 @@ def _read(path: Path, moving_averages: bool) -> Checkpoint:
         begin = file.read(8)
     raise WeightsError(
         path,
-        "it is damaged or of none of the formats .keras, .weights.h5, .h5 of keras.applications, "
-        "torch .pth and .pt, .safetensors, TensorFlow checkpoints (also in .tar.gz) and .tflite. "
-        f"It begins with {begin!r}",
+        "its content is none of the formats .keras, .weights.h5, .h5 of keras.applications, "
+        "torch .pth and .pt, .safetensors, TensorFlow checkpoints (also in .tar.gz) and .tflite, "
+        f"or is damaged. It begins with {begin!r}",
     )

@@ -201,8 +201,8 @@ def test_what_is_no_model_with_weights(files, target):
     "name, reason",
     [
         ("empty", "it is a folder that holds no TensorFlow checkpoint"),
-        ("nothing.pth", "it is damaged or of none of the formats .* It begins with b''"),
-        ("some.zip", r"it is damaged or of none of the formats .* It begins with b'PK"),
+        ("nothing.pth", "its content is none of the formats .* It begins with b''"),
+        ("some.zip", r"its content is none of the formats .* It begins with b'PK"),
         ("missing.keras", "there is no such file"),
         ("missing/model", "there is no such file"),
         ("plain.keras", r"it holds the Keras model '.*', which does not have \d+ layers of the"),

@@ -121,6 +121,7 @@ VIEW = b"ctorch\nFloatStorage\n"
         (ORDERED + plain([]) + b"R", "refused a call"),
         (call(ORDERED, plain([1])), "damaged or cut pickle"),
         (dict_of(a=call(TENSOR, plain(1))), "without a storage"),
+        (dict_of(a=b"ctorch.nn.parameter\nParameter\n)\x81K\x01b"), "no tensors by name"),
         (plain("0") + b"Q", "persistent id"),
         (b"P0\n", "refused the pickle opcode PERSID"),
         (b"(" + plain("storage") + plain("a") + b"tQ", "persistent id"),

@@ -140,8 +140,8 @@ def _read(path: Path) -> tuple[Any, io.BytesIO]:
             if not zipfile.is_zipfile(file):
                 raise WeightsError(
                     path,
-                    "it is no .keras file, or is damaged or cut off: a .keras file is a zip "
-                    "archive. from_pretrained and weights.load read other formats",
+                    "it is damaged or cut off, or no .keras file, which is a zip archive; "
+                    "from_pretrained and weights.load read other formats",
                 )
             if path.suffix != ".keras":
                 raise WeightsError(path, "its name must end in .keras")
@@ -153,6 +153,9 @@ def _read(path: Path) -> tuple[Any, io.BytesIO]:
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
     """Refuses an archive of other members than a model's, or that is larger inside than out."""
     names = sorted(archive.namelist())
+    for member in _MEMBERS:
+        if member not in names:
+            raise WeightsError(path, f"it lacks {member}")
     if names != _MEMBERS:
         shown = printable(", ".join(names))
         raise WeightsError(path, f"it must hold {', '.join(_MEMBERS)}. Received: {shown}")

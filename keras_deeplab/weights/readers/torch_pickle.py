@@ -42,7 +42,8 @@ _PARAMETERS = (
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_parameter_with_state",
 )
-_DICTS = ("dict", "collections.OrderedDict")
+_ORDERED = "collections.OrderedDict"
+_DICTS = ("dict", _ORDERED, "collections.defaultdict")
 _NAMES = {*_STORAGES, *_REBUILD, *_EMPTY_TENSORS, *_PARAMETERS}
 # Of what else training programs keep beside a state dict; any other name is refused.
 _EXTRAS = re.compile(
@@ -247,7 +248,7 @@ def _called(function: Any, arguments: Any) -> Object:
     if not isinstance(function, Object) or not isinstance(arguments, tuple):
         raise UnreadablePickle(f"refused a call of a {type(function).__name__}")
     made = Object(function.name, arguments)
-    if made.is_dict and arguments:  # as Python 2 wrote it
+    if made.name == _ORDERED and arguments:  # as Python 2 wrote it
         (pairs,) = arguments
         made.items = [each for key, value in pairs for each in (key, value)]
         pairs.clear()  # or many calls with one list would fill the memory
@@ -255,13 +256,10 @@ def _called(function: Any, arguments: Any) -> Object:
 
 
 def tensor_of(value: Any) -> Tensor | None:
-    """The tensor that a value stands for, None for anything else.
-
-    Raises:
-        UnreadablePickle: If it is a tensor that is not in its storage.
-    """
+    """The tensor that a value stands for, None for anything else."""
     if isinstance(value, Object) and value.name in _PARAMETERS:
-        value = (value.arguments or value.state or [None])[0]
+        inside = value.arguments or value.state
+        value = inside[0] if isinstance(inside, tuple) and inside else None
     if not isinstance(value, Object):
         return None
     if value.name in _EMPTY_TENSORS and isinstance(value.state, tuple) and len(value.state) == 4:
