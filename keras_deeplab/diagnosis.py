@@ -177,6 +177,8 @@ def read_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads images spread over "train", the same in every call, as one batch of crops."""
     images = len(source.names("train"))
+    if not images:
+        raise validation.error("source", "a source with images in its split 'train'", source)
     spread = np.unique(np.linspace(0, images - 1, min(count, images)).astype(np.int64))
     numbers = tf.data.Dataset.from_tensor_slices(spread)
     pairs = list(source.checked_dataset("train", numbers).as_numpy_iterator())

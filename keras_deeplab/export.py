@@ -127,7 +127,7 @@ def classifier(
 
     Example:
 
-    >>> model = keras_deeplab.SPPNet(5, "mobilenet_v2", levels=(2, 1), dense=())
+    >>> model = keras_deeplab.SPPNet(5, "alexnet", levels=(2, 1), dense=())
     >>> path = keras_deeplab.export.classifier(model, "classifier")
     """
     with _verified_folder(path, overwrite) as temporary:

@@ -210,7 +210,12 @@ def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> np.n
     grid = Image.fromarray(colors.repeat(cell, 0).repeat(cell, 1))
     rows = columns = Image.new("RGB", (0, 0))
     if cell == CELL:
-        _write_shares(ImageDraw.Draw(grid), shares)
+        draw = ImageDraw.Draw(grid)
+        for (row, column), share in np.ndenumerate(shares):
+            if round(100 * share) > 0:
+                middle = (column + 0.5) * CELL, (row + 0.5) * CELL
+                color = "white" if share > 0.5 else "black"
+                draw.text(middle, f"{100 * share:.0f}", fill=color, font=FONT, anchor="mm")
         rows = _name_strip(names, "rm")
         columns = _name_strip(names, "lm").transpose(Image.Transpose.ROTATE_90)
     caption = "rows: truth, columns: prediction, % of the row"
@@ -224,15 +229,6 @@ def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> np.n
     sheet.paste(columns, (left, top - columns.height))
     sheet.paste(grid, (left, top))
     return np.asarray(sheet)
-
-
-def _write_shares(draw: ImageDraw.ImageDraw, shares: np.ndarray) -> None:
-    """Writes each share into its cell, except those that round to 0."""
-    for (row, column), share in np.ndenumerate(shares):
-        if round(100 * share) > 0:
-            middle = (column + 0.5) * CELL, (row + 0.5) * CELL
-            color = "white" if share > 0.5 else "black"
-            draw.text(middle, f"{100 * share:.0f}", fill=color, font=FONT, anchor="mm")
 
 
 def _name_strip(names: Sequence[str], anchor: str) -> Image.Image:

@@ -260,6 +260,11 @@ def test_wrong_arguments():
         (network(), {"target": 1.1}, "`target` must be a number in"),
         (network(), {"crop_size": (0, 8)}, "`crop_size` must be"),
         (network(), {"source": data.Shapes()}, "source's 6 classes. Received: .*'classes': 3"),
+        (
+            network(),
+            {"source": Arrays(np.zeros((0, 32, 32), int))},
+            "`source` must be a source with",
+        ),
         (fixed, {"crop_size": (32, 32)}, r"\(16, 16\)|16, 16"),
     ):
         with pytest.raises(ValueError, match=message):

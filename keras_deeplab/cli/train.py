@@ -14,8 +14,6 @@ from keras_deeplab.evaluation import scores_table
 from keras_deeplab.trainer import MODELS, ModelBuilder, next_free
 from keras_deeplab.trainer.building import PRECISIONS
 
-INTERRUPTED = 130  # the exit status of shells
-
 
 def parser() -> Parser:
     """Returns the parser of the command line."""
@@ -30,29 +28,16 @@ def parser() -> Parser:
     add = made.add_argument
     add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/{images,labels}")
     add("--model", **one_of(MODELS), help="default: that of --weights, or deeplab_v3_plus")
-    add(
-        "--backbone",
-        **one_of(keras_deeplab.backbones.NAMES),
-        help="default: that of --weights, or mobilenet_v2, for deeplab_v1 vgg16, for unet its own "
-        "network",
-    )
+    backbones = one_of(keras_deeplab.backbones.NAMES)
+    add("--backbone", **backbones, help="default: that of --weights, or of the model")
     add("--weights", help="file to start from, or name of published weights, such as imagenet")
     add("--mixed-precision", **one_of(PRECISIONS), help="default: float32")
-    add(
-        "--distribute",
-        **one_of(distribution.STRATEGIES),
-        default="none",
-        help="all GPUs of this machine or all machines of TF_CONFIG; see docs/distributed.md",
-    )
+    strategies = one_of(distribution.STRATEGIES)
+    add("--distribute", **strategies, default="none", help="see docs/distributed.md")
     add("--seed", type=int, default=0)
     add("--tensorboard", action="store_true", help="write curves and pictures into the run")
     add("--output", type=Path, help="folder of the run; default: runs/DATA-MODEL-BACKBONE")
-    add(
-        "--overfit",
-        type=positive,
-        metavar="N",
-        help="only test whether the model can overfit N images, with a diagnosis if it cannot",
-    )
+    add("--overfit", type=positive, metavar="N", help="only test if the model overfits N images")
     augmentation = made.add_argument_group("test-time augmentation", "Applied to the final model.")
     add_test_time_augmentation(augmentation)
     add_recipe(made.add_argument_group("recipe", "The hyperparameters of the training."))
@@ -95,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         print(f"\nInterrupted: run the same command again to resume {path}.")
-        return INTERRUPTED
+        return 130  # the exit status of shells
     if result.scores is not None:
         print(scores_table(result.scores, result.scores["split"]))
         folder = result.folder

@@ -35,9 +35,7 @@ def parser() -> Parser:
     add("--backbone", **one_of(keras_deeplab.backbones.NAMES), default="alexnet")
     add("--sizes", type=positive, nargs="+", help="image sizes to train at")
     add(
-        "--test-size",
-        type=positive,
-        help="default: the largest size plus the difference of largest and smallest",
+        "--test-size", type=positive, help="default: as far above the largest as the smallest below"
     )
     add("--levels", type=positive, nargs="+", help="bins per side of the pyramid")
     add("--dense", type=positive, nargs="+", help="widths of the dense layers")

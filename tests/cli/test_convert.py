@@ -21,11 +21,23 @@ def test_a_file_becomes_a_model(shared, tmp_path, capsys):
     assert "a DeepLabV3 of 714,325 parameters" in printed
     model = keras.models.load_model(output)
     assert (model.num_classes, model.output_stride) == (21, 8)
-    arguments = ["--output", str(output), "--overwrite", "--output-stride", "16", "--classes", "4"]
-    assert convert.main([str(file), *arguments]) == 0
-    assert "logits predicts 4 classes, the checkpoint's 21" in capsys.readouterr().out
-    model = keras.models.load_model(output)
-    assert (model.num_classes, model.output_stride) == (4, 16)
+
+
+def test_options_become_arguments(tmp_path, monkeypatch):
+    given = {}
+
+    def from_pretrained(file, **arguments):
+        given.update(arguments, file=file)
+        return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+
+    monkeypatch.setattr(keras_deeplab, "from_pretrained", from_pretrained)
+    output = ["--output", str(tmp_path / "a.keras"), "--overwrite"]
+    options = ["--output-stride", "16", "--classes", "4", "--moving-averages"]
+    (tmp_path / "a.keras").write_text("before")
+    assert convert.main(["b.pth", *output, *options]) == 0
+    assert given.pop("file") == "b.pth"
+    assert given == {"output_stride": 16, "num_classes": 4, "moving_averages": True}
+    assert keras.models.load_model(tmp_path / "a.keras").count_params() == 4
 
 
 def run(tmp_path, *arguments: str) -> int:
