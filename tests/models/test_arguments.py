@@ -8,6 +8,7 @@ import pytest
 from networks import tiny
 
 from keras_deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus, SPPNet, UNet, backbones
+from keras_deeplab.backbones.resnet import UNITS
 
 
 def without_stride_4() -> keras.Model:
@@ -20,6 +21,9 @@ def pooled_to_one() -> keras.Model:
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="a")(inputs)
     x = keras.layers.GlobalAveragePooling2D(keepdims=True, name="mean")(x)
     return keras.Model(inputs, keras.layers.ReLU()(x), name="single")
+
+
+TINY = tiny()
 
 
 def received(name: str, value: str) -> str:
@@ -94,7 +98,7 @@ CASES = [
 @pytest.mark.parametrize("cls, arguments, words", CASES)
 def test_errors_name_argument_and_value(cls, arguments, words):
     with pytest.raises(ValueError, match=words):
-        cls(**{"num_classes": 3, "backbone": tiny(), **arguments})
+        cls(**{"num_classes": 3, "backbone": TINY, **arguments})
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ def test_errors_of_the_backbones_options(options, words):
 def test_rates_that_do_not_scale_to_integers_must_be_given(cls, coarse, scaled):
     message = rf"`output_stride` .*={coarse}\. They would be \({scaled}.*Give `aspp_rates`"
     with pytest.raises(ValueError, match=message):
-        cls(3, tiny(), output_stride=coarse)
+        cls(3, TINY, output_stride=coarse)
 
 
 def test_a_new_model_and_a_changed_one_have_the_same_rule_for_rates():
@@ -164,7 +168,8 @@ def test_a_new_model_and_a_changed_one_have_the_same_rule_for_rates():
     assert [given.get_layer(f"logits_{i}").dilation_rate[0] for i in range(4)] == [1, 3, 4, 6]
 
 
-def test_where_a_model_has_no_such_argument_the_options_hold_it():
+def test_where_a_model_has_no_such_argument_the_options_hold_it(monkeypatch):
+    monkeypatch.setitem(UNITS, 50, (1, 1, 1, 3))
     options = {"stride_on": "1x1"}
     model = DeepLabV1(3, "resnet50", backbone_options=options, head_filters=4)
     assert model.get_config()["backbone_options"]["stride_on"] == "1x1"
@@ -202,8 +207,9 @@ def test_arguments_reach_the_layers():
 
 
 def test_head_of_v3():
-    assert type(DeepLabV3(3, tiny()).get_layer("head")).__name__ == "AtrousConv2D"
-    separable = DeepLabV3(3, tiny(), separable=True, head_filters=9).get_layer("head")
-    assert (type(separable).__name__, separable.filters) == ("AtrousSeparableConv2D", 9)
-    names = [layer.name for layer in DeepLabV3(3, tiny(), head_filters=None).layers]
-    assert "head" not in names
+    plain = DeepLabV3(3, TINY, aspp_filters=4).get_layer("head")
+    assert (type(plain).__name__, plain.filters) == ("AtrousConv2D", 256)
+    separable = DeepLabV3(3, TINY, aspp_filters=4, separable=True, head_filters=9)
+    assert type(separable.get_layer("head")).__name__ == "AtrousSeparableConv2D"
+    without = DeepLabV3(3, TINY, aspp_filters=4, head_filters=None)
+    assert "head" not in {layer.name for layer in without.layers}

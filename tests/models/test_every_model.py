@@ -55,14 +55,14 @@ def output_shape(model: keras.Model, batch: int, size: tuple[int, int], classes:
     return (batch, classes) if isinstance(model, SPPNet) else (batch, *size, classes)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (64, 33)])
-def test_logits_for_an_image_of_any_size(model, size):
-    x = image(*size).round()
-    logits = model(x)
-    assert logits.shape == output_shape(model, 1, size)
-    assert logits.dtype == "float32"
-    assert np.isfinite(logits).all()
-    assert np.std(logits) > 1e-2
+def test_logits_for_an_image_of_any_size(model):
+    for size in ((1, 1), (64, 33)):
+        x = image(*size).round()
+        logits = model(x)
+        assert logits.shape == output_shape(model, 1, size)
+        assert logits.dtype == "float32"
+        assert np.isfinite(logits).all()
+        assert np.std(logits) > 1e-2
     np.testing.assert_allclose(model(x.astype("uint8")), logits, rtol=1e-4, atol=1e-4)
 
 
@@ -113,7 +113,7 @@ def test_exported_it_serves_probabilities_at_any_size(model, tmp_path: Path):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["v1", "v2", "v2_branches", "v3", "v3_plus"], indirect=True)
+@pytest.mark.parametrize("name", ["v1", "v2", "v3", "v3_plus"], indirect=True)
 def test_the_output_stride_can_be_changed(model):
     stride = model.output_stride
     fine = model.with_output_stride(stride // 2)
@@ -147,6 +147,7 @@ def test_other_classes_keep_all_but_the_predictors(model, logs):
                 np.testing.assert_array_equal(old, copied)
 
 
+@pytest.mark.parametrize("name", ["v2_branches", "v3_plus", "unet", "spp"], indirect=True)
 def test_mixed_precision_is_part_of_the_model(name):
     model = calibrate(SMALL[name](dtype="mixed_bfloat16"), image(64, 64, batch=2))
     assert keras.config.dtype_policy().name == "float32"

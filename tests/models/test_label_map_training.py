@@ -51,14 +51,9 @@ def test_a_clone_that_would_lose_the_class_is_refused(model):
             keras.models.clone_model(model, **options)
 
 
-def test_what_the_refusal_proposes(plus):
-    model, logits = plus, plus(IMAGES[:1])
-    plain = keras.Model(model.inputs, model.outputs)
-    clone = keras.models.clone_model(plain)
-    clone.set_weights(plain.get_weights())
-    np.testing.assert_allclose(clone(IMAGES[:1]), logits, rtol=1e-5, atol=1e-6)
-    around = keras.Sequential([keras.Input((33, 40, 3)), model])
-    assert type(keras.models.clone_model(around).layers[-1]) is type(model)
+def test_a_network_around_a_model_can_be_cloned(plus):
+    around = keras.Sequential([keras.Input((33, 40, 3)), plus])
+    assert type(keras.models.clone_model(around).layers[-1]) is type(plus)
 
 
 @pytest.mark.parametrize(

@@ -100,11 +100,10 @@ def test_changing_a_model_twice(tmp_path: Path):
     config = json.dumps(model.get_config())
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    for each in (model, model, loaded):
+    for each in (model, loaded):
+        assert each.with_num_classes(4).num_classes == 4
         fine = each.with_output_stride(8)
         assert fine.output_stride == 8
-        assert each.with_num_classes(4).num_classes == 4
-        assert type(each).from_config(each.get_config()).output_stride == 16
         assert json.dumps(each.get_config()) == config
     fine.save(tmp_path / "again.keras")
     x = image(33, 47)
