@@ -76,9 +76,9 @@ def fit_classifier(
 
     >>> data.write_shape_images("photos", train=5, val=5)
     >>> model = keras_deeplab.SPPNet(5, "alexnet", levels=(2, 1), dense=())
-    >>> result = keras_deeplab.fit_classifier(model, "photos", [64, 80], epochs=2, test_sizes=[96])
+    >>> result = keras_deeplab.fit_classifier(model, "photos", [32, 48], epochs=2, test_sizes=[64])
     >>> list(result.accuracy)
-    [64, 80, 96]
+    [32, 48, 64]
 
     Reference:
         - [Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition](

@@ -66,13 +66,9 @@ def test_a_run_leaves_its_files(run, tmp_path):
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["classes"] == ["cross", "disc", "ring", "square", "triangle"]
     assert metrics["sizes"] == [16, 24]
-    with (run / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
-    assert all(float(row["loss"]) > 0 and 0 <= float(row["val_accuracy"]) <= 1 for row in rows)
     data.write_shape_images(tmp_path)
     served = tf.saved_model.load(str(run / "saved_model"))
-    for size in (16, 32, 45):
+    for size in (16, 24, 32, 45):
         dataset = data.classification_dataset(tmp_path, "val", size=size)
         (images, labels), *_ = dataset
         logits = served.serve(images).numpy()
@@ -83,34 +79,43 @@ def test_a_run_leaves_its_files(run, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Even though the")
-@pytest.mark.parametrize("eager", [False, True])
-def test_sizes_take_turns_under_one_optimizer_and_are_traced_once(photographs, eager):
-    model, seen = keras_deeplab.SPPNet(2, "alexnet", levels=(1,), dense=()), []
-    original = model.train_step
+def test_sizes_take_turns_under_one_optimizer(tmp_path, monkeypatch):
+    seen = []
+    original = keras_deeplab.SPPNet.train_step
 
-    def step(batch):
-        seen.append((int(model.optimizer.iterations) if eager else 0, batch[0].shape[1]))
-        return original(batch)
+    def step(self, batch):
+        seen.append((int(self.optimizer.iterations), batch[0].shape[1]))
+        return original(self, batch)
 
-    model.train_step = step
-    tf.config.run_functions_eagerly(eager)
+    monkeypatch.setattr(keras_deeplab.SPPNet, "train_step", step)
+    tf.config.run_functions_eagerly(True)
     try:
-        options = {"epochs": 4 if eager else 2, "batch_size": 3, "verbose": 0}
-        result = keras_deeplab.fit_classifier(model, photographs, [16, 24, 20], **options)
+        arguments = [*SHORT, "--sizes", "16", "24", "20", "--epochs", "4"]
+        assert train_classifier.main([*arguments, "--output", str(tmp_path / "run")]) == 0
     finally:
         tf.config.run_functions_eagerly(False)
-    assert list(result.accuracy) == [16, 24, 20]
-    assert len(result.history["loss"]) == options["epochs"]
-    if eager:  # three batches hold the eight images
-        assert seen == [(step, (16, 24, 20, 16)[step // 3]) for step in range(12)]
-    else:
-        assert set(seen) == {(0, None)}
-        assert len(seen) <= 2
+    # Three batches hold the ten images; the optimizer counts on from size to size.
+    assert seen == [(step, (16, 20, 24, 16)[step // 3]) for step in range(12)]
+    with (tmp_path / "run" / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert all(float(row["loss"]) > 0 and 0 <= float(row["val_accuracy"]) <= 1 for row in rows)
+
+
+def test_the_training_step_is_traced_once_for_all_sizes(photographs):
+    model = keras_deeplab.SPPNet(2, "alexnet", levels=(1,), dense=())
+    traced = []
+    original = model.train_step
+    model.train_step = lambda batch: traced.append(batch[0].shape) or original(batch)
+    result = keras_deeplab.fit_classifier(model, photographs, [16, 24], epochs=4, verbose=0)
+    assert set(traced) == {(None, None, None, 3)}
+    assert len(traced) <= 2
+    assert list(result.accuracy) == [16, 24]
+    assert len(result.history["loss"]) == 4
 
 
 def test_a_run_on_a_folder(photographs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(keras_deeplab.export, "classifier", lambda *arguments: None)
     arguments = ["--data", str(photographs), *SHORT, "--epochs", "12", "--learning-rate", "1e-2"]
     arguments += ["--levels", "2", "1", "--test-size", "17", "--dropout", "0"]
     assert train_classifier.main(arguments) == 0
