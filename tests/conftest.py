@@ -22,6 +22,13 @@ def mirrored() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strategies that an example makes have a single replica."""
+    strategy = tf.distribute.MirroredStrategy
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: strategy(["CPU:0"]))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data beside the project; tests that need it skip without it."""

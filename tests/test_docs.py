@@ -90,7 +90,7 @@ def short_runs(monkeypatch):
 
 
 @pytest.mark.parametrize("page", [name for name in TEXTS if blocks(TEXTS[name], "python")])
-@pytest.mark.usefixtures("short_runs")
+@pytest.mark.usefixtures("one_device", "short_runs")
 def test_code_runs(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
