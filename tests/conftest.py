@@ -18,8 +18,14 @@ tf.config.set_logical_device_configuration(
 
 @pytest.fixture(scope="session")
 def mirrored() -> tf.distribute.Strategy:
-    """Two replicas, on two logical processors; a second such strategy mixes up their messages."""
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    """Two replicas on two logical processors, without collectives.
+
+    TensorFlow numbers the collectives of each strategy from the same number, so that those of two
+    strategies in one process are taken for one another.
+    """
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Reads the pickles of `torch.save` as data.
 
-A pickle is a program: `pickle.load` imports what it names and calls it. Here a call becomes an
-`Object` of its name and arguments, and only those that stand for tensors are understood. A dict
-keeps its items in a list, as hashing a key of nested tuples can take forever.
+A pickle is a program: `pickle.load` imports what it names and calls it, and even a
+`pickle.Unpickler` that allows few names allocates 16 GB for a memo index that a file of ten bytes
+declares. Here a call becomes an `Object` of its name and arguments, and only those that stand for
+tensors are understood. A dict keeps its items in a list, as hashing a key of nested tuples can take
+forever.
 """
 
 from __future__ import annotations
