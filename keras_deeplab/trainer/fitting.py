@@ -318,10 +318,16 @@ class _Run:
 
     def _images(self, number: int, first_step: int, cache: bool | str = "auto") -> tf.data.Dataset:
         """The endless batches of a stage from a step on, the same in every call."""
-        shared = "crop_size batch_size scales scale_step flip color_jitter class_focus"
+        recipe = self.stages[number]
         return data.training_dataset(
             self.source,
-            **{name: getattr(self.stages[number], name) for name in shared.split()},
+            crop_size=recipe.crop_size,
+            batch_size=recipe.batch_size,
+            scales=recipe.scales,
+            scale_step=recipe.scale_step,
+            flip=recipe.flip,
+            color_jitter=recipe.color_jitter,
+            class_focus=recipe.class_focus,
             seed=self._seed(number),
             repeat=True,
             first_step=first_step,

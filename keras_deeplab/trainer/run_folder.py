@@ -152,7 +152,9 @@ class RunFolder:
                 "another folder."
             ) from None
         except OSError as error:
-            logger.warning("%s cannot be locked (%s).", self.path, error.strerror)
+            logger.warning(
+                "%s cannot be locked (%s): start no other run there.", self.path, error.strerror
+            )
         self._lock = lock
 
     def unlock(self) -> None:
