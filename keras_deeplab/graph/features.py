@@ -12,7 +12,7 @@ from keras_deeplab.graph.network import functional, is_network, top_level_calls
 from keras_deeplab.names import suggestion
 from keras_deeplab.validation import error
 
-_SIZES = range(1, 1025)
+_LARGEST_MINIMUM = 1024
 
 
 def find_feature_tap(model: keras.Model, stride: int) -> str:
@@ -92,9 +92,13 @@ def minimum_size(model: keras.Model) -> tuple[int, int]:
         return True
 
     geometry(model)  # an error that has nothing to do with the size
-    if not is_large_enough(_SIZES[-1]):
-        raise error("model", f"a network for images of up to {_SIZES[-1]} pixels", model)
-    smallest = _SIZES[bisect.bisect_left(_SIZES, True, key=is_large_enough)]
+    size = 1  # doubled first, as most networks take any size
+    while not is_large_enough(size):
+        size *= 2
+        if size > _LARGEST_MINIMUM:
+            raise error("model", f"a network for images of up to {_LARGEST_MINIMUM} pixels", model)
+    sizes = range(size // 2 + 1, size)
+    smallest = size // 2 + 1 + bisect.bisect_left(sizes, True, key=is_large_enough)
     height, width = (fixed or smallest for fixed in own)
     return (height, width)
 
