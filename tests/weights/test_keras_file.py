@@ -302,6 +302,16 @@ def test_a_configuration_takes_no_more_than_its_file_explains(files, tmp_path, w
         keras_deeplab.load_model(bad)
 
 
+def test_the_depth_of_a_model_is_bounded_too(tmp_path):
+    keras_deeplab.UNet(2, depth=1, filters=2).save(tmp_path / "good.keras")
+    content = members(tmp_path / "good.keras")
+    config = json.loads(content["config.json"])
+    config["config"] |= {"depth": 10**6, "filters": 4096}
+    packed(tmp_path / "bad.keras", {**content, "config.json": json.dumps(config).encode()})
+    with pytest.raises(WeightsError, match="builds more than"):
+        keras_deeplab.load_model(tmp_path / "bad.keras")
+
+
 ARCHIVES = {
     "upwards": ({"../outside.txt": b"x"}, r"it must hold config\.json, .* Received: \.\./outside"),
     "assets": ({"assets/words.txt": b"x"}, "it must hold .* Received: assets/words.txt, "),

@@ -35,6 +35,10 @@ NETWORKS = {
         lambda: keras_deeplab.DeepLabV3Plus(5, "mobilenet_v2", **HALF, **AUTHORS),
         tf1_deeplab.mobilenet_v2(),
     ),
+    "xception41": (
+        lambda: keras_deeplab.DeepLabV3Plus(19, "xception41", **AUTHORS),
+        tf1_deeplab.xception(41),
+    ),
     "xception71": (
         lambda: keras_deeplab.DeepLabV3Plus(19, "xception71", output_stride=8, **AUTHORS),
         tf1_deeplab.xception(71),
@@ -44,7 +48,7 @@ NETWORKS = {
         tf1_deeplab.resnet_beta(50),
     ),
 }
-LARGE = ("xception71", "resnet50_beta")
+LARGE = ("xception41", "xception71", "resnet50_beta")
 
 
 @pytest.mark.parametrize(
@@ -254,6 +258,14 @@ def test_variables_of_the_same_bytes_are_not_larger_than_the_data_could_be(tmp_p
         WeightsError, match="it declares variables of 320 bytes in data of 64 bytes"
     ):
         weights.open_checkpoint(write_index(tmp_path / "a", **names))
+
+
+def test_a_checkpoint_without_one_of_its_data_files_is_refused(tmp_path):
+    prefix = write_tf1(tmp_path / "model.ckpt", {"a": np.zeros(9)})
+    data = tmp_path / "model.ckpt.data-00000-of-00001"
+    data.rename(tmp_path / "model.ckpt.data-00000-of-00002")
+    with pytest.raises(WeightsError, match="damaged or incomplete"):
+        weights.open_checkpoint(prefix)
 
 
 def test_the_file_checkpoint_names_one_in_its_own_folder(tmp_path):
