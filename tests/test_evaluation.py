@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_inference import counting_model
 
 import keras_deeplab
 from keras_deeplab import metrics
@@ -36,18 +37,7 @@ def dataset_of(items):
 @pytest.fixture(scope="module")
 def traced():
     """A model whose class is the brightest channel, and the shapes that it was traced with."""
-    traces = []
-
-    class Counter(keras.layers.Layer):
-        def call(self, x):
-            traces.append(tuple(x.shape))
-            return x
-
-    inputs = keras.Input((None, None, 3))
-    outputs = keras.layers.Dense(3, kernel_initializer="identity")(Counter()(inputs))
-    model = keras.Model(inputs, outputs)
-    traces.clear()
-    return model, traces
+    return counting_model()
 
 
 def test_differing_sizes_equal_numpy_and_trace_once(traced, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ from keras_deeplab.layers.composite import CompositeLayer
 from keras_deeplab.validation import error, integer, pair
 
 
-class _AtrousConvolution(CompositeLayer):
+class _AtrousConvolution(CompositeLayer, abc.ABC):
     """Base of both convolutions: the settings, the padding and the rule of dilation."""
 
     def __init__(
@@ -75,9 +76,9 @@ class _AtrousConvolution(CompositeLayer):
     def _activation(self, name: str) -> kl.Layer:
         return kl.Activation(self.activation, name=name, dtype=self.dtype_policy)
 
+    @abc.abstractmethod
     def _steps(self) -> tuple[kl.Layer | None, ...]:
         """The layers inside in order, None for those that the settings leave out."""
-        raise NotImplementedError
 
     def call(self, x: Any) -> Any:
         """Applies the layers inside, one after another."""

@@ -76,6 +76,9 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
 
     checks = CHECKS
     transfer_report: Any = None
+    # The model's output from features and feature taps: each subclass has its own. Not abstract, as
+    # Keras makes an instance of each base of a functional model.
+    _output: Callable[..., Any]
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
@@ -121,12 +124,6 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
         """Returns the network from pixels to features and feature taps, and the final arguments."""
         return backbones.with_feature_taps(backbones.built(arguments), arguments)
-
-    # Subclasses define this. `abc` does not work, as Keras makes an instance of each base of a
-    # functional model.
-    def _output(self, features: Any, *taps: Any) -> Any:
-        """Returns the model's output."""
-        raise NotImplementedError
 
     def _add_training_outputs(self, features: Any, *taps: Any) -> None:
         """Adds what only training needs; nothing by default."""
