@@ -204,7 +204,7 @@ def infer_values(
         why = "fewer than two values are left for the classes"
     # If half of the labels are absent, the values are codes (0, 128), not class numbers.
     elif len(values) > MAX_INFERRED_CLASSES or 2 * len(used) < len(values):
-        why = "the values are not the numbers 0, 1, 2, ..."
+        why = "the values are not the numbers 0, 1, 2 and so on"
     elif ignored is None:
         why = _doubt(counts, values, (IGNORE_LABEL,), FEW_OF_INFERRED) or _doubt_of_border(maps)
     if why:
