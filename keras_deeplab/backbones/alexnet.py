@@ -48,7 +48,7 @@ def alexnet(input_shape: tuple[int | None, int | None, int] = (None, None, 3)) -
             stride,
             padding="valid" if stride > 1 else "same",
             activation="relu",
-            kernel_initializer="he_normal",
+            kernel_initializer="he_uniform",
             name=name,
         )(x)
     return keras.Model(inputs, x, name="alexnet")

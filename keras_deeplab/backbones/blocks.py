@@ -61,9 +61,9 @@ def conv_norm(
         "name": f"{name}_conv",
     }
     if filters is None:
-        x = kl.DepthwiseConv2D(kernel_size, depthwise_initializer="he_normal", **options)(x)
+        x = kl.DepthwiseConv2D(kernel_size, depthwise_initializer="he_uniform", **options)(x)
     else:
-        x = kl.Conv2D(filters, kernel_size, kernel_initializer="he_normal", **options)(x)
+        x = kl.Conv2D(filters, kernel_size, kernel_initializer="he_uniform", **options)(x)
     x = BatchNormalization(epsilon=epsilon, momentum=0.9, name=f"{name}_norm")(x)
     return x if activation is None else kl.Activation(activation, name=f"{name}_act")(x)
 

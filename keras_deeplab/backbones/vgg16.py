@@ -50,7 +50,7 @@ def vgg16(
                 padding="same",
                 dilation_rate=2 if atrous and block == 5 else 1,
                 activation="relu",
-                kernel_initializer="he_normal",
+                kernel_initializer="he_uniform",
                 name=f"block{block}_conv{index}",
             )(x)
         stride, name = 1 if atrous and block >= 4 else 2, f"block{block}_pool"

@@ -18,10 +18,9 @@ _LARGEST_MINIMUM = 1024
 def find_feature_tap(model: keras.Model, stride: int) -> str:
     """Finds the last tensor at a stride that everything after it depends on.
 
-    Where a network's stages end, this is the tensor that a decoder combines with the coarse
-    features: every path from the image to the output runs through it, and the next layers leave
-    its stride. Paddings are passed over. Only layers of the model itself are candidates, not
-    those inside nested models.
+    It is what a decoder combines with the coarse features: every path from the image to the output
+    runs through it, and the next layers leave its stride. Paddings, and the layers inside nested
+    models, are passed over.
 
     Args:
         model: A functional model with one output.
@@ -92,13 +91,12 @@ def minimum_size(model: keras.Model) -> tuple[int, int]:
         return True
 
     geometry(model)  # an error that has nothing to do with the size
-    size = 1  # doubled first, as most networks take any size
-    while not is_large_enough(size):
-        size *= 2
-        if size > _LARGEST_MINIMUM:
-            raise error("model", f"a network for images of up to {_LARGEST_MINIMUM} pixels", model)
-    sizes = range(size // 2 + 1, size)
-    smallest = size // 2 + 1 + bisect.bisect_left(sizes, True, key=is_large_enough)
+    sizes = range(1, _LARGEST_MINIMUM + 1)
+    # Most networks take any size.
+    index = 0 if is_large_enough(1) else bisect.bisect_left(sizes, True, key=is_large_enough)
+    if index == len(sizes):
+        raise error("model", f"a network for images of up to {_LARGEST_MINIMUM} pixels", model)
+    smallest = sizes[index]
     height, width = (fixed or smallest for fixed in own)
     return (height, width)
 

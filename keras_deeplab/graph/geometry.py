@@ -13,12 +13,12 @@ from keras import layers as kl
 
 from keras_deeplab import layers
 from keras_deeplab.graph.kinds import Kind, kind, window
-from keras_deeplab.graph.network import Call, functional, input_name, is_network, layer_error, walk
+from keras_deeplab.graph.network import Call, functional, is_network, layer_error, walk
 from keras_deeplab.validation import integer
 
 
 class GeometryError(ValueError):
-    """A layer that a network of this image size cannot have; `_apply` adds the layer's name."""
+    """A layer that a network of this image size cannot have, without the layer's name."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,7 @@ class TensorGeometry:
 
     @property
     def offset(self) -> tuple[float | None, float | None]:
-        """Where the first sample's field is centred, in image pixels; 0 is the first pixel.
-
-        None where it depends on an image size that was not given.
-        """
+        """Where the first sample's field is centred (0: the first pixel), None if unknown."""
         return tuple(_number(axis.offset) for axis in self.axes)
 
     @property
@@ -113,6 +110,9 @@ class Geometry(dict[str, TensorGeometry]):
             return self._by_tensor[id(key)]
         raise KeyError(key)
 
+    def _record(self, name: str, tensor: keras.KerasTensor, value: TensorGeometry) -> None:
+        self[name] = self._by_tensor[id(tensor)] = value
+
     def visit(self, call: Call, inputs: list[TensorGeometry]) -> list[TensorGeometry]:
         """Records a call, and those inside a nested model or composite layer; for `walk`."""
         inner = call.operation if is_network(call.operation) else None
@@ -125,7 +125,7 @@ class Geometry(dict[str, TensorGeometry]):
             self.calls.append((call, inputs, output))
             outputs = [output] * len(call.outputs)
         for tensor, output in zip(call.outputs, outputs, strict=True):
-            self[call.path] = self._by_tensor[id(tensor)] = output
+            self._record(call.path, tensor, output)
         return outputs
 
 
@@ -135,9 +135,8 @@ def geometry(model: keras.Model, height: int | None = None, width: int | None = 
     Args:
         model: A functional Keras model or a built Sequential, channels last. Nested models and
             the composite layers of this package are entered.
-        height: Image height in pixels, a positive integer. Without it the model's own, if fixed;
-            sizes, and offsets that depend on them, are None when neither is known.
-        width: Image width, likewise.
+        height, width: Size of the image in pixels, by default the model's own. Where neither is
+            known, sizes and the offsets that depend on them are None.
 
     Returns:
         A `Geometry`: a mapping from layer names (or symbolic tensors) to `TensorGeometry`.
@@ -153,25 +152,19 @@ def geometry(model: keras.Model, height: int | None = None, width: int | None = 
     >>> found["block5_pool"].stride, found["block5_pool"].receptive_field
     ((32, 32), (212, 212))
     """
-    sizes = [
-        None if value is None else integer(name, value)
-        for name, value in (("height", height), ("width", width))
-    ]
+    given = {"height": height, "width": width}
+    sizes = [None if value is None else integer(name, value) for name, value in given.items()]
     found = Geometry()
     for tensor in functional(model).inputs:
-        start = _input_geometry(tensor, sizes)
+        start = TensorGeometry((_WHOLE_IMAGE, _WHOLE_IMAGE))
+        if len(tensor.shape) == 4:
+            known = (size or own for own, size in zip(tensor.shape[1:3], sizes, strict=True))
+            one = Fraction(1)
+            start = TensorGeometry(tuple(Axis(one, one, Fraction(0), size) for size in known))
         found.inputs.append(start)
-        found[input_name(tensor)] = found._by_tensor[id(tensor)] = start
+        found._record(tensor._keras_history.operation.name, tensor, start)
     found.outputs = walk(model, found.inputs, found.visit)
     return found
-
-
-def _input_geometry(tensor: keras.KerasTensor, sizes: Sequence[int | None]) -> TensorGeometry:
-    if len(tensor.shape) != 4:
-        return TensorGeometry((_WHOLE_IMAGE, _WHOLE_IMAGE))
-    one = Fraction(1)
-    known = (given or own for own, given in zip(tensor.shape[1:3], sizes, strict=True))
-    return TensorGeometry(tuple(Axis(one, one, Fraction(0), size) for size in known))
 
 
 def _output_geometry(call: Call, inputs: list[TensorGeometry]) -> TensorGeometry:
@@ -202,6 +195,13 @@ def _output_axis(call: Call, how: Kind, index: int, inputs: list[Axis]) -> Axis:
         return replace(axis, unbounded=True)
     if how is Kind.PAD_TO:
         return replace(axis, size=axis.size and max(axis.size, operation.minimum[index]))
+    if how is Kind.PAD:
+        is_fixed = isinstance(operation, kl.ZeroPadding2D)
+        pads = operation.padding[index] if is_fixed else operation.pads(index, axis.size)
+        return _padded(axis, *pads)
+    if how is Kind.CROP:
+        begin, end = operation.cropping[index]
+        return _padded(axis, -begin, -end)
     return _SPATIAL[how](operation, index, axis)
 
 
@@ -228,9 +228,8 @@ def _merged(inputs: Sequence[Axis]) -> Axis:
     if len(sizes) > 1:
         raise GeometryError(f"merges maps of {' and '.join(map(str, sizes))} samples.")
     size = sizes[0] if sizes else maps[0].size
-    if any(axis.offset is None for axis in maps):
-        field, offset = max(axis.field for axis in maps), None
-    else:
+    field, offset = max(axis.field for axis in maps), None
+    if all(axis.offset is not None for axis in maps):
         first = min(axis.offset - (axis.field - 1) / 2 for axis in maps)
         last = max(axis.offset + (axis.field - 1) / 2 for axis in maps)
         field, offset = last - first + 1, (first + last) / 2
@@ -251,13 +250,20 @@ def same_padding(size: int | None, extent: int, stride: int) -> tuple[int | None
 
 
 def _slid(operation: Any, index: int, axis: Axis) -> Axis:
-    """A kernel slides over the padded map."""
     shape = window(operation)
     extent, stride = shape.extent(index), shape.strides[index]
     begin, end = 0, 0
     if isinstance(operation, layers.AtrousPooling2D):
         begin, end = operation.pads(index, axis.size)
-        _check_window_is_never_empty(axis, extent, shape.dilation[index], begin, end)
+        rate, size = shape.dilation[index], axis.size
+        # A pooling leaves padding out. A map of fewer samples than `rate` can fall between the taps
+        # of a window, unless each window starts `k * rate - j` samples before it, with one `k` and
+        # a `j` below its size: the first starts `begin` before it, the last `extent - end - size`.
+        if size is not None and size < rate and -(-begin // rate) * rate > extent - end - 1:
+            raise GeometryError(
+                f"has taps {rate} samples apart on a map of {size}, so that a window covers "
+                "padding alone: the image is too small."
+            )
     elif shape.padding == "same":
         begin, end = same_padding(axis.size, extent, stride)
     axis = _padded(axis, begin, end)
@@ -273,25 +279,6 @@ def _slid(operation: Any, index: int, axis: Axis) -> Axis:
     return replace(axis, stride=axis.stride * stride, field=field, offset=offset, size=size)
 
 
-def _check_window_is_never_empty(
-    axis: Axis, extent: int, rate: int, begin: int | None, end: int | None
-) -> None:
-    """Refuses a map on which a window of a dilated pooling, which leaves padding out, is empty.
-
-    A map of `rate` samples or more never falls between two taps. A smaller one does, unless every
-    window starts `k * rate - j` samples before it, with one `k` and each `j` below its size. The
-    first window starts `begin` samples before the map, the last `extent - end - size`.
-    """
-    if axis.size is None or axis.size >= rate:
-        return
-    multiple = -(-begin // rate) * rate
-    if multiple > extent - end - 1:
-        raise GeometryError(
-            f"has taps {rate} samples apart on a map of {axis.size}, so that a window covers "
-            "padding alone: the image is too small."
-        )
-
-
 def _padded(axis: Axis, begin: int | None, end: int | None) -> Axis:
     """Samples are put before and after the map, or cut off if negative."""
     if begin is None:
@@ -303,66 +290,47 @@ def _padded(axis: Axis, begin: int | None, end: int | None) -> Axis:
     return replace(axis, offset=offset, size=size)
 
 
-def _zero_padded(operation: Any, index: int, axis: Axis) -> Axis:
-    is_keras_own = isinstance(operation, kl.ZeroPadding2D)
-    pads = operation.padding[index] if is_keras_own else operation.pads(index, axis.size)
-    return _padded(axis, *pads)
-
-
-def _cropped(operation: Any, index: int, axis: Axis) -> Axis:
-    begin, end = operation.cropping[index]
-    return _padded(axis, -begin, -end)
-
-
 def _upsampled(operation: Any, index: int, axis: Axis) -> Axis:
     """The map grows by a whole factor; pixels are areas, so the outer edges stay."""
     factor = operation.size[index]
     size = None if axis.size is None else axis.size * factor
-    stride = axis.stride / factor
-    return _stretched(axis, operation, stride, stride, size)
+    return _stretched(axis, operation, axis.stride / factor, size)
 
 
 def _resized(operation: Any, index: int, axis: Axis) -> Axis:
-    """The map is resized to a fixed size."""
     if axis.size is None:
         raise GeometryError(
             "resizes to a fixed size: its stride needs the image's height and width."
         )
     size = (operation.height, operation.width)[index]
-    stride = axis.stride * Fraction(axis.size, size)
-    return _stretched(axis, operation, stride, stride, size)
+    return _stretched(axis, operation, axis.stride * Fraction(axis.size, size), size)
 
 
 def _resized_like(axis: Axis, reference: Axis, operation: Any) -> Axis:
     """The map is laid over a reference map, whose stride it takes."""
     if axis.stride is None:  # one value for the whole image is broadcast
         return replace(axis, stride=reference.stride, offset=reference.offset, size=reference.size)
-    spacing = None
-    if operation.align_corners:
-        spacing = axis.stride  # the first samples lie on each other
-    elif None not in (axis.size, reference.size):
-        spacing = axis.stride * Fraction(axis.size, reference.size)
-    return _stretched(axis, operation, reference.stride, spacing, reference.size)
+    resized = _stretched(axis, operation, reference.stride, reference.size)
+    if operation.align_corners:  # the first samples lie on each other
+        return replace(resized, offset=axis.offset)
+    if None in (axis.offset, axis.size, reference.size):
+        return replace(resized, offset=None)
+    spacing = axis.stride * Fraction(axis.size, reference.size)
+    return replace(resized, offset=axis.offset + (spacing - axis.stride) / 2)
 
 
-def _stretched(
-    axis: Axis, operation: Any, stride: Fraction, spacing: Fraction | None, size: int | None
-) -> Axis:
-    """A resized map of a stride; the first sample lies where samples `spacing` apart begin."""
+def _stretched(axis: Axis, operation: Any, stride: Fraction, size: int | None) -> Axis:
+    """A map of another stride whose outer edges are those of the old one."""
     interpolates = operation.interpolation != "nearest" and stride != axis.stride
     field = axis.field + (axis.stride if interpolates else 0)
-    is_known = None not in (axis.offset, spacing)
-    offset = axis.offset + (spacing - axis.stride) / 2 if is_known else None
+    offset = None if axis.offset is None else axis.offset + (stride - axis.stride) / 2
     return replace(axis, stride=stride, field=field, offset=offset, size=size)
 
 
 def _transposed(operation: Any, index: int, axis: Axis) -> Axis:
-    """A transposed convolution: input sample i reaches the outputs from stride * i - begin on."""
+    """Input sample i reaches the outputs from stride * i - begin on."""
     if operation.output_padding is not None or operation.dilation_rate[index] != 1:
-        raise GeometryError(
-            "is a transposed convolution with output_padding or dilation_rate, which the geometry "
-            "does not cover."
-        )
+        raise GeometryError("is a transposed convolution with output_padding or dilation_rate.")
     kernel, stride = operation.kernel_size[index], operation.strides[index]
     surplus, is_same = max(kernel - stride, 0), operation.padding == "same"
     fine = axis.stride / stride
@@ -379,8 +347,6 @@ def _transposed(operation: Any, index: int, axis: Axis) -> Axis:
 _SPATIAL = {
     Kind.WINDOW: _slid,
     Kind.TRANSPOSED: _transposed,
-    Kind.PAD: _zero_padded,
-    Kind.CROP: _cropped,
     Kind.UPSAMPLE: _upsampled,
     Kind.RESIZE_TO: _resized,
 }

@@ -55,10 +55,7 @@ _KINDS = {
         *(kl.UnitNormalization, layers.ReverseChannels, *APPLICATION_POINTWISE),
     ),
     Kind.TRANSPOSED: (kl.Conv2DTranspose,),
-    Kind.WINDOW: (
-        *(kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D),
-        *POOLINGS,
-    ),
+    Kind.WINDOW: (kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D, *POOLINGS),
     Kind.PAD: (kl.ZeroPadding2D, layers.AtrousPadding2D),
     Kind.CROP: (kl.Cropping2D,),
     Kind.UPSAMPLE: (kl.UpSampling2D,),
@@ -86,11 +83,7 @@ def register_pointwise(layer_class: type) -> type:
 
     Usable as a decorator. The graph functions raise an error for layers that are not known.
 
-    Args:
-        layer_class: A subclass of `keras.layers.Layer`.
-
-    Returns:
-        The class itself.
+    Returns the class itself.
 
     Example:
 

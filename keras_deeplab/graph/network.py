@@ -23,11 +23,7 @@ APPLICATION_POINTWISE = (CustomScaleLayer, LayerScale, StochasticDepth)
 
 @dataclass(frozen=True)
 class Call:
-    """One use of an operation in a graph.
-
-    `path` is its name, after those of the models and composite layers that it is in; `arguments`
-    holds all arguments of the call, in Keras' own form.
-    """
+    """One use of an operation; `path` begins with the models and composite layers that it is in."""
 
     operation: Operation
     path: str
@@ -37,7 +33,7 @@ class Call:
 
 
 def layer_error(rule: str, path: str, detail: str) -> ValueError:
-    """Returns the error of a network that a graph function cannot work on because of a layer."""
+    """Returns the error of a network with a layer that a graph function cannot work on."""
     return ValueError(f"`model` must have {rule}. Received: the layer '{path}' {detail}")
 
 
@@ -93,23 +89,6 @@ def walk(
     return [known[id(tensor)] for tensor in network.outputs]
 
 
-def like(
-    model: keras.Model, inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor]
-) -> keras.Model:
-    """A functional model over new tensors with the inputs and outputs arranged as in `model`."""
-    network = functional(model)
-    return keras.Model(
-        keras.tree.pack_sequence_as(network._inputs_struct, inputs),
-        keras.tree.pack_sequence_as(network._outputs_struct, outputs),
-        name=model.name,
-    )
-
-
-def input_name(tensor: keras.KerasTensor) -> str:
-    """The name of the input layer that a model's input comes from."""
-    return tensor._keras_history.operation.name
-
-
 def leaf_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers.Layer]:
     """All layers of a model and of the models nested in it, by path; composites are not entered."""
     found: dict[str, keras.layers.Layer] = {}
@@ -157,18 +136,6 @@ def intercepted_calls(
             del layer.call  # the class's own again
 
 
-def clone_operation(
-    operation: Operation, name: str, made_class: type[Operation], **changes: Any
-) -> Operation:
-    """A new operation of a class, with the configuration of another but for the changes."""
-    config = {**operation.get_config(), **changes}
-    if isinstance(operation, keras.layers.Layer):
-        config["name"] = name
-    clone = made_class.from_config(config)
-    clone.name = name
-    return clone
-
-
 @contextmanager
 def without_initial_values(operation: Operation) -> Iterator[None]:
     """Builds a layer that is about to get weights with zeros: drawing random kernels is slow."""
@@ -187,20 +154,8 @@ def without_initial_values(operation: Operation) -> Iterator[None]:
             setattr(layer, name, value)
 
 
-def copy_weights(source: Operation, target: Operation) -> None:
-    """Copies the weights of a layer to its clone; other operations have none."""
-    if isinstance(source, keras.layers.Layer):
-        for old, new in zip(source.weights, target.weights, strict=True):
-            new.assign(old)
-
-
-def forget_calls(model: keras.Model) -> None:
-    """Prepares the layers of a model for use in another: `layer.output` is that of the next call.
-
-    The model itself can still be walked, but no longer be called or cut into parts.
-    """
-    for call in top_level_calls(model):
-        if is_network(call.operation):
-            forget_calls(call.operation)
-        call.operation._inbound_nodes.clear()
-        call.operation._outbound_nodes.clear()
+def forget_call(call: Call) -> None:
+    """Forgets a call that another takes the place of: `operation.output` is that of the next."""
+    call.operation._inbound_nodes.clear()
+    for tensor in call.inputs:  # else they would keep a replaced layer in memory
+        tensor._keras_history.operation._outbound_nodes.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,13 +21,10 @@ from keras_deeplab.graph.geometry import (
 from keras_deeplab.graph.kinds import POOLINGS, Kind, Window, kind, window
 from keras_deeplab.graph.network import (
     Call,
-    clone_operation,
-    copy_weights,
-    forget_calls,
+    forget_call,
     functional,
     is_network,
     layer_error,
-    like,
     walk,
     without_initial_values,
 )
@@ -34,6 +33,7 @@ from keras_deeplab.validation import error
 
 Pair = tuple[int, int]
 Pads = tuple[Pair | None, Pair | None]
+Phase = Counter[Any]
 _BY_SIZE = None  # in place of a pair: padding that depends on the size of the map
 
 
@@ -61,8 +61,8 @@ def with_output_stride(
             `model`.
         own_batch_norms: Whether Keras' batch norms become `keras_deeplab.layers.BatchNormalization`
             with their weights and results, as in the package's models.
-        reuse_layers: Whether layers that keep their settings are taken over from `model`. Only
-            `geometry` may be called on it afterwards.
+        reuse_layers: Whether the layers of `model` that keep their settings are taken over, from a
+            model without shared layers. Only `geometry` may be called on it afterwards.
 
     Returns:
         A functional `keras.Model` with the same inputs, output structure and layer names. Nested
@@ -91,18 +91,16 @@ def with_output_stride(
         rule = f"one of the strides of the network '{model.name}', {possible}"
         raise error("output_stride", rule, output_stride)
 
-    def rewritten(*, centred: bool) -> keras.Model:
-        if reuse_layers:
-            forget_calls(model)
+    for centred in (True, False):
         rewriter = _Rewriter(output_stride, centred, own_batch_norms, reuse_layers)
-        return rewriter.rewrite(model, found.inputs, input_shape)
-
-    try:
-        dense = rewritten(centred=True)
-    except _PhaseConflict:
-        # Two merged branches are sampled at different pixels. With centred padding their samples
-        # differ; with padding that starts where the coarse operations start they agree.
-        dense = rewritten(centred=False)
+        try:
+            dense = rewriter.rewrite(model, found.inputs, input_shape)
+            break
+        except _PhaseConflict:
+            # Two merged branches are sampled at different pixels. With centred padding their
+            # samples differ; with padding that starts where the coarse operations start they agree.
+            if not centred:
+                raise
     geometry(dense)  # a fixed size that is too small would run, and pool padding alone
     return dense
 
@@ -112,35 +110,19 @@ class _PhaseConflict(Exception):
 
 
 @dataclass(frozen=True)
-class _Phase:
-    """By how many samples of the dense map the original's samples are shifted.
-
-    Beside a constant part there are the operations whose "same" padding shifts by a number that
-    depends on the image's size, as sorted (rate, extent, stride): two branches with the same ones
-    shift alike.
-    """
-
-    constant: int = 0
-    by_size: tuple[tuple[int, int, int], ...] = ()
-
-    def __add__(self, other: _Phase) -> _Phase:
-        by_size = tuple(sorted(self.by_size + other.by_size))
-        return _Phase(self.constant + other.constant, by_size)
-
-
-@dataclass(frozen=True)
 class _Map:
     """A tensor of the new network, with the geometry of the original's.
 
-    Sample `i` of the original is sample `rate * i + phase` of this one. `padding` is a zero padding
-    still to be materialised: a kernel that loses its stride chooses its own, before any other
-    operation it becomes a layer.
+    Sample `i` of the original is sample `rate * i + phase` of this one. A phase counts samples:
+    those under the key "constant", and for each operation whose "same" padding depends on the
+    image's size one (rate, extent, stride). `padding` is a zero padding still to be materialised: a
+    kernel that loses its stride chooses its own, before any other operation it becomes a layer.
     """
 
     tensor: keras.KerasTensor
     geometry: TensorGeometry
     rate: Pair = (1, 1)
-    phase: tuple[_Phase, _Phase] = (_Phase(), _Phase())
+    phase: tuple[Phase, Phase] = (Counter(), Counter())
     padding: Call | None = None
 
     @property
@@ -176,17 +158,23 @@ class _Rewriter:
         geometries: list[TensorGeometry],
         size: tuple[int | None, int | None] | None,
     ) -> keras.Model:
-        maps = []
-        for x, value in zip(functional(model).inputs, geometries, strict=True):
+        network, maps = functional(model), []
+        for x, value in zip(network.inputs, geometries, strict=True):
             is_resized = size is not None and len(x.shape) == 4
             shape = (x.shape[0], *size, x.shape[3]) if is_resized else x.shape
-            new = keras.Input(batch_shape=shape, dtype=x.dtype, name=self.name(x.name))
-            maps.append(_Map(new, value))
+            name = self.name(x.name)
+            if not self.reuse_layers or shape != x.shape:
+                x = keras.Input(batch_shape=shape, dtype=x.dtype, name=name)
+            maps.append(_Map(x, value))
         outputs = [self.materialised(value).tensor for value in walk(model, maps, self.visit)]
         for original, made, _ in self.made.values():
-            if made is not original:
-                copy_weights(original, made)
-        return like(model, [value.tensor for value in maps], outputs)
+            if made is not original and isinstance(original, kl.Layer):
+                for old, new in zip(original.weights, made.weights, strict=True):
+                    new.assign(old)
+        inputs = keras.tree.pack_sequence_as(network.input, [value.tensor for value in maps])
+        return keras.Model(
+            inputs, keras.tree.pack_sequence_as(network.output, outputs), name=model.name
+        )
 
     def name(self, wanted: str) -> str:
         """The wanted name, numbered if it is taken (as when nested models are dissolved)."""
@@ -218,10 +206,14 @@ class _Rewriter:
         cloned_class = type(operation)
         if self.own_batch_norms and cloned_class is kl.BatchNormalization:
             cloned_class = BatchNormalization
-        is_same = not settings and cloned_class is type(operation) and name == operation.name
-        if self.reuse_layers and is_same:
+        if self.reuse_layers and not settings and name == operation.name:
             return operation
-        return clone_operation(operation, name, cloned_class, **settings)
+        config = {**operation.get_config(), **settings}
+        if isinstance(operation, kl.Layer):
+            config["name"] = name
+        clone = cloned_class.from_config(config)
+        clone.name = name
+        return clone
 
     def visit(self, call: Call, maps: list[_Map]) -> list[_Map]:
         if is_network(call.operation):
@@ -234,12 +226,15 @@ class _Rewriter:
             return [replace(self.materialised(source), geometry=after, padding=call)]
         maps = [self.materialised(value) for value in maps]
         state, changes = self.state(call, how, maps, after)
-        tensors = [value.tensor for value in maps]
-        outputs = self.apply(self.layer(call, changes), call, tensors)
+        outputs = self.apply(self.layer(call, changes), call, [value.tensor for value in maps])
         return [replace(state, tensor=x, geometry=after) for x in outputs]
 
     def apply(self, layer: Any, call: Call, tensors: list[Any]) -> list[keras.KerasTensor]:
         """Calls a layer as in the original, with these tensors for the original's."""
+        if layer is call.operation and all(map(operator.is_, tensors, call.inputs)):
+            return list(call.outputs)  # nothing has changed up to here
+        if self.reuse_layers:
+            forget_call(call)
         known = {id(old): new for old, new in zip(call.inputs, tensors, strict=True)}
         args, kwargs = call.arguments.fill_in(known)
         with without_initial_values(layer):
@@ -257,7 +252,11 @@ class _Rewriter:
         if not source.is_map or how is Kind.STATISTICS or is_map_reshape(call):
             return source, {}
         if how is Kind.COMPOSITE:
-            return self.composite(call, source, after)
+            lost, changes = self.lost_strides(source, after), {}
+            if lost != (1, 1) or source.is_dense:
+                changes = call.operation.dilated_config(source.rate)
+                changes.pop("name", None)
+            return replace(source, rate=_product(source.rate, lost)), changes
         if how is Kind.CROP:
             return source, {"cropping": source.scaled(call.operation.cropping)}
         if how is Kind.RESIZE_TO:
@@ -272,28 +271,18 @@ class _Rewriter:
                 f"({type(call.operation).__name__}) resizes a map that becomes denser, or needs a "
                 "map of one size. Give the network without it.",
             )
-        return replace(source, rate=(1, 1), phase=(_Phase(), _Phase())), {}
+        return _Map(source.tensor, source.geometry), {}
 
     def merged(self, call: Call, maps: Sequence[_Map]) -> _Map:
-        found = [value for value in maps if value.is_map]
-        if len({value.rate for value in found}) > 1:
-            listed = " and ".join(sorted({str(value.rate) for value in found}))
-            detail = f"merges maps that become denser by {listed}."
-            rule = f"branches that agree at output stride {self.cap}"
-            raise layer_error(rule, call.path, detail)
-        if len({value.phase for value in found}) > 1:
-            raise _PhaseConflict(call.path)
-        return (found or maps)[0]
-
-    def composite(
-        self, call: Call, source: _Map, after: TensorGeometry
-    ) -> tuple[_Map, dict[str, Any]]:
-        lost = self.lost_strides(source, after)
-        changes = {}
-        if lost != (1, 1) or source.is_dense:
-            changes = call.operation.dilated_config(source.rate)
-            changes.pop("name", None)
-        return replace(source, rate=_product(source.rate, lost)), changes
+        first, *others = [value for value in maps if value.is_map] or maps
+        for other in others:
+            if other.rate != first.rate:
+                detail = f"merges maps that become denser by {first.rate} and {other.rate}."
+                rule = f"branches that agree at output stride {self.cap}"
+                raise layer_error(rule, call.path, detail)
+            if other.phase != first.phase:
+                raise _PhaseConflict(call.path)
+        return first
 
     def lost_strides(self, source: _Map, after: TensorGeometry) -> Pair:
         """The strides that an operation must give up: (1, 1), or all that it has."""
@@ -356,12 +345,14 @@ class _Rewriter:
 
     def materialised(self, source: _Map) -> _Map:
         """Makes a layer of padding that no kernel has replaced by its own."""
-        if source.padding is None:
+        call = source.padding
+        if call is None:
             return source
-        key = (id(source.tensor), source.padding.path)
-        if key not in self.padded:
-            pads = source.scaled(source.padding.operation.padding)
-            self.padded[key] = self.zero_padded(source.padding, source, pads)
+        key = (id(source.tensor), call.path)
+        if key not in self.padded and source.is_dense:
+            self.padded[key] = self.zero_padded(call, source, source.scaled(call.operation.padding))
+        elif key not in self.padded:
+            (self.padded[key],) = self.apply(self.layer(call, {}), call, [source.tensor])
         return replace(source, tensor=self.padded[key], padding=None)
 
     def zero_padded(self, call: Call, source: _Map, pads: Pads) -> keras.KerasTensor:
@@ -381,7 +372,7 @@ def dilation(shape: Window, source: _Map) -> Pair:
 
 def _dense_padding(
     shape: Window, axis: int, source: _Map, is_lost: bool, centred: bool
-) -> tuple[Pair | None, _Phase]:
+) -> tuple[Pair | None, Phase]:
     """Padding of a dilated kernel along an axis (0 height, 1 width), and how it shifts the samples.
 
     An original sample i reads from `stride * i - begin` on; the dense map must read the same
@@ -394,14 +385,16 @@ def _dense_padding(
     if not is_lost:
         own = {"valid": (0, 0), "same": ((extent - 1) // 2, extent // 2)}
         begin, end = own[shape.padding] if isinstance(shape.padding, str) else shape.padding[axis]
-        return (rate * begin, rate * end), _Phase()
+        return (rate * begin, rate * end), Counter()
     if shape.padding == "same":
         begin, _ = same_padding(None, extent, stride)
         if begin is None and not centred:
-            return _BY_SIZE, _Phase()
+            return _BY_SIZE, Counter()
         dense = total // 2 if centred else rate * begin
-        by_size = ((rate, extent, stride),) if begin is None else ()
-        return (dense, total - dense), _Phase(dense - rate * (begin or 0), by_size)
+        phase = Counter(constant=dense - rate * (begin or 0))
+        if begin is None:
+            phase[rate, extent, stride] += 1
+        return (dense, total - dense), phase
     begin, end = (0, 0) if source.padding is None else source.padding.operation.padding[axis]
     # n samples become n / stride + grown of them; the dense map is to have rate * stride as many.
     grown = (begin + end - extent) // stride + 1
@@ -409,7 +402,7 @@ def _dense_padding(
     dense = room // 2 if centred else rate * begin
     if not 0 <= dense - rate * begin <= rate * (stride - 1):
         dense = rate * begin  # the first original sample must lie on the dense map
-    return (dense, room - dense), _Phase(dense - rate * begin)
+    return (dense, room - dense), Counter(constant=dense - rate * begin)
 
 
 def _product(first: Pair, second: Pair) -> Pair:

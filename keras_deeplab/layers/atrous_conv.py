@@ -26,7 +26,7 @@ class _AtrousConvolution(CompositeLayer, abc.ABC):
         activation: Any = "relu",
         epsilon: float = 1e-5,
         momentum: float = 0.9,
-        kernel_initializer: Any = "he_normal",
+        kernel_initializer: Any = "he_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,7 +73,9 @@ class _AtrousConvolution(CompositeLayer, abc.ABC):
         options = {"epsilon": self.epsilon, "momentum": self.momentum, "dtype": self.dtype_policy}
         return BatchNormalization(**options, name=name)
 
-    def _activation(self, name: str) -> kl.Layer:
+    def _activation(self, name: str) -> kl.Layer | None:
+        if self.activation is keras.activations.linear:
+            return None
         return kl.Activation(self.activation, name=name, dtype=self.dtype_policy)
 
     @abc.abstractmethod

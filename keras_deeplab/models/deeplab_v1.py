@@ -76,7 +76,7 @@ def with_released_vgg16(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def large_fov(x: Any, rate: int, arguments: Any, suffix: str = "") -> Any:
     """The layers fc6, fc7 and fc8: a 3x3 convolution at a rate, a 1x1, and the predictor."""
-    options = {"padding": "same", "activation": "relu", "kernel_initializer": "he_normal"}
+    options = {"padding": "same", "activation": "relu", "kernel_initializer": "he_uniform"}
     for name, size, dilation in (("fc6", 3, rate), ("fc7", 1, 1)):
         options |= {"dilation_rate": dilation, "name": f"{name}{suffix}"}
         x = kl.Conv2D(arguments["head_filters"], size, **options)(x)

@@ -81,7 +81,7 @@ class SPPNet(ImageModel):
         levels, pooling = config["levels"], config["pooling"]
         x = SpatialPyramidPooling2D(levels, pooling, name="spatial_pyramid")(x)
         for index, width in enumerate(config["dense"], 1):
-            x = kl.Dense(width, "relu", kernel_initializer="he_normal", name=f"dense{index}")(x)
+            x = kl.Dense(width, "relu", kernel_initializer="he_uniform", name=f"dense{index}")(x)
             x = kl.Dropout(config["dropout"], name=f"dense{index}_dropout")(x)
         return kl.Dense(config["num_classes"], name="logits", dtype="float32")(x)
 

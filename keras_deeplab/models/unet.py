@@ -110,7 +110,7 @@ class UNet(SegmentationModel):
         for stride in sorted(by_stride, reverse=True):
             skip, filters, level = by_stride[stride], config["filters"] * stride, f"decoder{stride}"
             if of_2015:
-                options = {"kernel_initializer": "he_normal", "name": f"{level}_up"}
+                options = {"kernel_initializer": "he_uniform", "name": f"{level}_up"}
                 x = kl.Conv2DTranspose(filters, 2, 2, **options)(x)
                 x = CropLike(name=f"{level}_crop")(x, skip)
             else:

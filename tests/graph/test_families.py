@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_dilating_the_conv_that_lost_its_stride_is_caught(network, monkeypatch):
         if not is_lost:
             return original_padding(shape, axis, source, is_lost, centred)
         margin = mistaken(shape, source)[axis] * (shape.kernel[axis] - 1)
-        return (margin // 2, margin - margin // 2), rewrite._Phase()
+        return (margin // 2, margin - margin // 2), Counter()
 
     monkeypatch.setattr(rewrite, "dilation", mistaken)
     monkeypatch.setattr(rewrite, "_dense_padding", padded_as_same)
