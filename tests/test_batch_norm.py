@@ -98,9 +98,6 @@ def test_reestimation_takes_all_batches_together(norm):
     norms_of(model)[0].moving_variance.assign([np.nan] * 4)
     reestimate_batch_norm(model, images)
     assert_close(statistics(model), expected)
-    # The mean of the batches' variances lacks what is between them.
-    within = np.mean([reference(model, [x])[0][1] for x in images], axis=0)
-    assert (expected[0][1] > 1.1 * within).all()
 
 
 def test_single_values_count_but_nothing_is_normalised_by_them():
@@ -114,21 +111,6 @@ def test_single_values_count_but_nothing_is_normalised_by_them():
     expected = reference(model, images)
     assert reestimate_batch_norm(model, images) == 2
     assert_close(statistics(model), [*expected[:2], kept])
-
-
-def test_reestimation_traces_twice_for_all_sizes():
-    traces = []
-
-    class Counting(keras.layers.Layer):
-        def call(self, x):
-            traces.append(x.shape)
-            return x
-
-    x = inputs = keras.Input((None, None, 3))
-    model = keras.Model(inputs, layers.BatchNormalization()(Counting()(x)))
-    traces.clear()
-    reestimate_batch_norm(model, batches(*SIZES))
-    assert len(traces) == 2
 
 
 def test_reestimation_leaves_frozen_norms_alone():
@@ -180,8 +162,6 @@ def test_reestimation_is_all_or_nothing(data, steps, error, words):
         reestimate_batch_norm(model, data, steps)
     np.testing.assert_array_equal(np.hstack(statistics(model)), np.hstack(before))
     np.testing.assert_array_equal(model(x), expected)
-    for norm in norms_of(model):
-        assert "call" not in vars(norm)
 
 
 def test_reestimation_refuses_what_it_would_do_wrong():
@@ -223,17 +203,10 @@ def settings(model: keras.Model) -> set[tuple]:
     return {(n.trainable, n.frozen_statistics, n.synchronized, n.momentum) for n in found}
 
 
-def test_a_users_norms_become_the_packages():
-    model = small_model()
-    norm = model.backbone.get_layer("stage2_norm")
-    assert type(norm) is layers.BatchNormalization
-    assert (norm.momentum, norm.epsilon) == (0.8, 1e-3)
-    kept = keras_deeplab.graph.with_output_stride(network(norm=kl.BatchNormalization), 1)
-    assert type(kept.get_layer("second")) is kl.BatchNormalization
-
-
 def test_policies():
     model = small_model()
+    norm = model.backbone.get_layer("stage2_norm")
+    assert (type(norm), norm.epsilon) == (layers.BatchNormalization, 1e-3), "no longer Keras' own"
     count = len(model.trainable_weights)
     assert set_policy(model) == 0
     assert settings(model) == {(True, False, False, 0.8), (True, False, False, 0.9)}
@@ -264,21 +237,21 @@ def test_policies_survive(tmp_path: Path):
     assert {each[:2] for each in settings(loaded.with_num_classes(3))} == {(True, False)}
 
 
-@pytest.mark.parametrize("policy", ["freeze_statistics", "freeze"])
-def test_policies_survive_in_a_users_own_model(policy):
+def test_policies_survive_in_a_users_own_model():
     x = inputs = keras.Input((None, None, 3))
     x = layers.BatchNormalization(name="norm")(kl.Conv2D(4, 3, strides=2, padding="same")(x))
     x = layers.ASPP(4, rates=(1,), name="aspp")(kl.Conv2D(4, 3, strides=2, padding="same")(x))
     model = keras.Model(inputs, kl.Conv2D(2, 1)(x))
     plain = model.get_layer("aspp").get_config()
     assert not {"frozen_layers", "norm_settings"} & set(plain)
-    assert set_policy(model, policy, momentum=0.75) == 5
-    copy = keras.Model.from_config(model.get_config())
-    for other in (copy, keras_deeplab.graph.with_output_stride(copy, 2)):
-        norms = [x for x in other._flatten_layers() if isinstance(x, layers.BatchNormalization)]
-        found = {(n.trainable, n.frozen_statistics, n.momentum) for n in norms}
-        assert found == {(policy != "freeze", policy == "freeze_statistics", 0.75)}
-        assert len(norms) == 5
+    for policy in ("freeze_statistics", "freeze"):
+        assert set_policy(model, policy, momentum=0.75) == 5
+        copy = keras.Model.from_config(model.get_config())
+        for other in (copy, keras_deeplab.graph.with_output_stride(copy, 2)):
+            norms = [x for x in other._flatten_layers() if isinstance(x, layers.BatchNormalization)]
+            found = {(n.trainable, n.frozen_statistics, n.momentum) for n in norms}
+            assert found == {(policy != "freeze", policy == "freeze_statistics", 0.75)}
+            assert len(norms) == 5
 
 
 def test_what_is_frozen_as_a_whole_stays_so():
@@ -298,7 +271,8 @@ def test_what_is_frozen_as_a_whole_stays_so():
 
 def test_keras_own_norms_cannot_freeze_statistics_alone():
     model = network(norm=keras.layers.BatchNormalization)
-    model.get_layer("second").trainable = True
+    kept = keras_deeplab.graph.with_output_stride(model, 1)
+    assert type(kept.get_layer("second")) is kl.BatchNormalization
     with pytest.raises(ValueError, match="freeze_statistics.*inner/first, second, third"):
         set_policy(model, "freeze_statistics", momentum=0.5)
     assert {norm.momentum for norm in norms_of(model)} == {0.99}

@@ -7,9 +7,7 @@ from typing import Any
 from keras import layers as kl
 
 from keras_deeplab.layers import BatchNormalization
-from keras_deeplab.validation import error, integers
-
-PADDINGS = ("symmetric", "same", "end")
+from keras_deeplab.validation import error, integers, one_of
 
 
 def check_multi_grid(rates: Any) -> None:
@@ -20,6 +18,7 @@ def check_multi_grid(rates: Any) -> None:
 
 def stem_padding(padding: str) -> str:
     """Padding of the first convolution: keras.applications' MobileNets do not pad the end there."""
+    one_of("padding", padding, ("symmetric", "same", "end"))
     return "same" if padding == "end" else padding
 
 
@@ -28,9 +27,7 @@ def pad_for_stride(
 ) -> tuple[Any, str]:
     """Pads before a strided kernel; returns also the padding that the kernel itself is left to do.
 
-    "symmetric" pads equally on both sides, so that all sizes share one grid; "same" is TensorFlow's
-    rule, which samples even and odd sizes at different places; "end" pads one less in front than
-    "symmetric", at any size, as keras.applications' MobileNets do.
+    The kinds of padding are explained in `build`.
     """
     if stride == 1 or kernel_size == 1 or padding == "same":
         return x, "same"

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import keras
 
-from keras_deeplab.backbones.blocks import (
-    PADDINGS,
-    conv_norm,
-    inverted_residual,
-    multiple_of,
-    stem_padding,
-)
-from keras_deeplab.validation import integer, one_of, positive
+from keras_deeplab.backbones.blocks import conv_norm, inverted_residual, multiple_of, stem_padding
+from keras_deeplab.validation import integer, positive
 
 # Expansion, channels, repeats, stride of the first.
 STAGES = (
@@ -39,18 +33,12 @@ def mobilenet_v2(
     The 1280-channel convolution of the classifier is left out, as in DeepLab.
 
     Args:
-        input_shape: As in `build`.
         depth_multiplier: Factor of all channels.
         divisible_by: What the channels of the blocks' outputs are multiples of; `None` for
             DeepLab's rule, 8 at a depth multiplier of 1 and 1 (whole numbers) at any other. The
-            ImageNet classifiers have 8 throughout. What lies inside the blocks is always a multiple
-            of 8.
+            ImageNet classifiers have 8 throughout, as has what lies inside the blocks.
         classifier_conv: Whether the classifier's last 1x1 convolution, of 1280 channels (times the
             depth multiplier above 1), follows.
-        padding: In front of strides: "symmetric", which samples even and odd sizes alike;
-            TensorFlow's "same", as the authors' networks have it; "end", as keras.applications:
-            none in front and one at the end, at any size, and "same" at the first convolution.
-        epsilon: Of the batch norms.
 
     Returns:
         A network to features `(batch, ceil(height / 32), ceil(width / 32), 320 *
@@ -60,7 +48,6 @@ def mobilenet_v2(
         [Sandler et al., 2018, MobileNetV2](https://arxiv.org/abs/1801.04381), table 2.
     """
     positive("depth_multiplier", depth_multiplier)
-    one_of("padding", padding, PADDINGS)
     if divisible_by is None:
         divisible_by = 8 if depth_multiplier == 1 else 1
     integer("divisible_by", divisible_by)

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import keras
 
-from keras_deeplab.backbones.blocks import PADDINGS, conv_norm, inverted_residual, stem_padding
+from keras_deeplab.backbones.blocks import conv_norm, inverted_residual, stem_padding
 from keras_deeplab.validation import one_of
 
 
 class _Block(NamedTuple):
-    kernel: int
+    kernel_size: int
     expanded: int
     channels: int
     squeeze: bool
@@ -64,15 +64,9 @@ def mobilenet_v3(
 
     Args:
         size: "large" or "small".
-        input_shape: As in `build`.
-        dilated_early: False for the classifier's network, of output stride 32, whose rates follow
-            from the output stride. True for the network that torchvision trained, of output stride
-            16: the depthwise convolution that loses its stride is dilated too, and not only those
-            behind it, as torchvision's segmentation weights require.
-        padding: In front of strides: "symmetric" (torchvision), TensorFlow's "same", or "end", as
-            keras.applications: one less in front than at the end, at any size, and "same" at the
-            first convolution.
-        epsilon: Of the batch norms.
+        dilated_early: False for the classifier's network, of output stride 32; True for the one of
+            16 that torchvision's segmentation weights need: the depthwise convolution that loses
+            its stride is dilated too, and not only those behind it.
 
     Returns:
         A network to features `(batch, ceil(height / 32), ceil(width / 32), 960)`, 576 channels for
@@ -82,28 +76,15 @@ def mobilenet_v3(
         [Howard et al., 2019, MobileNetV3](https://arxiv.org/abs/1905.02244), tables 1 and 2.
     """
     one_of("size", size, BLOCKS)
-    one_of("padding", padding, PADDINGS)
     inputs = keras.Input(input_shape, name="pixels")
     last = {"epsilon": epsilon, "activation": "hard_swish"}
     x = conv_norm(inputs, 16, 3, "stem", stride=2, padding=stem_padding(padding), **last)
     blocks, rate = BLOCKS[size], 1
     last_stride = max(index for index, block in enumerate(blocks) if block.stride == 2)
     for index, block in enumerate(blocks):
-        stride = block.stride
+        options = {**block._asdict(), "padding": padding, "epsilon": epsilon}
         if dilated_early and index == last_stride:
-            stride, rate = 1, 2
-        x = inverted_residual(
-            x,
-            block.expanded,
-            block.channels,
-            f"block{index}",
-            kernel_size=block.kernel,
-            stride=stride,
-            rate=rate,
-            squeeze=block.squeeze,
-            activation=block.activation,
-            padding=padding,
-            epsilon=epsilon,
-        )
+            options["stride"], rate = 1, 2
+        x = inverted_residual(x, name=f"block{index}", rate=rate, **options)
     x = conv_norm(x, 6 * x.shape[-1], 1, "last", **last)
     return keras.Model(inputs, x, name=f"mobilenet_v3_{size}")

@@ -51,10 +51,9 @@ class Backbone:
         """Returns all options: those given (None means the default), and the defaults."""
         known = self.options
         given = {key: value for key, value in options.items() if value is not None}
-        for key, value in given.items():
-            if key not in known:
-                rule = f"left out: the backbone {name!r} has the options {[*known]}"
-                raise error(key, rule, value)
+        for key in given.keys() - known:
+            rule = f"left out: the backbone {name!r} has the options {[*known]}"
+            raise error(key, rule, given[key])
         return {**known, **given}
 
 
@@ -124,7 +123,12 @@ def build(
     Args:
         name: One of `NAMES`.
         input_shape: (height, width, channels) without the batch, None for any height or width.
-        **options: Those of the network's own function; None means the default.
+        **options: Those of the network's own function; None means the default. Several have:
+            `multi_grid`, rates of the last stage's three units, multiplied by what the output
+            stride gives; `epsilon` of the batch norms; and `padding` in front of strides:
+            "symmetric", which samples even and odd sizes alike, TensorFlow's "same", as in the
+            authors' MobileNets, or "end", as in those of keras.applications: one less in front than
+            "symmetric", at any size, and "same" at the first convolution.
 
     Returns:
         A functional model from scaled pixels `(batch, height, width, channels)` to features.

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers as kl
 
-from keras_deeplab.backbones.blocks import PADDINGS, check_multi_grid, conv_norm, pad_for_stride
+from keras_deeplab.backbones.blocks import check_multi_grid, conv_norm
 from keras_deeplab.validation import error, one_of
 
 UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -28,17 +28,14 @@ def resnet(
 
     Args:
         depth: 50, 101 or 152.
-        input_shape: As in `build`.
-        multi_grid: Rates of the 3x3 convolutions in the last stage's three units (in the last four
-            stages' of a cascade), multiplied by what the output stride gives. The first must be 1
-            if the stride is on the 3x3.
+        multi_grid: In a cascade, for each of the last four stages. The first rate must be 1 if the
+            stride is on the 3x3.
         stride_on: The convolution that carries a unit's stride: "3x3" (torchvision) or "1x1" (He
             et al., keras.applications).
         cascade: Whether three copies of the last stage follow, each with a stride of 2: the
             network's own output stride is then 256.
         pool_ceil: Whether the first pooling rounds the size of an even map up, as Caffe does: the
             released DeepLab V2 was trained with it.
-        epsilon: Of the batch norms.
 
     Returns:
         A network to features `(batch, ceil(height / 32), ceil(width / 32), 2048)`.
@@ -78,7 +75,6 @@ def resnet_beta(
     input_shape: tuple[int | None, int | None, int] = (None, None, 3),
     *,
     multi_grid: tuple[int, int, int] = (1, 1, 1),
-    padding: str = "same",
     epsilon: float = 1e-5,
 ) -> keras.Model:
     """Builds the "beta" ResNet without its classifier, at its own output stride of 32.
@@ -88,11 +84,6 @@ def resnet_beta(
 
     Args:
         depth: 50 or 101.
-        input_shape: As in `build`.
-        multi_grid: As in `resnet`.
-        padding: Of the stem's pooling: "same", as the authors have it, "symmetric", which samples
-            even and odd sizes alike, or "end".
-        epsilon: Of the batch norms.
 
     Returns:
         A network to features `(batch, ceil(height / 32), ceil(width / 32), 2048)`.
@@ -102,13 +93,11 @@ def resnet_beta(
     """
     one_of("depth", depth, BETA_DEPTHS)
     check_multi_grid(multi_grid)
-    one_of("padding", padding, PADDINGS)
     inputs = keras.Input(input_shape, name="pixels")
     x = conv_norm(inputs, 64, 3, "stem1", stride=2, epsilon=epsilon)
     x = conv_norm(x, 64, 3, "stem2", epsilon=epsilon)
     x = conv_norm(x, 128, 3, "stem3", epsilon=epsilon)
-    x, how = pad_for_stride(x, 3, 2, "stem_pool_pad", padding)  # after a ReLU
-    x = kl.MaxPooling2D(3, 2, padding=how, name="stem_pool")(x)
+    x = kl.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
     for index, units in enumerate(UNITS[depth]):
         for unit in range(units):
             width, stride = 64 * 2**index, 2 if unit == units - 1 and index < 3 else 1

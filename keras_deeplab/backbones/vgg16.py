@@ -21,10 +21,8 @@ def vgg16(
     """Builds VGG16 without its dense layers.
 
     Args:
-        input_shape: As in `build`.
-        atrous: False for the classifier's network, of output stride 32; True for the network of
-            DeepLab V1 and V2, of output stride 8: the last two poolings keep their windows, lose
-            their stride and are not dilated, and the fifth block has rate 2.
+        atrous: Whether this is the network of DeepLab V1 and V2, of output stride 8: the last two
+            poolings lose their stride and are not dilated, and the fifth block has rate 2.
         pool_size: 2, as in both papers' texts, or 3, as in the networks that DeepLab released.
         pool_ceil: Whether 2x2 poolings round the size of an odd map up, as Caffe does; torchvision
             and keras.applications round down.
@@ -32,9 +30,6 @@ def vgg16(
     Returns:
         A network to features `(batch, ceil(height / stride), ceil(width / stride), 512)`; rounded
         down without `pool_ceil`.
-
-    Raises:
-        ValueError: If `pool_size` is neither 2 nor 3.
 
     Reference:
         [Simonyan and Zisserman, 2014](https://arxiv.org/abs/1409.1556), table 1, column D;

@@ -35,10 +35,6 @@ def xception(
 
     Args:
         depth: 41, 65 or 71.
-        input_shape: As in `build`.
-        multi_grid: Rates of the last block's three convolutions, multiplied by what the output
-            stride gives.
-        epsilon: Of the batch norms.
 
     Returns:
         A network to features `(batch, ceil(height / 32), ceil(width / 32), 2048)`.

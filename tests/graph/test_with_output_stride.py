@@ -3,7 +3,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from atrous_property import TOLERANCE, compare, rates
+from atrous_property import TOLERANCE, compare
 from calibration import calibrate, image
 from keras import layers as kl
 from models.networks import tiny
@@ -16,38 +16,6 @@ def pixels(height: int, width: int, batch: int = 1) -> np.ndarray:
     return (image(height, width, batch) - 128) / 64
 
 
-def test_rates_of_resnets_equal_the_published_lists():
-    def last_stages(network: keras.Model, output_stride: int) -> list[list[int]]:
-        found = rates(with_output_stride(network, output_stride))
-        assert all(name.endswith("_2_conv") for name in found)
-        return [
-            [found.get(f"stage{stage}_unit{unit}_2_conv", 1) for unit in range(1, units + 1)]
-            for stage, units in ((3, 6), (4, 3))
-        ]
-
-    # V3, section 3.2.1: Multi_Grid (1, 2, 4) at output stride 16 has rates 2, 4, 8, the first
-    # where the stride precedes the 3x3 convolution.
-    network = keras_deeplab.backbones.resnet(50, stride_on="1x1", multi_grid=(1, 2, 4))
-    assert last_stages(network, 16) == [[1] * 6, [2, 4, 8]]
-    assert last_stages(network, 8) == [[2] * 6, [4, 8, 16]]
-    # torchvision's deeplabv3_resnet50 (replace_stride_with_dilation), stride on the 3x3.
-    network = keras_deeplab.backbones.resnet(50, stride_on="3x3")
-    assert last_stages(network, 8) == [[1, 2, 2, 2, 2, 2], [2, 4, 4]]
-
-
-def test_rates_of_mobilenet_v2_equal_the_published_list():
-    network = keras_deeplab.backbones.mobilenet_v2()
-    # The authors' graph: expanded_conv_13 keeps rate 1, 14 to 16 have 2 at output stride 16.
-    assert rates(with_output_stride(network, 16)) == {
-        f"block{block}_depthwise_conv": 2 for block in (14, 15, 16)
-    }
-    at_8 = rates(with_output_stride(network, 8))
-    assert at_8 == {
-        **{f"block{block}_depthwise_conv": 2 for block in (7, 8, 9, 10, 11, 12, 13)},
-        **{f"block{block}_depthwise_conv": 4 for block in (14, 15, 16)},
-    }
-
-
 def test_a_nested_model_shared_at_two_strides_is_an_error_or_exact():
     inputs = keras.Input((None, None, 3))
     inner = keras.Sequential([keras.Input((None, None, 3)), kl.Conv2D(3, 1, name="twice")])
@@ -58,16 +26,6 @@ def test_a_nested_model_shared_at_two_strides_is_an_error_or_exact():
     assert compare(coarse, dense, pixels(32, 48)) <= TOLERANCE
     with pytest.raises(ValueError, match="'sequential.*/twice' is used at two strides"):
         with_output_stride(coarse, 1)
-
-
-def test_a_layer_shared_at_one_stride_stays_shared():
-    inputs = keras.Input((None, None, 3))
-    x = kl.Conv2D(4, 3, 2, padding="same", activation="tanh")(inputs)
-    shared = kl.Conv2D(4, 3, padding="same", name="twice")
-    coarse = calibrate(keras.Model(inputs, shared(shared(x))), pixels(32, 32))
-    fine = with_output_stride(coarse, 1)
-    assert compare(coarse, fine, pixels(32, 48)) <= TOLERANCE
-    assert len(fine.weights) == len(coarse.weights)
 
 
 @pytest.mark.parametrize("output_stride, groups", [(1, 1), (2, 2)])
@@ -88,38 +46,48 @@ def test_branches_of_different_phase_meet(output_stride, groups):
         assert compare(coarse, fine, image(*size, channels=4) / 64 - 2) <= TOLERANCE
 
 
-def test_even_kernels_and_explicit_padding_keep_their_pixels():
-    inputs = keras.Input((None, None, 3))
-    x = kl.Conv2D(4, 4, 2, padding="same", activation="tanh")(inputs)
+def even_kernels(x: keras.KerasTensor) -> keras.KerasTensor:
+    x = kl.Conv2D(4, 4, 2, padding="same", activation="tanh")(x)
     x = kl.ZeroPadding2D(((2, 0), (1, 3)))(x)
     x = kl.Conv2D(4, 4, padding="valid", activation="tanh")(x)
     x = kl.Conv2D(4, 2, padding="same", activation="tanh")(x)
-    x = kl.DepthwiseConv2D(5, padding="same")(x)
-    coarse = calibrate(keras.Model(inputs, x), pixels(32, 32))
-    assert compare(coarse, with_output_stride(coarse, 1), pixels(32, 40)) <= TOLERANCE
+    return kl.DepthwiseConv2D(5, padding="same")(x)
 
 
-def test_valid_strides_and_crops():
-    inputs = keras.Input((None, None, 3))
-    x = kl.Conv2D(8, 3, 2, activation="tanh")(inputs)
+def valid_strides_and_crops(x: keras.KerasTensor) -> keras.KerasTensor:
+    x = kl.Conv2D(8, 3, 2, activation="tanh")(x)
     x = kl.Cropping2D(((1, 0), (0, 1)))(x)
     x = kl.Add()([kl.Cropping2D(1)(x), kl.Conv2D(8, 3)(x)])  # the same pixels
-    x = kl.Conv2D(8, 5, 2, activation="tanh")(x)
-    x = kl.Conv2D(8, 3)(x)
-    coarse = calibrate(keras.Model(inputs, x), pixels(64, 64))
-    for stride in (2, 1):
-        fine = with_output_stride(coarse, stride)
-        assert compare(coarse, fine, pixels(66, 74)) <= TOLERANCE
+    return kl.Conv2D(8, 3)(kl.Conv2D(8, 5, 2, activation="tanh")(x))
 
 
-def test_a_layer_gives_up_its_stride_along_both_axes():
+def uneven_strides(x: keras.KerasTensor) -> keras.KerasTensor:
+    x = kl.Conv2D(8, 3, (2, 1), padding="same", activation="tanh")(x)
+    return kl.Conv2D(8, 3)(kl.Conv2D(8, 3, 2, padding="same", activation="tanh")(x))
+
+
+def shared(x: keras.KerasTensor) -> keras.KerasTensor:
+    twice = kl.Conv2D(4, 3, padding="same", name="twice")
+    return twice(twice(kl.Conv2D(4, 3, 2, padding="same", activation="tanh")(x)))
+
+
+@pytest.mark.parametrize(
+    "layers, output_stride, expected, size",
+    [
+        (even_kernels, 1, (1, 1), (32, 40)),
+        (valid_strides_and_crops, 2, (2, 2), (66, 74)),
+        (valid_strides_and_crops, 1, (1, 1), (66, 74)),
+        (uneven_strides, 2, (2, 1), (64, 48)),  # a layer gives up its stride along both axes
+        (shared, 1, (1, 1), (32, 48)),
+    ],
+)
+def test_small_networks(layers, output_stride, expected, size):
     inputs = keras.Input((None, None, 3))
-    x = kl.Conv2D(8, 3, (2, 1), padding="same", activation="tanh")(inputs)
-    x = kl.Conv2D(8, 3, 2, padding="same", activation="tanh")(x)
-    coarse = calibrate(keras.Model(inputs, kl.Conv2D(8, 3)(x)), pixels(64, 64))
-    fine = with_output_stride(coarse, 2)
-    assert geometry(fine).output.stride == (2, 1)
-    assert compare(coarse, fine, pixels(64, 48)) <= TOLERANCE
+    coarse = calibrate(keras.Model(inputs, layers(inputs)), pixels(48, 48))
+    fine = with_output_stride(coarse, output_stride)
+    assert geometry(fine).output.stride == expected
+    assert len(fine.weights) == len(coarse.weights)
+    assert compare(coarse, fine, pixels(*size)) <= TOLERANCE
 
 
 def test_one_rewrite_after_another_is_the_same_as_one():
@@ -166,20 +134,15 @@ def test_reused_layers_are_those_of_the_network_and_belong_to_the_new_graph():
     assert inner(x).shape[1:3] == (5, 7)
 
 
-def test_clones_keep_their_initializers():
-    network = keras.Sequential([keras.Input((None, None, 3)), kl.Conv2D(4, 3, 2, name="conv")])
-    clone = with_output_stride(network, 1).get_layer("conv")
-    assert isinstance(clone.kernel_initializer, keras.initializers.GlorotUniform)
-    np.testing.assert_array_equal(clone.kernel, network.get_layer("conv").kernel)
-
-
 def test_the_copy_is_independent_and_serialises(tmp_path):
     inputs = keras.Input((None, None, 3))
-    x = kl.SeparableConv2D(8, 3, 2, padding="same", activation="tanh")(inputs)
+    x = kl.SeparableConv2D(8, 3, 2, padding="same", activation="tanh", name="first")(inputs)
     pooled = kl.MaxPooling2D(3, 2, padding="same")(x)
     x = kl.Add()([pooled, kl.Conv2D(8, 3, 2, padding="same")(x), kl.Conv2D(8, 1, 2)(x)])
     network = calibrate(keras.Model(inputs, x), pixels(32, 32, 2))
     fine = with_output_stride(network, 1)
+    first = fine.get_layer("first")
+    assert isinstance(first.depthwise_initializer, keras.initializers.GlorotUniform)
     x = pixels(32, 33)
     expected = np.asarray(fine(x))
     for weight in network.weights:

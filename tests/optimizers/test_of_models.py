@@ -88,12 +88,6 @@ def test_a_model_without_weights():
         classifier(keras.Model())
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "bias"])
-def test_multipliers_are_checked(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be a non-negative number"):
-        classifier(of_all_kinds(), **{name: -1})
-
-
 def v2() -> keras.Model:
     return keras_deeplab.DeepLabV2(3, tiny())
 
@@ -105,7 +99,6 @@ def with_auxiliary_head() -> keras.Model:
 V2 = {f"logits_{index}" for index in range(4)}
 # The auxiliary head's predictor has the main one's path.
 PREDICTORS = {
-    "V2 branches": (lambda: keras_deeplab.DeepLabV2(3, tiny(), head_filters=4), V2, 8),
     "V2 at scales": (lambda: keras_deeplab.MultiScale(v2().with_num_classes(4)), V2, 8),
     "V3 at scales": (lambda: keras_deeplab.MultiScale(with_auxiliary_head()), {"logits"}, 4),
     "V3+": (lambda: keras_deeplab.DeepLabV3Plus(3, tiny(), separable=True), {"logits"}, 2),
@@ -155,17 +148,15 @@ def test_a_predictor_of_several_parts():
     assert found(model, classifier(model)) == expected
 
 
-def same_paths() -> keras.Model:
+@pytest.mark.parametrize("make", [no_decay, classifier])
+def test_one_path_of_two_variables_is_an_error(make):
     inner = keras.Input((4, 4, 2))
     network = keras.Model(inner, kl.DepthwiseConv2D(3, padding="same", name="logits")(inner))
     inputs = keras.Input((4, 4, 2))
-    return keras.Model(inputs, kl.Conv2D(2, 1, name="logits")(network(inputs)), name="twins")
-
-
-@pytest.mark.parametrize("make, path", [(no_decay, "logits/kernel"), (classifier, "logits/kernel")])
-def test_one_path_of_two_variables_is_an_error(make, path):
-    with pytest.raises(ValueError, match=f"single variable '{path}'. Received: model='twins'"):
-        make(same_paths())
+    model = keras.Model(inputs, kl.Conv2D(2, 1, name="logits")(network(inputs)), name="twins")
+    rule = "single variable 'logits/kernel'. Received: model='twins'"
+    with pytest.raises(ValueError, match=rule):
+        make(model)
 
 
 def test_the_backbone_learns_at_its_own_rate():
@@ -182,8 +173,9 @@ def test_the_backbone_learns_at_its_own_rate():
     assert backbone(model) == []
     with pytest.raises(ValueError, match="layer named backbone. Received: model='plain'"):
         backbone(keras.Sequential([kl.Input((8, 3)), kl.Dense(2)], name="plain"))
-    with pytest.raises(
-        ValueError,
-        match="`learning_rate` must be a non-negative number",
-    ):
-        backbone(model, -1)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "bias"])
+def test_multipliers_are_checked(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be a non-negative number"):
+        classifier(of_all_kinds(), **{name: -1})

@@ -16,8 +16,6 @@ from keras_deeplab.optimizers.groups import multipliers
         ("a/kernel", "aa/kernel", False),
         ("a/kernel", "a/kernel_2", False),
         ("*/kernel", "block/unit/kernel", True),
-        ("*/kernel", "kernel", False),
-        ("block?/bias", "block3/bias", True),
         ("block[12]/bias", "block3/bias", False),
         ("A/kernel", "a/kernel", False),
         (("x", "*/bias"), "a/bias", True),
@@ -30,12 +28,7 @@ def test_matches(pattern, path, is_in):
 
 def test_is_plain_data():
     group = ParameterGroup(["a", "b"], learning_rate=10)
-    assert dataclasses.asdict(group) == {
-        "pattern": ("a", "b"),
-        "learning_rate": 10.0,
-        "weight_decay": 1.0,
-    }
-    assert ParameterGroup(**group.get_config()) == group
+    assert group == ParameterGroup(("a", "b"), 10.0, 1.0) == ParameterGroup(**group.get_config())
     assert hash(group) == hash(ParameterGroup(("a", "b"), 10.0))
     with pytest.raises(dataclasses.FrozenInstanceError):
         group.learning_rate = 2.0
@@ -49,23 +42,24 @@ def test_multipliers_of_several_groups_are_multiplied():
     ]
     variables = small_model().trainable_variables
     expected = [(1.0, 1.0), (2.0, 0.0), (10.0, 0.5), (20.0, 0.0)]
-    assert multipliers(groups, variables) == expected
-    assert multipliers(groups[::-1], variables) == expected
+    assert multipliers(groups, variables) == expected == multipliers(groups[::-1], variables)
     assert multipliers((), variables) == [(1.0, 1.0)] * 4
 
 
 @pytest.mark.parametrize(
-    "name, value", [("learning_rate", -1), ("weight_decay", float("inf")), ("weight_decay", None)]
+    "arguments, words",
+    [
+        ({"learning_rate": -1}, "`learning_rate` must be .* Received: learning_rate=-1"),
+        ({"weight_decay": float("inf")}, "`weight_decay` must be .* Received: weight_decay=inf"),
+        *(
+            ({"pattern": pattern}, "`pattern` must be a path")
+            for pattern in ("", (), ("a", ""), 3, None, [1])
+        ),
+    ],
 )
-def test_multipliers_are_checked(name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}={value!r}"):
-        ParameterGroup("*", **{name: value})
-
-
-@pytest.mark.parametrize("pattern", ["", (), ("a", ""), 3, None, [1]])
-def test_pattern_is_checked(pattern):
-    with pytest.raises(ValueError, match="`pattern` must be a path"):
-        ParameterGroup(pattern)
+def test_arguments_are_checked(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        ParameterGroup(**{"pattern": "*", **arguments})
 
 
 @pytest.mark.parametrize("groups", [ParameterGroup("*"), ["*"], {"*": 1}, "*", None])
@@ -75,19 +69,16 @@ def test_groups_are_checked(groups):
 
 
 def test_a_group_that_matches_nothing_is_an_error_that_helps():
+    model = small_model()
     optimizer = SGD(0.1, groups=[ParameterGroup("*"), ParameterGroup("logit/kernel")])
     rule = r"one of the 4 trainable.* groups=\('logit/kernel',\). Did you mean 'logits/kernel'\?"
     with pytest.raises(ValueError, match=rule):
-        optimizer.build(small_model().trainable_variables)
+        optimizer.build(model.trainable_variables)
     assert not optimizer.built
     many = SGD(0.1, groups=[ParameterGroup([f"x{i}" for i in range(500)])])
     with pytest.raises(ValueError, match="'x5'") as error:
-        many.build(small_model().trainable_variables)
+        many.build(model.trainable_variables)
     assert len(str(error.value)) < 400
-
-
-def test_frozen_variables_are_not_there():
-    model = small_model()
     model.get_layer("a").trainable = False
     with pytest.raises(ValueError, match=r"`groups` must be .* of the 2 trainable.*'a/\*'"):
         SGD(0.1, groups=[ParameterGroup("a/*")]).build(model.trainable_variables)
