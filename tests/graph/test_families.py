@@ -46,8 +46,6 @@ XCEPTION_RATES |= {"block13_pool": 2, "block14_sepconv1": 4, "block14_sepconv2":
 FAMILIES = [
     Family("VGG16", taps={4: "block3_conv3", 8: "block4_conv3"}, field=212, minimum=32),
     Family("ResNet50", taps={4: "conv2_block3_out"}, field=483),
-    Family("ResNet50V2", taps={4: "conv2_block2_out"}),
-    Family("MobileNet", {"alpha": 0.25}),
     Family("MobileNetV2", {"alpha": 0.35}, taps={4: "block_3_expand_relu"}, minimum=31),
     Family("MobileNetV3Small", scales=True),
     Family("EfficientNetB0", scales=True, taps={4: "block3a_expand_activation"}),

@@ -100,7 +100,7 @@ def test_rows_of_an_embedding():
     table = keras.Variable(np.random.default_rng(0).normal(size=(4, 3)), name="table")
     before = table.numpy()
     optimizer = SGD(0.1, weight_decay=0.5, groups=[ParameterGroup("table", 2)])
-    gradient = tf.IndexedSlices(tf.ones((2, 3)), [1, 2])
+    gradient = tf.IndexedSlices(tf.ones((2, 3)), tf.constant([1, 2]), tf.constant([4, 3]))
     optimizer.apply([gradient], [table])
     rows = np.array([[0], [1], [1], [0]])
     np.testing.assert_allclose(table, before - 0.2 * (rows + 0.5 * before), rtol=1e-5)
