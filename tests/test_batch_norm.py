@@ -300,22 +300,3 @@ def test_the_momentum_remembers_a_thirtieth_of_the_run():
     assert (momentum_for(1), momentum_for(10**7)) == (0.9, 0.9997)
     with pytest.raises(ValueError, match="`total_steps` .*Received: total_steps=0"):
         momentum_for(0)
-
-
-def test_files_with_keras_own_norms_still_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
-    with monkeypatch.context() as earlier:
-        for module in "graph.rewrite layers.atrous_conv models.fcn_head backbones.blocks".split():
-            path = f"keras_deeplab.{module}.BatchNormalization"
-            earlier.setattr(path, keras.layers.BatchNormalization)
-        model = small_model(auxiliary_layer="stage8_out")
-        model.backbone.get_layer("stage4_norm").trainable = False
-        model(images, training=True)
-        expected = model(images)
-        model.save(tmp_path / "model.keras")
-    assert type(model.backbone.get_layer("stage2_norm")) is keras.layers.BatchNormalization
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert type(loaded.backbone.get_layer("stage2_norm")) is layers.BatchNormalization
-    assert not loaded.backbone.get_layer("stage4_norm").trainable
-    np.testing.assert_allclose(loaded(images), expected, rtol=1e-4, atol=1e-5)
-    assert np.std(expected) > 1e-2

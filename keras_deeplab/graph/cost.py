@@ -16,15 +16,11 @@ def multiply_adds(model: keras.Model, height: int, width: int) -> dict[str, int]
     Taps that fall into padding are counted, biases, norms, activations and resizing are not.
 
     Args:
-        model: A functional Keras model.
-        height, width: Size of the image in pixels.
+        model, height, width: As of `geometry`.
 
     Returns:
         A dict from layer name (`"outer/inner"` in nested models and composite layers) to its
         multiply-adds; the network's are `sum(counts.values())`.
-
-    Raises:
-        ValueError: As `geometry`.
 
     Example:
 

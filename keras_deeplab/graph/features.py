@@ -27,10 +27,8 @@ def find_feature_tap(model: keras.Model, stride: int) -> str:
         stride: The tensor's stride in image pixels, along both axes.
 
     Returns:
-        The name of the layer that produces it.
-
-    Raises:
-        ValueError: If there is no such tensor; the error lists the strides there are.
+        The name of the layer that produces it; if there is none, the `ValueError` lists the strides
+        there are.
 
     Example:
 
@@ -66,14 +64,9 @@ def _cut_tensors(model: keras.Model) -> list[tuple[str, keras.KerasTensor]]:
 def minimum_size(model: keras.Model) -> tuple[int, int]:
     """The smallest square image for which every map of a network has a sample.
 
-    Args:
-        model: A functional model.
-
     Returns:
-        (height, width) in pixels; a size that the model fixes is returned as it is.
-
-    Raises:
-        ValueError: If the network needs more than 1024 pixels.
+        (height, width) in pixels, of at most 1024, else a `ValueError` is raised. A size that the
+        model fixes is returned as it is.
 
     Example:
 
@@ -102,15 +95,7 @@ def minimum_size(model: keras.Model) -> tuple[int, int]:
 
 
 def tensor_of(model: keras.Model, layer_name: str) -> keras.KerasTensor:
-    """The output tensor of a layer (at its last use) of the model itself.
-
-    Args:
-        model: A functional model.
-        layer_name: Name of one of its layers; a nested model stands for its output.
-
-    Raises:
-        ValueError: If there is no such layer, or it has several outputs.
-    """
+    """The output tensor of a layer or nested model (at its last use) of a functional model."""
     calls = {call.path: call for call in top_level_calls(model)}
     if layer_name not in calls:
         advice = suggestion(layer_name, calls)

@@ -297,15 +297,6 @@ def _upsampled(operation: Any, index: int, axis: Axis) -> Axis:
     return _stretched(axis, operation, axis.stride / factor, size)
 
 
-def _resized(operation: Any, index: int, axis: Axis) -> Axis:
-    if axis.size is None:
-        raise GeometryError(
-            "resizes to a fixed size: its stride needs the image's height and width."
-        )
-    size = (operation.height, operation.width)[index]
-    return _stretched(axis, operation, axis.stride * Fraction(axis.size, size), size)
-
-
 def _resized_like(axis: Axis, reference: Axis, operation: Any) -> Axis:
     """The map is laid over a reference map, whose stride it takes."""
     if axis.stride is None:  # one value for the whole image is broadcast
@@ -348,5 +339,4 @@ _SPATIAL = {
     Kind.WINDOW: _slid,
     Kind.TRANSPOSED: _transposed,
     Kind.UPSAMPLE: _upsampled,
-    Kind.RESIZE_TO: _resized,
 }

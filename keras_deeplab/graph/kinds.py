@@ -21,7 +21,6 @@ class Kind(Enum):
     PAD = auto()
     CROP = auto()
     UPSAMPLE = auto()  # by a whole factor
-    RESIZE_TO = auto()  # to a fixed size
     RESIZE_LIKE = auto()  # to the size of another map
     PAD_TO = auto()  # at the end, up to a minimum size
     CROP_LIKE = auto()  # at the end, to the size of another map
@@ -59,7 +58,6 @@ _KINDS = {
     Kind.PAD: (kl.ZeroPadding2D, layers.AtrousPadding2D),
     Kind.CROP: (kl.Cropping2D,),
     Kind.UPSAMPLE: (kl.UpSampling2D,),
-    Kind.RESIZE_TO: (kl.Resizing,),
     Kind.RESIZE_LIKE: (layers.ResizeLike,),
     Kind.PAD_TO: (layers.PadToMinimum,),
     Kind.CROP_LIKE: (layers.CropLike,),

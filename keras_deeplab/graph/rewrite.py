@@ -65,8 +65,8 @@ def with_output_stride(
             model without shared layers. Only `geometry` may be called on it afterwards.
 
     Returns:
-        A functional `keras.Model` with the same inputs, output structure and layer names. Nested
-        models and `Sequential`s are dissolved into it.
+        A functional `keras.Model` with the same inputs, output structure and layer names; nested
+        models are dissolved into it.
 
     Raises:
         ValueError: If the network cannot have that output stride, holds a layer whose geometry is
@@ -113,10 +113,10 @@ class _PhaseConflict(Exception):
 class _Map:
     """A tensor of the new network, with the geometry of the original's.
 
-    Sample `i` of the original is sample `rate * i + phase` of this one. A phase counts samples:
-    those under the key "constant", and for each operation whose "same" padding depends on the
-    image's size one (rate, extent, stride). `padding` is a zero padding still to be materialised: a
-    kernel that loses its stride chooses its own, before any other operation it becomes a layer.
+    Sample `i` of the original is sample `rate * i + phase` of this one. A phase has "constant"
+    samples and one (rate, extent, stride) for each "same" padding that depends on the image's size.
+    `padding` is a zero padding still to be materialised: a kernel that loses its stride chooses its
+    own, before any other operation it becomes a layer.
     """
 
     tensor: keras.KerasTensor
@@ -185,10 +185,7 @@ class _Rewriter:
         return name
 
     def layer(self, call: Call, settings: dict[str, Any], layer_class: Any = None) -> Any:
-        """The one layer for all uses of an operation, with changed settings.
-
-        A given `layer_class`, with these settings alone, takes the place of the operation's own.
-        """
+        """The one layer for all uses of an operation: of another class if given, or its clone."""
         key = id(call.operation)
         if key not in self.made:
             new = self.new_layer(call.operation, settings, layer_class)
@@ -259,9 +256,6 @@ class _Rewriter:
             return replace(source, rate=_product(source.rate, lost)), changes
         if how is Kind.CROP:
             return source, {"cropping": source.scaled(call.operation.cropping)}
-        if how is Kind.RESIZE_TO:
-            detail = "resizes to a fixed size: its stride depends on the image."
-            raise layer_error("one stride for images of all sizes", call.path, detail)
         # What has a fixed output size, or could only approximate its coarse output, is refused.
         is_exact = how is Kind.GLOBAL and not isinstance(call.operation, kl.Flatten | kl.Reshape)
         if source.is_dense and not is_exact:
@@ -373,12 +367,11 @@ def dilation(shape: Window, source: _Map) -> Pair:
 def _dense_padding(
     shape: Window, axis: int, source: _Map, is_lost: bool, centred: bool
 ) -> tuple[Pair | None, Phase]:
-    """Padding of a dilated kernel along an axis (0 height, 1 width), and how it shifts the samples.
+    """Padding of a dilated kernel along an axis, and how it shifts the samples.
 
     An original sample i reads from `stride * i - begin` on; the dense map must read the same
-    pixels, `rate` times as far apart. A dense begin of `rate * begin` keeps the samples where they
-    were; a larger one shifts them, and is chosen if `centred` so that the dense map stays in the
-    middle of its kernel instead of drifting to one side, as published networks are dilated.
+    pixels, `rate` times as far apart. A begin of `rate * begin` keeps the samples where they were;
+    a larger one, if `centred`, keeps the map in the middle of its kernel, as in published networks.
     """
     rate, extent, stride = source.rate[axis], shape.extent(axis), shape.strides[axis]
     total = rate * (extent - 1)

@@ -99,8 +99,7 @@ def no_decay(model: keras.Model) -> list[ParameterGroup]:
         A list of one group of exact paths, or an empty list if there is no such variable.
 
     Raises:
-        ValueError: If the model has no weights yet, or a variable inside the group has the same
-            path as one outside it.
+        ValueError: If the model has no weights yet, or another variable has one of these paths.
 
     Example:
 
@@ -147,7 +146,7 @@ def classifier(
 
     Raises:
         ValueError: If the model is not functional or has no layer with weights, a multiplier is
-            out of its range, or another variable has the same path as one of these.
+            out of its range, or another variable has one of these paths.
 
     Example:
 
@@ -186,7 +185,7 @@ def backbone(model: keras.Model, learning_rate: float = 0.1) -> list[ParameterGr
 
     Raises:
         ValueError: If the model has no backbone, the multiplier is out of its range, or another
-            variable has the same path as one of these.
+            variable has one of these paths.
 
     Example:
 

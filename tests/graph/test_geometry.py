@@ -135,13 +135,6 @@ def test_resizing_takes_the_stride_of_its_reference():
     assert (value.stride, value.size, value.offset) == ((2, 2), (17, 17), (0, 0))
 
 
-def test_a_fixed_size_needs_the_image():
-    model = network(kl.Resizing(10, 20))
-    assert geometry(model, 40, 50).output.stride == (4, 2.5)
-    with pytest.raises(ValueError, match="resizing.* needs the image's height and width"):
-        geometry(model)
-
-
 def test_unknown_layers_are_named():
     class Mystery(kl.Layer):
         def call(self, x):

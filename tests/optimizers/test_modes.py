@@ -105,20 +105,6 @@ def test_a_configuration_for_another_model_goes_by_its_groups():
     assert multipliers == [[10, 1], [20, 0]]
 
 
-def test_tensorflow_checkpoint(tmp_path):
-    pair = []
-    for seed in (0, 1):
-        model = small_model(seed)
-        model.compile(made("sgd", groups=GROUPS), "mse", run_eagerly=True)
-        fit(model)
-        pair.append((model, tf.train.Checkpoint(model=model, optimizer=model.optimizer)))
-    path = pair[0][1].save(str(tmp_path / "at"))
-    pair[1][1].restore(path).assert_consumed()
-    for model, _ in pair:
-        fit(model)
-    assert_same_bits(values_of(pair[1][0]), values_of(pair[0][0]))
-
-
 def test_mixed_precision_in_a_compiled_fit():
     model = small_model(dtype="mixed_float16")
     before = values_of(model)
@@ -149,22 +135,6 @@ def test_fit_and_a_step_whose_gradient_overflows(which, jit_compile):
     gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
     expected = expected_of(which, before, [[g.numpy() for g in gradients]])
     model.fit(X, Y, batch_size=24, verbose=0)
-    assert_near(values_of(model), expected)
-
-
-@both
-def test_moving_average(which):
-    model, plain = small_model(), small_model()
-    optimizer = made(which, groups=GROUPS, use_ema=True, ema_momentum=0.8)
-    without = made(which, groups=GROUPS)
-    expected = None
-    for found in some_gradients(model, 5):
-        stepped(model, optimizer, [found])
-        now = stepped(plain, without, [found])
-        pairs = zip(expected or now, now, strict=True)
-        expected = [0.8 * old + 0.2 * new for old, new in pairs]
-    assert_same_bits(values_of(model), values_of(plain))
-    optimizer.finalize_variable_values(model.trainable_variables)
     assert_near(values_of(model), expected)
 
 
@@ -208,21 +178,20 @@ class Clipped(WholeGradientClipping, keras.optimizers.SGD):
 
 
 @pytest.mark.parametrize(
-    "kind, clip, expected",
+    "clip, expected",
     [
-        (Clipped, {}, [3, 1]),
-        (Clipped, {"global_clipnorm": 2.0}, [6 / np.sqrt(10), 2 / np.sqrt(10)]),
-        (Clipped, {"clipnorm": 2.0}, [6 / np.sqrt(10), 2 / np.sqrt(10)]),
-        (Clipped, {"clipvalue": 2.0}, [2, 1]),
-        (keras.optimizers.SGD, {"global_clipnorm": 2.0}, None),
+        ({}, [3, 1]),
+        ({"global_clipnorm": 2.0}, [6 / np.sqrt(10), 2 / np.sqrt(10)]),
+        ({"clipnorm": 2.0}, [6 / np.sqrt(10), 2 / np.sqrt(10)]),
+        ({"clipvalue": 2.0}, [2, 1]),
     ],
 )
-def test_the_gradient_of_the_whole_batch_is_clipped(mirrored, kind, clip, expected):
+def test_the_gradient_of_the_whole_batch_is_clipped(mirrored, clip, expected):
     """Two parts of norm 5 and 3 in different directions; Keras' own clips each to 2."""
     parts = np.float32([[3, 4], [0, -3]])
     with mirrored.scope():
         variables = [keras.Variable(np.zeros(2, "float32")), keras.Variable(1.0)]
-        optimizer = kind(1.0, **clip)
+        optimizer = Clipped(1.0, **clip)
         optimizer.build(variables)
 
     def of_replica():
@@ -231,8 +200,4 @@ def test_the_gradient_of_the_whole_batch_is_clipped(mirrored, kind, clip, expect
         optimizer.apply_gradients([(part, variables[0]), (None, variables[1])])
 
     tf.function(lambda: mirrored.run(of_replica))()
-    found = -variables[0].numpy()
-    if expected is None:
-        assert np.abs(found - [6 / np.sqrt(10), 2 / np.sqrt(10)]).max() > 0.1
-    else:
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(-variables[0].numpy(), expected, rtol=1e-6)
