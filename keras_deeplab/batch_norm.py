@@ -65,9 +65,7 @@ def set_policy(
         "trainable": validation.one_of("policy", policy, POLICIES) != "freeze",
         "frozen_statistics": policy == "freeze_statistics",
     }
-    if synchronized is not None:
-        if not isinstance(synchronized, bool):
-            raise validation.error("synchronized", "True, False or None", synchronized)
+    if validation.one_of("synchronized", synchronized, (True, False, None)) is not None:
         settings["synchronized"] = synchronized
     if momentum is not None:
         settings["momentum"] = validation.fraction("momentum", momentum, below_one=True)
