@@ -25,6 +25,8 @@ def alexnet(input_shape: tuple[int | None, int | None, int] = (None, None, 3)) -
     no local response normalisation. The last pooling is left out: spatial pyramid pooling takes its
     place. Images must have at least 31 x 31 pixels.
 
+    The other arguments are those of `build`.
+
     Returns:
         A network to features `(batch, (height - 15) // 16, (width - 15) // 16, 256)`.
 

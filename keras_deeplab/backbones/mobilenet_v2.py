@@ -40,6 +40,8 @@ def mobilenet_v2(
         classifier_conv: Whether the classifier's last 1x1 convolution, of 1280 channels (times the
             depth multiplier above 1), follows.
 
+    The other arguments are those of `build`.
+
     Returns:
         A network to features `(batch, ceil(height / 32), ceil(width / 32), 320 *
         depth_multiplier)`; rounded down with padding "end".

@@ -68,6 +68,8 @@ def mobilenet_v3(
             16 that torchvision's segmentation weights need: the depthwise convolution that loses
             its stride is dilated too, and not only those behind it.
 
+    The other arguments are those of `build`.
+
     Returns:
         A network to features `(batch, ceil(height / 32), ceil(width / 32), 960)`, 576 channels for
         small.

@@ -28,14 +28,16 @@ def resnet(
 
     Args:
         depth: 50, 101 or 152.
-        multi_grid: In a cascade, for each of the last four stages. The first rate must be 1 if the
-            stride is on the 3x3.
+        multi_grid: Rates of the last stage's three units, in a cascade of the last four stages'.
+            The first must be 1 if the stride is on the 3x3.
         stride_on: The convolution that carries a unit's stride: "3x3" (torchvision) or "1x1" (He
             et al., keras.applications).
         cascade: Whether three copies of the last stage follow, each with a stride of 2: the
             network's own output stride is then 256.
         pool_ceil: Whether the first pooling rounds the size of an even map up, as Caffe does: the
             released DeepLab V2 was trained with it.
+
+    The other arguments are those of `build`.
 
     Returns:
         A network to features `(batch, ceil(height / 32), ceil(width / 32), 2048)`.
@@ -84,6 +86,8 @@ def resnet_beta(
 
     Args:
         depth: 50 or 101.
+
+    The other arguments are those of `build`.
 
     Returns:
         A network to features `(batch, ceil(height / 32), ceil(width / 32), 2048)`.

@@ -27,6 +27,8 @@ def vgg16(
         pool_ceil: Whether 2x2 poolings round the size of an odd map up, as Caffe does; torchvision
             and keras.applications round down.
 
+    The other arguments are those of `build`.
+
     Returns:
         A network to features `(batch, ceil(height / stride), ceil(width / stride), 512)`; rounded
         down without `pool_ceil`.

@@ -36,6 +36,8 @@ def xception(
     Args:
         depth: 41, 65 or 71.
 
+    The other arguments are those of `build`.
+
     Returns:
         A network to features `(batch, ceil(height / 32), ceil(width / 32), 2048)`.
 

@@ -93,18 +93,15 @@ def test_merging_takes_the_union_of_the_fields():
     left = kl.Conv2D(4, 3)(inputs)
     right = kl.Conv2D(4, 5, padding="same")(kl.Cropping2D(1)(inputs))
     value = geometry(keras.Model(inputs, kl.Concatenate()([left, right])), 20, 20).output
-    assert value.receptive_field == (5, 5)
-    assert value.offset == (1, 1)
+    assert (value.receptive_field, value.offset) == ((5, 5), (1, 1))
 
 
 def test_global_pooling_makes_the_field_unbounded_and_keeps_the_grid():
     inputs = keras.Input((None, None, 8))
     x = kl.Conv2D(8, 3, 2)(inputs)
     gate = kl.Reshape((1, 1, 8))(kl.Dense(8)(kl.GlobalAveragePooling2D()(x)))
-    model = keras.Model(inputs, kl.Multiply()([x, gate]))
-    value = geometry(model, 33, 33).output
-    assert value.stride == (2, 2)
-    assert value.offset == (1, 1)
+    value = geometry(keras.Model(inputs, kl.Multiply()([x, gate])), 33, 33).output
+    assert (value.stride, value.offset) == ((2, 2), (1, 1))
     assert value.receptive_field == (math.inf, math.inf)
 
 
@@ -112,8 +109,7 @@ def test_nested_models_and_composite_layers_are_entered():
     inner = keras.Sequential([keras.Input((None, None, 4)), kl.Conv2D(4, 3, 2)], name="inner")
     aspp = keras_deeplab.layers.ASPP(8, (2, 4), name="aspp")
     found = geometry(network(kl.Conv2D(4, 1), inner, aspp), 65, 65)
-    assert found["inner"].stride == (2, 2)
-    assert found["inner"].receptive_field == (3, 3)
+    assert (found["inner"].stride, found["inner"].receptive_field) == ((2, 2), (3, 3))
     assert found["aspp/atrous_0/conv"].receptive_field == (3 + 2 * 4, 3 + 2 * 4)
     assert found["aspp/atrous_1/conv"].receptive_field == (3 + 4 * 4, 3 + 4 * 4)
     assert found.output.receptive_field == (math.inf, math.inf)
@@ -124,15 +120,11 @@ def test_resizing_takes_the_stride_of_its_reference():
     inputs = keras.Input((None, None, 3))
     fine = kl.Conv2D(4, 1, 2)(inputs)
     coarse = kl.Conv2D(4, 1, 4)(inputs)
-    model = keras.Model(inputs, keras_deeplab.layers.ResizeLike()(coarse, fine))
-    value = geometry(model, 32, 32).output
-    assert value.stride == (2, 2)
-    assert value.size == (16, 16)
-    assert value.receptive_field == (5, 5)
-    assert value.offset == (-1, -1)
-    aligned = keras_deeplab.layers.ResizeLike(align_corners=True)(coarse, fine)
-    value = geometry(keras.Model(inputs, aligned), 33, 33).output
-    assert (value.stride, value.size, value.offset) == ((2, 2), (17, 17), (0, 0))
+    for align_corners, side, size, offset in ((False, 32, 16, -1), (True, 33, 17, 0)):
+        resized = keras_deeplab.layers.ResizeLike(align_corners=align_corners)(coarse, fine)
+        value = geometry(keras.Model(inputs, resized), side, side).output
+        assert (value.stride, value.receptive_field) == ((2, 2), (5, 5))
+        assert (value.size, value.offset) == ((size, size), (offset, offset))
 
 
 def test_unknown_layers_are_named():
