@@ -31,36 +31,20 @@ def checked_ignore_label(ignore_label: Any) -> int | None:
     return int(ignore_label)
 
 
-class ClassFrequencies:
-    """Counts the pixels of each class over label maps.
+def class_shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Computes each class' share of all pixels, and of the pixels of the maps that contain it.
+
+    Args:
+        counts: Pixels of each class in each label map, `(label maps, num_classes)`.
 
     Example:
 
-    >>> frequencies = ClassFrequencies(2)
-    >>> frequencies.add(np.array([3, 1]))
-    >>> frequencies.add(np.array([4, 0]))
-    >>> frequencies.shares, frequencies.where_present
+    >>> class_shares(np.array([[3, 1], [4, 0]]))
     (array([0.875, 0.125]), array([0.875, 0.25 ]))
     """
-
-    def __init__(self, num_classes: int) -> None:
-        self.pixels = np.zeros(num_classes, np.int64)
-        self._in_images_with_it = np.zeros(num_classes, np.int64)
-
-    def add(self, counts: np.ndarray) -> None:
-        """Adds the pixels of each class in one label map."""
-        self.pixels += counts
-        self._in_images_with_it += np.where(counts > 0, counts.sum(), 0)
-
-    @property
-    def shares(self) -> np.ndarray:
-        """Share of each class of all valid pixels."""
-        return self.pixels / max(1, self.pixels.sum())
-
-    @property
-    def where_present(self) -> np.ndarray:
-        """Share of each class of the valid pixels of the label maps that contain it."""
-        return self.pixels / self._in_images_with_it.clip(min=1)
+    pixels = counts.sum(0)
+    where_present = np.where(counts > 0, counts.sum(1, keepdims=True), 0).sum(0)
+    return pixels / max(1, pixels.sum()), pixels / where_present.clip(min=1)
 
 
 def _rule(name: str, num_classes: int, ignore_label: int | None, is_float: bool) -> str:
@@ -125,9 +109,8 @@ def check_labels(
     if wrong.size:
         is_float = bool(np.issubdtype(labels.dtype, np.floating))
         rule = _rule(name, num_classes, ignore_label, is_float)
-        shown = ", ".join(map(str, wrong[:8]))
-        more = f" and {wrong.size - 8} more" if wrong.size > 8 else ""
-        raise ValueError(f"{rule}. Received: [{shown}]{more}")
+        more = ", ..." * (wrong.size > 8)
+        raise ValueError(f"{rule}. Received: [{', '.join(map(str, wrong[:8]))}{more}]")
     return classes, ignored
 
 

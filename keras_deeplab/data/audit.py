@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ import numpy as np
 
 from keras_deeplab.data.decoding import FEW_BITS, ImageFacts, image_facts
 from keras_deeplab.data.faults import DatasetError, FileFault
-from keras_deeplab.data.folder import Folder, map_files, propose_colors
+from keras_deeplab.data.folder import Folder, map_files
 from keras_deeplab.data.label_codes import LabelCode, check_ignored
-from keras_deeplab.data.label_maps import LabelFacts
+from keras_deeplab.data.label_maps import Color, LabelFacts
 from keras_deeplab.data.layout import check_root, shown
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
-from keras_deeplab.labels import ClassFrequencies
+from keras_deeplab.labels import class_shares
 
 MAX_CLASS_NAME = 24
 
@@ -44,12 +43,6 @@ class SplitReport:
     ignored_share: float
     where_present: tuple[float, ...]
 
-    @property
-    def sizes(self) -> str:
-        """The sizes as width x height."""
-        low, high = (f"{width}x{height}" for height, width in (self.smallest, self.largest))
-        return low if low == high else f"{low} to {high}"
-
 
 @dataclass(frozen=True)
 class Report:
@@ -59,21 +52,19 @@ class Report:
         info: Classes and colours.
         splits: A `SplitReport` per split.
         warnings: What is valid but rarely intended, such as a class that never occurs.
-        mapping: The mask values of the labels as text, empty if they are the same.
     """
 
     info: DatasetInfo
     splits: dict[str, SplitReport]
     warnings: tuple[str, ...] = ()
-    mapping: str = ""
 
     def __str__(self) -> str:
         """Returns sizes, pixel shares per class and split, and the warnings."""
         parts = self.splits.values()
-        lines = [
-            f"{split}: {part.images} images, {part.sizes}" for split, part in self.splits.items()
-        ]
-        lines += [self.mapping] if self.mapping else []
+        lines = []
+        for split, part in self.splits.items():
+            sizes = dict.fromkeys(f"{w}x{h}" for h, w in (part.smallest, part.largest))
+            lines.append(f"{split}: {part.images} images, {' to '.join(sizes)}")
         names = (*self.info.classes, "ignored")
         width = min(max(map(len, names)), MAX_CLASS_NAME)
         lines.append("pixels".ljust(width) + "".join(f"{split:>9}" for split in self.splits))
@@ -133,14 +124,12 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
         if code and pairs:
             reports[split] = _split_report(split, pairs, code, faults, warnings)
     if faults:
-        propose_colors(faults)
         raise DatasetError(where, faults)
     for split, report in reports.items():
         shares = zip(info.classes, report.class_share, strict=True)
-        absent = [name for name, share in shares if share == 0]
-        if absent:
+        if absent := [name for name, share in shares if share == 0]:
             warnings.append(f"{split}: no pixel of {', '.join(absent)}")
-    return Report(info, reports, tuple(warnings), code.mapping)
+    return Report(info, reports, tuple(warnings))
 
 
 def _pairs_of_source(source: Source, split: str, faults: list[FileFault]) -> Iterator[Pair]:
@@ -192,13 +181,12 @@ def _classes_of_folder(
     warnings += notes
     labels = {path: facts for split in splits for path, facts in folder.labels(split)[0].items()}
     warnings += _palette_warning(folder.root, labels)
-    settings = folder.settings
-    listed = settings.lists_classes or settings.ignore_label is not None
+    listed = folder.settings.values or folder.settings.ignore_label is not None
     # One split alone may lack the other classes.
     if labels and listed and set(folder.splits) <= set(splits):
         try:
             counts = sum(facts.counts for facts in labels.values())
-            warnings += check_ignored(counts, settings, code)
+            warnings += check_ignored(counts, folder.settings, code)
         except ValueError as error:
             faults.append(FileFault("classes unclear", str(error)))
     return info, code
@@ -212,64 +200,54 @@ def _split_report(
     warnings: list[str],
 ) -> SplitReport:
     """Counts pixels; a split without labels is a fault, except test, as published ones are."""
-    frequencies, ignored, blank = ClassFrequencies(len(code.values)), 0, 0
-    for _, _, label in pairs:
-        counts = np.bincount(code.table, label.counts, 256).astype(np.int64)
-        frequencies.add(counts[: len(code.values)])
-        ignored += int(counts[IGNORE_LABEL])
-        blank += counts[IGNORE_LABEL] == counts.sum()
+    counts = np.array([np.bincount(code.table, label.counts, 256) for _, _, label in pairs])
+    ignored, total = counts[:, IGNORE_LABEL], counts.sum()
+    counts = counts[:, : len(code.values)]
+    blank = int(np.sum(counts.sum(1) == 0))
     if blank == len(pairs) and split != "test":
         found = f"{split}: all pixels of all label maps are ignored"
         faults.append(FileFault("nothing labelled", found))
     elif blank:
         warnings.append(f"{split}: {blank} of {len(pairs)} label maps hold only ignored pixels")
-    total = int(frequencies.pixels.sum()) + ignored
     sizes = np.array([label.size for _, _, label in pairs])
     return SplitReport(
         images=len(pairs),
         smallest=tuple(sizes.min(axis=0).tolist()),
         largest=tuple(sizes.max(axis=0).tolist()),
-        class_share=tuple((frequencies.pixels / total).tolist()),
-        ignored_share=ignored / total,
-        where_present=tuple(frequencies.where_present.tolist()),
+        class_share=tuple((counts.sum(0) / total).tolist()),
+        ignored_share=float(ignored.sum() / total),
+        where_present=tuple(class_shares(counts)[1].tolist()),
     )
 
 
 def _image_warnings(split: str, pairs: Sequence[Pair], faults: list[FileFault]) -> Iterator[str]:
     """Warns about EXIF orientations and 16-bit images; adds a fault if all fit into 12 bits."""
-    found: Counter[str] = Counter()
-    for _, image, label in pairs:
-        if image.orientation == UPRIGHT:
-            continue
-        if image.size == image.upright_size:
-            what = "turned by their EXIF orientation, which keeps their size: check the label maps"
-        elif image.orientation_for(label.size) == UPRIGHT:
-            what = "used as stored in spite of their EXIF orientation, as their label maps are"
-        else:
-            what = "turned by their EXIF orientation, as their label maps are"
-        found[what] += 1
-    for what, count in found.items():
-        yield f"{split}: {count} images are {what}"
-    deep = [image.largest for _, image, _ in pairs if image.bits > 8]
-    if not deep:
-        return
-    text = f"{split}: {len(deep)} images have 16 bits a channel, the largest value is {max(deep)}"
-    if 0 < max(deep) <= FEW_BITS:
-        faults.append(FileFault("16-bit images of few values", text))
-    dark = sum(0 < largest <= FEW_BITS for largest in deep)
-    more = f"; {dark} of them have no value above {FEW_BITS} and become almost black" * bool(dark)
-    yield f"{text} of 65535, of which the upper 8 bits are used{more}"
+    applied = [
+        image.orientation_for(label.size) != UPRIGHT
+        for _, image, label in pairs
+        if image.orientation != UPRIGHT
+    ]
+    for choice, what in (
+        (True, "turned by their EXIF orientation: check that their label maps are too"),
+        (False, "used as stored in spite of their EXIF orientation, as their label maps are"),
+    ):
+        if choice in applied:
+            yield f"{split}: {applied.count(choice)} images are {what}"
+    deep = [image.largest for _, image, _ in pairs if image.largest]
+    if deep:
+        text = f"{split}: {len(deep)} images have 16 bits a channel"
+        text = f"{text}, the largest value is {max(deep)} of 65535"
+        if max(deep) <= FEW_BITS:
+            faults.append(FileFault("16-bit images of few values", text))
+        yield f"{text}, of which the upper 8 bits are used"
 
 
 def _palette_warning(root: Path, labels: dict[Path, LabelFacts]) -> Iterator[str]:
     """Warns about different palettes, which may number a class differently in each file."""
-    first: dict[int, tuple[tuple[int, int, int], Path]] = {}
+    first: dict[int, tuple[Color, Path]] = {}
     for path, facts in labels.items():
-        for value in np.flatnonzero(facts.counts[: len(facts.palette)]).tolist():
-            color, known = first.setdefault(value, (facts.palette[value], path))
-            if color != facts.palette[value]:
-                yield (
-                    f"palettes differ: index {value} is {color} in {shown(root, known)} and "
-                    f"{facts.palette[value]} in {shown(root, path)}; the indices are the labels"
-                )
+        for value, color in enumerate(facts.palette):
+            if facts.counts[value] and first.setdefault(value, (color, path))[0] != color:
+                files = f"{shown(root, first[value][1])} and {shown(root, path)}"
+                yield f"the palettes of {files} have different colours for the label {value}"
                 return

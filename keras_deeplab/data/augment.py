@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Real
 
 import tensorflow as tf
@@ -16,7 +16,7 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)
 PLAIN = ("brightness", "contrast", "saturation")
 CHANGES = (*PLAIN, "gamma", "white_balance")
 
-ColorJitter = float | Sequence[float] | Mapping[str, float] | None
+ColorJitter = float | Mapping[str, float] | None
 Pair = tuple[tf.Tensor, tf.Tensor]
 
 
@@ -103,19 +103,13 @@ def jitter_strengths(color_jitter: ColorJitter) -> dict[str, float] | None:
     """Returns the strength of each of `CHANGES`, or None for no change of colour."""
     if color_jitter is None:
         return None
-    given = color_jitter
-    if isinstance(color_jitter, Real):
-        given = dict.fromkeys(PLAIN, color_jitter)
-    elif isinstance(color_jitter, list | tuple) and len(color_jitter) == len(PLAIN):
-        given = dict(zip(PLAIN, color_jitter, strict=True))
+    is_number = isinstance(color_jitter, Real)
+    given = dict.fromkeys(PLAIN, color_jitter) if is_number else color_jitter
     if not isinstance(given, Mapping) or not all(
         name in CHANGES and validation.is_number(strength) and 0 <= strength <= 1
         for name, strength in given.items()
     ):
-        rule = (
-            f"a number in 0..1, three of them ({', '.join(PLAIN)}), a mapping with names of "
-            f"{CHANGES} and numbers in 0..1, or None"
-        )
+        rule = f"a number in 0..1, a mapping from names of {CHANGES} to such numbers, or None"
         raise validation.error("color_jitter", rule, color_jitter)
     return {name: float(given.get(name, 0.0)) for name in CHANGES}
 

@@ -1,10 +1,13 @@
+"""The pipelines for training and evaluation."""
+
 from __future__ import annotations
+
+import os
 
 import tensorflow as tf
 
 from keras_deeplab import validation
 from keras_deeplab.data.augment import MEAN_COLOR, ColorJitter, augment, jitter_strengths
-from keras_deeplab.data.memory import decoded_pairs
 from keras_deeplab.data.order import (
     Stream,
     image_numbers,
@@ -13,6 +16,9 @@ from keras_deeplab.data.order import (
     run_key,
 )
 from keras_deeplab.data.source import IGNORE_LABEL, Source
+
+CACHE_LIMIT = 2 * 1024**3
+_ANY_SHAPE = -1
 
 
 def training_dataset(
@@ -53,11 +59,10 @@ def training_dataset(
         scale_step: Step between the scales, from the smallest, such as DeepLabV3+'s 0.25; None for
             any scale between.
         flip: Whether to mirror left to right at random.
-        color_jitter: Largest changes of colour and light, in 0..1: one number for brightness,
-            contrast and saturation, three numbers for them, or a mapping such as
-            `{"brightness": 0.3, "gamma": 0.5, "white_balance": 0.1}`, also with `"contrast"` and
-            `"saturation"`; or None. White balance multiplies each channel by a factor of its own in
-            1 - strength .. 1 + strength, gamma is an exponent between 1 / (1 + strength) and
+        color_jitter: Largest changes of colour and light, in 0..1: a mapping with some of
+            `"brightness"`, `"contrast"`, `"saturation"`, `"gamma"` and `"white_balance"`, a number
+            for the first three, or None. White balance multiplies each channel by a factor of its
+            own in 1 - strength .. 1 + strength, gamma is an exponent between 1 / (1 + strength) and
             1 + strength.
         class_focus: Share of the crops in 0..1 that are centred on a random pixel of a random class
             of the label map, so that rare and thin classes occur more often.
@@ -112,7 +117,7 @@ def training_dataset(
 
     order = of_run("order", lambda key: image_numbers(count, key, shuffle=shuffle, first=first))
     seeds = of_run("augmentation", lambda key: image_seeds(count, key, first=first))
-    pairs = decoded_pairs(source, split, count, cache, order)
+    pairs = _decoded_pairs(source, split, count, cache, order)
     dataset = tf.data.Dataset.zip((pairs, seeds))
     dataset = dataset.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     steps = tf.data.INFINITE_CARDINALITY if repeat else -(-count // batch_size)
@@ -188,7 +193,7 @@ def evaluation_dataset(
     >>> model.evaluate(data.evaluation_dataset(data.Shapes()))
     """
     count = _checked_count(source, split, batch_size)
-    dataset = decoded_pairs(source, split, count, cache).map(
+    dataset = _decoded_pairs(source, split, count, cache).map(
         lambda image, label: (tf.cast(image, tf.float32), tf.cast(label, tf.int32)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
@@ -218,3 +223,61 @@ def _checked_count(source: Source, split: str, batch_size: int) -> int:
     if not count:
         raise validation.error("split", "one with images", split)
     return count
+
+
+def _decoded_pairs(
+    source: Source,
+    split: str,
+    count: int,
+    cache: bool | str,
+    numbers: tf.data.Dataset | None = None,
+) -> tf.data.Dataset:
+    """The decoded pairs of a split at the positions `numbers`, cached if they fit into memory."""
+    validation.one_of("cache", cache, (True, False, "auto"))
+    if cache == "auto":
+        cache = source.decoded_bytes(split) <= _cache_limit()
+    if not cache:
+        return source.checked_dataset(split, numbers)
+    pairs = source.checked_dataset(split)
+    return pairs.cache() if numbers is None else _from_memory(pairs, count, numbers)
+
+
+def _from_memory(pairs: tf.data.Dataset, count: int, numbers: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the elements of `pairs`, all kept in memory, at the positions `numbers`.
+
+    `Dataset.cache` alone only iterates in order. So it caches one element: a vector of references
+    to all tensors (lists of one, as images differ in size), which can be read at any position
+    without a copy.
+    """
+    specs = pairs.element_spec
+    # Outside of functions of `numbers`, so that it lives as long as the dataset.
+    kept = pairs.map(lambda *tensors: tf.stack([_reference(tensor) for tensor in tensors]))
+    kept = kept.batch(count).cache().repeat()
+
+    def read(number: tf.Tensor, references: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        of_pair = references[number]
+        return tuple(_tensor(of_pair[index], spec) for index, spec in enumerate(specs))
+
+    return tf.data.Dataset.zip((numbers, kept)).map(read)
+
+
+def _reference(tensor: tf.Tensor) -> tf.Tensor:
+    empty = tf.raw_ops.EmptyTensorList(
+        element_shape=_ANY_SHAPE, max_num_elements=1, element_dtype=tensor.dtype
+    )
+    return tf.raw_ops.TensorListPushBack(input_handle=empty, tensor=tensor)
+
+
+def _tensor(reference: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    tensor = tf.raw_ops.TensorListGetItem(
+        input_handle=reference, index=0, element_shape=_ANY_SHAPE, element_dtype=spec.dtype
+    )
+    return tf.ensure_shape(tensor, spec.shape)
+
+
+def _cache_limit() -> int:
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return CACHE_LIMIT
+    return min(CACHE_LIMIT, memory // 4)

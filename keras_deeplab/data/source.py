@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import index
 
@@ -159,3 +160,18 @@ class Source(abc.ABC):
         pairs = self.dataset(split, tf.data.Dataset.from_tensor_slices(numbers))
         taken = [image.size + label.size for image, label in pairs.as_numpy_iterator()]
         return int(np.mean(taken) * count) if taken else 0
+
+
+def decoded(
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    count: int,
+    numbers: tf.data.Dataset | None,
+) -> tf.data.Dataset:
+    """Returns the pairs that `read` gives for `numbers`, by default for 0..count-1."""
+
+    def decode(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label = tf.numpy_function(read, [number], [tf.uint8] * 2, stateful=False)
+        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
+
+    numbers = tf.data.Dataset.range(count) if numbers is None else numbers
+    return numbers.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def write_pair() -> Callable:
         return paths
 
     return write
+
+
+@pytest.fixture
+def write_settings() -> Callable:
+    """Writes a dataset.json."""
+    return lambda root, **settings: (root / "dataset.json").write_text(json.dumps(settings))
 
 
 @pytest.fixture

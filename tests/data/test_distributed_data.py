@@ -1,4 +1,4 @@
-"""What the replicas of `tf.distribute` see together: the batches of a single process."""
+"""Replicas of `tf.distribute` get together the batches of a single process."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import tensorflow as tf
 
 from keras_deeplab import data
 
 # Two devices must be asked for before TensorFlow starts, so all of this runs in processes.
 CODE = """
 import json, sys
-import tensorflow as tf
 from keras_deeplab import data
 
 kind, batch_size = sys.argv[1], int(sys.argv[2])
@@ -111,13 +109,3 @@ def test_two_workers_share_each_batch():
     together = [joined(one + other) for one, other in zip(*found, strict=True)]
     assert all(len(parts[0]) == 2 for worker in found for parts in worker)
     assert together == single_process(4)
-
-
-def test_options_say_so():
-    source = data.Shapes(train=2, val=1)
-    for dataset in (
-        data.training_dataset(source, crop_size=(8, 8), batch_size=2),
-        data.evaluation_dataset(source),
-    ):
-        policy = dataset.options().experimental_distribute.auto_shard_policy
-        assert policy == tf.data.experimental.AutoShardPolicy.DATA
