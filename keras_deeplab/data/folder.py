@@ -80,25 +80,25 @@ class Folder(Source):
     Thumbs.db and desktop.ini are skipped; files of other types are faults.
 
     Images are JPEG, PNG, BMP, WebP or TIFF files of at most 179 megapixels: grey images become RGB,
-    alpha is dropped, and 16-bit samples keep their upper 8 bits (the audit refuses a split whose
-    values all fit into 12 bits). EXIF orientations are applied, unless only the stored size equals
-    the label map's. Label maps are PNG, TIFF, BMP or .npy files with one channel of values up to
-    255, with a palette whose indices are the labels, or with the RGB colours in dataset.json.
+    alpha is dropped, and 16-bit samples keep their upper 8 bits. EXIF orientations are applied,
+    unless only the stored size equals the label map's. Label maps are PNG, TIFF, BMP or .npy files
+    with one channel of values up to 255, with a palette whose indices are the labels, or with the
+    RGB colours in dataset.json.
 
     An optional `dataset.json` has the keys `"classes"` (names), `"colors"` (`[red, green, blue]`
-    per class), `"ignore_colors"` (such as `[[224, 224, 192]]` in PASCAL VOC), `"ignore_label"` (a
-    mask value or a list, 255 by default) and `"values"` (the mask values of the classes in order).
-    Without `"classes"`, `"values"` and `"colors"` the classes are inferred from the label maps: the
-    values 0, 1, 2, ... without the ignored ones, or two classes for masks of exactly 0 and 255. If
-    255 is more than a border between classes, or other values occur, the error shows what to write.
+    per class), `"ignore_colors"`, `"ignore_label"` (a mask value or a list, 255 by default) and
+    `"values"` (the mask values of the classes in order). Without `"classes"`, `"colors"` and
+    `"values"` the classes are inferred from the label maps: the values 0, 1, 2, ... without the
+    ignored ones, or two classes for masks of exactly 0 and 255. If 255 may be a class, or other
+    values occur, the error shows what to write.
 
     Args:
         root: The folder.
 
     Raises:
-        DatasetError: If `root` is not a folder or has no split; the error suggests a fix. On use,
-            if dataset.json is malformed, the classes are unclear, or files are missing or damaged;
-            `data.audit` lists all faults at once.
+        DatasetError: If `root` is not a folder or has no split. On use, if dataset.json is
+            malformed, the classes are unclear, or files are missing or damaged; `data.audit` lists
+            all faults at once.
 
     Example:
 
@@ -230,12 +230,9 @@ def open_source(name: str | os.PathLike) -> Source:
     Args:
         name: `"shapes"` for the embedded data set, or the path of a folder as in `data.Folder`.
 
-    Returns:
-        The `data.Source`.
-
     Raises:
         ValueError: If it is neither.
-        DatasetError: If the folder has no split; the error suggests a fix.
+        DatasetError: If the folder has no split.
 
     Example:
 

@@ -53,9 +53,11 @@ def training_dataset(
     Args:
         source: A `data.Source`.
         split: One of `source.splits`.
-        crop_size: `(height, width)` of all images; smaller ones are padded (see `data.augment`).
+        crop_size: `(height, width)` of all images; smaller ones are padded, at a random place, with
+            grey 127.5 and the label with 255.
         batch_size: Images per batch.
-        scales: Smallest and largest random scale.
+        scales: Smallest and largest random scale. Images are scaled bilinearly (antialiased where
+            they shrink), labels by nearest neighbour.
         scale_step: Step between the scales, from the smallest, such as DeepLabV3+'s 0.25; None for
             any scale between.
         flip: Whether to mirror left to right at random.
@@ -110,7 +112,7 @@ def training_dataset(
             scales=tuple(map(float, scales)),
             scale_step=scale_step,
             flip=flip,
-            color_jitter=strengths,
+            strengths=strengths,
             class_focus=class_focus,
         )
         return image, tf.cast(label, tf.int32)

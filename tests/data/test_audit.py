@@ -135,14 +135,13 @@ def test_palettes_that_disagree_are_warned_of(clean, write_pair, blocks):
 
 @pytest.mark.parametrize("settings", [{}, NAMED])
 def test_foreground_of_255_beside_stray_pixels_is_never_ignored(
-    tmp_path, write_pair, write_settings, settings
+    make_folder, write_settings, settings
 ):
     label = np.zeros((60, 60), np.uint8)
     label[:12, :15] = 255  # 5 %
     label[-1, -1] = 1
-    write_pair(tmp_path, "train", "a", label)
-    write_settings(tmp_path, **settings)
-    found, text = faults_of(tmp_path)
+    root = make_folder(label, **settings)
+    found, text = faults_of(root)
     assert found.keys() == {"classes unclear"}
     assert "180 pixels (5.00%) are ignored (255)" in text
     assert '"values": [0, 1, 255]' in text
@@ -151,17 +150,16 @@ def test_foreground_of_255_beside_stray_pixels_is_never_ignored(
         (NAMED | {"values": [0, 255], "ignore_label": [1]}, (0, 255)),
         (NAMED | {"ignore_label": 255}, (0, 1)),
     ):
-        write_settings(tmp_path, **content)
-        part = data.audit(tmp_path).splits["train"]
+        write_settings(root, **content)
+        part = data.audit(root).splits["train"]
         assert part.class_share == pytest.approx([(label == value).mean() for value in classes])
 
 
-def test_masks_of_one_class_and_255_may_stand_in_one_split(tmp_path, write_pair, write_settings):
-    write_pair(tmp_path, "train", "a", np.array([[0, 255, 0]], np.uint8))
-    write_pair(tmp_path, "val", "b", np.array([[0, 255, 1]], np.uint8))
-    write_settings(tmp_path, **NAMED)
-    assert data.audit(tmp_path, ["train"]).splits["train"].images == 1
-    assert data.audit(tmp_path).info.num_classes == 2
+def test_masks_of_one_class_and_255_may_stand_in_one_split(make_folder, write_pair):
+    root = make_folder([[0, 255, 0]], **NAMED)
+    write_pair(root, "val", "b", np.array([[0, 255, 1]]))
+    assert data.audit(root, ["train"]).splits["train"].images == 1
+    assert data.audit(root).info.num_classes == 2
 
 
 @pytest.mark.parametrize(

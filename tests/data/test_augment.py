@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_deeplab import data
 from keras_deeplab.data.augment import (
     CHANGES,
+    augment,
     jitter_strengths,
     random_color,
     random_pad,
@@ -23,17 +23,18 @@ SPECS = [
 
 
 @cache
-def graph(**arguments):
-    def augment(image, label, seed):
-        return data.augment(image, label, seed, **arguments)
+def graph(crop_size, scales=(0.5, 2.0), flip=True, class_focus=0.0):
+    arguments = {"scale_step": None, "strengths": None, "class_focus": class_focus}
 
-    return tf.function(augment, input_signature=SPECS, autograph=False)
+    def changed(*tensors):
+        return augment(*tensors, crop_size=crop_size, scales=scales, flip=flip, **arguments)
+
+    return tf.function(changed, input_signature=SPECS, autograph=False)
 
 
 def augmented(label, number, image=None, **arguments):
     """An image, by default the label's values as grey, and its label."""
     image = np.repeat(label[..., None], 3, -1) if image is None else image
-    arguments = {"color_jitter": None, **arguments}
     tensors = graph(**arguments)(image.astype(np.float32), label, tf.constant([number, 7]))
     return [tensor.numpy() for tensor in tensors]
 
@@ -86,8 +87,19 @@ def test_the_range_of_scales_is_used_and_edges_agree_below_a_pixel():
 def test_window_fills_the_crop_where_the_image_allows():
     label, image = tf.zeros((97, 131), tf.uint8), tf.zeros((97, 131, 3))
     for number in range(15):
-        _, result = random_scaled_crop(image, label, tf.constant([number, 0]), (48, 48), (0.5, 2.0))
+        arguments = ((48, 48), (0.5, 2.0), 0.0, None)
+        _, result = random_scaled_crop(image, label, tf.constant([number, 0]), *arguments)
         assert result.shape == (48, 48)
+
+
+def test_scales_in_steps():
+    label, image = tf.zeros((40, 20), tf.uint8), tf.zeros((40, 20, 3))
+    arguments = ((99, 99), (0.5, 2.1), 0.0, 0.75)
+    crops = [
+        random_scaled_crop(image, label, tf.constant([number, 0]), *arguments)[1]
+        for number in range(30)
+    ]
+    assert {tuple(crop.shape) for crop in crops} == {(20, 10), (50, 25), (80, 40)}
 
 
 def test_flip_mirrors_half_of_the_time():

@@ -25,11 +25,11 @@ def write(path, array, **options):
 
 
 @pytest.fixture
-def folder(tmp_path, write_pair, blocks):
+def folder(make_folder, blocks):
     """A folder with one RGB label map."""
-    _, path = write_pair(tmp_path, "train", "a", blocks)
-    write(path, colored(blocks))
-    return tmp_path
+    root = make_folder(blocks)
+    write(root / "train/labels/a.png", colored(blocks))
+    return root
 
 
 def colored(blocks, colors=(*COLORS, BORDER)):
