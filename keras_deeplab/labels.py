@@ -32,15 +32,9 @@ def checked_ignore_label(ignore_label: Any) -> int | None:
 
 
 def class_shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Computes each class' share of all pixels, and of the pixels of the maps that contain it.
+    """Returns each class' share of all pixels, and of those of the label maps that contain it.
 
-    Args:
-        counts: Pixels of each class in each label map, `(label maps, num_classes)`.
-
-    Example:
-
-    >>> class_shares(np.array([[3, 1], [4, 0]]))
-    (array([0.875, 0.125]), array([0.875, 0.25 ]))
+    `counts` has the pixels of each class in each label map.
     """
     pixels = counts.sum(0)
     where_present = np.where(counts > 0, counts.sum(1, keepdims=True), 0).sum(0)
@@ -90,14 +84,7 @@ def read_labels(
 def check_labels(
     labels: np.ndarray, num_classes: int, ignore_label: int | None, name: str = "labels"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns int64 labels and whether each is ignored; raises a ValueError as `read_labels` does.
-
-    Example:
-
-    >>> classes, ignored = check_labels(np.array([0.0, 1.0, 255.0]), 2, 255)
-    >>> classes, ignored
-    (array([  0,   1, 255]), array([False, False,  True]))
-    """
+    """Returns int64 labels and whether each is ignored, or raises a ValueError."""
     labels = np.asarray(labels)
     with np.errstate(invalid="ignore"):  # NaN is not a whole number either
         classes = labels.astype(np.int64)

@@ -234,12 +234,13 @@ def _image_warnings(split: str, pairs: Sequence[Pair], faults: list[FileFault]) 
         if choice in applied:
             yield f"{split}: {applied.count(choice)} images are {what}"
     deep = [image.largest for _, image, _ in pairs if image.largest]
-    if deep:
-        text = f"{split}: {len(deep)} images have 16 bits a channel"
-        text = f"{text}, the largest value is {max(deep)} of 65535"
-        if max(deep) <= FEW_BITS:
-            faults.append(FileFault("16-bit images of few values", text))
-        yield f"{text}, of which the upper 8 bits are used"
+    dark = sum(largest <= FEW_BITS for largest in deep)
+    text = f"{split}: {len(deep)} images have 16 bits a channel"
+    if 0 < dark == len(deep):
+        found = f"{text}, the largest value is {max(deep)}"
+        faults.append(FileFault("16-bit images of few values", found))
+    elif deep:
+        yield f"{text}; {dark} of them have no value above {FEW_BITS} and become almost black"
 
 
 def _palette_warning(root: Path, labels: dict[Path, LabelFacts]) -> Iterator[str]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import operator
 import os
+from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
 from keras_deeplab.data.augment import MEAN_COLOR, ColorJitter, augment, jitter_strengths
-from keras_deeplab.data.order import (
-    Stream,
-    image_numbers,
-    image_seeds,
-    reseeded_each_iteration,
-    run_key,
-)
-from keras_deeplab.data.source import IGNORE_LABEL, Source
+from keras_deeplab.data.source import IGNORE_LABEL, Source, decoded
 
 CACHE_LIMIT = 2 * 1024**3
-_ANY_SHAPE = -1
+
+Stream = Callable[[tf.Tensor], tf.data.Dataset]
 
 
 def training_dataset(
@@ -70,8 +68,8 @@ def training_dataset(
             of the label map, so that rare and thin classes occur more often.
         shuffle: Whether to shuffle the whole split in every epoch.
         seed: Seed of order and augmentation: any integer.
-        cache: Whether to keep the decoded images in memory; `"auto"` does if they take less than
-            2 GiB and a quarter of the memory.
+        cache: Whether to decode all images in this call and to keep them in memory; `"auto"` does
+            if they take less than 2 GiB and a quarter of the memory.
         repeat: Whether the dataset is infinite, for `steps_per_epoch`.
         first_step: Number of the first batch, from 0; requires `repeat=True`.
 
@@ -181,7 +179,7 @@ def evaluation_dataset(
         split: One of `source.splits`.
         batch_size: Images per batch; the last batch may be smaller. In a batch of several sizes
             smaller images are padded at the right and the bottom with grey 127.5, labels with 255.
-        cache: As in `data.training_dataset`.
+        cache: Whether to keep the decoded images in memory, as in `data.training_dataset`.
 
     Returns:
         A dataset of known cardinality with batches `(image, label)`: float32
@@ -241,40 +239,9 @@ def _decoded_pairs(
     if not cache:
         return source.checked_dataset(split, numbers)
     pairs = source.checked_dataset(split)
-    return pairs.cache() if numbers is None else _from_memory(pairs, count, numbers)
-
-
-def _from_memory(pairs: tf.data.Dataset, count: int, numbers: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the elements of `pairs`, all kept in memory, at the positions `numbers`.
-
-    `Dataset.cache` alone only iterates in order. So it caches one element: a vector of references
-    to all tensors (lists of one, as images differ in size), which can be read at any position
-    without a copy.
-    """
-    specs = pairs.element_spec
-    # Outside of functions of `numbers`, so that it lives as long as the dataset.
-    kept = pairs.map(lambda *tensors: tf.stack([_reference(tensor) for tensor in tensors]))
-    kept = kept.batch(count).cache().repeat()
-
-    def read(number: tf.Tensor, references: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        of_pair = references[number]
-        return tuple(_tensor(of_pair[index], spec) for index, spec in enumerate(specs))
-
-    return tf.data.Dataset.zip((numbers, kept)).map(read)
-
-
-def _reference(tensor: tf.Tensor) -> tf.Tensor:
-    empty = tf.raw_ops.EmptyTensorList(
-        element_shape=_ANY_SHAPE, max_num_elements=1, element_dtype=tensor.dtype
-    )
-    return tf.raw_ops.TensorListPushBack(input_handle=empty, tensor=tensor)
-
-
-def _tensor(reference: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
-    tensor = tf.raw_ops.TensorListGetItem(
-        input_handle=reference, index=0, element_shape=_ANY_SHAPE, element_dtype=spec.dtype
-    )
-    return tf.ensure_shape(tensor, spec.shape)
+    if numbers is None:
+        return pairs.cache()
+    return decoded(list(pairs.as_numpy_iterator()).__getitem__, count, numbers)
 
 
 def _cache_limit() -> int:
@@ -283,3 +250,56 @@ def _cache_limit() -> int:
     except (AttributeError, ValueError, OSError):
         return CACHE_LIMIT
     return min(CACHE_LIMIT, memory // 4)
+
+
+# Order and augmentation seeds are functions of seed and position: a run can resume anywhere.
+# A run is a sequence of rounds (passes over a split), whose order and seeds derive from the run's
+# seed and the round's number.
+
+
+def run_key(seed: int, purpose: str) -> np.ndarray:
+    """Returns a key int64 `(2,)` for TensorFlow's stateless random numbers.
+
+    A hash takes seeds of any size, and makes neighbouring seeds, and order and augmentation under
+    one seed, independent.
+    """
+    try:
+        text = f"{purpose} {operator.index(seed)}"
+    except TypeError as error:
+        raise validation.error("seed", "an integer", seed) from error
+    return np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], "<i8").astype(np.int64)
+
+
+def image_numbers(count: int, key: tf.Tensor, *, shuffle: bool, first: int = 0) -> tf.data.Dataset:
+    """Returns the infinite dataset of positions 0..count-1 in a split, each once a round."""
+
+    def one_round(number: tf.Tensor) -> tf.Tensor:
+        positions = tf.range(count, dtype=tf.int64)
+        if not shuffle:
+            return positions
+        return tf.random.experimental.stateless_shuffle(positions, tf.random.fold_in(key, number))
+
+    return _rounds(one_round, count, first)
+
+
+def image_seeds(count: int, key: tf.Tensor, *, first: int = 0) -> tf.data.Dataset:
+    """Returns the infinite dataset of seeds int64 `(2,)`, starting with that of image `first`."""
+
+    def one_round(number: tf.Tensor) -> tf.Tensor:
+        # A whole round at once takes a tenth of the time of one by one.
+        return tf.random.split(tf.random.fold_in(key, number), count)
+
+    return _rounds(one_round, count, first)
+
+
+def _rounds(one_round: Callable[[tf.Tensor], tf.Tensor], count: int, first: int) -> tf.data.Dataset:
+    """The slices of all rounds, starting with `first`; earlier rounds are not computed."""
+    rounds = tf.data.Dataset.counter(first // count)
+    slices = rounds.flat_map(lambda number: tf.data.Dataset.from_tensor_slices(one_round(number)))
+    return slices.skip(first % count)
+
+
+def reseeded_each_iteration(key: np.ndarray, stream: Stream) -> tf.data.Dataset:
+    """Returns a dataset that is `stream` of a new key, derived from `key`, in each iteration."""
+    draws = tf.data.Dataset.random(seed=0, rerandomize_each_iteration=True).take(1)
+    return draws.flat_map(lambda draw: stream(tf.random.fold_in(key, draw)))

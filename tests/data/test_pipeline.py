@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_deeplab import data
-from keras_deeplab.data.order import image_numbers, run_key
+from keras_deeplab.data.pipeline import image_numbers, run_key
 
 COUNT = 11
 
