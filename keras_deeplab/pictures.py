@@ -167,26 +167,10 @@ def _sheet(rows: list[list[Image.Image]], legend: list[tuple[str, Color]]) -> np
 
 
 def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Draws a confusion matrix: rows are the truth, columns the prediction.
+    """Draws a confusion matrix as RGB pixels uint8: rows are the truth, columns the prediction.
 
-    Each cell shows the share of its row's pixels in percent, and is the darker the larger it is.
-    The rows of classes that no truth has are grey. With more than 40 classes the cells are small,
-    without names and numbers.
-
-    Args:
-        confusion: Pixel counts `(num_classes, num_classes)`, as `metrics.scores` takes them.
-        class_names: One name per class.
-
-    Returns:
-        RGB pixels uint8 `(height, width, 3)`.
-
-    Raises:
-        ValueError: If the matrix is not square, or the names are not one per class.
-
-    Example:
-
-    >>> picture = confusion_picture(np.array([[8, 2], [1, 9]]), ["sky", "ground"])
-    >>> PIL.Image.fromarray(picture).save("confusion.png")
+    Each cell shows the share of its row's pixels in percent. The rows of classes that no truth has
+    are grey. With more than 40 classes the cells are small, without names and numbers.
     """
     confusion, names = np.asarray(confusion, np.float64), [str(name) for name in class_names]
     if confusion.shape != (len(names), len(names)):

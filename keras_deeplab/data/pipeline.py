@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -15,8 +14,6 @@ from keras_deeplab.data.augment import MEAN_COLOR, ColorJitter, augment, jitter_
 from keras_deeplab.data.source import IGNORE_LABEL, Source, decoded
 
 CACHE_LIMIT = 2 * 1024**3
-
-Stream = Callable[[tf.Tensor], tf.data.Dataset]
 
 
 def training_dataset(
@@ -97,9 +94,16 @@ def training_dataset(
     if first and not repeat:
         raise validation.error("first_step", "0 without repeat=True", first_step)
 
-    def of_run(purpose: str, stream: Stream) -> tf.data.Dataset:
-        key = run_key(seed, purpose)
-        return stream(key) if repeat else reseeded_each_iteration(key, stream)
+    keys = run_key(seed, "order"), run_key(seed, "augmentation")
+    if repeat:
+        draws = rounds(count, *keys, shuffle=shuffle, first=first)
+    else:  # with other keys in each iteration
+        draws = tf.data.Dataset.random(seed=0, rerandomize_each_iteration=True).take(1)
+        draws = draws.flat_map(
+            lambda draw: rounds(
+                count, *(tf.random.fold_in(key, draw) for key in keys), shuffle=shuffle
+            )
+        )
 
     @tf.autograph.experimental.do_not_convert  # takes seconds, and nothing is to be converted
     def augmented(pair: tuple[tf.Tensor, tf.Tensor], image_seed: tf.Tensor):
@@ -115,9 +119,8 @@ def training_dataset(
         )
         return image, tf.cast(label, tf.int32)
 
-    order = of_run("order", lambda key: image_numbers(count, key, shuffle=shuffle, first=first))
-    seeds = of_run("augmentation", lambda key: image_seeds(count, key, first=first))
-    pairs = _decoded_pairs(source, split, count, cache, order)
+    numbers, seeds = draws.map(lambda number, _: number), draws.map(lambda _, seed: seed)
+    pairs = _decoded_pairs(source, split, count, cache, numbers)
     dataset = tf.data.Dataset.zip((pairs, seeds))
     dataset = dataset.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     steps = tf.data.INFINITE_CARDINALITY if repeat else -(-count // batch_size)
@@ -160,9 +163,9 @@ def batch_names(
     """
     count = _checked_count(source, split, batch_size)
     first = validation.integer("step", step, minimum=0) * batch_size
-    numbers = image_numbers(count, run_key(seed, "order"), shuffle=shuffle, first=first)
-    names = source.names(split)
-    return [names[number] for number in numbers.take(batch_size).as_numpy_iterator()]
+    key, names = run_key(seed, "order"), source.names(split)
+    draws = rounds(count, key, key, shuffle=shuffle, first=first).take(batch_size)
+    return [names[number] for number, _ in draws.as_numpy_iterator()]
 
 
 def evaluation_dataset(
@@ -252,11 +255,6 @@ def _cache_limit() -> int:
     return min(CACHE_LIMIT, memory // 4)
 
 
-# Order and augmentation seeds are functions of seed and position: a run can resume anywhere.
-# A run is a sequence of rounds (passes over a split), whose order and seeds derive from the run's
-# seed and the round's number.
-
-
 def run_key(seed: int, purpose: str) -> np.ndarray:
     """Returns a key int64 `(2,)` for TensorFlow's stateless random numbers.
 
@@ -270,36 +268,22 @@ def run_key(seed: int, purpose: str) -> np.ndarray:
     return np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], "<i8").astype(np.int64)
 
 
-def image_numbers(count: int, key: tf.Tensor, *, shuffle: bool, first: int = 0) -> tf.data.Dataset:
-    """Returns the infinite dataset of positions 0..count-1 in a split, each once a round."""
+def rounds(
+    count: int, order: tf.Tensor, augmentation: tf.Tensor, *, shuffle: bool, first: int = 0
+) -> tf.data.Dataset:
+    """Returns endless rounds (passes over a split), starting with the image number `first`.
 
-    def one_round(number: tf.Tensor) -> tf.Tensor:
+    The elements are positions 0..count-1 and seeds int64 `(2,)`. They are functions of the two keys
+    and the round alone, so that a run can resume anywhere.
+    """
+
+    def one_round(number: tf.Tensor) -> tf.data.Dataset:
         positions = tf.range(count, dtype=tf.int64)
-        if not shuffle:
-            return positions
-        return tf.random.experimental.stateless_shuffle(positions, tf.random.fold_in(key, number))
-
-    return _rounds(one_round, count, first)
-
-
-def image_seeds(count: int, key: tf.Tensor, *, first: int = 0) -> tf.data.Dataset:
-    """Returns the infinite dataset of seeds int64 `(2,)`, starting with that of image `first`."""
-
-    def one_round(number: tf.Tensor) -> tf.Tensor:
+        if shuffle:
+            key = tf.random.fold_in(order, number)
+            positions = tf.random.experimental.stateless_shuffle(positions, key)
         # A whole round at once takes a tenth of the time of one by one.
-        return tf.random.split(tf.random.fold_in(key, number), count)
+        seeds = tf.random.split(tf.random.fold_in(augmentation, number), count)
+        return tf.data.Dataset.from_tensor_slices((positions, seeds))
 
-    return _rounds(one_round, count, first)
-
-
-def _rounds(one_round: Callable[[tf.Tensor], tf.Tensor], count: int, first: int) -> tf.data.Dataset:
-    """The slices of all rounds, starting with `first`; earlier rounds are not computed."""
-    rounds = tf.data.Dataset.counter(first // count)
-    slices = rounds.flat_map(lambda number: tf.data.Dataset.from_tensor_slices(one_round(number)))
-    return slices.skip(first % count)
-
-
-def reseeded_each_iteration(key: np.ndarray, stream: Stream) -> tf.data.Dataset:
-    """Returns a dataset that is `stream` of a new key, derived from `key`, in each iteration."""
-    draws = tf.data.Dataset.random(seed=0, rerandomize_each_iteration=True).take(1)
-    return draws.flat_map(lambda draw: stream(tf.random.fold_in(key, draw)))
+    return tf.data.Dataset.counter(first // count).flat_map(one_round).skip(first % count)

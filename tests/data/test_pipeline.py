@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_deeplab import data
-from keras_deeplab.data.pipeline import image_numbers, run_key
+from keras_deeplab.data.pipeline import rounds, run_key
 
 COUNT = 11
 
@@ -119,9 +119,10 @@ def test_names_are_those_of_the_images_in_the_batch(batch_size, shuffle, step):
         assert names == [f"photo_{number}" for number in found]
 
 
-def orders(seed, rounds=30, count=50):
-    numbers = image_numbers(count, run_key(seed, "order"), shuffle=True).batch(rounds * count)
-    return next(numbers.as_numpy_iterator()).reshape(rounds, count)
+def orders(seed, number=30, count=50):
+    draws = rounds(count, run_key(seed, "order"), run_key(seed, ""), shuffle=True)
+    positions, _ = next(draws.batch(number * count).as_numpy_iterator())
+    return positions.reshape(number, count)
 
 
 def test_rounds_of_neighbouring_seeds_are_not_related():
