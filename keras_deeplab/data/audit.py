@@ -77,6 +77,7 @@ class Report:
 
 # The name, the image and the label map of a pair.
 Pair = tuple[str, ImageFacts, LabelFacts]
+Finding = FileFault | str  # an error, or a warning
 
 
 def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = None) -> Report:
@@ -105,10 +106,9 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     for split in splits or ():
         source.check_split(split)
     splits = tuple(splits or source.splits)
-    faults: list[FileFault] = []
-    warnings: list[str] = []
+    found: list[Finding] = []
     if isinstance(source, Folder):
-        info, code = _classes_of_folder(source, splits, faults, warnings)
+        info, code = _classes_of_folder(source, splits, found)
         where, pairs_of = str(source.root), _pairs_of_folder
     else:
         info, code = source.info, LabelCode(tuple(range(source.info.num_classes)))
@@ -116,37 +116,34 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     reports = {}
     for split in splits:
         pairs = []
-        for pair in pairs_of(source, split, faults):
-            found = _faults_of_pair(*pair, code)
-            faults += found
-            pairs += [] if found else [pair]
-        warnings += _image_warnings(split, pairs, faults)
+        for pair in pairs_of(source, split, found):
+            faults = _faults_of_pair(*pair, code)
+            found += faults
+            pairs += [] if faults else [pair]
+        found += _findings_of_images(split, pairs)
         if code and pairs:
-            reports[split] = _split_report(split, pairs, code, faults, warnings)
+            reports[split] = _split_report(split, pairs, info, code, found)
+    faults = [one for one in found if isinstance(one, FileFault)]
     if faults:
         raise DatasetError(where, faults)
-    for split, report in reports.items():
-        shares = zip(info.classes, report.class_share, strict=True)
-        if absent := [name for name, share in shares if share == 0]:
-            warnings.append(f"{split}: no pixel of {', '.join(absent)}")
-    return Report(info, reports, tuple(warnings))
+    return Report(info, reports, tuple(found))
 
 
-def _pairs_of_source(source: Source, split: str, faults: list[FileFault]) -> Iterator[Pair]:
+def _pairs_of_source(source: Source, split: str, found: list[Finding]) -> Iterator[Pair]:
     names = source.names(split)
     if not names:
-        faults.append(FileFault("empty split", f"{split}: no images"))
+        found.append(FileFault("empty split", f"{split}: no images"))
     pairs = source.checked_dataset(split).as_numpy_iterator()
     for name, (image, label) in zip(names, pairs, strict=True):
         facts = LabelFacts(label.shape, np.bincount(label.reshape(-1), minlength=256))
         yield f"{split}/{name}", ImageFacts(image.shape[:2]), facts
 
 
-def _pairs_of_folder(folder: Folder, split: str, faults: list[FileFault]) -> Iterator[Pair]:
+def _pairs_of_folder(folder: Folder, split: str, found: list[Finding]) -> Iterator[Pair]:
     files = folder.files(split)
     images, image_faults = map_files(image_facts, files.images.values(), folder.root)
     labels, label_faults = folder.labels(split)
-    faults += [*files.faults, *image_faults, *label_faults]
+    found += [*files.faults, *image_faults, *label_faults]
     for name, image, label in files.pairs():
         if image in images and label in labels:
             yield f"{split}/{name}", images[image], labels[label]
@@ -169,46 +166,45 @@ def _faults_of_pair(
 
 
 def _classes_of_folder(
-    folder: Folder, splits: Sequence[str], faults: list[FileFault], warnings: list[str]
+    folder: Folder, splits: Sequence[str], found: list[Finding]
 ) -> tuple[DatasetInfo | None, LabelCode | None]:
     """Returns classes and label code, None if they are unclear."""
-    faults += check_root(folder.root)
+    found += check_root(folder.root)
     try:
         info, code, notes = folder.resolve()
     except DatasetError as error:
-        faults += error.found
+        found += error.found
         return None, None
-    warnings += notes
+    found += notes
     labels = {path: facts for split in splits for path, facts in folder.labels(split)[0].items()}
-    warnings += _palette_warning(folder.root, labels)
+    found += _palette_warning(folder.root, labels)
     listed = folder.settings.values or folder.settings.ignore_label is not None
     # One split alone may lack the other classes.
     if labels and listed and set(folder.splits) <= set(splits):
         try:
             counts = sum(facts.counts for facts in labels.values())
-            warnings += check_ignored(counts, folder.settings, code)
+            found += check_ignored(counts, folder.settings, code)
         except ValueError as error:
-            faults.append(FileFault("classes unclear", str(error)))
+            found.append(FileFault("classes unclear", str(error)))
     return info, code
 
 
 def _split_report(
-    split: str,
-    pairs: Sequence[Pair],
-    code: LabelCode,
-    faults: list[FileFault],
-    warnings: list[str],
+    split: str, pairs: Sequence[Pair], info: DatasetInfo, code: LabelCode, found: list[Finding]
 ) -> SplitReport:
     """Counts pixels; a split without labels is a fault, except test, as published ones are."""
     counts = np.array([np.bincount(code.table, label.counts, 256) for _, _, label in pairs])
     ignored, total = counts[:, IGNORE_LABEL], counts.sum()
-    counts = counts[:, : len(code.values)]
+    counts = counts[:, : info.num_classes]
     blank = int(np.sum(counts.sum(1) == 0))
     if blank == len(pairs) and split != "test":
-        found = f"{split}: all pixels of all label maps are ignored"
-        faults.append(FileFault("nothing labelled", found))
+        text = f"{split}: all pixels of all label maps are ignored"
+        found.append(FileFault("nothing labelled", text))
     elif blank:
-        warnings.append(f"{split}: {blank} of {len(pairs)} label maps hold only ignored pixels")
+        found.append(f"{split}: {blank} of {len(pairs)} label maps hold only ignored pixels")
+    absent = [name for name, pixels in zip(info.classes, counts.sum(0), strict=True) if not pixels]
+    if absent:
+        found.append(f"{split}: no pixel of {', '.join(absent)}")
     sizes = np.array([label.size for _, _, label in pairs])
     return SplitReport(
         images=len(pairs),
@@ -220,8 +216,8 @@ def _split_report(
     )
 
 
-def _image_warnings(split: str, pairs: Sequence[Pair], faults: list[FileFault]) -> Iterator[str]:
-    """Warns about EXIF orientations and 16-bit images; adds a fault if all fit into 12 bits."""
+def _findings_of_images(split: str, pairs: Sequence[Pair]) -> Iterator[Finding]:
+    """Warns about EXIF orientations and 16-bit images; it is a fault if all fit into 12 bits."""
     applied = [
         image.orientation_for(label.size) != UPRIGHT
         for _, image, label in pairs
@@ -237,8 +233,8 @@ def _image_warnings(split: str, pairs: Sequence[Pair], faults: list[FileFault]) 
     dark = sum(largest <= FEW_BITS for largest in deep)
     text = f"{split}: {len(deep)} images have 16 bits a channel"
     if 0 < dark == len(deep):
-        found = f"{text}, the largest value is {max(deep)}"
-        faults.append(FileFault("16-bit images of few values", found))
+        text = f"{text}, the largest value is {max(deep)}"
+        yield FileFault("16-bit images of few values", text)
     elif deep:
         yield f"{text}; {dark} of them have no value above {FEW_BITS} and become almost black"
 
