@@ -102,7 +102,13 @@ def fit_classifier(
         path = run_dir / "model.keras"
         callbacks += [keras.callbacks.CSVLogger(run_dir / "history.csv"), _BestModel(path)]
     steps = int(train[0].cardinality())
-    _compile(model, learning_rate, steps * epochs)
+    total, warmup = steps * epochs, min(200, steps * epochs // 10)
+    schedule = PolynomialDecay(learning_rate, total_steps=total, warmup_steps=warmup)
+    model.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=5.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
     history = model.fit(
         _in_turn(train).repeat(),
         steps_per_epoch=steps,  # one size
@@ -138,22 +144,12 @@ class _BestModel(keras.callbacks.Callback):
         self.path = path
         self.best = math.inf
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
-        logs = logs or {}
-        loss, trained = logs["val_loss"], math.isfinite(logs["loss"])
-        if loss < self.best or (trained and not self.path.exists()):
-            self.best = min(self.best, loss)
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:  # noqa: ARG002
+        trained = math.isfinite(logs["loss"])
+        if logs["val_loss"] < self.best or (trained and not self.path.exists()):
+            self.best = min(self.best, logs["val_loss"])
             with atomic_write(self.path, stored_bytes(self.model)) as temporary:
                 self.model.save(temporary)
-
-
-def _compile(model: keras.Model, learning_rate: float, steps: int) -> None:
-    schedule = PolynomialDecay(learning_rate, total_steps=steps, warmup_steps=min(200, steps // 10))
-    model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=5.0),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
 
 
 def _in_turn(datasets: Sequence[tf.data.Dataset]) -> tf.data.Dataset:

@@ -141,9 +141,8 @@ def open_picture(path: str | os.PathLike, channels: int = 3) -> Picture:
     try:
         picture = read_picture(Path(path), channels)
     except (FileFault, OSError) as fault:
-        formats = listed(tuple(kind.name for kind in FORMATS))
         raise ValueError(
-            f"`image` must be a {formats} file. Received: image={shown!r}: {fault}"
+            f"`image` must be a {listed(FORMATS)} file. Received: image={shown!r}: {fault}"
         ) from fault
     if 0 < picture.facts.largest <= FEW_BITS:
         warnings.warn(

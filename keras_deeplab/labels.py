@@ -31,36 +31,14 @@ def checked_ignore_label(ignore_label: Any) -> int | None:
     return int(ignore_label)
 
 
-class ClassFrequencies:
-    """Counts the pixels of each class over label maps.
+def class_shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns each class' share of all pixels, and of those of the label maps that contain it.
 
-    Example:
-
-    >>> frequencies = ClassFrequencies(2)
-    >>> frequencies.add(np.array([3, 1]))
-    >>> frequencies.add(np.array([4, 0]))
-    >>> frequencies.shares, frequencies.where_present
-    (array([0.875, 0.125]), array([0.875, 0.25 ]))
+    `counts` has the pixels of each class in each label map.
     """
-
-    def __init__(self, num_classes: int) -> None:
-        self.pixels = np.zeros(num_classes, np.int64)
-        self._in_images_with_it = np.zeros(num_classes, np.int64)
-
-    def add(self, counts: np.ndarray) -> None:
-        """Adds the pixels of each class in one label map."""
-        self.pixels += counts
-        self._in_images_with_it += np.where(counts > 0, counts.sum(), 0)
-
-    @property
-    def shares(self) -> np.ndarray:
-        """Share of each class of all valid pixels."""
-        return self.pixels / max(1, self.pixels.sum())
-
-    @property
-    def where_present(self) -> np.ndarray:
-        """Share of each class of the valid pixels of the label maps that contain it."""
-        return self.pixels / self._in_images_with_it.clip(min=1)
+    pixels = counts.sum(0)
+    where_present = np.where(counts > 0, counts.sum(1, keepdims=True), 0).sum(0)
+    return pixels / max(1, pixels.sum()), pixels / where_present.clip(min=1)
 
 
 def _rule(name: str, num_classes: int, ignore_label: int | None, is_float: bool) -> str:
@@ -106,14 +84,7 @@ def read_labels(
 def check_labels(
     labels: np.ndarray, num_classes: int, ignore_label: int | None, name: str = "labels"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns int64 labels and whether each is ignored; raises a ValueError as `read_labels` does.
-
-    Example:
-
-    >>> classes, ignored = check_labels(np.array([0.0, 1.0, 255.0]), 2, 255)
-    >>> classes, ignored
-    (array([  0,   1, 255]), array([False, False,  True]))
-    """
+    """Returns int64 labels and whether each is ignored, or raises a ValueError."""
     labels = np.asarray(labels)
     with np.errstate(invalid="ignore"):  # NaN is not a whole number either
         classes = labels.astype(np.int64)
@@ -125,9 +96,8 @@ def check_labels(
     if wrong.size:
         is_float = bool(np.issubdtype(labels.dtype, np.floating))
         rule = _rule(name, num_classes, ignore_label, is_float)
-        shown = ", ".join(map(str, wrong[:8]))
-        more = f" and {wrong.size - 8} more" if wrong.size > 8 else ""
-        raise ValueError(f"{rule}. Received: [{shown}]{more}")
+        more = ", ..." * (wrong.size > 8)
+        raise ValueError(f"{rule}. Received: [{', '.join(map(str, wrong[:8]))}{more}]")
     return classes, ignored
 
 

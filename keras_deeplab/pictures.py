@@ -63,27 +63,21 @@ def overlay(
 
 
 def _rgb(image: np.ndarray | Image.Image, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns an image of those pixels with three channels."""
     pixels = upright_pixels(image, "RGB") if isinstance(image, Image.Image) else np.asarray(image)
     pixels = pixels[..., None] if pixels.shape == shape else pixels
     if pixels.shape[:-1] != shape or pixels.shape[-1] not in (1, 3):
-        raise ValueError(
-            "`image` must have the labels' height and width and 1 or 3 channels. Received: image "
-            f"of shape {pixels.shape} and labels of shape {shape}"
-        )
+        raise error("image", f"of the labels' shape {shape} with 1 or 3 channels", pixels.shape)
     return np.broadcast_to(np.clip(pixels, 0, 255), (*shape, 3))
 
 
 def _painted(labels: np.ndarray, colors: Colors | None, ignore_label: int | None) -> np.ndarray:
-    """Returns the labels in their colours; ignored pixels in PASCAL VOC's void colour."""
+    """Returns the labels in their colours, ignored pixels in PASCAL VOC's."""
     table = np.asarray(voc_colors(255) if colors is None else colors, np.uint8).reshape(-1, 3)
     ignored = labels == ignore_label
     shown = np.where(ignored, 0, labels).astype(np.int64)
     if shown.size and not 0 <= shown.min() <= shown.max() < len(table):
-        raise ValueError(
-            f"`colors` must have one colour per class. Received: {len(table)} colours for labels "
-            f"from {shown.min()} to {shown.max()}"
-        )
+        rule = f"one colour per class for the labels {shown.min()} to {shown.max()}"
+        raise error("colors", rule, table.tolist())
     return np.where(ignored[..., None], np.uint8(voc_colors(256)[255]), table[shown])
 
 
@@ -118,20 +112,16 @@ def comparison_picture(
     >>> picture = comparison_picture(images, truths, predictions, ["sky", "ground"])
     >>> PIL.Image.fromarray(picture).save("comparison.png")
     """
-    if not len(images) == len(truths) == len(predictions) > 0:
-        raise ValueError(
-            "`images`, `truths` and `predictions` must have the same positive length. Received: "
-            f"{len(images)}, {len(truths)} and {len(predictions)}"
-        )
+    lengths = (len(images), len(truths), len(predictions))
+    if len(set(lengths)) > 1 or not lengths[0]:
+        raise error("images", "as many as truths and predictions, and at least one", lengths)
     rows = []
     for image, *maps in zip(images, truths, predictions, strict=True):
         maps = [np.asarray(labels) for labels in maps]
         cells = [_rgb(image, maps[0].shape), *(_painted(m, colors, ignore_label) for m in maps)]
         if len({cell.shape for cell in cells}) > 1:
-            raise ValueError(
-                "An image's truth and prediction must have its size. Received: shapes "
-                f"{[cell.shape[:2] for cell in cells]}"
-            )
+            rule = f"of the size of their image, {cells[0].shape[:2]}"
+            raise error("predictions", rule, cells[2].shape[:2])
         rows.append([_shrunk(np.uint8(c), max_width, smooth=c is cells[0]) for c in cells])
     table = voc_colors(len(class_names)) if colors is None else colors
     legend = [(str(n), tuple(map(int, c))) for n, c in zip(class_names, table, strict=True)]
@@ -151,7 +141,7 @@ def _shrunk(cell: np.ndarray, max_width: int, smooth: bool) -> Image.Image:
 
 
 def _sheet(rows: list[list[Image.Image]], legend: list[tuple[str, Color]]) -> np.ndarray:
-    """Puts the rows under three captions and the legend under the rows."""
+    """Puts the rows under captions and the legend under the rows."""
     column = max(80, *(row[0].width for row in rows)) + GAP
     entry = LINE + 2 * GAP + round(max(FONT.getlength(name) for name, _ in legend))
     width = max(3 * column, entry) + GAP
@@ -177,26 +167,10 @@ def _sheet(rows: list[list[Image.Image]], legend: list[tuple[str, Color]]) -> np
 
 
 def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Draws a confusion matrix: rows are the truth, columns the prediction.
+    """Draws a confusion matrix as RGB pixels uint8: rows are the truth, columns the prediction.
 
-    Each cell shows the share of its row's pixels in percent, and is the darker the larger it is.
-    The rows of classes that no truth has are grey. With more than 40 classes the cells are small,
-    without names and numbers.
-
-    Args:
-        confusion: Pixel counts `(num_classes, num_classes)`, as `metrics.scores` takes them.
-        class_names: One name per class.
-
-    Returns:
-        RGB pixels uint8 `(height, width, 3)`.
-
-    Raises:
-        ValueError: If the matrix is not square, or the names are not one per class.
-
-    Example:
-
-    >>> picture = confusion_picture(np.array([[8, 2], [1, 9]]), ["sky", "ground"])
-    >>> PIL.Image.fromarray(picture).save("confusion.png")
+    Each cell shows the share of its row's pixels in percent. The rows of classes that no truth has
+    are grey. With more than 40 classes the cells are small, without names and numbers.
     """
     confusion, names = np.asarray(confusion, np.float64), [str(name) for name in class_names]
     if confusion.shape != (len(names), len(names)):

@@ -42,14 +42,14 @@ def test_overlay_defaults_and_kinds_of_image(pair):
 
 def test_overlay_refuses(pair):
     image, labels = pair
-    with pytest.raises(ValueError, match="height and width"):
-        overlay(image[1:], labels)
-    with pytest.raises(ValueError, match=r"`alpha` must be a number in \[0, 1\]"):
-        overlay(image, labels, alpha=2)
-    with pytest.raises(ValueError, match="Received: 2 colours for labels from 0 to 2"):
-        overlay(image, labels, COLORS[:2])
-    with pytest.raises(ValueError, match="labels from -1"):
-        overlay(image, labels - 1, COLORS, ignore_label=254)
+    for arguments, message in (
+        ((image[1:], labels), r"`image` must be of the labels' shape \(12, 10\).*\(11, 10, 3\)"),
+        ((image, labels, None, 2), r"`alpha` must be a number in \[0, 1\]"),
+        ((image, labels, COLORS[:2]), "one colour per class for the labels 0 to 2"),
+        ((image, labels - 1, COLORS, 0.5, 254), "for the labels -1 to 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            overlay(*arguments)
 
 
 def find(picture, patch):
@@ -89,12 +89,10 @@ def test_comparison_picture_shrinks_labels_without_mixing(pair):
 
 def test_comparison_picture_refuses(pair):
     image, labels = pair
-    with pytest.raises(ValueError, match="the same positive length"):
+    with pytest.raises(ValueError, match="`images` must be as many"):
         comparison_picture([image], [labels], [], ["a"] * 3)
-    with pytest.raises(ValueError, match="its size"):
+    with pytest.raises(ValueError, match="`predictions` must be of the size"):
         comparison_picture([image], [labels], [labels[1:]], ["a", "b", "c"])
-    with pytest.raises(ValueError, match="height and width"):
-        comparison_picture([image[1:]], [labels], [labels], ["a", "b", "c"])
 
 
 def heat(share):
@@ -128,14 +126,11 @@ def test_confusion_picture_of_many_classes_is_small():
     confusion = np.eye(150) * 9 + 1
     picture = confusion_picture(confusion, range(150))
     assert picture.shape[0] < 1300
-    diagonal = find(picture, np.tile(heat(10 / 159), (8, 8, 1)))
-    assert len(diagonal) == 150
-    steps = np.diff(diagonal, axis=0)
-    np.testing.assert_array_equal(steps, np.full_like(steps, 8))
+    dark = (picture == heat(10 / 159)).all(-1)
+    rows = np.flatnonzero(dark.any(1))
+    assert np.ptp(rows) + 1 == len(rows) == dark.sum() / 8 == 8 * 150
 
 
 def test_confusion_picture_refuses():
-    with pytest.raises(ValueError, match=r"each of 2 class names. .*\(2, 3\)"):
-        confusion_picture(np.ones((2, 3)), ["a", "b"])
     with pytest.raises(ValueError, match=r"each of 3 class names. .*\(2, 2\)"):
         confusion_picture(np.ones((2, 2)), ["a", "b", "c"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from keras_deeplab.data.audit import Report, SplitReport, audit
-from keras_deeplab.data.augment import augment
 from keras_deeplab.data.classification import check_images, classification_dataset
 from keras_deeplab.data.faults import DatasetError, Fault
 from keras_deeplab.data.folder import Folder, open_source
@@ -24,7 +23,6 @@ __all__ = [
     "Source",
     "SplitReport",
     "audit",
-    "augment",
     "batch_names",
     "check_images",
     "classification_dataset",

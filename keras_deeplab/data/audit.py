@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ import numpy as np
 
 from keras_deeplab.data.decoding import FEW_BITS, ImageFacts, image_facts
 from keras_deeplab.data.faults import DatasetError, FileFault
-from keras_deeplab.data.folder import Folder, map_files, propose_colors
+from keras_deeplab.data.folder import Folder, map_files
 from keras_deeplab.data.label_codes import LabelCode, check_ignored
-from keras_deeplab.data.label_maps import LabelFacts
+from keras_deeplab.data.label_maps import Color, LabelFacts
 from keras_deeplab.data.layout import check_root, shown
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
-from keras_deeplab.labels import ClassFrequencies
+from keras_deeplab.labels import class_shares
 
 MAX_CLASS_NAME = 24
 
@@ -44,12 +43,6 @@ class SplitReport:
     ignored_share: float
     where_present: tuple[float, ...]
 
-    @property
-    def sizes(self) -> str:
-        """The sizes as width x height."""
-        low, high = (f"{width}x{height}" for height, width in (self.smallest, self.largest))
-        return low if low == high else f"{low} to {high}"
-
 
 @dataclass(frozen=True)
 class Report:
@@ -59,21 +52,19 @@ class Report:
         info: Classes and colours.
         splits: A `SplitReport` per split.
         warnings: What is valid but rarely intended, such as a class that never occurs.
-        mapping: The mask values of the labels as text, empty if they are the same.
     """
 
     info: DatasetInfo
     splits: dict[str, SplitReport]
     warnings: tuple[str, ...] = ()
-    mapping: str = ""
 
     def __str__(self) -> str:
         """Returns sizes, pixel shares per class and split, and the warnings."""
         parts = self.splits.values()
-        lines = [
-            f"{split}: {part.images} images, {part.sizes}" for split, part in self.splits.items()
-        ]
-        lines += [self.mapping] if self.mapping else []
+        lines = []
+        for split, part in self.splits.items():
+            sizes = dict.fromkeys(f"{w}x{h}" for h, w in (part.smallest, part.largest))
+            lines.append(f"{split}: {part.images} images, {' to '.join(sizes)}")
         names = (*self.info.classes, "ignored")
         width = min(max(map(len, names)), MAX_CLASS_NAME)
         lines.append("pixels".ljust(width) + "".join(f"{split:>9}" for split in self.splits))
@@ -86,6 +77,7 @@ class Report:
 
 # The name, the image and the label map of a pair.
 Pair = tuple[str, ImageFacts, LabelFacts]
+Finding = FileFault | str  # an error, or a warning
 
 
 def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = None) -> Report:
@@ -114,10 +106,9 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     for split in splits or ():
         source.check_split(split)
     splits = tuple(splits or source.splits)
-    faults: list[FileFault] = []
-    warnings: list[str] = []
+    found: list[Finding] = []
     if isinstance(source, Folder):
-        info, code = _classes_of_folder(source, splits, faults, warnings)
+        info, code = _classes_of_folder(source, splits, found)
         where, pairs_of = str(source.root), _pairs_of_folder
     else:
         info, code = source.info, LabelCode(tuple(range(source.info.num_classes)))
@@ -125,39 +116,34 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     reports = {}
     for split in splits:
         pairs = []
-        for pair in pairs_of(source, split, faults):
-            found = _faults_of_pair(*pair, code)
-            faults += found
-            pairs += [] if found else [pair]
-        warnings += _image_warnings(split, pairs, faults)
+        for pair in pairs_of(source, split, found):
+            faults = _faults_of_pair(*pair, code)
+            found += faults
+            pairs += [] if faults else [pair]
+        found += _findings_of_images(split, pairs)
         if code and pairs:
-            reports[split] = _split_report(split, pairs, code, faults, warnings)
+            reports[split] = _split_report(split, pairs, info, code, found)
+    faults = [one for one in found if isinstance(one, FileFault)]
     if faults:
-        propose_colors(faults)
         raise DatasetError(where, faults)
-    for split, report in reports.items():
-        shares = zip(info.classes, report.class_share, strict=True)
-        absent = [name for name, share in shares if share == 0]
-        if absent:
-            warnings.append(f"{split}: no pixel of {', '.join(absent)}")
-    return Report(info, reports, tuple(warnings), code.mapping)
+    return Report(info, reports, tuple(found))
 
 
-def _pairs_of_source(source: Source, split: str, faults: list[FileFault]) -> Iterator[Pair]:
+def _pairs_of_source(source: Source, split: str, found: list[Finding]) -> Iterator[Pair]:
     names = source.names(split)
     if not names:
-        faults.append(FileFault("empty split", f"{split}: no images"))
+        found.append(FileFault("empty split", f"{split}: no images"))
     pairs = source.checked_dataset(split).as_numpy_iterator()
     for name, (image, label) in zip(names, pairs, strict=True):
         facts = LabelFacts(label.shape, np.bincount(label.reshape(-1), minlength=256))
         yield f"{split}/{name}", ImageFacts(image.shape[:2]), facts
 
 
-def _pairs_of_folder(folder: Folder, split: str, faults: list[FileFault]) -> Iterator[Pair]:
+def _pairs_of_folder(folder: Folder, split: str, found: list[Finding]) -> Iterator[Pair]:
     files = folder.files(split)
     images, image_faults = map_files(image_facts, files.images.values(), folder.root)
     labels, label_faults = folder.labels(split)
-    faults += [*files.faults, *image_faults, *label_faults]
+    found += [*files.faults, *image_faults, *label_faults]
     for name, image, label in files.pairs():
         if image in images and label in labels:
             yield f"{split}/{name}", images[image], labels[label]
@@ -180,96 +166,85 @@ def _faults_of_pair(
 
 
 def _classes_of_folder(
-    folder: Folder, splits: Sequence[str], faults: list[FileFault], warnings: list[str]
+    folder: Folder, splits: Sequence[str], found: list[Finding]
 ) -> tuple[DatasetInfo | None, LabelCode | None]:
     """Returns classes and label code, None if they are unclear."""
-    faults += check_root(folder.root)
+    found += check_root(folder.root)
     try:
         info, code, notes = folder.resolve()
     except DatasetError as error:
-        faults += error.found
+        found += error.found
         return None, None
-    warnings += notes
+    found += notes
     labels = {path: facts for split in splits for path, facts in folder.labels(split)[0].items()}
-    warnings += _palette_warning(folder.root, labels)
-    settings = folder.settings
-    listed = settings.lists_classes or settings.ignore_label is not None
+    found += _palette_warning(folder.root, labels)
+    listed = folder.settings.values or folder.settings.ignore_label is not None
     # One split alone may lack the other classes.
     if labels and listed and set(folder.splits) <= set(splits):
         try:
             counts = sum(facts.counts for facts in labels.values())
-            warnings += check_ignored(counts, settings, code)
+            found += check_ignored(counts, folder.settings, code)
         except ValueError as error:
-            faults.append(FileFault("classes unclear", str(error)))
+            found.append(FileFault("classes unclear", str(error)))
     return info, code
 
 
 def _split_report(
-    split: str,
-    pairs: Sequence[Pair],
-    code: LabelCode,
-    faults: list[FileFault],
-    warnings: list[str],
+    split: str, pairs: Sequence[Pair], info: DatasetInfo, code: LabelCode, found: list[Finding]
 ) -> SplitReport:
     """Counts pixels; a split without labels is a fault, except test, as published ones are."""
-    frequencies, ignored, blank = ClassFrequencies(len(code.values)), 0, 0
-    for _, _, label in pairs:
-        counts = np.bincount(code.table, label.counts, 256).astype(np.int64)
-        frequencies.add(counts[: len(code.values)])
-        ignored += int(counts[IGNORE_LABEL])
-        blank += counts[IGNORE_LABEL] == counts.sum()
+    counts = np.array([np.bincount(code.table, label.counts, 256) for _, _, label in pairs])
+    ignored, total = counts[:, IGNORE_LABEL], counts.sum()
+    counts = counts[:, : info.num_classes]
+    blank = int(np.sum(counts.sum(1) == 0))
     if blank == len(pairs) and split != "test":
-        found = f"{split}: all pixels of all label maps are ignored"
-        faults.append(FileFault("nothing labelled", found))
+        text = f"{split}: all pixels of all label maps are ignored"
+        found.append(FileFault("nothing labelled", text))
     elif blank:
-        warnings.append(f"{split}: {blank} of {len(pairs)} label maps hold only ignored pixels")
-    total = int(frequencies.pixels.sum()) + ignored
+        found.append(f"{split}: {blank} of {len(pairs)} label maps hold only ignored pixels")
+    absent = [name for name, pixels in zip(info.classes, counts.sum(0), strict=True) if not pixels]
+    if absent:
+        found.append(f"{split}: no pixel of {', '.join(absent)}")
     sizes = np.array([label.size for _, _, label in pairs])
     return SplitReport(
         images=len(pairs),
         smallest=tuple(sizes.min(axis=0).tolist()),
         largest=tuple(sizes.max(axis=0).tolist()),
-        class_share=tuple((frequencies.pixels / total).tolist()),
-        ignored_share=ignored / total,
-        where_present=tuple(frequencies.where_present.tolist()),
+        class_share=tuple((counts.sum(0) / total).tolist()),
+        ignored_share=float(ignored.sum() / total),
+        where_present=tuple(class_shares(counts)[1].tolist()),
     )
 
 
-def _image_warnings(split: str, pairs: Sequence[Pair], faults: list[FileFault]) -> Iterator[str]:
-    """Warns about EXIF orientations and 16-bit images; adds a fault if all fit into 12 bits."""
-    found: Counter[str] = Counter()
-    for _, image, label in pairs:
-        if image.orientation == UPRIGHT:
-            continue
-        if image.size == image.upright_size:
-            what = "turned by their EXIF orientation, which keeps their size: check the label maps"
-        elif image.orientation_for(label.size) == UPRIGHT:
-            what = "used as stored in spite of their EXIF orientation, as their label maps are"
-        else:
-            what = "turned by their EXIF orientation, as their label maps are"
-        found[what] += 1
-    for what, count in found.items():
-        yield f"{split}: {count} images are {what}"
-    deep = [image.largest for _, image, _ in pairs if image.bits > 8]
-    if not deep:
-        return
-    text = f"{split}: {len(deep)} images have 16 bits a channel, the largest value is {max(deep)}"
-    if 0 < max(deep) <= FEW_BITS:
-        faults.append(FileFault("16-bit images of few values", text))
-    dark = sum(0 < largest <= FEW_BITS for largest in deep)
-    more = f"; {dark} of them have no value above {FEW_BITS} and become almost black" * bool(dark)
-    yield f"{text} of 65535, of which the upper 8 bits are used{more}"
+def _findings_of_images(split: str, pairs: Sequence[Pair]) -> Iterator[Finding]:
+    """Warns about EXIF orientations and 16-bit images; it is a fault if all fit into 12 bits."""
+    applied = [
+        image.orientation_for(label.size) != UPRIGHT
+        for _, image, label in pairs
+        if image.orientation != UPRIGHT
+    ]
+    for choice, what in (
+        (True, "turned by their EXIF orientation: check that their label maps are too"),
+        (False, "used as stored in spite of their EXIF orientation, as their label maps are"),
+    ):
+        if choice in applied:
+            yield f"{split}: {applied.count(choice)} images are {what}"
+    deep = [image.largest for _, image, _ in pairs if image.largest]
+    dark = sum(largest <= FEW_BITS for largest in deep)
+    text = f"{split}: {len(deep)} images have 16 bits a channel"
+    if 0 < dark == len(deep):
+        text = f"{text}, the largest value is {max(deep)}"
+        yield FileFault("16-bit images of few values", text)
+    elif deep:
+        yield f"{text}; {dark} of them have no value above {FEW_BITS} and become almost black"
 
 
 def _palette_warning(root: Path, labels: dict[Path, LabelFacts]) -> Iterator[str]:
     """Warns about different palettes, which may number a class differently in each file."""
-    first: dict[int, tuple[tuple[int, int, int], Path]] = {}
+    first: dict[int, tuple[Color, Path]] = {}
     for path, facts in labels.items():
-        for value in np.flatnonzero(facts.counts[: len(facts.palette)]).tolist():
-            color, known = first.setdefault(value, (facts.palette[value], path))
-            if color != facts.palette[value]:
-                yield (
-                    f"palettes differ: index {value} is {color} in {shown(root, known)} and "
-                    f"{facts.palette[value]} in {shown(root, path)}; the indices are the labels"
-                )
+        for value, color in enumerate(facts.palette):
+            if facts.counts[value] and first.setdefault(value, (color, path))[0] != color:
+                files = f"{shown(root, first[value][1])} and {shown(root, path)}"
+                yield f"the palettes of {files} have different colours for the label {value}"
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Real
 
 import tensorflow as tf
@@ -16,7 +16,7 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)
 PLAIN = ("brightness", "contrast", "saturation")
 CHANGES = (*PLAIN, "gamma", "white_balance")
 
-ColorJitter = float | Sequence[float] | Mapping[str, float] | None
+ColorJitter = float | Mapping[str, float] | None
 Pair = tuple[tf.Tensor, tf.Tensor]
 
 
@@ -26,8 +26,8 @@ def random_scaled_crop(
     seed: tf.Tensor,
     crop_size: tuple[int, int],
     scales: tuple[float, float],
-    class_focus: float = 0.0,
-    scale_step: float | None = None,
+    class_focus: float,
+    scale_step: float | None,
 ) -> Pair:
     """Scales by a random factor and crops a random window of at most `crop_size`.
 
@@ -103,19 +103,13 @@ def jitter_strengths(color_jitter: ColorJitter) -> dict[str, float] | None:
     """Returns the strength of each of `CHANGES`, or None for no change of colour."""
     if color_jitter is None:
         return None
-    given = color_jitter
-    if isinstance(color_jitter, Real):
-        given = dict.fromkeys(PLAIN, color_jitter)
-    elif isinstance(color_jitter, list | tuple) and len(color_jitter) == len(PLAIN):
-        given = dict(zip(PLAIN, color_jitter, strict=True))
+    is_number = isinstance(color_jitter, Real)
+    given = dict.fromkeys(PLAIN, color_jitter) if is_number else color_jitter
     if not isinstance(given, Mapping) or not all(
         name in CHANGES and validation.is_number(strength) and 0 <= strength <= 1
         for name, strength in given.items()
     ):
-        rule = (
-            f"a number in 0..1, three of them ({', '.join(PLAIN)}), a mapping with names of "
-            f"{CHANGES} and numbers in 0..1, or None"
-        )
+        rule = f"a number in 0..1, a mapping from names of {CHANGES} to such numbers, or None"
         raise validation.error("color_jitter", rule, color_jitter)
     return {name: float(given.get(name, 0.0)) for name in CHANGES}
 
@@ -148,40 +142,16 @@ def augment(
     seed: tf.Tensor,
     *,
     crop_size: tuple[int, int],
-    scales: tuple[float, float] = (0.5, 2.0),
-    scale_step: float | None = None,
-    flip: bool = True,
-    color_jitter: ColorJitter = 0.2,
-    class_focus: float = 0.0,
+    scales: tuple[float, float],
+    scale_step: float | None,
+    flip: bool,
+    strengths: Mapping[str, float] | None,
+    class_focus: float,
 ) -> Pair:
-    """Scales, crops, flips, jitters and pads one image with its label, all by one seed.
+    """Scales, crops, flips, jitters and pads one image with its label, all by one seed int `(2,)`.
 
-    Args:
-        image: RGB `(height, width, 3)` in 0..255, uint8 or float32.
-        label: uint8 `(height, width)`.
-        seed: Integer tensor of shape `(2,)`; the same seed gives the same result.
-        crop_size: `(height, width)` of the result. A smaller scaled image is padded, at a random
-            place, with grey 127.5 and the label with 255.
-        scales: Smallest and largest scale. The image is scaled bilinearly (antialiased where it
-            shrinks), the label by nearest neighbour.
-        scale_step: As in `data.training_dataset`, like the next ones.
-        flip: Whether to mirror left to right with a probability of a half.
-        color_jitter: Largest changes of colour and light.
-        class_focus: Share of the crops that are centred on a pixel of a random class.
-
-    Returns:
-        Image float32 `(*crop_size, 3)` in 0..255 and label uint8 `crop_size`.
-
-    Raises:
-        ValueError: If `color_jitter` or `class_focus` is out of range.
-
-    Example:
-
-    >>> image, label = tf.zeros((90, 120, 3)), tf.zeros((90, 120), tf.uint8)
-    >>> image, label = data.augment(image, label, tf.constant([1, 2]), crop_size=(64, 64))
+    Returns the image float32 `(*crop_size, 3)` in 0..255 and the label uint8 `crop_size`.
     """
-    strengths = jitter_strengths(color_jitter)
-    validation.fraction("class_focus", class_focus)
     seeds = tf.random.split(seed, 4)
     image, label = random_scaled_crop(
         image, label, seeds[0], crop_size, scales, class_focus, scale_step

@@ -28,7 +28,7 @@ EXPECTED = {
     "image without label": "labels/NAME.* for every images/NAME.*",
     "label without image": "images/NAME.* for every labels/NAME.*",
     "JPEG label map": "PNG, since JPEG changes label values",
-    "unreadable file": f"a whole file of {listed(tuple(kind.name for kind in FORMATS))}",
+    "unreadable file": f"a whole file of {listed(FORMATS)}",
     "truncated file": "a whole file",
     "several images in a file": "one image a file",
     "image too large": f"at most {MAX_PIXELS / 1e6:.0f} megapixels; cut larger images into tiles",
@@ -37,7 +37,10 @@ EXPECTED = {
         "images by the same factor, such as 16 for a camera of 12 bits, or store 8 bits"
     ),
     "image of unsupported mode": "8-bit RGB or grey (BMP without a palette)",
-    "label map not one-channel": "one 8-bit channel, or a palette whose indices are the labels",
+    "label map not one-channel": (
+        "one 8-bit channel, a palette whose indices are the labels, or RGB colours listed in "
+        'dataset.json, such as {"colors": [[0, 0, 0], [128, 0, 0]]}'
+    ),
     "colour without a class": 'colours listed in dataset.json as "colors" or "ignore_colors"',
     "sizes differ": "image and label map of the same width x height",
     "label value out of range": "labels in 0..number of classes-1 or ignored",
@@ -52,8 +55,8 @@ class FileFault(ValueError):
     def __init__(self, kind: str, found: str, expected: str = "") -> None:
         self.kind = kind
         self.found = found
-        self.expected = expected
-        super().__init__(f"{kind}: {found} (expected: {expected or EXPECTED[kind]})")
+        self.expected = expected or EXPECTED[kind]
+        super().__init__(f"{kind}: {found} (expected: {self.expected})")
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,12 @@ class DatasetError(ValueError):
     def __init__(self, where: str, found: Sequence[FileFault]) -> None:
         self.found = tuple(found)
         kinds = {kind: [fault for fault in found if fault.kind == kind] for kind in EXPECTED}
-        self.faults = tuple(_of_one_kind(kind, same) for kind, same in kinds.items() if same)
+        self.faults = tuple(
+            Fault(kind, same[0].expected, tuple(fault.found for fault in same))
+            for kind, same in kinds.items()
+            if same
+        )
         head = f"{where}: {len(found)} fault{'s' * (len(found) != 1)}"
         message = "\n".join([head, *map(str, self.faults)])
         # Escaped, as file names that are not UTF-8 cannot be printed.
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
-
-
-def _of_one_kind(kind: str, same: Sequence[FileFault]) -> Fault:
-    expected = next((fault.expected for fault in same if fault.expected), EXPECTED[kind])
-    return Fault(kind, expected, tuple(fault.found for fault in same))

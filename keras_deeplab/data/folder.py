@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import atexit
 import gc
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.data.decoding import named, read_picture
-from keras_deeplab.data.faults import EXPECTED, DatasetError, FileFault
-from keras_deeplab.data.label_codes import (
-    LabelCode,
-    Settings,
-    color_code,
-    infer_values,
-    read_settings,
-    settled,
-)
-from keras_deeplab.data.label_maps import (
-    ColorCode,
-    ColorFault,
-    LabelFacts,
-    label_facts,
-    read_label,
-    unpacked,
-)
+from keras_deeplab.data.decoding import read_picture
+from keras_deeplab.data.faults import DatasetError, FileFault
+from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
+from keras_deeplab.data.label_maps import ColorCode, LabelFacts, label_facts, read_label
 from keras_deeplab.data.layout import (
     SplitFiles,
-    contents,
     entries_named,
     find_splits,
     is_utf8,
@@ -45,8 +30,9 @@ from keras_deeplab.data.layout import (
     proposal,
     shown,
 )
+from keras_deeplab.data.orientation import turned
 from keras_deeplab.data.shapes import Shapes
-from keras_deeplab.data.source import MAX_CLASSES, DatasetInfo, Source
+from keras_deeplab.data.source import DatasetInfo, Source, decoded
 
 logger = logging.getLogger(__name__)
 
@@ -94,25 +80,25 @@ class Folder(Source):
     Thumbs.db and desktop.ini are skipped; files of other types are faults.
 
     Images are JPEG, PNG, BMP, WebP or TIFF files of at most 179 megapixels: grey images become RGB,
-    alpha is dropped, and 16-bit samples keep their upper 8 bits (the audit refuses a split whose
-    values all fit into 12 bits). EXIF orientations are applied, unless only the stored size equals
-    the label map's. Label maps are PNG, TIFF, BMP or .npy files with one channel of values up to
-    255, with a palette whose indices are the labels, or with the RGB colours in dataset.json.
+    alpha is dropped, and 16-bit samples keep their upper 8 bits. EXIF orientations are applied,
+    unless only the stored size equals the label map's. Label maps are PNG, TIFF, BMP or .npy files
+    with one channel of values up to 255, with a palette whose indices are the labels, or with the
+    RGB colours in dataset.json.
 
     An optional `dataset.json` has the keys `"classes"` (names), `"colors"` (`[red, green, blue]`
-    per class), `"ignore_colors"` (such as `[[224, 224, 192]]` in PASCAL VOC), `"ignore_label"` (a
-    mask value or a list, 255 by default) and `"values"` (the mask values of the classes in order).
-    Without `"classes"`, `"values"` and `"colors"` the classes are inferred from the label maps: the
-    values 0, 1, 2, ... without the ignored ones, or two classes for masks of exactly 0 and 255. If
-    255 is more than a border between classes, or other values occur, the error shows what to write.
+    per class), `"ignore_colors"`, `"ignore_label"` (a mask value or a list, 255 by default) and
+    `"values"` (the mask values of the classes in order). Without `"classes"`, `"colors"` and
+    `"values"` the classes are inferred from the label maps: the values 0, 1, 2, ... without the
+    ignored ones, or two classes for masks of exactly 0 and 255. If 255 may be a class, or other
+    values occur, the error shows what to write.
 
     Args:
         root: The folder.
 
     Raises:
-        DatasetError: If `root` is not a folder or has no split; the error suggests a fix. On use,
-            if dataset.json is malformed, the classes are unclear, or files are missing or damaged;
-            `data.audit` lists all faults at once.
+        DatasetError: If `root` is not a folder or has no split. On use, if dataset.json is
+            malformed, the classes are unclear, or files are missing or damaged; `data.audit` lists
+            all faults at once.
 
     Example:
 
@@ -137,22 +123,10 @@ class Folder(Source):
         """The splits that have a folder, in the order train, val, test."""
         return find_splits(self.root)
 
-    def check_split(self, split: str) -> None:
-        """Raises a ValueError if `split` is not one of `splits`."""
-        try:
-            super().check_split(split)
-        except ValueError as error:
-            raise ValueError(f"{error}. {self.root} holds {contents(self.root)}") from None
-
     @property
     def info(self) -> DatasetInfo:
         """The classes, from dataset.json or inferred from all label maps."""
         return self._resolved[0]
-
-    @property
-    def label_code(self) -> LabelCode:
-        """The meaning of the values in the masks."""
-        return self._resolved[1]
 
     @cached_property
     def settings(self) -> Settings:
@@ -169,7 +143,7 @@ class Folder(Source):
     @cached_property
     def _colors(self) -> ColorCode | None:
         try:
-            return color_code(self.settings)
+            return self.settings.color_code
         except DatasetError:
             return None  # `resolve` raises it
 
@@ -201,31 +175,26 @@ class Folder(Source):
 
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns the decoded pairs of a split (see `data.Source.dataset`)."""
-        _, images, labels = zip(*self.pairs(split), strict=True)
-        if numbers is None:
-            numbers = tf.data.Dataset.range(len(images))
-        files = tf.constant([list(map(os.fsencode, images)), list(map(os.fsencode, labels))])
-        code, colors = self.label_code, self._colors
+        pairs = self.pairs(split)
+        code, colors = self._resolved[1], self._colors
 
-        def read(*paths: bytes) -> tuple[np.ndarray, np.ndarray]:
-            image_path, label_path = (Path(os.fsdecode(path)) for path in paths)
-            with named(label_path):
-                label = _labels_of(label_path, code, colors)
-            with named(image_path):
-                return read_picture(image_path).beside(label.shape), label
+        def read(number: int) -> tuple[np.ndarray, np.ndarray]:
+            _, image, path = pairs[number]
+            try:
+                label = _labels_of(path, code, colors)
+                path = image
+                picture = read_picture(path)
+                return turned(picture.pixels, picture.facts.orientation_for(label.shape)), label
+            except (FileFault, OSError) as error:
+                raise ValueError(f"{path}: {error}") from error
 
-        def decode(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            paths = [files[0, number], files[1, number]]
-            image, label = tf.numpy_function(read, paths, [tf.uint8] * 2, stateful=False)
-            return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
+        return decoded(read, len(pairs), numbers)
 
-        return numbers.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-    def resolve(self) -> tuple[DatasetInfo, LabelCode, tuple[str, ...]]:
+    def resolve(self) -> tuple[DatasetInfo, LabelCode, list[str]]:
         """Returns classes, label code and warnings, from the label maps that can be read."""
         settings = self.settings
-        if settings.lists_classes:
-            return *settled(settings), ()
+        if settings.values:
+            return settings.info(), settings.code, []
         facts = [facts for split in self.splits for facts in self.labels(split)[0].values()]
         if not facts:
             raise self._error("classes unclear", "there is no readable label map and no list")
@@ -234,20 +203,21 @@ class Folder(Source):
             values, notes = infer_values([one.counts for one in facts], settings.ignore_label)
         except ValueError as error:
             raise self._error("classes unclear", str(error)) from error
-        return *settled(settings, values, palette), notes
+        settings = replace(settings, values=values)
+        if values != tuple(range(len(values))):
+            labels = f"labels 0 to {len(values) - 1} are the mask values {settings.code}"
+            notes.append(f"dataset.json lists no classes; {labels}")
+        return settings.info(palette), settings.code, notes
 
     @cached_property
     def _resolved(self) -> tuple[DatasetInfo, LabelCode]:
         info, code, notes = self.resolve()
-        if not self.settings.lists_classes:
+        if not self.settings.values:
             faults = [fault for split in self.splits for fault in self.labels(split)[1]]
             if faults:
-                propose_colors(faults)
                 raise DatasetError(str(self.root), faults)
-            if code.mapping:
-                notes = (f"dataset.json lists no classes; {code.mapping}", *notes)
-            for note in notes:
-                logger.warning("%s: %s", self.root, note)
+        for note in notes:
+            logger.warning("%s: %s", self.root, note)
         return info, code
 
     def _error(self, kind: str, found: str) -> DatasetError:
@@ -260,12 +230,9 @@ def open_source(name: str | os.PathLike) -> Source:
     Args:
         name: `"shapes"` for the embedded data set, or the path of a folder as in `data.Folder`.
 
-    Returns:
-        The `data.Source`.
-
     Raises:
         ValueError: If it is neither.
-        DatasetError: If the folder has no split; the error suggests a fix.
+        DatasetError: If the folder has no split.
 
     Example:
 
@@ -278,21 +245,6 @@ def open_source(name: str | os.PathLike) -> Source:
         rule = "'shapes' or an existing folder root/{train,val}/{images,labels}"
         raise validation.error("name", rule, str(name))
     return Folder(name)
-
-
-def propose_colors(faults: Iterable[FileFault]) -> None:
-    """Adds a dataset.json with all colours to the faults of RGB label maps without a list."""
-    unlisted = [fault for fault in faults if isinstance(fault, ColorFault)]
-    if not unlisted:
-        return
-    colors = unpacked(np.unique(np.concatenate([fault.colors for fault in unlisted])))
-    if len(colors) > MAX_CLASSES:
-        return
-    content = json.dumps({"colors": list(map(list, colors))})
-    unlisted[0].expected = (
-        f"{EXPECTED[unlisted[0].kind]}; or the colours of RGB label maps in a dataset.json, such "
-        f'as {content}, with the ignored ones in "ignore_colors" instead'
-    )
 
 
 def _labels_of(path: Path, code: LabelCode, colors: ColorCode | None) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from PIL import (
@@ -18,25 +19,15 @@ from PIL import (
 # Pillow refuses larger images, and warns from half of it.
 MAX_PIXELS = 178_956_970
 # Errors of Pillow for damaged files.
-PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    struct.error,
-)
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError)
+PILLOW_ERRORS += (EOFError, struct.error)
 
 
 @dataclass(frozen=True)
 class Format:
     """A format of image files."""
 
-    name: str
     suffixes: tuple[str, ...]
-    signature: bytes  # regular expression for the first bytes; the content decides, not the name
     # Called directly, Pillow's reader tries no other formats, does not warn about sizes, and reads
     # the first of several pictures in a phone's JPEG (MPO).
     plugin: type[ImageFile.ImageFile]
@@ -46,20 +37,26 @@ class Format:
     label_maps: bool = False
 
 
-_TIFF = rb"II[*+]\x00|MM\x00[*+]"
-FORMATS = (
-    Format("JPEG", (".jpg", ".jpeg"), rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile, True),
-    Format("PNG", (".png",), rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile, True, True),
+FORMATS = {
+    "JPEG": Format((".jpg", ".jpeg"), JpegImagePlugin.JpegImageFile, tensorflow=True),
+    "PNG": Format((".png",), PngImagePlugin.PngImageFile, tensorflow=True, label_maps=True),
     # TensorFlow reads BMP too, but with the indices of a palette as grey values.
-    Format("BMP", (".bmp",), rb"BM", BmpImagePlugin.BmpImageFile, False, True),
-    Format("WebP", (".webp",), rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile, True),
-    Format("TIFF", (".tif", ".tiff"), _TIFF, TiffImagePlugin.TiffImageFile, False, True),
-)
+    "BMP": Format((".bmp",), BmpImagePlugin.BmpImageFile, label_maps=True),
+    "WebP": Format((".webp",), WebPImagePlugin.WebPImageFile, tensorflow=True),
+    "TIFF": Format((".tif", ".tiff"), TiffImagePlugin.TiffImageFile, label_maps=True),
+}
+IMAGE_SUFFIXES = tuple(suffix for kind in FORMATS.values() for suffix in kind.suffixes)
+LABEL_SUFFIXES = tuple(s for kind in FORMATS.values() if kind.label_maps for s in kind.suffixes)
+LABEL_SUFFIXES += (".npy",)
 NUMPY_SIGNATURE = b"\x93NUMPY"
-IMAGE_SUFFIXES = tuple(suffix for kind in FORMATS for suffix in kind.suffixes)
-LABEL_SUFFIXES = (*(s for kind in FORMATS if kind.label_maps for s in kind.suffixes), ".npy")
-# Common formats that are not supported, to name them in errors.
-_NOT_READ = {
+# The first bytes, as the content decides, not the file name; also of common formats that are not
+# supported, to name them in errors.
+_SIGNATURES = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "BMP": rb"BM",
+    "WebP": rb"RIFF....WEBP",
+    "TIFF": rb"II[*+]\x00|MM\x00[*+]",
     "GIF": rb"GIF8",
     "HEIC": rb"....ftyp(hei|hev|mif)",
     "AVIF": rb"....ftypavi",
@@ -68,17 +65,13 @@ _NOT_READ = {
 }
 
 
-def format_of(head: bytes) -> Format | None:
-    """Returns the format of a file by its first 16 bytes, None if it is not supported."""
-    return next((kind for kind in FORMATS if re.match(kind.signature, head, re.DOTALL)), None)
+def format_of(encoded: bytes) -> str | None:
+    """Returns the name of a file's format, None if it is unknown."""
+    matches = (name for name, start in _SIGNATURES.items() if re.match(start, encoded, re.DOTALL))
+    return next(matches, None)
 
 
-def foreign_name(head: bytes) -> str | None:
-    """Returns the name of an unsupported format by a file's first bytes, None if unknown."""
-    names = (name for name, start in _NOT_READ.items() if re.match(start, head, re.DOTALL))
-    return next(names, None)
-
-
-def listed(words: tuple[str, ...]) -> str:
+def listed(words: Iterable[str]) -> str:
     """Returns words as a list in a sentence: `a, b or c`."""
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+    *others, last = words
+    return f"{', '.join(others)} or {last}"

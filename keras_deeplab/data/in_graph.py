@@ -63,12 +63,7 @@ def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
     It is 1 without valid EXIF. TensorFlow has no op for it.
     """
 
-    def searching(position: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
-        del tiff
-        return position >= 0
-
-    def next_segment(position: tf.Tensor, tiff: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        del tiff
+    def next_segment(position: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         head = bytes_at(encoded, position, 10)
         length = 256 * head[2] + head[3]
         found = (head[1] == 0xE1) & tf.reduce_all(head[4:] == list(b"Exif\0\0"))
@@ -79,7 +74,10 @@ def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
     is_jpeg = tf.reduce_all(bytes_at(encoded, tf.constant(0), 2) == [0xFF, 0xD8])
     start = tf.where(is_jpeg, 2, -1)
     _, tiff = tf.while_loop(
-        searching, next_segment, (start, tf.constant(-1)), maximum_iterations=_SEGMENTS
+        lambda position, _: position >= 0,
+        next_segment,
+        (start, tf.constant(-1)),
+        maximum_iterations=_SEGMENTS,
     )
     return tf.where(tiff >= 0, _orientation(encoded, tiff), UPRIGHT)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
+from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import PILLOW_ERRORS
 
 # Coded data end at a marker: not a stuffed byte, a restart marker or a fill byte.
@@ -24,16 +25,11 @@ _ZEROS = bytes(64)  # coded camera images never contain that many, flat images m
 _MISSING_GREY = 128  # libjpeg's value of every channel where data are missing
 _TAIL = 8
 
-
 Span = tuple[int, int]
 
 
-class EarlyEnd(ValueError):
-    """A JPEG that is truncated."""
-
-
 def check_whole(encoded: bytes, pixels: np.ndarray | None = None, thorough: bool = False) -> None:
-    """Raises an `EarlyEnd` if a JPEG is cut, ends in zeros or lacks scans.
+    """Raises a FileFault if a JPEG is cut, ends in zeros or lacks scans.
 
     Without the decoded `pixels` only the structure is checked. Bytes after the end marker, as some
     phones write them, are allowed. A `thorough` check also tests the last scan of progressive
@@ -43,18 +39,22 @@ def check_whole(encoded: bytes, pixels: np.ndarray | None = None, thorough: bool
     if pixels is None:
         return
     if missing:
-        raise EarlyEnd("scans are missing")
+        raise _early_end(encoded, "scans are missing")
     progressive = len(scans) > components
     grey = (pixels[-1, -1] == _MISSING_GREY).all() or components > 3
     if (thorough if progressive else grey) and _wants_more(encoded, scans[-1]):
-        raise EarlyEnd("image data end early")
+        raise _early_end(encoded, "image data end early")
     if pixels.min() == pixels.max():
         return  # the code of one colour may be zeros alone, and changes have no effect
     for scan in scans:
         if encoded.find(_ZEROS, *scan) >= 0 and (
             _wants_more(encoded, scan) or _leaves_some(encoded, scan)
         ):
-            raise EarlyEnd("zeros in place of image data")
+            raise _early_end(encoded, "zeros in place of image data")
+
+
+def _early_end(encoded: bytes, what: str) -> FileFault:
+    return FileFault("truncated file", f"{len(encoded)} bytes, {what}")
 
 
 def _structure(encoded: bytes) -> tuple[int, list[Span], set[tuple[int, int]]]:
@@ -83,7 +83,7 @@ def _structure(encoded: bytes) -> tuple[int, list[Span], set[tuple[int, int]]]:
                     given = segment[1 : 1 + 2 * count : 2]
                     missing -= {(one, number) for one in given for number in range(first, last + 1)}
         except (IndexError, ValueError) as error:
-            raise EarlyEnd("a header is too short") from error
+            raise _early_end(encoded, "a header is too short") from error
     return len(components), scans, missing
 
 
@@ -101,7 +101,7 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == 0xDA and not _END_OF_SCAN.search(encoded, position):
             break
         yield marker, start + 2, position
-    raise EarlyEnd("the end marker is missing")
+    raise _early_end(encoded, "the end marker is missing")
 
 
 def _wants_more(encoded: bytes, scan: Span) -> bool:

@@ -12,13 +12,11 @@ from PIL import Image
 
 from keras_deeplab.data.decoding import check_regular, load, open_image
 from keras_deeplab.data.faults import FileFault
-from keras_deeplab.data.formats import MAX_PIXELS, NUMPY_SIGNATURE, PILLOW_ERRORS
+from keras_deeplab.data.formats import FORMATS, MAX_PIXELS, NUMPY_SIGNATURE, PILLOW_ERRORS
 from keras_deeplab.data.orientation import stored_orientation, turned
 
 Color = tuple[int, int, int]
 SHOWN_COLORS = 20
-# Errors of NumPy for invalid headers.
-_BAD_HEADER = (*PILLOW_ERRORS, TokenError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,6 @@ class LabelFacts:
     size: tuple[int, int]
     counts: np.ndarray
     palette: tuple[Color, ...] = ()
-
-
-class ColorFault(FileFault):
-    """An RGB label map without a list of colours in dataset.json; `colors` packs those in it."""
-
-    def __init__(self, mode: str, colors: np.ndarray) -> None:
-        self.colors = colors
-        found = f"mode {mode} of {len(colors)} colours: {_listed(colors)}"
-        super().__init__("label map not one-channel", found)
 
 
 class ColorCode:
@@ -56,8 +45,7 @@ class ColorCode:
         packed = _packed(pixels)
         values = self._values[packed]
         if not values.all():
-            unknown = np.unique(packed[values == 0])
-            raise FileFault("colour without a class", _listed(unknown))
+            raise FileFault("colour without a class", _listed(packed[values == 0]))
         return (values - 1).astype(np.uint8)
 
 
@@ -72,17 +60,17 @@ def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray,
         if file.read(len(NUMPY_SIGNATURE)) == NUMPY_SIGNATURE:
             return _integers(_array(path)), ()
     encoded = path.read_bytes()
-    kind, image = open_image(encoded)
+    name, image = open_image(encoded)
     with image:
-        if kind.name == "JPEG" or image.info.get("compression") == "jpeg":
+        if name == "JPEG" or image.info.get("compression") == "jpeg":
             raise FileFault("JPEG label map", f"JPEG data in a file named {path.suffix}")
-        if not kind.label_maps:
-            raise FileFault("unreadable file", f"{kind.name} data in a file named {path.suffix}")
+        if not FORMATS[name].label_maps:
+            raise FileFault("unreadable file", f"{name} data in a file named {path.suffix}")
         orientation = stored_orientation(image, encoded)
-        load(image, encoded)
+        load(name, image, encoded)
         values = _values(image, colors)
         flat = image.getpalette("RGB") or [] if image.mode == "P" else []
-    if kind.name != "TIFF":  # which Pillow has turned
+    if name != "TIFF":  # which Pillow has turned
         values = turned(values, orientation)
     return values, tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
 
@@ -93,14 +81,11 @@ def label_facts(path: Path, colors: ColorCode | None = None) -> LabelFacts:
     return LabelFacts(values.shape, np.bincount(values.reshape(-1), minlength=256), palette)
 
 
-def unpacked(colors: np.ndarray) -> list[Color]:
-    """Returns `(red, green, blue)` of colours packed into integers."""
-    return [tuple(color >> shift & 255 for shift in (16, 8, 0)) for color in colors.tolist()]
-
-
-def _listed(colors: np.ndarray) -> str:
-    shown = ", ".join(str(list(color)) for color in unpacked(colors[:SHOWN_COLORS]))
-    return shown + ", ..." * (len(colors) > SHOWN_COLORS)
+def _listed(packed: np.ndarray) -> str:
+    """The different colours of pixels as text."""
+    colors = np.unique(packed).tolist()
+    shown = [str([color >> 16, color >> 8 & 255, color & 255]) for color in colors[:SHOWN_COLORS]]
+    return f"{len(colors)} colours: {', '.join(shown)}{', ...' * (len(colors) > SHOWN_COLORS)}"
 
 
 def _packed(colors: np.ndarray) -> np.ndarray:
@@ -123,7 +108,8 @@ def _values(image: Image.Image, colors: ColorCode | None) -> np.ndarray:
         found = f"mode RGBA, {transparent} pixels are not opaque"
         raise FileFault("label map not one-channel", found)
     if colors is None:
-        raise ColorFault(image.mode, np.unique(_packed(pixels[..., :3])))
+        found = f"mode {image.mode} of {_listed(_packed(pixels[..., :3]))}"
+        raise FileFault("label map not one-channel", found)
     return colors.values(pixels[..., :3])
 
 
@@ -131,7 +117,7 @@ def _array(path: Path) -> np.ndarray:
     """Maps an .npy file into memory, so that an invalid header allocates nothing."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _BAD_HEADER as error:
+    except (*PILLOW_ERRORS, TokenError, RecursionError, MemoryError) as error:
         early = "greater than file size" in str(error) or "EOF" in str(error)
         kind = "truncated file" if early else "unreadable file"
         raise FileFault(kind, f"{path.stat().st_size} bytes, {error}") from error

@@ -1,11 +1,9 @@
-"""The files of a data set in a folder, and suggestions for folders of another layout."""
+"""The files of a data set in a folder."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,18 +12,10 @@ from keras_deeplab.data.formats import IMAGE_SUFFIXES, LABEL_SUFFIXES
 
 SPLITS = ("train", "val", "test")
 # Other common names of splits.
-SPLIT_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-SPLIT_NAMES = (*SPLITS, *SPLIT_SYNONYMS)
+SYNONYMS = ("training", "valid", "validation", "testing")
 # Files of operating systems; hidden files (with a leading dot) are skipped as well.
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
-# Common names of the folders of images and label maps, in lower case.
-ROLES = {
-    "images": ("images", "image", "imgs", "img", "photos", "jpegimages", "leftimg8bit", "input"),
-    "labels": (
-        *("labels", "label", "masks", "mask", "annotations", "annotation", "segmentationclass"),
-        *("groundtruth", "ground_truth", "gt", "gtfine", "targets"),
-    ),
-}
+SHOWN_NAMES = 10
 
 
 @dataclass
@@ -101,15 +91,16 @@ def _list_folder(
     return listed
 
 
-def check_root(root: Path) -> Iterator[FileFault]:
-    """Yields faults for folders that look like splits of other names."""
-    for folder in _folders(root):
-        name = folder.name.lower()
-        if name in SPLIT_SYNONYMS:
-            advice = f"{folder.name}; rename it to {SPLIT_SYNONYMS[name]}"
-            yield FileFault("unknown split folder", advice)
-        elif name not in SPLITS and any(folders_named(folder, role) for role in ROLES):
-            yield FileFault("unknown split folder", folder.name)
+def check_root(root: Path) -> list[FileFault]:
+    """Returns the faults of folders that look like splits of other names."""
+    others = [folder for folder in _folders(root) if folder.name.lower() not in SPLITS]
+    return [
+        FileFault("unknown split folder", folder.name)
+        for folder in others
+        if folder.name.lower() in SYNONYMS
+        or folders_named(folder, "images")
+        or folders_named(folder, "labels")
+    ]
 
 
 def shown(root: Path, path: Path) -> str:
@@ -151,38 +142,25 @@ def is_utf8(text: str) -> bool:
 
 
 def contents(folder: Path) -> str:
-    """Describes the contents of a folder, such as `the folders a, b, 3 .jpg files`."""
-    paths = visible(folder)
-    folders = [path.name for path in paths if path.is_dir()]
-    endings = Counter(path.suffix for path in paths if not path.is_dir())
-    names = ", ".join(folders[:10]) + f" and {len(folders) - 10} others" * (len(folders) > 10)
-    parts = [f"the folder{'s' * (len(folders) > 1)} {names}"] if folders else []
-    parts += [
-        f"{count} {ending or 'unnamed'} file{'s' * (count > 1)}"
-        for ending, count in endings.most_common(5)
-    ]
-    return ", ".join(parts) or "nothing"
+    """Returns the names of the first entries of a folder."""
+    names = [path.name for path in visible(folder)]
+    return ", ".join(names[:SHOWN_NAMES] + ["..."] * (len(names) > SHOWN_NAMES)) or "nothing"
 
 
 def proposal(root: Path) -> str:
-    """Describes a folder without splits and suggests a fix."""
-    found = f"{root} holds {contents(root)}; there is no folder train, val or test. "
-    above = _above(Path(os.path.abspath(root)))  # not resolved, so that links keep their names
-    if above:
-        return f"{found}It is a part of a data set; give {above} instead"
-    inside = [folder for folder in _folders(root) if any(map(_is_split, _folders(folder)))]
-    if inside:
-        return f"{found}Give {' or '.join(map(str, inside[:3]))} instead"
-    moves = list(_moves(root))
-    if moves:
-        if not any("val/" in target for _, target in moves):
-            moves.append(("then about a fifth of the pairs", "val/images and val/labels"))
-        lines = "".join(f"\n      {source} to {target}" for source, target in moves)
-        return f"{found}In this folder, move{lines}"
-    return (
-        f"{found}Put images into train/images and val/images, and the label map NAME.png of each "
+    """Describes a folder without splits, and names the data set in it or around it."""
+    root = Path(os.path.abspath(root))  # not resolved, so that links keep their names
+    near = _folders(root)
+    near += [root.parent] * (root.name.lower() in SPLITS)
+    near += [root.parent.parent] * (root.name.lower() in ("images", "labels"))
+    found = [str(folder) for folder in near if any(map(_is_split, _folders(folder)))]
+    advice = (
+        f"Give {' or '.join(found[:3])} instead"
+        if found
+        else "Put images into train/images and val/images, and the label map NAME.png of each "
         "image NAME.jpg into train/labels and val/labels"
     )
+    return f"{root} holds {contents(root)}; there is no folder train, val or test. {advice}"
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -190,33 +168,5 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _is_split(folder: Path) -> bool:
-    return folder.name.lower() in SPLITS and all(folders_named(folder, role) for role in ROLES)
-
-
-def _above(root: Path) -> Path | None:
-    """The data set that contains this split, or these images or labels of a split."""
-    if _is_split(root) or (root.name.lower() in SPLITS and len(find_splits(root.parent)) > 1):
-        return root.parent
-    if root.name.lower() in ROLES and _is_split(root.parent):
-        return root.parent.parent
-    return None
-
-
-def _moves(root: Path) -> Iterator[tuple[str, str]]:
-    """What to move where, for images/SPLIT, SPLIT/img and images/* with their label maps."""
-    outer = _folders(root)
-    found: dict[tuple[str | None, str], list[Path]] = {}
-    for folder in [*outer, *(inner for parent in outer for inner in _folders(parent))]:
-        parts = shown(root, folder).lower().split("/")
-        split = next((SPLIT_SYNONYMS.get(p, p) for p in parts if p in SPLIT_NAMES), None)
-        role = next((role for role, names in ROLES.items() if set(names) & set(parts)), None)
-        if role and (split is None) == (len(parts) == 1):
-            found.setdefault((split, role), []).append(folder)
-    for split in (*SPLITS, None):
-        pair = [found.get((split, role), []) for role in ROLES]
-        if not all(len(folders) == 1 for folders in pair):
-            continue
-        (images,), (labels,) = pair
-        if split or any(path.suffix.lower() in IMAGE_SUFFIXES for path in visible(images)):
-            yield shown(root, images), f"{split or 'train'}/images"
-            yield shown(root, labels), f"{split or 'train'}/labels"
+    roles = (folders_named(folder, "images"), folders_named(folder, "labels"))
+    return folder.name.lower() in SPLITS and all(roles)

@@ -1,18 +1,19 @@
+"""The pipelines for training and evaluation."""
+
 from __future__ import annotations
 
+import hashlib
+import operator
+import os
+
+import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
 from keras_deeplab.data.augment import MEAN_COLOR, ColorJitter, augment, jitter_strengths
-from keras_deeplab.data.memory import decoded_pairs
-from keras_deeplab.data.order import (
-    Stream,
-    image_numbers,
-    image_seeds,
-    reseeded_each_iteration,
-    run_key,
-)
-from keras_deeplab.data.source import IGNORE_LABEL, Source
+from keras_deeplab.data.source import IGNORE_LABEL, Source, decoded
+
+CACHE_LIMIT = 2 * 1024**3
 
 
 def training_dataset(
@@ -47,24 +48,25 @@ def training_dataset(
     Args:
         source: A `data.Source`.
         split: One of `source.splits`.
-        crop_size: `(height, width)` of all images; smaller ones are padded (see `data.augment`).
+        crop_size: `(height, width)` of all images; smaller ones are padded, at a random place, with
+            grey 127.5 and the label with 255.
         batch_size: Images per batch.
-        scales: Smallest and largest random scale.
+        scales: Smallest and largest random scale. Images are scaled bilinearly (antialiased where
+            they shrink), labels by nearest neighbour.
         scale_step: Step between the scales, from the smallest, such as DeepLabV3+'s 0.25; None for
             any scale between.
         flip: Whether to mirror left to right at random.
-        color_jitter: Largest changes of colour and light, in 0..1: one number for brightness,
-            contrast and saturation, three numbers for them, or a mapping such as
-            `{"brightness": 0.3, "gamma": 0.5, "white_balance": 0.1}`, also with `"contrast"` and
-            `"saturation"`; or None. White balance multiplies each channel by a factor of its own in
-            1 - strength .. 1 + strength, gamma is an exponent between 1 / (1 + strength) and
+        color_jitter: Largest changes of colour and light, in 0..1: a mapping with some of
+            `"brightness"`, `"contrast"`, `"saturation"`, `"gamma"` and `"white_balance"`, a number
+            for the first three, or None. White balance multiplies each channel by a factor of its
+            own in 1 - strength .. 1 + strength, gamma is an exponent between 1 / (1 + strength) and
             1 + strength.
         class_focus: Share of the crops in 0..1 that are centred on a random pixel of a random class
             of the label map, so that rare and thin classes occur more often.
         shuffle: Whether to shuffle the whole split in every epoch.
         seed: Seed of order and augmentation: any integer.
-        cache: Whether to keep the decoded images in memory; `"auto"` does if they take less than
-            2 GiB and a quarter of the memory.
+        cache: Whether to decode all images in this call and to keep them in memory; `"auto"` does
+            if they take less than 2 GiB and a quarter of the memory.
         repeat: Whether the dataset is infinite, for `steps_per_epoch`.
         first_step: Number of the first batch, from 0; requires `repeat=True`.
 
@@ -92,9 +94,16 @@ def training_dataset(
     if first and not repeat:
         raise validation.error("first_step", "0 without repeat=True", first_step)
 
-    def of_run(purpose: str, stream: Stream) -> tf.data.Dataset:
-        key = run_key(seed, purpose)
-        return stream(key) if repeat else reseeded_each_iteration(key, stream)
+    keys = run_key(seed, "order"), run_key(seed, "augmentation")
+    if repeat:
+        draws = rounds(count, *keys, shuffle=shuffle, first=first)
+    else:  # with other keys in each iteration
+        draws = tf.data.Dataset.random(seed=0, rerandomize_each_iteration=True).take(1)
+        draws = draws.flat_map(
+            lambda draw: rounds(
+                count, *(tf.random.fold_in(key, draw) for key in keys), shuffle=shuffle
+            )
+        )
 
     @tf.autograph.experimental.do_not_convert  # takes seconds, and nothing is to be converted
     def augmented(pair: tuple[tf.Tensor, tf.Tensor], image_seed: tf.Tensor):
@@ -105,14 +114,13 @@ def training_dataset(
             scales=tuple(map(float, scales)),
             scale_step=scale_step,
             flip=flip,
-            color_jitter=strengths,
+            strengths=strengths,
             class_focus=class_focus,
         )
         return image, tf.cast(label, tf.int32)
 
-    order = of_run("order", lambda key: image_numbers(count, key, shuffle=shuffle, first=first))
-    seeds = of_run("augmentation", lambda key: image_seeds(count, key, first=first))
-    pairs = decoded_pairs(source, split, count, cache, order)
+    numbers, seeds = draws.map(lambda number, _: number), draws.map(lambda _, seed: seed)
+    pairs = _decoded_pairs(source, split, count, cache, numbers)
     dataset = tf.data.Dataset.zip((pairs, seeds))
     dataset = dataset.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     steps = tf.data.INFINITE_CARDINALITY if repeat else -(-count // batch_size)
@@ -155,9 +163,9 @@ def batch_names(
     """
     count = _checked_count(source, split, batch_size)
     first = validation.integer("step", step, minimum=0) * batch_size
-    numbers = image_numbers(count, run_key(seed, "order"), shuffle=shuffle, first=first)
-    names = source.names(split)
-    return [names[number] for number in numbers.take(batch_size).as_numpy_iterator()]
+    key, names = run_key(seed, "order"), source.names(split)
+    draws = rounds(count, key, key, shuffle=shuffle, first=first).take(batch_size)
+    return [names[number] for number, _ in draws.as_numpy_iterator()]
 
 
 def evaluation_dataset(
@@ -174,7 +182,7 @@ def evaluation_dataset(
         split: One of `source.splits`.
         batch_size: Images per batch; the last batch may be smaller. In a batch of several sizes
             smaller images are padded at the right and the bottom with grey 127.5, labels with 255.
-        cache: As in `data.training_dataset`.
+        cache: Whether to keep the decoded images in memory, as in `data.training_dataset`.
 
     Returns:
         A dataset of known cardinality with batches `(image, label)`: float32
@@ -188,7 +196,7 @@ def evaluation_dataset(
     >>> model.evaluate(data.evaluation_dataset(data.Shapes()))
     """
     count = _checked_count(source, split, batch_size)
-    dataset = decoded_pairs(source, split, count, cache).map(
+    dataset = _decoded_pairs(source, split, count, cache).map(
         lambda image, label: (tf.cast(image, tf.float32), tf.cast(label, tf.int32)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
@@ -218,3 +226,64 @@ def _checked_count(source: Source, split: str, batch_size: int) -> int:
     if not count:
         raise validation.error("split", "one with images", split)
     return count
+
+
+def _decoded_pairs(
+    source: Source,
+    split: str,
+    count: int,
+    cache: bool | str,
+    numbers: tf.data.Dataset | None = None,
+) -> tf.data.Dataset:
+    """The decoded pairs of a split at the positions `numbers`, cached if they fit into memory."""
+    validation.one_of("cache", cache, (True, False, "auto"))
+    if cache == "auto":
+        cache = source.decoded_bytes(split) <= _cache_limit()
+    if not cache:
+        return source.checked_dataset(split, numbers)
+    pairs = source.checked_dataset(split)
+    if numbers is None:
+        return pairs.cache()
+    return decoded(list(pairs.as_numpy_iterator()).__getitem__, count, numbers)
+
+
+def _cache_limit() -> int:
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return CACHE_LIMIT
+    return min(CACHE_LIMIT, memory // 4)
+
+
+def run_key(seed: int, purpose: str) -> np.ndarray:
+    """Returns a key int64 `(2,)` for TensorFlow's stateless random numbers.
+
+    A hash takes seeds of any size, and makes neighbouring seeds, and order and augmentation under
+    one seed, independent.
+    """
+    try:
+        text = f"{purpose} {operator.index(seed)}"
+    except TypeError as error:
+        raise validation.error("seed", "an integer", seed) from error
+    return np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], "<i8").astype(np.int64)
+
+
+def rounds(
+    count: int, order: tf.Tensor, augmentation: tf.Tensor, *, shuffle: bool, first: int = 0
+) -> tf.data.Dataset:
+    """Returns endless rounds (passes over a split), starting with the image number `first`.
+
+    The elements are positions 0..count-1 and seeds int64 `(2,)`. They are functions of the two keys
+    and the round alone, so that a run can resume anywhere.
+    """
+
+    def one_round(number: tf.Tensor) -> tf.data.Dataset:
+        positions = tf.range(count, dtype=tf.int64)
+        if shuffle:
+            key = tf.random.fold_in(order, number)
+            positions = tf.random.experimental.stateless_shuffle(positions, key)
+        # A whole round at once takes a tenth of the time of one by one.
+        seeds = tf.random.split(tf.random.fold_in(augmentation, number), count)
+        return tf.data.Dataset.from_tensor_slices((positions, seeds))
+
+    return tf.data.Dataset.counter(first // count).flat_map(one_round).skip(first % count)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image, ImageFilter
 
 from keras_deeplab import validation
-from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
+from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, decoded
 from keras_deeplab.files import write_png
 
 CLASSES = ("background", "disc", "ring", "square", "triangle", "cross")
@@ -68,26 +69,15 @@ class Shapes(Source):
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns the pairs of a split (see `data.Source.dataset`)."""
         self.check_split(split)
-        part = self.splits.index(split)
-        if numbers is None:
-            numbers = tf.data.Dataset.range(self._counts[split])
-
-        def draw(index: np.int64) -> tuple[np.ndarray, np.ndarray]:
-            return _drawn(self.seed, part, int(index))
-
-        def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            image, label = tf.numpy_function(draw, [index], (tf.uint8, tf.uint8), stateful=False)
-            return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
-
-        return numbers.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        draw = partial(_drawn, self.seed, self.splits.index(split))
+        return decoded(draw, self._counts[split], numbers)
 
 
 @lru_cache(KEPT)
 def _drawn(seed: int, part: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image of a split and its label, read-only, as the cache returns them several times."""
     pair = draw_image(np.random.default_rng([seed, part, index]))
     for pixels in pair:
-        pixels.setflags(write=False)
+        pixels.setflags(write=False)  # as the cache returns them several times
     return pair
 
 
@@ -97,11 +87,29 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     label = np.zeros(size, np.uint8)
     for centre, radius in _places(rng, size):
         kind = int(rng.integers(1, len(CLASSES)))
-        mask = inside(kind, turned(grid, centre, rng.uniform(-TURN, TURN)) / radius)
-        image[mask] = paint(rng, grid, vivid(rng))[mask]
+        mask = _draw(rng, image, grid, kind, centre, radius)
         label[mask] = kind
-        label[_grown(mask) & _grown(~mask)] = IGNORE_LABEL
+        inside = Image.fromarray(mask.astype(np.uint8))
+        near, far = inside.filter(ImageFilter.MaxFilter(3)), inside.filter(ImageFilter.MinFilter(3))
+        label[np.asarray(near) != np.asarray(far)] = IGNORE_LABEL
     return photographed(rng, image, grid / size.max()), label
+
+
+def draw_shape(rng: np.random.Generator, kind: int) -> np.ndarray:
+    """Draws one image uint8 `(height, width, 3)` of a shape of `CLASSES`."""
+    size, grid, image = _background(rng, SINGLE_SIDES)
+    radius = rng.uniform(*SINGLE_RADII) * size.min()
+    _draw(rng, image, grid, kind, rng.uniform(radius, size - radius), radius)
+    return photographed(rng, image, grid / size.max())
+
+
+def _background(
+    rng: np.random.Generator, sides: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the size, the places of the pixels and the surface of an empty image."""
+    size = rng.integers(sides[0], sides[1] + 1, 2)
+    grid = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    return size, grid, paint(rng, grid, dull(rng))
 
 
 def _places(rng: np.random.Generator, size: np.ndarray) -> list[tuple[np.ndarray, float]]:
@@ -119,33 +127,30 @@ def _places(rng: np.random.Generator, size: np.ndarray) -> list[tuple[np.ndarray
     return places
 
 
-def inside(kind: int, place: np.ndarray) -> np.ndarray:
-    """The pixels inside a shape, for places relative to its centre in radii."""
-    down, right = place
+def _draw(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    grid: np.ndarray,
+    kind: int,
+    centre: np.ndarray,
+    radius: float,
+) -> np.ndarray:
+    """Draws a shape, slightly rotated, and returns the pixels inside it."""
+    down, right = grid - centre[:, None, None].astype(np.float32)
+    angle = rng.uniform(-TURN, TURN)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    down, right = (cos * down - sin * right) / radius, (sin * down + cos * right) / radius
     distance = np.hypot(down, right)
     near, far = np.minimum(abs(down), abs(right)), np.maximum(abs(down), abs(right))
-    return {
+    mask = {
         "disc": distance < 1,
         "ring": (distance < 1) & (distance > 0.55),
         "square": far < 0.8,
         "triangle": (down < 0.55) & (3**0.5 * abs(right) - down < 1.1),
         "cross": (near < 0.3) & (far < 1),
     }[CLASSES[kind]]
-
-
-def turned(grid: np.ndarray, centre: np.ndarray, angle: float) -> np.ndarray:
-    """The places of a grid seen from a centre, turned by an angle in radians."""
-    down, right = grid - centre[:, None, None].astype(np.float32)
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return np.stack([cos * down - sin * right, sin * down + cos * right])
-
-
-def _grown(mask: np.ndarray) -> np.ndarray:
-    """The mask and all pixels beside it, diagonal ones included."""
-    padded = np.pad(mask, 1)
-    height, width = mask.shape
-    shifts = [(down, right) for down in range(3) for right in range(3)]
-    return np.any([padded[d : d + height, r : r + width] for d, r in shifts], axis=0)
+    image[mask] = paint(rng, grid, vivid(rng))[mask]
+    return mask
 
 
 def paint(rng: np.random.Generator, grid: np.ndarray, color: np.ndarray) -> np.ndarray:
@@ -163,8 +168,8 @@ def _direction(rng: np.random.Generator) -> np.ndarray:
     return np.array([np.cos(angle), np.sin(angle)], np.float32)
 
 
-def grey(rng: np.random.Generator) -> np.ndarray:
-    """A dull colour."""
+def dull(rng: np.random.Generator) -> np.ndarray:
+    """A colour whose channels hardly differ."""
     return rng.uniform(50, 200) + rng.uniform(-15, 15, 3)
 
 
@@ -210,22 +215,3 @@ def write_shape_images(
             kind = 1 + index % (len(CLASSES) - 1)
             path = Path(root) / split / CLASSES[kind] / f"{index:05d}.png"
             write_png(path, draw_shape(np.random.default_rng([seed, part, index]), kind))
-
-
-def draw_shape(rng: np.random.Generator, kind: int) -> np.ndarray:
-    """Draws one image uint8 `(height, width, 3)` of a shape of `CLASSES`."""
-    size, grid, image = _background(rng, SINGLE_SIDES)
-    radius = rng.uniform(*SINGLE_RADII) * size.min()
-    centre = rng.uniform(radius, size - radius)
-    mask = inside(kind, turned(grid, centre, rng.uniform(-TURN, TURN)) / radius)
-    image[mask] = paint(rng, grid, vivid(rng))[mask]
-    return photographed(rng, image, grid / size.max())
-
-
-def _background(
-    rng: np.random.Generator, sides: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the size, the places of the pixels and the surface of an empty image."""
-    size = rng.integers(sides[0], sides[1] + 1, 2)
-    grid = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    return size, grid, paint(rng, grid, grey(rng))

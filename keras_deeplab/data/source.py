@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import index
 
@@ -17,13 +18,10 @@ MAX_CLASSES = 255  # labels are uint8 and 255 is the ignored one
 
 
 def voc_colors(n: int) -> tuple[tuple[int, int, int], ...]:
-    """Returns the first `n` colours of the PASCAL VOC colour map.
+    """Returns the first `n` colours of the PASCAL VOC colour map: `(red, green, blue)` in 0..255.
 
     Args:
         n: Number of colours, 0 to 65,536; those after the 256 of PASCAL VOC follow the same rule.
-
-    Returns:
-        `n` tuples `(red, green, blue)` in 0..255; the first is black.
 
     Example:
 
@@ -71,14 +69,11 @@ class DatasetInfo:
             colors = tuple(tuple(map(index, color)) for color in self.colors)
         except TypeError:
             colors = ((),)
-        if any(len(color) != 3 or not all(0 <= part <= 255 for part in color) for color in colors):
-            rule = "a list of (red, green, blue) in 0..255"
-            raise validation.error("colors", rule, self.colors)
         colors = colors or voc_colors(len(classes))
-        if len(colors) != len(classes):
-            raise validation.error(
-                "colors", f"one colour for each of {len(classes)} classes", self.colors
-            )
+        valid = all(len(color) == 3 and 0 <= min(color) <= max(color) <= 255 for color in colors)
+        if not valid or len(colors) != len(classes):
+            rule = f"one (red, green, blue) in 0..255 for each of {len(classes)} classes"
+            raise validation.error("colors", rule, self.colors)
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "colors", colors)
 
@@ -139,17 +134,12 @@ class Source(abc.ABC):
     def checked_dataset(
         self, split: str, numbers: tf.data.Dataset | None = None
     ) -> tf.data.Dataset:
-        """Returns `dataset`; raises a ValueError if its label maps are not uint8.
-
-        A cast would turn a mask divided by 255 into class 0.
-        """
+        """Returns `dataset`, or raises a ValueError if its label maps are not uint8."""
         dataset = self.dataset(split, numbers)
-        label = dataset.element_spec[1]
-        if label.dtype != tf.uint8:
-            raise ValueError(
-                f"`{type(self).__name__}.dataset` must give label maps of dtype uint8. "
-                f"Received: dtype={label.dtype.name}"
-            )
+        dtype = dataset.element_spec[1].dtype
+        if dtype != tf.uint8:  # a cast would turn a mask divided by 255 into class 0
+            name = f"{type(self).__name__}.dataset"
+            raise validation.error(name, "of label maps of dtype uint8", dtype.name)
         return dataset
 
     def decoded_bytes(self, split: str) -> int:
@@ -159,3 +149,18 @@ class Source(abc.ABC):
         pairs = self.dataset(split, tf.data.Dataset.from_tensor_slices(numbers))
         taken = [image.size + label.size for image, label in pairs.as_numpy_iterator()]
         return int(np.mean(taken) * count) if taken else 0
+
+
+def decoded(
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    count: int,
+    numbers: tf.data.Dataset | None,
+) -> tf.data.Dataset:
+    """Returns the pairs that `read` gives for `numbers`, by default for 0..count-1."""
+
+    def decode(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label = tf.numpy_function(read, [number], [tf.uint8] * 2, stateful=False)
+        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
+
+    numbers = tf.data.Dataset.range(count) if numbers is None else numbers
+    return numbers.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

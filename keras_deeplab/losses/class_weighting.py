@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.labels import ClassFrequencies, check_labels, checked_ignore_label
+from keras_deeplab.labels import check_labels, checked_ignore_label, class_shares
 
 
 def class_weights(
@@ -65,13 +65,12 @@ def class_weights(
     """
     _check(num_classes, method, power, cap)
     ignore_label = checked_ignore_label(ignore_label)
-    frequencies = ClassFrequencies(num_classes)
+    counts = []
     for label_map in _label_maps(labels):
         classes, ignored = check_labels(label_map, num_classes, ignore_label)
-        frequencies.add(np.bincount(classes[~ignored], minlength=num_classes))
-    return shares_to_weights(
-        frequencies.shares, frequencies.where_present, method, power=power, cap=cap
-    )
+        counts.append(np.bincount(classes[~ignored], minlength=num_classes))
+    shares, where_present = class_shares(np.reshape(counts, (-1, num_classes)))
+    return shares_to_weights(shares, where_present, method, power=power, cap=cap)
 
 
 def shares_to_weights(

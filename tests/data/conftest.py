@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,13 +20,31 @@ def write_pair() -> Callable:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(paths[0])
-        mask = Image.fromarray(label)
+        mask = Image.fromarray(np.asarray(label, np.uint8))
         if palette is not None:
             mask.putpalette([part for color in palette for part in color])
         mask.save(paths[1])
         return paths
 
     return write
+
+
+@pytest.fixture
+def write_settings() -> Callable:
+    """Writes a dataset.json."""
+    return lambda root, **settings: (root / "dataset.json").write_text(json.dumps(settings))
+
+
+@pytest.fixture
+def make_folder(tmp_path, write_pair, write_settings) -> Callable:
+    """Writes a data set of one pair, train/a, with a dataset.json and returns its folder."""
+
+    def make(label: np.ndarray, *arrays: np.ndarray, **settings):
+        write_pair(tmp_path, "train", "a", np.asarray(label), *arrays)
+        write_settings(tmp_path, **settings)
+        return tmp_path
+
+    return make
 
 
 @pytest.fixture

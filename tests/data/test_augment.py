@@ -1,17 +1,42 @@
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_deeplab import data
 from keras_deeplab.data.augment import (
     CHANGES,
+    augment,
     jitter_strengths,
     random_color,
     random_pad,
     random_scaled_crop,
 )
+
+SPECS = [
+    tf.TensorSpec((None, None, 3), tf.float32),
+    tf.TensorSpec((None, None), tf.uint8),
+    tf.TensorSpec((2,), tf.int32),
+]
+
+
+@cache
+def graph(crop_size, scales=(0.5, 2.0), flip=True, class_focus=0.0):
+    arguments = {"scale_step": None, "strengths": None, "class_focus": class_focus}
+
+    def changed(*tensors):
+        return augment(*tensors, crop_size=crop_size, scales=scales, flip=flip, **arguments)
+
+    return tf.function(changed, input_signature=SPECS, autograph=False)
+
+
+def augmented(label, number, image=None, **arguments):
+    """An image, by default the label's values as grey, and its label."""
+    image = np.repeat(label[..., None], 3, -1) if image is None else image
+    tensors = graph(**arguments)(image.astype(np.float32), label, tf.constant([number, 7]))
+    return [tensor.numpy() for tensor in tensors]
 
 
 def regions(height, width, side=24):
@@ -21,21 +46,12 @@ def regions(height, width, side=24):
     return np.kron(cells, np.ones((side, side)))[:height, :width].astype(np.uint8)
 
 
-run = tf.function(data.augment, autograph=False)
-
-
-def augmented(image, label, number, **arguments):
-    tensors = tf.constant(image), tf.constant(label), tf.constant([number, 7])
-    return [tensor.numpy() for tensor in run(*tensors, **arguments)]
-
-
 @pytest.mark.parametrize("size", [(90, 130), (40, 200), (1, 1)])
 def test_labels_are_never_new_and_stay_on_their_pixels(size):
     label = regions(*size)
-    image = np.repeat(label[..., None], 3, -1)
     wrong = total = 0
-    for number in range(15):
-        picture, result = augmented(image, label, number, crop_size=(64, 80), color_jitter=None)
+    for number in range(12):
+        picture, result = augmented(label, number, crop_size=(64, 80))
         assert set(np.unique(result)) <= {*np.unique(label), 255}
         padding = result == 255
         np.testing.assert_array_equal(picture[padding], 127.5)
@@ -43,8 +59,7 @@ def test_labels_are_never_new_and_stay_on_their_pixels(size):
         high = tf.nn.max_pool2d(picture[None], 5, 1, "SAME")[0]
         low = -tf.nn.max_pool2d(-picture[None], 5, 1, "SAME")[0]
         flat = (high - low).numpy().max(-1) < 0.1
-        inside = flat & ~padding
-        wrong += (np.abs(picture[..., 0] - result) > 0.1)[inside].sum()
+        wrong += (np.abs(picture[..., 0] - result) > 0.1)[flat & ~padding].sum()
         total += (~padding).sum()
         # At edges the two may differ by the part of a pixel that scaling shifts, not more.
         near = np.abs(picture[..., 0] - result)[~padding]
@@ -57,60 +72,55 @@ def centre_of(mask):
     return np.array([axis.mean() for axis in np.nonzero(mask)])
 
 
-def test_scaled_edges_of_image_and_label_agree_below_a_pixel():
+def test_the_range_of_scales_is_used_and_edges_agree_below_a_pixel():
     label = np.zeros((120, 120), np.uint8)
     label[37:81, 29:90] = 200
-    image = np.repeat(label[..., None], 3, -1)
-    for number in range(20):
-        picture, result = augmented(
-            image, label, number, crop_size=(240, 240), color_jitter=None, scales=(0.5, 2.0)
-        )
+    scales = []
+    for number in range(50):
+        picture, result = augmented(label, number, crop_size=(240, 240))
         assert np.abs(centre_of(result == 200) - centre_of(picture[..., 0] > 150)).max() < 0.6
-
-
-def test_scale_range_is_used_whole():
-    label = np.zeros((50, 60), np.uint8)
-    image = np.zeros((50, 60, 3), np.uint8)
-    areas = []
-    for number in range(60):
-        _, result = augmented(image, label, number, crop_size=(120, 130))
-        areas.append((result != 255).sum() / label.size)
-    scales = np.sqrt(areas)
-    assert 0.48 < scales.min() < 0.65
-    assert 1.85 < scales.max() < 2.03
+        scales.append(np.sqrt((result != 255).mean() * 4))
+    assert 0.48 < min(scales) < 0.65
+    assert 1.85 < max(scales) < 2.03
 
 
 def test_window_fills_the_crop_where_the_image_allows():
     label, image = tf.zeros((97, 131), tf.uint8), tf.zeros((97, 131, 3))
-    for number in range(40):
-        _, result = random_scaled_crop(image, label, tf.constant([number, 0]), (48, 48), (0.5, 2.0))
+    for number in range(15):
+        arguments = ((48, 48), (0.5, 2.0), 0.0, None)
+        _, result = random_scaled_crop(image, label, tf.constant([number, 0]), *arguments)
         assert result.shape == (48, 48)
+
+
+def test_scales_in_steps():
+    label, image = tf.zeros((40, 20), tf.uint8), tf.zeros((40, 20, 3))
+    arguments = ((99, 99), (0.5, 2.1), 0.0, 0.75)
+    crops = [
+        random_scaled_crop(image, label, tf.constant([number, 0]), *arguments)[1]
+        for number in range(30)
+    ]
+    assert {tuple(crop.shape) for crop in crops} == {(20, 10), (50, 25), (80, 40)}
 
 
 def test_flip_mirrors_half_of_the_time():
     label = np.array([[0, 1, 2, 3]], np.uint8)
-    image = np.repeat(label[..., None], 3, -1)
     flips = 0
     for number in range(60):
-        picture, result = augmented(
-            image, label, number, crop_size=(1, 4), scales=(1, 1), color_jitter=None
-        )
+        picture, result = augmented(label, number, crop_size=(1, 4), scales=(1, 1))
         np.testing.assert_array_equal(picture[..., 0], result)
         assert result.tolist() in ([[0, 1, 2, 3]], [[3, 2, 1, 0]])
         flips += result[0, 0] == 3
     assert 15 < flips < 45
-    unflipped = augmented(image, label, 0, crop_size=(1, 4), scales=(1, 1), flip=False)
-    assert unflipped[1].tolist() == [[0, 1, 2, 3]]
 
 
 def test_crops_reach_every_corner():
     label = np.arange(100, dtype=np.uint8).reshape(10, 10)
-    image = np.repeat(label[..., None], 3, -1)
-    corners = {
-        int(augmented(image, label, n, crop_size=(8, 8), scales=(1, 1), flip=False)[1][0, 0])
-        for n in range(80)
-    }
-    assert corners == {10 * row + column for row in range(3) for column in range(3)}
+    crops = (
+        augmented(label, number, crop_size=(8, 8), scales=(1, 1), flip=False)[1]
+        for number in range(80)
+    )
+    expected = {10 * row + column for row in range(3) for column in range(3)}
+    assert {int(crop[0, 0]) for crop in crops} == expected
 
 
 def test_padding_goes_to_a_random_place():
@@ -125,49 +135,25 @@ def test_padding_goes_to_a_random_place():
     assert places == {(row, column) for row in range(3) for column in range(2)}
 
 
-def rare_class():
-    """Road with a car of a ninth of it, and a sign of 0.1 % at the edge."""
-    label = np.zeros((120, 160), np.uint8)
-    label[60:100, 20:72] = 1
-    label[3:8, 150:154] = 2
-    return label, np.repeat(label[..., None], 3, -1)
+@pytest.mark.parametrize("focus, expected, tolerance", [(0.0, 0.02, 0.03), (1.0, 0.34, 0.09)])
+def test_class_focus_shows_rare_classes_more_often(focus, expected, tolerance):
+    """Anywhere: of 91 x 131 windows those that reach rows up to 7 and columns from 150 on.
 
-
-def test_class_focus_shows_rare_classes_more_often():
-    label, image = map(tf.constant, rare_class())
-    seeds = tf.stack([tf.range(300), tf.fill([300], 7)], 1)
-    seen = {}
-    for focus in (0.0, 0.6, 1.0):
-        options = {"crop_size": (30, 30), "scales": (1, 1), "flip": False, "class_focus": focus}
-
-        @tf.function(autograph=False)
-        def crops(options=options):
-            def crop(seed):
-                return data.augment(image, label, seed, color_jitter=None, **options)[1]
-
-            return tf.map_fn(crop, seeds, fn_output_signature=tf.uint8)
-
-        seen[focus] = (crops().numpy() == 2).any(axis=(1, 2)).mean()
-    # Anywhere: of 91 x 131 windows those that reach rows up to 7 and columns from 150 on.
-    assert seen[0.0] < 0.05
-    # A window around the sign for a third of the focused ones, each time by the same chance.
-    assert seen[1.0] == pytest.approx(1 / 3 + 0.01, abs=0.09)
-    assert seen[0.6] == pytest.approx(0.6 * seen[1.0] + 0.4 * seen[0.0], abs=0.07)
+    Around the sign for a third of the focused ones.
+    """
+    label = np.zeros((120, 160), np.uint8)  # a road
+    label[60:100, 20:72] = 1  # a car
+    label[3:8, 150:154] = 2  # a sign of 0.1 %
+    options = {"crop_size": (30, 30), "scales": (1, 1), "flip": False, "class_focus": focus}
+    crops = [augmented(label, number, **options)[1] for number in range(300)]
+    assert np.mean([(crop == 2).any() for crop in crops]) == pytest.approx(expected, abs=tolerance)
 
 
 def test_focused_pixel_is_in_the_middle_of_the_window():
     label = np.full((60, 80), 255, np.uint8)
     label[31, 42] = 7
-    for number in range(10):
-        _, crop = augmented(
-            np.zeros((60, 80, 3), np.uint8),
-            label,
-            number,
-            crop_size=(21, 31),
-            scales=(1, 1),
-            flip=False,
-            class_focus=1.0,
-        )
+    for number in range(5):
+        crop = augmented(label, number, crop_size=(21, 31), scales=(1, 1), class_focus=1.0)[1]
         assert np.argwhere(crop == 7).tolist() == [[10, 15]]
         assert (crop == 255).sum() == crop.size - 1
 
@@ -175,21 +161,17 @@ def test_focused_pixel_is_in_the_middle_of_the_window():
 def test_windows_without_focus_stay_where_they_were():
     label = np.arange(256, dtype=np.uint8).repeat(64).reshape(128, 128)
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
-    same = 0
-    for number in range(60):
-        plain = augmented(image, label, number, crop_size=(16, 16))
-        focused = augmented(image, label, number, crop_size=(16, 16), class_focus=0.5)
-        same += all(map(np.array_equal, plain, focused))
-    assert 18 < same < 42
 
+    def same(label, number):
+        found = [
+            augmented(label, number, image, crop_size=(16, 16), class_focus=focus)
+            for focus in (0.0, 0.5)
+        ]
+        return all(map(np.array_equal, *found))
 
-def test_focus_on_nothing_is_a_window_anywhere():
-    label = np.full((40, 40), 255, np.uint8)
-    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    for number in range(5):
-        plain = augmented(image, label, number, crop_size=(16, 16))
-        focused = augmented(image, label, number, crop_size=(16, 16), class_focus=1.0)
-        assert all(map(np.array_equal, plain, focused))
+    assert 18 < sum(same(label, number) for number in range(60)) < 42
+    # Without labelled pixels a window is anywhere.
+    assert all(same(np.full_like(label, 255), number) for number in range(8))
 
 
 # Colours.
@@ -202,27 +184,24 @@ def photograph(low=0.0, high=255.0):
     return np.random.default_rng(0).uniform(low, high, (6, 7, 3)).astype(np.float32)
 
 
+@cache
+def color_graph(**strengths):
+    def change(image, seed):
+        return random_color(image, seed, jitter_strengths(strengths))
+
+    return tf.function(change, autograph=False)
+
+
 def changed(image, number=0, **strengths):
-    return random_color(
-        tf.constant(image), tf.constant([number, 4]), jitter_strengths(strengths)
-    ).numpy()
-
-
-def draws_of(number):
-    return tf.random.stateless_uniform((7,), [number, 4], -1.0, 1.0).numpy().astype(float)
+    return color_graph(**strengths)(tf.constant(image), tf.constant([number, 4])).numpy()
 
 
 def test_all_changes_against_numpy():
-    strengths = {
-        "brightness": 0.1,
-        "contrast": 0.2,
-        "saturation": 0.3,
-        "gamma": 0.5,
-        "white_balance": 0.15,
-    }
+    strengths = {"brightness": 0.1, "contrast": 0.2, "saturation": 0.3}
+    strengths |= {"gamma": 0.5, "white_balance": 0.15}
     image = photograph(60, 160)
     for number in range(5):
-        draws = draws_of(number)
+        draws = tf.random.stateless_uniform((7,), [number, 4], -1.0, 1.0).numpy().astype(float)
         factors = 1 + np.array([0.1, 0.2, 0.3]) * draws[:3]
         expected = image * (1 + 0.15 * draws[4:]) * factors[0]
         expected = 255 * (np.clip(expected, 0, 255) / 255) ** (1.5 ** draws[3])
@@ -233,14 +212,12 @@ def test_all_changes_against_numpy():
         np.testing.assert_allclose(changed(image, number, **strengths), expected, atol=2e-3)
 
 
-def test_three_and_one_numbers_mean_brightness_contrast_saturation():
-    image = photograph()
-    named = {"brightness": 0.1, "contrast": 0.2, "saturation": 0.3}
-    assert jitter_strengths((0.1, 0.2, 0.3)) == jitter_strengths(named)
-    assert jitter_strengths(0.2) == jitter_strengths(dict.fromkeys(named, 0.2))
+def test_a_number_means_brightness_contrast_and_saturation():
+    named = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+    assert jitter_strengths(0.2) == jitter_strengths(named)
     assert set(jitter_strengths({})) == set(CHANGES)
     assert jitter_strengths(None) is None
-    np.testing.assert_allclose(changed(image), image, atol=1e-3)
+    np.testing.assert_allclose(changed(photograph()), photograph(), atol=1e-3)
 
 
 def test_gamma_keeps_black_and_white_and_goes_both_ways():

@@ -49,60 +49,50 @@ def test_seed_decides_everything():
     assert len(set(images)) == 12
 
 
-def test_report_of_the_default_set():
-    report = data.audit(data.Shapes(train=40, val=30))
-    assert report.info.num_classes == 6
-    assert report.warnings == ()
-    for part in report.splits.values():
-        assert min(part.smallest) >= 64
-        assert max(part.largest) <= 112
-        assert part.smallest != part.largest
-        assert 0.6 < part.class_share[0] < 0.85
-        assert min(part.class_share) > 0.015
-        assert 0.03 < part.ignored_share < 0.1
-
-
-def test_every_border_between_classes_is_ignored():
-    for _, label in pairs(data.Shapes(train=20, val=1), "train"):
+def test_the_default_set():
+    sizes, counts = [], np.zeros(256)
+    for _, label in pairs(data.Shapes(train=40, val=1), "train"):
+        sizes.append(label.shape)
+        counts += np.bincount(label.reshape(-1), minlength=256)
+        # Every border between classes is ignored.
         wide = label.astype(int)
         for one, other in ((wide[1:], wide[:-1]), (wide[:, 1:], wide[:, :-1])):
             assert ((one == other) | (one == 255) | (other == 255)).all()
         # The rim is a rim: each of its pixels has a labelled one within three (tips are narrow).
         valid = tf.constant(label != 255, tf.float32)[None, ..., None]
         assert (tf.nn.max_pool2d(valid, 7, 1, "SAME").numpy() == 1).all()
+    assert 64 <= np.min(sizes) < np.max(sizes) <= 112
+    shares = counts / counts.sum()
+    assert 0.6 < shares[0] < 0.85
+    assert min(shares[:6]) > 0.015
+    assert 0.03 < shares[255] < 0.1
 
 
-def test_splits_and_arguments():
+def test_splits():
     assert data.Shapes(train=3, val=0).splits == ("train",)
     assert data.Shapes(train=3, val=2).names("val") == ["val_00000", "val_00001"]
-    with pytest.raises(ValueError, match="val=-1"):
-        data.Shapes(val=-1)
     with pytest.raises(ValueError, match="`split`"):
         data.Shapes().names("test")
-    with pytest.raises(ValueError, match="seed=-1"):
-        data.Shapes(seed=-1)
 
 
 def test_colours_of_single_pixels_do_not_tell_the_class():
-    source = data.Shapes(train=240, val=24)
+    def cells(image):
+        red, green, blue = np.moveaxis(image.astype(int) >> 5, -1, 0)
+        return red << 6 | green << 3 | blue
+
+    source = data.Shapes(train=200, val=20)
     train, val = pairs(source, "train"), pairs(source, "val")
-    labels = [label for _, label in val]
-    priors = log_priors([label for _, label in train])
-    scores = []
-    for bits in (3, 4):
-        table = np.full((2 ** (3 * bits), 256), 0.1)
-        for image, label in train:
-            np.add.at(table, (cells(image, bits), label), 1)
-        chances = np.log(table[:, :6] / table[:, :6].sum(1, keepdims=True))
-        scores.append(
-            best_mean_iou([chances[cells(image, bits)] for image, _ in val], labels, priors)
-        )
-    assert 1 / 6 * 0.8 < max(scores) < 0.45
-
-
-def cells(image, bits):
-    parts = (image >> (8 - bits)).astype(int)
-    return (parts[..., 0] << 2 * bits) + (parts[..., 1] << bits) + parts[..., 2]
+    table = 0.1 + sum(
+        np.bincount((cells(image) << 8 | label).reshape(-1), minlength=2**17)
+        for image, label in train
+    ).reshape(512, 256)
+    chances = np.log(table[:, :6] / table[:, :6].sum(1, keepdims=True))
+    score = best_mean_iou(
+        [chances[cells(image)] for image, _ in val],
+        [label for _, label in val],
+        log_priors([label for _, label in train]),
+    )
+    assert 1 / 6 * 0.8 < score < 0.45
 
 
 @pytest.mark.slow
@@ -160,12 +150,10 @@ def test_images_of_one_shape_have_all_classes_and_many_sizes(tmp_path):
 
 def test_each_image_shows_the_shape_of_its_class(monkeypatch):
     """Outlines alone: white on black, they are told apart by how they fill their bounding box."""
-    monkeypatch.setattr(shapes, "grey", lambda rng: np.zeros(3))
+    monkeypatch.setattr(shapes, "dull", lambda rng: np.zeros(3))
     monkeypatch.setattr(shapes, "vivid", lambda rng: np.full(3, 255))
-    monkeypatch.setattr(
-        shapes, "paint", lambda rng, grid, color: np.ones((*grid.shape[1:], 1), "f") * color
-    )
-    monkeypatch.setattr(shapes, "photographed", lambda rng, image, place: image.astype(np.uint8))
+    monkeypatch.setattr(shapes, "paint", lambda rng, grid, color: color + 0 * grid[0][..., None])
+    monkeypatch.setattr(shapes, "photographed", lambda rng, image, place: image)
     monkeypatch.setattr(shapes, "TURN", 1e-9)
     expected = {
         "disc": (np.pi / 4, True),
@@ -184,7 +172,8 @@ def test_each_image_shows_the_shape_of_its_class(monkeypatch):
         assert box[box.shape[0] // 2, box.shape[1] // 2] == middle, name
 
 
-@pytest.mark.parametrize("argument, value", [("train", 0), ("val", 0), ("seed", -1)])
+@pytest.mark.parametrize("argument, value", [("train", 0), ("val", -1), ("seed", -1)])
 def test_arguments_out_of_range(tmp_path, argument, value):
-    with pytest.raises(ValueError, match=f"{argument}={value}"):
-        data.write_shape_images(tmp_path, **{argument: value})
+    for use in (data.Shapes, lambda **arguments: data.write_shape_images(tmp_path, **arguments)):
+        with pytest.raises(ValueError, match=f"{argument}={value}"):
+            use(**{argument: value})
