@@ -88,9 +88,7 @@ def shares_to_weights(
         shares: Each class's share of all valid pixels.
         where_present: Each class's share of the valid pixels of the images that contain it. A
             `data.SplitReport` of the audit has both.
-        method: As in `class_weights`, like the next two.
-        power: Exponent of the weights.
-        cap: Largest weight.
+        method, power, cap: As in `class_weights`.
 
     Raises:
         ValueError: If an argument is out of its range, or no class occurs.
