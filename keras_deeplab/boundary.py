@@ -21,31 +21,21 @@ def near_boundary(labels: np.ndarray, distance: int, at_border: bool = False) ->
 
     A dilation is by 3 x 3 pixels: the distance is the larger one of rows and columns.
     """
-    # A window has one label where no two neighbours in it differ. The number of neighbours that
-    # differ is the sum of four corners of an integral image: one pass for all labels and distances.
     height, width = labels.shape
-    below = _window_sums(labels[1:] != labels[:-1], distance, (height, width))
-    beside = _window_sums(labels[:, 1:] != labels[:, :-1], distance, (height, width))
-    near = (below + beside) > 0
+    around = np.pad(labels, 1, mode="edge")
+    shifted = [around[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    # The number of pixels beside another label in each window, from an integral image.
+    sums = np.pad(np.any(shifted != labels, 0).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    (top, left), (bottom, right) = (
+        [np.clip(np.arange(length) + shift, 0, length) for length in labels.shape]
+        for shift in (1 - distance, distance)
+    )
+    rows = sums[bottom] - sums[top]
+    near = rows[:, right] > rows[:, left]
     if at_border:
         near[:distance] = near[-distance:] = True
         near[:, :distance] = near[:, -distance:] = True
     return near
-
-
-def _window_sums(steps: np.ndarray, distance: int, size: tuple[int, int]) -> np.ndarray:
-    sums = np.zeros((steps.shape[0] + 1, steps.shape[1] + 1), np.int32)
-    sums[1:, 1:] = steps.cumsum(0, np.int32).cumsum(1)
-    (top, bottom), (left, right) = (
-        (
-            np.maximum(np.arange(length) - distance, 0),
-            # Along the axis of the step there is one pair of neighbours fewer than pixels.
-            np.minimum(np.arange(length) + distance + 1, length) - (length - count),
-        )
-        for length, count in zip(size, steps.shape, strict=True)
-    )
-    rows = sums[bottom] - sums[top]
-    return rows[:, right] - rows[:, left]
 
 
 class BoundaryScores:
@@ -69,7 +59,8 @@ class BoundaryScores:
         dilation_ratio: Width of boundary IoU's bands as a share of the diagonal.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range; in `update` also if the shapes differ or a
+            label is neither a class nor the ignored one.
 
     Example:
 
@@ -101,12 +92,7 @@ class BoundaryScores:
         self._confusions = np.zeros((len(self.widths), num_classes, num_classes), np.int64)
 
     def update(self, truth: np.ndarray, predicted: np.ndarray) -> None:
-        """Adds an image: its labels and the predicted ones, both `(height, width)`.
-
-        Raises:
-            ValueError: If the shapes differ, or a label is neither a class nor the ignored one, or
-                not a whole number.
-        """
+        """Adds an image: its labels and the predicted ones, both `(height, width)`."""
         truth, predicted = np.asarray(truth), np.asarray(predicted)
         if truth.ndim != 2 or truth.shape != predicted.shape:
             raise ValueError(
