@@ -250,7 +250,7 @@ class _OneBatch(DeepSupervision, keras.Model):
 
     def training_loss(self) -> tf.Tensor:
         """The loss in training mode with the present variables."""
-        outputs = self.network(self.images, training=True)
+        outputs = self(self.images, training=True)
         return self.compute_loss(self.images, self.labels, outputs)
 
 

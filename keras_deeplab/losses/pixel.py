@@ -115,9 +115,6 @@ class Focal(CrossEntropy):
         gamma: Exponent, non-negative.
         **options: Arguments of `CrossEntropy`; `class_weights` is the paper's alpha.
 
-    Raises:
-        ValueError: If an argument is out of its range, or the shapes do not fit.
-
     Example:
 
     >>> labels, logits = np.array([[[0, 255]]]), np.zeros((1, 1, 2, 2), "float32")
@@ -148,15 +145,13 @@ class HardPixelMining(CrossEntropy):
     """Computes the cross-entropy of the top-k pixels of a batch by loss (OHEM).
 
     k is `fraction` of all pixels of the batch, ignored ones included, rounded down but at least
-    one; losses are ranked with class weights and without `sample_weight`, and ties with the
-    smallest one are included. The mean is over the valid pixels among them. Under a
-    `tf.distribute` strategy each replica selects among its own pixels, and the mean is over all
-    selected ones. The rest is as in `CrossEntropy`.
+    one. Losses are ranked with class weights and without `sample_weight`, and ties with the
+    smallest one are included. The mean is over the valid pixels among them. Each replica of a
+    `tf.distribute` strategy selects among its own pixels.
 
     With `warmup_steps` the fraction falls linearly from 1 at step 0 to `fraction`, as with the
     official `hard_example_mining_step`. The step is `optimizer.iterations`, so it resumes with the
-    optimizer, also from a `.keras` file, where the model and the loss share one. (A loss that is
-    deserialised alone gets an optimizer of its own whose iterations do not advance.)
+    optimizer, also from a `.keras` file, where the model and the loss share one.
 
     Args:
         fraction: Fraction of the pixels, in (0, 1]; the official `top_k_percent_pixels`.
@@ -164,10 +159,6 @@ class HardPixelMining(CrossEntropy):
         optimizer: The optimizer that the model is compiled with; required by `warmup_steps`.
         **options: Arguments of `CrossEntropy`. The loss map of `reduction="none"` is 0 at pixels
             that are not selected.
-
-    Raises:
-        ValueError: If an argument is out of its range, the shapes do not fit, or `warmup_steps` is
-            given without an optimizer that counts its `iterations`.
 
     Example:
 

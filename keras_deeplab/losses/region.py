@@ -13,10 +13,7 @@ from keras_deeplab.losses.base import LabelMapLoss, over_replicas
 
 
 class RegionLoss(LabelMapLoss):
-    """Base class: a loss of each class, over the batch or each image, and its mean over classes.
-
-    A subclass computes a class's loss in `_class_losses`.
-    """
+    """Base class: a loss of each class, over the batch or each image, and its mean over classes."""
 
     def __init__(
         self,
@@ -49,11 +46,7 @@ class RegionLoss(LabelMapLoss):
     def _class_losses(
         self, probabilities: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor, sizes: tf.Tensor
     ) -> tf.Tensor:
-        """Returns the loss of each class, `(images or 1, num_classes)`.
-
-        `weights` are those of the pixels, `sizes` those of all pixels of a class, of the shape of
-        the result.
-        """
+        """Returns losses `(images or 1, num_classes)`, as `sizes`, the weights of each class."""
 
     def _grouped(self, sums: tf.Tensor) -> tf.Tensor:
         """Sums `(batch, num_classes)` over the batch, unless each image has its own loss."""
@@ -72,8 +65,8 @@ class Dice(RegionLoss):
 
     For probabilities `p` of a class and `g`, 1 at pixels of its label and else 0, the coefficient
     is `2 * sum(p * g) / (sum(p ** 2) + sum(g ** 2))`, over the valid pixels. A small class weighs
-    as much as a large one. If all pixels are ignored, loss and gradients are 0; invalid labels are
-    as in `CrossEntropy`.
+    as much as a large one. Labels, errors and calls are as of `CrossEntropy`; a `sample_weight`
+    multiplies a pixel in all sums.
 
     Args:
         classes: `"present"` averages over the classes that the labels contain, `"all"` over all.
@@ -83,11 +76,6 @@ class Dice(RegionLoss):
             the labels do not contain (`classes="all"`) penalise predictions of it; with the paper's
             0 the loss of such a class is always 1.
         **options: `ignore_label`, `stride` and `name`, as of `CrossEntropy`.
-
-    It is called as `CrossEntropy` is; a `sample_weight` multiplies a pixel in all sums.
-
-    Raises:
-        ValueError: If an argument is out of its range, or the shapes do not fit.
 
     Example:
 
@@ -139,9 +127,6 @@ class LovaszSoftmax(RegionLoss):
 
     The arguments are those of `Dice`, but `smooth`. With `classes="all"` the loss of a class
     without labels is its largest probability.
-
-    Raises:
-        ValueError: If an argument is out of its range, or the shapes do not fit.
 
     Example:
 

@@ -102,12 +102,9 @@ def parse(
 ) -> keras.losses.Loss:
     """Builds the loss that a text describes, such as `"cross_entropy + 0.5 * lovasz_softmax"`.
 
-    A text is one of `LOSSES`, or several joined by `+`, each optionally with a weight in front.
-    Arguments are given by name and as literals: `"hard_pixel_mining(fraction=0.25)"`. The text is
-    not executed.
-
     Args:
-        loss: The text.
+        loss: One of `LOSSES`, or several joined by `+`, each optionally with a weight in front and
+            arguments by name: `"0.5 * hard_pixel_mining(fraction=0.25)"`. It is not executed.
         class_weights: One non-negative weight per class for the losses that take them and have
             none in the text, or None.
         optimizer: The optimizer that the model is compiled with, for `hard_pixel_mining` with

@@ -7,14 +7,12 @@ import os
 import platform
 import re
 import statistics
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from keras_deeplab import data
 from keras_deeplab.cli.options import SIZE, Parser, command, height_and_width, one_of, positive
 from keras_deeplab.files import write_json
 from training.benchmark import pipeline
@@ -63,34 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                     rows.append(measure(Case(package, network, dtype, *settings)))
         print(f"\nA training step\n\n{steps_table(rows)}")
     if "pipeline" in options.parts:
-        measured["pipeline"] = rows = []
-        settings = {"batch_size": options.batch_size, "batches": options.batches}
-        with tempfile.TemporaryDirectory() as folder:
-            for name, source, crop_size in sources(options.data, size, Path(folder)):
-                for cached in (False, True):
-                    case = {"crop_size": crop_size, "cached": cached, **settings}
-                    images = pipeline.rate(source, **case)
-                    rows.append({"files": name, **case, "images_per_second": images})
-        print(f"\nThe pipeline alone\n\n{pipeline_table(rows)}")
+        measured["pipeline"] = pipeline.measure(
+            options.data, size=size, batch_size=options.batch_size, batches=options.batches
+        )
+        print(f"\nThe pipeline alone\n\n{pipeline_table(measured['pipeline'])}")
     if options.output is not None:
         write_json(options.output, measured)
         print(f"Wrote {options.output}")
     return 0
-
-
-def sources(
-    folder: Path | None, size: tuple[int, int], generated: Path
-) -> Iterator[tuple[str, data.Source, tuple[int, int]]]:
-    """Yields name, source and crop size of the folder given, or of generated files."""
-    if folder is not None:
-        source = data.open_source(folder)
-        source.check_split("train")
-        yield folder.name, source, size
-        return
-    for kind in pipeline.KINDS:
-        print(f"Writing {pipeline.IMAGES} files {kind.name}")
-        source = data.Folder(pipeline.write_folder(generated / kind.suffix.strip("."), kind))
-        yield kind.name, source, tuple(map(min, size, kind.size))
 
 
 def cores() -> int:
@@ -126,30 +104,32 @@ def steps_table(rows: Sequence[dict[str, Any]]) -> str:
     }
     lines = []
     for row in rows:
-        line = [row["network"], row["dtype"], row["package"]]
+        case = network, dtype, _ = row["network"], row["dtype"], row["package"]
         if row["problem"]:
-            lines.append([*line, "-", row["problem"], "-", "-", "-"])
+            lines.append([*case, "-", row["problem"], "-", "-", "-"])
             continue
-        seconds, own = medians[tuple(line)], medians.get((*line[:2], OWN))
-        line += [f"{row['parameters']:,}", f"{seconds:.2f} s"]
-        line += [f"{seconds / own:.2f}" if own else "-"]
-        line += [f"{statistics.median(row['processor_seconds']):.2f} s"]
-        lines.append([*line, f"{row['peak_bytes'] / 2**30:.1f} GiB"])
+        own = medians.get((network, dtype, OWN))
+        lines.append(
+            [
+                *case,
+                f"{row['parameters']:,}",
+                f"{medians[case]:.2f} s",
+                f"{medians[case] / own:.2f}" if own else "-",
+                f"{statistics.median(row['processor_seconds']):.2f} s",
+                f"{row['peak_bytes'] / 2**30:.1f} GiB",
+            ]
+        )
     header = "network, dtype, package, parameters, step, relative, processor, memory"
     return markdown(header, lines)
 
 
 def pipeline_table(rows: Sequence[dict[str, Any]]) -> str:
     """Returns the table of the pipeline."""
-    lines = [
-        [
-            row["files"],
-            "x".join(map(str, row["crop_size"])),
-            "cached" if row["cached"] else "not cached",
-            f"{row['images_per_second']:.1f}",
-        ]
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        crop = "x".join(map(str, row["crop_size"]))
+        cached = "cached" if row["cached"] else "not cached"
+        lines.append([row["files"], crop, cached, f"{row['images_per_second']:.1f}"])
     return markdown("files, crop, images, images/s", lines)
 
 

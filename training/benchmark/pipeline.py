@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -64,18 +66,32 @@ def clouds(random: np.random.Generator, size: tuple[int, int], channels: int) ->
     return (total - low) / (high - low) * 255
 
 
-def rate(
-    source: data.Source, *, crop_size: tuple[int, int], batch_size: int, batches: int, cached: bool
-) -> float:
-    """Returns the images a second of a source, where nothing is done with the batches."""
-    dataset = data.training_dataset(
-        source, crop_size=crop_size, batch_size=batch_size, cache=cached, repeat=True
-    )
-    iterator = iter(dataset)
-    filling = -(-len(source.names("train")) // batch_size) if cached else 0
-    for _ in range(filling + SKIPPED):
-        next(iterator)
-    begin = time.perf_counter()
-    for _ in range(batches):
-        next(iterator)
-    return batches * batch_size / (time.perf_counter() - begin)
+def measure(
+    folder: Path | None, *, size: tuple[int, int], batch_size: int, batches: int
+) -> list[dict[str, Any]]:
+    """Returns the images a second of a folder, or of generated files, not cached and cached."""
+    rows = []
+    with tempfile.TemporaryDirectory() as generated:
+        if folder is not None:
+            sources = [(folder.name, data.open_source(folder), size)]
+        else:
+            roots = [write_folder(Path(generated) / kind.name, kind) for kind in KINDS]
+            sources = [
+                (kind.name, data.Folder(root), tuple(map(min, size, kind.size)))
+                for kind, root in zip(KINDS, roots, strict=True)
+            ]
+        for (name, source, crop_size), cached in itertools.product(sources, (False, True)):
+            dataset = data.training_dataset(
+                source, crop_size=crop_size, batch_size=batch_size, cache=cached, repeat=True
+            )
+            iterator = iter(dataset)
+            filling = -(-len(source.names("train")) // batch_size) if cached else 0
+            for _ in range(filling + SKIPPED):
+                next(iterator)
+            begin = time.perf_counter()
+            for _ in range(batches):  # nothing is done with them: reading is the only work
+                next(iterator)
+            rate = batches * batch_size / (time.perf_counter() - begin)
+            row = {"files": name, "crop_size": crop_size, "batch_size": batch_size}
+            rows.append({**row, "cached": cached, "images_per_second": rate})
+    return rows
