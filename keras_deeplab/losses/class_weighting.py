@@ -82,16 +82,10 @@ def shares_to_weights(
     power: float = 1.0,
     cap: float | None = 10.0,
 ) -> list[float]:
-    """Computes the weights of `class_weights` from known frequencies.
+    """Computes the weights of `class_weights` from the frequencies of the classes.
 
-    Args:
-        shares: Each class's share of all valid pixels.
-        where_present: Each class's share of the valid pixels of the images that contain it. A
-            `data.SplitReport` of the audit has both.
-        method, power, cap: As in `class_weights`.
-
-    Raises:
-        ValueError: If an argument is out of its range, or no class occurs.
+    `shares` are of all valid pixels, `where_present` of those of the images that contain the class;
+    a `data.SplitReport` of the audit has both.
 
     Example:
 

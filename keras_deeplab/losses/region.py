@@ -151,8 +151,9 @@ class LovaszSoftmax(RegionLoss):
         own = tf.reshape(classes, (groups, 1, pixels)) == tf.range(num_classes)[:, None]
         weights = tf.reshape(weights, (groups, 1, pixels))
         errors = tf.where(own, 1 - probabilities, probabilities)
-        errors, order = tf.math.top_k(errors, tf.shape(errors)[-1])
-        own = tf.gather(own, order, batch_dims=2)
+        # The gradient of the sorted values themselves fails for a replica without images.
+        order = tf.math.top_k(tf.stop_gradient(errors), tf.shape(errors)[-1]).indices
+        errors, own = (tf.gather(values, order, batch_dims=2) for values in (errors, own))
         weights = tf.gather(tf.broadcast_to(weights, tf.shape(order)), order, batch_dims=2)
         return tf.reduce_sum(errors * _slopes(own, tf.stop_gradient(weights)), -1)
 
