@@ -37,8 +37,8 @@ class OverfitReport:
     """Result of `overfit`; `print` shows it.
 
     Attributes:
-        cause: None if the model fits, else `"data"`, `"frozen"`, `"batch_norm"`, `"gradients"`,
-            `"outputs"`, `"learning_rate"`, `"steps"` or `"plateau"`.
+        cause: None if the model fits, else `"data"`, `"frozen"`, `"gradients"`, `"outputs"`,
+            `"batch_norm"`, `"learning_rate"`, `"steps"` or `"plateau"`.
         message: What was measured about the cause, and how to fix it.
         shape: `(images, height, width)` of the batch.
         history: As `keras.callbacks.History.history`, an entry per 10 steps, with the values of
@@ -85,9 +85,9 @@ def overfit(
     A model that cannot do this will not learn a data set either. One crop of each image, around a
     pixel of a random class, without augmentation, is the batch of every step. Training stops once
     the mean IoU in inference mode reaches the target. If it does not, causes are checked: labels
-    without classes to separate, frozen layers, batch-norm statistics that differ between training
-    and inference, lost gradients, outputs that are not logits, a learning rate that is too high or
-    too low (others are tried), too few steps.
+    without classes to separate, frozen layers, lost gradients, outputs that are not logits,
+    batch-norm statistics that differ between training and inference, a learning rate that is too
+    high or too low (others are tried), too few steps.
 
     The variables of model and optimizer are restored in the end, and what the model was compiled
     with does not change.
@@ -149,9 +149,9 @@ def overfit(
             if not history["val_mean_iou"][-1] >= target:
                 finding = (
                     _check_frozen(model)
-                    or _check_modes(one, history)
                     or _check_gradients(one, history)
                     or _check_outputs(one)
+                    or _check_modes(one, history)
                     or _check_learning_rate(one, history)
                     or _check_steps(history)
                 )
@@ -291,36 +291,10 @@ def _check_frozen(model: keras.Model) -> Finding | None:
     return "frozen", f"{trainable} of {total} weights are trainable; frozen: {names}."
 
 
-def _check_modes(one: _OneBatch, history: History) -> Finding | None:
-    """Whether the model, still trained, fits in training mode and not in inference mode."""
-    training, inference = history["mean_iou"][-1], history["val_mean_iou"][-1]
-    measured = f"mean IoU is {training:.3f} in training mode and {inference:.3f} in inference mode"
-    if all_norms(one.network) and math.isfinite(history["loss"][-1]):
-        reestimate_batch_norm(one.network, [one.images])
-        if one.evaluate(one.batch, return_dict=True, verbose=0)["mean_iou"] >= one.target:
-            return "batch_norm", (
-                f"The moving statistics of the batch norms lag behind the weights: {measured}. Use "
-                "a smaller momentum, or keras_deeplab.reestimate_batch_norm."
-            )
-    if training < one.target:
-        return None
-    return "batch_norm", (
-        f"A layer other than the batch norms differs between the modes: {measured}."
-    )
-
-
-def _check_outputs(one: _OneBatch) -> Finding | None:
-    one.restore()
-    outputs = np.asarray(one.network(one.images, training=False))
-    if outputs.min() < 0 or not np.allclose(outputs.sum(-1), 1, atol=1e-3):
-        return None
-    return "outputs", (
-        "The outputs are probabilities, but losses expect logits: remove the model's softmax."
-    )
-
-
 def _check_gradients(one: _OneBatch, history: History) -> Finding | None:
     """Whether variables have no gradients: after the training, or where it failed before it."""
+    if history["mean_iou"][-1] >= one.target:
+        return None
     trained = history["loss"][-1] < one.first_loss
     if not trained:
         one.restore()
@@ -343,6 +317,33 @@ def _check_gradients(one: _OneBatch, history: History) -> Finding | None:
         f"There are no gradients of {_some(lost)}. Look for activations that are dead (initial "
         "weights, scale of the input), stop_gradient, argmax, rounding or NumPy after these "
         "layers, for NaN in the weights, division by zero and the logarithm of zero."
+    )
+
+
+def _check_outputs(one: _OneBatch) -> Finding | None:
+    outputs = np.asarray(one.network(one.images, training=False))
+    if outputs.min() < 0 or not np.allclose(outputs.sum(-1), 1, atol=1e-3):
+        return None
+    return "outputs", (
+        "The outputs are probabilities, but losses expect logits: remove the model's softmax."
+    )
+
+
+def _check_modes(one: _OneBatch, history: History) -> Finding | None:
+    """Whether the model, still trained, fits in training mode and not in inference mode."""
+    training, inference = history["mean_iou"][-1], history["val_mean_iou"][-1]
+    measured = f"mean IoU is {training:.3f} in training mode and {inference:.3f} in inference mode"
+    if all_norms(one.network) and math.isfinite(history["loss"][-1]):
+        reestimate_batch_norm(one.network, [one.images])
+        if one.evaluate(one.batch, return_dict=True, verbose=0)["mean_iou"] >= one.target:
+            return "batch_norm", (
+                f"The moving statistics of the batch norms lag behind the weights: {measured}. Use "
+                "a smaller momentum, or keras_deeplab.reestimate_batch_norm."
+            )
+    if training < one.target:
+        return None
+    return "batch_norm", (
+        f"A layer other than the batch norms differs between the modes: {measured}."
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import re
+from functools import partial, partialmethod
 from unittest import mock
 
 import keras
@@ -15,6 +15,7 @@ from keras import layers as kl
 import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.diagnosis import _OneBatch, default_optimizer, read_batch
+from keras_deeplab.graph.network import all_layers
 from keras_deeplab.models.deep_supervision import DeepSupervision
 
 COLORS = np.array([[60, 60, 60], [220, 60, 60], [60, 60, 220]])
@@ -23,17 +24,12 @@ COLORS = np.array([[60, 60, 60], [220, 60, 60], [60, 60, 220]])
 class Arrays(data.Source):
     """Pictures and label maps in memory."""
 
+    info = data.DatasetInfo(("ground", "red", "blue"))
+    splits = ("train",)
+
     def __init__(self, labels: np.ndarray) -> None:
         pixels = COLORS[labels % 3] + np.random.default_rng(1).normal(0, 10, (*labels.shape, 3))
         self.images, self.labels = np.uint8(np.clip(pixels, 0, 255)), labels.astype(np.uint8)
-
-    @property
-    def info(self) -> data.DatasetInfo:
-        return data.DatasetInfo(("ground", "red", "blue"))
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return ("train",)
 
     def names(self, split: str) -> list[str]:
         return [str(index) for index in range(len(self.images))]
@@ -65,7 +61,7 @@ def network(middle=lambda x: x, momentum: float = 0.5, after=lambda x: x) -> ker
 def run(model: keras.Model, source: data.Source | None = None, rate: float = 0.03, **arguments):
     arguments = {"steps": 60, "verbose": 0, "optimizer": keras.optimizers.Adam(rate), **arguments}
     eagerly = arguments["steps"] <= 10  # in place of compiling a few steps
-    compile_model = functools.partialmethod(keras.Model.compile, run_eagerly=eagerly)
+    compile_model = partialmethod(keras.Model.compile, run_eagerly=eagerly)
     with mock.patch.object(_OneBatch, "compile", compile_model):
         return keras_deeplab.overfit(model, source or blocks(), **arguments)
 
@@ -125,41 +121,17 @@ class TrainingOnly(kl.Layer):
         return x if training else tf.reverse(x, [1])
 
 
-def frozen():
-    model = network()
-    model.trainable = False
+def frozen(*names, **options):
+    model = network(**options)
+    for name in names:
+        model.get_layer(name).trainable = False
     return model
 
 
-def frozen_predictor():
-    model = network()
-    model.get_layer("logits").set_weights([np.zeros((1, 1, 8, 3)), np.zeros(3)])
-    model.get_layer("logits").trainable = False
-    return model
-
-
-def hardly_trainable():
-    model = network(lambda x: kl.Conv2D(8, 9, padding="same")(x))
-    for layer in model.layers[:-1]:
-        layer.trainable = False
-    return model
-
-
-def not_finite():
-    model = network()
-    model.get_layer("logits").bias.assign([np.nan, 0, 0])
-    return model
-
-
-def dead():
-    model = network()
-    model.get_layer("backbone").get_layer("norm").beta.assign([-1e3] * 8)
-    return model
-
-
-def lagging():
-    model = network(momentum=0.9997)
-    model.get_layer("backbone").get_layer("norm").moving_mean.assign([30.0] * 8)
+def altered(path, weight, value, **options):
+    model = network(**options)
+    variable = getattr(all_layers(model)[path], weight)
+    variable.assign(np.full(variable.shape, value))
     return model
 
 
@@ -174,14 +146,19 @@ def mislabelled():
 SHORT = {"steps": 3}
 SLOW, BLOCKS = {"rate": 1e-3}, {"source": mislabelled()}
 FAST, ENDLESS = ({"optimizer": keras.optimizers.SGD(rate)} for rate in (300.0, 1e30))
-quick_norms = functools.partial(network, momentum=0.1)
-cut = functools.partial(network, Cut())
-modes = functools.partial(network, TrainingOnly())
-softmax = functools.partial(network, after=kl.Softmax())
+everything = partial(frozen, "backbone", "logits")
+predictor = partial(frozen, "logits")
+most = partial(frozen, "backbone", "large", middle=kl.Conv2D(8, 9, padding="same", name="large"))
+cut, modes = (partial(network, layer()) for layer in (Cut, TrainingOnly))
+not_finite = partial(altered, "logits", "bias", np.nan)
+dead = partial(altered, "backbone/norm", "beta", -1e3)
+lagging = partial(altered, "backbone/norm", "moving_mean", 30.0, momentum=0.9997)
+softmax = partial(network, after=kl.Softmax())
+quick_norms = partial(network, momentum=0.1)
 FAULTS = {
-    "frozen": (frozen, {}, "frozen", "0 of 283 weights .* frozen: .*conv, norm, logits"),
-    "frozen predictor": (frozen_predictor, SHORT, "frozen", "are trainable; frozen: logits"),
-    "hardly trainable": (hardly_trainable, SHORT, "frozen", "27 of .* frozen: .*conv, norm"),
+    "frozen": (everything, {}, "frozen", "0 of 283 weights .* frozen: .*conv, norm, logits"),
+    "frozen predictor": (predictor, SHORT, "frozen", "are trainable; frozen: logits"),
+    "hardly trainable": (most, SHORT, "frozen", "27 of .* frozen: .*conv, norm"),
     "cut": (cut, SHORT, "gradients", "no gradients of .*conv/kernel.*stop_gradient"),
     "not finite": (not_finite, SHORT, "gradients", "no gradients of .*NaN in the weights"),
     "dead": (dead, SLOW | SHORT, "gradients", "no gradients of .*conv/kernel.* dead"),

@@ -193,13 +193,9 @@ def test_fit_in_half_precision_and_a_file(tmp_path):
     np.testing.assert_allclose(again.loss(labels, again(images)), expected, rtol=1e-6)
 
 
-NO_MAP = '`losses` must be .* without reduction="none"'
-
-
 @pytest.mark.parametrize(
     "kind, arguments, message",
     [
-        (CrossEntropy, {"class_weights": [1.0, -1.0]}, "class_weights"),
         (CrossEntropy, {"class_weights": [1.0, float("nan")]}, "class_weights"),
         (CrossEntropy, {"reduction": "median"}, "`reduction` must be .*median"),
         (CrossEntropy, {"label_smoothing": 1}, r"`label_smoothing` .* in \[0, 1\)\. Rec"),
@@ -209,13 +205,12 @@ NO_MAP = '`losses` must be .* without reduction="none"'
         (Dice, {"smooth": -1}, "`smooth` must be a non-negative number. Rec"),
         (LovaszSoftmax, {"classes": "some"}, "`classes` must be one of .* classes='some'"),
         (HardPixelMining, {"fraction": 0}, r"`fraction` must be a number in \(0, 1\]. Rec"),
-        (HardPixelMining, {"fraction": 1.5}, "`fraction`"),
         (HardPixelMining, {"warmup_steps": 2.5}, "`warmup_steps` must be a non-negative"),
         (HardPixelMining, {"warmup_steps": 9}, "`optimizer` must be .* optimizer=None"),
         (HardPixelMining, {"warmup_steps": 9, "optimizer": "sgd"}, "`optimizer` .*'sgd'"),
         (Sum, {"losses": []}, "`losses` must be one or more"),
         (Sum, {"losses": ["mse"]}, "`losses` must be one or more .*mse"),
-        (Sum, {"losses": [Focal(reduction="none")]}, NO_MAP),
+        (Sum, {"losses": [Focal(reduction="none")]}, "`losses` .* without reduction="),
         (Sum, {"losses": [Dice()], "weights": [1, 2]}, "each of the 1 losses. Rec"),
         (Sum, {"losses": [Dice()], "weights": [float("nan")]}, "`weights` must be a list of num"),
     ],
