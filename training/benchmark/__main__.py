@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     rows.append(measure(Case(package, network, dtype, *settings)))
         print(f"\nA training step\n\n{steps_table(rows)}")
     if "pipeline" in options.parts:
+        print("The pipeline: files are read, not cached and cached")
         measured["pipeline"] = pipeline.measure(
             options.data, size=size, batch_size=options.batch_size, batches=options.batches
         )
