@@ -13,7 +13,6 @@ from keras_deeplab.validation import fraction, integer, integers
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
 DILATION_RATIO = 0.02
-VOID = -1
 
 
 def near_boundary(labels: np.ndarray, distance: int, at_border: bool = False) -> np.ndarray:
@@ -21,31 +20,21 @@ def near_boundary(labels: np.ndarray, distance: int, at_border: bool = False) ->
 
     A dilation is by 3 x 3 pixels: the distance is the larger one of rows and columns.
     """
-    # A window has one label where no two neighbours in it differ. The number of neighbours that
-    # differ is the sum of four corners of an integral image: one pass for all labels and distances.
     height, width = labels.shape
-    below = _window_sums(labels[1:] != labels[:-1], distance, (height, width))
-    beside = _window_sums(labels[:, 1:] != labels[:, :-1], distance, (height, width))
-    near = (below + beside) > 0
+    around = np.pad(labels, 1, mode="edge")
+    shifted = [around[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    # The number of pixels beside another label in each window, from an integral image.
+    sums = np.pad(np.any(shifted != labels, 0).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    (top, left), (bottom, right) = (
+        [np.clip(np.arange(length) + shift, 0, length) for length in labels.shape]
+        for shift in (1 - distance, distance)
+    )
+    rows = sums[bottom] - sums[top]
+    near = rows[:, right] > rows[:, left]
     if at_border:
         near[:distance] = near[-distance:] = True
         near[:, :distance] = near[:, -distance:] = True
     return near
-
-
-def _window_sums(steps: np.ndarray, distance: int, size: tuple[int, int]) -> np.ndarray:
-    sums = np.zeros((steps.shape[0] + 1, steps.shape[1] + 1), np.int32)
-    sums[1:, 1:] = steps.cumsum(0, np.int32).cumsum(1)
-    (top, bottom), (left, right) = (
-        (
-            np.maximum(np.arange(length) - distance, 0),
-            # Along the axis of the step there is one pair of neighbours fewer than pixels.
-            np.minimum(np.arange(length) + distance + 1, length) - (length - count),
-        )
-        for length, count in zip(size, steps.shape, strict=True)
-    )
-    rows = sums[bottom] - sums[top]
-    return rows[:, right] - rows[:, left]
 
 
 class BoundaryScores:
@@ -69,7 +58,8 @@ class BoundaryScores:
         dilation_ratio: Width of boundary IoU's bands as a share of the diagonal.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range; in `update` also if the shapes differ or a
+            label is neither a class nor the ignored one.
 
     Example:
 
@@ -96,17 +86,12 @@ class BoundaryScores:
         self.ignore_label = checked_ignore_label(ignore_label)
         self.widths = integers("widths", widths)
         self.dilation_ratio = fraction("dilation_ratio", dilation_ratio, below_one=True)
-        self._intersection = np.zeros(num_classes, np.int64)
-        self._union = np.zeros(num_classes, np.int64)
-        self._confusions = np.zeros((len(self.widths), num_classes, num_classes), np.int64)
+        # With a last class for the pixels away from the boundary.
+        self._borders = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+        self._bands = np.zeros((len(self.widths), num_classes, num_classes), np.int64)
 
     def update(self, truth: np.ndarray, predicted: np.ndarray) -> None:
-        """Adds an image: its labels and the predicted ones, both `(height, width)`.
-
-        Raises:
-            ValueError: If the shapes differ, or a label is neither a class nor the ignored one, or
-                not a whole number.
-        """
+        """Adds an image: its labels and the predicted ones, both `(height, width)`."""
         truth, predicted = np.asarray(truth), np.asarray(predicted)
         if truth.ndim != 2 or truth.shape != predicted.shape:
             raise ValueError(
@@ -116,25 +101,16 @@ class BoundaryScores:
         truth, ignored = check_labels(truth, self.num_classes, self.ignore_label, "truth")
         predicted = np.where(ignored, 0, predicted)
         predicted, _ = check_labels(predicted, self.num_classes, None, "predicted")
-        truth, predicted = (np.where(ignored, VOID, labels) for labels in (truth, predicted))
-        self._count_borders(truth, predicted)
-        for confusion, width in zip(self._confusions, self.widths, strict=True):
+        truth, predicted = (np.where(ignored, self.num_classes, m) for m in (truth, predicted))
+        distance = max(1, round(self.dilation_ratio * float(np.hypot(*truth.shape))))
+        borders = (
+            np.where(near_boundary(labels, distance, at_border=True), labels, self.num_classes)
+            for labels in (truth, predicted)
+        )
+        self._borders += confusion_matrix(*borders, self.num_classes + 1)
+        for confusion, width in zip(self._bands, self.widths, strict=True):
             band = near_boundary(truth, width) & ~ignored
             confusion += confusion_matrix(truth[band], predicted[band], self.num_classes)
-
-    def _count_borders(self, truth: np.ndarray, predicted: np.ndarray) -> None:
-        distance = max(1, round(self.dilation_ratio * float(np.hypot(*truth.shape))))
-        borders = [
-            np.where(near_boundary(labels, distance, at_border=True), labels, VOID)
-            for labels in (truth, predicted)
-        ]
-        true, found = (self._pixels(labels) for labels in borders)
-        both = self._pixels(np.where(borders[0] == borders[1], borders[0], VOID))
-        self._intersection += both
-        self._union += true + found - both
-
-    def _pixels(self, labels: np.ndarray) -> np.ndarray:
-        return np.bincount(labels[labels != VOID], minlength=self.num_classes)
 
     def result(self) -> dict:
         """Returns the scores of all images added, as a dict that can be written as JSON.
@@ -143,13 +119,15 @@ class BoundaryScores:
         neither in the truth nor predicted) and `trimap_mean_iou` (the width of the band, a string,
         to the mean IoU in it, None for a band without pixels).
         """
-        areas = (tf.constant(area, tf.float64) for area in (self._intersection, self._union))
+        hits = np.diag(self._borders)
+        union = self._borders.sum(0) + self._borders.sum(1) - hits
+        areas = (tf.constant(area[:-1], tf.float64) for area in (hits, union))
         mean, per_class, _ = ious(*areas)
         return {
             "boundary_mean_iou": number(mean.numpy()),
             "boundary_per_class": by_name(per_class.numpy(), self.class_names),
             "trimap_mean_iou": {
                 str(width): scores(confusion)["mean_iou"]
-                for width, confusion in zip(self.widths, self._confusions, strict=True)
+                for width, confusion in zip(self.widths, self._bands, strict=True)
             },
         }

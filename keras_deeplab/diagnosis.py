@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -13,9 +13,8 @@ import tensorflow as tf
 
 from keras_deeplab import validation
 from keras_deeplab.batch_norm import reestimate_batch_norm
-from keras_deeplab.data import IGNORE_LABEL, Source
-from keras_deeplab.data.augment import MEAN_COLOR
-from keras_deeplab.graph.network import all_layers, all_norms, intercepted_calls
+from keras_deeplab.data import IGNORE_LABEL, Source, augment
+from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.losses import CrossEntropy
 from keras_deeplab.metrics import SegmentationMetrics
@@ -27,7 +26,6 @@ LEARNING_RATE, NORM_FREE_LEARNING_RATE = 8e-3, 3e-4
 STEPS, WARMUP_STEPS, STEPS_PER_EPOCH = 300, 10, 10
 TRIAL_EPOCHS = 3
 LARGEST_SIDE = 160
-CROPS_PER_SIDE = 7
 FEW = 0.1  # of the weights
 
 History = dict[str, list[float]]
@@ -39,8 +37,8 @@ class OverfitReport:
     """Result of `overfit`; `print` shows it.
 
     Attributes:
-        cause: None if the model fits, else `"data"`, `"frozen"`, `"activations"`, `"gradients"`,
-            `"learning_rate"`, `"batch_norm"`, `"steps"` or `"plateau"`.
+        cause: None if the model fits, else `"data"`, `"frozen"`, `"gradients"`, `"outputs"`,
+            `"batch_norm"`, `"learning_rate"`, `"steps"` or `"plateau"`.
         message: What was measured about the cause, and how to fix it.
         shape: `(images, height, width)` of the batch.
         history: As `keras.callbacks.History.history`, an entry per 10 steps, with the values of
@@ -84,12 +82,12 @@ def overfit(
 ) -> OverfitReport:
     """Overfits one batch of a few training images with `fit`, and diagnoses why if that fails.
 
-    A model that cannot do this will not learn a data set either. One crop of each image, the one
-    with the most even spread of classes, without augmentation, is the batch of every step. Training
-    stops once the mean IoU in inference mode reaches the target. If it does not, causes are
-    checked: labels without classes to separate, frozen layers, dead activations, lost gradients, a
-    learning rate that is too high or too low (others are tried), batch-norm statistics that differ
-    between training and inference, too few steps.
+    A model that cannot do this will not learn a data set either. One crop of each image, around a
+    pixel of a random class, without augmentation, is the batch of every step. Training stops once
+    the mean IoU in inference mode reaches the target. If it does not, causes are checked: labels
+    without classes to separate, frozen layers, lost gradients, outputs that are not logits,
+    batch-norm statistics that differ between training and inference, a learning rate that is too
+    high or too low (others are tried), too few steps.
 
     The variables of model and optimizer are restored in the end, and what the model was compiled
     with does not change.
@@ -131,9 +129,8 @@ def overfit(
     validation.fraction("target", target)
     source.check_split("train")
     spec, num_classes = logits_spec(model)
-    classes = source.info.classes
-    if num_classes != len(classes) or spec.shape[-1] != 3:
-        rule = f"a map from 3 channels to the source's {len(classes)} classes"
+    if num_classes != source.info.num_classes or spec.shape[-1] != 3:
+        rule = f"a map from 3 channels to the source's {source.info.num_classes} classes"
         raise validation.error("model", rule, {"channels": spec.shape[-1], "classes": num_classes})
     if crop_size is not None:
         crop_size = validation.size("crop_size", crop_size)
@@ -141,20 +138,20 @@ def overfit(
         crop_size = tuple(spec.shape[1:3])
     images, labels = read_batch(source, count, crop_size)
     optimizer = keras.optimizers.get(optimizer or default_optimizer(model, steps))
-    one = _OneBatch(model, images, labels, num_classes, optimizer, loss or CrossEntropy(), target)
+    one = _OneBatch(model, images, labels, target, optimizer, loss or CrossEntropy())
     history: History = {}
-    finding = _check_labels(labels, classes)
+    finding = _check_labels(labels, num_classes)
     if finding is None and not model.trainable_variables:
         finding = _check_frozen(model)
     try:
         if finding is None:
-            history = one.fit(optimizer, math.ceil(steps / STEPS_PER_EPOCH), verbose)
+            history = one.train(optimizer, math.ceil(steps / STEPS_PER_EPOCH), verbose)
             if not history["val_mean_iou"][-1] >= target:
                 finding = (
                     _check_frozen(model)
-                    or _check_batch_norm(one, history)
-                    or _check_activations(one)
-                    or _check_gradients(one)
+                    or _check_gradients(one, history)
+                    or _check_outputs(one)
+                    or _check_modes(one, history)
                     or _check_learning_rate(one, history)
                     or _check_steps(history)
                 )
@@ -181,256 +178,200 @@ def read_batch(
         raise validation.error("source", "a source with images in its split 'train'", source)
     spread = np.unique(np.linspace(0, images - 1, min(count, images)).astype(np.int64))
     numbers = tf.data.Dataset.from_tensor_slices(spread)
-    pairs = list(source.checked_dataset("train", numbers).as_numpy_iterator())
+    pairs = list(source.checked_dataset("train", numbers))
     if crop_size is None:
         sides = np.max([label.shape for _, label in pairs], axis=0)
         crop_size = tuple(int(min(side, LARGEST_SIDE)) for side in sides)
-    images, labels = zip(*(_richest_crop(*pair, crop_size) for pair in pairs), strict=True)
-    return np.stack(images), np.stack(labels)
+    plain = {"scales": (1.0, 1.0), "flip": False, "color_jitter": None, "class_focus": 1.0}
+    crops = [
+        augment(*pair, tf.constant([0, number]), crop_size=crop_size, **plain)
+        for number, pair in enumerate(pairs)
+    ]
+    images, labels = (np.stack(maps) for maps in zip(*crops, strict=True))
+    return images, labels.astype(np.int32)
 
 
-def _richest_crop(
-    image: np.ndarray, label: np.ndarray, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The crop whose labels have the largest entropy; a smaller image is padded, ignored there.
+class _OneBatch(DeepSupervision, keras.Model):
+    """A model that is trained on one batch under a `compile` of its own, each time from the start.
 
-    The number of classes would prefer crops with slivers of many, in which a few wrong pixels
-    decide the mean IoU.
+    What the model itself was compiled with stays as it is.
     """
-    after = [(0, max(0, want - have)) for want, have in zip(size, label.shape, strict=True)]
-    image = np.pad(image.astype(np.float32), [*after, (0, 0)], constant_values=MEAN_COLOR)
-    label = np.pad(label.astype(np.int32), after, constant_values=IGNORE_LABEL)
-    tops, lefts = (
-        np.unique(np.linspace(0, have - want, CROPS_PER_SIDE).astype(int))
-        for want, have in zip(size, label.shape, strict=True)
-    )
 
-    def entropy(crop: tuple[slice, slice]) -> float:
-        counts = np.unique(label[crop][label[crop] != IGNORE_LABEL], return_counts=True)[1]
-        shares = counts / counts.sum()
-        return -float((shares * np.log(shares)).sum()) if counts.size else -1.0
-
-    crops = [np.s_[top : top + size[0], left : left + size[1]] for top in tops for left in lefts]
-    best = max(crops, key=entropy)
-    return image[best], label[best]
-
-
-class _Trained(DeepSupervision, keras.Model):
-    """A model under a `compile` of its own, so that the model's stays as it is."""
-
-    def __init__(self, network: keras.Model) -> None:
+    def __init__(
+        self,
+        network: keras.Model,
+        images: np.ndarray,
+        labels: np.ndarray,
+        target: float,
+        optimizer: keras.optimizers.Optimizer,
+        loss: Callable[[Any, Any], Any] | str,
+    ) -> None:
         super().__init__(name=network.name, dtype=network.dtype_policy)
         self.network = network
         self.supervision_weights = getattr(network, "supervision_weights", (1.0,))
+        self.images, self.labels, self.target = images, labels, target
+        self.batch = tf.data.Dataset.from_tensors((images, labels))
+        self.loss_to_train = loss
+        optimizer.build(network.trainable_variables)
+        # In a function, as Keras would take a list of variables for weights of this model.
+        self.restore = _restoring((*network.variables, *optimizer.variables))
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> Any:
         return self.network(inputs, training=training)
 
-
-class _OneBatch:
-    """A model and the batch that it is trained on, always from the same variables."""
-
-    def __init__(
-        self,
-        model: keras.Model,
-        images: np.ndarray,
-        labels: np.ndarray,
-        num_classes: int,
-        optimizer: keras.optimizers.Optimizer,
-        loss: Callable[[Any, Any], Any] | str,
-        target: float,
-    ) -> None:
-        self.model, self.images, self.labels = model, images, labels
-        self.num_classes, self.loss, self.target = num_classes, loss, target
-        self.optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # without loss scaling
-        self.dataset = tf.data.Dataset.from_tensors((images, labels))
-        self.trained = _Trained(model)
-        optimizer.build(model.trainable_variables)
-        self.beginning = [
-            (variable, np.array(keras.ops.convert_to_numpy(variable)))
-            for variable in (*model.variables, *optimizer.variables)
-        ]
-
-    def restore(self) -> None:
-        for variable, value in self.beginning:
-            variable.assign(value)
-
-    def fit(
+    def train(
         self, optimizer: keras.optimizers.Optimizer, epochs: int, verbose: str | int = 0
     ) -> History:
-        """Trains from the beginning until the target is reached or the loss is not finite."""
+        """Trains from the start until the target is reached or the loss is not finite."""
 
         def stop(epoch: int, logs: dict[str, float]) -> None:  # noqa: ARG001
             reached = logs["val_mean_iou"] >= self.target
-            self.trained.stop_training |= bool(reached or not math.isfinite(logs["loss"]))
+            self.stop_training |= bool(reached or not math.isfinite(logs["loss"]))
 
         self.restore()
-        self.trained.compile(
+        self.compile(
             optimizer,
-            self.loss,
-            metrics=[SegmentationMetrics(self.num_classes, per_class=False)],
+            self.loss_to_train,
+            metrics=[SegmentationMetrics(self.network.output_shape[-1], per_class=False)],
             jit_compile=False,  # takes longer than it saves in a few hundred small steps
         )
-        history = self.trained.fit(
-            self.dataset.repeat(),
+        self.first_loss = float(self.training_loss())
+        self.restore()
+        history = self.fit(
+            self.batch.repeat(),
             steps_per_epoch=STEPS_PER_EPOCH,
             epochs=epochs,
-            validation_data=self.dataset,
+            validation_data=self.batch,
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=stop)],
             shuffle=False,
             verbose=verbose,
         )
         return history.history
 
-    def first_loss(self) -> tf.Tensor:
-        """The loss in training mode before the first step."""
-        self.restore()
-        outputs = self.model(self.images, training=True)
-        return self.trained.compute_loss(self.images, self.labels, outputs)
+    def training_loss(self) -> tf.Tensor:
+        """The loss in training mode with the present variables."""
+        outputs = self(self.images, training=True)
+        return self.compute_loss(self.images, self.labels, outputs)
 
 
-def _check_labels(labels: np.ndarray, classes: Sequence[str]) -> Finding | None:
+def _restoring(variables: Iterable[keras.Variable]) -> Callable[[], None]:
+    """Returns a function that sets variables back to their present values."""
+    values = [(v, np.array(keras.ops.convert_to_numpy(v))) for v in variables]
+
+    def restore() -> None:
+        for variable, value in values:
+            variable.assign(value)
+
+    return restore
+
+
+def _check_labels(labels: np.ndarray, num_classes: int) -> Finding | None:
     values = np.unique(labels[labels != IGNORE_LABEL])
-    if values.size and not 0 <= values[0] <= values[-1] < len(classes):
-        return "data", (
-            f"Labels must be in 0..{len(classes) - 1}. Received: {values.tolist()}. Do the label "
-            "maps count from 1?"
-        )
-    if values.size < 2:
-        return "data", (
-            "The labels must be of two classes at least (255 is ignored). Received: "
-            f"{[classes[value] for value in values]}. Are the label maps right, or the images too "
-            "few?"
-        )
-    return None
+    if len(values) > 1 and values[-1] < num_classes:
+        return None
+    return "data", (
+        f"The labels must be of two classes at least, in 0..{num_classes - 1} (255 is ignored). "
+        f"Received: {values.tolist()}. Do the label maps count from 1, or are the images too few?"
+    )
 
 
 def _check_frozen(model: keras.Model) -> Finding | None:
     """Whether few weights are trainable, or not those of the layers that compute the logits."""
-    layers = [layer for layer in all_layers(model).values() if layer.weights]
     frozen = [layer for layer in predictors(model) if not layer.trainable]
     trainable, total = (
         sum(math.prod(v.shape) for v in variables)
         for variables in (model.trainable_variables, model.weights)
     )
     if trainable < FEW * total:
-        frozen = [layer for layer in layers if not layer.trainable]
+        layers = all_layers(model).values()
+        frozen = [layer for layer in layers if layer.weights and not layer.trainable]
     if not frozen:
         return None
-    names = _listed(layer.name for layer in frozen)
+    names = _some([layer.name for layer in frozen])
     return "frozen", f"{trainable} of {total} weights are trainable; frozen: {names}."
 
 
-def _check_activations(one: _OneBatch) -> Finding | None:
-    """Whether features differ from pixel to pixel before training, and the outputs are logits."""
-    one.restore()
-    layers, heads = all_layers(one.model), predictors(one.model)
-    constant: list[str] = []
-    dead: list[str] = []
-
-    def recorded(path: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if layers[path] in heads and _is_constant(args):
-            dead.append(path)
-        outputs = call(*args, **kwargs)
-        if _is_constant(outputs):
-            constant.append(path)
-        return outputs
-
-    with intercepted_calls(layers, recorded):  # in training mode, as for the loss
-        one.model(one.images, training=True)
-    if dead or "backbone" in constant:
-        return "activations", (
-            f"The output of layer '{constant[0]}' is the same at every pixel: its activations are "
-            "dead. Check its initial weights and the scale of its input."
-        )
-    logits = np.asarray(one.model(one.images, training=False))
-    if logits.min() >= 0 and np.allclose(logits.sum(-1), 1, atol=1e-3):
-        return "activations", (
-            "The outputs are probabilities, but losses expect logits: remove the softmax from the "
-            "model."
-        )
-    return None
-
-
-def _is_constant(values: Any) -> bool:
-    """Whether the first map in a structure is the same at all pixels, up to rounding."""
-    maps = [v for v in keras.tree.flatten(values) if tf.is_tensor(v) and v.dtype.is_floating]
-    if not maps or maps[0].shape.rank != 4:
-        return False
-    x = tf.cast(maps[0], tf.float32)
-    deviation = tf.reduce_max(tf.math.reduce_std(x, axis=(0, 1, 2)))
-    return bool(deviation <= 1e-6 * tf.maximum(1.0, tf.reduce_max(tf.abs(x))))
-
-
-def _check_gradients(one: _OneBatch) -> Finding | None:
-    variables = one.model.trainable_variables
+def _check_gradients(one: _OneBatch, history: History) -> Finding | None:
+    """Whether variables have no gradients: after the training, or where it failed before it."""
+    if history["mean_iou"][-1] >= one.target:
+        return None
+    trained = history["loss"][-1] < one.first_loss
+    if not trained:
+        one.restore()
+    variables = one.network.trainable_variables
     with tf.GradientTape() as tape:
-        loss = one.first_loss()
-    gradients = zip(variables, tape.gradient(loss, variables), strict=True)
-    lost = [v.path for v, value in gradients if value is None or not np.isfinite(value).all()]
+        loss = one.training_loss()
+    gradients = {
+        v.path: value for v, value in zip(variables, tape.gradient(loss, variables), strict=True)
+    }
+    lost = [p for p, value in gradients.items() if value is None or not np.isfinite(value).all()]
+    kernels = [path for path, value in gradients.items() if path not in lost and value.ndim > 1]
+    zero = [path for path in kernels if not np.any(gradients[path])]
+    # A sound model has a few too, such as image pooling's of a single image, and before the first
+    # step many, where the last layer begins with zeros.
+    if trained and 2 * len(zero) >= len(kernels):
+        lost += zero
     if not lost:
         return None
     return "gradients", (
-        f"Before the first step there are no finite gradients of {_listed(lost)}. Look for "
-        "stop_gradient, argmax, rounding or NumPy after these layers, for NaN in the weights, "
-        "division by zero and the logarithm of zero."
+        f"There are no gradients of {_some(lost)}. Look for activations that are dead (initial "
+        "weights, scale of the input), stop_gradient, argmax, rounding or NumPy after these "
+        "layers, for NaN in the weights, division by zero and the logarithm of zero."
     )
 
 
-def _check_learning_rate(one: _OneBatch, history: History) -> Finding | None:
-    """Whether the loss falls faster at another learning rate."""
-    first, last = float(one.first_loss()), history["loss"][-1]
-    epochs = min(TRIAL_EPOCHS, len(history["loss"]))
-    steps = epochs * STEPS_PER_EPOCH
-    one.optimizer.iterations.assign_add(min(WARMUP_STEPS, steps))
-    rate = float(one.optimizer.learning_rate)
-    if not math.isfinite(last):
-        return "learning_rate", f"The learning rate {rate:.2g} is too high: the loss is {last}."
-    if last < first / 2 or history["mean_iou"][-1] >= one.target:
+def _check_outputs(one: _OneBatch) -> Finding | None:
+    outputs = np.asarray(one.network(one.images, training=False))
+    if outputs.min() < 0 or not np.allclose(outputs.sum(-1), 1, atol=1e-3):
         return None
-    losses = {1.0: history["loss"][epochs - 1]}
-    for factor in (0.1, 10.0):
-        settings = {**one.optimizer.get_config(), "learning_rate": factor * rate}
-        losses[factor] = one.fit(type(one.optimizer).from_config(settings), epochs)["loss"][-1]
-    # A loss that is not finite fell less than any other.
-    fell, low, high = (
-        first - loss if math.isfinite(loss) else -math.inf for loss in losses.values()
-    )
-    clearly = max(2 * fell, 0.1 * first)
-    if high >= max(low, clearly):
-        word = "low"
-    elif low >= clearly or (last > first and low > fell):
-        word = "high"
-    else:
-        return None
-    measured = ", ".join(
-        f"{loss:.3g} at {factor * rate:.2g}" for factor, loss in sorted(losses.items())
-    )
-    return "learning_rate", (
-        f"The learning rate is too {word}: after {steps} steps the loss, {first:.3g} before, is "
-        f"{measured}."
+    return "outputs", (
+        "The outputs are probabilities, but losses expect logits: remove the model's softmax."
     )
 
 
-def _check_batch_norm(one: _OneBatch, history: History) -> Finding | None:
+def _check_modes(one: _OneBatch, history: History) -> Finding | None:
     """Whether the model, still trained, fits in training mode and not in inference mode."""
     training, inference = history["mean_iou"][-1], history["val_mean_iou"][-1]
     measured = f"mean IoU is {training:.3f} in training mode and {inference:.3f} in inference mode"
-    norms = all_norms(one.model).values()
-    if norms and math.isfinite(history["loss"][-1]):
-        reestimate_batch_norm(one.model, [one.images])
-        found = one.trained.evaluate(one.dataset, return_dict=True, verbose=0)["mean_iou"]
-        if found >= one.target:
+    if all_norms(one.network) and math.isfinite(history["loss"][-1]):
+        reestimate_batch_norm(one.network, [one.images])
+        if one.evaluate(one.batch, return_dict=True, verbose=0)["mean_iou"] >= one.target:
             return "batch_norm", (
-                f"The moving statistics of the batch norms lag behind the weights: {measured}, "
-                f"{found:.3f} with re-estimated statistics. Use a smaller momentum than "
-                f"{_listed({norm.momentum for norm in norms})}, or "
-                "keras_deeplab.reestimate_batch_norm."
+                f"The moving statistics of the batch norms lag behind the weights: {measured}. Use "
+                "a smaller momentum, or keras_deeplab.reestimate_batch_norm."
             )
     if training < one.target:
         return None
     return "batch_norm", (
         f"A layer other than the batch norms differs between the modes: {measured}."
+    )
+
+
+def _check_learning_rate(one: _OneBatch, history: History) -> Finding | None:
+    """Whether the loss rises, or falls faster at another learning rate."""
+    optimizer = getattr(one.optimizer, "inner_optimizer", one.optimizer)  # without loss scaling
+    first, last = one.first_loss, history["loss"][-1]
+    epochs = min(TRIAL_EPOCHS, len(history["loss"]))
+    optimizer.iterations.assign(min(WARMUP_STEPS, epochs * STEPS_PER_EPOCH))
+    rate = float(optimizer.learning_rate)
+    losses = {rate: history["loss"][epochs - 1]}
+    if last < first / 2 or history["mean_iou"][-1] >= one.target:
+        return None
+    rises = not last <= first
+    if not rises:
+        for other in (0.1 * rate, 10 * rate):
+            settings = {**optimizer.get_config(), "learning_rate": other}
+            trial = type(optimizer).from_config(settings)
+            losses[other] = one.train(trial, epochs)["loss"][-1]
+        fell = {r: first - loss if math.isfinite(loss) else -math.inf for r, loss in losses.items()}
+        best = max(fell, key=fell.get)
+        if best == rate or fell[best] < max(2 * fell[rate], 0.1 * first):
+            return None
+    word = "high" if rises or best < rate else "low"
+    measured = ", ".join(f"{loss:.3g} at {rate:.2g}" for rate, loss in sorted(losses.items()))
+    return "learning_rate", (
+        f"The learning rate is too {word}: after {epochs * STEPS_PER_EPOCH} steps the loss, "
+        f"{first:.3g} before, is {measured}."
     )
 
 
@@ -447,7 +388,6 @@ def _check_steps(history: History) -> Finding:
     )
 
 
-def _listed(names: Iterable[Any], shown: int = 5) -> str:
-    names = list(map(str, names))
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+def _some(names: list[str]) -> str:
+    """The first names of a list."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -61,28 +61,26 @@ def evaluate(
     metric = SegmentationMetrics(num_classes, class_names, ignore_label, per_class=False)
     boundaries = BoundaryScores(num_classes, class_names, ignore_label) if boundary else None
     dataset = pair_batches(dataset)
-    step = _evaluation_step(model, metric, dataset.element_spec, spec)
+    labels_of = label_function(model)
     steps = int(dataset.cardinality())
-    current = tf.function(metric.result, autograph=False)  # without the warnings of an eager call
     progress = keras.utils.Progbar(
-        None if steps < 0 else steps,
-        verbose=1 if verbose == "auto" else verbose,
-        stateful_metrics=list(current()),
+        None if steps < 0 else steps, verbose=1 if verbose == "auto" else verbose
     )
-    images, done = 0, 0
-    for done, (pixels, labels) in enumerate(dataset, 1):
-        maps = step(pixels, labels)
+    images = done = 0
+    for done, (pixels, truth) in enumerate(dataset, 1):
+        predicted = labels_of(tf.cast(pixels, spec.dtype))
+        metric.update_state(truth, predicted)
         if boundaries is not None:
-            for truth, predicted in zip(*(side.numpy() for side in maps), strict=True):
-                boundaries.update(truth, predicted)
-        images += int(tf.shape(pixels)[0])
-        values = [(name, float(value)) for name, value in current().items()]
-        progress.update(done, values, finalize=False)
+            truth = tf.reshape(truth, tf.shape(predicted))
+            for maps in zip(truth.numpy(), predicted.numpy(), strict=True):
+                boundaries.update(*maps)
+        images += len(predicted)
+        progress.update(done, finalize=False)
     if not done:
         raise error("dataset", "non-empty", dataset)
-    metric.result()  # warns of masks of 0 and 255
+    mean_iou = float(metric.result()["mean_iou"])  # warns of masks of 0 and 255
     progress.target = done
-    progress.update(done, values, finalize=True)
+    progress.update(done, [("mean_iou", mean_iou)], finalize=True)
     confusion = metric.confusion.numpy()
     report, counted = scores(confusion, class_names), confusion.sum()
     shares = confusion.sum(1) / (counted if counted else np.nan)
@@ -103,26 +101,6 @@ def pair_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise error("dataset", "finite", dataset, "Leave out `repeat()`.")
     return dataset.batch(1) if element[0].shape.rank == 3 else dataset
-
-
-def _evaluation_step(
-    model: keras.Model, metric: SegmentationMetrics, element: tuple, spec: tf.TensorSpec
-) -> tf.types.experimental.PolymorphicFunction:
-    """The function that adds a batch to the metric and returns truth and predicted label maps."""
-    pixels, labels = element
-    any_size = tf.TensorSpec([None, *spec.shape[1:]], pixels.dtype)
-    maps = tf.TensorSpec([None] * labels.shape.rank, labels.dtype)
-    has_channel_axis = labels.shape.rank == 4
-    labels_of = label_function(model)
-
-    @tf.function(input_signature=[any_size, maps])
-    def step(images: tf.Tensor, truth: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        predicted = labels_of(tf.cast(images, spec.dtype))
-        truth = tf.squeeze(truth, -1) if has_channel_axis else truth
-        metric.update_state(truth, predicted)
-        return truth, predicted
-
-    return step
 
 
 def scores_table(report: dict[str, Any], split: str) -> str:

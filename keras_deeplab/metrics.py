@@ -86,11 +86,7 @@ def _scores(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def ious(intersection: tf.Tensor, union: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Computes the mean IoU over the classes with a union, and the IoU per class from areas.
-
-    Returns `(mean, per_class, counted)`: a class without a union is NaN in `per_class` and 0 in
-    `counted`, which are otherwise equal.
-    """
+    """Returns the mean IoU, the IoUs with NaN for a class without a union, and those with 0."""
     # By the union, not the quotient: the NaN of an invalid label (see `read_labels`) must not pass
     # as an absent class.
     absent = union == 0
@@ -129,16 +125,12 @@ class SegmentationMetrics(keras.metrics.Metric):
 
     The entries in the logs are `mean_iou`, `pixel_accuracy`, `frequency_weighted_iou` and, for each
     class, `iou_NAME` and `predicted_share_NAME` (white space in a name becomes `_`), with the
-    prefix `val_` for validation data: `ModelCheckpoint(monitor="val_mean_iou")`. A class that is
-    neither in the truth nor in the prediction has an IoU of NaN and is not in the mean; a class
-    with a share of 0 is never predicted. Counts are float64, exact up to 2^53 pixels. The second
-    metric of a model needs a name of its own, which is then part of the prefix.
+    prefix `val_` for validation data: `ModelCheckpoint(monitor="val_mean_iou")`. An undefined IoU
+    is NaN. Counts are exact up to 2^53 pixels. The second metric of a model needs a name of its
+    own, which is then part of the prefix.
 
-    The entries per class are in the logs of an epoch and of `evaluate`, but not in those of a
-    batch: TensorFlow optimises a step of 300 results for half a minute.
-
-    A label that is neither a class nor the ignored one raises an error; in a function compiled by
-    XLA, which cannot raise, the results are NaN.
+    The entries per class are not in the logs of a batch: TensorFlow optimises a step of 300 results
+    for half a minute. Invalid labels are as in `losses.CrossEntropy`: an error, or NaN in XLA.
 
     Args:
         num_classes: Number of classes, at least 2.
@@ -194,7 +186,15 @@ class SegmentationMetrics(keras.metrics.Metric):
         self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
     ) -> None:
         """Adds a batch to the confusion matrix."""
-        truth, predicted = self._label_maps(y_true, y_pred)
+        predicted = tf.convert_to_tensor(y_pred)
+        if predicted.dtype.is_floating:
+            if predicted.shape[-1] != self.num_classes:
+                rule = f"{self.num_classes} logits along the last axis"
+                raise validation.error("y_pred", rule, tuple(predicted.shape))
+            predicted = tf.argmax(predicted, -1, output_type=tf.int32)
+        elif predicted.shape.rank == 4:
+            predicted = tf.squeeze(predicted, -1)
+        truth = fit_labels(y_true, predicted.shape)
         rows, weights = read_labels(truth, self.num_classes, self.ignore_label)
         # Predictions at ignored pixels are not checked.
         predicted = tf.where(weights == 0, 0, tf.cast(predicted, tf.int32))
@@ -210,17 +210,6 @@ class SegmentationMetrics(keras.metrics.Metric):
         counts = tf.math.unsorted_segment_sum(tf.reshape(weights, [-1]), cells, self.num_classes**2)
         self.confusion.assign_add(tf.reshape(counts, (self.num_classes, self.num_classes)))
 
-    def _label_maps(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        predicted = tf.convert_to_tensor(y_pred)
-        if predicted.dtype.is_floating:
-            if predicted.shape[-1] != self.num_classes:
-                rule = f"{self.num_classes} logits along the last axis"
-                raise validation.error("y_pred", rule, tuple(predicted.shape))
-            predicted = tf.argmax(predicted, -1, output_type=tf.int32)
-        elif predicted.shape.rank == 4:
-            predicted = tf.squeeze(predicted, -1)
-        return fit_labels(y_true, predicted.shape), predicted
-
     @property
     def prefix(self) -> str:
         """The prefix of each entry in the logs: empty, or the name if it is not the default."""
@@ -230,8 +219,8 @@ class SegmentationMetrics(keras.metrics.Metric):
         """Returns the scores since the last reset; in a `tf.function` without those per class."""
         confusion = tf.convert_to_tensor(self.confusion)
         result = {name: tf.cast(value, self.dtype) for name, value in _scores(confusion).items()}
-        of_classes = {"iou": "per_class", "predicted_share": "predicted_share"}
-        of_classes = {key: result.pop(name) for key, name in of_classes.items()}
+        names = {"iou": "per_class", "predicted_share": "predicted_share"}
+        of_classes = {kind: result.pop(name) for kind, name in names.items()}
         if tf.executing_eagerly():
             ignored, maps = tf.convert_to_tensor(self._seen).numpy()
             pixels = confusion.numpy().sum(1)

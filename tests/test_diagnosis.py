@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial, partialmethod
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +14,8 @@ from keras import layers as kl
 
 import keras_deeplab
 from keras_deeplab import data
-from keras_deeplab.diagnosis import _richest_crop, default_optimizer, read_batch
+from keras_deeplab.diagnosis import _OneBatch, default_optimizer, read_batch
+from keras_deeplab.graph.network import all_layers
 from keras_deeplab.models.deep_supervision import DeepSupervision
 
 COLORS = np.array([[60, 60, 60], [220, 60, 60], [60, 60, 220]])
@@ -19,17 +24,12 @@ COLORS = np.array([[60, 60, 60], [220, 60, 60], [60, 60, 220]])
 class Arrays(data.Source):
     """Pictures and label maps in memory."""
 
+    info = data.DatasetInfo(("ground", "red", "blue"))
+    splits = ("train",)
+
     def __init__(self, labels: np.ndarray) -> None:
         pixels = COLORS[labels % 3] + np.random.default_rng(1).normal(0, 10, (*labels.shape, 3))
         self.images, self.labels = np.uint8(np.clip(pixels, 0, 255)), labels.astype(np.uint8)
-
-    @property
-    def info(self) -> data.DatasetInfo:
-        return data.DatasetInfo(("ground", "red", "blue"))
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return ("train",)
 
     def names(self, split: str) -> list[str]:
         return [str(index) for index in range(len(self.images))]
@@ -60,7 +60,10 @@ def network(middle=lambda x: x, momentum: float = 0.5, after=lambda x: x) -> ker
 
 def run(model: keras.Model, source: data.Source | None = None, rate: float = 0.03, **arguments):
     arguments = {"steps": 60, "verbose": 0, "optimizer": keras.optimizers.Adam(rate), **arguments}
-    return keras_deeplab.overfit(model, source or blocks(), **arguments)
+    eagerly = arguments["steps"] <= 10  # in place of compiling a few steps
+    compile_model = partialmethod(keras.Model.compile, run_eagerly=eagerly)
+    with mock.patch.object(_OneBatch, "compile", compile_model):
+        return keras_deeplab.overfit(model, source or blocks(), **arguments)
 
 
 def test_a_sound_model_fits_and_is_left_as_it_was():
@@ -88,30 +91,22 @@ def test_a_loss_reads_the_steps_of_the_optimizer():
     shares = []
 
     def loss(labels, logits):
-        tf.py_function(lambda share: shares.append(float(share)), [mining.current_fraction()], [])
+        shares.append(float(mining.current_fraction()))
         return mining(labels, logits)
 
     run(network(), optimizer=optimizer, loss=loss, steps=5, target=0)
-    np.testing.assert_allclose(shares[:5], [1, 0.75, 0.5, 0.25, 0.25])
+    np.testing.assert_allclose(shares[1:6], [1, 0.75, 0.5, 0.25, 0.25])
 
 
-@pytest.mark.parametrize(
-    "labels, message",
-    [
-        (255, r"two classes at least \(255 is ignored\). Received: \[\]"),
-        (1, r"two classes at least \(255 is ignored\). Received: \['red'\]"),
-        ([3, 1], r"must be in 0..2. Received: \[1, 3\]"),
-    ],
-)
-def test_labels(labels, message):
+@pytest.mark.parametrize("classes", [[255, 255], [1, 1], [3, 1]])
+def test_labels(classes):
     source = blocks()
-    source.labels[:, :, :16] = np.ravel(labels)[0]
-    source.labels[:, :, 16:] = np.ravel(labels)[-1]
+    source.labels[:, :, :16], source.labels[:, :, 16:] = classes
     report = run(network(), source)
-    assert report.cause == "data"
-    assert not report.history
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(str(report))
+    assert (report.cause, report.history) == ("data", {})
+    shown = sorted({*classes} - {255})
+    message = f"two classes at least, in 0..2 (255 is ignored). Received: {shown}. Do the label"
+    assert message in str(report)
 
 
 @keras.saving.register_keras_serializable(package="test_diagnosis")
@@ -126,41 +121,17 @@ class TrainingOnly(kl.Layer):
         return x if training else tf.reverse(x, [1])
 
 
-def frozen():
-    model = network()
-    model.trainable = False
+def frozen(*names, **options):
+    model = network(**options)
+    for name in names:
+        model.get_layer(name).trainable = False
     return model
 
 
-def frozen_predictor():
-    model = network()
-    model.get_layer("logits").set_weights([np.zeros((1, 1, 8, 3)), np.zeros(3)])
-    model.get_layer("logits").trainable = False
-    return model
-
-
-def hardly_trainable():
-    model = network(lambda x: kl.Conv2D(8, 9, padding="same")(x))
-    for layer in model.layers[:-1]:
-        layer.trainable = False
-    return model
-
-
-def not_finite():
-    model = network()
-    model.get_layer("logits").bias.assign([np.nan, 0, 0])
-    return model
-
-
-def dead():
-    model = network()
-    model.get_layer("backbone").get_layer("norm").beta.assign([-1e3] * 8)
-    return model
-
-
-def lagging():
-    model = network(momentum=0.9997)
-    model.get_layer("backbone").get_layer("norm").moving_mean.assign([30.0] * 8)
+def altered(path, weight, value, **options):
+    model = network(**options)
+    variable = getattr(all_layers(model)[path], weight)
+    variable.assign(np.full(variable.shape, value))
     return model
 
 
@@ -173,63 +144,57 @@ def mislabelled():
 
 
 SHORT = {"steps": 3}
+SLOW, BLOCKS = {"rate": 1e-3}, {"source": mislabelled()}
+FAST, ENDLESS = ({"optimizer": keras.optimizers.SGD(rate)} for rate in (300.0, 1e30))
+everything = partial(frozen, "backbone", "logits")
+predictor = partial(frozen, "logits")
+most = partial(frozen, "backbone", "large", middle=kl.Conv2D(8, 9, padding="same", name="large"))
+cut, modes = (partial(network, layer()) for layer in (Cut, TrainingOnly))
+not_finite = partial(altered, "logits", "bias", np.nan)
+dead = partial(altered, "backbone/norm", "beta", -1e3)
+lagging = partial(altered, "backbone/norm", "moving_mean", 30.0, momentum=0.9997)
+softmax = partial(network, after=kl.Softmax())
+quick_norms = partial(network, momentum=0.1)
 FAULTS = {
-    "frozen": (frozen, {}, "0 of 283 weights are trainable; frozen: .*conv, norm, logits"),
-    "frozen predictor": (frozen_predictor, SHORT, "weights are trainable; frozen: logits"),
-    "hardly trainable": (hardly_trainable, SHORT, "27 of .* frozen: .*conv, norm"),
-    "cut": (lambda: network(lambda x: Cut()(x)), SHORT, "no finite gradients of .*conv/kernel"),
-    "not finite": (not_finite, SHORT, "no finite gradients of .*NaN in the weights"),
-    "dead": (dead, {"rate": 0.001, **SHORT}, "output of layer 'backbone/relu' is the same at"),
-    "softmax": (lambda: network(after=kl.Softmax()), {"rate": 1e-3, **SHORT}, "remove the softmax"),
-    "slow": (network, {"rate": 1e-4, "steps": 20}, "rate is too low: .* at 0.0001, .* at 0.001"),
-    "fast": (network, {"optimizer": keras.optimizers.SGD(300.0), "steps": 20}, "rate is too high"),
-    "diverging": (network, {"optimizer": keras.optimizers.SGD(1e30), **SHORT}, "is too high"),
-    "lagging": (lagging, {}, "lag behind .* a smaller momentum than 0.9997, or .*reestimate"),
-    "modes": (lambda: network(lambda x: TrainingOnly()(x)), {}, "differs between the modes"),
-    "short": (lambda: network(momentum=0.1), {"steps": 8, "target": 1.0}, "train more steps"),
-    "mislabelled": (
-        lambda: network(momentum=0.1),
-        {"source": mislabelled(), "steps": 90},
-        "smaller output stride",
-    ),
+    "frozen": (everything, {}, "frozen", "0 of 283 weights .* frozen: .*conv, norm, logits"),
+    "frozen predictor": (predictor, SHORT, "frozen", "are trainable; frozen: logits"),
+    "hardly trainable": (most, SHORT, "frozen", "27 of .* frozen: .*conv, norm"),
+    "cut": (cut, SHORT, "gradients", "no gradients of .*conv/kernel.*stop_gradient"),
+    "not finite": (not_finite, SHORT, "gradients", "no gradients of .*NaN in the weights"),
+    "dead": (dead, SLOW | SHORT, "gradients", "no gradients of .*conv/kernel.* dead"),
+    "softmax": (softmax, SLOW | SHORT, "outputs", "remove the model's softmax"),
+    "slow": (network, SLOW | SHORT, "learning_rate", "too low: .* at 0.001, .* at 0.01"),
+    "fast": (network, FAST | SHORT, "learning_rate", "too high: .* at 3e"),
+    "diverging": (network, ENDLESS | SHORT, "learning_rate", "too high: .*nan at 1e"),
+    "lagging": (lagging, {}, "batch_norm", "lag behind .* a smaller momentum, or .*reestimate"),
+    "modes": (modes, {}, "batch_norm", "differs between the modes"),
+    "short": (quick_norms, {"steps": 8, "target": 1.0}, "steps", "train more steps"),
+    "mislabelled": (quick_norms, BLOCKS | {"steps": 90}, "plateau", "smaller output stride"),
 }
-CAUSES = dict(
-    zip(
-        FAULTS,
-        "frozen frozen frozen gradients gradients activations activations learning_rate "
-        "learning_rate learning_rate batch_norm batch_norm steps plateau".split(),
-        strict=True,
-    )
-)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_named(fault):
-    build, arguments, message = FAULTS[fault]
+@pytest.mark.parametrize("build, arguments, cause, message", FAULTS.values(), ids=FAULTS)
+def test_a_planted_fault_is_named(build, arguments, cause, message):
     report = run(build(), **arguments)
     assert not report.fits
-    assert report.cause == CAUSES[fault], report
-    assert f"the model does not fit them.\n  CAUSE {report.cause}: {report.message}" in str(report)
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(report.message)
+    assert report.cause == cause, report
+    assert f"the model does not fit them.\n  CAUSE {cause}: {report.message}" in str(report)
+    assert re.search(message, report.message), report
 
 
-def test_the_crop_with_the_most_even_spread_of_classes():
-    image, label = np.zeros((20, 40, 3), np.uint8), np.zeros((20, 40), np.uint8)
-    label[:10, 30:] = 1
-    label[10:, 30:] = 2
-    label[:, :5] = 255
-    pixels, classes = _richest_crop(image, label, (20, 20))
-    assert pixels.shape == (20, 20, 3)
-    assert np.bincount(classes.ravel()).tolist() == [200, 100, 100]
-    pixels, classes = _richest_crop(image, label, (24, 48))
-    assert (classes[20:] == 255).all()
-    assert (pixels[:, 40:] == 127.5).all()
-    first, again = (read_batch(data.Shapes(train=30, val=0), 4, None) for _ in "ab")
-    np.testing.assert_array_equal(first[1], again[1])
-    assert first[0].shape[0] == 4
-    assert first[0].dtype == np.float32
-    assert max(first[0].shape[1:3]) <= 112
+def test_a_batch_is_the_same_crops_around_rare_classes():
+    label = np.zeros((3, 40, 60), np.int64)
+    label[:, 30:, 50:] = 1
+    source = Arrays(label)
+    (images, labels), (_, again) = (read_batch(source, 9, (20, 24)) for _ in "ab")
+    assert (images.shape, images.dtype) == ((3, 20, 24, 3), np.float32)
+    np.testing.assert_array_equal(labels, again)
+    assert (labels == 1).any((1, 2)).sum() > 1  # at random, a crop has it once in ten
+    images, labels = read_batch(source, 2, (48, 80))
+    assert labels.shape == (2, 48, 80)
+    np.testing.assert_array_equal(np.bincount(labels.ravel())[[0, 1]], [4600, 200])
+    assert (images[labels == 255] == 127.5).all()
+    assert read_batch(Arrays(np.zeros((2, 20, 200), int)), 1, None)[1].shape == (1, 20, 160)
 
 
 class Supervised(DeepSupervision, keras.Model):
@@ -251,21 +216,19 @@ def test_auxiliary_logits_count_in_the_loss():
 
 
 def test_wrong_arguments():
+    model = network()
     inputs = keras.Input((16, 16, 3))
     fixed = keras.Model(inputs, kl.Conv2D(3, 1)(inputs))
     assert run(fixed, steps=1, target=0).shape == (4, 16, 16)
-    for model, arguments, message in (
-        (network(), {"count": 0}, "`count` must be a positive integer"),
-        (network(), {"steps": 2.5}, "`steps` must be a positive integer"),
-        (network(), {"target": 1.1}, "`target` must be a number in"),
-        (network(), {"crop_size": (0, 8)}, "`crop_size` must be"),
-        (network(), {"source": data.Shapes()}, "source's 6 classes. Received: .*'classes': 3"),
-        (
-            network(),
-            {"source": Arrays(np.zeros((0, 32, 32), int))},
-            "`source` must be a source with",
-        ),
-        (fixed, {"crop_size": (32, 32)}, r"\(16, 16\)|16, 16"),
+    with pytest.raises(ValueError, match="16, 16"):
+        run(fixed, crop_size=(32, 32))
+    for arguments, message in (
+        ({"count": 0}, "`count` must be a positive integer"),
+        ({"steps": 2.5}, "`steps` must be a positive integer"),
+        ({"target": 1.1}, "`target` must be a number in"),
+        ({"crop_size": (0, 8)}, "`crop_size` must be"),
+        ({"source": data.Shapes()}, "source's 6 classes. Received: .*'classes': 3"),
+        ({"source": Arrays(np.zeros((0, 32, 32), int))}, "`source` must be a source with"),
     ):
         with pytest.raises(ValueError, match=message):
             run(model, **arguments)

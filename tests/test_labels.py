@@ -76,7 +76,6 @@ def test_a_mask_divided_by_255_is_refused(reader):
 
 MAKERS = {
     "loss": CrossEntropy,
-    "parsed": lambda ignore_label: parse("dice", ignore_label=ignore_label),
     "metric": lambda ignore_label: SegmentationMetrics(2, ignore_label=ignore_label),
     "boundary": lambda ignore_label: BoundaryScores(2, ignore_label=ignore_label),
     "class_weights": lambda ignore_label: class_weights(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import re
 
 import keras
 import tensorflow as tf
@@ -18,24 +17,17 @@ from keras_deeplab.labels import (
 
 
 class LabelMapLoss(keras.losses.Loss, abc.ABC):
-    """Base class: the sum of a loss's parts over the sum of their divisors, in float32.
-
-    A subclass computes both in `_parts`. Parts are pixels, or images or whole batches.
-    """
+    """Base class: the sum of a loss's parts over the sum of their divisors, in float32."""
 
     def __init__(
         self,
-        ignore_label: int | None,
-        stride: int,
-        reduction: str | None,
-        name: str | None,
-        dtype: str | None,
+        ignore_label: int | None = 255,
+        stride: int = 1,
+        reduction: str | None = "mean",
+        name: str | None = None,
     ):
-        reduction = "none" if reduction is None else reduction
-        validation.one_of("reduction", reduction, ("mean", "sum", "none"))
-        # Keras' own default name counts the losses of the process.
-        name = name or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        validation.one_of("reduction", reduction, ("mean", "sum", "none", None))
+        super().__init__(name=name, reduction=reduction)
         self.ignore_label = checked_ignore_label(ignore_label)
         self.stride = validation.integer("stride", stride)
 
@@ -47,36 +39,29 @@ class LabelMapLoss(keras.losses.Loss, abc.ABC):
         sample_weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Returns the loss of a batch."""
-        with tf.name_scope(self.name):
-            logits = tf.cast(tf.convert_to_tensor(y_pred), tf.float32)
-            labels = fit_labels(y_true, logits.shape[:-1])
-            num_classes = logits.shape[-1]
-            if num_classes is None or num_classes < 2:
-                rule = "logits of at least 2 classes along a last axis of known size"
-                raise validation.error("y_pred", rule, tuple(logits.shape))
-            classes, weights = read_labels(self._strided(labels), num_classes, self.ignore_label)
-            given = tf.ones([])
-            if sample_weight is not None:
-                given = tf.convert_to_tensor(sample_weight)
-                given = self._strided(given) if given.shape.rank in (3, 4) else given
-                given = fit_sample_weight(given, classes)
-            parts, divisors = self._parts(self._strided(logits), classes, weights, given)
-            if self.reduction == "none":
-                return parts
-            if self.reduction == "sum":
-                return tf.reduce_sum(parts)
+        logits = tf.cast(tf.convert_to_tensor(y_pred), tf.float32)
+        labels = fit_labels(y_true, logits.shape[:-1])
+        num_classes = logits.shape[-1]
+        if num_classes is None or num_classes < 2:
+            rule = "logits of at least 2 classes along a last axis of known size"
+            raise validation.error("y_pred", rule, tuple(logits.shape))
+        classes, weights = read_labels(self._strided(labels), num_classes, self.ignore_label)
+        given = tf.ones([])
+        if sample_weight is not None:
+            given = tf.convert_to_tensor(sample_weight)
+            given = self._strided(given) if given.shape.rank in (3, 4) else given
+            given = fit_sample_weight(given, classes)
+        parts, divisors = self._parts(self._strided(logits), classes, weights, given)
+        if self.reduction == "mean":
             images = tf.cast(tf.shape(logits)[0], tf.float32)
             return _mean(tf.reduce_sum(parts), tf.reduce_sum(divisors), images)
-
-    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Returns the loss of a batch."""
-        return self(y_true, y_pred)
+        return tf.reduce_sum(parts) if self.reduction == "sum" else parts
 
     @abc.abstractmethod
     def _parts(
         self, logits: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor, sample_weight: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the parts of the loss and of its divisor.
+        """Returns the loss of each pixel, image or batch, and the divisor of each.
 
         `classes` is 0 at ignored pixels, `weights` 1 where a pixel counts and else 0, and
         `sample_weight` broadcasts to them.

@@ -29,19 +29,19 @@ def class_weights(
     - `"inverse"`: the weight is 1 over the class's share of all pixels, scaled so that the mean
       weight of a pixel is 1 (before the cap).
 
-    With `power=0.5` it is their square root, which raises the recall of thin classes at a smaller
-    cost in precision. Weights above `cap` become `cap`, or a class of a few hundred pixels would
-    have a weight of thousands. A class without pixels gets 0 and a warning.
+    A class without pixels gets 0 and a warning.
 
     Args:
-        labels: Label maps `(height, width)` or `(height, width, 1)`, or batches of them, or pairs
+        labels: Label maps `(height, width)` or `(height, width, 1)`, batches of them, or pairs
             `(images, labels)`: a list, a generator, or a finite `tf.data.Dataset` such as
             `source.dataset("train")`. A map of rank 3 whose last axis is not 1 is a batch.
         num_classes: Number of classes, at least 2.
         method: `"median"` or `"inverse"`.
-        power: Exponent of the weights, positive.
+        power: Exponent of the weights, positive. 0.5 raises the recall of thin classes at a smaller
+            cost in precision than 1.
         ignore_label: Label of the ignored pixels, or None if every pixel counts.
-        cap: Largest weight, positive, or None for no limit.
+        cap: Largest weight, positive, or None for no limit. A class of a few hundred pixels would
+            have a weight of thousands.
 
     Returns:
         One weight per class.
@@ -81,18 +81,10 @@ def shares_to_weights(
     power: float = 1.0,
     cap: float | None = 10.0,
 ) -> list[float]:
-    """Computes the weights of `class_weights` from known frequencies.
+    """Computes the weights of `class_weights` from the frequencies of the classes.
 
-    Args:
-        shares: Each class's share of all valid pixels.
-        where_present: Each class's share of the valid pixels of the images that contain it. A
-            `data.SplitReport` of the audit has both.
-        method: As in `class_weights`, like the next two.
-        power: Exponent of the weights.
-        cap: Largest weight.
-
-    Raises:
-        ValueError: If an argument is out of its range, or no class occurs.
+    `shares` are of all valid pixels, `where_present` of those of the images that contain the class;
+    a `data.SplitReport` of the audit has both.
 
     Example:
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,54 +16,8 @@ from keras_deeplab.losses.base import LabelMapLoss
 _SMALLEST_ERROR = 1e-12
 
 
-class PixelLoss(LabelMapLoss):
-    """Base class: a loss of each pixel, weighted by class, and its mean over the valid pixels.
-
-    A subclass computes a pixel's loss in `_pixel_losses`.
-    """
-
-    def __init__(
-        self,
-        ignore_label: int | None = 255,
-        class_weights: Sequence[float] | None = None,
-        stride: int = 1,
-        reduction: str | None = "mean",
-        name: str | None = None,
-        dtype: str | None = None,
-    ):
-        super().__init__(ignore_label, stride, reduction, name, dtype)
-        self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
-        if not all(0 <= weight < math.inf for weight in self.class_weights or ()):
-            raise validation.error("class_weights", "non-negative numbers", self.class_weights)
-
-    def _parts(
-        self, logits: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor, sample_weight: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        losses, weights = self._weighted(logits, classes, weights)
-        return losses * sample_weight, weights
-
-    def _weighted(
-        self, logits: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns loss times weight, and weight, of each pixel."""
-        if self.class_weights is not None:
-            if len(self.class_weights) != logits.shape[-1]:
-                rule = f"one weight for each of the {logits.shape[-1]} classes"
-                raise validation.error("class_weights", rule, self.class_weights)
-            weights *= tf.gather(tf.constant(self.class_weights, tf.float32), classes)
-        return self._pixel_losses(logits, classes) * weights, weights
-
-    @abc.abstractmethod
-    def _pixel_losses(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        """Returns the loss of each pixel."""
-
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "class_weights": self.class_weights}
-
-
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class CrossEntropy(PixelLoss):
+class CrossEntropy(LabelMapLoss):
     """Computes the cross-entropy between logits and a label map with ignored pixels.
 
     The mean is over the valid pixels: with class weights it is `sum(weight * loss) / sum(weight)`,
@@ -84,7 +37,6 @@ class CrossEntropy(PixelLoss):
         reduction: `"mean"`, `"sum"`, or `"none"` for the loss map `(batch, height, width)`, which
             is 0 at ignored pixels.
         name: Name of the loss.
-        dtype: Accepted for compatibility with Keras.
         label_smoothing: Share of the target, in [0, 1), that is spread evenly over all classes.
 
     Call arguments:
@@ -118,14 +70,25 @@ class CrossEntropy(PixelLoss):
         stride: int = 1,
         reduction: str | None = "mean",
         name: str | None = None,
-        dtype: str | None = None,
-        *,
         label_smoothing: float = 0.0,
     ):
-        super().__init__(ignore_label, class_weights, stride, reduction, name, dtype)
+        super().__init__(ignore_label, stride, reduction, name)
+        self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
+        if not all(0 <= weight < math.inf for weight in self.class_weights or ()):
+            raise validation.error("class_weights", "non-negative numbers", self.class_weights)
         self.label_smoothing = validation.fraction(
             "label_smoothing", label_smoothing, below_one=True
         )
+
+    def _parts(
+        self, logits: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor, sample_weight: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.class_weights is not None:
+            if len(self.class_weights) != logits.shape[-1]:
+                rule = f"one weight for each of the {logits.shape[-1]} classes"
+                raise validation.error("class_weights", rule, self.class_weights)
+            weights *= tf.gather(tf.constant(self.class_weights, tf.float32), classes)
+        return self._pixel_losses(logits, classes) * weights * sample_weight, weights
 
     def _pixel_losses(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
@@ -137,11 +100,12 @@ class CrossEntropy(PixelLoss):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+        own = {"class_weights": self.class_weights, "label_smoothing": self.label_smoothing}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class Focal(PixelLoss):
+class Focal(CrossEntropy):
     """Computes the focal loss, which down-weights pixels that are predicted well.
 
     A pixel whose label has the probability `p` has the loss `-(1 - p) ** gamma * log(p)`. With
@@ -149,11 +113,7 @@ class Focal(PixelLoss):
 
     Args:
         gamma: Exponent, non-negative.
-        **options: The other arguments of `CrossEntropy`, but `label_smoothing`; `class_weights` is
-            the paper's alpha.
-
-    Raises:
-        ValueError: If an argument is out of its range, or the shapes do not fit.
+        **options: Arguments of `CrossEntropy`; `class_weights` is the paper's alpha.
 
     Example:
 
@@ -171,9 +131,9 @@ class Focal(PixelLoss):
         self.gamma = validation.non_negative("gamma", gamma)
 
     def _pixel_losses(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
-        error = tf.maximum(-tf.math.expm1(-losses), _SMALLEST_ERROR)
-        return error**self.gamma * losses
+        plain = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
+        error = tf.maximum(-tf.math.expm1(-plain), _SMALLEST_ERROR)
+        return error**self.gamma * super()._pixel_losses(logits, classes)
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
@@ -185,15 +145,13 @@ class HardPixelMining(CrossEntropy):
     """Computes the cross-entropy of the top-k pixels of a batch by loss (OHEM).
 
     k is `fraction` of all pixels of the batch, ignored ones included, rounded down but at least
-    one; losses are ranked with class weights and without `sample_weight`, and ties with the
-    smallest one are included. The mean is over the valid pixels among them. Under a
-    `tf.distribute` strategy each replica selects among its own pixels, and the mean is over all
-    selected ones. The rest is as in `CrossEntropy`.
+    one. Losses are ranked with class weights and without `sample_weight`, and ties with the
+    smallest one are included. The mean is over the valid pixels among them. Each replica of a
+    `tf.distribute` strategy selects among its own pixels.
 
     With `warmup_steps` the fraction falls linearly from 1 at step 0 to `fraction`, as with the
     official `hard_example_mining_step`. The step is `optimizer.iterations`, so it resumes with the
-    optimizer, also from a `.keras` file, where the model and the loss share one. (A loss that is
-    deserialised alone gets an optimizer of its own whose iterations do not advance.)
+    optimizer, also from a `.keras` file, where the model and the loss share one.
 
     Args:
         fraction: Fraction of the pixels, in (0, 1]; the official `top_k_percent_pixels`.
@@ -201,10 +159,6 @@ class HardPixelMining(CrossEntropy):
         optimizer: The optimizer that the model is compiled with; required by `warmup_steps`.
         **options: Arguments of `CrossEntropy`. The loss map of `reduction="none"` is 0 at pixels
             that are not selected.
-
-    Raises:
-        ValueError: If an argument is out of its range, the shapes do not fit, or `warmup_steps` is
-            given without an optimizer that counts its `iterations`.
 
     Example:
 
@@ -252,10 +206,10 @@ class HardPixelMining(CrossEntropy):
         done = tf.minimum(tf.cast(iterations, tf.float32) / self.warmup_steps, 1.0)
         return done * fraction + (1.0 - done)
 
-    def _weighted(
-        self, logits: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor
+    def _parts(
+        self, logits: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor, sample_weight: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        losses, weights = super()._weighted(logits, classes, weights)
+        losses, weights = super()._parts(logits, classes, weights, tf.ones([]))
         flat = tf.reshape(tf.stop_gradient(losses), [-1])
         k = tf.cast(self.current_fraction() * tf.cast(tf.size(flat), tf.float32), tf.int32)
         # A sort, as XLA supports no top-k with a k that changes.
@@ -263,7 +217,7 @@ class HardPixelMining(CrossEntropy):
         smallest = falling[tf.maximum(k, 1) - 1]
         # Negated, so that the NaN of an invalid label is selected.
         selected = tf.cast(~(tf.stop_gradient(losses) < smallest), tf.float32)
-        return losses * selected, weights * selected
+        return losses * selected * sample_weight, weights * selected
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,10 +13,7 @@ from keras_deeplab.losses.base import LabelMapLoss, over_replicas
 
 
 class RegionLoss(LabelMapLoss):
-    """Base class: a loss of each class, over the batch or each image, and its mean over classes.
-
-    A subclass computes a class's loss in `_class_losses`.
-    """
+    """Base class: a loss of each class, over the batch or each image, and its mean over classes."""
 
     def __init__(
         self,
@@ -24,9 +22,8 @@ class RegionLoss(LabelMapLoss):
         ignore_label: int | None = 255,
         stride: int = 1,
         name: str | None = None,
-        dtype: str | None = None,
     ):
-        super().__init__(ignore_label, stride, "mean", name, dtype)
+        super().__init__(ignore_label, stride, "mean", name)
         self.classes = validation.one_of("classes", classes, ("present", "all"))
         self.per_image = bool(per_image)
 
@@ -34,7 +31,7 @@ class RegionLoss(LabelMapLoss):
         self, logits: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor, sample_weight: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         weights *= sample_weight
-        sizes = self._grouped(class_sums(weights, classes, logits.shape[-1]))
+        sizes = self._grouped(_class_sums(weights, classes, logits.shape[-1]))
         losses = self._class_losses(tf.nn.softmax(logits), classes, weights, sizes)
         # `!= 0` instead of `> 0`, so that the NaN of an invalid label reaches the mean.
         valid = tf.reduce_sum(sizes, -1, keepdims=True) != 0
@@ -49,11 +46,7 @@ class RegionLoss(LabelMapLoss):
     def _class_losses(
         self, probabilities: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor, sizes: tf.Tensor
     ) -> tf.Tensor:
-        """Returns the loss of each class, `(images or 1, num_classes)`.
-
-        `weights` are those of the pixels, `sizes` those of all pixels of a class, of the shape of
-        the result.
-        """
+        """Returns losses `(images or 1, num_classes)`, as `sizes`, the weights of each class."""
 
     def _grouped(self, sums: tf.Tensor) -> tf.Tensor:
         """Sums `(batch, num_classes)` over the batch, unless each image has its own loss."""
@@ -72,8 +65,8 @@ class Dice(RegionLoss):
 
     For probabilities `p` of a class and `g`, 1 at pixels of its label and else 0, the coefficient
     is `2 * sum(p * g) / (sum(p ** 2) + sum(g ** 2))`, over the valid pixels. A small class weighs
-    as much as a large one. If all pixels are ignored, loss and gradients are 0; invalid labels are
-    as in `CrossEntropy`.
+    as much as a large one. Labels, errors and calls are as of `CrossEntropy`; a `sample_weight`
+    multiplies a pixel in all sums.
 
     Args:
         classes: `"present"` averages over the classes that the labels contain, `"all"` over all.
@@ -82,15 +75,7 @@ class Dice(RegionLoss):
         smooth: Added to numerator and denominator. A positive value, in pixels, makes a class that
             the labels do not contain (`classes="all"`) penalise predictions of it; with the paper's
             0 the loss of such a class is always 1.
-        ignore_label: Label of the ignored pixels, or None if every pixel counts.
-        stride: Uses every stride-th row and column of labels and logits only.
-        name: Name of the loss.
-        dtype: Accepted for compatibility with Keras.
-
-    It is called as `CrossEntropy` is; a `sample_weight` multiplies a pixel in all sums.
-
-    Raises:
-        ValueError: If an argument is out of its range, or the shapes do not fit.
+        **options: `ignore_label`, `stride` and `name`, as of `CrossEntropy`.
 
     Example:
 
@@ -108,20 +93,17 @@ class Dice(RegionLoss):
         classes: str = "present",
         per_image: bool = False,
         smooth: float = 0.0,
-        ignore_label: int | None = 255,
-        stride: int = 1,
-        name: str | None = None,
-        dtype: str | None = None,
+        **options: Any,
     ):
-        super().__init__(classes, per_image, ignore_label, stride, name, dtype)
+        super().__init__(classes, per_image, **options)
         self.smooth = validation.non_negative("smooth", smooth)
 
     def _class_losses(
         self, probabilities: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor, sizes: tf.Tensor
     ) -> tf.Tensor:
         own = tf.gather(probabilities, classes, batch_dims=3) * weights
-        shared = self._grouped(class_sums(own, classes, probabilities.shape[-1]))
-        squares = tf.reduce_sum(probabilities**2 * weights[..., None], 2)  # see `class_sums`
+        shared = self._grouped(_class_sums(own, classes, probabilities.shape[-1]))
+        squares = tf.reduce_sum(probabilities**2 * weights[..., None], 2)  # see `_class_sums`
         squares = self._grouped(tf.reduce_sum(squares, 1))
         return 1 - tf.math.divide_no_nan(2 * shared + self.smooth, squares + sizes + self.smooth)
 
@@ -146,9 +128,6 @@ class LovaszSoftmax(RegionLoss):
     The arguments are those of `Dice`, but `smooth`. With `classes="all"` the loss of a class
     without labels is its largest probability.
 
-    Raises:
-        ValueError: If an argument is out of its range, or the shapes do not fit.
-
     Example:
 
     >>> labels, logits = np.array([[[0, 1, 255]]]), np.zeros((1, 1, 3, 2), "float32")
@@ -172,40 +151,35 @@ class LovaszSoftmax(RegionLoss):
         own = tf.reshape(classes, (groups, 1, pixels)) == tf.range(num_classes)[:, None]
         weights = tf.reshape(weights, (groups, 1, pixels))
         errors = tf.where(own, 1 - probabilities, probabilities)
-        errors, order = tf.math.top_k(errors, tf.shape(errors)[-1])
-        own = tf.gather(own, order, batch_dims=2)
+        # The gradient of the sorted values themselves fails for a replica without images.
+        order = tf.math.top_k(tf.stop_gradient(errors), tf.shape(errors)[-1]).indices
+        errors, own = (tf.gather(values, order, batch_dims=2) for values in (errors, own))
         weights = tf.gather(tf.broadcast_to(weights, tf.shape(order)), order, batch_dims=2)
         return tf.reduce_sum(errors * _slopes(own, tf.stop_gradient(weights)), -1)
 
 
 def _slopes(own: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Computes by how much 1 minus IoU grows with each further wrong pixel.
+    """Computes by how much 1 minus IoU grows with each further wrong pixel: algorithm 1.
 
-    `own` says which pixels have the class's label, by falling error along the last axis. The
-    paper's algorithm 1 subtracts neighbours, which among a million pixels differ by less than a
-    float32 resolves.
+    `own` says which pixels have the class's label, by falling error along the last axis. In
+    float64: the slopes of a million pixels are less than a float32 resolves.
     """
     weights = tf.cast(weights, tf.float64)
-    inside = tf.cumsum(tf.where(own, weights, 0), -1)
-    outside = tf.cumsum(tf.where(own, tf.zeros_like(weights), weights), -1)
-    left = inside[..., -1:] - inside  # the intersection
-    union = inside[..., -1:] + outside
-    before = union - weights
-    # The first wrong pixel of a class without labels raises 1 minus IoU from 0 to 1.
-    first = tf.cast((before == 0) & (weights > 0), tf.float64)
-    others = tf.math.divide_no_nan(weights * left, union * before) + first
-    return tf.cast(tf.where(own, tf.math.divide_no_nan(weights, union), others), tf.float32)
+    inside = tf.cumsum(tf.where(own, weights, tf.zeros_like(weights)), -1)
+    total = inside[..., -1:]
+    union = total - inside + tf.cumsum(weights, -1)
+    losses = tf.where(union == 0, tf.zeros_like(union), 1 - (total - inside) / union)
+    before = tf.concat([tf.zeros_like(losses[..., :1]), losses[..., :-1]], -1)
+    return tf.cast(losses - before, tf.float32)
 
 
-def class_sums(values: tf.Tensor, classes: tf.Tensor, num_classes: int) -> tf.Tensor:
+def _class_sums(values: tf.Tensor, classes: tf.Tensor, num_classes: int) -> tf.Tensor:
     """Sums a map over the pixels of each class to `(batch, num_classes)`, without a map per class.
 
-    Row by row first: a single float32 sum of millions of values is wrong in the first digits.
+    In float64: a float32 sum of millions of values is wrong in the first digits.
     """
-    batch, height = tf.unstack(tf.shape(classes))[:2]
-    rows = tf.reshape(tf.range(batch * height), (batch, height, 1))
-    cells = tf.reshape(rows * num_classes + classes, [-1])
-    sums = tf.math.unsorted_segment_sum(
-        tf.reshape(values, [-1]), cells, batch * height * num_classes
-    )
-    return tf.reduce_sum(tf.reshape(sums, (batch, height, num_classes)), 1)
+    batch = tf.shape(classes)[0]
+    cells = tf.reshape(tf.range(batch), (batch, 1, 1)) * num_classes + classes
+    values = tf.cast(tf.reshape(values, [-1]), tf.float64)
+    sums = tf.math.unsorted_segment_sum(values, tf.reshape(cells, [-1]), batch * num_classes)
+    return tf.cast(tf.reshape(sums, (batch, num_classes)), tf.float32)

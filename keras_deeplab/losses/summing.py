@@ -32,7 +32,6 @@ class Sum(keras.losses.Loss):
         losses: `keras.losses.Loss` objects, each with a reduction to one number.
         weights: One finite number per loss, or None for 1 each.
         name: Name of the loss.
-        dtype: Accepted for compatibility with Keras; each loss uses its own dtype.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -51,9 +50,8 @@ class Sum(keras.losses.Loss):
         losses: Sequence[keras.losses.Loss],
         weights: Sequence[float] | None = None,
         name: str = "sum",
-        dtype: str | None = None,
     ):
-        super().__init__(name=name, reduction="sum", dtype=dtype)
+        super().__init__(name=name, reduction="sum")
         self.losses = list(losses)
         if not self.losses or not all(
             isinstance(loss, keras.losses.Loss) and loss.reduction not in (None, "none")
@@ -75,17 +73,12 @@ class Sum(keras.losses.Loss):
         sample_weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Returns the sum for a batch."""
-        with tf.name_scope(self.name):
-            return tf.add_n(
-                [
-                    weight * tf.cast(loss(y_true, y_pred, sample_weight), tf.float32)
-                    for loss, weight in zip(self.losses, self.weights, strict=True)
-                ]
-            )
-
-    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Returns the sum for a batch."""
-        return self(y_true, y_pred)
+        return tf.add_n(
+            [
+                weight * tf.cast(loss(y_true, y_pred, sample_weight), tf.float32)
+                for loss, weight in zip(self.losses, self.weights, strict=True)
+            ]
+        )
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
@@ -105,22 +98,15 @@ class Sum(keras.losses.Loss):
 def parse(
     loss: str,
     class_weights: Sequence[float] | None = None,
-    ignore_label: int | None = 255,
-    stride: int = 1,
     optimizer: keras.optimizers.Optimizer | None = None,
 ) -> keras.losses.Loss:
     """Builds the loss that a text describes, such as `"cross_entropy + 0.5 * lovasz_softmax"`.
 
-    A text is one of `LOSSES`, or several joined by `+`, each optionally with a weight in front.
-    Arguments are given by name and as literals: `"hard_pixel_mining(fraction=0.25)"`. The text is
-    not executed.
-
     Args:
-        loss: The text.
-        class_weights: One non-negative weight per class for the losses that take them, or None.
-        ignore_label: Label of the ignored pixels, or None if every pixel counts.
-        stride: Uses every stride-th row and column of labels and logits only. Class weights,
-            ignored label and stride apply to each loss without its own.
+        loss: One of `LOSSES`, or several joined by `+`, each optionally with a weight in front and
+            arguments by name: `"0.5 * hard_pixel_mining(fraction=0.25)"`. It is not executed.
+        class_weights: One non-negative weight per class for the losses that take them and have
+            none in the text, or None.
         optimizer: The optimizer that the model is compiled with, for `hard_pixel_mining` with
             `warmup_steps`.
 
@@ -128,8 +114,8 @@ def parse(
         The loss, or a `Sum`.
 
     Raises:
-        ValueError: If the text is not of this form, has an unknown name, an argument is out of its
-            range, or there are class weights and no loss takes them.
+        ValueError: If the text is not of this form, an argument is out of its range, or there are
+            class weights and no loss takes them.
 
     Example:
 
@@ -137,12 +123,7 @@ def parse(
     >>> loss.weights, loss.losses[1].stride
     ([1.0, 0.5], 2)
     """
-    shared = {
-        "class_weights": class_weights,
-        "ignore_label": ignore_label,
-        "stride": stride,
-        "optimizer": optimizer,
-    }
+    shared = {"class_weights": class_weights, "optimizer": optimizer}
     try:
         # Python's own grammar; nothing is executed.
         terms = [ast.parse(" ".join(str(loss).split()), mode="eval").body]

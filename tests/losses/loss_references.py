@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -31,13 +31,13 @@ def softmax(logits):
     return powers / powers.sum(-1, keepdims=True)
 
 
-def pixel_losses(labels, logits, class_weights=None, smoothing=0.0, gamma=0.0):
+def pixel_losses(labels, logits, class_weights=None, label_smoothing=0.0, gamma=0.0):
     """Loss times class weight, and class weight, of each pixel; 0 where ignored."""
     values, weights = np.zeros(labels.shape), np.zeros(labels.shape)
     probabilities = softmax(logits)
     for index in zip(*np.nonzero(labels != 255), strict=True):
-        target = np.full(CLASSES, smoothing / CLASSES)
-        target[labels[index]] += 1 - smoothing
+        target = np.full(CLASSES, label_smoothing / CLASSES)
+        target[labels[index]] += 1 - label_smoothing
         loss = -(target * np.log(probabilities[index])).sum()
         loss *= (1 - probabilities[index][labels[index]]) ** gamma
         weights[index] = 1 if class_weights is None else class_weights[labels[index]]
@@ -45,10 +45,10 @@ def pixel_losses(labels, logits, class_weights=None, smoothing=0.0, gamma=0.0):
     return values, weights
 
 
-def pixel_mean(labels, logits, sample_weight=None, share=None, **options):
+def pixel_mean(labels, logits, sample_weight=None, fraction=None, **options):
     values, weights = pixel_losses(labels, logits, **options)
-    if share is not None:
-        hardest = np.argsort(-values, axis=None)[: int(share * values.size)]
+    if fraction is not None:
+        hardest = np.argsort(-values, axis=None)[: int(fraction * values.size)]
         taken = np.isin(np.arange(values.size), hardest).reshape(values.shape)
         values, weights = values * taken, weights * taken
     total = (values * (1 if sample_weight is None else sample_weight)).sum()
@@ -110,66 +110,45 @@ def finite_differences(function, logits, step=1e-5):
     return gradient
 
 
-@dataclass(frozen=True)
-class Case:
-    """A loss and what it should be."""
-
-    kind: type[keras.losses.Loss]
-    options: dict[str, Any]
-    numpy: Callable[..., float]
-    numpy_options: dict[str, Any] = field(default_factory=dict)
-
-    def loss(self, **more: Any) -> keras.losses.Loss:
-        return self.kind(**self.options, **more)
-
-    def expected(self, labels, logits, sample_weight=None) -> float:
-        return self.numpy(labels, logits, sample_weight, **self.numpy_options)
-
-
-def region_case(kind, of_class, **options) -> Case:
-    return Case(kind, options, region_mean, {"of_class": of_class, **options})
-
-
-def weighted_sum(labels, logits, sample_weight=None):
+def weighted_sum(labels, logits, sample_weight=None, **options):
     return 0.5 * pixel_mean(labels, logits, sample_weight, class_weights=WEIGHTS) + 2 * region_mean(
         labels, logits, sample_weight, lovasz_of_class
     )
 
 
+class Case(NamedTuple):
+    """A loss, its options and the function that it equals."""
+
+    kind: type[keras.losses.Loss]
+    numpy: Callable[..., float]
+    options: dict[str, Any]
+
+    def loss(self, **more: Any) -> keras.losses.Loss:
+        return self.kind(**self.options, **more)
+
+    def expected(self, labels, logits, sample_weight=None) -> float:
+        return self.numpy(labels, logits, sample_weight, **self.options)
+
+
+CROSS_ENTROPY = losses.CrossEntropy, pixel_mean
+MINING = losses.HardPixelMining, pixel_mean
+FOCAL = losses.Focal, pixel_mean
+DICE = losses.Dice, partial(region_mean, of_class=dice_of_class)
+LOVASZ = losses.LovaszSoftmax, partial(region_mean, of_class=lovasz_of_class)
+SUMMANDS = [losses.CrossEntropy(class_weights=WEIGHTS), losses.LovaszSoftmax()]
+WEIGHTED = {"class_weights": WEIGHTS}
 CASES = {
-    "cross_entropy": Case(losses.CrossEntropy, {}, pixel_mean),
-    "weights_and_smoothing": Case(
-        losses.CrossEntropy,
-        {"class_weights": WEIGHTS, "label_smoothing": 0.2},
-        pixel_mean,
-        {"class_weights": WEIGHTS, "smoothing": 0.2},
-    ),
-    "hard_pixels": Case(losses.HardPixelMining, {"fraction": 0.3}, pixel_mean, {"share": 0.3}),
-    "hard_pixels_weighted": Case(
-        losses.HardPixelMining,
-        {"fraction": 0.4, "class_weights": WEIGHTS, "label_smoothing": 0.1},
-        pixel_mean,
-        {"share": 0.4, "class_weights": WEIGHTS, "smoothing": 0.1},
-    ),
-    "focal": Case(losses.Focal, {}, pixel_mean, {"gamma": 2}),
-    "focal_weighted": Case(
-        losses.Focal,
-        {"gamma": 0.5, "class_weights": WEIGHTS},
-        pixel_mean,
-        {"gamma": 0.5, "class_weights": WEIGHTS},
-    ),
-    "dice": region_case(losses.Dice, dice_of_class),
-    "dice_per_image": region_case(losses.Dice, dice_of_class, per_image=True),
-    "dice_all": region_case(losses.Dice, dice_of_class, classes="all", smooth=1.5, per_image=True),
-    "lovasz": region_case(losses.LovaszSoftmax, lovasz_of_class),
-    "lovasz_per_image": region_case(losses.LovaszSoftmax, lovasz_of_class, per_image=True),
-    "lovasz_all": region_case(losses.LovaszSoftmax, lovasz_of_class, classes="all", per_image=True),
-    "sum": Case(
-        losses.Sum,
-        {
-            "losses": [losses.CrossEntropy(class_weights=WEIGHTS), losses.LovaszSoftmax()],
-            "weights": [0.5, 2],
-        },
-        weighted_sum,
-    ),
+    "cross_entropy": Case(*CROSS_ENTROPY, {}),
+    "weights_and_smoothing": Case(*CROSS_ENTROPY, {"label_smoothing": 0.2, **WEIGHTED}),
+    "hard_pixels": Case(*MINING, {"fraction": 0.3}),
+    "hard_weighted": Case(*MINING, {"fraction": 0.4, "label_smoothing": 0.1, **WEIGHTED}),
+    "focal": Case(*FOCAL, {"gamma": 2}),
+    "focal_weighted": Case(*FOCAL, {"gamma": 0.5, "label_smoothing": 0.1, **WEIGHTED}),
+    "dice": Case(*DICE, {}),
+    "dice_per_image": Case(*DICE, {"per_image": True}),
+    "dice_all": Case(*DICE, {"classes": "all", "smooth": 1.5, "per_image": True}),
+    "lovasz": Case(*LOVASZ, {}),
+    "lovasz_per_image": Case(*LOVASZ, {"per_image": True}),
+    "lovasz_all": Case(*LOVASZ, {"classes": "all", "per_image": True}),
+    "sum": Case(losses.Sum, weighted_sum, {"losses": SUMMANDS, "weights": [0.5, 2]}),
 }

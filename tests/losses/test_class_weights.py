@@ -7,154 +7,99 @@ import pytest
 import tensorflow as tf
 
 from keras_deeplab import data
-from keras_deeplab.losses import CrossEntropy, class_weights, shares_to_weights
+from keras_deeplab.losses import class_weights, shares_to_weights
+
+# Of six sizes, with ignored pixels and without some of the six classes.
+SOURCE = data.Shapes(train=6, val=0)
+MAPS = [labels for _, labels in SOURCE.dataset("train").as_numpy_iterator()]
 
 
-def make_maps(seed=0, count=6):
-    """Maps of differing sizes; class 2 is rare and only in some."""
-    rng = np.random.default_rng(seed)
-    maps = []
-    for index in range(count):
-        labels = rng.choice(3, p=[0.7, 0.25, 0.05], size=(8 + index, 9))
-        labels = np.where(labels == 2, 1, labels) if index % 2 else labels
-        labels[rng.random(labels.shape) < 0.2] = 255
-        maps.append(labels.astype(np.uint8))
-    return maps
-
-
-def median_reference(maps, num_classes):
+def median_reference(classes):
     frequencies = []
-    for c in range(num_classes):
-        holding = [m for m in maps if (m == c).any()]
+    for c in range(classes):
+        holding = [m for m in MAPS if (m == c).any()]
         pixels = sum((m != 255).sum() for m in holding)
         frequencies.append(sum((m == c).sum() for m in holding) / pixels)
     return np.median(frequencies) / np.array(frequencies)
 
 
-def inverse_reference(maps, num_classes):
-    pixels = np.concatenate([m[m != 255] for m in maps])
-    return np.array([1 / (num_classes * (pixels == c).mean()) for c in range(num_classes)])
+def inverse_reference(classes):
+    pixels = np.concatenate([m[m != 255] for m in MAPS])
+    return np.array([1 / (classes * (pixels == c).mean()) for c in range(classes)])
 
 
-REFERENCES = {"median": median_reference, "inverse": inverse_reference}
+REFERENCES = {"median": median_reference(6), "inverse": inverse_reference(6)}
+every_method = pytest.mark.parametrize("method", REFERENCES)
 
 
-@pytest.mark.parametrize("method", REFERENCES)
+@every_method
 def test_equals_numpy_on_what_may_hold_labels(method):
-    maps = make_maps()
-    expected = REFERENCES[method](maps, 3)
-    assert len({*expected.round(3)}) == 3
-    pairs = [(np.zeros((*m.shape, 3)), m) for m in maps]
-    dataset = tf.data.Dataset.from_generator(
-        lambda: iter(pairs),
-        output_signature=(tf.TensorSpec((None, None, 3)), tf.TensorSpec((None, None), tf.uint8)),
-    )
+    dataset = SOURCE.dataset("train")
+    void = np.uint8(0), np.uint8(255)
     for given in (
-        maps,
-        iter(maps),
-        pairs,
-        [m[..., None] for m in maps],
-        [m[None].astype(np.int32) for m in maps],
-        [tf.constant(m) for m in maps],
+        MAPS,
+        iter(MAPS),
+        list(dataset.as_numpy_iterator()),
+        [m[..., None] for m in MAPS],
+        [m[None].astype(np.int32) for m in MAPS],
+        [tf.constant(m) for m in MAPS],
         dataset,
-        dataset.padded_batch(3, padding_values=(0.0, tf.constant(255, tf.uint8))),
+        dataset.padded_batch(3, padding_values=void),
         dataset.map(lambda image, labels: labels),
         dataset.map(lambda image, labels: (image, labels, tf.ones(()))),
         dataset.map(lambda image, labels: (image, labels[..., None])),
     ):
-        np.testing.assert_allclose(
-            class_weights(given, 3, method=method, cap=None), expected, rtol=1e-6
-        )
-    softened = class_weights(maps, 3, method, power=0.5, cap=None)
-    np.testing.assert_allclose(softened, np.sqrt(expected), rtol=1e-6)
+        found = class_weights(given, 6, method, cap=None)
+        np.testing.assert_allclose(found, REFERENCES[method], rtol=1e-6)
+    found = class_weights(MAPS, 6, method, power=0.5, cap=None)
+    np.testing.assert_allclose(found, np.sqrt(REFERENCES[method]), rtol=1e-6)
+    part = data.audit(SOURCE).splits["train"]
+    found = shares_to_weights(part.class_share, part.where_present, method, cap=None)
+    np.testing.assert_allclose(found, REFERENCES[method], rtol=1e-6)
 
 
 def test_a_cap():
-    maps = make_maps()
-    free = class_weights(maps, 3, cap=None)
-    assert class_weights(maps, 3, cap=2) == [min(weight, 2) for weight in free]
+    free = class_weights(MAPS, 6, cap=None)
+    assert class_weights(MAPS, 6, cap=2) == [min(weight, 2) for weight in free]
     assert max(free) > 2
     tiny = [np.array([[0] * 100_000 + [1]])]
     assert class_weights(tiny, 2, method="inverse")[1] == 10
 
 
-@pytest.mark.parametrize("method", REFERENCES)
+@every_method
 def test_absent_classes_get_zero_and_a_warning(method):
-    maps = make_maps()
-    with pytest.warns(UserWarning, match=r"No pixel of the classes \[3, 4\]: their weights are 0"):
-        weights = class_weights(maps, 5, method=method, cap=None)
-    assert weights[3:] == [0, 0]
-    np.testing.assert_allclose(weights[:3], REFERENCES[method](maps, 3), rtol=1e-6)
-    CrossEntropy(class_weights=weights)
+    with pytest.warns(UserWarning, match=r"No pixel of the classes \[6, 7\]: their weights are 0"):
+        weights = class_weights(MAPS, 8, method, cap=None)
+    assert weights[6:] == [0, 0]
+    np.testing.assert_allclose(weights[:6], REFERENCES[method], rtol=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        class_weights(maps, 3)
+        class_weights(MAPS, 6)
 
 
 def test_another_ignored_label_and_none():
-    maps = make_maps()
-    expected = class_weights(maps, 3)
-    moved = [np.where(m == 255, -1, m.astype(int)) for m in maps]
-    assert class_weights(moved, 3, ignore_label=-1) == expected
-    counted = [np.where(m == 255, 2, m) for m in maps]
-    assert class_weights(counted, 3, ignore_label=None) != expected
-
-
-@pytest.mark.parametrize("method", REFERENCES)
-def test_the_audit_knows_enough(method):
-    """Ignored pixels, and classes that some images lack."""
-    maps = make_maps()
-    images = [np.zeros((*m.shape, 3), np.uint8) for m in maps]
-    source = InMemory(images, maps)
-    part = data.audit(source).splits["train"]
-    found = shares_to_weights(part.class_share, part.where_present, method, power=0.5)
-    np.testing.assert_allclose(found, class_weights(maps, 3, method, power=0.5))
-    assert part.ignored_share > 0.1
-    with pytest.raises(ValueError, match="at least one valid pixel"):
-        shares_to_weights([0, 0], [0, 0])
-
-
-class InMemory(data.Source):
-    info = data.DatasetInfo(("a", "b", "c"))
-    splits = ("train",)
-
-    def __init__(self, images, labels):
-        self.pairs = images, labels
-
-    def names(self, split):
-        return [str(index) for index in range(len(self.pairs[0]))]
-
-    def dataset(self, split, numbers=None):
-        return tf.data.Dataset.from_generator(
-            lambda: zip(*self.pairs, strict=True),
-            output_signature=(
-                tf.TensorSpec((None, None, 3), tf.uint8),
-                tf.TensorSpec((None, None), tf.uint8),
-            ),
-        )
+    expected = class_weights(MAPS, 6)
+    moved = [np.where(m == 255, -1, m.astype(int)) for m in MAPS]
+    assert class_weights(moved, 6, ignore_label=-1) == expected
+    counted = [np.where(m == 255, 2, m) for m in MAPS]
+    assert class_weights(counted, 6, ignore_label=None) != expected
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    "labels, arguments, message",
     [
-        (lambda m: class_weights(m, 3, method="mean"), "`method` must be one of .*'mean'"),
-        (
-            lambda m: class_weights(m, 1),
-            "`num_classes` must be an integer of at least 2. Received: num_classes=1",
-        ),
-        (lambda m: class_weights(m, 3, cap=0), "`cap` must be a positive number. Received: cap=0"),
-        (
-            lambda m: class_weights(m, 3, power=0),
-            "`power` must be a positive number. Received: power=0",
-        ),
-        (lambda m: class_weights(m, 2), r"0\.\.1 or the ignored label 255. Received: \[2\]"),
-        (lambda m: class_weights(m, 3, ignore_label=None), r"in 0\.\.2. Received: \[255\]"),
-        (lambda m: class_weights([], 3), "at least one valid pixel"),
-        (lambda m: class_weights([np.full((2, 2), 255)], 3), "at least one valid pixel"),
-        (lambda m: class_weights([np.zeros(4)], 3), r"Received: an element of shape \(4,\)"),
-        (lambda m: class_weights(tf.data.Dataset.from_tensors(m[0]).repeat(), 3), "finite"),
+        (MAPS, {"method": "mean"}, "`method` must be one of .*'mean'"),
+        (MAPS, {"num_classes": 1}, "`num_classes` must be an integer of at least 2. Received"),
+        (MAPS, {"cap": 0}, "`cap` must be a positive number. Received: cap=0"),
+        (MAPS, {"power": 0}, "`power` must be a positive number. Received: power=0"),
+        (MAPS, {"num_classes": 5}, r"0\.\.4 or the ignored label 255. Received: \[5\]"),
+        (MAPS, {"ignore_label": None}, r"in 0\.\.5. Received: \[255\]"),
+        ([], {}, "at least one valid pixel"),
+        ([np.full((2, 2), 255)], {}, "at least one valid pixel"),
+        ([np.zeros(4)], {}, r"Received: an element of shape \(4,\)"),
+        (tf.data.Dataset.from_tensors(MAPS[0]).repeat(), {}, "finite"),
     ],
 )
-def test_arguments_are_checked(call, message):
+def test_arguments_are_checked(labels, arguments, message):
     with pytest.raises(ValueError, match=message):
-        call(make_maps())
+        class_weights(labels, **{"num_classes": 6, **arguments})

