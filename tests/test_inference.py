@@ -229,7 +229,8 @@ def test_of_a_fixed_size(tmp_path, image):
             predict(model, other)
 
 
-def test_compiles_once_for_all_sizes_and_follows_the_weights(image, tmp_path):
+def counting_model():
+    """A model whose class is the brightest channel, and the shapes that it was traced with."""
     traces = []
 
     class Counter(keras.layers.Layer):
@@ -238,9 +239,14 @@ def test_compiles_once_for_all_sizes_and_follows_the_weights(image, tmp_path):
             return x
 
     inputs = keras.Input((None, None, 3))
-    dense = keras.layers.Dense(3, kernel_initializer="identity")
-    model = keras.Model(inputs, dense(Counter()(inputs)))
+    outputs = keras.layers.Dense(3, kernel_initializer="identity")(Counter()(inputs))
+    model = keras.Model(inputs, outputs)
     traces.clear()
+    return model, traces
+
+
+def test_compiles_once_for_all_sizes_and_follows_the_weights(image):
+    model, traces = counting_model()
     batch = np.stack([image, image[::-1]])
     wide = np.repeat(image, 9, 1)
     for given in (image, batch, wide, image[:1, :1], image.astype(float), image.astype("i8")):
@@ -252,6 +258,7 @@ def test_compiles_once_for_all_sizes_and_follows_the_weights(image, tmp_path):
     model.compile("sgd", "mse")
     predict(model, image)
     assert traces == [(None, None, None, 3)]
+    dense = model.layers[-1]
     dense.enable_lora(1)
     dense.lora_kernel_a.assign(np.ones((3, 1)))
     dense.lora_kernel_b.assign([[0.0, 0.0, 9.0]])
