@@ -51,16 +51,15 @@ def saved_model(
       (24 or 32 bits, uncompressed) of one size. The EXIF orientation of a JPEG is applied, as
       `predict` does, but not that of PNG and WebP. Only for models of 1 or 3 channels.
 
-    Requests of another shape, empty ones and those of more than `max_pixels` pixels are refused
-    inside the graph, before anything is computed: servers do not compare requests with the
-    signature, and some requests make TensorFlow's kernels end the process. The pixels of encoded
-    files are those that their headers declare.
+    Requests of another shape, empty ones and those of more than `max_pixels` pixels (for encoded
+    files as their headers declare) are refused inside the graph, before anything is computed:
+    servers do not compare requests with the signature, and some would end the process.
 
     The SavedModel is verified (see `verify`) in a temporary folder, then renamed to `path`.
 
     Args:
-        model: Segmentation model on pixels `(batch, height, width, channels)` in 0..255 that
-            returns logits `(batch, height, width, num_classes)`.
+        model: Segmentation model from pixels `(batch, height, width, channels)` in 0..255 to
+            logits `(batch, height, width, num_classes)`.
         path: Folder of the SavedModel.
         overwrite: Whether an existing SavedModel is replaced. Other folders are never replaced.
         tolerance: Largest difference of a probability in the comparison; see `verify`.
@@ -110,8 +109,7 @@ def classifier(model: keras.Model, path: str | os.PathLike, overwrite: bool = Fa
         The path.
 
     Raises:
-        FileExistsError: If something is at `path` that may not be replaced.
-        ExportError: If the outputs differ.
+        FileExistsError, ExportError: As `saved_model` does.
 
     Example:
 
