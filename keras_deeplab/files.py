@@ -39,10 +39,7 @@ class DiskFullError(OSError):
 
 @contextmanager
 def full_disk_named(path: Path, needed: int = 0) -> Iterator[None]:
-    """Turns the error of a full disk, from any library, into a `DiskFullError` that names `path`.
-
-    `needed` are the bytes that the file takes, if known.
-    """
+    """Turns the error of a full disk, from any library, into a `DiskFullError` of `path`."""
     try:
         yield
     except DiskFullError:
@@ -90,10 +87,7 @@ _SPECIAL_FILES = {
 
 
 def special_file(path: Path) -> str | None:
-    """Returns what a path is if it is not a regular file or a link to one, else None.
-
-    Check it before opening a user's file: opening a named pipe may wait forever.
-    """
+    """Returns what a path is if not a regular file: opening a named pipe may wait forever."""
     if path.is_symlink() and not path.exists():
         return "a link to nothing"
     return _SPECIAL_FILES.get(stat.S_IFMT(path.stat().st_mode))

@@ -11,18 +11,23 @@ from pathlib import Path
 import pytest
 
 
+def make_two_processors() -> None:
+    """For tests of strategies; TensorFlow takes the devices before its first operation only."""
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+
+
+# The process of pytest-xdist that only distributes the tests starts faster without TensorFlow.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    make_two_processors()
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes two logical processors for tests of strategies.
-
-    TensorFlow takes them before its first operation only. The process of pytest-xdist that
-    distributes the tests does without it.
-    """
-    if hasattr(config, "workerinput") or not config.getoption("numprocesses"):
-        import tensorflow as tf
-
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-        )
+    if config.getoption("numprocesses") == 0:
+        make_two_processors()
 
 
 def pytest_collection_finish() -> None:

@@ -47,8 +47,8 @@ def expected(model, images):
 
 
 def encoded(array, kind="PNG", mode=None, **options):
-    image, file = Image.fromarray(array), io.BytesIO()
-    (image.convert(mode) if mode else image).save(file, kind, **options)
+    file = io.BytesIO()
+    Image.fromarray(array).convert(mode).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -79,46 +79,26 @@ def test_serving_default_at_any_size_and_batch(exported, shape):
 
 def test_signatures_and_weights_are_as_documented(exported):
     model, path, signatures = exported
-    assert set(signatures) == {"serving_default", "serving_encoded"}
-    ((_, images),) = [signatures["serving_default"].structured_input_signature]
-    assert images == {"images": tf.TensorSpec((None, None, None, 3), tf.uint8, "images")}
-    ((_, files),) = [signatures["serving_encoded"].structured_input_signature]
-    assert files == {"encoded": tf.TensorSpec((None,), tf.string, "encoded")}
+    inputs = {name: f.structured_input_signature[1] for name, f in signatures.items()}
+    assert inputs == {
+        "serving_default": {"images": tf.TensorSpec((None, None, None, 3), tf.uint8, "images")},
+        "serving_encoded": {"encoded": tf.TensorSpec((None,), tf.string, "encoded")},
+    }
     stored = tf.train.list_variables(str(path / "variables" / "variables"))
     numbers = sum(int(np.prod(shape)) for name, shape in stored if "CHECKPOINTABLE" not in name)
     assert numbers == model.count_params()
 
 
-KINDS = [
-    *[("PNG", mode) for mode in ("RGB", "L", "RGBA", "LA", "P")],
-    *[(kind, mode) for kind in ("WEBP", "BMP") for mode in ("RGB", "RGBA")],
-    *[("JPEG", mode) for mode in ("RGB", "L")],
-]
-
-
-def test_serving_encoded_takes_every_kind_of_file(exported):
+def test_serving_encoded_reads_files_as_predict_does(exported, tmp_path):
+    """A JPEG with an EXIF orientation, and another format."""
     model, _, signatures = exported
-    color = pictures((21, 34, 3))
-    more = {"WEBP": {"lossless": True}}
-    files = [encoded(color, kind, mode, **more.get(kind, {})) for kind, mode in KINDS]
-    shown = [
-        tf.io.decode_jpeg(file, channels=3)  # pillow's pixels differ
-        if kind == "JPEG"
-        else np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
-        for file, (kind, _) in zip(files, KINDS, strict=True)
-    ]
-    output = signatures["serving_encoded"](encoded=tf.constant(files))
-    np.testing.assert_allclose(output["probabilities"], expected(model, np.stack(shown)), atol=1e-5)
-
-
-def test_serving_encoded_turns_a_portrait_as_predict_does(exported, tmp_path):
-    model, _, signatures = exported
-    exif = Image.Exif()
+    exif, paths = Image.Exif(), [tmp_path / "a.jpg", tmp_path / "b.webp"]
     exif[0x0112] = 6
-    Image.fromarray(pictures((21, 34, 3))).save(tmp_path / "a.jpg", exif=exif)
-    output = signatures["serving_encoded"](encoded=tf.constant([(tmp_path / "a.jpg").read_bytes()]))
-    assert output["labels"].shape == (1, 34, 21)
-    np.testing.assert_array_equal(output["labels"][0], predict(model, tmp_path / "a.jpg"))
+    Image.fromarray(pictures((21, 34, 3))).save(paths[0], exif=exif)
+    Image.fromarray(pictures((34, 21, 4))).save(paths[1], lossless=True)
+    files = tf.constant([path.read_bytes() for path in paths])
+    output = signatures["serving_encoded"](encoded=files)
+    np.testing.assert_array_equal(output["labels"], [predict(model, path) for path in paths])
 
 
 def chunk(kind, data):
@@ -147,9 +127,7 @@ def files_request(*files):
     return "serving_encoded", {"encoded": np.array(files, object)}
 
 
-PNG, JPEG, BMP, GIF = (
-    encoded(pictures((64, 64, 3)), kind) for kind in ("PNG", "JPEG", "BMP", "GIF")
-)
+PNG, JPEG, BMP = (encoded(pictures((64, 64, 3)), kind) for kind in ("PNG", "JPEG", "BMP"))
 WEBP = encoded(np.zeros((1001, 1000, 3), np.uint8), "WEBP", lossless=True)
 SHAPE = r"Shape of tensor .* is not compatible with expected shape "
 IMAGES, FILES = SHAPE + r"\[\?,\?,\?,3\]", SHAPE + r"\[\?\]"
@@ -184,7 +162,6 @@ MALFORMED = {
     "no files": (files_request(), DECLARED + r".*\[0\]"),
     "empty file": (files_request(b""), KNOWN),
     "text": (files_request(b"no picture"), NO_FORMAT),
-    "one byte": (files_request(b"\x89"), NO_FORMAT),
     "PNG signature": (files_request(PNG[:8]), IN_FRONT),
     "cut PNG header": (files_request(PNG[:20]), DAMAGED),
     "cut PNG": (files_request(PNG[:900]), DAMAGED),
@@ -194,8 +171,6 @@ MALFORMED = {
     "JPEG of size 0": (files_request(declared_jpeg(0, 0)), DAMAGED),
     "cut BMP": (files_request(BMP[:900]), "."),
     "TIFF": (files_request(b"II*\0" + bytes(99)), NO_FORMAT),
-    "GIF": (files_request(GIF), KNOWN),
-    "BMP with a palette": (files_request(encoded(pictures((8, 8, 3)), "BMP", "P")), KNOWN),
     "files of two sizes": (
         files_request(PNG, encoded(pictures((8, 9, 3)))),
         r"Incompatible shapes.* \[64,64,3\] vs. \[8,9,3\]",
@@ -294,7 +269,7 @@ def test_other_files_declare_nothing(file):
     assert float(export._declared_pixels(tf.constant(file))) == 0
 
 
-@pytest.mark.parametrize("value", [0, 1e6, True, 2 * 128 * 160 - 1])
+@pytest.mark.parametrize("value", [0, 2 * 128 * 160 - 1])
 def test_max_pixels_must_admit_the_comparison(tmp_path, value):
     with pytest.raises(ValueError, match="`max_pixels` must be an integer of at least 40960"):
         export.saved_model(small_model(), tmp_path / "out", max_pixels=value)
