@@ -133,7 +133,7 @@ def _verified_folder(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]
     empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     if not empty and not (overwrite and (path / "saved_model.pb").is_file()):
         raise FileExistsError(
-            "`path` must be a new folder, or a SavedModel to replace with overwrite=True. "
+            "`path` must be a new folder or a SavedModel to replace with overwrite=True. "
             f"Received: path={path}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
