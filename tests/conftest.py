@@ -7,8 +7,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import gc
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 def make_two_processors() -> None:
@@ -36,7 +40,7 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def mirrored():
+def mirrored() -> tf.distribute.Strategy:
     """Two replicas on two logical processors, without collectives.
 
     TensorFlow numbers the collectives of each strategy from the same number, so that those of two
