@@ -150,7 +150,6 @@ def reestimate_batch_norm(
     >>> images = np.random.default_rng(0).uniform(0, 255, (4, 65, 65, 3))
     >>> dataset = tf.data.Dataset.from_tensor_slices(images).batch(2)
     >>> keras_deeplab.reestimate_batch_norm(fine, dataset)
-    58
 
     Reference:
         [Wu and Johnson, 2021, Rethinking "Batch" in BatchNorm](https://arxiv.org/abs/2105.07576),

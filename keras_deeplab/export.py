@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import uuid
@@ -13,7 +12,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_deeplab.data.in_graph import decode_image, jpeg_orientation, turned
+from keras_deeplab.data.in_graph import bytes_at, decode_image, jpeg_orientation, turned
 from keras_deeplab.inference import label_dtype, logits_spec
 from keras_deeplab.validation import integer
 from keras_deeplab.verification import (
@@ -49,31 +48,25 @@ def saved_model(
     - `serving_default` takes `images`, uint8 `(batch, height, width, channels)` in 0..255, of any
       batch, height and width that the model does not fix.
     - `serving_encoded` takes `encoded`, a string tensor `(batch,)` of JPEG, PNG, WebP or BMP files
-      (24 or 32 bits, uncompressed), all of one size. Pixels are those that training reads, without
-      TIFF files and palettes in BMP files, which a graph cannot decode. The EXIF orientation of a
-      JPEG is applied, as `predict` does, but not that of PNG and WebP. It is written for models of
-      1 or 3 channels.
+      (24 or 32 bits, uncompressed) of one size. The EXIF orientation of a JPEG is applied, as
+      `predict` does, but not that of PNG and WebP. Only for models of 1 or 3 channels.
 
-    A request of another rank or shape, an empty one and one of more than `max_pixels` pixels is
-    refused inside the graph, before anything is computed: servers do not compare requests with the
-    signature, and some requests make TensorFlow's kernels end the process. The pixels of encoded
-    files are those that their headers declare, so that a small file cannot take much memory.
+    Requests of another shape, empty ones and those of more than `max_pixels` pixels (for encoded
+    files as their headers declare) are refused inside the graph, before anything is computed:
+    servers do not compare requests with the signature, and some would end the process.
 
-    The export is written to a temporary folder beside `path`, verified there (see `verify`) and
-    then renamed.
+    The SavedModel is verified (see `verify`) in a temporary folder, then renamed to `path`.
 
     Args:
-        model: Segmentation model on pixels `(batch, height, width, channels)` in 0..255 that
-            returns logits `(batch, height, width, num_classes)`.
+        model: Segmentation model from pixels `(batch, height, width, channels)` in 0..255 to
+            logits `(batch, height, width, num_classes)`.
         path: Folder of the SavedModel.
-        overwrite: Whether an existing SavedModel is replaced, after the new one is verified. Other
-            folders are never replaced.
+        overwrite: Whether an existing SavedModel is replaced. Other folders are never replaced.
         tolerance: Largest difference of a probability in the comparison; see `verify`.
         max_pixels: Largest number of pixels of a request, `batch * height * width` with the sides
             rounded up to multiples of 32, since thin and tiny images cost as much. Set it by the
-            memory of the server, as a process that runs out of memory is killed: a DeepLabV3+ on
-            MobileNetV2 with 21 classes takes about 0.4 GB per megapixel. By default 2^24, or the
-            pixels of two images of the model's fixed input size if these are more.
+            memory of the server: a DeepLabV3+ on MobileNetV2 with 21 classes takes about 0.4 GB
+            per megapixel. By default 2^24, or two images of the model's fixed size if larger.
 
     Returns:
         The path.
@@ -91,7 +84,7 @@ def saved_model(
     >>> serve(images=images)["labels"]
     """
     spec, _ = logits_spec(model)
-    needed = max(_pixels(shape) for shape in verified_shapes(spec))
+    needed = max(map(_pixels, verified_shapes(spec)))
     if max_pixels is None:
         max_pixels = max(MAX_PIXELS, needed)
     max_pixels = integer("max_pixels", max_pixels, minimum=needed)  # of the images compared
@@ -101,12 +94,7 @@ def saved_model(
     return Path(path)
 
 
-def classifier(
-    model: keras.Model,
-    path: str | os.PathLike,
-    overwrite: bool = False,
-    tolerance: float = TOLERANCE,
-) -> Path:
+def classifier(model: keras.Model, path: str | os.PathLike, overwrite: bool = False) -> Path:
     """Writes an image classifier as a SavedModel, and compares it with the model.
 
     The SavedModel is that of `model.export`: it takes float32 images `(batch, height, width,
@@ -116,14 +104,12 @@ def classifier(
         model: Model from images of any size, or of one, to logits `(batch, num_classes)`.
         path: Folder of the SavedModel.
         overwrite: Whether an existing SavedModel is replaced.
-        tolerance: Largest difference of a probability.
 
     Returns:
         The path.
 
     Raises:
-        FileExistsError: If something is at `path` that may not be replaced.
-        ExportError: If the outputs differ.
+        FileExistsError, ExportError: As `saved_model` does.
 
     Example:
 
@@ -136,7 +122,7 @@ def classifier(
         for shape in dict.fromkeys(verified_shapes(tf.TensorSpec(model.input_shape))):
             images = test_images(shape)[0].astype("float32")
             expected, found = (tf.nn.softmax(f(images)) for f in (model, served.serve))
-            check_difference(f"{path}: at {shape[1]}x{shape[2]}", found, expected, tolerance)
+            check_difference(f"{path}: at {shape[1]}x{shape[2]}", found, expected, TOLERANCE)
     return Path(path)
 
 
@@ -144,15 +130,12 @@ def classifier(
 def _verified_folder(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary folder beside `path` that takes its place when the block succeeds."""
     path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        if not (path / "saved_model.pb").is_file():
-            raise FileExistsError(
-                f"`path` must be a new folder or a SavedModel. Received: path={path}"
-            )
-        if not overwrite:
-            raise FileExistsError(
-                f"`path` must be a new folder unless overwrite=True. Received: path={path}"
-            )
+    empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if not empty and not (overwrite and (path / "saved_model.pb").is_file()):
+        raise FileExistsError(
+            "`path` must be a new folder or a SavedModel to replace with overwrite=True. "
+            f"Received: path={path}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     old = path.with_name(f"{temporary.name}.old")
@@ -174,8 +157,7 @@ def _write(model: keras.Model, path: Path, max_pixels: int) -> None:
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         images = _checked_images(images, spec.shape, max_pixels)
-        logits = model(tf.cast(images, spec.dtype), training=False)
-        logits = tf.cast(logits, tf.float32)
+        logits = tf.cast(model(tf.cast(images, spec.dtype), training=False), tf.float32)
         labels = tf.argmax(logits, -1, output_type=tf.int32)
         return {
             "labels": tf.cast(labels, label_dtype(num_classes)),
@@ -187,11 +169,14 @@ def _write(model: keras.Model, path: Path, max_pixels: int) -> None:
     channels = spec.shape[-1]
     if channels in ENCODED_CHANNELS:
 
+        def decode(encoded: tf.Tensor) -> tf.Tensor:
+            return turned(decode_image(encoded, channels), jpeg_orientation(encoded))
+
         def serve_encoded(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
             encoded = _checked_files(encoded, max_pixels)
             pixels = tf.TensorSpec((None, None, channels), tf.uint8)
             # Raises an error if the sizes differ.
-            images = tf.map_fn(_decode_upright(channels), encoded, fn_output_signature=pixels)
+            images = tf.map_fn(decode, encoded, fn_output_signature=pixels)
             return serve_images(tf.ensure_shape(images, spec.shape))
 
         files = tf.TensorSpec(spec.shape[:1], tf.string, name="encoded")
@@ -203,6 +188,12 @@ def _pixels(shape: Sequence[int]) -> int:
     """The pixels of a batch of images with the sides rounded up."""
     batch, height, width, _ = shape
     return batch * (-(-height // STRIDE) * STRIDE) * (-(-width // STRIDE) * STRIDE)
+
+
+def _asserted(value: tf.Tensor, valid: tf.Tensor, *message: str | tf.Tensor) -> tf.Tensor:
+    """Returns a value that is computed after an assertion, and so is all that uses it."""
+    with tf.control_dependencies([tf.debugging.Assert(valid, message)]):
+        return tf.identity(value)
 
 
 def _checked_images(images: tf.Tensor, shape: tf.TensorShape, max_pixels: int) -> tf.Tensor:
@@ -218,25 +209,16 @@ def _checked_images(images: tf.Tensor, shape: tf.TensorShape, max_pixels: int) -
         f"images must hold 1 to {max_pixels} pixels, sides rounded up to multiples of {STRIDE}; "
         "received batch, height and width:"
     )
-    valid = (pixels > 0) & (pixels <= max_pixels)
-    check = tf.debugging.Assert(valid, [rule, tf.shape(images)[:3]])
-    with tf.control_dependencies([check]):
-        return tf.identity(images)
+    return _asserted(images, (pixels > 0) & (pixels <= max_pixels), rule, tf.shape(images)[:3])
 
 
 def _checked_files(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """Raises an error for an empty batch, or files whose headers declare too many pixels."""
     encoded = tf.ensure_shape(encoded, [None], name="encoded")
-    count = tf.debugging.Assert(
-        tf.size(encoded) > 0, ["encoded must hold at least one image; received none"]
-    )
-    with tf.control_dependencies([count]):
-        pixels = tf.map_fn(_declared_pixels, encoded, fn_output_signature=tf.float64)
-    rule = f"encoded must hold up to {max_pixels} pixels; received files that declare"
-    total = tf.reduce_sum(pixels)
-    check = tf.debugging.Assert(total <= max_pixels, [rule, total])
-    with tf.control_dependencies([check]):
-        return tf.identity(encoded)
+    pixels = tf.reduce_sum(tf.map_fn(_declared_pixels, encoded, fn_output_signature=tf.float64))
+    valid = (tf.size(encoded) > 0) & (pixels <= max_pixels)
+    rule = f"encoded must hold images of up to {max_pixels} pixels; received images and pixels:"
+    return _asserted(encoded, valid, rule, tf.size(encoded), pixels)
 
 
 def _declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
@@ -244,46 +226,25 @@ def _declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
 
     It is 0 for other files, which cannot declare more pixels than they have.
     """
-    header = tf.cast(tf.io.decode_raw(encoded, tf.uint8, fixed_length=30), tf.int64)
+    header = tf.cast(bytes_at(encoded, tf.constant(0), 30), tf.float64)
 
-    def number(first: int, size: int) -> tf.Tensor:  # little-endian
-        return tf.reduce_sum(header[first : first + size] * [256**i for i in range(size)])
+    def holds(first: int, text: bytes) -> tf.Tensor:
+        return tf.reduce_all(header[first : first + len(text)] == list(text))
 
-    def of_png() -> tf.Tensor:
-        rule = "encoded must hold PNG files that begin with their header"
-        check = tf.debugging.Assert(tf.reduce_all(header[12:16] == list(b"IHDR")), [rule])
-        with tf.control_dependencies([check]):
-            words = tf.io.decode_raw(encoded, tf.int32, little_endian=False, fixed_length=24)
-        return tf.reduce_prod(tf.cast(words[4:], tf.float64))
+    def number(digits: tf.Tensor) -> tf.Tensor:  # little-endian
+        return tf.reduce_sum(digits * [256.0**power for power in range(digits.shape[0])])
 
-    def of_jpeg() -> tf.Tensor:
-        size = tf.image.extract_jpeg_shape(encoded, tf.int32)
-        return tf.reduce_prod(tf.cast(size[:2], tf.float64))
+    def jpeg_pixels() -> tf.Tensor:
+        return tf.reduce_prod(tf.cast(tf.image.extract_jpeg_shape(encoded)[:2], tf.float64))
 
-    def of_webp() -> tf.Tensor:
-        lossless = number(21, 4)
-        sides = {  # by the fourth letter of the first chunk
-            " ": (number(26, 2) % 2**14, number(28, 2) % 2**14),
-            "L": (lossless % 2**14 + 1, lossless // 2**14 % 2**14 + 1),
-            "X": (number(24, 3) + 1, number(27, 3) + 1),
-        }
-        pixels = [
-            tf.where(header[15] == ord(kind), width * height, 0)
-            for kind, (width, height) in sides.items()
-        ]
-        return tf.cast(tf.add_n(pixels), tf.float64)
-
-    starts = {b"\x89PN": of_png, b"\xff\xd8\xff": of_jpeg, b"RIF": of_webp}
-    cases = [(tf.reduce_all(header[:3] == list(start)), of) for start, of in starts.items()]
-    return tf.case(cases, default=lambda: tf.constant(0.0, tf.float64))
-
-
-@functools.cache  # traced once for all exports
-def _decode_upright(channels: int) -> tf.types.experimental.PolymorphicFunction:
-    """The function that decodes one image and applies its EXIF orientation."""
-
-    @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
-    def decode(encoded: tf.Tensor) -> tf.Tensor:
-        return turned(decode_image(encoded, channels), jpeg_orientation(encoded))
-
-    return decode
+    png, webp, lossless = holds(0, b"\x89PN"), holds(0, b"RIF"), number(header[21:25])
+    rule = "encoded must hold PNG files that begin with their header"
+    header = _asserted(header, ~png | holds(12, b"IHDR"), rule)
+    sizes = [  # a WebP file is lossy, lossless or extended
+        (png, number(header[19:15:-1]), number(header[23:19:-1])),
+        (webp & holds(15, b" "), number(header[26:28]) % 2**14, number(header[28:30]) % 2**14),
+        (webp & holds(15, b"L"), lossless % 2**14 + 1, lossless // 2**14 % 2**14 + 1),
+        (webp & holds(15, b"X"), number(header[24:27]) + 1, number(header[27:30]) + 1),
+    ]
+    pixels = tf.add_n([tf.where(kind, width * height, 0) for kind, width, height in sizes])
+    return tf.cond(holds(0, b"\xff\xd8\xff"), jpeg_pixels, lambda: pixels)

@@ -39,10 +39,7 @@ class DiskFullError(OSError):
 
 @contextmanager
 def full_disk_named(path: Path, needed: int = 0) -> Iterator[None]:
-    """Turns the error of a full disk, from any library, into a `DiskFullError` that names `path`.
-
-    `needed` are the bytes that the file takes, if known.
-    """
+    """Turns the error of a full disk, from any library, into a `DiskFullError` of `path`."""
     try:
         yield
     except DiskFullError:
@@ -81,33 +78,27 @@ def stored_bytes(model: keras.Model) -> int:
 
 
 _SPECIAL_FILES = {
-    "a folder": stat.S_ISDIR,
-    "a named pipe": stat.S_ISFIFO,
-    "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
-    "a socket": stat.S_ISSOCK,
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
 }
 
 
 def special_file(path: Path) -> str | None:
-    """Returns what a path is if it is not a regular file or a link to one, else None.
-
-    Check it before opening a user's file: opening a named pipe may wait forever.
-    """
+    """Returns what a path is if not a regular file: opening a named pipe may wait forever."""
     if path.is_symlink() and not path.exists():
         return "a link to nothing"
-    mode = path.stat().st_mode
-    if stat.S_ISREG(mode):
-        return None
-    return next((name for name, test in _SPECIAL_FILES.items() if test(mode)), "something else")
+    return _SPECIAL_FILES.get(stat.S_IFMT(path.stat().st_mode))
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Reads a JSON object in UTF-8, with or without a byte order mark.
 
-    The message of the ValueError is one line that begins with a verb, so that the caller can put
-    the path in front of it.
+    The message of the ValueError begins with a verb, to follow the path.
     """
-    if not path.exists() or special_file(path):
+    if not path.is_file():
         raise ValueError("is not a regular file")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

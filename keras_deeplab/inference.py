@@ -14,17 +14,15 @@ import PIL.Image
 import tensorflow as tf
 
 from keras_deeplab.data.decoding import FEW_BITS, Picture, read_picture
-from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import FORMATS, listed
 from keras_deeplab.data.orientation import upright_pixels
-from keras_deeplab.graph.network import all_layers
 from keras_deeplab.validation import error
 
 ImageLike = np.ndarray | tf.Tensor | PIL.Image.Image | str | os.PathLike
 
 LabelFunction = tf.types.experimental.PolymorphicFunction
 # Beside the models, not on them: an attribute would be tracked, saved and copied with its model.
-_LABEL_FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, tuple[list, list, LabelFunction]] = (
+_LABEL_FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, tuple[list, LabelFunction]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -57,15 +55,14 @@ def label_dtype(num_classes: int) -> tf.DType:
 def label_function(model: keras.Model) -> LabelFunction:
     """Returns the compiled function from a batch of pixels to label maps, kept with the model.
 
-    It is traced once for all sizes, and again where the model gets other variables or its layers
-    another dtype policy. Run eagerly, a functional model keeps all its intermediate maps to the
-    end, which takes several times the memory of the graph.
+    It is traced once for all sizes, and again where the model gets other variables. Run eagerly, a
+    functional model keeps all its intermediate maps to the end, which takes several times the
+    memory of the graph.
     """
-    policies = [layer.dtype_policy.name for layer in all_layers(model).values()]
     weights = model.weights
-    known = _LABEL_FUNCTIONS.get(model)
-    if known and known[0] == policies and list(map(id, known[1])) == list(map(id, weights)):
-        return known[2]
+    known, labels_of = _LABEL_FUNCTIONS.get(model, ((), None))
+    if labels_of and list(map(id, known)) == list(map(id, weights)):
+        return labels_of
     spec, num_classes = logits_spec(model)
     any_batch = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
     network = weakref.ref(model)  # a function that held its model would keep it in the dictionary
@@ -75,7 +72,7 @@ def label_function(model: keras.Model) -> LabelFunction:
         labels = tf.argmax(network()(pixels, training=False), -1, output_type=tf.int32)
         return tf.cast(labels, label_dtype(num_classes))
 
-    _LABEL_FUNCTIONS[model] = policies, weights, labels_of
+    _LABEL_FUNCTIONS[model] = weights, labels_of
     return labels_of
 
 
@@ -86,13 +83,11 @@ def predict(model: keras.Model, image: ImageLike) -> np.ndarray:
 
     Args:
         model: Segmentation model on pixels in 0..255; any input size that the model takes.
-        image: Path of a JPEG, PNG, BMP, WebP or TIFF file, or an array or `PIL.Image`:
+        image: Path of a JPEG, PNG, BMP, WebP or TIFF file, or an array or `PIL.Image`
             `(height, width, 3)`, `(height, width)`, `(height, width, 1)` or with a batch axis in
-            front `(batch, height, width, 3 or 1)`; uint8, or another dtype with values in 0..255.
-            One channel is repeated where the model takes three. The EXIF orientation of a file or
-            a `PIL.Image` is applied, so that the labels have the size and orientation in which
-            viewers show the image. `PIL.ImageOps.exif_transpose` does the same to an image. Arrays
-            have none.
+            front; uint8, or another dtype with values in 0..255. One channel is repeated where the
+            model takes three. The EXIF orientation of a file or `PIL.Image` is applied, as viewers
+            and `PIL.ImageOps.exif_transpose` do.
 
     Returns:
         Labels `(height, width)`, or `(batch, height, width)` for a batch; uint8, or int32 above
@@ -124,26 +119,17 @@ def predict(model: keras.Model, image: ImageLike) -> np.ndarray:
 
 
 def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
-    """Reads an image file as the training pipeline does: uint8 `(height, width, channels)`.
-
-    Palettes become colours, alpha is dropped, 16-bit samples keep their upper byte, and an EXIF
-    orientation is applied.
-    """
+    """Reads an image file as training does: uint8 `(height, width, channels)`, upright."""
     return open_picture(path, channels).upright
 
 
 def open_picture(path: str | os.PathLike, channels: int = 3) -> Picture:
     """Reads an image as `read_image` does, with its EXIF orientation in `facts`."""
-    shown = os.fspath(path)
-    if not os.path.lexists(path):
-        advice = "Download the file first." if "://" in str(shown) else ""
-        raise error("image", "the path of an existing image file", shown, advice)
     try:
         picture = read_picture(Path(path), channels)
-    except (FileFault, OSError) as fault:
-        raise ValueError(
-            f"`image` must be a {listed(FORMATS)} file. Received: image={shown!r}: {fault}"
-        ) from fault
+    except (ValueError, OSError) as fault:
+        reason = str(getattr(fault, "strerror", None) or fault)
+        raise error("image", f"a {listed(FORMATS)} file", os.fspath(path), reason) from fault
     if 0 < picture.facts.largest <= FEW_BITS:
         warnings.warn(
             f"{path} has 16 bits a channel and no value above {picture.facts.largest}: almost "
@@ -174,43 +160,31 @@ def _pixels(image: ImageLike, shape: tf.TensorShape) -> np.ndarray:
             f"`image` must have the shape ({axes}) or (batch, {axes}) and not be empty. Received: "
             f"image of shape {received}"
         )
-    _check_range(pixels)
+    # `can_cast` includes bfloat16, which NumPy lacks.
+    if pixels.dtype == bool or not np.can_cast(pixels.dtype, np.float64, "same_kind"):
+        raise ValueError(f"`image` must hold numbers. Received: image of dtype {pixels.dtype}")
+    low, high = pixels.min(), pixels.max()
+    message = f"`image` must hold values in 0..255. Received: image of values {low} to {high}"
+    if not (low >= 0 and high <= 255):  # false for NaN too
+        raise ValueError(message)
+    if 0 < high <= 1 and not np.issubdtype(pixels.dtype, np.integer):
+        warnings.warn(f"{message}, almost black. Do not divide by 255.", stacklevel=3)
     return pixels
 
 
 def _array(image: Any, mode: str | None) -> np.ndarray:
     """Returns the values of an array, or of a `PIL.Image` in a mode of pillow if one is set."""
-    rule = "`image` must be a path, an array or a PIL.Image"
     # Not a list: its sizes do not tell a batch from an image.
-    if not hasattr(image, "__array__") and not isinstance(image, PIL.Image.Image):
-        advice = " For the bytes of a file, use PIL.Image.open(io.BytesIO(image))."
-        is_bytes = isinstance(image, bytes | bytearray | memoryview)
-        raise TypeError(
-            f"{rule}. Received: image of type {type(image).__name__}.{advice if is_bytes else ''}"
-        )
-    try:
-        if isinstance(image, PIL.Image.Image):
-            return upright_pixels(image, mode)
-        return np.asarray(image)
-    except (OSError, SyntaxError) as fault:  # pillow decodes a file only now
-        raise ValueError(
-            f"`image` must be an image that can be decoded. Received: image={image!r} ({fault})"
-        ) from fault
-    except Exception as fault:  # each library has its own for a tensor without values
-        raise TypeError(f"{rule} with values. Received: image={image!r}") from fault
-
-
-def _check_range(pixels: np.ndarray) -> None:
-    rule = "`image` must hold values in 0..255."
-    try:
-        dtype = tf.as_dtype(pixels.dtype)  # includes bfloat16, which NumPy lacks
-    except TypeError:
-        dtype = tf.variant
-    if not (dtype.is_floating or dtype.is_integer):
-        raise ValueError(f"{rule} Received: image of dtype {pixels.dtype}")
-    low, high = pixels.min(), pixels.max()
-    received = f"{rule} Received: image of values {low} to {high}"
-    if not (low >= 0 and high <= 255):  # false for NaN too
-        raise ValueError(received)
-    if dtype.is_floating and 0 < high <= 1:
-        warnings.warn(f"{received}, almost black. Do not divide by 255.", stacklevel=4)
+    if isinstance(image, PIL.Image.Image) or hasattr(image, "__array__"):
+        try:
+            if isinstance(image, PIL.Image.Image):
+                return upright_pixels(image, mode)
+            return np.asarray(image)
+        except (OSError, SyntaxError) as fault:  # pillow decodes a file only now
+            raise error("image", "an image that can be decoded", image, str(fault)) from fault
+        except Exception as fault:  # each library has its own for a tensor without values
+            raise TypeError(f"`image` must have values. Received: image={image!r}") from fault
+    raise TypeError(
+        "`image` must be a path, an array or a PIL.Image; for the bytes of a file use "
+        f"PIL.Image.open(io.BytesIO(image)). Received: image of type {type(image).__name__}"
+    )

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
 from keras_deeplab.data.orientation import UPRIGHT
-from keras_deeplab.files import read_json, write_png
+from keras_deeplab.files import read_json_object, write_png
 from keras_deeplab.inference import logits_spec, open_picture, predict
 from keras_deeplab.metrics import by_name
 from keras_deeplab.pictures import overlay
@@ -27,10 +27,10 @@ def predict_files(
     output: str | os.PathLike,
     info: DatasetInfo | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Predicts image files and writes NAME_labels.png and NAME_overlay.png for each.
+    """Predicts image files; writes for each the class numbers and their colours over the image.
 
-    NAME_labels.png holds the class numbers (in 16 bits above 256 classes), NAME_overlay.png the
-    classes' colours over the image.
+    The class numbers are in NAME_labels.png (in 16 bits above 256 classes), the colours in
+    NAME_overlay.png.
 
     Args:
         model: Segmentation model on pixels in 0..255.
@@ -94,19 +94,17 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
 
 
 def stored_info(model_path: str | os.PathLike, num_classes: int) -> DatasetInfo | None:
-    """Reads the classes' names and colours that training stored beside a model.
-
-    None without a dataset.json, or if it has another number of classes.
-    """
+    """Reads the names and colours that training stored beside a model, if they fit its classes."""
     path = Path(model_path).with_name("dataset.json")
     if not os.path.lexists(path):
         return None
-    advice = "Restore it, or delete it to use numbers in place of the classes' names."
-    content = read_json(path, advice)
     try:
-        info = DatasetInfo.from_dict(content)
+        info = DatasetInfo.from_dict(read_json_object(path))
     except (KeyError, TypeError, ValueError) as fault:
-        raise ValueError(f"{path}: {fault}. {advice}") from fault
+        raise ValueError(
+            f"{path}: {fault}. Restore it, or delete it to use numbers in place of the classes' "
+            "names."
+        ) from fault
     if info.num_classes != num_classes:
         logger.warning(
             "%s has %d classes, the model %d: not used.", path, info.num_classes, num_classes

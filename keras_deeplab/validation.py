@@ -19,13 +19,7 @@ _SHORT.maxtuple = _SHORT.maxlist = 20
 
 
 def error(name: str, rule: str, value: Any, advice: str = "") -> ValueError:
-    """Returns the error of an argument; `advice` is a sentence on how to fix it.
-
-    Example:
-
-    >>> print(keras_deeplab.validation.error("rate", "a positive integer", 0))
-    `rate` must be a positive integer. Received: rate=0
-    """
+    """Returns the error of an argument; `advice` is a sentence on how to fix it."""
     advice = f". {advice.strip()}" if advice else ""
     return ValueError(f"`{name}` must be {rule}. Received: {name}={_SHORT.repr(value)}{advice}")
 

@@ -4,16 +4,39 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import gc
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import tensorflow as tf
 
-# For tests of strategies; TensorFlow takes the devices before its first operation only.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def make_two_processors() -> None:
+    """For tests of strategies; TensorFlow takes the devices before its first operation only."""
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+
+
+# The process of pytest-xdist that only distributes the tests starts faster without TensorFlow.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    make_two_processors()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses") == 0:
+        make_two_processors()
+
+
+def pytest_collection_finish() -> None:
+    """Later garbage collections leave out the modules of the libraries."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +46,8 @@ def mirrored() -> tf.distribute.Strategy:
     TensorFlow numbers the collectives of each strategy from the same number, so that those of two
     strategies in one process are taken for one another.
     """
+    import tensorflow as tf
+
     return tf.distribute.MirroredStrategy(
         ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
@@ -31,6 +56,8 @@ def mirrored() -> tf.distribute.Strategy:
 @pytest.fixture
 def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strategies that an example makes have a single replica."""
+    import tensorflow as tf
+
     strategy = tf.distribute.MirroredStrategy
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: strategy(["CPU:0"]))
 
@@ -40,10 +67,7 @@ def shared() -> Path:
     """The folder of reference data beside the project; tests that need it skip without it."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
-        pytest.skip(
-            f"needs reference photographs in {folder.name}/ beside the project: their licences do "
-            "not let them be distributed with it"
-        )
+        pytest.skip("needs reference photographs, which their licences do not let us distribute")
     return folder
 
 

@@ -10,57 +10,32 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from calibration import calibrate, image
 from PIL import Image
 
+import keras_deeplab
 from keras_deeplab import export, verification
 from keras_deeplab.export import ExportError
 from keras_deeplab.inference import predict
 
 
-@keras.saving.register_keras_serializable(package="test_export")
-class ResizeTo(keras.layers.Layer):
-    """Resizes the first input to the second's height and width."""
-
-    def call(self, inputs):
-        return tf.image.resize(tf.cast(inputs[0], tf.float32), tf.shape(inputs[1])[1:3])
-
-    def compute_output_shape(self, shapes):
-        return (*shapes[1][:3], shapes[0][-1])
-
-
-def small_model(classes=5, shape=(None, None, 3), policy="float32", seed=0, scale=3.0, dtype=None):
+def small_model(classes=5, shape=(None, None, 3), policy="float32", dtype=None):
     """A strided network with batch norm and dropout whose weights and statistics are random."""
-    keras.utils.set_random_seed(seed)
-    kwargs = {"padding": "same", "dtype": policy}
+    keras.utils.set_random_seed(0)
     inputs = keras.Input(shape, dtype=dtype)
     x = keras.layers.Rescaling(1 / 127.5, -1.0, dtype=policy)(inputs)
-    for filters in (8, 16):
-        x = keras.layers.Conv2D(filters, 3, strides=2, activation="relu", **kwargs)(x)
-        x = keras.layers.BatchNormalization(dtype=policy)(x)
-        x = keras.layers.Dropout(0.5, dtype=policy)(x)
-    x = keras.layers.Conv2D(classes, 1, **kwargs)(x)
-    outputs = ResizeTo(dtype="float32")([x, inputs])
-    model = keras.Model(inputs, outputs)
-    rng = np.random.default_rng(seed)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            size = layer.gamma.shape[0]
-            layer.set_weights(
-                [
-                    rng.uniform(0.5, 1.5, size),
-                    rng.normal(size=size),
-                    rng.normal(scale=0.1, size=size),
-                    rng.uniform(0.05, 0.2, size),
-                ]
-            )
-    head = model.layers[-2]
-    head.set_weights([head.get_weights()[0] * scale, rng.normal(size=classes)])
-    return model
+    x = keras.layers.Conv2D(8, 3, strides=4, padding="same", dtype=policy, name="conv")(x)
+    x = keras.layers.BatchNormalization(dtype=policy)(x)
+    x = keras.layers.Dropout(0.5, dtype=policy)(keras.layers.ReLU(dtype=policy)(x))
+    x = keras.layers.Conv2D(classes, 1, dtype=policy, name="head")(x)
+    model = keras.Model(inputs, keras_deeplab.layers.ResizeLike(dtype="float32")(x, inputs))
+    return calibrate(model, image(shape[0] or 33, shape[1] or 33, channels=shape[2]))
 
 
 def pictures(shape, seed=0):
@@ -68,18 +43,18 @@ def pictures(shape, seed=0):
 
 
 def expected(model, images):
-    return tf.nn.softmax(tf.cast(model(tf.cast(images, tf.float32)), tf.float32)).numpy()
+    return tf.nn.softmax(model(images)).numpy()
 
 
 def encoded(array, kind="PNG", mode=None, **options):
-    image, file = Image.fromarray(array), io.BytesIO()
-    (image.convert(mode) if mode else image).save(file, kind, **options)
+    file = io.BytesIO()
+    Image.fromarray(array).convert(mode).save(file, kind, **options)
     return file.getvalue()
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A model with an optimizer, its SavedModel and the signatures of this."""
+    """A model with an optimizer, its SavedModel and this loaded."""
     model = small_model()
     model.compile("adam", "mse")
     model.optimizer.build(model.trainable_variables)
@@ -88,7 +63,7 @@ def exported(tmp_path_factory):
     return model, path, tf.saved_model.load(str(path)).signatures
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (3, 40, 31, 3), (2, 33, 64, 3)])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (3, 40, 31, 3)])
 def test_serving_default_at_any_size_and_batch(exported, shape):
     model, _, signatures = exported
     images = pictures(shape)
@@ -104,46 +79,26 @@ def test_serving_default_at_any_size_and_batch(exported, shape):
 
 def test_signatures_and_weights_are_as_documented(exported):
     model, path, signatures = exported
-    assert set(signatures) == {"serving_default", "serving_encoded"}
-    ((_, images),) = [signatures["serving_default"].structured_input_signature]
-    assert images == {"images": tf.TensorSpec((None, None, None, 3), tf.uint8, "images")}
-    ((_, files),) = [signatures["serving_encoded"].structured_input_signature]
-    assert files == {"encoded": tf.TensorSpec((None,), tf.string, "encoded")}
+    inputs = {name: f.structured_input_signature[1] for name, f in signatures.items()}
+    assert inputs == {
+        "serving_default": {"images": tf.TensorSpec((None, None, None, 3), tf.uint8, "images")},
+        "serving_encoded": {"encoded": tf.TensorSpec((None,), tf.string, "encoded")},
+    }
     stored = tf.train.list_variables(str(path / "variables" / "variables"))
     numbers = sum(int(np.prod(shape)) for name, shape in stored if "CHECKPOINTABLE" not in name)
     assert numbers == model.count_params()
 
 
-KINDS = [
-    *[("PNG", mode) for mode in ("RGB", "L", "RGBA", "LA", "P")],
-    *[(kind, mode) for kind in ("WEBP", "BMP") for mode in ("RGB", "RGBA")],
-    *[("JPEG", mode) for mode in ("RGB", "L")],
-]
-
-
-def test_serving_encoded_takes_every_kind_of_file(exported):
+def test_serving_encoded_reads_files_as_predict_does(exported, tmp_path):
+    """A JPEG with an EXIF orientation, and another format."""
     model, _, signatures = exported
-    color = pictures((21, 34, 3))
-    more = {"WEBP": {"lossless": True}}
-    files = [encoded(color, kind, mode, **more.get(kind, {})) for kind, mode in KINDS]
-    shown = [
-        tf.io.decode_jpeg(file, channels=3)  # pillow's pixels differ
-        if kind == "JPEG"
-        else np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
-        for file, (kind, _) in zip(files, KINDS, strict=True)
-    ]
-    output = signatures["serving_encoded"](encoded=tf.constant(files))
-    np.testing.assert_allclose(output["probabilities"], expected(model, np.stack(shown)), atol=1e-5)
-
-
-def test_serving_encoded_turns_a_portrait_as_predict_does(exported, tmp_path):
-    model, _, signatures = exported
-    exif = Image.Exif()
+    exif, paths = Image.Exif(), [tmp_path / "a.jpg", tmp_path / "b.webp"]
     exif[0x0112] = 6
-    Image.fromarray(pictures((21, 34, 3))).save(tmp_path / "a.jpg", exif=exif)
-    output = signatures["serving_encoded"](encoded=tf.constant([(tmp_path / "a.jpg").read_bytes()]))
-    assert output["labels"].shape == (1, 34, 21)
-    np.testing.assert_array_equal(output["labels"][0], predict(model, tmp_path / "a.jpg"))
+    Image.fromarray(pictures((21, 34, 3))).save(paths[0], exif=exif)
+    Image.fromarray(pictures((34, 21, 4))).save(paths[1], lossless=True)
+    files = tf.constant([path.read_bytes() for path in paths])
+    output = signatures["serving_encoded"](encoded=files)
+    np.testing.assert_array_equal(output["labels"], [predict(model, path) for path in paths])
 
 
 def chunk(kind, data):
@@ -172,42 +127,42 @@ def files_request(*files):
     return "serving_encoded", {"encoded": np.array(files, object)}
 
 
-PNG, JPEG, BMP, GIF = (
-    encoded(pictures((64, 64, 3)), kind) for kind in ("PNG", "JPEG", "BMP", "GIF")
-)
+PNG, JPEG, BMP = (encoded(pictures((64, 64, 3)), kind) for kind in ("PNG", "JPEG", "BMP"))
 WEBP = encoded(np.zeros((1001, 1000, 3), np.uint8), "WEBP", lossless=True)
 SHAPE = r"Shape of tensor .* is not compatible with expected shape "
 IMAGES, FILES = SHAPE + r"\[\?,\?,\?,3\]", SHAPE + r"\[\?\]"
 PIXELS = "images must hold 1 to 1000000 pixels"
-DECLARED = "encoded must hold up to 1000000 pixels"
+DECLARED = "encoded must hold images of up to 1000000 pixels"
 DTYPE, DAMAGED = "Type mismatch", "Invalid PNG|jpeg::Uncompress failed|Invalid JPEG data"
+NO_FORMAT, KNOWN = "file format|JPEG", "must hold JPEG, PNG, WebP .* or BMP"
+IN_FRONT = "begin with their header"
+SHAPES = {
+    IMAGES: [
+        (),
+        (3,),
+        (40, 50, 3),
+        (1, 1, 8, 8, 3),
+        (1, 40, 50, 0),
+        (1, 40, 50, 4),
+        (1, 3, 40, 50),
+    ],
+    PIXELS: [  # empty, large, many, tiny and thin
+        *((0, 40, 50, 3), (1, 0, 50, 3), (1, 40, 0, 3), (1, 1100, 1000, 3), (300, 64, 64, 3)),
+        *((1000, 1, 1, 3), (1, 1, 40000, 3), (1, 40000, 1, 3)),
+    ],
+}
 MALFORMED = {
-    **{f"rank {len(s)} {s}": (images_request(s), IMAGES) for s in [(), (3,), (40, 50)]},
-    "rank 3": (images_request((40, 50, 3)), IMAGES),
-    "rank 5": (images_request((1, 1, 8, 8, 3)), IMAGES),
-    **{f"{n} channels": (images_request((1, 40, 50, n)), IMAGES) for n in (0, 1, 4)},
-    "channels first": (images_request((1, 3, 40, 50)), IMAGES),
-    "empty batch": (images_request((0, 40, 50, 3)), PIXELS),
-    "no height": (images_request((1, 0, 50, 3)), PIXELS),
-    "no width": (images_request((1, 40, 0, 3)), PIXELS),
-    "all empty": (images_request((0, 0, 0, 3)), PIXELS),
-    "large image": (images_request((1, 1100, 1000, 3)), PIXELS),
-    "large batch": (images_request((300, 64, 64, 3)), PIXELS),
-    "batch of single pixels": (images_request((1000, 1, 1, 3)), PIXELS),
-    "wide image": (images_request((1, 1, 40000, 3)), PIXELS),
-    "high image": (images_request((1, 40000, 1, 3)), PIXELS),
+    **{f"shape {s}": (images_request(s), rule) for rule, shapes in SHAPES.items() for s in shapes},
     **{dtype: (images_request((1, 8, 9, 3), dtype), DTYPE) for dtype in ("f4", "i4", "?")},
     "files as images": (("serving_default", {"images": np.array([PNG], object)}), DTYPE),
     "missing images": (("serving_default", {}), "must feed a value"),
     "missing files": (("serving_encoded", {}), "must feed a value"),
     "images as files": (("serving_encoded", {"encoded": pictures((1, 8, 8, 3))}), DTYPE),
     "one file": (("serving_encoded", {"encoded": np.array(PNG, object)}), FILES),
-    "files of rank 2": (("serving_encoded", {"encoded": np.array([[PNG]], object)}), FILES),
-    "no files": (files_request(), "at least one image"),
-    "empty file": (files_request(b""), "must hold JPEG, PNG, WebP"),
-    "text": (files_request(b"no picture"), "file format|JPEG"),
-    "one byte": (files_request(b"\x89"), "file format|JPEG"),
-    "PNG signature": (files_request(PNG[:8]), "begin with their header"),
+    "no files": (files_request(), DECLARED + r".*\[0\]"),
+    "empty file": (files_request(b""), KNOWN),
+    "text": (files_request(b"no picture"), NO_FORMAT),
+    "PNG signature": (files_request(PNG[:8]), IN_FRONT),
     "cut PNG header": (files_request(PNG[:20]), DAMAGED),
     "cut PNG": (files_request(PNG[:900]), DAMAGED),
     "PNG without pixels": (files_request(declared_png(8, 8)), DAMAGED),
@@ -215,30 +170,22 @@ MALFORMED = {
     "cut JPEG": (files_request(JPEG[:900]), DAMAGED),
     "JPEG of size 0": (files_request(declared_jpeg(0, 0)), DAMAGED),
     "cut BMP": (files_request(BMP[:900]), "."),
-    "TIFF": (files_request(b"II*\0" + bytes(99)), "file format|JPEG"),
-    "GIF": (files_request(GIF), "must hold JPEG, PNG, WebP"),
-    "BMP with a palette": (
-        files_request(encoded(pictures((8, 8, 3)), "BMP", "P")),
-        "must hold JPEG, PNG, WebP .* or BMP",
-    ),
+    "TIFF": (files_request(b"II*\0" + bytes(99)), NO_FORMAT),
     "files of two sizes": (
         files_request(PNG, encoded(pictures((8, 9, 3)))),
         r"Incompatible shapes.* \[64,64,3\] vs. \[8,9,3\]",
     ),
-    "a good and a bad file": (files_request(PNG, b"no picture"), "file format|JPEG"),
+    "a good and a bad file": (files_request(PNG, b"no picture"), NO_FORMAT),
     "PNG of 1001x1000": (files_request(declared_png(1001, 1000)), DECLARED),
-    "PNG of 23000x23000": (files_request(declared_png(23000, 23000)), DECLARED),
-    "PNG of 100000x100000": (files_request(declared_png(100000, 100000)), DECLARED),
     "PNG of 2^31 - 1": (files_request(declared_png(2**31 - 1, 2**31 - 1)), DECLARED),
-    "PNG of 2^32 - 1": (files_request(declared_png(2**32 - 1, 1)), DAMAGED),
+    "PNG of 2^32 - 1": (files_request(declared_png(2**32 - 1, 2**32 - 1)), DECLARED),
     "PNGs together": (files_request(*[declared_png(600, 600)] * 3), DECLARED),
     "PNG with a chunk in front": (
         files_request(declared_png(23000, 23000, chunk(b"abCd", b"x"))),
-        "begin with their header",
+        IN_FRONT,
     ),
     "JPEG of 65500x65500": (files_request(declared_jpeg(65500, 65500)), DECLARED),
     "WebP of 1000x1001": (files_request(WEBP), DECLARED),
-    "JPEG of 1001x1000": (files_request(declared_jpeg(1001, 1000)), DECLARED),
 }
 VALID = {
     "valid": ("serving_default", {"images": pictures((1, 40, 50, 3))}),
@@ -294,13 +241,12 @@ def test_nothing_is_computed_before_the_checks(check, spec):
         if operation not in found:
             found.add(operation)
             todo += [*operation.control_inputs, *(tensor.op for tensor in operation.inputs)]
-    assertions = [op for op in graph.get_operations() if "Assert" in op.name and op.type != "Const"]
+    assertions = {op for op in graph.get_operations() if op.type in ("Assert", "If", "StatelessIf")}
     assert assertions
+    assert assertions <= found
     assert "EnsureShape" in {op.type for op in found}
-    assert {op for op in assertions if op.type in ("Assert", "If", "StatelessIf")} <= found
 
 
-@pytest.mark.parametrize("size", [(1, 1), (300, 7), (5, 1021)])
 @pytest.mark.parametrize(
     "kind, options",
     [
@@ -312,10 +258,10 @@ def test_nothing_is_computed_before_the_checks(check, spec):
         ("WEBP", {"exif": b"Exif\0\0" + bytes(99)}),
     ],
 )
-def test_sizes_in_headers(size, kind, options):
-    height, width = size
-    file = encoded(pictures((height, width, 3)), kind, **options)
-    assert float(export._declared_pixels(tf.constant(file))) == height * width
+def test_sizes_in_headers(kind, options):
+    for height, width in ((1, 1), (300, 7), (5, 1021)):
+        file = encoded(pictures((height, width, 3)), kind, **options)
+        assert float(export._declared_pixels(tf.constant(file))) == height * width
 
 
 @pytest.mark.parametrize("file", [BMP, b"", b"text", b"II*\0", b"RIFF"])
@@ -323,70 +269,42 @@ def test_other_files_declare_nothing(file):
     assert float(export._declared_pixels(tf.constant(file))) == 0
 
 
-@pytest.mark.parametrize("name", ["serving_default", "serving_encoded"])
-def test_every_entry_refuses_malformed_requests(exported, name):
-    """Called from Python: the signature and the endpoint of the same name."""
-    loaded = tf.saved_model.load(str(exported[1]))
-    (key,) = loaded.signatures[name].structured_input_signature[1]
-    good, *bad = {
-        "serving_default": [pictures((1, 8, 9, 3)), pictures((8, 9, 3)), pictures((0, 8, 9, 3))],
-        "serving_encoded": [[PNG], PNG, np.array([], object)],
-    }[name]
-    for entry in (lambda x: loaded.signatures[name](**{key: x}), getattr(loaded, name)):
-        for request in bad:
-            with pytest.raises((TypeError, ValueError, tf.errors.InvalidArgumentError)):
-                entry(tf.constant(request, tf.uint8 if key == "images" else tf.string))
-        assert entry(tf.constant(good))["labels"].shape[0] == 1
-
-
-@pytest.mark.parametrize("value", [0, 1e6, True, 2 * 128 * 160 - 1])
+@pytest.mark.parametrize("value", [0, 2 * 128 * 160 - 1])
 def test_max_pixels_must_admit_the_comparison(tmp_path, value):
     with pytest.raises(ValueError, match="`max_pixels` must be an integer of at least 40960"):
         export.saved_model(small_model(), tmp_path / "out", max_pixels=value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_mixed_precision(tmp_path):
-    model = small_model(policy="mixed_bfloat16")
+def test_mixed_precision_and_four_channels(tmp_path):
+    model = small_model(shape=(None, None, 4), policy="mixed_bfloat16")
     export.saved_model(model, tmp_path / "out")
-    images = pictures((2, 30, 41, 3))
-    serve = tf.saved_model.load(str(tmp_path / "out")).signatures["serving_default"]
-    output = serve(images=tf.constant(images))["probabilities"]
+    signatures = tf.saved_model.load(str(tmp_path / "out")).signatures
+    assert "serving_encoded" not in signatures
+    images = pictures((2, 30, 41, 4))
+    output = signatures["serving_default"](images=tf.constant(images))["probabilities"]
     assert output.dtype == tf.float32
     np.testing.assert_allclose(output, expected(model, images), atol=2e-2)
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_other_channels(tmp_path, channels):
-    model = small_model(shape=(None, None, channels))
-    export.saved_model(model, tmp_path / "out")
-    signatures = tf.saved_model.load(str(tmp_path / "out")).signatures
-    assert ("serving_encoded" in signatures) == (channels == 1)
-    images = pictures((2, 30, 41, channels))
-    right = expected(model, images)
-    output = signatures["serving_default"](images=tf.constant(images))
-    np.testing.assert_allclose(output["probabilities"], right, atol=1e-5)
-    if channels == 1:
-        files = [encoded(image[..., 0]) for image in images]
-        output = signatures["serving_encoded"](encoded=tf.constant(files))
-        np.testing.assert_allclose(output["probabilities"], right, atol=1e-5)
-
-
-def test_a_fixed_size_many_classes_and_uint8_input(tmp_path, monkeypatch):
+def test_one_channel_of_a_fixed_size_many_classes_and_uint8_input(tmp_path, monkeypatch):
     """By default the largest request is what was compared, where that is more than 2^24 pixels."""
     monkeypatch.setattr(export, "MAX_PIXELS", 1000)
-    model = small_model(classes=300, shape=(32, 48, 3), dtype="uint8")
+    model = small_model(classes=300, shape=(32, 48, 1), dtype="uint8")
     export.saved_model(model, tmp_path / "out")
     signatures = tf.saved_model.load(str(tmp_path / "out")).signatures
-    images = pictures((2, 32, 48, 3))
-    output = signatures["serving_default"](images=tf.constant(images))
-    assert output["labels"].dtype == tf.int32
-    right = tf.nn.softmax(model(images)).numpy()
-    np.testing.assert_allclose(output["probabilities"], right, atol=1e-5)
+    images = pictures((2, 32, 48, 1))
+    files = tf.constant([encoded(image[..., 0]) for image in images])
+    for output in (
+        signatures["serving_default"](images=tf.constant(images)),
+        signatures["serving_encoded"](encoded=files),
+    ):
+        assert output["labels"].dtype == tf.int32
+        np.testing.assert_allclose(output["probabilities"], expected(model, images), atol=1e-5)
     with pytest.raises(tf.errors.InvalidArgumentError, match="48"):
-        signatures["serving_encoded"](encoded=tf.constant([encoded(images[0, :31])]))
+        signatures["serving_encoded"](encoded=tf.constant([encoded(images[0, :31, :, 0])]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="must hold 1 to 4096 pixels"):
-        signatures["serving_default"](images=tf.zeros((3, 32, 48, 3), tf.uint8))
+        signatures["serving_default"](images=tf.zeros((3, 32, 48, 1), tf.uint8))
 
 
 @pytest.fixture
@@ -409,7 +327,7 @@ def test_existing_paths(exported, copied, tmp_path, monkeypatch):
     out = tmp_path / "deep" / "out"
     export.saved_model(model, out)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(FileExistsError, match="overwrite=True"):
+    with pytest.raises(FileExistsError, match="a SavedModel to replace with overwrite=True"):
         export.saved_model(model, out)
     copied(lambda path: (path / "second").touch())
     export.saved_model(model, out, overwrite=True)
@@ -420,14 +338,14 @@ def test_existing_paths(exported, copied, tmp_path, monkeypatch):
     (other := tmp_path / "other").mkdir()
     (other / "precious.txt").write_text("kept")
     for path in (other, other / "precious.txt"):
-        with pytest.raises(FileExistsError, match="a new folder or a SavedModel"):
+        with pytest.raises(FileExistsError, match="must be a new folder"):
             export.saved_model(model, path, overwrite=True)
     assert (other / "precious.txt").read_text() == "kept"
 
 
 def test_an_export_with_other_outputs_never_reaches_the_path(exported, copied, tmp_path):
     other = small_model()
-    other.layers[2].kernel.assign(other.layers[2].kernel * 1.2)
+    other.get_layer("conv").kernel.assign(other.get_layer("conv").kernel * 1.2)
     message = r"serving_default: probabilities differ .* by up to 0\.\d+, .* 0\.0001"
     with pytest.raises(ExportError, match=message):
         export.saved_model(other, tmp_path / "out")
@@ -448,55 +366,52 @@ def truncate(path):
 @pytest.mark.parametrize("change", [flip_bytes, truncate])
 def test_a_damaged_export_leaves_the_old_one(exported, copied, tmp_path, change):
     shutil.copytree(exported[1], tmp_path / "out")
+    before = sorted(tmp_path.rglob("*"))
     copied(change)
     with pytest.raises(ExportError, match="cannot be loaded"):
         export.saved_model(exported[0], tmp_path / "out", overwrite=True)
-    export.verify(exported[0], tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert sorted(tmp_path.rglob("*")) == before
+    tf.saved_model.load(str(tmp_path / "out"))
 
 
 def test_verify_sees_one_changed_weight(exported):
-    model, path, _ = exported
-    export.verify(model, path)
-    changed = keras.models.clone_model(model)
-    changed.set_weights(model.get_weights())
-    export.verify(changed, path)
-    kernel = changed.layers[2].kernel
+    changed = keras.models.clone_model(exported[0])
+    changed.set_weights(exported[0].get_weights())
+    kernel = changed.get_layer("conv").kernel
     kernel.assign(kernel + 1e-7 * (np.arange(kernel.shape[-1]) == 0))
     with pytest.raises(ExportError, match="no weight of the model"):
-        export.verify(changed, path)
+        export.verify(changed, exported[1])
 
 
 @pytest.mark.parametrize("name", ["serving_default", "serving_encoded"])
 @pytest.mark.parametrize("mistake", ["labels", "probabilities"])
-def test_verify_names_signature_and_output(exported, tmp_path, name, mistake):
+def test_verify_names_signature_and_output(exported, monkeypatch, name, mistake):
     """A signature whose outputs are wrong although every weight is right."""
-    module = tf.Module()
-    module.loaded = tf.saved_model.load(str(exported[1]))
-    signatures = {}
-    for endpoint, function in module.loaded.signatures.items():
-        ((key, spec),) = function.structured_input_signature[1].items()
+    model, path, signatures = exported
 
-        def serve(x, function=function, key=key, endpoint=endpoint):
-            result = dict(function(**{key: x}))
-            if endpoint == name:
-                value = result[mistake]
-                result[mistake] = tf.concat([value[:, 1:], value[:, :1]], 1)
-            return result
+    def wrong(**inputs):
+        outputs = signatures[name](**inputs)
+        return {**outputs, mistake: tf.roll(outputs[mistake], 1, 1)}
 
-        signatures[endpoint] = tf.function(serve).get_concrete_function(
-            tf.TensorSpec(spec.shape, spec.dtype, key)
-        )
-    tf.saved_model.save(module, str(tmp_path / "wrong"), signatures=signatures)
+    loaded = SimpleNamespace(signatures={**signatures, name: wrong})
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: loaded)
     with pytest.raises(ExportError, match=f"{name}: {mistake} differ"):
-        export.verify(exported[0], tmp_path / "wrong")
+        export.verify(model, path)
+
+
+def test_verify_names_a_missing_signature(exported, monkeypatch):
+    model, path, signatures = exported
+    loaded = SimpleNamespace(signatures={"serving_default": signatures["serving_default"]})
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: loaded)
+    with pytest.raises(ExportError, match="serving_encoded failed: 'serving_encoded'"):
+        export.verify(model, path)
 
 
 def test_models_that_cannot_be_exported(exported, tmp_path):
     inputs = keras.Input((None, None, 3))
     coarse = keras.Model(inputs, keras.layers.Conv2D(4, 3, strides=2)(inputs))
     broken = small_model()
-    broken.layers[-2].bias.assign(np.full(5, np.nan))
+    broken.get_layer("head").bias.assign(np.full(5, np.nan))
     for model, message in ((coarse, "at the input's size"), (broken, "finite")):
         with pytest.raises(ExportError, match=message):
             export.verify(model, exported[1])
@@ -507,14 +422,14 @@ def test_models_that_cannot_be_exported(exported, tmp_path):
 
 
 def test_the_test_images_are_lively():
-    spec = tf.TensorSpec((None, None, None, 3))
-    images, (jpeg, png_files) = verification.test_images((2, 97, 129, 3))
+    shape = (2, 97, 129, 3)
+    images, encodings = verification.test_images(shape)
     assert images.min() == 0
     assert images.max() == 255
     assert images.std() > 50
     assert not np.array_equal(images[0], images[1])
-    for files in (jpeg, png_files):
+    for files in encodings:
         decoded = [tf.io.decode_image(file) for file in files]
         np.testing.assert_array_equal(np.stack(decoded), images)
     with pytest.warns(UserWarning, match="the same at every pixel"):
-        verification._expected(small_model(scale=0.0), images, spec)
+        verification._probabilities(tf.zeros(shape), shape)

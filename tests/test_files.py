@@ -1,19 +1,15 @@
-"""Files are written whole or not at all, and what is wrong with one is one line with its path."""
-
 from __future__ import annotations
 
 import errno
 import os
 import re
 import shutil
-import socket
 
 import keras
 import pytest
 import tensorflow as tf
 
 from keras_deeplab import data
-from keras_deeplab.data.label_codes import read_settings
 from keras_deeplab.files import (
     DiskFullError,
     atomic_write,
@@ -25,80 +21,58 @@ from keras_deeplab.files import (
 from keras_deeplab.prediction import stored_info
 
 CLASSES = '{"classes": ["Käse", "b"], "colors": [[1, 2, 3], [4, 5, 6]]}'
-READERS = {
-    "run": lambda path: read_json(path, "Restore it.")["classes"],
-    "data set": lambda path: read_settings(path).classes,
-    "model": lambda path: stored_info(path.with_name("model.keras"), 2).classes,
-}
 
 
-@pytest.fixture(params=READERS.values(), ids=READERS)
-def reader(request):
-    """Of every JSON file that people write: in a run, in a data set and beside a model."""
-    return request.param
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.json"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_json_is_utf_8_with_or_without_a_byte_order_mark(tmp_path, reader, encoding):
-    path = tmp_path / "dataset.json"
+def test_json_is_utf_8_with_or_without_a_byte_order_mark(path, encoding):
     path.write_text(CLASSES, encoding=encoding)
-    assert list(reader(path)) == ["Käse", "b"]
+    assert read_json(path, "Restore it.")["classes"] == ["Käse", "b"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "dangling link", "pipe", "socket"])
-def test_json_that_is_no_regular_file_is_not_opened(tmp_path, monkeypatch, reader, kind):
-    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
-    path = tmp_path / "dataset.json"
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "dangling link":
-        path.symlink_to(tmp_path / "nowhere")
-    elif kind == "pipe":
-        os.mkfifo(path)
-    else:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
-    with pytest.raises(ValueError, match="is not a regular file"):
-        reader(path)
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
+def test_json_that_is_no_regular_file_is_not_opened(path, kind):
+    if kind != "missing":
+        {"folder": os.mkdir, "pipe": os.mkfifo}[kind](path)
+    with pytest.raises(ValueError, match=rf"^{path} is not a regular file\. Restore it\.$"):
+        read_json(path, "Restore it.")
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
         (b"", "is not readable as JSON: Expecting value"),
-        (CLASSES[:-1].encode(), "is not readable as JSON"),
         (CLASSES.encode("latin-1"), "is not readable as JSON: 'utf-8' codec can't decode"),
         (b"[" * 100_000, "is not readable as JSON: brackets are nested too deeply"),
         (b'{"a": ' + b"1" * 5000 + b"}", "is not readable as JSON: Exceeds the limit"),
         (b"[1, 2]", r"must hold a JSON object. Received: \[1, 2\]"),
-        (b"[" * 900 + b"]" * 900, r"must hold a JSON object. Received: \[+\.\.\.\]+($|\. )"),
-        (b"null", "must hold a JSON object. Received: None"),
+        (b"[" * 900 + b"]" * 900, r"must hold a JSON object. Received: \[+\.\.\.\]+\. "),
     ],
 )
-def test_json_that_is_no_object_is_one_line(tmp_path, reader, content, message):
-    path = tmp_path / "dataset.json"
+def test_json_that_is_no_object_is_one_line(path, content, message):
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=message) as caught:
-        reader(path)
+    with pytest.raises(ValueError, match=f"^{path} {message}") as caught:
+        read_json(path, "Restore it.")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < len(str(path)) + 250
 
 
-def test_json_that_may_not_be_read_is_named(tmp_path, monkeypatch, reader):
-    path = tmp_path / "dataset.json"
+def test_json_that_may_not_be_read_is_named(path, monkeypatch):
     path.write_text(CLASSES)
 
     def refused(*args, **more):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(type(path), "read_text", refused)
-    with pytest.raises(ValueError, match="is not readable as JSON: .*Permission denied"):
-        reader(path)
+    with pytest.raises(ValueError, match=f"^{path} is not readable as JSON: .*Permission denied"):
+        read_json(path, "Restore it.")
 
 
-@pytest.mark.parametrize(
-    "content", ["{}", '{"ignore_label": 0}', '{"classes": 6}', '{"classes": []}', "[]"]
-)
+@pytest.mark.parametrize("content", ["{}", '{"classes": 6}', '{"classes": []}', "[]"])
 def test_a_wrong_file_of_classes_beside_a_model_is_named(tmp_path, content):
     stored = tmp_path / "dataset.json"
     stored.write_text(content)
@@ -126,6 +100,7 @@ def test_nothing_is_begun_where_there_is_no_space(tmp_path, monkeypatch):
         pytest.fail("begun")
     with atomic_write(path, 2_000_000) as temporary:
         temporary.write_text("after")
+        assert path.read_text() == "before"
     assert path.read_text() == "after"
 
 
@@ -135,21 +110,16 @@ def half_written(path, error):
         raise error
 
 
-def full(code):
-    return OSError(code, os.strerror(code))
-
-
 @pytest.mark.parametrize(
     "error",
     [
-        full(errno.ENOSPC),
-        full(errno.EDQUOT),
-        full(errno.EFBIG),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
         OSError("Can't write data (file write failed: errno = 28, No space left on device)"),
         RuntimeError("Can't decrement id ref count (errno = 27, error message = 'File too large')"),
         tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device"),
     ],
-    ids=["disk", "quota", "size", "HDF5", "HDF5 at its end", "TensorFlow"],
+    ids=["disk", "quota", "HDF5", "HDF5 at its end", "TensorFlow"],
 )
 def test_a_disk_that_becomes_full_is_named_and_leaves_what_was_there(tmp_path, error):
     path = tmp_path / "last.keras"
@@ -162,16 +132,6 @@ def test_a_disk_that_becomes_full_is_named_and_leaves_what_was_there(tmp_path, e
     assert path.read_text() == "before"
     with pytest.raises(DiskFullError, match=str(path)), full_disk_named(tmp_path):
         raise raised.value  # not named once more, after the folder
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_a_real_full_disk_is_named(tmp_path):
-    with (
-        pytest.raises(DiskFullError, match=str(tmp_path)),
-        full_disk_named(tmp_path),
-        open("/dev/full", "wb", buffering=0) as file,
-    ):
-        file.write(b"x")
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,9 @@ def test_an_error_has_keras_form(check, value):
 
 
 def test_the_limits_are_named():
+    assert validation.integer("steps", 0, minimum=0) == 0
     with pytest.raises(ValueError, match="an integer of at least 2"):
         validation.integer("num_classes", 1, minimum=2)
-    assert validation.integer("steps", 0, minimum=0) == 0
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
         validation.fraction("dropout", 1.0, below_one=True)
 
