@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 
@@ -13,7 +11,7 @@ from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.transfer import weighted_layers
 
-_SHARED = ("backbone_options", "stride_on", "preprocessing")
+_OF_BACKBONE = ("backbone_options", "stride_on", "preprocessing")
 # Arguments that have nothing to do with the weights.
 _UNRELATED = "name dtype input_shape trainable frozen_layers norm_settings backbone".split()
 
@@ -38,24 +36,21 @@ def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
     if not _is_of_this_package(model):
         # A network of keras.applications, or one with its own names.
         arrays = {"/".join(name.split("/")[-2:]): value for name, value in values.items()}
-        if len(arrays) == len(values):
-            known = names.keras_applications.recognize(Checkpoint(path, arrays))
-            if known is not None:
-                return known
-        return Checkpoint(path, values, title=f"the Keras model '{model.name}'")
+        known = names.recognize(Checkpoint(path, arrays)) if len(arrays) == len(values) else None
+        return known or Checkpoint(path, values, title=f"the Keras model '{model.name}'")
     config = model.get_config()
-    named = isinstance(config["backbone"], str)
-    arguments: dict[str, Any] = {
-        key: value for key, value in config.items() if key not in (*_UNRELATED, *_SHARED)
-    }
+    backbone = config["backbone"]
+    of_backbone = {key: config[key] for key in _OF_BACKBONE if config.get(key) is not None}
+    arguments = {k: v for k, v in config.items() if k not in (*_UNRELATED, *_OF_BACKBONE)}
+    named = isinstance(backbone, str)
     if not named:  # a user's network, which the model keeps as its configuration
-        arguments["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
+        arguments["backbone"] = keras.saving.deserialize_keras_object(backbone)
     return Checkpoint(
         path,
         values,
-        title=f"{type(model).__name__} of this package",
-        backbone=config["backbone"] if named else None,
-        backbone_arguments={key: config[key] for key in _SHARED if config.get(key) is not None},
+        title=f"a {type(model).__name__} on {backbone if named else model.backbone.name}",
+        backbone=backbone if named else None,
+        backbone_arguments=of_backbone,
         model=type(model).__name__,
         model_arguments=arguments,
     )

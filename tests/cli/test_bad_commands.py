@@ -122,11 +122,11 @@ BAD = [
     (
         export,
         "--model bent.keras --output x",
-        "cannot be loaded as a Keras model: Bad magic number",
+        "it cannot be read: Bad magic number",
     ),
-    (export, "--model lacking.keras --output x", "lacking.keras: it lacks metadata.json"),
+    (export, "--model lacking.keras --output x", "lacking.keras: it must hold config.json"),
     (export, "--model run --output x", "run: it is the folder of a run: give run/model.keras"),
-    (export, "--model served --output x", "error: served: it is a SavedModel"),
+    (export, "--model served --output x", "error: served: it is a folder"),
     (train, "--weights run", "run: it is the folder of a run: give run/model.keras"),
 ]
 

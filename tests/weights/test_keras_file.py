@@ -127,24 +127,21 @@ def test_a_compiled_model_resumes_or_not(tmp_path):
 
 
 CODE = a_layer("Lambda", function={"class_name": "__lambda__"})
+PARTS = "parts of networks only, and no code. Received: "
 HOSTILE = {
     "weights": ("model", {"weights": SECRET}, "weights='/etc/"),
     "published weights": ("model", {"weights": "pascal_voc"}, "weights='pascal_voc'"),
     "a backbone by path": ("model", {"backbone": SECRET}, "backbone='/etc"),
     "a vocabulary": ("layer", a_layer("StringLookup", vocabulary=SECRET), "vocabulary='/etc"),
     "a SavedModel": ("layer", a_layer("TFSMLayer", filepath="saved"), "filepath='saved'"),
-    "code": ("layer", CODE, "hold code. .* Lambda"),
-    "code as activation": (
-        "activation",
-        {"class_name": "__lambda__", "config": {"value": "x"}},
-        "hold code. .* __lambda__",
-    ),
-    "a torch module": ("layer", a_layer("TorchModuleWrapper"), "hold code. .* TorchModule"),
+    "code": ("layer", CODE, f"{PARTS}keras.layers.Lambda"),
+    "code as activation": ("activation", {"class_name": "__lambda__"}, f"{PARTS}__lambda__"),
+    "a torch module": ("layer", a_layer("TorchModuleWrapper"), f"{PARTS}keras.layers.TorchMod"),
     "an address": ("layer", a_layer("Rescaling", scale="https://a.org/x"), "scale='https://"),
     "a path upwards": ("layer", a_layer("Rescaling", scale="a/../../b"), "scale='a/"),
     "building": ("layer", {**a_layer("ReLU"), "build_config": {"file": "x"}}, "file='x'"),
     "a vocabulary as a loss": ("loss", a_layer("StringLookup", vocabulary="x"), "vocabulary='x"),
-    "a class by a list": ("layer", {"class_name": ["Lambda"]}, r"class_name=\['Lambda'\]"),
+    "a class by a list": ("layer", {"class_name": ["Lambda"]}, rf"{PARTS}\['Lambda'\]"),
     "a foreign class": ("layer", an_object("os", "system"), "Could not locate class 'system'"),
     "a foreign function": ("activation", a_function("os", "system"), "not locate function 'sys"),
 }
@@ -180,7 +177,7 @@ for place, names in ELSEWHERE.items():
         HOSTILE[f"{place}: {shown}"] = (
             "activation" if place == "spec" else place,
             value,
-            f"parts of networks only. Received: {shown}$",
+            f"{PARTS}{shown}$",
         )
 
 
@@ -259,7 +256,7 @@ def test_unsafe_deserialization_does_not_count(files, tmp_path):
     keras.config.enable_unsafe_deserialization()
     try:
         bad = with_config(files / "model.keras", tmp_path / "bad.keras", "layer", CODE)
-        with pytest.raises(WeightsError, match="must not hold code"):
+        with pytest.raises(WeightsError, match=PARTS):
             keras_deeplab.load_model(bad)
     finally:
         state.set_global_attribute("safe_mode_saving", before)
@@ -286,11 +283,11 @@ TOO_LARGE = {
     ),
     "a size": ("arguments", {"filters": 10**9}, "filters=1000000000"),
     "an input": ("model", {"input_shape": [None, None, 10**9]}, "input_shape=10"),
-    "nesting": ("text", nest(150), "nested deeper than 100"),
+    "nesting": ("text", nest(150), "be nested at most 100 deep"),
     "deep nesting": ("text", b"[" * 100_000, "recursion"),
     "length": ("text", b" " * (9 << 20) + b"{}", r"config\.json has \d+ bytes: a model's has at"),
     "no object": ("text", [], "must hold an object, not list"),
-    "a damaged text": ("text", b"\xff\xfe{", "it cannot be loaded as a Keras model: .*decode"),
+    "a damaged text": ("text", b"\xff\xfe{", "it cannot be read: .*decode"),
 }
 
 
@@ -302,22 +299,25 @@ def test_a_configuration_takes_no_more_than_its_file_explains(files, tmp_path, w
         keras_deeplab.load_model(bad)
 
 
-def test_the_depth_of_a_model_is_bounded_too(tmp_path):
-    keras_deeplab.UNet(2, depth=1, filters=2).save(tmp_path / "good.keras")
-    content = members(tmp_path / "good.keras")
-    config = json.loads(content["config.json"])
-    config["config"] |= {"depth": 10**6, "filters": 4096}
-    packed(tmp_path / "bad.keras", {**content, "config.json": json.dumps(config).encode()})
+def test_the_depth_of_a_model_is_bounded_too(files, tmp_path):
+    config = keras_deeplab.UNet(2, depth=1, filters=2).get_config()
+    inner = {**config, "depth": 10**6, "filters": 4096}
+    value = {"module": "keras_deeplab", "class_name": "UNet", "config": inner}
+    value["registered_name"] = "keras_deeplab>UNet"
+    bad = with_config(files / "model.keras", tmp_path / "bad.keras", "text", value)
     with pytest.raises(WeightsError, match="builds more than"):
-        keras_deeplab.load_model(tmp_path / "bad.keras")
+        keras_deeplab.load_model(bad)
 
 
 ARCHIVES = {
     "upwards": ({"../outside.txt": b"x"}, r"it must hold config\.json, .* Received: \.\./outside"),
     "assets": ({"assets/words.txt": b"x"}, "it must hold .* Received: assets/words.txt, "),
     "a bomb": ({"model.weights.h5": bytes(64 << 20)}, "its members declare .* cannot hold"),
-    "no weights": ({"model.weights.h5": None}, r"it lacks model\.weights\.h5"),
-    "no HDF5": ({"model.weights.h5": b"x"}, "it is a damaged HDF5 file"),
+    "no weights": (
+        {"model.weights.h5": None},
+        r"it must hold .* Received: config\.json, metadata\.json$",
+    ),
+    "no HDF5": ({"model.weights.h5": b"x"}, "it cannot be read: .*signature"),
 }
 
 
@@ -340,17 +340,18 @@ def test_a_member_is_there_once(files, tmp_path):
         keras_deeplab.load_model(bad)
 
 
+IN_THE_FILE = "KERNEL' must be an array of numbers that lies in the file itself"
 ELSEWHERE_IN_H5 = {
-    "external": "KERNEL' must be in the file, but its values are in another file",
-    "virtual": "KERNEL' must be in the file, but its values are in another file",
-    "external link": "KERNEL' must be in the file, but is a link",
-    "soft link": "KERNEL' must be in the file, but is a link",
-    "twice": "must be in the file once, but is twice",
-    "circle": "circle' must be in the file once, but is twice",
+    "external": IN_THE_FILE,
+    "virtual": IN_THE_FILE,
+    "external link": IN_THE_FILE,
+    "soft link": IN_THE_FILE,
+    "text": IN_THE_FILE,
+    "twice": "must be an array of numbers that lies in the file itself",
+    "circle": "circle' must be an array of numbers that lies in the file itself",
     "bomb": "its arrays declare 6000.* bytes, which a file of .* bytes cannot hold",
     "compressed bomb": "its arrays declare 160.* bytes, which a file of .* bytes cannot hold",
     "deep": "nested deeper than 64",
-    "text": "KERNEL' must be an array of numbers",
 }
 
 
@@ -389,7 +390,7 @@ def plant(what: str, file: h5py.File, kernel: str, secret: str) -> None:
     "what, carrier",
     [
         *((what, "network.h5") for what in ELSEWHERE_IN_H5),
-        *((what, "model.weights.h5") for what in ("external", "bomb")),
+        ("external", "model.weights.h5"),
         *((what, "model.keras") for what in ("external", "bomb")),
     ],
 )
@@ -420,21 +421,6 @@ def test_weights_lie_in_the_file_and_are_as_large_as_it(model, files, tmp_path, 
         weights.load(target, bad)
 
 
-def test_a_compressed_file_of_any_name_is_read(files, tmp_path, model):
-    path = tmp_path / "renamed.h5"
-    with h5py.File(files / "model.weights.h5") as old, h5py.File(path, "w") as new:
-
-        def copy(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset):
-                options = {"chunks": True, "compression": "gzip"} if item.shape else {}
-                new.create_dataset(name, data=item[()], **options)
-
-        old.visititems(copy)
-    target = small()
-    assert weights.load(target, path).missing_keys == ()
-    np.testing.assert_array_equal(target.weights[0], model.weights[0])
-
-
 def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path):
     broken = small()
     variable = [weight for weight in broken.weights if weight.name == "kernel"][-1]
@@ -442,7 +428,7 @@ def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path):
     content.flat[-1] = np.nan
     variable.assign(content)
     broken.save(tmp_path / "model.keras")
-    message = r"finite float32 values. Received: 1 of 12 values are NaN or infinite$"
+    message = "finite float32 values. Received: 1 wrong ones of 12"
     with pytest.raises(WeightsError, match=message):
         keras_deeplab.load_model(tmp_path / "model.keras")
 
@@ -451,18 +437,15 @@ def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path):
     "name, message",
     [
         (".", "it is the folder of a run: give .*model.keras"),
-        ("saved_model", "it is a SavedModel, exported for serving: give the .keras file"),
-        ("empty", "it is a folder"),
+        ("empty", "it is a folder .* give the .keras file of its model"),
         ("missing.keras", "there is no such file"),
         ("cut.keras", "it is damaged or cut off, or no .keras file"),
         ("some.pth", ".* no .keras file, .* from_pretrained and weights.load read other"),
-        ("other.zip", "its name must end in .keras"),
+        ("other.zip", "it is damaged or cut off, or no .keras file, .* a name in .keras"),
         ("pipe.keras", "it must be a regular file, not a named pipe"),
     ],
 )
 def test_what_is_given_in_place_of_a_file(files, tmp_path, name, message):
-    (tmp_path / "saved_model").mkdir()
-    (tmp_path / "saved_model" / "saved_model.pb").touch()
     (tmp_path / "empty").mkdir()
     content = (files / "model.keras").read_bytes()
     contents = {"model.keras": content, "cut.keras": content[:5000], "other.zip": content}
@@ -470,7 +453,7 @@ def test_what_is_given_in_place_of_a_file(files, tmp_path, name, message):
         (tmp_path / file).write_bytes(body)
     os.mkfifo(tmp_path / "pipe.keras")
     calls = [keras_deeplab.load_model]
-    calls += [] if name in ("some.pth", "other.zip") else [weights.from_pretrained]
+    calls += [] if name == "some.pth" else [weights.from_pretrained]
     for call in calls:
         with pytest.raises(WeightsError, match=rf"{re.escape(str(tmp_path / name))}: {message}"):
             call(tmp_path / name)

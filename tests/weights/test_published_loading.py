@@ -24,7 +24,8 @@ from keras_deeplab.weights.names import tf1_deeplab
 PIXELS = image(65, 97)
 NAME = "pascal_voc"
 NETWORK = {"backbone": "mobilenet_v2", "backbone_options": {"depth_multiplier": 0.5}}
-SMALLEST = {"backbone": "mobilenet_v2", "backbone_options": {"depth_multiplier": 0.35}}
+WIDTH = {"backbone_options": {"depth_multiplier": 0.35}}
+SMALLEST = {"backbone": "mobilenet_v2", **WIDTH}
 ENTRY = published.find(NAME, "DeepLabV3", *NETWORK.values())
 IMAGENET = published.find("imagenet", None, *SMALLEST.values())
 
@@ -109,10 +110,6 @@ def test_a_failed_download_names_the_address_and_leaves_nothing(site, tmp_path):
 
 
 def test_imagenet_into_a_backbone_and_a_model(site, network):
-    options = {"padding": "end", "depth_multiplier": 0.35, "divisible_by": 8}
-    backbone = keras_deeplab.backbones.build("mobilenet_v2", (None, None, 3), **options)
-    found = weights.open_checkpoint("imagenet", None, *SMALLEST.values())
-    assert weights.transfer(backbone, found).missing_keys == ()
     model = keras_deeplab.UNet(3, weights="imagenet", **SMALLEST)
     config = model.get_config()
     assert config["backbone_options"]["padding"] == "end"
@@ -121,10 +118,6 @@ def test_imagenet_into_a_backbone_and_a_model(site, network):
     assert not any(path.startswith("backbone/") for path in model.transfer_report.missing_keys)
     kernel = model.backbone.get_layer("block7_depthwise_conv").kernel
     np.testing.assert_array_equal(kernel, network.get_layer("block_7_depthwise").weights[0])
-    features = keras.Model(network.inputs[0], network.get_layer("block_16_project_BN").output)
-    x = image(96, 96) / 127.5 - 1
-    expected = features(x).numpy()
-    assert np.abs(backbone(x).numpy() - expected).max() < 1e-4 * expected.std()
 
 
 V3 = keras_deeplab.DeepLabV3
@@ -146,18 +139,12 @@ V3 = keras_deeplab.DeepLabV3
             "opened as NAME/MODEL/BACKBONE, such as 'pascal_voc/DeepLabV3/mobilenet_v2'",
         ),
         (
-            lambda: weights.from_pretrained(
-                "imagenet/DeepLabV3/mobilenet_v2", backbone_options=SMALLEST["backbone_options"]
-            ),
-            "mobilenet_v2 without a head: build a model on mobilenet_v2 with weights=",
+            lambda: weights.from_pretrained("imagenet/DeepLabV3/mobilenet_v2", **WIDTH),
+            "mobilenet_v2 without a head: build a model on it with weights=",
         ),
         (
             lambda: V3(weights="pascal_vok", **NETWORK),
             "pascal_vok: no such weights are published for DeepLabV3 on mobilenet_v2, depth",
-        ),
-        (
-            lambda: weights.from_pretrained("pascal_vok/DeepLabV3/mobilenet_v2"),
-            "pascal_vok: no such weights .* there are: 'pascal_voc', ",
         ),
         (
             lambda: weights.from_pretrained("pascal_voc/DeepLabV3/mobilenet"),

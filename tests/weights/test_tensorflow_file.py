@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 
@@ -19,14 +18,11 @@ from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleH
 import keras_deeplab
 from keras_deeplab import weights
 from keras_deeplab.weights import Checkpoint, WeightsError
-from keras_deeplab.weights.checkpoint import TF1
 from keras_deeplab.weights.names import tf1_deeplab
 from keras_deeplab.weights.readers import tensorflow
 
 PIXELS = image(65, 97)
-AVERAGE = "/ExponentialMovingAverage"
-
-
+AVERAGE, EMA = "/ExponentialMovingAverage", {"moving_averages": True}
 AUTHORS = {"align_corners": True, "separable": True}
 HALF = {"backbone_options": {"depth_multiplier": 0.5, "padding": "same"}}
 # The model, and how its backbone's scope begins in a checkpoint.
@@ -92,11 +88,11 @@ def test_slots_and_averages_are_told_apart(model, arrays, tmp_path):
     plain = weights.from_pretrained(prefix)
     assert plain.get_config() == model.get_config()
     np.testing.assert_array_equal(plain(PIXELS), model(PIXELS))
-    assert set(plain.transfer_report.unexpected_keys) == {*extra} - {"global_step"}
+    assert plain.transfer_report.unexpected_keys == ()
     averaged = weights.open_checkpoint(prefix, moving_averages=True)
     np.testing.assert_allclose(averaged.arrays[STEM], arrays[kernel] + 1)
     with pytest.raises(WeightsError, match="`moving_averages` must be False"):
-        weights.open_checkpoint(write_tf1(tmp_path / "bare", arrays), moving_averages=True)
+        weights.open_checkpoint(write_tf1(tmp_path / "bare", {"a": np.zeros(1)}), **EMA)
 
 
 def test_every_way_to_name_a_checkpoint(arrays, tmp_path):
@@ -115,18 +111,13 @@ def test_every_way_to_name_a_checkpoint(arrays, tmp_path):
 
 
 def test_a_checkpoint_by_objects(tmp_path):
-    model = scattered(keras_deeplab.DeepLabV3(3, tiny(), aspp_filters=8))
+    model = scattered(tiny())
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
     optimizer.build(model.trainable_variables)
     tf.train.Checkpoint(model=model, optimizer=optimizer).write(str(tmp_path / "objects"))
-    found = keras_deeplab.DeepLabV3(3, tiny(), aspp_filters=8)
+    found = tiny()
     report = weights.load(found, tmp_path / "objects")
-    assert report.missing_keys == ()
-    assert report.unexpected_keys
-    assert all(
-        re.search("momentum|optimizer|learning_rate|iteration", name)
-        for name in report.unexpected_keys
-    )
+    assert report.missing_keys == report.unexpected_keys == ()
     np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
 
 
@@ -139,19 +130,17 @@ def test_an_object_graph_that_is_none_is_refused(tmp_path, graph):
 
 @pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_truncated_checkpoint_is_refused(arrays, tmp_path, suffix, share):
-    prefix = write_tf1(tmp_path / "cut", arrays)
+def test_a_truncated_checkpoint_is_refused(tmp_path, suffix, share):
+    prefix = write_tf1(tmp_path / "cut", {f"a{n}": np.zeros(99) for n in range(99)})
     file = Path(f"{prefix}.{suffix}")
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(
-        WeightsError, match=r"cut: it (is damaged or incomplete|declares variables)"
-    ):
+    with pytest.raises(WeightsError, match="cut: it"):
         weights.open_checkpoint(prefix)
 
 
 def recognized(arrays: dict[str, np.ndarray]) -> Checkpoint | None:
-    return tf1_deeplab.recognize(Checkpoint("a", arrays, TF1))
+    return tf1_deeplab.recognize(Checkpoint("a", arrays))
 
 
 def wide(classes: int) -> np.ndarray:
@@ -161,7 +150,7 @@ def wide(classes: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "without, changes, message",
     [
-        ("aspp0/", {}, "lacks aspp0/weights"),
+        ("aspp0/", {}, "aspp0/weights must be a non-empty array"),
         ("expanded_conv_5/", {}, r"lacks \d of its layers: MobilenetV2/expanded_conv_5"),
         ("none", {"aspp1/weights": wide(1)}, "1 atrous branches, whose rates are not known"),
         # One wide array makes no large model.
@@ -183,8 +172,8 @@ def test_other_networks_and_types_are_refused(arrays, without, changes, message)
 
 
 def test_unknown_networks():
-    assert recognized({"InceptionV3/w": np.zeros(3, np.float32)}) is None
-    with pytest.raises(WeightsError, match='only the "beta" form'):
+    assert recognized({"InceptionV3/weights": np.zeros(3, np.float32)}) is None
+    with pytest.raises(WeightsError, match=r"lacks .*resnet_v1_50/conv1_1"):  # not the "beta" form
         recognized({"resnet_v1_50/conv1/weights": np.zeros((7, 7, 3, 64), np.float32)})
 
 
@@ -240,14 +229,14 @@ def entry(*shape: int, dtype: int = 1) -> bytes:
         (entry(1 << 20, dtype=7), "it declares variables of 25165824 bytes in data of 64 bytes"),
         (entry(-4, 4), r"declared with the shape \[-4, 4\]"),
         (entry(*[1] * 300), r"declared with the shape \[1, 1"),
-        (entry(1 << 40, 1 << 40), "is larger than any memory"),
-        (entry(4, 4, dtype=999), "it is damaged or incomplete: "),
-        (b"\xff\xff\xff", "it is damaged or incomplete: "),
+        (entry(1 << 40, 1 << 40), r"declared with the shape \[1099511627776, "),
+        (entry(4, 4, dtype=999), "it cannot be read: "),
+        (b"\xff\xff\xff", "it cannot be read: "),
     ],
 )
 def test_an_index_that_would_end_the_process_is_refused(found, reason, tmp_path):
-    whole = tensorflow.read(write_index(tmp_path / "a", a=entry(4, 4)))
-    assert whole.arrays["a"].shape == (4, 4)
+    whole = tensorflow.read(write_index(tmp_path / "a", a=entry(4, 4)), False)
+    assert whole["a"].shape == (4, 4)
     with pytest.raises(WeightsError, match=reason):
         weights.open_checkpoint(write_index(tmp_path / "a", a=found))
 
@@ -264,7 +253,7 @@ def test_a_checkpoint_without_one_of_its_data_files_is_refused(tmp_path):
     prefix = write_tf1(tmp_path / "model.ckpt", {"a": np.zeros(9)})
     data = tmp_path / "model.ckpt.data-00000-of-00001"
     data.rename(tmp_path / "model.ckpt.data-00000-of-00002")
-    with pytest.raises(WeightsError, match="damaged or incomplete"):
+    with pytest.raises(WeightsError, match="it cannot be read: "):
         weights.open_checkpoint(prefix)
 
 
@@ -277,5 +266,7 @@ def test_the_file_checkpoint_names_one_in_its_own_folder(tmp_path):
         assert tensorflow.prefix_of(tmp_path) == tmp_path / "model.ckpt-2"
     for content in (b'model_checkpoint_path: "gone"', b"no protocol buffer", b"\xff\xfe"):
         listing.write_bytes(content)
-        with pytest.raises(WeightsError, match=r"several checkpoints|checkpoint: it is damaged"):
-            tensorflow.prefix_of(tmp_path)
+        with pytest.raises(
+            WeightsError, match=r"several checkpoints|checkpoint: it cannot be read"
+        ):
+            weights.open_checkpoint(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v2 import STAGES
-from keras_deeplab.weights.checkpoint import KERAS, Checkpoint
+from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.names import tables
 
@@ -26,8 +26,6 @@ _MOBILENET_START = {
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The network of keras.applications that a file holds, None for any other."""
     arrays, model = checkpoint.arrays, {}
-    if checkpoint.layout is not KERAS:
-        return None
     depth = tables.resnet_depth(checkpoint, "conv4_block{}_3_conv/kernel")
     shared: dict[str, Any] = {"preprocessing": "caffe"}
     classifier: dict[str, Any] = {}
@@ -47,7 +45,7 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
             # Its dense layers require maps of 7x7, in which the pyramid's bins are the pixels.
             layers |= {"dense1": "fc1", "dense2": "fc2"}
             widths = tuple(checkpoint.width(f"{name}/kernel", 2, 8192) for name in ("fc1", "fc2"))
-            classifier = {"levels": (7,), "dense": widths, "replace_pooling": False}
+            classifier = {**tables.VGG16_CLASSIFIER, "dense": widths}
     else:
         return None
     if "predictions/kernel" in arrays:
@@ -72,11 +70,7 @@ def _without_biases(checkpoint: Checkpoint, layers: dict[str, str]) -> Checkpoin
             name = f"{layers[path.removesuffix('conv') + 'norm']}/moving_mean"
             mean = checkpoint.array(name, 1)
             if bias.shape != mean.shape:
-                raise WeightsError(
-                    checkpoint.path,
-                    f"{scope}/bias must have the shape of {name}. Received: {bias.shape} and "
-                    f"{mean.shape}",
-                )
+                raise WeightsError(checkpoint.path, f"{scope}/bias must be as long as {name}")
             moved[name] = mean - bias
     return checkpoint.with_arrays(moved)
 

@@ -58,6 +58,10 @@ def resnet_depth(checkpoint: Checkpoint, name: str) -> int | None:
     return {units[2]: depth for depth, units in UNITS.items()}.get(count)
 
 
+# Its dense layers require maps of 7x7, in which the pyramid's bins are the pixels.
+VGG16_CLASSIFIER: Mapping[str, Any] = {"levels": (7,), "replace_pooling": False}
+
+
 def vgg16() -> list[str]:
     """Paths of VGG16's convolutions, in order."""
     return [

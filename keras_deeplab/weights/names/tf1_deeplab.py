@@ -12,11 +12,11 @@ import numpy as np
 
 from keras_deeplab.backbones.mobilenet_v2 import STAGES
 from keras_deeplab.backbones.xception import ENTRY, MIDDLE_UNITS
-from keras_deeplab.weights.checkpoint import TF1, Checkpoint
+from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.names import tables
 
-_ROOT = re.compile(r"^(MobilenetV2|(xception)_(41|65|71)|(resnet_v1)_(50|101))/")
+_ROOT = re.compile(r"^(MobilenetV2|(xception)_(41|65|71)|(resnet_v1)_(50|101))/.*weights$")
 _MOBILENET_START = {"backbone/stem": "Conv", "backbone/block0_{part}": "expanded_conv/{part}"}
 _MOBILENET = {"backbone/block{block}_{part}": "expanded_conv_{block}/{part}"}
 _RESNET = {
@@ -41,18 +41,12 @@ _LOGITS = "MobilenetV2/Logits/Conv2d_1c_1x1"  # of the classifier
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The authors' network that a checkpoint holds, None for any other."""
     match = next(filter(None, map(_ROOT.match, checkpoint.arrays)), None)
-    if checkpoint.layout is not TF1 or match is None:
+    if match is None:
         return None
     shared: dict[str, Any] = {"preprocessing": "tf"}
     if match[2]:
         backbone, layers = f"xception{match[3]}", xception(int(match[3]))
     elif match[4]:
-        if f"{match[0]}conv1_1/weights" not in checkpoint.arrays:
-            raise WeightsError(
-                checkpoint.path,
-                f"it holds the plain {match[4]}_{match[5]} with a 7x7 convolution at its root; "
-                'only the "beta" form with three 3x3 convolutions is a network of this package',
-            )
         backbone, layers = f"resnet{match[5]}_beta", resnet_beta(int(match[5]))
     else:
         backbone, layers = "mobilenet_v2", mobilenet_v2()
@@ -69,12 +63,9 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
         layers |= _norms({"backbone/classifier": "MobilenetV2/Conv_1"}) | {"logits": _LOGITS}
         classes = checkpoint.width(f"{_LOGITS}/weights", largest=100_000)
         model = tables.classifier(classes, classifier_conv=True)
-        kernel = checkpoint.array(f"{_LOGITS}/weights", 4)
-        if kernel.shape[:2] != (1, 1):
-            raise WeightsError(
-                checkpoint.path, f"its logits must be a 1x1 kernel. Received: shape={kernel.shape}"
-            )
-        checkpoint = checkpoint.with_arrays({f"{_LOGITS}/weights": kernel[0, 0]})
+        kernel = checkpoint.array(f"{_LOGITS}/weights", 4)  # of 1x1
+        kernel = kernel.reshape(kernel.shape[2:])
+        checkpoint = checkpoint.with_arrays({f"{_LOGITS}/weights": kernel})
     return checkpoint.mapped(title, layers, backbone=backbone, backbone_arguments=shared, **model)
 
 
@@ -96,11 +87,10 @@ def _head(checkpoint: Checkpoint, layers: dict[str, str]) -> dict[str, Any]:
         "separable": False,
         "align_corners": True,
         "epsilon": 1e-5,
+        **checkpoint.model_arguments,  # the output stride of a LiteRT file
     }
     if rates == 0:  # those of other networks are the model's default; a file does not have them
         own["aspp_rates"] = ()
-    if checkpoint.output_stride is not None:
-        own["output_stride"] = checkpoint.output_stride
     for ours, theirs in {**(_ATROUS if rates else {}), **(_DECODER if has_decoder else {})}.items():
         if checkpoint.has(f"{theirs}_depthwise/"):
             own["separable"] = True
