@@ -39,8 +39,8 @@ def may_hold(size: int, declared: int) -> bool:
 class Checkpoint:
     """Arrays by name, and the network that they are the weights of.
 
-    A reader makes one with the names of the file. `mapped` turns it into one with the paths of this
-    package's layers, such as `backbone/stem_conv/kernel`, and kernels as Keras has them.
+    A reader makes one with the names of the file, `mapped` one with the paths of this package's
+    layers, such as `backbone/stem_conv/kernel`, and kernels as Keras has them.
 
     Attributes:
         path: The file, for messages.
@@ -77,8 +77,8 @@ class Checkpoint:
         """An array from whose shape a network's arguments are read; it must have this rank."""
         found = self.arrays.get(name)
         if found is None or found.ndim != rank or 0 in found.shape:
-            received = "none" if found is None else f"shape={found.shape}"
-            rule = f"{name} must be a non-empty array of rank {rank}. Received: {received}"
+            shape = getattr(found, "shape", None)
+            rule = f"{name} must be a non-empty array of rank {rank}. Received: shape={shape}"
             raise WeightsError(self.path, rule)
         return found
 
@@ -109,12 +109,9 @@ class Checkpoint:
         return {**wanted, "backbone_options": options} if options else wanted
 
     def mapped(self, title: str, layers: Mapping[str, str], **network: Any) -> Checkpoint:
-        """The weights by this package's names.
+        """The weights of a network by this package's names.
 
-        Args:
-            title: Of the network.
-            layers: Paths of this package's layers -> names of the file's, which must have all.
-            **network: `backbone`, `model` and their arguments.
+        `layers` has the names in the file, which must have all, by the paths of our layers.
         """
         arrays = {n: array for n, array in self.arrays.items() if not n.endswith(_COUNTERS)}
         used: dict[str, str] = {}
@@ -128,10 +125,8 @@ class Checkpoint:
                 used[key] = f"{path}/{name}"
                 arrays[used[key]] = self._as_keras(key, name, path)
         if missing:
-            raise WeightsError(
-                self.path,
-                f"it looks like {title}, but lacks {len(missing)} of its layers: {listed(missing)}",
-            )
+            what = f"{len(missing)} of its layers: {listed(missing)}"
+            raise WeightsError(self.path, f"it looks like {title}, but lacks {what}")
         return replace(self, title=title, torch=False, arrays=arrays, **network)
 
     def _variables(self, path: str, scope: str) -> dict[str, str]:

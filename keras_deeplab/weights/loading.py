@@ -14,9 +14,8 @@ import keras
 from keras_deeplab import models, validation
 from keras_deeplab.models.arguments import scaled_rates
 from keras_deeplab.models.base import LoadWeights
-from keras_deeplab.weights import keras_model
 from keras_deeplab.weights.errors import WeightsError, reading
-from keras_deeplab.weights.opening import Weights, open_checkpoint
+from keras_deeplab.weights.opening import Weights, checkpoint_of, open_checkpoint, unwrapped
 from keras_deeplab.weights.readers import hdf5
 from keras_deeplab.weights.transfer import TransferReport, transfer
 
@@ -63,11 +62,11 @@ def load(
     """
     if not isinstance(model, keras.Model) or not model.weights:
         raise validation.error("model", "a built Keras model with weights", model)
-    model = keras_model.unwrapped(model)
+    model = unwrapped(model)
     if isinstance(checkpoint, str | os.PathLike) and str(checkpoint).endswith(".weights.h5"):
         path = Path(os.path.expanduser(checkpoint))
         with reading(path):
-            found = keras_model.checkpoint_of(hdf5.read_structured(path, model), str(path))
+            found = checkpoint_of(hdf5.read_structured(path, model), str(path))
     else:
         config = model.get_config() if hasattr(model, "backbone") else {}
         backbone, options = config.get("backbone", model.name), config.get("backbone_options")
@@ -113,10 +112,8 @@ def from_pretrained(
     options = changes.get("backbone_options")
     found = open_checkpoint(checkpoint, options=options, moving_averages=moving_averages)
     if found.model is None:
-        raise WeightsError(
-            found.path,
-            f"it holds {found} without a head: build a model on it with weights=",
-        )
+        advice = "build a model on it with weights="
+        raise WeightsError(found.path, f"it holds {found} without a head: {advice}")
     model_class = getattr(models, found.model)
     if num_classes is not None:
         changes["num_classes"] = num_classes
@@ -135,11 +132,9 @@ def read_for_constructor(
     needed = checkpoint.arguments(model, arguments)
     backbone = passed.get("backbone", checkpoint.backbone)
     if checkpoint.backbone is not None and backbone != checkpoint.backbone:
+        rule = f"`backbone` must be {checkpoint.backbone!r}, that of {checkpoint}"
         received = getattr(backbone, "name", backbone)
-        rule = (
-            f"`backbone` must be {checkpoint.backbone!r}, as in {checkpoint}. Received: {received}"
-        )
-        raise WeightsError(checkpoint.path, rule)
+        raise WeightsError(checkpoint.path, f"{rule}. Received: {received}")
     if needed.get("aspp_rates") and "output_stride" in given and "aspp_rates" not in given:
         new = validation.integer("output_stride", passed["output_stride"])
         old = needed.get("output_stride", new)

@@ -9,24 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_deeplab import validation
-from keras_deeplab.weights import keras_model, names, published
+from keras_deeplab.graph.network import own_weights
+from keras_deeplab.weights import names, published
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import UnreadableError, WeightsError, reading
 from keras_deeplab.weights.readers import (
     hdf5,
     keras_file,
-    safetensors,
     state_dict,
     tar,
     tensorflow,
     tflite,
     torch,
 )
+from keras_deeplab.weights.transfer import weighted_layers
 
 Weights = str | os.PathLike | keras.Model | Checkpoint
 _NAMES = {entry.name for entry in published.PUBLISHED}
+_OF_BACKBONE = ("backbone_options", "stride_on", "preprocessing")
+# Arguments that have nothing to do with the weights.
+_UNRELATED = "name dtype input_shape trainable frozen_layers norm_settings backbone".split()
 
 
 def open_checkpoint(
@@ -45,14 +50,11 @@ def open_checkpoint(
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
     if isinstance(checkpoint, keras.Model):
-        return keras_model.checkpoint_of(checkpoint, f"model '{checkpoint.name}'")
+        return checkpoint_of(checkpoint, f"model '{checkpoint.name}'")
     if not isinstance(checkpoint, str | os.PathLike) or checkpoint == "":
-        raise validation.error(
-            "checkpoint",
-            "a path, a name of published weights, a Keras model or a Checkpoint",
-            checkpoint,
-            "It is the argument `weights` of a model",
-        )
+        rule = "a path, a name of published weights, a Keras model or a Checkpoint"
+        advice = "It is the argument `weights` of a model"
+        raise validation.error("checkpoint", rule, checkpoint, advice)
     path = Path(os.path.expanduser(checkpoint))
     if _is_published(checkpoint, path):
         path = _downloaded(checkpoint, model, backbone, options)
@@ -83,9 +85,8 @@ def _downloaded(text: str, model: str | None, backbone: Any, options: Any) -> Pa
             "as 'pascal_voc/DeepLabV3/mobilenet_v2'",
         )
     if not isinstance(backbone, str):
-        received = "None" if backbone is None else "a network of your own"
         raise WeightsError(
-            text, f"published weights need a `backbone` that has a name. Received: {received}"
+            text, f"`backbone` must be a name for published weights. Received: {backbone}"
         )
     entry = published.find(name, model, backbone, options)
     return published.fetch(entry.url, entry.file_hash, entry.file_name)
@@ -103,11 +104,9 @@ def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
     if path.suffix == ".keras" or "config.json" in members:
-        return keras_model.checkpoint_of(keras_file.load_model(path, compile=False), str(path))
+        return checkpoint_of(keras_file.load_model(path, compile=False), str(path))
     if path.name.endswith(".weights.h5"):
-        raise UnreadableError(
-            "it does not say which model it belongs to: build it and use weights.load"
-        )
+        raise UnreadableError("it does not describe its model: build that and use weights.load")
     if begin.startswith(torch.STREAM) or any(name.endswith("/data.pkl") for name in members):
         return state_dict.chosen(path, torch.read(path), moving_averages)
     if begin[4:8] == b"TFL3":
@@ -118,15 +117,59 @@ def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
     if begin.startswith(tar.GZIP) or begin[257:262] == b"ustar":
         return _recognized(path, tensorflow.read_archive(path, moving_averages))
     if begin[8:9] == b"{":
-        return state_dict.chosen(path, {(): safetensors.read(path)}, moving_averages)
+        return state_dict.chosen(path, {(): state_dict.read_safetensors(path)}, moving_averages)
     raise UnreadableError(
-        "its content is none of the formats .keras, .weights.h5, .h5 of keras.applications, torch "
-        ".pth and .pt, .safetensors, TensorFlow checkpoints (also in .tar.gz) and .tflite, or is "
-        f"damaged. It begins with {begin[:8]!r}"
+        "it is damaged or none of the formats .keras, .weights.h5, .h5, torch .pth and .pt, "
+        ".safetensors, TensorFlow checkpoints (also in .tar.gz) and .tflite. It begins with "
+        f"{begin[:8]!r}"
     )
 
 
-def _recognized(path: Path, arrays: Mapping[str, Any]) -> Checkpoint:
+def _recognized(path: Path, arrays: Mapping[str, np.ndarray]) -> Checkpoint:
     """A known network, or one of this package's or of the user's own by the names of its layers."""
     found = Checkpoint(str(path), arrays)
     return names.recognize(found) or found
+
+
+def unwrapped(model: keras.Model) -> keras.Model:
+    """The model inside a wrapper such as MultiScale; any other model itself."""
+    while _is_of_this_package(model) and not hasattr(model, "backbone"):
+        model = model.model
+    return model
+
+
+def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
+    """The weights of a model."""
+    model = unwrapped(model)
+    values = {
+        f"{place}/{weight.name}": np.asarray(weight)
+        for place, layer in weighted_layers(model).items()
+        for weight in own_weights(layer)
+    }
+    if not values:
+        raise WeightsError(path, f"the model '{model.name}' has no weights")
+    if not _is_of_this_package(model):
+        # A network of keras.applications, or one with its own names.
+        arrays = {"/".join(name.split("/")[-2:]): value for name, value in values.items()}
+        known = names.recognize(Checkpoint(path, arrays)) if len(arrays) == len(values) else None
+        return known or Checkpoint(path, values, title=f"the Keras model '{model.name}'")
+    config = model.get_config()
+    backbone = config["backbone"]
+    of_backbone = {key: config[key] for key in _OF_BACKBONE if config.get(key) is not None}
+    arguments = {k: v for k, v in config.items() if k not in (*_UNRELATED, *_OF_BACKBONE)}
+    named = isinstance(backbone, str)
+    if not named:  # a user's network, which the model keeps as its configuration
+        arguments["backbone"] = keras.saving.deserialize_keras_object(backbone)
+    return Checkpoint(
+        path,
+        values,
+        title=f"a {type(model).__name__} on {backbone if named else 'an own network'}",
+        backbone=backbone if named else None,
+        backbone_arguments=of_backbone,
+        model=type(model).__name__,
+        model_arguments=arguments,
+    )
+
+
+def _is_of_this_package(model: keras.Model) -> bool:
+    return keras.saving.get_registered_name(type(model)).startswith("keras_deeplab>")

@@ -96,11 +96,9 @@ def find(
             return entry
     there = ", ".join(repr(entry.name) for entry in fitting) or "none"
     others = [f"{e.model or 'any model'} on {e.network}" for e in PUBLISHED if e.name == name]
-    raise WeightsError(
-        name,
-        f"no such weights are published for {model or 'any model'} on {network}; there are: "
-        f"{there}. {name!r} is there for {'; '.join(others) or 'none'}",
-    )
+    reason = f"no such weights are published for {model or 'any model'} on {network}; there are: "
+    reason += f"{there}. {name!r} is there for {'; '.join(others) or 'none'}"
+    raise WeightsError(name, reason)
 
 
 def table() -> list[dict[str, Any]]:
@@ -148,11 +146,9 @@ def fetch(url: str, file_hash: str | None, name: str) -> Path:
                 raise ValueError(f"it is empty, or its hash is not {file_hash}")
             os.replace(file, target)
     except Exception as error:  # get_file raises a plain Exception for errors of the connection
-        raise WeightsError(
-            url,
-            f"{target} cannot be downloaded: {shortened(error)}. Try again later, set KERAS_HOME "
-            "to a folder with more space, or download the file from this address and pass its path",
-        ) from error
+        advice = "set KERAS_HOME to a folder with more space, or download it and pass its path"
+        reason = f"{target} cannot be downloaded: {shortened(error)}. Try again later, {advice}"
+        raise WeightsError(url, reason) from error
     return target
 
 

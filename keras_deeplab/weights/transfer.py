@@ -63,17 +63,12 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     prefix = "" if is_whole or not checkpoint.has("backbone/") else "backbone/"
     cut = "backbone/" if is_whole and not checkpoint.has("backbone/") else ""
     keys = {path: f"{prefix}{path.removeprefix(cut)}/" for path in layers}
-    found = {}
-    for path, layer in layers.items():
-        if values := _values(checkpoint, keys[path], layer):
-            found[path] = values
+    found = {path: _values(checkpoint, keys[path], layer) for path, layer in layers.items()}
+    found = {path: values for path, values in found.items() if values}
     lacking = [path for path in layers if path in backbone and path not in found]
     if lacking or not found:
         what = f"{len(lacking)} layers of the model's backbone: {listed(lacking)}"
-        raise WeightsError(
-            checkpoint.path,
-            f"it holds {checkpoint}, which does not have {what if lacking else 'any layer'}",
-        )
+        raise WeightsError(checkpoint.path, f"it holds {checkpoint}, which does not have {what}")
     left, notes = set(), []
     for path in found:
         misfit = _misfit(path, layers[path], found[path])
@@ -132,10 +127,9 @@ def _misfit(path: str, layer: keras.layers.Layer, values: Mapping[str, np.ndarra
 
 def _differs_in_classes(layer: keras.layers.Layer, values: Mapping[str, np.ndarray]) -> bool:
     """Whether a layer is a class predictor, and its kernel fits but for the number of classes."""
-    kernel = getattr(layer, "kernel", None)
-    if not layer.name.startswith("logits") or kernel is None or "kernel" not in values:
+    if not layer.name.startswith("logits") or "kernel" not in values:
         return False
-    own, its = kernel.shape, values["kernel"].shape
+    own, its = layer.kernel.shape, values["kernel"].shape
     return own[:-1] == its[:-1] and own[-1] != its[-1]
 
 
@@ -164,18 +158,14 @@ def _setting_notes(model: keras.Model, checkpoint: Checkpoint) -> list[str]:
     """Settings of the model that differ from those that the weights were trained in."""
     own = model.get_config() if hasattr(model, "backbone") else {}
     wanted = checkpoint.arguments(type(model).__name__, own)
-    own_options = own.get("backbone_options") or {}
+    options = own.get("backbone_options") or {}
+    wanted_options = wanted.get("backbone_options", {})
+    pairs = [(key, own[key], value) for key, value in wanted.items() if key in own]
+    pairs += [(key, options[key], value) for key, value in wanted_options.items() if key in options]
     return [
-        f"`{key}` is {settings[key]!r}; the weights were trained with {value!r}"
-        for settings, trained in (
-            (own, wanted),
-            (own_options, wanted.get("backbone_options", {})),
-        )
-        for key, value in trained.items()
-        if key in settings and key not in _FREE_SETTINGS and _plain(settings[key]) != _plain(value)
+        f"`{key}` is {mine!r}; the weights were trained with {value!r}"
+        for key, mine, value in pairs
+        # Tuples come back from a file as lists.
+        if key not in _FREE_SETTINGS
+        and json.dumps(mine, default=str) != json.dumps(value, default=str)
     ]
-
-
-def _plain(value: object) -> str:
-    """A setting as text: tuples come back from a file as lists."""
-    return json.dumps(value, default=str)

@@ -146,39 +146,39 @@ HOSTILE = {
     "a foreign function": ("activation", a_function("os", "system"), "not locate function 'sys"),
 }
 # Module and name: Keras looks up one joined to the other, wherever the dots are.
-ELSEWHERE = {
-    "activation": [
-        ("keras", "datasets.mnist.load_data"),
-        ("keras", "layers.relu"),
-        ("builtins", "schedules.ExponentialDecay"),
-        ("keras.applications", "MobileNetV2"),
-        ("keras.src", "datasets.mnist.load_data"),
-        ("keras.src.datasets.mnist", "load_data"),
-        ("keras.src.utils.file_utils", "get_file"),
-        ("keras.models", "clone_model"),
-    ],
-    "loss": [("keras.saving", "load_model")],
-    "layer": [
-        ("keras", "layers.Lambda"),
-        (None, "layers.Lambda"),
-        ("keras.src.applications.mobilenet_v2", "MobileNetV2"),
-        ("keras.src.export.tfsm_layer", "TFSMLayer"),
-        ("keras.src.utils.jax_layer", "JaxLayer"),
-        ("keras.src.legacy.layers", "RandomHeight"),
-    ],
-    "spec": [("keras", "datasets.mnist.load_data"), ("keras.datasets.mnist", "load_data")],
-}
-for place, names in ELSEWHERE.items():
-    for module, name in names:
-        value = an_object(module, name) if place == "layer" else a_function(module, name)
-        if place == "spec":
-            value.update(class_name="__typespec__", spec_name=name, config=[])
-        shown = re.escape(f"{module}.{name}" if module else name)
-        HOSTILE[f"{place}: {shown}"] = (
-            "activation" if place == "spec" else place,
-            value,
-            f"{PARTS}{shown}$",
+ELSEWHERE = [
+    *(
+        ("activation", *names)
+        for names in (
+            ("keras", "datasets.mnist.load_data"),
+            ("builtins", "schedules.ExponentialDecay"),
+            ("keras.applications", "MobileNetV2"),
+            ("keras.src", "datasets.mnist.load_data"),
+            ("keras.src.utils.file_utils", "get_file"),
+            ("keras.models", "clone_model"),
         )
+    ),
+    ("loss", "keras.saving", "load_model"),
+    *(
+        ("layer", *names)
+        for names in (
+            ("keras", "layers.Lambda"),
+            (None, "layers.Lambda"),
+            ("keras.src.applications.mobilenet_v2", "MobileNetV2"),
+            ("keras.src.export.tfsm_layer", "TFSMLayer"),
+            ("keras.src.utils.jax_layer", "JaxLayer"),
+            ("keras.src.legacy.layers", "RandomHeight"),
+        )
+    ),
+    ("spec", "keras.datasets.mnist", "load_data"),
+]
+for place, module, name in ELSEWHERE:
+    value = an_object(module, name) if place == "layer" else a_function(module, name)
+    if place == "spec":
+        value.update(class_name="__typespec__", spec_name=name, config=[])
+    shown = re.escape(f"{module}.{name}" if module else name)
+    place = "activation" if place == "spec" else place
+    HOSTILE[shown] = (place, value, f"{PARTS}{shown}$")
 
 
 @pytest.fixture
@@ -196,6 +196,21 @@ def test_a_configuration_names_no_file_no_address_and_no_code(files, tmp_path, n
     with pytest.raises(WeightsError, match=rf"bad\.keras: .*{message}") as caught:
         keras_deeplab.load_model(bad)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def unsafe_deserialization():
+    state = keras.src.backend.common.global_state
+    before = state.get_global_attribute("safe_mode_saving")
+    keras.config.enable_unsafe_deserialization()
+    yield
+    state.set_global_attribute("safe_mode_saving", before)
+
+
+def test_unsafe_deserialization_does_not_count(files, tmp_path, unsafe_deserialization):
+    bad = with_config(files / "model.keras", tmp_path / "bad.keras", "layer", CODE)
+    with pytest.raises(WeightsError, match=PARTS):
+        keras_deeplab.load_model(bad)
 
 
 def test_every_way_to_open_a_file_refuses_it(model, files, tmp_path, no_download):
@@ -250,18 +265,6 @@ def test_ordinary_content_is_no_file_and_no_size(tmp_path):
     np.testing.assert_array_equal(loaded.predict(x)["file"], network.predict(x)["file"])
 
 
-def test_unsafe_deserialization_does_not_count(files, tmp_path):
-    state = keras.src.backend.common.global_state
-    before = state.get_global_attribute("safe_mode_saving")
-    keras.config.enable_unsafe_deserialization()
-    try:
-        bad = with_config(files / "model.keras", tmp_path / "bad.keras", "layer", CODE)
-        with pytest.raises(WeightsError, match=PARTS):
-            keras_deeplab.load_model(bad)
-    finally:
-        state.set_global_attribute("safe_mode_saving", before)
-
-
 def nest(depth: int) -> dict:
     found: Any = {}
     for _ in range(depth):
@@ -272,21 +275,18 @@ def nest(depth: int) -> dict:
 ONES = {"class_name": "__tensor__", "config": {"value": 1.0, "dtype": "float32"}}
 CONSTANT = an_object("keras.initializers", "Constant", value=ONES)
 DENSE = {**a_layer("Dense", units=5 * 10**8), "build_config": {"input_shape": [1, 8]}}
+MORE = "build no more weights than the file holds"
 TOO_LARGE = {
-    "classes": ("model", {"num_classes": 10**8}, "builds more than"),
-    "a layer inside": ("arguments", {"filters": 5 * 10**7}, "builds more than"),
-    "a layer as a loss": ("loss", DENSE, "builds more than"),
-    "constants": (
-        "arguments",
-        {"filters": 10**8, "kernel_initializer": CONSTANT},
-        "builds more than",
-    ),
+    "classes": ("model", {"num_classes": 10**8}, MORE),
+    "a layer inside": ("arguments", {"filters": 5 * 10**7}, MORE),
+    "a layer as a loss": ("loss", DENSE, MORE),
+    "constants": ("arguments", {"filters": 10**8, "kernel_initializer": CONSTANT}, MORE),
     "a size": ("arguments", {"filters": 10**9}, "filters=1000000000"),
     "an input": ("model", {"input_shape": [None, None, 10**9]}, "input_shape=10"),
     "nesting": ("text", nest(150), "be nested at most 100 deep"),
     "deep nesting": ("text", b"[" * 100_000, "recursion"),
-    "length": ("text", b" " * (9 << 20) + b"{}", r"config\.json has \d+ bytes: a model's has at"),
-    "no object": ("text", [], "must hold an object, not list"),
+    "length": ("text", b" " * (9 << 20) + b"{}", "must have at most 8388608 bytes. Received: 94"),
+    "no object": ("text", [], "must hold an object. Received: list"),
     "a damaged text": ("text", b"\xff\xfe{", "it cannot be read: .*decode"),
 }
 
@@ -305,11 +305,12 @@ def test_the_depth_of_a_model_is_bounded_too(files, tmp_path):
     value = {"module": "keras_deeplab", "class_name": "UNet", "config": inner}
     value["registered_name"] = "keras_deeplab>UNet"
     bad = with_config(files / "model.keras", tmp_path / "bad.keras", "text", value)
-    with pytest.raises(WeightsError, match="builds more than"):
+    with pytest.raises(WeightsError, match=MORE):
         keras_deeplab.load_model(bad)
 
 
 ARCHIVES = {
+    "twice": ({}, r"it must hold .* Received: config\.json, config\.json, metadata"),
     "upwards": ({"../outside.txt": b"x"}, r"it must hold config\.json, .* Received: \.\./outside"),
     "assets": ({"assets/words.txt": b"x"}, "it must hold .* Received: assets/words.txt, "),
     "a bomb": ({"model.weights.h5": bytes(64 << 20)}, "its members declare .* cannot hold"),
@@ -321,34 +322,25 @@ ARCHIVES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("what", ARCHIVES)
 def test_an_archive_holds_what_a_model_has(files, tmp_path, what):
     change, message = ARCHIVES[what]
     content = {**members(files / "model.keras"), **change}
     content = {name: value for name, value in content.items() if value is not None}
     bad = packed(tmp_path / "bad.keras", content, zipfile.ZIP_DEFLATED)
+    if what == "twice":
+        with zipfile.ZipFile(bad, "a") as archive:
+            archive.writestr("config.json", b"{}")
     with pytest.raises(WeightsError, match=rf"bad\.keras: {message}"):
         keras_deeplab.load_model(bad)
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_member_is_there_once(files, tmp_path):
-    bad = packed(tmp_path / "bad.keras", members(files / "model.keras"))
-    with zipfile.ZipFile(bad, "a") as archive:
-        archive.writestr("config.json", b"{}")
-    with pytest.raises(WeightsError, match=r"Received: config\.json, config\.json, metadata"):
-        keras_deeplab.load_model(bad)
-
-
-IN_THE_FILE = "KERNEL' must be an array of numbers that lies in the file itself"
+IN_THE_FILE = "KERNEL' must be an array of numbers in the file itself, once"
 ELSEWHERE_IN_H5 = {
-    "external": IN_THE_FILE,
-    "virtual": IN_THE_FILE,
-    "external link": IN_THE_FILE,
-    "soft link": IN_THE_FILE,
-    "text": IN_THE_FILE,
-    "twice": "must be an array of numbers that lies in the file itself",
-    "circle": "circle' must be an array of numbers that lies in the file itself",
+    **dict.fromkeys(("external", "virtual", "external link", "soft link", "text"), IN_THE_FILE),
+    "twice": "must be an array of numbers in the file itself",
+    "circle": "circle' must be an array of numbers in the file itself",
     "bomb": "its arrays declare 6000.* bytes, which a file of .* bytes cannot hold",
     "compressed bomb": "its arrays declare 160.* bytes, which a file of .* bytes cannot hold",
     "deep": "nested deeper than 64",
@@ -422,14 +414,10 @@ def test_weights_lie_in_the_file_and_are_as_large_as_it(model, files, tmp_path, 
 
 
 def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path):
-    broken = small()
-    variable = [weight for weight in broken.weights if weight.name == "kernel"][-1]
-    content = np.array(variable)
-    content.flat[-1] = np.nan
-    variable.assign(content)
+    broken = scattered(tiny_sequential())
+    broken.weights[0].assign(np.nan * np.asarray(broken.weights[0]))
     broken.save(tmp_path / "model.keras")
-    message = "finite float32 values. Received: 1 wrong ones of 12"
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(WeightsError, match="finite float32 values. Received: 162 wrong ones of"):
         keras_deeplab.load_model(tmp_path / "model.keras")
 
 
@@ -437,11 +425,11 @@ def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path):
     "name, message",
     [
         (".", "it is the folder of a run: give .*model.keras"),
-        ("empty", "it is a folder .* give the .keras file of its model"),
+        ("empty", "it is a folder without a checkpoint: give a model's .keras file"),
         ("missing.keras", "there is no such file"),
         ("cut.keras", "it is damaged or cut off, or no .keras file"),
-        ("some.pth", ".* no .keras file, .* from_pretrained and weights.load read other"),
-        ("other.zip", "it is damaged or cut off, or no .keras file, .* a name in .keras"),
+        ("some.pth", ".* no .keras file; from_pretrained and weights.load read other"),
+        ("other.zip", "it is damaged or cut off, or no .keras file"),
         ("pipe.keras", "it must be a regular file, not a named pipe"),
     ],
 )
@@ -471,7 +459,7 @@ def test_the_older_format_is_refused_as_it_is_saved(model, tmp_path):
             each.save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
     keras.saving.save_model(model, str(tmp_path / "m.h5"))  # past the model's own method
-    with pytest.raises(WeightsError, match="names several layers alike .* model.load_weights"):
+    with pytest.raises(WeightsError, match="names several layers alike: .* model.load_weights"):
         weights.load(model, tmp_path / "m.h5")
     again = small()
     again.load_weights(tmp_path / "m.h5")  # as the error says

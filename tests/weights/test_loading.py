@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import io
 import os
 import re
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 from calibration import image
-from models.networks import tiny
+from models.networks import tiny_sequential
 from sources import scattered, unchanged
 
 import keras_deeplab
@@ -25,15 +26,8 @@ BOTH = pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
 
 
 def small(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
-    arguments = {"aspp_filters": 8, "head_filters": None, **arguments}
-    return keras_deeplab.DeepLabV3(num_classes, tiny(), **arguments)
-
-
-def mobile(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
-    arguments = {"backbone_options": {"depth_multiplier": 0.25}, **arguments}
-    return keras_deeplab.DeepLabV3(
-        num_classes, "mobilenet_v2", aspp_filters=8, head_filters=None, **arguments
-    )
+    arguments = {"aspp_filters": 8, "head_filters": None, "output_stride": 8, **arguments}
+    return keras_deeplab.DeepLabV3(num_classes, tiny_sequential(), **arguments)
 
 
 def plain() -> keras.Model:
@@ -48,7 +42,9 @@ def model() -> keras_deeplab.DeepLabV3:
 @pytest.fixture(scope="module")
 def trained() -> keras_deeplab.DeepLabV3:
     """A model on a backbone of this package."""
-    return scattered(mobile())
+    options = {"backbone_options": {"depth_multiplier": 0.25}}
+    arguments = {"aspp_filters": 8, "head_filters": None, **options}
+    return scattered(keras_deeplab.DeepLabV3(3, "mobilenet_v2", **arguments))
 
 
 @pytest.fixture(scope="module")
@@ -131,26 +127,29 @@ def test_models_are_sources_also_in_a_wrapper_and_as_a_backbone(model):
     report = weights.load(several, keras_deeplab.MultiScale(model, scales=(1.0,)))
     assert report.missing_keys == report.unexpected_keys == ()
     assert same_weights(model, target)
-    network = scattered(tiny(), 2)
+    network = scattered(tiny_sequential(), 2)
     report = weights.load(target, network)
     assert all(path.startswith("backbone/") for path in report.loaded)
     np.testing.assert_array_equal(
-        target.backbone.get_layer("stem").kernel, network.get_layer("stem").kernel
+        target.backbone.get_layer("first").kernel, network.get_layer("first").kernel
     )
     report = weights.load(network, model)
     assert report.missing_keys == ()
     assert "logits/kernel" in report.unexpected_keys
     np.testing.assert_array_equal(
-        network.get_layer("stem").kernel, model.backbone.get_layer("stem").kernel
+        network.get_layer("first").kernel, model.backbone.get_layer("first").kernel
     )
 
 
 def test_settings_that_differ_are_noted(trained):
-    options = {"depth_multiplier": 0.25, "padding": "same"}
-    model = mobile(backbone_options=options, epsilon=1e-3)
-    assert set(weights.load(model, trained).notes) == {
-        "`padding` is 'same'; the weights were trained with 'symmetric'",
-        "`epsilon` is 0.001; the weights were trained with 1e-05",
+    own = weights.open_checkpoint(trained)
+    other = {"backbone_options": {"depth_multiplier": 0.5}, "preprocessing": "caffe"}
+    arguments = {**own.model_arguments, "epsilon": 0.5, "aspp_rates": [1]}
+    found = dataclasses.replace(own, backbone_arguments=other, model_arguments=arguments)
+    assert set(weights.load(trained, found).notes) == {
+        "`depth_multiplier` is 0.25; the weights were trained with 0.5",
+        "`preprocessing` is 'tf'; the weights were trained with 'caffe'",
+        "`epsilon` is 1e-05; the weights were trained with 0.5",
     }
 
 
@@ -165,8 +164,8 @@ def test_a_subclass_sets_arguments_beside_weights(trained):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
 
-    for model in (Positional(trained), Arguments(5, preprocessing=None, weights=trained)):
-        config = model.get_config()
+    for built in (Positional(trained), Arguments(5, preprocessing=None, weights=trained)):
+        config = built.get_config()
         assert (config["num_classes"], config["preprocessing"]) == (5, None)
         assert config["backbone"] == "mobilenet_v2"  # of the weights
 
@@ -196,13 +195,13 @@ def test_what_is_no_model_with_weights(files, target):
 @pytest.mark.parametrize(
     "name, reason",
     [
-        ("empty", "it is a folder that holds no TensorFlow checkpoint"),
-        ("nothing.pth", "its content is none of the formats .* It begins with b''"),
-        ("some.zip", r"its content is none of the formats .* It begins with b'PK"),
+        ("empty", "it is a folder without a checkpoint"),
+        ("nothing.pth", "it is damaged or none of the formats .* It begins with b''"),
+        ("some.zip", "it is damaged or none of the formats .* It begins with b'PK"),
         ("missing.keras", "there is no such file"),
         ("missing/model", "there is no such file"),
         ("plain.keras", r"it holds the Keras model '.*', which does not have \d+ layers of the"),
-        ("plain.weights.h5", "it holds another network than 'deeplab_v3': 2 weights. The model"),
+        ("plain.weights.h5", "must have its 2 arrays. Received: a model of 38"),
         ("a" * 300 + ".pth", "it cannot be read: File name too long"),
     ],
 )
@@ -231,7 +230,7 @@ def test_another_network_is_refused_and_nothing_changed(model, trained, files):
 def test_a_model_without_weights_and_files_without_a_model(model, files):
     with unchanged(model), pytest.raises(WeightsError, match=r"model 'bare': .* has no weights"):
         weights.load(model, keras.Sequential([keras.layers.Conv2D(2, 3)], name="bare"))
-    message = r"model\.weights\.h5: it does not say which model it belongs to: build it and use"
+    message = r"model\.weights\.h5: it does not describe its model: build that and use weights.load"
     for call in (weights.from_pretrained, lambda path: small(weights=path)):
         with pytest.raises(WeightsError, match=message):
             call(files / "model.weights.h5")

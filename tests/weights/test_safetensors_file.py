@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_deeplab import weights
 from keras_deeplab.weights import WeightsError
-from keras_deeplab.weights.readers import safetensors
+from keras_deeplab.weights.readers.state_dict import read_safetensors
 
 ARRAYS = {
     "float32": ("F32", np.arange(6, dtype="float32").reshape(2, 3)),
@@ -38,7 +38,7 @@ def path(tmp_path) -> Path:
 
 
 def test_values_types_and_shapes(path):
-    found = safetensors.read(path)
+    found = read_safetensors(path)
     path.write_bytes(bytes(path.stat().st_size))  # the arrays outlive the file
     assert set(found) == set(ARRAYS)
     for name, (_, array) in ARRAYS.items():

@@ -104,8 +104,8 @@ def test_a_file_twice_is_refused(packed, into):
 @pytest.mark.parametrize(
     "files, reason",
     [
-        (["a/frozen_inference_graph.pb", "a/.index"], "holds no TensorFlow checkpoint"),
-        ([DATA], "holds no TensorFlow checkpoint"),
+        (["a/frozen_inference_graph.pb", "a/.index"], "holds no checkpoint"),
+        ([DATA], "holds no checkpoint"),
         ([INDEX], "its index is cut off"),
         ([INDEX, DATA, "model.ckpt-7.index"], r"several checkpoints \(model.ckpt, model.ckpt-7\)"),
     ],

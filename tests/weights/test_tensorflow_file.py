@@ -85,10 +85,9 @@ def test_slots_and_averages_are_told_apart(model, arrays, tmp_path):
         **{f"{name}{AVERAGE}": array + 1 for name, array in arrays.items()},
     }
     prefix = write_tf1(tmp_path / "model.ckpt", {**arrays, **extra})
-    plain = weights.from_pretrained(prefix)
-    assert plain.get_config() == model.get_config()
-    np.testing.assert_array_equal(plain(PIXELS), model(PIXELS))
-    assert plain.transfer_report.unexpected_keys == ()
+    plain = weights.open_checkpoint(prefix)
+    assert set(plain.arrays) == set(weights.open_checkpoint(model).arrays)
+    np.testing.assert_allclose(plain.arrays[STEM], arrays[kernel])
     averaged = weights.open_checkpoint(prefix, moving_averages=True)
     np.testing.assert_allclose(averaged.arrays[STEM], arrays[kernel] + 1)
     with pytest.raises(WeightsError, match="`moving_averages` must be False"):

@@ -103,7 +103,7 @@ def copied(path: Path, compression: int = zipfile.ZIP_STORED, without: str = "/n
 
 def test_a_zip_without_a_member_or_with_packed_ones_is_refused(tmp_path):
     assert_same(read(copied(tmp_path / "same.pth")), MODEL)
-    assert "no member for storage 2" in refusal(copied(tmp_path / "a.pth", without="/data/2"))
+    assert "no member of 12 bytes for 2" in refusal(copied(tmp_path / "a.pth", without="/data/2"))
     assert "compressed" in refusal(copied(tmp_path / "b.pth", zipfile.ZIP_DEFLATED))
 
 
@@ -151,10 +151,10 @@ def test_state_dicts_are_found_by_the_keys_that_lead_to_them(body, found, tmp_pa
 @pytest.mark.parametrize(
     "body, reason",
     [
-        (dict_of(a=storage("0", 1)), "a dict without tensors by name; its keys: a"),
-        (b"}(K\x01" + A + b"u", "without tensors by name; its keys: none"),
-        (b"](" + A + b"e", "holds a list without"),
-        (A, "holds a torch._utils._rebuild_tensor_v2 without"),
+        (dict_of(a=storage("0", 1)), "no tensors by name; its keys: a"),
+        (b"}(K\x01" + A + b"u", "no tensors by name; its keys: none"),
+        (b"](" + A + b"e", "no tensors by name; its keys: none"),
+        (A, "no tensors by name; its keys: none"),
     ],
 )
 def test_files_without_a_state_dict_say_what_they_hold(body, reason, tmp_path):

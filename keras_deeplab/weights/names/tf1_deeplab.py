@@ -17,8 +17,6 @@ from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.names import tables
 
 _ROOT = re.compile(r"^(MobilenetV2|(xception)_(41|65|71)|(resnet_v1)_(50|101))/.*weights$")
-_MOBILENET_START = {"backbone/stem": "Conv", "backbone/block0_{part}": "expanded_conv/{part}"}
-_MOBILENET = {"backbone/block{block}_{part}": "expanded_conv_{block}/{part}"}
 _RESNET = {
     "backbone/stem{index}": "conv1_{index}",
     "backbone/stage{stage}_unit1_0": "block{stage}/unit_1/bottleneck_v1/shortcut",
@@ -26,8 +24,6 @@ _RESNET = {
         "block{stage}/unit_{unit}/bottleneck_v1/conv{index}"
     ),
 }
-_XCEPTION_STEM = {"backbone/stem{index}": "entry_flow/conv1_{index}"}
-_XCEPTION_UNIT = {"backbone/{ours}_conv{index}": "{theirs}/xception_module/separable_conv{index}"}
 _ASPP = {
     "aspp/conv_1x1": "aspp0",
     "aspp/image_pooling/conv": "image_pooling",
@@ -57,7 +53,7 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
         title = f"the authors' {model['model']} {backbone}"
         # The authors concatenate image pooling first, this package's ASPP last.
         kernel = checkpoint.array("concat_projection/weights", 4)
-        kernel = np.roll(kernel, -_width(checkpoint, "image_pooling"), axis=-2)
+        kernel = np.roll(kernel, -checkpoint.width("image_pooling/weights"), axis=-2)
         checkpoint = checkpoint.with_arrays({"concat_projection/weights": kernel})
     elif backbone == "mobilenet_v2" and f"{_LOGITS}/weights" in arrays:
         layers |= _norms({"backbone/classifier": "MobilenetV2/Conv_1"}) | {"logits": _LOGITS}
@@ -82,8 +78,8 @@ def _head(checkpoint: Checkpoint, layers: dict[str, str]) -> dict[str, Any]:
     has_decoder = checkpoint.has("decoder/")
     layers |= _norms(_ASPP, "/") | {"logits": "logits/semantic"}
     own: dict[str, Any] = {
-        "num_classes": _width(checkpoint, "logits/semantic", 100_000),
-        "aspp_filters": _width(checkpoint, "aspp0"),
+        "num_classes": checkpoint.width("logits/semantic/weights", largest=100_000),
+        "aspp_filters": checkpoint.width("aspp0/weights"),
         "separable": False,
         "align_corners": True,
         "epsilon": 1e-5,
@@ -101,19 +97,15 @@ def _head(checkpoint: Checkpoint, layers: dict[str, str]) -> dict[str, Any]:
         return {"model": "DeepLabV3", "model_arguments": {**own, "head_filters": None}}
     layers |= _norms({"decoder_low_level": "decoder/feature_projection0"}, "/")
     half = "_pointwise" if own["separable"] else ""
-    own["low_level_filters"] = _width(checkpoint, "decoder/feature_projection0")
-    own["decoder_filters"] = _width(checkpoint, f"decoder/decoder_conv1{half}")
+    own["low_level_filters"] = checkpoint.width("decoder/feature_projection0/weights")
+    own["decoder_filters"] = checkpoint.width(f"decoder/decoder_conv1{half}/weights")
     return {"model": "DeepLabV3Plus", "model_arguments": own}
-
-
-def _width(checkpoint: Checkpoint, scope: str, largest: int = 2048) -> int:
-    return checkpoint.width(f"{scope}/weights", largest=largest)
 
 
 def _mobilenet_options(checkpoint: Checkpoint) -> dict[str, Any]:
     last = STAGES[-1][1]
-    width = _width(checkpoint, "MobilenetV2/expanded_conv_16/project", largest=2 * last)
-    second = _width(checkpoint, "MobilenetV2/expanded_conv_1/project")
+    width = checkpoint.width("MobilenetV2/expanded_conv_16/project/weights", largest=2 * last)
+    second = checkpoint.width("MobilenetV2/expanded_conv_1/project/weights")
     options: dict[str, Any] = {"depth_multiplier": width / last, "padding": "same"}
     if width != last and second != int(STAGES[1][1] * width / last + 0.5):
         options["divisible_by"] = 8  # the ImageNet classifiers' rounding, not DeepLab's
@@ -122,27 +114,23 @@ def _mobilenet_options(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def mobilenet_v2() -> dict[str, str]:
     """The backbone's map of names."""
-    blocks = range(1, sum(repeats for _, _, repeats, _ in STAGES))
-    parts = ("depthwise", "project")
-    table = tables.expanded(_MOBILENET_START, part=parts)
-    table |= tables.expanded(_MOBILENET, block=blocks, part=("expand", *parts))
-    return _norms(tables.after("MobilenetV2/", table))
+    blocks = tables.mobilenet_v2("expanded_conv/{part}", "expanded_conv_{block}/{part}")
+    return _norms(tables.after("MobilenetV2/", {"backbone/stem": "Conv", **blocks}))
 
 
 def xception(depth: int) -> dict[str, str]:
     """The map of names of Xception41, 65 or 71."""
-    entry = [f"entry{n}" for n in range(1, len(ENTRY[depth]) + 1)]
-    units = {ours: f"entry_flow/block{n}/unit_1" for n, ours in enumerate(entry, 1)}
-    units |= {
-        f"middle{n}": f"middle_flow/block1/unit_{n}" for n in range(1, MIDDLE_UNITS[depth] + 1)
-    }
-    units |= {"exit1": "exit_flow/block1/unit_1", "exit2": "exit_flow/block2/unit_1"}
-    layers = _norms(tables.expanded(_XCEPTION_STEM, index=(1, 2)))
-    for ours, theirs in units.items():
-        place = {"ours": [ours], "theirs": [theirs], "index": (1, 2, 3)}
-        layers |= _separable(tables.expanded(_XCEPTION_UNIT, **place))
-        if ours in (*entry, "exit1"):
-            layers |= _norms({f"backbone/{ours}_shortcut": f"{theirs}/xception_module/shortcut"})
+    entries, middles = range(1, len(ENTRY[depth]) + 1), range(1, MIDDLE_UNITS[depth] + 1)
+    units = {f"entry{n}": f"entry_flow/block{n}/unit_1" for n in entries}
+    units |= {f"middle{n}": f"middle_flow/block1/unit_{n}" for n in middles}
+    units |= {f"exit{n}": f"exit_flow/block{n}/unit_1" for n in (1, 2)}
+    layers = _norms({f"backbone/stem{n}": f"entry_flow/conv1_{n}" for n in (1, 2)})
+    for ours, unit in units.items():
+        theirs = f"{unit}/xception_module"
+        table = {f"backbone/{ours}_conv{n}": f"{theirs}/separable_conv{n}" for n in (1, 2, 3)}
+        layers |= _separable(table)
+        if ours.startswith("entry") or ours == "exit1":
+            layers |= _norms({f"backbone/{ours}_shortcut": f"{theirs}/shortcut"})
     return tables.after(f"xception_{depth}/", layers)
 
 

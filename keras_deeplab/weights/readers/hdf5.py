@@ -58,10 +58,8 @@ def _checked(opened: h5py.File) -> dict[str, h5py.Dataset]:
             elif address not in seen and _is_plain(item):
                 found[place] = item
             else:
-                raise UnreadableError(
-                    f"{place!r:.200} must be an array of numbers that lies in the file itself, and "
-                    "not a link, twice or in another file"
-                )
+                rule = "must be an array of numbers in the file itself, once and not a link"
+                raise UnreadableError(f"{place!r:.200} {rule}")
             seen.add(address)
     return found
 
@@ -83,8 +81,8 @@ def read_by_name(path: Path) -> dict[str, np.ndarray]:
         }
     if len(arrays) < len(found):
         raise UnreadableError(
-            "it names several layers alike and cannot be read by name: load it into a model of the "
-            "same arguments by model.load_weights, and save that as .keras"
+            "it names several layers alike: load it into a model of the same arguments by "
+            "model.load_weights, and save that as .keras"
         )
     return arrays
 
@@ -96,9 +94,7 @@ def read_structured(path: Path, model: keras.Model) -> keras.Model:
         count = sum(others.match(place) is None for place in found)
     twin = type(model).from_config(model.get_config())
     if count != len(twin.weights):
-        raise UnreadableError(
-            f"it holds another network than '{model.name}': {count} weights. The model has "
-            f"{len(twin.weights)}"
-        )
+        its = f"{count} arrays. Received: a model of {len(twin.weights)}"
+        raise UnreadableError(f"the model must have its {its}")
     twin.load_weights(path)
     return twin

@@ -39,6 +39,7 @@ _PARTS = (
 )
 _MODULES = {
     "keras",
+    "keras.models",  # of which only the classes of models
     *(f"keras.{name}" for name in _PARTS.split()),
     # With layers of their own; Keras finds no function by such a name.
     "keras.src.applications.convnext",
@@ -88,17 +89,15 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
     with reading(path):
         check_is_file(path)
         if not zipfile.is_zipfile(path) or path.suffix != ".keras":
-            raise UnreadableError(
-                "it is damaged or cut off, or no .keras file, which is a zip archive with a name "
-                "in .keras; from_pretrained and weights.load read other formats"
-            )
+            advice = "from_pretrained and weights.load read other formats"
+            raise UnreadableError(f"it is damaged or cut off, or no .keras file; {advice}")
         with zipfile.ZipFile(path) as archive:
             _check_members(archive, path.stat().st_size)
             config = json.loads(archive.read(_CONFIG))
             with hdf5.datasets(io.BytesIO(archive.read(_WEIGHTS)), path.stat().st_size) as arrays:
                 stored = sum(array.size for array in arrays.values())
         if not isinstance(config, dict):
-            raise UnreadableError(f"{_CONFIG} must hold an object, not {type(config).__name__}")
+            raise _refusal("hold an object", type(config).__name__)
         if not compile:  # which Keras then leaves out too
             config.pop("compile_config", None)
         budget = _COPIES * stored + _FREE_ELEMENTS
@@ -114,10 +113,7 @@ def check_is_file(path: Path) -> None:
     if (path / "model.keras").is_file():
         raise UnreadableError(f"it is the folder of a run: give {path / 'model.keras'}")
     if path.is_dir():
-        raise UnreadableError(
-            "it is a folder that holds no TensorFlow checkpoint. A SavedModel is exported for "
-            "serving: give the .keras file of its model"
-        )
+        raise UnreadableError("it is a folder without a checkpoint: give a model's .keras file")
     if not path.exists():
         raise UnreadableError("there is no such file")
 
@@ -129,9 +125,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
         raise UnreadableError(f"it must hold {', '.join(_MEMBERS)}. Received: {', '.join(names)}")
     length = archive.getinfo(_CONFIG).file_size
     if length > _MAX_CONFIG_BYTES:
-        raise UnreadableError(
-            f"{_CONFIG} has {length} bytes: a model's has at most {_MAX_CONFIG_BYTES}"
-        )
+        raise _refusal(f"have at most {_MAX_CONFIG_BYTES} bytes", f"{length}")
     hdf5.check_declared(size, sum(m.file_size for m in archive.infolist()), "its members")
 
 
@@ -166,24 +160,19 @@ def _check(key: str, value: Any, budget: float, is_argument: bool = True, depth:
 
 
 def _check_object(value: dict[str, Any]) -> None:
-    """Refuses objects that are not parts of a network."""
+    """Refuses objects that networks are not made of, and code."""
     name, module = value["class_name"], value.get("module")
     found = value.get("config") if name == "function" else value.get("spec_name", name)
     # Keras joins module and name: either may have the dots. A registered name may have them too.
     is_path = any(isinstance(n, str) and "." in n and ">" not in n for n in (name, found))
-    is_of_keras = isinstance(module, str) and module.split(".")[0] == "keras"
-    is_code = not isinstance(name, str) or name in _CODE
-    if is_code or is_path or (is_of_keras and not _is_of_networks(module, name)):
+    is_foreign = False
+    if isinstance(module, str) and module.split(".")[0] == "keras":
+        public = re.sub(r"^keras\.src\.(\w+).*", r"keras.\1", module)
+        parts = _MODEL_CLASSES if public == "keras.models" else {name}
+        is_foreign = not (_MODULES & {public, module}) or name not in parts
+    if not isinstance(name, str) or name in _CODE or is_path or is_foreign:
         shown = f"{module}.{found}" if module else f"{found}"
         raise _refusal("hold parts of networks only, and no code", shown)
-
-
-def _is_of_networks(module: str, name: str) -> bool:
-    """Whether networks are made of the objects of a Keras module, public or internal."""
-    public = f"keras.{module.split('.')[2]}" if module.startswith("keras.src.") else module
-    if public == "keras.models":
-        return name in _MODEL_CLASSES
-    return public in _MODULES or module in _MODULES
 
 
 @contextmanager
@@ -194,9 +183,7 @@ def _bounded_variables(budget: int) -> Iterator[None]:
 
     def check() -> None:
         if built > budget:
-            raise UnreadableError(
-                f"{_CONFIG} builds more than {budget} weights, which the file does not hold"
-            )
+            raise _refusal("build no more weights than the file holds", f"more than {budget}")
 
     def create(next_creator: Any, **arguments: Any) -> Any:
         nonlocal built

@@ -1,4 +1,4 @@
-"""Which of the state dicts in a PyTorch user's file is read, whichever format holds the tensors."""
+"""State dicts of PyTorch users: which of those in a file is read; `.safetensors` files."""
 
 from __future__ import annotations
 
@@ -78,3 +78,19 @@ def _networks(path: Path, arrays: _Arrays) -> Iterator[tuple[str, Checkpoint | W
                 groups.setdefault(f"{prefix}{part}.", {})[rest] = array
         if prefix.count(".") < _MAX_WRAPPERS:
             todo += groups.items()
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Reads all tensors of a file, bfloat16 as the `ml_dtypes` type of TensorFlow.
+
+    The package safetensors itself checks that the declared shapes and offsets are those of the
+    file, without gaps or overlaps.
+    """
+    try:
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is a safetensors file, and reading it needs the package safetensors: "
+            "pip install keras_deeplab[safetensors]"
+        ) from error
+    return load_file(path)

@@ -64,9 +64,7 @@ def read_archive(path: Path, moving_averages: bool) -> dict[str, np.ndarray]:
         tar.extract_checkpoint(path, Path(folder))
         prefix = prefix_of(Path(folder))
         if prefix is None:
-            raise UnreadableError(
-                "it holds no TensorFlow checkpoint (NAME.index and NAME.data-...)"
-            )
+            raise UnreadableError("it holds no checkpoint (NAME.index and NAME.data-...)")
         return read(prefix, moving_averages)
 
 

@@ -21,11 +21,7 @@ _DTYPES = ("FLOAT32", "FLOAT16", "UINT8", "INT8", "INT32", "INT64")
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads the kernels and biases of all convolutions, de-quantized, in TensorFlow 1's names.
-
-    Batch norms are folded into the convolutions of such a file. Of the model's arguments the output
-    stride is read.
-    """
+    """Reads the kernels and biases of all convolutions, de-quantized, and the output stride."""
     schema, content = _schema(), path.read_bytes()
     arrays, stride = _Graph(schema, content).convolutions()
     return Checkpoint(str(path), arrays, folded=True, model_arguments={"output_stride": stride})
@@ -98,10 +94,7 @@ class _Graph:
         name = name[:_LONGEST_NAME].decode().split(";")[0]
         match = _KERNEL.match(name)
         if match is None:
-            raise UnreadableError(
-                f"the kernel {name[:200]!r} is not named as a TensorFlow 1 network names it; "
-                "only LiteRT files of such networks are read"
-            )
+            raise UnreadableError(f"the kernel {name[:200]!r} is not of a TensorFlow 1 network")
         return match[1]
 
     def _values(self, index: int) -> np.ndarray:

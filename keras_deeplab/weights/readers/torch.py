@@ -60,9 +60,7 @@ def _zip_content(path: Path) -> _Content:
     pickles = [name for name in members if name.endswith("/data.pkl")]
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in members:
-        raise UnreadableError(
-            "a TorchScript archive, which is a program; save model.state_dict() instead"
-        )
+        raise UnreadableError("TorchScript is a program: save model.state_dict() instead")
     check_unpacked(archive, path.stat().st_size)
     order = f"{folder}byteorder"
     if order in members and (found := archive.read(order)) != b"little":
@@ -72,10 +70,7 @@ def _zip_content(path: Path) -> _Content:
     def stored(storage: Storage) -> bytes:
         member = members.get(f"{folder}data/{storage.key}")
         if member is None or member.file_size != storage.nbytes:
-            found = "no member" if member is None else f"a member of {member.file_size} bytes"
-            raise UnreadableError(
-                f"{found} for storage {storage.key:.100} of {storage.nbytes} bytes"
-            )
+            raise UnreadableError(f"no member of {storage.nbytes} bytes for {storage.key:.100}")
         return archive.read(member)
 
     return content, stored
@@ -123,10 +118,6 @@ def _state_dicts(value: object) -> dict[Keys, dict[str, Tensor]]:
         if len(keys) < _MAX_DEPTH:
             todo += [((*keys, key), inner) for key, inner in names.items()]
     if not found:
-        name, names = type(value).__name__, []
-        if isinstance(value, Object):
-            name, names = value.name, list(value.named())
-        raise UnreadableError(
-            f"it holds a {name:.100} without tensors by name; its keys: {listed(names) or 'none'}"
-        )
+        names = list(value.named()) if isinstance(value, Object) else []
+        raise UnreadableError(f"it holds no tensors by name; its keys: {listed(names) or 'none'}")
     return found

@@ -21,24 +21,17 @@ import tensorflow as tf
 
 from keras_deeplab.weights.errors import UnreadableError
 
-_DTYPES = {
-    "Double": np.dtype("float64"),
-    "Float": np.dtype("float32"),
-    "Half": np.dtype("float16"),
-    "BFloat16": np.dtype(tf.bfloat16.as_numpy_dtype),
-    "Long": np.dtype("int64"),
-    "Int": np.dtype("int32"),
-    "Short": np.dtype("int16"),
-    "Char": np.dtype("int8"),
-    "Byte": np.dtype("uint8"),
-    "Bool": np.dtype("bool"),
+_KINDS = "Double Float Half Long Int Short Char Byte Bool BFloat16".split()
+_DTYPES = "float64 float32 float16 int64 int32 int16 int8 uint8 bool".split()
+_STORAGES = {
+    f"torch.{kind}Storage": np.dtype(dtype)
+    for kind, dtype in zip(_KINDS, [*_DTYPES, tf.bfloat16.as_numpy_dtype], strict=True)
 }
-_STORAGES = {f"torch.{name}Storage": dtype for name, dtype in _DTYPES.items()}
 # Bytes, of numbers that Keras' layers do not have: the calls that use them are passed over.
 _STORAGES["torch.storage.UntypedStorage"] = np.dtype("uint8")
 _REBUILD = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 # Before torch 0.4 tensors and parameters were made empty, and had their state set.
-_EMPTY_TENSORS = [f"torch.{name}Tensor" for name in _DTYPES]
+_EMPTY_TENSORS = [f"torch.{kind}Tensor" for kind in _KINDS]
 _PARAMETERS = (
     "torch.nn.parameter.Parameter",
     "torch._utils._rebuild_parameter",
@@ -64,7 +57,6 @@ _PLAIN = set(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE BINUNICODE8 "
     "SHORT_BINUNICODE STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8".split()
 )
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "TUPLE": None}
 _LISTS = {"EMPTY_LIST": 0, "LIST": None}
 _DICTS_AND_SETS = {"EMPTY_DICT": 0, "DICT": None, "EMPTY_SET": 0, "FROZENSET": None}
@@ -155,8 +147,8 @@ class Unpickler:
                 self._marks.append(len(stack))
             case _ if opcode in _PLAIN:
                 stack.append(argument)
-            case _ if opcode in _CONSTANTS:
-                stack.append(_CONSTANTS[opcode])
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append(None if opcode == "NONE" else opcode == "NEWTRUE")
             case _ if opcode in _TUPLES:
                 stack.append(tuple(self._pop(_TUPLES[opcode])))
             case _ if opcode in _LISTS:
@@ -259,8 +251,7 @@ def _tensor(storage: Any = None, offset: Any = 0, shape: Any = (), strides: Any 
         is_view = not reaches_out and elements * itemsize <= sys.maxsize
     if not is_view:
         raise UnreadableError(
-            f"refused a tensor of shape {shape}, strides {strides} and offset {offset}, which is "
-            f"not in its storage of {storage.nbytes} bytes"
+            f"refused a tensor that is not in its storage of {storage.nbytes} bytes"
         )
     steps = tuple(stride * itemsize for stride in strides)
     return Tensor(storage, offset * itemsize, shape, steps)
