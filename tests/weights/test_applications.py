@@ -8,12 +8,10 @@ import keras
 import numpy as np
 import pytest
 from calibration import calibrate, image
-from sources import write_applications
 
 import keras_deeplab
 from keras_deeplab import weights
 from keras_deeplab.graph.network import leaf_layers
-from keras_deeplab.weights import WeightsError
 
 SHAPE = {"input_shape": (None, None, 3), "include_top": False, "weights": None}
 
@@ -88,27 +86,3 @@ def test_a_classifier_whole():
     right = network(scaled(x), training=False).numpy()
     assert right.std() > 1e-2
     np.testing.assert_allclose(model(x, training=False), right, atol=3e-3 * right.std())
-
-
-def test_a_published_file(tmp_path):
-    network = keras.applications.MobileNetV2(alpha=0.35, **SHAPE)
-    path = write_applications(tmp_path / "no_top.h5", network)
-    found = weights.open_checkpoint(path)
-    assert (found.backbone, found.model) == ("mobilenet_v2", None)
-    assert found.backbone_arguments == {
-        "preprocessing": "tf",
-        "padding": "end",
-        "depth_multiplier": 0.35,
-        "divisible_by": 8,
-    }
-    np.testing.assert_array_equal(
-        found.arrays["backbone/block7_depthwise_conv/kernel"],
-        network.get_layer("block_7_depthwise").weights[0],
-    )
-    with pytest.raises(WeightsError, match=r"keras\.applications mobilenet_v2 without a head"):
-        weights.from_pretrained(path)
-    content = path.read_bytes()
-    for share in (0.1, 0.999):
-        path.write_bytes(content[: int(share * len(content))])
-        with pytest.raises(WeightsError, match=r"no_top\.h5: it cannot be read"):
-            weights.open_checkpoint(path)

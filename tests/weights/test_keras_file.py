@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import zipfile
@@ -336,13 +335,11 @@ def test_an_archive_holds_what_a_model_has(files, tmp_path, what):
         keras_deeplab.load_model(bad)
 
 
-IN_THE_FILE = "KERNEL' must be an array of numbers in the file itself, once"
+IN_THE_FILE = "KERNEL' must be an array of numbers in the file itself, once and not a link"
 ELSEWHERE_IN_H5 = {
-    **dict.fromkeys(("external", "virtual", "external link", "soft link", "text"), IN_THE_FILE),
-    "twice": "must be an array of numbers in the file itself",
+    **dict.fromkeys(("external", "virtual", "link", "text"), IN_THE_FILE),
     "circle": "circle' must be an array of numbers in the file itself",
     "bomb": "its arrays declare 6000.* bytes, which a file of .* bytes cannot hold",
-    "compressed bomb": "its arrays declare 160.* bytes, which a file of .* bytes cannot hold",
     "deep": "nested deeper than 64",
 }
 
@@ -350,7 +347,7 @@ ELSEWHERE_IN_H5 = {
 def plant(what: str, file: h5py.File, kernel: str, secret: str) -> None:
     """Puts something in the place of a kernel, or beside it."""
     array = file[kernel][()]
-    if what not in ("twice", "circle", "deep"):
+    if what not in ("circle", "deep"):
         del file[kernel]
     if what == "external":
         file.create_dataset(kernel, array.shape, "f4", external=[(secret, 0, array.nbytes)])
@@ -358,20 +355,12 @@ def plant(what: str, file: h5py.File, kernel: str, secret: str) -> None:
         layout = h5py.VirtualLayout(array.shape, "f4")
         layout[:] = h5py.VirtualSource(secret, "kernel", shape=array.shape)
         file.create_virtual_dataset(kernel, layout)
-    elif what == "external link":
+    elif what == "link":
         file[kernel] = h5py.ExternalLink(secret, "/kernel")
-    elif what == "soft link":
-        file["elsewhere"] = array
-        file[kernel] = h5py.SoftLink("/elsewhere")
-    elif what == "twice":
-        file["again"] = file[kernel]
     elif what == "circle":
         file["circle"] = file["/"]
     elif what == "bomb":
         file.create_dataset(kernel, (1500, 1000, 1000), "f4", chunks=(1, 1000, 1000))
-    elif what == "compressed bomb":
-        zeros = np.zeros((40, 1000, 1000), "f4")
-        file.create_dataset(kernel, data=zeros, chunks=(10, 1000, 1000), compression="gzip")
     elif what == "deep":
         file.create_group("g/" * 100)
     else:
@@ -430,7 +419,6 @@ def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path):
         ("cut.keras", "it is damaged or cut off, or no .keras file"),
         ("some.pth", ".* no .keras file; from_pretrained and weights.load read other"),
         ("other.zip", "it is damaged or cut off, or no .keras file"),
-        ("pipe.keras", "it must be a regular file, not a named pipe"),
     ],
 )
 def test_what_is_given_in_place_of_a_file(files, tmp_path, name, message):
@@ -439,7 +427,6 @@ def test_what_is_given_in_place_of_a_file(files, tmp_path, name, message):
     contents = {"model.keras": content, "cut.keras": content[:5000], "other.zip": content}
     for file, body in {**contents, "some.pth": b"no archive"}.items():
         (tmp_path / file).write_bytes(body)
-    os.mkfifo(tmp_path / "pipe.keras")
     calls = [keras_deeplab.load_model]
     calls += [] if name == "some.pth" else [weights.from_pretrained]
     for call in calls:
