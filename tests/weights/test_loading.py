@@ -95,7 +95,7 @@ def test_own_files_come_back(model, files):
 def test_another_number_of_classes_keeps_its_own_predictor(files):
     target = small(5)
     assert weights.load(target, files / "model.keras").missing_keys == ("logits",)
-    message = r"it cannot be read: .*shape.*\(1, 1, 8, 3\)"
+    message = "another network than 'deeplab_v3': 4 differences, such as layers/conv2d/vars/0"
     with unchanged(target), pytest.raises(WeightsError, match=message):
         weights.load(target, files / "model.weights.h5")
 
@@ -203,7 +203,7 @@ def test_what_is_no_model_with_weights(files, target):
         ("missing.keras", "there is no such file"),
         ("missing/model", "there is no such file"),
         ("plain.keras", r"it holds the Keras model '.*', which does not have \d+ layers of the"),
-        ("plain.weights.h5", "must have its 2 arrays. Received: a model of 38"),
+        ("plain.weights.h5", "it holds another network than 'deeplab_v3': .* differences, such as"),
         ("a" * 300 + ".pth", "it cannot be read: File name too long"),
     ],
 )
@@ -224,7 +224,7 @@ def test_another_network_is_refused_and_nothing_changed(model, trained, files):
     wide = small(aspp_filters=16)
     with (
         unchanged(wide),
-        pytest.raises(WeightsError, match="it cannot be read: .* could not be loaded"),
+        pytest.raises(WeightsError, match="it holds another network than"),
     ):
         weights.load(wide, files / "model.weights.h5")
 

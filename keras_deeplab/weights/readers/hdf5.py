@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,13 +88,23 @@ def read_by_name(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_structured(path: Path, model: keras.Model) -> keras.Model:
-    """A model like `model` with the weights of a `.weights.h5` file, which names no layers."""
-    with datasets(path, path.stat().st_size) as found:
-        others = re.compile("optimizer/|.*/seed_generator/")
-        count = sum(others.match(place) is None for place in found)
+    """A model like `model` with the weights of a `.weights.h5` file, which names no layers.
+
+    Keras leaves layers without a place in the file as they are: places and shapes must be the same.
+    """
     twin = type(model).from_config(model.get_config())
-    if count != len(twin.weights):
-        its = f"{count} arrays. Received: a model of {len(twin.weights)}"
-        raise UnreadableError(f"the model must have its {its}")
+    with tempfile.TemporaryDirectory() as folder:
+        own = Path(folder) / "own.weights.h5"
+        twin.save_weights(own)
+        if differences := sorted(_shapes(own) ^ _shapes(path)):
+            place, shape = differences[0]
+            what = f"{len(differences)} differences, such as {place} of the shape {shape}"
+            raise UnreadableError(f"it holds another network than '{model.name}': {what}")
     twin.load_weights(path)
     return twin
+
+
+def _shapes(path: Path) -> set[tuple[str, tuple[int, ...]]]:
+    """Places and shapes of a file's arrays but the optimizer's, which a compiled model has too."""
+    with datasets(path, path.stat().st_size) as found:
+        return {(n, array.shape) for n, array in found.items() if not n.startswith("optimizer/")}
