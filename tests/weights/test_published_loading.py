@@ -14,12 +14,11 @@ from calibration import image
 from local_server import serving
 from models.networks import tiny
 from parity import write_tf1
-from sources import HEAD, as_the_authors_write_it, scattered, tar_gz, write_applications
+from sources import scattered, tar_gz, write_applications
 
 import keras_deeplab
 from keras_deeplab import weights
 from keras_deeplab.weights import WeightsError, published
-from keras_deeplab.weights.names import tf1_deeplab
 
 PIXELS = image(65, 97)
 NAME = "pascal_voc"
@@ -31,33 +30,17 @@ IMAGENET = published.find("imagenet", None, *SMALLEST.values())
 
 
 @pytest.fixture(scope="module")
-def original() -> keras.Model:
-    """A network as the authors have it."""
-    return scattered(
-        keras_deeplab.DeepLabV3(
-            21,
-            "mobilenet_v2",
-            aspp_rates=(),
-            head_filters=None,
-            align_corners=True,
-            backbone_options={"depth_multiplier": 0.5, "padding": "same"},
-        )
-    )
-
-
-@pytest.fixture(scope="module")
 def network() -> keras.Model:
     arguments = {"include_top": False, "weights": None}
     return scattered(keras.applications.MobileNetV2((96, 96, 3), 0.35, **arguments))
 
 
 @pytest.fixture(scope="module")
-def published_files(original, network, tmp_path_factory) -> Path:
+def published_files(authors_arrays, network, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     write_applications(folder / IMAGENET.file_name, network)
-    arrays = as_the_authors_write_it(original, {**tf1_deeplab.mobilenet_v2(), **HEAD})
     (folder / "mobile").mkdir()
-    write_tf1(folder / "mobile" / "model.ckpt-30000", arrays)
+    write_tf1(folder / "mobile" / "model.ckpt-30000", authors_arrays)
     (folder / ENTRY.file_name).write_bytes(tar_gz(folder / "mobile"))
     return folder
 
@@ -76,17 +59,17 @@ def site(published_files, tmp_path, monkeypatch):
         yield address
 
 
-def test_the_model_is_the_authors_network(site, original, tmp_path):
+def test_the_model_is_the_authors_network(site, authors_model, tmp_path):
     model = keras_deeplab.DeepLabV3(weights=NAME, **NETWORK)
-    assert model.get_config() == original.get_config()
-    np.testing.assert_array_equal(model(PIXELS), original(PIXELS))
+    assert model.get_config() == authors_model.get_config()
+    np.testing.assert_array_equal(model(PIXELS), authors_model(PIXELS))
     assert [file.name for file in (tmp_path / "keras_deeplab").iterdir()] == [ENTRY.file_name]
     found = weights.open_checkpoint(
         f"{NAME}/DeepLabV3/mobilenet_v2", options=NETWORK["backbone_options"]
     )
     assert (found.model, found.backbone) == ("DeepLabV3", "mobilenet_v2")
     weights.load(scattered(model, 9), NAME)
-    np.testing.assert_array_equal(model(PIXELS), original(PIXELS))
+    np.testing.assert_array_equal(model(PIXELS), authors_model(PIXELS))
 
 
 def test_a_name_is_not_the_folder_that_lies_here(site, tmp_path, monkeypatch):
@@ -102,7 +85,7 @@ def test_imagenet_into_a_backbone_and_a_model(site, network):
     model = keras_deeplab.UNet(3, weights="imagenet", **SMALLEST)
     config = model.get_config()
     options = {"padding": "end", "depth_multiplier": 0.35, "divisible_by": 8}
-    assert config["backbone_options"] == options
+    assert options.items() <= config["backbone_options"].items()
     assert config["preprocessing"] == "tf"
     assert all(path.startswith("backbone/") for path in model.transfer_report.loaded)
     assert not any(path.startswith("backbone/") for path in model.transfer_report.missing_keys)

@@ -60,49 +60,39 @@ def test_the_authors_networks_come_back_whole(tmp_path, name):
     np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
 
 
-@pytest.fixture(scope="module")
-def model() -> keras.Model:
-    """A network without atrous branches and decoder."""
-    arguments = {"aspp_rates": (), "head_filters": None, "align_corners": True, **HALF}
-    return scattered(keras_deeplab.DeepLabV3(21, "mobilenet_v2", **arguments))
-
-
-@pytest.fixture(scope="module")
-def arrays(model) -> dict[str, np.ndarray]:
-    return as_the_authors_write_it(model, {**tf1_deeplab.mobilenet_v2(), **HEAD})
-
-
 STEM = "backbone/stem_conv/kernel"
 
 
-def test_slots_and_averages_are_told_apart(model, arrays, tmp_path):
+def test_slots_and_averages_are_told_apart(authors_model, authors_arrays, tmp_path):
     kernel = "MobilenetV2/Conv/weights"
     extra = {
         "global_step": np.int64(7),
-        f"{kernel}/Momentum": np.ones_like(arrays[kernel]),
-        f"{kernel}/RMSProp_1": np.ones_like(arrays[kernel]),
-        **{f"{name}{AVERAGE}": array + 1 for name, array in arrays.items()},
+        f"{kernel}/Momentum": np.ones_like(authors_arrays[kernel]),
+        f"{kernel}/RMSProp_1": np.ones_like(authors_arrays[kernel]),
+        **{f"{name}{AVERAGE}": array + 1 for name, array in authors_arrays.items()},
     }
-    prefix = write_tf1(tmp_path / "model.ckpt", {**arrays, **extra})
+    prefix = write_tf1(tmp_path / "model.ckpt", {**authors_arrays, **extra})
     plain = weights.open_checkpoint(prefix)
-    assert set(plain.arrays) == set(weights.open_checkpoint(model).arrays)
-    np.testing.assert_allclose(plain.arrays[STEM], arrays[kernel])
+    assert set(plain.arrays) == set(weights.open_checkpoint(authors_model).arrays)
+    np.testing.assert_allclose(plain.arrays[STEM], authors_arrays[kernel])
     averaged = weights.open_checkpoint(prefix, moving_averages=True)
-    np.testing.assert_allclose(averaged.arrays[STEM], arrays[kernel] + 1)
+    np.testing.assert_allclose(averaged.arrays[STEM], authors_arrays[kernel] + 1)
     with pytest.raises(WeightsError, match="`moving_averages` must be False"):
         weights.open_checkpoint(write_tf1(tmp_path / "bare", {"a": np.zeros(1)}), **EMA)
 
 
-def test_every_way_to_name_a_checkpoint(arrays, tmp_path):
+def test_every_way_to_name_a_checkpoint(authors_arrays, tmp_path):
     folder = tmp_path / "deeplabv3_mnv2_pascal"
     folder.mkdir()
-    prefix = write_tf1(folder / "model.ckpt-30000", arrays)
+    prefix = write_tf1(folder / "model.ckpt-30000", authors_arrays)
     archive = tmp_path / "deeplabv3_mnv2_pascal.tar.gz"
     archive.write_bytes(tar_gz(folder))
     data = next(folder.glob("*.data-*"))
     for path in (prefix, Path(f"{prefix}.index"), data, folder, archive):
         found = weights.open_checkpoint(path)
-        np.testing.assert_array_equal(found.arrays[STEM], arrays["MobilenetV2/Conv/weights"])
+        np.testing.assert_array_equal(
+            found.arrays[STEM], authors_arrays["MobilenetV2/Conv/weights"]
+        )
     write_tf1(folder / "another.ckpt", {"a": np.zeros(1)})
     with pytest.raises(WeightsError, match="several checkpoints"):
         weights.open_checkpoint(folder)
@@ -163,8 +153,8 @@ def wide(classes: int) -> np.ndarray:
         ),
     ],
 )
-def test_other_networks_and_types_are_refused(arrays, without, changes, message):
-    found = {name: array for name, array in arrays.items() if without not in name}
+def test_other_networks_and_types_are_refused(authors_arrays, without, changes, message):
+    found = {name: array for name, array in authors_arrays.items() if without not in name}
     with pytest.raises(WeightsError, match=message):
         recognized({**found, **changes})
 
