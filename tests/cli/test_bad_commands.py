@@ -112,7 +112,7 @@ BAD = [
     (export, "--model own.keras --output x --max-pixels 9", "an integer of at least 40960"),
     (convert, "own.keras --output x.h5", "`--output` must be a path that ends in .keras"),
     (convert, "own.keras --output own.keras", "Use --overwrite"),
-    (convert, "a.png --output x.keras", "its content is none of the formats"),
+    (convert, "a.png --output x.keras", "it is damaged or none of the formats"),
     (convert, "pascal_voc --output x.keras", "NAME/MODEL/BACKBONE"),
     # Models
     (evaluate, "--model none.keras --data two", "error: none.keras: there is no such file"),
