@@ -48,22 +48,19 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
         near = rng.choice((rng.randrange(edge), len(data) - 1 - rng.randrange(edge)))
         at = near if rng.random() < 0.6 else rng.randrange(len(data))
         size = min(len(data) - at, rng.choice((1, 4, 8, 64, 4096)))
-        fault = rng.choice(("bit", "zero", "ones", "noise", "cut", "insert", "repeat", "number"))
-        if fault == "bit":
-            data[at] ^= 1 << rng.randrange(8)
-        elif fault in ("zero", "ones"):
-            data[at : at + size] = (b"\0" if fault == "zero" else b"\xff") * size
-        elif fault == "noise":
-            data[at : at + size] = rng.randbytes(size)
-        elif fault == "cut":
-            del data[at + 1 :]
-        elif fault == "insert":
-            data[at:at] = rng.randbytes(size)
-        elif fault == "repeat":
-            data[at:at] = data[at : at + size]
-        else:
-            number = rng.choice((0, 1, 2**31 - 1, 2**32 - 1, 2**40, 2**63 - 1))
-            data[at : at + 8] = number.to_bytes(8, rng.choice(("little", "big")))
+        number = rng.choice((0, 1, 2**31 - 1, 2**32 - 1, 2**40, 2**63 - 1))
+        begin, rest = data[:at], data[at + size :]
+        faults = {
+            "bit": begin + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :],
+            "zero": begin + bytes(size) + rest,
+            "ones": begin + b"\xff" * size + rest,
+            "noise": begin + rng.randbytes(size) + rest,
+            "cut": data[: at + 1],
+            "insert": begin + rng.randbytes(size) + data[at:],
+            "repeat": begin + data[at : at + size] + data[at:],
+            "number": begin + number.to_bytes(8, rng.choice(("little", "big"))) + data[at + 8 :],
+        }
+        data = faults[rng.choice(sorted(faults))]
     return bytes(data)
 
 
@@ -182,19 +179,13 @@ def load_weights(format: str, number: int, path: str) -> dict[str, str]:
     found["convert"] = command(convert.main, path, "--output", folder / "out.keras")
     if format == "keras":
         found["load_model"] = outcome(lambda: kd.load_model(path))
-        name, main, *rest = [
-            (
-                "predict",
-                predict,
-                "--images",
-                data / "val" / "images",
-                "--output",
-                folder / "labels",
-            ),
-            ("evaluate", evaluate, "--data", data),
-            ("export", export, "--output", folder / "saved_model"),
+        images = data / "val" / "images"
+        main, *rest = [
+            (predict, "--images", images, "--output", folder / "labels"),
+            (evaluate, "--data", data),
+            (export, "--output", folder / "saved_model"),
         ][number % 3]
-        found[name] = command(main.main, "--model", path, *rest)
+        found[main.__name__] = command(main.main, "--model", path, *rest)
     return found
 
 
@@ -225,15 +216,13 @@ def damage_folder(root: Path, rng: random.Random) -> list[str]:
     import numpy as np
     from PIL import Image
 
-    def pick(kind: str = "images") -> Path:
+    def pick(*kinds: str) -> Path:
+        kind = rng.choice(kinds or ("images", "labels"))
         found = [p for p in root.rglob("*") if p.is_file() and p.parent.name.lower() == kind]
         return rng.choice(sorted(found)) if found else root / "train" / kind / "0.png"
 
-    def either() -> Path:
-        return pick(rng.choice(("images", "labels")))
-
     def change_bytes(change: Callable[[bytes], bytes]) -> None:
-        path = either()
+        path = pick()
         path.write_bytes(change(path.read_bytes()))
 
     def labels(change: Callable[[Any], Any]) -> None:
@@ -246,7 +235,7 @@ def damage_folder(root: Path, rng: random.Random) -> list[str]:
 
     def image(suffix: str, shape: tuple[int, ...], high: int = 256, **options: Any) -> None:
         pixels = np.random.default_rng(rng.randrange(99)).integers(0, high, shape)
-        dtype, path = np.uint8 if high <= 256 else np.uint16, pick()
+        dtype, path = np.uint8 if high <= 256 else np.uint16, pick("images")
         Image.fromarray(pixels.astype(dtype)).save(path.with_suffix(suffix), **options)
         if path.suffix != suffix:
             path.unlink()
@@ -257,7 +246,7 @@ def damage_folder(root: Path, rng: random.Random) -> list[str]:
         image(".jpg", rng.choice(((64, 80, 3), (80, 64, 3))), exif=exif)
 
     def replace_by(make: Callable[[Path], Any]) -> None:
-        path = either()
+        path = pick()
         path.unlink()
         make(path)
 
@@ -283,11 +272,11 @@ def damage_folder(root: Path, rng: random.Random) -> list[str]:
         "folder": lambda: replace_by(Path.mkdir),
         "broken link": lambda: replace_by(lambda path: path.symlink_to(path.parent / "nothing")),
         "loop": lambda: replace_by(lambda path: path.symlink_to(path)),
-        "deleted": lambda: either().unlink(),
-        "copy": lambda: shutil.copy(path := pick(), path.with_suffix(".bmp")),
+        "deleted": lambda: pick().unlink(),
+        "copy": lambda: shutil.copy(path := pick("images"), path.with_suffix(".bmp")),
         "text": lambda: (root / "train" / "images" / "notes.txt").write_text("notes"),
         "name": lambda: os.rename(
-            os.fsencode(path := pick()), os.fsencode(path.parent) + b"/\xff\xfe.png"
+            os.fsencode(path := pick("images")), os.fsencode(path.parent) + b"/\xff\xfe.png"
         ),
         "capitals": lambda: (root / "val").rename(root / "Val"),
         "no split": lambda: (root / "train").rename(root / "pictures"),

@@ -13,83 +13,61 @@ from keras_deeplab.weights.errors import WeightsError, listed
 _FLOATS = ("float16", "bfloat16", "float32", "float64")  # integers would need a scale
 # Names may share stored bytes: tied weights, a wrapper's second name of each.
 _MAX_SHARED = 4
+# A layer's variables by their names in Keras, TensorFlow 1 and PyTorch.
+_OF_NORMS = {
+    "gamma": ("gamma", "weight"),
+    "beta": ("beta", "bias"),
+    "moving_mean": ("moving_mean", "running_mean"),
+    "moving_variance": ("moving_variance", "running_var"),
+}
+_OF_OTHERS = {
+    "kernel": ("kernel", "depthwise_kernel", "weights", "depthwise_weights", "weight"),
+    "bias": ("bias", "biases"),
+}
+_COUNTERS = ("num_batches_tracked", "global_step")
 
 
 def may_hold(size: int, declared: int) -> bool:
-    """Whether a file of `size` bytes may hold arrays of `declared` bytes in all.
+    """Whether a file of `size` bytes may hold arrays of `declared` bytes, before allocating them.
 
-    To be checked before anything is allocated: names of one and the same bytes, and arrays of one
-    number expanded to any shape, take little room in a file.
+    Names of the same bytes and arrays of one number expanded to any shape take little room.
     """
     return declared <= _MAX_SHARED * size
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a framework names the variables of a layer, as Keras' names by its own."""
-
-    separator: str
-    norm: Mapping[str, str]
-    other: Mapping[str, str]
-    bookkeeping: str = ""
-
-
-_NORM = {name: name for name in ("gamma", "beta", "moving_mean", "moving_variance")}
-TORCH = Layout(
-    ".",
-    {
-        "weight": "gamma",
-        "bias": "beta",
-        "running_mean": "moving_mean",
-        "running_var": "moving_variance",
-    },
-    {"weight": "kernel", "bias": "bias"},
-    bookkeeping="num_batches_tracked",
-)
-TF1 = Layout(
-    "/",
-    _NORM,
-    {"weights": "kernel", "depthwise_weights": "kernel", "biases": "bias"},
-    bookkeeping="global_step",
-)
-KERAS = Layout("/", _NORM, {"kernel": "kernel", "depthwise_kernel": "kernel", "bias": "bias"})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Arrays by name, and the network that they are the weights of.
 
-    A reader makes one with the names and the layout of the file. `mapped` turns it into one with
-    the paths of this package's layers, such as `backbone/stem_conv/kernel`, in Keras' layout.
+    A reader makes one with the names of the file, `mapped` one with the paths of this package's
+    layers, such as `backbone/stem_conv/kernel`, and kernels as Keras has them.
 
     Attributes:
         path: The file, for messages.
-        arrays: By name.
-        layout: How variables are named and stored.
+        arrays: By name; also those that the network does not have.
+        torch: Whether names and kernels are PyTorch's: `conv1.weight`, outputs first.
         title: Which network it is, such as "torchvision deeplabv3_resnet50".
         backbone: Name of the backbone, None if it is not one of this package.
         backbone_arguments: Arguments that any model on this backbone needs for these weights; those
             that a model does not have are `backbone_options`.
         model: Class of the model that the weights make up, None for a backbone alone.
         model_arguments: Further arguments of that class.
-        unexpected_keys: Names in the file that are not among `arrays`, such as an optimizer's.
         folded: Whether batch norms were folded into convolutions: the norms have a `beta` only.
-        output_stride: That of the network in the file, where the file has it.
-        notes: What the reader chose to read, for the report.
     """
 
     path: str
     arrays: Mapping[str, np.ndarray]
-    layout: Layout = KERAS
-    title: str = "a Keras network's weights by the names of its layers"
+    torch: bool = False
+    title: str | None = None
     backbone: str | None = None
     backbone_arguments: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
-    unexpected_keys: tuple[str, ...] = ()
     folded: bool = False
-    output_stride: int | None = None
-    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        names = listed(sorted(self.arrays))
+        return self.title or f"{len(self.arrays)} arrays of no known network, among them {names}"
 
     def has(self, prefix: str) -> bool:
         """Whether any name begins so."""
@@ -98,26 +76,21 @@ class Checkpoint:
     def array(self, name: str, rank: int) -> np.ndarray:
         """An array from whose shape a network's arguments are read; it must have this rank."""
         found = self.arrays.get(name)
-        if found is None:
-            raise WeightsError(self.path, f"it lacks {name}")
-        if found.ndim != rank or 0 in found.shape:
-            raise WeightsError(
-                self.path,
-                f"{name} must be a non-empty array of rank {rank}. Received: shape={found.shape}",
-            )
+        if found is None or found.ndim != rank or 0 in found.shape:
+            shape = getattr(found, "shape", None)
+            rule = f"{name} must be a non-empty array of rank {rank}. Received: shape={shape}"
+            raise WeightsError(self.path, rule)
         return found
 
     def width(self, name: str, rank: int = 4, largest: int = 2048) -> int:
         """The number of a kernel's outputs, from which an argument of its network is read.
 
-        One small array in a file declares a width, and a model of that width allocates all that
-        follows from it before its shapes can be compared.
+        A small file may declare a width, and a model of it allocates all that follows from it.
         """
-        width = self.array(name, rank).shape[0 if self.layout is TORCH else -1]
+        width = self.array(name, rank).shape[0 if self.torch else -1]
         if width > largest:
-            raise WeightsError(
-                self.path, f"{name} must have at most {largest} outputs. Received: {width}"
-            )
+            rule = f"{name} must have at most {largest} outputs. Received: {width}"
+            raise WeightsError(self.path, rule)
         return width
 
     def with_arrays(self, changed: Mapping[str, np.ndarray]) -> Checkpoint:
@@ -126,64 +99,44 @@ class Checkpoint:
 
     def arguments(self, model: str, known: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a model for these weights, of those `known` to its class."""
-        wanted = {
-            **self.backbone_arguments,
-            **(self.model_arguments if model == self.model else {}),
-        }
-        options = {
-            **wanted.pop("backbone_options", {}),
-            **{key: wanted.pop(key) for key in list(wanted) if key not in known},
-        }
+        own = self.model_arguments if model == self.model else {}
+        wanted = {**self.backbone_arguments, **own}
+        options = wanted.pop("backbone_options", {})
+        options = {**options, **{k: v for k, v in wanted.items() if k not in known}}
+        wanted = {key: value for key, value in wanted.items() if key in known}
         if self.backbone is not None:
             wanted["backbone"] = self.backbone
         return {**wanted, "backbone_options": options} if options else wanted
 
     def mapped(self, title: str, layers: Mapping[str, str], **network: Any) -> Checkpoint:
-        """The weights by this package's names.
+        """The weights of a network by this package's names.
 
-        Args:
-            title: Of the network.
-            layers: Paths of this package's layers -> names of the file's, which must have all.
-            **network: `backbone`, `model` and their arguments.
+        `layers` has the names in the file, which must have all, by the paths of our layers.
         """
-        arrays: dict[str, np.ndarray] = {}
-        used: set[str] = set()
+        arrays = {n: array for n, array in self.arrays.items() if not n.endswith(_COUNTERS)}
+        used: dict[str, str] = {}
         missing = []
         for path, scope in layers.items():
             variables = self._variables(path, scope)
             if not variables:
                 missing.append(scope)
             for name, key in variables.items():
-                used.add(key)
-                arrays[f"{path}/{name}"] = self._as_keras(key, name, path)
+                arrays.pop(used.get(key, key))  # a folded bias moves on from convolution to norm
+                used[key] = f"{path}/{name}"
+                arrays[used[key]] = self._as_keras(key, name, path)
         if missing:
-            raise WeightsError(
-                self.path,
-                f"it looks like {title}, but lacks {len(missing)} of its layers: {listed(missing)}",
-            )
-        others = sorted(
-            name
-            for name in self.arrays
-            if name not in used
-            and name.rpartition(self.layout.separator)[2] != self.layout.bookkeeping
-        )
-        return replace(
-            self,
-            title=title,
-            layout=KERAS,
-            arrays=arrays,
-            unexpected_keys=(*others, *self.unexpected_keys),
-            **network,
-        )
+            what = f"{len(missing)} of its layers: {listed(missing)}"
+            raise WeightsError(self.path, f"it looks like {title}, but lacks {what}")
+        return replace(self, title=title, torch=False, arrays=arrays, **network)
 
     def _variables(self, path: str, scope: str) -> dict[str, str]:
         """Keras' names of a layer's variables -> their keys in the file."""
-        separator = self.layout.separator
-        is_norm = path.endswith("norm")
+        is_norm, separator = path.endswith("norm"), "." if self.torch else "/"
         keys = {
-            ours: f"{scope}{separator}{theirs}"
-            for theirs, ours in (self.layout.norm if is_norm else self.layout.other).items()
-            if f"{scope}{separator}{theirs}" in self.arrays
+            ours: key
+            for ours, names in (_OF_NORMS if is_norm else _OF_OTHERS).items()
+            for theirs in names
+            if (key := f"{scope}{separator}{theirs}") in self.arrays
         }
         if self.folded and is_norm and not keys:
             # The bias of the convolution that the norm was folded into is the norm's shift.
@@ -194,10 +147,9 @@ class Checkpoint:
     def _as_keras(self, key: str, variable: str, path: str) -> np.ndarray:
         array = self.arrays[key]
         if array.dtype.name not in _FLOATS:
-            raise WeightsError(
-                self.path, f"{key} must hold floating point. Received: dtype={array.dtype}"
-            )
-        if variable == "kernel" and self.layout is TORCH:
+            rule = f"{key} must hold floating point. Received: dtype={array.dtype}"
+            raise WeightsError(self.path, rule)
+        if variable == "kernel" and self.torch:
             if array.ndim == 2:  # dense: (out, in)
                 array = array.T
             if array.ndim == 4:  # (out, in, h, w), depthwise (channels, 1, h, w)

@@ -14,39 +14,43 @@ class WeightsError(ValueError):
 
     Attributes:
         path: The file, address or name.
-        reason: What is wrong with it.
+        reason: What is wrong with it. Names in it may be those of an untrusted file: the text is
+            bounded, and escaped for a terminal.
     """
 
     def __init__(self, path: str | os.PathLike, reason: str) -> None:
-        super().__init__(f"{os.fspath(path)}: {reason}")
         self.path = path
-        self.reason = reason
+        self.reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason[:1000])
+        super().__init__(f"{os.fspath(path)}: {self.reason}")
+
+
+class UnreadableError(Exception):
+    """What is wrong with a file; the readers raise it inside `reading`, which knows the path."""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns OSErrors while a file or a folder of files is read into WeightsErrors.
+    """Turns every error while a file or a folder of files is read into a `WeightsError`.
 
     A named pipe is refused before it is opened, as that may wait forever.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise WeightsError(path, "it must be a regular file, not a named pipe or a device")
+            raise UnreadableError("it must be a regular file, not a named pipe or a device")
         yield
-    except OSError as error:
-        raise WeightsError(path, f"it cannot be read: {error.strerror or error}") from error
+    except (WeightsError, ImportError):
+        raise
+    except UnreadableError as error:
+        raise WeightsError(path, str(error)) from error
+    except Exception as error:  # the libraries have errors of every kind for damaged files
+        raise WeightsError(path, f"it cannot be read: {shortened(error)}") from error
 
 
 def shortened(error: Exception) -> str:
     """Another library's error in one line, its type where it has no message."""
     # Keras quotes the whole configuration before what happened.
-    text = str(error).rpartition("Exception encountered: ")[2]
+    text = getattr(error, "strerror", None) or str(error).rpartition("Exception encountered: ")[2]
     return textwrap.shorten(text, 400, placeholder=" ...") or type(error).__name__
-
-
-def printable(text: str) -> str:
-    """An untrusted text from a file, shortened and escaped for a terminal."""
-    return ascii(text[:100])[1:-1]
 
 
 def listed(texts: Sequence[str], separator: str = ", ") -> str:

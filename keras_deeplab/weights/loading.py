@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ import keras
 from keras_deeplab import models, validation
 from keras_deeplab.models.arguments import scaled_rates
 from keras_deeplab.models.base import LoadWeights
-from keras_deeplab.weights import keras_model
-from keras_deeplab.weights.errors import WeightsError
-from keras_deeplab.weights.opening import Weights, checked, is_published_network, open_checkpoint
+from keras_deeplab.weights.errors import WeightsError, reading
+from keras_deeplab.weights.opening import Weights, checkpoint_of, open_checkpoint, unwrapped
 from keras_deeplab.weights.readers import hdf5
 from keras_deeplab.weights.transfer import TransferReport, transfer
 
@@ -27,30 +27,30 @@ def load(
 ) -> TransferReport:
     """Loads weights into a model, and returns and logs a report.
 
+    All is checked before the first weight is changed. A layer is loaded as a whole or not, a
+    convolution with its norm.
+
     Args:
         model: A model of this package or one of its backbones.
-        checkpoint: Path of a file in any of the formats below, recognised by its content; the name
-            of published weights (`keras_deeplab.weights.list`), which are downloaded once ("./NAME"
-            is a file of that name); or a Keras model, such as one of keras.applications.
+        checkpoint: Path of a file, whose format is recognised by its content; the name of published
+            weights (`keras_deeplab.weights.list`), which are downloaded once ("./NAME" is a file of
+            that name); or a Keras model, such as one of keras.applications. Files are `.keras`;
+            `.weights.h5` of a model with the same arguments; `.h5` of keras.applications; torch
+            state dicts, read without torch and without running a pickle, also inside a training
+            checkpoint; `.safetensors`; TensorFlow 1 and 2 checkpoints (prefix, `.index`, folder, or
+            the archive they come in); `.tflite`, float and 8-bit.
         moving_averages: For TensorFlow 1 and torch checkpoints: whether the variables' exponential
             moving averages (EMA) take their place.
 
     Returns:
         A report: layers `loaded`, `missing_keys`, `unexpected_keys`, `notes`.
 
-    Formats: `.keras` and `.weights.h5` of this package; `.h5` of keras.applications; torch state
-    dicts (`.pth`, `.pt`, `.ckpt`), read without torch and without running a pickle, also inside a
-    training checkpoint and behind wrappers' prefixes, as the notes say; `.safetensors`;
-    TensorFlow 1 and 2 checkpoints (prefix, `.index`, folder, or the archive they come in);
-    `.tflite`, float and 8-bit.
-
     Raises:
         ValueError: If `model` has no weights, or `checkpoint` is none of the above.
         WeightsError: If the file cannot be read, is damaged or refused, holds another network,
-            values that are not finite, or a shape that does not fit; except the class predictor's
-            where the number of classes differs, and the head's where the weights are of another
-            kind of model: such layers keep their own weights, as the report says. The model is not
-            changed.
+            values that are not finite, negative variances, or a shape that does not fit; except the
+            class predictor's where the number of classes differs, and the head's where the weights
+            are not of the same class of model: such layers keep their own weights.
 
     Example:
 
@@ -62,17 +62,16 @@ def load(
     """
     if not isinstance(model, keras.Model) or not model.weights:
         raise validation.error("model", "a built Keras model with weights", model)
-    model, checkpoint = keras_model.unwrapped(model), checked(checkpoint)
-    if isinstance(checkpoint, Path) and hdf5.is_weights_h5(checkpoint):
-        found = hdf5.read_structured(checkpoint, model)
+    model = unwrapped(model)
+    if isinstance(checkpoint, str | os.PathLike) and str(checkpoint).endswith(".weights.h5"):
+        path = Path(os.path.expanduser(checkpoint))
+        with reading(path):
+            found = checkpoint_of(hdf5.read_structured(path, model), str(path))
     else:
         config = model.get_config() if hasattr(model, "backbone") else {}
+        backbone, options = config.get("backbone", model.name), config.get("backbone_options")
         found = open_checkpoint(
-            checkpoint,
-            type(model).__name__,
-            config.get("backbone", model.name),
-            config.get("backbone_options"),
-            moving_averages=moving_averages,
+            checkpoint, type(model).__name__, backbone, options, moving_averages=moving_averages
         )
     report = transfer(model, found)
     logger.info("%s", report)
@@ -110,26 +109,16 @@ def from_pretrained(
     >>> model.num_classes
     5
     """
-    network: tuple[Any, ...] = ()
-    if isinstance(checkpoint, str) and is_published_network(checkpoint):
-        checkpoint, model, backbone = checkpoint.split("/")
-        network = (model, backbone, changes.get("backbone_options"))
-    found = open_checkpoint(checkpoint, *network, moving_averages=moving_averages)
+    options = changes.get("backbone_options")
+    found = open_checkpoint(checkpoint, options=options, moving_averages=moving_averages)
     if found.model is None:
-        raise WeightsError(
-            found.path,
-            f"it holds {found.title} without a head: build a model on "
-            f"{found.backbone or 'that network'} with weights=",
-        )
+        advice = "build a model on it with weights="
+        raise WeightsError(found.path, f"it holds {found} without a head: {advice}")
     model_class = getattr(models, found.model)
     if num_classes is not None:
         changes["num_classes"] = num_classes
-    for name in changes.keys() - inspect.signature(model_class).parameters.keys():
-        raise WeightsError(
-            found.path,
-            f"`{name}` must be an argument of {found.model}, the model in it. Received: "
-            f"{name}={changes[name]!r}",
-        )
+    if unknown := changes.keys() - inspect.signature(model_class).parameters.keys():
+        raise WeightsError(found.path, f"{found.model} has no arguments {sorted(unknown)}")
     return model_class(weights=found, **changes)
 
 
@@ -143,11 +132,9 @@ def read_for_constructor(
     needed = checkpoint.arguments(model, arguments)
     backbone = passed.get("backbone", checkpoint.backbone)
     if checkpoint.backbone is not None and backbone != checkpoint.backbone:
-        raise WeightsError(
-            checkpoint.path,
-            f"it holds {checkpoint.title} on the backbone {checkpoint.backbone!r}, but `backbone` "
-            f"is {getattr(backbone, 'name', backbone)!r}",
-        )
+        rule = f"`backbone` must be {checkpoint.backbone!r}, that of {checkpoint}"
+        received = getattr(backbone, "name", backbone)
+        raise WeightsError(checkpoint.path, f"{rule}. Received: {received}")
     if needed.get("aspp_rates") and "output_stride" in given and "aspp_rates" not in given:
         new = validation.integer("output_stride", passed["output_stride"])
         old = needed.get("output_stride", new)

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_deeplab import backbones, validation
-from keras_deeplab.weights import keras_model, names, published
-from keras_deeplab.weights.checkpoint import KERAS, Checkpoint
-from keras_deeplab.weights.errors import WeightsError, listed, reading
+from keras_deeplab import validation
+from keras_deeplab.graph.network import own_weights
+from keras_deeplab.weights import names, published
+from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.errors import UnreadableError, WeightsError, reading
 from keras_deeplab.weights.readers import (
     hdf5,
     keras_file,
-    safetensors,
     state_dict,
     tar,
     tensorflow,
     tflite,
     torch,
 )
+from keras_deeplab.weights.transfer import weighted_layers
 
 Weights = str | os.PathLike | keras.Model | Checkpoint
 _NAMES = {entry.name for entry in published.PUBLISHED}
+_OF_BACKBONE = ("backbone_options", "stride_on", "preprocessing")
+# Arguments that have nothing to do with the weights.
+_UNRELATED = "name dtype input_shape trainable frozen_layers norm_settings backbone".split()
 
 
 def open_checkpoint(
@@ -36,70 +42,51 @@ def open_checkpoint(
     *,
     moving_averages: bool = False,
 ) -> Checkpoint:
-    """Reads weights and recognizes their network.
+    """Reads weights, given as for `weights.load`, and recognizes their network.
 
-    Args:
-        checkpoint: As for `weights.load`.
-        model: Class of the model to load them into, needed for a published name.
-        backbone: Its backbone.
-        options: Its backbone's options.
-        moving_averages: As for `weights.load`.
-
-    Raises:
-        ValueError: If `checkpoint` is of another kind.
-        WeightsError: If the file is damaged or refused.
+    A published name needs the class of the model to load them into, its backbone and that one's
+    options.
     """
-    checkpoint = checked(checkpoint)
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
     if isinstance(checkpoint, keras.Model):
-        return keras_model.checkpoint_of(checkpoint, f"model '{checkpoint.name}'")
-    if isinstance(checkpoint, str):
-        checkpoint = _downloaded(checkpoint, model, backbone, options)
-    with reading(checkpoint):
-        return _open_file(checkpoint, moving_averages)
-
-
-def is_published_network(text: str) -> bool:
-    """Whether a text has the form NAME/MODEL/BACKBONE."""
-    name, _, backbone = (*text.split("/"), "", "")[:3]
-    known = name in _NAMES or backbone in backbones.NAMES
-    return text.count("/") == 2 and known and not Path(text).exists()
-
-
-def checked(checkpoint: Weights) -> keras.Model | Checkpoint | Path | str:
-    """The argument `checkpoint`: a file as a `Path`, the name of published weights as a string."""
-    if isinstance(checkpoint, keras.Model | Checkpoint):
-        return checkpoint
+        return checkpoint_of(checkpoint, f"model '{checkpoint.name}'")
     if not isinstance(checkpoint, str | os.PathLike) or checkpoint == "":
-        raise validation.error(
-            "checkpoint",
-            "a path, a name of published weights, a Keras model or a Checkpoint",
-            checkpoint,
-            "It is the argument `weights` of a model",
-        )
+        rule = "a path, a name of published weights, a Keras model or a Checkpoint"
+        advice = "It is the argument `weights` of a model"
+        raise validation.error("checkpoint", rule, checkpoint, advice)
     path = Path(os.path.expanduser(checkpoint))
-    if isinstance(checkpoint, os.PathLike):
-        return path
-    if checkpoint in _NAMES:
-        return checkpoint  # also where a folder of that name, such as a data set's, is here
+    if _is_published(checkpoint, path):
+        path = _downloaded(checkpoint, model, backbone, options)
+    with reading(path):
+        return _open_file(path, moving_averages)
+
+
+def _is_published(checkpoint: str | os.PathLike, path: Path) -> bool:
+    """Whether the name of published weights is given, rather than a file."""
+    if not isinstance(checkpoint, str):
+        return False
+    if checkpoint in _NAMES:  # also where a folder of that name, such as a data set's, is here
+        return True
     with reading(path):
         exists = path.exists() or tensorflow.prefix_of(path) is not None
-    is_path = exists or bool(path.suffix) or os.path.basename(checkpoint) != checkpoint
-    return path if is_path else checkpoint
+    is_plain = not path.suffix and not path.is_absolute() and not checkpoint.startswith(".")
+    return is_plain and not exists
 
 
-def _downloaded(name: str, model: str | None, backbone: Any, options: Any) -> Path:
-    if model is None and not isinstance(backbone, str):
+def _downloaded(text: str, model: str | None, backbone: Any, options: Any) -> Path:
+    name, *network = text.split("/")
+    if len(network) == 2:
+        model, backbone = network
+    if len(network) not in (0, 2) or not (model or isinstance(backbone, str)):
         raise WeightsError(
-            name,
+            text,
             "there is no such file, and published weights are opened as NAME/MODEL/BACKBONE, such "
             "as 'pascal_voc/DeepLabV3/mobilenet_v2'",
         )
     if not isinstance(backbone, str):
-        received = "None" if backbone is None else "a network of your own"
         raise WeightsError(
-            name, f"published weights need a `backbone` that has a name. Received: {received}"
+            text, f"`backbone` must be a name for published weights. Received: {backbone}"
         )
     entry = published.find(name, model, backbone, options)
     return published.fetch(entry.url, entry.file_hash, entry.file_name)
@@ -108,41 +95,81 @@ def _downloaded(name: str, model: str | None, backbone: Any, options: Any) -> Pa
 def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
     prefix = tensorflow.prefix_of(path) if path.name else None
     if prefix is not None:
-        checkpoint = tensorflow.read(prefix, moving_averages, shown=path)
-    else:
-        keras_file.check_is_file(path, " that holds no TensorFlow checkpoint")
-        if keras_file.is_keras_file(path):
-            return keras_model.checkpoint_of(keras_file.load_model(path, compile=False), str(path))
-        checkpoint = _read(path, moving_averages)
-    found = names.recognize(checkpoint)
-    if found is None and checkpoint.layout is not KERAS:
-        raise WeightsError(
-            path,
-            f"it holds {len(checkpoint.arrays)} arrays of no known network, among them "
-            f"{listed(sorted(checkpoint.arrays))}",
-        )
-    return found or checkpoint  # of Keras: a network of the user's own, or one of this package's
-
-
-def _read(path: Path, moving_averages: bool) -> Checkpoint:
-    if torch.is_torch_file(path):
-        return state_dict.read_torch(path, moving_averages)
-    if tflite.is_tflite_file(path):
-        return tflite.read(path)
-    if hdf5.is_weights_h5(path):
-        reason = "it does not say which model it belongs to: build it and use weights.load"
-        raise WeightsError(path, reason)
-    if hdf5.is_hdf5_file(path):
-        return hdf5.read(path)
-    if tar.is_archive(path):
-        return tensorflow.read_archive(path, moving_averages)
-    if safetensors.is_safetensors_file(path):
-        return state_dict.read_safetensors(path, moving_averages)
+        return _recognized(path, tensorflow.read(prefix, moving_averages))
+    keras_file.check_is_file(path)
     with path.open("rb") as file:
-        begin = file.read(8)
-    raise WeightsError(
-        path,
-        "its content is none of the formats .keras, .weights.h5, .h5 of keras.applications, "
-        "torch .pth and .pt, .safetensors, TensorFlow checkpoints (also in .tar.gz) and .tflite, "
-        f"or is damaged. It begins with {begin!r}",
+        begin = file.read(512)
+    members = []
+    if begin.startswith(b"PK") and path.suffix != ".keras":
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    if path.suffix == ".keras" or "config.json" in members:
+        return checkpoint_of(keras_file.load_model(path, compile=False), str(path))
+    if path.name.endswith(".weights.h5"):
+        raise UnreadableError("it does not describe its model: build that and use weights.load")
+    if begin.startswith(torch.STREAM) or any(name.endswith("/data.pkl") for name in members):
+        return state_dict.chosen(path, torch.read(path), moving_averages)
+    if begin[4:8] == b"TFL3":
+        found = tflite.read(path)
+        return names.recognize(found) or found
+    if begin.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _recognized(path, hdf5.read_by_name(path))
+    if begin.startswith(tar.GZIP) or begin[257:262] == b"ustar":
+        return _recognized(path, tensorflow.read_archive(path, moving_averages))
+    if begin[8:9] == b"{":
+        return state_dict.chosen(path, {(): state_dict.read_safetensors(path)}, moving_averages)
+    raise UnreadableError(
+        "it is damaged or none of the formats .keras, .weights.h5, .h5, torch .pth and .pt, "
+        ".safetensors, TensorFlow checkpoints (also in .tar.gz) and .tflite. It begins with "
+        f"{begin[:8]!r}"
     )
+
+
+def _recognized(path: Path, arrays: Mapping[str, np.ndarray]) -> Checkpoint:
+    """A known network, or one of this package's or of the user's own by the names of its layers."""
+    found = Checkpoint(str(path), arrays)
+    return names.recognize(found) or found
+
+
+def unwrapped(model: keras.Model) -> keras.Model:
+    """The model inside a wrapper such as MultiScale; any other model itself."""
+    while _is_of_this_package(model) and not hasattr(model, "backbone"):
+        model = model.model
+    return model
+
+
+def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
+    """The weights of a model."""
+    model = unwrapped(model)
+    values = {
+        f"{place}/{weight.name}": np.asarray(weight)
+        for place, layer in weighted_layers(model).items()
+        for weight in own_weights(layer)
+    }
+    if not values:
+        raise WeightsError(path, f"the model '{model.name}' has no weights")
+    if not _is_of_this_package(model):
+        # A network of keras.applications, or one with its own names.
+        arrays = {"/".join(name.split("/")[-2:]): value for name, value in values.items()}
+        known = names.recognize(Checkpoint(path, arrays)) if len(arrays) == len(values) else None
+        return known or Checkpoint(path, values, title=f"the Keras model '{model.name}'")
+    config = model.get_config()
+    backbone = config["backbone"]
+    of_backbone = {key: config[key] for key in _OF_BACKBONE if config.get(key) is not None}
+    arguments = {k: v for k, v in config.items() if k not in (*_UNRELATED, *_OF_BACKBONE)}
+    named = isinstance(backbone, str)
+    if not named:  # a user's network, which the model keeps as its configuration
+        arguments["backbone"] = keras.saving.deserialize_keras_object(backbone)
+    return Checkpoint(
+        path,
+        values,
+        title=f"a {type(model).__name__} on {backbone if named else 'an own network'}",
+        backbone=backbone if named else None,
+        backbone_arguments=of_backbone,
+        model=type(model).__name__,
+        model_arguments=arguments,
+    )
+
+
+def _is_of_this_package(model: keras.Model) -> bool:
+    return keras.saving.get_registered_name(type(model)).startswith("keras_deeplab>")

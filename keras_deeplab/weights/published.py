@@ -18,7 +18,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,25 +28,16 @@ import keras
 from keras_deeplab.weights.errors import WeightsError, shortened
 
 logger = logging.getLogger(__name__)
-_WIDTH = "depth_multiplier"
 
 
 @dataclass(frozen=True)
 class Published:
     """One file of weights, as its publisher describes it.
 
-    Attributes:
-        name: The name that users give, such as "pascal_voc".
-        model: Name of the model's class, None for a backbone alone, which fits any model.
-        backbone: A name of `keras_deeplab.backbones`.
-        width: The backbone's depth multiplier.
-        classes: Number of classes that it was trained for.
-        mean_iou: In percent, as the publisher gives it, None for a backbone alone.
-        note: What was measured, and further facts.
-        licence: Of the publisher's code; none is stated for the files themselves.
-        url: Address of the file.
-        file_hash: `"md5:"` or `"sha256:"` and the first digits of the file's hash (torchvision has
-            eight in its file names), None where the publisher gives none.
+    A backbone alone fits any model: its `model` and `mean_iou` (in percent) are None. `width` is
+    the backbone's depth multiplier. The licence is that of the publisher's code; none is stated for
+    the files themselves. `file_hash` is `"md5:"` or `"sha256:"` and the first digits of the file's
+    hash (torchvision has eight in its file names), None where the publisher gives none.
     """
 
     name: str
@@ -63,7 +54,7 @@ class Published:
     @property
     def network(self) -> str:
         """The backbone, with its width where that is not 1, as files differ in it."""
-        return _network(self.backbone, {_WIDTH: self.width})
+        return _network(self.backbone, self.width)
 
     @property
     def file_name(self) -> str:
@@ -71,22 +62,20 @@ class Published:
         return self.url.rpartition("/")[2]
 
 
-def _network(backbone: str, options: Mapping[str, Any] | None) -> str:
-    width = (options or {}).get(_WIDTH) or 1
-    return backbone if width == 1 else f"{backbone}, {_WIDTH} {width:g}"
+def _network(backbone: str, width: float) -> str:
+    return backbone if width == 1 else f"{backbone}, depth_multiplier {width:g}"
 
 
-def _entries() -> Iterator[Published]:
+def _entries() -> tuple[Published, ...]:
     numbers = {"width": float, "classes": int, "mean_iou": float}
-    path = Path(__file__).with_name("published.csv")
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            yield Published(
-                **{key: numbers.get(key, str)(text) if text else None for key, text in row.items()}
-            )
+    text = Path(__file__).with_name("published.csv").read_text(encoding="utf-8")
+    return tuple(
+        Published(**{k: numbers.get(k, str)(value) if value else None for k, value in row.items()})
+        for row in csv.DictReader(text.splitlines())
+    )
 
 
-PUBLISHED: tuple[Published, ...] = tuple(_entries())
+PUBLISHED = _entries()
 
 
 def find(
@@ -96,19 +85,19 @@ def find(
 
     Of the options the depth multiplier selects the file. An error lists the weights that there are.
     """
-    network = _network(backbone, options)
-    fitting = {
-        entry.name: entry
+    network = _network(backbone, (options or {}).get("depth_multiplier") or 1)
+    fitting = [
+        entry
         for entry in PUBLISHED
-        if (model is None or entry.model in (None, model)) and entry.network == network
-    }
-    if name in fitting:
-        return fitting[name]
-    reason = f"no such weights are published for {model or 'any model'} on {network}; there are: "
-    reason += ", ".join(map(repr, fitting)) or "none"
+        if entry.network == network and (model is None or entry.model in (None, model))
+    ]
+    for entry in fitting:
+        if entry.name == name:
+            return entry
+    there = ", ".join(repr(entry.name) for entry in fitting) or "none"
     others = [f"{e.model or 'any model'} on {e.network}" for e in PUBLISHED if e.name == name]
-    if others:
-        reason += f". {name!r} is there for {'; '.join(others)}"
+    reason = f"no such weights are published for {model or 'any model'} on {network}; there are: "
+    reason += f"{there}. {name!r} is there for {'; '.join(others) or 'none'}"
     raise WeightsError(name, reason)
 
 
@@ -132,9 +121,8 @@ def table() -> list[dict[str, Any]]:
 def markdown() -> str:
     """The registry as a table for the README."""
     rows = [{**row, "file": f"[file]({row['file']})"} for row in table()]
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    lines += ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def fetch(url: str, file_hash: str | None, name: str) -> Path:
@@ -148,27 +136,25 @@ def fetch(url: str, file_hash: str | None, name: str) -> Path:
     target = folder / name
     try:
         if target.is_file():
-            if target.stat().st_size and _matches(target, file_hash):
+            if _matches(target, file_hash):
                 return target
             logger.warning("%s does not match its hash; downloading it again from %s", target, url)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
             file = Path(keras.utils.get_file(name, url, cache_dir=temporary, cache_subdir=""))
-            if file.stat().st_size == 0 or not _matches(file, file_hash):
-                raise ValueError(f"its hash is not {file_hash}" if file_hash else "it is empty")
+            if not _matches(file, file_hash):
+                raise ValueError(f"it is empty, or its hash is not {file_hash}")
             os.replace(file, target)
     except Exception as error:  # get_file raises a plain Exception for errors of the connection
-        raise WeightsError(
-            url,
-            f"{target} cannot be downloaded: {shortened(error)}. Try again later, set KERAS_HOME "
-            "to a folder with more space, or download the file from this address and pass its path",
-        ) from error
+        advice = "set KERAS_HOME to a folder with more space, or download it and pass its path"
+        reason = f"{target} cannot be downloaded: {shortened(error)}. Try again later, {advice}"
+        raise WeightsError(url, reason) from error
     return target
 
 
 def _matches(file: Path, file_hash: str | None) -> bool:
-    if file_hash is None:
-        return True
+    if file_hash is None or file.stat().st_size == 0:
+        return file.stat().st_size > 0
     algorithm, _, digits = file_hash.partition(":")
     with file.open("rb") as opened:
         # Pythons that forbid MD5 for secrets allow it to detect damage.

@@ -15,10 +15,9 @@ def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
     """Estimates the statistics of batch norms that are identities.
 
     A LiteRT file has its batch norms folded into the convolutions, and `load` restores them as
-    identities with a shift. In training, such a norm would divide by the standard deviation of the
-    batch, for which the convolutions were not trained. Here the mean and the variance of each
-    norm's input become its moving statistics, with a scale and a shift that undo them: the model's
-    predictions stay the same, also in training.
+    identities with a shift, which training would normalise by the batch. Here the mean and the
+    variance of each norm's input become its moving statistics, with a scale and a shift that undo
+    them: the model's predictions stay the same, also in training.
 
     Args:
         model: A model with weights of such a file; other norms are not changed.
@@ -39,8 +38,6 @@ def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
     0
     """
     norms = {path: norm for path, norm in all_norms(model).items() if _is_identity(norm)}
-    if not norms:
-        return 0
     moments: dict[str, list[np.ndarray]] = {path: [] for path in norms}
 
     def recorded(path: str, call: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -50,13 +47,17 @@ def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
         return call(x, *args, **kwargs)
 
     with intercepted_calls(norms, recorded):
-        for batch in images:
-            pixels = batch[0] if isinstance(batch, tuple) else batch
-            model(pixels, training=False)
-    for path, layer in norms.items():
+        for batch in images if norms else ():
+            model(batch[0] if isinstance(batch, tuple) else batch, training=False)
+    for path, norm in norms.items():
         if not moments[path]:
             raise ValueError("`images` must hold at least one batch. Received: none")
-        _take(layer, *np.mean(moments[path], axis=0))
+        mean, square = np.mean(moments[path], axis=0)
+        variance = np.maximum(square - mean**2, 0)
+        norm.moving_mean.assign(mean)
+        norm.moving_variance.assign(variance)
+        norm.gamma.assign(np.sqrt(variance + norm.epsilon))
+        norm.beta.assign(np.asarray(norm.beta) + mean)
     return len(norms)
 
 
@@ -68,11 +69,3 @@ def _is_identity(layer: keras.layers.BatchNormalization) -> bool:
         and np.all(np.asarray(layer.moving_mean) == 0)
         and np.allclose(np.asarray(layer.moving_variance) + layer.epsilon, 1, rtol=1e-6, atol=0)
     )
-
-
-def _take(norm: keras.layers.Layer, mean: np.ndarray, square: np.ndarray) -> None:
-    variance = np.maximum(square - mean**2, 0)
-    norm.moving_mean.assign(mean)
-    norm.moving_variance.assign(variance)
-    norm.gamma.assign(np.sqrt(variance + norm.epsilon))
-    norm.beta.assign(np.asarray(norm.beta) + mean)

@@ -112,7 +112,7 @@ BAD = [
     (export, "--model own.keras --output x --max-pixels 9", "an integer of at least 40960"),
     (convert, "own.keras --output x.h5", "`--output` must be a path that ends in .keras"),
     (convert, "own.keras --output own.keras", "Use --overwrite"),
-    (convert, "a.png --output x.keras", "its content is none of the formats"),
+    (convert, "a.png --output x.keras", "it is damaged or none of the formats"),
     (convert, "pascal_voc --output x.keras", "NAME/MODEL/BACKBONE"),
     # Models
     (evaluate, "--model none.keras --data two", "error: none.keras: there is no such file"),
@@ -122,11 +122,11 @@ BAD = [
     (
         export,
         "--model bent.keras --output x",
-        "cannot be loaded as a Keras model: Bad magic number",
+        "it cannot be read: Bad magic number",
     ),
-    (export, "--model lacking.keras --output x", "lacking.keras: it lacks metadata.json"),
+    (export, "--model lacking.keras --output x", "lacking.keras: it must hold config.json"),
     (export, "--model run --output x", "run: it is the folder of a run: give run/model.keras"),
-    (export, "--model served --output x", "error: served: it is a SavedModel"),
+    (export, "--model served --output x", "error: served: it is a folder"),
     (train, "--weights run", "run: it is the folder of a run: give run/model.keras"),
 ]
 

@@ -85,15 +85,11 @@ def files(cache: Path) -> set[str]:
 @pytest.mark.parametrize("file_hash", [MD5, SHA256[:15], None])
 def test_a_file_is_downloaded_once(server, tmp_path, file_hash):
     for _ in range(2):
-        path = published.fetch(f"{server}/whole", file_hash, "weights.bin")
+        path = published.fetch(f"{server}/moved", file_hash, "weights.bin")
         assert path == tmp_path / "keras_deeplab" / "weights.bin"
         assert path.read_bytes() == BODY
     assert Handler.requests["/whole"] == 1
     assert files(tmp_path) == {"weights.bin"}
-
-
-def test_a_redirection_is_followed(server):
-    assert published.fetch(f"{server}/moved", None, "a").read_bytes() == BODY
 
 
 @pytest.mark.parametrize(
@@ -102,9 +98,9 @@ def test_a_redirection_is_followed(server):
         ("cut", MD5, r"retrieval incomplete|IncompleteRead"),
         ("reset", None, "Connection reset"),
         ("missing", None, "404"),
-        ("empty", None, "it is empty"),
+        ("empty", None, "it is empty, or"),
         ("to_file", None, "302"),
-        ("whole", "md5:" + 32 * "0", "its hash is not md5:000"),
+        ("whole", "md5:" + 32 * "0", "or its hash is not md5:000"),
     ],
 )
 def test_a_failed_download_is_one_clear_error(server, tmp_path, way, file_hash, reason):
@@ -112,7 +108,7 @@ def test_a_failed_download_is_one_clear_error(server, tmp_path, way, file_hash, 
     with pytest.raises(WeightsError, match=f"cannot be downloaded: .*({reason})") as caught:
         published.fetch(url, file_hash, "weights.bin")
     assert str(caught.value).startswith(f"{url}: ")
-    assert "download the file from this address and pass its path" in str(caught.value)
+    assert "or download it and pass its path" in str(caught.value)
     assert files(tmp_path) == set()
 
 
@@ -128,19 +124,14 @@ def test_a_file_with_another_hash_is_replaced(server, tmp_path, logs):
     assert files(tmp_path) == {"a"}
 
 
-def test_the_home_folder_has_the_cache(server, tmp_path, monkeypatch):
+def test_where_the_cache_is(server, tmp_path, monkeypatch):
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     path = published.fetch(f"{server}/whole", MD5, "a")
     assert path == tmp_path / ".keras" / "keras_deeplab" / "a"
-
-
-def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("KERAS_HOME", str(path))  # which cannot be a folder
     with pytest.raises(WeightsError, match="cannot be downloaded: .* set KERAS_HOME .*more space"):
-        published.fetch(f"{server}/whole", MD5, "a")
-    assert not Handler.requests
+        published.fetch(f"{server}/whole", MD5, "b")
 
 
 def test_an_interruption_leaves_nothing(server, tmp_path, monkeypatch):

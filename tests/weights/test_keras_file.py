@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import zipfile
@@ -127,61 +126,58 @@ def test_a_compiled_model_resumes_or_not(tmp_path):
 
 
 CODE = a_layer("Lambda", function={"class_name": "__lambda__"})
+PARTS = "parts of networks only, and no code. Received: "
 HOSTILE = {
     "weights": ("model", {"weights": SECRET}, "weights='/etc/"),
     "published weights": ("model", {"weights": "pascal_voc"}, "weights='pascal_voc'"),
     "a backbone by path": ("model", {"backbone": SECRET}, "backbone='/etc"),
     "a vocabulary": ("layer", a_layer("StringLookup", vocabulary=SECRET), "vocabulary='/etc"),
     "a SavedModel": ("layer", a_layer("TFSMLayer", filepath="saved"), "filepath='saved'"),
-    "code": ("layer", CODE, "hold code. .* Lambda"),
-    "code as activation": (
-        "activation",
-        {"class_name": "__lambda__", "config": {"value": "x"}},
-        "hold code. .* __lambda__",
-    ),
-    "a torch module": ("layer", a_layer("TorchModuleWrapper"), "hold code. .* TorchModule"),
+    "code": ("layer", CODE, f"{PARTS}keras.layers.Lambda"),
+    "code as activation": ("activation", {"class_name": "__lambda__"}, f"{PARTS}__lambda__"),
+    "a torch module": ("layer", a_layer("TorchModuleWrapper"), f"{PARTS}keras.layers.TorchMod"),
     "an address": ("layer", a_layer("Rescaling", scale="https://a.org/x"), "scale='https://"),
     "a path upwards": ("layer", a_layer("Rescaling", scale="a/../../b"), "scale='a/"),
     "building": ("layer", {**a_layer("ReLU"), "build_config": {"file": "x"}}, "file='x'"),
     "a vocabulary as a loss": ("loss", a_layer("StringLookup", vocabulary="x"), "vocabulary='x"),
-    "a class by a list": ("layer", {"class_name": ["Lambda"]}, r"class_name=\['Lambda'\]"),
+    "a class by a list": ("layer", {"class_name": ["Lambda"]}, rf"{PARTS}\['Lambda'\]"),
     "a foreign class": ("layer", an_object("os", "system"), "Could not locate class 'system'"),
     "a foreign function": ("activation", a_function("os", "system"), "not locate function 'sys"),
 }
 # Module and name: Keras looks up one joined to the other, wherever the dots are.
-ELSEWHERE = {
-    "activation": [
-        ("keras", "datasets.mnist.load_data"),
-        ("keras", "layers.relu"),
-        ("builtins", "schedules.ExponentialDecay"),
-        ("keras.applications", "MobileNetV2"),
-        ("keras.src", "datasets.mnist.load_data"),
-        ("keras.src.datasets.mnist", "load_data"),
-        ("keras.src.utils.file_utils", "get_file"),
-        ("keras.models", "clone_model"),
-    ],
-    "loss": [("keras.saving", "load_model")],
-    "layer": [
-        ("keras", "layers.Lambda"),
-        (None, "layers.Lambda"),
-        ("keras.src.applications.mobilenet_v2", "MobileNetV2"),
-        ("keras.src.export.tfsm_layer", "TFSMLayer"),
-        ("keras.src.utils.jax_layer", "JaxLayer"),
-        ("keras.src.legacy.layers", "RandomHeight"),
-    ],
-    "spec": [("keras", "datasets.mnist.load_data"), ("keras.datasets.mnist", "load_data")],
-}
-for place, names in ELSEWHERE.items():
-    for module, name in names:
-        value = an_object(module, name) if place == "layer" else a_function(module, name)
-        if place == "spec":
-            value.update(class_name="__typespec__", spec_name=name, config=[])
-        shown = re.escape(f"{module}.{name}" if module else name)
-        HOSTILE[f"{place}: {shown}"] = (
-            "activation" if place == "spec" else place,
-            value,
-            f"parts of networks only. Received: {shown}$",
+ELSEWHERE = [
+    *(
+        ("activation", *names)
+        for names in (
+            ("keras", "datasets.mnist.load_data"),
+            ("builtins", "schedules.ExponentialDecay"),
+            ("keras.applications", "MobileNetV2"),
+            ("keras.src", "datasets.mnist.load_data"),
+            ("keras.src.utils.file_utils", "get_file"),
+            ("keras.models", "clone_model"),
         )
+    ),
+    ("loss", "keras.saving", "load_model"),
+    *(
+        ("layer", *names)
+        for names in (
+            ("keras", "layers.Lambda"),
+            (None, "layers.Lambda"),
+            ("keras.src.applications.mobilenet_v2", "MobileNetV2"),
+            ("keras.src.export.tfsm_layer", "TFSMLayer"),
+            ("keras.src.utils.jax_layer", "JaxLayer"),
+            ("keras.src.legacy.layers", "RandomHeight"),
+        )
+    ),
+    ("spec", "keras.datasets.mnist", "load_data"),
+]
+for place, module, name in ELSEWHERE:
+    value = an_object(module, name) if place == "layer" else a_function(module, name)
+    if place == "spec":
+        value.update(class_name="__typespec__", spec_name=name, config=[])
+    shown = re.escape(f"{module}.{name}" if module else name)
+    place = "activation" if place == "spec" else place
+    HOSTILE[shown] = (place, value, f"{PARTS}{shown}$")
 
 
 @pytest.fixture
@@ -199,6 +195,21 @@ def test_a_configuration_names_no_file_no_address_and_no_code(files, tmp_path, n
     with pytest.raises(WeightsError, match=rf"bad\.keras: .*{message}") as caught:
         keras_deeplab.load_model(bad)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def unsafe_deserialization():
+    state = keras.src.backend.common.global_state
+    before = state.get_global_attribute("safe_mode_saving")
+    keras.config.enable_unsafe_deserialization()
+    yield
+    state.set_global_attribute("safe_mode_saving", before)
+
+
+def test_unsafe_deserialization_does_not_count(files, tmp_path, unsafe_deserialization):
+    bad = with_config(files / "model.keras", tmp_path / "bad.keras", "layer", CODE)
+    with pytest.raises(WeightsError, match=PARTS):
+        keras_deeplab.load_model(bad)
 
 
 def test_every_way_to_open_a_file_refuses_it(model, files, tmp_path, no_download):
@@ -253,18 +264,6 @@ def test_ordinary_content_is_no_file_and_no_size(tmp_path):
     np.testing.assert_array_equal(loaded.predict(x)["file"], network.predict(x)["file"])
 
 
-def test_unsafe_deserialization_does_not_count(files, tmp_path):
-    state = keras.src.backend.common.global_state
-    before = state.get_global_attribute("safe_mode_saving")
-    keras.config.enable_unsafe_deserialization()
-    try:
-        bad = with_config(files / "model.keras", tmp_path / "bad.keras", "layer", CODE)
-        with pytest.raises(WeightsError, match="must not hold code"):
-            keras_deeplab.load_model(bad)
-    finally:
-        state.set_global_attribute("safe_mode_saving", before)
-
-
 def nest(depth: int) -> dict:
     found: Any = {}
     for _ in range(depth):
@@ -275,22 +274,19 @@ def nest(depth: int) -> dict:
 ONES = {"class_name": "__tensor__", "config": {"value": 1.0, "dtype": "float32"}}
 CONSTANT = an_object("keras.initializers", "Constant", value=ONES)
 DENSE = {**a_layer("Dense", units=5 * 10**8), "build_config": {"input_shape": [1, 8]}}
+MORE = "build no more weights than the file holds"
 TOO_LARGE = {
-    "classes": ("model", {"num_classes": 10**8}, "builds more than"),
-    "a layer inside": ("arguments", {"filters": 5 * 10**7}, "builds more than"),
-    "a layer as a loss": ("loss", DENSE, "builds more than"),
-    "constants": (
-        "arguments",
-        {"filters": 10**8, "kernel_initializer": CONSTANT},
-        "builds more than",
-    ),
+    "classes": ("model", {"num_classes": 10**8}, MORE),
+    "a layer inside": ("arguments", {"filters": 5 * 10**7}, MORE),
+    "a layer as a loss": ("loss", DENSE, MORE),
+    "constants": ("arguments", {"filters": 10**8, "kernel_initializer": CONSTANT}, MORE),
     "a size": ("arguments", {"filters": 10**9}, "filters=1000000000"),
     "an input": ("model", {"input_shape": [None, None, 10**9]}, "input_shape=10"),
-    "nesting": ("text", nest(150), "nested deeper than 100"),
+    "nesting": ("text", nest(150), "be nested at most 100 deep"),
     "deep nesting": ("text", b"[" * 100_000, "recursion"),
-    "length": ("text", b" " * (9 << 20) + b"{}", r"config\.json has \d+ bytes: a model's has at"),
-    "no object": ("text", [], "must hold an object, not list"),
-    "a damaged text": ("text", b"\xff\xfe{", "it cannot be loaded as a Keras model: .*decode"),
+    "length": ("text", b" " * (9 << 20) + b"{}", "must have at most 8388608 bytes. Received: 94"),
+    "no object": ("text", [], "must hold an object. Received: list"),
+    "a damaged text": ("text", b"\xff\xfe{", "it cannot be read: .*decode"),
 }
 
 
@@ -302,62 +298,56 @@ def test_a_configuration_takes_no_more_than_its_file_explains(files, tmp_path, w
         keras_deeplab.load_model(bad)
 
 
-def test_the_depth_of_a_model_is_bounded_too(tmp_path):
-    keras_deeplab.UNet(2, depth=1, filters=2).save(tmp_path / "good.keras")
-    content = members(tmp_path / "good.keras")
-    config = json.loads(content["config.json"])
-    config["config"] |= {"depth": 10**6, "filters": 4096}
-    packed(tmp_path / "bad.keras", {**content, "config.json": json.dumps(config).encode()})
-    with pytest.raises(WeightsError, match="builds more than"):
-        keras_deeplab.load_model(tmp_path / "bad.keras")
+def test_the_depth_of_a_model_is_bounded_too(files, tmp_path):
+    config = keras_deeplab.UNet(2, depth=1, filters=2).get_config()
+    inner = {**config, "depth": 10**6, "filters": 4096}
+    value = {"module": "keras_deeplab", "class_name": "UNet", "config": inner}
+    value["registered_name"] = "keras_deeplab>UNet"
+    bad = with_config(files / "model.keras", tmp_path / "bad.keras", "text", value)
+    with pytest.raises(WeightsError, match=MORE):
+        keras_deeplab.load_model(bad)
 
 
 ARCHIVES = {
+    "twice": ({}, r"it must hold .* Received: config\.json, config\.json, metadata"),
     "upwards": ({"../outside.txt": b"x"}, r"it must hold config\.json, .* Received: \.\./outside"),
     "assets": ({"assets/words.txt": b"x"}, "it must hold .* Received: assets/words.txt, "),
     "a bomb": ({"model.weights.h5": bytes(64 << 20)}, "its members declare .* cannot hold"),
-    "no weights": ({"model.weights.h5": None}, r"it lacks model\.weights\.h5"),
-    "no HDF5": ({"model.weights.h5": b"x"}, "it is a damaged HDF5 file"),
+    "no weights": (
+        {"model.weights.h5": None},
+        r"it must hold .* Received: config\.json, metadata\.json$",
+    ),
+    "no HDF5": ({"model.weights.h5": b"x"}, "it cannot be read: .*signature"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("what", ARCHIVES)
 def test_an_archive_holds_what_a_model_has(files, tmp_path, what):
     change, message = ARCHIVES[what]
     content = {**members(files / "model.keras"), **change}
     content = {name: value for name, value in content.items() if value is not None}
     bad = packed(tmp_path / "bad.keras", content, zipfile.ZIP_DEFLATED)
+    if what == "twice":
+        with zipfile.ZipFile(bad, "a") as archive:
+            archive.writestr("config.json", b"{}")
     with pytest.raises(WeightsError, match=rf"bad\.keras: {message}"):
         keras_deeplab.load_model(bad)
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_member_is_there_once(files, tmp_path):
-    bad = packed(tmp_path / "bad.keras", members(files / "model.keras"))
-    with zipfile.ZipFile(bad, "a") as archive:
-        archive.writestr("config.json", b"{}")
-    with pytest.raises(WeightsError, match=r"Received: config\.json, config\.json, metadata"):
-        keras_deeplab.load_model(bad)
-
-
+IN_THE_FILE = "KERNEL' must be an array of numbers in the file itself, once and not a link"
 ELSEWHERE_IN_H5 = {
-    "external": "KERNEL' must be in the file, but its values are in another file",
-    "virtual": "KERNEL' must be in the file, but its values are in another file",
-    "external link": "KERNEL' must be in the file, but is a link",
-    "soft link": "KERNEL' must be in the file, but is a link",
-    "twice": "must be in the file once, but is twice",
-    "circle": "circle' must be in the file once, but is twice",
+    **dict.fromkeys(("external", "virtual", "link", "text"), IN_THE_FILE),
+    "circle": "circle' must be an array of numbers in the file itself",
     "bomb": "its arrays declare 6000.* bytes, which a file of .* bytes cannot hold",
-    "compressed bomb": "its arrays declare 160.* bytes, which a file of .* bytes cannot hold",
     "deep": "nested deeper than 64",
-    "text": "KERNEL' must be an array of numbers",
 }
 
 
 def plant(what: str, file: h5py.File, kernel: str, secret: str) -> None:
     """Puts something in the place of a kernel, or beside it."""
     array = file[kernel][()]
-    if what not in ("twice", "circle", "deep"):
+    if what not in ("circle", "deep"):
         del file[kernel]
     if what == "external":
         file.create_dataset(kernel, array.shape, "f4", external=[(secret, 0, array.nbytes)])
@@ -365,20 +355,12 @@ def plant(what: str, file: h5py.File, kernel: str, secret: str) -> None:
         layout = h5py.VirtualLayout(array.shape, "f4")
         layout[:] = h5py.VirtualSource(secret, "kernel", shape=array.shape)
         file.create_virtual_dataset(kernel, layout)
-    elif what == "external link":
+    elif what == "link":
         file[kernel] = h5py.ExternalLink(secret, "/kernel")
-    elif what == "soft link":
-        file["elsewhere"] = array
-        file[kernel] = h5py.SoftLink("/elsewhere")
-    elif what == "twice":
-        file["again"] = file[kernel]
     elif what == "circle":
         file["circle"] = file["/"]
     elif what == "bomb":
         file.create_dataset(kernel, (1500, 1000, 1000), "f4", chunks=(1, 1000, 1000))
-    elif what == "compressed bomb":
-        zeros = np.zeros((40, 1000, 1000), "f4")
-        file.create_dataset(kernel, data=zeros, chunks=(10, 1000, 1000), compression="gzip")
     elif what == "deep":
         file.create_group("g/" * 100)
     else:
@@ -389,7 +371,7 @@ def plant(what: str, file: h5py.File, kernel: str, secret: str) -> None:
     "what, carrier",
     [
         *((what, "network.h5") for what in ELSEWHERE_IN_H5),
-        *((what, "model.weights.h5") for what in ("external", "bomb")),
+        ("external", "model.weights.h5"),
         *((what, "model.keras") for what in ("external", "bomb")),
     ],
 )
@@ -420,30 +402,11 @@ def test_weights_lie_in_the_file_and_are_as_large_as_it(model, files, tmp_path, 
         weights.load(target, bad)
 
 
-def test_a_compressed_file_of_any_name_is_read(files, tmp_path, model):
-    path = tmp_path / "renamed.h5"
-    with h5py.File(files / "model.weights.h5") as old, h5py.File(path, "w") as new:
-
-        def copy(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset):
-                options = {"chunks": True, "compression": "gzip"} if item.shape else {}
-                new.create_dataset(name, data=item[()], **options)
-
-        old.visititems(copy)
-    target = small()
-    assert weights.load(target, path).missing_keys == ()
-    np.testing.assert_array_equal(target.weights[0], model.weights[0])
-
-
 def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path):
-    broken = small()
-    variable = [weight for weight in broken.weights if weight.name == "kernel"][-1]
-    content = np.array(variable)
-    content.flat[-1] = np.nan
-    variable.assign(content)
+    broken = scattered(tiny_sequential())
+    broken.weights[0].assign(np.nan * np.asarray(broken.weights[0]))
     broken.save(tmp_path / "model.keras")
-    message = r"finite float32 values. Received: 1 of 12 values are NaN or infinite$"
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(WeightsError, match="finite float32 values. Received: 162 wrong ones of"):
         keras_deeplab.load_model(tmp_path / "model.keras")
 
 
@@ -451,26 +414,21 @@ def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path):
     "name, message",
     [
         (".", "it is the folder of a run: give .*model.keras"),
-        ("saved_model", "it is a SavedModel, exported for serving: give the .keras file"),
-        ("empty", "it is a folder"),
+        ("empty", "it is a folder without a checkpoint: give a model's .keras file"),
         ("missing.keras", "there is no such file"),
         ("cut.keras", "it is damaged or cut off, or no .keras file"),
-        ("some.pth", ".* no .keras file, .* from_pretrained and weights.load read other"),
-        ("other.zip", "its name must end in .keras"),
-        ("pipe.keras", "it must be a regular file, not a named pipe"),
+        ("some.pth", ".* no .keras file; from_pretrained and weights.load read other"),
+        ("other.zip", "it is damaged or cut off, or no .keras file"),
     ],
 )
 def test_what_is_given_in_place_of_a_file(files, tmp_path, name, message):
-    (tmp_path / "saved_model").mkdir()
-    (tmp_path / "saved_model" / "saved_model.pb").touch()
     (tmp_path / "empty").mkdir()
     content = (files / "model.keras").read_bytes()
     contents = {"model.keras": content, "cut.keras": content[:5000], "other.zip": content}
     for file, body in {**contents, "some.pth": b"no archive"}.items():
         (tmp_path / file).write_bytes(body)
-    os.mkfifo(tmp_path / "pipe.keras")
     calls = [keras_deeplab.load_model]
-    calls += [] if name in ("some.pth", "other.zip") else [weights.from_pretrained]
+    calls += [] if name == "some.pth" else [weights.from_pretrained]
     for call in calls:
         with pytest.raises(WeightsError, match=rf"{re.escape(str(tmp_path / name))}: {message}"):
             call(tmp_path / name)
@@ -488,7 +446,7 @@ def test_the_older_format_is_refused_as_it_is_saved(model, tmp_path):
             each.save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
     keras.saving.save_model(model, str(tmp_path / "m.h5"))  # past the model's own method
-    with pytest.raises(WeightsError, match="names several layers alike .* model.load_weights"):
+    with pytest.raises(WeightsError, match="names several layers alike: .* model.load_weights"):
         weights.load(model, tmp_path / "m.h5")
     again = small()
     again.load_weights(tmp_path / "m.h5")  # as the error says

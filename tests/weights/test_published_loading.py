@@ -14,34 +14,19 @@ from calibration import image
 from local_server import serving
 from models.networks import tiny
 from parity import write_tf1
-from sources import HEAD, as_the_authors_write_it, scattered, tar_gz, write_applications
+from sources import scattered, tar_gz, write_applications
 
 import keras_deeplab
 from keras_deeplab import weights
 from keras_deeplab.weights import WeightsError, published
-from keras_deeplab.weights.names import tf1_deeplab
 
 PIXELS = image(65, 97)
 NAME = "pascal_voc"
 NETWORK = {"backbone": "mobilenet_v2", "backbone_options": {"depth_multiplier": 0.5}}
-SMALLEST = {"backbone": "mobilenet_v2", "backbone_options": {"depth_multiplier": 0.35}}
+WIDTH = {"backbone_options": {"depth_multiplier": 0.35}}
+SMALLEST = {"backbone": "mobilenet_v2", **WIDTH}
 ENTRY = published.find(NAME, "DeepLabV3", *NETWORK.values())
 IMAGENET = published.find("imagenet", None, *SMALLEST.values())
-
-
-@pytest.fixture(scope="module")
-def original() -> keras.Model:
-    """A network as the authors have it."""
-    return scattered(
-        keras_deeplab.DeepLabV3(
-            21,
-            "mobilenet_v2",
-            aspp_rates=(),
-            head_filters=None,
-            align_corners=True,
-            backbone_options={"depth_multiplier": 0.5, "padding": "same"},
-        )
-    )
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +36,11 @@ def network() -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def published_files(original, network, tmp_path_factory) -> Path:
+def published_files(authors_arrays, network, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     write_applications(folder / IMAGENET.file_name, network)
-    arrays = as_the_authors_write_it(original, {**tf1_deeplab.mobilenet_v2(), **HEAD})
     (folder / "mobile").mkdir()
-    write_tf1(folder / "mobile" / "model.ckpt-30000", arrays)
+    write_tf1(folder / "mobile" / "model.ckpt-30000", authors_arrays)
     (folder / ENTRY.file_name).write_bytes(tar_gz(folder / "mobile"))
     return folder
 
@@ -75,22 +59,17 @@ def site(published_files, tmp_path, monkeypatch):
         yield address
 
 
-def test_the_model_is_the_authors_network(site, original, tmp_path):
+def test_the_model_is_the_authors_network(site, authors_model, tmp_path):
     model = keras_deeplab.DeepLabV3(weights=NAME, **NETWORK)
-    assert model.get_config() == original.get_config()
-    np.testing.assert_array_equal(model(PIXELS), original(PIXELS))
+    assert model.get_config() == authors_model.get_config()
+    np.testing.assert_array_equal(model(PIXELS), authors_model(PIXELS))
     assert [file.name for file in (tmp_path / "keras_deeplab").iterdir()] == [ENTRY.file_name]
-    found = weights.from_pretrained(
-        f"{NAME}/DeepLabV3/mobilenet_v2",
-        backbone_options=NETWORK["backbone_options"],
-        num_classes=5,
-        output_stride=8,
+    found = weights.open_checkpoint(
+        f"{NAME}/DeepLabV3/mobilenet_v2", options=NETWORK["backbone_options"]
     )
-    assert found.transfer_report.missing_keys == ("logits",)
-    assert found.output_stride == 8
-    model = scattered(model, 9)
-    weights.load(model, NAME)
-    np.testing.assert_array_equal(model(PIXELS), original(PIXELS))
+    assert (found.model, found.backbone) == ("DeepLabV3", "mobilenet_v2")
+    weights.load(scattered(model, 9), NAME)
+    np.testing.assert_array_equal(model(PIXELS), authors_model(PIXELS))
 
 
 def test_a_name_is_not_the_folder_that_lies_here(site, tmp_path, monkeypatch):
@@ -98,33 +77,20 @@ def test_a_name_is_not_the_folder_that_lies_here(site, tmp_path, monkeypatch):
     (tmp_path / NAME).mkdir()
     found = weights.open_checkpoint(NAME, "DeepLabV3", *NETWORK.values())
     assert found.model_arguments["num_classes"] == 21
-    with pytest.raises(WeightsError, match="a folder that holds no TensorFlow checkpoint"):
+    with pytest.raises(WeightsError, match="it is a folder without a checkpoint"):
         weights.open_checkpoint(f"./{NAME}", "DeepLabV3", *NETWORK.values())
 
 
-def test_a_failed_download_names_the_address_and_leaves_nothing(site, tmp_path):
-    with pytest.raises(WeightsError, match=rf"^{site}/.*\.tar\.gz: .* cannot be downloaded.*404"):
-        keras_deeplab.DeepLabV3(weights="pascal_voc_trainval", **NETWORK)
-    assert list((tmp_path / "keras_deeplab").iterdir()) == []
-
-
 def test_imagenet_into_a_backbone_and_a_model(site, network):
-    options = {"padding": "end", "depth_multiplier": 0.35, "divisible_by": 8}
-    backbone = keras_deeplab.backbones.build("mobilenet_v2", (None, None, 3), **options)
-    found = weights.open_checkpoint("imagenet", None, *SMALLEST.values())
-    assert weights.transfer(backbone, found).missing_keys == ()
     model = keras_deeplab.UNet(3, weights="imagenet", **SMALLEST)
     config = model.get_config()
-    assert config["backbone_options"]["padding"] == "end"
+    options = {"padding": "end", "depth_multiplier": 0.35, "divisible_by": 8}
+    assert options.items() <= config["backbone_options"].items()
     assert config["preprocessing"] == "tf"
     assert all(path.startswith("backbone/") for path in model.transfer_report.loaded)
     assert not any(path.startswith("backbone/") for path in model.transfer_report.missing_keys)
     kernel = model.backbone.get_layer("block7_depthwise_conv").kernel
     np.testing.assert_array_equal(kernel, network.get_layer("block_7_depthwise").weights[0])
-    features = keras.Model(network.inputs[0], network.get_layer("block_16_project_BN").output)
-    x = image(96, 96) / 127.5 - 1
-    expected = features(x).numpy()
-    assert np.abs(backbone(x).numpy() - expected).max() < 1e-4 * expected.std()
 
 
 V3 = keras_deeplab.DeepLabV3
@@ -135,29 +101,23 @@ V3 = keras_deeplab.DeepLabV3
     [
         (
             lambda: V3(3, tiny(), weights="imagenet"),
-            "imagenet: published weights need a `backbone` .* Received: a network of your own",
+            "`backbone` must be a name for published weights. Received: <Functional",
         ),
         (
             lambda: keras_deeplab.UNet(3, weights="imagenet"),
-            "imagenet: published weights need a `backbone` that has a name. Received: None",
+            "`backbone` must be a name for published weights. Received: None",
         ),
         (
             lambda: weights.from_pretrained("pascal_voc"),
             "opened as NAME/MODEL/BACKBONE, such as 'pascal_voc/DeepLabV3/mobilenet_v2'",
         ),
         (
-            lambda: weights.from_pretrained(
-                "imagenet/DeepLabV3/mobilenet_v2", backbone_options=SMALLEST["backbone_options"]
-            ),
-            "mobilenet_v2 without a head: build a model on mobilenet_v2 with weights=",
+            lambda: weights.from_pretrained("imagenet/DeepLabV3/mobilenet_v2", **WIDTH),
+            "mobilenet_v2 without a head: build a model on it with weights=",
         ),
         (
             lambda: V3(weights="pascal_vok", **NETWORK),
             "pascal_vok: no such weights are published for DeepLabV3 on mobilenet_v2, depth",
-        ),
-        (
-            lambda: weights.from_pretrained("pascal_vok/DeepLabV3/mobilenet_v2"),
-            "pascal_vok: no such weights .* there are: 'pascal_voc', ",
         ),
         (
             lambda: weights.from_pretrained("pascal_voc/DeepLabV3/mobilenet"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import tempfile
 from pathlib import Path
 
 import keras
@@ -19,14 +17,11 @@ from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleH
 import keras_deeplab
 from keras_deeplab import weights
 from keras_deeplab.weights import Checkpoint, WeightsError
-from keras_deeplab.weights.checkpoint import TF1
 from keras_deeplab.weights.names import tf1_deeplab
-from keras_deeplab.weights.readers import tensorflow
+from keras_deeplab.weights.readers.tensorflow import prefix_of
 
 PIXELS = image(65, 97)
-AVERAGE = "/ExponentialMovingAverage"
-
-
+AVERAGE, EMA = "/ExponentialMovingAverage", {"moving_averages": True}
 AUTHORS = {"align_corners": True, "separable": True}
 HALF = {"backbone_options": {"depth_multiplier": 0.5, "padding": "same"}}
 # The model, and how its backbone's scope begins in a checkpoint.
@@ -59,74 +54,64 @@ def test_the_authors_networks_come_back_whole(tmp_path, name):
     model = scattered(build())
     arrays = as_the_authors_write_it(model, {**layers, **HEAD, **ASPP})
     prefix = write_tf1(tmp_path / "model.ckpt-7", arrays)
-    found = weights.from_pretrained(prefix, output_stride=model.output_stride)
-    assert found.transfer_report.missing_keys == found.transfer_report.unexpected_keys == ()
-    assert found.get_config() == model.get_config()
-    np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
-
-
-@pytest.fixture(scope="module")
-def model() -> keras.Model:
-    """A network without atrous branches and decoder."""
-    arguments = {"aspp_rates": (), "head_filters": None, "align_corners": True, **HALF}
-    return scattered(keras_deeplab.DeepLabV3(21, "mobilenet_v2", **arguments))
-
-
-@pytest.fixture(scope="module")
-def arrays(model) -> dict[str, np.ndarray]:
-    return as_the_authors_write_it(model, {**tf1_deeplab.mobilenet_v2(), **HEAD})
+    found, own = weights.open_checkpoint(prefix), weights.open_checkpoint(model)
+    assert (found.model, found.backbone) == (own.model, own.backbone)
+    assert found.arrays.keys() == own.arrays.keys()
+    for path, array in own.arrays.items():
+        np.testing.assert_array_equal(found.arrays[path], array, path)
+    config = model.get_config()
+    options = found.backbone_arguments.get("backbone_options", {})
+    assert options.items() <= (config["backbone_options"] or {}).items()
+    assert found.backbone_arguments["preprocessing"] == config["preprocessing"]
+    assert found.model_arguments.items() <= config.items()
 
 
 STEM = "backbone/stem_conv/kernel"
 
 
-def test_slots_and_averages_are_told_apart(model, arrays, tmp_path):
+def test_slots_and_averages_are_told_apart(authors_model, authors_arrays, tmp_path):
     kernel = "MobilenetV2/Conv/weights"
     extra = {
         "global_step": np.int64(7),
-        f"{kernel}/Momentum": np.ones_like(arrays[kernel]),
-        f"{kernel}/RMSProp_1": np.ones_like(arrays[kernel]),
-        **{f"{name}{AVERAGE}": array + 1 for name, array in arrays.items()},
+        f"{kernel}/Momentum": np.ones_like(authors_arrays[kernel]),
+        f"{kernel}/RMSProp_1": np.ones_like(authors_arrays[kernel]),
+        **{f"{name}{AVERAGE}": array + 1 for name, array in authors_arrays.items()},
     }
-    prefix = write_tf1(tmp_path / "model.ckpt", {**arrays, **extra})
-    plain = weights.from_pretrained(prefix)
-    assert plain.get_config() == model.get_config()
-    np.testing.assert_array_equal(plain(PIXELS), model(PIXELS))
-    assert set(plain.transfer_report.unexpected_keys) == {*extra} - {"global_step"}
+    prefix = write_tf1(tmp_path / "model.ckpt", {**authors_arrays, **extra})
+    plain = weights.open_checkpoint(prefix)
+    assert set(plain.arrays) == set(weights.open_checkpoint(authors_model).arrays)
+    np.testing.assert_allclose(plain.arrays[STEM], authors_arrays[kernel])
     averaged = weights.open_checkpoint(prefix, moving_averages=True)
-    np.testing.assert_allclose(averaged.arrays[STEM], arrays[kernel] + 1)
+    np.testing.assert_allclose(averaged.arrays[STEM], authors_arrays[kernel] + 1)
     with pytest.raises(WeightsError, match="`moving_averages` must be False"):
-        weights.open_checkpoint(write_tf1(tmp_path / "bare", arrays), moving_averages=True)
+        weights.open_checkpoint(write_tf1(tmp_path / "bare", {"a": np.zeros(1)}), **EMA)
 
 
-def test_every_way_to_name_a_checkpoint(arrays, tmp_path):
+def test_every_way_to_name_a_checkpoint(authors_arrays, tmp_path):
     folder = tmp_path / "deeplabv3_mnv2_pascal"
     folder.mkdir()
-    prefix = write_tf1(folder / "model.ckpt-30000", arrays)
+    prefix = write_tf1(folder / "model.ckpt-30000", authors_arrays)
     archive = tmp_path / "deeplabv3_mnv2_pascal.tar.gz"
     archive.write_bytes(tar_gz(folder))
     data = next(folder.glob("*.data-*"))
     for path in (prefix, Path(f"{prefix}.index"), data, folder, archive):
         found = weights.open_checkpoint(path)
-        np.testing.assert_array_equal(found.arrays[STEM], arrays["MobilenetV2/Conv/weights"])
+        np.testing.assert_array_equal(
+            found.arrays[STEM], authors_arrays["MobilenetV2/Conv/weights"]
+        )
     write_tf1(folder / "another.ckpt", {"a": np.zeros(1)})
     with pytest.raises(WeightsError, match="several checkpoints"):
         weights.open_checkpoint(folder)
 
 
 def test_a_checkpoint_by_objects(tmp_path):
-    model = scattered(keras_deeplab.DeepLabV3(3, tiny(), aspp_filters=8))
+    model = scattered(tiny())
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
     optimizer.build(model.trainable_variables)
     tf.train.Checkpoint(model=model, optimizer=optimizer).write(str(tmp_path / "objects"))
-    found = keras_deeplab.DeepLabV3(3, tiny(), aspp_filters=8)
+    found = tiny()
     report = weights.load(found, tmp_path / "objects")
-    assert report.missing_keys == ()
-    assert report.unexpected_keys
-    assert all(
-        re.search("momentum|optimizer|learning_rate|iteration", name)
-        for name in report.unexpected_keys
-    )
+    assert report.missing_keys == report.unexpected_keys == ()
     np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
 
 
@@ -139,19 +124,17 @@ def test_an_object_graph_that_is_none_is_refused(tmp_path, graph):
 
 @pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_truncated_checkpoint_is_refused(arrays, tmp_path, suffix, share):
-    prefix = write_tf1(tmp_path / "cut", arrays)
+def test_a_truncated_checkpoint_is_refused(tmp_path, suffix, share):
+    prefix = write_tf1(tmp_path / "cut", {f"a{n}": np.zeros(99) for n in range(99)})
     file = Path(f"{prefix}.{suffix}")
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(
-        WeightsError, match=r"cut: it (is damaged or incomplete|declares variables)"
-    ):
+    with pytest.raises(WeightsError, match="cut: it"):
         weights.open_checkpoint(prefix)
 
 
 def recognized(arrays: dict[str, np.ndarray]) -> Checkpoint | None:
-    return tf1_deeplab.recognize(Checkpoint("a", arrays, TF1))
+    return tf1_deeplab.recognize(Checkpoint("a", arrays))
 
 
 def wide(classes: int) -> np.ndarray:
@@ -161,7 +144,7 @@ def wide(classes: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "without, changes, message",
     [
-        ("aspp0/", {}, "lacks aspp0/weights"),
+        ("aspp0/", {}, "aspp0/weights must be a non-empty array"),
         ("expanded_conv_5/", {}, r"lacks \d of its layers: MobilenetV2/expanded_conv_5"),
         ("none", {"aspp1/weights": wide(1)}, "1 atrous branches, whose rates are not known"),
         # One wide array makes no large model.
@@ -176,24 +159,16 @@ def wide(classes: int) -> np.ndarray:
         ),
     ],
 )
-def test_other_networks_and_types_are_refused(arrays, without, changes, message):
-    found = {name: array for name, array in arrays.items() if without not in name}
+def test_other_networks_and_types_are_refused(authors_arrays, without, changes, message):
+    found = {name: array for name, array in authors_arrays.items() if without not in name}
     with pytest.raises(WeightsError, match=message):
         recognized({**found, **changes})
 
 
 def test_unknown_networks():
-    assert recognized({"InceptionV3/w": np.zeros(3, np.float32)}) is None
-    with pytest.raises(WeightsError, match='only the "beta" form'):
+    assert recognized({"InceptionV3/weights": np.zeros(3, np.float32)}) is None
+    with pytest.raises(WeightsError, match=r"lacks .*resnet_v1_50/conv1_1"):  # not the "beta" form
         recognized({"resnet_v1_50/conv1/weights": np.zeros((7, 7, 3, 64), np.float32)})
-
-
-def checksum(data: bytes) -> int:
-    """Of LevelDB's blocks: the masked CRC-32C, as a record of TensorFlow has it."""
-    with tempfile.TemporaryDirectory() as folder:
-        with tf.io.TFRecordWriter(f"{folder}/a") as writer:
-            writer.write(data)
-        return int.from_bytes(Path(f"{folder}/a").read_bytes()[-4:], "little")
 
 
 def varint(number: int) -> bytes:
@@ -202,24 +177,24 @@ def varint(number: int) -> bytes:
     return bytes([number & 127 | 128]) + varint(number >> 7)
 
 
-def write_index(prefix: Path, **entries: bytes) -> Path:
-    """A checkpoint of 64 bytes of data, whose index TensorFlow finds whole."""
+def write_index(prefix: Path, *entries: bytes) -> Path:
+    """A checkpoint of 64 bytes of data; the checksums, which are read later, are wrong."""
     table = b""
 
-    def handle(items: dict[bytes, bytes]) -> bytes:
+    def handle(*items: tuple[bytes, bytes]) -> bytes:
         nonlocal table
         block = b"".join(
-            bytes([0]) + varint(len(key)) + varint(len(value)) + key + value
-            for key, value in items.items()
+            bytes([0]) + varint(len(key)) + varint(len(value)) + key + value for key, value in items
         )
-        block += bytes(4) + (1).to_bytes(4, "little") + bytes(1)
+        block += bytes(4) + (1).to_bytes(4, "little")
         start = len(table)
-        table += block + checksum(block).to_bytes(4, "little")
-        return varint(start) + varint(len(block) - 1)
+        table += block + bytes(5)
+        return varint(start) + varint(len(block))
 
     header = BundleHeaderProto(num_shards=1, version={"producer": 1}).SerializeToString()
-    data = handle({b"": header, **{key.encode(): value for key, value in entries.items()}})
-    footer = handle({}) + handle({b"\xff": data})
+    names = [(f"a{number}".encode(), value) for number, value in enumerate(entries)]
+    data = handle((b"", header), *names)
+    footer = handle() + handle((b"\xff", data))
     magic = (0xDB4775248B80FB57).to_bytes(8, "little")
     Path(f"{prefix}.index").write_bytes(table + footer.ljust(40, b"\0") + magic)
     Path(f"{prefix}.data-00000-of-00001").write_bytes(bytes(64))
@@ -227,44 +202,37 @@ def write_index(prefix: Path, **entries: bytes) -> Path:
 
 
 def entry(*shape: int, dtype: int = 1) -> bytes:
-    found = BundleEntryProto(dtype=dtype, size=64, crc32c=checksum(bytes(64)))
+    found = BundleEntryProto(dtype=dtype, size=64)
     for size in shape:
         found.shape.dim.add().size = size
     return found.SerializeToString()
 
 
 @pytest.mark.parametrize(
-    "found, reason",
+    "entries, reason",
     [
-        (entry(1 << 34), "it declares variables of 68719476736 bytes in data of 64 bytes"),
-        (entry(1 << 20, dtype=7), "it declares variables of 25165824 bytes in data of 64 bytes"),
-        (entry(-4, 4), r"declared with the shape \[-4, 4\]"),
-        (entry(*[1] * 300), r"declared with the shape \[1, 1"),
-        (entry(1 << 40, 1 << 40), "is larger than any memory"),
-        (entry(4, 4, dtype=999), "it is damaged or incomplete: "),
-        (b"\xff\xff\xff", "it is damaged or incomplete: "),
+        ([entry(4, 4)], "it cannot be read: .*[Cc]hecksum"),  # by TensorFlow itself
+        ([entry(1 << 34)], "it declares variables of 68719476736 bytes in data of 64 bytes"),
+        ([entry(1 << 20, dtype=7)], "it declares variables of 25165824 bytes in data of 64 bytes"),
+        # Of the same bytes, more than data could be.
+        ([entry(4, 4)] * 5, "it declares variables of 320 bytes in data of 64 bytes"),
+        ([entry(-4, 4)], r"declared with the shape \[-4, 4\]"),
+        ([entry(*[1] * 300)], r"declared with the shape \[1, 1"),
+        ([entry(1 << 40, 1 << 40)], r"declared with the shape \[1099511627776, "),
+        ([entry(4, 4, dtype=999)], "it cannot be read: "),
+        ([b"\xff\xff\xff"], "it cannot be read: "),
     ],
 )
-def test_an_index_that_would_end_the_process_is_refused(found, reason, tmp_path):
-    whole = tensorflow.read(write_index(tmp_path / "a", a=entry(4, 4)))
-    assert whole.arrays["a"].shape == (4, 4)
+def test_an_index_that_would_end_the_process_is_refused(entries, reason, tmp_path):
     with pytest.raises(WeightsError, match=reason):
-        weights.open_checkpoint(write_index(tmp_path / "a", a=found))
-
-
-def test_variables_of_the_same_bytes_are_not_larger_than_the_data_could_be(tmp_path):
-    names = {f"a{i}": entry(4, 4) for i in range(5)}
-    with pytest.raises(
-        WeightsError, match="it declares variables of 320 bytes in data of 64 bytes"
-    ):
-        weights.open_checkpoint(write_index(tmp_path / "a", **names))
+        weights.open_checkpoint(write_index(tmp_path / "a", *entries))
 
 
 def test_a_checkpoint_without_one_of_its_data_files_is_refused(tmp_path):
     prefix = write_tf1(tmp_path / "model.ckpt", {"a": np.zeros(9)})
     data = tmp_path / "model.ckpt.data-00000-of-00001"
     data.rename(tmp_path / "model.ckpt.data-00000-of-00002")
-    with pytest.raises(WeightsError, match="damaged or incomplete"):
+    with pytest.raises(WeightsError, match="it cannot be read: "):
         weights.open_checkpoint(prefix)
 
 
@@ -274,8 +242,10 @@ def test_the_file_checkpoint_names_one_in_its_own_folder(tmp_path):
     listing = tmp_path / "checkpoint"
     for name in ("model.ckpt-2", "/moved/away/model.ckpt-2"):
         listing.write_text(f'model_checkpoint_path: "{name}"')
-        assert tensorflow.prefix_of(tmp_path) == tmp_path / "model.ckpt-2"
+        assert prefix_of(tmp_path) == tmp_path / "model.ckpt-2"
     for content in (b'model_checkpoint_path: "gone"', b"no protocol buffer", b"\xff\xfe"):
         listing.write_bytes(content)
-        with pytest.raises(WeightsError, match=r"several checkpoints|checkpoint: it is damaged"):
-            tensorflow.prefix_of(tmp_path)
+        with pytest.raises(
+            WeightsError, match=r"several checkpoints|checkpoint: it cannot be read"
+        ):
+            weights.open_checkpoint(tmp_path)

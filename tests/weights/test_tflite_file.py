@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flatbuffers
 import keras
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 import keras_deeplab
 from keras_deeplab import weights
 from keras_deeplab.weights import WeightsError
+from keras_deeplab.weights.errors import UnreadableError
 from keras_deeplab.weights.readers import tflite
 
 PHOTOS = ("bird_segmentation", "cat")
@@ -30,26 +33,23 @@ def test_the_float_files_logits(shared):
     model = weights.from_pretrained(shared / "pretrained" / f"{FLOAT}.tflite")
     assert (model.output_stride, model.num_classes) == (8, 21)
     assert model.get_config()["backbone_options"]["depth_multiplier"] == 0.5
-    coarse = weights.from_pretrained(shared / "pretrained" / f"{FLOAT}.tflite", output_stride=16)
     for photo in PHOTOS:
         image = pixels(shared / "reference" / f"{photo}_257.png")
         logits = model(image, training=False)[0]
-        with np.load(shared / "reference" / f"{FLOAT}__{photo}_logits.npz") as file:
-            right = np.squeeze(file["logits"])
+        with np.load(shared / "reference" / f"{FLOAT}__{photo}_logits.npz") as case:
+            right = np.squeeze(case["logits"])
         assert np.abs(logits[::4, ::4] - right).max() < 1e-3 * right.std()
         labels = np.asarray(Image.open(shared / "reference" / f"{FLOAT}__{photo}.png"))
         assert np.mean(np.argmax(logits, -1) == labels) > 0.9999
-    wrong = coarse(image, training=False)[0]  # a mistake shows
-    assert np.abs(wrong[::4, ::4] - right).max() > 0.1 * right.std()
 
 
 def test_the_8_bit_files_labels(shared):
     model = weights.from_pretrained(shared / "pretrained" / f"{QUANTISED}.tflite")
     assert (model.output_stride, model.count_params()) == (16, 2_146_645)
     for photo in PHOTOS:
-        found = keras_deeplab.predict(model, shared / "reference" / f"{photo}_513.png")
+        logits = model(pixels(shared / "reference" / f"{photo}_513.png"), training=False)[0]
         labels = np.asarray(Image.open(shared / "reference" / f"{QUANTISED}__{photo}.png"))
-        assert np.mean(found == labels) > 0.97
+        assert np.mean(np.argmax(logits, -1) == labels) > 0.97
 
 
 def test_the_imagenet_file_names_the_animals(shared):
@@ -76,8 +76,10 @@ def test_the_imagenet_file_names_the_animals(shared):
 def test_a_file_without_rates_into_another_decoder(shared):
     file = shared / "pretrained" / f"{QUANTISED}.tflite"
     report = keras_deeplab.DeepLabV3Plus(11, weights=file, separable=True).transfer_report
-    assert "logits predicts 11 classes, the checkpoint's 21: it was not loaded" in report.notes
-    assert any(note.startswith("aspp/project was not loaded: aspp/") for note in report.notes)
+    assert [note.partition(":")[0] for note in report.notes] == [
+        "aspp/project was not loaded",
+        "logits was not loaded",
+    ]
     assert {"aspp/conv_1x1/conv", "backbone/stem_conv"} <= set(report.loaded)
     assert not [path for path in report.missing_keys if path.startswith("backbone/")]
 
@@ -88,7 +90,7 @@ def test_a_truncated_file_is_refused(shared, tmp_path, share):
     path = tmp_path / "cut.tflite"
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(WeightsError, match=r"cut\.tflite: "):
-        weights.from_pretrained(path)
+        weights.open_checkpoint(path)
 
 
 def test_other_files_are_refused(tmp_path):
@@ -96,58 +98,50 @@ def test_other_files_are_refused(tmp_path):
     model = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="mine")(inputs))
     path = tmp_path / "keras.tflite"
     path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
-    assert tflite.is_tflite_file(path)
-    with pytest.raises(WeightsError, match=r"keras\.tflite: the kernel .* is not named as"):
+    with pytest.raises(WeightsError, match="the kernel .* is not of a TensorFlow 1"):
         weights.from_pretrained(path)
 
 
-def graph_of(schema, tensors: list, stored: np.ndarray) -> tflite._Graph:
-    """A file of tensors that all name the one buffer."""
-    buffer, model, graph = schema.BufferT(), schema.ModelT(), schema.SubGraphT()
+SCHEMA = tflite._schema()
+
+
+def graph_of(stored: np.ndarray, kind: int, shape: list[int], names: int = 1, **more: Any) -> Any:
+    """A graph of tensors that are all the one buffer."""
+    buffer, model, graph = SCHEMA.BufferT(), SCHEMA.ModelT(), SCHEMA.SubGraphT()
+    tensor = SCHEMA.TensorT()
+    tensor.type, tensor.shape, tensor.buffer = kind, shape, 0
+    for name, value in more.items():
+        setattr(tensor, name, value)
     buffer.data = stored
-    graph.tensors, model.buffers, model.subgraphs = tensors, [buffer], [graph]
+    graph.tensors, model.buffers, model.subgraphs = [tensor] * names, [buffer], [graph]
     builder = flatbuffers.Builder(0)
     builder.Finish(model.Pack(builder))
-    return tflite._Graph("file", schema, bytes(builder.Output()))
-
-
-def a_tensor(schema, kind: int, shape: list[int]):
-    tensor = schema.TensorT()
-    tensor.type, tensor.shape, tensor.buffer = kind, shape, 0
-    return tensor
+    return tflite._Graph(SCHEMA, bytes(builder.Output()))
 
 
 def test_tensors_of_one_buffer_are_not_larger_than_a_file_could_be():
-    schema = tflite._schema()
-    tensor = a_tensor(schema, schema.TensorType.FLOAT32, [1000])
-    graph = graph_of(schema, [tensor] * 9, np.zeros(4000, np.uint8))
+    graph = graph_of(np.zeros(4000, np.uint8), SCHEMA.TensorType.FLOAT32, [1000], names=9)
     for index in range(4):
         assert graph._values(index).shape == (1000,)
-    with pytest.raises(WeightsError, match="refused: tensors of more than 20000 bytes"):
+    with pytest.raises(UnreadableError, match="refused: tensors of more than 20000 bytes"):
         graph._values(4)
 
 
 @pytest.mark.parametrize("shape", [[2000], [1 << 30, 1 << 30], [500], []])
 def test_a_shape_that_is_not_the_buffer_s_is_an_error(shape):
-    schema = tflite._schema()
-    tensor = a_tensor(schema, schema.TensorType.FLOAT32, shape)
-    graph = graph_of(schema, [tensor], np.zeros(4000, np.uint8))
+    graph = graph_of(np.zeros(4000, np.uint8), SCHEMA.TensorType.FLOAT32, shape)
     with pytest.raises(ValueError, match="cannot reshape"):
         graph._values(0)
 
 
-@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("channels", [1, 2])
 def test_integers_are_dequantised_per_tensor_and_per_channel(channels):
-    schema = tflite._schema()
-    quantization = schema.QuantizationParametersT()
-    quantization.scale = (
-        np.array([0.5, 2.0], np.float32) if channels else np.array([0.5], np.float32)
-    )
-    quantization.zeroPoint = np.array([1, 3]) if channels else np.array([1])
+    quantization = SCHEMA.QuantizationParametersT()
+    quantization.scale = np.array([0.5, 2.0], np.float32)[:channels]
+    quantization.zeroPoint = np.array([1, 3])[:channels]
     quantization.quantizedDimension = 0
-    tensor = a_tensor(schema, schema.TensorType.INT8, [2, 1, 1, 2])
-    tensor.name, tensor.quantization = b"a/weights", quantization
     stored = np.array([1, -1, 3, 4], np.int8).view(np.uint8)
-    found = graph_of(schema, [tensor], stored)._values(0).reshape(2, 2)
-    expected = [[0.0, -1.0], [0.0, 2.0]] if channels else [[0.0, -1.0], [1.0, 1.5]]
-    np.testing.assert_array_equal(found, expected)
+    kind = SCHEMA.TensorType.INT8
+    graph = graph_of(stored, kind, [2, 1, 1, 2], name=b"a/weights", quantization=quantization)
+    expected = [[0.0, -1.0], [0.0, 2.0] if channels == 2 else [1.0, 1.5]]
+    np.testing.assert_array_equal(graph._values(0).reshape(2, 2), expected)

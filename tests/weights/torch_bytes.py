@@ -7,6 +7,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from keras_deeplab.weights.errors import WeightsError, reading
+from keras_deeplab.weights.readers import torch
 
 ORDERED = b"ccollections\nOrderedDict\n"
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
@@ -63,3 +67,17 @@ def write_stream(path: Path, body: bytes, itemsize: int = 4, **storages: bytes) 
         parts += [(len(stored) // itemsize).to_bytes(8, "little"), stored]
     path.write_bytes(b"".join(parts))
     return path
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The first state dict of a file."""
+    with reading(path):
+        return next(iter(torch.read(path).values()))
+
+
+def refusal(path: Path) -> str:
+    """Why a file is refused."""
+    with pytest.raises(WeightsError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    return caught.value.reason

@@ -23,11 +23,9 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     depth = tables.resnet_depth(checkpoint, prefix + "layer4.block{}.reduce.conv.weight")
     branches = sum(checkpoint.has(f"{prefix}aspp.c{index}.") for index in range(100))
     if depth is None or branches != 4:  # the rates of other ASPPs are not in the file
-        raise WeightsError(
-            checkpoint.path,
-            "it is named as deeplab-pytorch names networks, but is not a DeepLab V2 on a ResNet "
-            f"with an ASPP of 4 branches; it has {branches} branches",
-        )
+        rule = "deeplab-pytorch's network must be a ResNet with an ASPP of 4 branches"
+        raise WeightsError(checkpoint.path, f"{rule}. Received: {branches} branches")
+    classes = checkpoint.width(f"{prefix}aspp.c0.weight", largest=100_000)
     layers = tables.with_norms(tables.resnet(_RESNET, depth), ".conv", ".bn")
     layers |= {f"logits_{index}": f"aspp.c{index}" for index in range(4)}
     return checkpoint.mapped(
@@ -40,9 +38,5 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
             "preprocessing": "caffe_deeplab",
         },
         model="DeepLabV2",
-        model_arguments={
-            "num_classes": checkpoint.width(f"{prefix}aspp.c0.weight", largest=100_000),
-            "head_filters": None,
-            "align_corners": False,
-        },
+        model_arguments={"num_classes": classes, "head_filters": None, "align_corners": False},
     )

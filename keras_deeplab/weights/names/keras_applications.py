@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v2 import STAGES
-from keras_deeplab.weights.checkpoint import KERAS, Checkpoint
+from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.names import tables
 
@@ -14,20 +14,18 @@ _RESNET = {
     "backbone/stage{stage}_unit1_0": "conv{next_stage}_block1_0",
     "backbone/stage{stage}_unit{unit}_{index}": "conv{next_stage}_block{unit}_{index}",
 }
-_MOBILENET = {"backbone/block{block}_{part}": "block_{block}_{part}"}
-_MOBILENET_START = {
+_MOBILENET = {
     "backbone/stem_conv": "Conv1",
     "backbone/stem_norm": "bn_Conv1",
-    "backbone/block0_{part}_conv": "expanded_conv_{part}",
-    "backbone/block0_{part}_norm": "expanded_conv_{part}_BN",
+    **tables.with_norms(
+        tables.mobilenet_v2("expanded_conv_{part}", "block_{block}_{part}"), "", "_BN"
+    ),
 }
 
 
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The network of keras.applications that a file holds, None for any other."""
     arrays, model = checkpoint.arrays, {}
-    if checkpoint.layout is not KERAS:
-        return None
     depth = tables.resnet_depth(checkpoint, "conv4_block{}_3_conv/kernel")
     shared: dict[str, Any] = {"preprocessing": "caffe"}
     classifier: dict[str, Any] = {}
@@ -37,17 +35,16 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
         shared |= {"stride_on": "1x1", "backbone_options": {"epsilon": 1.001e-5}}
         checkpoint = _without_biases(checkpoint, layers)
     elif "block_16_project/kernel" in arrays and "bn_Conv1/gamma" in arrays:
-        backbone, layers = "mobilenet_v2", _mobilenet()
+        backbone, layers = "mobilenet_v2", dict(_MOBILENET)
         shared = {"preprocessing": "tf", **_mobilenet_options(checkpoint)}
         classifier["classifier_conv"] = True
     elif "block5_conv3/kernel" in arrays and "block5_conv4/kernel" not in arrays:
         backbone, layers = "vgg16", {p: p.removeprefix("backbone/") for p in tables.vgg16()}
         shared["pool_ceil"] = False
         if "fc1/kernel" in arrays:
-            # Its dense layers require maps of 7x7, in which the pyramid's bins are the pixels.
             layers |= {"dense1": "fc1", "dense2": "fc2"}
             widths = tuple(checkpoint.width(f"{name}/kernel", 2, 8192) for name in ("fc1", "fc2"))
-            classifier = {"levels": (7,), "dense": widths, "replace_pooling": False}
+            classifier = {**tables.VGG16_CLASSIFIER, "dense": widths}
     else:
         return None
     if "predictions/kernel" in arrays:
@@ -72,20 +69,9 @@ def _without_biases(checkpoint: Checkpoint, layers: dict[str, str]) -> Checkpoin
             name = f"{layers[path.removesuffix('conv') + 'norm']}/moving_mean"
             mean = checkpoint.array(name, 1)
             if bias.shape != mean.shape:
-                raise WeightsError(
-                    checkpoint.path,
-                    f"{scope}/bias must have the shape of {name}. Received: {bias.shape} and "
-                    f"{mean.shape}",
-                )
+                raise WeightsError(checkpoint.path, f"{scope}/bias must be as long as {name}")
             moved[name] = mean - bias
     return checkpoint.with_arrays(moved)
-
-
-def _mobilenet() -> dict[str, str]:
-    blocks = range(1, sum(repeats for _, _, repeats, _ in STAGES))
-    parts = ("depthwise", "project")
-    later = tables.expanded(_MOBILENET, block=blocks, part=("expand", *parts))
-    return tables.expanded(_MOBILENET_START, part=parts) | tables.with_norms(later, "", "_BN")
 
 
 def _mobilenet_options(checkpoint: Checkpoint) -> dict[str, Any]:

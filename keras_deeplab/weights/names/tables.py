@@ -1,11 +1,12 @@
-"""Maps of names, written as rows with places: `{"block{block}_{part}": "block_{block}/{part}"}`."""
+"""Maps of names, from paths of this package's layers to the names of a file's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
+from keras_deeplab.backbones.mobilenet_v2 import STAGES
 from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.backbones.vgg16 import BLOCKS
 from keras_deeplab.weights.checkpoint import Checkpoint
@@ -13,18 +14,8 @@ from keras_deeplab.weights.checkpoint import Checkpoint
 Table = Mapping[str, str]
 
 
-def expanded(table: Table, **places: Iterable[Any]) -> dict[str, str]:
-    """Every row with all combinations of the values of its places."""
-    combinations = [dict(zip(places, values, strict=True)) for values in product(*places.values())]
-    return {
-        ours.format(**place): theirs.format(**place)
-        for place in combinations
-        for ours, theirs in table.items()
-    }
-
-
 def with_norms(table: Table, conv: str, norm: str, joint: str = "_") -> dict[str, str]:
-    """A convolution and its batch norm for each row, with what the file appends to their names."""
+    """A convolution and its norm for each row, with what the file appends to their names."""
     return {
         f"{ours}{joint}{kind}": f"{theirs}{suffix}"
         for ours, theirs in table.items()
@@ -38,17 +29,17 @@ def after(prefix: str, table: Table) -> dict[str, str]:
 
 
 def resnet(table: Table, depth: int) -> dict[str, str]:
-    """Rows for all units of a ResNet.
+    """A table's rows for all units of a ResNet.
 
-    Places are `stage`, `unit` and a convolution's `index`, which count from 1, `next_stage` and
-    `unit_from_0`.
+    Its places are `{stage}`, `{unit}` and a convolution's `{index}`, which count from 1,
+    `{next_stage}` and `{unit_from_0}`.
     """
     layers: dict[str, str] = {}
     for stage, count in enumerate(UNITS[depth], 1):
-        for unit in range(1, count + 1):
-            place = {"stage": [stage], "next_stage": [stage + 1]}
-            place |= {"unit": [unit], "unit_from_0": [unit - 1], "index": (1, 2, 3)}
-            layers |= expanded(table, **place)
+        for unit, index in product(range(1, count + 1), (1, 2, 3)):
+            place = {"stage": stage, "unit": unit, "index": index}
+            place |= {"next_stage": stage + 1, "unit_from_0": unit - 1}
+            layers |= {ours.format(**place): name.format(**place) for ours, name in table.items()}
     return layers
 
 
@@ -56,6 +47,20 @@ def resnet_depth(checkpoint: Checkpoint, name: str) -> int | None:
     """The depth of a ResNet by the units of its third stage, whose arrays have a name with `{}`."""
     count = sum(name.format(unit) in checkpoint.arrays for unit in range(100))
     return {units[2]: depth for depth, units in UNITS.items()}.get(count)
+
+
+# Its dense layers require maps of 7x7, in which the pyramid's bins are the pixels.
+VGG16_CLASSIFIER: Mapping[str, Any] = {"levels": (7,), "replace_pooling": False}
+
+
+def mobilenet_v2(first: str, later: str) -> dict[str, str]:
+    """The convolutions of MobileNetV2's blocks; the names have the places `{block}`, `{part}`."""
+    blocks = sum(repeats for _, _, repeats, _ in STAGES)
+    return {
+        f"backbone/block{block}_{part}": (later if block else first).format(block=block, part=part)
+        for block, part in product(range(blocks), ("expand", "depthwise", "project"))
+        if block or part != "expand"
+    }
 
 
 def vgg16() -> list[str]:

@@ -12,13 +12,11 @@ import numpy as np
 
 from keras_deeplab.backbones.mobilenet_v2 import STAGES
 from keras_deeplab.backbones.xception import ENTRY, MIDDLE_UNITS
-from keras_deeplab.weights.checkpoint import TF1, Checkpoint
+from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.names import tables
 
-_ROOT = re.compile(r"^(MobilenetV2|(xception)_(41|65|71)|(resnet_v1)_(50|101))/")
-_MOBILENET_START = {"backbone/stem": "Conv", "backbone/block0_{part}": "expanded_conv/{part}"}
-_MOBILENET = {"backbone/block{block}_{part}": "expanded_conv_{block}/{part}"}
+_ROOT = re.compile(r"^(MobilenetV2|(xception)_(41|65|71)|(resnet_v1)_(50|101))/.*weights$")
 _RESNET = {
     "backbone/stem{index}": "conv1_{index}",
     "backbone/stage{stage}_unit1_0": "block{stage}/unit_1/bottleneck_v1/shortcut",
@@ -26,8 +24,6 @@ _RESNET = {
         "block{stage}/unit_{unit}/bottleneck_v1/conv{index}"
     ),
 }
-_XCEPTION_STEM = {"backbone/stem{index}": "entry_flow/conv1_{index}"}
-_XCEPTION_UNIT = {"backbone/{ours}_conv{index}": "{theirs}/xception_module/separable_conv{index}"}
 _ASPP = {
     "aspp/conv_1x1": "aspp0",
     "aspp/image_pooling/conv": "image_pooling",
@@ -41,18 +37,12 @@ _LOGITS = "MobilenetV2/Logits/Conv2d_1c_1x1"  # of the classifier
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The authors' network that a checkpoint holds, None for any other."""
     match = next(filter(None, map(_ROOT.match, checkpoint.arrays)), None)
-    if checkpoint.layout is not TF1 or match is None:
+    if match is None:
         return None
     shared: dict[str, Any] = {"preprocessing": "tf"}
     if match[2]:
         backbone, layers = f"xception{match[3]}", xception(int(match[3]))
     elif match[4]:
-        if f"{match[0]}conv1_1/weights" not in checkpoint.arrays:
-            raise WeightsError(
-                checkpoint.path,
-                f"it holds the plain {match[4]}_{match[5]} with a 7x7 convolution at its root; "
-                'only the "beta" form with three 3x3 convolutions is a network of this package',
-            )
         backbone, layers = f"resnet{match[5]}_beta", resnet_beta(int(match[5]))
     else:
         backbone, layers = "mobilenet_v2", mobilenet_v2()
@@ -63,18 +53,15 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
         title = f"the authors' {model['model']} {backbone}"
         # The authors concatenate image pooling first, this package's ASPP last.
         kernel = checkpoint.array("concat_projection/weights", 4)
-        kernel = np.roll(kernel, -_width(checkpoint, "image_pooling"), axis=-2)
+        kernel = np.roll(kernel, -checkpoint.width("image_pooling/weights"), axis=-2)
         checkpoint = checkpoint.with_arrays({"concat_projection/weights": kernel})
     elif backbone == "mobilenet_v2" and f"{_LOGITS}/weights" in arrays:
         layers |= _norms({"backbone/classifier": "MobilenetV2/Conv_1"}) | {"logits": _LOGITS}
         classes = checkpoint.width(f"{_LOGITS}/weights", largest=100_000)
         model = tables.classifier(classes, classifier_conv=True)
-        kernel = checkpoint.array(f"{_LOGITS}/weights", 4)
-        if kernel.shape[:2] != (1, 1):
-            raise WeightsError(
-                checkpoint.path, f"its logits must be a 1x1 kernel. Received: shape={kernel.shape}"
-            )
-        checkpoint = checkpoint.with_arrays({f"{_LOGITS}/weights": kernel[0, 0]})
+        kernel = checkpoint.array(f"{_LOGITS}/weights", 4)  # of 1x1
+        kernel = kernel.reshape(kernel.shape[2:])
+        checkpoint = checkpoint.with_arrays({f"{_LOGITS}/weights": kernel})
     return checkpoint.mapped(title, layers, backbone=backbone, backbone_arguments=shared, **model)
 
 
@@ -91,16 +78,15 @@ def _head(checkpoint: Checkpoint, layers: dict[str, str]) -> dict[str, Any]:
     has_decoder = checkpoint.has("decoder/")
     layers |= _norms(_ASPP, "/") | {"logits": "logits/semantic"}
     own: dict[str, Any] = {
-        "num_classes": _width(checkpoint, "logits/semantic", 100_000),
-        "aspp_filters": _width(checkpoint, "aspp0"),
+        "num_classes": checkpoint.width("logits/semantic/weights", largest=100_000),
+        "aspp_filters": checkpoint.width("aspp0/weights"),
         "separable": False,
         "align_corners": True,
         "epsilon": 1e-5,
+        **checkpoint.model_arguments,  # the output stride of a LiteRT file
     }
     if rates == 0:  # those of other networks are the model's default; a file does not have them
         own["aspp_rates"] = ()
-    if checkpoint.output_stride is not None:
-        own["output_stride"] = checkpoint.output_stride
     for ours, theirs in {**(_ATROUS if rates else {}), **(_DECODER if has_decoder else {})}.items():
         if checkpoint.has(f"{theirs}_depthwise/"):
             own["separable"] = True
@@ -111,19 +97,15 @@ def _head(checkpoint: Checkpoint, layers: dict[str, str]) -> dict[str, Any]:
         return {"model": "DeepLabV3", "model_arguments": {**own, "head_filters": None}}
     layers |= _norms({"decoder_low_level": "decoder/feature_projection0"}, "/")
     half = "_pointwise" if own["separable"] else ""
-    own["low_level_filters"] = _width(checkpoint, "decoder/feature_projection0")
-    own["decoder_filters"] = _width(checkpoint, f"decoder/decoder_conv1{half}")
+    own["low_level_filters"] = checkpoint.width("decoder/feature_projection0/weights")
+    own["decoder_filters"] = checkpoint.width(f"decoder/decoder_conv1{half}/weights")
     return {"model": "DeepLabV3Plus", "model_arguments": own}
-
-
-def _width(checkpoint: Checkpoint, scope: str, largest: int = 2048) -> int:
-    return checkpoint.width(f"{scope}/weights", largest=largest)
 
 
 def _mobilenet_options(checkpoint: Checkpoint) -> dict[str, Any]:
     last = STAGES[-1][1]
-    width = _width(checkpoint, "MobilenetV2/expanded_conv_16/project", largest=2 * last)
-    second = _width(checkpoint, "MobilenetV2/expanded_conv_1/project")
+    width = checkpoint.width("MobilenetV2/expanded_conv_16/project/weights", largest=2 * last)
+    second = checkpoint.width("MobilenetV2/expanded_conv_1/project/weights")
     options: dict[str, Any] = {"depth_multiplier": width / last, "padding": "same"}
     if width != last and second != int(STAGES[1][1] * width / last + 0.5):
         options["divisible_by"] = 8  # the ImageNet classifiers' rounding, not DeepLab's
@@ -132,27 +114,23 @@ def _mobilenet_options(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def mobilenet_v2() -> dict[str, str]:
     """The backbone's map of names."""
-    blocks = range(1, sum(repeats for _, _, repeats, _ in STAGES))
-    parts = ("depthwise", "project")
-    table = tables.expanded(_MOBILENET_START, part=parts)
-    table |= tables.expanded(_MOBILENET, block=blocks, part=("expand", *parts))
-    return _norms(tables.after("MobilenetV2/", table))
+    blocks = tables.mobilenet_v2("expanded_conv/{part}", "expanded_conv_{block}/{part}")
+    return _norms(tables.after("MobilenetV2/", {"backbone/stem": "Conv", **blocks}))
 
 
 def xception(depth: int) -> dict[str, str]:
     """The map of names of Xception41, 65 or 71."""
-    entry = [f"entry{n}" for n in range(1, len(ENTRY[depth]) + 1)]
-    units = {ours: f"entry_flow/block{n}/unit_1" for n, ours in enumerate(entry, 1)}
-    units |= {
-        f"middle{n}": f"middle_flow/block1/unit_{n}" for n in range(1, MIDDLE_UNITS[depth] + 1)
-    }
-    units |= {"exit1": "exit_flow/block1/unit_1", "exit2": "exit_flow/block2/unit_1"}
-    layers = _norms(tables.expanded(_XCEPTION_STEM, index=(1, 2)))
-    for ours, theirs in units.items():
-        place = {"ours": [ours], "theirs": [theirs], "index": (1, 2, 3)}
-        layers |= _separable(tables.expanded(_XCEPTION_UNIT, **place))
-        if ours in (*entry, "exit1"):
-            layers |= _norms({f"backbone/{ours}_shortcut": f"{theirs}/xception_module/shortcut"})
+    entries, middles = range(1, len(ENTRY[depth]) + 1), range(1, MIDDLE_UNITS[depth] + 1)
+    units = {f"entry{n}": f"entry_flow/block{n}/unit_1" for n in entries}
+    units |= {f"middle{n}": f"middle_flow/block1/unit_{n}" for n in middles}
+    units |= {f"exit{n}": f"exit_flow/block{n}/unit_1" for n in (1, 2)}
+    layers = _norms({f"backbone/stem{n}": f"entry_flow/conv1_{n}" for n in (1, 2)})
+    for ours, unit in units.items():
+        theirs = f"{unit}/xception_module"
+        table = {f"backbone/{ours}_conv{n}": f"{theirs}/separable_conv{n}" for n in (1, 2, 3)}
+        layers |= _separable(table)
+        if ours.startswith("entry") or ours == "exit1":
+            layers |= _norms({f"backbone/{ours}_shortcut": f"{theirs}/shortcut"})
     return tables.after(f"xception_{depth}/", layers)
 
 

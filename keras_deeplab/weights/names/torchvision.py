@@ -74,13 +74,12 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     elif backbone == "vgg16" and "classifier.6.weight" in arrays:
         checkpoint = _with_bins(checkpoint)
         layers |= {"dense1": "classifier.0", "dense2": "classifier.3", "logits": "classifier.6"}
+        names = ("classifier.0.weight", "classifier.3.weight")
+        widths = tuple(checkpoint.width(name, 2, 8192) for name in names)
         model = tables.classifier(
             checkpoint.width("classifier.6.weight", 2, 100_000),
-            levels=(7,),
-            dense=tuple(
-                checkpoint.width(f"classifier.{place}.weight", 2, 8192) for place in (0, 3)
-            ),
-            replace_pooling=False,
+            **tables.VGG16_CLASSIFIER,
+            dense=widths,
         )
     network = {"backbone": backbone, "backbone_arguments": shared, **model}
     return checkpoint.mapped(f"torchvision {title}", layers, **network)
@@ -135,9 +134,5 @@ def _with_bins(checkpoint: Checkpoint) -> Checkpoint:
     """VGG16's first dense layer: torch lays the 7x7 map out by channel, the pyramid by bin."""
     name = "classifier.0.weight"
     kernel = checkpoint.array(name, 2)
-    if kernel.shape[1] != 512 * 7 * 7:
-        raise WeightsError(
-            checkpoint.path, f"{name} must have 512 * 7 * 7 inputs. Received: {kernel.shape[1]}"
-        )
-    bins = kernel.reshape(len(kernel), -1, 7, 7).transpose(0, 2, 3, 1)
+    bins = kernel.reshape(len(kernel), 512, 7, 7).transpose(0, 2, 3, 1)
     return checkpoint.with_arrays({name: bins.reshape(kernel.shape)})

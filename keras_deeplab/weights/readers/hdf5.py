@@ -1,104 +1,78 @@
-"""HDF5 files of Keras: keras.applications' weights, and the structured `.weights.h5`."""
+"""HDF5 files of Keras: keras.applications' weights, and `.weights.h5` of `model.save_weights`."""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import h5py
 import keras
+import numpy as np
 
-from keras_deeplab.weights import keras_model
-from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError, listed, reading, shortened
+from keras_deeplab.weights.errors import UnreadableError
 
 # What a file may hold against its size. Trained weights hardly compress; pruned ones may.
 _MAX_EXPANSION = 20
 _SMALL_BYTES = 1 << 20
 _MAX_DEPTH = 64
-_Shapes = dict[str, tuple[int, ...]]
 
 
-def is_hdf5_file(path: Path) -> bool:
-    """Whether a file begins as HDF5 does."""
-    with reading(path), path.open("rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
-
-
-def is_weights_h5(path: Path) -> bool:
-    """Whether `model.save_weights` wrote a file: such files name layers by their class."""
-    with reading(path):
-        is_hdf5 = path.is_file() and is_hdf5_file(path)
-    return is_hdf5 and any(name.split("/")[-2:-1] == ["vars"] for name in shapes(path))
-
-
-def check_declared(path: Path, declared: int, what: str) -> None:
-    """Refuses a file that declares far more bytes than it has."""
-    size = path.stat().st_size
+def check_declared(size: int, declared: int, what: str) -> None:
+    """Refuses a file of `size` bytes that declares far more."""
     if declared > _MAX_EXPANSION * size + _SMALL_BYTES:
-        raise WeightsError(
-            path, f"{what} declare {declared} bytes, which a file of {size} bytes cannot hold"
+        raise UnreadableError(
+            f"{what} declare {declared} bytes, which a file of {size} bytes cannot hold"
         )
 
 
 @contextmanager
-def datasets(path: Path, file: Any = None) -> Iterator[dict[str, h5py.Dataset]]:
-    """The arrays of a file, or of an open member of an archive, by their place; not read yet."""
-    try:
-        with h5py.File(file or path, "r") as opened:
-            found = _checked(path, opened)
-            check_declared(path, sum(array.nbytes for array in found.values()), "its arrays")
-            yield found
-    except WeightsError:
-        raise
-    except Exception as error:  # h5py has an error of every kind for damaged files
-        raise WeightsError(path, f"it is a damaged HDF5 file: {shortened(error)}") from error
+def datasets(file: Path | BinaryIO, size: int) -> Iterator[dict[str, h5py.Dataset]]:
+    """The arrays of a file by their place, not read yet; none of them leads out of the file.
+
+    `size` is that of the file, or of the archive that it is a member of.
+    """
+    with h5py.File(file, "r") as opened:
+        found = _checked(opened)
+        check_declared(size, sum(array.nbytes for array in found.values()), "its arrays")
+        yield found
 
 
-def _checked(path: Path, opened: h5py.File) -> dict[str, h5py.Dataset]:
-    """All arrays; nothing leads out of the file, in circles or to one thing twice."""
+def _checked(opened: h5py.File) -> dict[str, h5py.Dataset]:
     found: dict[str, h5py.Dataset] = {}
     seen = {h5py.h5o.get_info(opened.id).addr}
     todo: list[tuple[str, h5py.Group]] = [("", opened)]
     while todo:
-        place, group = todo.pop()
-        if place.count("/") > _MAX_DEPTH:
-            raise WeightsError(path, f"its groups are nested deeper than {_MAX_DEPTH}")
+        prefix, group = todo.pop()
+        if prefix.count("/") > _MAX_DEPTH:
+            raise UnreadableError(f"its groups are nested deeper than {_MAX_DEPTH}")
         for name in group:
-            inner = f"{place}{name}"
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise WeightsError(path, f"{inner!r:.200} must be in the file, but is a link")
-            item = group[name]
-            address = h5py.h5o.get_info(item.id).addr
-            if address in seen:
-                raise WeightsError(path, f"{inner!r:.200} must be in the file once, but is twice")
+            place = f"{prefix}{name}"
+            is_link = not isinstance(group.get(name, getlink=True), h5py.HardLink)
+            item = None if is_link else group[name]
+            address = None if is_link else h5py.h5o.get_info(item.id).addr
+            if isinstance(item, h5py.Group) and address not in seen:
+                todo.append((f"{place}/", item))
+            elif address not in seen and _is_plain(item):
+                found[place] = item
+            else:
+                rule = "must be an array of numbers in the file itself, once and not a link"
+                raise UnreadableError(f"{place!r:.200} {rule}")
             seen.add(address)
-            if isinstance(item, h5py.Group):
-                todo.append((f"{inner}/", item))
-                continue
-            if not isinstance(item, h5py.Dataset) or item.dtype.hasobject or item.shape is None:
-                raise WeightsError(path, f"{inner!r:.200} must be an array of numbers")
-            if item.external or item.is_virtual:
-                raise WeightsError(
-                    path, f"{inner!r:.200} must be in the file, but its values are in another file"
-                )
-            found[inner] = item
     return found
 
 
-def shapes(path: Path) -> _Shapes:
-    """The shapes of a file's arrays by their place in it."""
-    with datasets(path) as found:
-        return {place: array.shape for place, array in found.items()}
+def _is_plain(item: object) -> bool:
+    if not isinstance(item, h5py.Dataset) or item.dtype.hasobject or item.shape is None:
+        return False
+    return not item.external and not item.is_virtual
 
 
-def read(path: Path) -> Checkpoint:
+def read_by_name(path: Path) -> dict[str, np.ndarray]:
     """Reads a file that names its layers, as keras.applications publishes them."""
-    with datasets(path) as found:
+    with datasets(path, path.stat().st_size) as found:
         inside = {place: d for place, d in found.items() if place.startswith("model_weights/")}
         found = inside or found  # of a whole model, beside its optimizer's
         arrays = {
@@ -106,56 +80,31 @@ def read(path: Path) -> Checkpoint:
             for place, array in found.items()
         }
     if len(arrays) < len(found):
-        raise WeightsError(
-            path,
-            "it names several layers alike and cannot be read by name: load it into a model of the "
-            "same arguments by model.load_weights, and save that as .keras",
+        raise UnreadableError(
+            "it names several layers alike: load it into a model of the same arguments by "
+            "model.load_weights, and save that as .keras"
         )
-    return Checkpoint(str(path), arrays)
+    return arrays
 
 
-def read_structured(path: Path, model: keras.Model) -> Checkpoint:
-    """The weights of a `.weights.h5` file, which names no layers, for a model like its writer.
+def read_structured(path: Path, model: keras.Model) -> keras.Model:
+    """A model like `model` with the weights of a `.weights.h5` file, which names no layers.
 
-    Only the number of classes may differ.
+    Keras leaves layers without a place in the file as they are: places and shapes must be the same.
     """
+    twin = type(model).from_config(model.get_config())
     with tempfile.TemporaryDirectory() as folder:
-        own, named = Path(folder) / "own.weights.h5", path
-        model.save_weights(own)
-        twin = _twin(model, path, _layer_shapes(own), _layer_shapes(path))
-        try:
-            if not path.name.endswith(".weights.h5"):  # which Keras would read as an older file
-                named = shutil.copyfile(path, Path(folder) / "named.weights.h5")
-            twin.load_weights(named)
-        except Exception as error:  # HDF5 and the layers themselves raise their own
-            raise WeightsError(path, f"it cannot be read: {shortened(error)}") from error
-    return keras_model.checkpoint_of(twin, str(path))
+        own = Path(folder) / "own.weights.h5"
+        twin.save_weights(own)
+        if differences := sorted(_shapes(own) ^ _shapes(path)):
+            place, shape = differences[0]
+            what = f"{len(differences)} differences, such as {place} of the shape {shape}"
+            raise UnreadableError(f"it holds another network than '{model.name}': {what}")
+    twin.load_weights(path)
+    return twin
 
 
-def _layer_shapes(path: Path) -> _Shapes:
-    """Without those of the optimizer, which a compiled model's file has too."""
-    found = shapes(path)
-    return {place: shape for place, shape in found.items() if not place.startswith("optimizer/")}
-
-
-def _twin(model: keras.Model, path: Path, own: _Shapes, theirs: _Shapes) -> keras.Model:
-    """A model like `model`, with the file's number of classes."""
-    config = model.get_config()
-    differ = [place for place in {**own, **theirs} if own.get(place) != theirs.get(place)]
-    inputs = [{k: shape[:-1] for k, shape in each.items()} for each in (own, theirs)]
-    classes = {theirs[place][-1] for place in differ if theirs.get(place)}
-    fits = inputs[0] == inputs[1] and len(classes) == 1 and "num_classes" in config
-    if differ and not fits:
-        shown = [
-            f"{place} is {own.get(place, 'missing')} in the model, "
-            f"{theirs.get(place, 'missing')} in the file"
-            for place in differ[:3]
-        ]
-        raise WeightsError(
-            path,
-            f"it holds another network than '{model.name}': {len(differ)} differences: "
-            f"{listed(shown, '; ')}",
-        )
-    if classes:
-        config["num_classes"] = classes.pop()
-    return type(model).from_config(config)
+def _shapes(path: Path) -> set[tuple[str, tuple[int, ...]]]:
+    """Places and shapes of a file's arrays but the optimizer's, which a compiled model has too."""
+    with datasets(path, path.stat().st_size) as found:
+        return {(n, array.shape) for n, array in found.items() if not n.startswith("optimizer/")}

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.weights.errors import WeightsError, printable, reading, shortened
+from keras_deeplab.weights.errors import UnreadableError, reading
 from keras_deeplab.weights.readers import hdf5
 from keras_deeplab.weights.transfer import check_values
 
@@ -39,6 +39,7 @@ _PARTS = (
 )
 _MODULES = {
     "keras",
+    "keras.models",  # of which only the classes of models
     *(f"keras.{name}" for name in _PARTS.split()),
     # With layers of their own; Keras finds no function by such a name.
     "keras.src.applications.convnext",
@@ -53,17 +54,6 @@ _PATH_KEYS = set(
 _ABSOLUTE = re.compile(r"/|~|\\\\|[A-Za-z]:[\\/]")
 _ELSEWHERE = re.compile(r"://|(^|[/\\])\.\.([/\\]|$)")
 _NO_SIZES = {"seed", "shared_object_id"}
-
-
-def is_keras_file(path: Path) -> bool:
-    """Whether a file is a `.keras` archive, by its name, or by its content under any other."""
-    if path.suffix == ".keras":
-        return True
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _CONFIG in archive.namelist()
-    except (zipfile.BadZipFile, ValueError, RuntimeError):  # no archive, or a damaged one
-        return False
 
 
 def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
@@ -96,139 +86,104 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"`path` must be the path of a .keras file. Received: path={path!r}")
     path = Path(os.path.expanduser(path))
-    try:
-        config, content = _read(path)
-        with hdf5.datasets(path, content) as arrays:
-            stored = sum(array.size for array in arrays.values())
-        del content
-        budget = _COPIES * stored + _FREE_ELEMENTS
+    with reading(path):
+        check_is_file(path)
+        if not zipfile.is_zipfile(path) or path.suffix != ".keras":
+            advice = "from_pretrained and weights.load read other formats"
+            raise UnreadableError(f"it is damaged or cut off, or no .keras file; {advice}")
+        with zipfile.ZipFile(path) as archive:
+            _check_members(archive, path.stat().st_size)
+            config = json.loads(archive.read(_CONFIG))
+            with hdf5.datasets(io.BytesIO(archive.read(_WEIGHTS)), path.stat().st_size) as arrays:
+                stored = sum(array.size for array in arrays.values())
         if not isinstance(config, dict):
-            raise WeightsError(path, f"{_CONFIG} must hold an object, not {type(config).__name__}")
+            raise _refusal("hold an object", type(config).__name__)
         if not compile:  # which Keras then leaves out too
             config.pop("compile_config", None)
-        _check(path, "", config, budget)
-        with _bounded_variables(path, budget):
+        budget = _COPIES * stored + _FREE_ELEMENTS
+        _check("", config, budget)
+        with _bounded_variables(budget):
             model = keras.models.load_model(path, compile=compile, safe_mode=True)
-    except WeightsError:
-        raise
-    except Exception as error:  # zip, JSON, HDF5 and the layers themselves raise their own
-        reason = f"it cannot be loaded as a Keras model: {shortened(error)}"
-        raise WeightsError(path, reason) from error
     check_values(path, ((each.path, each, np.asarray(each)) for each in model.weights))
     return model
 
 
-def check_is_file(path: Path, otherwise: str) -> None:
-    """Refuses a folder, with the file to give instead or `otherwise`, and a path of nothing."""
+def check_is_file(path: Path) -> None:
+    """Refuses a folder, with the file to give instead, and a path of nothing."""
     if (path / "model.keras").is_file():
-        raise WeightsError(path, f"it is the folder of a run: give {path / 'model.keras'}")
-    if (path / "saved_model.pb").is_file():
-        raise WeightsError(
-            path, "it is a SavedModel, exported for serving: give the .keras file of its model"
-        )
+        raise UnreadableError(f"it is the folder of a run: give {path / 'model.keras'}")
     if path.is_dir():
-        raise WeightsError(path, f"it is a folder{otherwise}")
+        raise UnreadableError("it is a folder without a checkpoint: give a model's .keras file")
     if not path.exists():
-        raise WeightsError(path, "there is no such file")
+        raise UnreadableError("there is no such file")
 
 
-def _read(path: Path) -> tuple[Any, io.BytesIO]:
-    """The configuration and the weights' HDF5 file in an archive."""
-    with reading(path):
-        check_is_file(path, ": give a .keras file")
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise WeightsError(
-                    path,
-                    "it is damaged or cut off, or no .keras file, which is a zip archive; "
-                    "from_pretrained and weights.load read other formats",
-                )
-            if path.suffix != ".keras":
-                raise WeightsError(path, "its name must end in .keras")
-            with zipfile.ZipFile(file) as archive:
-                _check_members(path, archive)
-                return json.loads(archive.read(_CONFIG)), io.BytesIO(archive.read(_WEIGHTS))
-
-
-def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
+def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     """Refuses an archive of other members than a model's, or that is larger inside than out."""
     names = sorted(archive.namelist())
-    for member in _MEMBERS:
-        if member not in names:
-            raise WeightsError(path, f"it lacks {member}")
     if names != _MEMBERS:
-        shown = printable(", ".join(names))
-        raise WeightsError(path, f"it must hold {', '.join(_MEMBERS)}. Received: {shown}")
-    size = archive.getinfo(_CONFIG).file_size
-    if size > _MAX_CONFIG_BYTES:
-        raise WeightsError(
-            path, f"{_CONFIG} has {size} bytes: a model's has at most {_MAX_CONFIG_BYTES}"
-        )
-    hdf5.check_declared(path, sum(m.file_size for m in archive.infolist()), "its members")
+        raise UnreadableError(f"it must hold {', '.join(_MEMBERS)}. Received: {', '.join(names)}")
+    length = archive.getinfo(_CONFIG).file_size
+    if length > _MAX_CONFIG_BYTES:
+        raise _refusal(f"have at most {_MAX_CONFIG_BYTES} bytes", f"{length}")
+    hdf5.check_declared(size, sum(m.file_size for m in archive.infolist()), "its members")
 
 
-def _refusal(path: Path, rule: str, received: str) -> WeightsError:
-    return WeightsError(path, f"{_CONFIG} must {rule}. Received: {received}")
+def _refusal(rule: str, received: str) -> UnreadableError:
+    return UnreadableError(f"{_CONFIG} must {rule}. Received: {received:.100}")
 
 
-def _check(
-    path: Path, key: str, value: Any, budget: float, is_argument: bool = True, depth: int = 1
-) -> None:
+def _check(key: str, value: Any, budget: float, is_argument: bool = True, depth: int = 1) -> None:
     """Refuses a part of a configuration with code, a file, an address or unreasonable sizes."""
     if depth > _MAX_CONFIG_DEPTH:
-        raise WeightsError(path, f"{_CONFIG} is nested deeper than {_MAX_CONFIG_DEPTH}")
+        raise _refusal(f"be nested at most {_MAX_CONFIG_DEPTH} deep", "more")
     if isinstance(value, dict):
         is_object = "class_name" in value
         if is_object:
-            _check_object(path, value)
+            _check_object(value)
         for inner, found in value.items():
             if is_object and inner == "compile_config":
                 # Numbers such as steps are no sizes, and keys may be names of outputs.
-                _check(path, inner, found, math.inf, False, depth + 1)
+                _check(inner, found, math.inf, False, depth + 1)
             else:
-                _check(path, inner, found, budget, is_object or is_argument, depth + 1)
+                _check(inner, found, budget, is_object or is_argument, depth + 1)
     elif isinstance(value, list):
         for found in value:  # a list is not a path
-            argument = is_argument and not isinstance(found, str)
-            _check(path, key, found, budget, argument, depth + 1)
+            _check(key, found, budget, is_argument and not isinstance(found, str), depth + 1)
     elif isinstance(value, str):
         # A text of several words may mention a file or an address.
         elsewhere = _ELSEWHERE.search(value) and len(value.split()) == 1
         if (is_argument and key in _PATH_KEYS) or _ABSOLUTE.match(value) or elsewhere:
-            raise _refusal(path, "not name a file or an address", f"{key}={value!r:.100}")
+            raise _refusal("not name a file or an address", f"{key}={value!r}")
     elif isinstance(value, int) and value > budget and key not in _NO_SIZES:
-        raise _refusal(path, "not exceed the weights in the file", f"{key}={value}")
+        raise _refusal("not exceed the weights in the file", f"{key}={value}")
 
 
-def _check_object(path: Path, value: dict[str, Any]) -> None:
-    """Refuses objects that are not parts of a network."""
+def _check_object(value: dict[str, Any]) -> None:
+    """Refuses objects that networks are not made of, and code."""
     name, module = value["class_name"], value.get("module")
-    if not isinstance(name, str):
-        raise _refusal(path, "name classes by strings", f"class_name={name!r:.100}")
-    if name in _CODE:
-        raise _refusal(path, "not hold code", f"a {name}")
     found = value.get("config") if name == "function" else value.get("spec_name", name)
     # Keras joins module and name: either may have the dots. A registered name may have them too.
     is_path = any(isinstance(n, str) and "." in n and ">" not in n for n in (name, found))
-    is_of_keras = isinstance(module, str) and module.split(".")[0] == "keras"
-    if is_path or (is_of_keras and not _is_of_networks(module, name)):
-        shown = printable(f"{module}.{found}" if module else f"{found}")
-        raise _refusal(path, "hold parts of networks only", shown)
-
-
-def _is_of_networks(module: str, name: str) -> bool:
-    """Whether networks are made of the objects of a Keras module, public or internal."""
-    public = f"keras.{module.split('.')[2]}" if module.startswith("keras.src.") else module
-    if public == "keras.models":
-        return name in _MODEL_CLASSES
-    return public in _MODULES or module in _MODULES
+    is_foreign = False
+    if isinstance(module, str) and module.split(".")[0] == "keras":
+        public = re.sub(r"^keras\.src\.(\w+).*", r"keras.\1", module)
+        parts = _MODEL_CLASSES if public == "keras.models" else {name}
+        is_foreign = not (_MODULES & {public, module}) or name not in parts
+    if not isinstance(name, str) or name in _CODE or is_path or is_foreign:
+        shown = f"{module}.{found}" if module else f"{found}"
+        raise _refusal("hold parts of networks only, and no code", shown)
 
 
 @contextmanager
-def _bounded_variables(path: Path, budget: int) -> Iterator[None]:
+def _bounded_variables(budget: int) -> Iterator[None]:
     """Refuses variables beyond the budget of elements before they take memory."""
     # In a graph an initializer computes nothing but its shape; one of a function takes constants.
-    measuring, built, cause = tf.__internal__.FuncGraph("measuring"), 0, None
+    measuring, built = tf.__internal__.FuncGraph("measuring"), 0
+
+    def check() -> None:
+        if built > budget:
+            raise _refusal("build no more weights than the file holds", f"more than {budget}")
 
     def create(next_creator: Any, **arguments: Any) -> Any:
         nonlocal built
@@ -237,17 +192,9 @@ def _bounded_variables(path: Path, budget: int) -> Iterator[None]:
             with measuring.as_default():
                 value = value()
         built += math.prod(value.shape)
-        if built > budget:
-            raise MemoryError  # which Keras may put into an error of its own
+        check()  # Keras may put the error into one of its own, or catch it
         return next_creator(**arguments)
 
-    try:
-        with tf.variable_creator_scope(create):
-            yield
-    except Exception as error:
-        if built <= budget:
-            raise
-        cause = error
-    if built > budget:
-        reason = f"{_CONFIG} builds more than {budget} weights, which the file does not hold"
-        raise WeightsError(path, reason) from cause
+    with tf.variable_creator_scope(create):
+        yield
+    check()

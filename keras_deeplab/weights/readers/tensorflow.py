@@ -1,20 +1,26 @@
-"""TensorFlow checkpoints: TF1 by name, TF2 by object, bare or in an archive."""
+"""TensorFlow checkpoints: TF1 by name, TF2 by object, bare or in an archive.
+
+TensorFlow aborts the whole process at an index whose shapes are negative, too large or of too many
+axes, and allocates what is declared before it looks at the data. So the index is read here first.
+"""
 
 from __future__ import annotations
 
+import io
+import math
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from keras_deeplab.weights.checkpoint import TF1, Checkpoint, may_hold
-from keras_deeplab.weights.errors import WeightsError, reading
+from keras_deeplab.weights.checkpoint import may_hold
+from keras_deeplab.weights.errors import UnreadableError, reading
 from keras_deeplab.weights.readers import tar
-from keras_deeplab.weights.readers.tensorflow_index import declared_bytes
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _AVERAGE = "/ExponentialMovingAverage"
@@ -23,100 +29,69 @@ _DATA = r"\.data-\d{5}-of-\d{5}"
 _SLOTS = re.compile(
     r"/(Momentum|RMSProp(_\d)?|Adam(_\d)?|Adagrad|Adadelta(_\d)?|Ftrl(_\d)?|LARS\w*)$"
 )
+_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # the end of an index
+_FOOTER = 48
+_MAX_RANK = 254  # of tf.TensorShape
+_STRING = 24  # bytes of TensorFlow's own record of each
 
 
-def prefix_of(path: Path, shown: Path | None = None) -> Path | None:
+def prefix_of(path: Path) -> Path | None:
     """The prefix of the checkpoint that a prefix, a file of it or its folder names, or None."""
-    if path.is_dir():
-        latest = _latest(path)
-        if latest is not None:
-            return latest
-        found = sorted(path.glob("*.index"), key=lambda file: file.stem)
-        if len(found) > 1:
-            names = ", ".join(file.stem for file in found)
-            raise WeightsError(shown or path, f"it holds several checkpoints ({names}): name one")
-        return found[0].with_suffix("") if found else None
-    prefix = path.with_name(re.sub(rf"(\.index|{_DATA})$", "", path.name))
-    return prefix if _index(prefix).is_file() else None
+    if not path.is_dir():
+        prefix = path.with_name(re.sub(rf"(\.index|{_DATA})$", "", path.name))
+        return prefix if _index(prefix).is_file() else None
+    listing = path / "checkpoint"
+    with reading(listing):
+        state = tf.train.get_checkpoint_state(path) if listing.exists() else None
+    # A folder that was moved is still named by its old path, and a file may name any other.
+    latest = path / Path(state.model_checkpoint_path).name if state else path
+    if _index(latest).is_file():
+        return latest
+    found = sorted(path.glob("*.index"), key=lambda file: file.stem)
+    if len(found) > 1:
+        names = ", ".join(file.stem for file in found)
+        raise UnreadableError(f"it holds several checkpoints ({names}): name one")
+    return found[0].with_suffix("") if found else None
 
 
 def _index(prefix: Path) -> Path:
     return prefix.with_name(f"{prefix.name}.index")
 
 
-def _latest(folder: Path) -> Path | None:
-    """The checkpoint that the file `checkpoint` names, in the folder itself wherever that was."""
-    listing = folder / "checkpoint"
-    if not listing.is_file():
-        return None
-    try:
-        state = tf.train.get_checkpoint_state(folder)
-    except ValueError as error:
-        raise WeightsError(listing, f"it is damaged: {error}") from error
-    # A folder that was moved is still named by its old path, and a file may name any other.
-    prefix = folder / Path(state.model_checkpoint_path).name if state else folder
-    return prefix if _index(prefix).is_file() else None
-
-
-def read_archive(path: Path, moving_averages: bool = False) -> Checkpoint:
+def read_archive(path: Path, moving_averages: bool) -> dict[str, np.ndarray]:
     """Reads the checkpoint inside a .tar.gz, through a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         tar.extract_checkpoint(path, Path(folder))
-        prefix = prefix_of(Path(folder), shown=path)
+        prefix = prefix_of(Path(folder))
         if prefix is None:
-            raise WeightsError(
-                path, "it holds no TensorFlow checkpoint (NAME.index and NAME.data-...)"
-            )
-        return read(prefix, moving_averages, shown=path)
+            raise UnreadableError("it holds no checkpoint (NAME.index and NAME.data-...)")
+        return read(prefix, moving_averages)
 
 
-def read(prefix: Path, moving_averages: bool = False, shown: Path | None = None) -> Checkpoint:
-    """Reads a checkpoint's model variables; an optimizer's are unexpected keys."""
-    shown = shown or prefix
-    try:
-        size, declared = _size_of_data(prefix), declared_bytes(_index(prefix))
-        if not may_hold(size, declared):
-            raise WeightsError(
-                shown, f"it declares variables of {declared} bytes in data of {size} bytes"
-            )
-        reader = tf.train.load_checkpoint(str(prefix))
-        names = reader.get_variable_to_shape_map()
-        if _OBJECT_GRAPH in names:
-            return _by_object(reader, shown)
-        return _by_name(reader, names, moving_averages, shown)
-    except WeightsError as error:
-        raise WeightsError(shown, error.reason) from error
-    except Exception as error:  # TensorFlow and protobuf have errors of every kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(shown, f"it is damaged or incomplete: {reason}") from error
-
-
-def _size_of_data(prefix: Path) -> int:
-    """Bytes in a checkpoint's data files, none of which is a named pipe."""
-    size = 0
+def read(prefix: Path, moving_averages: bool) -> dict[str, np.ndarray]:
+    """Reads a checkpoint's model variables, without an optimizer's."""
+    index, size = _index(prefix), 0
     for file in prefix.parent.iterdir():
         if re.fullmatch(_DATA, file.name.removeprefix(prefix.name)):
-            with reading(file):
+            with reading(file):  # which may be a named pipe
                 size += file.stat().st_size
-    return size
-
-
-def _by_name(
-    reader: tf.train.CheckpointReader, names: Iterable[str], averages: bool, shown: Path
-) -> Checkpoint:
-    slots = {name for name in names if _SLOTS.search(name)}
+    declared = _declared_bytes(index.read_bytes())
+    if not may_hold(size, declared):
+        raise UnreadableError(f"it declares variables of {declared} bytes in data of {size} bytes")
+    reader = tf.train.load_checkpoint(str(prefix))
+    names = reader.get_variable_to_shape_map()
+    if _OBJECT_GRAPH in names:
+        return _by_object(reader)
     averaged = {name for name in names if name.endswith(_AVERAGE)}
-    if averages and not averaged:
-        raise WeightsError(shown, "`moving_averages` must be False: it holds none")
-    wanted = {name: name for name in names if name not in slots | averaged}
-    if averages:
+    if moving_averages and not averaged:
+        raise UnreadableError("`moving_averages` must be False: it holds none")
+    wanted = {n: n for n in names if n not in averaged and not _SLOTS.search(n)}
+    if moving_averages:
         wanted |= {name.removesuffix(_AVERAGE): name for name in averaged}
-    arrays = {name: np.asarray(reader.get_tensor(key)) for name, key in wanted.items()}
-    unexpected = slots if averages else slots | averaged
-    return Checkpoint(str(shown), arrays, TF1, unexpected_keys=tuple(sorted(unexpected)))
+    return {name: np.asarray(reader.get_tensor(key)) for name, key in wanted.items()}
 
 
-def _by_object(reader: tf.train.CheckpointReader, shown: Path) -> Checkpoint:
+def _by_object(reader: tf.train.CheckpointReader) -> dict[str, np.ndarray]:
     """TF2 names variables by their place in a tree of objects; the tree has the layers' names."""
     graph = TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
     of_the_model, todo = {0}, [0]
@@ -126,16 +101,74 @@ def _by_object(reader: tf.train.CheckpointReader, shown: Path) -> Checkpoint:
             if child.node_id not in of_the_model and not is_optimizer:
                 of_the_model.add(child.node_id)
                 todo.append(child.node_id)
-    arrays, unexpected = {}, []
-    for index, node in enumerate(graph.nodes):
-        for attribute in node.attributes:
+    arrays = {}
+    for index in sorted(of_the_model):
+        for attribute in graph.nodes[index].attributes:
             name = attribute.full_name.removesuffix(":0")
-            if index not in of_the_model:
-                unexpected.append(name)
-                continue
-            value = reader.get_tensor(attribute.checkpoint_key)
             if name in arrays:
-                raise WeightsError(shown, f"it holds two variables of the name {name}")
+                raise UnreadableError(f"it holds two variables of the name {name}")
+            value = reader.get_tensor(attribute.checkpoint_key)
             if isinstance(value, np.ndarray):  # seeds and counters are plain numbers
                 arrays[name] = value
-    return Checkpoint(str(shown), arrays, unexpected_keys=tuple(sorted(unexpected)))
+    return arrays
+
+
+def _declared_bytes(table: bytes) -> int:
+    """The bytes that all variables of an index take in memory, by their declared shapes.
+
+    The format is LevelDB's table: blocks of keys and values, a block that lists the blocks, a
+    footer.
+    """
+    if not table.endswith(_MAGIC):
+        raise UnreadableError("its index is cut off: it does not end as an index does")
+    footer = io.BytesIO(table[-_FOOTER:])
+    _block(table, footer)  # of metadata
+    return sum(
+        _bytes_of(value)
+        for _, handle in _entries(_block(table, footer))
+        for key, value in _entries(_block(table, io.BytesIO(handle)))
+        if key  # the empty key has the header
+    )
+
+
+def _bytes_of(value: bytes) -> int:
+    entry = BundleEntryProto.FromString(value)
+    shape = [dimension.size for dimension in entry.shape.dim]
+    elements = math.prod(max(size, 1) for size in shape)
+    negative = min(shape, default=0) < 0 or entry.shape.unknown_rank
+    if negative or len(shape) > _MAX_RANK or elements > 1 << 48:
+        raise UnreadableError(f"a variable is declared with the shape {shape[:8]}")
+    dtype = tf.as_dtype(entry.dtype)
+    return math.prod(shape) * (_STRING if dtype == tf.string else dtype.size)
+
+
+def _block(table: bytes, handle: io.BytesIO) -> bytes:
+    """The entries of a block, whose start and length a handle has."""
+    start, length = _number(handle), _number(handle)
+    if start + length >= len(table) or table[start + length]:
+        raise UnreadableError("its index has a block that lies outside or is compressed")
+    block = table[start : start + length]
+    restarts = int.from_bytes(block[-4:], "little")
+    return block[: max(0, length - 4 * (restarts + 1))]
+
+
+def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of a block; a key shares its begin with the one before it."""
+    file, key = io.BytesIO(block), b""
+    while file.tell() < len(block):
+        shared, rest, size = _number(file), _number(file), _number(file)
+        if shared > len(key) or file.tell() + rest + size > len(block):
+            raise UnreadableError("its index has an entry that lies outside its block")
+        key = key[:shared] + file.read(rest)
+        yield key, file.read(size)
+
+
+def _number(file: io.BytesIO) -> int:
+    """A number of seven bits a byte, the lowest first."""
+    number = 0
+    for shift in range(0, 64, 7):
+        (byte,) = file.read(1)
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number
+    raise UnreadableError("its index has a number that is too long")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_deeplab.weights.checkpoint import TF1, Checkpoint, may_hold
-from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.checkpoint import Checkpoint, may_hold
+from keras_deeplab.weights.errors import UnreadableError
 
 _LONGEST_NAME = 10_000  # a converter joins the names of all that it fuses
 # The end of a kernel's name behind its layer's; converters fold batch norms into it.
@@ -20,24 +20,11 @@ _KERNEL = re.compile(
 _DTYPES = ("FLOAT32", "FLOAT16", "UINT8", "INT8", "INT32", "INT64")
 
 
-def is_tflite_file(path: Path) -> bool:
-    """Whether a file is a LiteRT file, by the flatbuffer's identifier."""
-    with path.open("rb") as file:
-        return file.read(8)[4:] == b"TFL3"
-
-
 def read(path: Path) -> Checkpoint:
-    """Reads the kernels and biases of all convolutions, de-quantized, in TensorFlow 1's names.
-
-    Batch norms are folded into the convolutions of such a file.
-    """
+    """Reads the kernels and biases of all convolutions, de-quantized, and the output stride."""
     schema, content = _schema(), path.read_bytes()
-    try:
-        return _Graph(path, schema, content).checkpoint()
-    except WeightsError:
-        raise
-    except Exception as error:  # whatever a damaged flatbuffer leads to
-        raise WeightsError(path, f"it is a damaged LiteRT file: {error}") from error
+    arrays, stride = _Graph(schema, content).convolutions()
+    return Checkpoint(str(path), arrays, folded=True, model_arguments={"output_stride": stride})
 
 
 def _schema() -> ModuleType:
@@ -61,47 +48,44 @@ class _Graph:
     could take any memory.
     """
 
-    def __init__(self, path: Path, schema: ModuleType, content: bytes) -> None:
-        self.path = path
+    def __init__(self, schema: ModuleType, content: bytes) -> None:
         self.schema = schema
         self.size = len(content)
         self.taken = 0  # bytes of the constants so far
         self.model = schema.Model.GetRootAsModel(content, 0)
         self.graph = _item(self.model, "Subgraphs", 0)
 
-    def checkpoint(self) -> Checkpoint:
+    def convolutions(self) -> tuple[dict[str, np.ndarray], int]:
+        """Kernels and biases by name, and the output stride of the network."""
         arrays: dict[str, np.ndarray] = {}
         stride, finest = 1, 1
-        kinds = {
-            self.schema.BuiltinOperator.CONV_2D: (self.schema.Conv2DOptions, "weights"),
-            self.schema.BuiltinOperator.DEPTHWISE_CONV_2D: (
-                self.schema.DepthwiseConv2DOptions,
-                "depthwise_weights",
-            ),
+        kinds = self.schema.BuiltinOperator
+        options_of = {
+            kinds.CONV_2D: self.schema.Conv2DOptions,
+            kinds.DEPTHWISE_CONV_2D: self.schema.DepthwiseConv2DOptions,
         }
         for index in range(self.graph.OperatorsLength()):
             operator = self.graph.Operators(index)
             code = _item(self.model, "OperatorCodes", operator.OpcodeIndex())
             # Old files keep the number in a field that later became too small for it.
             kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-            if kind not in kinds:
+            if kind not in options_of:
                 continue
-            options_class, variable = kinds[kind]
             kernel = _item(operator, "Inputs", 1)
             scope = self._scope(kernel)
             # Kernels are (out, h, w, in), depthwise ones (1, h, w, channels).
-            arrays[f"{scope}/{variable}"] = self._values(kernel).transpose(1, 2, 3, 0)
+            arrays[f"{scope}/weights"] = self._values(kernel).transpose(1, 2, 3, 0)
             if operator.InputsLength() > 2 and (bias := operator.Inputs(2)) >= 0:
                 arrays[f"{scope}/biases"] = self._values(bias)
-            table, options = operator.BuiltinOptions(), options_class()
+            table, options = operator.BuiltinOptions(), options_of[kind]()
             options.Init(table.Bytes, table.Pos)
             if options.StrideH() != options.StrideW():
-                raise WeightsError(self.path, "a convolution's strides differ in height and width")
+                raise UnreadableError("a convolution's strides differ in height and width")
             finest *= options.StrideH()
             stride = max(stride, finest)
         if not arrays:
-            raise WeightsError(self.path, "it holds no convolutions")
-        return Checkpoint(str(self.path), arrays, TF1, folded=True, output_stride=stride)
+            raise UnreadableError("it holds no convolutions")
+        return arrays, stride
 
     def _scope(self, kernel: int) -> str:
         """The name of the layer that has a kernel."""
@@ -110,11 +94,7 @@ class _Graph:
         name = name[:_LONGEST_NAME].decode().split(";")[0]
         match = _KERNEL.match(name)
         if match is None:
-            raise WeightsError(
-                self.path,
-                f"the kernel {name[:200]!r} is not named as a TensorFlow 1 network names it; "
-                "only LiteRT files of such networks are read",
-            )
+            raise UnreadableError(f"the kernel {name[:200]!r} is not of a TensorFlow 1 network")
         return match[1]
 
     def _values(self, index: int) -> np.ndarray:
@@ -123,17 +103,17 @@ class _Graph:
         types = {getattr(self.schema.TensorType, name): name.lower() for name in _DTYPES}
         buffer = _item(self.model, "Buffers", tensor.Buffer())
         if tensor.Type() not in types or buffer.DataIsNone():
-            raise WeightsError(self.path, f"tensor {index} is not a constant of a known type")
+            raise UnreadableError(f"tensor {index} is not a constant of a known type")
         raw = buffer.DataAsNumpy().view(types[tensor.Type()])
         self.taken += raw.nbytes
         if not may_hold(self.size, self.taken):
-            raise WeightsError(self.path, f"refused: tensors of more than {self.taken} bytes")
+            raise UnreadableError(f"refused: tensors of more than {self.taken} bytes")
         values = raw.reshape(() if tensor.ShapeIsNone() else tuple(tensor.ShapeAsNumpy()))
         if values.dtype.kind == "f":
             return values.astype(np.float32)
         quantization = tensor.Quantization()
         if quantization is None or quantization.ScaleIsNone():
-            raise WeightsError(self.path, f"tensor {index} holds integers without a scale")
+            raise UnreadableError(f"tensor {index} holds integers without a scale")
         scale = quantization.ScaleAsNumpy().astype(np.float64)
         zero = np.zeros(1) if quantization.ZeroPointIsNone() else quantization.ZeroPointAsNumpy()
         shape = [1] * values.ndim

@@ -19,26 +19,19 @@ from typing import Any, BinaryIO
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.weights.errors import printable
+from keras_deeplab.weights.errors import UnreadableError
 
-_DTYPES = {
-    "Double": np.dtype("float64"),
-    "Float": np.dtype("float32"),
-    "Half": np.dtype("float16"),
-    "BFloat16": np.dtype(tf.bfloat16.as_numpy_dtype),
-    "Long": np.dtype("int64"),
-    "Int": np.dtype("int32"),
-    "Short": np.dtype("int16"),
-    "Char": np.dtype("int8"),
-    "Byte": np.dtype("uint8"),
-    "Bool": np.dtype("bool"),
+_KINDS = "Double Float Half Long Int Short Char Byte Bool BFloat16".split()
+_DTYPES = "float64 float32 float16 int64 int32 int16 int8 uint8 bool".split()
+_STORAGES = {
+    f"torch.{kind}Storage": np.dtype(dtype)
+    for kind, dtype in zip(_KINDS, [*_DTYPES, tf.bfloat16.as_numpy_dtype], strict=True)
 }
-_STORAGES = {f"torch.{name}Storage": dtype for name, dtype in _DTYPES.items()}
 # Bytes, of numbers that Keras' layers do not have: the calls that use them are passed over.
 _STORAGES["torch.storage.UntypedStorage"] = np.dtype("uint8")
 _REBUILD = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 # Before torch 0.4 tensors and parameters were made empty, and had their state set.
-_EMPTY_TENSORS = [f"torch.{name}Tensor" for name in _DTYPES]
+_EMPTY_TENSORS = [f"torch.{kind}Tensor" for kind in _KINDS]
 _PARAMETERS = (
     "torch.nn.parameter.Parameter",
     "torch._utils._rebuild_parameter",
@@ -58,14 +51,16 @@ _EXTRAS = re.compile(
     r"|(omegaconf|pytorch_lightning|lightning|lightning_fabric|lightning_utilities|mmengine|mmcv"
     r"|yacs|easydict|addict|ml_collections)(\.\w+)+"
 )
+# Opcodes that push their argument, and those that push or extend a container by so many items, or
+# by those since the last mark.
 _PLAIN = set(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE BINUNICODE8 "
     "SHORT_BINUNICODE STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8".split()
 )
-
-
-class UnreadablePickle(Exception):
-    """A pickle that is damaged, or holds more than tensors in plain containers."""
+_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "TUPLE": None}
+_LISTS = {"EMPTY_LIST": 0, "LIST": None}
+_DICTS_AND_SETS = {"EMPTY_DICT": 0, "DICT": None, "EMPTY_SET": 0, "FROZENSET": None}
+_EXTENSIONS = {"APPEND": 1, "SETITEM": 2, "APPENDS": None, "SETITEMS": None, "ADDITEMS": None}
 
 
 @dataclass(eq=False)
@@ -77,14 +72,10 @@ class Object:
     items: list[Any] = field(default_factory=list)
     state: Any = None
 
-    @property
-    def is_dict(self) -> bool:
-        """Whether the items are keys and values in turn."""
-        return self.name in _DICTS
-
-    def pairs(self) -> list[tuple[Any, Any]]:
-        """The keys and values of a dict."""
-        return list(zip(self.items[::2], self.items[1::2], strict=True))
+    def named(self) -> dict[str, Any]:
+        """A dict's items, which are keys and values in turn, without keys that are no strings."""
+        pairs = zip(self.items[::2], self.items[1::2], strict=True) if self.name in _DICTS else ()
+        return {key: value for key, value in pairs if isinstance(key, str)}
 
 
 @dataclass(frozen=True)
@@ -142,49 +133,32 @@ class Unpickler:
         self._memo: dict[int, Any] = {}
 
     def load(self) -> Any:
-        """Returns what the pickle holds, or raises `UnreadablePickle`."""
-        try:
-            for opcode, argument, _ in pickletools.genops(self._file):
-                self._run(opcode.name, argument)
-            return self._stack.pop()
-        except UnreadablePickle:
-            raise
-        except Exception as error:  # whatever a damaged pickle leads to
-            raise UnreadablePickle(f"damaged or cut pickle ({printable(str(error))})") from error
+        """Returns what the pickle holds; a damaged one raises errors of every kind."""
+        for opcode, argument, _ in pickletools.genops(self._file):
+            self._run(opcode.name, argument)
+        return self._stack.pop()
 
     def _run(self, opcode: str, argument: Any) -> None:
         stack = self._stack
-        if opcode in _PLAIN:
-            stack.append(argument)
-            return
         match opcode:
             case "PROTO" | "FRAME" | "STOP":
                 pass
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE" | "NEWFALSE":
-                stack.append(opcode == "NEWTRUE")
             case "MARK":
                 self._marks.append(len(stack))
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(self._pop(int(opcode[-1]))))
-            case "TUPLE":
-                stack.append(tuple(self._pop_marked()))
-            case "EMPTY_LIST":
-                stack.append([])
-            case "LIST":
-                stack.append(self._pop_marked())
-            case "EMPTY_DICT" | "EMPTY_SET":
-                stack.append(Object("dict" if opcode == "EMPTY_DICT" else "set"))
-            case "DICT" | "FROZENSET":
-                items = self._pop_marked()
-                stack.append(Object("dict" if opcode == "DICT" else "set", items=items))
-            case "APPEND" | "SETITEM":
-                self._extend(self._pop(1 if opcode == "APPEND" else 2))
-            case "APPENDS" | "SETITEMS" | "ADDITEMS":
-                self._extend(self._pop_marked())
+            case _ if opcode in _PLAIN:
+                stack.append(argument)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append(None if opcode == "NONE" else opcode == "NEWTRUE")
+            case _ if opcode in _TUPLES:
+                stack.append(tuple(self._pop(_TUPLES[opcode])))
+            case _ if opcode in _LISTS:
+                stack.append(self._pop(_LISTS[opcode]))
+            case _ if opcode in _DICTS_AND_SETS:
+                name = "dict" if "DICT" in opcode else "set"
+                stack.append(Object(name, items=self._pop(_DICTS_AND_SETS[opcode])))
+            case _ if opcode in _EXTENSIONS:
+                items, container = self._pop(_EXTENSIONS[opcode]), stack[-1]
+                (container.items if isinstance(container, Object) else container).extend(items)
             case "PUT" | "BINPUT" | "LONG_BINPUT":
                 self._memo[argument] = stack[-1]
             case "MEMOIZE":
@@ -197,30 +171,22 @@ class Unpickler:
                 stack.append(_named(*self._pop(2)))
             case "REDUCE" | "NEWOBJ":
                 stack.append(_called(*self._pop(2)))
-            case "BUILD":
-                (state,) = self._pop(1)
-                if not isinstance(stack[-1], Object):
-                    raise UnreadablePickle(f"refused a state for a {type(stack[-1]).__name__}")
+            case "BUILD" if isinstance(stack[-2], Object):
+                state = stack.pop()
                 stack[-1].state = state
             case "BINPERSID":
                 stack.append(self._storage(stack.pop()))
             case _:
-                raise UnreadablePickle(f"refused the pickle opcode {opcode}")
+                raise UnreadableError(f"refused the pickle opcode {opcode}")
 
-    def _pop(self, count: int) -> list[Any]:
-        start = len(self._stack) - count
-        if start < 0:
-            raise UnreadablePickle("damaged or cut pickle (the stack is empty)")
+    def _pop(self, count: int | None) -> list[Any]:
+        """The last items of the stack, without a count those since the last mark."""
+        start = self._marks.pop() if count is None else len(self._stack) - count
+        if not 0 <= start <= len(self._stack):
+            raise UnreadableError("its pickle is damaged: the stack is empty")
         popped = self._stack[start:]
         del self._stack[start:]
         return popped
-
-    def _pop_marked(self) -> list[Any]:
-        return self._pop(len(self._stack) - self._marks.pop())
-
-    def _extend(self, items: list[Any]) -> None:
-        container = self._stack[-1]
-        (container.items if isinstance(container, Object) else container).extend(items)
 
     def _storage(self, identifier: object) -> Storage:
         match identifier:
@@ -230,25 +196,25 @@ class Unpickler:
             ):
                 storage = Storage(key, _STORAGES[kind], count)
             case _:
-                raise UnreadablePickle("refused a persistent id that is not a storage")
+                raise UnreadableError("refused a persistent id that is not a storage")
         if self.storages.setdefault(key, storage) != storage:
-            raise UnreadablePickle(f"refused storage {printable(key)} of two sizes")
+            raise UnreadableError(f"refused storage {key:.100} of two sizes")
         return storage
 
 
 def _named(module: str, name: str) -> Object:
     full = ".".join((module, name))
     if full not in _NAMES and not _EXTRAS.fullmatch(full):
-        raise UnreadablePickle(
-            f"refused {printable(full)}: only tensors in plain containers are read. Load the file "
-            "with torch where you trust it, and save model.state_dict() alone"
+        raise UnreadableError(
+            f"refused {full:.100}: only tensors in plain containers are read. Load the file with "
+            "torch where you trust it, and save model.state_dict() alone"
         )
     return Object(full)
 
 
 def _called(function: Any, arguments: Any) -> Object:
     if not isinstance(function, Object) or not isinstance(arguments, tuple):
-        raise UnreadablePickle(f"refused a call of a {type(function).__name__}")
+        raise UnreadableError(f"refused a call of a {type(function).__name__}")
     made = Object(function.name, arguments)
     if made.name == _ORDERED and arguments:  # as Python 2 wrote it
         (pairs,) = arguments
@@ -273,19 +239,19 @@ def tensor_of(value: Any) -> Tensor | None:
 
 def _tensor(storage: Any = None, offset: Any = 0, shape: Any = (), strides: Any = ()) -> Tensor:
     if not isinstance(storage, Storage):
-        raise UnreadablePickle("refused a tensor without a storage")
+        raise UnreadableError("refused a tensor without a storage")
     tuples = isinstance(shape, tuple) and isinstance(strides, tuple)
     numbers = (offset, *shape, *strides) if tuples and len(shape) == len(strides) <= 32 else (None,)
-    if not all(isinstance(number, int) and 0 <= number <= sys.maxsize for number in numbers):
-        raise UnreadablePickle("refused a tensor whose offset, shape and strides are not a view")
+    is_view = all(isinstance(number, int) and 0 <= number <= sys.maxsize for number in numbers)
     itemsize = storage.dtype.itemsize
-    elements = math.prod(max(size, 1) for size in shape)
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    reaches_out = 0 not in shape and last >= storage.count
-    if reaches_out or elements * itemsize > sys.maxsize:
-        raise UnreadablePickle(
-            f"refused a tensor of shape {shape}, strides {strides} and offset {offset}, which is "
-            f"not in its storage of {storage.nbytes} bytes"
+    if is_view:
+        steps = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
+        reaches_out = 0 not in shape and offset + sum(steps) >= storage.count
+        elements = math.prod(max(size, 1) for size in shape)
+        is_view = not reaches_out and elements * itemsize <= sys.maxsize
+    if not is_view:
+        raise UnreadableError(
+            f"refused a tensor that is not in its storage of {storage.nbytes} bytes"
         )
     steps = tuple(stride * itemsize for stride in strides)
     return Tensor(storage, offset * itemsize, shape, steps)
