@@ -330,8 +330,9 @@ def test_the_momentum_remembers_a_thirtieth_of_the_run():
 
 def test_files_with_keras_own_norms_still_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    modules = "graph.rewrite layers.atrous_conv models.deep_supervision backbones.blocks"
     with monkeypatch.context() as earlier:
-        for module in "graph.rewrite layers.atrous_conv models.fcn_head backbones.blocks".split():
+        for module in modules.split():
             path = f"keras_deeplab.{module}.BatchNormalization"
             earlier.setattr(path, keras.layers.BatchNormalization)
         model = small_model(auxiliary_layer="stage8_out")

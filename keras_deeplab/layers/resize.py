@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_deeplab.validation import integer, positive
+from keras_deeplab.validation import pair, positive
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -106,9 +106,9 @@ class PadToMinimum(keras.layers.Layer):
     so that the padding looks like the image's border in any scaling of the pixels.
     """
 
-    def __init__(self, height: int, width: int, **kwargs: Any) -> None:
+    def __init__(self, minimum: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.minimum = (integer("height", height), integer("width", width))
+        self.minimum = pair("minimum", minimum)
         self.supports_jit = False
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -119,8 +119,7 @@ class PadToMinimum(keras.layers.Layer):
         return x
 
     def get_config(self) -> dict[str, Any]:
-        height, width = self.minimum
-        return {**super().get_config(), "height": height, "width": width}
+        return {**super().get_config(), "minimum": self.minimum}
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")

@@ -21,7 +21,7 @@ from keras_deeplab.layers import CropLike, PadToMinimum, ResizeLike
 from keras_deeplab.layers.composite import change_settings, changed_settings, without_settings
 from keras_deeplab.models import backbone as backbones
 from keras_deeplab.models.arguments import CHECKS, completed, scaled_rates
-from keras_deeplab.models.training import TrainingMixin
+from keras_deeplab.models.training import DistributedTraining, LabelMapTraining
 from keras_deeplab.validation import error, integer
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def _with_given(init: Callable[..., None]) -> Callable[..., None]:
     return noting
 
 
-class ImageModel(TrainingMixin, keras.Model):
+class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     """Base of the functional models on a backbone.
 
     A subclass's constructor is its signature and `super().__init__(locals())`. What the arguments
@@ -64,8 +64,7 @@ class ImageModel(TrainingMixin, keras.Model):
 
     checks = CHECKS  # by the name of the argument
     transfer_report: Any = None  # what was loaded from the constructor's `weights`
-    # The model's output from features and feature taps: each subclass has its own. Not abstract, as
-    # Keras makes an instance of each base of a functional model.
+    # From features and feature taps. Not abstract, as Keras makes an instance of each base.
     _output: Callable[..., Any]
 
     def __init_subclass__(cls, **settings: Any) -> None:
@@ -94,7 +93,7 @@ class ImageModel(TrainingMixin, keras.Model):
             inputs = image = keras.Input(final["input_shape"], name="images")
             minimum = minimum_size(keras.Model(backbone.inputs[0], backbone.outputs[0]))
             if minimum not in ((1, 1), tuple(inputs.shape[1:3])):
-                image = PadToMinimum(*minimum, name="pad_to_minimum")(inputs)
+                image = PadToMinimum(minimum, name="pad_to_minimum")(inputs)
             values = {"_arguments": MappingProxyType(final), "_backbone": backbone}
             for name, value in {**values, "_images": (inputs, image)}.items():
                 # Past Keras' tracking, which would wrap the dict and count the network twice.
@@ -168,12 +167,6 @@ class ImageModel(TrainingMixin, keras.Model):
         Args:
             dtype: A dtype policy, such as `"float32"` or `"mixed_bfloat16"`. A backbone that was
                 given as a network keeps its own.
-
-        Example:
-
-        >>> model = keras_deeplab.DeepLabV3Plus(3, "mobilenet_v2", dtype="mixed_bfloat16")
-        >>> model.with_dtype("float32").compute_dtype
-        'float32'
         """
         return self._rebuilt(dtype=dtype)[0]
 

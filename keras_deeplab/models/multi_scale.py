@@ -12,12 +12,12 @@ from keras import ops
 from keras_deeplab.layers import ResizeBy, ResizeLike
 from keras_deeplab.models.base import SegmentationModel, dtype_policy
 from keras_deeplab.models.deep_supervision import DeepSupervision
-from keras_deeplab.models.training import TrainingMixin
+from keras_deeplab.models.training import DistributedTraining, LabelMapTraining
 from keras_deeplab.validation import error, is_number, one_of
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class MultiScale(DeepSupervision, TrainingMixin, keras.Model):
+class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.Model):
     """Fuses a model's predictions at several scales of the image, and for its mirror image.
 
     The weights are the model's own, shared by all scales. Evaluate a model trained at output stride

@@ -11,24 +11,10 @@ import tensorflow as tf
 from keras_deeplab.labels import warn_of_masks
 
 
-class TrainingMixin:
-    """Mixin of models: errors where Keras misuses label maps, and what it lacks on several devices.
-
-    Of Keras 3.15 under `tf.distribute` it changes three things:
-
-    1. Loss and metrics are built from the specification of the batches. Keras takes the mean over
-       the first batches of all replicas, which fails where their sizes differ and on several
-       machines, and it consumes them.
-    2. On several machines a step returns vectors of one element: Keras takes the mean of metrics
-       along axis 0 (issue 20585).
-    3. When the last batch has fewer images than there are replicas, one of these gets no image, on
-       which TensorFlow's convolutions fail on a CPU. It gets a black one, whose output is dropped.
-    """
-
-    _distribute_strategy: tf.distribute.Strategy | None
+class LabelMapTraining:
+    """Mixin of models: calls in which Keras would silently misuse label maps are errors."""
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`, but `class_weight` for label maps is an error."""
         self._check_class_weight(kwargs.get("class_weight"))
         if isinstance(y, np.ndarray | tf.Tensor) and len(self.output_shape) == 4:
             loss = getattr(self, "loss", None)
@@ -38,7 +24,6 @@ class TrainingMixin:
         return super().fit(x, y, *args, **kwargs)
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.train_on_batch`, but `class_weight` for label maps is an error."""
         self._check_class_weight(kwargs.get("class_weight"))
         return super().train_on_batch(x, y, *args, **kwargs)
 
@@ -52,7 +37,7 @@ class TrainingMixin:
             )
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """As `keras.Model.save`, but HDF5, which Keras would write and not load, is an error."""
+        # Keras would write HDF5, and not load it.
         if str(filepath).lower().endswith((".h5", ".hdf5")):
             raise ValueError(
                 f"`filepath` must end in .keras. Received: filepath={str(filepath)!r}. For the "
@@ -70,6 +55,21 @@ class TrainingMixin:
                 "`keras.Model(model.inputs, model.outputs)`."
             )
         return super()._run_through_graph(*args, **kwargs)
+
+
+class DistributedTraining:
+    """Mixin of models for what Keras 3.15 lacks under `tf.distribute`; idle without a strategy.
+
+    1. Loss and metrics are built from the specification of the batches. Keras takes the mean over
+       the first batches of all replicas, which fails where their sizes differ and on several
+       machines, and it consumes them.
+    2. On several machines a step returns vectors of one element: Keras takes the mean of metrics
+       along axis 0 (issue 20585).
+    3. When the last batch has fewer images than there are replicas, one of these gets no image, on
+       which TensorFlow's convolutions fail on a CPU. It gets a black one, whose output is dropped.
+    """
+
+    _distribute_strategy: tf.distribute.Strategy | None
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if self._distribute_strategy is not None and iterator is not None:

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
-from layer_checks import Case, check_layer, check_training_and_files
+from layer_checks import Case, check_layer
 
 from keras_deeplab import layers
 
@@ -37,7 +36,7 @@ CASES = [
     Case("resize", layers.ResizeLike, reference=(5, 3)),
     Case("resize_by_corners", partial(layers.ResizeBy, 1.5, align_corners=True)),
     Case("resize_by", partial(layers.ResizeBy, 0.75)),
-    Case("pad_to_minimum", partial(layers.PadToMinimum, 7, 11)),
+    Case("pad_to_minimum", partial(layers.PadToMinimum, (7, 11))),
     Case("reverse_channels", layers.ReverseChannels),
     Case("crop", layers.CropLike, reference=(-2, -3)),
 ]
@@ -48,11 +47,9 @@ def test_all_ways_of_calling_agree(case: Case):
     check_layer(case)
 
 
-def test_gradients_and_files(tmp_path: Path):
-    one_of_each_class = {type(case.make()): case for case in CASES}
-    names = {layer_class.__name__ for layer_class in one_of_each_class}
-    assert names == set(layers.__all__) - {"CompositeLayer"}  # no layer is forgotten
-    check_training_and_files(list(one_of_each_class.values()), tmp_path)
+def test_no_layer_is_forgotten():
+    checked = {type(case.make()).__name__ for case in CASES}
+    assert checked == set(layers.__all__) - {"CompositeLayer"}
 
 
 @pytest.mark.parametrize(
@@ -78,8 +75,7 @@ def test_gradients_and_files(tmp_path: Path):
         (PYRAMID, {"levels": (4, 0)}, "levels", (4, 0)),
         (PYRAMID, {"mode": "mean"}, "mode", "mean"),
         (layers.ResizeBy, {"scale": 0}, "scale", 0),
-        (layers.PadToMinimum, {"height": 0, "width": 4}, "height", 0),
-        (layers.PadToMinimum, {"height": 4, "width": 4.5}, "width", 4.5),
+        (layers.PadToMinimum, {"minimum": (4, 0)}, "minimum", (4, 0)),
     ],
 )
 def test_errors_name_argument_and_value(

@@ -62,14 +62,14 @@ def test_pad_to_minimum_repeats_the_last_row_and_column_and_crop_undoes_it(size)
     x = picture(*size)
     rows, columns = max(7 - size[0], 0), max(5 - size[1], 0)
     expected = np.pad(x, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
-    padded = PadToMinimum(7, 5)(x)
+    padded = PadToMinimum((7, 5))(x)
     np.testing.assert_array_equal(padded, expected)
     np.testing.assert_array_equal(CropLike()(padded, x), x)
 
 
 def test_shapes_are_known_as_far_as_they_can_be():
     x = keras.Input((None, 4, 2))
-    assert PadToMinimum(7, 5)(x).shape == (None, None, 5, 2)
+    assert PadToMinimum((7, 5))(x).shape == (None, None, 5, 2)
     for align in (False, True):
         assert ResizeLike(align)(x, keras.Input((8, None, 3))).shape == (None, 8, None, 2)
     assert CropLike()(x, keras.Input((2, None, 3))).shape == (None, 2, None, 2)

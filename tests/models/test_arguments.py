@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 
 import keras
 import numpy as np
@@ -35,22 +34,16 @@ def received(name: str, value: str) -> str:
 CASES = [
     (DeepLabV3, {"num_classes": 1}, "`num_classes` .* Received: num_classes=1.*use 2"),
     (UNet, {"num_classes": 2.0}, received("num_classes", "2.0")),
-    (SPPNet, {"num_classes": True}, received("num_classes", "True")),
-    (DeepLabV3, {"output_stride": "16"}, received("output_stride", "'16'")),
     (DeepLabV3Plus, {"output_stride": 3}, r"`output_stride` must be one of .*\[1, .*16.*\D3"),
-    (DeepLabV3, {"aspp_rates": 6}, received("aspp_rates", "6")),
     (DeepLabV3, {"aspp_rates": (6, 0)}, received("aspp_rates", r"\(6, 0\)")),
     (DeepLabV3, {"multi_grid": (1, 2, 4)}, r"`multi_grid` .*'tiny'.* multi_grid=\(1, 2, 4\)"),
     (DeepLabV3Plus, {"stride_on": "1x1"}, "`stride_on` .*'tiny'.* Received: stride_on='1x1'"),
     (SPPNet, {"backbone_options": {"padding": "same"}}, "`padding` .*'tiny'.*padding='same'"),
     (DeepLabV3, {"backbone_options": ["padding"]}, r"`backbone_options` must be a dict"),
     (DeepLabV3, {"dropout": 1.0}, received("dropout", "1.0")),
-    (UNet, {"dropout": -0.1}, received("dropout", "-0.1")),
     (DeepLabV3, {"epsilon": 0}, received("epsilon", "0")),
-    (DeepLabV3, {"epsilon": math.nan}, received("epsilon", "nan")),
     (DeepLabV3, {"preprocessing": "bgr"}, received("preprocessing", "'bgr'")),
     (UNet, {"input_shape": (None, None)}, received("input_shape", r"\(None, None\)")),
-    (DeepLabV3, {"input_shape": 3}, received("input_shape", "3")),
     (SPPNet, {"input_shape": (0, None, 3)}, received("input_shape", r"\(0, None, 3\)")),
     (DeepLabV3, {"input_shape": (None, None, 4)}, r"`backbone` .* 4 channels of .*None, 3\)"),
     (DeepLabV3, {"dtype": "float31"}, received("dtype", "'float31'")),
@@ -70,13 +63,11 @@ CASES = [
     (UNet, {"backbone": 3}, received("backbone", "3")),
     (UNet, {"backbone": without_stride_4()}, r"`skip_layers` .* 16.* skip_layers=\(\)"),
     (UNet, {"skip_layers": "stem"}, received("skip_layers", "'stem'")),
-    (UNet, {"skip_layers": ()}, received("skip_layers", r"\(\)")),
     (UNet, {"skip_layers": ("stm",)}, "`skip_layers` .*'stm'.*stem"),
     (UNet, {"skip_layers": ("add8", "stage8")}, r"`skip_layers` .* different .*add8', 'stage8"),
     (UNet, {"skip_layers": ("stem", "stage32")}, "`skip_layers` .* finer than .* 32.*'stage32'"),
     (UNet, {"backbone": None, "skip_layers": ("level0_conv2",)}, "`skip_layers` .* finer than"),
     (SPPNet, {"levels": ()}, received("levels", r"\(\)")),
-    (SPPNet, {"levels": (2, 0)}, received("levels", r"\(2, 0\)")),
     (SPPNet, {"dense": 256}, received("dense", "256")),
     (SPPNet, {"pooling": "mean"}, received("pooling", "'mean'")),
 ]
@@ -98,6 +89,10 @@ def test_every_argument_that_is_an_integer_is_checked(cls):
             cls(**{"backbone": TINY, name: 0})
 
 
+CASCADE = {"cascade": True}
+GRID = {"backbone_options": {"multi_grid": (1, 1, 1)}}
+
+
 @pytest.mark.parametrize(
     "cls, backbone, arguments, words",
     [
@@ -105,19 +100,9 @@ def test_every_argument_that_is_an_integer_is_checked(cls):
         (DeepLabV1, "vgg16", {"head_filters": None}, received("head_filters", "None")),
         (DeepLabV2, "vgg16", {"aspp_rates": ()}, r"`aspp_rates` .* at least one .*=\(\)"),
         (DeepLabV3, "mobilenet_v2", {"stride_on": "3x3"}, "`stride_on` .*'mobilenet_v2'.*'3x3'"),
-        (
-            DeepLabV3,
-            "resnet50",
-            {"backbone_options": {"multi_grid": (1, 1, 1)}},
-            "without 'multi_grid'.* is an argument",
-        ),
-        (
-            DeepLabV3,
-            "resnet50",
-            {"cascade": True, "aspp_rates": (6, 12)},
-            r"`aspp_rates` must be left out .* aspp_rates=\(6, 12\)",
-        ),
-        (DeepLabV3, "resnet50", {"cascade": True, "separable": True}, "`separable` .* left out"),
+        (DeepLabV3, "resnet50", GRID, "without 'multi_grid'.* is an argument"),
+        (DeepLabV3, "resnet50", {**CASCADE, "aspp_rates": (6,)}, r"`aspp_rates` .* left out"),
+        (DeepLabV3, "resnet50", {**CASCADE, "separable": True}, "`separable` .* left out"),
     ],
 )
 def test_errors_that_come_before_the_backbone_is_built(

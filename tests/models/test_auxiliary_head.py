@@ -39,7 +39,7 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
     return image(64, 96, batch=2), np.random.default_rng(0).integers(0, 3, (2, 64, 96))
 
 
-def test_the_head_is_torchvisions(model):
+def test_the_head_is_torchvisions_on_the_layer_that_was_named(model):
     layers = all_layers(model)
     conv, norm, logits = (layers[name] for name in HEAD)
     assert conv.kernel.shape == (3, 3, 12, 3)  # a quarter of the channels
@@ -48,15 +48,9 @@ def test_the_head_is_torchvisions(model):
     assert layers["auxiliary/act"].activation is keras.activations.relu
     assert layers["auxiliary/dropout"].rate == 0.1
     assert (logits.kernel.shape, logits.use_bias) == ((1, 1, 3, 3), True)
-
-
-def test_the_auxiliary_logits_come_from_the_layer_that_was_named(model):
-    x = image(64, 96)
-    network = model.backbone
-    tap = keras.Model(network.inputs[0], network.get_layer("stage16_out").output)
-    features = tap(x)
+    x, network = image(64, 96), model.backbone
+    features = keras.Model(network.inputs[0], network.get_layer("stage16_out").output)(x)
     assert features.shape == (1, 4, 6, 12)
-    conv, norm, logits = (all_layers(model)[name] for name in HEAD)
     coarse = logits(tf.nn.relu(norm(conv(features), training=False)))
     expected = tf.image.resize(coarse, (64, 96))
     found = model.training_graph(x, training=False)[1]

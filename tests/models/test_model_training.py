@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import warnings
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from networks import calibrated, small, tiny
 from keras_deeplab import DeepLabV3, DeepLabV3Plus, MultiScale, SPPNet
 from keras_deeplab import labels as labels_module
 from keras_deeplab.losses import CrossEntropy, Dice, Sum
-from keras_deeplab.models.training import TrainingMixin
+from keras_deeplab.models.training import LabelMapTraining
 
 
 def photographs(height: int = 32, width: int = 48, batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -43,13 +42,6 @@ def test_a_few_steps_halve_the_loss_on_images_of_two_sizes():
         data.repeat(6), epochs=3, steps_per_epoch=4, verbose=0
     )
     assert history.history["loss"][-1] < 0.5 * history.history["loss"][0]
-
-
-@pytest.mark.slow
-def test_a_backbone_of_the_package_learns():
-    model = DeepLabV3Plus(2, "mobilenet_v2", aspp_filters=16, decoder_filters=16)
-    losses = compiled(model, eager=False).fit(*photographs(), epochs=8, verbose=0).history["loss"]
-    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_saved_with_its_optimizer_it_resumes(tmp_path: Path):
@@ -112,12 +104,9 @@ def test_a_clone_that_would_lose_the_class_is_refused(model):
     assert type(keras.models.clone_model(around).layers[-1]) is DeepLabV3Plus
 
 
-@pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))]
-)
-def test_copies_keep_class_weights_and_auxiliary_head(duplicate):
+def test_copies_keep_class_weights_and_auxiliary_head():
     model = MultiScale(calibrated("v3_auxiliary"), (0.5, 1.0))
-    again, logits = duplicate(model), model(IMAGES[:1])
+    again, logits = copy.deepcopy(model), model(IMAGES[:1])
     assert type(again) is type(model)
     np.testing.assert_array_equal(again(IMAGES[:1]), logits)
     for weight in again.weights:
@@ -155,7 +144,7 @@ def test_class_weight_of_labels_of_whole_images_is_keras_own():
     assert np.ravel(twice)[0] == pytest.approx(2 * np.ravel(plain)[0], rel=1e-5)
 
 
-class OneKernel(TrainingMixin, keras.Model):
+class OneKernel(LabelMapTraining, keras.Model):
     """The least model that is trained on label maps."""
 
     def __init__(self):
@@ -163,19 +152,13 @@ class OneKernel(TrainingMixin, keras.Model):
         super().__init__(inputs, keras.layers.Conv2D(2, 1)(inputs))
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), Sum([Dice(), CrossEntropy()])])
-def test_masks_of_0_and_255_are_a_warning_before_the_first_step(loss, monkeypatch):
+def test_masks_of_0_and_255_are_a_warning_before_the_first_step(monkeypatch):
     monkeypatch.setattr(labels_module, "_warned", False)
     model = OneKernel()
-    model.compile("sgd", loss, run_eagerly=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        model.fit(IMAGES, np.where(MASKS == 255, 1, MASKS), verbose=0)
         model.compile("sgd", CrossEntropy(ignore_label=None), run_eagerly=True)
         model.fit(IMAGES, MASKS // 255, verbose=0)
-    model.compile("sgd", loss, run_eagerly=True)
+    model.compile("sgd", Sum([Dice(), CrossEntropy()]), run_eagerly=True)
     with pytest.warns(UserWarning, match="8 label maps contain no class but 0; 12.1 %"):
         model.fit(IMAGES, tf.constant(MASKS), verbose=0)
-    with warnings.catch_warnings():  # once in a process
-        warnings.simplefilter("error", UserWarning)
-        model.fit(IMAGES, MASKS, verbose=0)
