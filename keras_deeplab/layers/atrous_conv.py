@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import abc
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,8 +13,11 @@ from keras_deeplab.layers.composite import CompositeLayer
 from keras_deeplab.validation import error, integer, pair
 
 
-class _AtrousConvolution(CompositeLayer, abc.ABC):
+class _AtrousConvolution(CompositeLayer):
     """Base of both convolutions: the settings, the padding and the rule of dilation."""
+
+    # The layers inside in order, None for those that the settings leave out.
+    _steps: Callable[[], tuple[kl.Layer | None, ...]]
 
     def __init__(
         self,
@@ -69,10 +72,6 @@ class _AtrousConvolution(CompositeLayer, abc.ABC):
 
     def _activation(self, name: str) -> kl.Layer:
         return kl.Activation(self.activation, name=name, dtype=self.dtype_policy)
-
-    @abc.abstractmethod
-    def _steps(self) -> tuple[kl.Layer | None, ...]:
-        """The layers inside in order, None for those that the settings leave out."""
 
     def call(self, x: Any) -> Any:
         for layer in self._steps():

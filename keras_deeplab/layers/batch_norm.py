@@ -12,7 +12,6 @@ from keras_deeplab.validation import one_of
 
 # What may be changed on a norm that is there already; see `BatchNormalization.changed_settings`.
 _SETTINGS = ("momentum", "synchronized", "frozen_statistics")
-_FUSED_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -79,7 +78,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _fits_fused(self, inputs: Any, mask: Any, by_batch: bool) -> bool:
         is_map = len(inputs.shape) == 4 and self.axis in (-1, 3) and mask is None
-        if not is_map or inputs.dtype.name not in _FUSED_DTYPES:
+        if not is_map or inputs.dtype.name not in ("float32", "bfloat16", "float16"):
             return False
         return not (by_batch and (self.renorm or self._spans_replicas()))
 

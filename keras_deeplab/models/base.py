@@ -128,7 +128,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     def _upsampled(self, logits: Any, prefix: str = "") -> Any:
         """Logits at the size of the image, float32."""
         images, enlarged = self._images
-        options = {"align_corners": self._arguments.get("align_corners", False), "dtype": "float32"}
+        options = {"align_corners": self.aligns_corners, "dtype": "float32"}
         x = ResizeLike(name=f"{prefix}upsample", **options)(logits, enlarged)
         if enlarged is images:
             return x
@@ -138,6 +138,11 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     def backbone(self) -> keras.Model:
         """The network inside that turns pixels into features."""
         return self._backbone
+
+    @property
+    def aligns_corners(self) -> bool:
+        """Whether maps are resized by the authors' rule."""
+        return self._arguments.get("align_corners", False)
 
     @property
     def num_classes(self) -> int:

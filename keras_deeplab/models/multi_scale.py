@@ -20,17 +20,13 @@ from keras_deeplab.validation import error, is_number, one_of
 class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.Model):
     """Fuses a model's predictions at several scales of the image, and for its mirror image.
 
-    The weights are the model's own, shared by all scales. Evaluate a model trained at output stride
-    16 so at 8: `model.with_output_stride(8)` first. A scale of 2 costs four times the scale of 1.
-
-    In `fit` the loss is the sum of the losses of each scale and of the fused logits, as DeepLab V2
-    is trained; those of an auxiliary head count at each scale, with the model's weight. Metrics and
-    predictions use the fused logits alone.
+    The weights and the rule of resizing are the model's own. A scale of 2 costs four times the
+    scale of 1. In `fit` the loss is the sum of the losses of each scale and of the fused logits, as
+    DeepLab V2 is trained; those of an auxiliary head count at each scale, with the model's weight.
 
     Args:
         model: Any segmentation model that takes images of any size and returns logits of that size.
         scales: Factors of the image's height and width, distinct positive numbers.
-        align_corners: How image and logits are resized, as in `ResizeBy`; None for the model's own.
         name: Of the new model.
         fusion: `"max"`, the maximum over all scales at each pixel, as DeepLab V2 fuses logits, or
             `"mean"`, logits whose softmax is the mean of the probabilities, as V3 and V3+ are
@@ -59,7 +55,6 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         self,
         model: keras.Model,
         scales: Sequence[float] = (0.5, 0.75, 1.0),
-        align_corners: bool | None = None,
         name: str = "multi_scale",
         *,
         fusion: str = "max",
@@ -68,9 +63,8 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         scales = checked_scales(scales)
         one_of("fusion", fusion, ("max", "mean"))
         _check_model(model)
-        if align_corners is None:
-            own = isinstance(model, SegmentationModel | MultiScale)
-            align_corners = own and bool(model.get_config().get("align_corners"))
+        inner = model.model if isinstance(model, MultiScale) else model
+        align_corners = isinstance(inner, SegmentationModel) and inner.aligns_corners
         inputs = keras.Input(model.input_shape[1:], name="images")
         maximum = keras.layers.Maximum(name="maximum", dtype="float32")
         fuse = maximum if fusion == "max" else _log_mean_probability
@@ -86,8 +80,7 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         with dtype_policy(model.dtype_policy.name):  # of which `compile` takes the loss' scaling
             super().__init__(inputs=inputs, outputs=outputs[0], name=name)
         # Past Keras' tracking, which would count the model's weights a second time.
-        arguments = {"model": model, "scales": scales, "align_corners": align_corners}
-        arguments |= {"fusion": fusion, "flip": bool(flip)}
+        arguments = {"model": model, "scales": scales, "fusion": fusion, "flip": bool(flip)}
         object.__setattr__(self, "_arguments", arguments)
         if getattr(model, "training_graph", None) is not None:
             outputs, weights = fused(model.training_graph), model.supervision_weights

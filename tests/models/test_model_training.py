@@ -68,6 +68,9 @@ def test_float16_scales_the_loss():
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     model.fit(*photographs(batch=2), verbose=0)
     assert int(model.optimizer.inner_optimizer.iterations) == 1
+    several = compiled(MultiScale(model))
+    assert isinstance(several.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert several(IMAGES[:1]).dtype == tf.float32
 
 
 def test_the_global_policy_is_followed_and_kept():

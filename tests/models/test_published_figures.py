@@ -82,21 +82,13 @@ def test_the_head_is_separable_where_the_authors_is(monkeypatch):
         expected = name.startswith(("xception", "mobilenet")) or name.endswith("_beta")
         for given, separable in ((None, expected), (False, False), (True, True)):
             assert completed({**arguments, "separable": given})["separable"] is separable
-    assert calibrated("v3_plus").get_config()["separable"] is False  # a user's network
+    config = calibrated("v3_plus").get_config()  # on a user's network
+    assert (config["separable"], config["low_level_layer"]) == (False, "stage4_out")
     own = keras_deeplab.backbones.Backbone(lambda input_shape: tiny(), "tf", separable=True)
     monkeypatch.setitem(keras_deeplab.backbones.BACKBONES, "resnet50", own)
     model = small("v3_plus", backbone="resnet50")
     assert model.get_layer("aspp").separable
     assert type(model.get_layer("decoder_1")) is keras_deeplab.layers.AtrousSeparableConv2D
-
-
-def test_no_argument_is_needed():
-    model = built(V3PLUS, None)
-    assert (model.num_classes, model.output_stride) == (21, 16)
-    config = model.get_config()
-    assert config["backbone"] == "resnet50"
-    assert (config["multi_grid"], config["stride_on"]) == ((1, 2, 4), "3x3")
-    assert model.input_shape == (None, None, None, 3)
 
 
 def test_fields_of_v1():
@@ -155,17 +147,18 @@ def test_v3_mobilenet_v2_at_stride_8():
 
 
 @pytest.mark.parametrize(
-    "backbone, low_level, multi_grid, epsilon",
+    "backbone, low_level, multi_grid, epsilon, preprocessing",
     [
-        ("xception65", "entry2_conv2", (1, 1, 1), 1e-3),
-        ("resnet101_beta", "stage1_unit2_3_norm", (1, 2, 4), 1e-5),
+        ("xception65", "entry2_conv2", (1, 1, 1), 1e-3, "tf"),
+        ("resnet101_beta", "stage1_unit2_3_norm", (1, 2, 4), 1e-5, "tf"),
+        ("resnet50", None, (1, 2, 4), 1e-5, "torch"),
     ],
 )
-def test_defaults_on_networks_of_the_authors(backbone, low_level, multi_grid, epsilon):
+def test_defaults_by_backbone(backbone, low_level, multi_grid, epsilon, preprocessing):
     arguments = {"backbone": backbone, "backbone_options": {}, "multi_grid": None}
     found = completed({**arguments, "preprocessing": "auto", "low_level_layer": None})
     assert (found["low_level_layer"], found["multi_grid"]) == (low_level, multi_grid)
-    assert found["preprocessing"] == "tf"
+    assert found["preprocessing"] == preprocessing
     assert found["backbone_options"]["epsilon"] == epsilon
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from calibration import calibrate, image
-from networks import calibrated, tiny, tiny_sequential
+from networks import tiny, tiny_sequential
 
 from keras_deeplab import DeepLabV3, DeepLabV3Plus
 from keras_deeplab.graph import geometry, with_output_stride
@@ -37,16 +37,6 @@ def test_features_are_those_of_the_users_network(make):
         assert np.std(expected) > 1e-2
         # The package's batch norms round elsewhere than Keras'.
         np.testing.assert_allclose(found, expected, atol=1e-3 * np.std(expected))
-
-
-def test_a_network_of_a_fixed_size_comes_back_from_a_file(tmp_path: Path):
-    model = small(DeepLabV3Plus, of_one_size(), output_stride=16)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
-    x = image(50, 61)
-    np.testing.assert_allclose(loaded(x), model(x), rtol=1e-5, atol=1e-5)
-    assert model(image(1, 1)).shape == (1, 1, 1, 3)
 
 
 def test_weights_are_copied_not_shared_and_the_users_network_is_not_modified():
@@ -80,7 +70,7 @@ def test_weights_are_copied_not_shared_and_the_users_network_is_not_modified():
 
 def test_changing_a_model_twice(tmp_path: Path):
     """The configuration of a user's network is not used up by the first change."""
-    network = tiny()
+    network = of_one_size()
     network.compile("adam", loss=lambda truth, prediction: prediction)  # left behind
     model = small(DeepLabV3, network)
     assert not model.compiled
@@ -95,13 +85,6 @@ def test_changing_a_model_twice(tmp_path: Path):
     again, x = keras.models.load_model(tmp_path / "again.keras"), image(33, 47)
     assert again.output_stride == 8
     np.testing.assert_allclose(again(x), fine(x), rtol=1e-5, atol=1e-5)
-
-
-def test_low_level_layer_is_found_or_named():
-    found = calibrated("v3_plus")
-    assert found.get_config()["low_level_layer"] == "stage4_out"
-    named = small(DeepLabV3Plus, tiny(), low_level_layer="stage8_out")
-    assert geometry(named)["decoder_low_level"].stride == (8, 8)
 
 
 class Unsavable(keras.layers.Layer):
