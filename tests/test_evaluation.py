@@ -127,7 +127,7 @@ def test_scales_are_resized_as_the_model_resizes():
     )
     assert with_test_time_augmentation(from_authors, None) is from_authors
     seen = with_test_time_augmentation(from_authors, [0.5, 1.0])
-    assert seen.get_config()["align_corners"] is True
+    assert seen.get_layer("logits_0_5").align_corners is True
     assert (seen.get_config()["fusion"], seen.get_config()["flip"]) == ("mean", False)
     mirrored = with_test_time_augmentation(from_authors, None, flip=True)
     assert mirrored.get_config()["scales"] == (1.0,)

@@ -17,14 +17,8 @@ from keras_deeplab.validation import error, fraction, pair
 class ImagePooling(CompositeLayer):
     """Image-level features: global average pooling, 1x1 convolution, broadcast to every pixel.
 
-    Args:
-        filters, activation, epsilon, momentum: As of `AtrousConv2D`.
-
-    Input shape:
-        `(batch, height, width, channels)`, float.
-
-    Output shape:
-        `(batch, height, width, filters)`, the same vector at every pixel.
+    The arguments are those of `AtrousConv2D`. The output, `(batch, height, width, filters)`, has
+    the same vector at every pixel.
 
     Example:
 
@@ -52,7 +46,6 @@ class ImagePooling(CompositeLayer):
         self.broadcast = ResizeLike(name="broadcast", dtype=policy)
 
     def call(self, x: Any) -> Any:
-        """Mean, convolution, broadcast."""
         return self.broadcast(self.conv(self.pool(x)), x)
 
     def dilated_config(self, rate: tuple[int, int]) -> dict[str, Any]:  # noqa: ARG002
@@ -60,7 +53,6 @@ class ImagePooling(CompositeLayer):
         return self.get_config()
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         conv = self.conv.get_config()
         names = ("filters", "activation", "epsilon", "momentum")
         return {**super().get_config(), **{name: conv[name] for name in names}}
@@ -72,7 +64,7 @@ class ASPP(CompositeLayer):
 
     A 1x1 convolution, one 3x3 atrous convolution per rate and image pooling, all of `filters`
     channels, are concatenated in this order and projected by a 1x1 convolution. Every convolution
-    has batch norm and activation.
+    has batch norm and activation. The input is `(batch, height, width, channels)`, float.
 
     Args:
         filters: Channels of each branch and of the output.
@@ -83,21 +75,13 @@ class ASPP(CompositeLayer):
         dropout: Share of the output's values dropped in training.
         activation, epsilon, momentum: As of `AtrousConv2D`.
 
-    Input shape:
-        `(batch, height, width, channels)`, float.
-
-    Output shape:
-        `(batch, height, width, filters)`
-
     Raises:
         ValueError: If a rate is not a positive integer (or two), or `dropout` is not in [0, 1).
 
     Example:
 
-    >>> inputs = keras.Input((None, None, 3))
-    >>> x = keras.layers.Conv2D(32, 3, strides=8, activation="relu")(inputs)
-    >>> x = keras_deeplab.layers.ASPP(64, rates=(2, 4, 6))(x)
-    >>> model = keras.Model(inputs, keras.layers.Conv2D(5, 1)(x))
+    >>> keras_deeplab.layers.ASPP(64, rates=(2, 4, 6))(keras.ops.ones((1, 9, 17, 32))).shape
+    TensorShape([1, 9, 17, 64])
 
     Reference:
         [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), section 3.3 and figure 5.
@@ -116,7 +100,9 @@ class ASPP(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.rates = _checked_rates(rates)
+        if not isinstance(rates, list | tuple):
+            raise error("rates", "a tuple of rates", rates)
+        self.rates = tuple(pair("rates", rate) for rate in rates)
         self.filters = filters
         self.separable = separable
         self.image_pooling = image_pooling
@@ -124,12 +110,8 @@ class ASPP(CompositeLayer):
         self.activation = keras.activations.get(activation)
         self.epsilon = epsilon
         self.momentum = momentum
-        shared = {
-            "activation": self.activation,
-            "epsilon": epsilon,
-            "momentum": momentum,
-            "dtype": self.dtype_policy,
-        }
+        shared = {"activation": self.activation, "epsilon": epsilon, "momentum": momentum}
+        shared["dtype"] = self.dtype_policy
         conv = AtrousSeparableConv2D if separable else AtrousConv2D
         self.branches = [AtrousConv2D(filters, 1, name="conv_1x1", **shared)]
         self.branches += [
@@ -146,30 +128,19 @@ class ASPP(CompositeLayer):
         self.drop = kl.Dropout(dropout, name="drop", dtype=self.dtype_policy)
 
     def call(self, x: Any) -> Any:
-        """All branches side by side, then the projection."""
         parts = [branch(x) for branch in self.branches]
         x = self.concat(parts) if len(parts) > 1 else parts[0]
         return self.drop(self.project(x))
 
     def dilated_config(self, rate: tuple[int, int]) -> dict[str, Any]:
         """The configuration with every rate multiplied."""
-        pairs = (pair("rates", own) for own in self.rates)
-        rates = tuple((height * rate[0], width * rate[1]) for height, width in pairs)
+        rates = tuple((height * rate[0], width * rate[1]) for height, width in self.rates)
         return {**self.get_config(), "rates": rates}
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         names = "filters rates separable image_pooling dropout epsilon momentum".split()
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in names},
             "activation": keras.activations.serialize(self.activation),
         }
-
-
-def _checked_rates(rates: Any) -> tuple[int | tuple[int, int], ...]:
-    if not isinstance(rates, list | tuple):
-        raise error("rates", "a tuple of rates", rates)
-    for rate in rates:
-        pair("rates", rate)
-    return tuple(tuple(rate) if isinstance(rate, list) else rate for rate in rates)

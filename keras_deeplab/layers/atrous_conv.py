@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import abc
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,8 +13,11 @@ from keras_deeplab.layers.composite import CompositeLayer
 from keras_deeplab.validation import error, integer, pair
 
 
-class _AtrousConvolution(CompositeLayer, abc.ABC):
+class _AtrousConvolution(CompositeLayer):
     """Base of both convolutions: the settings, the padding and the rule of dilation."""
+
+    # The layers inside in order, None for those that the settings leave out.
+    _steps: Callable[[], tuple[kl.Layer | None, ...]]
 
     def __init__(
         self,
@@ -51,21 +54,15 @@ class _AtrousConvolution(CompositeLayer, abc.ABC):
 
     def _spatial(self) -> dict[str, Any]:
         """Arguments of the convolution that has the kernel size."""
-        return {
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "padding": "same" if self.pad is None else "valid",
-            "dilation_rate": self.dilation_rate,
-        }
+        options = {"strides": self.strides, "dilation_rate": self.dilation_rate}
+        padding = "same" if self.pad is None else "valid"
+        return {"kernel_size": self.kernel_size, "padding": padding, **options}
 
     def _shared(self, initializer: str) -> dict[str, Any]:
         """Arguments of every convolution."""
-        return {
-            "use_bias": not self.batch_norm,
-            # A copy: a shared initializer would give every kernel the same values.
-            initializer: self.kernel_initializer.clone(),
-            "dtype": self.dtype_policy,
-        }
+        # A copy: a shared initializer would give every kernel the same values.
+        options = {initializer: self.kernel_initializer.clone(), "dtype": self.dtype_policy}
+        return {"use_bias": not self.batch_norm, **options}
 
     def _norm(self, name: str) -> kl.Layer | None:
         if not self.batch_norm:
@@ -78,12 +75,7 @@ class _AtrousConvolution(CompositeLayer, abc.ABC):
             return None
         return kl.Activation(self.activation, name=name, dtype=self.dtype_policy)
 
-    @abc.abstractmethod
-    def _steps(self) -> tuple[kl.Layer | None, ...]:
-        """The layers inside in order, None for those that the settings leave out."""
-
     def call(self, x: Any) -> Any:
-        """Applies the layers inside, one after another."""
         for layer in self._steps():
             x = x if layer is None else layer(x)
         return x
@@ -97,7 +89,6 @@ class _AtrousConvolution(CompositeLayer, abc.ABC):
         return {**self.get_config(), "strides": (1, 1), "dilation_rate": dilation}
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         names = "filters kernel_size strides dilation_rate batch_norm epsilon momentum".split()
         return {
             **super().get_config(),
@@ -111,9 +102,8 @@ class _AtrousConvolution(CompositeLayer, abc.ABC):
 class AtrousConv2D(_AtrousConvolution):
     """Atrous convolution, batch norm and activation, as DeepLab stacks them.
 
-    The kernel's taps are `dilation_rate` pixels apart: a 3x3 kernel at rate 12 covers 25x25 pixels
-    with the weights and the cost of a 3x3. At stride 1 the output has the input's size; with a
-    stride the padding is the same on both sides, so that even and odd sizes share one grid.
+    At stride 1 the output has the input's size; with a stride the padding is the same on both
+    sides, so that even and odd sizes share one grid.
 
     Args:
         filters: Number of output channels.
@@ -122,8 +112,7 @@ class AtrousConv2D(_AtrousConvolution):
         dilation_rate: Integer or two. Not above 1 together with a stride above 1.
         batch_norm: Whether a batch norm follows; without one the convolution has a bias.
         activation: Name or function, applied last. `None` for none.
-        epsilon: Of the batch norm.
-        momentum: Of the batch norm's moving statistics.
+        epsilon, momentum: Of the batch norm.
         kernel_initializer: For the kernel.
 
     Input shape:
@@ -161,14 +150,10 @@ class AtrousSeparableConv2D(_AtrousConvolution):
     """Atrous depthwise convolution followed by a 1x1 convolution, each with its batch norm.
 
     Args:
-        filters: Number of output channels.
-        kernel_size: Of the depthwise convolution.
         depthwise_activation: Whether the activation also stands between the two convolutions, as
             in the head of DeepLabV3+ (yes) or inside the units of its Xception (no).
-        **kwargs: As of `AtrousConv2D`; `batch_norm` and `kernel_initializer` are for both
-            convolutions.
 
-    Shapes and errors are those of `AtrousConv2D`.
+    The other arguments (of both convolutions), shapes and errors are those of `AtrousConv2D`.
 
     Example:
 
@@ -203,5 +188,4 @@ class AtrousSeparableConv2D(_AtrousConvolution):
         return (*first, self.pointwise, self.pointwise_norm, self.pointwise_act)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         return {**super().get_config(), "depthwise_activation": self.depthwise_activation}

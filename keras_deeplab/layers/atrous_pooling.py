@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_deeplab.validation import error, integers, one_of, pair
+from keras_deeplab.validation import error, is_integer, one_of, pair
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -15,9 +15,9 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 def aligned_pads(size: Any, kernel: int, stride: int, rate: int) -> tuple[Any, Any]:
     """Padding with which a dilated kernel starts where a strided one with "same" padding started.
 
-    "same" depends on the size, an integer or a tensor, as soon as there is a stride: 3 taps at
-    stride 2 begin with 0 on an even size and with 1 on an odd one. The map is `rate` times denser
-    than that of the strided kernel. The padding of an unknown size is unknown.
+    "same" depends on the size, an integer, a tensor or None, as soon as there is a stride: 3 taps
+    at stride 2 begin with 0 on an even size and with 1 on an odd one. The map is `rate` times
+    denser than that of the strided kernel.
     """
     if size is None:
         return (None, None)
@@ -32,13 +32,8 @@ def aligned_pads(size: Any, kernel: int, stride: int, rate: int) -> tuple[Any, A
 class AtrousPadding2D(keras.layers.Layer):
     """Zero padding that starts a dilated, stride-free convolution where a strided one started.
 
-    `graph.with_output_stride` puts it before a convolution with padding `"same"` that lost its
-    stride and whose samples must stay where they were: where depends on the size of the map.
-
-    Args:
-        kernel_size: Extent of the strided convolution's kernel, `(height, width)`.
-        source_strides: The strides it had.
-        dilation_rate: How much denser than its own this map is.
+    `graph.with_output_stride` puts it before a convolution with padding `"same"` that had the
+    strides `source_strides`, on a map that is `dilation_rate` times denser.
     """
 
     def __init__(
@@ -54,7 +49,6 @@ class AtrousPadding2D(keras.layers.Layer):
         self.dilation_rate = pair("dilation_rate", dilation_rate)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Pads `x` with zeros."""
         return tf.pad(x, _both_pads(self, x))
 
     def pads(self, axis: int, size: Any) -> tuple[Any, Any]:
@@ -63,7 +57,6 @@ class AtrousPadding2D(keras.layers.Layer):
         return aligned_pads(size, *(pair[axis] for pair in shape))
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         names = ("kernel_size", "source_strides", "dilation_rate")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
@@ -79,15 +72,8 @@ class AtrousPooling2D(keras.layers.Layer):
     """Dilated max or average pooling with stride 1, made by `graph.with_output_stride`.
 
     Padding never enters the result: a maximum is taken over the real pixels, an average divides by
-    their number, as Keras' own poolings do.
-
-    Args:
-        pool_size: Taps of the window, `(height, width)`.
-        mode: `"max"` or `"average"`.
-        dilation_rate: Distance between the taps, `(height, width)`.
-        padding: `"same"`, `"valid"` or `((top, bottom), (left, right))`.
-        source_strides: With `"same"`, the strides of the pooling that this one replaces: the
-            window then starts where that pooling's did, which depends on the size of the map.
+    their number, as Keras' own poolings do. `padding` is `"same"`, `"valid"` or `((top, bottom),
+    (left, right))`; `"same"` with `source_strides` starts where a pooling of these strides did.
     """
 
     def __init__(
@@ -109,19 +95,18 @@ class AtrousPooling2D(keras.layers.Layer):
         self.source_strides = source_strides
 
     def _checked_padding(self, padding: Any) -> str | Pads:
-        if isinstance(padding, str):
-            return one_of("padding", padding, ("same", "valid"))
-        if not isinstance(padding, list | tuple) or len(padding) != 2:
-            raise error("padding", '"same", "valid" or ((top, bottom), (left, right))', padding)
-        pads = tuple(integers("padding", both, minimum=0) for both in padding)
-        margins = (self._margin(axis) for axis in (0, 1))
-        if any(len(both) != 2 or max(both) > n for both, n in zip(pads, margins, strict=True)):
-            rule = "((top, bottom), (left, right)), each smaller than the dilated window"
-            raise error("padding", rule, padding, "A window inside the padding covers no pixel.")
-        return pads
+        if padding in ("same", "valid"):
+            return padding
+        pads = padding if isinstance(padding, list | tuple) and len(padding) == 2 else ((), ())
+        for axis, both in enumerate(pads):
+            known = isinstance(both, list | tuple) and len(both) == 2
+            # A window inside the padding would cover no pixel.
+            if not known or not all(is_integer(n, 0) and n <= self._margin(axis) for n in both):
+                rule = '"same", "valid" or ((top, bottom), (left, right)), each below the window'
+                raise error("padding", rule, padding)
+        return tuple(map(tuple, pads))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Pools `x`."""
         pads = _both_pads(self, x)
         if self.mode == "max":
             return self._pool(tf.pad(x, pads, constant_values=x.dtype.min), "MAX")
@@ -130,10 +115,8 @@ class AtrousPooling2D(keras.layers.Layer):
             return total
         return total / self._pool(tf.pad(tf.ones_like(x[:1, :, :, :1]), pads), "AVG")
 
-    def _pool(self, x: tf.Tensor, pooling_type: str) -> tf.Tensor:
-        return tf.nn.pool(
-            x, self.pool_size, pooling_type, padding="VALID", dilations=self.dilation_rate
-        )
+    def _pool(self, x: tf.Tensor, kind: str) -> tf.Tensor:
+        return tf.nn.pool(x, self.pool_size, kind, padding="VALID", dilations=self.dilation_rate)
 
     def _margin(self, axis: int) -> int:
         """Pixels between the first tap and the last."""
@@ -152,6 +135,5 @@ class AtrousPooling2D(keras.layers.Layer):
         return (margin // 2, margin - margin // 2)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         names = ("pool_size", "mode", "dilation_rate", "padding", "source_strides")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -8,41 +8,28 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_deeplab.validation import error
+from keras_deeplab.validation import one_of
 
 # What may be changed on a norm that is there already; see `BatchNormalization.changed_settings`.
 _SETTINGS = ("momentum", "synchronized", "frozen_statistics")
-_FUSED_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras' batch norm, with its weights and results, for the training of segmentation.
 
-    - Maps go through TensorFlow's fused operation, in training and in inference, also in half
-      precision: on a CPU Keras' own dozen of operations are over a third of a training step.
-    - Where a channel has a single value in the whole batch, as after the global pooling of ASPP
-      when the last batch of an epoch holds one image, there is no variance: the batch's statistics
-      would turn every image into `beta` and pull the moving variance to 0. There the moving
-      statistics are used, and not updated.
-    - With `frozen_statistics` gamma and beta are trained while the moving statistics normalise and
-      stay as they are: the papers' training at stride 8, on batches too small for statistics.
-      `trainable = False` freezes gamma and beta as well, as in Keras.
-
-    Changes of `momentum`, `synchronized` and `frozen_statistics` take effect after the model is
-    compiled again.
+    Maps go through TensorFlow's fused operation, also in half precision: on a CPU Keras' own dozen
+    of operations are over a third of a training step. Where a channel has a single value in the
+    whole batch, as after the global pooling of ASPP when the last batch of an epoch holds one
+    image, the batch's statistics would turn every image into `beta` and pull the moving variance to
+    0: there the moving statistics are used, and not updated. Compile a model again after changes of
+    `momentum`, `synchronized` and `frozen_statistics`.
 
     Args:
         axis, momentum, epsilon, center, scale, **kwargs: As of `keras.layers.BatchNormalization`.
-        frozen_statistics: Whether training leaves the moving statistics alone and normalises by
-            them.
-
-    Input shape:
-        `(batch, height, width, channels)` float32, bfloat16 or float16; all else that Keras' layer
-        takes (other ranks, masks, `renorm`) is left to it.
-
-    Output shape:
-        The input's.
+        frozen_statistics: Whether the moving statistics normalise in training too, and stay as they
+            are, while gamma and beta are trained: the papers' training at stride 8, on batches too
+            small for statistics.
 
     Example:
 
@@ -69,9 +56,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         **kwargs: Any,
     ) -> None:
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
-        if not isinstance(frozen_statistics, bool):
-            raise error("frozen_statistics", "True or False", frozen_statistics)
-        self.frozen_statistics = frozen_statistics
+        self.frozen_statistics = one_of("frozen_statistics", frozen_statistics, (True, False))
         self._made_with = tuple(getattr(self, name) for name in _SETTINGS)
 
     @property
@@ -84,7 +69,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         }
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """The inputs, normalised."""
         by_batch = bool(training) and self.trainable and not self.frozen_statistics
         if not self._fits_fused(inputs, mask, by_batch):
             return super().call(inputs, training=by_batch, mask=mask)
@@ -93,13 +77,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return self._normalized_by_batch(inputs)
 
     def _fits_fused(self, inputs: Any, mask: Any, by_batch: bool) -> bool:
-        return (
-            len(inputs.shape) == 4
-            and self.axis in (-1, 3)
-            and inputs.dtype.name in _FUSED_DTYPES
-            and mask is None
-            and not (by_batch and (self.renorm or self._spans_replicas()))
-        )
+        is_map = len(inputs.shape) == 4 and self.axis in (-1, 3) and mask is None
+        if not is_map or inputs.dtype.name not in ("float32", "bfloat16", "float16"):
+            return False
+        return not (by_batch and (self.renorm or self._spans_replicas()))
 
     def _spans_replicas(self) -> bool:
         return self.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1
@@ -107,9 +88,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _moving(self) -> tuple[tf.Tensor, tf.Tensor]:
         return tuple(tf.cast(x, tf.float32) for x in (self.moving_mean, self.moving_variance))
 
-    def _fused(
-        self, inputs: tf.Tensor, *moving: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _fused(self, inputs: tf.Tensor, *moving: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Normalised by the given mean and variance, or by the batch's, which are returned.
 
         The batch's variance is the unbiased one: that of the values, times N / (N - 1).
@@ -147,8 +126,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
         if self._is_surely_several(inputs):  # a condition would only cost time
             outputs, mean, variance = several()
-        elif isinstance(count, int):
-            outputs, mean, variance = single()
         else:
             outputs, mean, variance = tf.cond(count > 1, several, single)
         # Outside of the condition: replicas of a strategy cannot synchronize inside one.
@@ -159,24 +136,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _moments(self, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Keras' moments of what is not fused; the moving statistics in a single value's place."""
         moments = super()._moments(inputs, mask)
-        if mask is not None:
-            count = tf.reduce_sum(tf.cast(mask, tf.int64))
-        elif self._is_surely_several(inputs):
+        if mask is not None or self._is_surely_several(inputs):
             return moments
-        else:
-            count = tf.cast(self._count(inputs), tf.int64)
-            replica = tf.distribute.get_replica_context()
-            if replica is not None and self._spans_replicas():
-                count = replica.all_reduce(tf.distribute.ReduceOp.SUM, count)
+        count, replica = self._count(inputs), tf.distribute.get_replica_context()
+        if replica is not None and self._spans_replicas():
+            count = replica.all_reduce(tf.distribute.ReduceOp.SUM, count)
         return tuple(
             tf.where(count > 1, batch, tf.cast(old, batch.dtype))
             for batch, old in zip(moments, self._moving(), strict=True)
         )
 
-    def _count(self, inputs: tf.Tensor) -> int | tf.Tensor:
-        """Number of values in a channel, an int where the shape is known."""
-        if inputs.shape.is_fully_defined():
-            return math.prod(inputs.shape[axis] for axis in self._reduction_axes)
+    def _count(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Number of values in a channel."""
         return tf.reduce_prod(tf.gather(tf.shape(inputs, tf.int64), self._reduction_axes))
 
     def _is_surely_several(self, inputs: tf.Tensor) -> bool:
@@ -185,5 +156,4 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return math.prod(size for size in known if size is not None) > 1
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         return {**super().get_config(), "frozen_statistics": self.frozen_statistics}

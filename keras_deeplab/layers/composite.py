@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import keras
@@ -13,8 +12,7 @@ from keras_deeplab.layers.batch_norm import BatchNormalization
 class CompositeLayer(keras.layers.Layer):
     """Base of the layers whose `call` only calls other Keras layers.
 
-    This allows `keras_deeplab.graph` to trace the layer on symbolic tensors and to read the
-    geometry of its sublayers. Composite layers of users can derive from this class.
+    `keras_deeplab.graph` can read the geometry of the layers inside. Users can derive from it.
     """
 
     _graph: keras.Model | None = None
@@ -29,36 +27,28 @@ class CompositeLayer(keras.layers.Layer):
         return self._graph
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Builds the layers inside."""
         self.graph(tuple(input_shape))
         self.built = True
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape that the layers inside give."""
         return self.graph(tuple(input_shape)).outputs[0].shape
 
     def get_config(self) -> dict[str, Any]:
-        """Keras' configuration, and what was changed on the layers inside after construction."""
-        changes = changed_settings(all_layers(self))
+        changes = changed_settings(self)
         return {**super().get_config(), **{key: value for key, value in changes.items() if value}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Builds the layer that `get_config` describes."""
-        config = dict(config)
-        changes = taken_settings(config)
+        config, changes = without_settings(config)
         layer = super().from_config(config)
-        change_settings(all_layers(layer), changes)
+        change_settings(layer, changes)
         return layer
 
     def dilated_config(self, rate: tuple[int, int]) -> dict[str, Any]:
-        """The layer's configuration for a map that is `rate` times finer.
+        """The configuration, for `from_config`, of the layer on a map that is `rate` times finer.
 
-        Args:
-            rate: Factors for height and width, by which every kernel larger than 1 is dilated.
-
-        Returns:
-            A dict for `from_config`. The weights of both layers have the same shapes.
+        Every kernel larger than 1 is dilated by these factors for height and width; the weights
+        keep their shapes.
         """
         raise ValueError(
             f"`dilated_config` must be defined by {type(self).__name__} to dilate the layer "
@@ -75,28 +65,29 @@ def all_layers(layer: keras.layers.Layer, prefix: str = "") -> dict[str, keras.l
     return found
 
 
-def changed_settings(layers: Mapping[str, keras.layers.Layer]) -> dict[str, Any]:
-    """Which layers are frozen and which settings of batch norms were changed, by path."""
-    norms = {
-        path: layer.changed_settings
-        for path, layer in layers.items()
-        if isinstance(layer, BatchNormalization) and layer.changed_settings
+def changed_settings(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Which layers inside are frozen and which settings of batch norms were changed, by path."""
+    layers = all_layers(layer)
+    norms = {path: each for path, each in layers.items() if isinstance(each, BatchNormalization)}
+    changed = {path: each.changed_settings for path, each in norms.items()}
+    return {
+        "frozen_layers": [path for path, each in layers.items() if not each.trainable],
+        "norm_settings": {path: settings for path, settings in changed.items() if settings},
     }
-    frozen = [path for path, layer in layers.items() if not layer.trainable]
-    return {"frozen_layers": frozen, "norm_settings": norms}
 
 
-def taken_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Takes what `changed_settings` returned out of a configuration."""
-    defaults = {"frozen_layers": [], "norm_settings": {}}
-    return {key: config.pop(key, default) for key, default in defaults.items()}
+def without_settings(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A configuration without what `changed_settings` added, and that."""
+    changes = {"frozen_layers": [], "norm_settings": {}}
+    own = {key: value for key, value in config.items() if key not in changes}
+    return own, {key: config.get(key, default) for key, default in changes.items()}
 
 
-def change_settings(layers: Mapping[str, keras.layers.Layer], changes: dict[str, Any]) -> None:
-    """Applies to layers what `changed_settings` has found."""
-    frozen = set(changes["frozen_layers"])
-    for path, layer in layers.items():
-        layer.trainable = path not in frozen
+def change_settings(layer: keras.layers.Layer, changes: dict[str, Any]) -> None:
+    """Applies what `changed_settings` has found to the layers inside."""
+    layers = all_layers(layer)
+    for path, each in layers.items():
+        each.trainable = path not in changes["frozen_layers"]
     for path, settings in changes["norm_settings"].items():
         for name, value in settings.items():
             setattr(layers[path], name, value)

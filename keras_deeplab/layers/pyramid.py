@@ -12,13 +12,11 @@ from keras_deeplab.validation import error, integers, one_of
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class SpatialPyramidPooling2D(keras.layers.Layer):
-    """Pools a map of any size into a vector of one fixed length.
+    """Pools a map of any size into a vector of one fixed length, for `Dense` layers to follow.
 
     Level `n` lays a grid of `n x n` bins over the map and pools each bin. Bin `i` covers the rows
-    `floor(i * height / n)` to `ceil((i + 1) * height / n)`, so that the bins cover every height and
-    width exactly; where the map is smaller than the grid, bins share pixels. The output has
-    `channels * sum(n * n for n in levels)` values for every image size, so `Dense` can follow it
-    also in a model of shape `(None, None, channels)`.
+    `floor(i * height / n)` to `ceil((i + 1) * height / n)`: where the map is smaller than the grid,
+    bins share pixels.
 
     Args:
         levels: Bins per side of each level, such as `(4, 2, 1)` or `(6, 3, 2, 1)`.
@@ -32,21 +30,18 @@ class SpatialPyramidPooling2D(keras.layers.Layer):
         each bin channel by channel.
 
     Raises:
-        ValueError: If `levels` is empty or holds anything but positive integers, or `mode` is not
-            one of the two.
+        ValueError: If `levels` is no list of positive integers, or `mode` is none of the two.
 
     Example:
 
     >>> inputs = keras.Input((None, None, 3))
     >>> x = keras.layers.Conv2D(8, 3, activation="relu")(inputs)
-    >>> x = keras_deeplab.layers.SpatialPyramidPooling2D((4, 2, 1))(x)
-    >>> x.shape
+    >>> keras_deeplab.layers.SpatialPyramidPooling2D((4, 2, 1))(x).shape
     (None, 168)
-    >>> model = keras.Model(inputs, keras.layers.Dense(10)(x))
 
     Reference:
-        [He et al., 2015, Spatial Pyramid Pooling in Deep Convolutional Networks for Visual
-        Recognition](https://arxiv.org/abs/1406.4729), section 2.2 (bins) and 3.1 (levels).
+        [He et al., 2014, SPP-net](https://arxiv.org/abs/1406.4729), section 2.2 (bins) and 3.1
+        (levels).
     """
 
     def __init__(
@@ -60,7 +55,6 @@ class SpatialPyramidPooling2D(keras.layers.Layer):
         self.supports_jit = False
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Pools `x` level by level."""
         return tf.concat([self._level(x, bins) for bins in self.levels], axis=1)
 
     def _level(self, x: tf.Tensor, bins: int) -> tf.Tensor:
@@ -79,5 +73,4 @@ class SpatialPyramidPooling2D(keras.layers.Layer):
         return reduce(part, axis=axis)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         return {**super().get_config(), "levels": self.levels, "mode": self.mode}

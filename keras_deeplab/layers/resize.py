@@ -1,7 +1,7 @@
-"""Layers that give a map the size of another map, whatever that size is.
+"""Layers that give a map another size, whatever the size of the image.
 
-All read sizes while the model runs, so that one model serves images of any size. None is compiled
-by XLA, whose programs are bound to one size: it would compile again for every other.
+All read sizes while the model runs. None is compiled by XLA, whose programs are bound to one size:
+it would compile again for every other.
 """
 
 from __future__ import annotations
@@ -11,31 +11,24 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_deeplab.validation import error, integer, one_of, positive
+from keras_deeplab.validation import pair, positive
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class ResizeLike(keras.layers.Layer):
-    """Resizes a map to the height and width of a reference map.
-
-    Pixels are taken as areas (half-pixel centres), as torchvision and OpenCV do. A map of 1x1 is
-    broadcast.
+    """Resizes a map bilinearly to the height and width of a reference map.
 
     Args:
-        interpolation: `"bilinear"` or `"nearest"`.
-        align_corners: Whether the outer pixels' centres, and not their outer edges, are laid over
-            each other, as in the authors' own DeepLabs (TF1 and Caffe); only for `"bilinear"`.
+        align_corners: False takes pixels as areas (half-pixel centres), as torchvision and OpenCV
+            do; True lays the outer pixels' centres over each other, as in the authors' own DeepLabs
+            (TF1 and Caffe).
 
     Input shape:
         Two tensors, `(batch, height, width, channels)` and the reference
         `(batch, reference_height, reference_width, any)`.
 
     Output shape:
-        `(batch, reference_height, reference_width, channels)`; integers stay what they are, floats
-        come in the layer's compute dtype.
-
-    Raises:
-        ValueError: If `interpolation` is not one of the two, or is "nearest" with `align_corners`.
+        `(batch, reference_height, reference_width, channels)`, in the layer's compute dtype.
 
     Example:
 
@@ -45,36 +38,30 @@ class ResizeLike(keras.layers.Layer):
     TensorShape([1, 33, 35, 256])
     """
 
-    def __init__(
-        self, interpolation: str = "bilinear", align_corners: bool = False, **kwargs: Any
-    ) -> None:
+    interpolation = "bilinear"  # of Keras' resizing layers, for `graph.geometry`
+
+    def __init__(self, align_corners: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.interpolation = one_of("interpolation", interpolation, ("bilinear", "nearest"))
-        if align_corners and interpolation != "bilinear":
-            raise error("interpolation", "'bilinear' with `align_corners`", interpolation)
         self.align_corners = align_corners
         self.supports_jit = False
 
     def call(self, x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
-        """Resizes `x` to the height and width of `reference`."""
         size = tf.shape(reference)[1:3]
         if tuple(x.shape[1:3]) == (1, 1):
             resized = tf.broadcast_to(x, [tf.shape(x)[0], size[0], size[1], x.shape[3]])
         else:
-            resized = tf.cast(_resized(x, size, self.interpolation, self.align_corners), x.dtype)
+            resized = tf.cast(_bilinear(x, size, self.align_corners), x.dtype)
         resized.set_shape((None, *reference.shape[1:3], None))
         return resized
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        own = {"interpolation": self.interpolation, "align_corners": self.align_corners}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "align_corners": self.align_corners}
 
 
-def _resized(x: tf.Tensor, size: tf.Tensor, method: str, align_corners: bool) -> tf.Tensor:
+def _bilinear(x: tf.Tensor, size: tf.Tensor, align_corners: bool) -> tf.Tensor:
     if align_corners:
         return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
-    return tf.image.resize(x, size, method)
+    return tf.image.resize(x, size)
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -82,18 +69,9 @@ class ResizeBy(keras.layers.Layer):
     """Resizes a map by a factor, bilinearly.
 
     Args:
-        scale: Factor of height and width.
+        scale: Factor of height and width, a positive number.
         align_corners: As in `ResizeLike`. A side n becomes `(n - 1) * scale + 1` then, rounded
             down, and `n * scale`, rounded, without it.
-
-    Input shape:
-        `(batch, height, width, channels)`, numbers.
-
-    Output shape:
-        `(batch, scaled height, scaled width, channels)`, float in the layer's compute dtype.
-
-    Raises:
-        ValueError: If `scale` is not a positive number.
 
     Example:
 
@@ -108,22 +86,16 @@ class ResizeBy(keras.layers.Layer):
         self.supports_jit = False
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Resizes `x`."""
         sides = tf.cast([x.shape[axis] or tf.shape(x)[axis] for axis in (1, 2)], tf.float64)
-        scaled = (
-            (sides - 1) * self.scale + 1 if self.align_corners else tf.round(sides * self.scale)
-        )
+        aligned = (sides - 1) * self.scale + 1
+        scaled = aligned if self.align_corners else tf.round(sides * self.scale)
         size = tf.maximum(1, tf.cast(scaled, tf.int32))
         x = tf.cast(x, self.compute_dtype)
-        return tf.cast(_resized(x, size, "bilinear", self.align_corners), self.compute_dtype)
+        return tf.cast(_bilinear(x, size, self.align_corners), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "scale": self.scale,
-            "align_corners": self.align_corners,
-        }
+        own = {"scale": self.scale, "align_corners": self.align_corners}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -134,13 +106,12 @@ class PadToMinimum(keras.layers.Layer):
     so that the padding looks like the image's border in any scaling of the pixels.
     """
 
-    def __init__(self, height: int, width: int, **kwargs: Any) -> None:
+    def __init__(self, minimum: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.minimum = (integer("height", height), integer("width", width))
+        self.minimum = pair("minimum", minimum)
         self.supports_jit = False
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Repeats the last row and column where `x` is too small."""
         for axis, least in zip((1, 2), self.minimum, strict=True):
             size = tf.shape(x)[axis]
             rows = tf.minimum(tf.range(tf.maximum(size, least)), size - 1)
@@ -148,9 +119,7 @@ class PadToMinimum(keras.layers.Layer):
         return x
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        height, width = self.minimum
-        return {**super().get_config(), "height": height, "width": width}
+        return {**super().get_config(), "minimum": self.minimum}
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -162,7 +131,6 @@ class CropLike(keras.layers.Layer):
         self.supports_jit = False
 
     def call(self, x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
-        """Cuts `x` to the height and width of `reference`."""
         size = tf.shape(reference)
         cropped = x[:, : size[1], : size[2], :]
         cropped.set_shape((None, *reference.shape[1:3], None))

@@ -18,5 +18,4 @@ class ReverseChannels(keras.layers.Layer):
     """
 
     def call(self, x: Any) -> Any:
-        """Reverses the last axis."""
         return keras.ops.flip(x, axis=-1)

@@ -1,4 +1,4 @@
-"""Checks of the models' arguments, and the rule for atrous rates."""
+"""What the arguments of models may be, and what their defaults mean on a backbone."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from typing import Any
 
 import keras
 
-from keras_deeplab.validation import (
-    error,
-    fraction,
-    integer,
-    integers,
-    is_integer,
-    non_negative,
-    one_of,
-    positive,
-)
+from keras_deeplab import backbones, validation
+from keras_deeplab.validation import error, integer, integers, is_integer
 
 InputShape = tuple[int | None, int | None, int]
 Check = Callable[[str, Any], Any]
+
+# Options of a backbone that are arguments of the model itself.
+MODEL_OPTIONS = ("multi_grid", "stride_on")
+# What is known of a user's network.
+_UNKNOWN = backbones.Backbone(builder=keras.Model, preprocessing=None)
 
 
 def _optional(check: Check) -> Check:
@@ -85,10 +82,10 @@ CHECKS: Mapping[str, Check] = {
     "aspp_rates": _optional(integers),
     "aspp_filters": integer,
     "head_filters": _optional(integer),
-    "dropout": partial(fraction, below_one=True),
+    "dropout": partial(validation.fraction, below_one=True),
     "activation": _activation,
-    "epsilon": positive,
-    "auxiliary_weight": non_negative,
+    "epsilon": validation.positive,
+    "auxiliary_weight": validation.non_negative,
     "low_level_filters": integer,
     "decoder_filters": integer,
     "detail_filters": integer,
@@ -97,8 +94,34 @@ CHECKS: Mapping[str, Check] = {
     "skip_layers": _optional(_layer_names),
     "levels": integers,
     "dense": integers,
-    "pooling": partial(one_of, choices=("max", "average")),
+    "pooling": partial(validation.one_of, choices=("max", "average")),
 }
+
+
+def completed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces "auto" and None by what they mean on the backbone, and completes its options."""
+    backbone, options = arguments["backbone"], dict(arguments["backbone_options"])
+    known = backbones.find(backbone) if isinstance(backbone, str) else _UNKNOWN
+    own = [key for key in MODEL_OPTIONS if key in arguments]
+    for key in own:
+        if key in options:
+            raise error("backbone_options", f"without {key!r}", options, f"`{key}` is an argument")
+        options[key] = arguments[key]
+    if "multi_grid" in own and options["multi_grid"] is None:
+        options["multi_grid"] = known.multi_grid
+    options = known.completed(getattr(backbone, "name", backbone), options)
+    found = {**arguments, **{key: options.pop(key, None) for key in own}}
+    found["backbone_options"] = options
+    automatic = {
+        "preprocessing": ("auto", known.preprocessing),
+        "separable": (None, known.separable),
+        "low_level_layer": (None, known.low_level_layer),
+        "auxiliary_layer": ("auto", known.auxiliary_layer or "auto"),
+    }
+    for name, (value, meaning) in automatic.items():
+        if name in found and found[name] == value:
+            found[name] = meaning
+    return found
 
 
 def scaled_rates(rates: Sequence[int], old: int, new: int) -> tuple[int, ...]:

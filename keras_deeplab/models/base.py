@@ -7,7 +7,7 @@ import copy
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Self
@@ -16,30 +16,22 @@ import keras
 
 from keras_deeplab.backbones import preprocess
 from keras_deeplab.graph import geometry, minimum_size
-from keras_deeplab.graph.network import all_layers, leaf_layers
+from keras_deeplab.graph.network import leaf_layers
 from keras_deeplab.layers import CropLike, PadToMinimum, ResizeLike
-from keras_deeplab.layers.composite import change_settings, changed_settings, taken_settings
+from keras_deeplab.layers.composite import change_settings, changed_settings, without_settings
 from keras_deeplab.models import backbone as backbones
-from keras_deeplab.models.arguments import CHECKS, scaled_rates
-from keras_deeplab.models.distributed_training import DistributedTraining
-from keras_deeplab.models.label_map_training import LabelMapTraining
+from keras_deeplab.models.arguments import CHECKS, completed, scaled_rates
+from keras_deeplab.models.training import DistributedTraining, LabelMapTraining
 from keras_deeplab.validation import error, integer
 
 logger = logging.getLogger(__name__)
 
 LoadWeights = Callable[[keras.Model], Any]
-ReadWeights = Callable[
-    [Any, str, Mapping[str, Any], Collection[str]], tuple[dict[str, Any], LoadWeights]
-]
-_read_weights: ReadWeights | None = None
+_read_weights: Callable[..., tuple[dict[str, Any], LoadWeights]] | None = None
 
 
-def register_weights(read: ReadWeights) -> None:
-    """Sets the function that reads the argument `weights`; importing `weights` calls this.
-
-    It takes the weights, the name of the model's class, its arguments and the names of those given.
-    It returns the arguments that replace them, and a function that loads a model and reports.
-    """
+def register_weights(read: Callable[..., tuple[dict[str, Any], LoadWeights]]) -> None:
+    """Sets `weights.loading.read_for_constructor`; importing `weights` calls this."""
     global _read_weights
     _read_weights = read
 
@@ -68,16 +60,11 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     A subclass's constructor is its signature and `super().__init__(locals())`. What the arguments
     stand for is settled here, once: `_arguments` then holds them completed, read-only, and the
     subclass's `_output` builds the network from these.
-
-    Attributes:
-        checks: A check for each argument by name.
-        transfer_report: What was loaded from the constructor's `weights`, if they were given.
     """
 
-    checks = CHECKS
-    transfer_report: Any = None
-    # The model's output from features and feature taps: each subclass has its own. Not abstract, as
-    # Keras makes an instance of each base of a functional model.
+    checks = CHECKS  # by the name of the argument
+    transfer_report: Any = None  # what was loaded from the constructor's `weights`
+    # From features and feature taps. Not abstract, as Keras makes an instance of each base.
     _output: Callable[..., Any]
 
     def __init_subclass__(cls, **settings: Any) -> None:
@@ -96,22 +83,25 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             name: self.checks[name](name, value) if name in self.checks else value
             for name, value in arguments.items()
         }
-        completed = backbones.completed(self._completed(checked))
-        with dtype_policy(completed["dtype"]):
-            backbone, completed = self._backbone(completed)
-            completed["backbone"] = backbones.serialized(completed["backbone"])
-            inputs = image = keras.Input(completed["input_shape"], name="images")
+        final = completed(self._completed(checked))
+        with dtype_policy(final["dtype"]):
+            network = self._network(final)
+            taps = self._feature_taps(network, final)
+            final |= taps
+            backbone = backbones.with_feature_taps(network, final, taps)
+            final["backbone"] = backbones.serialized(final["backbone"])
+            inputs = image = keras.Input(final["input_shape"], name="images")
             minimum = minimum_size(keras.Model(backbone.inputs[0], backbone.outputs[0]))
             if minimum not in ((1, 1), tuple(inputs.shape[1:3])):
-                image = PadToMinimum(*minimum, name="pad_to_minimum")(inputs)
-            # Past Keras' tracking, which would wrap the dict and count the network twice.
-            values = {"_arguments": MappingProxyType(completed), "_network": backbone}
+                image = PadToMinimum(minimum, name="pad_to_minimum")(inputs)
+            values = {"_arguments": MappingProxyType(final), "_backbone": backbone}
             for name, value in {**values, "_images": (inputs, image)}.items():
+                # Past Keras' tracking, which would wrap the dict and count the network twice.
                 object.__setattr__(self, name, value)
-            if completed["preprocessing"] is not None:
-                image = preprocess(image, completed["preprocessing"])
+            if final["preprocessing"] is not None:
+                image = preprocess(image, final["preprocessing"])
             features = keras.tree.flatten(backbone(image))
-            super().__init__(inputs, self._output(*features), name=completed["name"])
+            super().__init__(inputs, self._output(*features), name=final["name"])
             self._add_training_outputs(*features)
         if load is not None:
             object.__setattr__(self, "transfer_report", load(self))
@@ -121,9 +111,13 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
         """Returns the checked arguments with the class's own defaults."""
         return arguments
 
-    def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
-        """Returns the network from pixels to features and feature taps, and the final arguments."""
-        return backbones.with_feature_taps(backbones.built(arguments), arguments)
+    def _network(self, arguments: dict[str, Any]) -> keras.Model:
+        """Returns the backbone at its own output stride."""
+        return backbones.built(arguments)
+
+    def _feature_taps(self, network: Any, arguments: Any) -> dict[str, Any]:  # noqa: ARG002
+        """Returns the layers of the backbone that the head uses too, by the argument for them."""
+        return {}
 
     def _add_training_outputs(self, features: Any, *taps: Any) -> None:
         """Adds what only training needs; nothing by default."""
@@ -134,7 +128,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     def _upsampled(self, logits: Any, prefix: str = "") -> Any:
         """Logits at the size of the image, float32."""
         images, enlarged = self._images
-        options = {"align_corners": self._arguments.get("align_corners", False), "dtype": "float32"}
+        options = {"align_corners": self.aligns_corners, "dtype": "float32"}
         x = ResizeLike(name=f"{prefix}upsample", **options)(logits, enlarged)
         if enlarged is images:
             return x
@@ -143,7 +137,12 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     @property
     def backbone(self) -> keras.Model:
         """The network inside that turns pixels into features."""
-        return self._network
+        return self._backbone
+
+    @property
+    def aligns_corners(self) -> bool:
+        """Whether maps are resized by the authors' rule."""
+        return self._arguments.get("align_corners", False)
 
     @property
     def num_classes(self) -> int:
@@ -170,18 +169,9 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     def with_dtype(self, dtype: str) -> Self:
         """Returns the same model computing in another precision; the weights are copied.
 
-        Mixed precision is for training on hardware that is fast at it. The model in float32 gives
-        the same predictions everywhere, and is fast on processors without 16-bit arithmetic.
-
         Args:
             dtype: A dtype policy, such as `"float32"` or `"mixed_bfloat16"`. A backbone that was
                 given as a network keeps its own.
-
-        Example:
-
-        >>> model = keras_deeplab.DeepLabV3Plus(3, "mobilenet_v2", dtype="mixed_bfloat16")
-        >>> model.with_dtype("float32").compute_dtype
-        'float32'
         """
         return self._rebuilt(dtype=dtype)[0]
 
@@ -199,29 +189,24 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
         return model, missing
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, frozen layers and changed batch norms' settings."""
         arguments = copy.deepcopy(dict(self._arguments))
-        return {**arguments, "trainable": self.trainable, **changed_settings(all_layers(self))}
+        return {**arguments, "trainable": self.trainable, **changed_settings(self)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        """Builds the model that `get_config` describes; no weights are loaded."""
         if "weights" in config:  # that of a `.keras` file opens no other file, starts no download
             raise ValueError("`config` must not have the key 'weights': it loads no weights.")
-        config = dict(config)
+        config, changes = without_settings(config)
         trainable = config.pop("trainable", True)
-        changes = taken_settings(config)
         config["backbone"] = backbones.deserialized(config["backbone"], custom_objects)
         model = cls(**config)
         model.trainable = trainable
-        change_settings(all_layers(model), changes)
+        change_settings(model, changes)
         return model
 
 
 class SegmentationModel(ImageModel):
     """A functional model from pixels to logits, one for each class at each pixel.
-
-    Arguments that several models share:
 
     Args:
         num_classes: Number of classes, an integer of at least 2 (the background counts).
@@ -278,7 +263,7 @@ class SegmentationModel(ImageModel):
     def with_output_stride(self, output_stride: int) -> Self:
         """Returns the same model with finer or coarser features; weights copied, rates scaled.
 
-        As the papers do: train at 16, evaluate at 8. A compiled model must be compiled again.
+        As the papers do (V3+, table 3): train at 16, evaluate at 8. Compile the result again.
 
         Args:
             output_stride: A stride that occurs in the backbone, such as 8, 16 or 32.
@@ -286,9 +271,6 @@ class SegmentationModel(ImageModel):
         Raises:
             ValueError: If the backbone cannot have that stride, a rate would not be an integer, or
                 the model has no output stride to choose (U-Net).
-
-        Reference:
-            [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611), table 3.
         """
         if "output_stride" not in self._arguments:
             kind = f"a {type(self).__name__} keeps that of its backbone, {self.output_stride}"

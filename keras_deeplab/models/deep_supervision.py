@@ -1,23 +1,24 @@
-"""Several outputs in training, one otherwise."""
+"""Several outputs in training, one otherwise; torchvision's auxiliary head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+from keras import layers as kl
+
+from keras_deeplab.layers import BatchNormalization
 
 
 class DeepSupervision:
-    """Mixin of functional models that have more outputs in training than in prediction.
+    """Mixin of functional models that return more outputs in training, the main one first.
 
-    In training such a model returns a list of logits, the main ones first, and the loss is the
-    weighted sum of theirs. Metrics, predictions and the model's graph have the main output alone.
-    What layers add to the loss, such as regularisation, counts once. Until `_supervise` is called
-    the model is like any other.
+    The loss is the weighted sum of theirs; what layers add to the loss, such as regularisation,
+    counts once. Metrics, predictions and the model's graph have the main output alone.
     """
 
-    # From images to the list of logits; None where training has one output too.
+    # From images to the list of logits; None until `_supervise` is called.
     training_graph: keras.Model | None = None
     supervision_weights: tuple[float, ...] = (1.0,)
     _training_layers: Sequence[keras.layers.Layer] = ()
@@ -37,34 +38,36 @@ class DeepSupervision:
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
-        """The layers of the main output, then those of training alone."""
         return [*super().layers, *self._training_layers]
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Returns the main output; in training a list of all outputs."""
         if training and self.training_graph is not None:
             return self.training_graph(inputs, training=True)
         return super().call(inputs, training=training, mask=mask)
 
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
+    def compute_loss(self, x: Any, y: Any, y_pred: Any, *more: Any, **named: Any) -> Any:
         """Returns the loss of the main output; in training the weighted sum over all outputs."""
         if not isinstance(y_pred, list | tuple):
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
+            return super().compute_loss(x, y, y_pred, *more, **named)
         total = 0.0
         for weight, logits in zip(self.supervision_weights, y_pred, strict=True):
-            total += weight * super().compute_loss(x, y, logits, sample_weight, training)
+            total += weight * super().compute_loss(x, y, logits, *more, **named)
         # Keras added what the layers add to each of them.
         added = sum(map(self._aggregate_additional_loss, self.losses))
         return total - (sum(self.supervision_weights) - 1) * added
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Returns the metrics of the main output."""
         main = y_pred[0] if isinstance(y_pred, list | tuple) else y_pred
         return super().compute_metrics(x, y, main, sample_weight)
+
+
+def auxiliary_head(channels: int, arguments: Mapping[str, Any]) -> keras.Model:
+    """Builds torchvision's FCNHead: a 3x3 convolution to a quarter of the channels, a predictor."""
+    x = inputs = keras.Input((None, None, channels), name="features")
+    options = {"use_bias": False, "kernel_initializer": "he_uniform", "name": "conv"}
+    x = kl.Conv2D(max(1, channels // 4), 3, padding="same", **options)(x)
+    x = BatchNormalization(epsilon=arguments["epsilon"], momentum=0.9, name="norm")(x)
+    x = kl.Activation(arguments["activation"], name="act")(x)
+    x = kl.Dropout(0.1, name="dropout")(x)  # torchvision's, whatever the main head's is
+    x = kl.Conv2D(arguments["num_classes"], 1, name="logits", dtype="float32")(x)
+    return keras.Model(inputs, x, name="auxiliary")

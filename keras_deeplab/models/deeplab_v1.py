@@ -86,12 +86,6 @@ def large_fov(x: Any, rate: int, arguments: Any, suffix: str = "") -> Any:
 
 def predictor(x: Any, num_classes: int, name: str, kernel_size: int = 1, rate: int = 1) -> Any:
     """A class predictor of V1 and V2, which begins with a small spread, for the sum of several."""
-    return kl.Conv2D(
-        num_classes,
-        kernel_size,
-        padding="same",
-        dilation_rate=rate,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-        name=name,
-        dtype="float32",
-    )(x)
+    initializer = keras.initializers.RandomNormal(stddev=0.01)
+    options = {"padding": "same", "dilation_rate": rate, "kernel_initializer": initializer}
+    return kl.Conv2D(num_classes, kernel_size, **options, name=name, dtype="float32")(x)

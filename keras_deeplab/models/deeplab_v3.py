@@ -9,10 +9,8 @@ from keras import layers as kl
 
 from keras_deeplab.layers import ASPP, AtrousConv2D, AtrousSeparableConv2D
 from keras_deeplab.models.arguments import InputShape
-from keras_deeplab.models.backbone import built, with_feature_taps
 from keras_deeplab.models.base import SegmentationModel
-from keras_deeplab.models.deep_supervision import DeepSupervision
-from keras_deeplab.models.fcn_head import fcn_head
+from keras_deeplab.models.deep_supervision import DeepSupervision, auxiliary_head
 from keras_deeplab.validation import error
 
 
@@ -27,8 +25,7 @@ class DeepLabV3(DeepSupervision, SegmentationModel):
         aspp_filters: Channels of ASPP's branches and output.
         head_filters: Channels of torchvision's 3x3 convolution behind ASPP; `None` for none.
         auxiliary_layer: The backbone's layer from which torchvision's auxiliary head predicts;
-            `"auto"` for torchvision's own, `None` for none. In training, as in `fit`, the model
-            then returns a list of the logits of both heads.
+            `"auto"` for torchvision's own. In training the model returns the logits of both heads.
         auxiliary_weight: Of the auxiliary head's loss, which is added to the main head's.
 
     The other arguments are those of `SegmentationModel`.
@@ -82,9 +79,8 @@ class DeepLabV3(DeepSupervision, SegmentationModel):
         own = {"head_filters": None, "stride_on": arguments["stride_on"] or "1x1"}
         return {**arguments, **own, "aspp_rates": (), "backbone_options": options}
 
-    def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
-        layer = arguments["auxiliary_layer"]
-        return with_feature_taps(built(arguments), arguments, auxiliary_layer=layer)
+    def _feature_taps(self, network: Any, arguments: Any) -> dict[str, Any]:  # noqa: ARG002
+        return {"auxiliary_layer": arguments["auxiliary_layer"]}
 
     def _output(self, x: Any, *_: Any) -> Any:
         config = self._arguments
@@ -99,6 +95,6 @@ class DeepLabV3(DeepSupervision, SegmentationModel):
 
     def _add_training_outputs(self, _: Any, *taps: Any) -> None:
         for features in taps:
-            head = fcn_head(features.shape[-1], self._arguments)
+            head = auxiliary_head(features.shape[-1], self._arguments)
             outputs = [self.output, self._upsampled(head(features), "auxiliary_")]
             self._supervise(outputs, (1.0, self._arguments["auxiliary_weight"]), [head])

@@ -10,7 +10,7 @@ from keras import layers as kl
 from keras_deeplab import graph
 from keras_deeplab.layers import ASPP, AtrousConv2D, AtrousSeparableConv2D, ResizeLike
 from keras_deeplab.models.arguments import InputShape
-from keras_deeplab.models.backbone import built, last_layer_at, with_feature_taps
+from keras_deeplab.models.backbone import last_layer_at
 from keras_deeplab.models.base import SegmentationModel
 
 
@@ -72,13 +72,11 @@ class DeepLabV3Plus(SegmentationModel):
     ) -> None:
         super().__init__(locals())
 
-    def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
-        network, detail = built(arguments), arguments["detail_layer"]
-        layers = {
-            "low_level_layer": arguments["low_level_layer"] or graph.find_feature_tap(network, 4),
-            "detail_layer": last_layer_at(network, 2) if detail == "auto" else detail,
-        }
-        return with_feature_taps(network, arguments, **layers)
+    def _feature_taps(self, network: keras.Model, arguments: dict[str, Any]) -> dict[str, Any]:
+        low_level = arguments["low_level_layer"] or graph.find_feature_tap(network, 4)
+        detail = arguments["detail_layer"]
+        detail = last_layer_at(network, 2) if detail == "auto" else detail
+        return {"low_level_layer": low_level, "detail_layer": detail}
 
     def _output(self, features: Any, low_level: Any, *detail: Any) -> Any:
         config = self._arguments

@@ -12,8 +12,7 @@ from keras import ops
 from keras_deeplab.layers import ResizeBy, ResizeLike
 from keras_deeplab.models.base import SegmentationModel, dtype_policy
 from keras_deeplab.models.deep_supervision import DeepSupervision
-from keras_deeplab.models.distributed_training import DistributedTraining
-from keras_deeplab.models.label_map_training import LabelMapTraining
+from keras_deeplab.models.training import DistributedTraining, LabelMapTraining
 from keras_deeplab.validation import error, is_number, one_of
 
 
@@ -21,60 +20,41 @@ from keras_deeplab.validation import error, is_number, one_of
 class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.Model):
     """Fuses a model's predictions at several scales of the image, and for its mirror image.
 
-    The weights are the model's own, shared by all scales. With `fusion="max"` the logits are the
-    maximum over all scales at each pixel, as DeepLab V2 fuses them. With `"mean"` they are the
-    logarithm of the mean probabilities, as V3 and V3+ are evaluated: their softmax is that mean.
-    With `flip` each scale is used mirrored left to right as well and its logits mirrored back, so
-    that a mirrored image has mirrored logits.
-
-    A model trained at output stride 16 is evaluated so at 8: `model.with_output_stride(8)` first.
-    The time is that of all scales together: a scale of 2 costs four times the scale of 1.
-
-    In `fit` the loss is the sum of the losses of each scale and of the fused logits, as DeepLab V2
-    is trained; metrics and predictions use the fused logits alone. Outputs that the model has in
-    training alone, such as an auxiliary head's, have their loss at each scale, with the model's
-    weight.
+    The weights and the rule of resizing are the model's own. A scale of 2 costs four times the
+    scale of 1. In `fit` the loss is the sum of the losses of each scale and of the fused logits, as
+    DeepLab V2 is trained; those of an auxiliary head count at each scale, with the model's weight.
 
     Args:
         model: Any segmentation model that takes images of any size and returns logits of that size.
-        scales: Factors of the image's height and width.
-        align_corners: How image and logits are resized: False for half-pixel centres, True for the
-            authors' rule, which turns a side n into (n - 1) * scale + 1; None for the model's own.
+        scales: Factors of the image's height and width, distinct positive numbers.
         name: Of the new model.
-        fusion: `"max"` or `"mean"`.
-        flip: Whether each scale is used mirrored too; twice the time.
+        fusion: `"max"`, the maximum over all scales at each pixel, as DeepLab V2 fuses logits, or
+            `"mean"`, logits whose softmax is the mean of the probabilities, as V3 and V3+ are
+            evaluated.
+        flip: Whether each scale is used mirrored left to right too; twice the time.
 
-    Input shape:
-        `(batch, height, width, channels)`, as the model's.
-
-    Output shape:
-        `(batch, height, width, num_classes)`: logits, float32.
+    Input and output shapes are the model's; logits are float32.
 
     Raises:
-        ValueError: If the scales are not distinct positive numbers, the fusion is unknown, or the
-            model does not turn images of any size into a map of logits.
+        ValueError: If an argument is out of its range.
 
     Example:
 
     >>> model = keras_deeplab.DeepLabV2(3, "mobilenet_v2")
-    >>> several = keras_deeplab.MultiScale(model)
+    >>> several = keras_deeplab.MultiScale(model, (0.5, 1.0), fusion="mean", flip=True)
     >>> several(keras.ops.ones((1, 97, 129, 3))).shape
     TensorShape([1, 97, 129, 3])
-    >>> scales = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-    >>> careful = keras_deeplab.MultiScale(model, scales, fusion="mean", flip=True)
 
     Reference:
-        - [Chen et al., 2017, DeepLab](https://arxiv.org/abs/1606.00915), section 4.1.1, multi-scale
-          inputs: the maximum.
-        - [Chen et al., 2017, DeepLab V3](https://arxiv.org/abs/1706.05587), section 4.1, inference
-          strategy on the val set: scales 0.5 to 1.75 and mirrored images, at output stride 8.
+        [Chen et al., 2017, DeepLab](https://arxiv.org/abs/1606.00915), section 4.1.1: the maximum;
+        [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), section 4.1: the mean at
+        scales 0.5 to 1.75 and for mirrored images, at output stride 8.
     """
 
     def __init__(
         self,
         model: keras.Model,
         scales: Sequence[float] = (0.5, 0.75, 1.0),
-        align_corners: bool | None = None,
         name: str = "multi_scale",
         *,
         fusion: str = "max",
@@ -83,9 +63,8 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         scales = checked_scales(scales)
         one_of("fusion", fusion, ("max", "mean"))
         _check_model(model)
-        if align_corners is None:
-            own = isinstance(model, SegmentationModel | MultiScale)
-            align_corners = own and bool(model.get_config().get("align_corners"))
+        inner = model.model if isinstance(model, MultiScale) else model
+        align_corners = isinstance(inner, SegmentationModel) and inner.aligns_corners
         inputs = keras.Input(model.input_shape[1:], name="images")
         maximum = keras.layers.Maximum(name="maximum", dtype="float32")
         fuse = maximum if fusion == "max" else _log_mean_probability
@@ -101,13 +80,11 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         with dtype_policy(model.dtype_policy.name):  # of which `compile` takes the loss' scaling
             super().__init__(inputs=inputs, outputs=outputs[0], name=name)
         # Past Keras' tracking, which would count the model's weights a second time.
-        arguments = {"model": model, "scales": scales, "align_corners": align_corners}
-        arguments |= {"fusion": fusion, "flip": bool(flip)}
+        arguments = {"model": model, "scales": scales, "fusion": fusion, "flip": bool(flip)}
         object.__setattr__(self, "_arguments", arguments)
         if getattr(model, "training_graph", None) is not None:
             outputs, weights = fused(model.training_graph), model.supervision_weights
-        views = len(scales) * (2 if flip else 1)
-        self._supervise(outputs, (1.0, *weights * views))
+        self._supervise(outputs, (1.0, *weights * len(scales) * (2 if flip else 1)))
 
     @property
     def model(self) -> keras.Model:
@@ -131,13 +108,11 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         return MultiScale(**{**self._arguments, "model": model, "name": self.name})
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         model = keras.saving.serialize_keras_object(self.model)
         return {**self._arguments, "model": model, "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MultiScale:
-        """Builds the model that `get_config` describes."""
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
         return cls(**{**config, "model": model})
 
@@ -146,7 +121,7 @@ def _views(
     network: keras.Model, image: Any, scale: float, align_corners: bool, flip: bool
 ) -> list[list[Any]]:
     """A network's outputs at a scale, at the image's size, and those for the mirrored image."""
-    tag = _tag(scale)
+    tag = f"{scale:g}".replace(".", "_")
     resized = ResizeBy(scale, align_corners=align_corners, name=f"image_{tag}")
     back = ResizeLike(align_corners=align_corners, name=f"logits_{tag}", dtype="float32")
 
@@ -183,22 +158,17 @@ def with_test_time_augmentation(
 def checked_scales(scales: Sequence[float], name: str = "scales") -> tuple[float, ...]:
     """Returns distinct positive scales as floats."""
     valid = isinstance(scales, list | tuple) and len(scales) > 0
-    if not valid or not all(is_number(scale) and 0 < scale < 100 for scale in scales):
-        raise error(name, "a list of positive numbers below 100", scales)
-    if len({_tag(scale) for scale in scales}) < len(scales):
-        raise error(name, "distinct", scales)
+    valid = valid and all(is_number(scale) and 0 < scale < 100 for scale in scales)
+    # Distinct as far as the layers' names have them.
+    if not valid or len({f"{scale:g}" for scale in scales}) < len(scales):
+        raise error(name, "a list of distinct positive numbers below 100", scales)
     return tuple(map(float, scales))
-
-
-def _tag(scale: float) -> str:
-    return f"{scale:g}".replace(".", "_")
 
 
 def _check_model(model: keras.Model) -> None:
     ends = [getattr(model, "inputs", None) or (), getattr(model, "outputs", None) or ()]
-    one_map_each = all(len(end) == 1 and len(end[0].shape) == 4 for end in ends)
-    if not one_map_each or model.input_shape[1:3] != (None, None):
-        shapes = [[tuple(x.shape) for x in end] for end in ends]
-        advice = f"It has inputs {shapes[0]} and outputs {shapes[1]}."
+    shapes = [tuple(x.shape) for end in ends for x in end]
+    one_map_each = list(map(len, ends)) == [1, 1] and all(len(shape) == 4 for shape in shapes)
+    if not one_map_each or shapes[0][1:3] != (None, None):
         rule = "a functional model from images of any size to one map of logits"
-        raise error("model", rule, model, advice)
+        raise error("model", rule, model, f"Its input and output shapes are {shapes}.")

@@ -10,7 +10,7 @@ from keras import layers as kl
 from keras_deeplab import graph
 from keras_deeplab.layers import AtrousConv2D, CropLike, ResizeLike
 from keras_deeplab.models.arguments import InputShape
-from keras_deeplab.models.backbone import built, last_layer_at, with_feature_taps
+from keras_deeplab.models.backbone import last_layer_at
 from keras_deeplab.models.base import SegmentationModel
 from keras_deeplab.validation import error
 
@@ -19,41 +19,33 @@ from keras_deeplab.validation import error
 class UNet(SegmentationModel):
     """U-Net: a contracting path, and an expanding path that adds the features of every level.
 
-    Without `backbone` it is the network of 2015, with two changes for images of any size:
-    convolutions are padded, so that no skip is cropped; odd maps are pooled to half their size
-    rounded up, and the extra row or column is cut off again after the up-convolution.
-
-    With a backbone, the skips are the last features at each of its strides, maps are resized to
-    the skip's size, and the logits of the finest skip are resized to the image.
+    Without `backbone` it is the network of 2015, with padded convolutions for images of any size
+    and pixels in [-1, 1]. Over a backbone, maps are resized to the skip's size, and the logits of
+    the finest skip to the image's.
 
     Args:
         backbone: `None` for the network of 2015, or as in `SegmentationModel`.
         filters: Channels at the image's own stride; twice as many at each halving. `None` for 64,
             as in the paper, and 16 in the decoder over a backbone.
-        depth: Number of skips: at the strides 1, 2, 4, ... of the network of 2015; over a backbone
-            at 2, 4, 8, ..., as far as it has them.
-        skip_layers: Names of the layers whose outputs are the skips; `None` for the last tensor at
-            each stride that all later layers depend on (`graph.find_feature_tap`).
-        batch_norm: Whether batch norms follow the 3x3 convolutions; `None` for no in the network
-            of 2015 and yes over a backbone.
-        dropout: Share of the features dropped in training at the end of the contracting path: on
-            the last two levels of the network of 2015, the coarsest features of a backbone.
+        depth: Number of skips: at the strides 1, 2, 4, ...; over a backbone at those of 2, 4, 8,
+            ... that it has.
+        skip_layers: Names of the layers whose outputs are the skips; `None` for those that
+            `graph.find_feature_tap` finds at these strides.
+        batch_norm: Whether batch norms follow the 3x3 convolutions; `None` for yes over a backbone
+            and no without.
+        dropout: Share of values dropped in training on the last two levels of the network of 2015,
+            or of a backbone's coarsest features.
 
-    The other arguments are those of `SegmentationModel`; the network of 2015 scales pixels to
-    [-1, 1].
+    The other arguments are those of `SegmentationModel`.
 
     Example:
 
     >>> model = keras_deeplab.UNet(num_classes=2, filters=8, input_shape=(None, None, 1))
     >>> model(keras.ops.ones((1, 97, 129, 1))).shape
     TensorShape([1, 97, 129, 2])
-    >>> model = keras_deeplab.UNet(num_classes=3, backbone="mobilenet_v2")
-    >>> model.get_config()["skip_layers"]
-    ('block1_expand_act', 'block3_expand_act', 'block6_expand_act', 'block13_expand_act')
 
     Reference:
-        [Ronneberger et al., 2015, U-Net: Convolutional Networks for Biomedical Image
-        Segmentation](https://arxiv.org/abs/1505.04597), section 2, figure 1.
+        [Ronneberger et al., 2015](https://arxiv.org/abs/1505.04597), section 2, figure 1.
     """
 
     def __init__(
@@ -78,31 +70,31 @@ class UNet(SegmentationModel):
 
     def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
         of_2015 = arguments["backbone"] is None
-        if of_2015 and arguments["skip_layers"] is not None:
-            raise error("skip_layers", "left out without a `backbone`", arguments["skip_layers"])
         defaults = {"filters": 64 if of_2015 else 16, "batch_norm": not of_2015}
         missing = {key: value for key, value in defaults.items() if arguments[key] is None}
         if of_2015 and arguments["preprocessing"] == "auto":
             missing["preprocessing"] = "tf"
         return {**arguments, **missing}
 
-    def _backbone(self, arguments: dict[str, Any]) -> tuple[keras.Model, dict[str, Any]]:
-        if arguments["backbone"] is None:
-            return _contracting_path(arguments), arguments
-        network, names = built(arguments), arguments["skip_layers"]
-        if names is None:
-            coarsest = graph.geometry(network).outputs[0].stride[0] or 0
-            strides = (2**level for level in range(1, arguments["depth"] + 1))
-            found = (last_layer_at(network, stride) for stride in strides if stride < coarsest)
-            names = tuple(name for name in found if name is not None)
-        return with_feature_taps(network, arguments, skip_layers=names)
+    def _network(self, arguments: dict[str, Any]) -> keras.Model:
+        of_2015 = arguments["backbone"] is None
+        return _contracting_path(arguments) if of_2015 else super()._network(arguments)
+
+    def _feature_taps(self, network: keras.Model, arguments: dict[str, Any]) -> dict[str, Any]:
+        if arguments["skip_layers"] is not None:
+            return {"skip_layers": arguments["skip_layers"]}
+        finest = 1 if arguments["backbone"] is None else 2
+        coarsest = graph.geometry(network).output.stride[0] or 0
+        strides = (finest * 2**level for level in range(arguments["depth"]))
+        found = [last_layer_at(network, stride) for stride in strides if stride < coarsest]
+        return {"skip_layers": tuple(name for name in found if name is not None)}
 
     def _output(self, x: Any, *skips: Any) -> Any:
-        config = self._arguments
-        of_2015 = config["backbone"] is None
+        config, of_2015 = self._arguments, self._arguments["backbone"] is None
         coarsest, *strides = (max(found.stride) for found in graph.geometry(self.backbone).outputs)
         by_stride = dict(zip(strides, skips, strict=True))
-        if not skips or len(by_stride) < len(skips) or max(strides) >= coarsest:
+        is_complete = not of_2015 or len(skips) == config["depth"]
+        if not skips or len(by_stride) < len(skips) or max(strides) >= coarsest or not is_complete:
             rule = f"layers of the backbone of different strides, finer than its own of {coarsest}"
             raise error("skip_layers", rule, config["skip_layers"])
         if not of_2015:
@@ -112,7 +104,7 @@ class UNet(SegmentationModel):
             if of_2015:
                 options = {"kernel_initializer": "he_uniform", "name": f"{level}_up"}
                 x = kl.Conv2DTranspose(filters, 2, 2, **options)(x)
-                x = CropLike(name=f"{level}_crop")(x, skip)
+                x = CropLike(name=f"{level}_crop")(x, skip)  # odd maps were pooled rounding up
             else:
                 x = ResizeLike(name=f"{level}_up")(x, skip)
             x = kl.Concatenate(name=f"{level}_concat")([skip, x])
@@ -122,17 +114,15 @@ class UNet(SegmentationModel):
 
 
 def _contracting_path(arguments: dict[str, Any]) -> keras.Model:
-    """The network of 2015 down to its coarsest features, which come first, then the skips."""
+    """The network of 2015 down to its coarsest features."""
     x = inputs = keras.Input((None, None, arguments["input_shape"][2]), name="pixels")
-    levels = []
     for level in range(arguments["depth"] + 1):
         if level > 0:
             x = kl.MaxPooling2D(2, padding="same", name=f"level{level}_pool")(x)
         x = _two_convolutions(x, arguments["filters"] * 2**level, f"level{level}", arguments)
         if level >= arguments["depth"] - 1:
             x = kl.Dropout(arguments["dropout"], name=f"level{level}_dropout")(x)
-        levels.append(x)
-    return keras.Model(inputs, levels[::-1], name="backbone")
+    return keras.Model(inputs, x, name="contracting_path")
 
 
 def _two_convolutions(x: Any, filters: int, level: str, arguments: Any) -> Any:

@@ -8,6 +8,7 @@ from layer_checks import convolve, zero_stuffed
 from keras_deeplab.layers import AtrousPadding2D, AtrousPooling2D
 
 SIZES = [(8, 8), (5, 7)]
+KERAS_OWN = {"max": keras.layers.MaxPooling2D, "average": keras.layers.AveragePooling2D}
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -17,29 +18,15 @@ def picture(height: int, width: int) -> np.ndarray:
 
 def by_loops(x: np.ndarray, pool, rate, pads, mode: str) -> np.ndarray:
     """Maximum or mean over the taps of each window that fall on the map."""
-    (top, bottom), (left, right) = pads
-    height = x.shape[1] + top + bottom - rate[0] * (pool[0] - 1)
-    width = x.shape[2] + left + right - rate[1] * (pool[1] - 1)
-    y = np.zeros((x.shape[0], height, width, x.shape[3]), np.float32)
-    for i in range(height):
-        for j in range(width):
-            rows = [i - top + rate[0] * t for t in range(pool[0])]
-            columns = [j - left + rate[1] * t for t in range(pool[1])]
-            taps = np.array(
-                [
-                    x[:, r, c]
-                    for r in rows
-                    for c in columns
-                    if 0 <= r < x.shape[1] and 0 <= c < x.shape[2]
-                ]
-            )
-            y[:, i, j] = taps.max(axis=0) if mode == "max" else taps.mean(axis=0)
+    padded = np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=np.nan)
+    sides = [n - r * (k - 1) for n, r, k in zip(padded.shape[1:3], rate, pool, strict=True)]
+    reduce = np.nanmax if mode == "max" else np.nanmean
+    y = np.zeros((x.shape[0], *sides, x.shape[3]), np.float32)
+    for i, j in np.ndindex(*sides):
+        rows = slice(i, i + rate[0] * (pool[0] - 1) + 1, rate[0])
+        columns = slice(j, j + rate[1] * (pool[1] - 1) + 1, rate[1])
+        y[:, i, j] = reduce(padded[:, rows, columns], axis=(1, 2))
     return y
-
-
-def same_pads(pool, rate):
-    totals = [r * (n - 1) for n, r in zip(pool, rate, strict=True)]
-    return tuple((total // 2, total - total // 2) for total in totals)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -49,7 +36,7 @@ def test_against_loops(size, mode, pool, rate):
     x = picture(*size)
     total = [r * (n - 1) for n, r in zip(pool, rate, strict=True)]
     paddings = {
-        "same": same_pads(pool, rate),
+        "same": tuple((n // 2, n - n // 2) for n in total),
         "valid": ((0, 0), (0, 0)),
         ((total[0], 0), (0, 1)): ((total[0], 0), (0, 1)),
     }
@@ -65,13 +52,11 @@ def test_against_loops(size, mode, pool, rate):
 @pytest.mark.parametrize("pool, stride", [(2, 2), (3, 2), (3, 3)])
 def test_holds_the_values_of_the_strided_pooling_it_replaces(size, mode, rate, pool, stride):
     """On a map `rate` times finer, whose every `rate`-th sample is the coarse map's."""
-    kinds = {"max": keras.layers.MaxPooling2D, "average": keras.layers.AveragePooling2D}
     x = picture(size[0] * rate, size[1] * rate)
-    fine = AtrousPooling2D(
-        (pool, pool), mode, (rate, rate), "same", source_strides=(stride, stride)
-    )(x)
+    strides = {"source_strides": (stride, stride)}
+    fine = AtrousPooling2D((pool, pool), mode, (rate, rate), "same", **strides)(x)
     assert fine.shape == x.shape
-    coarse = kinds[mode](pool, stride, padding="same")(x[:, ::rate, ::rate])
+    coarse = KERAS_OWN[mode](pool, stride, padding="same")(x[:, ::rate, ::rate])
     step = rate * stride
     np.testing.assert_allclose(fine[:, ::step, ::step], coarse, rtol=1e-5, atol=1e-6)
 

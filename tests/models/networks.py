@@ -1,9 +1,18 @@
-"""Small networks of a user's own, to stand behind a DeepLab."""
+"""Small networks of a user's own, and each model on one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
 import keras
+import pytest
+import tensorflow as tf
+from calibration import calibrate, image
 from keras import layers as kl
+
+from keras_deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus, SPPNet, UNet
 
 
 def tiny(channels: int = 3, size: tuple[int | None, int | None] = (None, None)) -> keras.Model:
@@ -36,3 +45,50 @@ def tiny_sequential() -> keras.Sequential:
         ],
         name="plain",
     )
+
+
+PLUS = {"aspp_filters": 8, "decoder_filters": 8}
+SMALL = {
+    "v1": (DeepLabV1, {"head_filters": 16}),
+    "v2": (DeepLabV2, {}),
+    "v2_branches": (DeepLabV2, {"head_filters": 8, "aspp_rates": (2, 4)}),
+    "v3": (DeepLabV3, {"aspp_filters": 8, "head_filters": 8}),
+    "v3_auxiliary": (
+        DeepLabV3,
+        {"aspp_filters": 8, "head_filters": 8, "auxiliary_layer": "stage16_out"},
+    ),
+    "v3_plus": (DeepLabV3Plus, PLUS),
+    "v3_detail": (
+        DeepLabV3Plus,
+        {**PLUS, "detail_layer": "auto", "detail_filters": 6, "separable": True},
+    ),
+    "unet": (UNet, {"filters": 4, "depth": 2, "backbone": None}),
+    "unet_over": (UNet, {"filters": 4}),
+    "spp": (SPPNet, {"levels": (3, 2, 1), "dense": (12, 10)}),
+}
+
+
+def small(name: str, **more) -> keras.Model:
+    """A model of three classes."""
+    model_class, arguments = SMALL[name]
+    channels = more.get("input_shape", (None, None, 3))[2]
+    return model_class(3, **{"backbone": tiny(channels), **arguments, **more})
+
+
+@cache
+def calibrated(name: str) -> keras.Model:
+    """The one such model that all tests share, which leave it as it is."""
+    return calibrate(small(name), image(64, 64, batch=2))
+
+
+@contextmanager
+def zero_kernels() -> Iterator[None]:
+    """Networks of published size are built faster, as most of the time goes into random kernels."""
+
+    def zeros(self, shape: tuple[int, ...], dtype: str | None = None, **_) -> tf.Tensor:
+        return tf.zeros(shape, dtype)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HeNormal", "GlorotUniform", "RandomNormal"):
+            patch.setattr(getattr(keras.initializers, name), "__call__", zeros)
+        yield

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import math
+import inspect
 
 import keras
 import numpy as np
 import pytest
-from networks import tiny
+from networks import SMALL, small, tiny
 
 from keras_deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus, SPPNet, UNet, backbones
 from keras_deeplab.backbones.resnet import UNITS
@@ -34,35 +34,20 @@ def received(name: str, value: str) -> str:
 CASES = [
     (DeepLabV3, {"num_classes": 1}, "`num_classes` .* Received: num_classes=1.*use 2"),
     (UNet, {"num_classes": 2.0}, received("num_classes", "2.0")),
-    (SPPNet, {"num_classes": True}, received("num_classes", "True")),
-    (DeepLabV3, {"output_stride": 0}, received("output_stride", "0")),
-    (DeepLabV3, {"output_stride": "16"}, received("output_stride", "'16'")),
     (DeepLabV3Plus, {"output_stride": 3}, r"`output_stride` must be one of .*\[1, .*16.*\D3"),
-    (
-        DeepLabV3,
-        {"output_stride": 64, "aspp_rates": (2,)},
-        r"`output_stride` must be one of .*\[1, .*16.*\D64",
-    ),
-    (DeepLabV3, {"aspp_rates": 6}, received("aspp_rates", "6")),
     (DeepLabV3, {"aspp_rates": (6, 0)}, received("aspp_rates", r"\(6, 0\)")),
     (DeepLabV3, {"multi_grid": (1, 2, 4)}, r"`multi_grid` .*'tiny'.* multi_grid=\(1, 2, 4\)"),
     (DeepLabV3Plus, {"stride_on": "1x1"}, "`stride_on` .*'tiny'.* Received: stride_on='1x1'"),
     (SPPNet, {"backbone_options": {"padding": "same"}}, "`padding` .*'tiny'.*padding='same'"),
     (DeepLabV3, {"backbone_options": ["padding"]}, r"`backbone_options` must be a dict"),
-    (DeepLabV3, {"aspp_filters": 0}, received("aspp_filters", "0")),
     (DeepLabV3, {"dropout": 1.0}, received("dropout", "1.0")),
-    (UNet, {"dropout": -0.1}, received("dropout", "-0.1")),
     (DeepLabV3, {"epsilon": 0}, received("epsilon", "0")),
-    (DeepLabV3, {"epsilon": math.nan}, received("epsilon", "nan")),
-    (DeepLabV3, {"epsilon": "1e-5"}, received("epsilon", "'1e-5'")),
     (DeepLabV3, {"preprocessing": "bgr"}, received("preprocessing", "'bgr'")),
     (UNet, {"input_shape": (None, None)}, received("input_shape", r"\(None, None\)")),
-    (DeepLabV3, {"input_shape": 3}, received("input_shape", "3")),
     (SPPNet, {"input_shape": (0, None, 3)}, received("input_shape", r"\(0, None, 3\)")),
-    (DeepLabV3, {"input_shape": (None, None, 4)}, "`backbone` .* 4 channels of .* takes 3"),
+    (DeepLabV3, {"input_shape": (None, None, 4)}, r"`backbone` .* 4 channels of .*None, 3\)"),
     (DeepLabV3, {"dtype": "float31"}, received("dtype", "'float31'")),
     (DeepLabV3, {"activation": "reloo"}, received("activation", "'reloo'")),
-    (DeepLabV3, {"head_filters": 0}, received("head_filters", "0")),
     (DeepLabV3, {"backbone": "vgg19"}, received("backbone", "'vgg19'")),
     (DeepLabV3, {"backbone": None}, received("backbone", "None")),
     (DeepLabV3, {"backbone": pooled_to_one()}, "`backbone` must be .* is a map.*single"),
@@ -71,26 +56,19 @@ CASES = [
     (DeepLabV3, {"auxiliary_layer": 3}, "`auxiliary_layer` .*'tiny'.* auxiliary_layer=3"),
     (DeepLabV3, {"auxiliary_weight": -0.4}, received("auxiliary_weight", "-0.4")),
     (DeepLabV3Plus, {"low_level_layer": "stage4_oot"}, "`low_level_layer` .*oot.*stage4_out"),
-    (DeepLabV3Plus, {"low_level_filters": -1}, received("low_level_filters", "-1")),
     (DeepLabV3Plus, {"decoder_filters": None}, received("decoder_filters", "None")),
     (DeepLabV3Plus, {"detail_layer": "stage4_oot"}, "`detail_layer` .*stage4_oot.*stage4_out"),
-    (DeepLabV3Plus, {"detail_filters": 0}, received("detail_filters", "0")),
     (DeepLabV3Plus, {"backbone": without_stride_4()}, "`stride` must be one of .* stride=4"),
     (UNet, {"filters": 2.5}, received("filters", "2.5")),
-    (UNet, {"depth": 0}, received("depth", "0")),
     (UNet, {"backbone": 3}, received("backbone", "3")),
     (UNet, {"backbone": without_stride_4()}, r"`skip_layers` .* 16.* skip_layers=\(\)"),
-    (UNet, {"backbone": pooled_to_one()}, "`backbone` must be .* a map.*single"),
     (UNet, {"skip_layers": "stem"}, received("skip_layers", "'stem'")),
-    (UNet, {"skip_layers": ()}, received("skip_layers", r"\(\)")),
     (UNet, {"skip_layers": ("stm",)}, "`skip_layers` .*'stm'.*stem"),
     (UNet, {"skip_layers": ("add8", "stage8")}, r"`skip_layers` .* different .*add8', 'stage8"),
     (UNet, {"skip_layers": ("stem", "stage32")}, "`skip_layers` .* finer than .* 32.*'stage32'"),
-    (UNet, {"backbone": None, "skip_layers": ("a",)}, "`skip_layers` .* without a `backbone`"),
+    (UNet, {"backbone": None, "skip_layers": ("level0_conv2",)}, "`skip_layers` .* finer than"),
     (SPPNet, {"levels": ()}, received("levels", r"\(\)")),
-    (SPPNet, {"levels": (2, 0)}, received("levels", r"\(2, 0\)")),
     (SPPNet, {"dense": 256}, received("dense", "256")),
-    (SPPNet, {"dense": (256, -1)}, received("dense", r"\(256, -1\)")),
     (SPPNet, {"pooling": "mean"}, received("pooling", "'mean'")),
 ]
 
@@ -101,28 +79,30 @@ def test_errors_name_argument_and_value(cls, arguments, words):
         cls(**{"num_classes": 3, "backbone": TINY, **arguments})
 
 
+@pytest.mark.parametrize("cls", dict.fromkeys(cls for cls, _ in SMALL.values()))
+def test_every_argument_that_is_an_integer_is_checked(cls):
+    parameters = inspect.signature(cls).parameters.values()
+    names = [p.name for p in parameters if type(p.default) is int or p.name == "head_filters"]
+    assert "num_classes" in names
+    for name in names:
+        with pytest.raises(ValueError, match=received(name, "0")):
+            cls(**{"backbone": TINY, name: 0})
+
+
+CASCADE = {"cascade": True}
+GRID = {"backbone_options": {"multi_grid": (1, 1, 1)}}
+
+
 @pytest.mark.parametrize(
     "cls, backbone, arguments, words",
     [
         (DeepLabV1, "vgg16", {"aspp_rates": (6, 12)}, r"`aspp_rates` .* one rate.*\(6, 12\)"),
-        (DeepLabV1, "vgg16", {"aspp_rates": ()}, r"`aspp_rates` .* one rate.*aspp_rates=\(\)"),
         (DeepLabV1, "vgg16", {"head_filters": None}, received("head_filters", "None")),
         (DeepLabV2, "vgg16", {"aspp_rates": ()}, r"`aspp_rates` .* at least one .*=\(\)"),
-        (DeepLabV2, "vgg16", {"head_filters": 0}, received("head_filters", "0")),
         (DeepLabV3, "mobilenet_v2", {"stride_on": "3x3"}, "`stride_on` .*'mobilenet_v2'.*'3x3'"),
-        (
-            DeepLabV3,
-            "resnet50",
-            {"backbone_options": {"multi_grid": (1, 1, 1)}},
-            "without 'multi_grid'.* is an argument",
-        ),
-        (
-            DeepLabV3,
-            "resnet50",
-            {"cascade": True, "aspp_rates": (6, 12)},
-            r"`aspp_rates` must be left out .* aspp_rates=\(6, 12\)",
-        ),
-        (DeepLabV3, "resnet50", {"cascade": True, "separable": True}, "`separable` .* left out"),
+        (DeepLabV3, "resnet50", GRID, "without 'multi_grid'.* is an argument"),
+        (DeepLabV3, "resnet50", {**CASCADE, "aspp_rates": (6,)}, r"`aspp_rates` .* left out"),
+        (DeepLabV3, "resnet50", {**CASCADE, "separable": True}, "`separable` .* left out"),
     ],
 )
 def test_errors_that_come_before_the_backbone_is_built(
@@ -133,16 +113,10 @@ def test_errors_that_come_before_the_backbone_is_built(
         cls(3, backbone, **arguments)
 
 
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({"stride_on": "2x2"}, received("stride_on", "'2x2'")),
-        ({"multi_grid": ()}, received("multi_grid", r"\(\)")),
-    ],
-)
-def test_errors_of_the_backbones_options(options, words):
-    with pytest.raises(ValueError, match=words):
-        DeepLabV3(3, "resnet50", **options)
+@pytest.mark.parametrize("name, value", [("stride_on", "2x2"), ("multi_grid", ())])
+def test_errors_of_the_backbones_options(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` .* Received: {name}="):
+        DeepLabV3(3, "resnet50", **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -162,8 +136,6 @@ def test_rates_that_do_not_scale_to_integers_must_be_given(cls, coarse, scaled):
 def test_a_new_model_and_a_changed_one_have_the_same_rule_for_rates():
     fine = DeepLabV2(3, tiny(), output_stride=16).with_output_stride(8)
     assert fine.get_config()["aspp_rates"] == (6, 12, 18, 24)
-    with pytest.raises(ValueError, match="Give `aspp_rates`"):
-        fine.with_output_stride(32)
     given = DeepLabV2(3, tiny(), output_stride=32, aspp_rates=(1, 3, 4, 6))
     assert [given.get_layer(f"logits_{i}").dilation_rate[0] for i in range(4)] == [1, 3, 4, 6]
 
@@ -175,14 +147,9 @@ def test_where_a_model_has_no_such_argument_the_options_hold_it(monkeypatch):
     assert model.get_config()["backbone_options"]["stride_on"] == "1x1"
 
 
-def test_numpy_numbers_of_classes():
-    model = DeepLabV3(np.int64(3), tiny(), aspp_filters=4)
-    assert type(model.get_config()["num_classes"]) is int
-
-
 def test_arguments_reach_the_layers():
     model = DeepLabV3Plus(
-        3,
+        np.int64(3),
         tiny(),
         output_stride=8,
         aspp_rates=(2, 5),
@@ -195,8 +162,9 @@ def test_arguments_reach_the_layers():
         activation="swish",
         name="mine",
     )
+    assert type(model.get_config()["num_classes"]) is int
     aspp = model.get_layer("aspp").get_config()
-    assert (aspp["rates"], aspp["filters"], aspp["separable"]) == ((2, 5), 6, True)
+    assert (aspp["rates"], aspp["filters"], aspp["separable"]) == (((2, 2), (5, 5)), 6, True)
     assert (aspp["dropout"], aspp["activation"]) == (0.25, "silu")
     assert model.get_layer("decoder_low_level").filters == 7
     last = model.get_layer("decoder_1").get_config()
@@ -207,9 +175,8 @@ def test_arguments_reach_the_layers():
 
 
 def test_head_of_v3():
-    plain = DeepLabV3(3, TINY, aspp_filters=4).get_layer("head")
+    plain = small("v3", head_filters=256).get_layer("head")
     assert (type(plain).__name__, plain.filters) == ("AtrousConv2D", 256)
-    separable = DeepLabV3(3, TINY, aspp_filters=4, separable=True, head_filters=9)
+    separable = small("v3", separable=True)
     assert type(separable.get_layer("head")).__name__ == "AtrousSeparableConv2D"
-    without = DeepLabV3(3, TINY, aspp_filters=4, head_filters=None)
-    assert "head" not in {layer.name for layer in without.layers}
+    assert "head" not in {layer.name for layer in small("v3", head_filters=None).layers}

@@ -10,52 +10,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from calibration import calibrate, image
-from networks import tiny
+from networks import SMALL, calibrated, small, tiny
 
 import keras_deeplab
-from keras_deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus, SPPNet, UNet
-from keras_deeplab.graph import geometry
+from keras_deeplab import DeepLabV3, SPPNet, backbones
+from keras_deeplab.graph import geometry, with_output_stride
 from keras_deeplab.graph.network import leaf_layers
 
 
-def backbone(more: dict) -> keras.Model:
-    return tiny(more.get("input_shape", (None, None, 3))[2])
+def output_shape(model: keras.Model, batch: int | None, size: tuple[int, int]) -> tuple:
+    return (batch, 3) if isinstance(model, SPPNet) else (batch, *size, 3)
 
 
-SMALL = {
-    "v1": lambda **more: DeepLabV1(3, backbone(more), head_filters=16, **more),
-    "v2": lambda **more: DeepLabV2(3, backbone(more), **more),
-    "v2_branches": lambda **more: DeepLabV2(
-        3, backbone(more), head_filters=8, aspp_rates=(2, 4), **more
-    ),
-    "v3": lambda **more: DeepLabV3(3, backbone(more), aspp_filters=8, head_filters=8, **more),
-    "v3_plus": lambda **more: DeepLabV3Plus(
-        3, backbone(more), aspp_filters=8, decoder_filters=8, **more
-    ),
-    "unet": lambda **more: UNet(3, filters=4, depth=2, **more),
-    "unet_over": lambda **more: UNet(3, backbone(more), filters=4, **more),
-    "spp": lambda **more: SPPNet(3, backbone(more), levels=(3, 2, 1), dense=(12, 10), **more),
-}
-MODELS: dict[str, keras.Model] = {}
-
-
-@pytest.fixture(params=SMALL)
-def name(request) -> str:
-    return request.param
-
-
-@pytest.fixture
-def model(name) -> keras.Model:
-    if name not in MODELS:
-        MODELS[name] = calibrate(SMALL[name](), image(64, 64, batch=2))
-    return MODELS[name]
-
-
-def output_shape(model: keras.Model, batch: int, size: tuple[int, int], classes: int = 3) -> tuple:
-    return (batch, classes) if isinstance(model, SPPNet) else (batch, *size, classes)
-
-
-def test_logits_for_an_image_of_any_size(model):
+@pytest.mark.parametrize("name", SMALL)
+def test_logits_for_an_image_of_any_size(name):
+    model = calibrated(name)
     for size in ((1, 1), (64, 33)):
         x = image(*size).round()
         logits = model(x)
@@ -66,14 +35,27 @@ def test_logits_for_an_image_of_any_size(model):
     np.testing.assert_allclose(model(x.astype("uint8")), logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["v2", "v3_plus", "unet", "unet_over", "spp"])
+def test_one_traced_function_serves_all_sizes(name):
+    model = calibrated(name)
+    traced = tf.function(model, input_signature=[tf.TensorSpec([None, None, None, 3])])
+    for size in ((1, 1), (33, 47)):
+        np.testing.assert_allclose(traced(image(*size)), model(image(*size)), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["v3_plus", "unet", "spp"])
 def test_other_channels_at_a_fixed_size(name):
-    model = SMALL[name](input_shape=(31, 18, 4))
+    model = small(name, input_shape=(31, 18, 4))
     assert model.input_shape == (None, 31, 18, 4)
     assert model.output_shape == output_shape(model, None, (31, 18))
     assert model(image(31, 18, channels=4)).shape == output_shape(model, 1, (31, 18))
+    if name == "v3_plus":
+        assert model.with_output_stride(8).input_shape == (None, 31, 18, 4)
 
 
-def test_a_file_gives_the_same_model_and_logits(model, tmp_path: Path):
+@pytest.mark.parametrize("name", ["v2_branches", "v3_detail", "unet", "spp"])
+def test_a_file_gives_the_same_model_and_logits(name, tmp_path: Path):
+    model = calibrated(name)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded) is type(model)
@@ -82,8 +64,8 @@ def test_a_file_gives_the_same_model_and_logits(model, tmp_path: Path):
     np.testing.assert_array_equal(loaded(x), model(x))
 
 
-@pytest.mark.parametrize("name", ["v3"], indirect=True)
-def test_arguments_cannot_be_changed_from_outside(model):
+def test_arguments_cannot_be_changed_from_outside():
+    model = calibrated("v3")
     before = json.dumps(model.get_config())
     config = model.get_config()
     config["backbone_options"]["padding"] = "same"
@@ -93,28 +75,9 @@ def test_arguments_cannot_be_changed_from_outside(model):
         model._arguments["num_classes"] = 7
 
 
-@pytest.mark.parametrize("name", ["v3_plus", "unet", "spp"], indirect=True)
-def test_exported_it_serves_probabilities_at_any_size(model, tmp_path: Path):
-    is_classifier = isinstance(model, SPPNet)
-    if is_classifier:
-        path = keras_deeplab.export.classifier(model, tmp_path / "served")
-        served = tf.saved_model.load(str(path))
-    else:
-        keras_deeplab.export.saved_model(model, tmp_path / "served")
-        served = tf.saved_model.load(str(tmp_path / "served"))
-    for size in ((1, 1), (33, 47)):
-        x = image(*size).astype("uint8")
-        expected = tf.nn.softmax(model(x))
-        found = (
-            tf.nn.softmax(served.serve(x.astype("float32")))
-            if is_classifier
-            else served.signatures["serving_default"](images=tf.constant(x))["probabilities"]
-        )
-        np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["v1", "v2", "v3", "v3_plus"], indirect=True)
-def test_the_output_stride_can_be_changed(model):
+@pytest.mark.parametrize("name", ["v1", "v2", "v3_detail"])
+def test_the_output_stride_can_be_changed(name):
+    model = calibrated(name)
     stride = model.output_stride
     fine = model.with_output_stride(stride // 2)
     assert type(fine) is type(model)
@@ -133,12 +96,26 @@ def test_the_output_stride_can_be_changed(model):
     np.testing.assert_allclose(back(pixels), model(pixels), rtol=1e-5, atol=1e-5)
 
 
-def test_other_classes_keep_all_but_the_predictors(model, logs):
+def test_strides_that_cannot_be():
+    model = small("v3", aspp_rates=(3, 6))
+    for stride, words in (
+        (-8, "`output_stride` .* Received: output_stride=-8"),
+        (3, r"`output_stride` must be one of .*\[1, 2, 4, .*=3"),
+        (32, r"`output_stride` .*\(3, 6\).*=32. .*\(1\.5, 3\.0\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.with_output_stride(stride)
+
+
+@pytest.mark.parametrize("name", ["v2_branches", "v3_auxiliary", "unet", "spp"])
+def test_other_classes_keep_all_but_the_predictors(name, logs):
+    model = calibrated(name)
     other = model.with_num_classes(5)
     assert type(other) is type(model)
     assert other.num_classes == other.output_shape[-1] == 5
     missing = logs.text.rpartition("missing keys: ")[2].strip().split(", ")
-    assert all(path.startswith("logits") for path in missing)
+    assert all(path.rpartition("/")[2].startswith("logits") for path in missing)
+    assert len(missing) == {"v2_branches": 2, "v3_auxiliary": 2}.get(name, 1)
     new = leaf_layers(other)
     for path, layer in leaf_layers(model).items():
         if path not in missing:
@@ -147,32 +124,78 @@ def test_other_classes_keep_all_but_the_predictors(model, logs):
                 np.testing.assert_array_equal(old, copied)
 
 
-@pytest.mark.parametrize("name", ["v2_branches", "v3_plus", "unet", "spp"], indirect=True)
+@pytest.mark.parametrize("name", ["v3_plus", "unet", "spp"])
 def test_mixed_precision_is_part_of_the_model(name):
-    model = calibrate(SMALL[name](dtype="mixed_bfloat16"), image(64, 64, batch=2))
+    model = calibrate(small(name, dtype="mixed_bfloat16"), image(64, 64, batch=2))
     assert keras.config.dtype_policy().name == "float32"
     assert {weight.dtype for weight in model.weights} == {"float32"}
     x = image(45, 64)
     logits = model(x)
     assert logits.dtype == "float32"
     full = model.with_dtype("float32")
-    assert (model.get_config()["dtype"], full.get_config()["dtype"]) == (
-        "mixed_bfloat16",
-        "float32",
-    )
+    dtypes = [each.get_config()["dtype"] for each in (model, full)]
+    assert dtypes == ["mixed_bfloat16", "float32"]
     # Alike where the backbone is a network of its own precision and the head is one predictor.
     assert 0 <= np.abs(full(x) - logits).mean() < 0.15 * np.std(logits)
 
 
-def test_every_weight_learns(model):
-    """A gradient for each, in training, and a step against it lowers the loss."""
-    x, random = image(64, 96, batch=2), np.random.default_rng(0)
-    logits = model(x)
-    labels = random.integers(0, 3, logits.shape[:-1])
+def test_a_backbone_by_name_changes_stride_and_precision(monkeypatch):
+    """Its layers are taken over and not cloned."""
+    own = backbones.Backbone(lambda input_shape: tiny(input_shape[2]), "tf")
+    monkeypatch.setitem(backbones.BACKBONES, "resnet50", own)
+    model = calibrate(small("v3_plus", backbone="resnet50"), image(64, 64, batch=2))
+    fine, x = model.with_output_stride(8), (image(64, 96) - 127.5) / 127.5
+    expected, low_level = with_output_stride(model.backbone, 8)(x)
+    features, low = fine.backbone(x)
+    assert np.std(expected) > 1e-2
+    np.testing.assert_allclose(features, expected, atol=1e-4 * np.std(expected))
+    np.testing.assert_allclose(low, low_level, atol=1e-5)
+    mixed, x = model.with_dtype("mixed_bfloat16"), image(65, 97)
+    assert mixed.backbone.get_layer("stage16").compute_dtype == "bfloat16"
+    assert mixed.get_layer("aspp").project.conv.compute_dtype == "bfloat16"
+    difference = (mixed(x) - model(x)).numpy().std() / np.std(model(x))
+    assert 1e-3 < difference < 0.5  # bfloat16 has eight bits
+
+
+def test_frozen_layers_stay_frozen(tmp_path):
+    model = DeepLabV3(2, tiny(), aspp_filters=4)
+    everything = len(model.trainable_weights)
+    model.backbone.trainable = False
+    model.get_layer("aspp").project.norm.trainable = False
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    count = len(model.trainable_weights)
+    assert 0 < count < everything
+    for other in (loaded, model.with_output_stride(8), model.with_num_classes(3)):
+        assert not other.backbone.trainable_weights
+        assert len(other.trainable_weights) == count
+        assert not other.get_layer("aspp").project.norm.trainable
+    loaded.backbone.trainable = True
+    assert len(loaded.trainable_weights) > count
+
+
+def test_layers_frozen_by_the_user_beforehand_can_be_thawed():
+    network = tiny()
+    network.trainable = False
+    model = DeepLabV3(2, network, aspp_filters=4)
+    assert not model.backbone.trainable_weights
+    model.backbone.trainable = True
+    assert model.backbone.trainable_weights
+    again = DeepLabV3.from_config(model.get_config())
+    assert len(again.trainable_weights) == len(model.trainable_weights)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_weight_learns(name):
+    """A gradient for each, and a step against it lowers the loss."""
+    model, x = calibrated(name), image(64, 96, batch=2)
+    labels = np.random.default_rng(0).integers(0, 3, model(x).shape[:-1])
+    network = getattr(model, "training_graph", None) or model
     before = [weight.numpy() for weight in model.trainable_weights]
 
-    def loss():
-        each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(x))
+    def loss() -> tf.Tensor:
+        outputs = keras.tree.flatten(network(x))
+        each = [tf.nn.sparse_softmax_cross_entropy_with_logits(labels, y) for y in outputs]
         return tf.reduce_mean(each)
 
     variables = [weight.value for weight in model.trainable_weights]
@@ -191,25 +214,18 @@ def test_every_weight_learns(model):
         weight.assign(value)
 
 
-@pytest.mark.parametrize("name", ["v1"], indirect=True)
-def test_corners_can_be_aligned(model):
+def test_corners_can_be_aligned_and_the_loss_of_v1_is_taken_on_shrunk_labels():
     """The authors' resizing leaves the coarse logits where they are at sizes of 8 n + 1."""
+    model, x = calibrated("v1"), image(65, 97, batch=2)
     assert model.get_config()["align_corners"] is True
-    x = image(65, 97)
-    inside = keras.Model(model.input, model.get_layer("logits").output)
-    np.testing.assert_allclose(model(x)[:, ::8, ::8], inside(x), rtol=1e-4, atol=1e-5)
-    half_pixels = SMALL["v1"](align_corners=False)
+    coarse = keras.Model(model.input, model.get_layer("logits").output)(x)
+    np.testing.assert_allclose(model(x)[:, ::8, ::8], coarse, rtol=1e-4, atol=1e-5)
+    half_pixels = small("v1", align_corners=False)
     half_pixels.set_weights(model.get_weights())
     assert np.abs(half_pixels(x) - model(x)).max() > 1e-2
-
-
-@pytest.mark.parametrize("name", ["v1"], indirect=True)
-def test_the_loss_of_v1_is_taken_on_shrunk_labels(model):
-    """A coarse loss on the coarse logits and every eighth label."""
-    x = image(65, 97, batch=2)
+    # A coarse loss on the coarse logits and every eighth label.
     labels = np.random.default_rng(0).integers(0, 3, (2, 65, 97))
     labels[:, :9] = 255
-    coarse = keras.Model(model.input, model.get_layer("logits").output)(x)
     expected = float(keras_deeplab.losses.CrossEntropy()(labels[:, ::8, ::8], coarse))
     found = keras_deeplab.losses.CrossEntropy(stride=8)(labels, model(x))
     assert float(found) == pytest.approx(expected, rel=1e-5)

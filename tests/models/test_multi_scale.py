@@ -6,52 +6,33 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from calibration import calibrate, image
-from networks import tiny
+from calibration import image
+from networks import calibrated, small, tiny
 
 import keras_deeplab
-from keras_deeplab import DeepLabV2, MultiScale, SPPNet
+from keras_deeplab import MultiScale
 
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
-    return calibrate(DeepLabV2(3, tiny()), image(64, 64, batch=2))
+    model = small("v2", align_corners=False)
+    model.set_weights(calibrated("v2").get_weights())
+    return model
 
 
-def resized(x, size) -> tf.Tensor:
-    return tf.image.resize(x, size)
-
-
-def test_aligned_corners_follow_the_authors_rule(model):
-    x = image(97, 129)
-    found = MultiScale(model, (0.5,), align_corners=True)(x)
-    small = tf.compat.v1.image.resize_bilinear(x, (49, 65), align_corners=True)
-    expected = tf.compat.v1.image.resize_bilinear(model(small), (97, 129), align_corners=True)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_images_are_resized_as_the_model_does(model):
-    own = MultiScale(model)
-    assert own.get_config()["align_corners"] is True
-    assert MultiScale(own).get_config()["align_corners"] is True
-    other = MultiScale(DeepLabV2(3, tiny(), align_corners=False, dtype="mixed_float16"))
-    assert other.get_config()["align_corners"] is False
-    other.compile("sgd", keras_deeplab.losses.CrossEntropy())
-    assert isinstance(other.optimizer, keras.optimizers.LossScaleOptimizer)
-    assert other(image(33, 47)).dtype == tf.float32
+def test_images_are_resized_as_the_model_does():
+    model, x = calibrated("v2"), image(97, 129)  # which aligns corners, as the authors do
+    resize = tf.compat.v1.image.resize_bilinear
+    expected = resize(model(resize(x, (49, 65), align_corners=True)), (97, 129), align_corners=True)
+    for inner in (model, MultiScale(model, (1,))):
+        np.testing.assert_allclose(MultiScale(inner, (0.5,))(x), expected, atol=1e-4)
 
 
 def test_weights_are_shared_and_counted_once(model):
     several = MultiScale(model)
     assert several.count_params() == model.count_params()
     assert several.model is model
-    x = image(33, 47)
-    before = several(x).numpy()
-    kernel = model.get_layer("logits_0").kernel
-    kept = kernel.numpy()
-    kernel.assign(2 * kept)
-    assert np.abs(several(x) - before).max() > 1e-3
-    kernel.assign(kept)
+    assert {id(weight) for weight in several.weights} == {id(weight) for weight in model.weights}
 
 
 def softmax(logits) -> np.ndarray:
@@ -64,8 +45,8 @@ def views_by_hand(model, x, scales, flip) -> list[np.ndarray]:
     for scale in scales:
         small = tuple(max(1, int(np.round(side * scale))) for side in size)
         for step in (1, -1) if flip else (1,):
-            logits = model(resized(x[:, :, ::step], small))
-            found.append(resized(logits, size).numpy()[:, :, ::step])
+            logits = model(tf.image.resize(x[:, :, ::step], small))
+            found.append(tf.image.resize(logits, size).numpy()[:, :, ::step])
     return found
 
 
@@ -78,7 +59,6 @@ FUSED = {
 @pytest.mark.parametrize(
     "fusion, scales, flip, size",
     [
-        ("max", (0.5, 1, 1.25), False, (61, 90)),
         ("max", (0.5, 0.75, 1), True, (64, 96)),
         ("mean", (0.5, 1, 1.25), True, (61, 90)),
         ("mean", (1,), True, (61, 90)),
@@ -87,7 +67,7 @@ FUSED = {
 )
 def test_the_fusions_equal_what_is_done_by_hand(model, fusion, scales, flip, size):
     x = image(*size, batch=2)
-    several = MultiScale(model, scales, False, fusion=fusion, flip=flip)
+    several = MultiScale(model, scales, fusion=fusion, flip=flip)
     views = views_by_hand(model, x, scales, flip)
     if len(views) > 1:
         expected = FUSED[fusion](views)
@@ -102,10 +82,11 @@ def test_the_fusions_equal_what_is_done_by_hand(model, fusion, scales, flip, siz
         np.testing.assert_allclose(softmax(found), mean, atol=1e-5)
 
 
-@pytest.mark.parametrize("fusion, align_corners", [("max", False), ("mean", True)])
-def test_a_mirrored_image_gets_the_mirrored_logits(model, fusion, align_corners):
-    several = MultiScale(model, (0.5, 1, 1.25), align_corners, fusion=fusion, flip=True)
-    for size in ((64, 96), (61, 97), (1, 7)):
+@pytest.mark.parametrize("fusion", ["max", "mean"])
+def test_a_mirrored_image_gets_the_mirrored_logits(fusion):
+    model = calibrated("v2")
+    several = MultiScale(model, (0.5, 1, 1.25), fusion=fusion, flip=True)
+    for size in ((64, 96), (61, 97)):
         x = image(*size)
         mirrored = several(x[:, :, ::-1]).numpy()[:, :, ::-1]
         np.testing.assert_allclose(mirrored, several(x), atol=1e-5)
@@ -125,7 +106,7 @@ def test_certain_views_that_disagree_give_finite_logits():
     assert logits.min() < -1e4
 
 
-def test_flipped_views_are_trained_saved_and_exported(tmp_path: Path):
+def test_flipped_views_are_trained_saved_and_traced(tmp_path: Path):
     inputs = keras.Input((None, None, 3))
     scaled = keras.layers.Rescaling(1 / 100, -1)(inputs)
     inner = keras.Model(inputs, keras.layers.Conv2D(2, 3, padding="same")(scaled))
@@ -148,34 +129,37 @@ def test_flipped_views_are_trained_saved_and_exported(tmp_path: Path):
     several.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded) is MultiScale
-    assert {key: loaded.get_config()[key] for key in ("scales", "fusion", "flip")} == {
-        "scales": (0.5, 1.0),
-        "fusion": "mean",
-        "flip": True,
-    }
-    x = image(45, 70)
-    np.testing.assert_array_equal(loaded(x), several(x))
-    path = keras_deeplab.export.saved_model(several, tmp_path / "served")
-    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
-    answer = serve(images=tf.constant(np.uint8(x)))["probabilities"]
-    np.testing.assert_allclose(answer, softmax(several(np.floor(x))), atol=1e-5)
-    np.testing.assert_allclose(
-        serve(images=tf.constant(np.uint8(x[:, :, ::-1])))["probabilities"],
-        answer[:, :, ::-1],
-        atol=1e-5,
-    )
+    config = loaded.get_config()
+    assert [config[key] for key in ("scales", "fusion", "flip")] == [(0.5, 1.0), "mean", True]
+    traced = tf.function(loaded, input_signature=[tf.TensorSpec([None, None, None, 3])])
+    for x in (image(45, 70), image(1, 7)):
+        np.testing.assert_array_equal(loaded(x), several(x))
+        np.testing.assert_allclose(traced(x), several(x), atol=1e-5)
 
 
-def test_wrong_arguments_are_named(model):
-    with pytest.raises(ValueError, match=r"`fusion` .*'mean'.* Received: fusion='median'"):
-        MultiScale(model, fusion="median")
-    with pytest.raises(ValueError, match="`scales` must be a list of positive numbers"):
-        MultiScale(model, (0.5, 0))
-    with pytest.raises(ValueError, match=r"`scales` must be distinct.* scales=\(0.5, 1, 0.5\)"):
-        MultiScale(model, (0.5, 1, 0.5))
-    with pytest.raises(ValueError, match=r"`model` must be .* map of logits.*\(None, 3\)"):
-        MultiScale(SPPNet(3, tiny(), dense=()))
-    with pytest.raises(ValueError, match="`model` must be .* Received: model='resnet50'"):
-        MultiScale("resnet50")
-    with pytest.raises(ValueError, match=r"`model` must be .* images of any size .*\(None, 64"):
-        MultiScale(DeepLabV2(3, tiny(), input_shape=(64, 64, 3)))
+def test_it_changes_stride_and_precision_with_its_model(model):
+    several = MultiScale(model, (0.5, 1.0), fusion="mean", flip=True)
+    fine, mixed = several.with_output_stride(4), several.with_dtype("mixed_bfloat16")
+    assert fine.model.output_stride == 4
+    assert mixed.model.get_config()["dtype"] == "mixed_bfloat16"
+    for other in (fine, mixed):
+        for key in ("scales", "fusion", "flip", "name"):
+            assert other.get_config()[key] == several.get_config()[key]
+    x = image(65, 97)
+    assert np.abs(fine(x) - several(x)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "make, options, words",
+    [
+        (tiny, {"fusion": "median"}, r"`fusion` .*'mean'.* Received: fusion='median'"),
+        (tiny, {"scales": (0.5, 0)}, "`scales` must be a list of distinct positive numbers"),
+        (tiny, {"scales": (0.5, 1, 0.5)}, r"`scales` .*distinct.* scales=\(0.5, 1, 0.5\)"),
+        (lambda: calibrated("spp"), {}, r"`model` must be .* map of logits.*\(None, 3\)"),
+        (lambda: "resnet50", {}, "`model` must be .* Received: model='resnet50'"),
+        (lambda: small("v2", input_shape=(64, 64, 3)), {}, r"`model` .* any size .*\(None, 64"),
+    ],
+)
+def test_wrong_arguments_are_named(make, options, words):
+    with pytest.raises(ValueError, match=words):
+        MultiScale(make(), **options)

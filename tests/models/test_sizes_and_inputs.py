@@ -1,43 +1,27 @@
+"""Preprocessing, minimum sizes, and the stage of a decoder that keeps what is a few pixels wide."""
+
 from __future__ import annotations
 
 import keras
 import numpy as np
 import pytest
 from calibration import calibrate, image
-from networks import tiny, tiny_sequential
+from networks import calibrated, small, tiny_sequential
 
 import keras_deeplab
-from keras_deeplab import DeepLabV3, DeepLabV3Plus, UNet
+from keras_deeplab import DeepLabV3
+from keras_deeplab.graph import geometry
 
-ALPHA = {"backbone_options": {"depth_multiplier": 0.35}}
 
-
-@pytest.mark.parametrize("make", [lambda **more: DeepLabV3(2, tiny(), **more), UNet])
-def test_preprocessing_is_one_layer_that_can_be_turned_off(make):
-    small = {"filters": 4, "depth": 2} if make is UNet else {"aspp_filters": 8}
-    on, off = make(preprocessing="tf", **small), make(preprocessing=None, **small)
+@pytest.mark.parametrize("name", ["v3", "unet"])
+def test_preprocessing_is_one_layer_that_can_be_turned_off(name):
+    on, off = (small(name, preprocessing=value) for value in ("tf", None))
     calibrate(on, image(32, 32, batch=2))
     off.set_weights(on.get_weights())
     assert {x.name for x in on.layers} - {x.name for x in off.layers} == {"preprocess"}
     pixels = image(33, 33)
     np.testing.assert_allclose(off(pixels / 127.5 - 1), on(pixels), rtol=1e-3, atol=1e-4)
-    automatic = make(**small).get_config()["preprocessing"]
-    assert automatic == ("tf" if make is UNet else None)
-
-
-def test_other_channels_and_preprocessing_of_a_backbone_by_name():
-    shape = {"input_shape": (None, None, 4)}
-    model = DeepLabV3Plus(2, "mobilenet_v2", aspp_filters=8, **shape, **ALPHA)
-    assert model.get_config()["preprocessing"] == "tf"
-    assert "pad_to_minimum" not in {layer.name for layer in model.layers}
-    assert model(image(35, 33, channels=4)).shape == (1, 35, 33, 2)
-
-
-def test_a_fixed_input_shape_is_kept():
-    model = DeepLabV3Plus(2, tiny(), aspp_filters=8, input_shape=(97, 65, 3))
-    assert model.input_shape == (None, 97, 65, 3)
-    assert model.output_shape == (None, 97, 65, 2)
-    assert model.with_output_stride(8).output_shape == (None, 97, 65, 2)
+    assert calibrated(name).get_config()["preprocessing"] == ("tf" if name == "unet" else None)
 
 
 def hungry() -> keras.Model:
@@ -49,22 +33,20 @@ def hungry() -> keras.Model:
 
 
 def test_small_images_are_padded_to_what_the_backbone_needs():
-    model = DeepLabV3(3, hungry(), aspp_rates=(1,), aspp_filters=4)
+    options = {"aspp_rates": (1,), "aspp_filters": 4}
+    model = DeepLabV3(3, hungry(), **options)
     assert keras_deeplab.graph.minimum_size(hungry()) == (23, 23)
     assert model.get_layer("pad_to_minimum").minimum == (23, 23)
     calibrate(model, image(40, 40, batch=2))
-    small = image(5, 30)
-    padded = np.pad(small, ((0, 0), (0, 18), (0, 0), (0, 0)), mode="edge")
-    assert model(small).shape == (1, 5, 30, 3)
-    np.testing.assert_allclose(model(small), model(padded)[:, :5], rtol=1e-4, atol=1e-5)
+    x = image(5, 30)
+    padded = np.pad(x, ((0, 0), (0, 18), (0, 0), (0, 0)), mode="edge")
+    assert model(x).shape == (1, 5, 30, 3)
+    np.testing.assert_allclose(model(x), model(padded)[:, :5], rtol=1e-4, atol=1e-5)
     for size in ((1, 1), (22, 23), (23, 22)):
         assert np.isfinite(model(image(*size))).all()
-
-
-def test_a_fixed_shape_below_the_minimum_is_padded_too():
-    model = DeepLabV3(3, hungry(), aspp_rates=(1,), aspp_filters=4, input_shape=(9, None, 3))
-    assert model(image(9, 31)).shape == (1, 9, 31, 3)
-    assert model(image(9, 2)).shape == (1, 9, 2, 3)
+    fixed = DeepLabV3(3, hungry(), **options, input_shape=(9, None, 3))
+    for size in ((9, 31), (9, 2)):
+        assert fixed(image(*size)).shape == (1, *size, 3)
 
 
 def test_dilated_poolings_never_meet_padding_alone():
@@ -82,3 +64,42 @@ def test_dilated_poolings_never_meet_padding_alone():
     fixed.set_weights(model.get_weights())
     x = image(8, 97)
     np.testing.assert_allclose(fixed(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_detail_stage_adds_exactly_its_own_parameters_and_works_at_its_stride():
+    model, one = calibrated("v3_detail"), small("v3_plus", separable=True)
+    assert model.get_config()["detail_layer"] == "stem"
+
+    def separable(inputs: int, outputs: int) -> int:
+        """A depthwise and a pointwise convolution with a batch norm each."""
+        return inputs * (9 + 4) + inputs * outputs + 4 * outputs
+
+    skip = 8 * 24 + 4 * 24
+    added = skip + separable(8 + 24, 6) + separable(6, 6)
+    predictor = (6 * 3 + 3) - (8 * 3 + 3)
+    assert model.count_params() - one.count_params() == added + predictor
+    assert geometry(one)["logits"].stride == (4, 4)
+    assert geometry(model)["logits"].stride == (2, 2)
+
+
+def test_a_detail_stage_has_what_a_stride_of_four_cannot():
+    """Only the finer skip tells two images apart whose features at stride 4 are the same."""
+    model, random = calibrated("v3_detail"), np.random.default_rng(1)
+    coarse, low_level = random.normal(size=(1, 4, 4, 12)), random.normal(size=(1, 16, 16, 8))
+    assert [x.shape[-1] for x in model.backbone.outputs] == [12, 8, 8]
+
+    def logits(detail: np.ndarray) -> np.ndarray:
+        x = model.get_layer("aspp")(coarse)
+        for name, skip in (("decoder", low_level), ("detail", detail)):
+            x = model.get_layer(f"{name}_upsample")(x, skip)
+            x = model.get_layer(f"{name}_concat")([x, model.get_layer(f"{name}_low_level")(skip)])
+            for index in range(2):
+                x = model.get_layer(f"{name}_{index}")(x)
+        return model.get_layer("logits")(x).numpy()
+
+    first, second = (logits(random.normal(size=(1, 32, 32, 8))) for _ in range(2))
+    assert np.std(first) > 1e-2
+    difference = np.abs(first - second)
+    assert difference.mean() > 1e-2
+    # At a stride of 4 neighbours within a cell would change alike.
+    assert np.abs(difference[:, ::2] - difference[:, 1::2]).mean() > 1e-3
