@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,16 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strategies that an example makes have a single replica."""
     strategy = tf.distribute.MirroredStrategy
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: strategy(["CPU:0"]))
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Runs steps without tracing them, which takes most of the time of a short run."""
+    tf.config.run_functions_eagerly(True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Even though")  # data sets are traced all the same
+        yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

@@ -68,10 +68,9 @@ def finish(
     logger.info("Mean IoU on %s: %.3f", split, report["mean_iou"])
     scores = {"split": split, **prediction_settings(model), **report}
     if folder is not None:
-        write_png(folder.picture, pictures(model, source, split))
+        write_png(folder.picture, _picture(model, source, split))
         export.saved_model(model, folder.saved_model, overwrite=True)
         write_json(folder.metrics, scores)
-        folder.done()
         logger.info("Scored and exported in %.0f s", time.perf_counter() - start)
     return model, scores
 
@@ -86,10 +85,14 @@ def _best_model(folder: RunFolder) -> tuple[keras.Model, Record]:
     return load_model(best, compile=False), record
 
 
-def pictures(model: keras.Model, source: data.Source, split: str) -> np.ndarray:
-    """A few images of a split beside ground truth and prediction."""
+def few_images(source: data.Source, split: str) -> tf.data.Dataset:
+    """Some images of a split, at equal distances, with their label maps."""
     count = len(source.names(split))
     numbers = tf.data.Dataset.range(count).shard(max(1, count // PICTURES), 0).take(PICTURES)
-    images, truths = zip(*source.checked_dataset(split, numbers).as_numpy_iterator(), strict=True)
+    return source.checked_dataset(split, numbers)
+
+
+def _picture(model: keras.Model, source: data.Source, split: str) -> np.ndarray:
+    images, truths = zip(*few_images(source, split).as_numpy_iterator(), strict=True)
     predictions = [predict(model, image) for image in images]
     return comparison_picture(images, truths, predictions, source.info.classes, source.info.colors)
