@@ -12,7 +12,7 @@ from keras_deeplab.cli.recipe_options import open_recipe
 from keras_deeplab.diagnosis import default_optimizer
 
 # The values of a recipe that it uses, where they are set.
-USED = {"batch_norm", "crop_size", "learning_rate", "loss", "output_stride"}
+USED = {"batch_norm", "crop_size", "learning_rate", "loss", "model", "output_stride"}
 
 
 def overfit(options: argparse.Namespace) -> int:
@@ -20,7 +20,7 @@ def overfit(options: argparse.Namespace) -> int:
     builder, recipe, changes = open_recipe(options)
     given = set(changes) | ({"steps_per_epoch"} if options.steps_per_epoch is not None else set())
     if unused := ", ".join(sorted(given - USED)):
-        used = ", ".join(sorted(USED | {"model"}))
+        used = ", ".join(sorted(USED))
         raise ValueError(f"--overfit uses {used} of a recipe. Received: {unused}.")
     source = data.open_source(options.data)
     report = data.audit(source)

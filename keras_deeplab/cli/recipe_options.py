@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+from contextlib import suppress
 from typing import Any
 
-from keras_deeplab import recipes
+from keras_deeplab import recipes, validation
 from keras_deeplab.cli.options import SIZE, height_and_width, one_of, positive
 from keras_deeplab.names import key, suggestion
 from keras_deeplab.trainer import ModelBuilder
@@ -52,13 +53,19 @@ def open_recipe(
         backbone=options.backbone,
         weights=options.weights,
         mixed_precision=options.mixed_precision,
-        arguments=changes.pop("model", None),
     )
+    default = "shapes" if options.data == "shapes" else "finetune"
+    recipe = recipes.find(options.recipe or default, builder.network)
+    for name in changes.get("model", ()):  # a recipe's own are left out where a model lacks them
+        if not builder.model_arguments:
+            rule = f"left out: {options.weights} is a whole {builder.name}"
+            raise validation.error("model", rule, changes["model"])
+        validation.one_of("model", name, sorted(builder.model_arguments))
+    if "model" in changes:
+        changes["model"] = {**recipe.model, **changes["model"]}
     if "output_stride" in changes and not builder.has_output_stride:
         raise ValueError(f"--output-stride: {builder.name} has no output stride to choose.")
-    default = "shapes" if options.data == "shapes" else "finetune"
-    recipe = recipes.find(options.recipe or default, builder.network).replace(**changes)
-    return builder, recipe, changes
+    return builder, recipe.replace(**changes), changes
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
@@ -75,10 +82,11 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
             )
         if name in changes:
             raise ValueError(f"`{name}` is set twice: {changes[name]!r} and {value}.")
-        try:
-            changes[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            changes[name] = value
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+        changes[name] = value
+    if not isinstance(changes.get("model", {}), dict):
+        raise validation.error("model", "a mapping of arguments", changes["model"])
     if changes.get("steps") and changes.get("epochs"):
         raise ValueError("One of `steps` and `epochs` must be set, not both.")
     return changes

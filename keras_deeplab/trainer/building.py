@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -27,7 +25,7 @@ DEFAULT_MODEL = "deeplab_v3_plus"
 # A small one, unless the paper has only one; U-Net has its own network.
 DEFAULT_BACKBONES = dict.fromkeys(MODELS, "mobilenet_v2") | {"deeplab_v1": "vgg16", "unet": None}
 PRECISIONS = ("bfloat16", "float16")
-# Arguments of a model that `ModelBuilder` gets from the source, the recipe or its own arguments.
+# Arguments of a model that `Recipe.model` does not set.
 SET_ELSEWHERE = {"num_classes", "backbone", "weights", "output_stride", "dtype"}
 # Batches from which batch norms that were folded away in a file get their statistics.
 UNFOLDING_BATCHES = 8
@@ -47,10 +45,9 @@ class ModelBuilder:
             U-Net its own network).
         weights: Where training starts: a file, or the name of published weights.
         mixed_precision: "bfloat16" or "float16"; None for float32.
-        arguments: Arguments of the model, in addition to the recipe's.
 
     Raises:
-        ValueError: If an argument is out of its range or the model lacks it.
+        ValueError: If an argument is out of its range.
         weights.WeightsError: If the weights cannot be read or are for another backbone.
 
     Example:
@@ -67,17 +64,13 @@ class ModelBuilder:
         backbone: str | None = None,
         weights: str | os.PathLike | None = None,
         mixed_precision: str | None = None,
-        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         if name is not None:
             validation.one_of("name", name, MODELS)
         if mixed_precision is not None:
             validation.one_of("mixed_precision", mixed_precision, PRECISIONS)
-        if not isinstance(arguments or {}, Mapping):
-            raise validation.error("arguments", "a mapping of arguments", arguments)
         self.weights = weights
         self.mixed_precision = mixed_precision
-        self.arguments = dict(arguments or {})
         self._checkpoint: Checkpoint | None = None
         # Weights without a network are loaded into the model that is built.
         if weights is not None and not str(weights).endswith(".weights.h5"):
@@ -91,12 +84,7 @@ class ModelBuilder:
         # A user's own network comes with the weights of a model of this class.
         if self.backbone is None and not self._is_whole_model:
             self.backbone = DEFAULT_BACKBONES[self.name]
-        if self.arguments and self._is_whole_model:
-            rule = f"left out: {weights} holds a whole {self.name} with its own arguments"
-            raise validation.error("arguments", rule, self.arguments)
-        self._known = inspect.signature(MODELS[self.name]).parameters
-        for key in self.arguments:  # those of a recipe are left out where a model lacks them
-            validation.one_of("arguments", key, [k for k in self._known if k not in SET_ELSEWHERE])
+        self._known = set(inspect.signature(MODELS[self.name]).parameters)
 
     @property
     def network(self) -> str:
@@ -108,6 +96,11 @@ class ModelBuilder:
         """Whether the model has an output stride to choose."""
         return "output_stride" in self._known
 
+    @property
+    def model_arguments(self) -> set[str]:
+        """Names of what `Recipe.model` can set; none for a whole model in a file."""
+        return set() if self._is_whole_model else self._known - SET_ELSEWHERE
+
     def to_dict(self) -> dict[str, Any]:
         """The arguments as JSON stores them."""
         return {
@@ -115,7 +108,6 @@ class ModelBuilder:
             "backbone": self.backbone,
             "weights": None if self.weights is None else str(self.weights),
             "mixed_precision": self.mixed_precision,
-            "arguments": json.loads(json.dumps(self.arguments, default=str)),
         }
 
     def build(
@@ -127,11 +119,9 @@ class ModelBuilder:
         statistics of `images`, batches of training images; None leaves them folded.
         """
         arguments: dict[str, Any] = {}
-        if not self._is_whole_model:
-            if "separable" in self._known:
-                arguments["separable"] = backbones.find(self.backbone).separable
-            arguments |= {key: value for key, value in recipe.model.items() if key in self._known}
-            arguments |= self.arguments
+        if "separable" in self.model_arguments:
+            arguments["separable"] = backbones.find(self.backbone).separable
+        arguments |= {name: recipe.model[name] for name in self.model_arguments & set(recipe.model)}
         if self.mixed_precision is not None:
             arguments["dtype"] = f"mixed_{self.mixed_precision}"
         if recipe.output_stride is not None and self.has_output_stride:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -76,13 +75,11 @@ def finish(
 
 
 def _best_model(folder: RunFolder) -> tuple[keras.Model, Record]:
-    best = folder.best_model
-    if not best.exists():
-        logger.warning("%s is missing. Using %s instead.", best, folder.last_model)
-        with atomic_write(best, folder.last_model.stat().st_size) as temporary:
-            shutil.copyfile(folder.last_model, temporary)
-    record = Record.read(best)
-    return load_model(best, compile=False), record
+    path = folder.best_model
+    if not path.exists():
+        logger.warning("%s is missing. Using %s instead.", path, folder.last_model)
+        path = folder.last_model
+    return load_model(path, compile=False), Record.read(path)
 
 
 def few_images(source: data.Source, split: str) -> tf.data.Dataset:

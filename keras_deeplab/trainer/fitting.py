@@ -413,7 +413,8 @@ def _check_frozen_norms(model: keras.Model, recipe: Recipe) -> None:
     norms = all_norms(model).values()
     if recipe.batch_norm == "train" or not norms:
         return
-    if all(np.all(norm.moving_mean == 0) and np.all(norm.moving_variance == 1) for norm in norms):
+    statistics = [(np.asarray(n.moving_mean), np.asarray(n.moving_variance)) for n in norms]
+    if all(np.all(mean == 0) and np.all(variance == 1) for mean, variance in statistics):
         raise ValueError(
             f"The recipe {recipe.name} has batch_norm {recipe.batch_norm!r}, which needs trained "
             "statistics: start from `weights`, or replace batch_norm by 'train'."

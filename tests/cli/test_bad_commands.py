@@ -72,7 +72,14 @@ BAD = [
     (train, "--set powr=1", "weight_decay. Received: 'powr=1'. Did you mean 'power'?"),
     (train, "--epochs 2 --set epochs=3", "`epochs` is set twice: 2 and 3"),
     (train, "--epochs 2 --steps 3", "One of `steps` and `epochs` must be set"),
-    (train, "--set model=8", "`arguments` must be a mapping of arguments"),
+    (train, "--set model=8", "`model` must be a mapping of arguments. Received: model=8"),
+    (train, "--set model={'decoder_fliters':64}", "Did you mean 'decoder_filters'?"),
+    (train, "--model unet --set model={'num_classes':8}", "Received: model='num_classes'"),
+    (
+        train,
+        "--weights own.keras --set model={'dropout':0.3}",
+        "left out: own.keras is a whole deeplab_v3",
+    ),
     (train, "--model unet --output-stride 8", "unet has no output stride to choose"),
     (train, "--overfit 3 --set momentum=0.8 --steps-per-epoch 3", "momentum, steps_per_epoch."),
     # Files

@@ -56,6 +56,8 @@ def test_defaults(fitted, tmp_path, monkeypatch, capsys):
     assert found["recipe"] == recipes.find("finetune", "unet")
     assert str(found["run_dir"]) == "runs/photos-unet-own"
     assert fitted("--recipe v3_plus --backbone resnet50")["recipe"].weight_decay == 1e-4
+    model = fitted("--set model={'dropout':0.3}")["recipe"].model
+    assert model == {**recipes.find("shapes").model, "dropout": 0.3}
 
 
 def test_options_of_the_recipe(fitted):
@@ -68,8 +70,8 @@ def test_options_of_the_recipe(fitted):
     changes = {"steps": 70, "stage2_share": 0.2, "crop_size": (65, 97), "batch_size": 4}
     changes |= {"learning_rate": 0.01, "loss": "lovasz_softmax", "class_weights": "median"}
     changes |= {"power": 0.5, "color_jitter": {"gamma": 0.3}, "momentum": 0.95}
+    changes["model"] = {"dropout": 0.3, "decoder_filters": 64}
     assert found["recipe"] == recipes.find("v3_plus").replace(**changes)
-    assert found["model"].arguments == {"dropout": 0.3, "decoder_filters": 64}
     assert (found["test_scales"], found["test_flip"]) == ([1.0, 1.5], True)
     assert found["steps_per_epoch"] == 7
 
