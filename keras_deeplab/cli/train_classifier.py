@@ -9,7 +9,6 @@ from pathlib import Path
 import keras
 
 import keras_deeplab
-from keras_deeplab import data
 from keras_deeplab.cli.options import Parser, command, one_of, positive, run_folder
 
 # For the generated images, which are small and few; for a folder the paper's sizes and head.
@@ -55,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as generated:
         root = generated if options.data == "shapes" else options.data
         if options.data == "shapes":
-            data.write_shape_images(root)
+            keras_deeplab.data.write_shape_images(root)
         model = keras_deeplab.SPPNet(
-            len(data.classification_dataset(root, size=sizes[0]).class_names),
+            len(keras_deeplab.data.classification_dataset(root, size=sizes[0]).class_names),
             options.backbone,
             levels=tuple(options.levels),
             dense=tuple(options.dense),
