@@ -1,18 +1,35 @@
-"""Starts `keras-deeplab` without the messages that TensorFlow prints when it is imported.
+"""The command `keras-deeplab`: runs one of the commands in `keras_deeplab.cli`.
 
-It is outside the package, because importing any module of the package imports TensorFlow.
+It is outside the package, because importing any module of the package imports TensorFlow, which
+takes seconds and prints messages.
 """
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Sequence
 
+# Each has a module of its name in `keras_deeplab.cli`.
+COMMANDS = {
+    "train": "train a segmentation model, evaluate it and export it",
+    "evaluate": "compute the scores of a model on a data set",
+    "predict": "predict label maps of images",
+    "export": "write a SavedModel",
+    "convert": "convert weights of other packages to a .keras file",
+    "audit": "check every file of a data set",
+    "train-classifier": "train an SPP-net",
+}
+
 # TensorFlow writes these lines before it reads TF_CPP_MIN_LOG_LEVEL (tensorflow issue 100442).
-_MESSAGES = re.compile(rb"^([IW]\d{4} |WARNING: All log messages before absl::InitializeLog)")
+# CUDA's error 303 is that there is no driver, as on every machine without a GPU.
+_MESSAGES = re.compile(
+    rb"[IW]\d{4} |WARNING: All log messages before absl::InitializeLog|E\d{4} .*cuInit.*\(303\)$"
+)
 
 
 def import_tensorflow() -> None:
@@ -34,8 +51,24 @@ def import_tensorflow() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `keras-deeplab`."""
+    """Runs the command that the first argument names, with the others."""
+    name, *others = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: keras-deeplab COMMAND [OPTIONS], or keras-deeplab --version\n")
+        print("Commands (keras-deeplab COMMAND --help describes their options):\n")
+        print("\n".join(f"  {command:16}  {text}" for command, text in COMMANDS.items()))
+        return 0
+    if name not in (*COMMANDS, "--version"):
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
+        print(f"error: There is no command {name!r}.{meant} See --help.", file=sys.stderr)
+        return 2
     import_tensorflow()
-    from keras_deeplab.cli.main import main
+    if name == "--version":
+        print(importlib.import_module("keras_deeplab").__version__)
+        return 0
+    return importlib.import_module(f"keras_deeplab.cli.{name.replace('-', '_')}").main(others)
 
-    return main(argv)
+
+if __name__ == "__main__":
+    raise SystemExit(main())

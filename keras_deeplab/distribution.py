@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_deeplab import validation
+
 STRATEGIES = ("none", "mirrored", "multi_worker")
 
 
@@ -24,13 +26,12 @@ def open_strategy(name: str) -> tf.distribute.Strategy:
         ValueError: If `name` is not a supported strategy, or `TF_CONFIG` does not describe a
             cluster.
     """
+    validation.one_of("name", name, STRATEGIES)
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "mirrored":
         found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in found])
-    if name != "multi_worker":
-        raise ValueError(f"`name` must be one of {STRATEGIES}. Received: name={name!r}")
     text = os.environ.get("TF_CONFIG")
     try:
         config = json.loads(text or "")
@@ -54,21 +55,19 @@ def training_batches(
 ) -> tf.distribute.DistributedDataset:
     """Splits every batch into equal parts, one for each replica, for `model.fit`.
 
-    The batches are those of one process: together the replicas get each image of a batch once, the
-    first replica the first ones. Every worker runs the whole dataset and keeps its part, so the
-    dataset must give the same batches in every process, as `data.training_dataset` does for one
-    seed, and preparing the images takes each machine as long as it takes one.
+    Every worker runs the whole dataset and keeps its part, so the dataset must give the same
+    batches in every process, as `data.training_dataset` does for one seed.
 
     Args:
-        dataset: Batches: tensors, or structures of them, whose first axis counts the images.
+        dataset: Batches of one known size: tensors, or structures of them, whose first axis counts
+            the images.
         strategy: Any `tf.distribute` strategy; with one replica nothing changes.
 
     Returns:
         A dataset with as many steps as there are batches.
 
     Raises:
-        ValueError: If the size of the batches is known and the replicas do not divide it.
-        tf.errors.InvalidArgumentError: While it runs, where the size was not known before.
+        ValueError: If the size of the batches is unknown, or the replicas do not divide it.
 
     Example:
 
@@ -80,30 +79,20 @@ def training_batches(
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
         return dataset
-    steps = int(dataset.cardinality())
-    rule = f"batches must have a size that the {replicas} replicas divide"
     size = tf.nest.flatten(dataset.element_spec)[0].shape[0]
-    if size is not None and size % replicas:
-        raise ValueError(f"{rule}. Received: batches of {size} images")
-
-    each = None if size is None else size // replicas
+    if size is None or size % replicas:
+        rule = (
+            f"batches of a known size (`drop_remainder=True`) that the {replicas} replicas divide"
+        )
+        raise validation.error("dataset", rule, dataset.element_spec)
+    steps = int(dataset.cardinality())
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        workers = context.num_input_pipelines
-
-        def parts(values: tf.Tensor) -> tf.Tensor:
-            shape = tf.shape(values)
-            check = tf.debugging.assert_equal(shape[0] % replicas, 0, rule)
-            with tf.control_dependencies([check]):
-                head = [workers, replicas // workers, shape[0] // replicas]
-            cut = tf.reshape(values, tf.concat([head, shape[1:]], 0))
-            return tf.ensure_shape(cut, [*head[:2], each, *values.shape[1:]])
-
-        own = dataset.map(lambda *batch: tf.nest.map_structure(parts, _element(batch)))
-        own = own.unbatch().shard(workers, context.input_pipeline_id).unbatch()
-        if steps == tf.data.INFINITE_CARDINALITY:  # `unbatch` loses it
+        parts = dataset.rebatch(size // replicas, drop_remainder=True)
+        own = parts.shard(context.num_input_pipelines, context.input_pipeline_id)
+        if steps == tf.data.INFINITE_CARDINALITY:  # `rebatch` loses it
             own = own.apply(tf.data.experimental.assert_cardinality(steps))
-        return own.prefetch(replicas // workers)
+        return own.prefetch(tf.data.AUTOTUNE)
 
     return _counted(strategy.distribute_datasets_from_function(of_worker), steps)
 
@@ -113,13 +102,12 @@ def evaluation_batches(
 ) -> tf.distribute.DistributedDataset:
     """Distributes whole batches to the replicas, for `evaluate` and validation in `fit`.
 
-    The batches stay as they are, so that images of different sizes are padded to the same size as
-    in one process. Each goes to one replica; in the last step, replicas for which none is left get
-    a batch without images, which does not count.
+    Images of different sizes are so padded to the same size as in one process. In the last step,
+    replicas for which no batch is left get one without images, which does not count.
 
     Args:
-        dataset: Batches in an order that is the same in every process, as of
-            `data.evaluation_dataset`; any sizes.
+        dataset: Batches of any sizes in an order that is the same in every process, as of
+            `data.evaluation_dataset`.
         strategy: Any `tf.distribute` strategy; with one replica nothing changes.
 
     Returns:
@@ -140,31 +128,23 @@ def evaluation_batches(
         return dataset
     count = int(dataset.cardinality())
     if count < 1:
-        raise ValueError(
-            "`dataset` must have a known number of batches, at least 1. Received: a dataset of "
-            f"cardinality {count} (-1 is endless, -2 unknown)"
-        )
+        rule = "a dataset of a known number of batches (cardinality), at least 1"
+        raise validation.error("dataset", rule, count)
     missing = -count % replicas
+
+    def without_images(*batch: Any) -> Any:
+        element = batch if len(batch) > 1 else batch[0]
+        return tf.nest.map_structure(lambda values: values[:0], element)
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         own = dataset
         if missing:
-            empty = dataset.take(1).map(lambda *batch: _without_images(_element(batch)))
-            own = dataset.concatenate(empty.repeat(missing))
+            own = dataset.concatenate(dataset.take(1).map(without_images).repeat(missing))
         own = own.shard(context.num_input_pipelines, context.input_pipeline_id)
         return own.prefetch(tf.data.AUTOTUNE)
 
     made = strategy.distribute_datasets_from_function(of_worker)
     return _counted(made, (count + missing) // replicas)
-
-
-def _element(arguments: tuple[Any, ...]) -> Any:
-    """An element of a dataset, from the arguments that `map` makes of it."""
-    return arguments if len(arguments) > 1 else arguments[0]
-
-
-def _without_images(batch: Any) -> Any:
-    return tf.nest.map_structure(lambda values: values[:0], batch)
 
 
 def _counted(

@@ -12,17 +12,15 @@ from keras_deeplab import validation
 class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
     """The "poly" schedule: polynomial decay after an optional linear warm-up.
 
-    From step 0 to `warmup_steps` the rate changes linearly from `warmup_from` to
-    `initial_learning_rate`; from there to `total_steps` it is
-    `end + (initial - end) * (1 - progress) ** power`, with `progress` from 0 to 1; after
-    `total_steps` it is `end_learning_rate`.
+    From step 0 to `warmup_steps` the rate rises linearly from 0 to `initial_learning_rate`; from
+    there to `total_steps` it is `end + (initial - end) * (1 - progress) ** power`, with `progress`
+    from 0 to 1; after `total_steps` it is `end_learning_rate`.
 
     Args:
         initial_learning_rate: Highest rate, positive.
         total_steps: Number of optimizer steps, including the warm-up.
         power: Exponent of the decay, positive.
         warmup_steps: Number of warm-up steps, below `total_steps`.
-        warmup_from: Rate of the first warm-up step.
         end_learning_rate: Rate from `total_steps` on.
         name: Name of the schedule.
 
@@ -46,26 +44,22 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         total_steps: int,
         power: float = 0.9,
         warmup_steps: int = 0,
-        warmup_from: float = 0.0,
         end_learning_rate: float = 0.0,
         name: str = "polynomial_decay",
     ):
         super().__init__()
         validation.positive("initial_learning_rate", initial_learning_rate)
         validation.positive("power", power)
-        validation.non_negative("warmup_from", warmup_from)
         validation.non_negative("end_learning_rate", end_learning_rate)
         validation.integer("total_steps", total_steps)
         validation.integer("warmup_steps", warmup_steps, minimum=0)
         if warmup_steps >= total_steps:
-            raise validation.error(
-                "warmup_steps", f"below `total_steps={total_steps}`", warmup_steps
-            )
+            rule = f"below `total_steps={total_steps}`"
+            raise validation.error("warmup_steps", rule, warmup_steps)
         self.initial_learning_rate = initial_learning_rate
         self.total_steps = total_steps
         self.power = power
         self.warmup_steps = warmup_steps
-        self.warmup_from = warmup_from
         self.end_learning_rate = end_learning_rate
         self.name = name
 
@@ -78,8 +72,8 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         rate = self.end_learning_rate + span * left**self.power
         if self.warmup_steps == 0:
             return rate
-        climb = (self.initial_learning_rate - self.warmup_from) * step / self.warmup_steps
-        return tf.where(step < self.warmup_steps, self.warmup_from + climb, rate)
+        warmup = self.initial_learning_rate * step / self.warmup_steps
+        return tf.where(step < self.warmup_steps, warmup, rate)
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
@@ -88,7 +82,6 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
             "total_steps": self.total_steps,
             "power": self.power,
             "warmup_steps": self.warmup_steps,
-            "warmup_from": self.warmup_from,
             "end_learning_rate": self.end_learning_rate,
             "name": self.name,
         }

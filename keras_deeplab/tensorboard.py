@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,16 +12,16 @@ import tensorflow as tf
 
 from keras_deeplab.evaluation import pair_batches
 from keras_deeplab.inference import logits_spec, predict
-from keras_deeplab.labels import checked_ignore_label
-from keras_deeplab.metrics import SegmentationMetrics, checked_names
+from keras_deeplab.metrics import SegmentationMetrics
 from keras_deeplab.pictures import Colors, comparison_picture, confusion_picture
 from keras_deeplab.validation import integer
 
 _CLASS_METRICS = ("iou", "predicted_share")
+Logs = dict[str, Any] | None
 
 
 def check_installed() -> None:
-    """Raises an ImportError with the command to install tensorboard if it is missing."""
+    """Raises an ImportError if the package tensorboard is missing."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ImportError(
             "TensorFlow writes TensorBoard's files only with the package tensorboard: "
@@ -31,32 +30,25 @@ def check_installed() -> None:
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
-    """Writes `keras.callbacks.TensorBoard`'s curves, class curves and pictures.
+    """Writes `keras.callbacks.TensorBoard`'s curves, and pictures.
 
-    At the end of each epoch it writes, for training under `train` and for validation under
-    `validation`:
+    - IoU and predicted share of the classes are two groups of charts, such as `epoch_iou/sky`. A
+      class without an IoU has no point.
+    - `confusion_matrix` is a picture of the validation images' confusion matrix, each row divided
+      by its sum, at the end of each epoch.
+    - `predictions` shows the same few images in every epoch beside truth and prediction.
 
-    - `iou/NAME` and `predicted_share/NAME` of each class, named as in the logs and grouped, where
-      Keras would write a chart for each of them; a class without an IoU has no point.
-    - `confusion_matrix`, a picture of the validation images' confusion matrix, each row divided by
-      its sum.
-    - `predictions`, a picture of the same few images in every epoch beside truth and prediction.
-
-    Validation curves and the confusion matrix need `validation_data` in `fit` and a
-    `SegmentationMetrics` in `compile`; the pictures of predictions need neither.
+    Curves of classes and the confusion matrix are those of a `SegmentationMetrics` in `compile`,
+    which also names the classes; without it, the pictures of predictions number them.
 
     Args:
         log_dir: Folder of the event files.
-        dataset: Labelled images for the pictures, such as the validation data: a finite
-            `tf.data.Dataset` of `(images, labels)`, or of single images and label maps. None for no
-            pictures of predictions.
-        class_names: One name per class, for the pictures; by default those of the
-            `SegmentationMetrics`, or numbers.
+        dataset: Labelled images, of which the first are shown: a finite `tf.data.Dataset` of
+            `(images, labels)`, or of single images and label maps. None for no pictures of
+            predictions.
         colors: One `(red, green, blue)` in 0..255 per class; PASCAL VOC's by default.
-        num_pictures: Number of images to show, taken from the whole data set at equal distances
-            (the first ones, where its length is not known).
+        num_pictures: Number of images to show.
         picture_freq: Epochs from one picture to the next.
-        ignore_label: Label of ignored pixels, or None.
         **options: Arguments of `keras.callbacks.TensorBoard`; `write_graph` is False by default.
 
     Raises:
@@ -66,7 +58,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     Example:
 
-    >>> report = keras_deeplab.TensorBoard("logs", dataset, class_names=["sky", "ground"])
+    >>> report = keras_deeplab.TensorBoard("logs", dataset, num_pictures=2)
     >>> model.fit(dataset, validation_data=dataset, callbacks=[report])
     """
 
@@ -74,109 +66,81 @@ class TensorBoard(keras.callbacks.TensorBoard):
         self,
         log_dir: str | os.PathLike = "logs",
         dataset: tf.data.Dataset | None = None,
-        class_names: Sequence[str] | None = None,
         colors: Colors | None = None,
         num_pictures: int = 4,
         picture_freq: int = 1,
-        ignore_label: int | None = 255,
         **options: Any,
     ) -> None:
         check_installed()
         super().__init__(log_dir, **{"write_graph": False, **options})
-        num_pictures = integer("num_pictures", num_pictures)
-        self.class_names = None if class_names is None else [str(name) for name in class_names]
         self.colors = colors
         self.picture_freq = integer("picture_freq", picture_freq)
-        self.ignore_label = checked_ignore_label(ignore_label)
-        self._examples = [] if dataset is None else _examples(dataset, num_pictures)
+        self._examples = _first(dataset, integer("num_pictures", num_pictures))
         self._confusion: np.ndarray | None = None
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Discards the confusion matrix of an earlier call of `evaluate`."""
         self._confusion = None
         super().on_train_begin(logs)
 
-    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_end(self, logs: Logs = None) -> None:
         """Keeps the confusion matrix of the validation."""
         if metrics := self._metrics():
             self._confusion = tf.convert_to_tensor(metrics[0].confusion).numpy()
-        super().on_test_end(self._without_classes(logs))
+        super().on_test_end(self._grouped(logs))
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Writes Keras' curves."""
-        super().on_train_batch_end(batch, self._without_classes(logs))
+        super().on_train_batch_end(batch, self._grouped(logs))
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Writes curves and pictures."""
-        super().on_epoch_end(epoch, self._without_classes(logs))
-        logs, charts, names, pictures = logs or {}, self._charts(), self._names(), {}
-        if epoch % self.picture_freq == 0:
-            if self._confusion is not None and self._confusion.sum() > 0:
-                pictures["confusion_matrix"] = confusion_picture(self._confusion, names)
-            if self._examples:
-                pictures["predictions"] = self._comparison(names)
+        super().on_epoch_end(epoch, self._grouped(logs))
+        pictures = self._pictures() if epoch % self.picture_freq == 0 else {}
         self._confusion = None  # an epoch without validation has none
-        # Keras' own writers: TensorBoard follows one file in a folder, the newest.
-        if charts:
-            with self._train_writer.as_default(epoch):
-                _write_curves({chart: logs.get(key) for key, chart in charts.items()})
-        if pictures or any(f"val_{key}" in logs for key in charts):
+        # Keras' own writer: TensorBoard follows one file in a folder, the newest.
+        for name, picture in pictures.items():
             with self._val_writer.as_default(epoch):
-                _write_curves({chart: logs.get(f"val_{key}") for key, chart in charts.items()})
-                for name, picture in pictures.items():
-                    tf.summary.image(name, picture[None])
+                tf.summary.image(name, picture[None])
 
     def _metrics(self) -> list[SegmentationMetrics]:
-        """Returns the model's metrics that count a confusion matrix."""
         every = [inner for m in self.model.metrics for inner in (m, *getattr(m, "metrics", ()))]
         return [metric for metric in every if isinstance(metric, SegmentationMetrics)]
 
-    def _charts(self) -> dict[str, str]:
-        """Returns the chart of each entry of a single class in the logs."""
-        return {
-            f"{metric.prefix}{name}_{key}": f"{metric.prefix}{name}/{key}"
+    def _grouped(self, logs: Logs) -> Logs:
+        """Logs in which the names of a class's values have the slash that makes groups."""
+        if not isinstance(logs, dict):
+            return logs
+        grouped = {
+            f"{part}{metric.prefix}{name}_{key}": f"{part}{metric.prefix}{name}/{key}"
             for metric in self._metrics()
             for name in _CLASS_METRICS
             for key in metric.class_keys
+            for part in ("", "val_")
+        }
+        return {
+            grouped.get(k, k): v for k, v in logs.items() if k not in grouped or not np.isnan(v)
         }
 
-    def _without_classes(self, logs: Any) -> Any:
-        """Returns logs without the entries of single classes."""
-        if not isinstance(logs, dict):
-            return logs
-        charts = self._charts()
-        return {key: value for key, value in logs.items() if key.removeprefix("val_") not in charts}
-
-    def _names(self) -> list[str]:
-        names, metrics = self.class_names, self._metrics()
-        if names is None and metrics:
-            names = metrics[0].class_names
-        return checked_names(logits_spec(self.model)[1], names)
-
-    def _comparison(self, names: Sequence[str]) -> np.ndarray:
-        """Returns the picture of the example images with the model's current predictions."""
-        images, truths = zip(*self._examples, strict=True)
-        predictions = [predict(self.model, image) for image in images]
-        return comparison_picture(
-            images, truths, predictions, names, self.colors, self.ignore_label
-        )
+    def _pictures(self) -> dict[str, np.ndarray]:
+        names = list(map(str, range(logits_spec(self.model)[1])))
+        ignored, pictures = 255, {}
+        if metrics := self._metrics():
+            names, ignored = metrics[0].class_names or names, metrics[0].ignore_label
+        if self._confusion is not None and self._confusion.sum() > 0:
+            pictures["confusion_matrix"] = confusion_picture(self._confusion, names)
+        if self._examples:
+            images, truths = zip(*self._examples, strict=True)
+            predictions = [predict(self.model, image) for image in images]
+            pictures["predictions"] = comparison_picture(
+                images, truths, predictions, names, self.colors, ignored
+            )
+        return pictures
 
 
-def _write_curves(curves: dict[str, float | None]) -> None:
-    for name, value in curves.items():
-        if value is not None and not np.isnan(value):
-            tf.summary.scalar(name, value)
-
-
-def _examples(dataset: tf.data.Dataset, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Reads a few images and label maps `(height, width)` from the whole data set."""
-    dataset = pair_batches(dataset)
-    batches = int(dataset.cardinality())  # below 0 if unknown: the first images then
-    every, each = (max(1, batches // count), -(-count // batches)) if batches > 0 else (1, count)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
-    for images, labels in dataset.shard(every, 0).as_numpy_iterator():
-        maps = labels[..., 0] if labels.ndim == 4 else labels
-        found += list(zip(images, maps, strict=True))[:each]
-        if len(found) >= count:
-            break
-    return found[:count]
+def _first(dataset: tf.data.Dataset | None, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The first images and label maps `(height, width)` of a data set."""
+    if dataset is None:
+        return []
+    pairs = pair_batches(dataset).unbatch().take(count).as_numpy_iterator()
+    return [(image, np.reshape(label, image.shape[:2])) for image, label in pairs]

@@ -6,6 +6,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import gc
 import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +32,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("numprocesses") == 0:
+    if not config.getoption("numprocesses", 0):
         make_two_processors()
 
 
@@ -60,6 +62,16 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
     strategy = tf.distribute.MirroredStrategy
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: strategy(["CPU:0"]))
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Runs steps without tracing them, which takes most of the time of a short run."""
+    tf.config.run_functions_eagerly(True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Even though")  # data sets are traced all the same
+        yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

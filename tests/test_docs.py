@@ -18,7 +18,6 @@ import pytest
 import tensorflow as tf
 
 import keras_deeplab as kd
-from keras_deeplab.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -134,7 +133,7 @@ def test_commands_parse(line):
     command = re.search("keras-deeplab .*|python -m training.*", line)[0].removesuffix("&")
     program, name, *arguments = shlex.split(command, comments=True)
     if program == "keras-deeplab":
-        module = main.COMMANDS[name][0]
+        module = f"keras_deeplab.cli.{name.replace('-', '_')}"
     else:
         module, *arguments = arguments
         module = {"training.benchmark": "training.benchmark.__main__"}.get(module, module)

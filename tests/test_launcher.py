@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from keras_deeplab.cli.main import COMMANDS
+import keras_deeplab
+import keras_deeplab_launcher as launcher
 
 ROOT = Path(__file__).resolve().parents[1]
-MESSAGE = "I0000 00:00:1 1 port.cc:1] words"
+MESSAGES = [
+    "I0000 00:00:1 1 port.cc:1] words",
+    "E0000 00:00:1 1 cuda.cc:1] failed call to cuInit: CUDA error: UNKNOWN ERROR (303)",
+    "E0000 00:00:1 1 x.cc:1] a real error",
+]
 
 
 def run(*arguments: str, **more) -> subprocess.CompletedProcess:
@@ -20,10 +26,9 @@ def run(*arguments: str, **more) -> subprocess.CompletedProcess:
 
 def test_start_up_messages_are_dropped_and_errors_are_not(tmp_path):
     stand_in = tmp_path / "tensorflow.py"
+    text = "".join(f"{message}\n" for message in MESSAGES)
     stand_in.write_text(
-        "import os\n"
-        f"os.write(2, b'{MESSAGE}\\n')\n"
-        "os.write(2, b'E0000 00:00:1 1 x.cc:1] a real error\\n')\n"
+        f"import os\nos.write(2, {text.encode()!r})\n"
         "class config:\n    list_physical_devices = staticmethod(lambda: [])\n"
     )
     code = (
@@ -33,23 +38,35 @@ def test_start_up_messages_are_dropped_and_errors_are_not(tmp_path):
     )
     found = run("-c", code, cwd=ROOT)
     assert found.returncode == 0
-    assert found.stderr.splitlines() == ["E0000 00:00:1 1 x.cc:1] a real error", "mine"]
+    assert found.stderr.splitlines() == [MESSAGES[-1], "mine"]
 
 
-@pytest.mark.parametrize("how", ["file", "module"])
-def test_a_command_runs_quietly_in_a_clone(how, tmp_path):
-    script = str(ROOT / "training" / "predict.py")
-    arguments = [script] if how == "file" else ["-m", "training.predict"]
-    found = run(*arguments, "--lr", "1", cwd=tmp_path if how == "file" else ROOT)
-    assert found.returncode == 2
-    assert found.stdout == ""
-    assert found.stderr.splitlines()[-1].startswith("error: There is no option --lr.")
-    assert "I0000" not in found.stderr
-    assert "absl::InitializeLog" not in found.stderr
+def test_a_command_runs_quietly_in_a_clone():
+    found = run("-m", "training.train", "--lr", "1", cwd=ROOT)
+    assert (found.returncode, found.stdout) == (2, "")
+    message = "error: There is no option --lr. Did you mean '--learning-rate'? See --help.\n"
+    assert found.stderr == message
 
 
-def test_every_command_has_a_script_in_a_clone():
-    predict = (ROOT / "training" / "predict.py").read_text()
-    for name in COMMANDS:
-        script = ROOT / "training" / f"{name.replace('-', '_')}.py"
-        assert script.read_text() == predict.replace("predict", name)
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["evalute", "--model", "a.keras"]])
+def test_help_and_a_wrong_command_do_not_import_tensorflow(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(launcher, "import_tensorflow", lambda: pytest.fail("imported"))
+    wrong = len(arguments) > 1
+    assert launcher.main(arguments) == (2 if wrong else 0)
+    printed = capsys.readouterr()
+    assert ("predict label maps of images" in printed.out) != wrong
+    meant = "error: There is no command 'evalute'. Did you mean 'evaluate'? See --help.\n"
+    assert printed.err == (meant if wrong else "")
+
+
+def test_the_first_argument_names_the_command(monkeypatch, capsys):
+    modules = [
+        importlib.import_module(f"keras_deeplab.cli.{n.replace('-', '_')}")
+        for n in launcher.COMMANDS
+    ]
+    assert all(module.parser() for module in modules)
+    monkeypatch.setattr(launcher, "import_tensorflow", lambda: None)
+    monkeypatch.setattr(modules[-1], "main", lambda argv: print("classifier", *argv) or 3)
+    assert launcher.main(["train-classifier", "--epochs", "1"]) == 3
+    assert launcher.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"classifier --epochs 1\n{keras_deeplab.__version__}\n"

@@ -1,10 +1,8 @@
-"""Runs `keras-deeplab audit` in a clone."""
+"""Runs `keras-deeplab audit` in a clone: `python -m training.audit`."""
 
 import sys
-from pathlib import Path
+
+from keras_deeplab_launcher import main
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # as a file, Python sets the folder of the file
-    from keras_deeplab_launcher import main
-
     raise SystemExit(main(["audit", *sys.argv[1:]]))

@@ -1,10 +1,8 @@
-"""Runs `keras-deeplab evaluate` in a clone."""
+"""Runs `keras-deeplab evaluate` in a clone: `python -m training.evaluate`."""
 
 import sys
-from pathlib import Path
+
+from keras_deeplab_launcher import main
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # as a file, Python sets the folder of the file
-    from keras_deeplab_launcher import main
-
     raise SystemExit(main(["evaluate", *sys.argv[1:]]))

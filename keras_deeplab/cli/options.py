@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import functools
 import logging
 import re
@@ -16,17 +15,12 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import names, validation
+from keras_deeplab.evaluation import prediction_settings
 from keras_deeplab.models.multi_scale import with_test_time_augmentation
+from keras_deeplab.trainer import next_free
 
-# Options of other tools, and what to suggest in place of options that no command has.
-OTHER_NAMES = {
-    "lr": "--learning-rate",
-    "bs": "--batch-size",
-    "checkpoint": "--weights",
-    "pretrained": "--weights",
-    "numclasses": "--classes",
-}
-HINTS = {"numclasses": "The number of classes is that of the data set or the model."}
+# Short names that other tools use.
+ALIASES = {"lr": "--learning-rate", "bs": "--batch-size"}
 
 # An ImportError names the extra package that is missing.
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, keras_deeplab.export.ExportError)
@@ -57,6 +51,14 @@ def command(main: Main) -> Main:
     return run
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that are set."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        unset = action.default is None or action.default is False or action.default == []
+        return action.help if unset else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with the option or value that may be meant.
 
@@ -64,9 +66,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, hints: Mapping[str, str] | None = None, **settings: Any) -> None:
-        settings.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
-        super().__init__(**settings)
-        self.hints = {**HINTS, **(hints or {})}
+        super().__init__(formatter_class=_Defaults, **settings)
+        self.hints = hints or {}
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses the arguments; an unknown option is reported before all other errors."""
@@ -76,21 +77,16 @@ class Parser(argparse.ArgumentParser):
                 break
             known = any(option.startswith(name) for option in self._option_string_actions)
             if re.match("--?[a-zA-Z]", name) and not known:
-                self.error(f"There is no option {name}.{self._suggestion(names.key(name))}")
+                key, options = names.key(name), self._option_string_actions
+                hint = None if names.match(name, options) else self.hints.get(key)
+                meant = names.suggestion(ALIASES.get(key, name), options)
+                self.error(f"There is no option {name}. {hint or meant.strip()}")
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Exits with the message, without argparse's usage of twenty lines."""
+        message = message.strip()
         self.exit(2, f"error: {message}{'' if message[-1] in '.?' else '.'} See --help.\n")
-
-    def _suggestion(self, key: str) -> str:
-        """A sentence on what to use in place of an unknown option."""
-        own = {names.key(text): text for text in self._option_string_actions if text[:2] == "--"}
-        others = {key: text for key, text in OTHER_NAMES.items() if text in own.values()}
-        meant = {key: f"Did you mean {text}?" for key, text in {**others, **own}.items()}
-        sentences = {**self.hints, **meant}
-        close = difflib.get_close_matches(key, sentences, n=1, cutoff=0.58)
-        return f" {sentences[close[0]]}" if close else ""
 
 
 def positive(text: str) -> int:
@@ -100,15 +96,6 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def positive_float(text: str) -> float:
-    """A positive number from the command line."""
-    try:
-        return validation.positive("value", float(text))
-    except ValueError:
-        message = f"must be a positive number. Received: {text!r}"
-        raise argparse.ArgumentTypeError(message) from None
-
-
 def one_of(choices: Iterable[str]) -> dict[str, Any]:
     """Arguments of `add_argument` for an option that takes one of these names, in any spelling."""
     known = tuple(choices)
@@ -116,10 +103,8 @@ def one_of(choices: Iterable[str]) -> dict[str, Any]:
     def match(text: str) -> str:
         found = names.match(text, known)
         if found is None:
-            raise argparse.ArgumentTypeError(
-                f"must be one of {', '.join(known)}. Received: {text!r}."
-                f"{names.suggestion(text, known)}"
-            )
+            message = f"must be one of {', '.join(known)}. Received: {text!r}."
+            raise argparse.ArgumentTypeError(message + names.suggestion(text, known))
         return found
 
     return {"type": match, "choices": known}
@@ -136,6 +121,12 @@ def height_and_width(values: Sequence[int]) -> tuple[int, int]:
     return values[0], values[-1]
 
 
+def run_folder(options: argparse.Namespace, model: str, backbone: str) -> Path:
+    """The folder of a run: `--output`, or a new or unfinished one in `runs`."""
+    name = f"{Path(options.data).resolve().name}-{model}-{backbone}"
+    return options.output or next_free(Path("runs") / name)
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a command that uses a model."""
     parser.add_argument("--model", type=Path, required=True, help=".keras file")
@@ -147,30 +138,22 @@ def load_model(options: argparse.Namespace) -> keras.Model:
     """Loads the model as the options of `add_model` are set."""
     model = keras_deeplab.load_model(options.model, compile=False)
     if options.output_stride is not None:
-        network = model
-        while isinstance(network, keras_deeplab.MultiScale):
-            network = network.model
-        if not hasattr(network, "with_output_stride"):
-            rule = f"left out for a {type(network).__name__}"
+        if prediction_settings(model)["output_stride"] is None:
+            rule = f"left out: {options.model} has none to choose"
             raise validation.error("--output-stride", rule, options.output_stride)
         model = model.with_output_stride(options.output_stride)
     return with_test_time_augmentation(model, options.scales, options.flip)
 
 
-def add_test_time_augmentation(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
-) -> None:
+def add_test_time_augmentation(group: argparse._ActionsContainer) -> None:
     """Adds the options of test-time augmentation."""
-    parser.add_argument(
+    group.add_argument(
         "--scales",
-        type=positive_float,
+        type=float,
         nargs="+",
         metavar="S",
         help="mean of the probabilities at these scales of the image, such as 0.5 0.75 1 1.25 1.5 "
         "1.75 as in the papers; default: 1",
     )
-    parser.add_argument(
-        "--flip",
-        action="store_true",
-        help="also predict the image mirrored left to right, which takes twice as long",
-    )
+    flip = "also predict the image mirrored left to right, which takes twice as long"
+    group.add_argument("--flip", action="store_true", help=flip)

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import keras
 
 import keras_deeplab
-from keras_deeplab import data, recipes
+from keras_deeplab import data
+from keras_deeplab.cli.recipe_options import open_recipe
 from keras_deeplab.diagnosis import default_optimizer
-from keras_deeplab.trainer import ModelBuilder
 
 # The values of a recipe that it uses, where they are set.
-USED = {"batch_norm", "crop_size", "learning_rate", "loss", "output_stride"}
+USED = {"batch_norm", "crop_size", "learning_rate", "loss", "model", "output_stride"}
 
 
-def overfit(
-    options: argparse.Namespace,
-    builder: ModelBuilder,
-    recipe: recipes.Recipe,
-    changes: dict[str, Any],
-) -> int:
+def overfit(options: argparse.Namespace) -> int:
     """Overfits a few images, with a loss and a learning rate for any model unless they are set."""
-    unused = set(changes) - USED
-    unused |= {"steps_per_epoch"} if options.steps_per_epoch is not None else set()
-    if unused:
-        raise ValueError(
-            f"--overfit uses {', '.join(sorted(USED | {'model'}))} of a recipe. Received: "
-            f"{', '.join(sorted(unused))}, which would have no effect."
-        )
+    builder, recipe, changes = open_recipe(options)
+    given = set(changes) | ({"steps_per_epoch"} if options.steps_per_epoch is not None else set())
+    if unused := ", ".join(sorted(given - USED)):
+        used = ", ".join(sorted(USED))
+        raise ValueError(f"--overfit uses {used} of a recipe. Received: {unused}.")
     source = data.open_source(options.data)
     report = data.audit(source)
     print(report)
@@ -39,13 +31,11 @@ def overfit(
     model = builder.build(source.info.num_classes, recipe, images)
     if "batch_norm" in changes:
         keras_deeplab.batch_norm.set_policy(model, recipe.batch_norm)
+    optimizer, loss = default_optimizer(model), None
     if "learning_rate" in changes:
         optimizer = keras.optimizers.AdamW(recipe.learning_rate, global_clipnorm=5.0)
-    else:
-        optimizer = default_optimizer(model)
-    loss = (
-        keras_deeplab.losses.parse(recipe.loss, optimizer=optimizer) if "loss" in changes else None
-    )
+    if "loss" in changes:
+        loss = keras_deeplab.losses.parse(recipe.loss, optimizer=optimizer)
     report = keras_deeplab.overfit(
         model,
         source,

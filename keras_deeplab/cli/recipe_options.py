@@ -5,15 +5,22 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+from contextlib import suppress
 from typing import Any
 
-from keras_deeplab import recipes
-from keras_deeplab.cli.options import SIZE, height_and_width, one_of, positive, positive_float
-from keras_deeplab.names import suggestion
+from keras_deeplab import recipes, validation
+from keras_deeplab.cli.options import SIZE, height_and_width, one_of, positive
+from keras_deeplab.names import key, suggestion
+from keras_deeplab.trainer import ModelBuilder
 
 FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
 # Options with the name of a value of the recipe, but another meaning.
 OTHERS = {"model", "scales", "flip"}
+HINTS = {
+    **{key(field): f"Give it as --set {field}=VALUE." for field in FIELDS},
+    "resume": "The same command resumes a run that was stopped.",
+    "numclasses": "The number of classes is that of the data set.",
+}
 
 
 def add_recipe(group: argparse._ArgumentGroup) -> None:
@@ -25,32 +32,45 @@ def add_recipe(group: argparse._ArgumentGroup) -> None:
     add("--steps-per-epoch", type=positive, help="default: all images once")
     add("--batch-size", type=positive, help="over all replicas")
     add("--crop-size", **SIZE, help="one number for a square; default: from the images")
-    add("--learning-rate", type=positive_float)
+    add("--learning-rate", type=float)
     add("--output-stride", type=positive, help="in training; default: the model's")
     add("--loss", help="such as 'cross_entropy + 0.5 * lovasz_softmax(stride=4)'")
     add("--class-weights", **one_of(("median", "inverse")), help="from the frequency of classes")
     add(
-        "--stage2-share",
-        type=float,
-        help="steps of a second stage at output stride 8, as a share of the first stage's",
+        "--stage2-share", type=float, help="length of a second stage at output stride 8, as a share"
     )
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any other value of the recipe",
-    )
+    others = {"nargs": "+", "action": "extend", "default": [], "metavar": "NAME=VALUE"}
+    add("--set", **others, help="any other value of the recipe")
 
 
-def recipe_changes(options: argparse.Namespace) -> dict[str, Any]:
-    """The values of the recipe that are set, by `--set` or by an option of their own."""
-    changes = {
-        key: value
-        for key, value in vars(options).items()
-        if key in FIELDS - OTHERS and value is not None
-    }
+def open_recipe(
+    options: argparse.Namespace,
+) -> tuple[ModelBuilder, recipes.Recipe, dict[str, Any]]:
+    """The builder of the model, the recipe, and the values of the recipe that are set."""
+    changes = _changes(options)
+    builder = ModelBuilder(
+        options.model,
+        backbone=options.backbone,
+        weights=options.weights,
+        mixed_precision=options.mixed_precision,
+    )
+    default = "shapes" if options.data == "shapes" else "finetune"
+    recipe = recipes.find(options.recipe or default, builder.network)
+    for name in changes.get("model", ()):  # a recipe's own are left out where a model lacks them
+        if not builder.model_arguments:
+            rule = f"left out: {options.weights} is a whole {builder.name}"
+            raise validation.error("model", rule, changes["model"])
+        validation.one_of("model", name, sorted(builder.model_arguments))
+    if "model" in changes:
+        changes["model"] = {**recipe.model, **changes["model"]}
+    if "output_stride" in changes and not builder.has_output_stride:
+        raise ValueError(f"--output-stride: {builder.name} has no output stride to choose.")
+    return builder, recipe.replace(**changes), changes
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(options, name, None) for name in FIELDS - OTHERS}
+    changes = {name: value for name, value in given.items() if value is not None}
     if "crop_size" in changes:
         changes["crop_size"] = height_and_width(changes["crop_size"])
     for text in options.set:
@@ -62,10 +82,11 @@ def recipe_changes(options: argparse.Namespace) -> dict[str, Any]:
             )
         if name in changes:
             raise ValueError(f"`{name}` is set twice: {changes[name]!r} and {value}.")
-        try:
-            changes[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            changes[name] = value
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+        changes[name] = value
+    if not isinstance(changes.get("model", {}), dict):
+        raise validation.error("model", "a mapping of arguments", changes["model"])
     if changes.get("steps") and changes.get("epochs"):
         raise ValueError("One of `steps` and `epochs` must be set, not both.")
     return changes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,7 @@ from pathlib import Path
 import keras
 
 import keras_deeplab
-from keras_deeplab import data
-from keras_deeplab.cli.options import Parser, command, one_of, positive, positive_float
-from keras_deeplab.trainer import next_free
+from keras_deeplab.cli.options import Parser, command, one_of, positive, run_folder
 
 # For the generated images, which are small and few; for a folder the paper's sizes and head.
 SMALL = {"sizes": [64, 80], "levels": [3, 2, 1], "dense": [256], "dropout": 0.2}
@@ -24,25 +21,21 @@ PAPER |= {"batch_size": 32, "epochs": 60, "learning_rate": 3e-4}
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
-        formatter_class=argparse.HelpFormatter,
         prog="keras-deeplab train-classifier",
-        description="Trains an SPP-net at several image sizes in turn, one epoch each, computes "
-        "its accuracy at these and at another size, and exports it.",
+        description="Trains an SPP-net at several image sizes in turn, scores and exports it.",
         epilog=f"Defaults for shapes: {SMALL}; for a folder: {PAPER}.",
     )
     add = made.add_argument
-    add("--data", default="shapes", help="'shapes' (default) or a folder root/{train,val}/CLASS")
+    add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/CLASS")
     add("--backbone", **one_of(keras_deeplab.backbones.NAMES), default="alexnet")
     add("--sizes", type=positive, nargs="+", help="image sizes to train at")
-    add(
-        "--test-size", type=positive, help="default: as far above the largest as the smallest below"
-    )
+    add("--test-size", type=positive, help="size not trained at; default: above the largest")
     add("--levels", type=positive, nargs="+", help="bins per side of the pyramid")
     add("--dense", type=positive, nargs="+", help="widths of the dense layers")
     add("--dropout", type=float)
     add("--batch-size", type=positive)
     add("--epochs", type=positive)
-    add("--learning-rate", type=positive_float)
+    add("--learning-rate", type=float)
     add("--seed", type=int, default=0)
     add("--output", type=Path, help="folder of the run; default: runs/DATA-spp_net-BACKBONE")
     return made
@@ -56,16 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(options, name) is None:
             setattr(options, name, value)
     sizes = sorted(set(options.sizes))
-    name = f"{Path(options.data).resolve().name}-spp_net-{options.backbone}"
-    run_dir = options.output or next_free(Path("runs") / name)
+    run_dir = run_folder(options, "spp_net", options.backbone)
     keras.utils.set_random_seed(options.seed)
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory() as generated:
+        root = generated if options.data == "shapes" else options.data
         if options.data == "shapes":
-            data.write_shape_images(root)
-        else:
-            root = options.data
+            keras_deeplab.data.write_shape_images(root)
         model = keras_deeplab.SPPNet(
-            len(data.classification_dataset(root, size=sizes[0]).class_names),
+            len(keras_deeplab.data.classification_dataset(root, size=sizes[0]).class_names),
             options.backbone,
             levels=tuple(options.levels),
             dense=tuple(options.dense),

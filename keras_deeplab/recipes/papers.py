@@ -113,24 +113,14 @@ OVERRIDES = {
     ("shapes", "unet"): {"learning_rate": 3e-4},
 }
 
-# The backbone that a model is trained with by default: a small one, unless the paper has only one.
-BACKBONES = {
-    "deeplab_v1": "vgg16",
-    "deeplab_v2": "mobilenet_v2",
-    "deeplab_v3": "mobilenet_v2",
-    "deeplab_v3_plus": "mobilenet_v2",
-    "unet": None,
-}
-
 
 def find(name: str, network: str | None = None) -> Recipe:
     """Returns the recipe of a name.
 
     Args:
         name: "v1", "v2", "v3", "v3_plus", "finetune" or "shapes".
-        network: Name of the backbone to train, or "unet" for U-Net's own network, for what differs
-            with it: V2 learns faster on VGG16, V3+ decays weights more on ResNets, networks without
-            batch norm are finetuned with smaller steps.
+        network: Name of the backbone to train, or "unet" for U-Net's own network, for the values
+            that differ with it.
 
     Raises:
         ValueError: If there is no such recipe.

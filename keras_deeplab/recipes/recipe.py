@@ -103,9 +103,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for known in dataclasses.fields(self):
-            value = getattr(self, known.name)
-            if known.name in _CHECKS and not (value is None and known.default is None):
-                object.__setattr__(self, known.name, _CHECKS[known.name](known.name, value))
+            name, value = known.name, getattr(self, known.name)
+            if name in _CHECKS and not (value is None and known.default is None):
+                object.__setattr__(self, name, _CHECKS[name](name, value))
         if self.steps is None and self.epochs is None:
             raise validation.error("steps", "given where `epochs` is None", None)
         if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1]:
@@ -155,11 +155,21 @@ class Recipe:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def __str__(self) -> str:
-        unused = {"name"} if self.epochs is None else {"name", "steps"}
+        has_effect = {
+            "name": False,  # shown above the values
+            "steps": self.epochs is None,
+            "class_weights_power": self.class_weights is not None,
+            "power": self.schedule == "poly",
+            "warmup_share": self.schedule == "poly",
+            "momentum": self.optimizer == "sgd",
+            "batch_norm_memory": self.batch_norm == "train",
+            "stage2_output_stride": self.stage2_share > 0,
+            "stage2_learning_rate": self.stage2_share > 0,
+        }
         lines = [
             f"  {key}: {f'{value:.4g}' if isinstance(value, float) else value}"
             for key, value in self.to_dict().items()
-            if key not in unused and (value is False or value not in (None, {}, 0))
+            if has_effect.get(key, True) and (value is False or value not in (None, {}, 0))
         ]
         return "\n".join([f"Recipe {self.name}:", *lines])
 

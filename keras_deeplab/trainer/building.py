@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_deeplab import backbones, models, recipes, validation, weights
+from keras_deeplab import backbones, models, validation
 from keras_deeplab.recipes import Recipe
+from keras_deeplab.weights import Checkpoint, load, open_checkpoint, unfold_batch_norms
 
 MODELS: dict[str, type[models.SegmentationModel]] = {
     "deeplab_v1": models.DeepLabV1,
@@ -23,13 +22,14 @@ MODELS: dict[str, type[models.SegmentationModel]] = {
     "unet": models.UNet,
 }
 DEFAULT_MODEL = "deeplab_v3_plus"
+# A small one, unless the paper has only one; U-Net has its own network.
+DEFAULT_BACKBONES = dict.fromkeys(MODELS, "mobilenet_v2") | {"deeplab_v1": "vgg16", "unet": None}
 PRECISIONS = ("bfloat16", "float16")
-logger = logging.getLogger(__name__)
-
+# Arguments of a model that `Recipe.model` does not set.
+SET_ELSEWHERE = {"num_classes", "backbone", "weights", "output_stride", "dtype"}
 # Batches from which batch norms that were folded away in a file get their statistics.
 UNFOLDING_BATCHES = 8
-# Arguments of a model that `ModelBuilder` gets from the source, the recipe or its own arguments.
-_SET_ELSEWHERE = {"num_classes", "backbone", "weights", "output_stride", "dtype"}
+logger = logging.getLogger(__name__)
 
 
 class ModelBuilder:
@@ -45,10 +45,9 @@ class ModelBuilder:
             U-Net its own network).
         weights: Where training starts: a file, or the name of published weights.
         mixed_precision: "bfloat16" or "float16"; None for float32.
-        arguments: Arguments of the model, in addition to the recipe's.
 
     Raises:
-        ValueError: If an argument is out of its range or the model lacks it.
+        ValueError: If an argument is out of its range.
         weights.WeightsError: If the weights cannot be read or are for another backbone.
 
     Example:
@@ -65,41 +64,27 @@ class ModelBuilder:
         backbone: str | None = None,
         weights: str | os.PathLike | None = None,
         mixed_precision: str | None = None,
-        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         if name is not None:
             validation.one_of("name", name, MODELS)
         if mixed_precision is not None:
             validation.one_of("mixed_precision", mixed_precision, PRECISIONS)
-        if not isinstance(arguments or {}, Mapping):
-            raise validation.error("arguments", "a mapping of arguments", arguments)
         self.weights = weights
         self.mixed_precision = mixed_precision
-        self.arguments = dict(arguments or {})
-        self._checkpoint = self._open(name, backbone)
-        found = self._checkpoint and _name_of(self._checkpoint.model)
-        self.name = name or found or DEFAULT_MODEL
+        self._checkpoint: Checkpoint | None = None
+        # Weights without a network are loaded into the model that is built.
+        if weights is not None and not str(weights).endswith(".weights.h5"):
+            wanted = backbone or DEFAULT_BACKBONES[name or DEFAULT_MODEL]
+            kind = name and MODELS[name].__name__
+            self._checkpoint = open_checkpoint(weights, kind, wanted)
+        stored = _name_of(self._checkpoint)
+        self.name = name or stored or DEFAULT_MODEL
+        self._is_whole_model = stored == self.name
         self.backbone = backbone or (self._checkpoint and self._checkpoint.backbone)
-        self._is_whole_model = self._checkpoint is not None and found == self.name
         # A user's own network comes with the weights of a model of this class.
         if self.backbone is None and not self._is_whole_model:
-            self.backbone = recipes.BACKBONES[self.name]
-        if self.arguments and self._is_whole_model:
-            rule = f"left out: {weights} holds a whole {self.name} with its own arguments"
-            raise validation.error("arguments", rule, self.arguments)
-        known = [key for key in self._known_arguments() if key not in _SET_ELSEWHERE]
-        for key in self.arguments:  # those of a recipe are left out where a model lacks them
-            validation.one_of("arguments", key, known)
-
-    def _open(self, name: str | None, backbone: str | None) -> weights.Checkpoint | None:
-        """Reads the weights, unless they have to be loaded into a model that is built."""
-        if self.weights is None or str(self.weights).endswith(".weights.h5"):
-            return None
-        backbone = backbone or recipes.BACKBONES[name or DEFAULT_MODEL]
-        return weights.open_checkpoint(self.weights, name and MODELS[name].__name__, backbone)
-
-    def _known_arguments(self) -> Mapping[str, inspect.Parameter]:
-        return inspect.signature(MODELS[self.name]).parameters
+            self.backbone = DEFAULT_BACKBONES[self.name]
+        self._known = set(inspect.signature(MODELS[self.name]).parameters)
 
     @property
     def network(self) -> str:
@@ -109,7 +94,12 @@ class ModelBuilder:
     @property
     def has_output_stride(self) -> bool:
         """Whether the model has an output stride to choose."""
-        return "output_stride" in self._known_arguments()
+        return "output_stride" in self._known
+
+    @property
+    def model_arguments(self) -> set[str]:
+        """Names of what `Recipe.model` can set; none for a whole model in a file."""
+        return set() if self._is_whole_model else self._known - SET_ELSEWHERE
 
     def to_dict(self) -> dict[str, Any]:
         """The arguments as JSON stores them."""
@@ -118,24 +108,20 @@ class ModelBuilder:
             "backbone": self.backbone,
             "weights": None if self.weights is None else str(self.weights),
             "mixed_precision": self.mixed_precision,
-            "arguments": json.loads(json.dumps(self.arguments, default=str)),
         }
 
     def build(
         self, num_classes: int, recipe: Recipe, images: tf.data.Dataset | None = None
     ) -> keras.Model:
-        """Builds the model for the first stage of a recipe, with the weights that it starts from.
+        """Builds the model for the first stage of a recipe.
 
-        `images` are batches of training images, for the statistics of batch norms that were folded
-        into convolutions in the file of weights; None leaves these.
+        Batch norms that were folded into convolutions in the file of weights are restored with
+        statistics of `images`, batches of training images; None leaves them folded.
         """
-        known = self._known_arguments()
         arguments: dict[str, Any] = {}
-        if not self._is_whole_model:
-            if "separable" in known:
-                arguments["separable"] = backbones.find(self.backbone).separable
-            arguments |= {key: value for key, value in recipe.model.items() if key in known}
-            arguments |= self.arguments
+        if "separable" in self.model_arguments:
+            arguments["separable"] = backbones.find(self.backbone).separable
+        arguments |= {name: recipe.model[name] for name in self.model_arguments & set(recipe.model)}
         if self.mixed_precision is not None:
             arguments["dtype"] = f"mixed_{self.mixed_precision}"
         if recipe.output_stride is not None and self.has_output_stride:
@@ -143,14 +129,16 @@ class ModelBuilder:
         if self.backbone is not None:
             arguments["backbone"] = self.backbone
         model = MODELS[self.name](num_classes, weights=self._checkpoint, **arguments)
-        if self.weights is not None and self._checkpoint is None:
-            weights.load(model, self.weights)
-        if images is not None and self._checkpoint is not None and self._checkpoint.folded:
-            count = weights.unfold_batch_norms(model, images.take(UNFOLDING_BATCHES))
+        if self._checkpoint is None:
+            if self.weights is not None:
+                load(model, self.weights)
+        elif self._checkpoint.folded and images is not None:
+            count = unfold_batch_norms(model, images.take(UNFOLDING_BATCHES))
             logger.info("%d batch norms had been folded away: statistics from the data", count)
         return model
 
 
-def _name_of(class_name: str | None) -> str | None:
-    """The name of a model's class; None if it is not in `MODELS`."""
-    return next((name for name, kind in MODELS.items() if kind.__name__ == class_name), None)
+def _name_of(checkpoint: Checkpoint | None) -> str | None:
+    """The name of a whole model in a checkpoint; None if it is not in `MODELS`."""
+    stored = checkpoint and checkpoint.model
+    return next((name for name, kind in MODELS.items() if kind.__name__ == stored), None)

@@ -17,27 +17,28 @@ from keras_deeplab.trainer.run_folder import MONITOR, Record, RunFolder
 
 logger = logging.getLogger(__name__)
 
+SHOWN_SCORES = ("loss", "mean_iou", "val_loss", MONITOR, "val_pixel_accuracy")
 SHOWN_NAMES = 16
 Logs = dict[str, float] | None
 
 
 class Progress(keras.callbacks.Callback):
-    """A progress bar of loss and mean IoU; logs the IoU of each class after a validation."""
+    """A progress bar of loss and mean IoU; logs the IoU of each class after a validation.
 
-    # Keras' own progress bar shows every metric of every class at each step.
+    Keras' own shows every metric of every class at each step.
+    """
 
     def __init__(self, class_names: Sequence[str], steps_per_epoch: int, epochs: int) -> None:
         super().__init__()
-        self.class_names = list(class_names)
+        self.keys = {name: key_of_class(name) for name in class_names}
         self.steps_per_epoch = steps_per_epoch
         self.epochs = epochs
-        self.bar = keras.utils.Progbar(steps_per_epoch)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:  # noqa: ARG002
         """Starts a bar."""
         logger.info("Epoch %d/%d", epoch + 1, self.epochs)
         self.bar = keras.utils.Progbar(
-            self.steps_per_epoch, stateful_metrics=["loss", "mean_iou"], unit_name="step"
+            self.steps_per_epoch, stateful_metrics=SHOWN_SCORES, unit_name="step"
         )
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
@@ -50,22 +51,19 @@ class Progress(keras.callbacks.Callback):
         self._show(self.steps_per_epoch, logs, finalize=True)
         if MONITOR not in logs:
             return
-        keys = {name: key_of_class(name) for name in self.class_names}
-        scores = {name: logs[f"val_iou_{key}"] for name, key in keys.items()}
-        logger.info(
-            "  val IoU: %s",
-            ", ".join(
-                f"{name} {'absent' if math.isnan(score) else f'{100 * score:.1f}'}"
-                for name, score in scores.items()
-            ),
-        )
-        absent = [name for name, key in keys.items() if logs[f"val_predicted_share_{key}"] == 0]
-        if absent:
-            logger.info("  never predicted: %s", ", ".join(absent))
+        scores = {name: 100 * logs[f"val_iou_{key}"] for name, key in self.keys.items()}
+        shown = [
+            f"{name} {'absent' if math.isnan(iou) else f'{iou:.1f}'}"
+            for name, iou in scores.items()
+        ]
+        logger.info("  val IoU: %s", ", ".join(shown))
+        shares = {name: logs[f"val_predicted_share_{key}"] for name, key in self.keys.items()}
+        if 0 in shares.values():
+            never = [name for name, share in shares.items() if share == 0]
+            logger.info("  never predicted: %s", ", ".join(never))
 
     def _show(self, step: int, logs: dict[str, float], finalize: bool) -> None:
-        names = ("loss", "mean_iou", "val_loss", MONITOR, "val_pixel_accuracy")
-        shown = [(name, float(logs[name])) for name in names if name in logs]
+        shown = [(name, float(logs[name])) for name in SHOWN_SCORES if name in logs]
         self.bar.update(step, shown, finalize=finalize)
 
 
@@ -133,8 +131,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
     """Stops a run whose loss or weights are not finite, before they are saved.
 
     `batch_names` returns the names of the images of a step, counted from the run's first. The loss
-    of a step is that of the weights before its update: what the last update of an epoch breaks
-    would show after the model was saved. So the weights are checked then too.
+    of a step is that of the weights before its update, so the weights are checked too before an
+    epoch is saved.
     """
 
     def __init__(
@@ -163,21 +161,19 @@ class StopOnNonFinite(keras.callbacks.Callback):
         if not math.isfinite(loss):
             raise self._error(f"the loss became {loss}", batch)
         if batch + 1 == self.steps_per_epoch:
-            broken = [w.path for w in self.model.weights if not np.isfinite(w).all()]
-            if broken:
-                more = f" and {len(broken) - 1} more weights" if len(broken) > 1 else ""
-                raise self._error(f"{broken[0]}{more} became infinite or nan", batch)
+            for weight in self.model.weights:
+                if not np.isfinite(weight).all():
+                    raise self._error(f"{weight.path} became infinite or nan", batch)
 
     def _error(self, what: str, batch: int) -> ValueError:
         step = self.epoch * self.steps_per_epoch + batch
         names = self.batch_names(step)
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-        saved = ""
-        if self.folder is not None:
-            last = self.folder.last_model
-            saved = f"; the last good model is {last}" if last.exists() else "; no model was saved"
+        saved = "no model was saved"
+        if self.folder is not None and self.folder.last_model.exists():
+            saved = f"the last good model is {self.folder.last_model}"
         return ValueError(
             f"{what} in epoch {self.epoch + 1}, step {step + 1} of the run, on the images "
-            f"{', '.join(names[:SHOWN_NAMES])}{more}{saved}. Look at these images, or start again "
-            "with a smaller learning rate in another folder."
+            f"{', '.join(names[:SHOWN_NAMES])}{more}; {saved}. Look at these images, or start "
+            "again with a smaller learning rate in another folder."
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -68,28 +67,29 @@ def finish(
     logger.info("Mean IoU on %s: %.3f", split, report["mean_iou"])
     scores = {"split": split, **prediction_settings(model), **report}
     if folder is not None:
-        write_png(folder.picture, pictures(model, source, split))
+        write_png(folder.picture, _picture(model, source, split))
         export.saved_model(model, folder.saved_model, overwrite=True)
         write_json(folder.metrics, scores)
-        folder.done()
         logger.info("Scored and exported in %.0f s", time.perf_counter() - start)
     return model, scores
 
 
 def _best_model(folder: RunFolder) -> tuple[keras.Model, Record]:
-    best = folder.best_model
-    if not best.exists():
-        logger.warning("%s is missing. Using %s instead.", best, folder.last_model)
-        with atomic_write(best, folder.last_model.stat().st_size) as temporary:
-            shutil.copyfile(folder.last_model, temporary)
-    record = Record.read(best)
-    return load_model(best, compile=False), record
+    path = folder.best_model
+    if not path.exists():
+        logger.warning("%s is missing. Using %s instead.", path, folder.last_model)
+        path = folder.last_model
+    return load_model(path, compile=False), Record.read(path)
 
 
-def pictures(model: keras.Model, source: data.Source, split: str) -> np.ndarray:
-    """A few images of a split beside ground truth and prediction."""
+def few_images(source: data.Source, split: str) -> tf.data.Dataset:
+    """Some images of a split, at equal distances, with their label maps."""
     count = len(source.names(split))
     numbers = tf.data.Dataset.range(count).shard(max(1, count // PICTURES), 0).take(PICTURES)
-    images, truths = zip(*source.checked_dataset(split, numbers).as_numpy_iterator(), strict=True)
+    return source.checked_dataset(split, numbers)
+
+
+def _picture(model: keras.Model, source: data.Source, split: str) -> np.ndarray:
+    images, truths = zip(*few_images(source, split).as_numpy_iterator(), strict=True)
     predictions = [predict(model, image) for image in images]
     return comparison_picture(images, truths, predictions, source.info.classes, source.info.colors)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,15 +26,16 @@ from keras_deeplab.recipes import Recipe
 from keras_deeplab.tensorboard import TensorBoard, check_installed
 from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.callbacks import Checkpoint, Progress, SeedEpochs, StopOnNonFinite
-from keras_deeplab.trainer.finishing import finish
-from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
+from keras_deeplab.trainer.finishing import PICTURES, few_images, finish
+from keras_deeplab.trainer.run_folder import MONITOR, RunFolder, digest
 from keras_deeplab.trainer.workers import StartTogether, on_chief
 
 logger = logging.getLogger(__name__)
 
 LARGEST_CROP = 513
-# A long run is validated so many times.
-VALIDATIONS = 40
+VALIDATIONS = 40  # of a long run
+# Values of a recipe that are arguments of `data.training_dataset`.
+OF_IMAGES = "crop_size batch_size scales scale_step flip color_jitter class_focus".split()
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,8 @@ class FitResult:
     """The result of `fit`.
 
     Attributes:
-        model: The final model with test-time augmentation, in float32 if it is a model of this
-            package: the best one by validation mean IoU of a run in a folder, else the model after
-            the last step.
+        model: The final model with test-time augmentation, a model of this package in float32: of
+            a run in a folder the best one by validation mean IoU, else that after the last step.
         history: Loss and scores of each epoch of this call, as `model.fit` returns them, with
             `epoch`; scores of the validation only for the epochs that were validated.
         best_score: The best validation mean IoU; None without a validation.
@@ -140,13 +137,14 @@ def fit(
     _check_model(model, recipe, source.info.num_classes, strategy)
     report = data.audit(source)
     recipe = _with_crop_size(recipe, report.splits["train"])
+    names = {split: list(source.names(split)) for split in source.splits}
     if steps_per_epoch is None:
-        steps_per_epoch = -(-len(source.names("train")) // recipe.batch_size)
+        steps_per_epoch = -(-len(names["train"]) // recipe.batch_size)
     logger.info("%s\n%s", report, recipe)
     arguments = {
-        **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _digest(model)}),
+        **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _architecture(model)}),
         "data": data_name or type(source).__name__,
-        "data_files": _digest_of_data(source),
+        "data_files": digest([source.info.to_dict(), names]),
         "recipe": recipe.to_dict(),
         "seed": seed,
         "steps_per_epoch": steps_per_epoch,
@@ -155,7 +153,7 @@ def fit(
     }
     chief = strategy.extended.should_checkpoint
     folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
-    run = _Run(model, recipe, source, report, strategy, steps_per_epoch, seed, folder, tensorboard)
+    run = _Run(model, recipe, source, report, strategy, steps_per_epoch, seed, folder)
     run.callbacks = list(callbacks)
     if verbose and chief:
         run.callbacks.append(Progress(source.info.classes, steps_per_epoch, sum(run.epochs)))
@@ -175,8 +173,11 @@ def fit(
         finished.extend(finish(trained, source, folder, test_scales, test_flip, verbose))
 
     try:
-        with nullcontext() if run_dir is None else full_disk_named(Path(run_dir)):
-            run.epochs_done = 0 if run_dir is None else on_chief(strategy, begin)
+        with full_disk_named(Path(run_dir or ".")), tempfile.TemporaryDirectory() as elsewhere:
+            if run_dir is not None:
+                run.epochs_done = on_chief(strategy, begin)
+            if tensorboard:  # on all workers, as reading the confusion matrix is a collective op
+                run.curves = folder.curves if folder is not None else Path(elsewhere)
             trained, history = run.train()
             on_chief(strategy, end)
     finally:
@@ -231,15 +232,8 @@ def _with_crop_size(recipe: Recipe, train: data.SplitReport) -> Recipe:
     return recipe.replace(crop_size=tuple(min(side, LARGEST_CROP) for side in middle))
 
 
-def _digest_of_data(source: data.Source) -> str:
-    """Identifies a source by its classes and the names of its images."""
-    names = {split: list(source.names(split)) for split in source.splits}
-    content = json.dumps([source.info.to_dict(), names], default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _digest(model: keras.Model) -> str:
-    """Identifies a model's architecture, without layer names and settings that training changes."""
+def _architecture(model: keras.Model) -> str:
+    """Identifies a model without layer names and settings that training changes."""
     changed_in_training = {"name", "trainable", "momentum", "synchronized", "frozen_statistics"}
     layers = [
         (type(layer).__name__, {k: v for k, v in config.items() if k not in changed_in_training})
@@ -247,8 +241,7 @@ def _digest(model: keras.Model) -> str:
         if not isinstance(layer, keras.Model)
         for config in [layer.get_config()]
     ]
-    content = json.dumps([layers, [list(w.shape) for w in model.weights]], default=str)
-    return f"{type(model).__name__} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    return f"{type(model).__name__} {digest([layers, [list(w.shape) for w in model.weights]])}"
 
 
 @dataclass
@@ -263,8 +256,8 @@ class _Run:
     steps_per_epoch: int
     seed: int
     folder: RunFolder | None
-    tensorboard: bool = False
     callbacks: Sequence[keras.callbacks.Callback] = ()
+    curves: Path | None = None  # for TensorBoard
     epochs_done: int = 0
 
     def __post_init__(self) -> None:
@@ -290,18 +283,15 @@ class _Run:
 
     def _model(self, number: int, before: keras.Model | None = None) -> keras.Model:
         """The model that a stage begins with; `before` is the model after the stage before."""
-        if number > 0:
-            if before is None:
-                before = self._model(number - 1)
-                # Only the chief has it; the other workers get its weights as they start. Within the
-                # stage, its own weights are restored.
-                if self._epochs_done_in(number) == 0 and self.folder is not None:
-                    before.load_weights(self.folder.last_model)
-            return before.with_output_stride(self.stages[number].output_stride)
-        model = self._first_model()
-        if len(self.stages) > 1 and not self.epochs_done:
-            model.with_output_stride(self.stages[1].output_stride)  # raises early if it cannot
-        return model
+        if number == 0:
+            return self._first_model()
+        if before is None:
+            before = self._first_model()
+            # Only the chief has it; the other workers get its weights as they start. Within the
+            # stage, its own weights are restored.
+            if self._epochs_done_in(number) == 0 and self.folder is not None:
+                before.load_weights(self.folder.last_model)
+        return before.with_output_stride(self.stages[number].output_stride)
 
     def _first_model(self) -> keras.Model:
         recipe, model = self.stages[0], self.model
@@ -310,7 +300,11 @@ class _Run:
             model = model.build(self.source.info.num_classes, recipe, images)
         if not self.epochs_done:
             _check_frozen_norms(model, recipe)
-        return model if recipe.multi_scale is None else MultiScale(model, recipe.multi_scale)
+        if recipe.multi_scale is not None:
+            model = MultiScale(model, recipe.multi_scale)
+        if len(self.stages) > 1 and not self.epochs_done:
+            model.with_output_stride(self.stages[1].output_stride)  # raises early if it cannot
+        return model
 
     def _epochs_done_in(self, number: int) -> int:
         """The completed epochs of a stage."""
@@ -321,13 +315,7 @@ class _Run:
         recipe = self.stages[number]
         return data.training_dataset(
             self.source,
-            crop_size=recipe.crop_size,
-            batch_size=recipe.batch_size,
-            scales=recipe.scales,
-            scale_step=recipe.scale_step,
-            flip=recipe.flip,
-            color_jitter=recipe.color_jitter,
-            class_focus=recipe.class_focus,
+            **{name: getattr(recipe, name) for name in OF_IMAGES},
             seed=self._seed(number),
             repeat=True,
             first_step=first_step,
@@ -336,11 +324,6 @@ class _Run:
 
     def _seed(self, number: int) -> int:
         return self.seed + 1_000_003 * number
-
-    @cached_property
-    def _temporary(self) -> tempfile.TemporaryDirectory:
-        """Where workers that are not the chief write their curves."""
-        return tempfile.TemporaryDirectory()
 
     @cached_property
     def _class_weights(self) -> Sequence[float] | None:
@@ -404,10 +387,10 @@ class _Run:
         if folder is not None:
             append = self.epochs_done + first > 0
             made.append(keras.callbacks.CSVLogger(folder.history, append=append))
-        if self.tensorboard:  # on all workers, as reading the confusion matrix is a collective op
-            curves = self._temporary.name if folder is None else folder.curves
-            shown = self._validation_images or data.evaluation_dataset(self.source, "train")
-            made.append(TensorBoard(curves, shown, colors=self.source.info.colors))
+        if self.curves is not None:
+            split = "val" if "val" in self.source.splits else "train"
+            shown = few_images(self.source, split)
+            made.append(TensorBoard(self.curves, shown, self.source.info.colors, PICTURES))
         if folder is not None:
             # Last of those that write: a run that is stopped after it resumes with the next epoch.
             validated, resumed = "val" in self.source.splits, self._epochs_done_in(number) > 0
@@ -430,10 +413,8 @@ def _check_frozen_norms(model: keras.Model, recipe: Recipe) -> None:
     norms = all_norms(model).values()
     if recipe.batch_norm == "train" or not norms:
         return
-    if all(
-        np.all(np.asarray(norm.moving_mean) == 0) and np.all(np.asarray(norm.moving_variance) == 1)
-        for norm in norms
-    ):
+    statistics = [(np.asarray(n.moving_mean), np.asarray(n.moving_variance)) for n in norms]
+    if all(np.all(mean == 0) and np.all(variance == 1) for mean, variance in statistics):
         raise ValueError(
             f"The recipe {recipe.name} has batch_norm {recipe.batch_norm!r}, which needs trained "
             "statistics: start from `weights`, or replace batch_norm by 'train'."

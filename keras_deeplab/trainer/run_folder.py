@@ -52,10 +52,13 @@ class Record(NamedTuple):
         """
         try:
             with zipfile.ZipFile(path) as archive:
-                # Keras compresses nothing.
-                check_unpacked(archive, path.stat().st_size)
-                if archive.testzip() is None:
-                    return cls(**json.loads(archive.comment))._checked()
+                check_unpacked(archive, path.stat().st_size)  # Keras compresses nothing
+                damaged = archive.testzip()
+                record = cls(**json.loads(archive.comment))
+            scores = [value for value in (record.score, record.best) if value is not None]
+            valid = isinstance(record.run, str) and validation.is_integer(record.epochs)
+            if damaged is None and valid and all(map(validation.is_number, scores)):
+                return record
         except Exception as error:  # zipfile and json have many, depending on the damaged byte
             if isinstance(error, OSError) and error.filename is not None:  # it may not be read
                 raise
@@ -63,13 +66,6 @@ class Record(NamedTuple):
             f"{path} is damaged, or no run of this version wrote it. {RESTORE} Training can start "
             "from its weights there, given as `weights`."
         )
-
-    def _checked(self) -> Record:
-        scores = [value for value in (self.score, self.best) if value is not None]
-        valid = isinstance(self.run, str) and validation.is_integer(self.epochs)
-        if not valid or not all(map(validation.is_number, scores)):
-            raise ValueError(f"not a record: {self}")
-        return self
 
 
 class RunFolder:
@@ -102,19 +98,10 @@ class RunFolder:
                 another process, files that are not a run's, or too few of an unfinished run's.
         """
         self._check_unfinished()  # so that a refused folder is left as it is
-        self.lock()
-        try:
-            self._check_unfinished()  # another process may have finished its run in between
-        except ValueError:
-            self.done()
-            self.unlock()
-            raise
-        self.run = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:16]
-        epochs = 0
-        # Without any of them nothing was trained yet, and nothing is lost by starting again.
-        if self.last_model.exists() or self.best_model.exists() or len(self._rows()) > 1:
-            self._check_same(arguments)
-            epochs = self._epochs_done()
+        self._lock_folder()
+        self._check_unfinished()  # another process may have finished its run in between
+        self.run = digest(arguments)
+        epochs = self._epochs_done(arguments)
         write_json(self.arguments, arguments)
         for file in self.path.glob(".[0-9]*-*"):  # of an interrupted save
             file.unlink()
@@ -134,7 +121,7 @@ class RunFolder:
         if present and self.arguments not in present:
             raise ValueError(f"{self.path} holds files, but no run.json. Choose another folder.")
 
-    def lock(self) -> None:
+    def _lock_folder(self) -> None:
         """Keeps other processes out until `unlock`; the system unlocks if this process is killed.
 
         Windows and some network file systems have no such locks; there the folder is not locked.
@@ -142,20 +129,18 @@ class RunFolder:
         if fcntl is None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = self.lock_file.open("a")
+        self._lock = self.lock_file.open("a")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.close()
+            self.unlock()
             raise ValueError(
                 f"{self.path} is in use by another process. Wait until it has ended, or choose "
                 "another folder."
             ) from None
         except OSError as error:
-            logger.warning(
-                "%s cannot be locked (%s): start no other run there.", self.path, error.strerror
-            )
-        self._lock = lock
+            message = "%s cannot be locked (%s): start no other run there."
+            logger.warning(message, self.path, error.strerror)
 
     def unlock(self) -> None:
         """Releases the lock."""
@@ -163,15 +148,12 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
-    def done(self) -> None:
-        """Removes the lock's file.
-
-        Only at the end: a process that has opened the file already would lock one that is removed.
-        It finds the run finished then.
-        """
-        self.lock_file.unlink(missing_ok=True)
-
-    def _check_same(self, arguments: dict[str, Any]) -> None:
+    def _epochs_done(self, arguments: dict[str, Any]) -> int:
+        """The completed epochs of a run with these arguments; warns of a lost best model."""
+        paths = [path for path in (self.last_model, self.best_model) if path.exists()]
+        rows = max(0, len(self._rows()) - 1)
+        if not paths and rows <= 1:  # nothing was trained yet
+            return 0
         before, now = _flat(read_json(self.arguments, RESTORE)), _flat(arguments)
         differences = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
@@ -183,17 +165,13 @@ class RunFolder:
                 f"{self.path} holds an unfinished run with other arguments "
                 f"({'; '.join(differences)}). Choose another folder, or delete it."
             )
-
-    def _epochs_done(self) -> int:
-        """The completed epochs; logs which files are missing."""
-        paths = [path for path in (self.last_model, self.best_model) if path.exists()]
         records = {path: Record.read(path) for path in paths}
         for path, record in records.items():
             if record.run != self.run:
                 raise ValueError(f"{path} is of another run than {self.arguments}. {RESTORE}")
         last, best = records.get(self.last_model), records.get(self.best_model)
         if last is None:
-            trained = max(best.epochs if best else 0, len(self._rows()))
+            trained = max(best.epochs if best else 0, rows)
             if trained > 1:  # in the first epoch, this run was killed before it stored the model
                 raise ValueError(
                     f"{self.last_model} is missing, with the state after epoch {trained}. {RESTORE}"
@@ -208,22 +186,20 @@ class RunFolder:
             )
         return last.epochs
 
-    def _rows(self) -> dict[int, str]:
-        """The lines of the history by their epochs, which count from 0."""
+    def _rows(self) -> dict[str, str]:
+        """The lines of the history by their first value: "epoch", and epochs counted from 0."""
         if not self.history.exists():
             return {}
         lines = self.history.read_text(encoding="utf-8", errors="replace").splitlines()
-        numbers = [line.partition(",")[0] for line in lines]
-        if numbers[:1] != ["epoch"]:
-            return {}
-        return {int(n): line for n, line in zip(numbers, lines, strict=True) if n.isdecimal()}
+        rows = {line.partition(",")[0]: line for line in lines}
+        return rows if next(iter(rows), None) == "epoch" else {}
 
     def _trim_history(self, epochs: int) -> None:
         """Cuts the history to the completed epochs, and logs if it lacks some of them."""
-        kept = {epoch: row for epoch, row in self._rows().items() if epoch < epochs}
+        rows = self._rows()
+        kept = [rows[epoch] for epoch in map(str, range(epochs)) if epoch in rows]
         if self.history.exists():
-            head = self.history.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
-            lines = [head, *kept.values()] if kept else []
+            lines = [rows["epoch"], *kept] if kept else []
             with atomic_write(self.history) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         if len(kept) < epochs:
@@ -236,6 +212,12 @@ class RunFolder:
         """The validation score of the best model so far; -infinity if there is none."""
         score = Record.read(self.best_model).score if self.best_model.exists() else None
         return -math.inf if score is None else score
+
+
+def digest(content: Any) -> str:
+    """Identifies JSON, in which other objects are their text."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def next_free(path: Path) -> Path:
@@ -251,7 +233,8 @@ def _flat(arguments: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested arguments under dotted names, such as `recipe.learning_rate`."""
     found = {}
     for key, value in arguments.items():
-        found |= (
+        inner = (
             _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         )
+        found.update(inner)
     return found

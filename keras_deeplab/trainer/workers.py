@@ -12,8 +12,7 @@ import tensorflow as tf
 def on_chief(strategy: tf.distribute.Strategy, work: Callable[[], int | None]) -> int:
     """Runs work on the chief alone, and returns its non-negative result in all processes.
 
-    The others wait. If it fails, its own error is raised on the chief and a ValueError in the
-    others.
+    If it fails, its own error is raised on the chief and a ValueError in the others.
     """
     if not _has_several_workers(strategy):
         return work() or 0
@@ -23,7 +22,7 @@ def on_chief(strategy: tf.distribute.Strategy, work: Callable[[], int | None]) -
             found = work() or 0
         except Exception as raised:
             found, error = -1, raised
-    (shared,) = _of_first_replica(strategy, [tf.constant(found, tf.int64)])
+    (shared,) = _of_chief(strategy, [tf.constant(found, tf.int64)])
     if error is not None:
         raise error
     if int(shared) < 0:
@@ -45,10 +44,10 @@ class StartTogether(keras.callbacks.Callback):
         """Copies every variable."""
         if not _has_several_workers(self.strategy):
             return
-        variables = [*self.model.variables, *self.model.optimizer.variables]
-        known = {id(variable) for metric in self.model.metrics for variable in metric.variables}
-        variables = list({id(v): v for v in variables if id(v) not in known}.values())
-        values = _of_first_replica(self.strategy, [tf.convert_to_tensor(v) for v in variables])
+        of_metrics = {id(v) for metric in self.model.metrics for v in metric.variables}
+        every = {id(v): v for v in (*self.model.variables, *self.model.optimizer.variables)}
+        variables = [v for number, v in every.items() if number not in of_metrics]
+        values = _of_chief(self.strategy, [tf.convert_to_tensor(v) for v in variables])
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
 
@@ -57,10 +56,8 @@ def _has_several_workers(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def _of_first_replica(
-    strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor]
-) -> list[tf.Tensor]:
-    """The first replica's values, one of the chief's, in place of this process's."""
+def _of_chief(strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The values of the first replica, which is one of the chief's."""
     # All are exchanged at once, so of one dtype; it holds float32 and counters exactly.
     sent = [tf.cast(value, tf.float64) for value in values]
 

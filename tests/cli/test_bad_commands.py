@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import zipfile
 
+import keras
 import numpy as np
 import pytest
+from models.networks import tiny
 from PIL import Image
 
 import keras_deeplab
@@ -15,7 +16,6 @@ from keras_deeplab.cli import (
     convert,
     evaluate,
     export,
-    main,
     options,
     predict,
     train,
@@ -48,86 +48,54 @@ def test_an_unknown_option_of_every_command(command, capsys):
     assert "There is no option --zzz. See --help." in refused(command, "--zzz 3", capsys)
 
 
-NUMBER_OF_CLASSES = "The number of classes is that of the data set or the model"
 BAD = [
     # Options
-    (train, "--lr 0.1", "no option --lr. Did you mean --learning-rate?"),
-    (train, "--lr=0.1", "no option --lr. Did you mean --learning-rate?"),
-    (train, "-lr 0.1", "no option -lr. Did you mean --learning-rate?"),
-    (train, "--bs 4", "Did you mean --batch-size?"),
-    (train, "--crop_size 64", "Did you mean --crop-size?"),
-    (train, "--Model unet", "Did you mean --model?"),
-    (train, "--num-classes 3", NUMBER_OF_CLASSES),
-    (evaluate, "--num-classes 3", NUMBER_OF_CLASSES),
-    (convert, "a.pth --output b.keras --num-classes 3", "Did you mean --classes?"),
+    (train, "--lr 0.1", "no option --lr. Did you mean '--learning-rate'?"),
+    (train, "-bs=4", "Did you mean '--batch-size'?"),
+    (train, "--crop_size 64", "Did you mean '--crop-size'?"),
+    (train, "--num-classes 3", "The number of classes is that of the data set."),
     (train, "--weight-decay 0", "Give it as --set weight_decay=VALUE."),
     (train, "--resume", "The same command resumes a run that was stopped."),
-    (evaluate, "--modle a.keras", "no option --modle. Did you mean --model?"),
+    (evaluate, "--modle a.keras", "no option --modle. Did you mean '--model'?"),
     (predict, "", "the following arguments are required: --model, --images."),
     (train, "unet", "unrecognized arguments: unet."),
-    (train, "--epochs", "argument --epochs: expected one argument."),
     (train, "--o 3", "--o could match --output, --overfit, --output-stride."),
-    (main, "evalute --model a.keras", "Did you mean 'evaluate'?"),
     # Values
     (train, "--model deeplabv5", "Received: 'deeplabv5'. Did you mean 'deeplab_v3'?"),
-    (train_classifier, "--backbone vgg", "Did you mean 'vgg16'?"),
     (train, "--recipe finetuning", "must be one of v1, v2, v3, v3_plus, finetune, shapes."),
-    (train, "--distribute multi", "must be one of none, mirrored, multi_worker."),
-    (benchmark, "--models resnet-51", "Did you mean 'resnet50'?"),
     (train, "--epochs 1.5", "must be an integer of at least 1. Received: '1.5'."),
     (train, "--epochs 0", "must be an integer of at least 1. Received: '0'."),
-    (train, "--learning-rate -1", "must be a positive number. Received: '-1'."),
-    (train, "--learning-rate nan", "must be a positive number. Received: 'nan'."),
-    (train, "--crop-size 512x512", "must be an integer of at least 1. Received: '512x512'."),
+    (train, "--learning-rate nan", "`learning_rate` must be a positive number"),
     (train, "--crop-size 1 2 3", "must be one or two numbers. Received: [1, 2, 3]"),
-    (evaluate, "--model a.keras --scales 0", "must be a positive number. Received: '0'."),
     (train, "--scales 1 1.0", "`test_scales` must be distinct"),
-    (train, "--stage2-share -1", "`stage2_share` must be a non-negative number"),
     # Recipes
     (train, "--set powr=1", "weight_decay. Received: 'powr=1'. Did you mean 'power'?"),
     (train, "--epochs 2 --set epochs=3", "`epochs` is set twice: 2 and 3"),
-    (train, "--set momentum=0.8 momentum=0.9", "`momentum` is set twice: 0.8 and 0.9"),
     (train, "--epochs 2 --steps 3", "One of `steps` and `epochs` must be set"),
-    (train, "--set model=8", "`arguments` must be a mapping of arguments"),
-    (train, "--set power=0", "`power` must be a positive number. Received: power=0"),
+    (train, "--set model=8", "`model` must be a mapping of arguments. Received: model=8"),
+    (train, "--set model={'decoder_fliters':64}", "Did you mean 'decoder_filters'?"),
+    (train, "--model unet --set model={'num_classes':8}", "Received: model='num_classes'"),
+    (
+        train,
+        "--weights own.keras --set model={'dropout':0.3}",
+        "left out: own.keras is a whole deeplab_v3",
+    ),
     (train, "--model unet --output-stride 8", "unet has no output stride to choose"),
-    (train, "--overfit 3 --class-weights median", "Received: class_weights, which would have no"),
-    (train, "--overfit 3 --set momentum=0.8 --steps-per-epoch 3", "momentum, steps_per_epoch, wh"),
+    (train, "--overfit 3 --set momentum=0.8 --steps-per-epoch 3", "momentum, steps_per_epoch."),
     # Files
     (train, "--weights nowhere.keras", "nowhere.keras: there is no such file"),
-    (train, "--weights pascal", "no such weights are published for any model"),
-    (train, "--data nowhere", "nowhere"),
     (train, "--data bad", "there is no readable label map"),
-    (train, "--data two/train/images", "/two instead"),
-    (evaluate, "--data two/train --model no.keras", "/two instead"),
-    (train_classifier, "--data nowhere", "`root` must be a folder that holds train/CLASS/*"),
     (train_classifier, "--data damaged", "train/x/a.png"),
     (train_classifier, "--data two --dropout 1", "`dropout`"),
     (evaluate, "--model own.keras --data two --split test", "test"),
     (evaluate, "--model own.keras --data two", "own.keras predicts 3 classes, but two has 2: "),
+    (evaluate, "--model pixels.keras --data two --output-stride 8", "`--output-stride` must be le"),
     (predict, "--model own.keras --images none.png", "`images` must be existing regular files"),
-    (predict, "--model own.keras --images two", "`images` must be files .jpg"),
-    (predict, "--model own.keras --images a.png a.bmp", "names without their endings. Received"),
     (export, "--model own.keras --output two", "a new folder or a SavedModel"),
-    (export, "--model own.keras --output x --max-pixels 9", "an integer of at least 40960"),
+    (export, "--model cut.keras --output x", "error: cut.keras: it is damaged or cut off"),
+    (export, "--model run --output x", "run: it is the folder of a run: give run/model.keras"),
     (convert, "own.keras --output x.h5", "`--output` must be a path that ends in .keras"),
     (convert, "own.keras --output own.keras", "Use --overwrite"),
-    (convert, "a.png --output x.keras", "it is damaged or none of the formats"),
-    (convert, "pascal_voc --output x.keras", "NAME/MODEL/BACKBONE"),
-    # Models
-    (evaluate, "--model none.keras --data two", "error: none.keras: there is no such file"),
-    (predict, "--model none.keras --images a.png", "error: none.keras: there is no such file"),
-    (export, "--model none.keras --output x", "error: none.keras: there is no such file"),
-    (export, "--model cut.keras --output x", "error: cut.keras: it is damaged or cut off"),
-    (
-        export,
-        "--model bent.keras --output x",
-        "it cannot be read: Bad magic number",
-    ),
-    (export, "--model lacking.keras --output x", "lacking.keras: it must hold config.json"),
-    (export, "--model run --output x", "run: it is the folder of a run: give run/model.keras"),
-    (export, "--model served --output x", "error: served: it is a folder"),
-    (train, "--weights run", "run: it is the folder of a run: give run/model.keras"),
 ]
 
 
@@ -145,22 +113,14 @@ def folder(tmp_path_factory):
         Image.fromarray(np.eye(8, dtype=np.uint8)).save(root / "two" / split / "labels" / "a.png")
     (root / "bad" / "train" / "images").mkdir(parents=True)
     (root / "bad" / "train" / "images" / "a.png").write_bytes(b"no picture")
-    for name in ("a.png", "a.bmp"):
-        Image.new("RGB", (8, 8)).save(root / name)
-    small = {"aspp_filters": 8, "head_filters": None}
-    options = {"backbone_options": {"depth_multiplier": 0.25}}
-    model = keras_deeplab.DeepLabV3(3, "mobilenet_v2", **small, **options)
+    small = {"aspp_filters": 8, "head_filters": None, "aspp_rates": ()}
+    model = keras_deeplab.DeepLabV3(3, tiny(), **small)
     model.save(root / "own.keras")
-    content = (root / "own.keras").read_bytes()
-    (root / "cut.keras").write_bytes(content[:5000])
-    directory = content.rindex(b"PK\x01\x02")
-    (root / "bent.keras").write_bytes(content[:directory] + b"XX" + content[directory + 2 :])
-    with zipfile.ZipFile(root / "lacking.keras", "w") as archive:
-        archive.writestr("config.json", "{}")
-    for name in ("run", "served"):
-        (root / name).mkdir()
-    (root / "run" / "model.keras").write_bytes(content)
-    (root / "served" / "saved_model.pb").write_bytes(b"")
+    inputs = keras.Input((None, None, 3))
+    keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs)).save(root / "pixels.keras")
+    (root / "cut.keras").write_bytes((root / "own.keras").read_bytes()[:5000])
+    (root / "run").mkdir()
+    (root / "run" / "model.keras").write_bytes(b"")
     return root
 
 
@@ -191,12 +151,8 @@ def test_memory_that_does_not_suffice(capsys):
     "arguments, expected",
     [
         ("--model DeepLabV3+", "deeplab_v3_plus"),
-        ("--model U-Net", "unet"),
-        ("--backbone MobileNet-V2", "mobilenet_v2"),
         ("--recipe V3+", "v3_plus"),
-        ("--mixed-precision BFloat16", "bfloat16"),
         ("--distribute multi-worker", "multi_worker"),
-        ("--class-weights Median", "median"),
     ],
 )
 def test_spellings_of_values(arguments, expected):
@@ -207,14 +163,3 @@ def test_spellings_of_values(arguments, expected):
 def test_what_follows_two_dashes_is_no_option():
     parsed = convert.parser().parse_args(["--output", "b.keras", "--", "--lr"])
     assert parsed.weights == "--lr"
-
-
-def test_the_first_argument_names_the_command(monkeypatch, capsys):
-    assert {module for module, _ in main.COMMANDS.values()} <= {c.__name__ for c in COMMANDS}
-    monkeypatch.setattr(evaluate, "main", lambda argv: print("evaluate", *argv) or 0)
-    assert main.main(["evaluate", "--model", "a.keras"]) == 0
-    assert capsys.readouterr().out == "evaluate --model a.keras\n"
-    for arguments in ([], ["--help"]):
-        with pytest.raises(SystemExit, match="0"):
-            main.main(arguments)
-        assert "predict label maps of images" in capsys.readouterr().out

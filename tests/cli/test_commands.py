@@ -67,8 +67,7 @@ def test_a_run_prints_its_scores_and_files(run):
 
 
 def test_evaluate_writes_the_scores(run, tmp_path, capsys):
-    model = ["--model", str(run / "model.keras")]
-    assert evaluate.main([*model, "--output", str(tmp_path)]) == 0
+    assert evaluate.main(["--model", str(run / "model.keras"), "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "metrics.json").read_text())
     trained = json.loads((run / "metrics.json").read_text())
     assert found["mean_iou"] == pytest.approx(trained["mean_iou"], abs=1e-6)
@@ -143,17 +142,12 @@ def test_export(tmp_path, capsys):
     logits = keras.layers.Conv2D(3, 5, padding="same")(keras.layers.Rescaling(1 / 100)(inputs))
     keras.Model(inputs, logits).save(tmp_path / "model.keras")
     arguments = ["--model", str(tmp_path / "model.keras"), "--output", str(tmp_path / "served")]
-    assert export.main([*arguments, "--flip", "--max-pixels", "50000"]) == 0
+    assert export.main([*arguments, "--max-pixels", "50000"]) == 0
     written = f"Wrote {tmp_path / 'served'}; its outputs equal the model's\n"
     assert capsys.readouterr().out == written
     serve = tf.saved_model.load(tmp_path / "served").signatures["serving_default"]
     with pytest.raises(tf.errors.InvalidArgumentError, match="must hold 1 to 50000 pixels"):
         serve(images=tf.zeros((1, 160, 320, 3), tf.uint8))
-    image = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), np.uint8)
-    one, mirrored = (
-        serve(images=tf.constant(x))["probabilities"].numpy() for x in (image, image[:, :, ::-1])
-    )
-    np.testing.assert_allclose(one, mirrored[:, :, ::-1], atol=1e-4)
 
 
 @pytest.mark.slow

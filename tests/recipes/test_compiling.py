@@ -112,18 +112,14 @@ def test_the_loss_is_the_recipes(model):
         compiled(model, recipe.replace(loss="entropy"))
 
 
-@pytest.mark.parametrize("name", ["v2", "finetune"])
-def test_a_recipe_learns(name):
-    """A few steps on one batch lower the loss; V2's small rate is for a trained network."""
+def test_a_recipe_learns(model):
+    """A few steps on one batch lower the loss."""
     keras.utils.set_random_seed(0)
-    recipe = recipes.find(name).replace(warmup_share=0, batch_norm="train")
-    recipe = recipe.replace(learning_rate=1e-2 if name == "v2" else recipe.learning_rate)
-    model = small(DeepLabV2 if name == "v2" else DeepLabV3Plus)
-    compiled(model, recipe, total_steps=10_000)
+    compiled(model, recipes.find("finetune").replace(warmup_share=0), total_steps=10_000)
     model.run_eagerly = True
     random = np.random.default_rng(0)
     labels = np.kron(random.integers(0, 3, (4, 2, 2)), np.ones((16, 16))).astype("int32")
     images = (80.0 * labels[..., None] + random.uniform(0, 60, (4, 32, 32, 3))).astype("float32")
-    losses = [float(model.train_on_batch(images, labels)[0]) for _ in range(10)]
+    losses = [float(model.train_on_batch(images, labels)[0]) for _ in range(6)]
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.95 * losses[0]

@@ -27,11 +27,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 def assert_same_arrays(path: Path, other: Path) -> None:
     """Compares two files bit for bit."""
-    assert_same(arrays(path), arrays(other))
-
-
-def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-    """Compares the arrays of two files bit for bit."""
+    ours, theirs = arrays(path), arrays(other)
     assert ours.keys() == theirs.keys()
     assert len(ours) > 7
     for place, array in ours.items():

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_deeplab import data, metrics, recipes
 from keras_deeplab.trainer import RunFolder, callbacks, fitting
 
-SHORT = recipes.SHAPES.replace(batch_size=5, crop_size=(48, 64))  # two steps an epoch
+SHORT = recipes.find("shapes").replace(batch_size=5, crop_size=(48, 64))  # two steps an epoch
 
 
 class Grey(data.Shapes):
@@ -57,8 +57,10 @@ def test_classes_are_shown_whatever_the_white_space_in_their_names(logs):
     metric = metrics.SegmentationMetrics(3, names)
     metric.update_state(np.array([[[0, 1, 1, 2]]]), np.array([[[0, 1, 0, 0]]]))
     progress = callbacks.Progress(names, steps_per_epoch=1, epochs=1)
+    progress.on_epoch_begin(0)
     progress.on_epoch_end(0, {f"val_{key}": float(x) for key, x in metric.result().items()})
     assert logs.messages == [
+        "Epoch 1/1",
         "  val IoU: road 33.3,  car  50.0, traffic  light 0.0",
         "  never predicted: traffic  light",
     ]

@@ -12,15 +12,15 @@ import pytest
 import tensorflow as tf
 from models.networks import tiny
 from PIL import Image
-from trainer.stored_arrays import arrays, assert_same, assert_same_arrays
+from trainer.stored_arrays import arrays, assert_same_arrays
 
 import keras_deeplab
-from keras_deeplab import DeepLabV3Plus, MultiScale, UNet, data, export, losses, recipes, schedules
+from keras_deeplab import DeepLabV3, MultiScale, UNet, data, export, losses, recipes, schedules
 from keras_deeplab.trainer import RunFolder, fitting
 from keras_deeplab.trainer.run_folder import Record
 
 SOURCE = data.Shapes(train=4, val=2)
-RECIPE = recipes.SHAPES.replace(
+RECIPE = recipes.find("shapes").replace(
     epochs=2, stage2_share=0.5, batch_size=2, crop_size=(48, 64), loss="cross_entropy"
 )
 FAST = RECIPE.replace(epochs=1, stage2_share=0)
@@ -29,7 +29,7 @@ SINGLE = FAST.replace(epochs=3)
 
 def small(**more):
     keras.utils.set_random_seed(7)
-    return DeepLabV3Plus(6, tiny(), aspp_filters=8, decoder_filters=8, **more)
+    return DeepLabV3(6, tiny(), aspp_rates=(), aspp_filters=8, head_filters=None, **more)
 
 
 def fit(folder, model=None, recipe=RECIPE, **more):
@@ -56,7 +56,7 @@ def run(tmp_path_factory):
 
 def test_a_run_leaves_its_files_and_returns_its_result(run):
     folder = run.folder
-    assert type(run.model) is DeepLabV3Plus
+    assert type(run.model) is DeepLabV3
     assert run.history["epoch"] == [0, 1, 2]
     assert len(run.history["loss"]) == len(run.history["val_mean_iou"]) == 3
     assert run.best_score == pytest.approx(max(run.history["val_mean_iou"]))
@@ -75,15 +75,11 @@ def test_a_run_leaves_its_files_and_returns_its_result(run):
     x = np.random.default_rng(0).integers(0, 255, (2, 33, 47, 3), "uint8")
     labels = served.signatures["serving_default"](images=tf.constant(x))["labels"]
     np.testing.assert_array_equal(labels, np.argmax(model(x), -1))
-    assert not folder.lock_file.exists()
     assert not list(folder.path.glob(".*"))
-
-
-def test_a_finished_run_is_not_written_over(run):
-    before = run.folder.best_model.read_bytes()
-    with pytest.raises(ValueError, match=f"^{run.folder.path} holds a finished run"):
-        fit(run.folder.path)
-    assert run.folder.best_model.read_bytes() == before
+    before = folder.best_model.read_bytes()
+    with pytest.raises(ValueError, match=f"^{folder.path} holds a finished run"):
+        fit(folder.path)
+    assert folder.best_model.read_bytes() == before
 
 
 class Stop(keras.callbacks.Callback):
@@ -100,7 +96,7 @@ def no_export(monkeypatch):
 
 
 def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
-    tmp_path, monkeypatch, no_export, logs
+    tmp_path, monkeypatch, no_export, eager, logs
 ):
     """Interrupted in the second epoch, and by a failing export."""
     undisturbed = fit(tmp_path / "whole", plain(), SINGLE).folder
@@ -110,7 +106,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
     for changes, message in (
         ({"seed": 1}, "seed was 0, is 1"),
         ({"recipe": SINGLE.replace(power=0.5)}, r"recipe\.power was 0\.9, is 0\.5\)"),
-        ({"model": small()}, "model was 'Functional .*', is 'DeepLabV3Plus"),
+        ({"model": small()}, "model was 'Functional .*', is 'DeepLabV3"),
         ({"test_flip": True}, "test_flip was False, is True"),
     ):
         with pytest.raises(ValueError, match=f"unfinished run with other arguments.*{message}"):
@@ -127,13 +123,11 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
         with pytest.raises(export.ExportError):
             fit(stopped.path, plain(), SINGLE)
     assert f"Resuming from epoch 1 of 3 in {stopped.path}" in logs.messages
-    trained = [arrays(path) for path in (stopped.last_model, stopped.best_model)]
     assert fit(stopped.path, plain(), SINGLE).history.get("epoch", []) == []
     assert stopped.history.read_text() == undisturbed.history.read_text()
     assert len(stopped.history.read_text().splitlines()) == 1 + 3
-    for path, before in zip(("last_model", "best_model"), trained, strict=True):
+    for path in ("last_model", "best_model"):
         assert_same_arrays(getattr(stopped, path), getattr(undisturbed, path))
-        assert_same(arrays(getattr(stopped, path)), before)
     assert stopped.metrics.read_bytes() == undisturbed.metrics.read_bytes()
     assert not list(stopped.path.glob(".*"))
 
@@ -149,11 +143,11 @@ def broken_update(monkeypatch):
     monkeypatch.setattr(schedules.PolynomialDecay, "__call__", rate)
 
 
-def test_an_update_that_breaks_the_weights_is_not_saved(tmp_path, broken_update):
+def test_an_update_that_breaks_the_weights_is_not_saved(tmp_path, broken_update, eager):
     folder = RunFolder(tmp_path / "run")
     names = data.batch_names(SOURCE, batch_size=2, step=3)
     message = (
-        r"^\S+ and \d+ more weights became infinite or nan in epoch 2, step 4 of the run, on the "
+        r"^\S+ became infinite or nan in epoch 2, step 4 of the run, on the "
         f"images {', '.join(names)}; the last good model is {folder.last_model}\\."
     )
     with pytest.raises(ValueError, match=message):
@@ -164,7 +158,7 @@ def test_an_update_that_breaks_the_weights_is_not_saved(tmp_path, broken_update)
     assert len(folder.history.read_text().splitlines()) == 1 + 1
 
 
-def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export):
+def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export, eager):
     recipe = SINGLE.replace(
         epochs=1, multi_scale=(0.5, 1.0), class_weights="median", loss="cross_entropy(stride=8)"
     )
@@ -181,7 +175,7 @@ def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export):
         assert list((result.folder.curves / split).glob("events*"))
 
 
-def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager):
     monkeypatch.chdir(tmp_path)
     model, seen = small(dtype="mixed_bfloat16"), []
     start = model.get_weights()
@@ -207,58 +201,45 @@ class TwoReplicas:
     num_replicas_in_sync = 2
 
 
+SMALL = small()
+TWO = {"strategy": TwoReplicas()}
+PIXELS = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(6, 1)])
+
+
 @pytest.mark.parametrize(
     "model, more, message",
     [
-        (small().with_num_classes(3), {}, "`model` must be a model of 6 classes"),
+        (SMALL.with_num_classes(3), {}, "`model` must be a model of 6 classes"),
         ("deeplab_v9", {}, "`name` must be one of .*'deeplab_v3_plus'"),
         ("unet", {"recipe": "v9"}, "`name` must be one of 'v1', 'v2', 'v3'"),
-        (
-            keras_deeplab.trainer.ModelBuilder(mixed_precision="float16"),
-            {"strategy": TwoReplicas()},
-            "float16 does not work with several replicas",
-        ),
-        (
-            small(),
-            {"strategy": TwoReplicas(), "recipe": FAST.replace(batch_size=3)},
-            r"`batch_size` must be divisible by the number of replicas, 2. Received",
-        ),
-        (small(), {"tensorboard": True}, "`run_dir` must be given for `tensorboard`"),
-        (small(), {"steps_per_epoch": 0}, "`steps_per_epoch` must be a positive integer"),
-        (
-            keras.Sequential(
-                [keras.Input((None, None, 3)), keras.layers.Conv2D(6, 1, padding="same")]
-            ),
-            {"recipe": RECIPE},
-            "`model` must be a model with `with_output_stride`",
-        ),
-        (small(), {"test_scales": [1, 1.0]}, "`test_scales` must be distinct"),
-        (
-            small(),
-            {"recipe": FAST.replace(batch_norm="freeze")},
-            "The recipe shapes has batch_norm 'freeze', which needs trained statistics: start from",
-        ),
+        (keras_deeplab.trainer.ModelBuilder(mixed_precision="float16"), TWO, "float16 does not"),
+        (SMALL, {**TWO, "recipe": FAST.replace(batch_size=3)}, "`batch_size` must be divisible"),
+        (SMALL, {"tensorboard": True}, "`run_dir` must be given for `tensorboard`"),
+        (SMALL, {"steps_per_epoch": 0}, "`steps_per_epoch` must be a positive integer"),
+        (PIXELS, {"recipe": RECIPE}, "`model` must be a model with `with_output_stride`"),
+        (SMALL, {"test_scales": [1, 1.0]}, "`test_scales` must be distinct"),
+        (SMALL, {"recipe": FAST.replace(batch_norm="freeze")}, "The recipe shapes has batch_norm "),
         (UNet(6, tiny()), {"recipe": RECIPE}, "`output_stride` must be left as it is: a UNet"),
-        (small(), {"recipe": RECIPE.replace(stage2_output_stride=12)}, "`output_stride`"),
+        (SMALL, {"recipe": RECIPE.replace(stage2_output_stride=12)}, "`output_stride`"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_training(model, more, message, logs):
-    arguments = {"recipe": FAST, **more}
     with pytest.raises(ValueError, match=message):
-        keras_deeplab.fit(model, SOURCE, **arguments)
+        keras_deeplab.fit(model, SOURCE, **{"recipe": FAST, **more})
     assert not any(text.startswith("Epoch 1") for text in logs.messages)
 
 
 def test_frozen_batch_norms_need_statistics_and_no_norms_need_none():
-    plain = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 1)])
-    fitting._check_frozen_norms(plain, recipes.V2)
+    inputs, frozen = keras.Input((8, 8, 3)), recipes.find("v2")
+    model = keras.Sequential([inputs, keras.layers.Conv2D(6, 1)])
+    fitting._check_frozen_norms(model, frozen)
     norm = keras.layers.BatchNormalization()
-    plain.add(norm)
-    fitting._check_frozen_norms(plain, recipes.V3)
-    with pytest.raises(ValueError, match="v2 has batch_norm 'freeze'"):
-        fitting._check_frozen_norms(plain, recipes.V2)
-    norm.moving_mean.assign([1.0, 0.0])
-    fitting._check_frozen_norms(plain, recipes.V2)
+    model.add(norm)
+    fitting._check_frozen_norms(model, recipes.find("v3"))
+    with pytest.raises(ValueError, match="v2 has batch_norm 'freeze', which needs trained stat"):
+        fitting._check_frozen_norms(model, frozen)
+    norm.moving_mean.assign(np.eye(6)[0])
+    fitting._check_frozen_norms(model, frozen)
 
 
 def test_the_crop_is_the_middle_of_the_sizes_and_never_large():

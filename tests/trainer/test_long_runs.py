@@ -1,22 +1,32 @@
-"""Runs that are killed, interrupted or out of disk end where an undisturbed one ends."""
+"""Runs in processes of their own: killed, interrupted, out of disk, and on two machines."""
 
 from __future__ import annotations
 
+import csv
+import json
+import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
-from trainer.stored_arrays import assert_same_arrays
+from trainer.stored_arrays import arrays, assert_same_arrays
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
-SHORT = ["--epochs", "3", "--batch-size", "4", "--crop-size", "48", "64"]
-SHORT += ["--stage2-share", "0.3"]
-SECONDS = 240
-FILES = {"model.keras", "last.keras", "saved_model", "metrics.json", "history.csv"}
+SECONDS = 300
+# Of 3 steps an epoch; the fourth epoch is the second stage.
+SHORT = "--epochs 3 --batch-size 4 --crop-size 48 64 --stage2-share 0.3".split()
+# Machines draw dropout for themselves; the norm behind an image pooling would enlarge rounding.
+HEAD = {"dropout": 0.0, "aspp_rates": (), "head_filters": None}
+MACHINES = [*SHORT, "--model", "deeplab_v3", "--recipe", "v3", "--distribute", "multi_worker"]
+MACHINES += ["--set", f"model={HEAD}", "clipnorm=1.0"]
+FILES = {"model.keras", "last.keras", "saved_model", "metrics.json", "history.csv", "run.lock"}
 FILES |= {"predictions.png", "dataset.json", "run.json"}
 
 
@@ -25,46 +35,55 @@ def interruptible():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def begin(folder, place="nowhere", preexec=interruptible):
-    """Starts the command in a process of its own."""
+def begin(folder, arguments=SHORT, place="nowhere", config=None, preexec=interruptible):
+    """Starts the command; its output is in a file, which no process has to wait for."""
     marker = folder.with_suffix(".marker")
-    command = [sys.executable, str(SCRIPT), place, str(marker), *SHORT, "--output", str(folder)]
-    process = subprocess.Popen(
-        command,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=preexec,
-    )
-    return process, marker
+    marker.unlink(missing_ok=True)
+    environment = {**os.environ, **({"TF_CONFIG": json.dumps(config)} if config else {})}
+    command = [sys.executable, str(SCRIPT), place, str(marker), *arguments]
+    with folder.with_suffix(".log").open("w") as log:
+        return subprocess.Popen(
+            [*command, "--output", str(folder)],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=preexec,
+        )
 
 
-def finish(folder, expected=0, preexec=interruptible):
-    process, _ = begin(folder, preexec=preexec)
+def output(folder):
+    return folder.with_suffix(".log").read_text()
+
+
+def end(folder, process, expected=0):
+    """Waits for the end of a process and returns its output."""
     try:
-        output, _ = process.communicate(timeout=SECONDS)
+        assert process.wait(SECONDS) == expected, output(folder)
     finally:
         process.kill()
-    assert process.returncode == expected, output
-    assert "Traceback" not in output
-    return output
+    assert "Traceback" not in output(folder)
+    return output(folder)
 
 
-def stop(folder, place, how=signal.SIGKILL):
-    """Runs up to a place and sends a signal there; returns the exit status and the output."""
-    process, marker = begin(folder, place)
+def reach(folder, process):
+    """Waits until a process is at its place."""
+    until = time.monotonic() + SECONDS
+    while not folder.with_suffix(".marker").exists():
+        assert process.poll() is None, output(folder)
+        assert time.monotonic() < until, output(folder)
+        time.sleep(0.05)
+
+
+def stop(folder, place, how, expected):
+    """Runs up to a place and sends a signal there; returns the output."""
+    process = begin(folder, place=place)
     try:
-        until = time.monotonic() + SECONDS
-        while not marker.exists():
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < until, f"{place} was not reached"
-            time.sleep(0.05)
+        reach(folder, process)
         process.send_signal(how)
-        output, _ = process.communicate(timeout=SECONDS)
-    finally:
+    except BaseException:
         process.kill()
-    marker.unlink()
-    return process.returncode, output
+        raise
+    return end(folder, process, expected)
 
 
 def assert_same_end(folder, undisturbed):
@@ -79,31 +98,19 @@ def assert_same_end(folder, undisturbed):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(folder)
+    end(folder, begin(folder))
     assert len((folder / "history.csv").read_text().splitlines()) == 1 + 4
     return folder
 
 
-# Of 3 steps an epoch. In the first epoch nothing is stored to resume from; the second chain ends
-# in the stage at output stride 8.
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "places",
-    [
-        ("step:2", "model:1", "best:1", "last:1", "last:2"),
-        ("model:2", "step:8", "model:1", "last:1"),
-    ],
-    ids=["first epochs", "second stage"],
-)
-def test_a_run_killed_again_and_again_ends_where_an_undisturbed_one_ends(
-    places, undisturbed, tmp_path
-):
+def test_a_run_killed_again_and_again_ends_where_an_undisturbed_one_ends(undisturbed, tmp_path):
+    """Twice in the first epoch, once in the third and once in the second stage."""
     folder = tmp_path / "run"
-    for place in places:
-        status, _ = stop(folder, place)
-        assert status == -signal.SIGKILL
+    for place in ("model:1", "last:1", "step:8", "last:2"):
+        stop(folder, place, signal.SIGKILL, expected=-signal.SIGKILL)
         assert not (folder / "metrics.json").exists()
-    assert "Resuming from epoch" in finish(folder)
+    assert "Resuming from epoch" in end(folder, begin(folder))
     assert_same_end(folder, undisturbed)
 
 
@@ -111,16 +118,89 @@ def test_a_run_killed_again_and_again_ends_where_an_undisturbed_one_ends(
 def test_an_interrupt_and_a_full_disk_lose_nothing(undisturbed, tmp_path):
     """No file may grow beyond a part of the training state, so that its last bytes fail."""
     folder = tmp_path / "run"
-    status, output = stop(folder, "step:5", signal.SIGINT)
-    assert status == 130
-    assert "Interrupted: run the same command again to resume" in output
-    assert "Traceback" not in output
+    printed = stop(folder, "step:5", signal.SIGINT, expected=130)
+    assert "Interrupted: run the same command again to resume" in printed
     limit = int(0.98 * (folder / "last.keras").stat().st_size)
 
     def full():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error in place of the process's end
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    assert "error: " in finish(folder, expected=2, preexec=full)
-    finish(folder)
+    assert "error: " in end(folder, begin(folder, preexec=full), expected=2)
+    end(folder, begin(folder))
     assert_same_end(folder, undisturbed)
+
+
+def begin_machines(path, places=("nowhere", "nowhere")):
+    """Two processes that train together."""
+    sockets = [socket.socket() for _ in places]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    tasks = [{"type": "worker", "index": index} for index in range(len(places))]
+    return [
+        begin(path / f"{task['index']}", MACHINES, place, config)
+        for task, place in zip(tasks, places, strict=True)
+        for config in [{"cluster": {"worker": addresses}, "task": task}]
+    ]
+
+
+def end_machines(path, processes, expected=0):
+    try:
+        return [end(path / f"{i}", each, expected) for i, each in enumerate(processes)]
+    finally:
+        for each in processes:
+            each.kill()
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The folder of two machines that nothing disturbed."""
+    path = tmp_path_factory.mktemp("together")
+    chief, other = end_machines(path, begin_machines(path))
+    assert "Epoch 1/4" in chief
+    assert "Epoch 1/4" not in other
+    assert (path / "0" / "saved_model").exists()
+    assert not (path / "1").exists()  # the chief alone writes
+    return path
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one(together, tmp_path):
+    alone = tmp_path / "run"
+    end(alone, begin(alone, [*MACHINES, "--distribute", "none"]))
+    histories = []
+    for folder in (together / "0", alone):
+        with (folder / "history.csv").open() as file:
+            histories.append(list(csv.DictReader(file)))
+    for ours, theirs in zip(*histories, strict=True):
+        for key in set(ours) - {"val_loss"}:  # see docs/distributed.md
+            assert float(ours[key]) == pytest.approx(float(theirs[key]), 1e-3, 2e-3), key
+    ours, theirs = arrays(together / "0" / "last.keras"), arrays(alone / "last.keras")
+    assert len(ours) > 20
+    for place, array in ours.items():
+        np.testing.assert_allclose(array, theirs[place], rtol=1e-2, atol=1e-3, err_msg=place)
+
+
+@pytest.mark.slow
+def test_a_machine_that_was_killed(together, tmp_path):
+    """In the second stage; the resumed run ends bit for bit where the undisturbed one ended."""
+    chief, worker = begin_machines(tmp_path, ("nowhere", "step:11"))
+    try:
+        reach(tmp_path / "1", worker)
+        worker.kill()
+        # The other cannot go on alone; it ends with an error or is ended with its machine.
+        with suppress(subprocess.TimeoutExpired):
+            assert chief.wait(20) != 0
+    finally:
+        chief.kill()
+        worker.kill()
+    printed, _ = end_machines(tmp_path, begin_machines(tmp_path))
+    assert "Resuming from epoch 3 of 4" in printed
+    assert_same_arrays(tmp_path / "0" / "last.keras", together / "0" / "last.keras")
+    # An error of the chief ends the others too.
+    printed, other = end_machines(tmp_path, begin_machines(tmp_path), expected=2)
+    assert "holds a finished run" in printed
+    assert "The chief stopped with an error" in other

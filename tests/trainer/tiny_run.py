@@ -2,19 +2,17 @@
 
     python tests/trainer/tiny_run.py PAUSE MARKER ARGUMENTS...
 
-PAUSE says where the process stops for good, once it has written the file
-MARKER: "step:N" in the N-th step it does, "model:N" and "best:N" within the N-th save of the model
-and its N-th copy as the best one, with half of the file written, "last:N" before last.keras gets
-its name for the N-th time; "nowhere" for no such place.
+PAUSE says where the process stops for good, once it has written the file MARKER: "step:N" in its
+N-th step, "model:N" within its N-th save of the model, with half of the file written, "last:N"
+before last.keras gets its name for the N-th time; "nowhere" for no such place.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
@@ -54,49 +52,37 @@ def small(patch: pytest.MonkeyPatch, shapes=TinyShapes, network=tiny_network) ->
 
 def stop_at(where: str, count: int, marker: Path) -> None:
     """Stops the process at a place, in the count-th visit."""
-    visits = 0
+    owner, name = {
+        "step": (callbacks.StopOnNonFinite, "on_train_batch_end"),
+        "model": (keras.Model, "save"),
+        "last": (os, "replace"),
+    }[where]
+    original, visits = getattr(owner, name), itertools.count(1)
 
-    def reached(half: Path | None = None) -> None:
-        nonlocal visits
-        visits += 1
-        if visits == count:
-            if half is not None:
-                os.truncate(half, half.stat().st_size // 2)
-            marker.write_text("here")
-            time.sleep(600)
+    def reached() -> bool:
+        return next(visits) == count
 
-    def after(call: Callable, path_of: Callable[..., Path | None]) -> Callable:
-        def called(*args, **kwargs):
-            result = call(*args, **kwargs)
-            reached(path_of(*args, **kwargs))
-            return result
+    def called(*args, **kwargs):
+        if where == "last" and Path(args[1]).name == "last.keras" and reached():
+            wait()
+        result = original(*args, **kwargs)
+        if where != "last" and reached():
+            if where == "model":
+                os.truncate(args[1], Path(args[1]).stat().st_size // 2)
+            wait()
+        return result
 
-        return called
+    def wait() -> None:
+        marker.write_text("here")
+        time.sleep(600)
 
-    if where == "step":
-        stop = callbacks.StopOnNonFinite
-        stop.on_train_batch_end = after(stop.on_train_batch_end, lambda *args, **kwargs: None)
-    elif where == "model":
-        keras.Model.save = after(keras.Model.save, lambda model, path, *args: Path(path))
-    elif where == "best":
-        shutil.copyfile = after(shutil.copyfile, lambda source, path: Path(path))
-    elif where == "last":
-        replace = os.replace
-
-        def replaced(source: Path, path: Path) -> None:
-            if Path(path).name == "last.keras":
-                reached()
-            replace(source, path)
-
-        os.replace = replaced
+    setattr(owner, name, called)
 
 
 if __name__ == "__main__":
     place, marker_file, *arguments = sys.argv[1:]
     small(pytest.MonkeyPatch())
     if place != "nowhere":
-        stop_at(
-            *(kind(part) for kind, part in zip((str, int), place.split(":"), strict=True)),
-            Path(marker_file),
-        )
+        where, count = place.split(":")
+        stop_at(where, int(count), Path(marker_file))
     raise SystemExit(train.main(arguments))
