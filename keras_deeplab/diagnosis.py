@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from keras_deeplab import validation
 from keras_deeplab.batch_norm import reestimate_batch_norm
-from keras_deeplab.data import IGNORE_LABEL, Source, augment
+from keras_deeplab.data import IGNORE_LABEL, Source
+from keras_deeplab.data.augment import augment
 from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.losses import CrossEntropy
@@ -182,9 +183,17 @@ def read_batch(
     if crop_size is None:
         sides = np.max([label.shape for _, label in pairs], axis=0)
         crop_size = tuple(int(min(side, LARGEST_SIDE)) for side in sides)
-    plain = {"scales": (1.0, 1.0), "flip": False, "color_jitter": None, "class_focus": 1.0}
     crops = [
-        augment(*pair, tf.constant([0, number]), crop_size=crop_size, **plain)
+        augment(
+            *pair,
+            tf.constant([0, number]),
+            crop_size=crop_size,
+            scales=(1.0, 1.0),
+            scale_step=None,
+            flip=False,
+            strengths=None,
+            class_focus=1.0,
+        )
         for number, pair in enumerate(pairs)
     ]
     images, labels = (np.stack(maps) for maps in zip(*crops, strict=True))

@@ -67,6 +67,8 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def eager() -> Iterator[None]:
     """Runs steps without tracing them, which takes most of the time of a short run."""
+    import tensorflow as tf
+
     tf.config.run_functions_eagerly(True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Even though")  # data sets are traced all the same

@@ -114,7 +114,8 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MultiScale:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
-        return cls(**{**config, "model": model})
+        config = {key: value for key, value in config.items() if key != "align_corners"}
+        return cls(**{**config, "model": model})  # without what earlier files repeat of the model
 
 
 def _views(

@@ -67,7 +67,7 @@ BAD = [
     (train, "--epochs 0", "must be an integer of at least 1. Received: '0'."),
     (train, "--learning-rate nan", "`learning_rate` must be a positive number"),
     (train, "--crop-size 1 2 3", "must be one or two numbers. Received: [1, 2, 3]"),
-    (train, "--scales 1 1.0", "`test_scales` must be distinct"),
+    (train, "--scales 1 1.0", "`test_scales` must be a list of distinct"),
     # Recipes
     (train, "--set powr=1", "weight_decay. Received: 'powr=1'. Did you mean 'power'?"),
     (train, "--epochs 2 --set epochs=3", "`epochs` is set twice: 2 and 3"),
