@@ -8,7 +8,8 @@ import keras
 from keras import layers as kl
 
 from keras_deeplab import graph
-from keras_deeplab.layers import AtrousConv2D, CropLike, ResizeLike
+from keras_deeplab.backbones.contracting_path import contracting_path, two_convolutions
+from keras_deeplab.layers import CropLike, ResizeLike
 from keras_deeplab.models.arguments import InputShape
 from keras_deeplab.models.backbone import last_layer_at
 from keras_deeplab.models.base import SegmentationModel
@@ -78,7 +79,7 @@ class UNet(SegmentationModel):
 
     def _network(self, arguments: dict[str, Any]) -> keras.Model:
         of_2015 = arguments["backbone"] is None
-        return _contracting_path(arguments) if of_2015 else super()._network(arguments)
+        return contracting_path(arguments) if of_2015 else super()._network(arguments)
 
     def _feature_taps(self, network: keras.Model, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["skip_layers"] is not None:
@@ -92,9 +93,10 @@ class UNet(SegmentationModel):
     def _output(self, x: Any, *skips: Any) -> Any:
         config, of_2015 = self._arguments, self._arguments["backbone"] is None
         coarsest, *strides = (max(found.stride) for found in graph.geometry(self.backbone).outputs)
-        by_stride = dict(zip(strides, skips, strict=True))
-        is_complete = not of_2015 or len(skips) == config["depth"]
-        if not skips or len(by_stride) < len(skips) or max(strides) >= coarsest or not is_complete:
+        by_stride = {
+            stride: skip for stride, skip in zip(strides, skips, strict=True) if stride < coarsest
+        }
+        if len(by_stride) != (config["depth"] if of_2015 else max(1, len(skips))):
             rule = f"layers of the backbone of different strides, finer than its own of {coarsest}"
             raise error("skip_layers", rule, config["skip_layers"])
         if not of_2015:
@@ -108,25 +110,6 @@ class UNet(SegmentationModel):
             else:
                 x = ResizeLike(name=f"{level}_up")(x, skip)
             x = kl.Concatenate(name=f"{level}_concat")([skip, x])
-            x = _two_convolutions(x, filters, level, config)
+            x = two_convolutions(x, filters, level, config)
         logits = kl.Conv2D(config["num_classes"], 1, name="logits", dtype="float32")(x)
         return logits if of_2015 else self._upsampled(logits)
-
-
-def _contracting_path(arguments: dict[str, Any]) -> keras.Model:
-    """The network of 2015 down to its coarsest features."""
-    x = inputs = keras.Input((None, None, arguments["input_shape"][2]), name="pixels")
-    for level in range(arguments["depth"] + 1):
-        if level > 0:
-            x = kl.MaxPooling2D(2, padding="same", name=f"level{level}_pool")(x)
-        x = _two_convolutions(x, arguments["filters"] * 2**level, f"level{level}", arguments)
-        if level >= arguments["depth"] - 1:
-            x = kl.Dropout(arguments["dropout"], name=f"level{level}_dropout")(x)
-    return keras.Model(inputs, x, name="contracting_path")
-
-
-def _two_convolutions(x: Any, filters: int, level: str, arguments: Any) -> Any:
-    options = {name: arguments[name] for name in ("batch_norm", "activation")}
-    for index in (1, 2):
-        x = AtrousConv2D(filters, 3, name=f"{level}_conv{index}", **options)(x)
-    return x
