@@ -32,8 +32,8 @@ def test_no_two_names_share_their_spellings():
 
 def test_unknown_names_come_with_the_closest_one():
     with pytest.raises(ValueError, match=r"'ResNet50'\. Did you mean 'resnet50'\?"):
-        backbones.find("ResNet50")
+        backbones.get("ResNet50")
     with pytest.raises(ValueError, match=r"'V3\+'\. Did you mean 'v3_plus'\?"):
-        recipes.find("V3+")
+        recipes.get("V3+")
     with pytest.raises(ValueError, match=r"'zzz'\.?$"):
-        backbones.find("zzz")
+        backbones.get("zzz")

@@ -4,7 +4,7 @@ from keras_deeplab.backbones.alexnet import alexnet
 from keras_deeplab.backbones.mobilenet_v2 import mobilenet_v2
 from keras_deeplab.backbones.mobilenet_v3 import mobilenet_v3
 from keras_deeplab.backbones.preprocessing import PREPROCESSING, preprocess
-from keras_deeplab.backbones.registry import BACKBONES, NAMES, Backbone, build, find
+from keras_deeplab.backbones.registry import BACKBONES, NAMES, Backbone, build, get
 from keras_deeplab.backbones.resnet import resnet, resnet_beta
 from keras_deeplab.backbones.vgg16 import vgg16
 from keras_deeplab.backbones.xception import xception
@@ -16,7 +16,7 @@ __all__ = [
     "Backbone",
     "alexnet",
     "build",
-    "find",
+    "get",
     "mobilenet_v2",
     "mobilenet_v3",
     "preprocess",

@@ -107,7 +107,7 @@ BACKBONES |= {
 NAMES = tuple(BACKBONES)
 
 
-def find(name: str) -> Backbone:
+def get(name: str) -> Backbone:
     """Returns the backbone of a name; the error for an unknown one lists the known."""
     if name not in BACKBONES:
         rule = f"one of {', '.join(map(repr, NAMES))} or a functional Keras model"
@@ -136,5 +136,5 @@ def build(
     Raises:
         ValueError: If the name is not known, or an option is not known or out of its range.
     """
-    backbone = find(name)
+    backbone = get(name)
     return backbone.builder(input_shape=input_shape, **backbone.completed(name, options))

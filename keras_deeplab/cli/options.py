@@ -1,4 +1,4 @@
-"""Options that several commands share, and errors as one line."""
+"""Options that several commands share, and user errors printed without a traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Main = Callable[[Sequence[str] | None], int]
 
 
 def command(main: Main) -> Main:
-    """Turns user errors into one message and exit status 2, and prints the library's log."""
+    """Prints user errors as `error: MESSAGE` with exit status 2, and prints the library's log."""
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:

@@ -55,7 +55,7 @@ def open_recipe(
         mixed_precision=options.mixed_precision,
     )
     default = "shapes" if options.data == "shapes" else "finetune"
-    recipe = recipes.find(options.recipe or default, builder.network)
+    recipe = recipes.get(options.recipe or default, builder.network)
     for name in changes.get("model", ()):  # a recipe's own are left out where a model lacks them
         if not builder.model_arguments:
             rule = f"left out: {options.weights} is a whole {builder.name}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_deeplab.data.decoding import FEW_BITS, ImageFacts, image_facts
 from keras_deeplab.data.faults import DatasetError, FileFault
-from keras_deeplab.data.folder import Folder, map_files
+from keras_deeplab.data.folder import Folder, map_files, open_source
 from keras_deeplab.data.label_codes import LabelCode, check_ignored
 from keras_deeplab.data.label_maps import Color, LabelFacts
 from keras_deeplab.data.layout import check_root, shown
@@ -86,7 +86,7 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     All images and label maps are decoded, in a thread pool.
 
     Args:
-        source: A `data.Source`, or the path of a folder (see `data.Folder`).
+        source: A `data.Source`, or the argument of `open_source`.
         splits: The splits to check; all by default.
 
     Returns:
@@ -102,7 +102,7 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     >>> print(data.audit(data.Shapes()))
     """
     if not isinstance(source, Source):
-        source = Folder(source)
+        source = open_source(source)
     for split in splits or ():
         source.check_split(split)
     splits = tuple(splits or source.splits)

@@ -35,7 +35,7 @@ def training_dataset(
 ) -> tf.data.Dataset:
     """Returns shuffled, augmented batches of one size for `model.fit`.
 
-    An epoch has every image once; the last batch is filled with images of the next round, so that
+    Each epoch contains every image once; the last batch is filled from the next pass, so that
     all batches are full (batch norms need several images) and none is dropped. The same seed gives
     the same batches, which differ from epoch to epoch.
 
@@ -92,7 +92,7 @@ def training_dataset(
         validation.positive("scale_step", scale_step)
     first = validation.integer("first_step", first_step, minimum=0) * batch_size
     if first and not repeat:
-        raise validation.error("first_step", "0 without repeat=True", first_step)
+        raise validation.error("first_step", "0 unless repeat=True", first_step)
 
     keys = run_key(seed, "order"), run_key(seed, "augmentation")
     if repeat:
@@ -105,7 +105,7 @@ def training_dataset(
             )
         )
 
-    @tf.autograph.experimental.do_not_convert  # takes seconds, and nothing is to be converted
+    @tf.autograph.experimental.do_not_convert  # AutoGraph takes seconds and has nothing to convert
     def augmented(pair: tuple[tf.Tensor, tf.Tensor], image_seed: tf.Tensor):
         image, label = augment(
             *pair,
@@ -128,7 +128,7 @@ def training_dataset(
     if not repeat:
         dataset = dataset.take(steps)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(_whole_batches())
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(_sharding_options())
 
 
 def batch_names(
@@ -204,10 +204,10 @@ def evaluation_dataset(
     dataset = dataset.padded_batch(
         batch_size, ((None, None, 3), (None, None)), (MEAN_COLOR, IGNORE_LABEL)
     )
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(_whole_batches())
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(_sharding_options())
 
 
-def _whole_batches() -> tf.data.Options:
+def _sharding_options() -> tf.data.Options:
     """Options with which the workers of `tf.distribute` get the batches of a single process.
 
     With DATA each worker computes all batches and keeps its part of each. FILE (which AUTO tries
@@ -224,7 +224,7 @@ def _checked_count(source: Source, split: str, batch_size: int) -> int:
     validation.integer("batch_size", batch_size)
     count = len(source.names(split))
     if not count:
-        raise validation.error("split", "one with images", split)
+        raise validation.error("split", "a split with at least one image", split)
     return count
 
 

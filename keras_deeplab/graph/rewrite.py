@@ -101,7 +101,7 @@ def with_output_stride(
             # samples differ; with padding that starts where the coarse operations start they agree.
             if not centred:
                 raise
-    geometry(dense)  # a fixed size that is too small would run, and pool padding alone
+    geometry(dense)  # raises an error if the input size is fixed and too small
     return dense
 
 
@@ -142,8 +142,10 @@ class _Map:
 class _Rewriter:
     """Builds the denser network while walking the original, and copies its weights."""
 
-    def __init__(self, cap: int, centred: bool, own_batch_norms: bool, reuse_layers: bool) -> None:
-        self.cap = cap
+    def __init__(
+        self, output_stride: int, centred: bool, own_batch_norms: bool, reuse_layers: bool
+    ) -> None:
+        self.output_stride = output_stride
         self.centred = centred
         self.own_batch_norms = own_batch_norms
         self.reuse_layers = reuse_layers
@@ -218,7 +220,7 @@ class _Rewriter:
         how, source = kind(call.operation, call.path), maps[0]
         (after, *_) = Geometry().visit(call, [value.geometry for value in maps])
         if source.is_map and how is Kind.WINDOW:
-            return [self.window(call, source, after)]
+            return [self.rewrite_window(call, source, after)]
         if source.is_map and isinstance(call.operation, kl.ZeroPadding2D):
             return [replace(self.materialised(source), geometry=after, padding=call)]
         maps = [self.materialised(value) for value in maps]
@@ -256,14 +258,14 @@ class _Rewriter:
             return replace(source, rate=_product(source.rate, lost)), changes
         if how is Kind.CROP:
             return source, {"cropping": source.scaled(call.operation.cropping)}
-        # What has a fixed output size, or could only approximate its coarse output, is refused.
+        # Layers with a fixed output size or an inexact output on a denser map raise an error.
         is_exact = how is Kind.GLOBAL and not isinstance(call.operation, kl.Flatten | kl.Reshape)
         if source.is_dense and not is_exact:
             raise layer_error(
-                f"no layer that cannot be exact on a denser map at output stride {self.cap}",
+                f"only layers that support a denser map at output stride {self.output_stride}",
                 call.path,
-                f"({type(call.operation).__name__}) resizes a map that becomes denser, or needs a "
-                "map of one size. Give the network without it.",
+                f"({type(call.operation).__name__}) resizes a map that becomes denser or needs a "
+                "fixed size. Remove it from the network.",
             )
         return _Map(source.tensor, source.geometry), {}
 
@@ -272,7 +274,7 @@ class _Rewriter:
         for other in others:
             if other.rate != first.rate:
                 detail = f"merges maps that become denser by {first.rate} and {other.rate}."
-                rule = f"branches that agree at output stride {self.cap}"
+                rule = f"branches that agree at output stride {self.output_stride}"
                 raise layer_error(rule, call.path, detail)
             if other.phase != first.phase:
                 raise _PhaseConflict(call.path)
@@ -280,13 +282,15 @@ class _Rewriter:
 
     def lost_strides(self, source: _Map, after: TensorGeometry) -> Pair:
         """The strides that an operation must give up: (1, 1), or all that it has."""
-        if not source.is_dense and all(new is None or new <= self.cap for new in after.stride):
+        if not source.is_dense and all(
+            new is None or new <= self.output_stride for new in after.stride
+        ):
             return (1, 1)
         pairs = zip(source.geometry.stride, after.stride, strict=True)
         return tuple(1 if new is None else max(1, int(new / old)) for old, new in pairs)
 
-    def window(self, call: Call, source: _Map, after: TensorGeometry) -> _Map:
-        """A convolution or pooling, without its stride or dilated where the cap requires it."""
+    def rewrite_window(self, call: Call, source: _Map, after: TensorGeometry) -> _Map:
+        """A convolution or pooling, changed where the output stride requires it."""
         shape, lost = window(call.operation), self.lost_strides(source, after)
         if lost == (1, 1) or shape.padding != "valid":  # else the kernel chooses its own padding
             source = self.materialised(source)

@@ -101,7 +101,7 @@ CHECKS: Mapping[str, Check] = {
 def completed(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces "auto" and None by what they mean on the backbone, and completes its options."""
     backbone, options = arguments["backbone"], dict(arguments["backbone_options"])
-    known = backbones.find(backbone) if isinstance(backbone, str) else _UNKNOWN
+    known = backbones.get(backbone) if isinstance(backbone, str) else _UNKNOWN
     own = [key for key in MODEL_OPTIONS if key in arguments]
     for key in own:
         if key in options:

@@ -15,7 +15,7 @@ from keras_deeplab.models.arguments import MODEL_OPTIONS
 from keras_deeplab.validation import error
 
 
-def built(arguments: Mapping[str, Any]) -> keras.Model:
+def build_backbone(arguments: Mapping[str, Any]) -> keras.Model:
     """Returns the backbone at its own output stride: built by name, or the user's, checked."""
     backbone, channels = arguments["backbone"], arguments["input_shape"][2]
     if not isinstance(backbone, str):
@@ -103,7 +103,7 @@ def with_feature_taps(
     return backbone
 
 
-def serialized(backbone: Any) -> Any:
+def serialize_backbone(backbone: Any) -> Any:
     """Returns what stands for a backbone in a model's configuration: a name, None, or a dict.
 
     The network itself, kept as an attribute, would double the weights.
@@ -121,7 +121,7 @@ def serialized(backbone: Any) -> Any:
     return json.loads(json.dumps(config), object_hook=without_address)
 
 
-def deserialized(backbone: Any, custom_objects: Any = None) -> Any:
+def deserialize_backbone(backbone: Any, custom_objects: Any = None) -> Any:
     """Returns the network of a configuration; names and networks are returned as they are."""
     if not isinstance(backbone, dict):
         return backbone

@@ -19,8 +19,13 @@ from keras_deeplab.graph import geometry, minimum_size
 from keras_deeplab.graph.network import leaf_layers
 from keras_deeplab.layers import CropLike, PadToMinimum, ResizeLike
 from keras_deeplab.layers.composite import change_settings, changed_settings, without_settings
-from keras_deeplab.models import backbone as backbones
 from keras_deeplab.models.arguments import CHECKS, completed, scaled_rates
+from keras_deeplab.models.backbone import (
+    build_backbone,
+    deserialize_backbone,
+    serialize_backbone,
+    with_feature_taps,
+)
 from keras_deeplab.models.training import DistributedTraining, LabelMapTraining
 from keras_deeplab.validation import error, integer
 
@@ -57,9 +62,9 @@ def _with_given(init: Callable[..., None]) -> Callable[..., None]:
 class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     """Base of the functional models on a backbone.
 
-    A subclass's constructor is its signature and `super().__init__(locals())`. What the arguments
-    stand for is settled here, once: `_arguments` then holds them completed, read-only, and the
-    subclass's `_output` builds the network from these.
+    A subclass's constructor is its signature and `super().__init__(locals())`. The arguments are
+    checked here, and "auto" and None replaced by their values: `_arguments` is the read-only
+    result, from which the subclass's `_output` builds the head.
     """
 
     checks = CHECKS  # by the name of the argument
@@ -76,7 +81,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
         arguments = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
         weights, load = arguments.pop("weights"), None
         if weights is not None:
-            given = self._given & arguments.keys()
+            given = self._given & arguments.keys()  # set by `_with_given`
             needed, load = _read_weights(weights, type(self).__name__, arguments, given)
             arguments |= needed
         checked = {
@@ -88,8 +93,8 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             network = self._network(final)
             taps = self._feature_taps(network, final)
             final |= taps
-            backbone = backbones.with_feature_taps(network, final, taps)
-            final["backbone"] = backbones.serialized(final["backbone"])
+            backbone = with_feature_taps(network, final, taps)
+            final["backbone"] = serialize_backbone(final["backbone"])
             inputs = image = keras.Input(final["input_shape"], name="images")
             minimum = minimum_size(keras.Model(backbone.inputs[0], backbone.outputs[0]))
             if minimum not in ((1, 1), tuple(inputs.shape[1:3])):
@@ -113,7 +118,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
 
     def _network(self, arguments: dict[str, Any]) -> keras.Model:
         """Returns the backbone at its own output stride."""
-        return backbones.built(arguments)
+        return build_backbone(arguments)
 
     def _feature_taps(self, network: Any, arguments: Any) -> dict[str, Any]:  # noqa: ARG002
         """Returns the layers of the backbone that the head uses too, by the argument for them."""
@@ -141,7 +146,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
 
     @property
     def aligns_corners(self) -> bool:
-        """Whether maps are resized by the authors' rule."""
+        """Whether maps are resized with aligned corners, as in the authors' networks."""
         return self._arguments.get("align_corners", False)
 
     @property
@@ -198,7 +203,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             raise ValueError("`config` must not have the key 'weights': it loads no weights.")
         config, changes = without_settings(config)
         trainable = config.pop("trainable", True)
-        config["backbone"] = backbones.deserialized(config["backbone"], custom_objects)
+        config["backbone"] = deserialize_backbone(config["backbone"], custom_objects)
         model = cls(**config)
         model.trainable = trainable
         change_settings(model, changes)
@@ -223,7 +228,7 @@ class SegmentationModel(ImageModel):
             for MobileNetV2; see its function in `keras_deeplab.backbones`.
         dropout: Share of the head's values dropped in training.
         activation: Activation of the head's convolutions. The output is always logits.
-        epsilon: Of the head's batch norms.
+        epsilon: Epsilon of the head's batch norms.
         align_corners: How maps are resized: True as in the authors' networks, False for half-pixel
             centres, as in torchvision.
         preprocessing: `"auto"` (the scaling of the package's backbones; none for a user's network),
@@ -231,9 +236,9 @@ class SegmentationModel(ImageModel):
         input_shape: (height, width, channels), with `None` for any height or width.
         dtype: Dtype policy such as `"mixed_bfloat16"`; the global one by default.
         weights: Where to start from: the name of published weights, the path of a file of weights
-            in any format of `keras_deeplab.weights.load`, or a Keras model. What they need of a
-            model is then the default of the other arguments.
-        name: Of the model.
+            in any format of `keras_deeplab.weights.load`, or a Keras model. Settings that the
+            weights require become the defaults of the other arguments.
+        name: Name of the model.
 
     Input shape:
         `(batch, height, width, channels)`: RGB in 0..255, uint8 or float, of any size from 1x1.
@@ -281,7 +286,12 @@ class SegmentationModel(ImageModel):
         if missing:
             advice = f"The layers {', '.join(missing)} get other names or shapes there, so that "
             advice += "weights cannot be copied: rename layers of the backbone that end in '_pad'"
-            raise error("output_stride", "one at which all layers stay", output_stride, advice)
+            raise error(
+                "output_stride",
+                "one that keeps the name and shape of every layer",
+                output_stride,
+                advice,
+            )
         return model
 
 

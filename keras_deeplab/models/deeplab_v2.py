@@ -73,7 +73,7 @@ class DeepLabV2(SegmentationModel):
         if completed["head_filters"] == "auto":
             completed["head_filters"] = 1024 if backbone == "vgg16" else None
         # The paper's ResNet has its strides on the 1x1 convolutions.
-        has_strides = isinstance(backbone, str) and "stride_on" in backbones.find(backbone).options
+        has_strides = isinstance(backbone, str) and "stride_on" in backbones.get(backbone).options
         if completed["stride_on"] is None and has_strides:
             completed["stride_on"] = "1x1"
         completed = super()._completed(completed)

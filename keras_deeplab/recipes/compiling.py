@@ -41,7 +41,7 @@ def compile_model(
     Example:
 
     >>> model = keras_deeplab.DeepLabV3Plus(2, "mobilenet_v2")
-    >>> recipe = keras_deeplab.recipes.find("v3_plus").replace(steps=1_000)
+    >>> recipe = keras_deeplab.recipes.get("v3_plus").replace(steps=1_000)
     >>> keras_deeplab.recipes.compile_model(
     ...     model, recipe, total_steps=1_000, class_names=["ground", "car"]
     ... )
@@ -58,11 +58,11 @@ def compile_model(
 
 def _optimizer(model: keras.Model, recipe: Recipe, total_steps: int) -> keras.optimizers.Optimizer:
     groups = optimizers.no_decay(model)
-    factors = recipe.classifier_learning_rate, recipe.classifier_bias_learning_rate
+    factors = recipe.classifier_lr_multiplier, recipe.classifier_bias_lr_multiplier
     if factors != (1, 1):
         groups += optimizers.classifier(model, *factors)
-    if recipe.backbone_learning_rate != 1:
-        groups += optimizers.backbone(model, recipe.backbone_learning_rate)
+    if recipe.backbone_lr_multiplier != 1:
+        groups += optimizers.backbone(model, recipe.backbone_lr_multiplier)
     shared: dict[str, Any] = {
         "weight_decay": recipe.weight_decay,
         "global_clipnorm": recipe.clipnorm,

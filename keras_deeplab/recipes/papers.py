@@ -19,8 +19,8 @@ V1 = Recipe(
     learning_rate=1e-3,
     schedule="step",
     weight_decay=5e-4,
-    classifier_learning_rate=10,
-    classifier_bias_learning_rate=20,
+    classifier_lr_multiplier=10,
+    classifier_bias_lr_multiplier=20,
 )
 
 V2 = Recipe(
@@ -35,8 +35,8 @@ V2 = Recipe(
     multi_scale=(0.5, 0.75, 1.0),
     learning_rate=2.5e-4,
     weight_decay=5e-4,
-    classifier_learning_rate=10,
-    classifier_bias_learning_rate=20,
+    classifier_lr_multiplier=10,
+    classifier_bias_lr_multiplier=20,
     batch_norm="freeze",
 )
 
@@ -49,7 +49,7 @@ V3 = Recipe(
     weight_decay=1e-4,
     batch_norm_memory=1 / 9,  # a momentum of 0.9997
     stage2_share=1.0,
-    stage2_learning_rate=1 / 7,  # 0.001
+    stage2_lr_multiplier=1 / 7,  # 0.001
 )
 
 V3_PLUS = V3.replace(
@@ -114,7 +114,7 @@ OVERRIDES = {
 }
 
 
-def find(name: str, network: str | None = None) -> Recipe:
+def get(name: str, network: str | None = None) -> Recipe:
     """Returns the recipe of a name.
 
     Args:
@@ -127,9 +127,9 @@ def find(name: str, network: str | None = None) -> Recipe:
 
     Example:
 
-    >>> keras_deeplab.recipes.find("v3_plus").weight_decay
+    >>> keras_deeplab.recipes.get("v3_plus").weight_decay
     4e-05
-    >>> keras_deeplab.recipes.find("v3_plus", "resnet101_beta").weight_decay
+    >>> keras_deeplab.recipes.get("v3_plus", "resnet101_beta").weight_decay
     0.0001
     """
     recipe = RECIPES[validation.one_of("name", name, RECIPES)]

@@ -47,23 +47,23 @@ class Recipe:
         warmup_share: Share of the steps in which the learning rate rises from 0.
         momentum: Momentum of "sgd".
         weight_decay: Weight decay of kernels; depthwise kernels, biases and batch norms have none.
-        backbone_learning_rate: Factor of the learning rate for the backbone.
-        classifier_learning_rate: Factor of the learning rate for the class predictors' kernels.
-        classifier_bias_learning_rate: Factor of the learning rate for their biases.
+        backbone_lr_multiplier: Factor of the learning rate for the backbone.
+        classifier_lr_multiplier: Factor of the learning rate for the class predictors' kernels.
+        classifier_bias_lr_multiplier: Factor of the learning rate for their biases.
         clipnorm: Largest global norm of the gradients; None for no clipping.
         batch_norm: Policy of `batch_norm.set_policy`.
         batch_norm_memory: Share of the steps that batch norm's moving statistics remember.
         stage2_share: Steps of a second stage with batch norm frozen and no warm-up, as a share of
             the first stage's; 0 for none.
         stage2_output_stride: Output stride of the second stage.
-        stage2_learning_rate: Factor of `learning_rate` in the second stage.
+        stage2_lr_multiplier: Factor of `learning_rate` in the second stage.
 
     Raises:
         ValueError: If a value is out of its range.
 
     Example:
 
-    >>> recipe = keras_deeplab.recipes.find("v3_plus").replace(steps=5_000, crop_size=(257, 257))
+    >>> recipe = keras_deeplab.recipes.get("v3_plus").replace(steps=5_000, crop_size=(257, 257))
     >>> recipe.learning_rate, recipe.steps
     (0.007, 5000)
     """
@@ -91,15 +91,15 @@ class Recipe:
     warmup_share: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    backbone_learning_rate: float = 1.0
-    classifier_learning_rate: float = 1.0
-    classifier_bias_learning_rate: float = 1.0
+    backbone_lr_multiplier: float = 1.0
+    classifier_lr_multiplier: float = 1.0
+    classifier_bias_lr_multiplier: float = 1.0
     clipnorm: float | None = None
     batch_norm: str = "train"
     batch_norm_memory: float = 1 / 30
     stage2_share: float = 0.0
     stage2_output_stride: int = 8
-    stage2_learning_rate: float = 0.1
+    stage2_lr_multiplier: float = 0.1
 
     def __post_init__(self) -> None:
         for known in dataclasses.fields(self):
@@ -143,7 +143,7 @@ class Recipe:
         length = "steps" if self.epochs is None else "epochs"
         second = first.replace(
             output_stride=self.stage2_output_stride,
-            learning_rate=self.learning_rate * self.stage2_learning_rate,
+            learning_rate=self.learning_rate * self.stage2_lr_multiplier,
             warmup_share=0.0,
             batch_norm="freeze",
             **{length: max(1, round(self.stage2_share * getattr(self, length)))},
@@ -164,7 +164,7 @@ class Recipe:
             "momentum": self.optimizer == "sgd",
             "batch_norm_memory": self.batch_norm == "train",
             "stage2_output_stride": self.stage2_share > 0,
-            "stage2_learning_rate": self.stage2_share > 0,
+            "stage2_lr_multiplier": self.stage2_share > 0,
         }
         lines = [
             f"  {key}: {f'{value:.4g}' if isinstance(value, float) else value}"
@@ -177,8 +177,8 @@ class Recipe:
 _CHECKED = {
     validation.integer: "batch_size steps epochs output_stride stage2_output_stride",
     validation.positive: "scale_step class_weights_power learning_rate power clipnorm "
-    "backbone_learning_rate classifier_learning_rate classifier_bias_learning_rate "
-    "batch_norm_memory stage2_learning_rate",
+    "backbone_lr_multiplier classifier_lr_multiplier classifier_bias_lr_multiplier "
+    "batch_norm_memory stage2_lr_multiplier",
     validation.non_negative: "weight_decay stage2_share",
     validation.fraction: "class_focus",
     partial(validation.fraction, below_one=True): "momentum warmup_share",

@@ -88,7 +88,7 @@ class ModelBuilder:
 
     @property
     def network(self) -> str:
-        """Network name that selects the overrides of a recipe (`recipes.find`)."""
+        """Network name that selects the overrides of a recipe (`recipes.get`)."""
         return self.backbone or self.name
 
     @property
@@ -120,7 +120,7 @@ class ModelBuilder:
         """
         arguments: dict[str, Any] = {}
         if "separable" in self.model_arguments:
-            arguments["separable"] = backbones.find(self.backbone).separable
+            arguments["separable"] = backbones.get(self.backbone).separable
         arguments |= {name: recipe.model[name] for name in self.model_arguments & set(recipe.model)}
         if self.mixed_precision is not None:
             arguments["dtype"] = f"mixed_{self.mixed_precision}"

@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 LARGEST_CROP = 513
 VALIDATIONS = 40  # of a long run
-# Values of a recipe that are arguments of `data.training_dataset`.
-OF_IMAGES = "crop_size batch_size scales scale_step flip color_jitter class_focus".split()
+# Fields of a recipe that are arguments of `data.training_dataset`.
+DATASET_FIELDS = "crop_size batch_size scales scale_step flip color_jitter class_focus".split()
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def fit(
 
     Example:
 
-    >>> recipe = keras_deeplab.recipes.find("finetune").replace(steps=800)
+    >>> recipe = keras_deeplab.recipes.get("finetune").replace(steps=800)
     >>> result = keras_deeplab.fit(model, "photos", recipe, run_dir="runs/photos")
     >>> result.best_score
     0.78
@@ -133,7 +133,7 @@ def fit(
     if isinstance(model, str):
         model = ModelBuilder(model)
     if isinstance(recipe, str):
-        recipe = recipes.find(recipe, _network(model))
+        recipe = recipes.get(recipe, _network(model))
     _check_model(model, recipe, source.info.num_classes, strategy)
     report = data.audit(source)
     recipe = _with_crop_size(recipe, report.splits["train"])
@@ -169,7 +169,7 @@ def fit(
             logger.info("Writing to %s", folder.path)
         return epochs
 
-    def end() -> None:
+    def end(trained: keras.Model) -> None:
         finished.extend(finish(trained, source, folder, test_scales, test_flip, verbose))
 
     try:
@@ -179,7 +179,7 @@ def fit(
             if tensorboard:  # on all workers, as reading the confusion matrix is a collective op
                 run.curves = folder.curves if folder is not None else Path(elsewhere)
             trained, history = run.train()
-            on_chief(strategy, end)
+            on_chief(strategy, lambda: end(trained))
     finally:
         if folder is not None:
             folder.unlock()
@@ -190,7 +190,7 @@ def fit(
 
 
 def _network(model: keras.Model | ModelBuilder) -> str | None:
-    """Network name that selects the overrides of a recipe (`recipes.find`)."""
+    """Network name that selects the overrides of a recipe (`recipes.get`)."""
     if isinstance(model, ModelBuilder):
         return model.network
     backbone = model.get_config().get("backbone") if isinstance(model, SegmentationModel) else None
@@ -225,7 +225,7 @@ def _check_model(
 
 
 def _with_crop_size(recipe: Recipe, train: data.SplitReport) -> Recipe:
-    """The recipe with crops of the middle of the images' sizes, unless it has its own."""
+    """Sets a crop size between the smallest and the largest image's, unless the recipe has one."""
     if recipe.crop_size is not None:
         return recipe
     middle = [(low + high) // 2 for low, high in zip(train.smallest, train.largest, strict=True)]
@@ -315,7 +315,7 @@ class _Run:
         recipe = self.stages[number]
         return data.training_dataset(
             self.source,
-            **{name: getattr(recipe, name) for name in OF_IMAGES},
+            **{name: getattr(recipe, name) for name in DATASET_FIELDS},
             seed=self._seed(number),
             repeat=True,
             first_step=first_step,

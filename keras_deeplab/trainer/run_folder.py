@@ -63,8 +63,8 @@ class Record(NamedTuple):
             if isinstance(error, OSError) and error.filename is not None:  # it may not be read
                 raise
         raise ValueError(
-            f"{path} is damaged, or no run of this version wrote it. {RESTORE} Training can start "
-            "from its weights there, given as `weights`."
+            f"{path} is damaged, or was not written by a run of this version. {RESTORE} A "
+            "new run can start from its weights: pass the file as `weights`."
         )
 
 
@@ -139,7 +139,7 @@ class RunFolder:
                 "another folder."
             ) from None
         except OSError as error:
-            message = "%s cannot be locked (%s): start no other run there."
+            message = "%s cannot be locked (%s). Do not start another run in it."
             logger.warning(message, self.path, error.strerror)
 
     def unlock(self) -> None:
@@ -168,14 +168,16 @@ class RunFolder:
         records = {path: Record.read(path) for path in paths}
         for path, record in records.items():
             if record.run != self.run:
-                raise ValueError(f"{path} is of another run than {self.arguments}. {RESTORE}")
+                raise ValueError(
+                    f"{path} belongs to a different run than {self.arguments}. {RESTORE}"
+                )
         last, best = records.get(self.last_model), records.get(self.best_model)
         if last is None:
             trained = max(best.epochs if best else 0, rows)
             if trained > 1:  # in the first epoch, this run was killed before it stored the model
                 raise ValueError(
                     f"{self.last_model} is missing, with the state after epoch {trained}. {RESTORE}"
-                    f" Training can start from {self.best_model} there, given as `weights`."
+                    f" A new run can start from {self.best_model}: pass it as `weights`."
                 )
             return 0
         if last.best is not None and (best is None or best.score is None or best.score < last.best):

@@ -1,4 +1,4 @@
-"""Weights into a model, and models from weights."""
+"""Loads weights into a model and builds models from checkpoints."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _downloaded(text: str, model: str | None, backbone: Any, options: Any) -> Pa
         raise WeightsError(
             text, f"`backbone` must be a name for published weights. Received: {backbone}"
         )
-    entry = published.find(name, model, backbone, options)
+    entry = published.find_published(name, model, backbone, options)
     return published.fetch(entry.url, entry.file_hash, entry.file_name)
 
 

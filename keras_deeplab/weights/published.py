@@ -78,7 +78,7 @@ def _entries() -> tuple[Published, ...]:
 PUBLISHED = _entries()
 
 
-def find(
+def find_published(
     name: str, model: str | None, backbone: str, options: Mapping[str, Any] | None = None
 ) -> Published:
     """The published weights for a model, None for any, on a backbone with these options.

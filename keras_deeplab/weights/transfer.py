@@ -32,18 +32,18 @@ class TransferReport:
         unexpected_keys: Names of the checkpoint's variables that are not in the model.
         notes: Layers of the head that do not fit, and settings in which the model differs from the
             network that the weights were trained in.
-        source: The network that the checkpoint holds, and the file.
+        checkpoint: The network in the checkpoint, and its file.
     """
 
     loaded: tuple[str, ...]
     missing_keys: tuple[str, ...]
     unexpected_keys: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    source: str = ""
+    checkpoint: str = ""
 
     def __str__(self) -> str:
         missing = listed(self.missing_keys) or "none"
-        lines = [f"{self.source}: loaded {len(self.loaded)} layers; missing keys: {missing}"]
+        lines = [f"{self.checkpoint}: loaded {len(self.loaded)} layers; missing keys: {missing}"]
         if keys := self.unexpected_keys:
             lines.append(f"unexpected keys: {len(keys)}: {listed(keys)}")
         return "\n".join([*lines, *self.notes])

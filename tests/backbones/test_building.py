@@ -18,7 +18,7 @@ def test_by_name_and_with_channels():
 
 def test_options_and_their_defaults_are_those_of_the_functions():
     given = {"padding": "same", "epsilon": None}
-    assert backbones.find("mobilenet_v2").completed("mobilenet_v2", given) == {
+    assert backbones.get("mobilenet_v2").completed("mobilenet_v2", given) == {
         "depth_multiplier": 1.0,
         "divisible_by": None,
         "classifier_conv": False,
@@ -26,7 +26,7 @@ def test_options_and_their_defaults_are_those_of_the_functions():
         "epsilon": 1e-3,
     }
     for name in backbones.NAMES:
-        assert backbones.find(name).preprocessing in backbones.PREPROCESSING
+        assert backbones.get(name).preprocessing in backbones.PREPROCESSING
 
 
 DEPTH = "`depth` must be one of .* Received: depth="

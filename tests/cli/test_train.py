@@ -43,7 +43,7 @@ def fitted(monkeypatch):
 def test_defaults(fitted, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     found = fitted("")
-    assert (found["source"], found["recipe"]) == ("shapes", recipes.find("shapes"))
+    assert (found["source"], found["recipe"]) == ("shapes", recipes.get("shapes"))
     assert (found["model"].name, found["model"].backbone) == ("deeplab_v3_plus", "mobilenet_v2")
     path = "runs/shapes-deeplab_v3_plus-mobilenet_v2"
     assert str(found["run_dir"]) == path
@@ -53,11 +53,11 @@ def test_defaults(fitted, tmp_path, monkeypatch, capsys):
     (tmp_path / path / "metrics.json").write_text("{}")
     assert str(fitted("")["run_dir"]) == f"{path}-2"
     found = fitted("--data photos --model unet")
-    assert found["recipe"] == recipes.find("finetune", "unet")
+    assert found["recipe"] == recipes.get("finetune", "unet")
     assert str(found["run_dir"]) == "runs/photos-unet-own"
     assert fitted("--recipe v3_plus --backbone resnet50")["recipe"].weight_decay == 1e-4
     model = fitted("--set model={'dropout':0.3}")["recipe"].model
-    assert model == {**recipes.find("shapes").model, "dropout": 0.3}
+    assert model == {**recipes.get("shapes").model, "dropout": 0.3}
 
 
 def test_options_of_the_recipe(fitted):
@@ -71,7 +71,7 @@ def test_options_of_the_recipe(fitted):
     changes |= {"learning_rate": 0.01, "loss": "lovasz_softmax", "class_weights": "median"}
     changes |= {"power": 0.5, "color_jitter": {"gamma": 0.3}, "momentum": 0.95}
     changes["model"] = {"dropout": 0.3, "decoder_filters": 64}
-    assert found["recipe"] == recipes.find("v3_plus").replace(**changes)
+    assert found["recipe"] == recipes.get("v3_plus").replace(**changes)
     assert (found["test_scales"], found["test_flip"]) == ([1.0, 1.5], True)
     assert found["steps_per_epoch"] == 7
 

@@ -39,7 +39,7 @@ def rates(optimizer, steps):
 
 
 def test_v3_plus_decays_kernels_alone(model):
-    optimizer = compiled(model, recipes.find("v3_plus"))
+    optimizer = compiled(model, recipes.get("v3_plus"))
     assert (float(optimizer.momentum), optimizer.weight_decay) == (0.9, 4e-5)
     np.testing.assert_allclose(rates(optimizer, [0, 50, 100]), [0.007, 0.007 * 0.5**0.9, 0])
     found = multipliers(model)
@@ -51,7 +51,7 @@ def test_v3_plus_decays_kernels_alone(model):
 
 
 def test_v1_and_v2_train_their_predictors_faster():
-    recipe = recipes.find("v2")
+    recipe = recipes.get("v2")
     model = small(DeepLabV2, output_stride=8)
     compiled(model, recipe)
     found = multipliers(model)
@@ -67,14 +67,14 @@ def test_v1_and_v2_train_their_predictors_faster():
 
 
 def test_the_backbone_may_be_slower(model):
-    compiled(model, recipes.find("v3").replace(backbone_learning_rate=0.25))
+    compiled(model, recipes.get("v3").replace(backbone_lr_multiplier=0.25))
     of_backbone = {variable.path for variable in model.backbone.trainable_variables}
     for path, (rate, _) in multipliers(model).items():
         assert rate == (0.25 if path in of_backbone else 1)
 
 
 def test_v1_steps_down_twice(model):
-    optimizer = compiled(model, recipes.find("v1").replace(steps=90), total_steps=90)
+    optimizer = compiled(model, recipes.get("v1").replace(steps=90), total_steps=90)
     np.testing.assert_allclose(
         rates(optimizer, [0, 29, 30, 59, 60, 89]),
         [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5],
@@ -84,27 +84,27 @@ def test_v1_steps_down_twice(model):
 
 def test_batch_norm_follows_the_length_and_the_stage():
     model = small()
-    compiled(model, recipes.find("finetune"), total_steps=2_000)
+    compiled(model, recipes.get("finetune"), total_steps=2_000)
     norms = [layer for layer in model.backbone.layers if "norm" in layer.name]
     assert norms
     assert {round(norm.momentum, 6) for norm in norms} == {0.985}
     assert not model.optimizer.use_ema
-    compiled(model, recipes.find("v3"), total_steps=30_000)
+    compiled(model, recipes.get("v3"), total_steps=30_000)
     assert {round(norm.momentum, 6) for norm in norms} == {0.9997}
-    compiled(model, recipes.find("v3").stages()[1])
+    compiled(model, recipes.get("v3").stages()[1])
     assert not any(norm.trainable for norm in norms)
     assert batch_norm.set_policy(model, "freeze") == 0
 
 
 def test_the_learning_rate_warms_up_in_a_share_of_the_steps(model):
-    recipe = recipes.find("finetune")
+    recipe = recipes.get("finetune")
     optimizer = compiled(model, recipe, total_steps=2_400)
     np.testing.assert_allclose(rates(optimizer, [0, 50, 100]), [0, 3e-4, 6e-4], rtol=1e-6)
     compiled(model, recipe.replace(warmup_share=0.9), total_steps=1)
 
 
 def test_the_loss_is_the_recipes(model):
-    recipe = recipes.find("finetune").replace(loss="focal(gamma=1.0)")
+    recipe = recipes.get("finetune").replace(loss="focal(gamma=1.0)")
     compiled(model, recipe, class_weights=[1.0, 2.0, 3.0])
     assert type(model.loss).__name__ == "Focal"
     assert model.loss.class_weights == [1.0, 2.0, 3.0]
@@ -115,7 +115,7 @@ def test_the_loss_is_the_recipes(model):
 def test_a_recipe_learns(model):
     """A few steps on one batch lower the loss."""
     keras.utils.set_random_seed(0)
-    compiled(model, recipes.find("finetune").replace(warmup_share=0), total_steps=10_000)
+    compiled(model, recipes.get("finetune").replace(warmup_share=0), total_steps=10_000)
     model.run_eagerly = True
     random = np.random.default_rng(0)
     labels = np.kron(random.integers(0, 3, (4, 2, 2)), np.ones((16, 16))).astype("int32")

@@ -8,9 +8,9 @@ from keras_deeplab import recipes
 from keras_deeplab.batch_norm import momentum_for
 
 VALUES = (
-    "learning_rate weight_decay batch_size steps schedule output_stride classifier_learning_rate"
+    "learning_rate weight_decay batch_size steps schedule output_stride classifier_lr_multiplier"
 )
-CAFFE = {"classifier_bias_learning_rate": 20, "loss": "cross_entropy(stride=8)"}
+CAFFE = {"classifier_bias_lr_multiplier": 20, "loss": "cross_entropy(stride=8)"}
 BATCH_NORM = {"scale_step": None, "batch_norm": "train"}
 
 
@@ -24,7 +24,7 @@ BATCH_NORM = {"scale_step": None, "batch_norm": "train"}
     ],
 )
 def test_the_papers_values(name, values, crop, more):
-    recipe = recipes.find(name)
+    recipe = recipes.get(name)
     assert [getattr(recipe, key) for key in VALUES.split()] == values
     assert (recipe.crop_size, recipe.optimizer, recipe.momentum) == ((crop, crop), "sgd", 0.9)
     assert {key: getattr(recipe, key) for key in more} == more
@@ -39,7 +39,7 @@ def test_the_papers_values(name, values, crop, more):
 def test_a_recipe_survives_json():
     for recipe in [
         *recipes.RECIPES.values(),
-        recipes.find("v3").replace(model={"aspp_rates": (6, 12)}),
+        recipes.get("v3").replace(model={"aspp_rates": (6, 12)}),
     ]:
         values = recipe.to_dict()
         assert json.loads(json.dumps(values)) == values
@@ -48,7 +48,7 @@ def test_a_recipe_survives_json():
 
 def test_values_without_effect_are_not_printed():
     def shown(**changes):
-        lines = str(recipes.find("v3").replace(flip=False, epochs=7, **changes)).splitlines()
+        lines = str(recipes.get("v3").replace(flip=False, epochs=7, **changes)).splitlines()
         assert lines[0] == "Recipe v3:"
         return dict(line.strip().split(": ") for line in lines[1:])
 
@@ -56,12 +56,12 @@ def test_values_without_effect_are_not_printed():
     assert (one["flip"], one["epochs"], one["momentum"]) == ("False", "7", "0.9")
     assert not {"name", "steps", "class_weights_power"} & set(one)
     other = shown(optimizer="adamw", schedule="step", stage2_share=0, batch_norm="freeze")
-    stage2 = {"stage2_share", "stage2_output_stride", "stage2_learning_rate"}
+    stage2 = {"stage2_share", "stage2_output_stride", "stage2_lr_multiplier"}
     assert set(one) - set(other) == {"momentum", "power", "batch_norm_memory", *stage2}
 
 
 def test_what_depends_on_the_length_is_a_share_of_it():
-    recipe = recipes.find("v3_plus")
+    recipe = recipes.get("v3_plus")
     assert recipe.replace(epochs=7).num_epochs(10) == 7
     assert recipe.replace(steps=95).num_epochs(10) == 10  # whole epochs
     shorter = recipe.replace(steps=6_000, learning_rate=0.0035)
@@ -69,7 +69,7 @@ def test_what_depends_on_the_length_is_a_share_of_it():
     assert (first.steps, second.steps) == (6_000, 6_000)
     assert second.learning_rate == pytest.approx(5e-4)
     assert [stage.epochs for stage in recipe.replace(epochs=40).stages()] == [40, 40]
-    half = recipe.replace(epochs=5, stage2_share=0.5, stage2_learning_rate=0.2)
+    half = recipe.replace(epochs=5, stage2_share=0.5, stage2_lr_multiplier=0.2)
     assert [stage.epochs for stage in half.stages()] == [5, 2]
     assert half.stages()[1].learning_rate == pytest.approx(0.0014)
     assert [stage.steps for stage in recipe.replace(stage2_share=1e-9).stages()] == [30_000, 1]
@@ -90,15 +90,15 @@ def test_a_replaced_value_changes_no_other(recipe):
 
 
 def test_some_networks_have_values_of_their_own():
-    assert recipes.find("v2", "vgg16").learning_rate == 1e-3
-    assert recipes.find("v2", "resnet101") == recipes.find("v2")
+    assert recipes.get("v2", "vgg16").learning_rate == 1e-3
+    assert recipes.get("v2", "resnet101") == recipes.get("v2")
     for name in ("resnet50", "resnet101_beta"):
-        assert recipes.find("v3_plus", name).weight_decay == 1e-4
-    assert recipes.find("v3_plus", "xception65") == recipes.find("v3_plus", None)
+        assert recipes.get("v3_plus", name).weight_decay == 1e-4
+    assert recipes.get("v3_plus", "xception65") == recipes.get("v3_plus", None)
     for name in ("finetune", "shapes"):
         for network in ("vgg16", "unet"):
-            assert recipes.find(name, network).learning_rate == 3e-4
-    assert recipes.find("shapes", "mobilenet_v2").learning_rate == 6e-3
+            assert recipes.get(name, network).learning_rate == 3e-4
+    assert recipes.get("shapes", "mobilenet_v2").learning_rate == 6e-3
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,6 @@ def test_some_networks_have_values_of_their_own():
 )
 def test_bad_values_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        recipes.find("v3").replace(**changes)
+        recipes.get("v3").replace(**changes)
     with pytest.raises(ValueError, match=r"one of .*v3_plus.*finetune.*Received: name='v4'"):
-        recipes.find("v4")
+        recipes.get("v4")

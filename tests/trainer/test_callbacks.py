@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_deeplab import data, metrics, recipes
 from keras_deeplab.trainer import RunFolder, callbacks, fitting
 
-SHORT = recipes.find("shapes").replace(batch_size=5, crop_size=(48, 64))  # two steps an epoch
+SHORT = recipes.get("shapes").replace(batch_size=5, crop_size=(48, 64))  # two steps an epoch
 
 
 class Grey(data.Shapes):

@@ -14,7 +14,7 @@ from keras_deeplab.trainer import workers
 
 # Batches with different numbers of ignored pixels, and a validation that two do not divide.
 SOURCE = data.Shapes(train=8, val=3)
-RECIPE = recipes.find("v3").replace(
+RECIPE = recipes.get("v3").replace(
     epochs=2,
     batch_size=4,
     crop_size=(48, 64),

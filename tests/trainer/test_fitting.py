@@ -20,7 +20,7 @@ from keras_deeplab.trainer import RunFolder, fitting
 from keras_deeplab.trainer.run_folder import Record
 
 SOURCE = data.Shapes(train=4, val=2)
-RECIPE = recipes.find("shapes").replace(
+RECIPE = recipes.get("shapes").replace(
     epochs=2, stage2_share=0.5, batch_size=2, crop_size=(48, 64), loss="cross_entropy"
 )
 FAST = RECIPE.replace(epochs=1, stage2_share=0)
@@ -230,12 +230,12 @@ def test_what_cannot_be_trained_is_refused_before_training(model, more, message,
 
 
 def test_frozen_batch_norms_need_statistics_and_no_norms_need_none():
-    inputs, frozen = keras.Input((8, 8, 3)), recipes.find("v2")
+    inputs, frozen = keras.Input((8, 8, 3)), recipes.get("v2")
     model = keras.Sequential([inputs, keras.layers.Conv2D(6, 1)])
     fitting._check_frozen_norms(model, frozen)
     norm = keras.layers.BatchNormalization()
     model.add(norm)
-    fitting._check_frozen_norms(model, recipes.find("v3"))
+    fitting._check_frozen_norms(model, recipes.get("v3"))
     with pytest.raises(ValueError, match="v2 has batch_norm 'freeze', which needs trained stat"):
         fitting._check_frozen_norms(model, frozen)
     norm.moving_mean.assign(np.eye(6)[0])

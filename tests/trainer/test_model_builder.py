@@ -15,7 +15,7 @@ from keras_deeplab.trainer import ModelBuilder
 from keras_deeplab.weights import WeightsError, published
 
 CLASSES = data.Shapes().info.num_classes
-FINETUNE = recipes.find("finetune")
+FINETUNE = recipes.get("finetune")
 
 
 @pytest.fixture(scope="module", autouse=True)

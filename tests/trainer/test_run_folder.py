@@ -131,7 +131,7 @@ def test_a_model_that_is_not_the_runs_is_refused(tmp_path, name, how):
         "another run": (other.path / name).read_bytes(),
     }
     path.write_bytes(damaged[how])
-    rule = "is of another run than" if how == "another run" else "is damaged, or no run of this"
+    rule = "belongs to a different run" if how == "another run" else "is damaged, or was not"
     message = rf"^{path} {rule}.* Restore it, or choose another folder\."
     with pytest.raises(ValueError, match=message):
         again(folder)
@@ -170,7 +170,7 @@ def test_a_compressed_archive_is_not_unpacked(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", bytes(1_000_000))
     Record("a1b2", 3, 0.6, 0.7).write(path)
-    assert outcome(path).startswith(f"{path} is damaged, or no run of this version wrote it")
+    assert outcome(path).startswith(f"{path} is damaged, or was not written by a run")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_odd_records(tmp_path, comment):
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = comment
     found = outcome(path)
-    assert found.startswith(f"{path} is damaged, or no run of this version wrote it. Restore it")
+    assert found.startswith(f"{path} is damaged, or was not written by a run of")
     assert "start from its weights" in found
 
 

@@ -10,7 +10,7 @@ from keras.src.applications import resnet as keras_resnet  # where Keras has its
 import keras_deeplab
 from keras_deeplab import backbones, weights
 from keras_deeplab.weights import PUBLISHED, WeightsError
-from keras_deeplab.weights.published import find
+from keras_deeplab.weights.published import find_published
 
 HALF = {"depth_multiplier": 0.5}
 
@@ -42,7 +42,7 @@ def test_names_and_files_are_unique():
 
 def test_hashes_are_the_publishers():
     for depth in (50, 101, 152):
-        entry = find("imagenet", "DeepLabV3", f"resnet{depth}")
+        entry = find_published("imagenet", "DeepLabV3", f"resnet{depth}")
         assert entry.file_hash == f"md5:{keras_resnet.WEIGHTS_HASHES[f'resnet{depth}'][1]}"
         assert entry.url.startswith(keras_resnet.BASE_WEIGHTS_PATH)
     found = [entry for entry in PUBLISHED if "pytorch.org" in entry.url]
@@ -61,14 +61,14 @@ def test_hashes_are_the_publishers():
     ],
 )
 def test_find(name, model, backbone, options, file):
-    entry = find(name, model, backbone, options)
+    entry = find_published(name, model, backbone, options)
     assert entry.file_name.startswith(file)
     assert entry.name == name
 
 
 def test_find_lists_what_there_is():
     with pytest.raises(WeightsError) as caught:
-        find("cityscapes", "DeepLabV3", "mobilenet_v2", HALF)
+        find_published("cityscapes", "DeepLabV3", "mobilenet_v2", HALF)
     assert str(caught.value) == (
         "cityscapes: no such weights are published for DeepLabV3 on mobilenet_v2, "
         "depth_multiplier 0.5; there are: 'pascal_voc', 'pascal_voc_trainval', 'imagenet'. "

@@ -25,8 +25,8 @@ NAME = "pascal_voc"
 NETWORK = {"backbone": "mobilenet_v2", "backbone_options": {"depth_multiplier": 0.5}}
 WIDTH = {"backbone_options": {"depth_multiplier": 0.35}}
 SMALLEST = {"backbone": "mobilenet_v2", **WIDTH}
-ENTRY = published.find(NAME, "DeepLabV3", *NETWORK.values())
-IMAGENET = published.find("imagenet", None, *SMALLEST.values())
+ENTRY = published.find_published(NAME, "DeepLabV3", *NETWORK.values())
+IMAGENET = published.find_published("imagenet", None, *SMALLEST.values())
 
 
 @pytest.fixture(scope="module")
