@@ -16,7 +16,7 @@ from keras_deeplab import export
 from keras_deeplab.data import check_images, classification_dataset
 from keras_deeplab.files import atomic_write, stored_bytes, write_json
 from keras_deeplab.schedules import PolynomialDecay
-from keras_deeplab.validation import error, integer, integers
+from keras_deeplab.validation import error, integer, integers, positive
 from keras_deeplab.weights import load_model
 
 
@@ -86,6 +86,7 @@ def fit_classifier(
     """
     sizes, test_sizes = integers("sizes", sizes), integers("test_sizes", test_sizes)
     epochs = integer("epochs", epochs)
+    learning_rate = positive("learning_rate", learning_rate)
     if run_dir is not None:
         run_dir = Path(run_dir)
         if run_dir.exists() and any(run_dir.iterdir()):

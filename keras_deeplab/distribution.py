@@ -102,8 +102,8 @@ def evaluation_batches(
 ) -> tf.distribute.DistributedDataset:
     """Distributes whole batches to the replicas, for `evaluate` and validation in `fit`.
 
-    Images of different sizes are so padded to the same size as in one process. In the last step,
-    replicas for which no batch is left get one without images, which does not count.
+    Batches are not split, so images of different sizes are padded as in one process. In the last
+    step, replicas for which no batch is left get one without images, which does not count.
 
     Args:
         dataset: Batches of any sizes in an order that is the same in every process, as of

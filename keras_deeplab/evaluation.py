@@ -62,6 +62,7 @@ def evaluate(
     boundaries = BoundaryScores(num_classes, class_names, ignore_label) if boundary else None
     dataset = pair_batches(dataset)
     labels_of = label_function(model)
+    count = tf.function(metric.update_state, autograph=False, reduce_retracing=True)
     steps = int(dataset.cardinality())
     progress = keras.utils.Progbar(
         None if steps < 0 else steps, verbose=1 if verbose == "auto" else verbose
@@ -69,7 +70,7 @@ def evaluate(
     images = done = 0
     for done, (pixels, truth) in enumerate(dataset, 1):
         predicted = labels_of(tf.cast(pixels, spec.dtype))
-        metric.update_state(truth, predicted)
+        count(truth, predicted)
         if boundaries is not None:
             truth = tf.reshape(truth, tf.shape(predicted))
             for maps in zip(truth.numpy(), predicted.numpy(), strict=True):

@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras_deeplab.data.decoding import FEW_BITS, Picture, read_picture
 from keras_deeplab.data.formats import FORMATS, listed
 from keras_deeplab.data.orientation import upright_pixels
+from keras_deeplab.graph.network import all_layers
 from keras_deeplab.validation import error
 
 ImageLike = np.ndarray | tf.Tensor | PIL.Image.Image | str | os.PathLike
@@ -55,13 +56,15 @@ def label_dtype(num_classes: int) -> tf.DType:
 def label_function(model: keras.Model) -> LabelFunction:
     """Returns the compiled function from a batch of pixels to label maps, kept with the model.
 
-    It is traced once for all sizes, and again where the model gets other variables. Run eagerly, a
+    It is traced once for all sizes, and again where the model gets other variables or a layer
+    another dtype policy. Run eagerly, a
     functional model keeps all its intermediate maps to the end, which takes several times the
     memory of the graph.
     """
     weights = model.weights
-    known, labels_of = _LABEL_FUNCTIONS.get(model, ((), None))
-    if labels_of and list(map(id, known)) == list(map(id, weights)):
+    policies = [layer.dtype_policy.name for layer in all_layers(model).values()]
+    known, labels_of = _LABEL_FUNCTIONS.get(model, (None, None))
+    if known and known[0] == policies and list(map(id, known[1])) == list(map(id, weights)):
         return labels_of
     spec, num_classes = logits_spec(model)
     any_batch = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
@@ -72,7 +75,7 @@ def label_function(model: keras.Model) -> LabelFunction:
         labels = tf.argmax(network()(pixels, training=False), -1, output_type=tf.int32)
         return tf.cast(labels, label_dtype(num_classes))
 
-    _LABEL_FUNCTIONS[model] = weights, labels_of
+    _LABEL_FUNCTIONS[model] = (policies, weights), labels_of
     return labels_of
 
 
@@ -161,7 +164,8 @@ def _pixels(image: ImageLike, shape: tf.TensorShape) -> np.ndarray:
             f"image of shape {received}"
         )
     # `can_cast` includes bfloat16, which NumPy lacks.
-    if pixels.dtype == bool or not np.can_cast(pixels.dtype, np.float64, "same_kind"):
+    is_number = np.can_cast(pixels.dtype, np.float64, "same_kind")
+    if not is_number or pixels.dtype in (bool, np.longdouble):
         raise ValueError(f"`image` must hold numbers. Received: image of dtype {pixels.dtype}")
     low, high = pixels.min(), pixels.max()
     message = f"`image` must hold values in 0..255. Received: image of values {low} to {high}"

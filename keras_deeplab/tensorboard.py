@@ -87,7 +87,10 @@ class TensorBoard(keras.callbacks.TensorBoard):
         """Keeps the confusion matrix of the validation."""
         if metrics := self._metrics():
             self._confusion = tf.convert_to_tensor(metrics[0].confusion).numpy()
-        super().on_test_end(self._grouped(logs))
+        grouped = self._grouped(logs)
+        if isinstance(logs, dict):  # Keras writes them as charts of their own, without the classes
+            grouped = {name: value for name, value in grouped.items() if name in logs}
+        super().on_test_end(grouped)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Writes Keras' curves."""
@@ -143,4 +146,4 @@ def _first(dataset: tf.data.Dataset | None, count: int) -> list[tuple[np.ndarray
     if dataset is None:
         return []
     pairs = pair_batches(dataset).unbatch().take(count).as_numpy_iterator()
-    return [(image, np.reshape(label, image.shape[:2])) for image, label in pairs]
+    return [(image, label[..., 0] if label.ndim == 3 else label) for image, label in pairs]

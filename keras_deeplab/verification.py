@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable
@@ -71,14 +72,18 @@ def verify(model: keras.Model, path: str | os.PathLike, tolerance: float | None 
         requests += [(SERVING_ENCODED, {"encoded": encoded}) for encoded in encodings]
         for name, inputs in requests:
             _compare(name, loaded.signatures, inputs, expected, tolerance)
-    known = {weight.numpy().tobytes() for weight in model.weights}
+    known = {_fingerprint(weight.numpy()) for weight in model.weights}
     # In the outputs of a saturated or untrained model a wrong weight may not show.
     for variable in loaded.signatures[SERVING_DEFAULT].variables:
-        if variable.numpy().tobytes() not in known:
+        if _fingerprint(variable.numpy()) not in known:
             raise ExportError(
                 f"{SERVING_DEFAULT}: the variable {variable.name} of shape {variable.shape} has "
                 "values that no weight of the model has"
             )
+
+
+def _fingerprint(values: np.ndarray) -> tuple[Any, ...]:
+    return values.shape, str(values.dtype), hashlib.sha256(values.tobytes()).digest()
 
 
 def verified_shapes(spec: tf.TensorSpec) -> list[tuple[int, int, int, int]]:
@@ -118,7 +123,7 @@ def _probabilities(logits: tf.Tensor, shape: tuple[int, int, int, int]) -> np.nd
         warnings.warn(
             "The model's output is the same at every pixel of the test images, so that the "
             "comparison shows only that the weights are equal. Is the model trained?",
-            stacklevel=3,
+            stacklevel=4,
         )
     return probabilities
 
@@ -145,6 +150,8 @@ def _compare(
     expected: np.ndarray,
     tolerance: float,
 ) -> None:
+    if name not in signatures:
+        raise ExportError(f"The SavedModel must have the signature {name!r}")
     try:
         outputs = signatures[name](**inputs)
         labels, probabilities = outputs["labels"].numpy(), outputs["probabilities"].numpy()

@@ -399,11 +399,24 @@ def test_verify_names_signature_and_output(exported, monkeypatch, name, mistake)
         export.verify(model, path)
 
 
+@pytest.mark.parametrize("name", ["serving_default", "serving_encoded"])
+def test_an_endpoint_called_from_python_refuses_malformed_requests(exported, name):
+    loaded = tf.saved_model.load(str(exported[1]))  # which keeps its variables alive
+    entry = getattr(loaded, name)
+    good, bad = {
+        "serving_default": (pictures((1, 8, 9, 3)), pictures((0, 8, 9, 3))),
+        "serving_encoded": (tf.constant([PNG]), tf.constant([], tf.string)),
+    }[name]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        entry(bad)
+    assert entry(good)["labels"].shape[0] == 1
+
+
 def test_verify_names_a_missing_signature(exported, monkeypatch):
     model, path, signatures = exported
     loaded = SimpleNamespace(signatures={"serving_default": signatures["serving_default"]})
     monkeypatch.setattr(tf.saved_model, "load", lambda path: loaded)
-    with pytest.raises(ExportError, match="serving_encoded failed: 'serving_encoded'"):
+    with pytest.raises(ExportError, match="must have the signature 'serving_encoded'"):
         export.verify(model, path)
 
 

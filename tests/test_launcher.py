@@ -48,6 +48,12 @@ def test_a_command_runs_quietly_in_a_clone():
     assert found.stderr == message
 
 
+def test_every_command_has_a_script_in_a_clone():
+    for name in launcher.COMMANDS:
+        script = ROOT / "training" / f"{name.replace('-', '_')}.py"
+        assert f'main(["{name}", *sys.argv[1:]])' in script.read_text()
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["evalute", "--model", "a.keras"]])
 def test_help_and_a_wrong_command_do_not_import_tensorflow(arguments, monkeypatch, capsys):
     monkeypatch.setattr(launcher, "import_tensorflow", lambda: pytest.fail("imported"))

@@ -1,4 +1,4 @@
-"""Scripts to run in a clone: the command `train`, the benchmark and the table of models."""
+"""Scripts to run in a clone: the commands, the benchmark and the table of models."""
 
 from keras_deeplab_launcher import import_tensorflow
 

@@ -15,12 +15,14 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import names, validation
-from keras_deeplab.evaluation import prediction_settings
 from keras_deeplab.models.multi_scale import with_test_time_augmentation
 from keras_deeplab.trainer import next_free
 
 # Short names that other tools use.
-ALIASES = {"lr": "--learning-rate", "bs": "--batch-size"}
+ALIASES = {"lr": "--learning-rate", "bs": "--batch-size", "checkpoint": "--weights"}
+
+# Sentences for options that do not exist, by `names.key` of the option.
+HINTS = {"numclasses": "The number of classes is that of the data set or the model."}
 
 # An ImportError names the extra package that is missing.
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, keras_deeplab.export.ExportError)
@@ -62,12 +64,12 @@ class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with the option or value that may be meant.
 
-    `hints` are sentences for options that do not exist, by `names.key` of the option.
+    `hints` are those of a command besides `HINTS`.
     """
 
     def __init__(self, hints: Mapping[str, str] | None = None, **settings: Any) -> None:
         super().__init__(formatter_class=_Defaults, **settings)
-        self.hints = hints or {}
+        self.hints = {**HINTS, **(hints or {})}
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses the arguments; an unknown option is reported before all other errors."""
@@ -138,7 +140,8 @@ def load_model(options: argparse.Namespace) -> keras.Model:
     """Loads the model as the options of `add_model` are set."""
     model = keras_deeplab.load_model(options.model, compile=False)
     if options.output_stride is not None:
-        if prediction_settings(model)["output_stride"] is None:
+        network = model.model if isinstance(model, keras_deeplab.MultiScale) else model
+        if "output_stride" not in network.get_config():
             rule = f"left out: {options.model} has none to choose"
             raise validation.error("--output-stride", rule, options.output_stride)
         model = model.with_output_stride(options.output_stride)

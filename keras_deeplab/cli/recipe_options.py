@@ -19,7 +19,6 @@ OTHERS = {"model", "scales", "flip"}
 HINTS = {
     **{key(field): f"Give it as --set {field}=VALUE." for field in FIELDS},
     "resume": "The same command resumes a run that was stopped.",
-    "numclasses": "The number of classes is that of the data set.",
 }
 
 

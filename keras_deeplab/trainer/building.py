@@ -118,6 +118,9 @@ class ModelBuilder:
         Batch norms that were folded into convolutions in the file of weights are restored with
         statistics of `images`, batches of training images; None leaves them folded.
         """
+        known = set().union(*(inspect.signature(kind).parameters for kind in MODELS.values()))
+        for name in recipe.model:  # those of another model are left out
+            validation.one_of("model", name, sorted(known - SET_ELSEWHERE))
         arguments: dict[str, Any] = {}
         if "separable" in self.model_arguments:
             arguments["separable"] = backbones.get(self.backbone).separable
@@ -134,7 +137,10 @@ class ModelBuilder:
                 load(model, self.weights)
         elif self._checkpoint.folded and images is not None:
             count = unfold_batch_norms(model, images.take(UNFOLDING_BATCHES))
-            logger.info("%d batch norms had been folded away: statistics from the data", count)
+            logger.info(
+                "%d batch norms had been folded away: re-estimated from the data",
+                count,
+            )
         return model
 
 

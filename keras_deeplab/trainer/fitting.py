@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -173,11 +174,14 @@ def fit(
         finished.extend(finish(trained, source, folder, test_scales, test_flip, verbose))
 
     try:
-        with full_disk_named(Path(run_dir or ".")), tempfile.TemporaryDirectory() as elsewhere:
+        with ExitStack() as stack:
             if run_dir is not None:
+                stack.enter_context(full_disk_named(Path(run_dir)))
                 run.epochs_done = on_chief(strategy, begin)
-            if tensorboard:  # on all workers, as reading the confusion matrix is a collective op
-                run.curves = folder.curves if folder is not None else Path(elsewhere)
+            if tensorboard and folder is not None:
+                run.curves = folder.curves
+            elif tensorboard:  # on all workers, as reading the confusion matrix is collective
+                run.curves = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             trained, history = run.train()
             on_chief(strategy, lambda: end(trained))
     finally:

@@ -53,7 +53,7 @@ BAD = [
     (train, "--lr 0.1", "no option --lr. Did you mean '--learning-rate'?"),
     (train, "-bs=4", "Did you mean '--batch-size'?"),
     (train, "--crop_size 64", "Did you mean '--crop-size'?"),
-    (train, "--num-classes 3", "The number of classes is that of the data set."),
+    (train, "--num-classes 3", "The number of classes is that of the data set or the model."),
     (train, "--weight-decay 0", "Give it as --set weight_decay=VALUE."),
     (train, "--resume", "The same command resumes a run that was stopped."),
     (evaluate, "--modle a.keras", "no option --modle. Did you mean '--model'?"),
@@ -90,6 +90,7 @@ BAD = [
     (evaluate, "--model own.keras --data two --split test", "test"),
     (evaluate, "--model own.keras --data two", "own.keras predicts 3 classes, but two has 2: "),
     (evaluate, "--model pixels.keras --data two --output-stride 8", "`--output-stride` must be le"),
+    (evaluate, "--model spp.keras --data two --output-stride 8", "`--output-stride` must be left"),
     (predict, "--model own.keras --images none.png", "`images` must be existing regular files"),
     (export, "--model own.keras --output two", "a new folder or a SavedModel"),
     (export, "--model cut.keras --output x", "error: cut.keras: it is damaged or cut off"),
@@ -118,6 +119,8 @@ def folder(tmp_path_factory):
     model.save(root / "own.keras")
     inputs = keras.Input((None, None, 3))
     keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs)).save(root / "pixels.keras")
+    spp = {"backbone": tiny(), "levels": (1,), "dense": (4,), "input_shape": (None, None, 3)}
+    keras_deeplab.SPPNet(2, **spp).save(root / "spp.keras")
     (root / "cut.keras").write_bytes((root / "own.keras").read_bytes()[:5000])
     (root / "run").mkdir()
     (root / "run" / "model.keras").write_bytes(b"")

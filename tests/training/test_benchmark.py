@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,19 @@ CASE = steps.Case("keras_deeplab", "mobilenet_v2", "float32", (64, 64), 2, 1, st
 def root(tmp_path_factory):
     kind = pipeline.Files("128x256 PNG", (128, 256), ".png")
     return pipeline.write_folder(tmp_path_factory.mktemp("files") / "png", kind, 3)
+
+
+def test_the_peak_is_that_of_a_process_alone():
+    block = np.ones(50_000_000)
+    folder = str(Path(steps.__file__).parent)
+    code = (
+        f"import sys; sys.path.insert(0, {folder!r}); import steps; before = steps.peak_bytes();"
+        "block = b'x' * 100_000_000; print(before, steps.peak_bytes() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, added = map(int, done.stdout.split())
+    assert 1e6 < before < 200e6 < block.nbytes
+    assert 80e6 < added < 150e6
 
 
 def test_the_files_are_a_data_set_that_compresses_like_photographs(root):

@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     size = height_and_width(options.size)
     measured: dict[str, Any] = machine()
+    measured["settings"] = {name: str(value) for name, value in vars(options).items()}
     print(f"{measured['processor']}, {cores()} cores")
     if "step" in options.parts:  # first, while this process is idle and small
         measured["steps"] = rows = []
