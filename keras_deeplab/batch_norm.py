@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.graph.network import all_layers, all_norms, intercepted_calls
+from keras_deeplab.graph.network import all_layers, all_norms, functional, intercepted_calls
 from keras_deeplab.layers import BatchNormalization
 
 POLICIES = ("train", "freeze_statistics", "freeze")
@@ -65,8 +64,8 @@ def set_policy(
         "trainable": validation.one_of("policy", policy, POLICIES) != "freeze",
         "frozen_statistics": policy == "freeze_statistics",
     }
-    if validation.one_of("synchronized", synchronized, (True, False, None)) is not None:
-        settings["synchronized"] = synchronized
+    if synchronized is not None:
+        settings["synchronized"] = validation.boolean("synchronized", synchronized)
     if momentum is not None:
         settings["momentum"] = validation.fraction("momentum", momentum, below_one=True)
     norms = all_norms(model)
@@ -150,6 +149,7 @@ def reestimate_batch_norm(
     >>> images = np.random.default_rng(0).uniform(0, 255, (4, 65, 65, 3))
     >>> dataset = tf.data.Dataset.from_tensor_slices(images).batch(2)
     >>> keras_deeplab.reestimate_batch_norm(fine, dataset)
+    58
 
     Reference:
         [Wu and Johnson, 2021, Rethinking "Batch" in BatchNorm](https://arxiv.org/abs/2105.07576),
@@ -169,45 +169,23 @@ def reestimate_batch_norm(
         for path, norm in all_norms(model).items()
         if norm.trainable and not getattr(norm, "frozen_statistics", False)
     }
+    moments_of = _moments_function(network, norms)
     # Of each norm's values in all batches the count, and the sums of them and of their squares.
     counts: Counter[str] = Counter()
     sums: dict[str, Any] = dict.fromkeys(norms, 0.0)
-
-    def normalised_by_batch(
-        path: str, _: Any, inputs: tf.Tensor, training: Any = None, mask: Any = None
-    ) -> tf.Tensor:
-        del training
-        norm, x = norms[path], tf.cast(inputs, tf.float32)
-        if mask is not None or norm.renorm:
-            rule = "batch norms without a mask or `renorm`"
-            raise ValueError(f"`model` must have {rule}. Received: layer '{path}'")
-        axes = [axis for axis in range(len(x.shape)) if axis != norm.axis % len(x.shape)]
-        count = math.prod(x.shape[axis] for axis in axes)
-        used = tf.nn.moments(x, axes)
-        if count:
-            mean, variance = (value.numpy().astype(np.float64) for value in used)
-            counts[path] += count
-            sums[path] = sums[path] + count * np.stack([mean, variance + mean**2])
-        if count <= 1:  # a single value has no variance
-            used = (norm.moving_mean, norm.moving_variance)
-        mean, variance, beta, gamma = (
-            None if value is None else tf.cast(value, tf.float32)
-            for value in (*used, norm.beta, norm.gamma)
-        )
-        outputs = keras.ops.batch_normalization(
-            x, mean, variance, norm.axis, beta, gamma, norm.epsilon
-        )
-        return tf.cast(outputs, norm.compute_dtype)
-
     batch = None
-    with intercepted_calls(norms, normalised_by_batch):
-        for batch in islice(dataset, steps):
-            network(batch[0] if isinstance(batch, tuple) else batch, training=False)
+    for batch in islice(dataset, steps):
+        for path, calls in moments_of(batch[0] if isinstance(batch, tuple) else batch).items():
+            for call in calls:
+                count, mean, variance = (value.numpy().astype(np.float64) for value in call)
+                if count:
+                    counts[path] += count
+                    sums[path] = sums[path] + count * np.stack([mean, variance + mean**2])
     if batch is None:
         raise validation.error("dataset", "at least one batch", dataset)
     estimated = {}
     for path, count in counts.items():
-        if count > 1:
+        if count > 1:  # a single value has no variance
             mean, square = sums[path] / count
             estimated[path] = (mean, np.maximum(square - mean**2, 0))
     broken = [path for path, both in estimated.items() if not np.isfinite(both).all()]
@@ -220,3 +198,55 @@ def reestimate_batch_norm(
         norms[path].moving_mean.assign(mean)
         norms[path].moving_variance.assign(variance)
     return len(estimated)
+
+
+def _moments_function(
+    network: keras.Model, norms: dict[str, keras.layers.BatchNormalization]
+) -> Callable[[Any], dict[str, list[Any]]]:
+    """A function from images to (count, mean, variance) of each norm's calls by path.
+
+    It is traced for the first size, which any layer can trace, and then for all others together.
+    """
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def traced(images: Any) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {path: [] for path in norms}
+
+        def normalised_by_batch(
+            path: str, _: Any, inputs: tf.Tensor, training: Any = None, mask: Any = None
+        ) -> tf.Tensor:
+            del training
+            outputs, *moments = _normalised(path, norms[path], inputs, mask)
+            found[path].append(moments)
+            return outputs
+
+        with intercepted_calls(norms, normalised_by_batch):
+            network(images, training=False)
+        return found
+
+    return lambda images: traced(
+        keras.tree.map_structure(
+            lambda spec, x: tf.cast(x, spec.dtype), functional(network).input, images
+        )
+    )
+
+
+def _normalised(
+    path: str, norm: keras.layers.BatchNormalization, inputs: tf.Tensor, mask: Any
+) -> tuple[tf.Tensor, ...]:
+    """The inputs normalised by the batch if it has a variance; its count, mean and variance."""
+    if mask is not None or norm.renorm:
+        raise ValueError(
+            f"`model` must have batch norms without a mask or `renorm`. Received: layer '{path}'"
+        )
+    x = tf.cast(inputs, tf.float32)
+    axes = [axis for axis in range(len(x.shape)) if axis != norm.axis % len(x.shape)]
+    count = tf.reduce_prod(tf.gather(tf.shape(x, tf.int64), axes))
+    moments = tf.nn.moments(x, axes)
+    moving, (beta, gamma) = (
+        [None if v is None else tf.cast(v, tf.float32) for v in variables]
+        for variables in ((norm.moving_mean, norm.moving_variance), (norm.beta, norm.gamma))
+    )
+    used = (tf.where(count > 1, *pair) for pair in zip(moments, moving, strict=True))
+    outputs = keras.ops.batch_normalization(x, *used, norm.axis, beta, gamma, norm.epsilon)
+    return tf.cast(outputs, norm.compute_dtype), count, *moments

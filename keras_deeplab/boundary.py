@@ -23,8 +23,9 @@ def near_boundary(labels: np.ndarray, distance: int, at_border: bool = False) ->
     height, width = labels.shape
     around = np.pad(labels, 1, mode="edge")
     shifted = [around[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    differs = np.logical_or.reduce([part != labels for part in shifted])
     # The number of pixels beside another label in each window, from an integral image.
-    sums = np.pad(np.any(shifted != labels, 0).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    sums = np.pad(differs.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     (top, left), (bottom, right) = (
         [np.clip(np.arange(length) + shift, 0, length) for length in labels.shape]
         for shift in (1 - distance, distance)

@@ -367,7 +367,9 @@ def _check_learning_rate(one: _OneBatch, history: History) -> Finding | None:
     if last < first / 2 or history["mean_iou"][-1] >= one.target:
         return None
     rises = not last <= first
-    if not rises:
+    if rises:
+        epochs, losses = len(history["loss"]), {rate: last}
+    else:
         for other in (0.1 * rate, 10 * rate):
             settings = {**optimizer.get_config(), "learning_rate": other}
             trial = type(optimizer).from_config(settings)

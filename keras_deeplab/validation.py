@@ -44,6 +44,13 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
     return int(value)
 
 
+def boolean(name: str, value: Any) -> bool:
+    """Returns an argument that is True or False; 1 and 0 are not."""
+    if not isinstance(value, bool):
+        raise error(name, "True or False", value)
+    return value
+
+
 def positive(name: str, value: Any) -> float:
     """Returns a number argument that is greater than 0."""
     if not is_number(value) or value <= 0:

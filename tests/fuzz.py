@@ -185,7 +185,7 @@ def load_weights(format: str, number: int, path: str) -> dict[str, str]:
             (evaluate, "--data", data),
             (export, "--output", folder / "saved_model"),
         ][number % 3]
-        found[main.__name__] = command(main.main, "--model", path, *rest)
+        found[main.__name__.rpartition(".")[2]] = command(main.main, "--model", path, *rest)
     return found
 
 
@@ -338,6 +338,8 @@ def outcome(function: Callable[[], Any]) -> str:
             function()
     except (ValueError, OSError, kd.export.ExportError) as error:
         name = type(error).__name__
+        if isinstance(error.__cause__, AttributeError | NameError | AssertionError):
+            return f"wrong: {traceback.format_exc(limit=-6)}"  # of the reader, not of the file
         return f"refused: {error}" if str(error).strip() else f"wrong: {name} without a message"
     except BaseException:
         return f"wrong: {traceback.format_exc(limit=-6)}"

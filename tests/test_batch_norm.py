@@ -113,6 +113,21 @@ def test_single_values_count_but_nothing_is_normalised_by_them():
     assert_close(statistics(model), [*expected[:2], kept])
 
 
+def test_reestimation_traces_twice_for_all_sizes():
+    traces = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, x):
+            traces.append(x.shape)
+            return x
+
+    x = inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, layers.BatchNormalization()(Counting()(x)))
+    traces.clear()
+    reestimate_batch_norm(model, batches(*SIZES))
+    assert len(traces) == 2
+
+
 def test_reestimation_leaves_frozen_norms_alone():
     model = network()
     first, second, third = norms_of(model)

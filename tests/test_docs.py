@@ -172,7 +172,12 @@ OWN = {
     "verification.verify",
 }
 # Examples that print numbers or names of layers of a backbone.
-OF_A_BACKBONE = {"batch_norm.set_policy", "models.unet.UNet", "weights.loading.load"}
+OF_A_BACKBONE = {
+    "batch_norm.reestimate_batch_norm",
+    "batch_norm.set_policy",
+    "models.unet.UNet",
+    "weights.loading.load",
+}
 
 
 class Checker(doctest.OutputChecker):

@@ -236,7 +236,8 @@ def _findings_of_images(split: str, pairs: Sequence[Pair]) -> Iterator[Finding]:
         text = f"{text}, the largest value is {max(deep)}"
         yield FileFault("16-bit images of few values", text)
     elif deep:
-        yield f"{text}; {dark} of them have no value above {FEW_BITS} and become almost black"
+        more = f"; {dark} of them have no value above {FEW_BITS} and become almost black"
+        yield text + more * bool(dark)
 
 
 def _palette_warning(root: Path, labels: dict[Path, LabelFacts]) -> Iterator[str]:

@@ -190,7 +190,8 @@ def infer_values(
     elif by_default and 2 * counts[IGNORE_LABEL] > counts.sum():
         why = f"255 holds {_pixels(counts[IGNORE_LABEL], counts)}"
     elif by_default:
-        why = _doubt(maps, values, ignored, FEW_OF_INFERRED)
+        why = _doubt([counts], values, ignored, FEW_OF_INFERRED)
+        why = why or _doubt(maps, values, ignored, FEW_OF_INFERRED)
     if why:
         raise ValueError(f"{why}. {_advice(counts, () if by_default else ignored)}")
     notes = [

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from keras_deeplab import validation
 from keras_deeplab.data.augment import MEAN_COLOR, ColorJitter, augment, jitter_strengths
-from keras_deeplab.data.source import IGNORE_LABEL, Source, decoded
+from keras_deeplab.data.source import IGNORE_LABEL, Source
 
 CACHE_LIMIT = 2 * 1024**3
+ANY_SHAPE = -1
 
 
 def training_dataset(
@@ -244,7 +245,40 @@ def _decoded_pairs(
     pairs = source.checked_dataset(split)
     if numbers is None:
         return pairs.cache()
-    return decoded(list(pairs.as_numpy_iterator()).__getitem__, count, numbers)
+    return _from_memory(pairs, count, numbers)
+
+
+def _from_memory(pairs: tf.data.Dataset, count: int, numbers: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the elements of `pairs`, all kept in memory, at the positions `numbers`.
+
+    `Dataset.cache` alone only iterates in order. So it caches one element: a vector of references
+    to all tensors (lists of one, as images differ in size), which can be read at any position
+    without a copy.
+    """
+    specs = pairs.element_spec
+    # Outside of functions of `numbers`, so that it lives as long as the dataset.
+    kept = pairs.map(lambda *tensors: tf.stack([_reference(tensor) for tensor in tensors]))
+    kept = kept.batch(count).cache().repeat()
+
+    def read(number: tf.Tensor, references: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        of_pair = references[number]
+        return tuple(_tensor(of_pair[index], spec) for index, spec in enumerate(specs))
+
+    return tf.data.Dataset.zip((numbers, kept)).map(read)
+
+
+def _reference(tensor: tf.Tensor) -> tf.Tensor:
+    empty = tf.raw_ops.EmptyTensorList(
+        element_shape=ANY_SHAPE, max_num_elements=1, element_dtype=tensor.dtype
+    )
+    return tf.raw_ops.TensorListPushBack(input_handle=empty, tensor=tensor)
+
+
+def _tensor(reference: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    tensor = tf.raw_ops.TensorListGetItem(
+        input_handle=reference, index=0, element_shape=ANY_SHAPE, element_dtype=spec.dtype
+    )
+    return tf.ensure_shape(tensor, spec.shape)
 
 
 def _cache_limit() -> int:

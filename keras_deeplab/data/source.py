@@ -139,7 +139,7 @@ class Source(abc.ABC):
         dtype = dataset.element_spec[1].dtype
         if dtype != tf.uint8:  # a cast would turn a mask divided by 255 into class 0
             name = f"{type(self).__name__}.dataset"
-            raise validation.error(name, "of label maps of dtype uint8", dtype.name)
+            raise ValueError(f"`{name}` must give label maps of uint8. Received: {dtype.name}")
         return dataset
 
     def decoded_bytes(self, split: str) -> int:

@@ -84,12 +84,13 @@ def minimum_size(model: keras.Model) -> tuple[int, int]:
         return True
 
     geometry(model)  # an error that has nothing to do with the size
-    sizes = range(1, _LARGEST_MINIMUM + 1)
-    # Most networks take any size.
-    index = 0 if is_large_enough(1) else bisect.bisect_left(sizes, True, key=is_large_enough)
-    if index == len(sizes):
-        raise error("model", f"a network for images of up to {_LARGEST_MINIMUM} pixels", model)
-    smallest = sizes[index]
+    size = 1  # doubled first, as larger sizes may fail where maps are merged
+    while not is_large_enough(size):
+        size *= 2
+        if size > _LARGEST_MINIMUM:
+            raise error("model", f"a network for images of up to {_LARGEST_MINIMUM} pixels", model)
+    sizes = range(size // 2 + 1, size)
+    smallest = size // 2 + 1 + bisect.bisect_left(sizes, True, key=is_large_enough)
     height, width = (fixed or smallest for fixed in own)
     return (height, width)
 

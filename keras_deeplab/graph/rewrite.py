@@ -201,11 +201,12 @@ class _Rewriter:
     def new_layer(self, operation: Any, settings: dict[str, Any], layer_class: Any) -> Any:
         name = self.name(operation.name)
         if layer_class is not None:
-            return layer_class(name=name, dtype=operation.dtype_policy, **settings)
+            return layer_class(name=name, dtype=operation.dtype_policy.name, **settings)
         cloned_class = type(operation)
         if self.own_batch_norms and cloned_class is kl.BatchNormalization:
             cloned_class = BatchNormalization
-        if self.reuse_layers and not settings and name == operation.name:
+        is_same = cloned_class is type(operation) and name == operation.name
+        if self.reuse_layers and is_same and not settings:
             return operation
         config = {**operation.get_config(), **settings}
         if isinstance(operation, kl.Layer):

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_deeplab.validation import one_of
+from keras_deeplab.validation import boolean
 
 # What may be changed on a norm that is there already; see `BatchNormalization.changed_settings`.
 _SETTINGS = ("momentum", "synchronized", "frozen_statistics")
@@ -56,7 +56,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         **kwargs: Any,
     ) -> None:
         super().__init__(axis, momentum, epsilon, center, scale, **kwargs)
-        self.frozen_statistics = one_of("frozen_statistics", frozen_statistics, (True, False))
+        self.frozen_statistics = boolean("frozen_statistics", frozen_statistics)
         self._made_with = tuple(getattr(self, name) for name in _SETTINGS)
 
     @property
@@ -136,10 +136,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _moments(self, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Keras' moments of what is not fused; the moving statistics in a single value's place."""
         moments = super()._moments(inputs, mask)
-        if mask is not None or self._is_surely_several(inputs):
+        if mask is None and self._is_surely_several(inputs):
             return moments
-        count, replica = self._count(inputs), tf.distribute.get_replica_context()
-        if replica is not None and self._spans_replicas():
+        replica = tf.distribute.get_replica_context()
+        count = self._count(inputs) if mask is None else tf.reduce_sum(tf.cast(mask, tf.int64))
+        if mask is None and replica is not None and self._spans_replicas():
             count = replica.all_reduce(tf.distribute.ReduceOp.SUM, count)
         return tuple(
             tf.where(count > 1, batch, tf.cast(old, batch.dtype))

@@ -30,7 +30,7 @@ class SpatialPyramidPooling2D(keras.layers.Layer):
         each bin channel by channel.
 
     Raises:
-        ValueError: If `levels` is no list of positive integers, or `mode` is none of the two.
+        ValueError: If `levels` is not a list of positive integers, or `mode` is neither of the two.
 
     Example:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import re
 
 import keras
 import tensorflow as tf
@@ -27,6 +28,8 @@ class LabelMapLoss(keras.losses.Loss, abc.ABC):
         name: str | None = None,
     ):
         validation.one_of("reduction", reduction, ("mean", "sum", "none", None))
+        # Keras' own default name counts the losses of the process.
+        name = name or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
         super().__init__(name=name, reduction=reduction)
         self.ignore_label = checked_ignore_label(ignore_label)
         self.stride = validation.integer("stride", stride)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,7 +97,7 @@ def with_feature_taps(
         # A user's layers such as Reshape work at a fixed size alone.
         dense = graph.with_output_stride(tapped, output_stride, size, **options)
     backbone = keras.Model(dense.inputs[0], dense.outputs, name="backbone")
-    if not network.trainable:
+    if not is_own and not arguments["backbone"].trainable:
         backbone.trainable = False
     return backbone
 
@@ -114,11 +113,20 @@ def serialize_backbone(backbone: Any) -> Any:
     # A loss or metric of the user's has no part in this model and might not load again.
     config.pop("compile_config", None)
 
-    # Keras adds addresses in memory, which would join unrelated objects in a later process.
-    def without_address(part: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in part.items() if key != "shared_object_id"}
+    return _without_addresses(config)
 
-    return json.loads(json.dumps(config), object_hook=without_address)
+
+def _without_addresses(config: Any) -> Any:
+    """Removes the object numbers that Keras adds while it loads a file.
+
+    They are addresses in memory and would join unrelated objects in a later process.
+    """
+    if isinstance(config, dict):
+        kept = {key: value for key, value in config.items() if key != "shared_object_id"}
+        return {key: _without_addresses(value) for key, value in kept.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(map(_without_addresses, config))
+    return config
 
 
 def deserialize_backbone(backbone: Any, custom_objects: Any = None) -> Any:

@@ -88,7 +88,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             name: self.checks[name](name, value) if name in self.checks else value
             for name, value in arguments.items()
         }
-        final = completed(self._completed(checked))
+        final = completed(self._with_defaults(checked))
         with dtype_policy(final["dtype"]):
             network = self._network(final)
             taps = self._feature_taps(network, final)
@@ -112,7 +112,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             object.__setattr__(self, "transfer_report", load(self))
             logger.info("%s", self.transfer_report)
 
-    def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _with_defaults(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Returns the checked arguments with the class's own defaults."""
         return arguments
 
@@ -254,7 +254,7 @@ class SegmentationModel(ImageModel):
     paper_rates: tuple[int, ...] = (6, 12, 18)
     paper_stride = 16
 
-    def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _with_defaults(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments.get("aspp_rates", ()) is not None:
             return arguments
         rates = scaled_rates(self.paper_rates, self.paper_stride, arguments["output_stride"])

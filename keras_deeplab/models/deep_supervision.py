@@ -45,13 +45,20 @@ class DeepSupervision:
             return self.training_graph(inputs, training=True)
         return super().call(inputs, training=training, mask=mask)
 
-    def compute_loss(self, x: Any, y: Any, y_pred: Any, *more: Any, **named: Any) -> Any:
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
         """Returns the loss of the main output; in training the weighted sum over all outputs."""
         if not isinstance(y_pred, list | tuple):
-            return super().compute_loss(x, y, y_pred, *more, **named)
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
         total = 0.0
         for weight, logits in zip(self.supervision_weights, y_pred, strict=True):
-            total += weight * super().compute_loss(x, y, logits, *more, **named)
+            total += weight * super().compute_loss(x, y, logits, sample_weight, training)
         # Keras added what the layers add to each of them.
         added = sum(map(self._aggregate_additional_loss, self.losses))
         return total - (sum(self.supervision_weights) - 1) * added

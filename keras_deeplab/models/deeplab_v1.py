@@ -58,8 +58,8 @@ class DeepLabV1(SegmentationModel):
     ) -> None:
         super().__init__(locals())
 
-    def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        completed = super()._completed(with_released_vgg16(arguments))
+    def _with_defaults(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        completed = super()._with_defaults(with_released_vgg16(arguments))
         if len(completed["aspp_rates"]) != 1:
             raise error("aspp_rates", "a tuple of one rate", completed["aspp_rates"])
         return completed

@@ -68,7 +68,7 @@ class DeepLabV2(SegmentationModel):
     ) -> None:
         super().__init__(locals())
 
-    def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _with_defaults(self, arguments: dict[str, Any]) -> dict[str, Any]:
         backbone, completed = arguments["backbone"], with_released_vgg16(arguments)
         if completed["head_filters"] == "auto":
             completed["head_filters"] = 1024 if backbone == "vgg16" else None
@@ -76,7 +76,7 @@ class DeepLabV2(SegmentationModel):
         has_strides = isinstance(backbone, str) and "stride_on" in backbones.get(backbone).options
         if completed["stride_on"] is None and has_strides:
             completed["stride_on"] = "1x1"
-        completed = super()._completed(completed)
+        completed = super()._with_defaults(completed)
         if not completed["aspp_rates"]:
             raise error("aspp_rates", "a tuple of at least one rate", ())
         return completed

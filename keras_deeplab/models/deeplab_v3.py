@@ -25,7 +25,8 @@ class DeepLabV3(DeepSupervision, SegmentationModel):
         aspp_filters: Channels of ASPP's branches and output.
         head_filters: Channels of torchvision's 3x3 convolution behind ASPP; `None` for none.
         auxiliary_layer: The backbone's layer from which torchvision's auxiliary head predicts;
-            `"auto"` for torchvision's own. In training the model returns the logits of both heads.
+            `"auto"` for torchvision's own, `None` for no such head. In training the model returns
+            both logits.
         auxiliary_weight: Of the auxiliary head's loss, which is added to the main head's.
 
     The other arguments are those of `SegmentationModel`.
@@ -69,9 +70,9 @@ class DeepLabV3(DeepSupervision, SegmentationModel):
     ) -> None:
         super().__init__(locals())
 
-    def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _with_defaults(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if not arguments["cascade"]:
-            return super()._completed(arguments)
+            return super()._with_defaults(arguments)
         for name in ("aspp_rates", "separable"):
             if arguments[name]:
                 raise error(name, "left out with `cascade`, which replaces ASPP", arguments[name])

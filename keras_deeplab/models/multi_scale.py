@@ -55,16 +55,15 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         self,
         model: keras.Model,
         scales: Sequence[float] = (0.5, 0.75, 1.0),
-        name: str = "multi_scale",
         *,
+        name: str = "multi_scale",
         fusion: str = "max",
         flip: bool = False,
     ) -> None:
         scales = checked_scales(scales)
         one_of("fusion", fusion, ("max", "mean"))
         _check_model(model)
-        inner = model.model if isinstance(model, MultiScale) else model
-        align_corners = isinstance(inner, SegmentationModel) and inner.aligns_corners
+        align_corners = _aligns_corners(model)
         inputs = keras.Input(model.input_shape[1:], name="images")
         maximum = keras.layers.Maximum(name="maximum", dtype="float32")
         fuse = maximum if fusion == "max" else _log_mean_probability
@@ -114,8 +113,17 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MultiScale:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
-        config = {key: value for key, value in config.items() if key != "align_corners"}
-        return cls(**{**config, "model": model})  # without what earlier files repeat of the model
+        config, own = {**config, "model": model}, _aligns_corners(model)
+        stored = config.pop("align_corners", own)  # which earlier files repeat of the model
+        if stored != own:
+            raise error("align_corners", f"{own}, as in the model", stored)
+        return cls(**config)
+
+
+def _aligns_corners(model: keras.Model) -> bool:
+    while isinstance(model, MultiScale):
+        model = model.model
+    return isinstance(model, SegmentationModel) and model.aligns_corners
 
 
 def _views(

@@ -69,7 +69,7 @@ class UNet(SegmentationModel):
     ) -> None:
         super().__init__(locals())
 
-    def _completed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _with_defaults(self, arguments: dict[str, Any]) -> dict[str, Any]:
         of_2015 = arguments["backbone"] is None
         defaults = {"filters": 64 if of_2015 else 16, "batch_norm": not of_2015}
         missing = {key: value for key, value in defaults.items() if arguments[key] is None}
@@ -96,8 +96,9 @@ class UNet(SegmentationModel):
         by_stride = {
             stride: skip for stride, skip in zip(strides, skips, strict=True) if stride < coarsest
         }
-        if len(by_stride) != (config["depth"] if of_2015 else max(1, len(skips))):
-            rule = f"layers of the backbone of different strides, finer than its own of {coarsest}"
+        count = config["depth"] if of_2015 else max(1, len(skips))
+        if not len(by_stride) == len(skips) == count:
+            rule = f"{count} layers of different strides, finer than the features' {coarsest}"
             raise error("skip_layers", rule, config["skip_layers"])
         if not of_2015:
             x = kl.Dropout(config["dropout"], name="dropout")(x)

@@ -14,7 +14,7 @@ from keras_deeplab.optimizers.groups import ParameterGroup, multipliers
 
 
 class GroupedOptimizer(WholeGradientClipping):
-    """Mixin in front of a Keras optimizer; `_with_decay` decays and returns the gradient."""
+    """Mixin in front of a Keras optimizer that applies the multipliers of parameter groups."""
 
     # For each variable in its order: shape, multiplier of learning rate, of weight decay.
     _multipliers: list[list[Any]] | None = None

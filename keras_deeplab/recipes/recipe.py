@@ -188,6 +188,6 @@ _CHECKED = {
     partial(validation.one_of, choices=("poly", "step")): "schedule",
     partial(validation.one_of, choices=POLICIES): "batch_norm",
     partial(validation.one_of, choices=("median", "inverse")): "class_weights",
-    partial(validation.one_of, choices=(True, False)): "flip",
+    validation.boolean: "flip",
 }
 _CHECKS = {name: check for check, names in _CHECKED.items() for name in names.split()}

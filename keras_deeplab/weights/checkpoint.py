@@ -64,6 +64,7 @@ class Checkpoint:
     model: str | None = None
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
     folded: bool = False
+    loadable: frozenset[str] | None = None
 
     def __str__(self) -> str:
         names = listed(sorted(self.arrays))
@@ -127,7 +128,14 @@ class Checkpoint:
         if missing:
             what = f"{len(missing)} of its layers: {listed(missing)}"
             raise WeightsError(self.path, f"it looks like {title}, but lacks {what}")
-        return replace(self, title=title, torch=False, arrays=arrays, **network)
+        return replace(
+            self,
+            title=title,
+            torch=False,
+            arrays=arrays,
+            loadable=frozenset(used.values()),
+            **network,
+        )
 
     def _variables(self, path: str, scope: str) -> dict[str, str]:
         """Keras' names of a layer's variables -> their keys in the file."""

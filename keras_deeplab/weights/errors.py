@@ -20,8 +20,13 @@ class WeightsError(ValueError):
 
     def __init__(self, path: str | os.PathLike, reason: str) -> None:
         self.path = path
-        self.reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason[:1000])
+        self.reason = printable(reason)
         super().__init__(f"{os.fspath(path)}: {self.reason}")
+
+
+def printable(text: str) -> str:
+    """A text from an untrusted file, bounded, and escaped for a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:1000])
 
 
 class UnreadableError(Exception):
@@ -38,7 +43,7 @@ def reading(path: Path) -> Iterator[None]:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise UnreadableError("it must be a regular file, not a named pipe or a device")
         yield
-    except (WeightsError, ImportError):
+    except (WeightsError, ImportError, MemoryError):
         raise
     except UnreadableError as error:
         raise WeightsError(path, str(error)) from error
@@ -55,4 +60,4 @@ def shortened(error: Exception) -> str:
 
 def listed(texts: Sequence[str], separator: str = ", ") -> str:
     """The first of several texts."""
-    return separator.join(texts[:5]) + (f"{separator}..." if len(texts) > 5 else "")
+    return separator.join(map(printable, texts[:5])) + (f"{separator}..." if len(texts) > 5 else "")

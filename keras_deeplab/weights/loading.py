@@ -32,7 +32,7 @@ def load(
 
     Args:
         model: A model of this package or one of its backbones.
-        checkpoint: Path of a file, whose format is recognised by its content; the name of published
+        checkpoint: Path of a file, recognised by content or name; the name of published
             weights (`keras_deeplab.weights.list`), which are downloaded once ("./NAME" is a file of
             that name); or a Keras model, such as one of keras.applications. Files are `.keras`;
             `.weights.h5` of a model with the same arguments; `.h5` of keras.applications; torch

@@ -1,4 +1,4 @@
-"""Opens weights of all kinds, each format recognised by its content."""
+"""Opens weights of all kinds, recognised by their content or name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_deeplab import validation
+from keras_deeplab import backbones, validation
 from keras_deeplab.graph.network import own_weights
 from keras_deeplab.weights import names, published
 from keras_deeplab.weights.checkpoint import Checkpoint
@@ -76,8 +76,10 @@ def _is_published(checkpoint: str | os.PathLike, path: Path) -> bool:
 
 def _downloaded(text: str, model: str | None, backbone: Any, options: Any) -> Path:
     name, *network = text.split("/")
-    if len(network) == 2:
+    if len(network) == 2 and (name in _NAMES or network[1] in backbones.NAMES):
         model, backbone = network
+    elif network:
+        model = backbone = None
     if len(network) not in (0, 2) or not (model or isinstance(backbone, str)):
         raise WeightsError(
             text,

@@ -75,7 +75,8 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
         if not misfit or path in left:
             continue
         is_predictor = _differs_in_classes(layers[path], found[path])
-        if path in backbone or (checkpoint.model == type(model).__name__ and not is_predictor):
+        may_differ = is_predictor or checkpoint.model not in (None, type(model).__name__)
+        if path in backbone or not may_differ:
             raise WeightsError(checkpoint.path, misfit)
         composite = path.rpartition("/")[0]  # a convolution with its norm
         whole = path if is_predictor or not composite else composite
@@ -105,7 +106,8 @@ def _values(checkpoint: Checkpoint, scope: str, layer: keras.layers.Layer) -> di
     values = {
         variable.name: np.asarray(checkpoint.arrays[key])
         for variable in own_weights(layer)
-        if (key := scope + variable.name) in checkpoint.arrays
+        if (key := scope + variable.name)
+        in (checkpoint.arrays if checkpoint.loadable is None else checkpoint.loadable)
     }
     if checkpoint.folded and "beta" in values:
         # The scale and mean are in the convolution: what is left is the identity and a shift.
@@ -166,6 +168,10 @@ def _setting_notes(model: keras.Model, checkpoint: Checkpoint) -> list[str]:
         f"`{key}` is {mine!r}; the weights were trained with {value!r}"
         for key, mine, value in pairs
         # Tuples come back from a file as lists.
-        if key not in _FREE_SETTINGS
-        and json.dumps(mine, default=str) != json.dumps(value, default=str)
+        if key not in _FREE_SETTINGS and _plain(mine) != _plain(value)
     ]
+
+
+def _plain(value):
+    """Tuples come back from a file as lists."""
+    return json.loads(json.dumps(value, default=str))

@@ -89,6 +89,6 @@ def zero_kernels() -> Iterator[None]:
         return tf.zeros(shape, dtype)
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("HeNormal", "GlorotUniform", "RandomNormal"):
+        for name in ("HeUniform", "GlorotUniform", "RandomNormal"):
             patch.setattr(getattr(keras.initializers, name), "__call__", zeros)
         yield

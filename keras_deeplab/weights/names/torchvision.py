@@ -134,5 +134,8 @@ def _with_bins(checkpoint: Checkpoint) -> Checkpoint:
     """VGG16's first dense layer: torch lays the 7x7 map out by channel, the pyramid by bin."""
     name = "classifier.0.weight"
     kernel = checkpoint.array(name, 2)
+    if kernel.shape[1] != 512 * 7 * 7:
+        rule = f"{name} must have 512 * 7 * 7 inputs. Received: {kernel.shape[1]}"
+        raise WeightsError(checkpoint.path, rule)
     bins = kernel.reshape(len(kernel), 512, 7, 7).transpose(0, 2, 3, 1)
     return checkpoint.with_arrays({name: bins.reshape(kernel.shape)})

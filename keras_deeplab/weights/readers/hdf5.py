@@ -92,13 +92,15 @@ def read_structured(path: Path, model: keras.Model) -> keras.Model:
 
     Keras leaves layers without a place in the file as they are: places and shapes must be the same.
     """
+    theirs = _shapes(path)
     twin = type(model).from_config(model.get_config())
     with tempfile.TemporaryDirectory() as folder:
         own = Path(folder) / "own.weights.h5"
         twin.save_weights(own)
-        if differences := sorted(_shapes(own) ^ _shapes(path)):
+        if differences := sorted(_shapes(own) ^ theirs):
             place, shape = differences[0]
-            what = f"{len(differences)} differences, such as {place} of the shape {shape}"
+            where = "file" if differences[0] in theirs else "model"
+            what = f"{len(differences)} differences, such as {place} of {shape} in the {where}"
             raise UnreadableError(f"it holds another network than '{model.name}': {what}")
     twin.load_weights(path)
     return twin

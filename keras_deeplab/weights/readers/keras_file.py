@@ -88,9 +88,11 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
     path = Path(os.path.expanduser(path))
     with reading(path):
         check_is_file(path)
-        if not zipfile.is_zipfile(path) or path.suffix != ".keras":
+        if not zipfile.is_zipfile(path):
             advice = "from_pretrained and weights.load read other formats"
             raise UnreadableError(f"it is damaged or cut off, or no .keras file; {advice}")
+        if path.suffix != ".keras":
+            raise UnreadableError("its name must end in .keras")
         with zipfile.ZipFile(path) as archive:
             _check_members(archive, path.stat().st_size)
             config = json.loads(archive.read(_CONFIG))

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_deeplab.weights import names
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import UnreadableError, WeightsError
+from keras_deeplab.weights.errors import UnreadableError, WeightsError, printable
 from keras_deeplab.weights.readers.torch import Keys
 
 logger = logging.getLogger(__name__)
@@ -26,15 +26,18 @@ def chosen(path: Path, state_dicts: Mapping[Keys, _Arrays], moving_averages: boo
     """The one known network in state dicts, which are given by the keys that lead to them.
 
     A prefix such as `module.` or `_orig_mod.` before all or some of the names is found by removing
-    one part after the other until a network fits. Moving averages beside the model are told by
-    their keys or prefix.
+    one part after the other until a network fits. Moving averages beside the model are
+    recognised by their keys or prefix.
     """
     found: dict[str, Checkpoint] = {}
     errors = []
     for keys, arrays in state_dicts.items():
         for prefix, network in _networks(path, arrays):
             if isinstance(network, Checkpoint):
-                found[".".join((*keys, f"{prefix}*"))] = network
+                name = ".".join((*keys, f"{prefix}*"))
+                if name in found:
+                    raise UnreadableError(f"it holds two networks of the name {name}")
+                found[name] = network
             else:
                 errors.append(network)
     averages = {name: network for name, network in found.items() if _AVERAGES.search(name)}
@@ -55,7 +58,8 @@ def chosen(path: Path, state_dicts: Mapping[Keys, _Arrays], moving_averages: boo
     ((name, network),) = wanted.items()
     if name != "*":
         others = ", ".join(other for other in found if other != name) or "none"
-        logger.info("%s: weights read from %s; other networks in it: %s", path, name, others)
+        text = printable(f"weights read from {name}; other networks in it: {others}")
+        logger.info("%s: %s", path, text)
     return network
 
 

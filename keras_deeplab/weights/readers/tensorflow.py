@@ -44,9 +44,9 @@ def prefix_of(path: Path) -> Path | None:
     with reading(listing):
         state = tf.train.get_checkpoint_state(path) if listing.exists() else None
     # A folder that was moved is still named by its old path, and a file may name any other.
-    latest = path / Path(state.model_checkpoint_path).name if state else path
-    if _index(latest).is_file():
-        return latest
+    name = Path(state.model_checkpoint_path).name if state else ""
+    if name and _index(path / name).is_file():
+        return path / name
     found = sorted(path.glob("*.index"), key=lambda file: file.stem)
     if len(found) > 1:
         names = ", ".join(file.stem for file in found)
