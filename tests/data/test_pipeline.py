@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
 from functools import cache
@@ -106,6 +108,40 @@ def test_the_memory_is_filled_once():
     for _ in range(2):
         batches(dataset)
     assert len(source.decoded) == 2 * COUNT
+
+
+def test_cached_images_are_freed_with_their_dataset():
+    class Large(data.Shapes):
+        def dataset(self, split, numbers=None):
+            def enlarged(image, label):
+                return tf.tile(image, (8, 8, 1)), tf.tile(label, (8, 8))
+
+            return super().dataset(split, numbers).map(enlarged)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("the system does not tell the memory of a process")
+    source, used = Large(train=4, val=0), []
+    for _ in range(4):
+        for _ in data.training_dataset(source, crop_size=(8, 8), batch_size=4, cache=True):
+            pass
+        gc.collect()
+        used.append(resident())
+    (height, width, _) = next(iter(source.dataset("train")))[0].shape
+    assert used[-1] - used[0] < 2 * (4 * height * width * 4)  # three are made after the first
+
+
+def test_cached_images_may_be_floats():
+    class Floats(data.Shapes):
+        def dataset(self, split, numbers=None):
+            return super().dataset(split, numbers).map(lambda x, y: (tf.cast(x, tf.float32), y))
+
+    source = Floats(train=2, val=0)
+    kept, read = (finite(source, batch_size=2, cache=cache, **STILL) for cache in (True, False))
+    for first, second in zip(kept, read, strict=True):
+        np.testing.assert_array_equal(first[0], second[0])
 
 
 def test_names_are_those_of_the_images_in_the_batch():

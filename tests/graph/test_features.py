@@ -71,3 +71,17 @@ def test_fixed_sizes_at_which_a_fine_pooling_meets_padding_alone_are_refused():
         with_output_stride(network(None, None), 4, (4, 8))
     fine = with_output_stride(network(5, 5), 4)
     assert np.abs(fine(image(5, 5, channels=1))).max() <= 255
+
+
+@pytest.mark.parametrize("kernel, merges", [(3, 2), (3, 4), (5, 3), (7, 3), (7, 4)])
+def test_larger_sizes_than_the_minimum_may_fail(kernel, merges):
+    """Where enlarged maps are merged with skips, only some sizes fit."""
+    inputs = keras.Input((None, None, 3))
+    x = kl.Conv2D(2, kernel)(inputs)
+    skips = []
+    for _ in range(5):
+        skips.append(x)
+        x = kl.Conv2D(2, 3, 2, padding="same")(x)
+    for skip in skips[: -merges - 1 : -1]:
+        x = kl.Concatenate()([kl.UpSampling2D()(x), skip])
+    assert minimum_size(keras.Model(inputs, x)) == (kernel, kernel)

@@ -152,3 +152,12 @@ def test_the_copy_is_independent_and_serialises(tmp_path):
     loaded = keras.models.load_model(tmp_path / "fine.keras")
     np.testing.assert_allclose(np.asarray(loaded(x)), expected, atol=1e-5)
     assert geometry(loaded, 32, 33).output == geometry(fine, 32, 33).output
+
+
+def test_a_pooling_of_one_pixel_becomes_a_layer_that_can_be_saved(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    x = kl.MaxPooling2D(1, 2)(kl.Conv2D(4, 3, padding="same")(inputs))
+    dense = with_output_stride(keras.Model(inputs, kl.Conv2D(4, 3, padding="same")(x)), 1)
+    dense.save(tmp_path / "dense.keras")
+    again = keras.models.load_model(tmp_path / "dense.keras")
+    np.testing.assert_array_equal(again(image(9, 9)), dense(image(9, 9)))

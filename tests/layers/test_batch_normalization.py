@@ -181,6 +181,16 @@ def test_masks_are_left_to_keras():
     assert np.abs(expected - ours(x, training=True)).max() > 0.01
 
 
+def test_a_single_value_that_a_mask_leaves_is_not_normalised_by_itself():
+    x = values(1, 2)  # (1, 2, channels)
+    ours, _ = pair(x)
+    before = ours.get_weights()
+    mask = np.array([[True, False]])
+    np.testing.assert_allclose(ours(x, training=True, mask=mask), ours(x), atol=1e-5)
+    for old, new in zip(before[2:], ours.get_weights()[2:], strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-5)
+
+
 def test_frozen_statistics():
     x = values(4, 3, 3)
     ours, keras_own = pair(x)

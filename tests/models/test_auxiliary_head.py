@@ -176,3 +176,13 @@ def test_the_backbones_own_layer_is_that_of_torchvision(name, layer):
 
 def test_the_backbones_last_layer_can_be_named_too():
     assert len(small("v3_auxiliary", auxiliary_layer="add32").training_graph.outputs) == 2
+
+
+def test_the_loss_is_computed_by_names_alone(model, batch):
+    """As in the guides of Keras for a `train_step` of one's own."""
+    images, labels = batch
+    model.compile("sgd", keras_deeplab.losses.CrossEntropy())
+    outputs = model(images, training=True)
+    found = model.compute_loss(y=labels, y_pred=outputs)
+    np.testing.assert_allclose(found, model.compute_loss(images, labels, outputs))
+    assert found > 0

@@ -80,3 +80,12 @@ def test_the_default_is_the_papers_head_on_vgg16():
     model = SPPNet(1000)
     assert model.count_params() == 14_714_688 + 50 * 512 * 4096 + 4096 + 16_781_312 + 4_097_000
     assert model(image(180, 224)).shape == (1, 1000)
+
+
+def test_a_frozen_network_stays_frozen():
+    network = tiny()
+    network.trainable = False
+    options = {"levels": (1,), "dense": (4,), "input_shape": (None, None, 3)}
+    model = SPPNet(2, network, **options)
+    assert not model.backbone.trainable
+    assert len(model.trainable_weights) == 4  # of the two dense layers

@@ -117,7 +117,7 @@ def test_some_networks_have_values_of_their_own():
         ({"class_focus": "x"}, "`class_focus` must be .* Received: class_focus='x'"),
         ({"color_jitter": {"hue": 1}}, "`color_jitter` must be"),
         ({"warmup_share": 1}, r"`warmup_share` must be a number in \[0, 1\)"),
-        ({"flip": "no"}, "`flip` must be one of True, False. Received: flip='no'"),
+        ({"flip": "no"}, "`flip` must be True or False. Received: flip='no'"),
         ({"model": 5}, "`model` must be a mapping of arguments. Received: model=5"),
     ],
 )

@@ -418,7 +418,7 @@ def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path):
         ("missing.keras", "there is no such file"),
         ("cut.keras", "it is damaged or cut off, or no .keras file"),
         ("some.pth", ".* no .keras file; from_pretrained and weights.load read other"),
-        ("other.zip", "it is damaged or cut off, or no .keras file"),
+        ("other.zip", "its name must end in .keras"),
     ],
 )
 def test_what_is_given_in_place_of_a_file(files, tmp_path, name, message):

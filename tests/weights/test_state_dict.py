@@ -181,3 +181,14 @@ def test_wrong_ranks_types_and_values_are_refused(arrays, target, tmp_path, name
     safetensors.numpy.save_file({**arrays, f"features.{name}": array}, path)
     with unchanged(target), pytest.raises(WeightsError, match=reason):
         weights.load(target, path)
+
+
+def test_names_of_a_file_are_escaped_for_the_terminal(logs):
+    chosen(PATH, {("a\x1b[2J\nResuming",): RESNET}, False)
+    assert "a\\x1b[2J\\nResuming" in logs.text
+    assert "\x1b" not in logs.text
+
+
+def test_two_networks_of_one_name_are_refused():
+    with pytest.raises(UnreadableError, match="it holds two networks of the name a.b"):
+        chosen(PATH, {("a.b",): RESNET, ("a", "b"): RESNET}, False)

@@ -162,3 +162,17 @@ def test_values_must_be_finite_in_the_models_precision(source):
         keras.config.set_dtype_policy("float32")
     with pytest.raises(WeightsError, match=f"{KERNEL} must hold finite float16 values"):
         transfer(half, large)
+
+
+def test_arrays_beside_a_recognised_network_are_not_loaded():
+    """Those of a user's own layers, which a model may name alike."""
+    arrays = {"scope/kernel": np.zeros((1, 1, 3, 2), np.float32), "logits/bias": np.ones(3)}
+    found = Checkpoint("file", arrays).mapped("a network", {"conv": "scope"})
+    assert found.loadable == {"conv/kernel"}
+    assert set(found.arrays) == {"conv/kernel", "logits/bias"}
+
+
+def test_a_network_of_no_known_class_must_fit(source):
+    unknown = dataclasses.replace(source, model=None)
+    with pytest.raises(WeightsError, match="do(es)? not fit|is .*the checkpoint's"):
+        transfer(v3(aspp_filters=4), unknown)
