@@ -33,12 +33,8 @@ def parser() -> Parser:
     add("--backbone", **backbones, help="default: that of --weights, or of the model")
     add("--weights", help="file to start from, or name of published weights, such as imagenet")
     add("--mixed-precision", **one_of(PRECISIONS), help="default: float32")
-    add(
-        "--distribute",
-        **one_of(distribution.STRATEGIES),
-        default="none",
-        help="see docs/distributed.md",
-    )
+    strategies = one_of(distribution.STRATEGIES)
+    add("--distribute", **strategies, default="none", help="see docs/distributed.md")
     add("--seed", type=int, default=0)
     add("--tensorboard", action="store_true", help="write curves and pictures into the run")
     add("--output", type=Path, help="folder of the run; default: runs/DATA-MODEL-BACKBONE")
