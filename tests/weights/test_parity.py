@@ -7,8 +7,11 @@ from parity import differences, write_case
 
 from keras_deeplab import weights
 
-CASES = {"tf1_deeplab_mobilenet_v2": (), "torchvision_deeplabv3_mobilenet_v3_large": ()}
 # Case -> changes of the model that must show: a case that they do not move proves nothing.
+CASES = {
+    "tf1_deeplab_mobilenet_v2": ({"align_corners": False},),
+    "torchvision_deeplabv3_mobilenet_v3_large": ({"align_corners": True},),
+}
 LARGE_CASES = {
     "torchvision_deeplabv3_resnet50": ({"stride_on": "1x1"}, {"aspp_rates": (6, 12, 18)}),
     "tf1_deeplab_xception65": ({"epsilon": 1e-3}, {"low_level_layer": "entry2_conv1"}),
