@@ -25,8 +25,7 @@ class DeepLabV3(DeepSupervision, SegmentationModel):
         aspp_filters: Channels of ASPP's branches and output.
         head_filters: Channels of torchvision's 3x3 convolution behind ASPP; `None` for none.
         auxiliary_layer: The backbone's layer from which torchvision's auxiliary head predicts;
-            `"auto"` for torchvision's own, `None` for no such head. In training the model returns
-            both logits.
+            `"auto"` for torchvision's own, `None` for none. In training it returns both logits.
         auxiliary_weight: Of the auxiliary head's loss, which is added to the main head's.
 
     The other arguments are those of `SegmentationModel`.
