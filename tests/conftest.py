@@ -81,7 +81,7 @@ def shared() -> Path:
     """The folder of reference data beside the project; tests that need it skip without it."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
-        pytest.skip("needs reference photographs, which their licences do not let us distribute")
+        pytest.skip("requires the reference data in the folder `shared` beside the project")
     return folder
 
 

@@ -290,7 +290,7 @@ def damage_folder(root: Path, rng: random.Random) -> list[str]:
     }
     names = [rng.choice(sorted(faults)) for _ in range(rng.choice((1, 1, 2, 3)))]
     for name in names:
-        with contextlib.suppress(OSError, ValueError, TypeError):  # one fault may hinder the next
+        with contextlib.suppress(OSError, ValueError, TypeError):  # one fault may prevent the next
             faults[name]()
     return names
 

@@ -20,7 +20,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from tensorflow.core.protobuf import config_pb2  # noqa: E402
 
-saved_model, requests, answers = map(Path, sys.argv[1:])
+saved_model, requests, responses = map(Path, sys.argv[1:])
 session = tf.compat.v1.Session(graph=tf.Graph())
 with session.graph.as_default():
     meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(saved_model))
@@ -42,7 +42,7 @@ def answer(name, inputs):
 
 requests = pickle.loads(requests.read_bytes())
 valid = answer(*requests["valid"])
-with answers.open("w") as file:
+with responses.open("w") as file:
     for name, request in requests.items():
         message = None
         try:

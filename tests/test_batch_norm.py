@@ -105,7 +105,7 @@ def test_single_values_count_but_nothing_is_normalised_by_them():
     expected = reference(model, images)
     reestimate_batch_norm(model, images)
     assert_close(statistics(model), expected)
-    # The norm behind pooling sees one value of one image, which has no variance.
+    # The norm behind pooling gets one value of one image, which has no variance.
     model, images = network(), batches((1, 4, 4))
     kept = statistics(model)[2].copy()
     expected = reference(model, images)
@@ -137,7 +137,7 @@ def test_reestimation_leaves_frozen_norms_alone():
     after = statistics(model)
     np.testing.assert_array_equal(after[0], before[0])
     np.testing.assert_array_equal(after[1], before[1])
-    # What the third sees went through the old statistics of the others.
+    # The third's inputs went through the old statistics of the others.
     below = keras.Model(model.input, third.input)
     seen = np.concatenate([below(x, training=False) for x in batches(*SIZES)])
     assert_close([after[2]], [np.stack([seen.mean((0, 1, 2)), seen.var((0, 1, 2))])])

@@ -198,23 +198,23 @@ VALID = {
 
 @pytest.fixture(scope="module")
 def served(exported, tmp_path_factory):
-    """What a server in its own process answers, and its exit status."""
+    """The responses of a server in its own process, and its exit status."""
     folder = tmp_path_factory.mktemp("served")
     requests = {**VALID, **{name: request for name, (request, _) in MALFORMED.items()}}
     (folder / "requests").write_bytes(pickle.dumps(requests))
     server = Path(__file__).with_name("serving_session.py")
-    command = [sys.executable, server, exported[1], folder / "requests", folder / "answers"]
+    command = [sys.executable, server, exported[1], folder / "requests", folder / "responses"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    answers = [json.loads(line) for line in (folder / "answers").read_text().splitlines()]
-    return {name: (message, again) for name, message, again in answers}, done
+    responses = [json.loads(line) for line in (folder / "responses").read_text().splitlines()]
+    return {name: (message, again) for name, message, again in responses}, done
 
 
 def test_no_request_ends_a_server(served):
-    answers, done = served
-    assert done.returncode == 0, (list(answers)[-1], done.stderr[-2000:])
-    assert set(answers) == {*VALID, *MALFORMED}
-    assert [name for name, (_, again) in answers.items() if not again] == []
-    assert [name for name in VALID if answers[name][0] is not None] == []
+    responses, done = served
+    assert done.returncode == 0, (list(responses)[-1], done.stderr[-2000:])
+    assert set(responses) == {*VALID, *MALFORMED}
+    assert [name for name, (_, again) in responses.items() if not again] == []
+    assert [name for name in VALID if responses[name][0] is not None] == []
 
 
 @pytest.mark.parametrize("name", MALFORMED)

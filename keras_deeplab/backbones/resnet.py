@@ -55,7 +55,7 @@ def resnet(
         raise error("multi_grid", rule, multi_grid)
     inputs = keras.Input(input_shape, name="pixels")
     x = conv_norm(inputs, 64, 7, "stem", stride=2, epsilon=epsilon)
-    pads = (1, 2) if pool_ceil else (1, 1)  # after a ReLU zeros are no maximum
+    pads = (1, 2) if pool_ceil else (1, 1)  # after a ReLU, padded zeros never exceed the maximum
     x = kl.ZeroPadding2D((pads, pads), name="stem_pool_pad")(x)
     x = kl.MaxPooling2D(3, 2, name="stem_pool")(x)
     stages = UNITS[depth] + (3, 3, 3) * cascade

@@ -52,7 +52,7 @@ def vgg16(
             )(x)
         stride, name = 1 if atrous and block >= 4 else 2, f"block{block}_pool"
         padding = "same" if pool_ceil or stride == 1 else "valid"
-        if pool_size == 3 and stride == 2:  # equal on both sides; after a ReLU zeros are no maximum
+        if pool_size == 3 and stride == 2:  # equal on both sides; values are not below the zeros
             x, padding = kl.ZeroPadding2D(1, name=f"{name}_pad")(x), "valid"
         x = kl.MaxPooling2D(pool_size, stride, padding=padding, name=name)(x)
     return keras.Model(inputs, x, name="vgg16")

@@ -1,4 +1,4 @@
-"""Walking graphs, cloning and watching layers: the one file that knows Keras' internals."""
+"""Walking graphs, cloning and watching layers: the one file that uses internals of Keras."""
 
 from __future__ import annotations
 

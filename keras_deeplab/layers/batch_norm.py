@@ -134,7 +134,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
     def _moments(self, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Keras' moments of what is not fused; the moving statistics in a single value's place."""
+        """Keras' moments where the norm is not fused; the moving statistics for a single value."""
         moments = super()._moments(inputs, mask)
         if mask is None and self._is_surely_several(inputs):
             return moments

@@ -62,7 +62,7 @@ def with_feature_taps(
     """Returns the network at the model's output stride, if it has one, with more outputs.
 
     Args:
-        network: What `built` returned. The result shares no weights with a user's network.
+        network: The result of `build_backbone`. The result shares no weights with a user's network.
         arguments: The model's.
         taps: For each argument that names layers of the network its value: a name, several or None.
             The outputs of the result are the features, then those of these layers.
@@ -81,7 +81,7 @@ def with_feature_taps(
     found = graph.geometry(tapped)
     for (argument, layer), tap in zip(named, found.outputs, strict=True):
         if None in tap.stride:
-            raise error(argument, rule, layer, "Its output is no map of the image")
+            raise error(argument, rule, layer, "Its output is not a feature map of the image")
     own = max({stride for each in found.values() for stride in each.stride} - {None})
     output_stride = arguments.get("output_stride", own)
     is_own = not isinstance(arguments["backbone"], keras.Model)  # made for this model alone
@@ -112,7 +112,6 @@ def serialize_backbone(backbone: Any) -> Any:
     config = keras.saving.serialize_keras_object(backbone)
     # A loss or metric of the user's has no part in this model and might not load again.
     config.pop("compile_config", None)
-
     return _without_addresses(config)
 
 

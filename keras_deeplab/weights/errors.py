@@ -30,7 +30,7 @@ def printable(text: str) -> str:
 
 
 class UnreadableError(Exception):
-    """What is wrong with a file; the readers raise it inside `reading`, which knows the path."""
+    """The reason why a file cannot be read; `reading` adds the path."""
 
 
 @contextmanager

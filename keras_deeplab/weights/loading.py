@@ -46,7 +46,7 @@ def load(
         A report: layers `loaded`, `missing_keys`, `unexpected_keys`, `notes`.
 
     Raises:
-        ValueError: If `model` has no weights, or `checkpoint` is none of the above.
+        ValueError: If `model` has no weights, or `checkpoint` is of another type.
         WeightsError: If the file cannot be read, is damaged or refused, holds another network,
             values that are not finite, negative variances, or a shape that does not fit; except the
             class predictor's where the number of classes differs, and the head's where the weights

@@ -56,7 +56,7 @@ def test_parameters(name, options, parameters, total):
 FIGURES = [
     ("resnet50", {}, 32, 427, (225, 321), (8, 11)),
     pytest.param("resnet101", {}, 32, 971, (224, 224), (7, 7), marks=SLOW),
-    # Three 3x3 convolutions see 11 pixels where the 7x7 sees 7.
+    # Three 3x3 convolutions cover 11 pixels, the 7x7 covers 7.
     ("resnet50_beta", {}, 32, 487, (513, 225), (17, 8)),
     ("vgg16", {}, 32, 212, (97, 225), (4, 8)),
     ("vgg16", {"atrous": True}, 8, 204, (97, 64), (13, 8)),

@@ -9,7 +9,7 @@ from keras_deeplab import data
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes; each image has one colour, which tells it, and a bright left half."""
+    """Two classes; each image has a colour of its own and a bright left half."""
     for split, count in (("train", 12), ("val", 3)):
         for shade, name in enumerate(("cat", "dog")):
             (tmp_path / split / name).mkdir(parents=True)

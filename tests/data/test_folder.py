@@ -186,7 +186,7 @@ def test_names_that_are_not_utf8_are_faults(tmp_path, write_pair, blocks, folder
     try:
         root.mkdir()
     except OSError:
-        pytest.skip("this file system holds no such name")
+        pytest.skip("requires a file system that accepts names that are not UTF-8")
     root = root if folder else tmp_path
     paths = write_pair(root, "train", "a", blocks)
     for path in () if folder else paths:
@@ -204,7 +204,7 @@ def test_only_the_pairs_asked_for_are_read(tmp_path, write_pair):
     source = data.Folder(tmp_path)
     assert source.info.num_classes == 5
     for path in paths:
-        path.unlink()  # the last one is not asked for
+        path.unlink()  # the last one is not read
     numbers = tf.data.Dataset.from_tensor_slices(np.array([3, 0, 3, 1]))
     dataset = source.dataset("train", numbers)
     assert int(dataset.cardinality()) == 4

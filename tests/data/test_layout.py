@@ -89,7 +89,7 @@ def test_names_that_differ_in_case_alone_are_an_error(tmp_path, name):
     other = str(Path(name).parent / Path(name).name.title())
     (tmp_path / "dataset.json").write_text("{}")
     if (tmp_path / other).exists():
-        pytest.skip("this file system is not case-sensitive")
+        pytest.skip("requires a case-sensitive file system")
     if name == "dataset.json":
         (tmp_path / other).write_text("{}")
     else:

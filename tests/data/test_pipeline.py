@@ -122,7 +122,7 @@ def test_cached_images_are_freed_with_their_dataset():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     if not Path("/proc/self/statm").exists():
-        pytest.skip("the system does not tell the memory of a process")
+        pytest.skip("requires Linux, where /proc has the memory of the process")
     source, used = Large(train=4, val=0), []
     for _ in range(4):
         for _ in data.training_dataset(source, crop_size=(8, 8), batch_size=4, cache=True):

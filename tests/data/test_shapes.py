@@ -149,7 +149,7 @@ def test_images_of_one_shape_have_all_classes_and_many_sizes(tmp_path):
 
 
 def test_each_image_shows_the_shape_of_its_class(monkeypatch):
-    """Outlines alone: white on black, they are told apart by how they fill their bounding box."""
+    """Outlines alone: white on black, recognized by how they fill their bounding box."""
     monkeypatch.setattr(shapes, "dull", lambda rng: np.zeros(3))
     monkeypatch.setattr(shapes, "vivid", lambda rng: np.full(3, 255))
     monkeypatch.setattr(shapes, "paint", lambda rng, grid, color: color + 0 * grid[0][..., None])

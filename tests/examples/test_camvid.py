@@ -1,4 +1,4 @@
-"""The delivered model: it is there, it is small, and it sees what its card says."""
+"""The delivered model: it is present, small, and predicts what its card states."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def test_predict_works_after_the_clone(tmp_path, capsys):
     assert labels.shape == (90, 120)
     assert labels.max() < 11
     known = json.loads((FOLDER / "dataset.json").read_text())["classes"]
-    said = capsys.readouterr().out
-    assert any(f"{name} " in said.split(": ", 1)[1] for name in known)
+    printed = capsys.readouterr().out
+    assert any(f"{name} " in printed.split(": ", 1)[1] for name in known)
 
 
-def test_it_sees_photographs_as_the_card_says(model, shared):
+def test_its_scores_are_those_of_the_card(model, shared):
     """A few of the images it was chosen on: far above what chance or a wrong scaling reaches."""
     source = data.open_source(shared / "camvid")
     few = data.evaluation_dataset(source, cache=False).shard(34, 0)

@@ -97,7 +97,7 @@ def test_a_mirrored_image_gets_the_mirrored_logits(fusion):
 
 def test_certain_views_that_disagree_give_finite_logits():
     inputs = keras.Input((None, None, 3))
-    # Along the columns, so that the mirrored image says another class.
+    # Along the columns, so that the mirrored image has another class.
     column = keras.ops.cumsum(keras.ops.ones_like(inputs), 2) * keras.ops.array([1e4, -1e4, 0])
     several = MultiScale(keras.Model(inputs, column), (1,), fusion="mean", flip=True)
     logits = several(np.zeros((1, 2, 9, 3), np.float32)).numpy()

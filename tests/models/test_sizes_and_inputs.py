@@ -83,7 +83,7 @@ def test_a_detail_stage_adds_exactly_its_own_parameters_and_works_at_its_stride(
 
 
 def test_a_detail_stage_has_what_a_stride_of_four_cannot():
-    """Only the finer skip tells two images apart whose features at stride 4 are the same."""
+    """Only the finer skip distinguishes two images whose features at stride 4 are the same."""
     model, random = calibrated("v3_detail"), np.random.default_rng(1)
     coarse, low_level = random.normal(size=(1, 4, 4, 12)), random.normal(size=(1, 16, 16, 8))
     assert [x.shape[-1] for x in model.backbone.outputs] == [12, 8, 8]

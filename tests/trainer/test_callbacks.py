@@ -1,4 +1,4 @@
-"""Progress, and what is said of a loss that is not finite."""
+"""Progress, and the error of a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages(tmp_
             with pytest.raises(ValueError, match="the loss became nan in epoch") as raised:
                 stop.on_train_batch_end(step % 2, {"loss": math.nan})
             pattern = r"step (\d+) of the run, on the images (.+); no model was saved\. Look"
-            said = re.search(pattern, str(raised.value))
+            found = re.search(pattern, str(raised.value))
             greys = np.median(images.numpy(), axis=(1, 2, 3)) / 20
-            assert said[1] == str(4 * number + step + 1)
-            assert said[2].split(", ") == [source.names("train")[round(grey)] for grey in greys]
-            seen.append(said[2])
+            assert found[1] == str(4 * number + step + 1)
+            assert found[2].split(", ") == [source.names("train")[round(grey)] for grey in greys]
+            seen.append(found[2])
     assert seen[:4] != seen[4:]
 
 

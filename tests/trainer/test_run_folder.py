@@ -1,4 +1,4 @@
-"""What a run's folder says of it, whatever of its files is missing, damaged or another run's."""
+"""Resuming a run where files are missing, damaged or of another run."""
 
 from __future__ import annotations
 

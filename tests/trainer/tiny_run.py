@@ -2,7 +2,7 @@
 
     python tests/trainer/tiny_run.py PAUSE MARKER ARGUMENTS...
 
-PAUSE says where the process stops for good, once it has written the file MARKER: "step:N" in its
+PAUSE is where the process waits forever, after it has written the file MARKER: "step:N" in its
 N-th step, "model:N" within its N-th save of the model, with half of the file written, "last:N"
 before last.keras gets its name for the N-th time; "nowhere" for no such place.
 """

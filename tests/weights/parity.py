@@ -62,14 +62,14 @@ def differences(model: keras.Model, shared: Path, name: str) -> dict[str, float]
             if not key.startswith("input_"):
                 continue
             size = key.removeprefix("input_")
-            answers = {
+            outputs = {
                 tensor.shape[1:]: tensor.numpy() for tensor in _coarse_and_full(model, case[key])
             }
             for expected in (f"logits_{size}", f"full_{size}"):
                 if expected in case.files:
                     right = case[expected]
-                    answer = answers.get(right.shape[1:], np.inf)
-                    difference = np.abs(answer - right).max() / np.abs(right).max()
+                    output = outputs.get(right.shape[1:], np.inf)
+                    difference = np.abs(output - right).max() / np.abs(right).max()
                     found[expected] = float(difference)
     assert found
     return found

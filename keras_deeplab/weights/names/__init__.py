@@ -12,7 +12,7 @@ from keras_deeplab.weights.names import (
 
 
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
-    """The weights by this package's names, None if it is none of the known networks."""
+    """The weights by this package's names, None for an unknown network."""
     for package in (torchvision, deeplab_pytorch, tf1_deeplab, keras_applications):
         found = package.recognize(checkpoint)
         if found is not None:

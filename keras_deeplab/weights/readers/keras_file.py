@@ -145,7 +145,7 @@ def _check(key: str, value: Any, budget: float, is_argument: bool = True, depth:
             _check_object(value)
         for inner, found in value.items():
             if is_object and inner == "compile_config":
-                # Numbers such as steps are no sizes, and keys may be names of outputs.
+                # Numbers such as steps are not sizes, and keys may be names of outputs.
                 _check(inner, found, math.inf, False, depth + 1)
             else:
                 _check(inner, found, budget, is_object or is_argument, depth + 1)

@@ -41,7 +41,7 @@ def extract_checkpoint(path: Path, folder: Path) -> None:
                 raise UnreadableError(f"it has a member of {member.size} bytes")
             total += member.size
             _check_size(total, limit)
-            name = PureWindowsPath(member.name).name  # which knows both kinds of separators
+            name = PureWindowsPath(member.name).name  # which splits at both kinds of separators
             if not member.isreg() or not _FILE.fullmatch(name) or ":" in name:
                 continue
             with archive.extractfile(member) as content, (folder / name).open("xb") as extracted:

@@ -73,7 +73,7 @@ class Object:
     state: Any = None
 
     def named(self) -> dict[str, Any]:
-        """A dict's items, which are keys and values in turn, without keys that are no strings."""
+        """Returns the items of a dict that have strings as keys."""
         pairs = zip(self.items[::2], self.items[1::2], strict=True) if self.name in _DICTS else ()
         return {key: value for key, value in pairs if isinstance(key, str)}
 
