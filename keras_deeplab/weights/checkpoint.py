@@ -44,7 +44,7 @@ class Checkpoint:
 
     Attributes:
         path: The file, for messages.
-        arrays: By name; also those that the network does not have.
+        arrays: By name.
         torch: Whether names and kernels are PyTorch's: `conv1.weight`, outputs first.
         title: Which network it is, such as "torchvision deeplabv3_resnet50".
         backbone: Name of the backbone, None if it is not one of this package.
@@ -52,6 +52,7 @@ class Checkpoint:
             that a model does not have are `backbone_options`.
         model: Class of the model that the weights make up, None for a backbone alone.
         model_arguments: Further arguments of that class.
+        unexpected: Names in the file that the network does not have.
         folded: Whether batch norms were folded into convolutions: the norms have a `beta` only.
     """
 
@@ -63,8 +64,8 @@ class Checkpoint:
     backbone_arguments: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
+    unexpected: tuple[str, ...] = ()
     folded: bool = False
-    loadable: frozenset[str] | None = None
 
     def __str__(self) -> str:
         names = listed(sorted(self.arrays))
@@ -114,7 +115,7 @@ class Checkpoint:
 
         `layers` has the names in the file, which must have all, by the paths of our layers.
         """
-        arrays = {n: array for n, array in self.arrays.items() if not n.endswith(_COUNTERS)}
+        arrays: dict[str, np.ndarray] = {}
         used: dict[str, str] = {}
         missing = []
         for path, scope in layers.items():
@@ -122,7 +123,7 @@ class Checkpoint:
             if not variables:
                 missing.append(scope)
             for name, key in variables.items():
-                arrays.pop(used.get(key, key))  # a folded bias moves on from convolution to norm
+                arrays.pop(used.get(key), None)  # a folded bias moves from convolution to norm
                 used[key] = f"{path}/{name}"
                 arrays[used[key]] = self._as_keras(key, name, path)
         if missing:
@@ -133,7 +134,9 @@ class Checkpoint:
             title=title,
             torch=False,
             arrays=arrays,
-            loadable=frozenset(used.values()),
+            unexpected=tuple(
+                name for name in self.arrays if name not in used and not name.endswith(_COUNTERS)
+            ),
             **network,
         )
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -95,7 +96,7 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     return TransferReport(
         tuple(loaded),
         tuple(path for path in layers if path not in loaded),
-        tuple(name for name in checkpoint.arrays if name not in taken),
+        (*(name for name in checkpoint.arrays if name not in taken), *checkpoint.unexpected),
         (*notes, *_setting_notes(model, checkpoint)),
         f"{checkpoint} ({checkpoint.path})",
     )
@@ -106,8 +107,7 @@ def _values(checkpoint: Checkpoint, scope: str, layer: keras.layers.Layer) -> di
     values = {
         variable.name: np.asarray(checkpoint.arrays[key])
         for variable in own_weights(layer)
-        if (key := scope + variable.name)
-        in (checkpoint.arrays if checkpoint.loadable is None else checkpoint.loadable)
+        if (key := scope + variable.name) in checkpoint.arrays
     }
     if checkpoint.folded and "beta" in values:
         # The scale and mean are in the convolution: what is left is the identity and a shift.
@@ -167,11 +167,10 @@ def _setting_notes(model: keras.Model, checkpoint: Checkpoint) -> list[str]:
     return [
         f"`{key}` is {mine!r}; the weights were trained with {value!r}"
         for key, mine, value in pairs
-        # Tuples come back from a file as lists.
         if key not in _FREE_SETTINGS and _plain(mine) != _plain(value)
     ]
 
 
-def _plain(value):
-    """Tuples come back from a file as lists."""
+def _plain(value: Any) -> Any:
+    """A setting as a file stores it, with lists for tuples."""
     return json.loads(json.dumps(value, default=str))

@@ -168,8 +168,8 @@ def test_arrays_beside_a_recognised_network_are_not_loaded():
     """Those of a user's own layers, which a model may name alike."""
     arrays = {"scope/kernel": np.zeros((1, 1, 3, 2), np.float32), "logits/bias": np.ones(3)}
     found = Checkpoint("file", arrays).mapped("a network", {"conv": "scope"})
-    assert found.loadable == {"conv/kernel"}
-    assert set(found.arrays) == {"conv/kernel", "logits/bias"}
+    assert set(found.arrays) == {"conv/kernel"}
+    assert found.unexpected == ("logits/bias",)
 
 
 def test_a_network_of_no_known_class_must_fit(source):
