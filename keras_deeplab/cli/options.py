@@ -15,7 +15,7 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import names, validation
-from keras_deeplab.models.multi_scale import with_test_time_augmentation
+from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
 from keras_deeplab.trainer import next_free
 
 # Short names that other tools use.
@@ -140,8 +140,7 @@ def load_model(options: argparse.Namespace) -> keras.Model:
     """Loads the model as the options of `add_model` are set."""
     model = keras_deeplab.load_model(options.model, compile=False)
     if options.output_stride is not None:
-        network = model.model if isinstance(model, keras_deeplab.MultiScale) else model
-        if "output_stride" not in network.get_config():
+        if "output_stride" not in unwrapped(model).get_config():
             rule = f"left out: {options.model} has none to choose"
             raise validation.error("--output-stride", rule, options.output_stride)
         model = model.with_output_stride(options.output_stride)

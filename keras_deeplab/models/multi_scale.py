@@ -120,10 +120,16 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         return cls(**config)
 
 
-def _aligns_corners(model: keras.Model) -> bool:
+def unwrapped(model: keras.Model) -> keras.Model:
+    """Returns the model inside `MultiScale`, also inside several; any other model itself."""
     while isinstance(model, MultiScale):
         model = model.model
-    return isinstance(model, SegmentationModel) and model.aligns_corners
+    return model
+
+
+def _aligns_corners(model: keras.Model) -> bool:
+    inner = unwrapped(model)
+    return isinstance(inner, SegmentationModel) and inner.aligns_corners
 
 
 def _views(

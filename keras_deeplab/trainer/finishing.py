@@ -16,7 +16,7 @@ from keras_deeplab.evaluation import evaluate, prediction_settings
 from keras_deeplab.files import atomic_write, stored_bytes, write_json, write_png
 from keras_deeplab.inference import predict
 from keras_deeplab.models import MultiScale
-from keras_deeplab.models.multi_scale import with_test_time_augmentation
+from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
 from keras_deeplab.pictures import comparison_picture
 from keras_deeplab.trainer.run_folder import Record, RunFolder
 from keras_deeplab.weights import load_model
@@ -32,8 +32,7 @@ def final_model(
     """The trained model for inference: in float32, with test-time augmentation if there is any."""
     if isinstance(model, MultiScale) and model.fusion == "mean":
         return model  # saved by an earlier start of this run
-    network = model.model if isinstance(model, MultiScale) else model
-    if model.dtype_policy.name.startswith("mixed_") and hasattr(network, "with_dtype"):
+    if model.dtype_policy.name.startswith("mixed_") and hasattr(unwrapped(model), "with_dtype"):
         model = model.with_dtype("float32")
     return with_test_time_augmentation(model, test_scales, test_flip)
 

@@ -14,8 +14,9 @@ import keras
 from keras_deeplab import models, validation
 from keras_deeplab.models.arguments import scaled_rates
 from keras_deeplab.models.base import LoadWeights
+from keras_deeplab.models.multi_scale import unwrapped
 from keras_deeplab.weights.errors import WeightsError, reading
-from keras_deeplab.weights.opening import Weights, checkpoint_of, open_checkpoint, unwrapped
+from keras_deeplab.weights.opening import Weights, checkpoint_of, open_checkpoint
 from keras_deeplab.weights.readers import hdf5
 from keras_deeplab.weights.transfer import TransferReport, transfer
 

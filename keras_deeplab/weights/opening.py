@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_deeplab import backbones, validation
 from keras_deeplab.graph.network import own_weights
+from keras_deeplab.models.multi_scale import unwrapped
 from keras_deeplab.weights import names, published
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import UnreadableError, WeightsError, reading
@@ -131,13 +132,6 @@ def _recognized(path: Path, arrays: Mapping[str, np.ndarray]) -> Checkpoint:
     """A known network, or one of this package's or of the user's own by the names of its layers."""
     found = Checkpoint(str(path), arrays)
     return names.recognize(found) or found
-
-
-def unwrapped(model: keras.Model) -> keras.Model:
-    """The model inside a wrapper such as MultiScale; any other model itself."""
-    while _is_of_this_package(model) and not hasattr(model, "backbone"):
-        model = model.model
-    return model
 
 
 def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
