@@ -15,19 +15,23 @@ WIDTHS = (1, 2, 4, 8, 16, 32)
 DILATION_RATIO = 0.02
 
 
-def near_boundary(labels: np.ndarray, distance: int, at_border: bool = False) -> np.ndarray:
-    """Finds the pixels with a pixel of another label, or the border, within `distance` dilations.
-
-    A dilation is by 3 x 3 pixels: the distance is the larger one of rows and columns.
-    """
+def boundary_sums(labels: np.ndarray) -> np.ndarray:
+    """Counts the pixels beside another label in an integral image `(height + 1, width + 1)`."""
     height, width = labels.shape
     around = np.pad(labels, 1, mode="edge")
     shifted = [around[i : i + height, j : j + width] for i in range(3) for j in range(3)]
     differs = np.logical_or.reduce([part != labels for part in shifted])
-    # The number of pixels beside another label in each window, from an integral image.
-    sums = np.pad(differs.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    return np.pad(differs.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+
+
+def near_boundary(sums: np.ndarray, distance: int, at_border: bool = False) -> np.ndarray:
+    """Finds the pixels with a pixel of another label, or the border, within `distance` dilations.
+
+    A dilation is by 3 x 3 pixels: the distance is the larger one of rows and columns. `sums` are
+    the `boundary_sums` of the labels.
+    """
     (top, left), (bottom, right) = (
-        [np.clip(np.arange(length) + shift, 0, length) for length in labels.shape]
+        [np.clip(np.arange(length - 1) + shift, 0, length - 1) for length in sums.shape]
         for shift in (1 - distance, distance)
     )
     rows = sums[bottom] - sums[top]
@@ -104,13 +108,14 @@ class BoundaryScores:
         predicted, _ = check_labels(predicted, self.num_classes, None, "predicted")
         truth, predicted = (np.where(ignored, self.num_classes, m) for m in (truth, predicted))
         distance = max(1, round(self.dilation_ratio * float(np.hypot(*truth.shape))))
+        sums = [boundary_sums(labels) for labels in (truth, predicted)]
         borders = (
-            np.where(near_boundary(labels, distance, at_border=True), labels, self.num_classes)
-            for labels in (truth, predicted)
+            np.where(near_boundary(each, distance, at_border=True), labels, self.num_classes)
+            for labels, each in zip((truth, predicted), sums, strict=True)
         )
         self._borders += confusion_matrix(*borders, self.num_classes + 1)
         for confusion, width in zip(self._bands, self.widths, strict=True):
-            band = near_boundary(truth, width) & ~ignored
+            band = near_boundary(sums[0], width) & ~ignored
             confusion += confusion_matrix(truth[band], predicted[band], self.num_classes)
 
     def result(self) -> dict:
