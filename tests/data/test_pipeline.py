@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from keras_deeplab import data
-from keras_deeplab.data.pipeline import rounds, run_key
+from keras_deeplab.data.pipeline import positions, run_key
 from keras_deeplab.data.source import decoded
 
 COUNT = 11
@@ -153,9 +153,8 @@ def test_names_are_those_of_the_images_in_the_batch():
 
 
 def orders(seed, number=30, count=50):
-    draws = rounds(count, run_key(seed, "order"), run_key(seed, ""), shuffle=True)
-    positions, _ = next(draws.batch(number * count).as_numpy_iterator())
-    return positions.reshape(number, count)
+    found = positions(count, run_key(seed, "order"), shuffle=True)
+    return next(found.batch(number * count).as_numpy_iterator()).reshape(number, count)
 
 
 def test_rounds_of_neighbouring_seeds_are_not_related():
