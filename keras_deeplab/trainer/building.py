@@ -110,6 +110,15 @@ class ModelBuilder:
             "mixed_precision": self.mixed_precision,
         }
 
+    def check(self, recipe: Recipe) -> None:
+        """Raises a ValueError if no model has an argument of `Recipe.model`.
+
+        Arguments of other models are left out, as a recipe is for all of them.
+        """
+        known = set().union(*(inspect.signature(kind).parameters for kind in MODELS.values()))
+        for name in recipe.model:
+            validation.one_of("model", name, sorted(known - SET_ELSEWHERE))
+
     def build(
         self, num_classes: int, recipe: Recipe, images: tf.data.Dataset | None = None
     ) -> keras.Model:
@@ -118,9 +127,6 @@ class ModelBuilder:
         Batch norms that were folded into convolutions in the file of weights are restored with
         statistics of `images`, batches of training images; None leaves them folded.
         """
-        known = set().union(*(inspect.signature(kind).parameters for kind in MODELS.values()))
-        for name in recipe.model:  # those of another model are left out
-            validation.one_of("model", name, sorted(known - SET_ELSEWHERE))
         arguments: dict[str, Any] = {}
         if "separable" in self.model_arguments:
             arguments["separable"] = backbones.get(self.backbone).separable
@@ -137,10 +143,7 @@ class ModelBuilder:
                 load(model, self.weights)
         elif self._checkpoint.folded and images is not None:
             count = unfold_batch_norms(model, images.take(UNFOLDING_BATCHES))
-            logger.info(
-                "%d batch norms had been folded away: re-estimated from the data",
-                count,
-            )
+            logger.info("%d batch norms had been folded away: re-estimated from the data", count)
         return model
 
 

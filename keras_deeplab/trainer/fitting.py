@@ -208,6 +208,7 @@ def _check_model(
     strategy: tf.distribute.Strategy,
 ) -> None:
     if isinstance(model, ModelBuilder):
+        model.check(recipe)
         policy = f"mixed_{model.mixed_precision}"
     elif recipe.stage2_share and not hasattr(model, "with_output_stride"):
         rule = "a model with `with_output_stride` for a recipe with two stages"
