@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import layers as kl
 
-from keras_deeplab.layers import BatchNormalization
+from keras_deeplab.layers import BatchNormalization, Conv2D, DepthwiseConv2D
 from keras_deeplab.validation import error, integers, one_of
 
 
@@ -58,9 +58,9 @@ def conv_norm(
         "name": f"{name}_conv",
     }
     if filters is None:
-        x = kl.DepthwiseConv2D(kernel_size, depthwise_initializer="he_uniform", **options)(x)
+        x = DepthwiseConv2D(kernel_size, depthwise_initializer="he_uniform", **options)(x)
     else:
-        x = kl.Conv2D(filters, kernel_size, kernel_initializer="he_uniform", **options)(x)
+        x = Conv2D(filters, kernel_size, kernel_initializer="he_uniform", **options)(x)
     x = BatchNormalization(epsilon=epsilon, momentum=0.9, name=f"{name}_norm")(x)
     return x if activation is None else kl.Activation(activation, name=f"{name}_act")(x)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers as kl
 
+from keras_deeplab.layers import Conv2D
 from keras_deeplab.validation import one_of
 
 # Channels and convolutions of each block.
@@ -41,7 +42,7 @@ def vgg16(
     x = inputs = keras.Input(input_shape, name="pixels")
     for block, (filters, convolutions) in enumerate(BLOCKS, 1):
         for index in range(1, convolutions + 1):
-            x = kl.Conv2D(
+            x = Conv2D(
                 filters,
                 3,
                 padding="same",

@@ -29,6 +29,7 @@ from keras_deeplab.graph.network import (
     without_initial_values,
 )
 from keras_deeplab.layers import AtrousPadding2D, AtrousPooling2D, BatchNormalization
+from keras_deeplab.layers.dilated_conv import DILATED
 from keras_deeplab.validation import error
 
 Pair = tuple[int, int]
@@ -205,6 +206,8 @@ class _Rewriter:
         cloned_class = type(operation)
         if self.own_batch_norms and cloned_class is kl.BatchNormalization:
             cloned_class = BatchNormalization
+        if max(settings.get("dilation_rate", (1,))) > 1:
+            cloned_class = DILATED.get(cloned_class, cloned_class)
         is_same = cloned_class is type(operation) and name == operation.name
         if self.reuse_layers and is_same and not settings:
             return operation

@@ -10,6 +10,7 @@ from keras import layers as kl
 
 from keras_deeplab.layers.batch_norm import BatchNormalization
 from keras_deeplab.layers.composite import CompositeLayer
+from keras_deeplab.layers.dilated_conv import Conv2D, DepthwiseConv2D
 from keras_deeplab.validation import error, integer, pair
 
 
@@ -137,7 +138,7 @@ class AtrousConv2D(_AtrousConvolution):
     def __init__(self, filters: int, kernel_size: int | tuple[int, int] = 3, **kwargs: Any) -> None:
         super().__init__(filters, kernel_size, **kwargs)
         shared = self._shared("kernel_initializer")
-        self.conv = kl.Conv2D(filters, **self._spatial(), **shared, name="conv")
+        self.conv = Conv2D(filters, **self._spatial(), **shared, name="conv")
         self.norm = self._norm("norm")
         self.act = self._activation("act")
 
@@ -175,7 +176,7 @@ class AtrousSeparableConv2D(_AtrousConvolution):
         super().__init__(filters, kernel_size, **kwargs)
         self.depthwise_activation = depthwise_activation
         shared = self._shared("depthwise_initializer")
-        self.depthwise = kl.DepthwiseConv2D(**self._spatial(), **shared, name="depthwise")
+        self.depthwise = DepthwiseConv2D(**self._spatial(), **shared, name="depthwise")
         self.depthwise_norm = self._norm("depthwise_norm")
         self.depthwise_act = self._activation("depthwise_act") if depthwise_activation else None
         shared = self._shared("kernel_initializer")

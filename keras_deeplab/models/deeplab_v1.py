@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import layers as kl
 
+from keras_deeplab.layers import Conv2D
 from keras_deeplab.models.arguments import InputShape
 from keras_deeplab.models.base import SegmentationModel
 from keras_deeplab.validation import error, integer
@@ -79,7 +80,7 @@ def large_fov(x: Any, rate: int, arguments: Any, suffix: str = "") -> Any:
     options = {"padding": "same", "activation": "relu", "kernel_initializer": "he_uniform"}
     for name, size, dilation in (("fc6", 3, rate), ("fc7", 1, 1)):
         options |= {"dilation_rate": dilation, "name": f"{name}{suffix}"}
-        x = kl.Conv2D(arguments["head_filters"], size, **options)(x)
+        x = Conv2D(arguments["head_filters"], size, **options)(x)
         x = kl.Dropout(arguments["dropout"], name=f"{name}{suffix}_drop")(x)
     return predictor(x, arguments["num_classes"], name=f"logits{suffix}")
 
@@ -88,4 +89,4 @@ def predictor(x: Any, num_classes: int, name: str, kernel_size: int = 1, rate: i
     """A class predictor of V1 and V2, which begins with a small spread, for the sum of several."""
     initializer = keras.initializers.RandomNormal(stddev=0.01)
     options = {"padding": "same", "dilation_rate": rate, "kernel_initializer": initializer}
-    return kl.Conv2D(num_classes, kernel_size, **options, name=name, dtype="float32")(x)
+    return Conv2D(num_classes, kernel_size, **options, name=name, dtype="float32")(x)

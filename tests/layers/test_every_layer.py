@@ -17,6 +17,9 @@ NORM, POOL, PYRAMID = (
 )
 BARE = {"batch_norm": False, "activation": None, "strides": 2}
 CASES = [
+    Case("dilated", partial(layers.Conv2D, 4, 3, dilation_rate=2, padding="same")),
+    Case("dilated_depthwise", partial(layers.DepthwiseConv2D, 3, dilation_rate=2)),
+    Case("dilated_separable", partial(layers.SeparableConv2D, 4, 3, dilation_rate=2)),
     Case("conv_strided", partial(CONV, 4, (3, 5), strides=2, batch_norm=False)),
     Case("conv", partial(CONV, 4, 3, dilation_rate=(2, 3), activation="elu")),
     Case("separable_plain", partial(SEPARABLE, 4, 3, False, **BARE)),

@@ -1,0 +1,151 @@
+"""Dilated convolutions: Keras' results and gradients in every formulation."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers as kl
+
+from keras_deeplab.graph import with_output_stride
+from keras_deeplab.layers import Conv2D, DepthwiseConv2D, SeparableConv2D, dilated_conv
+
+PAIRS = {
+    "dense": (Conv2D, kl.Conv2D, {"filters": 5}),
+    "depthwise": (DepthwiseConv2D, kl.DepthwiseConv2D, {}),
+    "multiplied": (DepthwiseConv2D, kl.DepthwiseConv2D, {"depth_multiplier": 2}),
+    "separable": (SeparableConv2D, kl.SeparableConv2D, {"filters": 5}),
+    "grouped": (Conv2D, kl.Conv2D, {"filters": 6, "groups": 2}),
+}
+TOLERANCES = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 0.02}
+
+
+def outputs_and_gradients(layer, x, is_dynamic):
+    def compute(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        weights = tf.random.stateless_normal(tf.shape(y), (1, 2), dtype=tf.float64)
+        upstream = tf.cast(tf.cast(weights, tf.bfloat16), y.dtype)  # the same in every dtype
+        return (y, *tape.gradient(y, [x, *layer.trainable_variables], upstream))
+
+    shape = (None, None, None, x.shape[-1]) if is_dynamic else x.shape
+    return tf.function(compute, input_signature=[tf.TensorSpec(shape, x.dtype)])(x)
+
+
+def compare(kind, dtype, settings, size, is_dynamic):
+    made, reference_class, options = PAIRS[kind]
+    layer = made(**options, **settings, dtype=dtype)
+    reference = reference_class(**options, **settings, dtype="float64")
+    assert layer.get_config().keys() == reference.get_config().keys()
+    random = np.random.default_rng(0)
+    x = tf.cast(random.normal(size=(2, *size, 4)), tf.bfloat16)
+    layer.build(x.shape)
+    reference.build(x.shape)
+    for own, other in zip(layer.weights, reference.weights, strict=True):
+        assert own.path.split("/")[-1] == other.path.split("/")[-1]
+        values = tf.cast(random.normal(size=own.shape), tf.bfloat16)
+        own.assign(tf.cast(values, dtype))
+        other.assign(tf.cast(values, tf.float64))
+    found = outputs_and_gradients(layer, tf.cast(x, dtype), is_dynamic)
+    expected = outputs_and_gradients(reference, tf.cast(x, tf.float64), False)
+    for own, other in zip(found, expected, strict=True):
+        spread = tf.math.reduce_std(other)
+        assert spread > 0.1
+        error = tf.math.reduce_std(tf.cast(own, tf.float64) - other) / spread
+        # Keras adds up the gradient of a bias in half precision.
+        tolerance = TOLERANCES[dtype] * (5 if own.shape.rank == 1 else 1)
+        assert error < tolerance, (kind, settings, float(error))
+
+
+SETTINGS = [
+    {"kernel_size": 3, "dilation_rate": 2, "padding": "same"},
+    {"kernel_size": 3, "dilation_rate": 12, "padding": "same"},  # some taps miss the small map
+    {"kernel_size": (2, 3), "dilation_rate": (7, 1), "padding": "same", "use_bias": False},
+    {"kernel_size": (2, 5), "dilation_rate": (3, 2), "padding": "valid", "activation": "tanh"},
+]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("kind", PAIRS)
+def test_results_and_gradients_are_keras(kind, dtype):
+    for number, settings in enumerate(SETTINGS):
+        if kind == "grouped" and dtype == "bfloat16":
+            continue  # Keras has no gradient for it on a CPU
+        for size in ((10, 9), (31, 40)):
+            compare(kind, dtype, settings, size, is_dynamic=number % 2 == 0)
+
+
+def test_without_onednn():
+    """Without oneDNN there are neither native depthwise convolutions nor native gradients."""
+    code = (
+        "import test_dilated_conv as t\n"
+        "for kind in ('dense', 'depthwise', 'separable'):\n"
+        "    for settings in t.SETTINGS:\n"
+        "        t.compare(kind, 'float32', settings, (31, 40), True)\n"
+        "assert not t.dilated_conv._has_native_depthwise(t.tf.float32)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONPATH": _path()},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def _path() -> str:
+    here = os.path.dirname(os.path.abspath(__file__))
+    return os.pathsep.join([here, os.path.dirname(os.path.dirname(here))])
+
+
+def operations(layer, target, dtype="float32"):
+    """The kinds of operations in a layer's graph."""
+    with dilated_conv.inference_graph(target):
+        spec = tf.TensorSpec((None, None, None, 4), dtype)
+        graph = tf.function(layer).get_concrete_function(spec).graph
+    return {operation.type for operation in graph.get_operations()}
+
+
+def test_a_converter_finds_native_operations():
+    for made, options in ((Conv2D, {"filters": 5}), (DepthwiseConv2D, {})):
+        for rate in (2, 12, 36):
+            for dtype in ("float32", "bfloat16"):
+                layer = made(kernel_size=3, dilation_rate=rate, dtype=dtype, **options)
+                found = operations(layer, "converter", dtype)
+                assert found & {"Conv2D", "DepthwiseConv2dNative"}
+                assert not found & {"SpaceToBatchND", "MatMul", "IdentityN"}
+
+
+def test_a_server_needs_no_native_depthwise_operation():
+    layer = DepthwiseConv2D(3, dilation_rate=2)
+    assert "SpaceToBatchND" in operations(layer, "server")
+    assert "SpaceToBatchND" not in operations(Conv2D(5, 3, dilation_rate=2), "server")
+
+
+def test_half_precision_at_large_rates_is_computed_by_taps():
+    found = operations(Conv2D(5, 3, dilation_rate=12, dtype="bfloat16"), "here", "bfloat16")
+    assert "MatMul" in found
+    assert "Conv2D" not in found
+
+
+def test_the_rewritten_network_computes_its_dilated_kernels_fast():
+    inputs = keras.Input((None, None, 3))
+    x = kl.Conv2D(4, 3, 2, padding="same", name="first")(inputs)
+    x = kl.SeparableConv2D(4, 3, 2, padding="same", name="second")(x)
+    x = kl.DepthwiseConv2D(3, padding="same", name="third")(x)
+    outputs = kl.Conv2D(5, 3, padding="same", name="fourth")(x)
+    dense = with_output_stride(keras.Model(inputs, outputs), 2)
+    kinds = {name: type(dense.get_layer(name)) for name in ("first", "second", "third", "fourth")}
+    # The second loses its stride, those after it are dilated.
+    assert kinds == {
+        "first": kl.Conv2D,
+        "second": kl.SeparableConv2D,
+        "third": DepthwiseConv2D,
+        "fourth": Conv2D,
+    }
