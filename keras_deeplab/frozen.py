@@ -39,18 +39,16 @@ class FrozenFunction:
         constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
         graph = fold_batch_norms(constant.graph.as_graph_def())
         inputs = [tensor.name for tensor in constant.inputs]
-        # In the order of a flattened dict, which is that of its keys.
-        outputs = dict(zip(sorted(concrete.structured_outputs), constant.outputs, strict=True))
+        outputs = [tensor.name for tensor in constant.outputs]
 
-        def imported() -> None:
-            tf.graph_util.import_graph_def(graph, name="")
+        @tf.function(input_signature=signature, autograph=False)
+        def imported(*values: tf.Tensor) -> Outputs:
+            known = dict(zip(inputs, values, strict=True))
+            found = tf.graph_util.import_graph_def(graph, known, outputs, name="")
+            # The order of a flattened dict is that of its keys.
+            return dict(zip(sorted(concrete.structured_outputs), found, strict=True))
 
-        wrapped = tf.compat.v1.wrap_function(imported, [])
-        element = wrapped.graph.as_graph_element
-        self.concrete = wrapped.prune(
-            list(map(element, inputs)),
-            {name: element(tensor.name) for name, tensor in outputs.items()},
-        )
+        self.concrete = imported.get_concrete_function()
 
     def __call__(self, *inputs: tf.Tensor) -> Outputs:
         """Returns the outputs by name."""

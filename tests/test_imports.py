@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     {"labels", "schedules", "distribution"},
     {"layers", "data", "losses", "metrics"},
     {"graph", "boundary"},
-    {"backbones", "optimizers", "batch_norm"},
+    {"backbones", "optimizers", "batch_norm", "frozen"},
     {"models"},
     {"weights"},
     {"recipes", "inference"},

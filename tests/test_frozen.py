@@ -1,0 +1,64 @@
+"""Inference graphs compute what the model does, without batch norms and variables."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from calibration import calibrate
+from keras import layers as kl
+
+from keras_deeplab.frozen import FrozenFunction
+from keras_deeplab.layers import AtrousConv2D, AtrousSeparableConv2D, BatchNormalization
+
+
+def network(dtype: str = "float32") -> keras.Model:
+    """A batch norm behind every kind of layer that it can and cannot be folded into."""
+    policy = {"dtype": dtype}
+    inputs = x = keras.Input((None, None, 3), name="images")
+    x = kl.Conv2D(8, 3, padding="same", **policy)(x)  # with a bias
+    x = BatchNormalization(**policy)(x)
+    x = kl.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False, **policy)(x)
+    x = BatchNormalization(scale=False, **policy)(x)
+    x = AtrousConv2D(8, 3, dilation_rate=7, **policy)(x)
+    x = AtrousSeparableConv2D(8, 3, dilation_rate=2, **policy)(x)
+    shared = kl.Conv2D(8, 1, **policy)(x)  # read twice
+    x = kl.Add()([BatchNormalization(**policy)(shared), shared])
+    x = BatchNormalization(center=False, **policy)(x)  # behind a sum
+    model = keras.Model(inputs, kl.Conv2D(4, 1, dtype="float32")(x))
+    calibrate(model, np.random.default_rng(0).normal(size=(2, 33, 31, 3)))
+    return model
+
+
+@pytest.mark.parametrize("target", ["here", "server", "converter"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_it_computes_what_the_model_does_without_batch_norms(dtype, target):
+    model = network(dtype)
+    spec = [tf.TensorSpec((None, None, None, 3), name="images")]
+    frozen = FrozenFunction(
+        lambda x: {"b": model(x, training=False), "a": tf.shape(x)}, spec, target
+    )
+    kinds = Counter(node.type for node in frozen.concrete.graph.get_operations())
+    assert not {kind for kind in kinds if "BatchNorm" in kind or "Variable" in kind}
+    for size in ((33, 31), (40, 57)):
+        x = tf.random.stateless_normal((2, *size, 3), (1, 2))
+        outputs, expected = frozen(x), model(x, training=False)
+        assert outputs["a"].numpy().tolist() == [2, *size, 3]
+        spread = float(tf.math.reduce_std(expected))
+        assert spread > 0.01
+        error = float(tf.math.reduce_std(outputs["b"] - expected)) / spread
+        assert error < (1e-5 if dtype == "float32" else 0.03)
+
+
+def test_later_changes_of_the_model_do_not_reach_it():
+    model = network()
+    spec = [tf.TensorSpec((None, None, None, 3), name="images")]
+    frozen = FrozenFunction(lambda x: {"logits": model(x, training=False)}, spec)
+    x = tf.random.stateless_normal((1, 20, 20, 3), (1, 2))
+    before = frozen(x)["logits"].numpy()
+    for weight in model.weights:
+        weight.assign(weight * 2)
+    np.testing.assert_array_equal(frozen(x)["logits"], before)
