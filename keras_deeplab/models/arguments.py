@@ -16,8 +16,9 @@ Check = Callable[[str, Any], Any]
 
 # Options of a backbone that are arguments of the model itself.
 MODEL_OPTIONS = ("multi_grid", "stride_on")
-# What is known of a user's network.
+# What is known of a user's network, and of the network of 2015 in `UNet`.
 _UNKNOWN = backbones.Backbone(builder=keras.Model, preprocessing=None)
+_OF_2015 = backbones.Backbone(builder=keras.Model, preprocessing="tf")
 
 
 def _optional(check: Check) -> Check:
@@ -101,7 +102,9 @@ CHECKS: Mapping[str, Check] = {
 def completed(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces "auto" and None by what they mean on the backbone, and completes its options."""
     backbone, options = arguments["backbone"], dict(arguments["backbone_options"])
-    known = backbones.get(backbone) if isinstance(backbone, str) else _UNKNOWN
+    known = _OF_2015 if backbone is None else _UNKNOWN
+    if isinstance(backbone, str):
+        known = backbones.get(backbone)
     own = [key for key in MODEL_OPTIONS if key in arguments]
     for key in own:
         if key in options:

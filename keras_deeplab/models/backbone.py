@@ -82,6 +82,13 @@ def with_feature_taps(
     for (argument, layer), tap in zip(named, found.outputs, strict=True):
         if None in tap.stride:
             raise error(argument, rule, layer, "Its output is not a feature map of the image")
+    coarsest = max(found.outputs[0].stride)
+    for argument, value in taps.items():
+        if isinstance(value, tuple):
+            strides = {max(found[graph.tensor_of(tapped, name)].stride) for name in value}
+            if not value or len(strides) < len(value) or max(strides) >= coarsest:
+                rule = f"layers of different strides, finer than the features' {coarsest}"
+                raise error(argument, rule, value)
     own = max({stride for each in found.values() for stride in each.stride} - {None})
     output_stride = arguments.get("output_stride", own)
     is_own = not isinstance(arguments["backbone"], keras.Model)  # made for this model alone

@@ -8,12 +8,11 @@ import keras
 from keras import layers as kl
 
 from keras_deeplab import graph
-from keras_deeplab.backbones.contracting_path import contracting_path, two_convolutions
-from keras_deeplab.layers import CropLike, ResizeLike
+from keras_deeplab.backbones.contracting_path import contracting_path, two_convolutions, up_conv
+from keras_deeplab.layers import ResizeLike
 from keras_deeplab.models.arguments import InputShape
 from keras_deeplab.models.backbone import last_layer_at
 from keras_deeplab.models.base import SegmentationModel
-from keras_deeplab.validation import error
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -26,14 +25,10 @@ class UNet(SegmentationModel):
 
     Args:
         backbone: `None` for the network of 2015, or as in `SegmentationModel`.
-        filters: Channels at the image's own stride; twice as many at each halving. `None` for 64,
-            as in the paper, and 16 in the decoder over a backbone.
-        depth: Number of skips: at the strides 1, 2, 4, ...; over a backbone at those of 2, 4, 8,
-            ... that it has.
-        skip_layers: Names of the layers whose outputs are the skips; `None` for those that
-            `graph.find_feature_tap` finds at these strides.
-        batch_norm: Whether batch norms follow the 3x3 convolutions; `None` for yes over a backbone
-            and no without.
+        filters: Channels at stride 1, doubled at each halving; `None` for 64, 16 over a backbone.
+        depth: Number of skips: at strides 1, 2, 4, ..., over a backbone at its 2, 4, 8, ...
+        skip_layers: Names of their layers; `None` for those that `graph.find_feature_tap` finds.
+        batch_norm: Whether the 3x3 convolutions have batch norms; `None` for only over a backbone.
         dropout: Share of values dropped in training on the last two levels of the network of 2015,
             or of a backbone's coarsest features.
 
@@ -73,8 +68,6 @@ class UNet(SegmentationModel):
         of_2015 = arguments["backbone"] is None
         defaults = {"filters": 64 if of_2015 else 16, "batch_norm": not of_2015}
         missing = {key: value for key, value in defaults.items() if arguments[key] is None}
-        if of_2015 and arguments["preprocessing"] == "auto":
-            missing["preprocessing"] = "tf"
         return {**arguments, **missing}
 
     def _network(self, arguments: dict[str, Any]) -> keras.Model:
@@ -92,25 +85,16 @@ class UNet(SegmentationModel):
 
     def _output(self, x: Any, *skips: Any) -> Any:
         config, of_2015 = self._arguments, self._arguments["backbone"] is None
-        coarsest, *strides = (max(found.stride) for found in graph.geometry(self.backbone).outputs)
-        by_stride = {
-            stride: skip for stride, skip in zip(strides, skips, strict=True) if stride < coarsest
-        }
-        count = config["depth"] if of_2015 else max(1, len(skips))
-        if not len(by_stride) == len(skips) == count:
-            rule = f"{count} layers of different strides, finer than the features' {coarsest}"
-            raise error("skip_layers", rule, config["skip_layers"])
         if not of_2015:
             x = kl.Dropout(config["dropout"], name="dropout")(x)
-        for stride in sorted(by_stride, reverse=True):
-            skip, filters, level = by_stride[stride], config["filters"] * stride, f"decoder{stride}"
+        strides = [max(found.stride) for found in graph.geometry(self.backbone).outputs[1:]]
+        for stride, skip in sorted(zip(strides, skips, strict=True), reverse=True):
+            filters, level = config["filters"] * stride, f"decoder{stride}"
             if of_2015:
-                options = {"kernel_initializer": "he_uniform", "name": f"{level}_up"}
-                x = kl.Conv2DTranspose(filters, 2, 2, **options)(x)
-                x = CropLike(name=f"{level}_crop")(x, skip)  # odd maps were pooled rounding up
+                x = up_conv(x, skip, filters, level)
             else:
                 x = ResizeLike(name=f"{level}_up")(x, skip)
             x = kl.Concatenate(name=f"{level}_concat")([skip, x])
             x = two_convolutions(x, filters, level, config)
-        logits = kl.Conv2D(config["num_classes"], 1, name="logits", dtype="float32")(x)
+        logits = kl.Conv2D(self.num_classes, 1, name="logits", dtype="float32")(x)
         return logits if of_2015 else self._upsampled(logits)
