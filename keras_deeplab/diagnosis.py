@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,8 +13,7 @@ import tensorflow as tf
 
 from keras_deeplab import validation
 from keras_deeplab.batch_norm import reestimate_batch_norm
-from keras_deeplab.data import IGNORE_LABEL, Source
-from keras_deeplab.data.augment import augment
+from keras_deeplab.data import IGNORE_LABEL, Source, training_dataset
 from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.losses import CrossEntropy
@@ -30,7 +29,6 @@ LARGEST_SIDE = 160
 FEW = 0.1  # of the weights
 
 History = dict[str, list[float]]
-Finding = tuple[str, str]  # cause and message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +36,10 @@ class OverfitReport:
     """Result of `overfit`; `print` shows it.
 
     Attributes:
-        cause: None if the model fits, else `"data"`, `"frozen"`, `"gradients"`, `"outputs"`,
-            `"batch_norm"`, `"learning_rate"`, `"steps"` or `"plateau"`.
+        cause: None if the model fits, else `"data"` (labels without classes to separate),
+            `"frozen"` (layers), `"batch_norm"` (training and inference mode differ), `"gradients"`
+            (are lost), `"outputs"` (are not logits), `"learning_rate"` (too high or too low),
+            `"steps"` (too few) or `"plateau"`.
         message: What was measured about the cause, and how to fix it.
         shape: `(images, height, width)` of the batch.
         history: As `keras.callbacks.History.history`, an entry per 10 steps, with the values of
@@ -85,21 +85,17 @@ def overfit(
 
     A model that cannot do this will not learn a data set either. One crop of each image, around a
     pixel of a random class, without augmentation, is the batch of every step. Training stops once
-    the mean IoU in inference mode reaches the target. If it does not, causes are checked: labels
-    without classes to separate, frozen layers, lost gradients, outputs that are not logits,
-    batch-norm statistics that differ between training and inference, a learning rate that is too
-    high or too low (others are tried), too few steps.
-
-    The variables of model and optimizer are restored in the end, and what the model was compiled
-    with does not change.
+    the mean IoU in inference mode reaches the target. If it does not, the causes of `OverfitReport`
+    are checked in turn; other learning rates are tried too. In the end the variables of model and
+    optimizer are restored, and what the model was compiled with does not change.
 
     Args:
         model: A functional model from pixels 0..255 `(batch, height, width, 3)` to logits
             `(batch, height, width, num_classes)`.
         source: A `data.Source` of as many classes, with a split "train".
-        count: Number of images, spread over the split; at most all of them.
+        count: Number of images, drawn from the split, the same in every call; at most all of them.
         crop_size: `(height, width)` of the crops. None for the model's own size if it is fixed,
-            else the images' largest sides, at most 160.
+            else the largest sides of the split's first `count` images, at most 160.
         steps: Maximum number of steps, rounded up to a multiple of 10.
         target: Mean IoU to reach, from 0 to 1.
         optimizer: As `model.compile` takes it. By default AdamW with a learning rate that decays
@@ -133,32 +129,21 @@ def overfit(
     if num_classes != source.info.num_classes or spec.shape[-1] != 3:
         rule = f"a map from 3 channels to the source's {source.info.num_classes} classes"
         raise validation.error("model", rule, {"channels": spec.shape[-1], "classes": num_classes})
-    if crop_size is not None:
-        crop_size = validation.size("crop_size", crop_size)
-    elif None not in spec.shape[1:3]:
+    if crop_size is None and None not in spec.shape[1:3]:
         crop_size = tuple(spec.shape[1:3])
     images, labels = read_batch(source, count, crop_size)
+    if message := _wrong_labels(labels, num_classes):
+        return OverfitReport("data", message, labels.shape, {})
+    if not model.trainable_variables:
+        return OverfitReport("frozen", _frozen(model), labels.shape, {})
     optimizer = keras.optimizers.get(optimizer or default_optimizer(model, steps))
     one = _OneBatch(model, images, labels, target, optimizer, loss or CrossEntropy())
-    history: History = {}
-    finding = _check_labels(labels, num_classes)
-    if finding is None and not model.trainable_variables:
-        finding = _check_frozen(model)
     try:
-        if finding is None:
-            history = one.train(optimizer, math.ceil(steps / STEPS_PER_EPOCH), verbose)
-            if not history["val_mean_iou"][-1] >= target:
-                finding = (
-                    _check_frozen(model)
-                    or _check_gradients(one, history)
-                    or _check_outputs(one)
-                    or _check_modes(one, history)
-                    or _check_learning_rate(one, history)
-                    or _check_steps(history)
-                )
+        history = one.train(math.ceil(steps / STEPS_PER_EPOCH), verbose)
+        fits = history["val_mean_iou"][-1] >= target
+        cause, message = (None, "") if fits else _diagnosis(one)
     finally:
         one.restore()
-    cause, message = finding or (None, "")
     return OverfitReport(cause, message, labels.shape, history)
 
 
@@ -173,38 +158,31 @@ def default_optimizer(model: keras.Model, steps: int = STEPS) -> keras.optimizer
 def read_batch(
     source: Source, count: int, crop_size: tuple[int, int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads images spread over "train", the same in every call, as one batch of crops."""
+    """Reads images drawn from "train", the same in every call, as one batch of crops."""
     images = len(source.names("train"))
     if not images:
         raise validation.error("source", "a source with images in its split 'train'", source)
-    spread = np.unique(np.linspace(0, images - 1, min(count, images)).astype(np.int64))
-    numbers = tf.data.Dataset.from_tensor_slices(spread)
-    pairs = list(source.checked_dataset("train", numbers))
+    count = min(count, images)
     if crop_size is None:
-        sides = np.max([label.shape for _, label in pairs], axis=0)
+        first = source.checked_dataset("train", tf.data.Dataset.range(count))
+        sides = np.max([label.shape for _, label in first], axis=0)
         crop_size = tuple(int(min(side, LARGEST_SIDE)) for side in sides)
-    crops = [
-        augment(
-            *pair,
-            tf.constant([0, number]),
-            crop_size=crop_size,
-            scales=(1.0, 1.0),
-            scale_step=None,
-            flip=False,
-            strengths=None,
-            class_focus=1.0,
-        )
-        for number, pair in enumerate(pairs)
-    ]
-    images, labels = (np.stack(maps) for maps in zip(*crops, strict=True))
-    return images, labels.astype(np.int32)
+    batches = training_dataset(
+        source,
+        crop_size=crop_size,
+        batch_size=count,
+        scales=(1.0, 1.0),
+        flip=False,
+        color_jitter=None,
+        class_focus=1.0,
+        cache=False,
+        repeat=True,
+    )
+    return next(batches.as_numpy_iterator())
 
 
 class _OneBatch(DeepSupervision, keras.Model):
-    """A model that is trained on one batch under a `compile` of its own, each time from the start.
-
-    What the model itself was compiled with stays as it is.
-    """
+    """A model and one batch, under a `compile` of its own: the model's stays as it is."""
 
     def __init__(
         self,
@@ -216,105 +194,99 @@ class _OneBatch(DeepSupervision, keras.Model):
         loss: Callable[[Any, Any], Any] | str,
     ) -> None:
         super().__init__(name=network.name, dtype=network.dtype_policy)
-        self.network = network
-        self.supervision_weights = getattr(network, "supervision_weights", (1.0,))
-        self.images, self.labels, self.target = images, labels, target
+        self.network, self.images, self.labels, self.target = network, images, labels, target
         self.batch = tf.data.Dataset.from_tensors((images, labels))
-        self.loss_to_train = loss
+        self.supervision_weights = getattr(network, "supervision_weights", (1.0,))
+        metric = SegmentationMetrics(network.output_shape[-1], per_class=False)
+        # XLA takes longer to compile than it saves in a few hundred small steps.
+        self.compile(optimizer, loss, metrics=[metric], jit_compile=False)
         optimizer.build(network.trainable_variables)
-        # In a function, as Keras would take a list of variables for weights of this model.
-        self.restore = _restoring((*network.variables, *optimizer.variables))
+        variables = (*network.variables, *optimizer.variables)
+        start = [(v, np.array(keras.ops.convert_to_numpy(v))) for v in variables]
+        # Past Keras' tracking, which would take the optimizer's variables for weights.
+        object.__setattr__(self, "_start", start)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> Any:
         return self.network(inputs, training=training)
 
-    def train(
-        self, optimizer: keras.optimizers.Optimizer, epochs: int, verbose: str | int = 0
-    ) -> History:
+    def restore(self) -> None:
+        for variable, value in self._start:
+            variable.assign(value)
+
+    def training_loss(self) -> tf.Tensor:
+        outputs = self(self.images, training=True)
+        return self.compute_loss(self.images, self.labels, outputs)
+
+    def train(self, epochs: int, verbose: str | int = 0) -> History:
         """Trains from the start until the target is reached or the loss is not finite."""
 
         def stop(epoch: int, logs: dict[str, float]) -> None:  # noqa: ARG001
             reached = logs["val_mean_iou"] >= self.target
             self.stop_training |= bool(reached or not math.isfinite(logs["loss"]))
 
-        self.restore()
-        self.compile(
-            optimizer,
-            self.loss_to_train,
-            metrics=[SegmentationMetrics(self.network.output_shape[-1], per_class=False)],
-            jit_compile=False,  # takes longer than it saves in a few hundred small steps
-        )
         self.first_loss = float(self.training_loss())
         self.restore()
-        history = self.fit(
-            self.batch.repeat(),
-            steps_per_epoch=STEPS_PER_EPOCH,
+        self.fit(
+            self.batch.repeat(STEPS_PER_EPOCH),
             epochs=epochs,
             validation_data=self.batch,
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=stop)],
             shuffle=False,
             verbose=verbose,
         )
-        return history.history
-
-    def training_loss(self) -> tf.Tensor:
-        """The loss in training mode with the present variables."""
-        outputs = self(self.images, training=True)
-        return self.compute_loss(self.images, self.labels, outputs)
+        return self.history.history
 
 
-def _restoring(variables: Iterable[keras.Variable]) -> Callable[[], None]:
-    """Returns a function that sets variables back to their present values."""
-    values = [(v, np.array(keras.ops.convert_to_numpy(v))) for v in variables]
-
-    def restore() -> None:
-        for variable, value in values:
-            variable.assign(value)
-
-    return restore
-
-
-def _check_labels(labels: np.ndarray, num_classes: int) -> Finding | None:
+def _wrong_labels(labels: np.ndarray, num_classes: int) -> str | None:
     values = np.unique(labels[labels != IGNORE_LABEL])
     if len(values) > 1 and values[-1] < num_classes:
         return None
-    return "data", (
+    return (
         f"The labels must be of two classes at least, in 0..{num_classes - 1} (255 is ignored). "
         f"Received: {values.tolist()}. Do the label maps count from 1, or are the images too few?"
     )
 
 
-def _check_frozen(model: keras.Model) -> Finding | None:
+def _frozen(model: keras.Model) -> str | None:
     """Whether few weights are trainable, or not those of the layers that compute the logits."""
-    frozen = [layer for layer in predictors(model) if not layer.trainable]
-    trainable, total = (
-        sum(math.prod(v.shape) for v in variables)
-        for variables in (model.trainable_variables, model.weights)
-    )
-    if trainable < FEW * total:
-        layers = all_layers(model).values()
-        frozen = [layer for layer in layers if layer.weights and not layer.trainable]
+    total = model.count_params()
+    trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    layers = all_layers(model).values() if trainable < FEW * total else predictors(model)
+    frozen = [layer.name for layer in layers if layer.weights and not layer.trainable]
     if not frozen:
         return None
-    names = _some([layer.name for layer in frozen])
-    return "frozen", f"{trainable} of {total} weights are trainable; frozen: {names}."
+    return f"{trainable} of {total} weights are trainable; frozen: {_some(frozen)}."
 
 
-def _check_gradients(one: _OneBatch, history: History) -> Finding | None:
-    """Whether variables have no gradients: after the training, or where it failed before it."""
-    if history["mean_iou"][-1] >= one.target:
+def _differing_modes(one: _OneBatch) -> str | None:
+    """Whether the trained model fits in training mode and not in inference mode."""
+    history = one.history.history
+    training, inference = history["mean_iou"][-1], history["val_mean_iou"][-1]
+    measured = f"mean IoU is {training:.3f} in training mode and {inference:.3f} in inference mode"
+    if all_norms(one.network) and math.isfinite(history["loss"][-1]):
+        reestimate_batch_norm(one.network, [one.images])
+        if one.evaluate(one.batch, return_dict=True, verbose=0)["mean_iou"] >= one.target:
+            return (
+                f"The moving statistics of the batch norms lag behind the weights: {measured}. Use "
+                "a smaller momentum, or keras_deeplab.reestimate_batch_norm."
+            )
+    if training < one.target:
         return None
-    trained = history["loss"][-1] < one.first_loss
+    return f"A layer other than the batch norms differs between the modes: {measured}."
+
+
+def _lost_gradients(one: _OneBatch) -> str | None:
+    """Whether variables have no gradients: after the training, or where it failed before it."""
+    trained = one.history.history["loss"][-1] < one.first_loss
     if not trained:
         one.restore()
     variables = one.network.trainable_variables
     with tf.GradientTape() as tape:
         loss = one.training_loss()
-    gradients = {
-        v.path: value for v, value in zip(variables, tape.gradient(loss, variables), strict=True)
-    }
-    lost = [p for p, value in gradients.items() if value is None or not np.isfinite(value).all()]
-    kernels = [path for path, value in gradients.items() if path not in lost and value.ndim > 1]
+    found = zip(variables, tape.gradient(loss, variables), strict=True)
+    gradients = {variable.path: gradient for variable, gradient in found}
+    lost = [path for path, g in gradients.items() if g is None or not np.isfinite(g).all()]
+    kernels = [path for path, g in gradients.items() if path not in lost and g.ndim > 1]
     zero = [path for path in kernels if not np.any(gradients[path])]
     # A sound model has a few too, such as image pooling's of a single image, and before the first
     # step many, where the last layer begins with zeros.
@@ -322,83 +294,82 @@ def _check_gradients(one: _OneBatch, history: History) -> Finding | None:
         lost += zero
     if not lost:
         return None
-    return "gradients", (
+    return (
         f"There are no gradients of {_some(lost)}. Look for activations that are dead (initial "
         "weights, scale of the input), stop_gradient, argmax, rounding or NumPy after these "
         "layers, for NaN in the weights, division by zero and the logarithm of zero."
     )
 
 
-def _check_outputs(one: _OneBatch) -> Finding | None:
+def _probabilities(one: _OneBatch) -> str | None:
     outputs = np.asarray(one.network(one.images, training=False))
     if outputs.min() < 0 or not np.allclose(outputs.sum(-1), 1, atol=1e-3):
         return None
-    return "outputs", (
-        "The outputs are probabilities, but losses expect logits: remove the model's softmax."
-    )
+    return "The outputs are probabilities, but losses expect logits: remove the model's softmax."
 
 
-def _check_modes(one: _OneBatch, history: History) -> Finding | None:
-    """Whether the model, still trained, fits in training mode and not in inference mode."""
-    training, inference = history["mean_iou"][-1], history["val_mean_iou"][-1]
-    measured = f"mean IoU is {training:.3f} in training mode and {inference:.3f} in inference mode"
-    if all_norms(one.network) and math.isfinite(history["loss"][-1]):
-        reestimate_batch_norm(one.network, [one.images])
-        if one.evaluate(one.batch, return_dict=True, verbose=0)["mean_iou"] >= one.target:
-            return "batch_norm", (
-                f"The moving statistics of the batch norms lag behind the weights: {measured}. Use "
-                "a smaller momentum, or keras_deeplab.reestimate_batch_norm."
-            )
-    if training < one.target:
-        return None
-    return "batch_norm", (
-        f"A layer other than the batch norms differs between the modes: {measured}."
-    )
-
-
-def _check_learning_rate(one: _OneBatch, history: History) -> Finding | None:
+def _wrong_learning_rate(one: _OneBatch) -> str | None:
     """Whether the loss rises, or falls faster at another learning rate."""
-    optimizer = getattr(one.optimizer, "inner_optimizer", one.optimizer)  # without loss scaling
-    first, last = one.first_loss, history["loss"][-1]
-    epochs = min(TRIAL_EPOCHS, len(history["loss"]))
-    optimizer.iterations.assign(min(WARMUP_STEPS, epochs * STEPS_PER_EPOCH))
-    rate = float(optimizer.learning_rate)
-    losses = {rate: history["loss"][epochs - 1]}
-    if last < first / 2 or history["mean_iou"][-1] >= one.target:
+    first, losses = one.first_loss, one.history.history["loss"]
+    if losses[-1] < first / 2:
         return None
-    rises = not last <= first
-    if rises:
-        epochs, losses = len(history["loss"]), {rate: last}
-    else:
+    optimizer = getattr(one.optimizer, "inner_optimizer", one.optimizer)  # without loss scaling
+    optimizer.iterations.assign(WARMUP_STEPS)
+    rate = float(optimizer.learning_rate)
+    epochs, found, word = len(losses), {rate: losses[-1]}, "high"
+    if losses[-1] <= first:
+        epochs = min(TRIAL_EPOCHS, epochs)
+        found = {rate: losses[epochs - 1]}
         for other in (0.1 * rate, 10 * rate):
+            one.restore()
+            batch = (one.network, one.images, one.labels, one.target)
             settings = {**optimizer.get_config(), "learning_rate": other}
-            trial = type(optimizer).from_config(settings)
-            losses[other] = one.train(trial, epochs)["loss"][-1]
-        fell = {r: first - loss if math.isfinite(loss) else -math.inf for r, loss in losses.items()}
-        best = max(fell, key=fell.get)
-        if best == rate or fell[best] < max(2 * fell[rate], 0.1 * first):
+            trial = _OneBatch(*batch, type(optimizer).from_config(settings), one.loss)
+            loss = trial.train(epochs)["loss"][-1]
+            found[other] = loss if math.isfinite(loss) else math.inf
+        best = min(found, key=found.get)
+        if best == rate or first - found[best] < max(2 * (first - found[rate]), 0.1 * first):
             return None
-    word = "high" if rises or best < rate else "low"
-    measured = ", ".join(f"{loss:.3g} at {rate:.2g}" for rate, loss in sorted(losses.items()))
-    return "learning_rate", (
+        word = "high" if best < rate else "low"
+    measured = ", ".join(f"{loss:.3g} at {rate:.2g}" for rate, loss in sorted(found.items()))
+    return (
         f"The learning rate is too {word}: after {epochs * STEPS_PER_EPOCH} steps the loss, "
         f"{first:.3g} before, is {measured}."
     )
 
 
-def _check_steps(history: History) -> Finding:
-    """Whether more steps may do; the last possible cause."""
-    losses = history["loss"]
+def _falling_loss(one: _OneBatch) -> str | None:
+    losses = one.history.history["loss"]
     third = max(1, len(losses) // 3)
     if len(losses) < 3 or np.mean(losses[-third:]) < 0.9 * np.mean(losses[-2 * third : -third]):
-        return "steps", "The loss still falls: train more steps."
-    return "plateau", (
-        "The model stopped learning. Thin or small objects need a smaller output stride, a decoder "
-        "at finer features or larger images; else the model has too few weights, or too much "
-        "dropout or weight decay."
-    )
+        return "The loss still falls: train more steps."
+    return None
 
 
 def _some(names: list[str]) -> str:
     """The first names of a list."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+# The first that returns a message is the cause.
+CHECKS: dict[str, Callable[[_OneBatch], str | None]] = {
+    "frozen": lambda one: _frozen(one.network),
+    "batch_norm": _differing_modes,
+    "gradients": _lost_gradients,
+    "outputs": _probabilities,
+    "learning_rate": _wrong_learning_rate,
+    "steps": _falling_loss,
+}
+PLATEAU = (
+    "The model stopped learning. Thin or small objects need a smaller output stride, a decoder at "
+    "finer features or larger images; else the model has too few weights, or too much dropout or "
+    "weight decay."
+)
+
+
+def _diagnosis(one: _OneBatch) -> tuple[str, str]:
+    """The cause and its message."""
+    for cause, check in CHECKS.items():
+        if message := check(one):
+            return cause, message
+    return "plateau", PLATEAU

@@ -175,11 +175,28 @@ FAULTS = {
 
 @pytest.mark.parametrize("build, arguments, cause, message", FAULTS.values(), ids=FAULTS)
 def test_a_planted_fault_is_named(build, arguments, cause, message):
-    report = run(build(), **arguments)
+    model = build()
+    before = [variable.numpy().copy() for variable in model.variables]
+    report = run(model, **arguments)
+    for old, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, variable.numpy())
     assert not report.fits
     assert report.cause == cause, report
     assert f"the model does not fit them.\n  CAUSE {cause}: {report.message}" in str(report)
     assert re.search(message, report.message), report
+
+
+def test_other_learning_rates_begin_with_the_same_weights():
+    losses, train = [], _OneBatch.train
+
+    def recorded(self, *arguments):
+        history = train(self, *arguments)
+        losses.append(self.first_loss)
+        return history
+
+    with mock.patch.object(_OneBatch, "train", recorded):
+        run(network(), **SLOW | SHORT)
+    np.testing.assert_allclose(losses, [losses[0]] * 3, rtol=1e-5)
 
 
 def test_a_batch_is_the_same_crops_around_rare_classes():
