@@ -65,7 +65,7 @@ class Conv2D(kl.Conv2D):
         usual = super().convolution_op
         if not _is_dilated(self) or self.groups > 1:
             return usual(inputs, kernel)
-        return _convolution(*_tensors(inputs, kernel), self.dilation_rate, self.padding)
+        return convolution(*_tensors(inputs, kernel), self.dilation_rate, self.padding)
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
@@ -83,7 +83,7 @@ class DepthwiseConv2D(kl.DepthwiseConv2D):
         if not _is_dilated(self):
             return super().call(inputs)
         x, kernel = _tensors(inputs, self.kernel)
-        x = _depthwise(x, kernel, self.dilation_rate, self.padding)
+        x = depthwise(x, kernel, self.dilation_rate, self.padding)
         return _with_bias_and_activation(self, x)
 
 
@@ -102,7 +102,7 @@ class SeparableConv2D(kl.SeparableConv2D):
         if not _is_dilated(self):
             return super().call(inputs)
         x, kernel = _tensors(inputs, self.depthwise_kernel)
-        x = _depthwise(x, kernel, self.dilation_rate, self.padding)
+        x = depthwise(x, kernel, self.dilation_rate, self.padding)
         x = ops.conv(x, self.pointwise_kernel, data_format="channels_last")
         return _with_bias_and_activation(self, x)
 
@@ -133,7 +133,8 @@ def _with_bias_and_activation(layer: Any, x: tf.Tensor) -> tf.Tensor:
     return x if layer.activation is None else layer.activation(x)
 
 
-def _convolution(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> tf.Tensor:
+def convolution(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> tf.Tensor:
+    """A convolution at stride 1 in the fastest formulation."""
     is_half = x.dtype in (tf.bfloat16, tf.float16)
     by_taps = is_half and max(rate) >= LARGE_RATE and _only_cpu() and _target.get() != "converter"
     forward = taps if by_taps else native
@@ -142,7 +143,8 @@ def _convolution(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> t
     return _trained(forward, _kernel_gradient, rate, padding)(x, kernel)
 
 
-def _depthwise(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> tf.Tensor:
+def depthwise(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> tf.Tensor:
+    """A depthwise convolution at stride 1 in the fastest formulation."""
     target, single = _target.get(), kernel.shape[-1] == 1
     small = max(rate) < LARGE_DEPTHWISE_RATE
     fast = small and single and target != "server" and _has_native_depthwise(x.dtype)

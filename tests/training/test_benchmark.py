@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from PIL import Image
 
 from keras_deeplab import data
 from training.benchmark import __main__ as benchmark
-from training.benchmark import pipeline, steps
+from training.benchmark import convolutions, pipeline, race, steps
 
 SMP = "segmentation_models.pytorch"
-CASE = steps.Case("keras_deeplab", "mobilenet_v2", "float32", (64, 64), 2, 1, steps=2)
+CASE = steps.Case("keras_deeplab", "v3_plus_mobilenet_v2", "float32", (64, 64), 2, 1)
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,10 @@ def root(tmp_path_factory):
 
 def test_the_peak_is_that_of_a_process_alone():
     block = np.ones(50_000_000)
-    folder = str(Path(steps.__file__).parent)
     code = (
-        f"import sys; sys.path.insert(0, {folder!r}); import steps; before = steps.peak_bytes();"
-        "block = b'x' * 100_000_000; print(before, steps.peak_bytes() - before)"
+        f"import sys; sys.path.insert(0, {str(Path(race.__file__).parent)!r}); import race;"
+        "before = race.peak_bytes();"
+        "block = b'x' * 100_000_000; print(before, race.peak_bytes() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, added = map(int, done.stdout.split())
@@ -52,37 +53,86 @@ def test_the_files_are_a_data_set_that_compresses_like_photographs(root):
     assert np.mean(labels[:, 1:] == labels[:, :-1]) > 0.8
 
 
-def test_steps_are_timed_after_those_to_warm_up(monkeypatch):
-    losses = iter([9.0, 8.0, 0.5, 0.25])
-    planted = steps.Package(lambda case: (losses.__next__, 7), (), ())
-    monkeypatch.setitem(steps.PACKAGES, CASE.package, planted)
-    row = steps.train(CASE)
-    assert (row["parameters"], row["losses"]) == (7, [9.0, 8.0, 0.5, 0.25])
-    assert len(row["seconds"]) == len(row["processor_seconds"]) == 2
-    assert row["peak_bytes"] > 1e8  # TensorFlow alone
+PLANTED = """
+import itertools, sys, time
+from typing import NamedTuple
+from training.benchmark.race import Package
+
+class Case(NamedTuple):
+    package: str
+    log: str
+
+def build(case):
+    numbers = itertools.count()
+    def step():
+        number = next(numbers)
+        with open(case.log, "a") as log:
+            log.write(f"{case.package}{number} ")
+        print("a line of a library", flush=True)
+        if case.package == "failing" and number == 1:
+            raise KeyError("planted")
+        return number
+    return step, {"parameters": 7}
+
+PACKAGES = {
+    "first": Package(build, (), ()),
+    "failing": Package(build, ("json",), ()),
+    "missing": Package(build, ("no_such_module",), ()),
+    "second": Package(build, (), ()),
+}
+"""
 
 
-@pytest.mark.parametrize(
-    "modules, problem",
-    [
-        (("no_such_module",), "no_such_module is not installed"),
-        ((), "ended with status 1: KeyError: 'planted'"),  # the process does not have it
-    ],
-)
-def test_a_package_that_is_missing_or_fails_is_reported(monkeypatch, modules, problem):
-    package = steps.PACKAGES[SMP]._replace(modules=modules)
-    monkeypatch.setitem(steps.PACKAGES, "planted", package)
-    row = steps.measure(CASE._replace(package="planted"))
-    assert row["problem"] == problem
-    assert row["dtype"] == "float32"
+def test_programs_take_turns_and_failures_are_reported(tmp_path, monkeypatch):
+    program = tmp_path / "race.py"
+    program.write_text(Path(race.__file__).read_text())
+    monkeypatch.setattr(race, "__file__", str(program))
+    (tmp_path / "planted.py").write_text(PLANTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    planted = importlib.import_module("planted")
+    monkeypatch.setitem(sys.modules, "training.benchmark.planted", planted)
+    log = tmp_path / "log"
+    rows = race.race("planted", [planted.Case(name, str(log)) for name in planted.PACKAGES], 2)
+    assert [row["problem"] for row in rows] == [
+        None,
+        "ended with status 1: KeyError: 'planted'",
+        "no_such_module is not installed",
+        None,
+    ]
+    assert log.read_text().split() == [
+        *("first0", "failing0", "second0", "first1", "failing1", "second1"),
+        *("first2", "second2", "first3", "second3"),
+    ]
+    first = rows[0]
+    assert first["values"] == [0, 1, 2, 3]
+    assert first["parameters"] == 7
+    assert len(first["seconds"]) == len(first["processor_seconds"]) == 2
+    assert 1e6 < first["peak_bytes"] < 200e6  # Python alone
 
 
-def test_a_process_imports_only_what_it_trains():
-    outermost = ast.parse(Path(steps.__file__).read_text()).body
+@pytest.mark.parametrize("module", [race, steps])
+def test_a_process_imports_only_what_it_runs(module):
+    outermost = ast.parse(Path(module.__file__).read_text()).body
     names = {
         alias.name for node in outermost if isinstance(node, ast.Import) for alias in node.names
     } | {node.module for node in outermost if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names)
+    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "training"}
+
+
+def test_formulations_of_a_convolution_are_timed(monkeypatch):
+    monkeypatch.setattr(
+        convolutions,
+        "MAPS",
+        (convolutions.Map(1, 9, 4, 5, 2), convolutions.Map(1, 9, 4, None, 2)),
+    )
+    dense, depthwise = convolutions.measure("float32", rounds=2)
+    assert list(dense["seconds"]) == ["Keras", "native", "taps", "chosen"]
+    assert {"Keras", "chosen"} <= depthwise["seconds"].keys()
+    assert all(0 < value < 10 for both in dense["seconds"].values() for value in both)
+    dense["seconds"] = {"Keras": [0.25, 1.0], "chosen": [0.125, 0.5]}
+    assert benchmark.convolutions_table([dense]).splitlines()[2] == (
+        "| float32 | 1 x 9x9 | 4 to 5 | 2 | 250 / 1000 | - | - | 125 / 500 |"
+    )
 
 
 def test_tables():
@@ -117,13 +167,13 @@ def test_the_networks_are_trained_for_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "PACKAGES", steps.PACKAGES)
     output = tmp_path / "speed.json"
     small = ["--size", "64", "--batch-size", "2", "--steps", "2", "--output", str(output)]
-    cases = ["--parts", "step", "--models", "mobilenet_v2", "--dtypes", "bfloat16"]
+    cases = ["--parts", "step", "--models", CASE.network, "--dtypes", "bfloat16"]
     assert benchmark.main([*small, *cases]) == 0
     (row,) = json.loads(output.read_text())["steps"]
     assert (row["package"], row["dtype"], row["problem"]) == (CASE.package, "bfloat16", None)
     assert row["parameters"] == 2_764_357
     assert len(row["seconds"]) == 2
-    assert np.isfinite(row["losses"]).all()
-    assert len(set(row["losses"])) == 4
+    assert np.isfinite(row["values"]).all()
+    assert len(set(row["values"])) == 4
     assert row["peak_bytes"] > 2**28
     assert "| 2,764,357 |" in capsys.readouterr().out

@@ -15,10 +15,11 @@ from typing import Any
 
 from keras_deeplab.cli.options import SIZE, Parser, command, height_and_width, one_of, positive
 from keras_deeplab.files import write_json
-from training.benchmark import pipeline
-from training.benchmark.steps import DTYPES, NETWORKS, PACKAGES, SMP, Case, measure
+from training.benchmark import convolutions, pipeline
+from training.benchmark.race import race
+from training.benchmark.steps import DTYPES, NETWORKS, PACKAGES, SMP, Case
 
-PARTS = ("pipeline", "step")
+PARTS = ("convolution", "step", "pipeline")
 LIBRARIES = ("tensorflow", "keras", "numpy", *SMP, "keras-hub")
 OWN = "keras_deeplab"
 
@@ -27,8 +28,8 @@ def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
         prog="python -m training.benchmark",
-        description="Measures training steps of DeepLabV3+ with their memory, beside those of "
-        "other packages that are installed, and images a second of the training pipeline.",
+        description="Measures dilated convolutions in all formulations, training steps with their "
+        "memory beside those of other packages that are installed, and the training pipeline.",
     )
     add = made.add_argument
     add("--parts", **one_of(PARTS), nargs="+", default=PARTS)
@@ -36,8 +37,8 @@ def parser() -> Parser:
     add("--dtypes", **one_of(DTYPES), nargs="+", default=DTYPES)
     add("--size", **SIZE, default=(512, 512), help="one number for a square")
     add("--batch-size", type=positive, default=4)
-    add("--steps", type=positive, default=5, help="timed steps of each, after two to warm up")
-    add("--threads", type=positive, default=cores(), help="threads of a training step")
+    add("--steps", type=positive, default=5, help="timed rounds of each, after two to warm up")
+    add("--threads", type=positive, default=cores(), help="threads of each program")
     add("--data", type=Path, help="folder with a train split to read instead of generated files")
     add("--batches", type=positive, default=36, help="timed batches of the pipeline")
     add("--output", type=Path, help="JSON file for all measurements")
@@ -55,12 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "step" in options.parts:  # first, while this process is idle and small
         measured["steps"] = rows = []
         for network, dtype in itertools.product(options.models, options.dtypes):
-            for package in PACKAGES:
-                if network in PACKAGES[package].networks:
-                    print(f"{network}, {dtype}: {package}")
-                    settings = size, options.batch_size, options.threads, options.steps
-                    rows.append(measure(Case(package, network, dtype, *settings)))
+            settings = size, options.batch_size, options.threads
+            cases = [
+                Case(name, network, dtype, *settings)
+                for name, package in PACKAGES.items()
+                if network in package.networks
+            ]
+            print(f"{network}, {dtype}: {', '.join(case.package for case in cases)}")
+            rows += race("steps", cases, options.steps)
         print(f"\nA training step\n\n{steps_table(rows)}")
+    if "convolution" in options.parts:
+        measured["convolutions"] = rows = []
+        for dtype in options.dtypes:
+            print(f"Dilated convolutions, {dtype}")
+            rows += convolutions.measure(dtype, options.steps)
+        print(f"\nForward / with gradients, ms\n\n{convolutions_table(rows)}")
     if "pipeline" in options.parts:
         print("The pipeline: files are read, not cached and cached")
         measured["pipeline"] = pipeline.measure(
@@ -122,6 +132,19 @@ def steps_table(rows: Sequence[dict[str, Any]]) -> str:
             ]
         )
     header = "network, dtype, package, parameters, step, relative, processor, memory"
+    return markdown(header, lines)
+
+
+def convolutions_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns the table of dilated convolutions, the medians of each formulation."""
+    lines = []
+    for row in rows:
+        shown = [row["dtype"], *convolutions.cells(row["map"])]
+        for name in convolutions.COLUMNS:
+            both = row["seconds"].get(name)
+            shown.append("-" if both is None else " / ".join(f"{1000 * s:.0f}" for s in both))
+        lines.append(shown)
+    header = f"dtype, map, channels, rate, {', '.join(convolutions.COLUMNS)}"
     return markdown(header, lines)
 
 

@@ -1,37 +1,28 @@
-"""A training step of DeepLabV3+ in each package, in a process of its own.
-
-This file is also the program of these processes. It imports only what their package needs, as the
-memory is that of the whole process.
-"""
+"""A training step of a segmentation network, as each package has it."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import re
-import resource
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from training.benchmark.race import Package, Step
 
 CLASSES = 21
 IGNORED = 255
 LEARNING_RATE = 1e-4
-WARM_UP = 2  # the first step traces, the second still fills caches of memory and kernels
 DTYPES = ("float32", "bfloat16")
-# The DeepLabV3+ that several packages have: arguments of ours.
-NETWORKS = {
-    "resnet50": {"backbone": "resnet50", "separable": True, "output_stride": 16},
-    "mobilenet_v2": {"backbone": "mobilenet_v2", "separable": True, "output_stride": 16},
+# The networks that several packages have: class and arguments of ours.
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "v3_plus_resnet50": ("DeepLabV3Plus", {"backbone": "resnet50", "separable": True}),
+    "v3_plus_mobilenet_v2": ("DeepLabV3Plus", {"backbone": "mobilenet_v2", "separable": True}),
     # KerasHub's: convolutions that are not separable, on features of stride 32.
-    "resnet50_dense_32": {"backbone": "resnet50", "separable": False, "output_stride": 32},
+    "v3_plus_resnet50_stride32": (
+        "DeepLabV3Plus",
+        {"backbone": "resnet50", "separable": False, "output_stride": 32},
+    ),
+    "v3_resnet50_stride16": ("DeepLabV3", {"backbone": "resnet50", "output_stride": 16}),
+    "v3_resnet50_stride8": ("DeepLabV3", {"backbone": "resnet50", "output_stride": 8}),
+    "v2_resnet101": ("DeepLabV2", {"backbone": "resnet101"}),
 }
-
-Step = Callable[[], float]
 
 
 class Case(NamedTuple):
@@ -43,19 +34,19 @@ class Case(NamedTuple):
     size: tuple[int, int]
     batch_size: int
     threads: int
-    steps: int
 
 
-def keras_deeplab(case: Case) -> tuple[Step, int]:
-    """This package's network and its number of parameters."""
+def keras_deeplab(case: Case) -> tuple[Step, dict[str, Any]]:
+    """This package's network."""
     policy = _policy(case)
     import keras_deeplab as kd
 
-    model = kd.DeepLabV3Plus(CLASSES, **NETWORKS[case.network], dtype=policy)
+    name, arguments = NETWORKS[case.network]
+    model = getattr(kd, name)(CLASSES, **arguments, dtype=policy)
     return _keras_step(model, kd.losses.CrossEntropy(IGNORED), case)
 
 
-def keras_hub(case: Case) -> tuple[Step, int]:
+def keras_hub(case: Case) -> tuple[Step, dict[str, Any]]:
     """KerasHub's network, built as its preset for PASCAL VOC is."""
     policy = _policy(case)
     import keras
@@ -95,7 +86,7 @@ def _policy(case: Case) -> str:
     return "float32" if case.dtype == "float32" else f"mixed_{case.dtype}"
 
 
-def _keras_step(model: Any, loss: Any, case: Case) -> tuple[Step, int]:
+def _keras_step(model: Any, loss: Any, case: Case) -> tuple[Step, dict[str, Any]]:
     import keras
     import tensorflow as tf
 
@@ -104,24 +95,44 @@ def _keras_step(model: Any, loss: Any, case: Case) -> tuple[Step, int]:
     shape = (case.batch_size, *case.size)
     images = tf.random.uniform((*shape, 3), 0.0, 255.0)
     labels = tf.random.uniform(shape, 0, CLASSES, tf.int32)
-    return lambda: float(model.train_on_batch(images, labels)), model.count_params()
+    facts = {"parameters": model.count_params()}
+    return lambda: float(model.train_on_batch(images, labels)), facts
 
 
-def segmentation_models_pytorch(case: Case) -> tuple[Step, int]:
-    """The network of segmentation_models.pytorch, in the memory format that is faster."""
+def segmentation_models_pytorch(case: Case) -> tuple[Step, dict[str, Any]]:
+    """The network of segmentation_models.pytorch."""
     import segmentation_models_pytorch as smp
+
+    name, arguments = NETWORKS[case.network]
+    options = {"decoder_atrous_rates": (6, 12, 18)}
+    if name == "DeepLabV3Plus":
+        options["decoder_aspp_separable"] = arguments["separable"]
+    stride = arguments.get("output_stride", 16)
+    if stride == 8:
+        options["decoder_atrous_rates"] = (12, 24, 36)
+    model = getattr(smp, name)(
+        arguments["backbone"],
+        encoder_weights=None,
+        encoder_output_stride=stride,
+        classes=CLASSES,
+        **options,
+    )
+    return _torch_step(model, case)
+
+
+def torchvision(case: Case) -> tuple[Step, dict[str, Any]]:
+    """The network of torchvision, without its auxiliary head."""
+    from torchvision.models.segmentation import deeplabv3_resnet50
+
+    model = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
+    return _torch_step(model, case)
+
+
+def _torch_step(model: Any, case: Case) -> tuple[Step, dict[str, Any]]:
+    """A step in the memory format that is faster."""
     import torch
 
     torch.set_num_threads(case.threads)
-    network = NETWORKS[case.network]
-    model = smp.DeepLabV3Plus(
-        network["backbone"],
-        encoder_weights=None,
-        encoder_output_stride=network["output_stride"],
-        decoder_atrous_rates=(6, 12, 18),
-        decoder_aspp_separable=network["separable"],
-        classes=CLASSES,
-    )
     model = model.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
     loss_of = torch.nn.CrossEntropyLoss(ignore_index=IGNORED)
@@ -132,83 +143,28 @@ def segmentation_models_pytorch(case: Case) -> tuple[Step, int]:
     def step() -> float:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=case.dtype == "bfloat16"):
-            loss = loss_of(model(images), labels)
+            outputs = model(images)
+            loss = loss_of(outputs["out"] if isinstance(outputs, dict) else outputs, labels)
         loss.backward()
         optimizer.step()
         return loss.item()
 
-    return step, sum(parameter.numel() for parameter in model.parameters())
-
-
-class Package(NamedTuple):
-    """How a package's networks are built, and the modules that must be installed."""
-
-    build: Callable[[Case], tuple[Step, int]]
-    modules: tuple[str, ...]
-    networks: tuple[str, ...]
+    return step, {"parameters": sum(p.numel() for p in model.parameters())}
 
 
 SMP = ("segmentation_models_pytorch", "torch")
 PACKAGES = {
     "keras_deeplab": Package(keras_deeplab, ("keras_deeplab",), tuple(NETWORKS)),
     "segmentation_models.pytorch": Package(
-        segmentation_models_pytorch, SMP, ("resnet50", "mobilenet_v2")
+        segmentation_models_pytorch,
+        SMP,
+        (
+            "v3_plus_resnet50",
+            "v3_plus_mobilenet_v2",
+            "v3_resnet50_stride16",
+            "v3_resnet50_stride8",
+        ),
     ),
-    "KerasHub": Package(keras_hub, ("keras_hub",), ("resnet50_dense_32",)),
+    "torchvision": Package(torchvision, ("torchvision", "torch"), ("v3_resnet50_stride8",)),
+    "KerasHub": Package(keras_hub, ("keras_hub",), ("v3_plus_resnet50_stride32",)),
 }
-
-
-def measure(case: Case) -> dict[str, Any]:
-    """Returns what a process of its own measures, or `problem`, the reason why there is none."""
-    row: dict[str, Any] = {**case._asdict(), "problem": None}
-    for module in PACKAGES[case.package].modules:
-        if importlib.util.find_spec(module) is None:
-            return {**row, "problem": f"{module} is not installed"}
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        # -P keeps the modules beside this file, with their plain names, out of the imports.
-        [sys.executable, "-P", __file__, json.dumps(case)],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "KERAS_BACKEND": "tensorflow",
-        },
-    )
-    if done.returncode:
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        return {**row, "problem": f"ended with status {done.returncode}: {last}"}
-    return row | json.loads(done.stdout.splitlines()[-1])  # libraries print too
-
-
-def train(case: Case) -> dict[str, Any]:
-    """Makes the steps in this process; `processor_seconds` are those of all threads together."""
-    step, parameters = PACKAGES[case.package].build(case)
-    losses, seconds, processor_seconds = [], [], []
-    for _ in range(WARM_UP + case.steps):
-        begin, begin_processor = time.perf_counter(), time.process_time()
-        losses.append(step())
-        seconds.append(time.perf_counter() - begin)
-        processor_seconds.append(time.process_time() - begin_processor)
-    return {
-        "parameters": parameters,
-        "losses": losses,
-        "seconds": seconds[WARM_UP:],
-        "processor_seconds": processor_seconds[WARM_UP:],
-        "peak_bytes": peak_bytes(),
-    }
-
-
-def peak_bytes() -> int:
-    """The peak resident memory of this process."""
-    status = Path("/proc/self/status")
-    if status.exists():  # in `ru_maxrss` Linux counts the process that started this one too
-        (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
-        return int(kilobytes) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-if __name__ == "__main__":
-    print("\n" + json.dumps(train(Case(*json.loads(sys.argv[1])))))
