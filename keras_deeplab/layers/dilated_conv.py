@@ -148,12 +148,12 @@ def depthwise(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> tf.T
     target, single = _target.get(), kernel.shape[-1] == 1
     small = max(rate) < LARGE_DEPTHWISE_RATE
     fast = small and single and target != "server" and _has_native_depthwise(x.dtype)
-    if target != "converter" and not fast:
-        return by_batches(x, kernel, rate, padding)
-    if target is not None:
-        return native_depthwise(x, kernel, rate, padding)
-    # TensorFlow's own gradient of the native operation ignores the dilations.
-    return _trained(native_depthwise, _depthwise_kernel_gradient, rate, padding)(x, kernel)
+    forward = native_depthwise if fast or target == "converter" else by_batches
+    if target is not None or not single:
+        return forward(x, kernel, rate, padding)
+    # TensorFlow's gradient of the native operation ignores the dilations, and that of Keras' keeps
+    # the small batches, which are several times as large as the map at large rates.
+    return _trained(forward, _depthwise_kernel_gradient, rate, padding)(x, kernel)
 
 
 @functools.cache
@@ -206,9 +206,11 @@ def taps(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> tf.Tensor
         for j, (left, right, dx) in enumerate(columns):
             if _is_empty(top, bottom) or _is_empty(left, right):
                 continue
-            part = x[:, top + dy : bottom + dy, left + dx : right + dx]
+            with _after(total):
+                part = x[:, top + dy : bottom + dy, left + dx : right + dx]
             part = tf.tensordot(part, kernel[i, j], 1)
-            part = tf.pad(part, [[0, 0], [top, height - bottom], [left, width - right], [0, 0]])
+            margins = [[0, 0], [top, height - bottom], [left, width - right], [0, 0]]
+            part = tf.pad(part, margins)
             total = part if total is None else total + part
     return total
 
@@ -226,7 +228,8 @@ def _kernel_gradient(
             if _is_empty(top, bottom) or _is_empty(left, right):
                 products.append(tf.zeros((filters, channels), x.dtype))
                 continue
-            read = x[:, top + dy : bottom + dy, left + dx : right + dx]
+            with _after(products[-1] if products else None):
+                read = x[:, top + dy : bottom + dy, left + dx : right + dx]
             written = upstream[:, top:bottom, left:right]
             read, written = tf.reshape(read, (-1, channels)), tf.reshape(written, (-1, filters))
             products.append(tf.matmul(written, read, transpose_a=True))
@@ -279,6 +282,14 @@ def _meetings(x: tf.Tensor, size: Pair, rate: Pair, padding: str) -> list[tuple[
             spans.append((first, most(first, least(outputs, length - shift)), shift))
         found.append((spans, outputs))
     return found
+
+
+def _after(tensor: tf.Tensor | None) -> Any:
+    """A scope for what is computed after a tensor.
+
+    The parts of a map for all taps at once would take several times its memory.
+    """
+    return tf.control_dependencies([] if tensor is None else [tensor])
 
 
 def _is_empty(first: Any, end: Any) -> bool:
