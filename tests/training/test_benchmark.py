@@ -15,7 +15,7 @@ from PIL import Image
 
 from keras_deeplab import data
 from training.benchmark import __main__ as benchmark
-from training.benchmark import convolutions, pipeline, race, steps
+from training.benchmark import convolutions, pipeline, race, routes, steps
 
 SMP = "segmentation_models.pytorch"
 CASE = steps.Case("keras_deeplab", "v3_plus_mobilenet_v2", "float32", (64, 64), 2, 1)
@@ -110,7 +110,7 @@ def test_programs_take_turns_and_failures_are_reported(tmp_path, monkeypatch):
     assert 1e6 < first["peak_bytes"] < 200e6  # Python alone
 
 
-@pytest.mark.parametrize("module", [race, steps])
+@pytest.mark.parametrize("module", [race, routes, steps])
 def test_a_process_imports_only_what_it_runs(module):
     outermost = ast.parse(Path(module.__file__).read_text()).body
     names = {
@@ -145,6 +145,21 @@ def test_tables():
         "| n | float32 | keras_deeplab | 1,234 | 1.50 s | 1.00 | 3.25 s | 3.0 GiB |",
         f"| n | float32 | {SMP} | 1,234 | 4.50 s | 3.00 | 3.25 s | 3.0 GiB |",
         f"| n | bfloat16 | {SMP} | - | lost | - | - | - |",
+    ]
+
+
+def test_the_table_of_inference_compares_with_the_best_peer():
+    def row(package, seconds, problem=None):
+        settings = {"network": "n", "dtype": "float32", "package": package}
+        return {**settings, "problem": problem, "seconds": seconds}
+
+    rows = [row("keras_deeplab, LiteRT", [0.1, 0.3, 0.2]), row("torch", [0.5]), row("x", [0.4])]
+    rows.append(row("y", [], "y is not installed"))
+    assert benchmark.inference_table(rows).splitlines()[2:] == [
+        "| n | float32 | keras_deeplab, LiteRT | 200 | 0.50 |",
+        "| n | float32 | torch | 500 | 1.25 |",
+        "| n | float32 | x | 400 | 1.00 |",
+        "| n | float32 | y | y is not installed | - |",
     ]
 
 

@@ -15,12 +15,13 @@ from typing import Any
 
 from keras_deeplab.cli.options import SIZE, Parser, command, height_and_width, one_of, positive
 from keras_deeplab.files import write_json
-from training.benchmark import convolutions, pipeline
+from training.benchmark import convolutions, pipeline, routes
 from training.benchmark.race import race
 from training.benchmark.steps import DTYPES, NETWORKS, PACKAGES, SMP, Case
 
-PARTS = ("convolution", "step", "pipeline")
-LIBRARIES = ("tensorflow", "keras", "numpy", *SMP, "keras-hub")
+PARTS = ("convolution", "step", "inference", "pipeline")
+LIBRARIES = ("tensorflow", "keras", "numpy", *SMP, "torchvision", "keras-hub")
+LIBRARIES += ("onnxruntime", "openvino", "ai-edge-litert")
 OWN = "keras_deeplab"
 
 
@@ -29,7 +30,8 @@ def parser() -> Parser:
     made = Parser(
         prog="python -m training.benchmark",
         description="Measures dilated convolutions in all formulations, training steps with their "
-        "memory beside those of other packages that are installed, and the training pipeline.",
+        "memory and inference beside those of other packages that are installed, and the training "
+        "pipeline.",
     )
     add = made.add_argument
     add("--parts", **one_of(PARTS), nargs="+", default=PARTS)
@@ -65,6 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{network}, {dtype}: {', '.join(case.package for case in cases)}")
             rows += race("steps", cases, options.steps)
         print(f"\nA training step\n\n{steps_table(rows)}")
+    if "inference" in options.parts:
+        measured["inference"] = rows = []
+        for network, dtype in itertools.product(options.models, options.dtypes):
+            if network in routes.NETWORKS:
+                print(f"Inference, {network}, {dtype}")
+                rows += race("routes", routes.cases(network, dtype, options.threads), options.steps)
+        print(f"\nInference, one image\n\n{inference_table(rows)}")
     if "convolution" in options.parts:
         measured["convolutions"] = rows = []
         for dtype in options.dtypes:
@@ -133,6 +142,24 @@ def steps_table(rows: Sequence[dict[str, Any]]) -> str:
         )
     header = "network, dtype, package, parameters, step, relative, processor, memory"
     return markdown(header, lines)
+
+
+def inference_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns the table of inference, the median of each and its ratio to the best peer's."""
+    best: dict[tuple[str, str], float] = {}
+    for row in rows:
+        if not row["problem"] and not row["package"].startswith(OWN):
+            key, seconds = (row["network"], row["dtype"]), statistics.median(row["seconds"])
+            best[key] = min(seconds, best.get(key, seconds))
+    lines = []
+    for row in rows:
+        shown = [row["network"], row["dtype"], row["package"]]
+        if row["problem"]:
+            lines.append([*shown, row["problem"], "-"])
+            continue
+        seconds, peer = statistics.median(row["seconds"]), best.get((shown[0], shown[1]))
+        lines.append([*shown, f"{1000 * seconds:.0f}", f"{seconds / peer:.2f}" if peer else "-"])
+    return markdown("network, dtype, route, ms, relative to the best peer", lines)
 
 
 def convolutions_table(rows: Sequence[dict[str, Any]]) -> str:

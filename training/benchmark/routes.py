@@ -1,0 +1,216 @@
+"""Inference by each package and runtime: uint8 or float32 images to logits at full size."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from training.benchmark.race import Package, Step
+
+CLASSES = 21
+DTYPES = ("float32", "bfloat16")
+# Class and arguments of ours, and the side of the image.
+NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "v3_resnet50_stride8": ("DeepLabV3", {"backbone": "resnet50", "output_stride": 8}, 513),
+    "v3_plus_resnet50": ("DeepLabV3Plus", {"backbone": "resnet50", "separable": True}, 512),
+    "v3_plus_mobilenet_v2": ("DeepLabV3Plus", {"backbone": "mobilenet_v2", "separable": True}, 512),
+}
+
+
+class Case(NamedTuple):
+    """What a process computes on one image."""
+
+    package: str
+    network: str
+    dtype: str
+    threads: int
+
+
+def _own_model(case: Case) -> Any:
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(case.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(case.threads)
+    import keras_deeplab as kd
+
+    name, arguments, _ = NETWORKS[case.network]
+    is_half = case.dtype == "bfloat16" and case.package.endswith("TensorFlow")
+    return getattr(kd, name)(CLASSES, **arguments, dtype="mixed_bfloat16" if is_half else "float32")
+
+
+def _image(case: Case) -> Any:
+    import numpy as np
+
+    side = NETWORKS[case.network][2]
+    return np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
+
+
+def tensorflow(case: Case) -> tuple[Step, dict[str, Any]]:
+    """The frozen graph that `keras_deeplab.predict` runs."""
+    import tensorflow as tf
+
+    from keras_deeplab.frozen import FrozenFunction
+
+    model, image = _own_model(case), tf.constant(_image(case))
+    spec = [tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")]
+    run = FrozenFunction(
+        lambda images: {"logits": model(tf.cast(images, tf.float32), training=False)}, spec
+    )
+    return lambda: float(run(image)["logits"][0, 0, 0, 0]), {}
+
+
+def onnx_runtime(case: Case) -> tuple[Step, dict[str, Any]]:
+    """Our ONNX file in ONNX Runtime."""
+    return _onnx_runtime(_own_onnx(case), _image(case), case)
+
+
+def openvino(case: Case) -> tuple[Step, dict[str, Any]]:
+    """Our ONNX file in OpenVINO."""
+    return _openvino(_own_onnx(case), _image(case), case)
+
+
+def litert(case: Case) -> tuple[Step, dict[str, Any]]:
+    """Our LiteRT file."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    import keras_deeplab as kd
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = kd.export.litert(_own_model(case), Path(folder) / "m.tflite", outputs=("logits",))
+        content = path.read_bytes()
+    interpreter = Interpreter(model_content=content, num_threads=case.threads)
+    run, image = interpreter.get_signature_runner("serving_default"), _image(case)
+    return lambda: float(run(images=image)["logits"][0, 0, 0, 0]), {"bytes": len(content)}
+
+
+def _own_onnx(case: Case) -> bytes:
+    import keras_deeplab as kd
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = kd.export.onnx(_own_model(case), Path(folder) / "m.onnx", outputs=("logits",))
+        return path.read_bytes()
+
+
+def _onnx_runtime(content: bytes, image: Any, case: Case) -> tuple[Step, dict[str, Any]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = case.threads
+    session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    return lambda: float(session.run(None, {given.name: image})[0].flat[0]), {"bytes": len(content)}
+
+
+def _openvino(content: bytes, image: Any, case: Case) -> tuple[Step, dict[str, Any]]:
+    import openvino
+
+    core = openvino.Core()
+    precision = {"float32": "f32", "bfloat16": "bf16"}[case.dtype]
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": case.threads}
+    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+    return lambda: float(compiled(image)[0].flat[0]), {"bytes": len(content)}
+
+
+def _torch_model(case: Case) -> tuple[Any, Any]:
+    import torch
+
+    torch.set_num_threads(case.threads)
+    name, arguments, side = NETWORKS[case.network]
+    if name == "DeepLabV3":
+        from torchvision.models.segmentation import deeplabv3_resnet50
+
+        class Logits(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = deeplabv3_resnet50(
+                    weights=None, weights_backbone=None, num_classes=CLASSES
+                )
+
+            def forward(self, images: Any) -> Any:
+                return self.network(images)["out"]
+
+        model = Logits()
+    else:
+        import segmentation_models_pytorch as smp
+
+        model = smp.DeepLabV3Plus(
+            arguments["backbone"],
+            encoder_weights=None,
+            decoder_atrous_rates=(6, 12, 18),
+            classes=CLASSES,
+        )
+    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return model.eval(), image
+
+
+def torch_channels_last(case: Case) -> tuple[Step, dict[str, Any]]:
+    """The peer's network in torch."""
+    return _torch(case, is_compiled=False)
+
+
+def torch_compiled(case: Case) -> tuple[Step, dict[str, Any]]:
+    """The peer's network, compiled by torch."""
+    return _torch(case, is_compiled=True)
+
+
+def _torch(case: Case, *, is_compiled: bool) -> tuple[Step, dict[str, Any]]:
+    import torch
+
+    model, image = _torch_model(case)
+    model = model.to(memory_format=torch.channels_last)
+    image = image.to(memory_format=torch.channels_last)
+    if is_compiled:
+        model = torch.compile(model)
+
+    def step() -> float:
+        is_half = case.dtype == "bfloat16"
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            return float(model(image)[0, 0, 0, 0])
+
+    return step, {}
+
+
+def torch_onnx_runtime(case: Case) -> tuple[Step, dict[str, Any]]:
+    """The peer's network, exported by torch, in ONNX Runtime."""
+    content, image = _torch_onnx(case)
+    return _onnx_runtime(content, image, case)
+
+
+def torch_openvino(case: Case) -> tuple[Step, dict[str, Any]]:
+    """The peer's network, exported by torch, in OpenVINO."""
+    content, image = _torch_onnx(case)
+    return _openvino(content, image, case)
+
+
+def _torch_onnx(case: Case) -> tuple[bytes, Any]:
+    import torch
+
+    model, image = _torch_model(case)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "peer.onnx"
+        torch.onnx.export(model, (image,), path, dynamo=True, external_data=False, verbose=False)
+        return path.read_bytes(), image.numpy()
+
+
+EVERY = tuple(NETWORKS)
+OWN = ("keras_deeplab",)
+PEER = ("torch", "torchvision", "segmentation_models_pytorch")
+PACKAGES = {
+    "keras_deeplab, TensorFlow": Package(tensorflow, OWN, EVERY),
+    "keras_deeplab, ONNX Runtime": Package(onnx_runtime, (*OWN, "tf2onnx", "onnxruntime"), EVERY),
+    "keras_deeplab, OpenVINO": Package(openvino, (*OWN, "tf2onnx", "openvino"), EVERY),
+    "keras_deeplab, LiteRT": Package(litert, (*OWN, "ai_edge_litert"), EVERY),
+    "torch": Package(torch_channels_last, PEER, EVERY),
+    "torch.compile": Package(torch_compiled, PEER, EVERY),
+    "torch, ONNX Runtime": Package(torch_onnx_runtime, (*PEER, "onnxscript", "onnxruntime"), EVERY),
+    "torch, OpenVINO": Package(torch_openvino, (*PEER, "onnxscript", "openvino"), EVERY),
+}
+HALF = ("keras_deeplab, TensorFlow", "keras_deeplab, OpenVINO", "torch", "torch.compile")
+HALF += ("torch, OpenVINO",)
+
+
+def cases(network: str, dtype: str, threads: int) -> list[Case]:
+    """The routes of a network that compute in this precision."""
+    routes = PACKAGES if dtype == "float32" else HALF
+    return [Case(route, network, dtype, threads) for route in routes]
