@@ -13,11 +13,12 @@ from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.inference import label_function, logits_spec
 from keras_deeplab.metrics import SegmentationMetrics, by_name, scores
 from keras_deeplab.models import MultiScale
+from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error
 
 
 def evaluate(
-    model: keras.Model,
+    model: keras.Model | ExportedModel,
     dataset: tf.data.Dataset,
     class_names: Sequence[str] | None = None,
     ignore_label: int | None = 255,
@@ -29,7 +30,8 @@ def evaluate(
     The images may have different sizes (in batches of 1): the model is traced once.
 
     Args:
-        model: Segmentation model on pixels in 0..255.
+        model: Segmentation model on pixels in 0..255, or an export that
+            `runtimes.open_exported` opened, which computes in its own runtime.
         dataset: Finite dataset of `(images, labels)`: images `(batch, height, width, channels)`
             in 0..255, labels `(batch, height, width)` or `(batch, height, width, 1)`; or of
             single images and label maps without the batch axis.
@@ -57,11 +59,18 @@ def evaluate(
     >>> report["mean_iou"], report["per_class"]["sky"]
     (0.81, 0.93)
     """
-    spec, num_classes = logits_spec(model)
+    num_classes = number_of_classes(model)
+    if isinstance(model, ExportedModel):
+        labels_of = model.labels
+    else:
+        traced, (spec, _) = label_function(model), logits_spec(model)
+
+        def labels_of(pixels: tf.Tensor) -> tf.Tensor:
+            return traced(tf.cast(pixels, spec.dtype))
+
     metric = SegmentationMetrics(num_classes, class_names, ignore_label, per_class=False)
     boundaries = BoundaryScores(num_classes, class_names, ignore_label) if boundary else None
     dataset = pair_batches(dataset)
-    labels_of = label_function(model)
     count = tf.function(metric.update_state, autograph=False, reduce_retracing=True)
     steps = int(dataset.cardinality())
     progress = keras.utils.Progbar(
@@ -69,7 +78,7 @@ def evaluate(
     )
     images = done = 0
     for done, (pixels, truth) in enumerate(dataset, 1):
-        predicted = labels_of(tf.cast(pixels, spec.dtype))
+        predicted = tf.convert_to_tensor(labels_of(pixels))
         count(truth, predicted)
         if boundaries is not None:
             truth = tf.reshape(truth, tf.shape(predicted))
@@ -140,8 +149,18 @@ def _cell(value: float | None, form: str) -> str:
     return "absent" if value is None else format(value, form)
 
 
-def prediction_settings(model: keras.Model) -> dict[str, Any]:
-    """Returns output stride and test-time augmentation (outermost first) of a model, as JSON."""
+def number_of_classes(model: keras.Model | ExportedModel) -> int:
+    """Returns the number of classes of a segmentation model or of an export."""
+    return model.num_classes if isinstance(model, ExportedModel) else logits_spec(model)[1]
+
+
+def prediction_settings(model: keras.Model | ExportedModel) -> dict[str, Any]:
+    """Returns output stride and test-time augmentation (outermost first) of a model, as JSON.
+
+    They are unknown of an export.
+    """
+    if isinstance(model, ExportedModel):
+        return {"export": model.path.name}
     augmentation = []
     while isinstance(model, MultiScale):
         config = model.get_config()

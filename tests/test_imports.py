@@ -27,8 +27,8 @@ FLOORS: list[set[str]] = [
     {"backbones", "optimizers", "batch_norm", "frozen"},
     {"models"},
     {"weights"},
-    {"recipes", "inference"},
-    {"evaluation", "pictures", "verification", "diagnosis"},
+    {"recipes", "inference", "runtimes"},
+    {"evaluation", "pictures", "diagnosis"},
     {"tensorboard", "export", "prediction"},
     {"classification", "trainer"},
     {"cli"},  # may also import the package itself
@@ -36,7 +36,7 @@ FLOORS: list[set[str]] = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py"}
 # Extras, imported where they are needed.
-EXTRAS = {"safetensors", "ai_edge_litert"}
+EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime"}
 
 
 def modules() -> dict[str, ast.Module]:
