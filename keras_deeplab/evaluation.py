@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.boundary import BoundaryScores
-from keras_deeplab.inference import label_function, logits_spec
+from keras_deeplab.inference import logits_spec, model_functions
 from keras_deeplab.metrics import SegmentationMetrics, by_name, scores
 from keras_deeplab.models import MultiScale
 from keras_deeplab.validation import error
@@ -57,11 +57,11 @@ def evaluate(
     >>> report["mean_iou"], report["per_class"]["sky"]
     (0.81, 0.93)
     """
-    spec, num_classes = logits_spec(model)
+    _, num_classes = logits_spec(model)
     metric = SegmentationMetrics(num_classes, class_names, ignore_label, per_class=False)
     boundaries = BoundaryScores(num_classes, class_names, ignore_label) if boundary else None
     dataset = pair_batches(dataset)
-    labels_of = label_function(model)
+    labels_of = model_functions(model).labels
     count = tf.function(metric.update_state, autograph=False, reduce_retracing=True)
     steps = int(dataset.cardinality())
     progress = keras.utils.Progbar(
@@ -69,7 +69,7 @@ def evaluate(
     )
     images = done = 0
     for done, (pixels, truth) in enumerate(dataset, 1):
-        predicted = labels_of(tf.cast(pixels, spec.dtype))
+        predicted = labels_of(pixels)
         count(truth, predicted)
         if boundaries is not None:
             truth = tf.reshape(truth, tf.shape(predicted))

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import os
-import warnings
 import weakref
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
-import PIL.Image
 import tensorflow as tf
 
-from keras_deeplab.data.decoding import FEW_BITS, Picture, read_picture
-from keras_deeplab.data.formats import FORMATS, listed
-from keras_deeplab.data.orientation import upright_pixels
-from keras_deeplab.graph.network import all_layers
-from keras_deeplab.validation import error
+from keras_deeplab.frozen import FrozenFunction
+from keras_deeplab.graph import geometry
+from keras_deeplab.graph.network import all_layers, top_level_calls
+from keras_deeplab.image_input import ImageLike, image_pixels
+from keras_deeplab.large_image import LargeImage, is_large
+from keras_deeplab.layers import CropLike, ResizeLike
+from keras_deeplab.models import MultiScale
+from keras_deeplab.upsampled_labels import upsampled, upsampled_labels
+from keras_deeplab.validation import boolean, error, integer, size
+from keras_deeplab.windows import GRID, OVERLAP, SMALLEST, Rows, blended, default_window, starts
 
-ImageLike = np.ndarray | tf.Tensor | PIL.Image.Image | str | os.PathLike
-
-LabelFunction = tf.types.experimental.PolymorphicFunction
+FEW_WINDOWS = 8  # take no progress bar
+BYTES_PER_PIXEL = 1000  # of a prediction with a network whose maps are not known
 # Beside the models, not on them: an attribute would be tracked, saved and copied with its model.
-_LABEL_FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, tuple[list, LabelFunction]] = (
-    weakref.WeakKeyDictionary()
-)
+_FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, ModelFunctions] = weakref.WeakKeyDictionary()
 
 
 def logits_spec(model: keras.Model) -> tuple[tf.TensorSpec, int]:
@@ -53,36 +55,152 @@ def label_dtype(num_classes: int) -> tf.DType:
     return tf.uint8 if num_classes <= 255 else tf.int32
 
 
-def label_function(model: keras.Model) -> LabelFunction:
-    """Returns the compiled function from a batch of pixels to label maps, kept with the model.
+class ModelFunctions:
+    """The compiled functions of a model from a batch of pixels to labels and to probabilities.
 
-    It is traced once for all sizes, and again where the model gets other variables or a layer
-    another dtype policy. Run eagerly, a
-    functional model keeps all its intermediate maps to the end, which takes several times the
-    memory of the graph.
+    The weights are constants. The network is traced once for all sizes; run eagerly, it would keep
+    all its intermediate maps to the end. Where it ends in a `ResizeLike`, that layer is left out of
+    it, so that labels do not need the logits at full size.
     """
-    weights = model.weights
-    policies = [layer.dtype_policy.name for layer in all_layers(model).values()]
-    known, labels_of = _LABEL_FUNCTIONS.get(model, (None, None))
-    if known and known[0] == policies and list(map(id, known[1])) == list(map(id, weights)):
-        return labels_of
-    spec, num_classes = logits_spec(model)
-    any_batch = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
-    network = weakref.ref(model)  # a function that held its model would keep it in the dictionary
 
-    @tf.function(input_signature=[any_batch], autograph=False)
-    def labels_of(pixels: tf.Tensor) -> tf.Tensor:
-        labels = tf.argmax(network()(pixels, training=False), -1, output_type=tf.int32)
-        return tf.cast(labels, label_dtype(num_classes))
+    def __init__(self, model: keras.Model) -> None:
+        # Nothing here holds the model itself, which would keep it in the dictionary.
+        spec, num_classes = logits_spec(model)
+        network, align_corners = _without_upsampling(model)
+        dtype = label_dtype(num_classes)
 
-    _LABEL_FUNCTIONS[model] = (policies, weights), labels_of
-    return labels_of
+        def outputs(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            logits, *references = keras.tree.flatten(network(images, training=False))
+            sizes = [tf.shape(reference)[1:3] for reference in references or [logits]]
+            return {"a": tf.cast(logits, tf.float32), "b": sizes[0], "c": sizes[-1]}
+
+        size = tf.TensorSpec([2], tf.int32)
+        signature = [tf.TensorSpec([None, None, None, num_classes]), size, size]
+
+        @tf.function(input_signature=signature, autograph=False)
+        def labels(logits: tf.Tensor, size: tf.Tensor, shown: tf.Tensor) -> tf.Tensor:
+            if align_corners is None:
+                return tf.cast(tf.argmax(logits, -1, output_type=tf.int32), dtype)
+            found = upsampled_labels(logits, size, align_corners, dtype)
+            return found[:, : shown[0], : shown[1]]
+
+        @tf.function(input_signature=signature, autograph=False)
+        def probabilities(logits: tf.Tensor, size: tf.Tensor, shown: tf.Tensor) -> tf.Tensor:
+            if align_corners is not None:
+                logits = upsampled(logits, size, align_corners)[:, : shown[0], : shown[1]]
+            return tf.nn.softmax(logits)
+
+        any_batch = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype, name="images")
+        self._network, self._dtype = FrozenFunction(outputs, [any_batch]), spec.dtype
+        self._labels, self._probabilities = labels, probabilities
+        self.bytes_per_pixel = _bytes_per_pixel(model)
+        self._weights, self._policies = model.weights, _policies(model)
+        self._fingerprints = _fingerprint_function(self._weights)
+        self._frozen = self._fingerprints().numpy().tobytes()
+
+    def are_of(self, model: keras.Model) -> bool:
+        """Whether the model has the weights and dtype policies that it had."""
+        return (
+            self._policies == _policies(model)
+            and list(map(id, self._weights)) == list(map(id, model.weights))
+            and self._frozen == self._fingerprints().numpy().tobytes()
+        )
+
+    def labels(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Returns labels `(batch, height, width)`."""
+        return self._labels(*self._run(pixels))
+
+    def probabilities(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Returns probabilities `(batch, height, width, num_classes)`, float32."""
+        return self._probabilities(*self._run(pixels))
+
+    def of_window(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of an image without a batch axis."""
+        return self.probabilities(pixels[None]).numpy()[0]
+
+    def _run(self, pixels: tf.Tensor) -> list[tf.Tensor]:
+        # Not in one function with what follows, which would copy the constants once more.
+        found = self._network(tf.cast(pixels, self._dtype))
+        return [found[name] for name in "abc"]
 
 
-def predict(model: keras.Model, image: ImageLike) -> np.ndarray:
+def model_functions(model: keras.Model) -> ModelFunctions:
+    """Returns the compiled functions of a model, which are kept as long as it stays as it is."""
+    known = _FUNCTIONS.pop(model, None)
+    if known is None or not known.are_of(model):
+        del known  # before others take memory
+        known = ModelFunctions(model)
+    _FUNCTIONS[model] = known
+    return known
+
+
+def _policies(model: keras.Model) -> list[str]:
+    return [layer.dtype_policy.name for layer in all_layers(model).values()]
+
+
+def _bytes_per_pixel(model: keras.Model) -> int:
+    """About the memory of a prediction for each pixel of the image: four times the largest map.
+
+    Of the views of `MultiScale` about half are in memory together. Measured, docs/serving.md.
+    """
+    if isinstance(model, MultiScale):
+        config = model.get_config()
+        views = sum(scale**2 for scale in config["scales"]) * (1 + config["flip"])
+        return math.ceil(_bytes_per_pixel(model.model) * max(1, views / 2))
+    try:
+        calls = geometry(model).calls
+    except ValueError:  # layers of unknown effect on height and width
+        return BYTES_PER_PIXEL
+    largest = 1.0
+    for call, _, output in calls:
+        if None not in output.stride:
+            largest = max(largest, call.outputs[0].shape[-1] / math.prod(output.stride))
+    return math.ceil(4 * 4 * largest)
+
+
+def _fingerprint_function(weights: list[keras.Variable]) -> Any:
+    """Returns a function that computes 8 bytes of each weight."""
+
+    @tf.function(autograph=False)
+    def fingerprints() -> tf.Tensor:
+        rows = [tf.reshape(tf.convert_to_tensor(weight), [1, -1]) for weight in weights]
+        return tf.concat([tf.zeros([0, 8], tf.uint8), *map(tf.fingerprint, rows)], 0)
+
+    return fingerprints
+
+
+def _without_upsampling(model: keras.Model) -> tuple[keras.Model, bool | None]:
+    """Returns a model without its last `ResizeLike`, and whether that aligns corners.
+
+    The outputs are the coarse logits, the map of the size that they get, and, where they are
+    cropped after that, the map of the size that is left. A model of another end comes back itself,
+    with None.
+    """
+    calls = {id(call.outputs[0]): call for call in top_level_calls(model)}
+    last, shown = calls.get(id(model.outputs[0])), []
+    if last is not None and isinstance(last.operation, CropLike):
+        last, shown = calls.get(id(last.inputs[0])), [last.inputs[1]]
+    is_resize = last is not None and isinstance(last.operation, ResizeLike)
+    own_call = type(model).call.__module__.partition(".")[0] not in ("keras", "keras_deeplab")
+    if not is_resize or own_call or last.operation.compute_dtype != "float32":
+        return model, None
+    if last.inputs[0].shape[1:3] == (1, 1):  # which the layer broadcasts
+        return model, None
+    return keras.Model(model.inputs, [*last.inputs, *shown]), last.operation.align_corners
+
+
+def predict(
+    model: keras.Model,
+    image: ImageLike,
+    probabilities: bool = False,
+    window: Sequence[int] | None = None,
+    overlap: int | None = None,
+    verbose: str | int = "auto",
+) -> np.ndarray:
     """Predicts the class of every pixel of an image, or of a batch of images of one size.
 
-    The model is compiled on the first call, for images of all sizes.
+    The model is compiled on the first call, for images of all sizes, and again when its weights
+    have changed. An image that is too large for the memory is predicted in overlapping windows.
 
     Args:
         model: Segmentation model on pixels in 0..255; any input size that the model takes.
@@ -91,15 +209,23 @@ def predict(model: keras.Model, image: ImageLike) -> np.ndarray:
             front; uint8, or another dtype with values in 0..255. One channel is repeated where the
             model takes three. The EXIF orientation of a file or `PIL.Image` is applied, as viewers
             and `PIL.ImageOps.exif_transpose` do.
+        probabilities: Whether to return the probabilities of the classes in place of labels.
+        window: `(height, width)` of the windows. By default the whole image where the network's
+            maps take at most 2 GiB and half of the free memory, else the largest square that does.
+            For a model of a fixed input size, that size.
+        overlap: Pixels by which neighbouring windows overlap at least, from 0 to below the window's
+            sides; 128 by default, or a quarter of the smaller side if that is less. Probabilities
+            are blended there.
+        verbose: `"auto"` for a progress bar from 9 windows on, 1 for one, 0 for none.
 
     Returns:
         Labels `(height, width)`, or `(batch, height, width)` for a batch; uint8, or int32 above
-        255 classes.
+        255 classes. With `probabilities` float32 of the same shape and `num_classes`.
 
     Raises:
         TypeError: If the image is of another type, such as bytes, a list or None.
         ValueError: If the image has another shape or dtype or values outside 0..255, or is not the
-            path of a file that can be decoded.
+            path of a file that can be decoded, or if another argument is out of its range.
         MemoryError: If there is not enough memory for an image of that size.
 
     Example:
@@ -107,88 +233,79 @@ def predict(model: keras.Model, image: ImageLike) -> np.ndarray:
     >>> labels = keras_deeplab.predict(model, "street.jpg")
     >>> labels.shape, labels.dtype
     ((360, 480), dtype('uint8'))
+    >>> scores = keras_deeplab.predict(model, "street.jpg", probabilities=True, window=(256, 256))
+    >>> scores.shape, scores.dtype
+    ((360, 480, 11), dtype('float32'))
     """
-    spec, _ = logits_spec(model)
-    pixels = _pixels(image, spec.shape)
-    batch = pixels if pixels.ndim == 4 else pixels[None]
+    boolean("probabilities", probabilities)
+    spec, num_classes = logits_spec(model)
+    fixed, channels = spec.shape[1:3], spec.shape[3]
+    chosen, overlap = _checked_windows(fixed, window, overlap)
+    pixels: Any
+    if chosen is not None and isinstance(image, str | os.PathLike) and is_large(image):
+        pixels = LargeImage(image, channels)
+    else:
+        allowed = fixed if chosen is None else (None, None)
+        pixels = image_pixels(image, tf.TensorShape((None, *allowed, channels)))
+    sides, is_batch = pixels.shape[-3:-1], len(pixels.shape) == 4
+    if any(known is not None and side < known for side, known in zip(sides, fixed, strict=True)):
+        raise error("image", f"at least of the model's input size {tuple(fixed)}", sides)
+    functions = model_functions(model)
+    chosen = chosen or default_window(sides, functions.bytes_per_pixel)
     try:
-        labels = label_function(model)(tf.cast(batch, spec.dtype)).numpy()
+        if isinstance(pixels, np.ndarray) and np.all(np.less_equal(sides, chosen)):
+            compute = functions.probabilities if probabilities else functions.labels
+            found = compute(pixels if is_batch else pixels[None]).numpy()
+            return found if is_batch else found[0]
+        grid = GRID if tuple(fixed) == (None, None) else 1
+        by_windows = partial(
+            _by_windows,
+            functions.of_window,
+            windows=(chosen, overlap, grid),
+            dtype=None if probabilities else label_dtype(num_classes).as_numpy_dtype,
+            verbose=verbose,
+        )
+        return np.stack(list(map(by_windows, pixels))) if is_batch else by_windows(pixels)
     except tf.errors.ResourceExhaustedError as exhausted:
         raise MemoryError(
             f"`image` must be small enough for the memory. Received: image of shape {pixels.shape}."
-            " Make it smaller, or predict parts of it."
+            " Give a smaller `window`."
         ) from exhausted
-    return labels if pixels.ndim == 4 else labels[0]
 
 
-def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
-    """Reads an image file as training does: uint8 `(height, width, channels)`, upright."""
-    return open_picture(path, channels).upright
+def _by_windows(
+    scores: Callable[[np.ndarray], np.ndarray],
+    image: Rows,
+    windows: tuple[tuple[int, int], int, int],
+    dtype: Any,
+    verbose: str | int,
+) -> np.ndarray:
+    """Returns the labels of an image in a dtype, or its probabilities with None."""
+    sides, (window, overlap, grid) = image.shape[:2], windows
+    count = math.prod(len(starts(*axis, overlap, grid)) for axis in zip(sides, window, strict=True))
+    shown = int(count > FEW_WINDOWS) if verbose == "auto" else verbose
+    progress = keras.utils.Progbar(count, verbose=shown, unit_name="window")
+    found = None
+    for done, (part, sums) in enumerate(blended(scores, image, window, overlap, grid), 1):
+        if found is None:
+            shape = sides if dtype else (*sides, sums.shape[-1])
+            found = np.empty(shape, dtype or np.float32)
+        found[part] = sums.argmax(-1) if dtype else sums / sums.sum(-1, keepdims=True)
+        progress.update(done)
+    return found
 
 
-def open_picture(path: str | os.PathLike, channels: int = 3) -> Picture:
-    """Reads an image as `read_image` does, with its EXIF orientation in `facts`."""
-    try:
-        picture = read_picture(Path(path), channels)
-    except (ValueError, OSError) as fault:
-        reason = str(getattr(fault, "strerror", None) or fault)
-        raise error("image", f"a {listed(FORMATS)} file", os.fspath(path), reason) from fault
-    if 0 < picture.facts.largest <= FEW_BITS:
-        warnings.warn(
-            f"{path} has 16 bits a channel and no value above {picture.facts.largest}: almost "
-            "black, as the upper 8 bits are used. Multiply the values of a camera of 12 bits by 16",
-            stacklevel=2,
-        )
-    return picture
-
-
-def _pixels(image: ImageLike, shape: tf.TensorShape) -> np.ndarray:
-    """Returns `predict`'s image as pixels `([batch,] height, width, channels)`."""
-    height, width, channels = shape[1:]
-    if isinstance(image, str | os.PathLike):
-        if channels not in (1, 3):
-            raise error("image", f"an array for a model of {channels} channels", os.fspath(image))
-        image = read_image(image, channels)
-    pixels = _array(image, {1: "L", 3: "RGB"}.get(channels))
-    received = pixels.shape
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.ndim in (3, 4) and pixels.shape[-1] == 1 and channels == 3:
-        pixels = np.repeat(pixels, channels, -1)
-    fits = pixels.ndim in (3, 4) and shape[1:].is_compatible_with(pixels.shape[-3:])
-    if not fits or 0 in pixels.shape:
-        last = "1 or 3" if channels == 3 else channels
-        axes = f"{height or 'height'}, {width or 'width'}, {last}"
-        raise ValueError(
-            f"`image` must have the shape ({axes}) or (batch, {axes}) and not be empty. Received: "
-            f"image of shape {received}"
-        )
-    # `can_cast` includes bfloat16, which NumPy lacks.
-    is_number = np.can_cast(pixels.dtype, np.float64, "same_kind")
-    if not is_number or pixels.dtype in (bool, np.longdouble):
-        raise ValueError(f"`image` must hold numbers. Received: image of dtype {pixels.dtype}")
-    low, high = pixels.min(), pixels.max()
-    message = f"`image` must hold values in 0..255. Received: image of values {low} to {high}"
-    if not (low >= 0 and high <= 255):  # false for NaN too
-        raise ValueError(message)
-    if 0 < high <= 1 and not np.issubdtype(pixels.dtype, np.integer):
-        warnings.warn(f"{message}, almost black. Do not divide by 255.", stacklevel=3)
-    return pixels
-
-
-def _array(image: Any, mode: str | None) -> np.ndarray:
-    """Returns the values of an array, or of a `PIL.Image` in a mode of pillow if one is set."""
-    # Not a list: its sizes do not tell a batch from an image.
-    if isinstance(image, PIL.Image.Image) or hasattr(image, "__array__"):
-        try:
-            if isinstance(image, PIL.Image.Image):
-                return upright_pixels(image, mode)
-            return np.asarray(image)
-        except (OSError, SyntaxError) as fault:  # pillow decodes a file only now
-            raise error("image", "an image that can be decoded", image, str(fault)) from fault
-        except Exception as fault:  # each library has its own for a tensor without values
-            raise TypeError(f"`image` must have values. Received: image={image!r}") from fault
-    raise TypeError(
-        "`image` must be a path, an array or a PIL.Image; for the bytes of a file use "
-        f"PIL.Image.open(io.BytesIO(image)). Received: image of type {type(image).__name__}"
-    )
+def _checked_windows(
+    fixed: tf.TensorShape, window: Sequence[int] | None, overlap: int | None
+) -> tuple[tuple[int, int] | None, int]:
+    """Returns the arguments of windows for a model of an input size."""
+    if window is not None:
+        window = size("window", window)
+        if not fixed.is_compatible_with(window):
+            raise error("window", f"the model's input size {tuple(fixed)}", window)
+    smaller = min(window) if window else SMALLEST
+    if overlap is None:
+        return window, min(OVERLAP, smaller // 4)
+    if integer("overlap", overlap, 0) >= smaller:
+        raise error("overlap", f"below the window's sides, {smaller} at least", overlap)
+    return window, overlap

@@ -22,8 +22,8 @@ FLOORS: list[set[str]] = [
     {"_version", "_requirements", "names"},
     {"files", "validation"},
     {"labels", "schedules", "distribution"},
-    {"layers", "data", "losses", "metrics"},
-    {"graph", "boundary"},
+    {"layers", "data", "losses", "metrics", "windows"},
+    {"graph", "boundary", "image_input", "large_image", "video", "upsampled_labels"},
     {"backbones", "optimizers", "batch_norm", "frozen"},
     {"models"},
     {"weights"},
@@ -34,9 +34,9 @@ FLOORS: list[set[str]] = [
     {"cli"},  # may also import the package itself
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py"}
+LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil"}
 # Extras, imported where they are needed.
-EXTRAS = {"safetensors", "ai_edge_litert"}
+EXTRAS = {"safetensors", "ai_edge_litert", "pyvips", "imageio", "imageio_ffmpeg"}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 import keras_deeplab
 from keras_deeplab import inference
-from keras_deeplab.inference import _LABEL_FUNCTIONS, predict
+from keras_deeplab.inference import _FUNCTIONS, predict
 from keras_deeplab.pictures import overlay
 
 
@@ -255,7 +255,7 @@ def test_compiles_once_for_all_sizes_and_follows_the_weights(image):
     model.trainable = False
     model.compile("sgd", "mse")
     predict(model, image)
-    assert traces == [(None, None, None, 3)]
+    assert traces == [(None, None, None, 3)] * 2  # once for each value of the weights
     dense = model.layers[-1]
     dense.enable_lora(1)
     dense.lora_kernel_a.assign(np.ones((3, 1)))
@@ -287,19 +287,19 @@ def test_leaves_the_model_as_it_was(image, tmp_path):
         other.set_weights([np.eye(3)[[1, 2, 0]], np.zeros(3)])
         assert (predict(other, image) != labels).any()
         np.testing.assert_array_equal(predict(model, image), labels)
-    known, seen = len(_LABEL_FUNCTIONS), weakref.ref(model)
+    known, seen = len(_FUNCTIONS), weakref.ref(model)
     del model
     gc.collect()
     assert seen() is None
-    assert len(_LABEL_FUNCTIONS) < known
+    assert len(_FUNCTIONS) < known
 
 
 def test_without_enough_memory(brightest, image, monkeypatch):
-    def exhausted(pixels):
+    def exhausted(self, pixels):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM")
 
-    monkeypatch.setattr(inference, "label_function", lambda model: exhausted)
-    with pytest.raises(MemoryError, match=r"^`image` must .* shape \(9, 7, 3\).*predict parts"):
+    monkeypatch.setattr(inference.ModelFunctions, "labels", exhausted)
+    with pytest.raises(MemoryError, match=r"^`image` must .* shape \(9, 7, 3\).*smaller `window`"):
         predict(brightest, image)
 
 

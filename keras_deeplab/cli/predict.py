@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras_deeplab
-from keras_deeplab.cli.options import Parser, add_model, command, load_model
+from keras_deeplab.cli.options import (
+    SIZE,
+    Parser,
+    add_model,
+    command,
+    height_and_width,
+    load_model,
+)
 from keras_deeplab.prediction import list_images, stored_info
 
 
@@ -14,12 +21,23 @@ def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
         prog="keras-deeplab predict",
-        description="Writes NAME_labels.png (class numbers) and NAME_overlay.png for each image.",
+        description="Writes NAME_labels.png (class numbers) and NAME_overlay.png for each image, "
+        "NAME_overlay.mp4 for each video.",
     )
     add_model(made)
     add = made.add_argument
-    add("--images", type=Path, nargs="+", required=True, help="images, or folders of them")
+    add(
+        "--images", type=Path, nargs="+", required=True, help="images or videos, or folders of them"
+    )
     add("--output", type=Path, default=Path("predictions"), help="folder to write to")
+    add(
+        "--window",
+        **SIZE,
+        help="predict in windows of this size, also images of more than 178 megapixels; default: "
+        "the whole image, or windows for which the memory suffices",
+    )
+    add("--overlap", type=int, help="pixels by which windows overlap; default: up to 128")
+    add("--frame-labels", action="store_true", help="write the class numbers of videos too")
     return made
 
 
@@ -30,6 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = list_images(options.images)  # before the model is loaded
     model = load_model(options)
     info = stored_info(options.model, model.output_shape[-1])
-    keras_deeplab.predict_files(model, images, options.output, info)
-    print(f"Wrote {len(images)} label maps and overlays to {options.output}")
+    keras_deeplab.predict_files(
+        model,
+        images,
+        options.output,
+        info,
+        window=height_and_width(options.window) if options.window else None,
+        overlap=options.overlap,
+        frame_labels=options.frame_labels,
+    )
+    print(f"Wrote the predictions of {len(images)} files to {options.output}")
     return 0

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageFile, ImageOps
 
-from keras_deeplab import data, inference
+from keras_deeplab import data, image_input
 from keras_deeplab.data import decoding, jpeg
 from keras_deeplab.data.decoding import ImageFacts, image_facts, read_picture
 from keras_deeplab.data.faults import FileFault
@@ -107,7 +107,7 @@ def test_other_formats_and_several_images_are_named(read, photo, kind, mode, mes
 def test_one_list_of_formats():
     assert " ".join(data.IMAGE_SUFFIXES) == ".jpg .jpeg .png .bmp .webp .tif .tiff"
     with pytest.raises(ValueError, match="JPEG, PNG, BMP, WebP or TIFF file"):
-        inference.read_image(__file__)
+        image_input.read_image(__file__)
 
 
 # Files that are not whole.
@@ -227,16 +227,16 @@ def test_16_bit_images_of_few_values(tmp_path, write_pair, photo, kind):
     with pytest.raises(data.DatasetError, match=f"(?s)same factor.*{message}"):
         data.audit(tmp_path)
     with pytest.warns(UserWarning, match=f"no value above {largest}: almost black"):
-        inference.read_image(path)
+        image_input.read_image(path)
     path, _ = write_pair(tmp_path, "train", "b", label)
     path.write_bytes(encode(deep(photo, 257), kind))
     (warning,) = data.audit(tmp_path).warnings  # "a" is a dark one of a camera of 16 bits
     assert "2 images have 16 bits a channel; 1 of them have no value above 4095" in warning
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        np.testing.assert_array_equal(inference.read_image(path, 1)[..., 0], photo.convert("L"))
+        np.testing.assert_array_equal(image_input.read_image(path, 1)[..., 0], photo.convert("L"))
         path.write_bytes(encode(deep(photo, 0), kind))  # black has no few values
-        assert inference.read_image(path).max() == 0
+        assert image_input.read_image(path).max() == 0
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
