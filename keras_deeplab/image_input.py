@@ -30,6 +30,8 @@ def open_picture(path: str | os.PathLike, channels: int = 3) -> Picture:
         picture = read_picture(Path(path), channels)
     except (ValueError, OSError) as fault:
         reason = str(getattr(fault, "strerror", None) or fault)
+        if getattr(fault, "kind", None) == "image too large":
+            reason += ". Set `window` to read it by rows"
         raise error("image", f"a {listed(FORMATS)} file", os.fspath(path), reason) from fault
     if 0 < picture.facts.largest <= FEW_BITS:
         warnings.warn(

@@ -53,12 +53,14 @@ class LargeImage:
             opened = pyvips.Image.new_from_file(
                 self._path, access="sequential", fail_on="truncated"
             )
-            self._image = self._converted(opened)
+            image = self._converted(opened)
+            # One region for all rows: libvips drops its decoded strips at the end of others.
+            self._region = pyvips.Region.new(image)
         except pyvips.Error as fault:
             raise self._undecodable(fault) from fault
         if opened.get_typeof(ORIENTATION) and opened.get(ORIENTATION) != 1:
             raise error("image", "stored upright, as it is read by rows", self._path)
-        self.shape = (self._image.height, self._image.width, channels)
+        self.shape = (image.height, image.width, channels)
         self._top, self._rows = 0, np.empty((0, *self.shape[1:]), np.uint8)
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
@@ -67,12 +69,12 @@ class LargeImage:
         end = self._top + len(self._rows)
         if rows.stop > end:
             kept = self._rows[rows.start - self._top :]
-            strip = self._image.crop(0, end, self.shape[1], rows.stop - end)
             try:
-                read = strip.numpy().reshape(-1, *self.shape[1:])
+                read = self._region.fetch(0, end, self.shape[1], rows.stop - end)
             except self._fault as fault:
                 raise self._undecodable(fault) from fault
-            self._top, self._rows = rows.start, np.concatenate([kept, read])
+            strip = np.frombuffer(read, np.uint8).reshape(-1, *self.shape[1:])
+            self._top, self._rows = rows.start, np.concatenate([kept, strip])
         return self._rows[rows.start - self._top : rows.stop - self._top, columns]
 
     def reduced(self, side: int) -> np.ndarray:

@@ -54,12 +54,12 @@ def available_memory() -> int:
 
 
 def starts(size: int, length: int, overlap: int, grid: int = GRID) -> list[int]:
-    """Returns where windows of a length begin along a side: multiples of `grid` if it is small."""
+    """Returns where windows begin along a side: at multiples of `grid` where that is possible."""
     if length >= size:
         return [0]
-    grid = grid if length >= 4 * grid else 1
-    step = max((length - overlap) // grid, 1) * grid
-    return [*range(0, last := -(-(size - length) // grid) * grid, step), last]
+    grid = grid if length >= max(4 * grid, overlap + grid) else 1
+    step, left_over = (length - overlap) // grid * grid, size - length
+    return [*range(0, left_over, step), -(-left_over // grid) * grid]
 
 
 def blended(
