@@ -57,5 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         overlap=options.overlap,
         frame_labels=options.frame_labels,
     )
-    print(f"Wrote the predictions of {len(images)} files to {options.output}")
+    files = f"{len(images)} file{'s' * (len(images) > 1)}"
+    print(f"Wrote the predictions of {files} to {options.output}")
     return 0
