@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.boundary import BoundaryScores
-from keras_deeplab.inference import label_function, logits_spec
+from keras_deeplab.inference import logits_spec, model_functions
 from keras_deeplab.metrics import SegmentationMetrics, by_name, scores
 from keras_deeplab.models import MultiScale
 from keras_deeplab.runtimes import ExportedModel
@@ -59,18 +59,11 @@ def evaluate(
     >>> report["mean_iou"], report["per_class"]["sky"]
     (0.81, 0.93)
     """
-    num_classes = number_of_classes(model)
-    if isinstance(model, ExportedModel):
-        labels_of = model.labels
-    else:
-        traced, (spec, _) = label_function(model), logits_spec(model)
-
-        def labels_of(pixels: tf.Tensor) -> tf.Tensor:
-            return traced(tf.cast(pixels, spec.dtype))
-
+    _, num_classes = logits_spec(model)
     metric = SegmentationMetrics(num_classes, class_names, ignore_label, per_class=False)
     boundaries = BoundaryScores(num_classes, class_names, ignore_label) if boundary else None
     dataset = pair_batches(dataset)
+    labels_of = model_functions(model).labels
     count = tf.function(metric.update_state, autograph=False, reduce_retracing=True)
     steps = int(dataset.cardinality())
     progress = keras.utils.Progbar(
@@ -147,11 +140,6 @@ def scores_table(report: dict[str, Any], split: str) -> str:
 
 def _cell(value: float | None, form: str) -> str:
     return "absent" if value is None else format(value, form)
-
-
-def number_of_classes(model: keras.Model | ExportedModel) -> int:
-    """Returns the number of classes of a segmentation model or of an export."""
-    return model.num_classes if isinstance(model, ExportedModel) else logits_spec(model)[1]
 
 
 def prediction_settings(model: keras.Model | ExportedModel) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class FrozenFunction:
             concrete = traced.get_concrete_function()
         inputs = [tensor.name for tensor in concrete.inputs[: len(signature)]]
         outputs = [tensor.name for tensor in concrete.outputs]
+        names = sorted(concrete.structured_outputs)  # the order of a flattened dict
         graph = with_constants(concrete)
         fold_batch_norms(graph)
         graph = reachable(graph, [*inputs, *outputs])
@@ -46,8 +47,7 @@ class FrozenFunction:
         def imported(*values: tf.Tensor) -> Outputs:
             known = dict(zip(inputs, values, strict=True))
             found = tf.graph_util.import_graph_def(graph, known, outputs, name="")
-            # The order of a flattened dict is that of its keys.
-            return dict(zip(sorted(concrete.structured_outputs), found, strict=True))
+            return dict(zip(names, found, strict=True))
 
         self.concrete = imported.get_concrete_function()
 

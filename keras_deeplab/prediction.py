@@ -6,83 +6,152 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
 from keras_deeplab.data.orientation import UPRIGHT
-from keras_deeplab.files import read_json_object, write_png
-from keras_deeplab.inference import logits_spec, open_picture, predict
+from keras_deeplab.files import atomic_write, read_json_object, write_png
+from keras_deeplab.inference import Predictor, logits_spec, open_picture, predict
+from keras_deeplab.inference.large_image import LargeImage, is_large
+from keras_deeplab.inference.video import VIDEO_SUFFIXES, is_video, open_video, video_writer
 from keras_deeplab.metrics import by_name
-from keras_deeplab.pictures import overlay
+from keras_deeplab.pictures import Colors, overlay
 from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error
 
 logger = logging.getLogger(__name__)
 
+OVERLAY_SIDE = 4096  # of an image that is read by rows
+
 
 def predict_files(
-    model: keras.Model | ExportedModel,
+    model: Predictor,
     images: Sequence[str | os.PathLike],
     output: str | os.PathLike,
     info: DatasetInfo | None = None,
+    window: Sequence[int] | None = None,
+    overlap: int | None = None,
+    frame_labels: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """Predicts image files; writes for each the class numbers and their colours over the image.
+    """Predicts images and videos; writes for each the class numbers and their colours over it.
 
-    The class numbers are in NAME_labels.png (in 16 bits above 256 classes), the colours in
-    NAME_overlay.png.
+    Of an image the class numbers are in NAME_labels.png (in 16 bits above 256 classes) and the
+    colours in NAME_overlay.png. Of a video the colours are in NAME_overlay.mp4, without sound; it
+    is read and written frame by frame.
 
     Args:
         model: Segmentation model on pixels in 0..255, or an export that
             `runtimes.open_exported` opened.
-        images: Image files, or folders of them.
+        images: Image files, videos (`.mp4`, `.mov`, `.avi`, `.mkv`, `.webm` or `.m4v`; with the
+            extra `video`), or folders of them.
         output: Folder to write to.
         info: Names and colours of the classes; by default those inside an export, or their numbers
             and PASCAL VOC's colours.
+        window, overlap: As of `predict`. Image files of more than 178,956,970 pixels are refused
+            unless `window` is set: they are read by rows then (with the extra `large`), and their
+            overlay is at most 4,096 pixels wide and high.
+        frame_labels: Whether to write the class numbers of each frame of a video too, to
+            NAME_labels/NUMBER.png.
 
     Returns:
         For each file name the share of its pixels predicted as each class.
 
     Raises:
-        ValueError: If a file does not exist or cannot be decoded, a folder has no images, or two
-            files have the same name.
+        ValueError: If a file does not exist or cannot be decoded, a folder has no images, two
+            files have the same name, or `window` or `overlap` is out of its range.
+        ImportError: If a package for videos or for images of that size is missing.
 
     Example:
 
     >>> shares = keras_deeplab.predict_files(model, ["street.jpg"], "predictions")
     """
-    paths = list_images(images)
+    paths, (_, num_classes) = list_images(images), logits_spec(model)
     if isinstance(model, ExportedModel):
-        channels, num_classes = model.metadata.image_shape[-1], model.num_classes
         info = info or model.metadata.info
-    else:
-        spec, num_classes = logits_spec(model)
-        channels = spec.shape[-1]
     names = info.classes if info else tuple(map(str, range(num_classes)))
     colors = info.colors if info else voc_colors(num_classes)
+    windows = {"window": window, "overlap": overlap}
     found = {}
     for path in paths:
-        picture = open_picture(path, channels)
-        if isinstance(model, ExportedModel):
-            labels = model.labels(picture.upright[None])[0]
+        target = Path(output) / path.stem
+        if is_video(path):
+            counts, note = _predict_video(model, path, target, colors, windows, frame_labels)
         else:
-            labels = predict(model, picture.upright)
-        numbers = labels.astype(np.uint8 if num_classes <= 256 else np.uint16)
-        write_png(Path(output) / f"{path.stem}_labels.png", numbers)
-        painted = overlay(picture.upright, labels, colors, ignore_label=None)
-        write_png(Path(output) / f"{path.stem}_overlay.png", painted)
-        counts = np.bincount(labels.ravel(), minlength=num_classes)
-        found[path.name] = shares = by_name(counts / labels.size, names)
+            counts, note = _predict_image(model, path, target, colors, windows)
+        found[path.name] = shares = by_name(counts / counts.sum(), names)
         largest = sorted(filter(shares.get, shares), key=shares.get, reverse=True)
-        turned = picture.facts.orientation != UPRIGHT
-        logger.info(
-            "%s%s: %s",
-            path.name,
-            " (turned by its EXIF orientation)" if turned else "",
-            ", ".join(f"{name} {shares[name]:.0%}" for name in largest),
-        )
+        listed = ", ".join(f"{name} {shares[name]:.0%}" for name in largest)
+        logger.info("%s%s: %s", path.name, note, listed)
     return found
+
+
+def _predict_image(
+    model: Predictor, path: Path, target: Path, colors: Colors, windows: dict[str, Any]
+) -> tuple[np.ndarray, str]:
+    """Writes the pictures of an image; returns the pixels of each class and a note for the log."""
+    spec, num_classes = logits_spec(model)
+    if windows["window"] is not None and is_large(path):
+        labels = predict(model, path, **windows)
+        shown = LargeImage(path, spec.shape[-1]).reduced(OVERLAY_SIDE)
+        note = " (the overlay is reduced to {1}x{0})".format(*shown.shape)
+        rows, columns = (
+            np.arange(small) * side // small
+            for small, side in zip(shown.shape, labels.shape, strict=False)
+        )
+        shown_labels = labels[np.ix_(rows, columns)]
+    else:
+        picture = open_picture(path, spec.shape[-1])
+        shown = picture.upright
+        shown_labels = labels = predict(model, shown, **windows)
+        turned = picture.facts.orientation != UPRIGHT
+        note = " (turned by its EXIF orientation)" if turned else ""
+    _write_labels(target.with_name(f"{target.name}_labels.png"), labels, num_classes)
+    painted = overlay(shown, shown_labels, colors, ignore_label=None)
+    write_png(target.with_name(f"{target.name}_overlay.png"), painted)
+    return _counts(labels, num_classes), note
+
+
+def _predict_video(
+    model: Predictor,
+    path: Path,
+    target: Path,
+    colors: Colors,
+    windows: dict[str, Any],
+    frame_labels: bool,
+) -> tuple[np.ndarray, str]:
+    """Writes the overlays of a video, as `_predict_image` does."""
+    _, num_classes = logits_spec(model)
+    counts, number = np.zeros(num_classes, np.int64), 0
+    with (
+        open_video(path) as (frames, rate, expected),
+        atomic_write(target.with_name(f"{target.name}_overlay.mp4")) as temporary,
+        video_writer(temporary, rate) as append,
+    ):
+        progress = keras.utils.Progbar(expected or None, unit_name="frame")
+        for number, frame in enumerate(frames, 1):
+            labels = predict(model, frame, verbose=0, **windows)
+            append(overlay(frame, labels, colors, ignore_label=None))
+            if frame_labels:
+                folder = target.with_name(f"{target.name}_labels")
+                _write_labels(folder / f"{number:06d}.png", labels, num_classes)
+            counts += _counts(labels, num_classes)
+            progress.update(number, finalize=False)
+        progress.target = number
+        progress.update(number, finalize=True)
+    return counts, f" ({number} frames)"
+
+
+def _write_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
+    dtype = np.uint8 if num_classes <= 256 else np.uint16
+    write_png(path, labels.astype(dtype, copy=False))
+
+
+def _counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The pixels of each class, counted by rows: NumPy makes an integer of 64 bits of each."""
+    return sum(np.bincount(row, minlength=num_classes) for row in labels)
 
 
 def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
@@ -93,9 +162,10 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
         inside = [path]
         if path.is_dir():
             visible = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-            inside = [p for p in visible if p.suffix.lower() in IMAGE_SUFFIXES]
+            inside = [p for p in visible if p.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
         if not inside:
-            raise error("images", f"files {', '.join(IMAGE_SUFFIXES)} or folders of them", path)
+            endings = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+            raise error("images", f"files {endings} or folders of them", path)
         paths += inside
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise error("images", "existing regular files", missing)

@@ -25,6 +25,7 @@ OUTPUTS = ("labels", "probabilities", "logits")
 METADATA = "keras_deeplab"  # the name of the metadata inside a file
 METADATA_FILE = Path("assets.extra", "keras_deeplab.json")  # of a SavedModel
 SERVING_DEFAULT = "serving_default"
+BYTES_PER_PIXEL = 1000  # of a prediction with a network whose maps are not known
 PIXELS = "RGB in 0..255, uint8 (batch, height, width, channels)"
 
 Outputs = dict[str, np.ndarray]
@@ -146,6 +147,20 @@ class ExportedModel:
     def labels(self, pixels: np.ndarray | tf.Tensor) -> np.ndarray:
         """Returns the label maps `(batch, height, width)` of whole pixel values of any dtype."""
         return labels_of(self(tf.cast(pixels, tf.uint8).numpy()))
+
+    def probabilities(self, pixels: np.ndarray | tf.Tensor) -> np.ndarray:
+        """Returns the probabilities `(batch, height, width, num_classes)`, as `labels` does."""
+        if self.metadata.outputs == ("labels",):
+            raise error("model", "an export with probabilities or logits", str(self.path))
+        outputs = self(tf.cast(pixels, tf.uint8).numpy())
+        if "probabilities" in outputs:
+            return outputs["probabilities"]
+        return tf.nn.softmax(outputs["logits"]).numpy()
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """About the memory of a prediction; without probabilities no windows can be blended."""
+        return 1 if self.metadata.outputs == ("labels",) else BYTES_PER_PIXEL
 
 
 def labels_of(outputs: Outputs) -> np.ndarray:

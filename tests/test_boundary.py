@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from inference.test_predicting import channel_model
 from test_evaluation import SIZES, dataset_of, pairs
-from test_inference import channel_model
 
 from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.evaluation import evaluate

@@ -159,7 +159,7 @@ OWN = {
     "export.saved_model.saved_model",
     "evaluation.evaluate",
     "evaluation.scores_table",
-    "inference.predict",
+    "inference.predicting.predict",
     "metrics.SegmentationMetrics",
     "pictures.comparison_picture",
     "pictures.overlay",

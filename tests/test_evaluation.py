@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_inference import counting_model
+from inference.test_predicting import counting_model
 
 import keras_deeplab
 from keras_deeplab import metrics

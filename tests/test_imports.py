@@ -27,16 +27,18 @@ FLOORS: list[set[str]] = [
     {"backbones", "optimizers", "batch_norm", "frozen"},
     {"models"},
     {"weights"},
-    {"recipes", "inference", "runtimes"},
+    {"recipes", "runtimes"},
+    {"inference"},
     {"evaluation", "pictures", "diagnosis"},
     {"tensorboard", "export", "prediction"},
     {"classification", "trainer"},
     {"cli"},  # may also import the package itself
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py"}
+LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil"}
 # Extras, imported where they are needed.
 EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime"}
+EXTRAS |= {"pyvips", "imageio", "imageio_ffmpeg"}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.cli.options import Parser, add_model, command, load_model_or_export
-from keras_deeplab.evaluation import number_of_classes, prediction_settings, scores_table
+from keras_deeplab.evaluation import prediction_settings, scores_table
 from keras_deeplab.files import write_json
+from keras_deeplab.inference import logits_spec
 
 
 def parser() -> Parser:
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = data.open_source(options.data)
     data.audit(source, [options.split])
     model = load_model_or_export(options)
-    classes, predicted = source.info.classes, number_of_classes(model)
+    classes, predicted = source.info.classes, logits_spec(model)[1]
     if predicted != len(classes):
         raise ValueError(
             f"{options.model} predicts {predicted} classes, but {options.data} has "

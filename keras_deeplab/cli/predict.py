@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras_deeplab
-from keras_deeplab.cli.options import Parser, add_model, command, load_model_or_export
-from keras_deeplab.evaluation import number_of_classes
+from keras_deeplab.cli.options import (
+    SIZE,
+    Parser,
+    add_model,
+    command,
+    height_and_width,
+    load_model_or_export,
+)
+from keras_deeplab.inference import logits_spec
 from keras_deeplab.prediction import list_images, stored_info
 
 
@@ -15,12 +22,23 @@ def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
         prog="keras-deeplab predict",
-        description="Writes NAME_labels.png (class numbers) and NAME_overlay.png for each image.",
+        description="Writes NAME_labels.png (class numbers) and NAME_overlay.png for each image, "
+        "NAME_overlay.mp4 for each video.",
     )
     add_model(made, exported=True)
     add = made.add_argument
-    add("--images", type=Path, nargs="+", required=True, help="images, or folders of them")
+    add(
+        "--images", type=Path, nargs="+", required=True, help="images or videos, or folders of them"
+    )
     add("--output", type=Path, default=Path("predictions"), help="folder to write to")
+    add(
+        "--window",
+        **SIZE,
+        help="predict in windows of this size, also images of more than 178 megapixels; default: "
+        "the whole image, or windows for which the memory suffices",
+    )
+    add("--overlap", type=int, help="pixels by which windows overlap; default: up to 128")
+    add("--frame-labels", action="store_true", help="write the class numbers of videos too")
     return made
 
 
@@ -30,7 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     images = list_images(options.images)  # before the model is loaded
     model = load_model_or_export(options)
-    info = stored_info(options.model, number_of_classes(model))
-    keras_deeplab.predict_files(model, images, options.output, info)
-    print(f"Wrote {len(images)} label maps and overlays to {options.output}")
+    info = stored_info(options.model, logits_spec(model)[1])
+    keras_deeplab.predict_files(
+        model,
+        images,
+        options.output,
+        info,
+        window=height_and_width(options.window) if options.window else None,
+        overlap=options.overlap,
+        frame_labels=options.frame_labels,
+    )
+    files = f"{len(images)} file{'s' * (len(images) > 1)}"
+    print(f"Wrote the predictions of {files} to {options.output}")
     return 0

@@ -92,6 +92,13 @@ BAD = [
     (evaluate, "--model pixels.keras --data two --output-stride 8", "`--output-stride` must be le"),
     (evaluate, "--model spp.keras --data two --output-stride 8", "`--output-stride` must be left"),
     (predict, "--model own.keras --images none.png", "`images` must be existing regular files"),
+    (predict, "--model own.keras --images two --window 0", "must be an integer of at least 1."),
+    (
+        predict,
+        "--model own.keras --images two/val/images --window 8 --overlap 8",
+        "`overlap` must be below the window's sides, 8",
+    ),
+    (predict, "--model own.keras --images broken.mp4", "`images` must be videos that can be dec"),
     (export, "--model own.keras --output two", "a new folder or a SavedModel"),
     (export, "--model cut.keras --output x", "error: cut.keras: it is damaged or cut off"),
     (export, "--model run --output x", "run: it is the folder of a run: give run/model.keras"),
@@ -122,6 +129,7 @@ def folder(tmp_path_factory):
     spp = {"backbone": tiny(), "levels": (1,), "dense": (4,), "input_shape": (None, None, 3)}
     keras_deeplab.SPPNet(2, **spp).save(root / "spp.keras")
     (root / "cut.keras").write_bytes((root / "own.keras").read_bytes()[:5000])
+    (root / "broken.mp4").write_bytes(b"no video")
     (root / "run").mkdir()
     (root / "run" / "model.keras").write_bytes(b"")
     return root

@@ -115,6 +115,17 @@ def test_predict_writes_two_pictures_for_each_image(run, photos, tmp_path, capsy
     assert np.abs(overlay - (0x80 + colors) / 2).max() <= 1  # the upper bytes, as the network saw
 
 
+def test_predict_in_windows(run, photos, tmp_path, capsys):
+    model = ["--model", str(run / "model.keras"), "--images", str(photos / "a.jpg")]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert predict.main([*model, "--output", str(whole)]) == 0
+    options = "--window 40 32 --overlap 8"
+    assert predict.main([*model, "--output", str(parts), *options.split()]) == 0
+    assert f"Wrote the predictions of 1 file to {parts}" in capsys.readouterr().out
+    sizes = [Image.open(folder / "a_labels.png").size for folder in (whole, parts)]
+    assert sizes == [(40, 60)] * 2
+
+
 @pytest.fixture
 def wide(tmp_path):
     """A model of more classes than a byte holds, without file of classes; it predicts the last."""

@@ -11,12 +11,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageFile, ImageOps
 
-from keras_deeplab import data, inference
+from keras_deeplab import data
 from keras_deeplab.data import decoding, jpeg
 from keras_deeplab.data.decoding import ImageFacts, image_facts, read_picture
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.in_graph import decode_image
 from keras_deeplab.data.label_maps import read_label
+from keras_deeplab.inference import read_image
 
 HEIGHT, WIDTH = 72, 96
 
@@ -107,7 +108,7 @@ def test_other_formats_and_several_images_are_named(read, photo, kind, mode, mes
 def test_one_list_of_formats():
     assert " ".join(data.IMAGE_SUFFIXES) == ".jpg .jpeg .png .bmp .webp .tif .tiff"
     with pytest.raises(ValueError, match="JPEG, PNG, BMP, WebP or TIFF file"):
-        inference.read_image(__file__)
+        read_image(__file__)
 
 
 # Files that are not whole.
@@ -227,16 +228,16 @@ def test_16_bit_images_of_few_values(tmp_path, write_pair, photo, kind):
     with pytest.raises(data.DatasetError, match=f"(?s)same factor.*{message}"):
         data.audit(tmp_path)
     with pytest.warns(UserWarning, match=f"no value above {largest}: almost black"):
-        inference.read_image(path)
+        read_image(path)
     path, _ = write_pair(tmp_path, "train", "b", label)
     path.write_bytes(encode(deep(photo, 257), kind))
     (warning,) = data.audit(tmp_path).warnings  # "a" is a dark one of a camera of 16 bits
     assert "2 images have 16 bits a channel; 1 of them have no value above 4095" in warning
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        np.testing.assert_array_equal(inference.read_image(path, 1)[..., 0], photo.convert("L"))
+        np.testing.assert_array_equal(read_image(path, 1)[..., 0], photo.convert("L"))
         path.write_bytes(encode(deep(photo, 0), kind))  # black has no few values
-        assert inference.read_image(path).max() == 0
+        assert read_image(path).max() == 0
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])

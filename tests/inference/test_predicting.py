@@ -14,11 +14,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from calibration import image as structured_image
+from models.networks import calibrated, tiny
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 import keras_deeplab
-from keras_deeplab import inference
-from keras_deeplab.inference import _LABEL_FUNCTIONS, predict
+from keras_deeplab.inference import functions, predict
+from keras_deeplab.inference.functions import _FUNCTIONS
+from keras_deeplab.inference.upsampled_labels import upsampled_labels
 from keras_deeplab.pictures import overlay
 
 
@@ -255,7 +258,7 @@ def test_compiles_once_for_all_sizes_and_follows_the_weights(image):
     model.trainable = False
     model.compile("sgd", "mse")
     predict(model, image)
-    assert traces == [(None, None, None, 3)]
+    assert traces == [(None, None, None, 3)] * 2  # once for each value of the weights
     dense = model.layers[-1]
     dense.enable_lora(1)
     dense.lora_kernel_a.assign(np.ones((3, 1)))
@@ -274,6 +277,106 @@ def test_of_several_views_follows_the_weights(image):
     assert (before != after).any()
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (33, 70), (65, 31), (100, 129)])
+def test_labels_by_strips_are_those_of_the_resized_logits(align_corners, size):
+    logits = tf.random.stateless_normal((2, 7, 9, 5), (0, 1))
+    resize = keras_deeplab.layers.ResizeLike(align_corners=align_corners)
+    whole = resize(logits, tf.zeros((2, *size, 1)))
+    labels = upsampled_labels(logits, tf.constant(size), align_corners, tf.uint8)
+    np.testing.assert_array_equal(labels, tf.argmax(whole, -1))
+
+
+@pytest.mark.parametrize("name", ["v3_plus", "v3_detail", "unet", "v2"])
+def test_models_give_the_labels_and_probabilities_of_their_logits(name):
+    """Some end in an enlargement, some after a crop, and some in a convolution."""
+    model = calibrated(name)
+    for size in ((70, 45), (3, 5)):
+        pixels = structured_image(*size)
+        logits = model(pixels, training=False)
+        labels = predict(model, pixels)
+        top = np.sort(logits, -1)
+        clear = top[..., -1] - top[..., -2] > 1e-4
+        np.testing.assert_array_equal(labels[clear], np.argmax(logits, -1)[clear])
+        assert clear.mean() > 0.9
+        found = predict(model, pixels, probabilities=True)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, tf.nn.softmax(logits), atol=1e-4)
+
+
+def test_a_model_with_its_own_call_is_not_taken_apart(image):
+    class Negative(keras_deeplab.DeepLabV3):
+        def call(self, *args, **kwargs):
+            return -super().call(*args, **kwargs)
+
+    model = Negative(3, tiny(), aspp_filters=8, aspp_rates=(), head_filters=None)
+    found = predict(model, image, probabilities=True)
+    expected = tf.nn.softmax(model(image[None], training=False))[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_windows_of_a_network_that_sees_one_pixel(brightest, fixed, capsys):
+    model = channel_model(size=(32, 40)) if fixed else brightest
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 97, 81, 3), np.uint8)
+    options = {"window": (32, 40), "overlap": 7}
+    labels = predict(model, pixels, **options)
+    np.testing.assert_array_equal(labels, pixels.argmax(-1))
+    assert "window" in capsys.readouterr().out
+    found = predict(model, pixels[0], probabilities=True, verbose=0, **options)
+    assert capsys.readouterr().out == ""
+    expected = predict(brightest, pixels[0], probabilities=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_window_is_chosen_for_what_does_not_fit(brightest, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 290, 3), np.uint8)
+    seen, probabilities = [], functions.ModelFunctions.probabilities
+
+    def counted(self, part):
+        seen.append(part.shape)
+        return probabilities(self, part)
+
+    monkeypatch.setattr(functions.ModelFunctions, "probabilities", counted)
+    np.testing.assert_array_equal(predict(brightest, pixels), pixels.argmax(-1))
+    assert seen == []
+    monkeypatch.setattr("keras_deeplab.inference.windows.MEMORY", 1000)
+    np.testing.assert_array_equal(predict(brightest, pixels), pixels.argmax(-1))
+    assert seen[0] == (1, 256, 256, 3)
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"window": 256}, "`window` must be a list of positive integers"),
+        ({"window": (0, 5)}, "`window` must be a list of positive integers"),
+        ({"window": (8, 8), "overlap": 8}, "`overlap` must be below the window's sides, 8"),
+        ({"overlap": -1}, "`overlap` must be a non-negative integer"),
+        ({"probabilities": "yes"}, "`probabilities` must be True or False"),
+    ],
+)
+def test_wrong_windows(brightest, image, options, message):
+    with pytest.raises(ValueError, match=message):
+        predict(brightest, image, **options)
+
+
+def test_windows_of_another_size_than_the_models(image):
+    model = channel_model(size=(9, 7))
+    with pytest.raises(ValueError, match=r"`window` must be the model's input size \(9, 7\)"):
+        predict(model, image, window=(8, 7))
+    with pytest.raises(ValueError, match=r"at least of the model's input size \(9, 7\)"):
+        predict(model, image[1:], window=(9, 7))
+
+
+def test_memory_is_estimated_from_the_largest_map():
+    model = calibrated("v3_plus")
+    once = functions._bytes_per_pixel(model)
+    assert 4 * 4 * 3 <= once < 1000
+    several = keras_deeplab.MultiScale(model, (1.0, 2.0), flip=True)
+    assert functions._bytes_per_pixel(several) == once * 5
+
+
 def test_leaves_the_model_as_it_was(image, tmp_path):
     """Nothing is put on the model, and it is not kept."""
     model = channel_model()
@@ -287,19 +390,19 @@ def test_leaves_the_model_as_it_was(image, tmp_path):
         other.set_weights([np.eye(3)[[1, 2, 0]], np.zeros(3)])
         assert (predict(other, image) != labels).any()
         np.testing.assert_array_equal(predict(model, image), labels)
-    known, seen = len(_LABEL_FUNCTIONS), weakref.ref(model)
+    known, seen = len(_FUNCTIONS), weakref.ref(model)
     del model
     gc.collect()
     assert seen() is None
-    assert len(_LABEL_FUNCTIONS) < known
+    assert len(_FUNCTIONS) < known
 
 
 def test_without_enough_memory(brightest, image, monkeypatch):
-    def exhausted(pixels):
+    def exhausted(self, pixels):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM")
 
-    monkeypatch.setattr(inference, "label_function", lambda model: exhausted)
-    with pytest.raises(MemoryError, match=r"^`image` must .* shape \(9, 7, 3\).*predict parts"):
+    monkeypatch.setattr(functions.ModelFunctions, "labels", exhausted)
+    with pytest.raises(MemoryError, match=r"^`image` must .* shape \(9, 7, 3\).*smaller `window`"):
         predict(brightest, image)
 
 

@@ -1,0 +1,186 @@
+"""The compiled functions of a model from pixels to labels and probabilities."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_deeplab.frozen import FrozenFunction
+from keras_deeplab.graph import geometry
+from keras_deeplab.graph.network import all_layers, top_level_calls
+from keras_deeplab.inference.upsampled_labels import upsampled, upsampled_labels
+from keras_deeplab.layers import CropLike, ResizeLike
+from keras_deeplab.models import MultiScale
+from keras_deeplab.runtimes import BYTES_PER_PIXEL, ExportedModel
+from keras_deeplab.validation import error
+
+Predictor = keras.Model | ExportedModel
+# Beside the models, not on them: an attribute would be tracked, saved and copied with its model.
+_FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, ModelFunctions] = weakref.WeakKeyDictionary()
+
+
+def logits_spec(model: Predictor) -> tuple[tf.TensorSpec, int]:
+    """Returns the spec of a segmentation model's input and the number of classes, or raises."""
+    if isinstance(model, ExportedModel):
+        shape = (None, *model.metadata.image_shape)
+        return tf.TensorSpec(shape, tf.uint8), model.num_classes
+    if not getattr(model, "inputs", None):
+        raise error("model", "a functional keras.Model", model)
+    inputs, outputs = ([tuple(t.shape) for t in ts] for ts in (model.inputs, model.outputs))
+    if (
+        [len(shape) for shape in inputs + outputs] != [4, 4]
+        or len(inputs) != 1
+        or inputs[0][-1] is None
+        or (outputs[0][-1] or 0) < 2
+    ):
+        raise error(
+            "model",
+            "a map from one input (batch, height, width, channels) to logits (batch, height, "
+            "width, num_classes) with a fixed number of channels and at least 2 classes",
+            {"inputs": inputs, "outputs": outputs},
+        )
+    return tf.TensorSpec(inputs[0], model.inputs[0].dtype), outputs[0][-1]
+
+
+def label_dtype(num_classes: int) -> tf.DType:
+    """Returns the dtype of a predicted label map: uint8, or int32 above 255 classes."""
+    return tf.uint8 if num_classes <= 255 else tf.int32
+
+
+class ModelFunctions:
+    """The compiled functions of a model from a batch of pixels to labels and to probabilities.
+
+    The weights are constants. The network is traced once for all sizes; run eagerly, it would keep
+    all its intermediate maps to the end. Where it ends in a `ResizeLike`, that layer is left out of
+    it, so that labels do not need the logits at full size.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        # Nothing here holds the model itself, which would keep it in the dictionary.
+        spec, num_classes = logits_spec(model)
+        network, align_corners = _without_upsampling(model)
+        dtype = label_dtype(num_classes)
+
+        def outputs(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            logits, *references = keras.tree.flatten(network(images, training=False))
+            sizes = [tf.shape(reference)[1:3] for reference in references or [logits]]
+            return {"a": tf.cast(logits, tf.float32), "b": sizes[0], "c": sizes[-1]}
+
+        size = tf.TensorSpec([2], tf.int32)
+        signature = [tf.TensorSpec([None, None, None, num_classes]), size, size]
+
+        @tf.function(input_signature=signature, autograph=False)
+        def labels(logits: tf.Tensor, size: tf.Tensor, shown: tf.Tensor) -> tf.Tensor:
+            if align_corners is None:
+                return tf.cast(tf.argmax(logits, -1, output_type=tf.int32), dtype)
+            found = upsampled_labels(logits, size, align_corners, dtype)
+            return found[:, : shown[0], : shown[1]]
+
+        @tf.function(input_signature=signature, autograph=False)
+        def probabilities(logits: tf.Tensor, size: tf.Tensor, shown: tf.Tensor) -> tf.Tensor:
+            if align_corners is not None:
+                logits = upsampled(logits, size, align_corners)[:, : shown[0], : shown[1]]
+            return tf.nn.softmax(logits)
+
+        any_batch = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype, name="images")
+        self._network, self._dtype = FrozenFunction(outputs, [any_batch]), spec.dtype
+        self._labels, self._probabilities = labels, probabilities
+        self.bytes_per_pixel = _bytes_per_pixel(model)
+        self._weights, self._policies = model.weights, _policies(model)
+        self._fingerprints = _fingerprint_function(self._weights)
+        self._frozen = self._fingerprints().numpy().tobytes()
+
+    def are_of(self, model: keras.Model) -> bool:
+        """Whether the model has the weights and dtype policies that it had."""
+        return (
+            self._policies == _policies(model)
+            and list(map(id, self._weights)) == list(map(id, model.weights))
+            and self._frozen == self._fingerprints().numpy().tobytes()
+        )
+
+    def labels(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Returns labels `(batch, height, width)`."""
+        return self._labels(*self._run(pixels))
+
+    def probabilities(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Returns probabilities `(batch, height, width, num_classes)`, float32."""
+        return self._probabilities(*self._run(pixels))
+
+    def _run(self, pixels: tf.Tensor) -> list[tf.Tensor]:
+        # Not in one function with what follows, which would copy the constants once more.
+        found = self._network(tf.cast(pixels, self._dtype))
+        return [found[name] for name in "abc"]
+
+
+def model_functions(model: Predictor) -> ModelFunctions | ExportedModel:
+    """Returns the compiled functions of a model, which are kept as long as it stays as it is.
+
+    An export has the same methods.
+    """
+    if isinstance(model, ExportedModel):
+        return model
+    known = _FUNCTIONS.pop(model, None)
+    if known is None or not known.are_of(model):
+        del known  # before others take memory
+        known = ModelFunctions(model)
+    _FUNCTIONS[model] = known
+    return known
+
+
+def _policies(model: keras.Model) -> list[str]:
+    return [layer.dtype_policy.name for layer in all_layers(model).values()]
+
+
+def _bytes_per_pixel(model: keras.Model) -> int:
+    """About the memory of a prediction for each pixel of the image: four times the largest map.
+
+    Of the views of `MultiScale` about half are in memory together. Measured, docs/serving.md.
+    """
+    if isinstance(model, MultiScale):
+        config = model.get_config()
+        views = sum(scale**2 for scale in config["scales"]) * (1 + config["flip"])
+        return math.ceil(_bytes_per_pixel(model.model) * max(1, views / 2))
+    try:
+        calls = geometry(model).calls
+    except ValueError:  # layers of unknown effect on height and width
+        return BYTES_PER_PIXEL
+    largest = 1.0
+    for call, _, output in calls:
+        if None not in output.stride:
+            largest = max(largest, call.outputs[0].shape[-1] / math.prod(output.stride))
+    return math.ceil(4 * 4 * largest)
+
+
+def _fingerprint_function(weights: list[keras.Variable]) -> Any:
+    """Returns a function that computes 8 bytes of each weight."""
+
+    @tf.function(autograph=False)
+    def fingerprints() -> tf.Tensor:
+        rows = [tf.reshape(tf.convert_to_tensor(weight), [1, -1]) for weight in weights]
+        return tf.concat([tf.zeros([0, 8], tf.uint8), *map(tf.fingerprint, rows)], 0)
+
+    return fingerprints
+
+
+def _without_upsampling(model: keras.Model) -> tuple[keras.Model, bool | None]:
+    """Returns a model without its last `ResizeLike`, and whether that aligns corners.
+
+    The outputs are the coarse logits, the map of the size that they get, and, where they are
+    cropped after that, the map of the size that is left. A model of another end comes back itself,
+    with None.
+    """
+    calls = {id(call.outputs[0]): call for call in top_level_calls(model)}
+    last, shown = calls.get(id(model.outputs[0])), []
+    if last is not None and isinstance(last.operation, CropLike):
+        last, shown = calls.get(id(last.inputs[0])), [last.inputs[1]]
+    is_resize = last is not None and isinstance(last.operation, ResizeLike)
+    own_call = type(model).call.__module__.partition(".")[0] not in ("keras", "keras_deeplab")
+    if not is_resize or own_call or last.operation.compute_dtype != "float32":
+        return model, None
+    if last.inputs[0].shape[1:3] == (1, 1):  # which the layer broadcasts
+        return model, None
+    return keras.Model(model.inputs, [*last.inputs, *shown]), last.operation.align_corners

@@ -1,0 +1,157 @@
+"""From a trained model and an image to a label map or probabilities."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.inference.functions import (
+    Predictor,
+    label_dtype,
+    logits_spec,
+    model_functions,
+)
+from keras_deeplab.inference.large_image import LargeImage, is_large
+from keras_deeplab.inference.pixels import ImageLike, image_pixels
+from keras_deeplab.inference.windows import (
+    GRID,
+    OVERLAP,
+    SMALLEST,
+    Rows,
+    blended,
+    default_window,
+    starts,
+)
+from keras_deeplab.validation import boolean, error, integer, size
+
+FEW_WINDOWS = 8  # take no progress bar
+
+
+def predict(
+    model: Predictor,
+    image: ImageLike,
+    probabilities: bool = False,
+    window: Sequence[int] | None = None,
+    overlap: int | None = None,
+    verbose: str | int = "auto",
+) -> np.ndarray:
+    """Predicts the class of every pixel of an image, or of a batch of images of one size.
+
+    The model is compiled on the first call, for images of all sizes, and again when its weights
+    have changed. An image that is too large for the memory is predicted in overlapping windows.
+
+    Args:
+        model: Segmentation model on pixels in 0..255, or an export that
+            `runtimes.open_exported` opened; any input size that the model takes.
+        image: Path of a JPEG, PNG, BMP, WebP or TIFF file, or an array or `PIL.Image`
+            `(height, width, 3)`, `(height, width)`, `(height, width, 1)` or with a batch axis in
+            front; uint8, or another dtype with values in 0..255. One channel is repeated where the
+            model takes three. The EXIF orientation of a file or `PIL.Image` is applied, as viewers
+            and `PIL.ImageOps.exif_transpose` do.
+        probabilities: Whether to return the probabilities of the classes in place of labels.
+        window: `(height, width)` of the windows. By default the whole image where the network's
+            maps take at most 2 GiB and half of the free memory, else the largest square that does.
+            For a model of a fixed input size, that size.
+        overlap: Pixels by which neighbouring windows overlap at least, from 0 to below the window's
+            sides; 128 by default, or a quarter of the smaller side if that is less. Probabilities
+            are blended there.
+        verbose: `"auto"` for a progress bar from 9 windows on, 1 for one, 0 for none.
+
+    Returns:
+        Labels `(height, width)`, or `(batch, height, width)` for a batch; uint8, or int32 above
+        255 classes. With `probabilities` float32 of the same shape and `num_classes`.
+
+    Raises:
+        TypeError: If the image is of another type, such as bytes, a list or None.
+        ValueError: If the image has another shape or dtype or values outside 0..255, or is not the
+            path of a file that can be decoded, or if another argument is out of its range.
+        MemoryError: If there is not enough memory for an image of that size.
+
+    Example:
+
+    >>> labels = keras_deeplab.predict(model, "street.jpg")
+    >>> labels.shape, labels.dtype
+    ((360, 480), dtype('uint8'))
+    >>> scores = keras_deeplab.predict(model, "street.jpg", probabilities=True, window=(256, 256))
+    >>> scores.shape, scores.dtype
+    ((360, 480, 11), dtype('float32'))
+    """
+    boolean("probabilities", probabilities)
+    spec, num_classes = logits_spec(model)
+    fixed, channels = spec.shape[1:3], spec.shape[3]
+    chosen, overlap = _checked_windows(fixed, window, overlap)
+    pixels: Any
+    if chosen is not None and isinstance(image, str | os.PathLike) and is_large(image):
+        pixels = LargeImage(image, channels)
+    else:
+        allowed = fixed if chosen is None else (None, None)
+        pixels = image_pixels(image, tf.TensorShape((None, *allowed, channels)))
+    sides, is_batch = pixels.shape[-3:-1], len(pixels.shape) == 4
+    if any(known is not None and side < known for side, known in zip(sides, fixed, strict=True)):
+        raise error("image", f"at least of the model's input size {tuple(fixed)}", sides)
+    functions = model_functions(model)
+    chosen = chosen or default_window(sides, functions.bytes_per_pixel)
+    try:
+        if isinstance(pixels, np.ndarray) and np.all(np.less_equal(sides, chosen)):
+            compute = functions.probabilities if probabilities else functions.labels
+            found = np.array(compute(pixels if is_batch else pixels[None]))
+            return found if is_batch else found[0]
+        grid = GRID if tuple(fixed) == (None, None) else 1
+        by_windows = partial(
+            _by_windows,
+            lambda pixels: np.array(functions.probabilities(pixels[None]))[0],
+            windows=(chosen, overlap, grid),
+            dtype=None if probabilities else label_dtype(num_classes).as_numpy_dtype,
+            verbose=verbose,
+        )
+        return np.stack(list(map(by_windows, pixels))) if is_batch else by_windows(pixels)
+    except tf.errors.ResourceExhaustedError as exhausted:
+        raise MemoryError(
+            f"`image` must be small enough for the memory. Received: image of shape {pixels.shape}."
+            " Give a smaller `window`."
+        ) from exhausted
+
+
+def _by_windows(
+    scores: Callable[[np.ndarray], np.ndarray],
+    image: Rows,
+    windows: tuple[tuple[int, int], int, int],
+    dtype: Any,
+    verbose: str | int,
+) -> np.ndarray:
+    """Returns the labels of an image in a dtype, or its probabilities with None."""
+    sides, (window, overlap, grid) = image.shape[:2], windows
+    count = math.prod(len(starts(*axis, overlap, grid)) for axis in zip(sides, window, strict=True))
+    shown = int(count > FEW_WINDOWS) if verbose == "auto" else verbose
+    progress = keras.utils.Progbar(count, verbose=shown, unit_name="window")
+    found = None
+    for done, (part, sums) in enumerate(blended(scores, image, window, overlap, grid), 1):
+        if found is None:
+            shape = sides if dtype else (*sides, sums.shape[-1])
+            found = np.empty(shape, dtype or np.float32)
+        found[part] = sums.argmax(-1) if dtype else sums / sums.sum(-1, keepdims=True)
+        progress.update(done)
+    return found
+
+
+def _checked_windows(
+    fixed: tf.TensorShape, window: Sequence[int] | None, overlap: int | None
+) -> tuple[tuple[int, int] | None, int]:
+    """Returns the arguments of windows for a model of an input size."""
+    if window is not None:
+        window = size("window", window)
+        if not fixed.is_compatible_with(window):
+            raise error("window", f"the model's input size {tuple(fixed)}", window)
+    smaller = min(window) if window else SMALLEST
+    if overlap is None:
+        return window, min(OVERLAP, smaller // 4)
+    if integer("overlap", overlap, 0) >= smaller:
+        raise error("overlap", f"below the window's sides, {smaller} at least", overlap)
+    return window, overlap

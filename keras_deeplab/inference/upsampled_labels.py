@@ -1,0 +1,45 @@
+"""The class of every pixel from coarse logits, without the logits at full size in memory."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+ROWS = 32  # of the labels that are computed at a time
+
+
+def upsampled(logits: tf.Tensor, size: tf.Tensor | list, align_corners: bool) -> tf.Tensor:
+    """Resizes logits as `layers.ResizeLike` does."""
+    return tf.raw_ops.ResizeBilinear(
+        images=logits, size=size, align_corners=align_corners, half_pixel_centers=not align_corners
+    )
+
+
+def upsampled_labels(
+    logits: tf.Tensor, size: tf.Tensor, align_corners: bool, dtype: tf.DType
+) -> tf.Tensor:
+    """Returns the argmax of logits `(batch, height, width, num_classes)` resized to a size.
+
+    The columns are interpolated first and the rows then strip by strip, in the order and with the
+    formulas of TensorFlow's kernel, so that the labels are those of the whole resized map.
+    """
+    known = tf.shape(logits)[1]
+    columns = upsampled(logits, [known, size[1]], align_corners)
+
+    def strip(first: tf.Tensor) -> tf.Tensor:
+        rows = tf.cast(tf.minimum(first + tf.range(ROWS), size[0] - 1), tf.float32)
+        inputs, outputs = tf.cast(known, tf.float32), tf.cast(size[0], tf.float32)
+        if align_corners:
+            place = rows * ((inputs - 1) / tf.maximum(outputs - 1, 1))
+        else:
+            place = (rows + 0.5) * (inputs / outputs) - 0.5
+        before = tf.floor(place)
+        upper = tf.cast(tf.maximum(before, 0), tf.int32)
+        lower = tf.cast(tf.minimum(before + 1, inputs - 1), tf.int32)
+        top, bottom = (tf.gather(columns, index, axis=1) for index in (upper, lower))
+        values = top + (bottom - top) * (place - before)[:, None, None]
+        return tf.cast(tf.argmax(values, -1, output_type=tf.int32), dtype)
+
+    starts = tf.range(0, size[0], ROWS)
+    strips = tf.map_fn(strip, starts, fn_output_signature=dtype, parallel_iterations=1)
+    strips = tf.transpose(strips, (1, 0, 2, 3))
+    return tf.reshape(strips, (tf.shape(logits)[0], -1, size[1]))[:, : size[0]]

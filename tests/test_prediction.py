@@ -1,0 +1,143 @@
+"""Files of images that are read by rows, and videos."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from inference.test_predicting import channel_model
+from PIL import Image
+
+import keras_deeplab
+from keras_deeplab.inference import large_image
+from keras_deeplab.inference.large_image import LargeImage, is_large
+from keras_deeplab.inference.pixels import read_image
+from keras_deeplab.prediction import predict_files
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+PHOTO = Image.fromarray(PIXELS)
+DEEP = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
+FILES = {
+    "plain.png": (PHOTO, {}),
+    "alpha.png": (PHOTO.convert("RGBA"), {}),
+    "palette.png": (PHOTO.convert("P"), {}),
+    "grey.png": (PHOTO.convert("L"), {}),
+    "deep.png": (DEEP, {}),
+    "strips.tif": (PHOTO, {}),
+    "packed.tif": (PHOTO, {"compression": "tiff_lzw"}),
+    "deep.tif": (DEEP, {}),
+}
+
+
+@pytest.fixture
+def small_limit(monkeypatch):
+    """Every image of the tests is a large one."""
+    monkeypatch.setattr(large_image, "MAX_PIXELS", 5000)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rows_are_those_of_the_decoded_file(name, channels, tmp_path):
+    image, options = FILES[name]
+    image.save(tmp_path / name, **options)
+    whole, rows = read_image(tmp_path / name, channels), LargeImage(tmp_path / name, channels)
+    assert rows.shape == whole.shape
+    for top, bottom in ((0, 32), (0, 32), (16, 48), (40, 90), (64, 90)):
+        for columns in (slice(0, 40), slice(31, 70)):
+            difference = rows[top:bottom, columns].astype(int) - whole[top:bottom, columns]
+            # Of colours and palettes, libvips computes grey by another rule.
+            if channels == 3 or name in ("grey.png", "deep.png", "deep.tif"):
+                assert not difference.any()
+            assert difference.shape[0] == bottom - top
+    assert max(rows.reduced(30).shape[:2]) == 30
+
+
+def test_a_large_file_needs_a_window(tmp_path, small_limit, logs, monkeypatch):
+    PHOTO.save(tmp_path / "a.png")
+    assert is_large(tmp_path / "a.png")
+    monkeypatch.setattr("keras_deeplab.data.decoding.MAX_PIXELS", 5000)
+    monkeypatch.setattr("keras_deeplab.prediction.OVERLAY_SIDE", 45)
+    model, output = channel_model(), tmp_path / "out"
+    with pytest.raises(ValueError, match=r"a\.png.*image too large.*`window`"):
+        predict_files(model, [tmp_path / "a.png"], output)
+    assert not output.exists()
+    shares = predict_files(model, [tmp_path / "a.png"], output, window=(32, 32), overlap=8)
+    labels = np.asarray(Image.open(output / "a_labels.png"))
+    np.testing.assert_array_equal(labels, PIXELS.argmax(-1))
+    assert list(shares["a.png"].values()) == [(labels == k).mean() for k in range(3)]
+    assert "a.png (the overlay is reduced to 35x45): " in logs.text
+    assert np.asarray(Image.open(output / "a_overlay.png")).shape == (45, 35, 3)
+
+
+def test_what_is_wrong_with_a_large_file_is_one_error(tmp_path, small_limit, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    PHOTO.save(tmp_path / "turned.png", exif=exif)
+    PHOTO.save(tmp_path / "whole.png")
+    encoded = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(encoded[: len(encoded) // 2])
+    Image.fromarray(PIXELS[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
+    for name, message in (
+        ("turned.png", "stored upright"),
+        ("cut.png", "that can be decoded"),
+        ("float.tif", "8 or 16 bits"),
+    ):
+        with pytest.raises(ValueError, match=f"^`image` must be .*{message}.*{name}") as caught:
+            predict_files(channel_model(), [tmp_path / name], tmp_path / "out", window=(32, 32))
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setitem(sys.modules, "pyvips", None)
+    with pytest.raises(ImportError, match=r"pip install keras_deeplab\[large\]"):
+        keras_deeplab.predict(channel_model(), tmp_path / "whole.png", window=(32, 32))
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Twelve frames, each in one colour, with odd sides."""
+    import imageio.v2
+
+    path = tmp_path / "drive.mkv"
+    with imageio.v2.get_writer(
+        path, "ffmpeg", fps=4, macro_block_size=1, codec="ffv1", pixelformat="bgr0"
+    ) as writer:
+        for number in range(12):
+            writer.append_data(np.full((35, 51, 3), 250 * np.eye(3)[number % 3], np.uint8))
+    return path
+
+
+def test_a_video_is_predicted_frame_by_frame(video, tmp_path, logs):
+    import imageio.v2
+
+    shares = predict_files(channel_model(), tmp_path, tmp_path / "out", frame_labels=True)
+    assert list(shares["drive.mkv"].values()) == pytest.approx([1 / 3] * 3)
+    assert "drive.mkv (12 frames): 0 33%, 1 33%, 2 33%" in logs.text
+    with imageio.v2.get_reader(tmp_path / "out" / "drive_overlay.mp4", "ffmpeg") as reader:
+        assert reader.get_meta_data()["fps"] == 4
+        frames = list(reader.iter_data())
+    assert [frame.shape for frame in frames] == [(34, 50, 3)] * 12
+    colors = keras_deeplab.data.voc_colors(3)
+    for number, frame in enumerate(frames):
+        expected = (250 * np.eye(3)[number % 3] + colors[number % 3]) / 2
+        assert np.abs(frame.mean((0, 1)) - expected).max() < 12
+    files = sorted((tmp_path / "out" / "drive_labels").iterdir())
+    assert [file.name for file in files][::11] == ["000001.png", "000012.png"]
+    assert [np.unique(Image.open(file)).tolist() for file in files] == [[0], [1], [2]] * 4
+
+
+def test_what_is_wrong_with_a_video_is_one_error(video, tmp_path, monkeypatch):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video" * 100)
+    with pytest.raises(ValueError, match=r"^`images` must be videos that can be decod.*broken"):
+        predict_files(channel_model(), [broken], tmp_path / "out")
+    monkeypatch.setattr("keras_deeplab.prediction.overlay", stop)
+    with pytest.raises(RuntimeError, match="stop"):
+        predict_files(channel_model(), [video], tmp_path / "out")
+    assert [*(tmp_path / "out").iterdir()] == []
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(ImportError, match=r"pip install keras_deeplab\[video\]"):
+        predict_files(channel_model(), [video], tmp_path / "out")
+
+
+def stop(*arguments, **options):
+    raise RuntimeError("stop")
