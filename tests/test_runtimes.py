@@ -41,6 +41,29 @@ def test_an_export_is_evaluated_as_its_model_is(path, model):
     assert found["mean_iou"] == pytest.approx(expected["mean_iou"], abs=1e-4)
 
 
+def test_an_export_predicts_as_its_model_does_also_in_windows(path, model):
+    exported = runtimes.open_exported(path)
+    pixels = pictures((60, 70, 3))
+    for options in ({}, {"window": (32, 48), "overlap": 8}):
+        expected = keras_deeplab.predict(model, pixels, probabilities=True, **options)
+        found = keras_deeplab.predict(exported, pixels, probabilities=True, **options)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        labels = keras_deeplab.predict(exported, pixels.astype(np.float32), **options)
+        assert np.mean(labels == expected.argmax(-1)) > 0.99
+
+
+def test_an_export_of_labels_alone_cannot_be_blended():
+    def brighter(images):
+        return {"labels": images[..., 0].astype(np.uint8)}
+
+    metadata = Metadata(256, (None, None, 3), ("labels",))
+    exported = runtimes.ExportedModel("path", metadata, brighter)
+    pixels = np.full((300, 300, 3), 7, np.uint8)
+    assert (keras_deeplab.predict(exported, pixels) == 7).all()
+    with pytest.raises(ValueError, match=r"`model` must be an export with probabilities or logits"):
+        keras_deeplab.predict(exported, pixels, window=(64, 64))
+
+
 @pytest.mark.parametrize(
     "images", [np.zeros((1, 8, 8, 4), np.uint8), np.zeros((0, 8, 8, 3), np.uint8), np.zeros((8, 8))]
 )
