@@ -6,6 +6,7 @@ it would compile again for every other.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import keras
@@ -71,7 +72,7 @@ class ResizeBy(keras.layers.Layer):
     Args:
         scale: Factor of height and width, a positive number.
         align_corners: As in `ResizeLike`. A side n becomes `(n - 1) * scale + 1` then, rounded
-            down, and `n * scale`, rounded, without it.
+            down, and `n * scale`, rounded (a half to the even integer), without it.
 
     Example:
 
@@ -86,12 +87,19 @@ class ResizeBy(keras.layers.Layer):
         self.supports_jit = False
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        sides = tf.cast([x.shape[axis] or tf.shape(x)[axis] for axis in (1, 2)], tf.float64)
-        aligned = (sides - 1) * self.scale + 1
-        scaled = aligned if self.align_corners else tf.round(sides * self.scale)
-        size = tf.maximum(1, tf.cast(scaled, tf.int32))
+        sides = [x.shape[axis] or tf.shape(x)[axis] for axis in (1, 2)]
+        size = [tf.maximum(1, self._scaled(side)) for side in sides]
         x = tf.cast(x, self.compute_dtype)
         return tf.cast(_bilinear(x, size, self.align_corners), self.compute_dtype)
+
+    def _scaled(self, side: int | tf.Tensor) -> int | tf.Tensor:
+        """The size of a side, by integers: float32 is not exact, other runtimes lack float64."""
+        scale = Fraction(self.scale).limit_denominator(10_000)
+        over, under = scale.numerator, scale.denominator
+        if self.align_corners:
+            return (side - 1) * over // under + 1
+        odd = side * over // under % 2  # a half is rounded to the even integer
+        return (2 * side * over + under - 1 + odd) // (2 * under)
 
     def get_config(self) -> dict[str, Any]:
         own = {"scale": self.scale, "align_corners": self.align_corners}

@@ -47,6 +47,20 @@ def test_by_a_factor(scale, size):
     assert ResizeBy(0.01)(x).shape == (2, 1, 1, 3)
 
 
+@pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 0.875, 1.25, 1.5, 1.75, 2, 1 / 3, 0.6, 0.8])
+def test_sizes_are_those_of_exact_arithmetic(scale):
+    sides = np.arange(1, 20_001)
+    for corners in (False, True):
+        scaled = (sides - 1) * scale + 1 if corners else np.round(sides * scale)
+        found = ResizeBy(scale, corners)._scaled(tf.constant(sides, tf.int32))
+        np.testing.assert_array_equal(found, scaled.astype(int))
+
+
+def test_factors_without_a_binary_fraction_are_taken_as_written():
+    assert ResizeBy(0.7)(picture(45, 55)).shape == (2, 32, 38, 3)  # 31.5, 38.5
+    assert ResizeBy(0.29, align_corners=True)(picture(101, 1)).shape == (2, 30, 1, 3)
+
+
 def test_a_single_pixel_is_broadcast_whether_its_size_is_known_or_not():
     x, reference = picture(1, 1), picture(5, 7)
     layer = ResizeLike()
