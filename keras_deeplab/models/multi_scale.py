@@ -157,7 +157,10 @@ def _log_mean_probability(predictions: list[Any]) -> Any:
     """From logarithms throughout, so that a probability of 0 does not become minus infinity."""
     total = ops.log_softmax(predictions[0])
     for logits in predictions[1:]:
-        total = ops.logaddexp(total, ops.log_softmax(logits))
+        view = ops.log_softmax(logits)
+        # `ops.logaddexp`, but for `log1p`, which ONNX lacks.
+        smaller = ops.exp(-ops.abs(total - view))
+        total = ops.maximum(total, view) + ops.log(1 + smaller)
     return total - math.log(len(predictions))
 
 
