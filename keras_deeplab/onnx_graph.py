@@ -1,0 +1,141 @@
+"""From an inference graph to an ONNX graph that ONNX Runtime and OpenVINO run, and run fast."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_deeplab.frozen import FrozenFunction
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 17  # of which ONNX Runtime and OpenVINO have all operations
+AXES = ("batch", "height", "width")
+
+
+def onnx_graph(frozen: FrozenFunction) -> onnx.ModelProto:
+    """Converts a function of images, traced for "converter"; the names of its outputs stay."""
+    from tf2onnx import convert
+
+    concrete = frozen.concrete
+    (images,) = concrete.inputs
+    names = dict(zip(sorted(concrete.structured_outputs), concrete.outputs, strict=True))
+    log = logging.getLogger("tf2onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of deprecated functions that it uses
+    try:
+        model, _ = convert.from_graph_def(
+            concrete.graph.as_graph_def(),
+            input_names=[images.name],
+            output_names=[tensor.name for tensor in names.values()],
+            tensors_to_rename={
+                images.name: "images",
+                **{tensor.name: name for name, tensor in names.items()},
+            },
+            opset=OPSET,
+        )
+    finally:
+        log.setLevel(level)
+    _Tidying(model.graph).tidied()
+    return model
+
+
+class _Tidying:
+    """Passes over a graph, for what the runtimes refuse or compute slowly."""
+
+    def __init__(self, graph: Any) -> None:
+        from onnx import helper, numpy_helper
+
+        self.helper, self.arrays = helper, numpy_helper
+        self.graph = graph
+        self.maker = {name: node for node in graph.node for name in node.output}
+        self.constants = {constant.name: constant for constant in graph.initializer}
+
+    def tidied(self) -> None:
+        for node in list(self.graph.node):
+            if node.op_type == "Conv":
+                self.write_padding(node)
+            if node.op_type in ("Conv", "MaxPool"):
+                self.take_in_padding(node)
+            if node.op_type in ("Softmax", "LogSoftmax"):
+                self.write_out(node)
+        self.remove_unused()
+        for value in [*self.graph.input, *self.graph.output]:
+            for axis, name in zip(value.type.tensor_type.shape.dim, AXES, strict=False):
+                if not axis.dim_value:
+                    axis.dim_param = name
+
+    def attributes(self, node: Any) -> dict[str, Any]:
+        return {a.name: self.helper.get_attribute_value(a) for a in node.attribute}
+
+    def pad(self, node: Any, pads: Any) -> None:
+        others = [a for a in node.attribute if a.name not in ("auto_pad", "pads")]
+        del node.attribute[:]
+        pads = self.helper.make_attribute("pads", [int(n) for n in pads])
+        node.attribute.extend([*others, pads])
+
+    def write_padding(self, conv: Any) -> None:
+        """Numbers in place of "same", which ONNX Runtime refuses where a kernel is dilated."""
+        found = self.attributes(conv)
+        if found.get("auto_pad") == b"SAME_UPPER" and max(found["strides"]) == 1:
+            sizes = zip(found["kernel_shape"], found["dilations"], strict=True)
+            total = np.array([(size - 1) * rate for size, rate in sizes])
+            self.pad(conv, [*total // 2, *total - total // 2])
+
+    def take_in_padding(self, node: Any) -> None:
+        """Makes a padding by zeros part of what it is for, which saves a copy of the map."""
+        before, found = self.maker.get(node.input[0]), self.attributes(node)
+        if before is None or before.op_type != "Pad" or found.get("auto_pad", b"VALID") != b"VALID":
+            return
+        values = [self.array(name) for name in before.input[1:]]
+        zeros = all(value is not None for value in values) and not np.any(values[1:])
+        # A pooling's own padding is less than any value, and that of a rectified map is 0.
+        rectified = self.maker.get(before.input[0])
+        if node.op_type == "MaxPool":
+            zeros = zeros and rectified is not None and rectified.op_type == "Relu"
+        if zeros and b"mode" not in before.attribute:
+            pads = np.array(found.get("pads", [0] * 4)) + values[0][[2, 3, 6, 7]]
+            self.pad(node, pads)
+            node.input[0] = before.input[0]
+
+    def write_out(self, softmax: Any) -> None:
+        """A softmax over channels as its parts: ten times faster in ONNX Runtime."""
+        axis = self.attributes(softmax).get("axis", -1)
+        (logits,), (result,) = softmax.input, softmax.output
+        axes = self.arrays.from_array(np.array([axis]), f"{result}/axes")
+        self.graph.initializer.append(axes)
+        names = {part: f"{result}/{part}" for part in ("max", "moved", "exp", "sum", "log")}
+        make = self.helper.make_node
+        parts = [
+            make("ReduceMax", [logits], [names["max"]], axes=[axis]),
+            make("Sub", [logits, names["max"]], [names["moved"]]),
+            make("Exp", [names["moved"]], [names["exp"]]),
+            make("ReduceSum", [names["exp"], axes.name], [names["sum"]]),
+        ]
+        if softmax.op_type == "Softmax":
+            parts += [make("Div", [names["exp"], names["sum"]], [result])]
+        else:
+            parts += [make("Log", [names["sum"]], [names["log"]])]
+            parts += [make("Sub", [names["moved"], names["log"]], [result])]
+        place = list(self.graph.node).index(softmax)
+        self.graph.node.remove(softmax)
+        for index, part in enumerate(parts):
+            self.graph.node.insert(place + index, part)
+
+    def array(self, name: str) -> np.ndarray | None:
+        known = name in self.constants
+        return self.arrays.to_array(self.constants[name]) if known else None
+
+    def remove_unused(self) -> None:
+        used = {name for node in self.graph.node for name in node.input}
+        used |= {output.name for output in self.graph.output}
+        for node in list(self.graph.node):
+            if used.isdisjoint(node.output):
+                self.graph.node.remove(node)
+        used = {name for node in self.graph.node for name in node.input}
+        for constant in list(self.graph.initializer):
+            if constant.name not in used:
+                self.graph.initializer.remove(constant)
