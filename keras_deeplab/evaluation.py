@@ -13,11 +13,12 @@ from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.inference import label_function, logits_spec
 from keras_deeplab.metrics import SegmentationMetrics, by_name, scores
 from keras_deeplab.models import MultiScale
+from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error
 
 
 def evaluate(
-    model: keras.Model,
+    model: keras.Model | ExportedModel,
     dataset: tf.data.Dataset,
     class_names: Sequence[str] | None = None,
     ignore_label: int | None = 255,
@@ -29,7 +30,8 @@ def evaluate(
     The images may have different sizes (in batches of 1): the model is traced once.
 
     Args:
-        model: Segmentation model on pixels in 0..255.
+        model: Segmentation model on pixels in 0..255, or an export that
+            `runtimes.open_exported` opened, which computes in its own runtime.
         dataset: Finite dataset of `(images, labels)`: images `(batch, height, width, channels)`
             in 0..255, labels `(batch, height, width)` or `(batch, height, width, 1)`; or of
             single images and label maps without the batch axis.
@@ -57,11 +59,17 @@ def evaluate(
     >>> report["mean_iou"], report["per_class"]["sky"]
     (0.81, 0.93)
     """
-    spec, num_classes = logits_spec(model)
+    if isinstance(model, ExportedModel):
+        num_classes, labels_of = model.num_classes, model.labels
+    else:
+        (spec, num_classes), traced = logits_spec(model), label_function(model)
+
+        def labels_of(pixels: tf.Tensor) -> tf.Tensor:
+            return traced(tf.cast(pixels, spec.dtype))
+
     metric = SegmentationMetrics(num_classes, class_names, ignore_label, per_class=False)
     boundaries = BoundaryScores(num_classes, class_names, ignore_label) if boundary else None
     dataset = pair_batches(dataset)
-    labels_of = label_function(model)
     count = tf.function(metric.update_state, autograph=False, reduce_retracing=True)
     steps = int(dataset.cardinality())
     progress = keras.utils.Progbar(
@@ -69,7 +77,7 @@ def evaluate(
     )
     images = done = 0
     for done, (pixels, truth) in enumerate(dataset, 1):
-        predicted = labels_of(tf.cast(pixels, spec.dtype))
+        predicted = tf.convert_to_tensor(labels_of(pixels))
         count(truth, predicted)
         if boundaries is not None:
             truth = tf.reshape(truth, tf.shape(predicted))

@@ -90,11 +90,8 @@ def folder(tmp_path_factory):
             PIL.Image.fromarray(pixels).save(root / f"mydata/{split}/images/{number}.jpg")
     PIL.Image.fromarray(pixels).save(root / "photo.jpg")
     model = kd.DeepLabV3(2, small_network(), aspp_filters=8, aspp_rates=(2,))
-    for name in ("model.keras", "exported.keras"):
-        model.save(root / name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kd.export, "verify", lambda *arguments: None)
-        kd.export.saved_model(model, root / "saved_model")
+    model.save(root / "model.keras")
+    kd.export.saved_model(model, root / "saved_model")
     return root
 
 
@@ -159,7 +156,7 @@ OWN = {
     "data.folder.Folder",
     "data.pipeline.evaluation_dataset",
     "data.pipeline.training_dataset",
-    "export.saved_model",
+    "export.saved_model.saved_model",
     "evaluation.evaluate",
     "evaluation.scores_table",
     "inference.predict",
@@ -167,9 +164,9 @@ OWN = {
     "pictures.comparison_picture",
     "pictures.overlay",
     "prediction.predict_files",
+    "runtimes.open_exported",
     "tensorboard.TensorBoard",
     "trainer.fitting.fit",
-    "verification.verify",
 }
 # Examples that print numbers or names of layers of a backbone.
 OF_A_BACKBONE = {
@@ -233,9 +230,8 @@ def test_example_of_a_docstring(name, folder, tmp_path, monkeypatch, request):
         Path("photos").symlink_to(folder / "mydata")
         Path("street.jpg").symlink_to(folder / "photo.jpg")
         test.globs.update(readers_own(6 if name.startswith("data.pipeline") else 2))
-        if name == "verification.verify":
+        if name == "runtimes.open_exported":
             Path("saved_model").symlink_to(folder / "saved_model")
-            test.globs["model"] = keras.models.load_model(folder / "exported.keras")
     for example in test.examples:
         example.source = shorter(example.source)
         example.want = "" if name in OWN else example.want

@@ -27,16 +27,16 @@ FLOORS: list[set[str]] = [
     {"backbones", "optimizers", "batch_norm", "frozen"},
     {"models"},
     {"weights"},
-    {"recipes", "inference"},
-    {"evaluation", "pictures", "verification", "diagnosis"},
+    {"recipes", "inference", "runtimes"},
+    {"evaluation", "pictures", "diagnosis"},
     {"tensorboard", "export", "prediction"},
     {"classification", "trainer"},
     {"cli"},  # may also import the package itself
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py"}
+LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "google"}
 # Extras, imported where they are needed.
-EXTRAS = {"safetensors", "ai_edge_litert"}
+EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime"}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -36,5 +36,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = keras_deeplab.export.saved_model(
         model, options.output, overwrite=options.overwrite, max_pixels=options.max_pixels
     )
-    print(f"Wrote {path}; its outputs equal the model's")
+    print(f"Wrote {path}")
     return 0

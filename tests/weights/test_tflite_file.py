@@ -102,7 +102,7 @@ def test_other_files_are_refused(tmp_path):
         weights.from_pretrained(path)
 
 
-SCHEMA = tflite._schema()
+SCHEMA = tflite.file_schema()
 
 
 def graph_of(stored: np.ndarray, kind: int, shape: list[int], names: int = 1, **more: Any) -> Any:

@@ -22,12 +22,12 @@ _DTYPES = ("FLOAT32", "FLOAT16", "UINT8", "INT8", "INT32", "INT64")
 
 def read(path: Path) -> Checkpoint:
     """Reads the kernels and biases of all convolutions, de-quantized, and the output stride."""
-    schema, content = _schema(), path.read_bytes()
+    schema, content = file_schema(), path.read_bytes()
     arrays, stride = _Graph(schema, content).convolutions()
     return Checkpoint(str(path), arrays, folded=True, model_arguments={"output_stride": stride})
 
 
-def _schema() -> ModuleType:
+def file_schema() -> ModuleType:
     """The classes of the file format, from TensorFlow or from LiteRT's own package."""
     try:
         from tensorflow.lite.python import schema_py_generated

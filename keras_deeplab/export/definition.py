@@ -1,0 +1,85 @@
+"""What all formats export: a function from uint8 images to labels, and its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_deeplab.data import DatasetInfo
+from keras_deeplab.frozen import FrozenFunction
+from keras_deeplab.graph.network import all_layers
+from keras_deeplab.inference import label_dtype, logits_spec
+from keras_deeplab.layers.dilated_conv import Target
+from keras_deeplab.runtimes import OUTPUTS, Metadata
+from keras_deeplab.validation import error, one_of, size
+
+DEFAULT_OUTPUTS = ("labels", "probabilities")
+HALF = {"float16", "bfloat16"}
+
+
+class Definition:
+    """The function that is exported, from arguments that the formats share.
+
+    Args:
+        model: Segmentation model; it is what the export is compared with.
+        precision: Of the export; None for that which the model computes in.
+        precisions: Those that the format has.
+        outputs: Names of the outputs.
+        info: Names and colours of the classes.
+        image_size: `(height, width)` where the export is for one size only.
+        batch: Number of images where it is fixed.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        precision: str | None,
+        precisions: Sequence[str],
+        outputs: Sequence[str] = DEFAULT_OUTPUTS,
+        info: DatasetInfo | None = None,
+        image_size: tuple[int, int] | None = None,
+        batch: int | None = None,
+    ) -> None:
+        spec, num_classes = logits_spec(model)
+        found = {layer.compute_dtype for layer in all_layers(model).values()} & HALF
+        self.precision = precision or min(found, default="float32")
+        if precision is not None:
+            one_of("precision", precision, precisions)
+        known = isinstance(outputs, list | tuple) and all(name in OUTPUTS for name in outputs)
+        if not known or not outputs or len(set(outputs)) < len(outputs):
+            raise error("outputs", f"a list of {', '.join(OUTPUTS)}", outputs)
+        if info is not None and info.num_classes != num_classes:
+            raise error("info", f"of the model's {num_classes} classes", info)
+        shape = [spec.shape[0] or batch, *spec.shape[1:]]
+        if image_size is not None:
+            sides = size("image_size", image_size)
+            if not spec.shape[1:3].is_compatible_with(sides):
+                raise error("image_size", f"that of the model, {tuple(spec.shape[1:3])}", sides)
+            shape[1:3] = sides
+        self.model = model
+        self.spec = tf.TensorSpec(shape, tf.uint8, "images")
+        self.metadata = Metadata(num_classes, tuple(shape[1:]), tuple(outputs), info)
+        self._network = model
+        if precision is not None and bool(found) != (precision == "bfloat16"):
+            if not hasattr(model, "with_dtype"):
+                rule = "that which the model computes in: it has no method `with_dtype`"
+                raise error("precision", rule, precision)
+            self._network = model.with_dtype("float32" if found else "mixed_bfloat16")
+
+    def compute(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the outputs for uint8 images."""
+        dtype = self._network.inputs[0].dtype
+        logits = tf.cast(self._network(tf.cast(images, dtype), training=False), tf.float32)
+        labels = tf.argmax(logits, -1, output_type=tf.int32)
+        found = {
+            "labels": tf.cast(labels, label_dtype(self.metadata.num_classes)),
+            "probabilities": tf.nn.softmax(logits),
+            "logits": logits,
+        }
+        return {name: found[name] for name in self.metadata.outputs}
+
+    def frozen(self, target: Target) -> FrozenFunction:
+        """Returns the function with its weights as constants."""
+        return FrozenFunction(self.compute, [self.spec], target)

@@ -1,0 +1,302 @@
+"""Exported models, each run by its own runtime: TensorFlow, LiteRT or ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import op_def_registry
+
+from keras_deeplab._version import __version__
+from keras_deeplab.data import DatasetInfo, voc_colors
+from keras_deeplab.files import read_json_object
+from keras_deeplab.validation import error, is_integer
+from keras_deeplab.weights.readers.tflite import file_schema
+
+OUTPUTS = ("labels", "probabilities", "logits")
+METADATA = "keras_deeplab"  # the name of the metadata inside a file
+METADATA_FILE = Path("assets.extra", "keras_deeplab.json")  # of a SavedModel
+SERVING_DEFAULT = "serving_default"
+PIXELS = "RGB in 0..255, uint8 (batch, height, width, channels)"
+
+Outputs = dict[str, np.ndarray]
+Run = Callable[[np.ndarray], Outputs]
+
+# Operations of a SavedModel that are run although they have effects, and those that are not
+# although they are declared to have none: they read files or call what is outside the graph.
+_CONTROL = {"Assert", "If", "While", "StatefulPartitionedCall"}
+_OUTSIDE = re.compile("File|Immutable|Py|Debug|Vocab|Dataset|Reader|CustomCall")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What an exported file says about itself.
+
+    Args:
+        num_classes: Number of classes.
+        image_shape: Height, width (None: any) and channels of the images.
+        outputs: Names of the outputs, of `OUTPUTS`.
+        info: Names and colours of the classes, if known.
+    """
+
+    num_classes: int
+    image_shape: tuple[int | None, int | None, int]
+    outputs: tuple[str, ...]
+    info: DatasetInfo | None = None
+
+    def to_json(self) -> str:
+        """Returns the string that is stored in the file."""
+        return json.dumps(
+            {
+                "keras_deeplab": __version__,
+                "images": PIXELS,
+                "image_shape": self.image_shape,
+                "outputs": self.outputs,
+                "num_classes": self.num_classes,
+                **(self.info.to_dict() if self.info else {}),
+            }
+        )
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Metadata:
+        """Returns the metadata of a file, or raises a ValueError."""
+        if not isinstance(content, dict):
+            raise error("metadata", "a JSON object", content)
+        num_classes, shape = content.get("num_classes"), content.get("image_shape")
+        outputs = content.get("outputs")
+        if not is_integer(num_classes, 2):
+            raise error("num_classes", "an integer of at least 2", num_classes)
+        sides = isinstance(shape, list) and len(shape) == 3 and is_integer(shape[2])
+        if not sides or not all(side is None or is_integer(side) for side in shape):
+            raise error("image_shape", "a height, a width and a number of channels", shape)
+        if not isinstance(outputs, list) or not outputs or not all(o in OUTPUTS for o in outputs):
+            raise error("outputs", f"a list of {', '.join(OUTPUTS)}", outputs)
+        info = DatasetInfo.from_dict(content) if "classes" in content else None
+        if info and info.num_classes != num_classes:
+            raise error("classes", f"{num_classes} names", info.classes)
+        return cls(num_classes, tuple(shape), tuple(outputs), info)
+
+
+class ExportedModel:
+    """An exported model: a function from images to labels and probabilities.
+
+    `open_exported` makes it from a file.
+    """
+
+    def __init__(self, path: Path, metadata: Metadata, run: Run) -> None:
+        self.path = path
+        self.metadata = metadata
+        self._run = run
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.metadata.num_classes
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; their numbers where the file has none."""
+        info = self.metadata.info
+        return info.classes if info else tuple(map(str, range(self.num_classes)))
+
+    @property
+    def colors(self) -> tuple[tuple[int, int, int], ...]:
+        """Colours of the classes; PASCAL VOC's where the file has none."""
+        info = self.metadata.info
+        return info.colors if info else voc_colors(self.num_classes)
+
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """Returns the outputs for uint8 images `(batch, height, width, channels)`, by name.
+
+        Raises:
+            ValueError: If the images have another shape or dtype, or the runtime reports an error.
+        """
+        images = np.asarray(images)
+        shape = tf.TensorShape([None, *self.metadata.image_shape])
+        if (
+            images.dtype != np.uint8
+            or not images.size
+            or not shape.is_compatible_with(images.shape)
+        ):
+            received = f"{images.dtype} {images.shape}"
+            raise error("images", f"uint8 of the shape {tuple(shape)}, not empty", received)
+        try:
+            outputs = self._run(images)
+        except (ValueError, RuntimeError, LookupError, tf.errors.OpError) as fault:
+            raise ValueError(f"{self.path} failed: {fault}") from fault
+        for name in self.metadata.outputs:
+            expected = images.shape[:3] + (() if name == "labels" else (self.num_classes,))
+            found = np.shape(outputs.get(name))
+            if found != expected:
+                raise ValueError(
+                    f"{self.path}: {name} must have the shape {expected}. Received: {found}"
+                )
+        return {name: outputs[name] for name in self.metadata.outputs}
+
+    def labels(self, pixels: np.ndarray | tf.Tensor) -> np.ndarray:
+        """Returns the label maps `(batch, height, width)` of whole pixel values of any dtype."""
+        return labels_of(self(tf.cast(pixels, tf.uint8).numpy()))
+
+
+def labels_of(outputs: Outputs) -> np.ndarray:
+    """Returns the label maps among the outputs of a model, or those of the largest scores."""
+    return outputs["labels"] if "labels" in outputs else next(iter(outputs.values())).argmax(-1)
+
+
+def open_exported(path: str | os.PathLike) -> ExportedModel:
+    """Opens an exported model: a SavedModel's folder, a `.tflite` or an `.onnx` file.
+
+    The file may be untrusted: no path or address in it is followed.
+
+    Args:
+        path: What `keras_deeplab.export` wrote.
+
+    Returns:
+        The model; its call returns outputs of uint8 images `(batch, height, width, channels)`.
+
+    Raises:
+        ValueError: If it is not a valid export of this package.
+        ImportError: If the runtime of the format is not installed.
+
+    Example:
+
+    >>> exported = keras_deeplab.runtimes.open_exported("saved_model")
+    >>> exported.classes
+    ('0', '1')
+    """
+    path = Path(path)
+    if not is_exported(path):
+        raise error("path", "a SavedModel folder, a .tflite or an .onnx file", os.fspath(path))
+    opened = {".tflite": _litert, ".onnx": _onnx}.get(path.suffix.lower(), _saved_model)
+    try:
+        content, run = opened(path)
+        return ExportedModel(path, Metadata.from_dict(content), run)
+    except (ValueError, LookupError, TypeError, RuntimeError, AttributeError) as fault:
+        raise ValueError(f"{path} is not an export of keras_deeplab: {fault}") from fault
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a path looks like an exported model."""
+    is_file = path.suffix.lower() in (".tflite", ".onnx") and path.is_file()
+    return is_file or (path / "saved_model.pb").is_file()
+
+
+def _saved_model(path: Path) -> tuple[Any, Run]:
+    run = saved_model_function(path, SERVING_DEFAULT)
+    return read_json_object(path / METADATA_FILE), run
+
+
+def saved_model_function(path: Path, name: str) -> Callable[[Any], Outputs]:
+    """Returns the function of a signature with one input.
+
+    Nothing else of the SavedModel is run, not even the restoring of variables: exports have none.
+    """
+    parsed = saved_model_pb2.SavedModel()
+    try:
+        parsed.ParseFromString((path / "saved_model.pb").read_bytes())
+    except DecodeError as fault:
+        raise ValueError(f"saved_model.pb is damaged: {fault}") from fault
+    meta = parsed.meta_graphs[0]
+    if name not in meta.signature_def:
+        raise ValueError(f"it has no signature {name!r}")
+    signature = meta.signature_def[name]
+    (feed,) = signature.inputs.values()
+    fetches = {key: output.name for key, output in signature.outputs.items()}
+    with tf.Graph().as_default() as graph:  # the functions of this process may have the same names
+        tf.graph_util.import_graph_def(meta.graph_def, name="")
+    refused = sorted(filter(_is_outside, _operations(graph, fetches.values())))
+    if refused:
+        raise ValueError(f"it has operations that an export has not: {', '.join(refused)}")
+    session = tf.compat.v1.Session(graph=graph)
+    return lambda images: session.run(fetches, {feed.name: images})
+
+
+def _operations(graph: tf.Graph, tensors: Iterable[str]) -> set[str]:
+    """The kinds of operations that tensors are computed from, also inside functions."""
+    nodes, todo = set(), [graph.get_tensor_by_name(name).op for name in tensors]
+    while todo:
+        node = todo.pop()
+        if node not in nodes:
+            nodes.add(node)
+            todo += [*node.control_inputs, *(tensor.op for tensor in node.inputs)]
+    library = {f.signature.name: f.node_def for f in graph.as_graph_def().library.function}
+    found, bodies = set(), [[node.node_def for node in nodes]]
+    while bodies:
+        for node in bodies.pop():
+            values = node.attr.values()
+            inner = [f.name for value in values for f in (value.func, *value.list.func)]
+            if node.op not in library:
+                found.add(node.op)
+            bodies += [library.pop(name) for name in (node.op, *inner) if name in library]
+    return found
+
+
+def _is_outside(operation: str) -> bool:
+    definition = op_def_registry.get(operation)
+    known = definition is not None and (operation in _CONTROL or not definition.is_stateful)
+    return not known or _OUTSIDE.search(operation) is not None
+
+
+def _litert(path: Path) -> tuple[Any, Run]:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as fault:
+        raise ImportError(
+            "running .tflite files needs LiteRT: pip install keras_deeplab[litert]"
+        ) from fault
+    content = path.read_bytes()
+    model = file_schema().Model.GetRootAsModel(content, 0)
+    entries = [model.Metadata(index) for index in range(model.MetadataLength())]
+    stored = [m for m in entries if m.Name() == METADATA.encode()]
+    if not stored:
+        raise ValueError("it has no metadata of keras_deeplab")
+    text = model.Buffers(stored[0].Buffer()).DataAsNumpy().tobytes()
+    interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+    runner = interpreter.get_signature_runner(SERVING_DEFAULT)
+    return json.loads(text), lambda images: runner(images=images)
+
+
+def _onnx(path: Path) -> tuple[Any, Run]:
+    try:
+        import onnx
+        import onnxruntime
+        from onnx.external_data_helper import uses_external_data
+    except ImportError as fault:
+        raise ImportError(
+            "running .onnx files needs ONNX Runtime: pip install keras_deeplab[onnx]"
+        ) from fault
+    content = path.read_bytes()
+    model = onnx.load_model_from_string(content)
+    if any(map(uses_external_data, _tensors(model.graph))) or model.functions:
+        raise ValueError("it has tensors in other files, or functions")
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    text = session.get_modelmeta().custom_metadata_map[METADATA]
+    names = [output.name for output in session.get_outputs()]
+
+    def run(images: np.ndarray) -> Outputs:
+        return dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+    return json.loads(text), run
+
+
+def _tensors(graph: Any) -> Iterable[Any]:
+    """All constants of an ONNX graph and of the graphs inside it."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            sparse = [attribute.sparse_tensor, *attribute.sparse_tensors]
+            yield from (attribute.t, *attribute.tensors)
+            yield from (tensor for s in sparse for tensor in (s.values, s.indices))
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
