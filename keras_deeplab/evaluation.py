@@ -59,10 +59,11 @@ def evaluate(
     >>> report["mean_iou"], report["per_class"]["sky"]
     (0.81, 0.93)
     """
+    num_classes = number_of_classes(model)
     if isinstance(model, ExportedModel):
-        num_classes, labels_of = model.num_classes, model.labels
+        labels_of = model.labels
     else:
-        (spec, num_classes), traced = logits_spec(model), label_function(model)
+        traced, (spec, _) = label_function(model), logits_spec(model)
 
         def labels_of(pixels: tf.Tensor) -> tf.Tensor:
             return traced(tf.cast(pixels, spec.dtype))
@@ -148,8 +149,18 @@ def _cell(value: float | None, form: str) -> str:
     return "absent" if value is None else format(value, form)
 
 
-def prediction_settings(model: keras.Model) -> dict[str, Any]:
-    """Returns output stride and test-time augmentation (outermost first) of a model, as JSON."""
+def number_of_classes(model: keras.Model | ExportedModel) -> int:
+    """Returns the number of classes of a segmentation model or of an export."""
+    return model.num_classes if isinstance(model, ExportedModel) else logits_spec(model)[1]
+
+
+def prediction_settings(model: keras.Model | ExportedModel) -> dict[str, Any]:
+    """Returns output stride and test-time augmentation (outermost first) of a model, as JSON.
+
+    They are unknown of an export.
+    """
+    if isinstance(model, ExportedModel):
+        return {"export": model.path.name}
     augmentation = []
     while isinstance(model, MultiScale):
         config = model.get_config()

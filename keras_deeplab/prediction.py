@@ -16,13 +16,14 @@ from keras_deeplab.files import read_json_object, write_png
 from keras_deeplab.inference import logits_spec, open_picture, predict
 from keras_deeplab.metrics import by_name
 from keras_deeplab.pictures import overlay
+from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error
 
 logger = logging.getLogger(__name__)
 
 
 def predict_files(
-    model: keras.Model,
+    model: keras.Model | ExportedModel,
     images: Sequence[str | os.PathLike],
     output: str | os.PathLike,
     info: DatasetInfo | None = None,
@@ -33,10 +34,12 @@ def predict_files(
     NAME_overlay.png.
 
     Args:
-        model: Segmentation model on pixels in 0..255.
+        model: Segmentation model on pixels in 0..255, or an export that
+            `runtimes.open_exported` opened.
         images: Image files, or folders of them.
         output: Folder to write to.
-        info: Names and colours of the classes; by default their numbers and PASCAL VOC's colours.
+        info: Names and colours of the classes; by default those inside an export, or their numbers
+            and PASCAL VOC's colours.
 
     Returns:
         For each file name the share of its pixels predicted as each class.
@@ -49,13 +52,22 @@ def predict_files(
 
     >>> shares = keras_deeplab.predict_files(model, ["street.jpg"], "predictions")
     """
-    paths, (spec, num_classes) = list_images(images), logits_spec(model)
+    paths = list_images(images)
+    if isinstance(model, ExportedModel):
+        channels, num_classes = model.metadata.image_shape[-1], model.num_classes
+        info = info or model.metadata.info
+    else:
+        spec, num_classes = logits_spec(model)
+        channels = spec.shape[-1]
     names = info.classes if info else tuple(map(str, range(num_classes)))
     colors = info.colors if info else voc_colors(num_classes)
     found = {}
     for path in paths:
-        picture = open_picture(path, spec.shape[-1])
-        labels = predict(model, picture.upright)
+        picture = open_picture(path, channels)
+        if isinstance(model, ExportedModel):
+            labels = model.labels(picture.upright[None])[0]
+        else:
+            labels = predict(model, picture.upright)
         numbers = labels.astype(np.uint8 if num_classes <= 256 else np.uint16)
         write_png(Path(output) / f"{path.stem}_labels.png", numbers)
         painted = overlay(picture.upright, labels, colors, ignore_label=None)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
@@ -131,7 +130,9 @@ class ExportedModel:
             raise error("images", f"uint8 of the shape {tuple(shape)}, not empty", received)
         try:
             outputs = self._run(images)
-        except (ValueError, RuntimeError, LookupError, tf.errors.OpError) as fault:
+        except MemoryError:
+            raise
+        except Exception as fault:  # each runtime has its own
             raise ValueError(f"{self.path} failed: {fault}") from fault
         for name in self.metadata.outputs:
             expected = images.shape[:3] + (() if name == "labels" else (self.num_classes,))
@@ -180,7 +181,9 @@ def open_exported(path: str | os.PathLike) -> ExportedModel:
     try:
         content, run = opened(path)
         return ExportedModel(path, Metadata.from_dict(content), run)
-    except (ValueError, LookupError, TypeError, RuntimeError, AttributeError) as fault:
+    except (ImportError, OSError, MemoryError):
+        raise
+    except Exception as fault:  # each runtime has its own
         raise ValueError(f"{path} is not an export of keras_deeplab: {fault}") from fault
 
 
@@ -200,12 +203,8 @@ def saved_model_function(path: Path, name: str) -> Callable[[Any], Outputs]:
 
     Nothing else of the SavedModel is run, not even the restoring of variables: exports have none.
     """
-    parsed = saved_model_pb2.SavedModel()
-    try:
-        parsed.ParseFromString((path / "saved_model.pb").read_bytes())
-    except DecodeError as fault:
-        raise ValueError(f"saved_model.pb is damaged: {fault}") from fault
-    meta = parsed.meta_graphs[0]
+    content = (path / "saved_model.pb").read_bytes()
+    meta = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0]
     if name not in meta.signature_def:
         raise ValueError(f"it has no signature {name!r}")
     signature = meta.signature_def[name]

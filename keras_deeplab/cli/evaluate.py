@@ -7,8 +7,8 @@ from pathlib import Path
 
 import keras_deeplab
 from keras_deeplab import data
-from keras_deeplab.cli.options import Parser, add_model, command, load_model
-from keras_deeplab.evaluation import prediction_settings, scores_table
+from keras_deeplab.cli.options import Parser, add_model, command, load_model_or_export
+from keras_deeplab.evaluation import number_of_classes, prediction_settings, scores_table
 from keras_deeplab.files import write_json
 
 
@@ -18,7 +18,7 @@ def parser() -> Parser:
         prog="keras-deeplab evaluate",
         description="Computes the scores of a model on whole images at their own size.",
     )
-    add_model(made)
+    add_model(made, exported=True)
     add = made.add_argument
     add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/{images,labels}")
     add("--split", default="val", help="train, val or test")
@@ -33,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     source = data.open_source(options.data)
     data.audit(source, [options.split])
-    model = load_model(options)
-    classes = source.info.classes
-    if model.output_shape[-1] != len(classes):
+    model = load_model_or_export(options)
+    classes, predicted = source.info.classes, number_of_classes(model)
+    if predicted != len(classes):
         raise ValueError(
-            f"{options.model} predicts {model.output_shape[-1]} classes, but {options.data} has "
+            f"{options.model} predicts {predicted} classes, but {options.data} has "
             f"{len(classes)}: {', '.join(classes)}."
         )
     report = keras_deeplab.evaluate(

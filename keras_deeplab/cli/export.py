@@ -1,4 +1,4 @@
-"""`keras-deeplab export --model FILE --output FOLDER`: a verified SavedModel."""
+"""`keras-deeplab export --model FILE --output PATH`: an export, compared with the model."""
 
 from __future__ import annotations
 
@@ -6,25 +6,46 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras_deeplab
-from keras_deeplab.cli.options import Parser, add_model, command, load_model, positive
+from keras_deeplab import data
+from keras_deeplab.cli.options import (
+    SIZE,
+    Parser,
+    add_model,
+    command,
+    height_and_width,
+    load_model,
+    one_of,
+    positive,
+)
+from keras_deeplab.prediction import stored_info
+from keras_deeplab.runtimes import OUTPUTS
+from keras_deeplab.validation import error
+
+FORMATS = ("saved_model", "litert", "onnx")
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 
 
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
         prog="keras-deeplab export",
-        description="Writes a SavedModel after comparing its outputs with the model's.",
+        description="Writes a model for another runtime after comparing its outputs there.",
     )
     add_model(made)
     add = made.add_argument
-    add("--output", type=Path, required=True, help="folder to write")
+    add("--output", type=Path, required=True, help="folder of a SavedModel, or file to write")
+    add("--format", default="saved_model", help="of the export", **one_of(FORMATS))
+    add("--precision", help="default: the model's", **one_of(PRECISIONS))
+    add("--data", help="'shapes' or a folder: mean IoU before and after; calibrates int8")
+    add("--outputs", nargs="+", help="default: labels probabilities", **one_of(OUTPUTS))
+    add("--image-size", help="of all images; default: any", **SIZE)
     add(
         "--max-pixels",
         type=positive,
-        help="largest number of pixels of a request; default: 2^24, or what the model's fixed size "
-        "needs",
+        help="largest number of pixels of a request to a SavedModel; default: 2^24, or what the "
+        "model's fixed size needs",
     )
-    add("--overwrite", action="store_true", help="replace an existing SavedModel")
+    add("--overwrite", action="store_true", help="replace an existing export")
     return made
 
 
@@ -32,9 +53,24 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
+    if options.max_pixels is not None and options.format != "saved_model":
+        raise error("--max-pixels", "left out except for a SavedModel", options.max_pixels)
+    if options.precision == "int8" and options.data is None:
+        raise error("--data", "a folder of images for int8, to calibrate on", None)
+    source = None if options.data is None else data.open_source(options.data)
+    if source is not None:
+        data.audit(source)
     model = load_model(options)
-    path = keras_deeplab.export.saved_model(
-        model, options.output, overwrite=options.overwrite, max_pixels=options.max_pixels
-    )
+    settings = {
+        "precision": options.precision,
+        "outputs": options.outputs,
+        "info": source.info if source else stored_info(options.model, model.output_shape[-1]),
+        "image_size": options.image_size and height_and_width(options.image_size),
+        "source": source,
+        "max_pixels": options.max_pixels,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    write = getattr(keras_deeplab.export, options.format)
+    path = write(model, options.output, overwrite=options.overwrite, **given)
     print(f"Wrote {path}")
     return 0

@@ -16,6 +16,7 @@ import keras
 import keras_deeplab
 from keras_deeplab import names, validation
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
+from keras_deeplab.runtimes import ExportedModel, is_exported, open_exported
 from keras_deeplab.trainer import next_free
 
 # Short names that other tools use.
@@ -129,9 +130,10 @@ def run_folder(options: argparse.Namespace, model: str, backbone: str) -> Path:
     return options.output or next_free(Path("runs") / name)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of a command that uses a model."""
-    parser.add_argument("--model", type=Path, required=True, help=".keras file")
+def add_model(parser: argparse.ArgumentParser, exported: bool = False) -> None:
+    """Adds the options of a command that uses a model, or with `exported` also an export."""
+    more = " or an export: folder of a SavedModel, .tflite or .onnx file" if exported else ""
+    parser.add_argument("--model", type=Path, required=True, help=f".keras file{more}")
     parser.add_argument("--output-stride", type=positive, help="default: the model's own")
     add_test_time_augmentation(parser)
 
@@ -145,6 +147,18 @@ def load_model(options: argparse.Namespace) -> keras.Model:
             raise validation.error("--output-stride", rule, options.output_stride)
         model = model.with_output_stride(options.output_stride)
     return with_test_time_augmentation(model, options.scales, options.flip)
+
+
+def load_model_or_export(options: argparse.Namespace) -> keras.Model | ExportedModel:
+    """Loads the model, or opens the export, whose options are those that it was made with."""
+    if not is_exported(options.model):
+        return load_model(options)
+    for name, value in (("output-stride", options.output_stride), ("scales", options.scales)):
+        if value is not None:
+            raise validation.error(f"--{name}", "left out for an export: export with it", value)
+    if options.flip:
+        raise validation.error("--flip", "left out for an export: export with it", True)
+    return open_exported(options.model)
 
 
 def add_test_time_augmentation(group: argparse._ActionsContainer) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.export.comparison import TIE, ExportError, built_in_images
-from keras_deeplab.export.saved_model import verified_folder
+from keras_deeplab.export.placing import verified_folder
 
 
 def classifier(model: keras.Model, path: str | os.PathLike, overwrite: bool = False) -> Path:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -24,6 +21,7 @@ from keras_deeplab.export.comparison import (
     image_batches,
 )
 from keras_deeplab.export.definition import DEFAULT_OUTPUTS, Definition
+from keras_deeplab.export.placing import verified_folder
 from keras_deeplab.export.requests import checked_files, checked_images, pixels_of
 from keras_deeplab.export.warmup import write_warmup
 from keras_deeplab.runtimes import (
@@ -128,31 +126,6 @@ def saved_model(
     return Path(path)
 
 
-@contextmanager
-def verified_folder(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
-    """Yields a temporary folder beside `path` that takes its place when the block succeeds."""
-    path = Path(path)
-    empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    if not empty and not (overwrite and (path / "saved_model.pb").is_file()):
-        raise FileExistsError(
-            "`path` must be a new folder or a SavedModel to replace with overwrite=True. "
-            f"Received: path={path}"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    old = path.with_name(f"{temporary.name}.old")
-    try:
-        yield temporary
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        for folder in (temporary, old):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def _write(definition: Definition, path: Path, max_pixels: int) -> None:
     frozen, shape = definition.frozen("server"), definition.spec.shape
     channels = shape[-1]
@@ -190,8 +163,8 @@ def _write(definition: Definition, path: Path, max_pixels: int) -> None:
 
 def _check_encoded(path: Path, shape: tf.TensorShape) -> None:
     """Compares the two signatures on images as JPEG and PNG, or raises an ExportError."""
+    serve = saved_model_function(path, SERVING_DEFAULT)
     try:
-        serve = saved_model_function(path, SERVING_DEFAULT)
         serve_encoded = saved_model_function(path, SERVING_ENCODED)
     except ValueError as fault:
         raise ExportError(f"{path}: {fault}") from fault

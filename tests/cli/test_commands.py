@@ -151,6 +151,44 @@ def test_export(tmp_path, capsys):
         serve(images=tf.zeros((1, 160, 320, 3), tf.uint8))
 
 
+def test_an_exported_file_is_evaluated_and_predicts(run, photos, tmp_path, capsys):
+    pytest.importorskip("ai_edge_litert")
+    path, model = str(tmp_path / "model.tflite"), str(run / "model.keras")
+    options = "--format litert --data shapes --outputs labels"
+    assert export.main(["--model", model, "--output", path, *options.split()]) == 0
+    assert re.search(r"100.00% of labels equal, mean IoU 0\.\d{4} of", capsys.readouterr().out)
+    assert evaluate.main(["--model", path, "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    trained = json.loads((run / "metrics.json").read_text())
+    assert found["mean_iou"] == pytest.approx(trained["mean_iou"], abs=1e-4)
+    assert found["export"] == "model.tflite"
+    arguments = ["--model", path, "--images", str(photos), "--output", str(tmp_path)]
+    assert predict.main(arguments) == 0
+    assert np.asarray(Image.open(tmp_path / "a_labels.png")).shape == (60, 40)
+    capsys.readouterr()
+    for options in ("--flip", "--scales 0.5", "--output-stride 8"):
+        assert evaluate.main(["--model", path, *options.split()]) == 2
+        assert f"`{options.split()[0]}` must be left out for an export" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--precision int8", "`--data` must be a folder of images for int8"),
+        ("--precision float16", "`precision` must be one of 'float32', 'bfloat16'"),
+        ("--format litert --max-pixels 9", "`--max-pixels` must be left out except for a Saved"),
+        ("--format litert", "`path` must be a file name that ends in .tflite"),
+    ],
+)
+def test_exports_that_do_not_exist(run, tmp_path, capsys, options, message):
+    command = ["--model", str(run / "model.keras"), "--output", str(tmp_path / "out")]
+    assert export.main([*command, *options.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_run_in_mixed_precision_leaves_a_float32_model_with_test_time_augmentation(tmp_path):
     folder = tmp_path / "run"

@@ -258,7 +258,7 @@ def with_exchanged_outputs(path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (truncate, "damaged"),
+        (truncate, "is not an export of keras_deeplab: Error parsing"),
         (without_signature, "no signature 'serving_encoded'"),
         (with_exchanged_outputs, "labels differ from those of the probabilities"),
     ],

@@ -1,0 +1,133 @@
+"""LiteRT files (.tflite), for phones and other small processors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.data import DatasetInfo, Source
+from keras_deeplab.export.comparison import ExportError, Limits, check_export, image_batches
+from keras_deeplab.export.definition import DEFAULT_OUTPUTS, Definition
+from keras_deeplab.export.placing import verified_file
+from keras_deeplab.runtimes import METADATA, open_exported
+from keras_deeplab.validation import error
+from keras_deeplab.weights.readers.tflite import file_schema
+
+CALIBRATION_IMAGES = 32  # of a source; more change the ranges of the activations little
+
+
+def litert(
+    model: keras.Model,
+    path: str | os.PathLike,
+    overwrite: bool = False,
+    *,
+    precision: str = "float32",
+    outputs: Sequence[str] = DEFAULT_OUTPUTS,
+    info: DatasetInfo | None = None,
+    image_size: tuple[int, int] | None = None,
+    images: Sequence[np.ndarray | str | os.PathLike] | None = None,
+    source: Source | None = None,
+    limits: Limits | None = None,
+) -> Path:
+    """Writes a model as a LiteRT file of built-in operations, and compares it with the model.
+
+    The signature `serving_default` takes `images`, uint8 `(batch, height, width, channels)` in
+    0..255, of any size that is not fixed, and returns the outputs as those of `saved_model`. The
+    file is compared with the model in LiteRT, which the extra `litert` installs, before it is put
+    in place.
+
+    Args:
+        model: Segmentation model on pixels in 0..255.
+        path: The file, which ends in `.tflite`.
+        overwrite: Whether an existing file is replaced.
+        precision: `"float32"`; `"float16"`, weights of half the size; or `"int8"`, 8-bit weights
+            and activations of a quarter of the size, whose ranges are measured on images.
+        outputs: Of `"labels"`, `"probabilities"` and `"logits"`; labels alone are the fastest.
+        info: Names and colours of the classes, to be stored.
+        image_size: `(height, width)` for a file that takes single images of one size, as some
+            accelerators require; by default any size.
+        images: Images as the model will get them, files or uint8 `(height, width, channels)`: the
+            export is compared on them, and in int8 calibrated. By default it is compared on random
+            ones of 97x129 and of 71x65 pixels.
+        source: Labelled images, on which the mean IoU of model and export are compared; int8 is
+            calibrated on some of its training images if `images` are not given.
+        limits: Largest deviations; by default those of the precision.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: If LiteRT is not installed.
+        ValueError: If an argument is out of its range.
+        FileExistsError: If something is at `path` that may not be replaced.
+        ExportError: If the model cannot be converted or the file deviates by more than the limits.
+
+    Example:
+
+    >>> path = keras_deeplab.export.litert(model, "model.tflite")
+    >>> keras_deeplab.runtimes.open_exported(path)(images)["labels"]
+    """
+    batch = None if image_size is None else 1
+    precisions = ("float32", "float16", "int8")
+    definition = Definition(model, precision, precisions, outputs, info, image_size, batch)
+    compared = None if images is None else image_batches(images, definition.spec.shape)
+    calibration = compared
+    if precision == "int8" and images is None:
+        if source is None:
+            raise error("images", "calibration images for int8, or `source` given", images)
+        calibration = image_batches(_training_images(source, definition), definition.spec.shape)
+    with verified_file(path, ".tflite", overwrite) as temporary:
+        temporary.write_bytes(_converted(definition, calibration))
+        try:
+            exported = open_exported(temporary)
+        except ValueError as fault:
+            raise ExportError(str(fault)) from fault
+        check_export(exported, definition, limits, compared, source)
+    return Path(path)
+
+
+def _converted(definition: Definition, calibration: Sequence[np.ndarray] | None) -> bytes:
+    # Only here: TensorFlow is about to leave LiteRT to a package of its own.
+    from tensorflow.lite.python.convert_phase import ConverterError
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    frozen = definition.frozen("converter")
+    module = tf.Module()
+    module.function = frozen.concrete
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.concrete], module)
+    if definition.precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if definition.precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if definition.precision == "int8":
+        converter.representative_dataset = lambda: ([batch] for batch in calibration)
+    try:
+        content = converter.convert()
+    except (ConverterError, ValueError, RuntimeError) as fault:
+        raise ExportError(f"The model cannot be converted to LiteRT: {fault}") from fault
+    schema = file_schema()
+    parsed = flatbuffer_utils.convert_bytearray_to_object(content)
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(definition.metadata.to_json().encode(), np.uint8)
+    entry.name, entry.buffer = METADATA, len(parsed.buffers)
+    parsed.buffers.append(buffer)
+    parsed.metadata.append(entry)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
+
+
+def _training_images(source: Source, definition: Definition) -> list[np.ndarray]:
+    """Some images of a source, at equal distances, in the size of the export where it is fixed."""
+    split = "train" if "train" in source.splits else source.splits[0]
+    count, found = len(source.names(split)), []
+    numbers = np.unique(np.linspace(0, count - 1, CALIBRATION_IMAGES).astype(np.int64))
+    chosen = source.checked_dataset(split, tf.data.Dataset.from_tensor_slices(numbers))
+    for image, _ in chosen.as_numpy_iterator():
+        height, width = definition.spec.shape[1:3]
+        size = (height or image.shape[0], width or image.shape[1])
+        found.append(tf.cast(tf.round(tf.image.resize(image, size)), tf.uint8).numpy())
+    return found

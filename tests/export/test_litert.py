@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from calibration import image
+from export.small import expected, pictures, small_model
+from models.networks import calibrated
+
+import keras_deeplab
+from keras_deeplab import data, export, runtimes
+from keras_deeplab.export import ExportError, Limits
+from keras_deeplab.inference import predict
+from keras_deeplab.weights.readers.tflite import file_schema
+
+pytest.importorskip("ai_edge_litert")
+
+
+def operations(path):
+    """The kinds of operations in a file."""
+    schema, found = file_schema(), Counter()
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
+    model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
+    for subgraph in map(model.Subgraphs, range(model.SubgraphsLength())):
+        for index in range(subgraph.OperatorsLength()):
+            code = model.OperatorCodes(subgraph.Operators(index).OpcodeIndex())
+            found[names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]] += 1
+    return found
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Atrous convolutions, image pooling and a resize to another map."""
+    return calibrated("v3_plus")
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_any_size_and_batch(model, tmp_path, precision):
+    path = tmp_path / "model.tflite"
+    info = data.DatasetInfo(("a", "b", "c"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
+    assert export.litert(model, path, precision=precision, info=info) == path
+    assert list(tmp_path.iterdir()) == [path]
+    found = operations(path)
+    assert found["CONV_2D"] > 5
+    assert not {"SPACE_TO_BATCH_ND", "CUSTOM"} & set(found)
+    exported = runtimes.open_exported(path)
+    assert (exported.classes, exported.colors) == (info.classes, info.colors)
+    for shape in ((1, 40, 31, 3), (3, 1, 1, 3)):
+        images = pictures(shape)
+        outputs, right = exported(images), expected(model, images)
+        tolerance = 1e-4 if precision == "float32" else 2e-2
+        np.testing.assert_allclose(outputs["probabilities"], right, atol=tolerance)
+        assert outputs["labels"].dtype == np.uint8
+
+
+def test_int8_is_calibrated_on_images_of_a_source(tmp_path, logs):
+    model, path = small_model(6), tmp_path / "model.tflite"
+    source = data.Shapes(train=6, val=2)
+    limits = Limits(agreement=0.85, mean_iou_drop=0.1)
+    export.litert(model, path, precision="int8", source=source, limits=limits)
+    assert "mean IoU" in logs.text
+    found = operations(path)
+    assert found["QUANTIZE"] == found["DEQUANTIZE"] == 1  # the input and the probabilities
+    exported = runtimes.open_exported(path)
+    images = image(97, 65).astype(np.uint8)
+    assert 0.9 < (exported(images)["labels"] == predict(model, images)).mean() < 1
+
+
+def test_one_size_labels_alone_and_calibration_images(tmp_path):
+    """Where the size is known no operation reads it."""
+    model, path = calibrated("v3_plus"), tmp_path / "model.tflite"
+    images = list(image(64, 96, batch=4).astype(np.uint8))
+    settings = {"image_size": (64, 96), "outputs": ["labels"], "precision": "int8"}
+    export.litert(model, path, images=images, **settings)
+    assert not {"SHAPE", "SOFTMAX", "DEQUANTIZE"} & set(operations(path))
+    exported = runtimes.open_exported(path)
+    outputs = exported(images[0][None])
+    assert set(outputs) == {"labels"}
+    assert (outputs["labels"] == predict(model, images[0])).mean() > 0.9
+    with pytest.raises(ValueError, match=r"`images` must be uint8 of the shape \(None, 64, 96, 3"):
+        exported(images[0][None, 1:])
+
+
+def test_an_existing_file_and_a_deviation(tmp_path):
+    model, path = small_model(), tmp_path / "model.tflite"
+    path.write_bytes(b"old")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        export.litert(model, path)
+    images = [pictures((20, 20, 3))]
+    with pytest.raises(ExportError, match="labels equal, probabilities differ .*agreement=1"):
+        export.litert(model, path, True, precision="int8", images=images, limits=Limits(0, 1))
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    export.litert(model, path, overwrite=True)
+    assert path.read_bytes()[4:8] == b"TFL3"
+
+
+@pytest.mark.parametrize(
+    "name, settings, message",
+    [
+        ("a.onnx", {}, "`path` must be a file name that ends in .tflite"),
+        ("a.tflite", {"precision": "bfloat16"}, "`precision` must be one of 'float32', 'float16'"),
+        ("a.tflite", {"precision": "int8"}, "`images` must be calibration images for int8"),
+    ],
+)
+def test_arguments(tmp_path, name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        export.litert(small_model(), tmp_path / name, **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fusion", ["mean", "max"])
+def test_multi_scale(model, tmp_path, fusion):
+    several = keras_deeplab.MultiScale(model, (0.75, 1), fusion=fusion, flip=True)
+    path = export.litert(several, tmp_path / "model.tflite")
+    assert "CUSTOM" not in operations(path)

@@ -1,0 +1,184 @@
+"""Exported files, also damaged and hostile ones, in their own runtimes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from export.small import pictures, small_model
+
+import keras_deeplab
+from keras_deeplab import data, export, runtimes
+from keras_deeplab.runtimes import METADATA, Metadata
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model(6)
+
+
+@pytest.fixture(scope="module", params=["saved_model", "litert"])
+def path(request, model, tmp_path_factory):
+    """An export in each format, with the classes of `data.Shapes`."""
+    if request.param == "litert":
+        pytest.importorskip("ai_edge_litert")
+    name = {"litert": "model.tflite"}.get(request.param, "folder")
+    path, info = tmp_path_factory.mktemp("runtimes") / name, data.Shapes().info
+    return getattr(export, request.param)(model, path, info=info)
+
+
+def test_an_export_is_evaluated_as_its_model_is(path, model):
+    exported = runtimes.open_exported(path)
+    assert exported.num_classes == 6
+    assert exported.classes == data.Shapes().info.classes
+    dataset = data.evaluation_dataset(data.Shapes(train=1, val=3))
+    found, expected = (keras_deeplab.evaluate(m, dataset, verbose=0) for m in (exported, model))
+    assert found["images"] == 3
+    assert found["mean_iou"] == pytest.approx(expected["mean_iou"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((1, 8, 8, 4), np.uint8), np.zeros((0, 8, 8, 3), np.uint8), np.zeros((8, 8))]
+)
+def test_images_are_checked(path, images):
+    with pytest.raises(ValueError, match=r"`images` must be uint8 of the shape \(None, None, Non"):
+        runtimes.open_exported(path)(images)
+
+
+def test_without_labels_they_are_those_of_the_scores(model):
+    metadata = Metadata(2, (None, None, 3), ("logits",))
+    scores = np.array([0, 3, 2, 1], np.float32).reshape(1, 2, 1, 2)
+    exported = runtimes.ExportedModel("path", metadata, lambda images: {"logits": scores})
+    assert exported.labels(np.zeros((1, 2, 1, 3))).ravel().tolist() == [1, 0]
+    assert exported.colors == ((0, 0, 0), (128, 0, 0))
+    with pytest.raises(ValueError, match=r"logits must have the shape \(1, 3, 1, 2\). Rec"):
+        exported(np.zeros((1, 3, 1, 3), np.uint8))
+
+
+def test_other_paths(tmp_path):
+    (tmp_path / "a.keras").touch()
+    for path in (tmp_path, tmp_path / "a.keras", tmp_path / "missing.tflite"):
+        with pytest.raises(ValueError, match="`path` must be a SavedModel folder"):
+            runtimes.open_exported(path)
+
+
+def test_damaged_files_get_one_clear_error(path, tmp_path):
+    """Or run; cut ones are never run."""
+    copy = tmp_path / path.name
+    shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    file = copy / "saved_model.pb" if copy.is_dir() else copy
+    content = file.read_bytes()
+    for size in (0, 3, 9, len(content) // 2):
+        file.write_bytes(content[:size])
+        with pytest.raises(ValueError, match="is not an export of keras_deeplab: ."):
+            runtimes.open_exported(copy)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num_classes": True}, "`num_classes` must be"),
+        ({"num_classes": 5}, "`classes` must be 5 names"),
+        ({"classes": "abcdef"}, "`classes` must be a list"),
+        ({"image_shape": [None, -1, 3]}, "`image_shape` must be"),
+        ({"outputs": ["boxes"]}, "`outputs` must be a list of labels"),
+        (None, "`metadata` must be a JSON object"),
+    ],
+)
+def test_metadata_is_checked(change, message):
+    stored = json.loads(Metadata(6, (None, 9, 3), ("labels",), data.Shapes().info).to_json())
+    assert Metadata.from_dict(stored).image_shape == (None, 9, 3)
+    with pytest.raises(ValueError, match=message):
+        Metadata.from_dict({**stored, **change} if change else [1])
+
+
+class Hostile(tf.Module):
+    """A SavedModel whose graph does more than compute."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act = act
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+    def serve(self, images):
+        with tf.control_dependencies([tf.cond(tf.size(images) > 0, self.act, self.act)]):
+            return {"labels": tf.argmax(images, -1)}
+
+
+@pytest.mark.parametrize(
+    "act, operation",
+    [
+        (lambda: tf.strings.length(tf.io.read_file("/etc/hostname")), "ReadFile"),
+        (lambda: (tf.io.write_file("/tmp/never", "x"), 1)[1] * tf.ones(()), "WriteFile"),
+        (lambda: tf.py_function(lambda: 1.0, [], tf.float32), "EagerPyFunc"),
+        (lambda: tf.size(tf.io.matching_files("/etc/*")), "MatchingFiles"),
+    ],
+)
+def test_a_saved_model_that_reaches_out_is_refused(tmp_path, act, operation):
+    module = Hostile(act)
+    tf.saved_model.save(module, tmp_path, {"serving_default": module.serve})
+    (tmp_path / "assets.extra").mkdir()
+    metadata = Metadata(3, (None, None, 3), ("labels",))
+    (tmp_path / "assets.extra" / "keras_deeplab.json").write_text(metadata.to_json())
+    with pytest.raises(ValueError, match=f"operations that an export has not: .*{operation}"):
+        runtimes.open_exported(tmp_path)
+
+
+def onnx_file(path, external):
+    """A network of one convolution whose kernel may lie in another file."""
+    onnx = pytest.importorskip("onnx")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    values = np.random.default_rng(0).normal(size=(2, 3, 1, 1)).astype(np.float32)
+    kernel = onnx.numpy_helper.from_array(values, "kernel")
+    if external:
+        (path.parent / "secret").write_bytes(values.tobytes())
+        onnx.external_data_helper.set_external_data(kernel, "secret")
+        kernel.ClearField("raw_data")
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=kinds.FLOAT),
+        helper.make_node("Transpose", ["float"], ["first"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["first", "kernel"], ["maps"]),
+        helper.make_node("Transpose", ["maps"], ["logits"], perm=[0, 2, 3, 1]),
+    ]
+    axes = ["batch", "height", "width"]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("images", kinds.UINT8, [*axes, 3])],
+        [helper.make_tensor_value_info("logits", kinds.FLOAT, [*axes, 2])],
+        [kernel],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(made, {METADATA: Metadata(2, (None, None, 3), ("logits",)).to_json()})
+    path.write_bytes(made.SerializeToString())
+    return values[..., 0, 0]
+
+
+def test_onnx(tmp_path):
+    pytest.importorskip("onnxruntime")
+    path, images = tmp_path / "model.onnx", pictures((2, 5, 7, 3))
+    kernel = onnx_file(path, external=False)
+    found = runtimes.open_exported(path)(images)
+    np.testing.assert_allclose(found["logits"], images @ kernel.T, rtol=1e-4, atol=1e-2)
+    onnx_file(path, external=True)
+    with pytest.raises(ValueError, match="is not an export of keras_deeplab: .* other files"):
+        runtimes.open_exported(path)
+    for content in (b"", b"text", bytes(99)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is not an export of keras_deeplab: ."):
+            runtimes.open_exported(path)
+
+
+@pytest.mark.parametrize(
+    "name, module, extra", [("a.tflite", "ai_edge_litert", "litert"), ("a.onnx", "onnx", "onnx")]
+)
+def test_a_missing_runtime_is_named(tmp_path, monkeypatch, name, module, extra):
+    (tmp_path / name).touch()
+    for known in (module, f"{module}.interpreter"):
+        monkeypatch.setitem(sys.modules, known, None)
+    with pytest.raises(ImportError, match=rf"pip install keras_deeplab\[{extra}\]"):
+        runtimes.open_exported(tmp_path / name)
