@@ -12,7 +12,8 @@ from keras_deeplab.frozen import FrozenFunction
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 17  # of which ONNX Runtime and OpenVINO have all operations
+OPSET = 18  # the first in which a resize names its axes; all runtimes have its operations
+_INT64 = 7  # of ONNX' data types
 AXES = ("batch", "height", "width")
 
 
@@ -35,12 +36,71 @@ def onnx_graph(frozen: FrozenFunction) -> onnx.ModelProto:
                 images.name: "images",
                 **{tensor.name: name for name, tensor in names.items()},
             },
+            custom_op_handlers={"ResizeBilinear": (_resize, []), "ReverseV2": (_reverse, [])},
             opset=OPSET,
         )
     finally:
         log.setLevel(level)
     _Tidying(model.graph).tidied()
     return model
+
+
+def _resize(graph: Any, node: Any, *_: Any) -> None:
+    """A resize with the channels last, twice as fast, unless a convolution follows.
+
+    tf2onnx itself writes scales for fixed sizes, with which the size may be a pixel off.
+    """
+    (x, size), (result,) = node.input, node.output
+    made = {"name": node.name, "outputs": [result]}
+    made |= {"shapes": node.output_shapes, "dtypes": node.output_dtypes}
+    before, after = (shape[1:3] for shape in (graph.get_shape(x), graph.get_shape(result)))
+    is_inner = _leads_to_convolution(graph, node)
+    mode = "align_corners" if node.get_attr_value("align_corners") else "half_pixel"
+    attributes = {"mode": "linear", "coordinate_transformation_mode": mode}
+    graph.remove_node(node.name)
+    known = min(*before, *after) > 0
+    if is_inner:
+        x = graph.make_node("Transpose", [x], {"perm": [0, 3, 1, 2]}).output[0]
+    if is_inner and known and not np.any(np.mod(after, before)):
+        # ONNX Runtime resizes in the layout of its convolutions by constant scales only.
+        factors = np.array([1, 1, *np.floor_divide(after, before)], np.float32)
+        inputs = [x, "", graph.make_const(f"{made['name']}/scales", factors).output[0]]
+    else:
+        attributes["axes"] = [2, 3] if is_inner else [1, 2]
+        inputs = [x, "", "", graph.make_node("Cast", [size], {"to": _INT64}).output[0]]
+    if is_inner:
+        x = graph.make_node("Resize", inputs, attributes).output[0]
+        graph.make_node("Transpose", [x], {"perm": [0, 2, 3, 1]}, **made)
+    else:
+        graph.make_node("Resize", inputs, attributes, **made)
+
+
+def _leads_to_convolution(graph: Any, node: Any) -> bool:
+    found, todo = set(), [node]
+    while todo:
+        for output in todo.pop().output:
+            for consumer in graph.find_output_consumers(output):
+                if "Conv" in consumer.type:
+                    return True
+                if consumer.name not in found:
+                    found.add(consumer.name)
+                    todo.append(consumer)
+    return False
+
+
+def _reverse(graph: Any, node: Any, *_: Any) -> None:
+    """A slice with steps of -1, in place of tf2onnx's transposes around a `ReverseSequence`."""
+    axes = node.inputs[1].get_tensor_value(as_list=False).astype(np.int64)
+    slices = {"start": -1, "end": np.iinfo(np.int64).min, "axes": axes, "step": -1}
+    constants = [
+        graph.make_const(f"{node.name}/{name}", np.full_like(axes, value)).output[0]
+        for name, value in slices.items()
+    ]
+    made = {"name": node.name, "outputs": node.output}
+    made |= {"shapes": node.output_shapes, "dtypes": node.output_dtypes}
+    inputs = [node.input[0], *constants]
+    graph.remove_node(node.name)
+    graph.make_node("Slice", inputs, **made)
 
 
 class _Tidying:
@@ -60,7 +120,7 @@ class _Tidying:
                 self.write_padding(node)
             if node.op_type in ("Conv", "MaxPool"):
                 self.take_in_padding(node)
-            if node.op_type in ("Softmax", "LogSoftmax"):
+            if node.op_type in ("Softmax", "LogSoftmax") and self.attributes(node).get("axis") == 1:
                 self.write_out(node)
         self.remove_unused()
         for value in [*self.graph.input, *self.graph.output]:
@@ -102,15 +162,14 @@ class _Tidying:
             node.input[0] = before.input[0]
 
     def write_out(self, softmax: Any) -> None:
-        """A softmax over channels as its parts: ten times faster in ONNX Runtime."""
-        axis = self.attributes(softmax).get("axis", -1)
+        """A softmax over channels before pixels as its parts: 10 times faster in ONNX Runtime."""
         (logits,), (result,) = softmax.input, softmax.output
-        axes = self.arrays.from_array(np.array([axis]), f"{result}/axes")
+        axes = self.arrays.from_array(np.array([1]), f"{result}/axes")
         self.graph.initializer.append(axes)
         names = {part: f"{result}/{part}" for part in ("max", "moved", "exp", "sum", "log")}
         make = self.helper.make_node
         parts = [
-            make("ReduceMax", [logits], [names["max"]], axes=[axis]),
+            make("ReduceMax", [logits, axes.name], [names["max"]]),
             make("Sub", [logits, names["max"]], [names["moved"]]),
             make("Exp", [names["moved"]], [names["exp"]]),
             make("ReduceSum", [names["exp"], axes.name], [names["sum"]]),
