@@ -58,7 +58,7 @@ class Limits:
 LIMITS = {
     "float32": Limits(TIE, 0.9999, 0.001),
     "float16": Limits(agreement=0.97, mean_iou_drop=0.005),
-    "bfloat16": Limits(agreement=0.95, mean_iou_drop=0.01),
+    "bfloat16": Limits(agreement=0.9, mean_iou_drop=0.01),
     "int8": Limits(agreement=0.9, mean_iou_drop=0.02),
 }
 

@@ -54,8 +54,8 @@ def litert(
         images: Images as the model will get them, files or uint8 `(height, width, channels)`: the
             export is compared on them, and in int8 calibrated. By default it is compared on random
             ones of 97x129 and of 71x65 pixels.
-        source: Labelled images, on which the mean IoU of model and export are compared; int8 is
-            calibrated on some of its training images if `images` are not given.
+        source: Labelled images, on which the mean IoU of model and export are compared; in int8
+            some of its training images take the place of `images` that are not given.
         limits: Largest deviations; by default those of the precision.
 
     Returns:
@@ -76,13 +76,12 @@ def litert(
     precisions = ("float32", "float16", "int8")
     definition = Definition(model, precision, precisions, outputs, info, image_size, batch)
     compared = None if images is None else image_batches(images, definition.spec.shape)
-    calibration = compared
     if precision == "int8" and images is None:
         if source is None:
             raise error("images", "calibration images for int8, or `source` given", images)
-        calibration = image_batches(_training_images(source, definition), definition.spec.shape)
+        compared = image_batches(_training_images(source, definition), definition.spec.shape)
     with verified_file(path, ".tflite", overwrite) as temporary:
-        temporary.write_bytes(_converted(definition, calibration))
+        temporary.write_bytes(_converted(definition, compared))
         try:
             exported = open_exported(temporary)
         except ValueError as fault:
