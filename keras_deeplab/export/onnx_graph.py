@@ -66,8 +66,13 @@ def _resize(graph: Any, node: Any, *_: Any) -> None:
         factors = np.array([1, 1, *np.floor_divide(after, before)], np.float32)
         inputs = [x, "", graph.make_const(f"{made['name']}/scales", factors).output[0]]
     else:
-        attributes["axes"] = [2, 3] if is_inner else [1, 2]
-        inputs = [x, "", "", graph.make_node("Cast", [size], {"to": _INT64}).output[0]]
+        size = graph.make_node("Cast", [size], {"to": _INT64}).output[0]
+        if is_inner:  # without axes, which ONNX Runtime's optimizer of int8 graphs ignores
+            first = graph.make_node("Shape", [x], {"end": 2}).output[0]
+            size = graph.make_node("Concat", [first, size], {"axis": 0}).output[0]
+        else:
+            attributes["axes"] = [1, 2]
+        inputs = [x, "", "", size]
     if is_inner:
         x = graph.make_node("Resize", inputs, attributes).output[0]
         graph.make_node("Transpose", [x], {"perm": [0, 2, 3, 1]}, **made)
