@@ -36,10 +36,11 @@ class FrozenFunction:
         traced = tf.function(compute, input_signature=signature, autograph=False)
         with inference_graph(target):
             concrete = traced.get_concrete_function()
-        constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
-        graph = fold_batch_norms(constant.graph.as_graph_def())
-        inputs = [tensor.name for tensor in constant.inputs]
-        outputs = [tensor.name for tensor in constant.outputs]
+        inputs = [tensor.name for tensor in concrete.inputs[: len(signature)]]
+        outputs = [tensor.name for tensor in concrete.outputs]
+        graph = with_constants(concrete)
+        fold_batch_norms(graph)
+        graph = reachable(graph, [*inputs, *outputs])
 
         @tf.function(input_signature=signature, autograph=False)
         def imported(*values: tf.Tensor) -> Outputs:
@@ -55,28 +56,70 @@ class FrozenFunction:
         return self.concrete(*inputs)
 
 
-def fold_batch_norms(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """Returns a graph of constants in which batch norms are parts of the convolutions before them.
+def with_constants(concrete: Any) -> tf.compat.v1.GraphDef:
+    """Returns the graph of a function with constants in place of its variables."""
+    graph = concrete.graph.as_graph_def()
+    captured = {placeholder.op.name: value for value, placeholder in concrete.graph.captures}
+    users = {node.op for node in graph.node if captured.keys() & set(map(_name, node.input))}
+    if graph.library.function or users - {"ReadVariableOp"}:
+        # TensorFlow's own takes twice as long, as it copies the constants several times.
+        constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+        return constant.graph.as_graph_def()
+    reads = {f"^{node.name}" for node in graph.node if node.op == "ReadVariableOp"}
+    for node in graph.node:
+        if node.op == "ReadVariableOp":
+            dtype, variable = node.attr["dtype"].type, _name(node.input[0])
+            if captured[variable].dtype == tf.resource:
+                captured[variable] = tf.raw_ops.ReadVariableOp(
+                    resource=captured[variable], dtype=dtype
+                )
+            _make(node, "Identity", node.input, dtype)
+        else:
+            node.input[:] = [name for name in node.input if name not in reads]
+    for node in graph.node:
+        if node.name in captured:
+            _make_constant(node, tf.make_tensor_proto(captured[node.name].numpy()))
+    return graph
+
+
+def fold_batch_norms(graph: tf.compat.v1.GraphDef) -> None:
+    """Makes batch norms in a graph of constants parts of the convolutions before them.
 
     A batch norm after anything else becomes a product and a sum.
     """
-    return _Folding(graph).folded()
+    _Folding(graph).fold_all()
+
+
+def reachable(graph: tf.compat.v1.GraphDef, tensors: Sequence[str]) -> tf.compat.v1.GraphDef:
+    """Returns the part of a graph that tensors are computed from.
+
+    Folding leaves constants behind, and TensorFlow copies all of a graph several times.
+    """
+    nodes = {node.name: node for node in graph.node}
+    found: dict[str, Any] = {}
+    names = [_name(tensor) for tensor in tensors]
+    while names:
+        name = names.pop()
+        if name not in found:
+            found[name] = nodes[name]
+            names += map(_name, nodes[name].input)
+    return tf.compat.v1.GraphDef(
+        node=found.values(), library=graph.library, versions=graph.versions
+    )
 
 
 class _Folding:
     def __init__(self, graph: tf.compat.v1.GraphDef) -> None:
-        self.graph = tf.compat.v1.GraphDef()
-        self.graph.CopyFrom(graph)
+        self.graph = graph
         self.nodes = {node.name: node for node in self.graph.node}
         self.uses = Counter(name for node in self.graph.node for name in map(_name, node.input))
 
-    def folded(self) -> tf.compat.v1.GraphDef:
+    def fold_all(self) -> None:
         for node in list(self.graph.node):
             if node.op == "FusedBatchNormV3" and not node.attr["is_training"].b:
                 values = [self.value(name) for name in node.input[1:]]
                 if all(value is not None for value in values):
                     self.fold(node, *values)
-        return self.graph
 
     def value(self, name: str) -> np.ndarray | None:
         """The value of a constant, in float32."""
@@ -96,7 +139,7 @@ class _Folding:
         kernel = self.value(before.input[1]) if before.op in _CONVOLUTIONS else None
         if kernel is not None and self.uses[before.name] == 1:
             factor = factor.reshape(kernel.shape[2:] if before.op != "Conv2D" else -1)
-            dtype = before.attr["T"]
+            dtype = before.attr["T"].type
             before.input[1] = self.constant(f"{before.name}/folded", kernel * factor, dtype)
             self.replace(norm, "BiasAdd", before.name, shift)
         else:
@@ -107,18 +150,26 @@ class _Folding:
 
     def replace(self, node: Any, op: str, tensor: str, value: np.ndarray) -> None:
         """Makes a node an operation of a tensor and a constant; its name and dtype stay."""
-        dtype = tf.compat.v1.AttrValue()
-        dtype.CopyFrom(node.attr["T"])
-        node.op = op
-        node.attr.clear()
-        node.attr["T"].CopyFrom(dtype)
-        node.input[:] = [tensor, self.constant(f"{node.name}/constant", value, dtype)]
+        dtype = node.attr["T"].type
+        _make(node, op, [tensor, self.constant(f"{node.name}/constant", value, dtype)], dtype)
 
-    def constant(self, name: str, value: np.ndarray, dtype: Any) -> str:
-        node = self.graph.node.add(name=name, op="Const")
-        node.attr["dtype"].CopyFrom(dtype)
-        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype.type))
+    def constant(self, name: str, value: np.ndarray, dtype: int) -> str:
+        _make_constant(self.graph.node.add(name=name), tf.make_tensor_proto(value, dtype))
         return name
+
+
+def _make(node: Any, op: str, inputs: Sequence[str], dtype: int) -> None:
+    """Makes a node an operation of tensors of one dtype."""
+    node.op, node.input[:] = op, list(inputs)
+    node.attr.clear()
+    node.attr["T"].type = dtype
+
+
+def _make_constant(node: Any, value: Any) -> None:
+    node.op = "Const"
+    node.attr.clear()
+    node.attr["dtype"].type = value.dtype
+    node.attr["value"].tensor.CopyFrom(value)
 
 
 def _name(tensor: str) -> str:

@@ -194,32 +194,34 @@ def is_exported(path: Path) -> bool:
 
 
 def _saved_model(path: Path) -> tuple[Any, Run]:
-    run = saved_model_function(path, SERVING_DEFAULT)
-    return read_json_object(path / METADATA_FILE), run
+    return read_json_object(path / METADATA_FILE), signatures(path)[SERVING_DEFAULT]
 
 
-def saved_model_function(path: Path, name: str) -> Callable[[Any], Outputs]:
-    """Returns the function of a signature with one input.
+def signatures(path: Path) -> dict[str, Callable[[Any], Outputs]]:
+    """Returns the functions of a SavedModel, each of one input.
 
-    Nothing else of the SavedModel is run, not even the restoring of variables: exports have none.
+    Nothing else of it is run, not even the restoring of variables: exports have none.
     """
     content = (path / "saved_model.pb").read_bytes()
     meta = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0]
-    if name not in meta.signature_def:
-        raise ValueError(f"it has no signature {name!r}")
-    signature = meta.signature_def[name]
-    (feed,) = signature.inputs.values()
-    fetches = {key: output.name for key, output in signature.outputs.items()}
     with tf.Graph().as_default() as graph:  # the functions of this process may have the same names
         tf.graph_util.import_graph_def(meta.graph_def, name="")
-    refused = sorted(filter(_is_outside, _operations(graph, fetches.values())))
-    if refused:
-        raise ValueError(f"it has operations that an export has not: {', '.join(refused)}")
+    library = {f.signature.name: f.node_def for f in meta.graph_def.library.function}
     session = tf.compat.v1.Session(graph=graph)
-    return lambda images: session.run(fetches, {feed.name: images})
+
+    def function(signature: Any) -> Callable[[Any], Outputs]:
+        (feed,) = [tensor.name for tensor in signature.inputs.values()]
+        fetches = {name: tensor.name for name, tensor in signature.outputs.items()}
+        refused = sorted(filter(_is_outside, _operations(graph, library, fetches.values())))
+        if refused:
+            raise ValueError(f"it has operations that an export has not: {', '.join(refused)}")
+        return lambda value: session.run(fetches, {feed: value})
+
+    # That of the loader has no inputs.
+    return {name: function(s) for name, s in meta.signature_def.items() if s.inputs}
 
 
-def _operations(graph: tf.Graph, tensors: Iterable[str]) -> set[str]:
+def _operations(graph: tf.Graph, library: dict[str, Any], tensors: Iterable[str]) -> set[str]:
     """The kinds of operations that tensors are computed from, also inside functions."""
     nodes, todo = set(), [graph.get_tensor_by_name(name).op for name in tensors]
     while todo:
@@ -227,8 +229,7 @@ def _operations(graph: tf.Graph, tensors: Iterable[str]) -> set[str]:
         if node not in nodes:
             nodes.add(node)
             todo += [*node.control_inputs, *(tensor.op for tensor in node.inputs)]
-    library = {f.signature.name: f.node_def for f in graph.as_graph_def().library.function}
-    found, bodies = set(), [[node.node_def for node in nodes]]
+    found, bodies, library = set(), [[node.node_def for node in nodes]], dict(library)
     while bodies:
         for node in bodies.pop():
             values = node.attr.values()

@@ -62,3 +62,32 @@ def test_later_changes_of_the_model_do_not_reach_it():
     for weight in model.weights:
         weight.assign(weight * 2)
     np.testing.assert_array_equal(frozen(x)["logits"], before)
+
+
+def test_constants_that_nothing_reads_are_left_out_and_assertions_stay():
+    model = network()
+
+    def checked(x):
+        with tf.control_dependencies([tf.debugging.Assert(tf.shape(x)[1] > 8, [tf.shape(x)])]):
+            return {"logits": model(tf.identity(x), training=False)}
+
+    frozen = FrozenFunction(checked, [tf.TensorSpec((None, None, None, 3), name="images")])
+    constants = [o for o in frozen.concrete.graph.get_operations() if o.type == "Const"]
+    kernels = [o.outputs[0].shape for o in constants if o.outputs[0].shape.rank == 4]
+    assert len(kernels) == sum(weight.shape.rank == 4 for weight in model.weights)
+    assert frozen(tf.ones((1, 9, 9, 3)))["logits"].shape == (1, 7, 7, 4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="assertion failed"):
+        frozen(tf.ones((1, 8, 9, 3)))
+
+
+def test_variables_inside_control_flow():
+    model = network()
+    spec = [tf.TensorSpec((None, None, None, 3), name="images")]
+
+    def twice(x):
+        return {"logits": tf.map_fn(lambda y: model(y[None], training=False)[0], x)}
+
+    frozen = FrozenFunction(twice, spec, "server")
+    x = tf.random.stateless_normal((2, 20, 20, 3), (1, 2))
+    expected = model(x, training=False)
+    assert np.abs(frozen(x)["logits"] - expected).max() < 1e-4 * np.std(expected)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,8 +28,8 @@ from keras_deeplab.export.warmup import write_warmup
 from keras_deeplab.runtimes import (
     METADATA_FILE,
     SERVING_DEFAULT,
-    open_exported,
-    saved_model_function,
+    ExportedModel,
+    signatures,
 )
 from keras_deeplab.validation import integer
 
@@ -117,12 +118,13 @@ def saved_model(
     with verified_folder(path, overwrite) as temporary:
         _write(definition, temporary, max_pixels)
         try:
-            exported = open_exported(temporary)
-        except ValueError as fault:
-            raise ExportError(str(fault)) from fault
+            functions = signatures(temporary)
+        except Exception as fault:  # TensorFlow has many
+            raise ExportError(f"{temporary} cannot be opened: {fault}") from fault
+        exported = ExportedModel(temporary, definition.metadata, functions[SERVING_DEFAULT])
         check_export(exported, definition, limits, compared, source)
-        if shape[-1] in ENCODED_CHANNELS:
-            _check_encoded(temporary, shape)
+        if SERVING_ENCODED in functions:
+            _check_encoded(functions, shape)
     return Path(path)
 
 
@@ -161,20 +163,15 @@ def _write(definition: Definition, path: Path, max_pixels: int) -> None:
     write_warmup(path / WARMUP_FILE, requests)
 
 
-def _check_encoded(path: Path, shape: tf.TensorShape) -> None:
+def _check_encoded(functions: Mapping[str, Any], shape: tf.TensorShape) -> None:
     """Compares the two signatures on images as JPEG and PNG, or raises an ExportError."""
-    serve = saved_model_function(path, SERVING_DEFAULT)
-    try:
-        serve_encoded = saved_model_function(path, SERVING_ENCODED)
-    except ValueError as fault:
-        raise ExportError(f"{path}: {fault}") from fault
     for batch in built_in_images(shape):
         for encode in (tf.io.encode_jpeg, tf.io.encode_png):
             files = [encode(image).numpy() for image in batch]
             pixels = np.stack([tf.io.decode_image(file) for file in files])
-            expected = serve(pixels)
+            expected = functions[SERVING_DEFAULT](pixels)
             try:
-                found = serve_encoded(np.array(files, object))
+                found = functions[SERVING_ENCODED](np.array(files, object))
             except tf.errors.OpError as fault:
                 raise ExportError(f"{SERVING_ENCODED} failed: {fault}") from fault
             for name, values in expected.items():
