@@ -36,7 +36,7 @@ FLOORS: list[set[str]] = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py"}
 # Extras, imported where they are needed.
-EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime"}
+EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -24,9 +24,9 @@ def onnx_graph(frozen: FrozenFunction) -> onnx.ModelProto:
     concrete = frozen.concrete
     (images,) = concrete.inputs
     names = dict(zip(sorted(concrete.structured_outputs), concrete.outputs, strict=True))
-    log = logging.getLogger("tf2onnx")
+    log = logging.getLogger("tensorflow")
     level = log.level
-    log.setLevel(logging.ERROR)  # it warns of deprecated functions that it uses
+    log.setLevel(logging.ERROR)  # not its warnings of deprecated functions, which tf2onnx uses
     try:
         model, _ = convert.from_graph_def(
             concrete.graph.as_graph_def(),
