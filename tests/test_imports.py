@@ -37,7 +37,7 @@ FLOORS: list[set[str]] = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil"}
 # Extras, imported where they are needed.
-EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime"}
+EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"}
 EXTRAS |= {"pyvips", "imageio", "imageio_ffmpeg"}
 
 

@@ -11,14 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.data import DatasetInfo, Source
-from keras_deeplab.export.comparison import ExportError, Limits, check_export, image_batches
+from keras_deeplab.export.calibration import compared_images
+from keras_deeplab.export.comparison import ExportError, Limits, check_export
 from keras_deeplab.export.definition import DEFAULT_OUTPUTS, Definition
 from keras_deeplab.export.placing import verified_file
 from keras_deeplab.runtimes import METADATA, open_exported
-from keras_deeplab.validation import error
 from keras_deeplab.weights.readers.tflite import file_schema
-
-CALIBRATION_IMAGES = 32  # of a source; more change the ranges of the activations little
 
 
 def litert(
@@ -75,11 +73,7 @@ def litert(
     batch = None if image_size is None else 1
     precisions = ("float32", "float16", "int8")
     definition = Definition(model, precision, precisions, outputs, info, image_size, batch)
-    compared = None if images is None else image_batches(images, definition.spec.shape)
-    if precision == "int8" and images is None:
-        if source is None:
-            raise error("images", "calibration images for int8, or `source` given", images)
-        compared = image_batches(_training_images(source, definition), definition.spec.shape)
+    compared = compared_images(definition, images, source)
     with verified_file(path, ".tflite", overwrite) as temporary:
         temporary.write_bytes(_converted(definition, compared))
         try:
@@ -117,16 +111,3 @@ def _converted(definition: Definition, calibration: Sequence[np.ndarray] | None)
     parsed.buffers.append(buffer)
     parsed.metadata.append(entry)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
-
-
-def _training_images(source: Source, definition: Definition) -> list[np.ndarray]:
-    """Some images of a source, at equal distances, in the size of the export where it is fixed."""
-    split = "train" if "train" in source.splits else source.splits[0]
-    count, found = len(source.names(split)), []
-    numbers = np.unique(np.linspace(0, count - 1, CALIBRATION_IMAGES).astype(np.int64))
-    chosen = source.checked_dataset(split, tf.data.Dataset.from_tensor_slices(numbers))
-    for image, _ in chosen.as_numpy_iterator():
-        height, width = definition.spec.shape[1:3]
-        size = (height or image.shape[0], width or image.shape[1])
-        found.append(tf.cast(tf.round(tf.image.resize(image, size)), tf.uint8).numpy())
-    return found

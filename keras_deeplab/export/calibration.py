@@ -1,0 +1,44 @@
+"""Images on which an export is compared, and int8 calibrated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.data import Source
+from keras_deeplab.export.comparison import image_batches
+from keras_deeplab.export.definition import Definition
+from keras_deeplab.validation import error
+
+CALIBRATION_IMAGES = 32  # of a source; more change the ranges of the activations little
+
+
+def compared_images(
+    definition: Definition,
+    images: Sequence[np.ndarray | str | os.PathLike] | None,
+    source: Source | None,
+) -> list[np.ndarray] | None:
+    """Returns a user's images as batches; without any, for int8 some of the source, else None."""
+    if images is None:
+        if definition.precision != "int8":
+            return None
+        if source is None:
+            raise error("images", "calibration images for int8, or `source` given", images)
+        images = _training_images(source, definition)
+    return image_batches(images, definition.spec.shape)
+
+
+def _training_images(source: Source, definition: Definition) -> list[np.ndarray]:
+    """Some images of a source, at equal distances, in the size of the export where it is fixed."""
+    split = "train" if "train" in source.splits else source.splits[0]
+    count, found = len(source.names(split)), []
+    numbers = np.unique(np.linspace(0, count - 1, CALIBRATION_IMAGES).astype(np.int64))
+    chosen = source.checked_dataset(split, tf.data.Dataset.from_tensor_slices(numbers))
+    for image, _ in chosen.as_numpy_iterator():
+        height, width = definition.spec.shape[1:3]
+        size = (height or image.shape[0], width or image.shape[1])
+        found.append(tf.cast(tf.round(tf.image.resize(image, size)), tf.uint8).numpy())
+    return found
