@@ -22,7 +22,16 @@ from keras_deeplab.layers import CropLike, ResizeLike
 from keras_deeplab.models import MultiScale
 from keras_deeplab.upsampled_labels import upsampled, upsampled_labels
 from keras_deeplab.validation import boolean, error, integer, size
-from keras_deeplab.windows import GRID, OVERLAP, SMALLEST, Rows, blended, default_window, starts
+from keras_deeplab.windows import (
+    GRID,
+    OVERLAP,
+    SMALLEST,
+    Rows,
+    available_memory,
+    blended,
+    default_window,
+    starts,
+)
 
 FEW_WINDOWS = 8  # take no progress bar
 BYTES_PER_PIXEL = 1000  # of a prediction with a network whose maps are not known
@@ -289,8 +298,12 @@ def _by_windows(
     found = None
     for done, (part, sums) in enumerate(blended(scores, image, window, overlap, grid), 1):
         if found is None:
-            shape = sides if dtype else (*sides, sums.shape[-1])
-            found = np.empty(shape, dtype or np.float32)
+            found = np.empty(sides if dtype else (*sides, sums.shape[-1]), dtype or np.float32)
+            if found.nbytes > available_memory():  # which the system would give, and then end us
+                raise MemoryError(
+                    f"`image` must be so small that its prediction, {found.nbytes / 1e9:.1f} GB, "
+                    f"fits into the memory. Received: image of shape {image.shape}."
+                )
         found[part] = sums.argmax(-1) if dtype else sums / sums.sum(-1, keepdims=True)
         progress.update(done)
     return found
