@@ -139,6 +139,10 @@ def _predict_video(
                 _write_labels(folder / f"{number:06d}.png", labels, num_classes)
             counts += _counts(labels, num_classes)
             progress.update(number, finalize=False)
+        if not number:
+            raise error("images", "videos with at least one frame", str(path))
+        if number + 1 < expected:  # one less is a matter of rounding
+            logger.warning("%s ends after %d of %d frames: it is cut off.", path, number, expected)
         progress.target = number
         progress.update(number, finalize=True)
     return counts, f" ({number} frames)"

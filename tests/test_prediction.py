@@ -125,6 +125,12 @@ def test_a_video_is_predicted_frame_by_frame(video, tmp_path, logs):
     assert [np.unique(Image.open(file)).tolist() for file in files] == [[0], [1], [2]] * 4
 
 
+def test_a_video_that_is_cut_off(video, tmp_path, logs):
+    video.write_bytes(video.read_bytes()[: video.stat().st_size * 2 // 3])
+    predict_files(channel_model(), [video], tmp_path / "out")
+    assert "of 12 frames: it is cut off" in logs.text
+
+
 def test_what_is_wrong_with_a_video_is_one_error(video, tmp_path, monkeypatch):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video" * 100)

@@ -68,7 +68,8 @@ class ModelFunctions:
         def outputs(images: tf.Tensor) -> dict[str, tf.Tensor]:
             logits, *references = keras.tree.flatten(network(images, training=False))
             sizes = [tf.shape(reference)[1:3] for reference in references or [logits]]
-            return {"a": tf.cast(logits, tf.float32), "b": sizes[0], "c": sizes[-1]}
+            logits = tf.cast(logits, tf.float32)
+            return {"logits": logits, "size": sizes[0], "shown": sizes[-1]}
 
         size = tf.TensorSpec([2], tf.int32)
         signature = [tf.TensorSpec([None, None, None, num_classes]), size, size]
@@ -113,7 +114,7 @@ class ModelFunctions:
     def _run(self, pixels: tf.Tensor) -> list[tf.Tensor]:
         # Not in one function with what follows, which would copy the constants once more.
         found = self._network(tf.cast(pixels, self._dtype))
-        return [found[name] for name in "abc"]
+        return [found[name] for name in ("logits", "size", "shown")]
 
 
 def model_functions(model: Predictor) -> ModelFunctions | ExportedModel:

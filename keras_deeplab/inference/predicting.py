@@ -25,6 +25,7 @@ from keras_deeplab.inference.windows import (
     OVERLAP,
     SMALLEST,
     Rows,
+    available_memory,
     blended,
     default_window,
     starts,
@@ -134,8 +135,12 @@ def _by_windows(
     found = None
     for done, (part, sums) in enumerate(blended(scores, image, window, overlap, grid), 1):
         if found is None:
-            shape = sides if dtype else (*sides, sums.shape[-1])
-            found = np.empty(shape, dtype or np.float32)
+            found = np.empty(sides if dtype else (*sides, sums.shape[-1]), dtype or np.float32)
+            if found.nbytes > available_memory():  # which the system would give, and then end us
+                raise MemoryError(
+                    f"`image` must be so small that its prediction, {found.nbytes / 1e9:.1f} GB, "
+                    f"fits into the memory. Received: image of shape {image.shape}."
+                )
         found[part] = sums.argmax(-1) if dtype else sums / sums.sum(-1, keepdims=True)
         progress.update(done)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-ROWS = 32  # of the labels that are computed at a time
+ROWS = 128  # of the labels that are computed at a time
 
 
 def upsampled(logits: tf.Tensor, size: tf.Tensor | list, align_corners: bool) -> tf.Tensor:
