@@ -158,6 +158,7 @@ OWN = {
     "data.pipeline.evaluation_dataset",
     "data.pipeline.training_dataset",
     "export.litert.litert",
+    "export.onnx.onnx",
     "export.saved_model.saved_model",
     "evaluation.evaluate",
     "evaluation.scores_table",

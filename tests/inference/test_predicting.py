@@ -19,7 +19,7 @@ from models.networks import calibrated, tiny
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 import keras_deeplab
-from keras_deeplab.inference import functions, predict
+from keras_deeplab.inference import functions, predict, predicting
 from keras_deeplab.inference.functions import _FUNCTIONS
 from keras_deeplab.inference.upsampled_labels import upsampled_labels
 from keras_deeplab.pictures import overlay
@@ -347,7 +347,7 @@ def test_a_window_is_chosen_for_what_does_not_fit(brightest, monkeypatch):
 
 
 def test_a_prediction_that_does_not_fit(brightest, image, monkeypatch):
-    monkeypatch.setattr(inference, "available_memory", lambda: 50)
+    monkeypatch.setattr(predicting, "available_memory", lambda: 50)
     with pytest.raises(MemoryError, match=r"^`image` must be so small .* shape \(9, 7, 3\)"):
         predict(brightest, image, window=(4, 4))
 
