@@ -71,7 +71,7 @@ def short_runs(monkeypatch):
         return fit(self, *args, **{**settings, **short})
 
     monkeypatch.setattr(keras.Model, "fit", one_step)
-    for name in ("saved_model", "classifier"):
+    for name in ("saved_model", "litert", "classifier"):
         monkeypatch.setattr(kd.export, name, lambda *arguments, **settings: None)
 
 
@@ -92,6 +92,7 @@ def folder(tmp_path_factory):
     model = kd.DeepLabV3(2, small_network(), aspp_filters=8, aspp_rates=(2,))
     model.save(root / "model.keras")
     kd.export.saved_model(model, root / "saved_model")
+    kd.export.litert(model, root / "model.tflite")
     return root
 
 
@@ -156,6 +157,7 @@ OWN = {
     "data.folder.Folder",
     "data.pipeline.evaluation_dataset",
     "data.pipeline.training_dataset",
+    "export.litert.litert",
     "export.saved_model.saved_model",
     "evaluation.evaluate",
     "evaluation.scores_table",

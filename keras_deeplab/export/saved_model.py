@@ -29,6 +29,7 @@ from keras_deeplab.runtimes import (
     METADATA_FILE,
     SERVING_DEFAULT,
     ExportedModel,
+    labels_of,
     signatures,
 )
 from keras_deeplab.validation import integer
@@ -36,6 +37,7 @@ from keras_deeplab.validation import integer
 SERVING_ENCODED = "serving_encoded"
 ENCODED_CHANNELS = (1, 3)
 MAX_PIXELS = 2**24
+EQUAL_LABELS = 0.95  # of the two signatures, which TensorFlow may compute in different order
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 
 
@@ -164,16 +166,18 @@ def _write(definition: Definition, path: Path, max_pixels: int) -> None:
 
 
 def _check_encoded(functions: Mapping[str, Any], shape: tf.TensorShape) -> None:
-    """Compares the two signatures on images as JPEG and PNG, or raises an ExportError."""
+    """Compares the labels of the two signatures on JPEG and PNG files, or raises an ExportError."""
     for batch in built_in_images(shape):
         for encode in (tf.io.encode_jpeg, tf.io.encode_png):
             files = [encode(image).numpy() for image in batch]
             pixels = np.stack([tf.io.decode_image(file) for file in files])
-            expected = functions[SERVING_DEFAULT](pixels)
+            expected = labels_of(functions[SERVING_DEFAULT](pixels))
             try:
-                found = functions[SERVING_ENCODED](np.array(files, object))
+                found = labels_of(functions[SERVING_ENCODED](np.array(files, object)))
             except tf.errors.OpError as fault:
                 raise ExportError(f"{SERVING_ENCODED} failed: {fault}") from fault
-            for name, values in expected.items():
-                if not np.array_equal(found[name], values):
-                    raise ExportError(f"{SERVING_ENCODED}: {name} differ from {SERVING_DEFAULT}'s")
+            equal = np.mean(found == expected)
+            if equal < EQUAL_LABELS:
+                raise ExportError(
+                    f"{SERVING_ENCODED}: {equal:.2%} of the labels equal those of {SERVING_DEFAULT}"
+                )

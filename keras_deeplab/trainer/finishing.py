@@ -67,7 +67,7 @@ def finish(
     scores = {"split": split, **prediction_settings(model), **report}
     if folder is not None:
         write_png(folder.picture, _picture(model, source, split))
-        export.saved_model(model, folder.saved_model, overwrite=True)
+        export.saved_model(model, folder.saved_model, overwrite=True, info=source.info)
         write_json(folder.metrics, scores)
         logger.info("Scored and exported in %.0f s", time.perf_counter() - start)
     return model, scores

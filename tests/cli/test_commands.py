@@ -64,6 +64,8 @@ def test_a_run_prints_its_scores_and_files(run):
     for name in ("model.keras", "saved_model", "metrics.json", "predictions.png"):
         assert f"Wrote {run / name}\n" in printed
         assert (run / name).exists()
+    stored = json.loads((run / "saved_model" / "assets.extra" / "keras_deeplab.json").read_text())
+    assert tuple(stored["classes"]) == data.Shapes().info.classes
 
 
 def test_evaluate_writes_the_scores(run, tmp_path, capsys):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_deeplab
-from keras_deeplab import data
+from keras_deeplab import data, runtimes
 from keras_deeplab.cli import predict
 
 FOLDER = Path(__file__).parents[2] / "examples" / "camvid"
@@ -76,5 +76,23 @@ def test_its_scores_are_those_of_the_card(model, shared):
     network = model.model  # one of the six views, for time
     found = keras_deeplab.evaluate(network, few, class_names=source.info.classes, verbose=0)
     stored = json.loads((FOLDER / "metrics.json").read_text())
+    assert found["pixel_accuracy"] == pytest.approx(stored["pixel_accuracy"], abs=0.04)
+    assert found["mean_iou"] == pytest.approx(stored["mean_iou"], abs=0.14)
+
+
+def test_the_int8_file_scores_as_the_card_states(shared):
+    """In LiteRT, on the same few images."""
+    pytest.importorskip("ai_edge_litert")
+    file = FOLDER / "model_int8.tflite"
+    assert file.stat().st_size < 4_000_000
+    exported, source = runtimes.open_exported(file), data.open_source(shared / "camvid")
+    assert exported.metadata.info == source.info
+    few = data.evaluation_dataset(source, cache=False).shard(34, 0)
+    found = keras_deeplab.evaluate(exported, few, class_names=source.info.classes, verbose=0)
+    stored = json.loads((FOLDER / "metrics_int8.json").read_text())
+    assert (
+        f"| mean IoU | 78.2 | 74.5 | {100 * stored['mean_iou']:.1f} |"
+        in (FOLDER / "README.md").read_text()
+    )
     assert found["pixel_accuracy"] == pytest.approx(stored["pixel_accuracy"], abs=0.04)
     assert found["mean_iou"] == pytest.approx(stored["mean_iou"], abs=0.14)

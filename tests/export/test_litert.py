@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from calibration import image
+from calibration import calibrate, image
 from export.small import expected, pictures, small_model
-from models.networks import calibrated
+from models.networks import calibrated, small
 
 import keras_deeplab
 from keras_deeplab import data, export, runtimes
@@ -31,8 +31,8 @@ def operations(path):
 
 @pytest.fixture(scope="module")
 def model():
-    """Atrous convolutions, image pooling and a resize to another map."""
-    return calibrated("v3_plus")
+    """Atrous convolutions, also depthwise, image pooling and a resize to another map."""
+    return calibrate(small("v3_plus", separable=True), image(65, 65))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

@@ -237,14 +237,12 @@ def truncate(path):
     (path / "saved_model.pb").write_bytes((path / "saved_model.pb").read_bytes()[:1000])
 
 
-def with_exchanged_outputs(path):
-    """Of the labels another tensor of their shape and dtype: those of the other signature."""
+def with_other_labels(path):
     file = path / "saved_model.pb"
     parsed = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     for function in parsed.meta_graphs[0].graph_def.library.function:
         for node in function.node_def:
-            if node.op == "ArgMax":
-                node.op = "ArgMin"
+            node.op = {"ArgMax": "ArgMin"}.get(node.op, node.op)
     file.write_bytes(parsed.SerializeToString())
 
 
@@ -252,7 +250,7 @@ def with_exchanged_outputs(path):
     "change, message",
     [
         (truncate, "cannot be opened: Error parsing"),
-        (with_exchanged_outputs, "labels differ from those of the probabilities"),
+        (with_other_labels, "labels differ from those of the probabilities"),
     ],
 )
 def test_a_wrong_export_leaves_the_old_one(exported, copied, tmp_path, change, message):
@@ -276,6 +274,14 @@ def test_models_that_cannot_be_exported(tmp_path):
     one_class = keras.Model(inputs, keras.layers.Conv2D(1, 1)(inputs))
     with pytest.raises(ValueError, match="at least 2 classes"):
         export.saved_model(one_class, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_decoded_wrongly_are_seen(tmp_path, monkeypatch):
+    decode = MODULE.decode_image
+    monkeypatch.setattr(MODULE, "decode_image", lambda *arguments: decode(*arguments)[::-1])
+    with pytest.raises(ExportError, match=r"serving_encoded: \d\d\.\d\d% of the labels equal"):
+        export.saved_model(small_model(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
