@@ -87,7 +87,7 @@ def predict(
     boolean("probabilities", probabilities)
     spec, num_classes = logits_spec(model)
     fixed, channels = spec.shape[1:3], spec.shape[3]
-    chosen, overlap = _checked_windows(fixed, window, overlap)
+    chosen = _checked_window(fixed, window, overlap)
     pixels: Any
     if chosen is not None and isinstance(image, str | os.PathLike) and is_large(image):
         pixels = LargeImage(image, channels)
@@ -99,6 +99,7 @@ def predict(
         raise error("image", f"at least of the model's input size {tuple(fixed)}", sides)
     functions = model_functions(model)
     chosen = chosen or default_window(sides, functions.bytes_per_pixel)
+    overlap = min(OVERLAP, min(chosen) // 4) if overlap is None else overlap
     try:
         if isinstance(pixels, np.ndarray) and np.all(np.less_equal(sides, chosen)):
             compute = functions.probabilities if probabilities else functions.labels
@@ -146,17 +147,15 @@ def _by_windows(
     return found
 
 
-def _checked_windows(
+def _checked_window(
     fixed: tf.TensorShape, window: Sequence[int] | None, overlap: int | None
-) -> tuple[tuple[int, int] | None, int]:
-    """Returns the arguments of windows for a model of an input size."""
+) -> tuple[int, int] | None:
+    """Returns the window for a model of an input size, after a check of the overlap too."""
     if window is not None:
         window = size("window", window)
         if not fixed.is_compatible_with(window):
             raise error("window", f"the model's input size {tuple(fixed)}", window)
-    smaller = min(window) if window else SMALLEST
-    if overlap is None:
-        return window, min(OVERLAP, smaller // 4)
-    if integer("overlap", overlap, 0) >= smaller:
+    smaller = min(window or (SMALLEST,))
+    if overlap is not None and integer("overlap", overlap, 0) >= smaller:
         raise error("overlap", f"below the window's sides, {smaller} at least", overlap)
-    return window, overlap
+    return window
