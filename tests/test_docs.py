@@ -71,7 +71,7 @@ def short_runs(monkeypatch):
         return fit(self, *args, **{**settings, **short})
 
     monkeypatch.setattr(keras.Model, "fit", one_step)
-    for name in ("saved_model", "litert", "classifier"):
+    for name in ("saved_model", "litert", "onnx", "classifier"):
         monkeypatch.setattr(kd.export, name, lambda *arguments, **settings: None)
 
 
@@ -93,6 +93,7 @@ def folder(tmp_path_factory):
     model.save(root / "model.keras")
     kd.export.saved_model(model, root / "saved_model")
     kd.export.litert(model, root / "model.tflite")
+    kd.export.onnx(model, root / "model.onnx")
     return root
 
 

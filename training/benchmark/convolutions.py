@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -73,26 +74,26 @@ def _measured(each: Map, dtype: str, rounds: int) -> dict[str, Any]:
     x = tf.cast(tf.random.normal((*shape, each.channels)), dtype)
     kernel = tf.cast(tf.random.normal(kernel_shape), dtype)
     upstream = tf.cast(tf.random.normal((*shape, each.filters or each.channels)), dtype)
-    seconds: dict[str, list[list[float]]] = {}
-    functions = {}
+    functions: dict[str, list[Callable[[], Any]]] = {}
     for name, formulation in (DEPTHWISE if each.filters is None else DENSE).items():
         forward, training = _functions(formulation, each.rate)
         try:
-            forward(x, kernel)
-            training(x, kernel, upstream)
+            functions[name] = [partial(forward.get_concrete_function(x, kernel), x, kernel)]
+            functions[name][0]()
         except tf.errors.OpError:
-            continue  # a processor without this operation
-        functions[name] = (
-            lambda f=forward: f(x, kernel),
-            lambda f=training: f(x, kernel, upstream),
-        )
-        seconds[name] = [[], []]
+            del functions[name]  # a processor without this operation
+            continue
+        if formulation is not dilated_conv.native_depthwise:  # whose gradients are wrong
+            concrete = training.get_concrete_function(x, kernel, upstream)
+            functions[name].append(partial(concrete, x, kernel, upstream))
+            functions[name][1]()
+    seconds = {name: [[] for _ in both] for name, both in functions.items()}
     for _ in range(rounds):
-        for name, pair in functions.items():
-            for number, function in enumerate(pair):
+        for name, both in functions.items():
+            for function, measured in zip(both, seconds[name], strict=True):
                 begin = time.perf_counter()
                 tf.nest.map_structure(lambda tensor: tensor[0, 0, 0, 0].numpy(), function())
-                seconds[name][number].append(time.perf_counter() - begin)
+                measured.append(time.perf_counter() - begin)
     medians = {name: list(map(statistics.median, both)) for name, both in seconds.items()}
     return {"map": each._asdict(), "dtype": dtype, "seconds": medians}
 
