@@ -54,9 +54,10 @@ class Limits:
             fraction(name, value)
 
 
-# Reduced precision moves the boundaries between classes; a mistake moves far more.
+# Rounding alone reaches several 1e-4 in deep networks with random weights, and reduced precision
+# moves the boundaries between classes; a mistake moves far more.
 LIMITS = {
-    "float32": Limits(TIE, 0.9999, 0.001),
+    "float32": Limits(1e-3, 0.9999, 0.001),
     "float16": Limits(agreement=0.97, mean_iou_drop=0.005),
     "bfloat16": Limits(agreement=0.9, mean_iou_drop=0.01),
     "int8": Limits(agreement=0.9, mean_iou_drop=0.02),

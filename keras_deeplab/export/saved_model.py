@@ -87,7 +87,7 @@ def saved_model(
         images: Images on which the export is compared, files or uint8 `(height, width, channels)`;
             by default random ones of 97x129 and of 71x65 pixels.
         source: Labelled images, on which the mean IoU of model and export are compared.
-        limits: Largest deviations; by default those of the precision, 1e-4 of a probability in
+        limits: Largest deviations; by default those of the precision, 1e-3 of a probability in
             float32.
         max_pixels: Largest number of pixels of a request, `batch * height * width` with the sides
             rounded up to multiples of 32, since thin and tiny images cost as much. Set it by the

@@ -8,9 +8,9 @@ layer is traced (measured by `python -m training.benchmark --parts convolution`,
   In half precision on a CPU at large rates, where some processors have no fast native operation.
 - *native depthwise*: two to four times faster than Keras' at small rates, slower at large ones.
 
-In training a convolution's gradient with respect to its input is the convolution with the mirrored
-kernel, and that with respect to its kernel is a matrix product for each tap: TensorFlow's own
-gradient takes up to four times as long, and does not exist on a CPU without oneDNN.
+In training a convolution's gradient with respect to its kernel is a matrix product for each tap:
+TensorFlow's own takes up to four times as long. That with respect to its input is TensorFlow's
+where oneDNN has it, else the convolution with the mirrored kernel.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def depthwise(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> tf.T
     """A depthwise convolution at stride 1 in the fastest formulation."""
     target, single = _target.get(), kernel.shape[-1] == 1
     small = max(rate) < LARGE_DEPTHWISE_RATE
-    fast = small and single and target != "server" and _has_native_depthwise(x.dtype)
+    fast = small and single and target != "server" and _runs(native_depthwise, x.dtype)
     forward = native_depthwise if fast or target == "converter" else by_batches
     if target is not None or not single:
         return forward(x, kernel, rate, padding)
@@ -167,13 +167,15 @@ def _trained(forward: Formulation, gradient: Formulation, rate: Pair, padding: s
     @tf.custom_gradient
     def convolved(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            of_kernel = gradient(x, kernel, upstream, rate, padding)
+            if forward is native and _runs(_native_input_gradient, x.dtype):
+                return _native_input_gradient(
+                    upstream, kernel, rate, padding, tf.shape(x)
+                ), of_kernel
             mirrored = kernel
             if gradient is _kernel_gradient:
                 mirrored = tf.transpose(kernel, (0, 1, 3, 2))
-            return (
-                _mirrored(forward, upstream, mirrored, rate, padding),
-                gradient(x, kernel, upstream, rate, padding),
-            )
+            return _mirrored(forward, upstream, mirrored, rate, padding), of_kernel
 
         return forward(x, kernel, rate, padding), gradients
 
@@ -247,6 +249,24 @@ def _depthwise_kernel_gradient(
     return tape.gradient(outputs, kernel, upstream)
 
 
+def _native_input_gradient(
+    upstream: tf.Tensor,
+    kernel: tf.Tensor,
+    rate: Pair,
+    padding: str,
+    shape: tf.Tensor | tuple[int, ...] = (1, 3, 3, 1),
+) -> tf.Tensor:
+    """TensorFlow's gradient of `native` with respect to its input, which only oneDNN has."""
+    return tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=shape,
+        filter=kernel,
+        out_backprop=upstream,
+        strides=[1] * 4,
+        padding=padding.upper(),
+        dilations=[1, *rate, 1],
+    )
+
+
 def _mirrored(
     forward: Formulation, x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str
 ) -> tf.Tensor:
@@ -304,15 +324,13 @@ def _only_cpu() -> bool:
 
 
 @functools.cache
-def _has_native_depthwise(dtype: tf.DType) -> bool:
-    """Whether the native depthwise operation can be dilated: on a CPU with oneDNN."""
+def _runs(operation: Formulation, dtype: tf.DType) -> bool:
+    """Whether a native operation can be dilated here: on a CPU only with oneDNN."""
     if not _only_cpu():
         return False
     try:
         with tf.init_scope():
-            native_depthwise(
-                tf.zeros((1, 3, 3, 1), dtype), tf.zeros((3, 3, 1, 1), dtype), (2, 2), "same"
-            )
+            operation(tf.zeros((1, 3, 3, 1), dtype), tf.zeros((3, 3, 1, 1), dtype), (2, 2), "same")
     except tf.errors.OpError:
         return False
     return True

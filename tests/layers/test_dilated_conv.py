@@ -94,7 +94,9 @@ def test_without_onednn():
         "for kind in ('dense', 'depthwise', 'separable'):\n"
         "    for settings in t.SETTINGS:\n"
         "        t.compare(kind, 'float32', *settings)\n"
-        "assert not t.dilated_conv._has_native_depthwise(t.tf.float32)"
+        "d = t.dilated_conv\n"
+        "for operation in (d.native_depthwise, d._native_input_gradient):\n"
+        "    assert not d._runs(operation, t.tf.float32)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
