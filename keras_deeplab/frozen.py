@@ -14,6 +14,7 @@ from keras_deeplab.layers.dilated_conv import Target, inference_graph
 
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 _SAME_VALUE = ("Identity", "Cast", "ReadVariableOp")  # of a constant, but for its dtype
+_SAME_BIAS = (*_SAME_VALUE, "Reshape", "Squeeze")  # Keras gives a bias four axes
 
 Outputs = dict[str, tf.Tensor]
 
@@ -112,6 +113,7 @@ class _Folding:
     def __init__(self, graph: tf.compat.v1.GraphDef) -> None:
         self.graph = graph
         self.nodes = {node.name: node for node in self.graph.node}
+        self.kernels: dict[tuple[str, bytes, int], str] = {}
         self.uses = Counter(name for node in self.graph.node for name in map(_name, node.input))
 
     def fold_all(self) -> None:
@@ -121,27 +123,33 @@ class _Folding:
                 if all(value is not None for value in values):
                     self.fold(node, *values)
 
-    def value(self, name: str) -> np.ndarray | None:
+    def value(self, name: str, same: Sequence[str] = _SAME_VALUE) -> np.ndarray | None:
         """The value of a constant, in float32."""
         node = self.nodes[_name(name)]
         if node.op == "Const":
             return tf.make_ndarray(node.attr["value"].tensor).astype(np.float32)
-        return self.value(node.input[0]) if node.op in _SAME_VALUE else None
+        return self.value(node.input[0], same) if node.op in same else None
 
     def fold(self, norm: Any, scale: Any, offset: Any, mean: Any, variance: Any) -> None:
         factor = scale / np.sqrt(variance + norm.attr["epsilon"].f)
         shift = offset - mean * factor
-        before = self.nodes[_name(norm.input[0])]
+        before, total = self.nodes[_name(norm.input[0])], shift
         if before.op in ("BiasAdd", "AddV2") and self.uses[before.name] == 1:
-            bias = self.value(before.input[1])
+            bias = self.value(before.input[1], _SAME_BIAS)
             if bias is not None and bias.size == shift.size:
-                shift, before = shift + bias.ravel() * factor, self.nodes[_name(before.input[0])]
+                total = shift + bias.ravel() * factor
+                before = self.nodes[_name(before.input[0])]
         kernel = self.value(before.input[1]) if before.op in _CONVOLUTIONS else None
         if kernel is not None and self.uses[before.name] == 1:
             factor = factor.reshape(kernel.shape[2:] if before.op != "Conv2D" else -1)
             dtype = before.attr["T"].type
-            before.input[1] = self.constant(f"{before.name}/folded", kernel * factor, dtype)
-            self.replace(norm, "BiasAdd", before.name, shift)
+            # The views of `MultiScale` share their layers, and so these kernels.
+            key = (_name(before.input[1]), factor.tobytes(), dtype)
+            if key not in self.kernels:
+                name = f"{before.name}/folded"
+                self.kernels[key] = self.constant(name, kernel * factor, dtype)
+            before.input[1] = self.kernels[key]
+            self.replace(norm, "BiasAdd", before.name, total)
         else:
             product = self.graph.node.add(name=f"{norm.name}/product")
             product.attr["T"].CopyFrom(norm.attr["T"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from PIL import Image
 
 from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
 from keras_deeplab.data.orientation import UPRIGHT
@@ -132,7 +133,7 @@ def _predict_video(
     ):
         progress = keras.utils.Progbar(expected or None, unit_name="frame")
         for number, frame in enumerate(frames, 1):
-            labels = predict(model, frame, verbose=0, **windows)
+            labels = predict(model, Image.fromarray(frame), verbose=0, **windows)
             append(overlay(frame, labels, colors, ignore_label=None))
             if frame_labels:
                 folder = target.with_name(f"{target.name}_labels")
@@ -141,8 +142,8 @@ def _predict_video(
             progress.update(number, finalize=False)
         if not number:
             raise error("images", "videos with at least one frame", str(path))
-        if number + 1 < expected:  # one less is a matter of rounding
-            logger.warning("%s ends after %d of %d frames: it is cut off.", path, number, expected)
+        if number + max(1, rate / 2) < expected:  # sound may last a little longer
+            logger.warning("%s ends after %d of %d frames: is it cut off?", path, number, expected)
         progress.target = number
         progress.update(number, finalize=True)
     return counts, f" ({number} frames)"

@@ -21,11 +21,13 @@ from keras_deeplab.files import read_json_object
 from keras_deeplab.validation import error, is_integer
 from keras_deeplab.weights.readers.tflite import file_schema
 
+MAX_CLASSES = 65536  # of a label map of 16 bits
 OUTPUTS = ("labels", "probabilities", "logits")
 METADATA = "keras_deeplab"  # the name of the metadata inside a file
 METADATA_FILE = Path("assets.extra", "keras_deeplab.json")  # of a SavedModel
 SERVING_DEFAULT = "serving_default"
 BYTES_PER_PIXEL = 1000  # of a prediction with a network whose maps are not known
+NO_METADATA = "it has no metadata of keras_deeplab"
 PIXELS = "RGB in 0..255, uint8 (batch, height, width, channels)"
 
 Outputs = dict[str, np.ndarray]
@@ -34,7 +36,7 @@ Run = Callable[[np.ndarray], Outputs]
 # Operations of a SavedModel that are run although they have effects, and those that are not
 # although they are declared to have none: they read files or call what is outside the graph.
 _CONTROL = {"Assert", "If", "While", "StatefulPartitionedCall"}
-_OUTSIDE = re.compile("File|Immutable|Py|Debug|Vocab|Dataset|Reader|CustomCall")
+_OUTSIDE = re.compile("File|Immutable|Py|Debug|Vocab|Dataset|Reader|CustomCall|Proto|Abort|Remote")
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class Metadata:
             raise error("metadata", "a JSON object", content)
         num_classes, shape = content.get("num_classes"), content.get("image_shape")
         outputs = content.get("outputs")
-        if not is_integer(num_classes, 2):
-            raise error("num_classes", "an integer of at least 2", num_classes)
+        if not is_integer(num_classes, 2) or num_classes > MAX_CLASSES:
+            raise error("num_classes", f"an integer from 2 to {MAX_CLASSES}", num_classes)
         sides = isinstance(shape, list) and len(shape) == 3 and is_integer(shape[2])
         if not sides or not all(side is None or is_integer(side) for side in shape):
             raise error("image_shape", "a height, a width and a number of channels", shape)
@@ -133,6 +135,8 @@ class ExportedModel:
             outputs = self._run(images)
         except MemoryError:
             raise
+        except tf.errors.ResourceExhaustedError as fault:
+            raise MemoryError(f"{self.path}: {fault.message}") from fault
         except Exception as fault:  # each runtime has its own
             raise ValueError(f"{self.path} failed: {fault}") from fault
         for name in self.metadata.outputs:
@@ -171,7 +175,8 @@ def labels_of(outputs: Outputs) -> np.ndarray:
 def open_exported(path: str | os.PathLike) -> ExportedModel:
     """Opens an exported model: a SavedModel's folder, a `.tflite` or an `.onnx` file.
 
-    The file may be untrusted: no path or address in it is followed.
+    Graphs that read files or call other code are refused, and so are files with tensors in other
+    files. The runtimes parse files in native code: run those of strangers in a process of its own.
 
     Args:
         path: What `keras_deeplab.export` wrote.
@@ -192,7 +197,9 @@ def open_exported(path: str | os.PathLike) -> ExportedModel:
     path = Path(path)
     if not is_exported(path):
         raise error("path", "a SavedModel folder, a .tflite or an .onnx file", os.fspath(path))
-    opened = {".tflite": _litert, ".onnx": _onnx}.get(path.suffix.lower(), _saved_model)
+    opened = _saved_model
+    if path.is_file():
+        opened = {".tflite": _litert, ".onnx": _onnx}[path.suffix.lower()]
     try:
         content, run = opened(path)
         return ExportedModel(path, Metadata.from_dict(content), run)
@@ -209,6 +216,8 @@ def is_exported(path: Path) -> bool:
 
 
 def _saved_model(path: Path) -> tuple[Any, Run]:
+    if not (path / METADATA_FILE).is_file():
+        raise ValueError(NO_METADATA)
     return read_json_object(path / METADATA_FILE), signatures(path)[SERVING_DEFAULT]
 
 
@@ -273,7 +282,7 @@ def _litert(path: Path) -> tuple[Any, Run]:
     entries = [model.Metadata(index) for index in range(model.MetadataLength())]
     stored = [m for m in entries if m.Name() == METADATA.encode()]
     if not stored:
-        raise ValueError("it has no metadata of keras_deeplab")
+        raise ValueError(NO_METADATA)
     text = model.Buffers(stored[0].Buffer()).DataAsNumpy().tobytes()
     interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
     runner = interpreter.get_signature_runner(SERVING_DEFAULT)
@@ -294,7 +303,9 @@ def _onnx(path: Path) -> tuple[Any, Run]:
     if any(map(uses_external_data, _tensors(model.graph))) or model.functions:
         raise ValueError("it has tensors in other files, or functions")
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    text = session.get_modelmeta().custom_metadata_map[METADATA]
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    if text is None:
+        raise ValueError(NO_METADATA)
     names = [output.name for output in session.get_outputs()]
 
     def run(images: np.ndarray) -> Outputs:

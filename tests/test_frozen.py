@@ -12,7 +12,12 @@ from calibration import calibrate
 from keras import layers as kl
 
 from keras_deeplab.frozen import FrozenFunction
-from keras_deeplab.layers import AtrousConv2D, AtrousSeparableConv2D, BatchNormalization
+from keras_deeplab.layers import (
+    AtrousConv2D,
+    AtrousSeparableConv2D,
+    BatchNormalization,
+    DepthwiseConv2D,
+)
 
 
 def network(dtype: str = "float32") -> keras.Model:
@@ -23,6 +28,9 @@ def network(dtype: str = "float32") -> keras.Model:
     x = BatchNormalization(**policy)(x)
     x = kl.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False, **policy)(x)
     x = BatchNormalization(scale=False, **policy)(x)
+    x = BatchNormalization(**policy)(kl.Dense(8, bias_initializer="ones", **policy)(x))
+    x = DepthwiseConv2D(3, dilation_rate=12, padding="same", bias_initializer="ones", **policy)(x)
+    x = BatchNormalization(**policy)(x)  # with a bias, behind what is no single operation
     x = AtrousConv2D(8, 3, dilation_rate=7, **policy)(x)
     x = AtrousSeparableConv2D(8, 3, dilation_rate=2, **policy)(x)
     shared = kl.Conv2D(8, 1, **policy)(x)  # read twice

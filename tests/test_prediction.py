@@ -128,7 +128,7 @@ def test_a_video_is_predicted_frame_by_frame(video, tmp_path, logs):
 def test_a_video_that_is_cut_off(video, tmp_path, logs):
     video.write_bytes(video.read_bytes()[: video.stat().st_size * 2 // 3])
     predict_files(channel_model(), [video], tmp_path / "out")
-    assert "of 12 frames: it is cut off" in logs.text
+    assert "of 12 frames: is it cut off" in logs.text
 
 
 def test_what_is_wrong_with_a_video_is_one_error(video, tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
+
 import keras_deeplab
 from keras_deeplab.cli.options import (
     SIZE,
@@ -48,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     images = list_images(options.images)  # before the model is loaded
     model = load_model_or_export(options)
-    info = stored_info(options.model, logits_spec(model)[1])
+    info = None  # that inside an export
+    if isinstance(model, keras.Model):
+        info = stored_info(options.model, logits_spec(model)[1])
     keras_deeplab.predict_files(
         model,
         images,

@@ -104,7 +104,8 @@ def check_export(
         figures += f", probabilities differ by up to {difference:.2g}"
     passed = difference <= limits.probability and equal / pixels >= limits.agreement
     if source is not None and passed:
-        before, after = (_mean_iou(model, source) for model in (definition.model, exported))
+        sides = definition.spec.shape[1:3]
+        before, after = (_mean_iou(model, source, sides) for model in (definition.model, exported))
         figures += f", mean IoU {before:.4f} of the model and {after:.4f} of the export"
         passed = before - after <= limits.mean_iou_drop
     if not passed:
@@ -186,7 +187,18 @@ def probabilities_of(logits: tf.Tensor, shape: Sequence[int]) -> np.ndarray:
     return probabilities
 
 
-def _mean_iou(model: keras.Model | ExportedModel, source: Source) -> float:
-    split = "val" if "val" in source.splits else "train"
+def _mean_iou(model: keras.Model | ExportedModel, source: Source, sides: tf.TensorShape) -> float:
+    """The mean IoU on val, or else the last split, in the size of the export if it is fixed."""
+    split = "val" if "val" in source.splits else source.splits[-1]
     dataset = evaluation_dataset(source, split, cache=False)
-    return evaluate(model, dataset, verbose=0)["mean_iou"] or 0.0
+    if None not in sides:
+
+        def resized(image: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            labels = tf.image.resize(labels[..., None], sides, "nearest")[..., 0]
+            return tf.round(tf.image.resize(image, sides)), labels
+
+        dataset = dataset.map(resized)
+    try:
+        return evaluate(model, dataset, verbose=0)["mean_iou"] or 0.0
+    except ValueError as fault:
+        raise ExportError(f"The mean IoU cannot be computed: {fault}") from fault

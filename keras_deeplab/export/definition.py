@@ -62,7 +62,8 @@ class Definition:
         self.spec = tf.TensorSpec(shape, tf.uint8, "images")
         self.metadata = Metadata(num_classes, tuple(shape[1:]), tuple(outputs), info)
         self._network = model
-        if precision is not None and bool(found) != (precision == "bfloat16"):
+        wanted = {"bfloat16"} if precision == "bfloat16" else set()
+        if precision is not None and found != wanted:
             if not hasattr(model, "with_dtype"):
                 rule = "that which the model computes in: it has no method `with_dtype`"
                 raise error("precision", rule, precision)

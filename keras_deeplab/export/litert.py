@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,8 @@ def litert(
     >>> path = keras_deeplab.export.litert(model, "model.tflite")
     >>> keras_deeplab.runtimes.open_exported(path)(images)["labels"]
     """
+    if not importlib.util.find_spec("ai_edge_litert"):
+        raise ImportError("writing .tflite files needs LiteRT: pip install keras_deeplab[litert]")
     batch = None if image_size is None else 1
     precisions = ("float32", "float16", "int8")
     definition = Definition(model, precision, precisions, outputs, info, image_size, batch)

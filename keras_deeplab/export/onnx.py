@@ -110,7 +110,9 @@ def _write(definition: Definition, images: Iterable[np.ndarray] | None, path: Pa
             graph = load_model(path)
         helper.set_model_props(graph, {METADATA: definition.metadata.to_json()})
         save_model(graph, path)
-    except (ValueError, RuntimeError, NotImplementedError) as fault:
+    except (ImportError, OSError, MemoryError):
+        raise
+    except Exception as fault:  # each package has its own
         raise ExportError(f"The model cannot be converted to ONNX: {fault}") from fault
 
 

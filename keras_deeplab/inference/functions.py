@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from typing import Any
 
@@ -20,6 +21,7 @@ from keras_deeplab.validation import error
 
 Predictor = keras.Model | ExportedModel
 # Beside the models, not on them: an attribute would be tracked, saved and copied with its model.
+_LOCK = threading.Lock()
 _FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, ModelFunctions] = weakref.WeakKeyDictionary()
 
 
@@ -124,12 +126,13 @@ def model_functions(model: Predictor) -> ModelFunctions | ExportedModel:
     """
     if isinstance(model, ExportedModel):
         return model
-    known = _FUNCTIONS.pop(model, None)
-    if known is None or not known.are_of(model):
-        del known  # before others take memory
-        known = ModelFunctions(model)
-    _FUNCTIONS[model] = known
-    return known
+    with _LOCK:  # else threads of a server would all freeze the network
+        known = _FUNCTIONS.get(model)
+        if known is None or not known.are_of(model):
+            del known  # before others take memory
+            _FUNCTIONS.pop(model, None)
+            known = _FUNCTIONS[model] = ModelFunctions(model)
+        return known
 
 
 def _policies(model: keras.Model) -> list[str]:
@@ -139,7 +142,7 @@ def _policies(model: keras.Model) -> list[str]:
 def _bytes_per_pixel(model: keras.Model) -> int:
     """About the memory of a prediction for each pixel of the image: four times the largest map.
 
-    Of the views of `MultiScale` about half are in memory together. Measured, docs/serving.md.
+    Of the views of `MultiScale` about half are in memory together. From measurements.
     """
     if isinstance(model, MultiScale):
         config = model.get_config()

@@ -88,6 +88,8 @@ def predict(
     spec, num_classes = logits_spec(model)
     fixed, channels = spec.shape[1:3], spec.shape[3]
     chosen = _checked_window(fixed, window, overlap)
+    if chosen is None and None not in fixed:
+        chosen = tuple(fixed)
     pixels: Any
     if chosen is not None and isinstance(image, str | os.PathLike) and is_large(image):
         pixels = LargeImage(image, channels)
@@ -99,11 +101,16 @@ def predict(
         raise error("image", f"at least of the model's input size {tuple(fixed)}", sides)
     functions = model_functions(model)
     chosen = chosen or default_window(sides, functions.bytes_per_pixel)
+    chosen = tuple(known or side for known, side in zip(fixed, chosen, strict=True))
     overlap = min(OVERLAP, min(chosen) // 4) if overlap is None else overlap
     try:
         if isinstance(pixels, np.ndarray) and np.all(np.less_equal(sides, chosen)):
             compute = functions.probabilities if probabilities else functions.labels
-            found = np.array(compute(pixels if is_batch else pixels[None]))
+            images = pixels if is_batch else pixels[None]
+            size_of_all = (len(images) * sides[0], sides[1])
+            if default_window(size_of_all, functions.bytes_per_pixel) != size_of_all:
+                return _each(lambda image: np.array(compute(image[None]))[0], images, is_batch)
+            found = np.array(compute(images))
             return found if is_batch else found[0]
         grid = GRID if tuple(fixed) == (None, None) else 1
         by_windows = partial(
@@ -113,12 +120,17 @@ def predict(
             dtype=None if probabilities else label_dtype(num_classes).as_numpy_dtype,
             verbose=verbose,
         )
-        return np.stack(list(map(by_windows, pixels))) if is_batch else by_windows(pixels)
+        return _each(by_windows, pixels if is_batch else [pixels], is_batch)
     except tf.errors.ResourceExhaustedError as exhausted:
         raise MemoryError(
             f"`image` must be small enough for the memory. Received: image of shape {pixels.shape}."
             " Give a smaller `window`."
         ) from exhausted
+
+
+def _each(compute: Callable[[Any], np.ndarray], images: Any, is_batch: bool) -> np.ndarray:
+    """Predicts images one by one, which takes the memory of one."""
+    return np.stack(list(map(compute, images))) if is_batch else compute(images[0])
 
 
 def _by_windows(
@@ -137,7 +149,7 @@ def _by_windows(
     for done, (part, sums) in enumerate(blended(scores, image, window, overlap, grid), 1):
         if found is None:
             found = np.empty(sides if dtype else (*sides, sums.shape[-1]), dtype or np.float32)
-            if found.nbytes > available_memory():  # which the system would give, and then end us
+            if found.nbytes > available_memory():  # it would be given, and used up later
                 raise MemoryError(
                     f"`image` must be so small that its prediction, {found.nbytes / 1e9:.1f} GB, "
                     f"fits into the memory. Received: image of shape {image.shape}."

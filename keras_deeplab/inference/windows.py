@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -38,16 +39,19 @@ def default_window(size: Size, bytes_per_pixel: int) -> Size:
     return (min(max(side, SMALLEST), LARGEST),) * 2
 
 
-def available_memory() -> int:
+def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Returns the bytes that this process can still get, also under a container's limit."""
     free = psutil.virtual_memory().available
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    old = cgroup / "memory"  # of the first version
+    for folder, limit, used, cached in (
+        (cgroup, "memory.max", "memory.current", "inactive_file"),
+        (old, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         try:
-            with open(f"/sys/fs/cgroup/{limit}") as first, open(f"/sys/fs/cgroup/{used}") as second:
-                free = min(free, int(first.read()) - int(second.read()))
+            taken = int((folder / used).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            taken -= int(stat.get(cached, 0))  # files that the system drops when it needs memory
+            free = min(free, int((folder / limit).read_text()) - taken)
         except (OSError, ValueError):  # none, or "max"
             continue
     return max(free, 0)

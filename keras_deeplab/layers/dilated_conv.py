@@ -1,9 +1,9 @@
-"""Keras' dilated convolutions, computed in the fastest way that the processor has.
+"""Keras' dilated convolutions, computed in faster ways.
 
 Keras moves the map into `rate * rate` small batches and back. The alternatives here, chosen when a
 layer is traced (measured by `python -m training.benchmark --parts convolution`, docs/speed.md):
 
-- *native*: one TensorFlow operation with dilations. The fastest for float32 on every processor.
+- *native*: one TensorFlow operation with dilations. The fastest for float32, or near it.
 - *taps*: a matrix product for each tap of the kernel, only where the shifted map meets the output.
   In half precision on a CPU at large rates, where some processors have no fast native operation.
 - *native depthwise*: two to four times faster than Keras' at small rates, slower at large ones.
@@ -214,7 +214,7 @@ def taps(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> tf.Tensor
             margins = [[0, 0], [top, height - bottom], [left, width - right], [0, 0]]
             part = tf.pad(part, margins)
             total = part if total is None else total + part
-    return total
+    return native(x, kernel, rate, padding) if total is None else total  # no tap meets the map
 
 
 def _kernel_gradient(

@@ -45,7 +45,7 @@ def shifted(outputs):
 @pytest.mark.parametrize(
     "change, limits, message",
     [
-        (lambda o: {"probabilities": o["probabilities"] * 0.999}, None, "differ by up to 0.00"),
+        (lambda o: {"probabilities": o["probabilities"] * 0.99}, None, "differ by up to 0.0"),
         (lambda o: {"labels": np.roll(o["labels"], 1, 1)}, Limits(), "labels differ from those of"),
         (lambda o: {"probabilities": o["probabilities"] * np.nan}, Limits(), "labels differ"),
         (lambda o: {"labels": o["labels"][:, 1:]}, Limits(), "labels must have the shape"),

@@ -1,4 +1,4 @@
-"""Each model of the README's table, and MultiScale, in each format and in OpenVINO."""
+"""The kinds of models of the README's table, and MultiScale, in each format and in OpenVINO."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ MODELS = {
     "v2_vgg": lambda: kd.DeepLabV2(5, "vgg16"),
     "v3_16": lambda: kd.DeepLabV3(5, "resnet50", output_stride=16),
     "v3_8": lambda: kd.DeepLabV3(5, "resnet50", output_stride=8),
+    "v3_cascade": lambda: kd.DeepLabV3(5, "resnet50", cascade=True),
     "v3_mobile": lambda: kd.DeepLabV3(5, "mobilenet_v2", aspp_rates=()),
     "v3_plus_xception": lambda: kd.DeepLabV3Plus(5, "xception65"),
     "v3_plus_resnet": lambda: kd.DeepLabV3Plus(5, "resnet50"),

@@ -226,8 +226,26 @@ def test_of_a_fixed_size(tmp_path, image):
     np.testing.assert_array_equal(predict(model, image), image.argmax(-1))
     Image.fromarray(image[1:]).save(tmp_path / "small.png")
     for other in (image[1:], tmp_path / "small.png"):
-        with pytest.raises(ValueError, match=r"shape \(9, 7, 1 or 3\).* shape \(8, 7, 3\)"):
+        with pytest.raises(ValueError, match=r"at least of the model.s input size \(9, 7\)"):
             predict(model, other)
+    larger = np.random.default_rng(0).integers(0, 256, (21, 16, 3), np.uint8)
+    np.testing.assert_array_equal(predict(model, larger), larger.argmax(-1))  # in windows
+
+
+def test_a_batch_that_does_not_fit_is_predicted_image_by_image(brightest, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 250, 240, 3), np.uint8)
+    seen, labels = [], functions.ModelFunctions.labels
+
+    def counted(self, part):
+        seen.append(part.shape[0])
+        return labels(self, part)
+
+    monkeypatch.setattr(functions.ModelFunctions, "labels", counted)
+    for memory, expected in ((2**31, [3]), (300 * 300 * 48, [1, 1, 1])):
+        monkeypatch.setattr("keras_deeplab.inference.windows.MEMORY", memory)
+        np.testing.assert_array_equal(predict(brightest, pixels), pixels.argmax(-1))
+        assert seen == expected
+        seen.clear()
 
 
 def counting_model():

@@ -56,8 +56,8 @@ def compare(kind, dtype, settings, size, is_dynamic):
     expected = outputs_and_gradients(reference, tf.cast(x, tf.float64), False)
     for own, other in zip(found, expected, strict=True):
         spread = tf.math.reduce_std(other)
-        assert spread > 0.1
-        error = tf.math.reduce_std(tf.cast(own, tf.float64) - other) / spread
+        assert spread > 0.1 or not np.any(other)
+        error = tf.math.reduce_std(tf.cast(own, tf.float64) - other) / (spread + 1e-9)
         # Keras adds up the gradient of a bias in half precision.
         tolerance = TOLERANCES[dtype] * (5 if own.shape.rank == 1 else 1)
         assert error < tolerance, (kind, settings, float(error))
@@ -70,6 +70,8 @@ SETTINGS = [
     ({"kernel_size": 3, "dilation_rate": 12, "padding": "same"}, (10, 9), False),
     ({"kernel_size": 3, "dilation_rate": 12, "padding": "same", "use_bias": False}, (9, 31), True),
     ({"kernel_size": (2, 3), "dilation_rate": (7, 1), "padding": "same"}, (10, 9), True),
+    # No tap meets the map.
+    ({"kernel_size": 2, "dilation_rate": 7, "padding": "same"}, (3, 3), False),
     (
         {"kernel_size": (2, 5), "dilation_rate": (3, 2), "padding": "valid", "activation": "tanh"},
         (31, 40),

@@ -15,11 +15,12 @@ NORM, POOL, PYRAMID = (
     layers.AtrousPooling2D,
     layers.SpatialPyramidPooling2D,
 )
+DILATED = {"dilation_rate": 2, "padding": "same"}
 BARE = {"batch_norm": False, "activation": None, "strides": 2}
 CASES = [
-    Case("dilated", partial(layers.Conv2D, 4, 3, dilation_rate=2, padding="same")),
-    Case("dilated_depthwise", partial(layers.DepthwiseConv2D, 3, dilation_rate=2)),
-    Case("dilated_separable", partial(layers.SeparableConv2D, 4, 3, dilation_rate=2)),
+    Case("dilated", partial(layers.Conv2D, 4, 3, **DILATED)),
+    Case("dilated_depthwise", partial(layers.DepthwiseConv2D, 3, **DILATED)),
+    Case("dilated_separable", partial(layers.SeparableConv2D, 4, 3, **DILATED)),
     Case("conv_strided", partial(CONV, 4, (3, 5), strides=2, batch_norm=False)),
     Case("conv", partial(CONV, 4, 3, dilation_rate=(2, 3), activation="elu")),
     Case("separable_plain", partial(SEPARABLE, 4, 3, False, **BARE)),

@@ -300,7 +300,7 @@ def test_a_configuration_takes_no_more_than_its_file_explains(files, tmp_path, w
 
 def test_the_depth_of_a_model_is_bounded_too(files, tmp_path):
     config = keras_deeplab.UNet(2, depth=1, filters=2).get_config()
-    inner = {**config, "depth": 10**6, "filters": 4096}
+    inner = {**config, "depth": 10**6, "filters": 4096, "skip_layers": None}
     value = {"module": "keras_deeplab", "class_name": "UNet", "config": inner}
     value["registered_name"] = "keras_deeplab>UNet"
     bad = with_config(files / "model.keras", tmp_path / "bad.keras", "text", value)

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,8 +110,9 @@ class _Runner:
     def step(self, is_timed: bool = False) -> None:
         if self.row["problem"]:
             return
-        self.process.stdin.write("step\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # a process that has ended, which `_answer` reports
+            self.process.stdin.write("step\n")
+            self.process.stdin.flush()
         measured = self._answer()
         if measured is None:
             return
