@@ -135,7 +135,9 @@ def overfit(
     if message := _wrong_labels(labels, num_classes):
         return OverfitReport("data", message, labels.shape, {})
     if not model.trainable_variables:
-        return OverfitReport("frozen", _frozen(model), labels.shape, {})
+        return OverfitReport(
+            "frozen", _frozen(model) or "The model has no weights.", labels.shape, {}
+        )
     optimizer = keras.optimizers.get(optimizer or default_optimizer(model, steps))
     one = _OneBatch(model, images, labels, target, optimizer, loss or CrossEntropy())
     try:

@@ -27,8 +27,9 @@ METADATA = "keras_deeplab"  # the name of the metadata inside a file
 METADATA_FILE = Path("assets.extra", "keras_deeplab.json")  # of a SavedModel
 SERVING_DEFAULT = "serving_default"
 BYTES_PER_PIXEL = 1000  # of a prediction with a network whose maps are not known
+COLORS = {1: "grey", 3: "RGB"}  # by the number of channels
 NO_METADATA = "it has no metadata of keras_deeplab"
-PIXELS = "RGB in 0..255, uint8 (batch, height, width, channels)"
+PIXELS = "{} in 0..255, uint8 (batch, height, width, channels)"
 
 Outputs = dict[str, np.ndarray]
 Run = Callable[[np.ndarray], Outputs]
@@ -60,7 +61,7 @@ class Metadata:
         return json.dumps(
             {
                 "keras_deeplab": __version__,
-                "images": PIXELS,
+                "images": PIXELS.format(COLORS.get(self.image_shape[-1], "values")),
                 "image_shape": self.image_shape,
                 "outputs": self.outputs,
                 "num_classes": self.num_classes,

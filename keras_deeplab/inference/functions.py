@@ -174,7 +174,7 @@ def _without_upsampling(model: keras.Model) -> tuple[keras.Model, bool | None]:
     """Returns a model without its last `ResizeLike`, and whether that aligns corners.
 
     The outputs are the coarse logits, the map of the size that they get, and, where they are
-    cropped after that, the map of the size that is left. A model of another end comes back itself,
+    cropped after that, the map of the size that is left. Any other model is returned as it is,
     with None.
     """
     calls = {id(call.outputs[0]): call for call in top_level_calls(model)}

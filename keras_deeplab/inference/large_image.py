@@ -30,7 +30,7 @@ def is_large(path: str | os.PathLike) -> bool:
     except Image.DecompressionBombError:
         return True
     except (KeyError, *PILLOW_ERRORS):
-        return False  # reading it tells why
+        return False  # the error of reading it names the reason
 
 
 class LargeImage:

@@ -21,7 +21,6 @@ MODELS = {
     "v2_vgg": lambda: kd.DeepLabV2(5, "vgg16"),
     "v3_16": lambda: kd.DeepLabV3(5, "resnet50", output_stride=16),
     "v3_8": lambda: kd.DeepLabV3(5, "resnet50", output_stride=8),
-    "v3_cascade": lambda: kd.DeepLabV3(5, "resnet50", cascade=True),
     "v3_mobile": lambda: kd.DeepLabV3(5, "mobilenet_v2", aspp_rates=()),
     "v3_plus_xception": lambda: kd.DeepLabV3Plus(5, "xception65"),
     "v3_plus_resnet": lambda: kd.DeepLabV3Plus(5, "resnet50"),

@@ -1,4 +1,4 @@
-"""Measures training steps and the input pipeline, and prints a table of each."""
+"""Measures convolutions, training steps, inference and the pipeline, and prints a table of each."""
 
 from __future__ import annotations
 
