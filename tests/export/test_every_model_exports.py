@@ -1,4 +1,7 @@
-"""The kinds of models of the README's table, and MultiScale, in each format and in OpenVINO."""
+"""Models of full size, and MultiScale, in each format and in OpenVINO.
+
+Small ones: the exports of a ResNet take several gigabytes.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,9 @@ from keras_deeplab.models.multi_scale import unwrapped
 TOLERANCE = 1e-3
 SUFFIXES = {"saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
 MODELS = {
-    "v1": lambda: kd.DeepLabV1(5, "vgg16"),
-    "v2_resnet": lambda: kd.DeepLabV2(5, "resnet101"),
-    "v2_vgg": lambda: kd.DeepLabV2(5, "vgg16"),
-    "v3_16": lambda: kd.DeepLabV3(5, "resnet50", output_stride=16),
-    "v3_8": lambda: kd.DeepLabV3(5, "resnet50", output_stride=8),
     "v3_mobile": lambda: kd.DeepLabV3(5, "mobilenet_v2", aspp_rates=()),
-    "v3_plus_xception": lambda: kd.DeepLabV3Plus(5, "xception65"),
-    "v3_plus_resnet": lambda: kd.DeepLabV3Plus(5, "resnet50"),
     "v3_plus_mobile": lambda: kd.DeepLabV3Plus(5, "mobilenet_v2"),
-    "v3_plus_mobile3": lambda: kd.DeepLabV3Plus(5, "mobilenet_v3_large"),
     "unet": lambda: kd.UNet(5, filters=16, backbone=None),
-    "unet_over": lambda: kd.UNet(5, "resnet50"),
     "multi_scale": lambda: kd.MultiScale(
         kd.DeepLabV3Plus(5, "mobilenet_v2"), (0.75, 1.0), fusion="mean", flip=True
     ),
