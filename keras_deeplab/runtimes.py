@@ -17,7 +17,9 @@ from tensorflow.python.framework import op_def_registry
 
 from keras_deeplab._version import __version__
 from keras_deeplab.data import DatasetInfo, voc_colors
+from keras_deeplab.extras import require
 from keras_deeplab.files import read_json_object
+from keras_deeplab.frozen import reachable
 from keras_deeplab.validation import error, is_integer
 from keras_deeplab.weights.readers.tflite import file_schema
 
@@ -229,40 +231,37 @@ def signatures(path: Path) -> dict[str, Callable[[Any], Outputs]]:
     """
     content = (path / "saved_model.pb").read_bytes()
     meta = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0]
+    # That of the loader has no inputs.
+    wanted = {name: found for name, found in meta.signature_def.items() if found.inputs}
+    ends = [end for found in wanted.values() for end in (found.inputs, found.outputs)]
+    tensors = [tensor.name for end in ends for tensor in end.values()]
+    graph_def = reachable(meta.graph_def, tensors)
+    refused = sorted(filter(_is_outside, _operations(graph_def)))
+    if refused:
+        raise ValueError(f"it has operations that an export has not: {', '.join(refused)}")
     with tf.Graph().as_default() as graph:  # the functions of this process may have the same names
-        tf.graph_util.import_graph_def(meta.graph_def, name="")
-    library = {f.signature.name: f.node_def for f in meta.graph_def.library.function}
+        tf.graph_util.import_graph_def(graph_def, name="")
     session = tf.compat.v1.Session(graph=graph)
 
     def function(signature: Any) -> Callable[[Any], Outputs]:
         (feed,) = [tensor.name for tensor in signature.inputs.values()]
         fetches = {name: tensor.name for name, tensor in signature.outputs.items()}
-        refused = sorted(filter(_is_outside, _operations(graph, library, fetches.values())))
-        if refused:
-            raise ValueError(f"it has operations that an export has not: {', '.join(refused)}")
         return lambda value: session.run(fetches, {feed: value})
 
-    # That of the loader has no inputs.
-    return {name: function(s) for name, s in meta.signature_def.items() if s.inputs}
+    return {name: function(found) for name, found in wanted.items()}
 
 
-def _operations(graph: tf.Graph, library: dict[str, Any], tensors: Iterable[str]) -> set[str]:
-    """The kinds of operations that tensors are computed from, also inside functions."""
-    nodes, todo = set(), [graph.get_tensor_by_name(name).op for name in tensors]
-    while todo:
-        node = todo.pop()
-        if node not in nodes:
-            nodes.add(node)
-            todo += [*node.control_inputs, *(tensor.op for tensor in node.inputs)]
-    found, bodies, library = set(), [[node.node_def for node in nodes]], dict(library)
+def _operations(graph: tf.compat.v1.GraphDef) -> set[str]:
+    """The kinds of operations of a graph and of the functions that it calls."""
+    functions = {each.signature.name: each.node_def for each in graph.library.function}
+    found, bodies = set(), [graph.node]
     while bodies:
         for node in bodies.pop():
             values = node.attr.values()
-            inner = [f.name for value in values for f in (value.func, *value.list.func)]
-            if node.op not in library:
-                found.add(node.op)
-            bodies += [library.pop(name) for name in (node.op, *inner) if name in library]
-    return found
+            inner = [each.name for value in values for each in (value.func, *value.list.func)]
+            found.add(node.op)
+            bodies += [functions.pop(name) for name in (node.op, *inner) if name in functions]
+    return found - {each.signature.name for each in graph.library.function}
 
 
 def _is_outside(operation: str) -> bool:
@@ -272,12 +271,9 @@ def _is_outside(operation: str) -> bool:
 
 
 def _litert(path: Path) -> tuple[Any, Run]:
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as fault:
-        raise ImportError(
-            "running .tflite files needs LiteRT: pip install keras_deeplab[litert]"
-        ) from fault
+    require("running a .tflite file", "litert", "ai_edge_litert")
+    from ai_edge_litert.interpreter import Interpreter
+
     content = path.read_bytes()
     model = file_schema().Model.GetRootAsModel(content, 0)
     entries = [model.Metadata(index) for index in range(model.MetadataLength())]
@@ -291,14 +287,11 @@ def _litert(path: Path) -> tuple[Any, Run]:
 
 
 def _onnx(path: Path) -> tuple[Any, Run]:
-    try:
-        import onnx
-        import onnxruntime
-        from onnx.external_data_helper import uses_external_data
-    except ImportError as fault:
-        raise ImportError(
-            "running .onnx files needs ONNX Runtime: pip install keras_deeplab[onnx]"
-        ) from fault
+    require("running an .onnx file", "onnx", "onnx", "onnxruntime")
+    import onnx
+    import onnxruntime
+    from onnx.external_data_helper import uses_external_data
+
     content = path.read_bytes()
     model = onnx.load_model_from_string(content)
     if any(map(uses_external_data, _tensors(model.graph))) or model.functions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.evaluation import pair_batches
+from keras_deeplab.extras import require
 from keras_deeplab.inference import logits_spec, predict
 from keras_deeplab.metrics import SegmentationMetrics
 from keras_deeplab.pictures import Colors, comparison_picture, confusion_picture
@@ -22,11 +22,7 @@ Logs = dict[str, Any] | None
 
 def check_installed() -> None:
     """Raises an ImportError if the package tensorboard is missing."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ImportError(
-            "TensorFlow writes TensorBoard's files only with the package tensorboard: "
-            "pip install keras_deeplab[tensorboard]"
-        )
+    require("writing TensorBoard's files", "tensorboard", "tensorboard")
 
 
 class TensorBoard(keras.callbacks.TensorBoard):

@@ -119,6 +119,11 @@ def test_metadata_is_checked(change, message):
         Metadata.from_dict({**stored, **change} if change else [1])
 
 
+def aborted(value):
+    with tf.control_dependencies([tf.raw_ops.Abort(exit_without_error=True)]):
+        return tf.identity(value)
+
+
 class Hostile(tf.Module):
     """A SavedModel whose graph does more than compute."""
 
@@ -136,9 +141,11 @@ class Hostile(tf.Module):
     "act, operation",
     [
         (lambda: tf.strings.length(tf.io.read_file("/etc/hostname")), "ReadFile"),
-        (lambda: (tf.io.write_file("/tmp/never", "x"), 1)[1] * tf.ones(()), "WriteFile"),
+        (lambda: (tf.io.write_file("never", "x"), 1)[1] * tf.ones(()), "WriteFile"),
         (lambda: tf.py_function(lambda: 1.0, [], tf.float32), "EagerPyFunc"),
         (lambda: tf.size(tf.io.matching_files("/etc/*")), "MatchingFiles"),
+        (lambda: tf.io.decode_proto([b""], "A", [], [], "file:///etc/hostname")[0], "DecodeProto"),
+        (lambda: aborted(tf.ones(())), "Abort"),
     ],
 )
 def test_a_saved_model_that_reaches_out_is_refused(tmp_path, act, operation):

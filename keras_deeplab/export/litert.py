@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.data import DatasetInfo, Source
-from keras_deeplab.export.calibration import compared_images
-from keras_deeplab.export.comparison import ExportError, Limits, check_export
+from keras_deeplab.export.comparison import Limits
 from keras_deeplab.export.definition import DEFAULT_OUTPUTS, Definition
-from keras_deeplab.export.placing import verified_file
-from keras_deeplab.runtimes import METADATA, open_exported
+from keras_deeplab.export.single_file import file_definition, write_file
+from keras_deeplab.extras import require
+from keras_deeplab.runtimes import METADATA
 from keras_deeplab.weights.readers.tflite import file_schema
 
 
@@ -71,25 +70,13 @@ def litert(
     >>> path = keras_deeplab.export.litert(model, "model.tflite")
     >>> keras_deeplab.runtimes.open_exported(path)(images)["labels"]
     """
-    if not importlib.util.find_spec("ai_edge_litert"):
-        raise ImportError("writing .tflite files needs LiteRT: pip install keras_deeplab[litert]")
-    batch = None if image_size is None else 1
-    precisions = ("float32", "float16", "int8")
-    definition = Definition(model, precision, precisions, outputs, info, image_size, batch)
-    compared = compared_images(definition, images, source)
-    with verified_file(path, ".tflite", overwrite) as temporary:
-        temporary.write_bytes(_converted(definition, compared))
-        try:
-            exported = open_exported(temporary)
-        except ValueError as fault:
-            raise ExportError(str(fault)) from fault
-        check_export(exported, definition, limits, compared, source)
-    return Path(path)
+    require("writing a .tflite file", "litert", "ai_edge_litert")
+    definition = file_definition(model, precision, outputs, info, image_size)
+    return write_file(definition, path, ".tflite", overwrite, _write, images, source, limits)
 
 
-def _converted(definition: Definition, calibration: Sequence[np.ndarray] | None) -> bytes:
+def _write(definition: Definition, images: Sequence[np.ndarray] | None, path: Path) -> None:
     # Only here: TensorFlow is about to leave LiteRT to a package of its own.
-    from tensorflow.lite.python.convert_phase import ConverterError
     from tensorflow.lite.tools import flatbuffer_utils
 
     frozen = definition.frozen("converter")
@@ -101,16 +88,12 @@ def _converted(definition: Definition, calibration: Sequence[np.ndarray] | None)
     if definition.precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if definition.precision == "int8":
-        converter.representative_dataset = lambda: ([batch] for batch in calibration)
-    try:
-        content = converter.convert()
-    except (ConverterError, ValueError, RuntimeError) as fault:
-        raise ExportError(f"The model cannot be converted to LiteRT: {fault}") from fault
+        converter.representative_dataset = lambda: ([batch] for batch in images)
     schema = file_schema()
-    parsed = flatbuffer_utils.convert_bytearray_to_object(content)
+    parsed = flatbuffer_utils.convert_bytearray_to_object(converter.convert())
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(definition.metadata.to_json().encode(), np.uint8)
     entry.name, entry.buffer = METADATA, len(parsed.buffers)
     parsed.buffers.append(buffer)
     parsed.metadata.append(entry)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
+    path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,12 +11,12 @@ import keras
 import numpy as np
 
 from keras_deeplab.data import DatasetInfo, Source
-from keras_deeplab.export.calibration import compared_images
-from keras_deeplab.export.comparison import ExportError, Limits, check_export
+from keras_deeplab.export.comparison import Limits
 from keras_deeplab.export.definition import DEFAULT_OUTPUTS, Definition
 from keras_deeplab.export.onnx_graph import onnx_graph
-from keras_deeplab.export.placing import verified_file
-from keras_deeplab.runtimes import METADATA, open_exported
+from keras_deeplab.export.single_file import file_definition, write_file
+from keras_deeplab.extras import require
+from keras_deeplab.runtimes import METADATA
 from keras_deeplab.validation import error
 
 LARGEST = 2**31 - 1  # bytes of a message of Protocol Buffers, which a file is
@@ -77,43 +76,25 @@ def onnx(
     >>> path = keras_deeplab.export.onnx(model, "model.onnx")
     >>> keras_deeplab.runtimes.open_exported(path)(images)["labels"]
     """
-    missing = [name for name in ("tf2onnx", "onnxruntime") if not importlib.util.find_spec(name)]
-    if missing:
-        packages = " and ".join(missing)
-        raise ImportError(f"writing .onnx files needs {packages}: pip install keras_deeplab[onnx]")
-    batch = None if image_size is None else 1
-    precisions = ("float32", "float16", "int8")
-    definition = Definition(model, precision, precisions, outputs, info, image_size, batch)
+    require("writing an .onnx file", "onnx", "tf2onnx", "onnxruntime")
+    definition = file_definition(model, precision, outputs, info, image_size)
     size = 4 * model.count_params()
     if size > LARGEST:
         raise error("model", f"of up to {LARGEST} bytes, the limit of an ONNX file", size)
-    compared = compared_images(definition, images, source)
-    with verified_file(path, ".onnx", overwrite) as temporary:
-        _write(definition, compared, temporary)
-        try:
-            exported = open_exported(temporary)
-        except ValueError as fault:
-            raise ExportError(str(fault)) from fault
-        check_export(exported, definition, limits, compared, source)
-    return Path(path)
+    return write_file(definition, path, ".onnx", overwrite, _write, images, source, limits)
 
 
 def _write(definition: Definition, images: Iterable[np.ndarray] | None, path: Path) -> None:
     from onnx import helper, load_model, save_model
 
-    try:
-        graph = onnx_graph(definition.frozen("converter"))
-        if definition.precision == "float16":
-            _halve(graph)
-        if definition.precision == "int8":
-            _quantize(graph, images, path)
-            graph = load_model(path)
-        helper.set_model_props(graph, {METADATA: definition.metadata.to_json()})
-        save_model(graph, path)
-    except (ImportError, OSError, MemoryError):
-        raise
-    except Exception as fault:  # each package has its own
-        raise ExportError(f"The model cannot be converted to ONNX: {fault}") from fault
+    graph = onnx_graph(definition.frozen("converter"))
+    if definition.precision == "float16":
+        _halve(graph)
+    if definition.precision == "int8":
+        _quantize(graph, images, path)
+        graph = load_model(path)
+    helper.set_model_props(graph, {METADATA: definition.metadata.to_json()})
+    save_model(graph, path)
 
 
 def _halve(model: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from keras_deeplab.data.formats import FORMATS, MAX_PIXELS, PILLOW_ERRORS, format_of
+from keras_deeplab.extras import require
 from keras_deeplab.files import special_file
 from keras_deeplab.validation import error
 
@@ -41,13 +42,9 @@ class LargeImage:
     """
 
     def __init__(self, path: str | os.PathLike, channels: int) -> None:
-        try:
-            import pyvips
-        except ImportError as missing:
-            raise ImportError(
-                f"{path} has more than {MAX_PIXELS} pixels, and reading it by rows needs the "
-                "package pyvips: pip install keras_deeplab[large]"
-            ) from missing
+        require(f"{path}: reading an image of over {MAX_PIXELS} pixels", "large", "pyvips")
+        import pyvips
+
         self._path, self._fault, self._channels = os.fspath(path), pyvips.Error, channels
         try:
             opened = pyvips.Image.new_from_file(

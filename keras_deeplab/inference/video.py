@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_deeplab.data.decoding import check_regular
+from keras_deeplab.extras import require
 from keras_deeplab.validation import error
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
@@ -50,12 +51,7 @@ def video_writer(path: Path, rate: float) -> Iterator[Any]:
 
 
 def _imageio(path: Path) -> Any:
-    try:
-        import imageio.v2
-        import imageio_ffmpeg  # noqa: F401
-    except ImportError as missing:
-        raise ImportError(
-            f"{path} is a video, and videos need the packages imageio and imageio-ffmpeg: "
-            "pip install keras_deeplab[video]"
-        ) from missing
+    require(f"{path}: a video", "video", "imageio", "imageio_ffmpeg")
+    import imageio.v2
+
     return imageio.v2

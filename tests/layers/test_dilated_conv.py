@@ -80,11 +80,12 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("kind", PAIRS)
+CASES = {(kind, dtype) for kind in PAIRS for dtype in TOLERANCES}
+CASES -= {("grouped", "bfloat16")}  # of which Keras has no gradient on a CPU
+
+
+@pytest.mark.parametrize("kind, dtype", sorted(CASES))
 def test_results_and_gradients_are_keras(kind, dtype):
-    if kind == "grouped" and dtype == "bfloat16":
-        pytest.skip("Keras has no gradient of a grouped convolution in bfloat16 on a CPU")
     for settings in SETTINGS:
         compare(kind, dtype, *settings)
 

@@ -75,6 +75,6 @@ def test_shapes_offsets_and_types_that_are_not_the_file_s_are_refused(kind, shap
 
 
 def test_without_the_package_the_error_says_what_to_install(path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ImportError, match=r"pip install keras_deeplab\[safetensors\]"):
         weights.open_checkpoint(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_deeplab.extras import require
 from keras_deeplab.weights import names
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import UnreadableError, WeightsError, printable
@@ -90,11 +91,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     The package safetensors itself checks that the declared shapes and offsets are those of the
     file, without gaps or overlaps.
     """
-    try:
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise ImportError(
-            f"{path} is a safetensors file, and reading it needs the package safetensors: "
-            "pip install keras_deeplab[safetensors]"
-        ) from error
+    require(f"{path}: reading a safetensors file", "safetensors", "safetensors")
+    from safetensors.numpy import load_file
+
     return load_file(path)

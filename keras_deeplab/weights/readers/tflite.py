@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_deeplab.extras import require
 from keras_deeplab.weights.checkpoint import Checkpoint, may_hold
 from keras_deeplab.weights.errors import UnreadableError
 
@@ -32,12 +33,8 @@ def file_schema() -> ModuleType:
     try:
         from tensorflow.lite.python import schema_py_generated
     except ImportError:  # TensorFlow is about to leave LiteRT to that package
-        try:
-            from ai_edge_litert import schema_py_generated
-        except ImportError as error:
-            raise ImportError(
-                "reading .tflite files needs LiteRT: pip install keras_deeplab[litert]"
-            ) from error
+        require("reading a .tflite file", "litert", "ai_edge_litert")
+        from ai_edge_litert import schema_py_generated
     return schema_py_generated
 
 
