@@ -15,7 +15,13 @@ from PIL import Image
 from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.files import atomic_write, read_json_object, write_png
-from keras_deeplab.inference import Predictor, logits_spec, open_picture, predict
+from keras_deeplab.inference import (
+    Predictor,
+    logits_spec,
+    model_functions,
+    open_picture,
+    predict,
+)
 from keras_deeplab.inference.large_image import LargeImage, is_large
 from keras_deeplab.inference.video import VIDEO_SUFFIXES, is_video, open_video, video_writer
 from keras_deeplab.metrics import by_name
@@ -55,7 +61,7 @@ def predict_files(
             unless `window` is set: they are read by rows then (with the extra `large`), and their
             overlay is at most 4,096 pixels wide and high.
         frame_labels: Whether to write the class numbers of each frame of a video too, to
-            NAME_labels/NUMBER.png.
+            NAME_labels/NUMBER.png. Those of an earlier, longer video are removed.
 
     Returns:
         For each file name the share of its pixels predicted as each class.
@@ -124,7 +130,8 @@ def _predict_video(
     frame_labels: bool,
 ) -> tuple[np.ndarray, str]:
     """Writes the overlays of a video, as `_predict_image` does."""
-    _, num_classes = logits_spec(model)
+    functions = model_functions(model)  # the weights are hashed once, not for each frame
+    _, num_classes = logits_spec(functions)
     counts, number = np.zeros(num_classes, np.int64), 0
     with (
         open_video(path) as (frames, rate, expected),
@@ -133,7 +140,7 @@ def _predict_video(
     ):
         progress = keras.utils.Progbar(expected or None, unit_name="frame")
         for number, frame in enumerate(frames, 1):
-            labels = predict(model, Image.fromarray(frame), verbose=0, **windows)
+            labels = predict(functions, Image.fromarray(frame), verbose=0, **windows)
             append(overlay(frame, labels, colors, ignore_label=None))
             if frame_labels:
                 folder = target.with_name(f"{target.name}_labels")
@@ -144,6 +151,10 @@ def _predict_video(
             raise error("images", "videos with at least one frame", str(path))
         if number + max(1, rate / 2) < expected:  # sound may last a little longer
             logger.warning("%s ends after %d of %d frames: is it cut off?", path, number, expected)
+        if frame_labels:  # of a longer video that was predicted before
+            for old in target.with_name(f"{target.name}_labels").glob("[0-9]" * 6 + ".png"):
+                if int(old.stem) > number:
+                    old.unlink()
         progress.target = number
         progress.update(number, finalize=True)
     return counts, f" ({number} frames)"

@@ -109,7 +109,11 @@ def video(tmp_path):
 def test_a_video_is_predicted_frame_by_frame(video, tmp_path, logs):
     import imageio.v2
 
+    (labels := tmp_path / "out" / "drive_labels").mkdir(parents=True)
+    for name in ("000012.png", "000013.png", "notes13.png"):
+        (labels / name).write_bytes(b"old")
     shares = predict_files(channel_model(), tmp_path, tmp_path / "out", frame_labels=True)
+    (labels / "notes13.png").unlink()  # not one of its own files
     assert list(shares["drive.mkv"].values()) == pytest.approx([1 / 3] * 3)
     assert "drive.mkv (12 frames): 0 33%, 1 33%, 2 33%" in logs.text
     with imageio.v2.get_reader(tmp_path / "out" / "drive_overlay.mp4", "ffmpeg") as reader:
@@ -120,7 +124,7 @@ def test_a_video_is_predicted_frame_by_frame(video, tmp_path, logs):
     for number, frame in enumerate(frames):
         expected = (250 * np.eye(3)[number % 3] + colors[number % 3]) / 2
         assert np.abs(frame.mean((0, 1)) - expected).max() < 12
-    files = sorted((tmp_path / "out" / "drive_labels").iterdir())
+    files = sorted(labels.iterdir())
     assert [file.name for file in files][::11] == ["000001.png", "000012.png"]
     assert [np.unique(Image.open(file)).tolist() for file in files] == [[0], [1], [2]] * 4
 

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import keras_deeplab
 from keras_deeplab import data
-from keras_deeplab.cli.options import Parser, add_model, command, load_model_or_export
+from keras_deeplab.cli.options import (
+    Parser,
+    add_model,
+    check_classes,
+    command,
+    load_model_or_export,
+)
 from keras_deeplab.evaluation import prediction_settings, scores_table
 from keras_deeplab.files import write_json
 from keras_deeplab.inference import logits_spec
@@ -35,16 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = data.open_source(options.data)
     data.audit(source, [options.split])
     model = load_model_or_export(options)
-    classes, predicted = source.info.classes, logits_spec(model)[1]
-    if predicted != len(classes):
-        raise ValueError(
-            f"{options.model} predicts {predicted} classes, but {options.data} has "
-            f"{len(classes)}: {', '.join(classes)}."
-        )
+    check_classes(options, source.info.classes, logits_spec(model)[1])
     report = keras_deeplab.evaluate(
         model,
         data.evaluation_dataset(source, options.split, cache=False),  # read once
-        class_names=classes,
+        class_names=source.info.classes,
         boundary=options.boundary,
     )
     folder = options.output or options.model.parent / f"evaluation-{options.split}"

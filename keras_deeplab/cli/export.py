@@ -11,18 +11,20 @@ from keras_deeplab.cli.options import (
     SIZE,
     Parser,
     add_model,
+    check_classes,
     command,
     height_and_width,
     load_model,
     one_of,
     positive,
 )
+from keras_deeplab.export.comparison import LIMITS
+from keras_deeplab.inference import logits_spec
 from keras_deeplab.prediction import stored_info
 from keras_deeplab.runtimes import OUTPUTS
 from keras_deeplab.validation import error
 
 FORMATS = ("saved_model", "litert", "onnx")
-PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 
 
 def parser() -> Parser:
@@ -35,7 +37,7 @@ def parser() -> Parser:
     add = made.add_argument
     add("--output", type=Path, required=True, help="folder of a SavedModel, or file to write")
     add("--format", default="saved_model", help="of the export", **one_of(FORMATS))
-    add("--precision", help="default: the model's", **one_of(PRECISIONS))
+    add("--precision", help="default: the model's", **one_of(LIMITS))
     add("--data", help="'shapes' or a folder: mean IoU before and after; calibrates int8")
     add("--outputs", nargs="+", help="default: labels probabilities", **one_of(OUTPUTS))
     add("--image-size", help="of all images; default: any", **SIZE)
@@ -61,10 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if source is not None:
         data.audit(source)
     model = load_model(options)
+    if source is not None:
+        check_classes(options, source.info.classes, logits_spec(model)[1])
     settings = {
         "precision": options.precision,
         "outputs": options.outputs,
-        "info": source.info if source else stored_info(options.model, model.output_shape[-1]),
+        "info": source.info if source else stored_info(options.model, logits_spec(model)[1]),
         "image_size": options.image_size and height_and_width(options.image_size),
         "source": source,
         "max_pixels": options.max_pixels,

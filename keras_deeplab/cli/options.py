@@ -153,12 +153,20 @@ def load_model_or_export(options: argparse.Namespace) -> keras.Model | ExportedM
     """Loads the model, or opens the export, whose options are those that it was made with."""
     if not is_exported(options.model):
         return load_model(options)
-    for name, value in (("output-stride", options.output_stride), ("scales", options.scales)):
-        if value is not None:
-            raise validation.error(f"--{name}", "left out for an export: export with it", value)
-    if options.flip:
-        raise validation.error("--flip", "left out for an export: export with it", True)
+    for name in ("output_stride", "scales", "flip"):
+        if value := getattr(options, name):
+            option = f"--{name.replace('_', '-')}"
+            raise validation.error(option, "left out for an export: export with it", value)
     return open_exported(options.model)
+
+
+def check_classes(options: argparse.Namespace, classes: Sequence[str], predicted: int) -> None:
+    """Raises an error if `--model` does not predict as many classes as `--data` has."""
+    if predicted != len(classes):
+        raise ValueError(
+            f"{options.model} predicts {predicted} classes, but {options.data} has "
+            f"{len(classes)}: {', '.join(classes)}."
+        )
 
 
 def add_test_time_augmentation(group: argparse._ActionsContainer) -> None:

@@ -117,9 +117,10 @@ def check_export(
 
 
 def model_function(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
-    """Returns the model as a graph from uint8 images to float32 logits, as `predict` runs it.
+    """Returns the model as a graph from uint8 images to float32 logits.
 
-    Run eagerly, a deep network's float32 rounding alone comes near the limit.
+    It is not frozen, so that a mistake of freezing shows. Run eagerly, a deep network's float32
+    rounding alone comes near the limit.
     """
     spec, _ = logits_spec(model)
 

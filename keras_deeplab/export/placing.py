@@ -31,6 +31,8 @@ def verified_file(path: str | os.PathLike, suffix: str, overwrite: bool) -> Iter
 def verified_folder(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary folder beside `path` that takes its place when the block succeeds."""
     path = Path(path)
+    if path.suffix.lower() in (".tflite", ".onnx"):
+        raise error("path", f"the name of a folder: {path.suffix} is another format", str(path))
     empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     if not empty and not (overwrite and (path / "saved_model.pb").is_file()):
         raise FileExistsError(

@@ -13,13 +13,13 @@ import tensorflow as tf
 from keras_deeplab.frozen import FrozenFunction
 from keras_deeplab.graph import geometry
 from keras_deeplab.graph.network import all_layers, top_level_calls
-from keras_deeplab.inference.upsampled_labels import upsampled, upsampled_labels
+from keras_deeplab.inference.upsampled_labels import upsampled_labels
 from keras_deeplab.layers import CropLike, ResizeLike
+from keras_deeplab.layers.resize import bilinear
 from keras_deeplab.models import MultiScale
 from keras_deeplab.runtimes import BYTES_PER_PIXEL, ExportedModel
 from keras_deeplab.validation import error
 
-Predictor = keras.Model | ExportedModel
 # Beside the models, not on them: an attribute would be tracked, saved and copied with its model.
 _LOCK = threading.Lock()
 _FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, ModelFunctions] = weakref.WeakKeyDictionary()
@@ -27,6 +27,8 @@ _FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, ModelFunctions] = weakref.Wea
 
 def logits_spec(model: Predictor) -> tuple[tf.TensorSpec, int]:
     """Returns the spec of a segmentation model's input and the number of classes, or raises."""
+    if isinstance(model, ModelFunctions):
+        return model.spec
     if isinstance(model, ExportedModel):
         shape = (None, *model.metadata.image_shape)
         return tf.TensorSpec(shape, tf.uint8), model.num_classes
@@ -63,7 +65,7 @@ class ModelFunctions:
 
     def __init__(self, model: keras.Model) -> None:
         # Nothing here holds the model itself, which would keep it in the dictionary.
-        spec, num_classes = logits_spec(model)
+        spec, num_classes = self.spec = logits_spec(model)
         network, align_corners = _without_upsampling(model)
         dtype = label_dtype(num_classes)
 
@@ -86,11 +88,11 @@ class ModelFunctions:
         @tf.function(input_signature=signature, autograph=False)
         def probabilities(logits: tf.Tensor, size: tf.Tensor, shown: tf.Tensor) -> tf.Tensor:
             if align_corners is not None:
-                logits = upsampled(logits, size, align_corners)[:, : shown[0], : shown[1]]
+                logits = bilinear(logits, size, align_corners)[:, : shown[0], : shown[1]]
             return tf.nn.softmax(logits)
 
         any_batch = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype, name="images")
-        self._network, self._dtype = FrozenFunction(outputs, [any_batch]), spec.dtype
+        self._network = FrozenFunction(outputs, [any_batch])
         self._labels, self._probabilities = labels, probabilities
         self.bytes_per_pixel = _bytes_per_pixel(model)
         self._weights, self._policies = model.weights, _policies(model)
@@ -115,16 +117,19 @@ class ModelFunctions:
 
     def _run(self, pixels: tf.Tensor) -> list[tf.Tensor]:
         # Not in one function with what follows, which would copy the constants once more.
-        found = self._network(tf.cast(pixels, self._dtype))
+        found = self._network(tf.cast(pixels, self.spec[0].dtype))
         return [found[name] for name in ("logits", "size", "shown")]
+
+
+Predictor = keras.Model | ExportedModel | ModelFunctions
 
 
 def model_functions(model: Predictor) -> ModelFunctions | ExportedModel:
     """Returns the compiled functions of a model, which are kept as long as it stays as it is.
 
-    An export has the same methods.
+    An export has the same methods; functions are returned as they are, without a look at the model.
     """
-    if isinstance(model, ExportedModel):
+    if isinstance(model, ModelFunctions | ExportedModel):
         return model
     with _LOCK:  # else threads of a server would all freeze the network
         known = _FUNCTIONS.get(model)

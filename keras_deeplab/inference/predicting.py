@@ -100,7 +100,8 @@ def predict(
     if any(known is not None and side < known for side, known in zip(sides, fixed, strict=True)):
         raise error("image", f"at least of the model's input size {tuple(fixed)}", sides)
     functions = model_functions(model)
-    chosen = chosen or default_window(sides, functions.bytes_per_pixel)
+    per_pixel = functions.bytes_per_pixel
+    chosen = chosen or default_window(sides, per_pixel)
     chosen = tuple(known or side for known, side in zip(fixed, chosen, strict=True))
     overlap = min(OVERLAP, min(chosen) // 4) if overlap is None else overlap
     try:
@@ -108,9 +109,10 @@ def predict(
             compute = functions.probabilities if probabilities else functions.labels
             images = pixels if is_batch else pixels[None]
             size_of_all = (len(images) * sides[0], sides[1])
-            if default_window(size_of_all, functions.bytes_per_pixel) != size_of_all:
-                return _each(lambda image: np.array(compute(image[None]))[0], images, is_batch)
-            found = np.array(compute(images))
+            parts = [images]
+            if len(images) > 1 and default_window(size_of_all, per_pixel) != size_of_all:
+                parts = np.split(images, len(images))  # one by one, in the memory of one
+            found = np.concatenate([np.array(compute(part)) for part in parts])
             return found if is_batch else found[0]
         grid = GRID if tuple(fixed) == (None, None) else 1
         by_windows = partial(
@@ -120,17 +122,12 @@ def predict(
             dtype=None if probabilities else label_dtype(num_classes).as_numpy_dtype,
             verbose=verbose,
         )
-        return _each(by_windows, pixels if is_batch else [pixels], is_batch)
+        return np.stack(list(map(by_windows, pixels))) if is_batch else by_windows(pixels)
     except tf.errors.ResourceExhaustedError as exhausted:
         raise MemoryError(
             f"`image` must be small enough for the memory. Received: image of shape {pixels.shape}."
             " Give a smaller `window`."
         ) from exhausted
-
-
-def _each(compute: Callable[[Any], np.ndarray], images: Any, is_batch: bool) -> np.ndarray:
-    """Predicts images one by one, which takes the memory of one."""
-    return np.stack(list(map(compute, images))) if is_batch else compute(images[0])
 
 
 def _by_windows(

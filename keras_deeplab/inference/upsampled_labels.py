@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from keras_deeplab.layers.resize import bilinear
+
 ROWS = 128  # of the labels that are computed at a time
-
-
-def upsampled(logits: tf.Tensor, size: tf.Tensor | list, align_corners: bool) -> tf.Tensor:
-    """Resizes logits as `layers.ResizeLike` does."""
-    return tf.raw_ops.ResizeBilinear(
-        images=logits, size=size, align_corners=align_corners, half_pixel_centers=not align_corners
-    )
 
 
 def upsampled_labels(
@@ -23,7 +18,7 @@ def upsampled_labels(
     formulas of TensorFlow's kernel, so that the labels are those of the whole resized map.
     """
     known = tf.shape(logits)[1]
-    columns = upsampled(logits, [known, size[1]], align_corners)
+    columns = bilinear(logits, [known, size[1]], align_corners)
 
     def strip(first: tf.Tensor) -> tf.Tensor:
         rows = tf.cast(tf.minimum(first + tf.range(ROWS), size[0] - 1), tf.float32)

@@ -62,9 +62,8 @@ class Conv2D(kl.Conv2D):
     """
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        usual = super().convolution_op
         if not _is_dilated(self) or self.groups > 1:
-            return usual(inputs, kernel)
+            return super().convolution_op(inputs, kernel)
         return convolution(*_tensors(inputs, kernel), self.dilation_rate, self.padding)
 
 
@@ -274,12 +273,9 @@ def _mirrored(
     kernel = tf.reverse(kernel, (0, 1))
     if padding == "same" and kernel.shape[0] % 2 and kernel.shape[1] % 2:
         return forward(x, kernel, rate, "same")
-    margins = []
-    for k, r in zip(kernel.shape[:2], rate, strict=True):
-        total = r * (k - 1)
-        begin = total // 2 if padding == "same" else 0
-        end = total - begin if padding == "same" else 0
-        margins.append([total - begin, total - end])
+    totals = [r * (k - 1) for k, r in zip(kernel.shape[:2], rate, strict=True)]
+    same = padding == "same"  # which pads the half of it, rounded down, in front
+    margins = [[total - total // 2, total // 2] if same else [total, total] for total in totals]
     return forward(tf.pad(x, [[0, 0], *margins, [0, 0]]), kernel, rate, "valid")
 
 

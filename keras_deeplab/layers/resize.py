@@ -51,7 +51,7 @@ class ResizeLike(keras.layers.Layer):
         if tuple(x.shape[1:3]) == (1, 1):
             resized = tf.broadcast_to(x, [tf.shape(x)[0], size[0], size[1], x.shape[3]])
         else:
-            resized = tf.cast(_bilinear(x, size, self.align_corners), x.dtype)
+            resized = tf.cast(bilinear(x, size, self.align_corners), x.dtype)
         resized.set_shape((None, *reference.shape[1:3], None))
         return resized
 
@@ -59,7 +59,8 @@ class ResizeLike(keras.layers.Layer):
         return {**super().get_config(), "align_corners": self.align_corners}
 
 
-def _bilinear(x: tf.Tensor, size: tf.Tensor, align_corners: bool) -> tf.Tensor:
+def bilinear(x: tf.Tensor, size: tf.Tensor | list, align_corners: bool) -> tf.Tensor:
+    """Resizes a map to `(height, width)`."""
     if align_corners:
         return tf.raw_ops.ResizeBilinear(images=x, size=size, align_corners=True)
     return tf.image.resize(x, size)
@@ -90,7 +91,7 @@ class ResizeBy(keras.layers.Layer):
         sides = [x.shape[axis] or tf.shape(x)[axis] for axis in (1, 2)]
         size = [tf.maximum(1, self._scaled(side)) for side in sides]
         x = tf.cast(x, self.compute_dtype)
-        return tf.cast(_bilinear(x, size, self.align_corners), self.compute_dtype)
+        return tf.cast(bilinear(x, size, self.align_corners), self.compute_dtype)
 
     def _scaled(self, side: int | tf.Tensor) -> int | tf.Tensor:
         """The size of a side, by integers: float32 is not exact, other runtimes lack float64."""

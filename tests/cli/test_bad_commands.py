@@ -99,6 +99,7 @@ BAD = [
         "`overlap` must be below the window's sides, 8",
     ),
     (predict, "--model own.keras --images broken.mp4", "`images` must be videos that can be dec"),
+    (export, "--model own.keras --output x --data two", "predicts 3 classes, but two has 2: "),
     (export, "--model own.keras --output two", "a new folder or a SavedModel"),
     (export, "--model cut.keras --output x", "error: cut.keras: it is damaged or cut off"),
     (export, "--model run --output x", "run: it is the folder of a run: give run/model.keras"),

@@ -222,6 +222,8 @@ def test_existing_paths(exported, copied, tmp_path, monkeypatch):
         with pytest.raises(FileExistsError, match="must be a new folder"):
             export.saved_model(model, path, overwrite=True)
     assert (other / "precious.txt").read_text() == "kept"
+    with pytest.raises(ValueError, match=r"^`path` must be the name of a folder: \.tflite is anot"):
+        export.saved_model(model, tmp_path / "model.tflite")
 
 
 def test_an_export_with_other_outputs_never_reaches_the_path(exported, copied, tmp_path):

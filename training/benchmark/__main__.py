@@ -40,7 +40,12 @@ def parser() -> Parser:
     add("--size", **SIZE, default=(512, 512), help="one number for a square")
     add("--batch-size", type=positive, default=4)
     add("--steps", type=positive, default=5, help="timed rounds of each, after two to warm up")
-    add("--threads", type=positive, default=cores(), help="threads of each program")
+    add(
+        "--threads",
+        type=positive,
+        default=cores(),
+        help="threads of each program; the table of convolutions takes all",
+    )
     add("--data", type=Path, help="folder with a train split to read instead of generated files")
     add("--batches", type=positive, default=36, help="timed batches of the pipeline")
     add("--output", type=Path, help="JSON file for all measurements")

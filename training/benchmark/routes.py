@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from training.benchmark.race import Package, Step
 
 CLASSES = 21
-DTYPES = ("float32", "bfloat16")
 # Class and arguments of ours, and the side of the image.
 NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "v3_resnet50_stride8": ("DeepLabV3", {"backbone": "resnet50", "output_stride": 8}, 513),
@@ -49,7 +48,7 @@ def _image(case: Case) -> Any:
 
 
 def tensorflow(case: Case) -> tuple[Step, dict[str, Any]]:
-    """The frozen graph that `keras_deeplab.predict` runs."""
+    """A frozen graph, as that of `keras_deeplab.predict`, with logits at full size."""
     import tensorflow as tf
 
     from keras_deeplab.frozen import FrozenFunction
@@ -197,18 +196,17 @@ def _torch_onnx(case: Case) -> tuple[bytes, Any]:
         return path.read_bytes(), image.numpy()
 
 
-EVERY = tuple(NETWORKS)
 OWN = ("keras_deeplab",)
 PEER = ("torch", "torchvision", "segmentation_models_pytorch")
 PACKAGES = {
-    "keras_deeplab, TensorFlow": Package(tensorflow, OWN, EVERY),
-    "keras_deeplab, ONNX Runtime": Package(onnx_runtime, (*OWN, "tf2onnx", "onnxruntime"), EVERY),
-    "keras_deeplab, OpenVINO": Package(openvino, (*OWN, "tf2onnx", "openvino"), EVERY),
-    "keras_deeplab, LiteRT": Package(litert, (*OWN, "ai_edge_litert"), EVERY),
-    "torch": Package(torch_channels_last, PEER, EVERY),
-    "torch.compile": Package(torch_compiled, PEER, EVERY),
-    "torch, ONNX Runtime": Package(torch_onnx_runtime, (*PEER, "onnxscript", "onnxruntime"), EVERY),
-    "torch, OpenVINO": Package(torch_openvino, (*PEER, "onnxscript", "openvino"), EVERY),
+    "keras_deeplab, TensorFlow": Package(tensorflow, OWN),
+    "keras_deeplab, ONNX Runtime": Package(onnx_runtime, (*OWN, "tf2onnx", "onnxruntime")),
+    "keras_deeplab, OpenVINO": Package(openvino, (*OWN, "tf2onnx", "openvino")),
+    "keras_deeplab, LiteRT": Package(litert, (*OWN, "ai_edge_litert")),
+    "torch": Package(torch_channels_last, PEER),
+    "torch.compile": Package(torch_compiled, PEER),
+    "torch, ONNX Runtime": Package(torch_onnx_runtime, (*PEER, "onnxscript", "onnxruntime")),
+    "torch, OpenVINO": Package(torch_openvino, (*PEER, "onnxscript", "openvino")),
 }
 HALF = ("keras_deeplab, TensorFlow", "keras_deeplab, OpenVINO", "torch", "torch.compile")
 HALF += ("torch, OpenVINO",)
