@@ -19,7 +19,7 @@ PACKAGE = Path(keras_deeplab.__file__).parent
 
 # From the bottom to the top: a room imports from itself and from the floors below its own.
 FLOORS: list[set[str]] = [
-    {"_version", "_requirements", "extras", "names"},
+    {"_version", "_requirements", "extras", "memory", "names"},
     {"files", "validation"},
     {"labels", "schedules", "distribution"},
     {"layers", "data", "losses", "metrics"},

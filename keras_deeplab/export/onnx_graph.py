@@ -19,7 +19,7 @@ AXES = ("batch", "height", "width")
 
 def onnx_graph(frozen: FrozenFunction) -> onnx.ModelProto:
     """Converts a function of images, traced for "converter"; the names of its outputs stay."""
-    from tf2onnx import convert
+    from tf2onnx import convert, optimizer
 
     concrete = frozen.concrete
     (images,) = concrete.inputs
@@ -27,7 +27,18 @@ def onnx_graph(frozen: FrozenFunction) -> onnx.ModelProto:
     log = logging.getLogger("tensorflow")
     level = log.level
     log.setLevel(logging.ERROR)  # not its warnings of deprecated functions, which tf2onnx uses
+    optimize = optimizer.optimize_graph
+
+    def without_copies(graph: Any, *_: Any, **__: Any) -> Any:
+        graph.update_proto = lambda *_, **__: None  # of each pass; `make_model` writes it anyway
+        try:
+            return optimize(graph, catch_errors=False)
+        finally:
+            del graph.update_proto
+
     try:
+        # It would copy the weights twice for each pass: 8 GB for a network of 120 MB.
+        optimizer.optimize_graph = without_copies
         model, _ = convert.from_graph_def(
             concrete.graph.as_graph_def(),
             input_names=[images.name],
@@ -40,6 +51,7 @@ def onnx_graph(frozen: FrozenFunction) -> onnx.ModelProto:
             opset=OPSET,
         )
     finally:
+        optimizer.optimize_graph = optimize
         log.setLevel(level)
     _Tidying(model.graph).tidied()
     return model

@@ -25,6 +25,7 @@ from keras_deeplab.export.definition import DEFAULT_OUTPUTS, Definition
 from keras_deeplab.export.placing import verified_folder
 from keras_deeplab.export.requests import checked_files, checked_images, pixels_of
 from keras_deeplab.export.warmup import write_warmup
+from keras_deeplab.memory import return_free_memory
 from keras_deeplab.runtimes import (
     METADATA_FILE,
     SERVING_DEFAULT,
@@ -119,14 +120,18 @@ def saved_model(
     max_pixels = integer("max_pixels", max_pixels, minimum=needed)
     with verified_folder(path, overwrite) as temporary:
         _write(definition, temporary, max_pixels)
+        return_free_memory()
         try:
             functions = signatures(temporary)
         except Exception as fault:  # TensorFlow has many
             raise ExportError(f"{temporary} cannot be opened: {fault}") from fault
         exported = ExportedModel(temporary, definition.metadata, functions[SERVING_DEFAULT])
         check_export(exported, definition, limits, compared, source)
+        return_free_memory()
         if SERVING_ENCODED in functions:
             _check_encoded(functions, shape)
+        del exported, functions
+        return_free_memory()
     return Path(path)
 
 

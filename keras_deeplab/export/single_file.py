@@ -14,6 +14,7 @@ from keras_deeplab.export.calibration import compared_images
 from keras_deeplab.export.comparison import ExportError, Limits, check_export
 from keras_deeplab.export.definition import Definition
 from keras_deeplab.export.placing import verified_file
+from keras_deeplab.memory import return_free_memory
 from keras_deeplab.runtimes import open_exported
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -53,9 +54,12 @@ def write_file(
             raise
         except Exception as fault:  # each converter has its own
             raise ExportError(f"The model cannot be converted to {suffix}: {fault}") from fault
+        return_free_memory()
         try:
             exported = open_exported(temporary)
         except ValueError as fault:
             raise ExportError(str(fault)) from fault
         check_export(exported, definition, limits, compared, source)
+        del exported
+        return_free_memory()
     return Path(path)

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import gc
+import sys
+
+import psutil
+import pytest
+
+from keras_deeplab.memory import return_free_memory
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library of Linux")
+def test_free_memory_returns_to_the_system():
+    """What is only in a cycle of objects, in blocks that glibc would keep."""
+    gc.disable()
+    try:
+        cycle = [b"x" * 50_000 for _ in range(4_000)]
+        kept = b"y" * 50_000  # above them, so that the heap cannot shrink by itself
+        cycle.append(cycle)
+        process = psutil.Process()
+        before = process.memory_info().rss
+        del cycle
+        assert before - process.memory_info().rss < 20_000_000
+        return_free_memory()
+        assert before - process.memory_info().rss > 150_000_000
+    finally:
+        gc.enable()
+    assert len(kept) == 50_000
