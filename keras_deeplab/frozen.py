@@ -11,7 +11,6 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from keras_deeplab.layers.dilated_conv import Target, inference_graph
-from keras_deeplab.memory import return_free_memory
 
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 _SAME_VALUE = ("Identity", "Cast", "ReadVariableOp")  # of a constant, but for its dtype
@@ -52,15 +51,10 @@ class FrozenFunction:
             return dict(zip(names, found, strict=True))
 
         self.concrete = imported.get_concrete_function()
-        self._is_new = True
 
     def __call__(self, *inputs: tf.Tensor) -> Outputs:
         """Returns the outputs by name."""
-        outputs = self.concrete(*inputs)
-        if self._is_new:  # the first call has optimised the graph
-            self._is_new = False
-            return_free_memory()
-        return outputs
+        return self.concrete(*inputs)
 
 
 def with_constants(concrete: Any) -> tf.compat.v1.GraphDef:

@@ -9,7 +9,10 @@ import pytest
 from keras_deeplab.memory import return_free_memory
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library of Linux")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"),
+    reason="requires glibc, which gives memory back on request",
+)
 def test_free_memory_returns_to_the_system():
     """What is only in a cycle of objects, in blocks that glibc would keep."""
     gc.disable()

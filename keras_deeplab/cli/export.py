@@ -63,12 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if source is not None:
         data.audit(source)
     model = load_model(options)
+    _, num_classes = logits_spec(model)
     if source is not None:
-        check_classes(options, source.info.classes, logits_spec(model)[1])
+        check_classes(options, source.info.classes, num_classes)
     settings = {
         "precision": options.precision,
         "outputs": options.outputs,
-        "info": source.info if source else stored_info(options.model, logits_spec(model)[1]),
+        "info": source.info if source else stored_info(options.model, num_classes),
         "image_size": options.image_size and height_and_width(options.image_size),
         "source": source,
         "max_pixels": options.max_pixels,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,30 +18,17 @@ if TYPE_CHECKING:
 OPSET = 18  # the first in which a resize names its axes; all runtimes have its operations
 _INT64 = 7  # of ONNX' data types
 AXES = ("batch", "height", "width")
+_LOCK = threading.Lock()
 
 
 def onnx_graph(frozen: FrozenFunction) -> onnx.ModelProto:
     """Converts a function of images, traced for "converter"; the names of its outputs stay."""
-    from tf2onnx import convert, optimizer
+    from tf2onnx import convert
 
     concrete = frozen.concrete
     (images,) = concrete.inputs
     names = dict(zip(sorted(concrete.structured_outputs), concrete.outputs, strict=True))
-    log = logging.getLogger("tensorflow")
-    level = log.level
-    log.setLevel(logging.ERROR)  # not its warnings of deprecated functions, which tf2onnx uses
-    optimize = optimizer.optimize_graph
-
-    def without_copies(graph: Any, *_: Any, **__: Any) -> Any:
-        graph.update_proto = lambda *_, **__: None  # of each pass; `make_model` writes it anyway
-        try:
-            return optimize(graph, catch_errors=False)
-        finally:
-            del graph.update_proto
-
-    try:
-        # It would copy the weights twice for each pass: 8 GB for a network of 120 MB.
-        optimizer.optimize_graph = without_copies
+    with _quiet_without_copies():
         model, _ = convert.from_graph_def(
             concrete.graph.as_graph_def(),
             input_names=[images.name],
@@ -50,11 +40,35 @@ def onnx_graph(frozen: FrozenFunction) -> onnx.ModelProto:
             custom_op_handlers={"ResizeBilinear": (_resize, []), "ReverseV2": (_reverse, [])},
             opset=OPSET,
         )
-    finally:
-        optimizer.optimize_graph = optimize
-        log.setLevel(level)
     _Tidying(model.graph).tidied()
     return model
+
+
+@contextmanager
+def _quiet_without_copies() -> Iterator[None]:
+    """tf2onnx without warnings, and without its two copies of the weights for each of its passes.
+
+    They take 8 GB for a network of 120 MB. One conversion at a time: both are of the process.
+    """
+    from tf2onnx import optimizer
+
+    def without_copies(graph: Any, *_: Any, **__: Any) -> Any:
+        graph.update_proto = lambda *_, **__: None  # of each pass; `make_model` writes it anyway
+        try:
+            return optimize(graph, catch_errors=False)
+        finally:
+            del graph.update_proto
+
+    log = logging.getLogger("tensorflow")
+    with _LOCK:
+        level, optimize = log.level, optimizer.optimize_graph
+        log.setLevel(logging.ERROR)  # not of deprecated functions, which tf2onnx uses
+        optimizer.optimize_graph = without_copies
+        try:
+            yield
+        finally:
+            optimizer.optimize_graph = optimize
+            log.setLevel(level)
 
 
 def _resize(graph: Any, node: Any, *_: Any) -> None:

@@ -16,6 +16,7 @@ from keras_deeplab.graph.network import all_layers, top_level_calls
 from keras_deeplab.inference.upsampled_labels import upsampled_labels
 from keras_deeplab.layers import CropLike, ResizeLike
 from keras_deeplab.layers.resize import bilinear
+from keras_deeplab.memory import return_free_memory
 from keras_deeplab.models import MultiScale
 from keras_deeplab.runtimes import BYTES_PER_PIXEL, ExportedModel
 from keras_deeplab.validation import error
@@ -92,7 +93,7 @@ class ModelFunctions:
             return tf.nn.softmax(logits)
 
         any_batch = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype, name="images")
-        self._network = FrozenFunction(outputs, [any_batch])
+        self._network, self._is_new = FrozenFunction(outputs, [any_batch]), True
         self._labels, self._probabilities = labels, probabilities
         self.bytes_per_pixel = _bytes_per_pixel(model)
         self._weights, self._policies = model.weights, _policies(model)
@@ -118,6 +119,9 @@ class ModelFunctions:
     def _run(self, pixels: tf.Tensor) -> list[tf.Tensor]:
         # Not in one function with what follows, which would copy the constants once more.
         found = self._network(tf.cast(pixels, self.spec[0].dtype))
+        if self._is_new:  # the first call has optimised the graph, in several copies
+            self._is_new = False
+            return_free_memory()
         return [found[name] for name in ("logits", "size", "shown")]
 
 
