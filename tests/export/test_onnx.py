@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -27,6 +28,17 @@ def openvino_outputs(path, images):
     openvino = pytest.importorskip("openvino")
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return {name: compiled({"images": images})[name] for name in ("labels", "probabilities")}
+
+
+def test_exports_of_several_threads(tmp_path):
+    """Each conversion changes functions of tf2onnx, and must give them back."""
+    from tf2onnx import optimizer
+
+    model, before = small_model(), optimizer.optimize_graph
+    with ThreadPoolExecutor(3) as pool:
+        paths = [tmp_path / f"{number}.onnx" for number in range(3)]
+        assert list(pool.map(lambda path: export.onnx(model, path), paths)) == paths
+    assert optimizer.optimize_graph is before
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
