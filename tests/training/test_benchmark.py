@@ -163,6 +163,19 @@ def test_the_table_of_inference_compares_with_the_best_peer():
     ]
 
 
+def test_routes_of_inference_compute_in_the_precision_of_their_table():
+    packages = {
+        dtype: [case.package for case in routes.cases("v3_plus_resnet50", dtype, 2)]
+        for dtype in ("float32", "bfloat16", "int8")
+    }
+    assert packages["float32"] == list(routes.PACKAGES)
+    for dtype in ("bfloat16", "int8"):
+        assert len(set(packages[dtype])) == len(packages[dtype])
+        assert set(packages[dtype]) < set(packages["float32"])
+    assert "keras_deeplab, predict" in packages["bfloat16"]
+    assert not {"torch", "keras_deeplab, OpenVINO"} & set(packages["int8"])  # wrong at any size
+
+
 def test_the_command_reads_a_folder_and_writes_json(root, tmp_path, capsys):
     output = tmp_path / "out" / "speed.json"
     small = ["--size", "16", "--batch-size", "2", "--batches", "1", "--output", str(output)]

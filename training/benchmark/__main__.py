@@ -36,7 +36,13 @@ def parser() -> Parser:
     add = made.add_argument
     add("--parts", **one_of(PARTS), nargs="+", default=PARTS)
     add("--models", **one_of(NETWORKS), nargs="+", default=tuple(NETWORKS))
-    add("--dtypes", **one_of(DTYPES), nargs="+", default=DTYPES)
+    add(
+        "--dtypes",
+        **one_of((*DTYPES, "int8")),
+        nargs="+",
+        default=(*DTYPES, "int8"),
+        help="int8 is of inference alone",
+    )
     add("--size", **SIZE, default=(512, 512), help="one number for a square")
     add("--batch-size", type=positive, default=4)
     add("--steps", type=positive, default=5, help="timed rounds of each, after two to warm up")
@@ -58,11 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     size = height_and_width(options.size)
     measured: dict[str, Any] = machine()
+    dtypes = [dtype for dtype in options.dtypes if dtype in DTYPES]  # that networks train in
     measured["settings"] = {name: str(value) for name, value in vars(options).items()}
     print(f"{measured['processor']}, {cores()} cores")
     if "step" in options.parts:  # first, while this process is idle and small
         measured["steps"] = rows = []
-        for network, dtype in itertools.product(options.models, options.dtypes):
+        for network, dtype in itertools.product(options.models, dtypes):
             settings = size, options.batch_size, options.threads
             cases = [
                 Case(name, network, dtype, *settings)
@@ -81,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nInference, one image\n\n{inference_table(rows)}")
     if "convolution" in options.parts:
         measured["convolutions"] = rows = []
-        for dtype in options.dtypes:
+        for dtype in dtypes:
             print(f"Dilated convolutions, {dtype}")
             rows += convolutions.measure(dtype, options.steps)
         print(f"\nForward / with gradients, ms\n\n{convolutions_table(rows)}")

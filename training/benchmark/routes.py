@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from training.benchmark.race import Package, Step
 
 CLASSES = 21
+ONE_SIZE = ", one size"  # of routes whose files take images of one size
 # Class and arguments of ours, and the side of the image.
 NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "v3_resnet50_stride8": ("DeepLabV3", {"backbone": "resnet50", "output_stride": 8}, 513),
@@ -36,7 +37,7 @@ def _own_model(case: Case) -> Any:
     import keras_deeplab as kd
 
     name, arguments, _ = NETWORKS[case.network]
-    is_half = case.dtype == "bfloat16" and case.package.endswith("TensorFlow")
+    is_half = case.dtype == "bfloat16" and case.package.endswith(("TensorFlow", "predict"))
     return getattr(kd, name)(CLASSES, **arguments, dtype="mixed_bfloat16" if is_half else "float32")
 
 
@@ -61,6 +62,14 @@ def tensorflow(case: Case) -> tuple[Step, dict[str, Any]]:
     return lambda: float(run(image)["logits"][0, 0, 0, 0]), {}
 
 
+def predict(case: Case) -> tuple[Step, dict[str, Any]]:
+    """`keras_deeplab.predict`: labels."""
+    model, (image,) = _own_model(case), _image(case)
+    from keras_deeplab import predict
+
+    return lambda: int(predict(model, image)[0, 0]), {}
+
+
 def onnx_runtime(case: Case) -> tuple[Step, dict[str, Any]]:
     """Our ONNX file in ONNX Runtime."""
     return _onnx_runtime(_exported(case, "onnx", ".onnx"), _image(case), case)
@@ -83,12 +92,17 @@ def litert(case: Case) -> tuple[Step, dict[str, Any]]:
 
 def _exported(case: Case, kind: str, suffix: str) -> bytes:
     """Our file, written by another process, as the memory would be counted to this one's."""
-    name, arguments, _ = NETWORKS[case.network]
+    name, arguments, side = NETWORKS[case.network]
+    size = (side, side) if case.package.endswith(ONE_SIZE) else None
+    precision = "int8" if case.dtype == "int8" else "float32"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{suffix}"
         code = (
-            f"import keras_deeplab as kd; model = kd.{name}({CLASSES}, **{arguments!r});"
-            f"kd.export.{kind}(model, {str(path)!r}, outputs=('logits',), "
+            "import keras_deeplab as kd, numpy as np;"
+            f"model = kd.{name}({CLASSES}, **{arguments!r});"
+            f"image = np.random.default_rng(0).integers(0, 256, ({side}, {side}, 3), np.uint8);"
+            f"kd.export.{kind}(model, {str(path)!r}, outputs=('logits',), images=[image], "
+            f"precision={precision!r}, image_size={size}, "
             "limits=kd.export.Limits())"  # random weights magnify rounding
         )
         subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
@@ -109,7 +123,7 @@ def _openvino(content: bytes, image: Any, case: Case) -> tuple[Step, dict[str, A
     import openvino
 
     core = openvino.Core()
-    precision = {"float32": "f32", "bfloat16": "bf16"}[case.dtype]
+    precision = "bf16" if case.dtype == "bfloat16" else "f32"
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": case.threads}
     compiled = core.compile_model(core.read_model(content), "CPU", settings)
     return lambda: float(compiled(image)[0].flat[0]), {"bytes": len(content)}
@@ -192,27 +206,62 @@ def _torch_onnx(case: Case) -> tuple[bytes, Any]:
     model, image = _torch_model(case)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peer.onnx"
-        torch.onnx.export(model, (image,), path, dynamo=True, external_data=False, verbose=False)
+        torch.onnx.export(
+            model,
+            (image,),
+            path,
+            input_names=["images"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        if case.dtype == "int8":
+            _quantize(path, image.numpy())
         return path.read_bytes(), image.numpy()
 
 
+def _quantize(path: Path, image: Any) -> None:
+    """To 8 bits as ONNX Runtime advises: prepared, calibrated, the scales per channel."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Images(quantization.CalibrationDataReader):
+        images = iter([image])
+
+        def get_next(self) -> dict[str, Any] | None:
+            found = next(self.images, None)
+            return None if found is None else {"images": found}
+
+    quant_pre_process(path, path)
+    quantization.quantize_static(path, path, Images(), per_channel=True)
+
+
 OWN = ("keras_deeplab",)
-PEER = ("torch", "torchvision", "segmentation_models_pytorch")
+OWN_ONNX = (*OWN, "tf2onnx", "onnxruntime")
+PEER = ("torch", "torchvision", "segmentation_models_pytorch", "onnxscript")
 PACKAGES = {
     "keras_deeplab, TensorFlow": Package(tensorflow, OWN),
-    "keras_deeplab, ONNX Runtime": Package(onnx_runtime, (*OWN, "tf2onnx", "onnxruntime")),
-    "keras_deeplab, OpenVINO": Package(openvino, (*OWN, "tf2onnx", "openvino")),
+    "keras_deeplab, predict": Package(predict, OWN),
+    "keras_deeplab, ONNX Runtime": Package(onnx_runtime, OWN_ONNX),
+    f"keras_deeplab, ONNX Runtime{ONE_SIZE}": Package(onnx_runtime, OWN_ONNX),
+    "keras_deeplab, OpenVINO": Package(openvino, (*OWN_ONNX, "openvino")),
+    f"keras_deeplab, OpenVINO{ONE_SIZE}": Package(openvino, (*OWN_ONNX, "openvino")),
     "keras_deeplab, LiteRT": Package(litert, (*OWN, "ai_edge_litert")),
+    f"keras_deeplab, LiteRT{ONE_SIZE}": Package(litert, (*OWN, "ai_edge_litert")),
     "torch": Package(torch_channels_last, PEER),
     "torch.compile": Package(torch_compiled, PEER),
-    "torch, ONNX Runtime": Package(torch_onnx_runtime, (*PEER, "onnxscript", "onnxruntime")),
-    "torch, OpenVINO": Package(torch_openvino, (*PEER, "onnxscript", "openvino")),
+    "torch, ONNX Runtime": Package(torch_onnx_runtime, (*PEER, "onnxruntime")),
+    "torch, OpenVINO": Package(torch_openvino, (*PEER, "openvino")),
 }
-HALF = ("keras_deeplab, TensorFlow", "keras_deeplab, OpenVINO", "torch", "torch.compile")
-HALF += ("torch, OpenVINO",)
 
 
 def cases(network: str, dtype: str, threads: int) -> list[Case]:
     """The routes of a network that compute in this precision."""
-    routes = PACKAGES if dtype == "float32" else HALF
+    routes = list(PACKAGES)
+    if dtype == "bfloat16":  # the runtimes of ONNX and LiteRT files compute in the file's precision
+        routes = [name for name in routes if "ONNX" not in name and "LiteRT" not in name]
+    if dtype == "int8":
+        routes = [name for name in routes if "ONNX" in name or "LiteRT" in name]
+        routes += [name for name in PACKAGES if name.endswith(f"OpenVINO{ONE_SIZE}")]
+        routes += ["torch, OpenVINO"]
     return [Case(route, network, dtype, threads) for route in routes]
