@@ -62,7 +62,7 @@ def open_source(name: str | os.PathLike) -> Source:
         if scheme not in READERS:
             rule = f"a folder, or one of {', '.join(f'{known}:PATH' for known in READERS)}"
             raise ValueError(
-                f"{validation.error('name', rule, str(name))}{names.suggestion(scheme, READERS)}"
+                f"{validation.error('name', rule, str(name))}.{names.suggestion(scheme, READERS)}"
             )
         return READERS[scheme](rest)
     if path.suffix.lower() in LISTS and path.is_file():
