@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"recipes", "runtimes"},
     {"inference"},
     {"evaluation", "pictures", "diagnosis"},
-    {"tensorboard", "export", "prediction"},
+    {"tensorboard", "export", "prediction", "audit_page"},
     {"classification", "trainer"},
     {"cli"},  # may also import the package itself
 ]
