@@ -162,8 +162,11 @@ def test_an_update_that_breaks_the_weights_is_not_saved(tmp_path, broken_update,
 def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export, eager):
     recipe = SINGLE.replace(
         epochs=1, multi_scale=(0.5, 1.0), class_weights="median", loss="cross_entropy(stride=8)"
-    )
+    ).replace(mosaic=0.5, copy_paste=0.5)
     result = fit(tmp_path / "run", plain(), recipe, tensorboard=True)
+    stored = json.loads(result.folder.arguments.read_text())
+    assert len(stored["recipe"]["copy_paste_classes"]) == 3
+    assert "background" not in stored["recipe"]["copy_paste_classes"]
     model = keras.models.load_model(result.folder.last_model)
     assert isinstance(model, MultiScale)
     assert (model.get_config()["scales"], model.fusion) == ((0.5, 1.0), "max")
@@ -178,12 +181,25 @@ def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export, eager
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager):
     monkeypatch.chdir(tmp_path)
-    model, seen = small(dtype="mixed_bfloat16"), []
+    model, seen, traced = small(dtype="mixed_bfloat16"), [], []
+
+    def transform(image, label, seed):
+        traced.append(image.shape)
+        return image, label
+
     start = model.get_weights()
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     result = keras_deeplab.fit(
-        model, SOURCE, FAST, test_scales=(0.5,), test_flip=True, callbacks=[note], verbose=0
+        model,
+        SOURCE,
+        FAST,
+        test_scales=(0.5,),
+        test_flip=True,
+        callbacks=[note],
+        transform=transform,
+        verbose=0,
     )
+    assert set(traced) == {(48, 64, 3)}
     assert list(tmp_path.iterdir()) == []
     assert (result.folder, seen) == (None, [0])
     assert isinstance(result.model, MultiScale)
