@@ -181,6 +181,8 @@ def batch_names(
 ) -> list[str]:
     """Returns the names of the images in a batch of `data.training_dataset` with `repeat=True`.
 
+    With `copy_paste` or `mosaic` a batch also contains parts of the images that come next.
+
     Args:
         source: A `data.Source`.
         split: One of `source.splits`.

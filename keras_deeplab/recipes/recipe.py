@@ -37,8 +37,8 @@ class Recipe:
         flip: Whether to mirror every second image; not for classes that are left or right.
         color_jitter: As in `data.training_dataset`.
         class_focus: Share of the crops that are placed around a pixel of a class drawn uniformly.
-        rotation: As in `data.training_dataset`, like the next four.
-        blur: Range of standard deviations of a Gaussian blur.
+        rotation: Range of angles in degrees; like the six below, as in `data.training_dataset`.
+        blur: Range of standard deviations of a Gaussian blur, in pixels.
         jpeg_quality: Range of qualities of JPEG compression.
         cutout: Largest share of an image that is cut out.
         copy_paste: Share of the images onto which classes of another image are pasted.

@@ -7,8 +7,9 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,9 @@ logger = logging.getLogger(__name__)
 LARGEST_CROP = 513
 VALIDATIONS = 40  # of a long run
 # Fields of a recipe that are arguments of `data.training_dataset`.
-DATASET_FIELDS = (
-    "crop_size batch_size scales scale_step flip color_jitter class_focus rotation blur "
-    "jpeg_quality cutout copy_paste copy_paste_classes mosaic"
-).split()
+DATASET_FIELDS = {field.name for field in fields(Recipe)} & set(
+    signature(data.training_dataset).parameters
+)
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,8 @@ def _of_data(recipe: Recipe, train: data.SplitReport, classes: Sequence[str]) ->
         rare = sorted(present, key=lambda number: train.class_share[number])
         names = [classes[number] for number in rare[: max(1, len(rare) // 2)]]
         recipe = recipe.replace(copy_paste_classes=names)
+    for name in recipe.copy_paste_classes or ():
+        validation.one_of("copy_paste_classes", name, classes)
     return recipe
 
 

@@ -17,6 +17,7 @@ from trainer.stored_arrays import arrays, assert_same_arrays
 
 import keras_deeplab
 from keras_deeplab import DeepLabV3, MultiScale, UNet, data, export, losses, recipes, schedules
+from keras_deeplab.data.augmentation.augmenting import CHECKS
 from keras_deeplab.trainer import RunFolder, fitting
 from keras_deeplab.trainer.run_folder import Record
 
@@ -268,6 +269,10 @@ def test_the_crop_is_the_middle_of_the_sizes_and_never_large():
     assert fitting._of_data(RECIPE, part, classes) is RECIPE
 
 
+def test_the_augmentation_of_a_recipe_reaches_the_data():
+    assert {*CHECKS, "crop_size", "batch_size", "class_focus"} <= fitting.DATASET_FIELDS
+
+
 def test_the_rarer_half_of_the_classes_is_pasted():
     part = data.audit(data.Shapes(train=4, val=0)).splits["train"]
     part = dataclasses.replace(part, class_share=(0.5, 0.1, 0.0, 0.3, 0.04, 0.06))
@@ -276,3 +281,5 @@ def test_the_rarer_half_of_the_classes_is_pasted():
     assert found.copy_paste_classes == (classes[4], classes[5])
     chosen = RECIPE.replace(copy_paste=0.5, copy_paste_classes=[classes[1]])
     assert fitting._of_data(chosen, part, classes) is chosen
+    with pytest.raises(ValueError, match="`copy_paste_classes` .*'rnig'. Did you mean 'ring'?"):
+        fitting._of_data(RECIPE.replace(copy_paste_classes=["rnig"]), part, classes)
