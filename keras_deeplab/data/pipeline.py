@@ -14,10 +14,10 @@ from keras_deeplab import validation
 from keras_deeplab.data.augmentation.augmenting import Augmentation, Transform
 from keras_deeplab.data.augmentation.color import ColorJitter
 from keras_deeplab.data.augmentation.crops import MEAN_COLOR
+from keras_deeplab.data.references import from_memory, pair, with_next
 from keras_deeplab.data.source import IGNORE_LABEL, Source
 
 CACHE_LIMIT = 2 * 1024**3
-ANY_SHAPE = -1
 
 
 def training_dataset(
@@ -156,10 +156,10 @@ def training_dataset(
 
     @tf.autograph.experimental.do_not_convert  # AutoGraph takes seconds and has nothing to convert
     def augmented(references: tf.Tensor, image_seed: tf.Tensor):
-        group = [_pair(references[number], specs) for number in range(augmentation.images)]
+        group = [pair(references[number], specs) for number in range(augmentation.images)]
         return augmentation(group, image_seed)
 
-    groups = _with_next(pairs, augmentation.images)
+    groups = with_next(pairs, augmentation.images)
     dataset = tf.data.Dataset.zip((groups, seeds))
     dataset = dataset.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     steps = tf.data.INFINITE_CARDINALITY if repeat else -(-count // batch_size)
@@ -285,56 +285,7 @@ def _decoded_pairs(
     pairs = source.checked_dataset(split)
     if numbers is None:
         return pairs.cache()
-    return _from_memory(pairs, count, numbers)
-
-
-def _from_memory(pairs: tf.data.Dataset, count: int, numbers: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the elements of `pairs`, all kept in memory, at the positions `numbers`.
-
-    `Dataset.cache` alone only iterates in order. So it caches one element: a vector of references
-    to all tensors (lists of one, as images differ in size), which can be read at any position
-    without a copy.
-    """
-    specs = pairs.element_spec
-    # Outside of functions of `numbers`, so that it lives as long as the dataset.
-    kept = _references(pairs).batch(count).cache().repeat()
-    return tf.data.Dataset.zip((numbers, kept)).map(
-        lambda number, references: _pair(references[number], specs)
-    )
-
-
-def _with_next(pairs: tf.data.Dataset, size: int) -> tf.data.Dataset:
-    """Returns references to each pair and the `size - 1` after it, each decoded once.
-
-    The order is random, so those are random images of the split.
-    """
-    references = _references(pairs)
-    if size == 1:
-        return references.batch(1)
-    windows = references.window(size, shift=1, drop_remainder=True)
-    return windows.flat_map(lambda window: window.batch(size))
-
-
-def _references(pairs: tf.data.Dataset) -> tf.data.Dataset:
-    return pairs.map(lambda *tensors: tf.stack([_reference(tensor) for tensor in tensors]))
-
-
-def _reference(tensor: tf.Tensor) -> tf.Tensor:
-    empty = tf.raw_ops.EmptyTensorList(
-        element_shape=ANY_SHAPE, max_num_elements=1, element_dtype=tensor.dtype
-    )
-    return tf.raw_ops.TensorListPushBack(input_handle=empty, tensor=tensor)
-
-
-def _pair(references: tf.Tensor, specs: tuple[tf.TensorSpec, ...]) -> tuple[tf.Tensor, ...]:
-    return tuple(_tensor(references[index], spec) for index, spec in enumerate(specs))
-
-
-def _tensor(reference: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
-    tensor = tf.raw_ops.TensorListGetItem(
-        input_handle=reference, index=0, element_shape=ANY_SHAPE, element_dtype=spec.dtype
-    )
-    return tf.ensure_shape(tensor, spec.shape)
+    return from_memory(pairs, count, numbers)
 
 
 def _cache_limit() -> int:
