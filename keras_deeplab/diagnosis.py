@@ -126,8 +126,9 @@ def overfit(
     validation.fraction("target", target)
     source.check_split("train")
     spec, num_classes = logits_spec(model)
-    if num_classes != source.info.num_classes or spec.shape[-1] != 3:
-        rule = f"a map from 3 channels to the source's {source.info.num_classes} classes"
+    info = source.info
+    if (num_classes, spec.shape[-1]) != (info.num_classes, info.channels):
+        rule = f"a map from {info.channels} channels to the source's {info.num_classes} classes"
         raise validation.error("model", rule, {"channels": spec.shape[-1], "classes": num_classes})
     if crop_size is None and None not in spec.shape[1:3]:
         crop_size = tuple(spec.shape[1:3])

@@ -35,7 +35,8 @@ def overlay(
 
     Args:
         image: Pixels `(height, width, 3)`, or one-channel `(height, width)` or `(height, width,
-            1)`, in 0..255; also with a batch axis in front. Or a `PIL.Image`, whose EXIF
+            1)`, in 0..255; also with a batch axis in front. Of more channels the first three are
+            shown. Or a `PIL.Image`, whose EXIF
             orientation is applied, as `predict` does.
         labels: Labels `(height, width)`, or `(batch, height, width)`.
         colors: One `(red, green, blue)` in 0..255 per class; PASCAL VOC's by default.
@@ -65,8 +66,10 @@ def overlay(
 def _rgb(image: np.ndarray | Image.Image, shape: tuple[int, ...]) -> np.ndarray:
     pixels = upright_pixels(image, "RGB") if isinstance(image, Image.Image) else np.asarray(image)
     pixels = pixels[..., None] if pixels.shape == shape else pixels
-    if pixels.shape[:-1] != shape or pixels.shape[-1] not in (1, 3):
-        raise error("image", f"of the labels' shape {shape} with 1 or 3 channels", pixels.shape)
+    if pixels.shape[:-1] != shape:
+        raise error("image", f"of the labels' shape {shape}", pixels.shape)
+    if pixels.shape[-1] not in (1, 3):
+        pixels = pixels[..., : 3 if pixels.shape[-1] > 3 else 1]
     return np.broadcast_to(np.clip(pixels, 0, 255), (*shape, 3))
 
 

@@ -55,8 +55,8 @@ def predict_files(
         images: Image files, videos (`.mp4`, `.mov`, `.avi`, `.mkv`, `.webm` or `.m4v`; with the
             extra `video`), or folders of them.
         output: Folder to write to.
-        info: Names and colours of the classes; by default those inside an export, or their numbers
-            and PASCAL VOC's colours.
+        info: Names and colours of the classes, and the value range of the images; by default those
+            inside an export, or their numbers and PASCAL VOC's colours.
         window, overlap: As of `predict`. Image files of more than 178,956,970 pixels are refused
             unless `window` is set: they are read by rows then (with the extra `large`), and their
             overlay is at most 4,096 pixels wide and high.
@@ -87,7 +87,8 @@ def predict_files(
         if is_video(path):
             counts, note = _predict_video(model, path, target, colors, windows, frame_labels)
         else:
-            counts, note = _predict_image(model, path, target, colors, windows)
+            value_range = info.value_range if info else None
+            counts, note = _predict_image(model, path, target, colors, windows, value_range)
         found[path.name] = shares = by_name(counts / counts.sum(), names)
         largest = sorted(filter(shares.get, shares), key=shares.get, reverse=True)
         listed = ", ".join(f"{name} {shares[name]:.0%}" for name in largest)
@@ -96,7 +97,12 @@ def predict_files(
 
 
 def _predict_image(
-    model: Predictor, path: Path, target: Path, colors: Colors, windows: dict[str, Any]
+    model: Predictor,
+    path: Path,
+    target: Path,
+    colors: Colors,
+    windows: dict[str, Any],
+    value_range: tuple[float, float] | None,
 ) -> tuple[np.ndarray, str]:
     """Writes the pictures of an image; returns the pixels of each class and a note for the log."""
     spec, num_classes = logits_spec(model)
@@ -110,7 +116,7 @@ def _predict_image(
         )
         shown_labels = labels[np.ix_(rows, columns)]
     else:
-        picture = open_picture(path, spec.shape[-1])
+        picture = open_picture(path, spec.shape[-1], value_range)
         shown = picture.upright
         shown_labels = labels = predict(model, shown, **windows)
         turned = picture.facts.orientation != UPRIGHT

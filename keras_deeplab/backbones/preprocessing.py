@@ -32,18 +32,22 @@ def preprocess(x: Any, mode: str, name: str = "preprocess") -> Any:
         mode: `"tf"` for [-1, 1]; `"torch"` for ImageNet's mean 0 and standard deviation 1; `"mean"`
             for mean 0 alone, as VGG has it, the channels staying RGB; `"caffe"` for the same in
             BGR, as keras.applications' ResNets and VGGs have it; `"caffe_deeplab"` for BGR with the
-            mean of DeepLab V1 and V2. All but the first need three channels (others are scaled to
-            [-1, 1]).
+            mean of DeepLab V1 and V2. Other channels than three get the mean of the values for RGB.
         name: Of the layer.
     """
     one_of("preprocessing", mode, PREPROCESSING)
-    if mode == "tf" or x.shape[-1] != 3:
+    if mode == "tf":
         return kl.Rescaling(1 / 127.5, -1.0, name=name)(x)
+    is_rgb = x.shape[-1] == 3
     if mode in _MEANS:
         means, reverse = _MEANS[mode]
+        if not is_rgb:
+            return kl.Rescaling(1.0, -sum(means) / 3, name=name)(x)
         if reverse:
             x, means = ReverseChannels(name=f"{name}_channels")(x), means[::-1]
         return kl.Rescaling(1.0, [-mean for mean in means], name=name)(x)
     scale = [1 / deviation for deviation in _DEVIATION]
     offset = [-mean / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)]
+    if not is_rgb:
+        scale, offset = sum(scale) / 3, sum(offset) / 3
     return kl.Rescaling(scale, offset, name=name)(x)

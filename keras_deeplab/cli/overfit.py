@@ -28,7 +28,7 @@ def overfit(options: argparse.Namespace) -> int:
     keras.utils.set_random_seed(options.seed)
     crop_size = recipe.crop_size or report.splits["train"].smallest
     images = data.training_dataset(source, crop_size=crop_size, scales=(1.0, 1.0), cache=False)
-    model = builder.build(source.info.num_classes, recipe, images)
+    model = builder.build(source.info.num_classes, recipe, images, source.info.channels)
     if "batch_norm" in changes:
         keras_deeplab.batch_norm.set_policy(model, recipe.batch_norm)
     optimizer, loss = default_optimizer(model), None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_deeplab.data.decoding import FEW_BITS, ImageFacts, image_facts
+from keras_deeplab.data.decoding import FEW_BITS, ImageFacts, audited_facts
 from keras_deeplab.data.diagnostics import Evidence, Finding, findings, look_closely
 from keras_deeplab.data.difference_hash import difference_hash
 from keras_deeplab.data.faults import DatasetError, FileFault
@@ -191,7 +191,12 @@ def _pairs_of_source(source: Source, split: str, found: list[Remark]) -> Iterato
 
 def _pairs_of_files(source: FileSource, split: str, found: list[Remark]) -> Iterator[Pair]:
     files = source.files(split)
-    images, image_faults = map_files(lambda _, path: image_facts(path), files.images, source.root)
+    bands = source.bands
+
+    def facts(_: str, path: Path) -> ImageFacts:
+        return audited_facts(bands.read(path, thorough=True))
+
+    images, image_faults = map_files(facts, files.images, source.root)
     labels, label_faults = source.labels(split)
     found += [*files.faults, *image_faults, *label_faults]
     for name, _, _ in files.pairs():

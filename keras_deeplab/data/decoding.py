@@ -85,9 +85,8 @@ def read_picture(path: Path, channels: int = 3, thorough: bool = False) -> Pictu
     return Picture(pixels, ImageFacts(pixels.shape[:2], orientation, largest))
 
 
-def image_facts(path: Path) -> ImageFacts:
-    """Decodes an image file as in training and returns its facts, or raises a FileFault."""
-    picture = read_picture(path, thorough=True)
+def audited_facts(picture: Picture) -> ImageFacts:
+    """Returns the facts of an image with its difference hash."""
     return replace(picture.facts, difference_hash=difference_hash(picture.pixels))
 
 

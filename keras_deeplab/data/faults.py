@@ -39,6 +39,7 @@ EXPECTED = {
         "16-bit values in 0..65535, of which the upper 8 bits are used; multiply the values of all "
         "images by the same factor, such as 16 for a camera of 12 bits, or store 8 bits"
     ),
+    "other number of channels": 'the "channels" of dataset.json',
     "image of unsupported mode": "8-bit RGB or grey (BMP without a palette)",
     "label map not one-channel": (
         "one 8-bit channel, a palette whose indices are the labels, or RGB colours listed in "

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.data.decoding import read_picture
+from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.label_codes import LabelCode
 from keras_deeplab.data.label_maps import LabelFacts, read_label
@@ -84,6 +84,11 @@ class FileSource(Source):
     def list_files(self, split: str) -> SplitFiles:
         """Lists the files of a split by the names of its images, and the faults of the listing."""
 
+    @property
+    def bands(self) -> Bands:
+        """How image files are read."""
+        return Bands(self.info.channels, self.info.value_range)
+
     def read_values(self, name: str, path: Path) -> np.ndarray:
         """Returns the values of an image's label map, uint8 `(height, width)`.
 
@@ -139,19 +144,19 @@ class FileSource(Source):
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns the decoded pairs of a split (see `data.Source.dataset`)."""
         pairs = self.pairs(split)
-        _ = self.code  # once, not in the threads that read
+        _, bands = self.code, self.bands  # once, not in the threads that read
 
         def read(number: int) -> tuple[np.ndarray, np.ndarray]:
             name, image, path = pairs[number]
             try:
                 label = self.read_label(name, path)
                 path = image
-                picture = read_picture(path)
+                picture = bands.read(path)
                 return turned(picture.pixels, picture.facts.orientation_for(label.shape)), label
             except (FileFault, OSError) as error:
                 raise ValueError(f"{path}: {error}") from error
 
-        return decoded(read, len(pairs), numbers)
+        return decoded(read, len(pairs), numbers, bands.channels)
 
     def _error(self, kind: str, found: str) -> DatasetError:
         return DatasetError(str(self.root), [FileFault(kind, found)])

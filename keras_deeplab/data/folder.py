@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
@@ -39,6 +40,10 @@ class Folder(FileSource):
     unless only the stored size equals the label map's. Label maps are PNG, TIFF, BMP or .npy files
     with one channel of values up to 255, with a palette whose indices are the labels, or with the
     RGB colours in dataset.json.
+
+    With `"channels"` in dataset.json images have another number of channels, and with `"range"`
+    the sample values [low, high] become 0 and 255: TIFF and PNG files (with the extra `large`), and
+    .npy arrays of `(height, width, channels)`.
 
     An optional `dataset.json` has the keys `"classes"` (names), `"colors"` (`[red, green, blue]`
     per class), `"ignore_colors"`, `"ignore_label"` (a mask value or a list, 255 by default) and
@@ -95,6 +100,14 @@ class Folder(FileSource):
             return self.settings.color_code
         except DatasetError:
             return None  # `resolve` raises it
+
+    @property
+    def bands(self) -> Bands:
+        """How image files are read, by dataset.json."""
+        try:
+            return self.settings.bands
+        except DatasetError:  # which `resolve` raises
+            return Bands()
 
     @property
     def listed_colors(self) -> frozenset[Color]:

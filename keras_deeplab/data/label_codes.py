@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_deeplab import validation
+from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.label_maps import Color, ColorCode
 from keras_deeplab.data.source import IGNORE_LABEL, MAX_CLASSES, DatasetInfo
 from keras_deeplab.files import read_json_object
@@ -68,6 +69,8 @@ class Settings:
     colors: tuple[Color, ...] = ()
     ignore_colors: tuple[Color, ...] = ()
     ignore_label: tuple[int, ...] | None = None
+    channels: int = 3
+    range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         values = self.values or tuple(range(len(self.classes or self.colors)))
@@ -96,7 +99,12 @@ class Settings:
         if not colors and max(self.values) < len(palette):
             colors = tuple(palette[value] for value in self.values)
         names = self.classes or tuple(f"class_{index}" for index in range(len(self.values)))
-        return DatasetInfo(names, colors)
+        return DatasetInfo(names, colors, self.channels, self.range)
+
+    @property
+    def bands(self) -> Bands:
+        """How image files are read."""
+        return Bands(self.channels, self.range)
 
 
 def _is_name(item: Any) -> bool:
@@ -119,15 +127,36 @@ _ITEMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ignore_colors": (_is_color, "[red, green, blue] in 0..255"),
     "ignore_label": (_is_byte, "mask values in 0..255"),
 }
+# Of the images.
+_OF_IMAGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "channels": (lambda item: validation.is_integer(item, 1), "a positive integer"),
+    "range": (
+        lambda item: (
+            isinstance(item, list)
+            and len(item) == 2
+            and all(map(validation.is_number, item))
+            and item[0] < item[1]
+        ),
+        "[low, high], the sample values that become 0 and 255",
+    ),
+}
 
 
 def read_settings(path: Path) -> Settings:
     """Reads a dataset.json; raises one ValueError that lists all problems."""
-    lists: dict[str, tuple] = {}
+    lists: dict[str, Any] = {}
     problems = []
     for key, value in read_json_object(path).items():
+        if key in _OF_IMAGES:
+            is_valid, rule = _OF_IMAGES[key]
+            if is_valid(value):
+                lists[key] = tuple(value) if isinstance(value, list) else value
+            else:
+                problems.append(f'"{key}" must be {rule}. Received: {shortened(value)}')
+            continue
         if key not in _ITEMS:
-            problems.append(f"unknown key {key!r} (known: {', '.join(_ITEMS)})")
+            known = ", ".join((*_ITEMS, *_OF_IMAGES))
+            problems.append(f"unknown key {key!r} (known: {known})")
             continue
         is_item, rule = _ITEMS[key]
         items = [value] if key == "ignore_label" and not isinstance(value, list) else value

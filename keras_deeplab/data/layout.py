@@ -53,7 +53,7 @@ def list_split(root: Path, split: str) -> SplitFiles:
     images = _only_folder(root, parent, "images", files.faults)
     labels = _only_folder(root, parent, "labels", files.faults)
     if images:
-        files.images = _list_folder(root, images, IMAGE_SUFFIXES, files.faults)
+        files.images = _list_folder(root, images, (*IMAGE_SUFFIXES, ".npy"), files.faults)
     if labels:  # with JPEG files, whose content is refused later
         files.labels = _list_folder(root, labels, (*LABEL_SUFFIXES, ".jpg", ".jpeg"), files.faults)
     return files.check(root, split) if images and labels else files

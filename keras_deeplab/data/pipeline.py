@@ -243,7 +243,7 @@ def evaluation_dataset(
         deterministic=True,
     )
     dataset = dataset.padded_batch(
-        batch_size, ((None, None, 3), (None, None)), (MEAN_COLOR, IGNORE_LABEL)
+        batch_size, ((None, None, source.info.channels), (None, None)), (MEAN_COLOR, IGNORE_LABEL)
     )
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_sharding_options())
 

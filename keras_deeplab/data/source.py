@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import index
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -42,12 +43,15 @@ def voc_colors(n: int) -> tuple[tuple[int, int, int], ...]:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The names and colours of a data set's classes, in the order of their labels.
+    """The names and colours of a data set's classes, and what its images are.
 
     Args:
         classes: Class names; the position is the label.
         colors: One `(red, green, blue)` in 0..255 per class, for visualisation only. By default
             the PASCAL VOC colour map.
+        channels: Channels of the images, as a source gives them.
+        value_range: Sample values `(low, high)` of image files that become 0 and 255; None for
+            those of 8 or 16 bits.
 
     Example:
 
@@ -60,6 +64,8 @@ class DatasetInfo:
 
     classes: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...] = ()
+    channels: int = 3
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         classes = tuple(self.classes) if isinstance(self.classes, list | tuple) else ()
@@ -76,15 +82,24 @@ class DatasetInfo:
             raise validation.error("colors", rule, self.colors)
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "colors", colors)
+        validation.integer("channels", self.channels)
+        if self.value_range is not None:
+            limits = validation.interval("value_range", self.value_range)
+            if limits[0] == limits[1]:
+                raise validation.error("value_range", "(low, high) with low < high", limits)
+            object.__setattr__(self, "value_range", limits)
 
     @property
     def num_classes(self) -> int:
         """The number of classes, without the ignored label."""
         return len(self.classes)
 
-    def to_dict(self) -> dict[str, list]:
-        """Returns a plain dict of lists, ready for `json.dump`."""
-        return {"classes": list(self.classes), "colors": [list(color) for color in self.colors]}
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a plain dict, ready for `json.dump`, in which 8-bit RGB is left out."""
+        colors = [list(color) for color in self.colors]
+        channels = {} if self.channels == 3 else {"channels": self.channels}
+        limits = {} if self.value_range is None else {"range": list(self.value_range)}
+        return {"classes": list(self.classes), "colors": colors, **channels, **limits}
 
     @classmethod
     def from_dict(cls, config: dict) -> DatasetInfo:
@@ -92,7 +107,8 @@ class DatasetInfo:
         if not isinstance(config, dict) or "classes" not in config:
             rule = 'a dict with the keys "classes", a list of names, and optionally "colors"'
             raise validation.error("config", rule, config)
-        return cls(config["classes"], config.get("colors", ()))
+        channels, limits = config.get("channels", 3), config.get("range")
+        return cls(config["classes"], config.get("colors", ()), channels, limits)
 
 
 class Source(abc.ABC):
@@ -124,6 +140,7 @@ class Source(abc.ABC):
         Returns:
             A dataset as long as `numbers` with pairs `(image, label)`: RGB uint8
             `(height, width, 3)` and uint8 `(height, width)` in 0..num_classes-1 or 255 (ignored).
+            Images have `info.channels` channels in place of 3.
         """
 
     def check_split(self, split: str) -> None:
@@ -155,12 +172,13 @@ def decoded(
     read: Callable[[int], tuple[np.ndarray, np.ndarray]],
     count: int,
     numbers: tf.data.Dataset | None,
+    channels: int = 3,
 ) -> tf.data.Dataset:
     """Returns the pairs that `read` gives for `numbers`, by default for 0..count-1."""
 
     def decode(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = tf.numpy_function(read, [number], [tf.uint8] * 2, stateful=False)
-        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None))
+        return tf.ensure_shape(image, (None, None, channels)), tf.ensure_shape(label, (None, None))
 
     numbers = tf.data.Dataset.range(count) if numbers is None else numbers
     return numbers.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from keras_deeplab.data.decoding import FEW_BITS, Picture, read_picture
+from keras_deeplab.data.bands import Bands
+from keras_deeplab.data.decoding import FEW_BITS, Picture
 from keras_deeplab.data.formats import FORMATS, listed
 from keras_deeplab.data.orientation import upright_pixels
 from keras_deeplab.validation import error
@@ -24,10 +25,12 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
     return open_picture(path, channels).upright
 
 
-def open_picture(path: str | os.PathLike, channels: int = 3) -> Picture:
+def open_picture(
+    path: str | os.PathLike, channels: int = 3, value_range: tuple[float, float] | None = None
+) -> Picture:
     """Reads an image as `read_image` does, with its EXIF orientation in `facts`."""
     try:
-        picture = read_picture(Path(path), channels)
+        picture = Bands(channels, value_range).read(Path(path))
     except (ValueError, OSError) as fault:
         reason = str(getattr(fault, "strerror", None) or fault)
         if getattr(fault, "kind", None) == "image too large":
@@ -46,8 +49,6 @@ def image_pixels(image: ImageLike, shape: tf.TensorShape) -> np.ndarray:
     """Returns `predict`'s image as pixels `([batch,] height, width, channels)`."""
     height, width, channels = shape[1:]
     if isinstance(image, str | os.PathLike):
-        if channels not in (1, 3):
-            raise error("image", f"an array for a model of {channels} channels", os.fspath(image))
         image = read_image(image, channels)
     pixels = _array(image, {1: "L", 3: "RGB"}.get(channels))
     received = pixels.shape

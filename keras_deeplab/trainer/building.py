@@ -120,7 +120,11 @@ class ModelBuilder:
             validation.one_of("model", name, sorted(known - SET_ELSEWHERE))
 
     def build(
-        self, num_classes: int, recipe: Recipe, images: tf.data.Dataset | None = None
+        self,
+        num_classes: int,
+        recipe: Recipe,
+        images: tf.data.Dataset | None = None,
+        channels: int = 3,
     ) -> keras.Model:
         """Builds the model for the first stage of a recipe.
 
@@ -137,6 +141,8 @@ class ModelBuilder:
             arguments["output_stride"] = recipe.output_stride
         if self.backbone is not None:
             arguments["backbone"] = self.backbone
+        if channels != 3:
+            arguments["input_shape"] = (None, None, channels)
         model = MODELS[self.name](num_classes, weights=self._checkpoint, **arguments)
         if self._checkpoint is None:
             if self.weights is not None:

@@ -141,7 +141,7 @@ def fit(
         model = ModelBuilder(model)
     if isinstance(recipe, str):
         recipe = recipes.get(recipe, _network(model))
-    _check_model(model, recipe, source.info.num_classes, strategy)
+    _check_model(model, recipe, source.info, strategy)
     report = data.audit(source)
     recipe = _of_data(recipe, report.splits["train"], source.info.classes)
     names = {split: list(source.names(split)) for split in source.splits}
@@ -211,7 +211,7 @@ def _network(model: keras.Model | ModelBuilder) -> str | None:
 def _check_model(
     model: keras.Model | ModelBuilder,
     recipe: Recipe,
-    num_classes: int,
+    info: data.DatasetInfo,
     strategy: tf.distribute.Strategy,
 ) -> None:
     if isinstance(model, ModelBuilder):
@@ -222,9 +222,13 @@ def _check_model(
         raise validation.error("model", rule, type(model).__name__)
     else:
         policy = model.dtype_policy.name
-        if logits_spec(model)[1] != num_classes:
-            rule = f"a model of {num_classes} classes, as many as the source has"
+        spec, num_classes = logits_spec(model)
+        if num_classes != info.num_classes:
+            rule = f"a model of {info.num_classes} classes, as many as the source has"
             raise validation.error("model", rule, model.output_shape)
+        if spec.shape[-1] != info.channels:
+            rule = f"a model of {info.channels} channels, as many as the source's images have"
+            raise validation.error("model", rule, model.input_shape)
     replicas = strategy.num_replicas_in_sync
     if recipe.batch_size % replicas:
         rule = f"divisible by the number of replicas, {replicas}"
@@ -322,7 +326,8 @@ class _Run:
         recipe, model = self.stages[0], self.model
         if isinstance(model, ModelBuilder):
             images = None if self.epochs_done else self._images(0, 0, cache=False)
-            model = model.build(self.source.info.num_classes, recipe, images)
+            info = self.source.info
+            model = model.build(info.num_classes, recipe, images, info.channels)
         if not self.epochs_done:
             _check_frozen_norms(model, recipe)
         if recipe.multi_scale is not None:

@@ -22,6 +22,9 @@ _FREE_SETTINGS = (
 )
 
 
+RGB = 3
+
+
 @dataclass(frozen=True)
 class TransferReport:
     """Which weights were loaded into a model.
@@ -66,6 +69,7 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     keys = {path: f"{prefix}{path.removeprefix(cut)}/" for path in layers}
     found = {path: _values(checkpoint, keys[path], layer) for path, layer in layers.items()}
     found = {path: values for path, values in found.items() if values}
+    widened = [path for path in found if _fit_channels(layers[path], found[path])]
     lacking = [path for path in layers if path in backbone and path not in found]
     if lacking or not found:
         what = f"{len(lacking)} layers of the model's backbone: {listed(lacking)}"
@@ -97,7 +101,7 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
         tuple(loaded),
         tuple(path for path in layers if path not in loaded),
         (*(name for name in checkpoint.arrays if name not in taken), *checkpoint.unexpected),
-        (*notes, *_setting_notes(model, checkpoint)),
+        (*notes, *map(_channels_note, widened), *_setting_notes(model, checkpoint)),
         f"{checkpoint} ({checkpoint.path})",
     )
 
@@ -115,6 +119,31 @@ def _values(checkpoint: Checkpoint, scope: str, layer: keras.layers.Layer) -> di
         variance = one - np.float32(layer.epsilon)
         values = {"gamma": one, "moving_mean": zero, "moving_variance": variance, **values}
     return values
+
+
+def _fit_channels(layer: keras.layers.Layer, values: dict[str, np.ndarray]) -> bool:
+    """Gives the kernel on RGB pixels the model's channels; returns whether it has others.
+
+    Fewer channels get equal shares of the sum, so that grey pixels have the response that they had
+    as RGB. Of more the first three keep their kernels, and the others get the mean of these.
+    """
+    kernel = values.get("kernel")
+    if kernel is None or kernel.ndim != 4 or not isinstance(layer, keras.layers.Conv2D):
+        return False
+    height, width, channels, filters = layer.kernel.shape
+    if kernel.shape != (height, width, RGB, filters) or channels == RGB:
+        return False
+    count = max(0, channels - RGB) or channels
+    new = kernel.sum(2, keepdims=True) / (RGB if channels > RGB else channels)
+    kept = kernel if channels > RGB else kernel[:, :, :0]
+    values["kernel"] = np.concatenate([kept, np.repeat(new, count, 2)], 2)
+    return True
+
+
+def _channels_note(path: str) -> str:
+    return (
+        f"{path} was trained on RGB: further channels have the mean of the kernels, fewer their sum"
+    )
 
 
 def _misfit(path: str, layer: keras.layers.Layer, values: Mapping[str, np.ndarray]) -> str:

@@ -81,7 +81,10 @@ def test_preprocessing_is_that_of_keras_applications(mode):
     [
         ("caffe_deeplab", [122.675, 116.669, 104.008], [0, 0, 0]),
         ("caffe_deeplab", [200, 100, 50], [50 - 104.008, 100 - 116.669, 200 - 122.675]),
-        ("torch", [51], [51 / 127.5 - 1]),  # other channels than three
+        # Other channels than three: the mean of the three scales and offsets.
+        ("tf", [51], [51 / 127.5 - 1]),
+        ("torch", [0, 57.6, 115.2, 0], np.float32([0, 57.6, 115.2, 0]) / 57.6244 - 1.98602),
+        ("mean", [100], [100 - (123.68 + 116.779 + 103.939) / 3]),
     ],
 )
 def test_preprocessing_of_a_pixel(mode, pixels, expected):

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from keras_deeplab import data
 from keras_deeplab.data import decoding, jpeg
-from keras_deeplab.data.decoding import ImageFacts, image_facts, read_picture
+from keras_deeplab.data.decoding import ImageFacts, read_picture
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.in_graph import decode_image
 from keras_deeplab.data.label_maps import read_label
@@ -340,7 +340,7 @@ def test_large_images(tmp_path, photo, monkeypatch, kind):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if kind == "TIFF" else "error")
             if limit > 1:
-                assert image_facts(path).size == (HEIGHT, WIDTH)
+                assert read_picture(path, thorough=True).facts.size == (HEIGHT, WIDTH)
                 continue
             for use in (read_picture, read_label):
                 with pytest.raises(FileFault, match="too large: (96x72, 0 mega|(TIFF|WebP) image)"):

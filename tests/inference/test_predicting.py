@@ -141,7 +141,7 @@ def test_one_channel(image, tmp_path):
     Image.fromarray(gray).save(tmp_path / "gray.png")
     for given in (gray, tmp_path / "gray.png"):
         np.testing.assert_array_equal(predict(threshold, given), gray < 128)
-    with pytest.raises(ValueError, match="a model of 2 channels"):
+    with pytest.raises(ValueError, match="1 channels .expected: 2 channels"):
         predict(channel_model(channels=2), tmp_path / "gray.png")
 
 

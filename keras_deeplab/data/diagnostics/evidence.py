@@ -97,16 +97,18 @@ def _look(image: np.ndarray, values: np.ndarray, is_aligned: bool) -> dict:
 
 
 def _files_look(source: FileSource, pairs: list) -> Callable[[int, bool], dict]:
+    bands = source.bands
+
     def look(place: int, is_aligned: bool) -> dict:
         name, image_path, label_path = pairs[place]
         found: dict = {}
         picture = values = None
         try:
-            picture = read_picture(image_path)
+            picture = bands.read(image_path)
             values = source.read_values(name, label_path)
         except (FileFault, OSError):
             found["colors"] = _colors_of(label_path)
-        if picture is not None:
+        if picture is not None and bands.channels == 3:
             many = found["colors"] if values is None else np.unique(values)
             few = len(_unique_colors(picture.pixels, DRAWING_COLORS)) <= DRAWING_COLORS
             found["swapped"] = name if few and len(many) >= 100 else None

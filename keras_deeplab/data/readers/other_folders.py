@@ -50,7 +50,7 @@ class OtherFolder(Folder):
             images, labels = _beside(self.root)
             folders = (self.root, self.root)
         else:
-            images = files_below(pair[0], IMAGE_SUFFIXES)
+            images = files_below(pair[0], (*IMAGE_SUFFIXES, ".npy"))
             labels = files_below(pair[1], (*LABEL_SUFFIXES, ".jpg", ".jpeg"))
             folders = pair
         _by_name(files, files.images, images, folders[0], ())
