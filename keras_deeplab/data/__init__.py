@@ -5,8 +5,10 @@ from __future__ import annotations
 from keras_deeplab.data.audit import Report, SplitReport, audit
 from keras_deeplab.data.classification import check_images, classification_dataset
 from keras_deeplab.data.faults import DatasetError, Fault
-from keras_deeplab.data.folder import Folder, open_source
+from keras_deeplab.data.file_source import FileSource
+from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.formats import IMAGE_SUFFIXES
+from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.pipeline import batch_names, evaluation_dataset, training_dataset
 from keras_deeplab.data.shapes import Shapes, write_shape_images
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, voc_colors
@@ -17,6 +19,7 @@ __all__ = [
     "DatasetError",
     "DatasetInfo",
     "Fault",
+    "FileSource",
     "Folder",
     "Report",
     "Shapes",

@@ -11,10 +11,12 @@ import numpy as np
 
 from keras_deeplab.data.decoding import FEW_BITS, ImageFacts, image_facts
 from keras_deeplab.data.faults import DatasetError, FileFault
-from keras_deeplab.data.folder import Folder, map_files, open_source
+from keras_deeplab.data.file_source import FileSource, map_files
+from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.label_codes import LabelCode, check_ignored
 from keras_deeplab.data.label_maps import Color, LabelFacts
 from keras_deeplab.data.layout import check_root, shown
+from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
 from keras_deeplab.labels import class_shares
@@ -109,9 +111,11 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     found: list[Finding] = []
     if isinstance(source, Folder):
         info, code = _classes_of_folder(source, splits, found)
-        where, pairs_of = str(source.root), _pairs_of_folder
     else:
         info, code = source.info, LabelCode(tuple(range(source.info.num_classes)))
+    if isinstance(source, FileSource):
+        where, pairs_of = str(source.root), _pairs_of_files
+    else:
         where, pairs_of = type(source).__name__, _pairs_of_source
     reports = {}
     for split in splits:
@@ -139,14 +143,14 @@ def _pairs_of_source(source: Source, split: str, found: list[Finding]) -> Iterat
         yield f"{split}/{name}", ImageFacts(image.shape[:2]), facts
 
 
-def _pairs_of_folder(folder: Folder, split: str, found: list[Finding]) -> Iterator[Pair]:
-    files = folder.files(split)
-    images, image_faults = map_files(image_facts, files.images.values(), folder.root)
-    labels, label_faults = folder.labels(split)
+def _pairs_of_files(source: FileSource, split: str, found: list[Finding]) -> Iterator[Pair]:
+    files = source.files(split)
+    images, image_faults = map_files(lambda _, path: image_facts(path), files.images, source.root)
+    labels, label_faults = source.labels(split)
     found += [*files.faults, *image_faults, *label_faults]
-    for name, image, label in files.pairs():
-        if image in images and label in labels:
-            yield f"{split}/{name}", images[image], labels[label]
+    for name, _, _ in files.pairs():
+        if name in images and name in labels:
+            yield f"{split}/{name}", images[name], labels[name]
 
 
 def _faults_of_pair(
@@ -176,7 +180,11 @@ def _classes_of_folder(
         found += error.found
         return None, None
     found += notes
-    labels = {path: facts for split in splits for path, facts in folder.labels(split)[0].items()}
+    labels = {
+        folder.files(split).labels[name]: facts
+        for split in splits
+        for name, facts in folder.labels(split)[0].items()
+    }
     found += _palette_warning(folder.root, labels)
     listed = folder.settings.values or folder.settings.ignore_label is not None
     # One split alone may lack the other classes.

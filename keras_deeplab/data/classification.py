@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_deeplab.data.faults import DatasetError, FileFault
-from keras_deeplab.data.folder import map_files
+from keras_deeplab.data.file_source import map_files
 from keras_deeplab.validation import error, integer
 
 
@@ -81,12 +81,13 @@ def check_images(dataset: tf.data.Dataset, root: str | os.PathLike) -> None:
     Raises:
         DatasetError: If files cannot be decoded; the message names them.
     """
-    _, faults = map_files(_decode, map(Path, dataset.file_paths), Path(root))
+    files = {path: Path(path) for path in dataset.file_paths}
+    _, faults = map_files(_decode, files, Path(root))
     if faults:
         raise DatasetError(str(root), faults)
 
 
-def _decode(path: Path) -> None:
+def _decode(_: str, path: Path) -> None:
     try:
         tf.io.decode_image(tf.io.read_file(str(path)), channels=3, expand_animations=False)
     except tf.errors.OpError as fault:

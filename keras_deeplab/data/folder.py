@@ -1,78 +1,26 @@
-"""Data sets in a folder with train, val and test, and opening a data set by its name."""
+"""Data sets in a folder with train, val and test."""
 
 from __future__ import annotations
 
-import atexit
-import gc
 import logging
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from keras_deeplab import validation
-from keras_deeplab.data.decoding import read_picture
 from keras_deeplab.data.faults import DatasetError, FileFault
+from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
 from keras_deeplab.data.label_maps import ColorCode, LabelFacts, label_facts, read_label
-from keras_deeplab.data.layout import (
-    SplitFiles,
-    entries_named,
-    find_splits,
-    is_utf8,
-    list_split,
-    proposal,
-    shown,
-)
-from keras_deeplab.data.orientation import turned
-from keras_deeplab.data.shapes import Shapes
-from keras_deeplab.data.source import DatasetInfo, Source, decoded
+from keras_deeplab.data.layout import SplitFiles, entries_named, find_splits, list_split, proposal
+from keras_deeplab.data.source import DatasetInfo
 
 logger = logging.getLogger(__name__)
 
 
-@atexit.register
-def _release_iterators() -> None:
-    """Releases the iterators that exist when a program ends.
-
-    Their threads call Python to read files. Once the interpreter stops, such a call never returns,
-    and the iterator would wait for it and keep the process alive.
-    """
-    for held in gc.get_objects():
-        if issubclass(type(held), tf.data.Iterator):
-            vars(held).clear()
-
-
-def map_files(
-    function: Callable[[Path], Any], paths: Iterable[Path], root: Path
-) -> tuple[dict[Path, Any], list[FileFault]]:
-    """Calls `function` on each path in a thread pool; returns results and faults."""
-
-    def call(path: Path) -> Any:
-        try:
-            return function(path)
-        except OSError as error:
-            fault = FileFault("unreadable file", str(error))
-        except FileFault as error:
-            fault = error
-        fault.found = f"{shown(root, path)}: {fault.found}"
-        return fault
-
-    paths = list(paths)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        found = dict(zip(paths, pool.map(call, paths), strict=True))
-    faults = [fault for fault in found.values() if isinstance(fault, FileFault)]
-    facts = {path: one for path, one in found.items() if not isinstance(one, FileFault)}
-    return facts, faults
-
-
-class Folder(Source):
+class Folder(FileSource):
     """A folder of images and label maps.
 
     The folder has subfolders `train`, `val` and `test` (at least one), each with `images` and
@@ -108,15 +56,9 @@ class Folder(Source):
     """
 
     def __init__(self, root: str | os.PathLike) -> None:
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise self._error("missing folder", f"{self.root} is not a folder")
-        if not is_utf8(str(self.root)):
-            raise self._error("file name not UTF-8", str(self.root))
+        super().__init__(root)
         if not self.splits:
             raise self._error("missing folder", proposal(self.root))
-        self._files: dict[str, SplitFiles] = {}
-        self._labels: dict[str, tuple[dict[Path, LabelFacts], list[FileFault]]] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -147,48 +89,27 @@ class Folder(Source):
         except DatasetError:
             return None  # `resolve` raises it
 
-    def files(self, split: str) -> SplitFiles:
-        """Returns the files of a split, and the faults of their names."""
-        self.check_split(split)
-        if split not in self._files:
-            self._files[split] = list_split(self.root, split)
-        return self._files[split]
+    def list_files(self, split: str) -> SplitFiles:
+        """Lists the files of a split, by their names without their endings."""
+        return list_split(self.root, split)
 
-    def labels(self, split: str) -> tuple[dict[Path, LabelFacts], list[FileFault]]:
-        """Returns the facts of all label maps of a split, read once, and the faults of others."""
-        if split not in self._labels:
-            facts = partial(label_facts, colors=self._colors)
-            paths = self.files(split).labels.values()
-            self._labels[split] = map_files(facts, paths, self.root)
-        return self._labels[split]
+    @property
+    def code(self) -> LabelCode:
+        """The meaning of the values in the label maps."""
+        return self._resolved[1]
 
-    def pairs(self, split: str) -> list[tuple[str, Path, Path]]:
-        """Returns `(name, image file, label file)`, sorted by name; raises if one is missing."""
-        files = self.files(split)
-        if files.faults:
-            raise DatasetError(str(self.root), files.faults)
-        return files.pairs()
+    def label_facts(self, _: str, path: Path) -> LabelFacts:
+        """Counts the values of a label map, whatever they mean."""
+        return label_facts(path, self._colors)
 
-    def names(self, split: str) -> list[str]:
-        """Returns the file names without their endings, sorted."""
-        return [name for name, _, _ in self.pairs(split)]
-
-    def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
-        """Returns the decoded pairs of a split (see `data.Source.dataset`)."""
-        pairs = self.pairs(split)
-        code, colors = self._resolved[1], self._colors
-
-        def read(number: int) -> tuple[np.ndarray, np.ndarray]:
-            _, image, path = pairs[number]
-            try:
-                label = _labels_of(path, code, colors)
-                path = image
-                picture = read_picture(path)
-                return turned(picture.pixels, picture.facts.orientation_for(label.shape)), label
-            except (FileFault, OSError) as error:
-                raise ValueError(f"{path}: {error}") from error
-
-        return decoded(read, len(pairs), numbers)
+    def read_label(self, _: str, path: Path) -> np.ndarray:
+        """Returns the labels of a file, or raises a FileFault."""
+        values, _ = read_label(path, self._colors)
+        code = self.code
+        if not code.known[values].all():
+            wrong = np.unique(values[~code.known[values]])
+            raise FileFault("label value out of range", str(wrong.tolist()), str(code))
+        return code.table[values]
 
     def resolve(self) -> tuple[DatasetInfo, LabelCode, list[str]]:
         """Returns classes, label code and warnings, from the label maps that can be read."""
@@ -219,37 +140,3 @@ class Folder(Source):
         for note in notes:
             logger.warning("%s: %s", self.root, note)
         return info, code
-
-    def _error(self, kind: str, found: str) -> DatasetError:
-        return DatasetError(str(self.root), [FileFault(kind, found)])
-
-
-def open_source(name: str | os.PathLike) -> Source:
-    """Opens a data set by name or by its folder.
-
-    Args:
-        name: `"shapes"` for the embedded data set, or the path of a folder as in `data.Folder`.
-
-    Raises:
-        ValueError: If it is neither.
-        DatasetError: If the folder has no split.
-
-    Example:
-
-    >>> keras_deeplab.data.open_source("shapes").info.num_classes
-    6
-    """
-    if str(name) == "shapes":
-        return Shapes()
-    if not Path(name).is_dir():
-        rule = "'shapes' or an existing folder root/{train,val}/{images,labels}"
-        raise validation.error("name", rule, str(name))
-    return Folder(name)
-
-
-def _labels_of(path: Path, code: LabelCode, colors: ColorCode | None) -> np.ndarray:
-    values, _ = read_label(path, colors)
-    if not code.known[values].all():
-        wrong = np.unique(values[~code.known[values]])
-        raise FileFault("label value out of range", str(wrong.tolist()), str(code))
-    return code.table[values]
