@@ -36,9 +36,9 @@ _SCENE_PARSE = (
     "coffee table|toilet|flower|book|bench|countertop|stove|palm|kitchen island|computer|"
     "swivel chair|boat|arcade machine|bus|towel|light|truck|chandelier|awning|streetlight|booth|"
     "television receiver|airplane|apparel|pole|bannister|ottoman|bottle|van|ship|fountain|washer|"
-    "plaything|stool|barrel|basket|bag|minibike|oven|ball|food|step|trade name|microwave|pot|animal|"
-    "bicycle|dishwasher|screen|sculpture|hood|sconce|vase|traffic light|tray|ashcan|fan|plate|"
-    "monitor|bulletin board|radiator|glass|clock|flag"
+    "plaything|stool|barrel|basket|bag|minibike|oven|ball|food|step|trade name|microwave|pot|"
+    "animal|bicycle|dishwasher|screen|sculpture|hood|sconce|vase|traffic light|tray|ashcan|fan|"
+    "plate|monitor|bulletin board|radiator|glass|clock|flag"
 ).split("|")
 
 PUBLISHED = {

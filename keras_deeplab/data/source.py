@@ -126,6 +126,10 @@ class Source(abc.ABC):
             `(height, width, 3)` and uint8 `(height, width)` in 0..num_classes-1 or 255 (ignored).
         """
 
+    def encoded_images(self, split: str) -> Callable[[int], bytes] | None:
+        """Returns a function that reads the encoded image at a position; None without files."""
+        self.check_split(split)
+
     def check_split(self, split: str) -> None:
         """Raises a ValueError if `split` is not one of `splits`."""
         if split not in self.splits:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
@@ -100,7 +100,7 @@ class TFDS(Source):
         faults = [fault for records in self._records.values() for fault in records.faults]
         if faults:
             raise DatasetError(str(self.root), faults)
-        self._settings = self._find_settings(settings)
+        self._settings = self._find_settings(settings, features[self._mask])
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -124,9 +124,11 @@ class TFDS(Source):
         read = partial(self._read, self._records[split], self._resolved.code)
         return decoded(read, len(self._records[split]), numbers)
 
-    def encoded_image(self, split: str, number: int) -> bytes:
-        """Returns the image as it is stored."""
-        return _bytes(_example(self._records[split][number]), self._image)
+    def encoded_images(self, split: str) -> Callable[[int], bytes]:
+        """Returns a function that reads the encoded image at a position."""
+        self.check_split(split)
+        records = self._records[split]
+        return lambda number: _bytes(_example(records[number]), self._image)
 
     def _read(
         self, records: Records, code: LabelCode, number: int
@@ -200,8 +202,8 @@ class TFDS(Source):
             parts.append(Part(path, part.skip, part.take, part.examples_in_shard))
         return Records(parts, file_format)
 
-    def _find_settings(self, given: str | os.PathLike | None) -> Settings:
-        feature = self._info.features[self._mask] if self._mask in self._info.features else None
+    def _find_settings(self, given: str | os.PathLike | None, feature: Any) -> Settings:
+        """The settings given, stored, published or of the feature of the label maps."""
         path = Path(given) if given else self.root / "dataset.json"
         if given or path.exists():
             try:
@@ -213,7 +215,7 @@ class TFDS(Source):
             return PUBLISHED[self._info.name]
         if self._panoptic:
             feature = self._info.features[self._panoptic].feature["label"]
-        return Settings(tuple(getattr(feature, "names", ())))
+        return Settings(tuple(feature.names) if getattr(feature, "num_classes", None) else ())
 
     @cached_property
     def _resolved(self) -> Settings:
@@ -320,17 +322,15 @@ def _builder(name: str, data_dir: str | os.PathLike | None, download: bool) -> A
     base = name.partition("/")[0]
     if base in BUILDERS:
         importlib.import_module(f"keras_deeplab.data.builders.{base}")
-    try:
-        if not re.fullmatch(r"\w+(/[\w.\-]+)?", name):
-            raise ValueError(name)
-        builder = tfds.builder(name, data_dir=data_dir)
-    except ValueError as error:
-        known = {base: tfds.builder_cls(base).builder_configs} if base in tfds.list_builders() else {}
-        if known:
-            rule = f"{base}/CONFIG with one of {', '.join(known[base]) or 'no configs'}"
-            raise validation.error("name", rule, name) from error
+    known = tfds.list_builders()
+    if base not in known:
         rule = "a data set of TensorFlow Datasets, or the folder of one"
-        raise validation.error("name", rule, name, suggestion(base, tfds.list_builders())) from error
+        raise validation.error("name", rule, name, suggestion(base, known))
+    config = name.partition("/")[2] or None
+    configs = tfds.builder_cls(base).builder_configs
+    if config is not None:
+        validation.one_of("config", config, configs)
+    builder = tfds.builder(base, config=config, data_dir=data_dir)
     if builder.is_prepared():
         return builder
     if not download:
@@ -358,7 +358,7 @@ def _image_features(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]
 
 def _masks(features: Mapping[str, Any]) -> list[str]:
     """The names of the features that look like label maps."""
-    named = [key for key, feature in features.items() if hasattr(feature, "names")]
+    named = [key for key, feature in features.items() if hasattr(type(feature), "names")]
     return named or [key for key in features if _MASK_NAMES.search(key.lower())]
 
 
