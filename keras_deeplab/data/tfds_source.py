@@ -198,7 +198,8 @@ class TFDS(Source):
         for part in split.file_instructions:
             path = Path(os.path.abspath(part.filename))
             if not path.is_relative_to(root):
-                raise FileFault("unreadable file", f"{path}", f"files in {root}")
+                fault = FileFault("unreadable file", str(path), f"files in {root}")
+                raise DatasetError(root, [fault])
             parts.append(Part(path, part.skip, part.take, part.examples_in_shard))
         return Records(parts, file_format)
 
@@ -358,8 +359,9 @@ def _image_features(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]
 
 def _masks(features: Mapping[str, Any]) -> list[str]:
     """The names of the features that look like label maps."""
-    named = [key for key, feature in features.items() if hasattr(type(feature), "names")]
-    return named or [key for key in features if _MASK_NAMES.search(key.lower())]
+    # Sorted, as TensorFlow Datasets stores the features in an arbitrary order.
+    named = sorted(key for key, feature in features.items() if hasattr(type(feature), "names"))
+    return named or [key for key in sorted(features) if _MASK_NAMES.search(key.lower())]
 
 
 def _chosen(
@@ -368,7 +370,7 @@ def _chosen(
     """The feature that is given, or the only one found."""
     if given is None and len(found) == 1:
         return next(iter(found))
-    names = ", ".join(map(repr, found or known)) or "none: the data set has no images"
+    names = ", ".join(map(repr, sorted(found or known))) or "none: the data set has no images"
     if given not in known:
         raise validation.error(argument, f"one of the features {names}", given)
     return given
