@@ -28,10 +28,11 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
-    data.prepare(
+    output = data.prepare(
         data.open_source(options.data),
         options.output,
         file_format=options.file_format,
         images_per_shard=options.images_per_shard,
     )
+    print(f"Use it with --data tfds:{output}")
     return 0

@@ -70,8 +70,10 @@ class TFDS(Source):
 
     Example:
 
-    >>> source = data.TFDS("oxford_iiit_pet", splits={"val": "test"})
-    >>> train = data.training_dataset(source, crop_size=(256, 256))
+    >>> folder = data.prepare(data.Shapes(4, 2), "prepared")
+    >>> source = data.TFDS(folder, splits={"test": "validation[50%:]"})
+    >>> source.splits
+    ('train', 'val', 'test')
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class TFDS(Source):
         self.root = Path(builder.data_dir)
         features = dict(_image_features(self._info.features))
         masks = _masks(features)
-        images = {key: one for key, one in features.items() if key not in masks}
+        images = [key for key in features if key not in (*masks, mask)]
         main = ["image"] if "image" in images else images
         self._image = _chosen("image", image, main, features)
         self._mask = _chosen("mask", mask, masks, features)
@@ -365,7 +367,7 @@ def _masks(features: Mapping[str, Any]) -> list[str]:
 
 
 def _chosen(
-    argument: str, given: str | None, found: list[str] | Mapping, known: Mapping[str, Any]
+    argument: str, given: str | None, found: list[str], known: Mapping[str, Any]
 ) -> str:
     """The feature that is given, or the only one found."""
     if given is None and len(found) == 1:
