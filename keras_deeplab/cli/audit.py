@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from keras_deeplab import data
-from keras_deeplab.cli.options import Parser, command
+from keras_deeplab.cli.options import DATA, Parser, command
 
 
 def parser() -> Parser:
@@ -15,7 +15,7 @@ def parser() -> Parser:
         description="Decodes every image and label map of a data set. Prints sizes and class "
         "shares, or all errors with exit status 2.",
     )
-    made.add_argument("data", help="'shapes' or a folder root/{train,val}/{images,labels}")
+    made.add_argument("data", help=DATA)
     made.add_argument("--splits", nargs="+", help="default: all")
     return made
 

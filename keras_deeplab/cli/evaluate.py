@@ -8,6 +8,7 @@ from pathlib import Path
 import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.cli.options import (
+    DATA,
     Parser,
     add_model,
     check_classes,
@@ -27,7 +28,7 @@ def parser() -> Parser:
     )
     add_model(made, exported=True)
     add = made.add_argument
-    add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/{images,labels}")
+    add("--data", default="shapes", help=DATA)
     add("--split", default="val", help="train, val or test")
     add("--boundary", action="store_true", help="compute scores along boundaries too")
     add("--output", type=Path, help="folder for metrics.json; default: beside the model")

@@ -113,6 +113,9 @@ def one_of(choices: Iterable[str]) -> dict[str, Any]:
     return {"type": match, "choices": known}
 
 
+# What an option of a data set takes.
+DATA = "'shapes', a folder, a list of files, or a reader with a path (voc:PATH); see docs/data.md"
+
 # One number for a square, or two, for `height_and_width`.
 SIZE = {"type": positive, "nargs": "+", "metavar": ("H", "W")}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras_deeplab
 from keras_deeplab import distribution
 from keras_deeplab.cli.options import (
+    DATA,
     Parser,
     add_test_time_augmentation,
     command,
@@ -27,7 +28,7 @@ def parser() -> Parser:
     description = "Trains a segmentation model, scores it and exports it."
     made = Parser(HINTS, prog="keras-deeplab train", description=description)
     add = made.add_argument
-    add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/{images,labels}")
+    add("--data", default="shapes", help=DATA)
     add("--model", **one_of(MODELS), help="default: that of --weights, or deeplab_v3_plus")
     backbones = one_of(keras_deeplab.backbones.NAMES)
     add("--backbone", **backbones, help="default: that of --weights, or of the model")

@@ -15,7 +15,7 @@ from keras_deeplab.data.file_source import FileSource, map_files
 from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.label_codes import LabelCode, check_ignored
 from keras_deeplab.data.label_maps import Color, LabelFacts
-from keras_deeplab.data.layout import check_root, shown
+from keras_deeplab.data.layout import shown
 from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
@@ -111,6 +111,8 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     found: list[Finding] = []
     if isinstance(source, Folder):
         info, code = _classes_of_folder(source, splits, found)
+    elif isinstance(source, FileSource):
+        info, code = source.info, source.code
     else:
         info, code = source.info, LabelCode(tuple(range(source.info.num_classes)))
     if isinstance(source, FileSource):
@@ -173,7 +175,7 @@ def _classes_of_folder(
     folder: Folder, splits: Sequence[str], found: list[Finding]
 ) -> tuple[DatasetInfo | None, LabelCode | None]:
     """Returns classes and label code, None if they are unclear."""
-    found += check_root(folder.root)
+    found += folder.check_layout()
     try:
         info, code, notes = folder.resolve()
     except DatasetError as error:

@@ -18,6 +18,9 @@ LISTED = 10
 # Kinds of faults and what was expected, in the order of reports.
 EXPECTED = {
     "bad dataset.json": 'keys "classes", "colors", "ignore_colors", "ignore_label", "values"',
+    "bad splits.json": '{"train": [names], "val": [names]} of all images, each once',
+    "bad list": "IMAGE,LABEL or IMAGE,LABEL,SPLIT in each row, paths relative to the list",
+    "bad annotation": "outlines of at least three points inside an image of known size",
     "missing folder": "SPLIT/images and SPLIT/labels, SPLIT being train, val or test",
     "unknown split folder": "folders named train, val or test",
     "empty split": "at least one image with a label map",

@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras_deeplab.data.decoding import read_picture
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.label_codes import LabelCode
-from keras_deeplab.data.label_maps import LabelFacts
+from keras_deeplab.data.label_maps import LabelFacts, read_label
 from keras_deeplab.data.layout import SplitFiles, is_utf8, shown
 from keras_deeplab.data.orientation import turned
 from keras_deeplab.data.source import Source, decoded
@@ -61,7 +61,8 @@ def map_files(
 class FileSource(Source):
     """Images and label maps in files below a root.
 
-    A subclass has `splits` and `info`, lists the files of a split, and reads one label map.
+    A subclass has `splits` and `info` and lists the files of a split. Where the values of label
+    maps are not the labels, it has their `code`; where a label map is no image file, it reads it.
 
     Args:
         root: The folder.
@@ -83,24 +84,33 @@ class FileSource(Source):
     def list_files(self, split: str) -> SplitFiles:
         """Lists the files of a split by the names of its images, and the faults of the listing."""
 
-    @abc.abstractmethod
-    def read_label(self, name: str, path: Path) -> np.ndarray:
-        """Returns the labels of an image, uint8 `(height, width)`, or raises a FileFault.
+    def read_values(self, name: str, path: Path) -> np.ndarray:
+        """Returns the values of an image's label map, uint8 `(height, width)`.
 
         Args:
             name: The image's name.
             path: The file that `list_files` gave for its label map.
         """
+        del name
+        return read_label(path)[0]
 
     @cached_property
     def code(self) -> LabelCode:
-        """The meaning of the values in `labels`."""
+        """The meaning of the values: by default the labels themselves, with 255 ignored."""
         return LabelCode(tuple(range(self.info.num_classes)))
 
     def label_facts(self, name: str, path: Path) -> LabelFacts:
         """Decodes a whole label map and returns its facts, or raises a FileFault."""
-        label = self.read_label(name, path)
-        return LabelFacts(label.shape, np.bincount(label.reshape(-1), minlength=256))
+        values = self.read_values(name, path)
+        return LabelFacts(values.shape, np.bincount(values.reshape(-1), minlength=256))
+
+    def read_label(self, name: str, path: Path) -> np.ndarray:
+        """Returns the labels of an image, uint8 `(height, width)`, or raises a FileFault."""
+        values, code = self.read_values(name, path), self.code
+        if not code.known[values].all():
+            wrong = np.unique(values[~code.known[values]])
+            raise FileFault("label value out of range", str(wrong.tolist()), str(code))
+        return code.table[values]
 
     def files(self, split: str) -> SplitFiles:
         """Returns the files of a split, and the faults of their names."""
@@ -129,7 +139,7 @@ class FileSource(Source):
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns the decoded pairs of a split (see `data.Source.dataset`)."""
         pairs = self.pairs(split)
-        _ = self.info  # once, not in the threads that read
+        _ = self.code  # once, not in the threads that read
 
         def read(number: int) -> tuple[np.ndarray, np.ndarray]:
             name, image, path = pairs[number]

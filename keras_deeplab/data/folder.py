@@ -14,7 +14,14 @@ from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
 from keras_deeplab.data.label_maps import ColorCode, LabelFacts, label_facts, read_label
-from keras_deeplab.data.layout import SplitFiles, entries_named, find_splits, list_split, proposal
+from keras_deeplab.data.layout import (
+    SplitFiles,
+    check_root,
+    entries_named,
+    find_splits,
+    list_split,
+    proposal,
+)
 from keras_deeplab.data.source import DatasetInfo
 
 logger = logging.getLogger(__name__)
@@ -93,23 +100,24 @@ class Folder(FileSource):
         """Lists the files of a split, by their names without their endings."""
         return list_split(self.root, split)
 
+    def check_layout(self) -> list[FileFault]:
+        """Returns the faults of folders that look like splits of other names."""
+        return check_root(self.root)
+
     @property
     def code(self) -> LabelCode:
         """The meaning of the values in the label maps."""
         return self._resolved[1]
 
-    def label_facts(self, _: str, path: Path) -> LabelFacts:
-        """Counts the values of a label map, whatever they mean."""
+    def label_facts(self, name: str, path: Path) -> LabelFacts:
+        """Counts the values of a label map, and returns its palette."""
+        del name
         return label_facts(path, self._colors)
 
-    def read_label(self, _: str, path: Path) -> np.ndarray:
-        """Returns the labels of a file, or raises a FileFault."""
-        values, _ = read_label(path, self._colors)
-        code = self.code
-        if not code.known[values].all():
-            wrong = np.unique(values[~code.known[values]])
-            raise FileFault("label value out of range", str(wrong.tolist()), str(code))
-        return code.table[values]
+    def read_values(self, name: str, path: Path) -> np.ndarray:
+        """Returns the values of a label map, those of colours by dataset.json."""
+        del name
+        return read_label(path, self._colors)[0]
 
     def resolve(self) -> tuple[DatasetInfo, LabelCode, list[str]]:
         """Returns classes, label code and warnings, from the label maps that can be read."""

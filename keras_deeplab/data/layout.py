@@ -26,6 +26,18 @@ class SplitFiles:
     labels: dict[str, Path] = field(default_factory=dict)
     faults: list[FileFault] = field(default_factory=list)
 
+    def check(self, root: Path, split: str) -> SplitFiles:
+        """Adds the faults of an empty split and of files without a partner; returns itself."""
+        if not self.images and not self.labels:
+            self.faults.append(FileFault("empty split", f"{split}: no images and no label maps"))
+        for kind, found, others in (
+            ("image without label", self.images, self.labels),
+            ("label without image", self.labels, self.images),
+        ):
+            alone = sorted(found.keys() - others.keys())
+            self.faults += [FileFault(kind, shown(root, found[name])) for name in alone]
+        return self
+
     def pairs(self) -> list[tuple[str, Path, Path]]:
         """Returns `(name, image, label)` of every name that has both, sorted by name."""
         names = sorted(self.images.keys() & self.labels.keys())
@@ -44,17 +56,7 @@ def list_split(root: Path, split: str) -> SplitFiles:
         files.images = _list_folder(root, images, IMAGE_SUFFIXES, files.faults)
     if labels:  # with JPEG files, whose content is refused later
         files.labels = _list_folder(root, labels, (*LABEL_SUFFIXES, ".jpg", ".jpeg"), files.faults)
-    if not images or not labels:
-        return files
-    if not files.images and not files.labels:
-        files.faults.append(FileFault("empty split", f"{split}: no images and no label maps"))
-    for kind, found, others in (
-        ("image without label", files.images, files.labels),
-        ("label without image", files.labels, files.images),
-    ):
-        alone = sorted(found.keys() - others.keys())
-        files.faults += [FileFault(kind, shown(root, found[name])) for name in alone]
-    return files
+    return files.check(root, split) if images and labels else files
 
 
 def _only_folder(root: Path, parent: Path, name: str, faults: list[FileFault]) -> Path | None:
@@ -105,7 +107,7 @@ def check_root(root: Path) -> list[FileFault]:
 
 def shown(root: Path, path: Path) -> str:
     """Returns a path below the root for messages."""
-    return path.relative_to(root).as_posix()
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def visible(folder: Path) -> list[Path]:

@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
-from keras_deeplab import validation
+from keras_deeplab import names, validation
 from keras_deeplab.data.folder import Folder
+from keras_deeplab.data.layout import SPLITS, find_splits, folders_named
+from keras_deeplab.data.readers.ade20k import Ade20k
+from keras_deeplab.data.readers.camvid import CamVid
+from keras_deeplab.data.readers.cityscapes import Cityscapes
+from keras_deeplab.data.readers.coco import Coco
+from keras_deeplab.data.readers.cvat import Cvat
+from keras_deeplab.data.readers.labelme import LabelMe
+from keras_deeplab.data.readers.other_folders import ListedFiles, OtherFolder
+from keras_deeplab.data.readers.voc import Voc
 from keras_deeplab.data.shapes import Shapes
 from keras_deeplab.data.source import Source
 from keras_deeplab.data.tfds_source import open_tfds
 
+# What `NAME:PATH` opens.
+READERS: dict[str, Callable[[str], Source]] = {
+    "voc": Voc,
+    "cityscapes": Cityscapes,
+    "ade20k": Ade20k,
+    "camvid": CamVid,
+    "coco": Coco,
+    "labelme": LabelMe,
+    "cvat": Cvat,
+    "tfds": open_tfds,
+}
+LISTS = (".csv", ".txt")
+
 
 def open_source(name: str | os.PathLike) -> Source:
-    """Opens a data set by name or by its folder.
+    """Opens a data set by name or by its path.
 
     Args:
-        name: `"shapes"` for the embedded data set, the path of a folder as in `data.Folder`, or
-            `"tfds:NAME[:CONFIG][/SPLIT]"` or `"tfds:FOLDER"` for one of TensorFlow Datasets, with
-            the arguments of `data.TFDS` as in `"tfds:oxford_iiit_pet?val=test"`.
+        name: `"shapes"` for the embedded data set; the path of a folder as in `data.Folder`, or in
+            another layout (`images` and `masks`, or `NAME_mask.png` beside `NAME.jpg`); the path of
+            a .csv or .txt file with an image and its label map in each row; or a reader's name and
+            a path, such as `"voc:VOCdevkit"`: `voc`, `cityscapes`, `ade20k`, `camvid`, `coco`,
+            `labelme` or `cvat`; or `"tfds:NAME[:CONFIG][/SPLIT]"` or `"tfds:FOLDER"` for a data set
+            of TensorFlow Datasets, with arguments of `data.TFDS` such as `"tfds:NAME?val=test"`.
 
     Raises:
         ValueError: If it is none of these.
-        DatasetError: If the folder has no split.
+        DatasetError: If the path has not the layout; the message says what is missing.
 
     Example:
 
@@ -31,9 +58,35 @@ def open_source(name: str | os.PathLike) -> Source:
     """
     if str(name) == "shapes":
         return Shapes()
-    if str(name).startswith("tfds:"):
-        return open_tfds(str(name).removeprefix("tfds:"))
-    if not Path(name).is_dir():
-        rule = "'shapes' or an existing folder root/{train,val}/{images,labels}"
+    path = Path(name)
+    reader = re.fullmatch(r"(\w{2,}):(.*)", str(name))  # a single letter is a Windows drive
+    if reader and not path.exists():
+        scheme, rest = reader.groups()
+        if scheme not in READERS:
+            rule = f"a folder, or one of {', '.join(f'{known}:PATH' for known in READERS)}"
+            raise ValueError(
+                f"{validation.error('name', rule, str(name))}.{names.suggestion(scheme, READERS)}"
+            )
+        return READERS[scheme](rest)
+    if path.suffix.lower() in LISTS and path.is_file():
+        return ListedFiles(path)
+    if not path.is_dir():
+        rule = (
+            "'shapes', an existing folder root/{train,val}/{images,labels}, a .csv or .txt list, "
+            f"or one of {', '.join(READERS)} with a path, such as voc:PATH"
+        )
         raise validation.error("name", rule, str(name))
-    return Folder(name)
+    absolute = Path(os.path.abspath(path))  # not resolved, so that links keep their names
+    is_part = absolute.name.lower() in SPLITS and _is_plain(absolute.parent)
+    is_other = not is_part and not _is_plain(path) and OtherFolder.fits(path)
+    return OtherFolder(path) if is_other else Folder(path)
+
+
+def _is_plain(root: Path) -> bool:
+    """Whether a split of a folder has `images` or `labels`."""
+    return any(
+        folders_named(folder, kind)
+        for split in find_splits(root)
+        for folder in folders_named(root, split)
+        for kind in ("images", "labels")
+    )

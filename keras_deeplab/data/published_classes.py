@@ -3,30 +3,8 @@
 from __future__ import annotations
 
 from keras_deeplab.data.label_codes import Settings
+from keras_deeplab.data.readers.cityscapes import CLASSES, IDS, IGNORED, Cityscapes
 
-# Label ids of Cityscapes: the 19 classes of the benchmark and their colours; the other ids are not
-# evaluated. https://github.com/mcordts/cityscapesScripts (helpers/labels.py)
-_CITYSCAPES = {
-    7: ("road", (128, 64, 128)),
-    8: ("sidewalk", (244, 35, 232)),
-    11: ("building", (70, 70, 70)),
-    12: ("wall", (102, 102, 156)),
-    13: ("fence", (190, 153, 153)),
-    17: ("pole", (153, 153, 153)),
-    19: ("traffic light", (250, 170, 30)),
-    20: ("traffic sign", (220, 220, 0)),
-    21: ("vegetation", (107, 142, 35)),
-    22: ("terrain", (152, 251, 152)),
-    23: ("sky", (70, 130, 180)),
-    24: ("person", (220, 20, 60)),
-    25: ("rider", (255, 0, 0)),
-    26: ("car", (0, 0, 142)),
-    27: ("truck", (0, 0, 70)),
-    28: ("bus", (0, 60, 100)),
-    31: ("train", (0, 80, 100)),
-    32: ("motorcycle", (0, 0, 230)),
-    33: ("bicycle", (119, 11, 32)),
-}
 # TFDS' scene_parse150 has the masks of the instance task, with 100 of the 150 classes, in the red
 # channel. https://github.com/CSAILVision/placeschallenge (instancesegmentation)
 _SCENE_PARSE = (
@@ -44,12 +22,7 @@ _SCENE_PARSE = (
 PUBLISHED = {
     "oxford_iiit_pet": Settings(("pet", "background", "border"), values=(1, 2, 3)),
     "scene_parse150": Settings(tuple(_SCENE_PARSE), tuple(range(1, 101)), ignore_label=(0,)),
-    "cityscapes": Settings(
-        tuple(name for name, _ in _CITYSCAPES.values()),
-        tuple(_CITYSCAPES),
-        tuple(color for _, color in _CITYSCAPES.values()),
-        ignore_label=tuple(sorted({*range(34), 255} - set(_CITYSCAPES))),
-    ),
+    "cityscapes": Settings(tuple(CLASSES), IDS, Cityscapes.info.colors, ignore_label=IGNORED),
 }
 # Masks with the classes in the red channel of RGB.
 IN_RED_CHANNEL = ("scene_parse150",)

@@ -366,9 +366,7 @@ def _masks(features: Mapping[str, Any]) -> list[str]:
     return named or [key for key in sorted(features) if _MASK_NAMES.search(key.lower())]
 
 
-def _chosen(
-    argument: str, given: str | None, found: list[str], known: Mapping[str, Any]
-) -> str:
+def _chosen(argument: str, given: str | None, found: list[str], known: Mapping[str, Any]) -> str:
     """The feature that is given, or the only one found."""
     if given is None and len(found) == 1:
         return next(iter(found))

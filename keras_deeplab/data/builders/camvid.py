@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car")
-CLASSES += ("pedestrian", "bicyclist")
+from keras_deeplab.data.readers.camvid import CLASSES
+from keras_deeplab.data.source import IGNORE_LABEL
+
 VOID = 11
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
@@ -49,5 +50,5 @@ class Camvid(tfds.core.GeneratorBasedBuilder):
                 Image.open(file) as image,
             ):
                 label = np.array(image)[..., np.newaxis]
-            label[label == VOID] = 255
+            label[label == VOID] = IGNORE_LABEL
             yield path.stem, {"name": path.stem, "image": path, "label": label}

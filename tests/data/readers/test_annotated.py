@@ -1,0 +1,229 @@
+"""COCO, LabelMe and CVAT: label maps from colours of segments, outlines and run lengths."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_deeplab import data
+from keras_deeplab.data.faults import FileFault
+from keras_deeplab.data.readers.coco import _uncompressed
+from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, run_lengths
+
+CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}]
+
+
+def compressed(counts):
+    """COCO's text of run lengths, after `rleToString` of its API."""
+    text = ""
+    for place, count in enumerate(counts):
+        number = count - (counts[place - 2] if place > 2 else 0)
+        more = True
+        while more:
+            bits, number = number & 31, number >> 5
+            more = number != (-1 if bits & 16 else 0)
+            text += chr((bits | 32 * more) + 48)
+    return text
+
+
+def test_compressed_run_lengths():
+    counts = [0, 5, 1000, 3, 70_000, 2, 1, 31, 32, 16]
+    assert _uncompressed(compressed(counts)) == counts
+    mask = np.zeros((4, 3), bool)
+    mask[1:, 1] = mask[0, 2] = True
+    np.testing.assert_array_equal(run_lengths([5, 4, 3], (4, 3), by_columns=True), mask)
+    np.testing.assert_array_equal(run_lengths([5, 4, 3], (3, 4), by_columns=False), mask.T)
+    with pytest.raises(FileFault, match="runs of 12 pixels for an area of 5x4"):
+        run_lengths([5, 4, 3], (4, 5), by_columns=True)
+
+
+def test_areas_cover_earlier_ones():
+    square = Area(1, [(0, 0), (9, 0), (9, 9), (0, 9)])
+    disc = Area(2, ellipse((10, 10), (5, 5)))
+    label = drawn((20, 20), [square, disc])
+    assert label[3, 3] == 1
+    assert label[9, 9] == label[10, 14] == 2
+    assert label[19, 19] == 0
+    assert 70 <= np.sum(label == 2) <= 95  # 25 pi = 79, with the outline
+    with pytest.raises(FileFault, match="an outline of 2 points"):
+        drawn((20, 20), [Area(1, [(0, 0), (9, 0)])])
+    with pytest.raises(FileFault, match="image too large"):
+        drawn((2**20, 2**20), [])
+
+
+@pytest.fixture
+def coco(tmp_path, draw):
+    """Writes annotations of a kind for images of both splits, 12x16."""
+
+    def write(kind, annotations, more=None):
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        for split in ("train", "val"):
+            draw(f"{split}2017/000000000001.jpg")
+            image = {"id": 7, "file_name": "000000000001.jpg", "height": 12, "width": 16}
+            content = {"images": [image], "categories": CATEGORIES, "annotations": annotations}
+            path = tmp_path / f"annotations/{kind}_{split}2017.json"
+            path.write_text(json.dumps(content | (more or {})))
+        return tmp_path
+
+    return write
+
+
+def test_instances(coco, read):
+    mask = np.zeros((12, 16), bool)
+    mask[8:, 12:] = True
+    runs = np.flatnonzero(np.diff(np.r_[0, mask.T.reshape(-1), 0]))
+    counts = np.diff(np.r_[0, runs, mask.size]).tolist()
+    crowd = {"size": [12, 16], "counts": compressed(counts)}
+    small = [[2, 2, 5, 2, 5, 5, 2, 5]]
+    large = [[0, 0, 9, 0, 9, 9, 0, 9]]
+    root = coco(
+        "instances",
+        [
+            {"image_id": 7, "category_id": 18, "segmentation": small, "area": 9, "iscrowd": 0},
+            {"image_id": 7, "category_id": 3, "segmentation": large, "area": 81, "iscrowd": 0},
+            {"image_id": 7, "category_id": 3, "segmentation": crowd, "area": 16, "iscrowd": 1},
+        ],
+    )
+    source, found = read(f"coco:{root}")
+    assert source.info.classes == ("background", "car", "dog")
+    label = found["val"]["000000000001"]
+    assert label[3, 3] == 2  # drawn over the larger one
+    assert label[8, 8] == 1
+    np.testing.assert_array_equal(label == 255, mask)
+    assert label[11, 0] == 0
+
+
+def test_panoptic_comes_first(coco, read, draw):
+    ids = np.zeros((12, 16), np.int64)
+    ids[:4], ids[4:8], ids[8:10] = 70_000, 5, 300
+    pixels = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1)
+    segments = [
+        {"id": 70_000, "category_id": 18, "iscrowd": 0},
+        {"id": 5, "category_id": 3, "iscrowd": 0},
+        {"id": 300, "category_id": 3, "iscrowd": 1},
+    ]
+    one = {"image_id": 7, "file_name": "000000000001.png", "segments_info": segments}
+    coco("instances", [])
+    root = coco("panoptic", [one])
+    for split in ("train", "val"):
+        draw(f"annotations/panoptic_{split}2017/000000000001.png", pixels)
+    source, found = read(f"coco:{root}")
+    assert source.info.classes == ("car", "dog")
+    np.testing.assert_array_equal(
+        found["train"]["000000000001"][:, 0], np.repeat([1, 0, 255], [4, 4, 4])
+    )
+    path = root / "annotations/panoptic_val2017.json"
+    path.write_text(path.read_text().replace("70000", "70001"))
+    with pytest.raises(data.DatasetError, match=r"000000000001: segments \[70000\] are not descr"):
+        data.audit(f"coco:{root}")
+
+
+def test_stuff(tmp_path, draw, values, read):
+    draw("train2017/1.jpg")
+    draw("stuffthingmaps/train2017/1.png", values(0, 91, 255))
+    (tmp_path / "labels.txt").write_text("0: unlabeled\n1: person\n92: banner\n")
+    source, found = read(f"coco:{tmp_path}")
+    assert source.info.classes == ("person", "banner")
+    np.testing.assert_array_equal(found["train"]["1"], values(0, 1, 255))
+
+
+def test_damaged_annotations(coco):
+    root = coco("instances", [{"image_id": 8, "category_id": 3, "segmentation": []}])
+    with pytest.raises(data.DatasetError, match=r"instances_train2017.json: KeyError 8"):
+        data.audit(f"coco:{root}")
+    root = coco("instances", [{"image_id": 7, "category_id": 4, "segmentation": [[0, 0, 1, 1]]}])
+    with pytest.raises(data.DatasetError, match=r"000000000001: KeyError 4"):
+        data.audit(f"coco:{root}")
+
+
+@pytest.fixture
+def labelme(tmp_path, draw):
+    def write(name, shapes, **changes):
+        draw(f"{name}.jpg")
+        content = {"shapes": shapes, "imagePath": f"{name}.jpg", "imageData": None}
+        content |= {"imageHeight": 12, "imageWidth": 16, **changes}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        return tmp_path
+
+    return write
+
+
+def outline(label, points, kind="polygon"):
+    return {"label": label, "points": points, "shape_type": kind}
+
+
+def test_labelme(labelme, read):
+    box = outline("box", [[2, 2], [9, 6]], "rectangle")
+    for number in range(5):
+        root = labelme(f"a{number}", [outline("zebra", [[0, 0], [15, 0], [15, 11], [0, 11]]), box])
+    source, found = read(f"labelme:{root}")
+    assert source.info.classes == ("background", "box", "zebra")
+    assert [len(found[split]) for split in ("train", "val")] == [4, 1]
+    (label,) = found["val"].values()
+    assert (label[0, 0], label[4, 4]) == (2, 1)
+    kept = json.loads((root / "splits.json").read_text())
+    assert {split: list(part) for split, part in found.items()} == kept
+    (root / "labels.txt").write_text("__ignore__\n_background_\nzebra\nbox\n")
+    source, found = read(f"labelme:{root}")
+    assert source.info.classes == ("background", "zebra", "box")
+
+
+def test_all_faults_of_labelme_are_named(labelme):
+    labelme("a", [outline("x", [[0, 0], [1, 1]])])
+    labelme("b", [outline("x", [[0, 0], [1, 1], [1, 0]], "line")])
+    labelme("c", [], imageHeight=None)
+    root = labelme("d", [outline("x", [[0, 0], [1, 1], [1, 0]])], imagePath="../../secret.png")
+    (root / "d.jpg").unlink()
+    (root.parent / "secret.png").write_bytes(b"")
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(f"labelme:{root}")
+    message = str(caught.value)
+    for text in ("a.json: an outline of 2", "b.json: line of 3", "c.json: imageHeight", "d.json"):
+        assert text in message
+    (root / "a.json").write_text("{")
+    with pytest.raises(data.DatasetError, match=r"a\.json: is not readable as JSON"):
+        data.audit(f"labelme:{root}")
+
+
+XML = """<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version>
+<meta><job><labels><label><name>road</name><color>#102030</color></label>
+<label><name>Background</name></label></labels></job></meta>
+<image id="0" name="a.jpg" width="16" height="12" {subset}>
+<box label="road" xtl="8" ytl="0" xbr="15" ybr="11" z_order="0"/>
+<mask label="Background" rle="1,2,3,2" left="8" top="2" width="4" height="2" z_order="2"/>
+<polygon label="sign" points="8,0;11,0;11,11;8,11" z_order="1"/><points label="road" points="1,1"/>
+</image></annotations>"""
+
+
+def test_cvat(tmp_path, draw, read):
+    draw("images/a.jpg")
+    (tmp_path / "annotations.xml").write_text(XML.format(subset='subset="Train"'))
+    source, found = read(f"cvat:{tmp_path}")
+    assert source.info.classes == ("Background", "road", "sign")
+    assert source.info.colors[1] == (16, 32, 48)
+    label = found["train"]["a.jpg"]
+    assert (label[0, 0], label[5, 13], label[5, 9]) == (0, 1, 2)
+    expected = [[2, 0, 0, 2], [2, 2, 0, 0]]
+    np.testing.assert_array_equal(label[2:4, 8:12], expected)
+    assert not (tmp_path / "splits.json").exists()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (("<annotations>", '<!DOCTYPE x [<!ENTITY e "x">]><annotations>'), "document type"),
+        (('name="a.jpg"', 'name="../a.jpg"'), "outside the folder"),
+        (("</annotations>", ""), "no element found"),
+        (('width="16"', 'width="x"'), "invalid literal"),
+        (('rle="1,2,3,2"', 'rle="1,2"'), "a.jpg: runs of 3 pixels"),
+        (('points="8,0;11,0', 'points="8;11,0'), "a.jpg: not enough values"),
+        (('name="a.jpg"', 'name="b.jpg"'), "images/b.jpg, which annotations.xml lists, is missing"),
+    ],
+)
+def test_damaged_cvat(tmp_path, draw, change, message):
+    draw("images/a.jpg")
+    (tmp_path / "annotations.xml").write_text(XML.format(subset="").replace(*change))
+    with pytest.raises(data.DatasetError, match=message):
+        data.audit(f"cvat:{tmp_path}")

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_deeplab import data
+from keras_deeplab.data.readers.splitting import splits_of
+
+
+@pytest.mark.parametrize(
+    "image, label",
+    [
+        ("images/{}.jpg", "masks/{}.png"),
+        ("Images/{}.jpg", "annotations/{}_mask.png"),
+        ("img/a/{}.png", "gt/a/{}.png"),
+        ("{}.jpg", "{}_mask.png"),
+        ("deep/er/{}.jpg", "deep/er/{}_GT.png"),
+    ],
+)
+def test_layouts_without_splits(tmp_path, draw, values, read, image, label):
+    for number in range(10):
+        draw(image.format(number))
+        draw(label.format(number), values(0, 1, number % 2))
+    source, found = read(tmp_path)
+    assert source.info.num_classes == 2
+    assert [len(found[split]) for split in ("train", "val")] == [8, 2]
+    for part in found.values():
+        for name, labels in part.items():
+            np.testing.assert_array_equal(labels, values(0, 1, int(name[-1]) % 2))
+    again, _ = read(tmp_path)
+    assert again.names("val") == source.names("val")
+    draw(image.format(10))
+    draw(label.format(10), values(0, 1))
+    with pytest.raises(data.DatasetError, match=r"10: not listed in splits.json"):
+        data.open_source(tmp_path).names("train")
+
+
+def test_folders_of_splits_inside(tmp_path, draw, values, read):
+    for split, name in (("train", "a"), ("validation", "b")):
+        draw(f"img_dir/{split}/{name}.jpg")
+        draw(f"ann_dir/{split}/{name}.png", values(0, 1))
+    _, found = read(tmp_path)
+    assert {split: list(part) for split, part in found.items()} == {
+        "train": ["train/a"],
+        "val": ["validation/b"],
+    }
+    assert not (tmp_path / "splits.json").exists()
+
+
+def test_splits_whose_folders_hold_both(tmp_path, draw, values, read):
+    for split in ("train", "val"):
+        draw(f"{split}/a.jpg")
+        draw(f"{split}/a_mask.png", values(0, 1))
+    _, found = read(tmp_path)
+    assert {split: list(part) for split, part in found.items()} == {
+        "train": ["train/a"],
+        "val": ["val/a"],
+    }
+
+
+def test_files_without_a_partner_are_named(tmp_path, draw, values):
+    for name in "abc":
+        draw(f"images/{name}.jpg")
+        draw(f"masks/{name}.png", values(0, 1))
+    draw("images/only.jpg")
+    draw("masks/alone.png", values(0, 1))
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(tmp_path)
+    assert "images/only.jpg" in str(caught.value)
+    assert "masks/alone.png" in str(caught.value)
+
+
+def test_splits_do_not_move_when_names_are_added(tmp_path):
+    names = [f"n{number}" for number in range(200)]
+    before = splits_of(names, tmp_path / "a")
+    after = splits_of([*names, "more1", "more2"], tmp_path / "b")
+    assert len(before["val"]) == 40
+    moved = set(before["val"]) - set(after["val"])
+    assert len(moved) <= 2
+    assert json.loads((tmp_path / "a" / "splits.json").read_text()) == before
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"train": ["a"]}', "b: not listed"),
+        ('{"train": ["a", "b", "a"]}', "a: listed twice"),
+        ('{"train": ["a", "b"], "val": ["c"]}', "c: listed in splits.json, not there"),
+        ('{"holdout": ["a", "b"]}', "lists of names under train, val, test"),
+        ("{", "is not readable as JSON"),
+    ],
+)
+def test_bad_splits(tmp_path, content, message):
+    (tmp_path / "splits.json").write_text(content)
+    with pytest.raises(data.DatasetError, match=message):
+        splits_of(["a", "b"], tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".txt"])
+def test_lists_of_pairs(tmp_path, draw, values, read, suffix):
+    rows = [("image", "label", "split")]
+    for name, split in (("a", "train"), ("b", "Validation"), ("c", "train")):
+        draw(f"x/{name}.jpg")
+        draw(f"y/{name}.png", values(3, 7))
+        rows.append((f"x/{name}.jpg", f"y/{name}.png", split))
+    separator = "," if suffix == ".csv" else "\t"
+    listed = tmp_path / f"pairs{suffix}"
+    listed.write_text("\n".join(map(separator.join, rows)))
+    (tmp_path / "dataset.json").write_text('{"classes": ["p", "q"], "values": [3, 7]}')
+    source, found = read(listed)
+    assert source.info.classes == ("p", "q")
+    assert {split: list(part) for split, part in found.items()} == {
+        "train": ["x/a", "x/c"],
+        "val": ["x/b"],
+    }
+    np.testing.assert_array_equal(found["val"]["x/b"], values(0, 1))
+
+
+def test_all_bad_rows_are_named(tmp_path, draw, values):
+    draw("a.jpg")
+    draw("a.png", values(0, 1))
+    rows = ["a.jpg,a.png", "a.jpg,a.png", "b.jpg,a.png", "a.jpg", "a.jpg,a.png,holdout"]
+    (tmp_path / "l.csv").write_text("\n".join(rows))
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(tmp_path / "l.csv")
+    message = str(caught.value)
+    assert "row 2: a.jpg for the second time" in message
+    assert "row 3: b.jpg is not there" in message
+    assert "row 4: 1 cells" in message
+    assert "row 5: the split 'holdout'" in message
+    assert message.count("row ") == 4

@@ -1,0 +1,149 @@
+"""VOC, Cityscapes, ADE20K and CamVid, each in a small copy of its real layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keras_deeplab import data
+from keras_deeplab.data.readers import camvid, cityscapes
+
+
+@pytest.fixture
+def voc(tmp_path, draw, values):
+    """VOCdevkit with two images for training and one to validate."""
+    masks = {"2007_000032": (0, 1, 255), "2007_000039": (0, 20), "2007_000033": (15, 255, 0)}
+    for name, found in masks.items():
+        draw(f"VOC2012/JPEGImages/{name}.jpg")
+        palette = data.voc_colors(256)
+        draw(f"VOC2012/SegmentationClass/{name}.png", values(*found), palette)
+    lists = tmp_path / "VOC2012/ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("2007_000032\n2007_000039\n")
+    (lists / "val.txt").write_text("2007_000033\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("inner", ["", "/VOC2012"])
+def test_voc(voc, read, values, inner):
+    source, found = read(f"voc:{voc}{inner}")
+    assert source.info.num_classes == 21
+    assert source.info.classes[15] == "person"
+    assert list(found["train"]) == ["2007_000032", "2007_000039"]
+    np.testing.assert_array_equal(found["train"]["2007_000039"], values(0, 20))
+    np.testing.assert_array_equal(found["val"]["2007_000033"], values(15, 255, 0))
+
+
+def test_voc_with_the_annotations_of_sbd(voc, read, draw, values):
+    for name in ("2007_000032", "2008_000002"):
+        draw(f"VOC2012/JPEGImages/{name}.jpg")
+        draw(f"VOC2012/SegmentationClassAug/{name}.png", values(0, 7))
+    rows = [f"/JPEGImages/{n}.jpg /SegmentationClassAug/{n}.png" for n in ("2007_000032",)]
+    listed = voc / "VOC2012/ImageSets/Segmentation/train_aug.txt"
+    listed.write_text("\n".join([*rows, "2008_000002", ""]))
+    _, found = read(f"voc:{voc}")
+    assert list(found["train"]) == ["2007_000032", "2008_000002"]
+    np.testing.assert_array_equal(found["train"]["2007_000032"], values(0, 7))
+    assert list(found["val"]) == ["2007_000033"]
+
+
+def test_voc_names_all_that_is_missing(voc):
+    (voc / "VOC2012/JPEGImages/2007_000032.jpg").unlink()
+    (voc / "VOC2012/SegmentationClass/2007_000033.png").unlink()
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(f"voc:{voc}")
+    assert "JPEGImages/2007_000032.jpg, which train.txt lists, is missing" in str(caught.value)
+    assert "SegmentationClass/2007_000033.png, which val.txt lists" in str(caught.value)
+
+
+def test_cityscapes(tmp_path, draw, values, read):
+    numbers = (7, 33, 0, 26)  # road, bicycle, unlabeled, car
+    for split, city in (("train", "aachen"), ("val", "lindau")):
+        name = f"{split}/{city}/{city}_000000_000019"
+        draw(f"leftImg8bit/{name}_leftImg8bit.png")
+        draw(f"gtFine/{name}_gtFine_labelIds.png", values(*numbers))
+        draw(f"gtFine/{name}_gtFine_instanceIds.png", values(3, 3))  # not read
+    source, found = read(f"cityscapes:{tmp_path}")
+    assert source.splits == ("train", "val")
+    assert source.info.classes[:2] == ("road", "sidewalk")
+    assert source.info.colors[13] == (0, 0, 142)
+    label = found["val"]["lindau/lindau_000000_000019"]
+    np.testing.assert_array_equal(label, values(0, 18, 255, 13))
+    assert len(cityscapes.IDS) == 19
+
+
+@pytest.fixture
+def ade20k(tmp_path, draw, values):
+    for folder, name in (("training", "ADE_train_00000001"), ("validation", "ADE_val_00000001")):
+        draw(f"ADEChallengeData2016/images/{folder}/{name}.jpg")
+        draw(f"ADEChallengeData2016/annotations/{folder}/{name}.png", values(0, 1, 150))
+    rows = [f"{k}\t0.1\t10\t10\tclass {k}, other name" for k in range(1, 151)]
+    info = tmp_path / "ADEChallengeData2016/objectInfo150.txt"
+    info.write_text("\n".join(["Idx\tRatio\tTrain\tVal\tName", *rows]))
+    return tmp_path
+
+
+def test_ade20k(ade20k, read, values):
+    source, found = read(f"ade20k:{ade20k}")
+    assert source.info.num_classes == 150
+    assert source.info.classes[149] == "class 150"
+    np.testing.assert_array_equal(found["val"]["ADE_val_00000001"], values(255, 0, 149))
+
+
+def test_camvid_in_two_folders_has_the_splits_of_segnet(tmp_path, draw, read):
+    colors = [bytes.fromhex(c) for _, united in camvid.CLASSES.values() for c in united.split()]
+    assert len({*colors, bytes(3)}) == 32  # with void
+    label = np.zeros((12, 16, 3), np.uint8)
+    for place, color in enumerate(((128, 64, 128), (192, 0, 64), (0, 0, 0), (64, 192, 0))):
+        label[:, 4 * place : 4 * place + 4] = color
+    names = {"0006R0_f00930": "train", "0016E5_07957": "train", "0016E5_07959": "val"}
+    names |= {"0001TP_008520": "train", "0001TP_008550": "test", "Seq05VD_f00000": "test"}
+    for name in names:
+        draw(f"701_StillsRaw_full/{name}.png")
+        draw(f"LabeledApproved_full/{name}_L.png", label)
+    source, found = read(f"camvid:{tmp_path}")
+    assert {name: split for split, part in found.items() for name in part} == names
+    expected = np.repeat([3, 3, 255, 1], 4)  # road, lane markings, void, wall
+    np.testing.assert_array_equal(found["val"]["0016E5_07959"][0], expected)
+    assert source.info.classes[3] == "road"
+
+
+def test_camvid_in_folders_of_splits(tmp_path, draw, read):
+    for split, name in (("train", "0016E5_07959"), ("val", "0006R0_f00930")):
+        draw(f"{split}/{name}.png")
+        draw(f"{split}_labels/{name}_L.png", np.full((12, 16, 3), 128))
+    _, found = read(f"camvid:{tmp_path}")
+    assert {split: list(part) for split, part in found.items()} == {
+        "train": ["0016E5_07959"],
+        "val": ["0006R0_f00930"],
+    }
+    assert not found["val"]["0006R0_f00930"].any()  # sky
+
+
+def test_a_colour_that_camvid_has_not(tmp_path, draw):
+    draw("train/a.png")
+    draw("train_labels/a_L.png", np.full((12, 16, 3), 127))
+    with pytest.raises(data.DatasetError, match=r"colour without a class.*\n.*\[127, 127, 127\]"):
+        data.audit(f"camvid:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "reader, missing",
+    [
+        ("voc", ("ImageSets/Segmentation/train.txt", "JPEGImages", "SegmentationClass")),
+        ("cityscapes", ("leftImg8bit/train", "gtFine/train")),
+        ("ade20k", ("images/training", "annotations/training", "objectInfo150.txt")),
+        ("camvid", ("LabeledApproved_full", "701_StillsRaw_full")),
+        ("coco", ("annotations/instances_train2017.json",)),
+        ("labelme", ("no LabelMe file .json",)),
+        ("cvat", ("annotations.xml",)),
+    ],
+)
+def test_a_wrong_folder_says_what_is_missing(tmp_path, reader, missing):
+    (tmp_path / "holiday").mkdir()
+    with pytest.raises(data.DatasetError) as caught:
+        data.open_source(f"{reader}:{tmp_path}")
+    for name in missing:
+        assert name in str(caught.value)
+    with pytest.raises(data.DatasetError, match="is not a folder"):
+        data.open_source(f"{reader}:{tmp_path}/none")
