@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_deeplab import data
-from keras_deeplab.cli.options import Parser, command, one_of, positive
+from keras_deeplab.cli.options import DATA, Parser, command, one_of, positive
 
 
 def parser() -> Parser:
@@ -16,7 +16,7 @@ def parser() -> Parser:
         description="Writes a data set in the format of TensorFlow Datasets, as few large files. "
         "Train from it with --data tfds:FOLDER. After an interruption, the same command continues.",
     )
-    made.add_argument("--data", required=True, help="the data set, as in keras-deeplab train")
+    made.add_argument("--data", required=True, help=DATA)
     made.add_argument("--output", type=Path, required=True, help="folder to write")
     formats = one_of(("array_record", "tfrecord"))
     made.add_argument("--file-format", **formats, default="array_record", help="of the shards")
