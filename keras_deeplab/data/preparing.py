@@ -142,11 +142,14 @@ class _Preparation:
         if stored.get("plan") != plan:
             rule = f"the same data set and options as in {self.folder}, or without this folder"
             raise validation.error("source", rule, self.dataset, "Delete it to begin again")
-        return {
+        done = {
             name: shard
             for name, shard in stored["shards"].items()
             if (self.folder / name).is_file() and _sha256(self.folder / name) == shard["sha256"]
         }
+        for other in set(self.folder.iterdir()) - {path, *(self.folder / name for name in done)}:
+            other.unlink()  # such as the temporary file of a process that was killed
+        return done
 
     def _shards(self) -> Iterator[tuple[str, Path, range]]:
         """The split, path and positions of each shard, which hold equal numbers but for one."""

@@ -29,7 +29,7 @@ class _TFRecordFile:
                 end = offset + _BEFORE + length + _AFTER
                 if end > size:
                     whole = len(self._offsets)
-                    text = f"{path.name}: {size} bytes, {whole} whole records"
+                    text = f"{size} bytes, {whole} whole records"
                     raise FileFault("truncated file", text, f"record {whole} up to byte {end}")
                 self._offsets.append(offset)
                 offset = end
@@ -51,7 +51,7 @@ class _ArrayRecordFile:
             str(path), options="readahead_buffer_size:0", file_reader_buffer_size=32768
         )
         if not self._reader.ok():  # otherwise it has no records
-            text = f"{path.name}: {path.stat().st_size} bytes"
+            text = f"{path.stat().st_size} bytes"
             raise FileFault("truncated file", text, "an ArrayRecord file, which ends with an index")
 
     def __len__(self) -> int:
@@ -90,9 +90,9 @@ class Records:
                 check_regular(path)
                 self._files[path] = file = FORMATS[file_format](path)
                 if len(file) != total:
-                    text = f"{path.name}: {len(file)} records"
-                    raise FileFault("truncated file", text, f"{total} records")
+                    raise FileFault("truncated file", f"{len(file)} records", f"{total} records")
             except FileFault as fault:
+                fault.found = f"{path.name}: {fault.found}"
                 self.faults.append(fault)
             except OSError as error:
                 text = f"{path.name}: {error.strerror}"

@@ -102,6 +102,7 @@ class TFDS(Source):
         faults = [fault for records in self._records.values() for fault in records.faults]
         if faults:
             raise DatasetError(str(self.root), faults)
+        self._names = _stored_names(self._info.metadata)
         self._settings = self._find_settings(settings, features[self._mask])
 
     @property
@@ -168,7 +169,7 @@ class TFDS(Source):
         return values[places].reshape(pixels.shape[:2])
 
     def _name(self, path: Path, position: int) -> str:
-        names = (self._info.metadata or {}).get("names", {}).get(path.name, ())
+        names = self._names.get(path.name, ())
         return names[position] if position < len(names) else f"{path.name}__{position}"
 
     def _objects(self) -> str | None:
@@ -359,11 +360,19 @@ def _image_features(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _image_features(feature, f"{prefix}{key}/")
 
 
+def _stored_names(metadata: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """The names of the images of each file, which `data.prepare` stores."""
+    names = (metadata or {}).get("names")
+    lists = names if isinstance(names, dict) else {}
+    if all(isinstance(v, list) and all(isinstance(n, str) for n in v) for v in lists.values()):
+        return lists
+    return {}
+
+
 def _masks(features: Mapping[str, Any]) -> list[str]:
     """The names of the features that look like label maps."""
-    # Sorted, as TensorFlow Datasets stores the features in an arbitrary order.
-    named = sorted(key for key, feature in features.items() if hasattr(type(feature), "names"))
-    return named or [key for key in sorted(features) if _MASK_NAMES.search(key.lower())]
+    named = [key for key, feature in features.items() if hasattr(type(feature), "names")]
+    return named or [key for key in features if _MASK_NAMES.search(key.lower())]
 
 
 def _chosen(argument: str, given: str | None, found: list[str], known: Mapping[str, Any]) -> str:

@@ -125,6 +125,7 @@ def test_a_second_call_continues(folder, tmp_path, monkeypatch, logs):
     before = {path.name: path.stat().st_mtime_ns for path in written}
     with pytest.raises(ValueError, match=r"`source` must be the same data set and options as in "):
         data.prepare(source, output, images_per_shard=3)
+    written[0].with_name(".123-a process that was killed").write_bytes(b"half")
     written[1].write_bytes(written[1].read_bytes()[:-1])  # which a full disk may do
     again = []
     monkeypatch.setattr(
@@ -142,6 +143,7 @@ def test_a_second_call_continues(folder, tmp_path, monkeypatch, logs):
     whole = data.prepare(source, tmp_path / "whole" / "out", images_per_shard=2)
     sums = [(root / preparing.CHECKSUMS).read_text() for root in (output, whole)]
     assert sums[0] == sums[1]
+    assert {path.name for path in output.iterdir()} == {path.name for path in whole.iterdir()}
 
 
 def test_a_damaged_file_stops_it_and_is_named(folder, tmp_path):

@@ -207,6 +207,10 @@ def test_all_damaged_shards_are_named(build, quarters, file_format):
     source = data.TFDS(root)
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{shards[1].name}, record 1"):
         list(source.dataset("train"))
+    shards[0].unlink()
+    shards[0].mkdir()
+    with pytest.raises(data.DatasetError, match=f"{shards[0].name}: a folder"):
+        data.TFDS(root)
     shards[3].write_bytes(b"")
     with pytest.raises(data.DatasetError, match=f"{shards[3].name}: 0 "):
         data.TFDS(root)
