@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 import logging
 import os
 import re
@@ -22,19 +20,16 @@ from keras_deeplab.data.decoding import decode_picture
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
 from keras_deeplab.data.label_maps import decode_label
-from keras_deeplab.data.layout import contents
 from keras_deeplab.data.orientation import turned
 from keras_deeplab.data.published_classes import IN_RED_CHANNEL, PUBLISHED
 from keras_deeplab.data.records import FORMATS, Part, Records
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, decoded
-from keras_deeplab.names import suggestion
+from keras_deeplab.data.tfds_builders import folder_builder, is_folder, named_builder
 
 logger = logging.getLogger(__name__)
 
 # The splits here, and their names in TensorFlow Datasets.
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "valid"), "test": ("test",)}
-# Builders of this package, which are registered with TensorFlow Datasets when they are imported.
-BUILDERS = ("camvid", "voc2012_segmentation")
 OPTIONS = ("image", "mask", "settings", "data_dir", "download", *SPLIT_NAMES)
 # Names of features that hold label maps.
 _MASK_NAMES = re.compile("mask|segm|annotation|panoptic|label")
@@ -54,7 +49,8 @@ class TFDS(Source):
 
     Args:
         name: The name of a data set with its config, such as `"coco/2017_panoptic"`, or a folder
-            with a dataset_info.json, in it or in its only version.
+            with a dataset_info.json, in it or in its only version: a `Path`, or a string that is
+            absolute or begins with a dot, such as `"./prepared"`.
         image: The feature of the images; found by default.
         mask: The feature of the label maps; found by default.
         splits: For some of `"train"`, `"val"` and `"test"` the split in TensorFlow Datasets, which
@@ -87,8 +83,11 @@ class TFDS(Source):
         data_dir: str | os.PathLike | None = None,
         download: bool = False,
     ) -> None:
-        name, is_folder = os.fspath(name), _is_folder(name)
-        builder = _folder(Path(name)) if is_folder else _builder(name, data_dir, download)
+        validation.boolean("download", download)
+        if is_folder(name):
+            builder = folder_builder(Path(name))
+        else:
+            builder = named_builder(name, data_dir, download)
         self._info = builder.info
         self.root = Path(builder.data_dir)
         features = dict(_image_features(self._info.features))
@@ -102,7 +101,7 @@ class TFDS(Source):
         faults = [fault for records in self._records.values() for fault in records.faults]
         if faults:
             raise DatasetError(str(self.root), faults)
-        self._names = _stored_names(self._info.metadata)
+        self._names = self._stored_names()
         self._settings = self._find_settings(settings, features[self._mask])
 
     @property
@@ -168,6 +167,18 @@ class TFDS(Source):
         values = np.array([label_of.get(one, IGNORE_LABEL) for one in found.tolist()], np.uint8)
         return values[places].reshape(pixels.shape[:2])
 
+    def _stored_names(self) -> dict[str, list[str]]:
+        """The names of the images of each file, which `data.prepare` stores."""
+        try:
+            metadata = self._info.metadata  # which is read by `items`, but not by `get`
+            names = {} if metadata is None else dict(metadata.items()).get("names", {})
+            if not all(isinstance(name, str) for some in names.values() for name in some):
+                raise ValueError("names must be lists of strings")
+        except Exception as error:  # of any kind, as the file may hold anything
+            fault = FileFault("unreadable file", f"metadata.json: {error}", "a JSON object")
+            raise DatasetError(str(self.root), [fault]) from error
+        return names
+
     def _name(self, path: Path, position: int) -> str:
         names = self._names.get(path.name, ())
         return names[position] if position < len(names) else f"{path.name}__{position}"
@@ -187,10 +198,13 @@ class TFDS(Source):
         for split, wanted in (given or {}).items():
             chosen[validation.one_of("splits", split, SPLIT_NAMES)] = wanted
         try:
-            return {split: known[wanted] for split, wanted in chosen.items() if wanted}
-        except (KeyError, ValueError, AssertionError) as error:
-            rule = f"names or parts of {', '.join(known)}, such as 'train[:90%]'"
-            raise validation.error("splits", rule, given) from error
+            found = {split: known[wanted] for split, wanted in chosen.items() if wanted}
+        except (KeyError, ValueError, AssertionError):
+            found = {}
+        if not found:
+            rule = f"names or parts of {', '.join(known)}, such as {{'val': 'train[90%:]'}}"
+            raise validation.error("splits", rule, given)
+        return found
 
     def _open(self, split: Any) -> Records:
         file_format = self._info.file_format.value if self._info.file_format else "tfrecord"
@@ -267,7 +281,7 @@ def open_tfds(address: str) -> TFDS:
     if "download" in options:
         text = validation.one_of("download", options["download"], ("true", "false"))
         options["download"] = text == "true"
-    if _is_folder(name):
+    if is_folder(name):
         return TFDS(name, splits=splits, **options)
     name, _, split = name.partition("/")
     if split:
@@ -281,74 +295,6 @@ def open_tfds(address: str) -> TFDS:
     return TFDS(name.replace(":", "/", 1), splits=splits, **options)
 
 
-def _is_folder(name: str | os.PathLike) -> bool:
-    return os.fspath(name).startswith(("/", ".", "~")) or Path(name).is_dir()
-
-
-def _folder(root: Path) -> Any:
-    """The builder of a folder with a dataset_info.json, which is in it or further down."""
-    import tensorflow_datasets as tfds
-
-    root = root.expanduser()
-    depths = ("", "*/", "*/*/", "*/*/*/")
-    found = next(filter(None, (sorted(root.glob(f"{d}dataset_info.json")) for d in depths)), [])
-    if len(found) != 1:
-        held = f"{root} holds {contents(root)}" if root.is_dir() else f"{root} is not a folder"
-        more = f"; choose one of {', '.join(str(path.parent) for path in found)}" if found else ""
-        text = "a dataset_info.json of TensorFlow Datasets"
-        raise DatasetError(str(root), [FileFault("missing folder", held + more, text)])
-    try:
-        _check_classes(json.loads((found[0].parent / "features.json").read_text("utf-8")))
-        return tfds.builder_from_directory(found[0].parent)
-    except Exception as error:  # of any kind, as TensorFlow Datasets does not check its files
-        text = f"dataset_info.json or features.json: {error}"
-        fault = FileFault("unreadable file", text, "files that TensorFlow Datasets wrote")
-        raise DatasetError(str(found[0].parent), [fault]) from error
-
-
-def _check_classes(content: Any) -> None:
-    """Checks that a features.json names no classes of other packages, which would be imported."""
-    if isinstance(content, list):
-        content = dict(enumerate(content))
-    if not isinstance(content, dict):
-        return
-    for key, value in content.items():
-        own = str(value).startswith("tensorflow_datasets.core.features.")
-        if key in ("pythonClassName", "type") and isinstance(value, str) and not own:
-            raise ValueError(f"{value} is not a feature of TensorFlow Datasets")
-        _check_classes(value)
-
-
-def _builder(name: str, data_dir: str | os.PathLike | None, download: bool) -> Any:
-    """The builder of a data set by its name, downloaded if wanted."""
-    import tensorflow_datasets as tfds
-
-    base = name.partition("/")[0]
-    if base in BUILDERS:
-        importlib.import_module(f"keras_deeplab.data.builders.{base}")
-    known = tfds.list_builders()
-    if base not in known:
-        rule = "a data set of TensorFlow Datasets, or the folder of one"
-        raise validation.error("name", rule, name, suggestion(base, known))
-    config = name.partition("/")[2] or None
-    configs = tfds.builder_cls(base).builder_configs
-    if config is not None:
-        validation.one_of("config", config, configs)
-    builder = tfds.builder(base, config=config, data_dir=data_dir)
-    if builder.is_prepared():
-        return builder
-    if not download:
-        rule = f"a data set in {Path(builder.data_dir)}"
-        address = f'"tfds:{name.replace("/", ":", 1)}?download=true"'
-        advice = f"Run `keras-deeplab audit {address}` to download it"
-        raise validation.error("name", rule, name, advice)
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # of any kind; an AssertionError without the files to get by hand
-        raise ValueError(f"{name} could not be downloaded and prepared: {error}") from error
-    return builder
-
-
 def _image_features(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The image features and their names, those of inner features after a slash."""
     import tensorflow_datasets as tfds
@@ -358,15 +304,6 @@ def _image_features(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]
             yield prefix + key, feature
         elif isinstance(feature, tfds.features.FeaturesDict):
             yield from _image_features(feature, f"{prefix}{key}/")
-
-
-def _stored_names(metadata: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """The names of the images of each file, which `data.prepare` stores."""
-    names = (metadata or {}).get("names")
-    lists = names if isinstance(names, dict) else {}
-    if all(isinstance(v, list) and all(isinstance(n, str) for n in v) for v in lists.values()):
-        return lists
-    return {}
 
 
 def _masks(features: Mapping[str, Any]) -> list[str]:

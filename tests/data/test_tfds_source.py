@@ -82,8 +82,12 @@ def test_parts_of_splits(build, quarters):
     assert [len(source.names(split)) for split in source.splits] == [3, 2]
     first = next(source.dataset("val").as_numpy_iterator())[0]
     np.testing.assert_array_equal(first, photo(3))
-    with pytest.raises(ValueError, match="`splits` must be names or parts of train, such as"):
-        data.TFDS(root, splits={"val": "dev"})
+    for wrong in ({"val": "dev"}, {"train": "train[x"}, {"train": ""}):
+        with pytest.raises(ValueError, match="`splits` must be names or parts of train, such as"):
+            data.TFDS(root, splits=wrong)
+    (root / "metadata.json").write_text('{"names": {"a": [1]}}')
+    with pytest.raises(data.DatasetError, match="metadata.json: names must be lists of strings"):
+        data.TFDS(root)
 
 
 def published(name: str) -> dict:
@@ -239,15 +243,18 @@ def test_a_folder_may_not_import_other_packages(build, quarters):
         data.TFDS(root)
 
 
-def test_wrong_names(tmp_path):
+def test_wrong_names(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="Did you mean 'oxford_iiit_pet'"):
         data.open_source("tfds:oxford_iit_pet")
     with pytest.raises(ValueError, match="`config` must be one of .*Did you mean '2017_panoptic'"):
         data.open_source("tfds:coco:2017_panoptics")
     with pytest.raises(ValueError, match="Did you mean 'mask'"):
         data.open_source("tfds:coco?masks=a")
-    with pytest.raises(ValueError, match=r'audit "tfds:oxford_iiit_pet\?download=true"'):
+    with pytest.raises(ValueError, match=r'audit "tfds:oxford_iiit_pet\?download=true&data_dir='):
         data.open_source(f"tfds:oxford_iiit_pet?data_dir={tmp_path}")
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(ValueError, match=f"For the folder write ./{tmp_path.name}"):
+        data.open_source(f"tfds:{tmp_path.name}")
     with pytest.raises(data.DatasetError, match="is not a folder"):
         data.open_source(f"tfds:{tmp_path}/none")
     with pytest.raises(data.DatasetError, match="expected: a dataset_info.json"):
