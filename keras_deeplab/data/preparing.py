@@ -19,11 +19,11 @@ from keras_deeplab.data.decoding import open_image
 from keras_deeplab.data.orientation import UPRIGHT, stored_orientation
 from keras_deeplab.data.records import FORMATS
 from keras_deeplab.data.source import Source
+from keras_deeplab.data.tfds_source import SPLIT_NAMES
 from keras_deeplab.files import atomic_write, read_json_object, write_json
 
 logger = logging.getLogger(__name__)
 
-SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
 CHECKSUMS = "SHA256SUMS"
 _PROGRESS = "progress.json"
 _SIXTEEN_BITS = 16
@@ -157,7 +157,7 @@ class _Preparation:
             count = -(-len(names) // self.per_shard)
             for index in range(count):
                 first, last = (round(len(names) * k / count) for k in (index, index + 1))
-                stem = f"{self.dataset}-{SPLIT_NAMES[split]}.{self.format}"
+                stem = f"{self.dataset}-{SPLIT_NAMES[split][0]}.{self.format}"
                 path = self.folder / f"{stem}-{index:05d}-of-{count:05d}"
                 yield split, path, range(first, last)
 
@@ -213,7 +213,7 @@ class _Preparation:
 
         splits = [
             tfds.core.SplitInfo(
-                name=SPLIT_NAMES[split],
+                name=SPLIT_NAMES[split][0],
                 shard_lengths=[len(positions) for one, _, positions in shards if one == split],
                 num_bytes=sum(done[path.name]["bytes"] for one, path, _ in shards if one == split),
             )
