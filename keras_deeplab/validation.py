@@ -112,3 +112,21 @@ def numbers(name: str, value: Any) -> tuple[float, ...]:
     if not isinstance(value, list | tuple) or not all(map(is_number, value)):
         raise error(name, "a list of numbers", value)
     return tuple(map(float, value))
+
+
+def strings(name: str, value: Any) -> tuple[str, ...]:
+    """Returns a list or tuple of strings as a tuple."""
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+        raise error(name, "a list of strings", value)
+    return tuple(value)
+
+
+def interval(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf
+) -> tuple[float, float]:
+    """Returns a `(lowest, highest)` of numbers in low..high."""
+    ends = value if isinstance(value, list | tuple) else ()
+    if len(ends) != 2 or not all(map(is_number, ends)) or not low <= ends[0] <= ends[1] <= high:
+        bounds = f"{low:g} <= " * (low > -math.inf), f" <= {high:g}" * (high < math.inf)
+        raise error(name, f"(lowest, highest) with {'lowest <= highest'.join(bounds)}", value)
+    return (float(ends[0]), float(ends[1]))

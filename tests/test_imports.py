@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"recipes", "runtimes"},
     {"inference"},
     {"evaluation", "pictures", "diagnosis"},
-    {"tensorboard", "export", "prediction"},
+    {"tensorboard", "export", "prediction", "audit_page"},
     {"classification", "trainer"},
     {"cli"},  # may also import the package itself
 ]
@@ -134,7 +134,7 @@ def test_a_plain_import_is_light_and_complete(tmp_path):
 import sys, keras_deeplab
 for name in keras_deeplab.__all__:
     getattr(keras_deeplab, name)
-sys.exit(bool({"tensorflow_datasets", "matplotlib", "jax"} & set(sys.modules)))
+sys.exit(bool({"tensorflow_datasets", "matplotlib", "albumentations", "jax"} & set(sys.modules)))
 """
     environment = {**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": ""}
     done = subprocess.run(

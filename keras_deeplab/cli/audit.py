@@ -1,22 +1,29 @@
-"""`keras-deeplab audit FOLDER`: every file of a data set checked."""
+"""`keras-deeplab audit DATA`: every file of a data set checked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from keras_deeplab import data
+from keras_deeplab.audit_page import audit_page
 from keras_deeplab.cli.options import DATA, Parser, command
+from keras_deeplab.files import atomic_write, write_json
 
 
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
         prog="keras-deeplab audit",
-        description="Decodes every image and label map of a data set. Prints sizes and class "
-        "shares, or all errors with exit status 2.",
+        description="Decodes every image and label map of a data set. Prints sizes, class shares "
+        "and probable mistakes, or all errors with their probable causes and exit status 2.",
     )
     made.add_argument("data", help=DATA)
     made.add_argument("--splits", nargs="+", help="default: all")
+    made.add_argument("--json", type=Path, help="file for all figures")
+    made.add_argument("--html", type=Path, help="file for a page with pictures")
+    text = "write the classes and values that were inferred, to be named, as dataset.json"
+    made.add_argument("--write-dataset-json", action="store_true", help=text)
     return made
 
 
@@ -24,5 +31,30 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
-    print(data.audit(data.open_source(options.data), options.splits))
+    source = data.open_source(options.data)
+    report = data.audit(source, options.splits)
+    print(report)
+    if options.json is not None:
+        write_json(options.json, report.to_dict())
+        print(f"Wrote {options.json}")
+    if options.html is not None:
+        with atomic_write(options.html) as temporary:
+            temporary.write_text(audit_page(report, source, options.data), encoding="utf-8")
+        print(f"Wrote {options.html}")
+    if options.write_dataset_json:
+        print(f"Wrote {_write_settings(source)}")
     return 0
+
+
+def _write_settings(source: data.Source) -> Path:
+    if not isinstance(source, data.Folder):
+        raise ValueError("--write-dataset-json is for folders, whose classes are inferred.")
+    path = source.root / "dataset.json"
+    if path.exists():
+        raise FileExistsError(f"{path} exists: change it, or remove it first.")
+    code = source.code
+    write_json(
+        path,
+        source.info.to_dict() | {"values": list(code.values), "ignore_label": list(code.ignored)},
+    )
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keras_deeplab.data.audit import Report, SplitReport, audit
+from keras_deeplab.data.augmentation.albumentations import from_albumentations
 from keras_deeplab.data.classification import check_images, classification_dataset
 from keras_deeplab.data.faults import DatasetError, Fault
 from keras_deeplab.data.file_source import FileSource
@@ -33,6 +34,7 @@ __all__ = [
     "check_images",
     "classification_dataset",
     "evaluation_dataset",
+    "from_albumentations",
     "open_source",
     "prepare",
     "training_dataset",

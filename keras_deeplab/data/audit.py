@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_deeplab.data.decoding import FEW_BITS, ImageFacts, image_facts
+from keras_deeplab.data.diagnostics import Evidence, Finding, findings, look_closely
+from keras_deeplab.data.difference_hash import difference_hash
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource, map_files
 from keras_deeplab.data.folder import Folder
@@ -54,11 +57,14 @@ class Report:
         info: Classes and colours.
         splits: A `SplitReport` per split.
         warnings: What is valid but rarely intended, such as a class that never occurs.
+        findings: Probable mistakes that a check of values cannot see, such as label maps that are
+            shifted against their images, the most certain first.
     """
 
     info: DatasetInfo
     splits: dict[str, SplitReport]
     warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def __str__(self) -> str:
         """Returns sizes, pixel shares per class and split, and the warnings."""
@@ -74,18 +80,45 @@ class Report:
         for name, row in zip(names, shares, strict=True):
             cells = "".join(f"{100 * share:8.2f}%" for share in row)
             lines.append(name[:width].ljust(width) + cells)
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        lines += [f"{'warning' if one.is_warning else 'note'}: {one}" for one in self.findings]
+        return "\n".join(lines)
+
+    @property
+    def class_weights(self) -> tuple[float, ...]:
+        """Weights by median frequency balancing on train, 0 for absent classes; () without it.
+
+        As of `losses.class_weights` and the recipes' `class_weights="median"`.
+        """
+        if "train" not in self.splits:
+            return ()
+        shares = np.array(self.splits["train"].where_present)
+        median = np.median(shares[shares > 0]) if shares.any() else 0.0
+        return tuple(np.divide(median, shares, out=0 * shares, where=shares > 0).tolist())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a dict of all figures for `json.dump`."""
+        return {
+            **self.info.to_dict(),
+            "splits": {split: vars(part) for split, part in self.splits.items()},
+            "class_weights": list(self.class_weights),
+            "warnings": list(self.warnings),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
 
 
 # The name, the image and the label map of a pair.
 Pair = tuple[str, ImageFacts, LabelFacts]
-Finding = FileFault | str  # an error, or a warning
+Remark = FileFault | str  # an error, or a warning
 
 
 def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = None) -> Report:
     """Checks every file of a data set before training and raises one error with all faults.
 
-    All images and label maps are decoded, in a thread pool.
+    All images and label maps are decoded, in a thread pool. Up to 128 pairs of each split are
+    looked at more closely for mistakes that leave valid values: label maps that were resized
+    bilinearly or shifted, masks of 0 and 255, images in two splits. They are `findings` of the
+    report, or the probable causes in the error.
 
     Args:
         source: A `data.Source`, or the argument of `open_source`.
@@ -93,7 +126,8 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
 
     Returns:
         A `Report`: for each split the number of images, their sizes, and the share of pixels of
-        each class and of the ignored label; and warnings, such as a class that never occurs.
+        each class and of the ignored label; warnings, such as a class that never occurs; and the
+        findings.
 
     Raises:
         DatasetError: If there are faults. The message lists each kind with its count, what was
@@ -108,7 +142,7 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     for split in splits or ():
         source.check_split(split)
     splits = tuple(splits or source.splits)
-    found: list[Finding] = []
+    found: list[Remark] = []
     if isinstance(source, Folder):
         info, code = _classes_of_folder(source, splits, found)
     elif isinstance(source, FileSource):
@@ -119,33 +153,43 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
         where, pairs_of = str(source.root), _pairs_of_files
     else:
         where, pairs_of = type(source).__name__, _pairs_of_source
-    reports = {}
+    reports, evidence = {}, Evidence(info, code)
+    if isinstance(source, Folder):
+        evidence.listed_colors = source.listed_colors
     for split in splits:
-        pairs = []
+        pairs, everything = [], []
         for pair in pairs_of(source, split, found):
             faults = _faults_of_pair(*pair, code)
             found += faults
+            everything.append(pair)
             pairs += [] if faults else [pair]
+        if everything:
+            evidence.names[split] = [name for name, _, _ in everything]
+            evidence.counts[split] = np.array([label.counts for _, _, label in everything])
+            evidence.hashes[split] = [image.difference_hash for _, image, _ in everything]
+        look_closely(evidence, source, split)
         found += _findings_of_images(split, pairs)
         if code and pairs:
             reports[split] = _split_report(split, pairs, info, code, found)
     faults = [one for one in found if isinstance(one, FileFault)]
+    causes = findings(evidence)
     if faults:
-        raise DatasetError(where, faults)
-    return Report(info, reports, tuple(found))
+        raise DatasetError(where, faults, [str(one) for one in causes if one.is_warning])
+    return Report(info, reports, tuple(found), causes)
 
 
-def _pairs_of_source(source: Source, split: str, found: list[Finding]) -> Iterator[Pair]:
+def _pairs_of_source(source: Source, split: str, found: list[Remark]) -> Iterator[Pair]:
     names = source.names(split)
     if not names:
         found.append(FileFault("empty split", f"{split}: no images"))
     pairs = source.checked_dataset(split).as_numpy_iterator()
     for name, (image, label) in zip(names, pairs, strict=True):
         facts = LabelFacts(label.shape, np.bincount(label.reshape(-1), minlength=256))
-        yield f"{split}/{name}", ImageFacts(image.shape[:2]), facts
+        of_image = ImageFacts(image.shape[:2], difference_hash=difference_hash(image))
+        yield f"{split}/{name}", of_image, facts
 
 
-def _pairs_of_files(source: FileSource, split: str, found: list[Finding]) -> Iterator[Pair]:
+def _pairs_of_files(source: FileSource, split: str, found: list[Remark]) -> Iterator[Pair]:
     files = source.files(split)
     images, image_faults = map_files(lambda _, path: image_facts(path), files.images, source.root)
     labels, label_faults = source.labels(split)
@@ -172,7 +216,7 @@ def _faults_of_pair(
 
 
 def _classes_of_folder(
-    folder: Folder, splits: Sequence[str], found: list[Finding]
+    folder: Folder, splits: Sequence[str], found: list[Remark]
 ) -> tuple[DatasetInfo | None, LabelCode | None]:
     """Returns classes and label code, None if they are unclear."""
     found += folder.check_layout()
@@ -200,7 +244,7 @@ def _classes_of_folder(
 
 
 def _split_report(
-    split: str, pairs: Sequence[Pair], info: DatasetInfo, code: LabelCode, found: list[Finding]
+    split: str, pairs: Sequence[Pair], info: DatasetInfo, code: LabelCode, found: list[Remark]
 ) -> SplitReport:
     """Counts pixels; a split without labels is a fault, except test, as published ones are."""
     counts = np.array([np.bincount(code.table, label.counts, 256) for _, _, label in pairs])
@@ -226,7 +270,7 @@ def _split_report(
     )
 
 
-def _findings_of_images(split: str, pairs: Sequence[Pair]) -> Iterator[Finding]:
+def _findings_of_images(split: str, pairs: Sequence[Pair]) -> Iterator[Remark]:
     """Warns about EXIF orientations and 16-bit images; it is a fault if all fit into 12 bits."""
     applied = [
         image.orientation_for(label.size) != UPRIGHT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageFile
 
 from keras_deeplab.data import jpeg
+from keras_deeplab.data.difference_hash import difference_hash
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import FORMATS, MAX_PIXELS, PILLOW_ERRORS, format_of
 from keras_deeplab.data.in_graph import decode_stored_channels
@@ -26,11 +27,15 @@ _TIFF_DATA = ((273, 279), (324, 325))
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """The stored `(height, width)`, EXIF orientation and largest 16-bit value of an image."""
+    """The stored `(height, width)`, EXIF orientation and largest 16-bit value of an image.
+
+    `difference_hash` is that of `data.difference_hash`, of images that were audited.
+    """
 
     size: tuple[int, int]
     orientation: int = UPRIGHT
     largest: int = 0  # with 8 bits a channel
+    difference_hash: bytes = b""
 
     def orientation_for(self, label_size: tuple[int, int]) -> int:
         """Returns the orientation to apply beside a label map of a size, or raises a FileFault.
@@ -86,7 +91,8 @@ def decode_picture(encoded: bytes, channels: int = 3, thorough: bool = False) ->
 
 def image_facts(path: Path) -> ImageFacts:
     """Decodes an image file as in training and returns its facts, or raises a FileFault."""
-    return read_picture(path, thorough=True).facts
+    picture = read_picture(path, thorough=True)
+    return replace(picture.facts, difference_hash=difference_hash(picture.pixels))
 
 
 def check_regular(path: Path) -> None:

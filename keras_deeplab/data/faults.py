@@ -84,10 +84,11 @@ class DatasetError(ValueError):
 
     Attributes:
         faults: One `Fault` per kind found.
+        causes: What probably led to them, as far as the audit knows.
     """
 
-    def __init__(self, where: str, found: Sequence[FileFault]) -> None:
-        self.found = tuple(found)
+    def __init__(self, where: str, found: Sequence[FileFault], causes: Sequence[str] = ()) -> None:
+        self.found, self.causes = tuple(found), tuple(causes)
         kinds = {kind: [fault for fault in found if fault.kind == kind] for kind in EXPECTED}
         self.faults = tuple(
             Fault(kind, same[0].expected, tuple(fault.found for fault in same))
@@ -95,6 +96,7 @@ class DatasetError(ValueError):
             if same
         )
         head = f"{where}: {len(found)} fault{'s' * (len(found) != 1)}"
-        message = "\n".join([head, *map(str, self.faults)])
+        probable = [f"probable cause: {cause}" for cause in causes]
+        message = "\n".join([head, *probable, *map(str, self.faults)])
         # Escaped, as file names that are not UTF-8 cannot be printed.
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))

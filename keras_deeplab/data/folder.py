@@ -13,7 +13,7 @@ import numpy as np
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
-from keras_deeplab.data.label_maps import ColorCode, LabelFacts, label_facts, read_label
+from keras_deeplab.data.label_maps import Color, ColorCode, LabelFacts, label_facts, read_label
 from keras_deeplab.data.layout import (
     SplitFiles,
     check_root,
@@ -95,6 +95,15 @@ class Folder(FileSource):
             return self.settings.color_code
         except DatasetError:
             return None  # `resolve` raises it
+
+    @property
+    def listed_colors(self) -> frozenset[Color]:
+        """The colours that RGB label maps may have."""
+        try:
+            settings = self.settings
+        except DatasetError:  # which `resolve` raises
+            return frozenset()
+        return frozenset(settings.colors + settings.ignore_colors)
 
     def list_files(self, split: str) -> SplitFiles:
         """Lists the files of a split, by their names without their endings."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.data.augment import MEAN_COLOR, ColorJitter, augment, jitter_strengths
+from keras_deeplab.data.augmentation.augmenting import Augmentation, Transform
+from keras_deeplab.data.augmentation.color import ColorJitter
+from keras_deeplab.data.augmentation.crops import MEAN_COLOR
+from keras_deeplab.data.references import from_memory, pair, with_next
 from keras_deeplab.data.source import IGNORE_LABEL, Source
 
 CACHE_LIMIT = 2 * 1024**3
-ANY_SHAPE = -1
 
 
 def training_dataset(
@@ -29,6 +31,14 @@ def training_dataset(
     flip: bool = True,
     color_jitter: ColorJitter = 0.2,
     class_focus: float = 0.0,
+    rotation: tuple[float, float] | None = None,
+    blur: tuple[float, float] | None = None,
+    jpeg_quality: tuple[float, float] | None = None,
+    cutout: float = 0.0,
+    copy_paste: float = 0.0,
+    copy_paste_classes: Sequence[str] | None = None,
+    mosaic: float = 0.0,
+    transform: Transform | None = None,
     shuffle: bool = True,
     seed: int = 0,
     cache: bool | str = "auto",
@@ -46,6 +56,9 @@ def training_dataset(
     `.skip(k)`, without its cost), and `data.batch_names` lists the images of a batch. So a run
     resumes after `k` steps with the batches it would have had. Without `repeat` the batches depend
     on how often the dataset was iterated before.
+
+    The other images of `copy_paste` and `mosaic` are the next ones in the random order, so that
+    they are not decoded again.
 
     Args:
         source: A `data.Source`.
@@ -65,6 +78,24 @@ def training_dataset(
             1 + strength.
         class_focus: Share of the crops in 0..1 that are centred on a random pixel of a random class
             of the label map, so that rare and thin classes occur more often.
+        rotation: Range of angles in degrees, counterclockwise, such as `(-10, 10)` (PSPNet,
+            1612.01105, section 5.1). Corners outside the image become grey 127.5 and 255.
+        blur: Range of standard deviations in pixels of a Gaussian blur, such as `(0, 2)` (PSPNet).
+        jpeg_quality: Range of qualities, 1 to 100, at which images are compressed, such as
+            `(30, 100)` (Hendrycks and Dietterich, 1903.12261); for images of 1 or 3 channels.
+        cutout: Largest share of an image, in 0..1, that a rectangle cuts out (Cutout, 1708.04552;
+            sides at most 2 to 1): it becomes grey 127.5, and 255 in the label map, as French et al.
+            (1906.01916) leave it out of the loss.
+        copy_paste: Share of the images, in 0..1, onto which `copy_paste_classes` of another image
+            are pasted: all their pixels in a crop around one of them (Ghiasi et al., 2012.07177).
+        copy_paste_classes: Names of these classes, usually the rare ones.
+        mosaic: Share of the images, in 0..1, that are made of four, each augmented alone, around a
+            random point (YOLOv4, 2004.10934, section 3.3).
+        transform: Your own function of image, label map and a seed int64 `(2,)` for
+            `tf.random.stateless_uniform` and the like, called with each augmented crop (float32
+            `(height, width, channels)` in 0..255 and int32 `(height, width)`); returns both in the
+            same shapes. If it is a function of its arguments alone, a run can resume bit for bit.
+            For albumentations see `data.from_albumentations`.
         shuffle: Whether to shuffle the whole split in every epoch.
         seed: Seed of order and augmentation: any integer.
         cache: Whether to decode all images in this call and to keep them in memory; `"auto"` does
@@ -84,47 +115,52 @@ def training_dataset(
     >>> train = data.training_dataset(data.Shapes(), crop_size=(128, 128), batch_size=8)
     >>> model.fit(train, epochs=20)
     """
-    crop_size = validation.size("crop_size", crop_size)
     count = _checked_count(source, split, batch_size)
-    strengths = jitter_strengths(color_jitter)
-    validation.fraction("class_focus", class_focus)
-    if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
-        raise validation.error("scales", "(low, high) with 0 < low <= high", scales)
-    if scale_step is not None:
-        validation.positive("scale_step", scale_step)
+    augmentation = Augmentation(
+        crop_size=crop_size,
+        scales=scales,
+        scale_step=scale_step,
+        flip=flip,
+        color_jitter=color_jitter,
+        class_focus=class_focus,
+        rotation=rotation,
+        blur=blur,
+        jpeg_quality=jpeg_quality,
+        cutout=cutout,
+        copy_paste=copy_paste,
+        copy_paste_classes=copy_paste_classes,
+        mosaic=mosaic,
+        transform=transform,
+        classes=source.info.classes,
+    )
     first = validation.integer("first_step", first_step, minimum=0) * batch_size
     if first and not repeat:
         raise validation.error("first_step", "0 unless repeat=True", first_step)
 
-    order, augmentation = run_key(seed, "order"), run_key(seed, "augmentation")
+    order, changes = run_key(seed, "order"), run_key(seed, "augmentation")
     if repeat:
         numbers = positions(count, order, shuffle, first)
-        seeds = augmentation_seeds(count, augmentation, first)
+        seeds = augmentation_seeds(count, changes, first)
     else:  # with other keys in each iteration
         draw = tf.data.Dataset.random(seed=0, rerandomize_each_iteration=True).take(1)
         numbers = draw.flat_map(
             lambda number: positions(count, tf.random.fold_in(order, number), shuffle)
         )
         seeds = draw.flat_map(
-            lambda number: augmentation_seeds(count, tf.random.fold_in(augmentation, number))
+            lambda number: augmentation_seeds(count, tf.random.fold_in(changes, number))
         )
-
-    @tf.autograph.experimental.do_not_convert  # AutoGraph takes seconds and has nothing to convert
-    def augmented(pair: tuple[tf.Tensor, tf.Tensor], image_seed: tf.Tensor):
-        image, label = augment(
-            *pair,
-            image_seed,
-            crop_size=crop_size,
-            scales=tuple(map(float, scales)),
-            scale_step=scale_step,
-            flip=flip,
-            strengths=strengths,
-            class_focus=class_focus,
-        )
-        return image, tf.cast(label, tf.int32)
 
     pairs = _decoded_pairs(source, split, count, cache, numbers)
-    dataset = tf.data.Dataset.zip((pairs, seeds))
+    specs = pairs.element_spec
+    augmentation.check_channels(specs[0].shape[-1] or 3)
+
+    @tf.autograph.experimental.do_not_convert  # AutoGraph takes seconds and has nothing to convert
+    def augmented(references: tf.Tensor, image_seed: tf.Tensor):
+        group = [pair(references[number], specs) for number in range(augmentation.images)]
+        return augmentation(group, image_seed)
+
+    groups = with_next(pairs, augmentation.images)
+    dataset = tf.data.Dataset.zip((groups, seeds))
     dataset = dataset.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     steps = tf.data.INFINITE_CARDINALITY if repeat else -(-count // batch_size)
     dataset = dataset.batch(batch_size, drop_remainder=True)
@@ -144,6 +180,8 @@ def batch_names(
     seed: int = 0,
 ) -> list[str]:
     """Returns the names of the images in a batch of `data.training_dataset` with `repeat=True`.
+
+    With `copy_paste` or `mosaic` a batch also contains parts of the images that come next.
 
     Args:
         source: A `data.Source`.
@@ -247,40 +285,7 @@ def _decoded_pairs(
     pairs = source.checked_dataset(split)
     if numbers is None:
         return pairs.cache()
-    return _from_memory(pairs, count, numbers)
-
-
-def _from_memory(pairs: tf.data.Dataset, count: int, numbers: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the elements of `pairs`, all kept in memory, at the positions `numbers`.
-
-    `Dataset.cache` alone only iterates in order. So it caches one element: a vector of references
-    to all tensors (lists of one, as images differ in size), which can be read at any position
-    without a copy.
-    """
-    specs = pairs.element_spec
-    # Outside of functions of `numbers`, so that it lives as long as the dataset.
-    kept = pairs.map(lambda *tensors: tf.stack([_reference(tensor) for tensor in tensors]))
-    kept = kept.batch(count).cache().repeat()
-
-    def read(number: tf.Tensor, references: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        of_pair = references[number]
-        return tuple(_tensor(of_pair[index], spec) for index, spec in enumerate(specs))
-
-    return tf.data.Dataset.zip((numbers, kept)).map(read)
-
-
-def _reference(tensor: tf.Tensor) -> tf.Tensor:
-    empty = tf.raw_ops.EmptyTensorList(
-        element_shape=ANY_SHAPE, max_num_elements=1, element_dtype=tensor.dtype
-    )
-    return tf.raw_ops.TensorListPushBack(input_handle=empty, tensor=tensor)
-
-
-def _tensor(reference: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
-    tensor = tf.raw_ops.TensorListGetItem(
-        input_handle=reference, index=0, element_shape=ANY_SHAPE, element_dtype=spec.dtype
-    )
-    return tf.ensure_shape(tensor, spec.shape)
+    return from_memory(pairs, count, numbers)
 
 
 def _cache_limit() -> int:

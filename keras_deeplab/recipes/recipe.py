@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from keras_deeplab import validation
 from keras_deeplab.batch_norm import POLICIES
-from keras_deeplab.data.augment import jitter_strengths
+from keras_deeplab.data.augmentation.augmenting import CHECKS
+from keras_deeplab.data.augmentation.color import jitter_strengths
 from keras_deeplab.names import suggestion
 
 
@@ -36,6 +37,13 @@ class Recipe:
         flip: Whether to mirror every second image; not for classes that are left or right.
         color_jitter: As in `data.training_dataset`.
         class_focus: Share of the crops that are placed around a pixel of a class drawn uniformly.
+        rotation: Range of angles in degrees; like the six below, as in `data.training_dataset`.
+        blur: Range of standard deviations of a Gaussian blur, in pixels.
+        jpeg_quality: Range of qualities of JPEG compression.
+        cutout: Largest share of an image that is cut out.
+        copy_paste: Share of the images onto which classes of another image are pasted.
+        copy_paste_classes: Names of the classes to paste; None for the rarer half of the classes.
+        mosaic: Share of the images that are made of four.
         loss: As `losses.parse` reads it; "cross_entropy(stride=8)" shrinks the labels 8 times.
         class_weights: Method of `losses.class_weights`, or None for equal weights.
         class_weights_power: Exponent of the class weights; 0.5 takes their square root.
@@ -80,6 +88,13 @@ class Recipe:
     flip: bool = True
     color_jitter: Any = None
     class_focus: float = 0.0
+    rotation: tuple[float, float] | None = None
+    blur: tuple[float, float] | None = None
+    jpeg_quality: tuple[float, float] | None = None
+    cutout: float = 0.0
+    copy_paste: float = 0.0
+    copy_paste_classes: tuple[str, ...] | None = None
+    mosaic: float = 0.0
     loss: str = "cross_entropy"
     class_weights: str | None = None
     class_weights_power: float = 1.0
@@ -158,6 +173,7 @@ class Recipe:
         has_effect = {
             "name": False,  # shown above the values
             "steps": self.epochs is None,
+            "copy_paste_classes": self.copy_paste > 0,
             "class_weights_power": self.class_weights is not None,
             "power": self.schedule == "poly",
             "warmup_share": self.schedule == "poly",
@@ -190,4 +206,4 @@ _CHECKED = {
     partial(validation.one_of, choices=("median", "inverse")): "class_weights",
     validation.boolean: "flip",
 }
-_CHECKS = {name: check for check, names in _CHECKED.items() for name in names.split()}
+_CHECKS = {name: check for check, names in _CHECKED.items() for name in names.split()} | CHECKS

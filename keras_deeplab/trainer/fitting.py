@@ -7,8 +7,9 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import data, losses, recipes, validation
+from keras_deeplab.data.augmentation.augmenting import Transform
 from keras_deeplab.distribution import evaluation_batches, training_batches
 from keras_deeplab.files import full_disk_named, write_json
 from keras_deeplab.graph.network import all_layers, all_norms
@@ -36,7 +38,9 @@ logger = logging.getLogger(__name__)
 LARGEST_CROP = 513
 VALIDATIONS = 40  # of a long run
 # Fields of a recipe that are arguments of `data.training_dataset`.
-DATASET_FIELDS = "crop_size batch_size scales scale_step flip color_jitter class_focus".split()
+DATASET_FIELDS = {field.name for field in fields(Recipe)} & set(
+    signature(data.training_dataset).parameters
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def fit(
     tensorboard: bool = False,
     strategy: tf.distribute.Strategy | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    transform: Transform | None = None,
     verbose: int = 1,
 ) -> FitResult:
     """Trains a segmentation model by a recipe, scores it and exports it.
@@ -98,6 +103,7 @@ def fit(
         strategy: Strategy under which the model is, or will be, built; the current one by default
             (see `distribution.open_strategy`).
         callbacks: Further callbacks of `model.fit`, in each stage and on each worker.
+        transform: Your own augmentation, as in `data.training_dataset`.
         verbose: 1 for progress bars, 0 for none.
 
     Returns:
@@ -137,7 +143,7 @@ def fit(
         recipe = recipes.get(recipe, _network(model))
     _check_model(model, recipe, source.info.num_classes, strategy)
     report = data.audit(source)
-    recipe = _with_crop_size(recipe, report.splits["train"])
+    recipe = _of_data(recipe, report.splits["train"], source.info.classes)
     names = {split: list(source.names(split)) for split in source.splits}
     if steps_per_epoch is None:
         steps_per_epoch = -(-len(names["train"]) // recipe.batch_size)
@@ -151,11 +157,12 @@ def fit(
         "steps_per_epoch": steps_per_epoch,
         "test_scales": None if test_scales is None else list(test_scales),
         "test_flip": test_flip,
+        "transform": transform and getattr(transform, "__qualname__", type(transform).__name__),
     }
     chief = strategy.extended.should_checkpoint
     folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
     run = _Run(model, recipe, source, report, strategy, steps_per_epoch, seed, folder)
-    run.callbacks = list(callbacks)
+    run.callbacks, run.transform = list(callbacks), transform
     if verbose and chief:
         run.callbacks.append(Progress(source.info.classes, steps_per_epoch, sum(run.epochs)))
     keras.utils.set_random_seed(seed)
@@ -229,12 +236,24 @@ def _check_model(
         )
 
 
-def _with_crop_size(recipe: Recipe, train: data.SplitReport) -> Recipe:
-    """Sets a crop size between the smallest and the largest image's, unless the recipe has one."""
-    if recipe.crop_size is not None:
-        return recipe
-    middle = [(low + high) // 2 for low, high in zip(train.smallest, train.largest, strict=True)]
-    return recipe.replace(crop_size=tuple(min(side, LARGEST_CROP) for side in middle))
+def _of_data(recipe: Recipe, train: data.SplitReport, classes: Sequence[str]) -> Recipe:
+    """Sets the values that a recipe leaves to the data.
+
+    The crop size is between the smallest and the largest image's; the classes that are pasted are
+    the rarer half.
+    """
+    if recipe.crop_size is None:
+        sizes = zip(train.smallest, train.largest, strict=True)
+        middle = tuple(min((low + high) // 2, LARGEST_CROP) for low, high in sizes)
+        recipe = recipe.replace(crop_size=middle)
+    if recipe.copy_paste and recipe.copy_paste_classes is None:
+        present = [number for number, share in enumerate(train.class_share) if share]
+        rare = sorted(present, key=lambda number: train.class_share[number])
+        names = [classes[number] for number in rare[: max(1, len(rare) // 2)]]
+        recipe = recipe.replace(copy_paste_classes=names)
+    for name in recipe.copy_paste_classes or ():
+        validation.one_of("copy_paste_classes", name, classes)
+    return recipe
 
 
 def _architecture(model: keras.Model) -> str:
@@ -262,6 +281,7 @@ class _Run:
     seed: int
     folder: RunFolder | None
     callbacks: Sequence[keras.callbacks.Callback] = ()
+    transform: Transform | None = None
     curves: Path | None = None  # for TensorBoard
     epochs_done: int = 0
 
@@ -321,6 +341,7 @@ class _Run:
         return data.training_dataset(
             self.source,
             **{name: getattr(recipe, name) for name in DATASET_FIELDS},
+            transform=self.transform,
             seed=self._seed(number),
             repeat=True,
             first_step=first_step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import subprocess
 import sys
@@ -89,6 +90,52 @@ def test_a_run_is_entered_anywhere_to_the_last_bit(step, cache):
             assert same(batches(entered.skip(9), 2), expected[11:])
     finally:
         tf.random.set_seed(None)
+
+
+MIXED = {
+    **CHANGED,
+    "rotation": (-10, 10),
+    "blur": (0, 1),
+    "jpeg_quality": (60, 100),
+    "cutout": 0.2,
+    "copy_paste": 0.5,
+    "copy_paste_classes": tuple("13579"),
+    "mosaic": 0.5,
+}
+
+
+def test_a_run_with_all_augmentation_is_entered_anywhere_to_the_last_bit():
+    whole = endless(cache=False, **MIXED)
+    expected = batches(whole, 7)
+    assert same(batches(endless(cache=True, first_step=3, **MIXED), 4), expected[3:])
+    assert same(batches(whole.skip(5), 2), expected[5:])
+    assert len({image.tobytes() for images, _ in expected for image in images}) == 7 * 4
+
+
+def test_mixed_images_are_the_next_ones_in_the_order_and_decoded_once():
+    source = Numbered()
+    arguments = {**STILL, "mosaic": 1.0, "batch_size": COUNT, "crop_size": (8, 8)}
+    paste = {"copy_paste": 1.0, "copy_paste_classes": source.info.classes}
+    alone = batches(endless(**{**arguments, "mosaic": 0.0}), 4)
+    order = np.concatenate([labels[:, 0, 0] for _, labels in alone])
+    mixed = batches(endless(**arguments), 3)
+    for number, label in enumerate(np.concatenate([labels for _, labels in mixed])):
+        corners = label[0, 0], label[0, -1], label[-1, 0], label[-1, -1]
+        assert list(corners) == list(order[number : number + 4])
+    pasted = batches(endless(source, cache=False, **arguments, **paste), 40)
+    for number, label in enumerate(np.concatenate([labels for _, labels in pasted])[:20]):
+        assert (label == order[number + 4]).all()  # all of it, over the mosaic
+    assert len(source.decoded) < 40 * COUNT + 200  # what was prefetched
+    assert len(batches(finite(cache=False, **arguments))) == 1  # a pass has as many as without
+
+
+def test_the_batches_of_a_seed_stay_what_they_were():
+    """Runs of earlier versions resume, and new kinds of augmentation are off by default."""
+    dataset = endless(data.Shapes(train=6, val=0), crop_size=(48, 40), class_focus=0.5, seed=5)
+    images, labels = batches(dataset, 1)[0]
+    assert hashlib.sha256(labels.tobytes()).hexdigest()[:16] == "1a06aae60b86bf72"
+    weights = np.random.default_rng(0).uniform(-1, 1, images.size)  # not the same on all processors
+    assert images.ravel() @ weights == pytest.approx(5742.3, rel=1e-4)
 
 
 def test_what_is_skipped_is_not_decoded():
@@ -279,6 +326,8 @@ def test_the_size_is_estimated_from_images_all_over_the_split():
         ({"color_jitter": {"gamma": 1.5}}, "`color_jitter` .*1.5"),
         ({"color_jitter": "0.2"}, "`color_jitter`"),
         ({"class_focus": 1.1}, "`class_focus` .*1.1"),
+        ({"rotation": 5}, "`rotation`"),
+        ({"copy_paste": 0.1, "copy_paste_classes": ["x"]}, "`copy_paste_classes` .*'10'.*'x'"),
         ({"seed": 0.5}, "`seed` .*seed=0.5"),
         ({"first_step": -1, "repeat": True}, "`first_step` .*-1"),
         ({"first_step": 1.5, "repeat": True}, "`first_step` .*1.5"),

@@ -6,6 +6,7 @@ import pytest
 
 from keras_deeplab import recipes
 from keras_deeplab.batch_norm import momentum_for
+from keras_deeplab.data.augmentation.augmenting import CHECKS
 
 VALUES = (
     "learning_rate weight_decay batch_size steps schedule output_stride classifier_lr_multiplier"
@@ -40,10 +41,16 @@ def test_a_recipe_survives_json():
     for recipe in [
         *recipes.RECIPES.values(),
         recipes.get("v3").replace(model={"aspp_rates": (6, 12)}),
+        recipes.get("v3").replace(rotation=[-10, 10], copy_paste=0.5, copy_paste_classes=["car"]),
     ]:
         values = recipe.to_dict()
         assert json.loads(json.dumps(values)) == values
         assert recipes.Recipe(**values).to_dict() == values
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=recipes.RECIPES)
+def test_no_recipe_has_the_augmentation_that_is_off_by_default(recipe):
+    assert not any(getattr(recipe, name) for name in CHECKS)
 
 
 def test_values_without_effect_are_not_printed():
@@ -118,6 +125,11 @@ def test_some_networks_have_values_of_their_own():
         ({"color_jitter": {"hue": 1}}, "`color_jitter` must be"),
         ({"warmup_share": 1}, r"`warmup_share` must be a number in \[0, 1\)"),
         ({"flip": "no"}, "`flip` must be True or False. Received: flip='no'"),
+        ({"rotation": 10}, r"`rotation` must be \(lowest, highest\) .* Received: rotation=10"),
+        ({"blur": (-1, 2)}, "`blur` must be .*0 <= lowest"),
+        ({"copy_paste": 2}, "`copy_paste` must be"),
+        ({"copy_paste_classes": "pole"}, "`copy_paste_classes` must be a list of strings"),
+        ({"cut_out": 0.1}, "A recipe has no value `cut_out`. Did you mean 'cutout'?"),
         ({"model": 5}, "`model` must be a mapping of arguments. Received: model=5"),
     ],
 )

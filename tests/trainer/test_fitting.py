@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -16,6 +17,7 @@ from trainer.stored_arrays import arrays, assert_same_arrays
 
 import keras_deeplab
 from keras_deeplab import DeepLabV3, MultiScale, UNet, data, export, losses, recipes, schedules
+from keras_deeplab.data.augmentation.augmenting import CHECKS
 from keras_deeplab.trainer import RunFolder, fitting
 from keras_deeplab.trainer.run_folder import Record
 
@@ -161,8 +163,11 @@ def test_an_update_that_breaks_the_weights_is_not_saved(tmp_path, broken_update,
 def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export, eager):
     recipe = SINGLE.replace(
         epochs=1, multi_scale=(0.5, 1.0), class_weights="median", loss="cross_entropy(stride=8)"
-    )
+    ).replace(mosaic=0.5, copy_paste=0.5)
     result = fit(tmp_path / "run", plain(), recipe, tensorboard=True)
+    stored = json.loads(result.folder.arguments.read_text())
+    assert len(stored["recipe"]["copy_paste_classes"]) == 3
+    assert "background" not in stored["recipe"]["copy_paste_classes"]
     model = keras.models.load_model(result.folder.last_model)
     assert isinstance(model, MultiScale)
     assert (model.get_config()["scales"], model.fusion) == ((0.5, 1.0), "max")
@@ -177,12 +182,25 @@ def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export, eager
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager):
     monkeypatch.chdir(tmp_path)
-    model, seen = small(dtype="mixed_bfloat16"), []
+    model, seen, traced = small(dtype="mixed_bfloat16"), [], []
+
+    def transform(image, label, seed):
+        traced.append(image.shape)
+        return image, label
+
     start = model.get_weights()
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     result = keras_deeplab.fit(
-        model, SOURCE, FAST, test_scales=(0.5,), test_flip=True, callbacks=[note], verbose=0
+        model,
+        SOURCE,
+        FAST,
+        test_scales=(0.5,),
+        test_flip=True,
+        callbacks=[note],
+        transform=transform,
+        verbose=0,
     )
+    assert set(traced) == {(48, 64, 3)}
     assert list(tmp_path.iterdir()) == []
     assert (result.folder, seen) == (None, [0])
     assert isinstance(result.model, MultiScale)
@@ -245,6 +263,23 @@ def test_frozen_batch_norms_need_statistics_and_no_norms_need_none():
 
 def test_the_crop_is_the_middle_of_the_sizes_and_never_large():
     part = data.audit(data.Shapes(train=40, val=4)).splits["train"]
-    found = fitting._with_crop_size(RECIPE.replace(crop_size=None), part).crop_size
+    classes = data.Shapes().info.classes
+    found = fitting._of_data(RECIPE.replace(crop_size=None), part, classes).crop_size
     assert all(64 <= side <= 112 for side in found)
-    assert fitting._with_crop_size(RECIPE, part) is RECIPE
+    assert fitting._of_data(RECIPE, part, classes) is RECIPE
+
+
+def test_the_augmentation_of_a_recipe_reaches_the_data():
+    assert {*CHECKS, "crop_size", "batch_size", "class_focus"} <= fitting.DATASET_FIELDS
+
+
+def test_the_rarer_half_of_the_classes_is_pasted():
+    part = data.audit(data.Shapes(train=4, val=0)).splits["train"]
+    part = dataclasses.replace(part, class_share=(0.5, 0.1, 0.0, 0.3, 0.04, 0.06))
+    classes = data.Shapes().info.classes
+    found = fitting._of_data(RECIPE.replace(copy_paste=0.5), part, classes)
+    assert found.copy_paste_classes == (classes[4], classes[5])
+    chosen = RECIPE.replace(copy_paste=0.5, copy_paste_classes=[classes[1]])
+    assert fitting._of_data(chosen, part, classes) is chosen
+    with pytest.raises(ValueError, match="`copy_paste_classes` .*'rnig'. Did you mean 'ring'?"):
+        fitting._of_data(RECIPE.replace(copy_paste_classes=["rnig"]), part, classes)

@@ -1,0 +1,115 @@
+"""The report of an audit as one HTML page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from keras_deeplab.data import Report, Source
+from keras_deeplab.pictures import overlay
+
+SHOWN = 12  # pairs of each split
+SIDE = 240  # pixels of a picture's longer side
+STYLE = """
+body{font:15px system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse}td,th{padding:.15rem .7rem .15rem 0;text-align:left}
+.warning{border-left:.4rem solid #c33}.note{border-left:.4rem solid #999}
+.finding{padding:.3rem .8rem;margin:.6rem 0;background:#f6f6f6}
+.bar{display:inline-block;height:.8rem}figure{display:inline-block;margin:.3rem}
+figcaption{font-size:.75rem;color:#666;max-width:15rem;overflow-wrap:anywhere}
+"""
+
+
+def audit_page(report: Report, source: Source, title: str) -> str:
+    """Returns a report as HTML: findings, shares of the classes as bars, and pairs with overlays.
+
+    Args:
+        report: Of `data.audit`.
+        source: The data set, of which up to 12 pairs of each split are drawn.
+        title: Name of the data set.
+
+    Returns:
+        The text of a page that needs no other file.
+
+    Example:
+
+    >>> source = data.Shapes(train=9, val=3)
+    >>> page = keras_deeplab.audit_page.audit_page(data.audit(source), source, "shapes")
+    """
+    body = "\n".join([_findings(report), _sizes(report), _bars(report), *_sheets(report, source)])
+    name = html.escape(title)
+    return (
+        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
+        f"<style>{STYLE}</style><h1>{name}</h1>\n{body}\n</html>\n"
+    )
+
+
+def _findings(report: Report) -> str:
+    lines = [
+        f'<div class="finding {"warning" if one.is_warning else "note"}">'
+        f"<b>{html.escape(one.kind)}</b> (confidence {one.confidence:.2f}): "
+        f"{html.escape(str(one).removeprefix(one.kind + ': '))}</div>"
+        for one in report.findings
+    ]
+    lines += [
+        f'<div class="finding note">{html.escape(warning)}</div>' for warning in report.warnings
+    ]
+    return "<h2>Findings</h2>" + ("".join(lines) or "<p>None.</p>")
+
+
+def _sizes(report: Report) -> str:
+    rows = "".join(
+        f"<tr><td>{split}<td>{part.images} images<td>{part.smallest[1]}x{part.smallest[0]} to "
+        f"{part.largest[1]}x{part.largest[0]}"
+        for split, part in report.splits.items()
+    )
+    return f"<h2>Splits</h2><table>{rows}</table>"
+
+
+def _bars(report: Report) -> str:
+    """The share of pixels of each class and split."""
+    splits = report.splits
+    names = (*report.info.classes, "ignored")
+    colors = (*report.info.colors, (200, 200, 200))
+    weights = report.class_weights
+    heads = "".join(f"<th>{split}" for split in splits)
+    rows = [f"<tr><th>class{heads}<th>weight (median frequency)"]
+    for label, (name, color) in enumerate(zip(names, colors, strict=True)):
+        cells = ""
+        for part in splits.values():
+            share = (*part.class_share, part.ignored_share)[label]
+            cells += (
+                f'<td><span class="bar" style="width:{160 * share:.0f}px;'
+                f'background:rgb{color};outline:1px solid #ccc"></span> {100 * share:.2f} %'
+            )
+        weight = f"<td>{weights[label]:.2f}" if label < len(weights) else "<td>"
+        rows.append(f"<tr><td>{html.escape(name)}{cells}{weight}")
+    return f"<h2>Shares of pixels</h2><table>{''.join(rows)}</table>"
+
+
+def _sheets(report: Report, source: Source) -> Iterator[str]:
+    """Overlays of evenly spaced pairs of each split."""
+    for split in report.splits:
+        names = source.names(split)
+        places = np.unique(np.linspace(0, len(names) - 1, min(len(names), SHOWN)).astype(np.int64))
+        pairs = source.dataset(split, tf.data.Dataset.from_tensor_slices(places))
+        figures = ""
+        for place, (image, label) in zip(places, pairs.as_numpy_iterator(), strict=True):
+            step = -(-max(label.shape) // SIDE)
+            image, label = image[::step, ::step], label[::step, ::step]
+            caption = html.escape(names[place])
+            both = np.concatenate([image, overlay(image, label, report.info.colors)], 1)
+            figures += f"<figure>{_image(both)}<figcaption>{caption}</figcaption></figure>"
+        yield f"<h2>{split}</h2>{figures}"
+
+
+def _image(pixels: np.ndarray) -> str:
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
+    return f'<img src="data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}">'

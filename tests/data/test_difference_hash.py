@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from keras_deeplab.data.difference_hash import NEAR, difference_hash, near_pairs
+
+
+def photograph(seed, size=(120, 160)):
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
+    return np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def distance(one, other):
+    return sum(bin(a ^ b).count("1") for a, b in zip(one, other, strict=True))
+
+
+def test_copies_are_near_and_others_far():
+    image = photograph(0)
+    stored = io.BytesIO()
+    Image.fromarray(image).save(stored, "JPEG", quality=60)
+    small = Image.fromarray(image).resize((120, 90))
+    for copy in (np.asarray(Image.open(stored)), np.asarray(small), image // 2 + 20):
+        assert distance(difference_hash(image), difference_hash(copy)) <= NEAR
+    others = [difference_hash(photograph(seed)) for seed in range(1, 40)]
+    assert min(distance(difference_hash(image), other) for other in others) > 5 * NEAR
+
+
+def test_near_pairs_against_loops():
+    rng = np.random.default_rng(0)
+    hashes = [rng.bytes(32) for _ in range(1500)]
+    for place, source in ((3, 1400), (1200, 7), (1300, 1301)):
+        hashes[place] = bytes([hashes[source][0] ^ 0b101, *hashes[source][1:]])
+    hashes += [bytes(32)] * 3  # plain images
+    assert sorted(near_pairs(hashes)) == [(3, 1400), (7, 1200), (1300, 1301)]
+    assert list(near_pairs([])) == []

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+from PIL import Image
+
+from keras_deeplab import data
+from keras_deeplab.audit_page import audit_page
+from keras_deeplab.data.diagnostics import Finding
+
+
+class Text(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.tags = [], []
+
+    def handle_data(self, text):
+        self.found.append(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_the_page_shows_findings_shares_and_pictures():
+    source = data.Shapes(train=5, val=2)
+    report = data.audit(source)
+    finding = Finding("kind <b>", "text", "advice", 0.9, ("<script>x</script>",))
+    object.__setattr__(report, "findings", (finding,))
+    page = audit_page(report, source, "a & <b>")
+    read = Text()
+    read.feed(page)
+    text = " ".join(read.found)
+    assert "kind <b>" in text
+    assert "<script>x</script>" in text
+    assert not [tag for tag, _ in read.tags if tag in ("script", "link")]
+    assert "triangle" in text
+    assert f"{100 * report.splits['train'].class_share[0]:.2f} %" in text
+    sources = [attrs["src"] for tag, attrs in read.tags if tag == "img"]
+    assert len(sources) == 7
+    assert all(re.fullmatch(r"data:image/jpeg;base64,[\w+/=]+", one) for one in sources)
+    picture = Image.open(io.BytesIO(base64.b64decode(sources[0].split(",")[1])))
+    image, label = next(source.dataset("train").as_numpy_iterator())
+    assert picture.size == (2 * label.shape[1], label.shape[0])
+    left = np.asarray(picture)[:, : label.shape[1]].astype(int)
+    assert np.abs(left - image).mean() < 12
