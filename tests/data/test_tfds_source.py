@@ -211,6 +211,14 @@ def test_all_damaged_shards_are_named(build, quarters, file_format):
     source = data.TFDS(root)
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{shards[1].name}, record 1"):
         list(source.dataset("train"))
+    shards[3].write_bytes(damaged)
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(data.TFDS(root))
+    message = str(caught.value)
+    assert "2 faults" in message
+    assert all(f"{shard.name}, record 1: " in message for shard in (shards[1], shards[3]))
+    assert "function_node" not in message
+    assert "Traceback" not in message
     shards[0].unlink()
     shards[0].mkdir()
     with pytest.raises(data.DatasetError, match=f"{shards[0].name}: a folder"):
