@@ -110,13 +110,16 @@ class _Preparation:
         plan = self._plan()
         done = self._done(plan)
         shards = list(self._shards())
+        if done:
+            logger.info("Resuming with %d of %d shards written", len(done), len(shards))
         start, images = time.monotonic(), 0
         for number, (split, path, positions) in enumerate(shards, 1):
-            if path.name not in done:
-                size = self._write(split, path, positions)
-                done[path.name] = {"sha256": _sha256(path), "bytes": size}
-                write_json(self.folder / _PROGRESS, {"plan": plan, "shards": done})
-                images += len(positions)
+            if path.name in done:
+                continue
+            size = self._write(split, path, positions)
+            done[path.name] = {"sha256": _sha256(path), "bytes": size}
+            write_json(self.folder / _PROGRESS, {"plan": plan, "shards": done})
+            images += len(positions)
             rate = images / (time.monotonic() - start)
             text = f"{split} to image {positions.stop} of {len(self.names[split])}"
             logger.info("Shard %d of %d: %s, %.0f images/s", number, len(shards), text, rate)

@@ -139,6 +139,7 @@ def test_a_second_call_continues(folder, tmp_path, monkeypatch, logs):
     assert not list(tmp_path.glob(".out*"))
     for name in (written[0].name, written[2].name):
         assert (output / name).stat().st_mtime_ns == before[name]
+    assert "Resuming with 2 of 8 shards written" in logs.text
     assert "Shard 8 of 8: val to image 8 of 8" in logs.text
     whole = data.prepare(source, tmp_path / "whole" / "out", images_per_shard=2)
     sums = [(root / preparing.CHECKSUMS).read_text() for root in (output, whole)]
