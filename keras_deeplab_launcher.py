@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "write a SavedModel",
     "convert": "convert weights of other packages to a .keras file",
     "audit": "check every file of a data set",
+    "prepare": "write a data set in the format of TensorFlow Datasets",
     "train-classifier": "train an SPP-net",
 }
 

@@ -39,6 +39,8 @@ LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil"}
 # Extras, imported where they are needed.
 EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"}
 EXTRAS |= {"pyvips", "imageio", "imageio_ffmpeg"}
+# Imported where they are needed, as it takes time.
+EXTRAS |= {"tensorflow_datasets", "array_record"}
 
 
 def modules() -> dict[str, ast.Module]:

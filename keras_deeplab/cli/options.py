@@ -129,7 +129,8 @@ def height_and_width(values: Sequence[int]) -> tuple[int, int]:
 
 def run_folder(options: argparse.Namespace, model: str, backbone: str) -> Path:
     """The folder of a run: `--output`, or a new or unfinished one in `runs`."""
-    name = f"{Path(options.data).resolve().name}-{model}-{backbone}"
+    data = re.sub(r"[:?&=%\[\]]+", "-", Path(options.data).resolve().name).strip("-")
+    name = f"{data}-{model}-{backbone}"
     return options.output or next_free(Path("runs") / name)
 
 

@@ -11,12 +11,15 @@ from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.formats import IMAGE_SUFFIXES
 from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.pipeline import batch_names, evaluation_dataset, training_dataset
+from keras_deeplab.data.preparing import prepare
 from keras_deeplab.data.shapes import Shapes, write_shape_images
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, voc_colors
+from keras_deeplab.data.tfds_source import TFDS
 
 __all__ = [
     "IGNORE_LABEL",
     "IMAGE_SUFFIXES",
+    "TFDS",
     "DatasetError",
     "DatasetInfo",
     "Fault",
@@ -33,6 +36,7 @@ __all__ = [
     "evaluation_dataset",
     "from_albumentations",
     "open_source",
+    "prepare",
     "training_dataset",
     "voc_colors",
     "write_shape_images",

@@ -21,7 +21,7 @@ from keras_deeplab.data.label_maps import Color, LabelFacts
 from keras_deeplab.data.layout import shown
 from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.orientation import UPRIGHT
-from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source
+from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, pairs_or_reasons
 from keras_deeplab.labels import class_shares
 
 MAX_CLASS_NAME = 24
@@ -149,10 +149,7 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
         info, code = source.info, source.code
     else:
         info, code = source.info, LabelCode(tuple(range(source.info.num_classes)))
-    if isinstance(source, FileSource):
-        where, pairs_of = str(source.root), _pairs_of_files
-    else:
-        where, pairs_of = type(source).__name__, _pairs_of_source
+    pairs_of = _pairs_of_files if isinstance(source, FileSource) else _pairs_of_source
     reports, evidence = {}, Evidence(info, code)
     if isinstance(source, Folder):
         evidence.listed_colors = source.listed_colors
@@ -174,6 +171,7 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     faults = [one for one in found if isinstance(one, FileFault)]
     causes = findings(evidence)
     if faults:
+        where = str(getattr(source, "root", type(source).__name__))
         raise DatasetError(where, faults, [str(one) for one in causes if one.is_warning])
     return Report(info, reports, tuple(found), causes)
 
@@ -182,8 +180,12 @@ def _pairs_of_source(source: Source, split: str, found: list[Remark]) -> Iterato
     names = source.names(split)
     if not names:
         found.append(FileFault("empty split", f"{split}: no images"))
-    pairs = source.checked_dataset(split).as_numpy_iterator()
-    for name, (image, label) in zip(names, pairs, strict=True):
+    for name, pair in zip(names, pairs_or_reasons(source.checked_dataset(split)), strict=True):
+        if isinstance(pair, str):
+            text = "an image and a label map that can be read"
+            found.append(FileFault("unreadable file", f"{split}/{name}: {pair}", text))
+            continue
+        image, label = pair
         facts = LabelFacts(label.shape, np.bincount(label.reshape(-1), minlength=256))
         of_image = ImageFacts(image.shape[:2], difference_hash=difference_hash(image))
         yield f"{split}/{name}", of_image, facts

@@ -72,7 +72,11 @@ def read_picture(path: Path, channels: int = 3, thorough: bool = False) -> Pictu
     upper byte.
     """
     check_regular(path)
-    encoded = path.read_bytes()
+    return decode_picture(path.read_bytes(), channels, thorough)
+
+
+def decode_picture(encoded: bytes, channels: int = 3, thorough: bool = False) -> Picture:
+    """Decodes the bytes of an image file as `read_picture` does, or raises a FileFault."""
     name, image = open_image(encoded)
     with image:
         orientation = stored_orientation(image, encoded)

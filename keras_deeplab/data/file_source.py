@@ -158,5 +158,10 @@ class FileSource(Source):
 
         return decoded(read, len(pairs), numbers, bands.channels)
 
+    def encoded_images(self, split: str) -> Callable[[int], bytes]:
+        """Returns a function that reads the image file at a position."""
+        pairs = self.pairs(split)
+        return lambda number: pairs[number][1].read_bytes()
+
     def _error(self, kind: str, found: str) -> DatasetError:
         return DatasetError(str(self.root), [FileFault(kind, found)])

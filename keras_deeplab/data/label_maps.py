@@ -59,13 +59,19 @@ def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray,
     with path.open("rb") as file:
         if file.read(len(NUMPY_SIGNATURE)) == NUMPY_SIGNATURE:
             return _integers(_array(path)), ()
-    encoded = path.read_bytes()
+    return decode_label(path.read_bytes(), f"a file named {path.suffix}", colors)
+
+
+def decode_label(
+    encoded: bytes, where: str, colors: ColorCode | None = None
+) -> tuple[np.ndarray, tuple[Color, ...]]:
+    """Decodes the bytes of a label map as `read_label` does; errors say `where` they are from."""
     name, image = open_image(encoded)
     with image:
         if name == "JPEG" or image.info.get("compression") == "jpeg":
-            raise FileFault("JPEG label map", f"JPEG data in a file named {path.suffix}")
+            raise FileFault("JPEG label map", f"JPEG data in {where}")
         if not FORMATS[name].label_maps:
-            raise FileFault("unreadable file", f"{name} data in a file named {path.suffix}")
+            raise FileFault("unreadable file", f"{name} data in {where}")
         orientation = stored_orientation(image, encoded)
         load(name, image, encoded)
         values = _values(image, colors)

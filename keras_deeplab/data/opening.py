@@ -20,6 +20,7 @@ from keras_deeplab.data.readers.other_folders import ListedFiles, OtherFolder
 from keras_deeplab.data.readers.voc import Voc
 from keras_deeplab.data.shapes import Shapes
 from keras_deeplab.data.source import Source
+from keras_deeplab.data.tfds_source import open_tfds
 
 # What `NAME:PATH` opens.
 READERS: dict[str, Callable[[str], Source]] = {
@@ -30,6 +31,7 @@ READERS: dict[str, Callable[[str], Source]] = {
     "coco": Coco,
     "labelme": LabelMe,
     "cvat": Cvat,
+    "tfds": open_tfds,
 }
 LISTS = (".csv", ".txt")
 
@@ -42,7 +44,8 @@ def open_source(name: str | os.PathLike) -> Source:
             another layout (`images` and `masks`, or `NAME_mask.png` beside `NAME.jpg`); the path of
             a .csv or .txt file with an image and its label map in each row; or a reader's name and
             a path, such as `"voc:VOCdevkit"`: `voc`, `cityscapes`, `ade20k`, `camvid`, `coco`,
-            `labelme` or `cvat`.
+            `labelme` or `cvat`; or `"tfds:NAME[:CONFIG][/SPLIT]"` or `"tfds:FOLDER"` for a data set
+            of TensorFlow Datasets, with arguments of `data.TFDS` such as `"tfds:NAME?val=test"`.
 
     Raises:
         ValueError: If it is none of these.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import index
 from typing import Any
@@ -143,6 +143,10 @@ class Source(abc.ABC):
             Images have `info.channels` channels in place of 3.
         """
 
+    def encoded_images(self, split: str) -> Callable[[int], bytes] | None:
+        """Returns a function that reads the encoded image at a position; None without files."""
+        self.check_split(split)
+
     def check_split(self, split: str) -> None:
         """Raises a ValueError if `split` is not one of `splits`."""
         if split not in self.splits:
@@ -166,6 +170,19 @@ class Source(abc.ABC):
         pairs = self.dataset(split, tf.data.Dataset.from_tensor_slices(numbers))
         taken = [image.size + label.size for image, label in pairs.as_numpy_iterator()]
         return int(np.mean(taken) * count) if taken else 0
+
+
+def pairs_or_reasons(dataset: tf.data.Dataset) -> Iterator[tuple[np.ndarray, np.ndarray] | str]:
+    """Yields the pairs of a dataset, and in the place of one that cannot be read why not."""
+    pairs = dataset.as_numpy_iterator()
+    while True:
+        try:
+            yield next(pairs)
+        except StopIteration:
+            return
+        except tf.errors.InvalidArgumentError as error:
+            reason = error.message.partition("\nTraceback")[0]
+            yield reason.partition("ValueError: ")[2] or reason
 
 
 def decoded(

@@ -1,7 +1,8 @@
-"""What `train`, `evaluate`, `predict`, `export` and `audit` do, print and write."""
+"""What `train`, `evaluate`, `predict`, `export`, `audit` and `prepare` do, print and write."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -16,7 +17,8 @@ from trainer import tiny_run
 
 import keras_deeplab
 from keras_deeplab import data
-from keras_deeplab.cli import audit, evaluate, export, predict, train
+from keras_deeplab.cli import audit, evaluate, export, predict, prepare, train
+from keras_deeplab.cli.options import run_folder
 from keras_deeplab.trainer import MODELS
 from keras_deeplab.trainer.finishing import final_model
 
@@ -98,6 +100,21 @@ def test_audit_prints_the_report_or_all_errors(tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "train" / "images" / "a.png")
     assert audit.main([str(tmp_path)]) == 2
     assert "image without label (1)" in capsys.readouterr().err
+
+
+def test_prepare_writes_a_data_set_that_train_takes(tmp_path, capsys):
+    output = str(tmp_path / "prepared")
+    command = ["--data", "shapes", "--output", output, "--file-format", "tfrecord"]
+    assert prepare.main([*command, "--images-per-shard", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "Shard 1 of " in printed
+    assert printed.endswith(f"Use it with --data tfds:{output}\n")
+    assert audit.main([f"tfds:{output}"]) == 0
+    assert "val: 3 images" in capsys.readouterr().out
+    assert prepare.main(command) == 2
+    assert "`output_dir` must be a folder that does not exist" in capsys.readouterr().err
+    options = argparse.Namespace(data="tfds:oxford_iiit_pet?val=train[:9%]", output=None)
+    assert run_folder(options, "m", "b").name == "tfds-oxford_iiit_pet-val-train-9-m-b"
 
 
 def test_predict_writes_two_pictures_for_each_image(run, photos, tmp_path, capsys):

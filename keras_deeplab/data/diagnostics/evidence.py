@@ -17,7 +17,7 @@ from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode
 from keras_deeplab.data.orientation import turned
-from keras_deeplab.data.source import DatasetInfo, Source
+from keras_deeplab.data.source import DatasetInfo, Source, pairs_or_reasons
 
 SAMPLED = 128  # pairs of a split that are looked at closely
 ALIGNED = 48  # of these, pairs whose edges are compared
@@ -73,10 +73,11 @@ def look_closely(evidence: Evidence, source: Source, split: str) -> None:
     aligned = set(places[:: max(1, len(places) // ALIGNED)])
     if look is None:
         chosen = tf.data.Dataset.from_tensor_slices(np.array(places, np.int64))
-        decoded = source.dataset(split, chosen).as_numpy_iterator()
+        decoded = pairs_or_reasons(source.dataset(split, chosen))
         looks: Iterable = (
-            _look(image, label, place in aligned)
-            for place, (image, label) in zip(places, decoded, strict=True)
+            _look(*pair, place in aligned)
+            for place, pair in zip(places, decoded, strict=True)
+            if not isinstance(pair, str)
         )
         _add(evidence, looks)
         return

@@ -1,0 +1,1 @@
+"""Builders of data sets for TensorFlow Datasets, which does not have them."""

@@ -1,0 +1,175 @@
+"""Data sets written in the format of TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from keras_deeplab import data
+from keras_deeplab.data import preparing
+
+FORMATS = ("tfrecord", "array_record")
+
+
+@pytest.fixture
+def folder(tmp_path, write_settings):
+    """A folder of images as people have them, of different formats, with an EXIF orientation."""
+    root, random = tmp_path / "my data", np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = random.integers(0, 256, (20, 30), np.uint8)
+    color = random.integers(0, 256, (20, 30, 3), np.uint8)
+    images = {
+        "photo.jpg": (Image.fromarray(color), {"quality": 80}),
+        "turned.jpg": (Image.fromarray(color), {"exif": exif}),
+        "grey.png": (Image.fromarray(grey), {}),
+        "alpha.png": (Image.fromarray(np.dstack([color, grey])), {}),
+        "palette.png": (Image.fromarray(color).quantize(16), {}),
+        "deep.png": (Image.fromarray((grey.astype(np.uint16) << 8) + 77), {}),
+        "scan.tif": (Image.fromarray(color), {}),
+        "screen.webp": (Image.fromarray(color), {"quality": 70}),
+    }
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / split / kind).mkdir(parents=True)
+        for name, (image, options) in images.items():
+            image.save(root / split / "images" / name, **options)
+            size = (30, 20) if name == "turned.jpg" else (20, 30)
+            mask = random.choice(np.array([7, 9, 200, 11], np.uint8), size)
+            Image.fromarray(mask).save(root / split / "labels" / f"{name.partition('.')[0]}.png")
+    write_settings(
+        root,
+        classes=["sky", "road", "car"],
+        values=[7, 9, 200],
+        ignore_label=11,
+        colors=[[1, 2, 3], [4, 5, 6], [7, 8, 9]],
+    )
+    return root
+
+
+def equal(first, second) -> bool:
+    pairs = zip(first.as_numpy_iterator(), second.as_numpy_iterator(), strict=True)
+    return all(np.array_equal(a, b) for one, two in pairs for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_the_batches_are_those_of_the_files(folder, tmp_path, file_format):
+    source = data.Folder(folder)
+    output = data.prepare(source, tmp_path / "out", file_format=file_format, images_per_shard=3)
+    assert len(list(output.glob(f"out-train.{file_format}-*-of-00003"))) == 3
+    found = data.open_source(f"tfds:{output}")
+    assert found.info == source.info
+    assert found.names("train") == source.names("train")
+    options = {"crop_size": (24, 24), "batch_size": 4, "class_focus": 0.5, "cache": False}
+    batches = [data.training_dataset(one, repeat=True, **options) for one in (source, found)]
+    assert equal(*(one.take(6) for one in batches))
+    assert equal(*(data.evaluation_dataset(one) for one in (source, found)))
+    assert data.audit(found).splits["val"].images == 8
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_tensorflow_datasets_reads_it(folder, tmp_path, file_format):
+    source = data.Folder(folder)
+    output = data.prepare(source, tmp_path / "out", file_format=file_format, images_per_shard=5)
+    builder = tfds.builder_from_directory(output)
+    assert builder.info.features["label"].names == ["sky", "road", "car"]
+    assert builder.info.splits["validation"].num_examples == 8
+    read = builder.as_dataset if file_format == "tfrecord" else builder.as_data_source
+    examples = list(tfds.as_numpy(read("train")) if file_format == "tfrecord" else read("train"))
+    pairs = zip(source.names("train"), source.dataset("train").as_numpy_iterator(), strict=True)
+    for example, (name, (image, label)) in zip(examples, pairs, strict=True):
+        assert example["name"] == name.encode()
+        np.testing.assert_array_equal(example["label"][..., 0], label)
+        # NumPy's reader decodes JPEG with Pillow.
+        if file_format == "tfrecord":
+            np.testing.assert_array_equal(example["image"], image)
+    check = ["sha256sum", "--check", "--strict", preparing.CHECKSUMS]
+    assert subprocess.run(check, cwd=output, capture_output=True, check=False).returncode == 0
+
+
+def test_files_are_stored_as_they_are_where_other_programs_decode_the_same(folder, tmp_path):
+    output = data.prepare(data.Folder(folder), tmp_path / "out")
+    found = data.TFDS(output)
+    read = found.encoded_images("train")
+    stored = {name: read(number) for number, name in enumerate(found.names("train"))}
+    kept = {
+        path.stem
+        for path in (folder / "train" / "images").iterdir()
+        if stored[path.stem] == path.read_bytes()
+    }
+    assert kept == {"photo", "grey", "alpha", "palette"}
+    assert all(stored[name][1:4] == b"PNG" for name in ("turned", "deep", "scan", "screen"))
+    again = data.prepare(found, tmp_path / "again", file_format="tfrecord")
+    assert data.TFDS(again).encoded_images("train")(5) == read(5)
+
+
+def test_a_second_call_continues(folder, tmp_path, monkeypatch, logs):
+    source, output = data.Folder(folder), tmp_path / "out"
+    write, written = preparing._Preparation._write, []
+
+    def interrupted(self, split, path, positions):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path)
+        return write(self, split, path, positions)
+
+    monkeypatch.setattr(preparing._Preparation, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare(source, output, images_per_shard=2)
+    assert not output.exists()
+    before = {path.name: path.stat().st_mtime_ns for path in written}
+    with pytest.raises(ValueError, match=r"`source` must be the same data set and options as in "):
+        data.prepare(source, output, images_per_shard=3)
+    written[0].with_name(".123-a process that was killed").write_bytes(b"half")
+    written[1].write_bytes(written[1].read_bytes()[:-1])  # which a full disk may do
+    again = []
+    monkeypatch.setattr(
+        preparing._Preparation,
+        "_write",
+        lambda self, split, path, at: again.append(path.name) or write(self, split, path, at),
+    )
+    data.prepare(source, output, images_per_shard=2)
+    assert written[1].name in again
+    assert len(again) == 8 - 2
+    assert not list(tmp_path.glob(".out*"))
+    for name in (written[0].name, written[2].name):
+        assert (output / name).stat().st_mtime_ns == before[name]
+    assert "Resuming with 2 of 8 shards written" in logs.text
+    assert "Shard 8 of 8: val to image 8 of 8" in logs.text
+    whole = data.prepare(source, tmp_path / "whole" / "out", images_per_shard=2)
+    sums = [(root / preparing.CHECKSUMS).read_text() for root in (output, whole)]
+    assert sums[0] == sums[1]
+    assert {path.name for path in output.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_a_damaged_file_stops_it_and_is_named(folder, tmp_path):
+    path = folder / "val" / "images" / "photo.jpg"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(Exception, match=r"val/images/photo.jpg: truncated file"):
+        data.prepare(data.Folder(folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_arguments(tmp_path):
+    source = data.Shapes(2, 1)
+    with pytest.raises(ValueError, match="`output_dir` must be a folder that does not exist"):
+        data.prepare(source, tmp_path)
+    with pytest.raises(ValueError, match="`file_format` must be one of 'tfrecord', 'array_record'"):
+        data.prepare(source, tmp_path / "out", file_format="riegeli")
+    with pytest.raises(ValueError, match="`images_per_shard` must be a positive integer"):
+        data.prepare(source, tmp_path / "out", images_per_shard=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_without_files(tmp_path):
+    source = data.Shapes(3, 2)
+    output = data.prepare(source, tmp_path / "2024 Shapes")
+    found = data.TFDS(output)
+    assert (found.info, found.names("val")) == (source.info, source.names("val"))
+    assert all(equal(found.dataset(split), source.dataset(split)) for split in source.splits)
+    assert json.loads((output / "dataset_info.json").read_text())["name"] == "data_2024_shapes"
