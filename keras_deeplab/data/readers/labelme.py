@@ -30,7 +30,8 @@ class LabelMe(FileSource):
     earlier. What none covers is the class "background", label 0. The others are the names in
     labels.txt (LabelMe's own: `_background_` and `__ignore__`, which is ignored, may be in it),
     or all names of the files in alphabetical order. Splits are the folders train, val and test, or
-    those of splits.json, which is written if there are none (a fifth for validation).
+    those of splits.json, which is written if there are none (a fifth for validation). Images
+    without a LabelMe file are not part of the data set.
 
     Args:
         root: The folder.
