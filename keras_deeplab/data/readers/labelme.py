@@ -55,9 +55,15 @@ class LabelMe(FileSource):
         folders = find_splits(self.root)
         if not folders:
             return splits_of(self._json, self.root)
-        by_folder = {split: [] for split in folders}
+        by_folder, faults = {split: [] for split in folders}, []
         for name in self._json:
-            by_folder.get(name.split("/")[0].lower(), []).append(name)
+            split = name.split("/")[0].lower()
+            if split in by_folder:
+                by_folder[split].append(name)
+            else:
+                faults.append(FileFault("unknown split folder", f"{name}.json"))
+        if faults:
+            raise DatasetError(str(self.root), faults)
         return by_folder
 
     @property

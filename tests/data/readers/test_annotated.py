@@ -178,6 +178,21 @@ def test_labelme(labelme, read):
     assert source.info.classes == ("background", "zebra", "box")
 
 
+def test_labelme_in_folders_of_splits(labelme, tmp_path, read):
+    (tmp_path / "Train").mkdir()
+    (tmp_path / "val").mkdir()
+    labelme("Train/a", [outline("x", [[0, 0], [9, 0], [9, 9]])])
+    root = labelme("val/b", [outline("x", [[0, 0], [9, 0], [9, 9]])])
+    _, found = read(f"labelme:{root}")
+    names = {split: list(part) for split, part in found.items()}
+    assert names == {"train": ["Train/a"], "val": ["val/b"]}
+    (root / "valid").mkdir()
+    labelme("valid/c", [])
+    labelme("d", [])
+    with pytest.raises(data.DatasetError, match=r"(?s)d\.json.*valid/c\.json"):
+        data.audit(f"labelme:{root}")
+
+
 def test_all_faults_of_labelme_are_named(labelme):
     labelme("a", [outline("x", [[0, 0], [1, 1]])])
     labelme("b", [outline("x", [[0, 0], [1, 1], [1, 0]], "line")])
