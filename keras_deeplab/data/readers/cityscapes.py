@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode
@@ -36,10 +37,14 @@ IDS = tuple(number for number, _ in CLASSES.values())
 IGNORED = (*(set(range(34)) - set(IDS)), 255)  # 255: the licence plates' -1
 IMAGE = "_leftImg8bit.png"
 LABEL = "_gtFine_labelIds.png"
+TRAIN_LABEL = "_gtFine_labelTrainIds.png"
 
 
 class Cityscapes(FileSource):
     """Cityscapes' leftImg8bit with the labelIds of gtFine: 34 ids become the 19 classes.
+
+    Where gtFine/train has no labelIds but labelTrainIds, which are the labels themselves, these are
+    read in all splits.
 
     The label maps of "test" contain ignored pixels only, as they are not published.
 
@@ -51,12 +56,20 @@ class Cityscapes(FileSource):
     """
 
     info = DatasetInfo(tuple(CLASSES), tuple(color for _, color in CLASSES.values()))
-    code = LabelCode(IDS, IGNORED)
 
     def __init__(self, root: str | os.PathLike) -> None:
         super().__init__(root)
         layout = "leftImg8bit/{train,val}/CITY and gtFine/{train,val}/CITY"
         check_entries(self.root, layout, ("leftImg8bit/train", "gtFine/train"))
+        folder = self.root / "gtFine" / "train"
+        has_ids, has_labels = (any(folder.glob(f"*/*{end}")) for end in (LABEL, TRAIN_LABEL))
+        self._label = TRAIN_LABEL if has_labels and not has_ids else LABEL
+
+    @cached_property
+    def code(self) -> LabelCode:
+        """The ids of the classes, or the labels of labelTrainIds."""
+        ids = self._label == LABEL
+        return LabelCode(IDS, IGNORED) if ids else LabelCode(tuple(range(len(IDS))))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -69,7 +82,7 @@ class Cityscapes(FileSource):
         files = SplitFiles()
         for found, kind, ending in (
             (files.images, "leftImg8bit", IMAGE),
-            (files.labels, "gtFine", LABEL),
+            (files.labels, "gtFine", self._label),
         ):
             folder = self.root / kind / split
             for path in files_below(folder, (".png",)):

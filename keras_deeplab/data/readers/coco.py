@@ -18,7 +18,7 @@ from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode
 from keras_deeplab.data.label_maps import read_label
 from keras_deeplab.data.layout import SplitFiles
-from keras_deeplab.data.readers.listing import check_entries, read_lines
+from keras_deeplab.data.readers.listing import check_entries, files_below, read_lines
 from keras_deeplab.data.readers.polygons import Area, drawn, run_lengths
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
 
@@ -135,6 +135,8 @@ class Coco(FileSource):
                     images[one["image_id"]]["areas"].append(one)
             names = [Path(image["file_name"]).stem for image in content["images"]]
             content["by_name"] = dict(zip(names, images.values(), strict=True))
+            if len(content["by_name"]) < len(names):
+                raise ValueError("two images have the same name")
             _ = [(c["id"], c["name"]) for c in content["categories"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             text = f"{path.name}: {type(error).__name__} {error}"
@@ -145,7 +147,8 @@ class Coco(FileSource):
     def list_files(self, split: str) -> SplitFiles:
         """Lists the images that the annotations name, or those of stuff."""
         folder = self.root / f"{split}{self._found[split]}"
-        files = SplitFiles({path.stem: path for path in sorted(folder.glob("*.jpg"))})
+        images = (path for path in files_below(folder) if path.parent == folder)
+        files = SplitFiles({path.stem: path for path in images})
         labels = self._annotations_of(split)
         if self.kind == "stuff":
             files.labels = {path.stem: path for path in sorted(labels.glob("*.png"))}

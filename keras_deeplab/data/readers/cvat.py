@@ -59,8 +59,9 @@ class Cvat(FileSource):
             raise self._error("bad annotation", f"{FILE}: {error}") from error
 
     def _read(self, path: Path) -> None:
-        content = path.read_bytes()
-        if re.search(rb"<!(DOCTYPE|ENTITY)", content):  # entities may expand without end
+        # Decoded here: in UTF-16 the search would not find what the parser does.
+        content = path.read_text("utf-8-sig")
+        if re.search("<!(DOCTYPE|ENTITY)", content):  # entities may expand without end
             raise ValueError("it declares a document type or entities")
         tree = ElementTree.fromstring(content)
         labels = tree.findall("meta//labels/label")

@@ -30,7 +30,8 @@ class LabelMe(FileSource):
     earlier. What none covers is the class "background", label 0. The others are the names in
     labels.txt (LabelMe's own: `_background_` and `__ignore__`, which is ignored, may be in it),
     or all names of the files in alphabetical order. Splits are the folders train, val and test, or
-    those of splits.json, which is written if there are none (a fifth for validation).
+    those of splits.json, which is written if there are none (a fifth for validation). Images
+    without a LabelMe file are not part of the data set.
 
     Args:
         root: The folder.
@@ -54,9 +55,15 @@ class LabelMe(FileSource):
         folders = find_splits(self.root)
         if not folders:
             return splits_of(self._json, self.root)
-        by_folder = {split: [] for split in folders}
+        by_folder, faults = {split: [] for split in folders}, []
         for name in self._json:
-            by_folder.get(name.split("/")[0].lower(), []).append(name)
+            split = name.split("/")[0].lower()
+            if split in by_folder:
+                by_folder[split].append(name)
+            else:
+                faults.append(FileFault("unknown split folder", f"{name}.json"))
+        if faults:
+            raise DatasetError(str(self.root), faults)
         return by_folder
 
     @property

@@ -113,12 +113,12 @@ class ListedFiles(OtherFolder):
                 continue
             image, label = (Path(os.path.normpath(self.root / cell)) for cell in row[:2])
             lost = [cell for cell in row[:2] if not (self.root / cell).is_file()]
-            if lost and number == 1:
+            if lost and number == 1 and not any(Path(cell).suffix for cell in row[:2]):
                 continue  # titles
             name = Path(os.path.relpath(image, self.root)).with_suffix("").as_posix()
             split = _SPLIT_NAMES.get(row[2].lower()) if len(row) == 3 else ""
             if lost:
-                files.faults.append(self._fault(number, f"{' and '.join(lost)} is not there"))
+                files.faults.append(self._fault(number, f"missing {', '.join(lost)}"))
             elif split is None:
                 files.faults.append(self._fault(number, f"the split {row[2]!r}"))
             elif name in files.images:

@@ -12,6 +12,7 @@ from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import MAX_PIXELS
 
 Point = Sequence[float]
+MAX_COORDINATE = 1e6
 
 
 class Area(NamedTuple):
@@ -25,9 +26,7 @@ class Area(NamedTuple):
 
 def drawn(size: tuple[int, int], areas: Iterable[Area], background: int = 0) -> np.ndarray:
     """Draws areas in their order, the later ones over the earlier; uint8 `(height, width)`."""
-    height, width = size
-    if not 0 < height * width <= MAX_PIXELS:
-        raise FileFault("image too large", f"{width}x{height} pixels")
+    height, width = _checked(size)
     canvas = Image.new("L", (width, height), background)
     draw = ImageDraw.Draw(canvas)
     for area in areas:
@@ -35,7 +34,8 @@ def drawn(size: tuple[int, int], areas: Iterable[Area], background: int = 0) -> 
             draw.bitmap(area.place, Image.fromarray(area.mask), fill=area.value)
             continue
         points = [(float(x), float(y)) for x, y in area.points]
-        if len(points) < 3 or not np.isfinite(points).all():
+        # Pillow draws coordinates that exceed 32 bits elsewhere.
+        if len(points) < 3 or not (np.abs(points) < MAX_COORDINATE).all():
             raise FileFault("bad annotation", f"an outline of {len(points)} points: {points[:3]}")
         draw.polygon(points, fill=area.value)
     return np.asarray(canvas)
@@ -57,11 +57,19 @@ def ellipse(center: Point, radii: Point) -> list[Point]:
 
 def run_lengths(counts: Sequence[int], size: tuple[int, int], by_columns: bool) -> np.ndarray:
     """Decodes lengths of runs of False and True in turn; bool `(height, width)`."""
-    height, width = size
-    if not 0 < height * width <= MAX_PIXELS:
-        raise FileFault("image too large", f"{width}x{height} pixels")
+    height, width = _checked(size)
     if sum(counts) != height * width or min(counts, default=0) < 0:
         found = f"runs of {sum(counts)} pixels for an area of {width}x{height}"
         raise FileFault("bad annotation", found)
     flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return flat.reshape(width, height).T if by_columns else flat.reshape(height, width)
+
+
+def _checked(size: tuple[int, int]) -> tuple[int, int]:
+    """Returns `(height, width)`, before memory is taken for it."""
+    height, width = size
+    if min(size) < 1:
+        raise FileFault("bad annotation", f"a size of {width}x{height} pixels")
+    if height * width > MAX_PIXELS:
+        raise FileFault("image too large", f"{width}x{height} pixels")
+    return height, width

@@ -47,7 +47,10 @@ def _read(path: Path, names: list[str], root: Path) -> dict[str, list[str]]:
         splits = read_json_object(path)
     except ValueError as error:
         raise _error(root, [f"{FILE} {error}"]) from error
-    valid = set(splits) <= set(SPLITS) and all(isinstance(part, list) for part in splits.values())
+    valid = set(splits) <= set(SPLITS) and all(
+        isinstance(part, list) and all(isinstance(name, str) for name in part)
+        for part in splits.values()
+    )
     if not valid:
         raise _error(root, [f"{FILE} must have lists of names under {', '.join(SPLITS)}"])
     listed = Counter(name for part in splits.values() for name in part)

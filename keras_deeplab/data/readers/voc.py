@@ -28,7 +28,8 @@ class Voc(FileSource):
 
     The splits are the lists train.txt and val.txt in ImageSets/Segmentation. If there are
     SegmentationClassAug and a list train_aug.txt (or trainaug.txt), "train" is that list: the
-    10,582 images with the annotations of SBD that the DeepLab papers use.
+    10,582 images with the annotations of SBD that the DeepLab papers use. SBD's own .mat files are
+    not read.
 
     Args:
         root: VOCdevkit, or the folder VOC2012 in it.

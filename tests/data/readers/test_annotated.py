@@ -51,6 +51,10 @@ def test_areas_cover_earlier_ones():
         drawn((20, 20), [Area(1, [(0, 0), (9, 0)])])
     with pytest.raises(FileFault, match="image too large"):
         drawn((2**20, 2**20), [])
+    with pytest.raises(FileFault, match="a size of -5x-5 pixels"):
+        drawn((-5, -5), [])
+    with pytest.raises(FileFault, match="an outline of 3 points"):
+        drawn((20, 20), [Area(1, [(0, 0), (1e12, 0), (0, 9)])])
 
 
 @pytest.fixture
@@ -133,6 +137,10 @@ def test_damaged_annotations(coco):
     root = coco("instances", [{"image_id": 8, "category_id": 3, "segmentation": []}])
     with pytest.raises(data.DatasetError, match=r"instances_train2017.json: KeyError 8"):
         data.audit(f"coco:{root}")
+    image = {"id": 7, "file_name": "a/1.jpg", "height": 12, "width": 16}
+    root = coco("instances", [], {"images": [image, image | {"id": 8, "file_name": "b/1.jpg"}]})
+    with pytest.raises(data.DatasetError, match="two images have the same name"):
+        data.audit(f"coco:{root}")
     root = coco("instances", [{"image_id": 7, "category_id": 4, "segmentation": [[0, 0, 1, 1]]}])
     with pytest.raises(data.DatasetError, match=r"000000000001: KeyError 4"):
         data.audit(f"coco:{root}")
@@ -168,6 +176,21 @@ def test_labelme(labelme, read):
     (root / "labels.txt").write_text("__ignore__\n_background_\nzebra\nbox\n")
     source, found = read(f"labelme:{root}")
     assert source.info.classes == ("background", "zebra", "box")
+
+
+def test_labelme_in_folders_of_splits(labelme, tmp_path, read):
+    (tmp_path / "Train").mkdir()
+    (tmp_path / "val").mkdir()
+    labelme("Train/a", [outline("x", [[0, 0], [9, 0], [9, 9]])])
+    root = labelme("val/b", [outline("x", [[0, 0], [9, 0], [9, 9]])])
+    _, found = read(f"labelme:{root}")
+    names = {split: list(part) for split, part in found.items()}
+    assert names == {"train": ["Train/a"], "val": ["val/b"]}
+    (root / "valid").mkdir()
+    labelme("valid/c", [])
+    labelme("d", [])
+    with pytest.raises(data.DatasetError, match=r"(?s)d\.json.*valid/c\.json"):
+        data.audit(f"labelme:{root}")
 
 
 def test_all_faults_of_labelme_are_named(labelme):
@@ -227,3 +250,12 @@ def test_damaged_cvat(tmp_path, draw, change, message):
     (tmp_path / "annotations.xml").write_text(XML.format(subset="").replace(*change))
     with pytest.raises(data.DatasetError, match=message):
         data.audit(f"cvat:{tmp_path}")
+
+
+def test_entities_in_another_encoding_are_refused(tmp_path, draw):
+    draw("images/a.jpg")
+    xml = XML.format(subset="").replace("<annotations>", "<!DOCTYPE x><annotations>")
+    content = xml.replace("utf-8", "utf-16").encode("utf-16")
+    (tmp_path / "annotations.xml").write_bytes(content)
+    with pytest.raises(data.DatasetError, match=r"annotations.xml: 'utf-8' codec"):
+        data.open_source(f"cvat:{tmp_path}")

@@ -72,6 +72,14 @@ def test_cityscapes(tmp_path, draw, values, read):
     assert len(cityscapes.IDS) == 19
 
 
+def test_cityscapes_with_the_labels_of_training(tmp_path, draw, values, read):
+    for split in ("train", "val"):
+        draw(f"leftImg8bit/{split}/ulm/ulm_0_leftImg8bit.png")
+        draw(f"gtFine/{split}/ulm/ulm_0_gtFine_labelTrainIds.png", values(0, 18, 255))
+    _, found = read(f"cityscapes:{tmp_path}")
+    np.testing.assert_array_equal(found["val"]["ulm/ulm_0"], values(0, 18, 255))
+
+
 @pytest.fixture
 def ade20k(tmp_path, draw, values):
     for folder, name in (("training", "ADE_train_00000001"), ("validation", "ADE_val_00000001")):

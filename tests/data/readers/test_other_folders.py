@@ -88,6 +88,7 @@ def test_splits_do_not_move_when_names_are_added(tmp_path):
         ('{"train": ["a"]}', "b: not listed"),
         ('{"train": ["a", "b", "a"]}', "a: listed twice"),
         ('{"train": ["a", "b"], "val": ["c"]}', "c: listed in splits.json, not there"),
+        ('{"train": [["a"]]}', "lists of names"),
         ('{"holdout": ["a", "b"]}', "lists of names under train, val, test"),
         ("{", "is not readable as JSON"),
     ],
@@ -127,7 +128,15 @@ def test_all_bad_rows_are_named(tmp_path, draw, values):
         data.audit(tmp_path / "l.csv")
     message = str(caught.value)
     assert "row 2: a.jpg for the second time" in message
-    assert "row 3: b.jpg is not there" in message
+    assert "row 3: missing b.jpg" in message
     assert "row 4: 1 cells" in message
     assert "row 5: the split 'holdout'" in message
     assert message.count("row ") == 4
+
+
+def test_a_first_row_of_missing_files_is_no_row_of_titles(tmp_path, draw, values):
+    draw("a.jpg")
+    draw("a.png", values(0, 1))
+    (tmp_path / "l.csv").write_text("b.jpg,b.png\na.jpg,a.png")
+    with pytest.raises(data.DatasetError, match=r"row 1: missing b\.jpg, b\.png"):
+        data.audit(tmp_path / "l.csv")
