@@ -61,7 +61,11 @@ class BuilderTest(tfds.testing.DatasetBuilderTestCase):
 
     SKIP_CHECKSUMS = True  # which only looks for a file beside the builder
     draw = None
-    test_session = None  # TensorFlow's, which is no test
+
+    def test_session(self, *args, **kwargs):
+        return super().test_session(*args, **kwargs)
+
+    test_session.__test__ = False  # TensorFlow's own: what tests call, no test
 
     @classmethod
     def setUpClass(cls):
