@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_deeplab import data
+from keras_deeplab import backbones, data, recipes
 from keras_deeplab.audit_page import audit_page
-from keras_deeplab.cli.options import DATA, Parser, command
+from keras_deeplab.cli.options import (
+    DATA,
+    SIZE,
+    Parser,
+    command,
+    height_and_width,
+    one_of,
+    positive,
+)
 from keras_deeplab.files import atomic_write, write_json
+from keras_deeplab.trainer import MODELS, ModelBuilder, TrainingCost, training_cost
 
 
 def parser() -> Parser:
@@ -22,6 +32,11 @@ def parser() -> Parser:
     made.add_argument("--splits", nargs="+", help="default: all")
     made.add_argument("--json", type=Path, help="file for all figures")
     made.add_argument("--html", type=Path, help="file for a page with pictures")
+    text = "measure what a step of training takes with it, by the recipe finetune"
+    made.add_argument("--model", **one_of(MODELS), help=text)
+    made.add_argument("--backbone", **one_of(backbones.NAMES), help="default: a small one")
+    made.add_argument("--crop-size", **SIZE, help="default: from the images")
+    made.add_argument("--batch-size", type=positive)
     text = "write the classes and values that were inferred, to be named, as dataset.json"
     made.add_argument("--write-dataset-json", action="store_true", help=text)
     return made
@@ -34,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = data.open_source(options.data)
     report = data.audit(source, options.splits)
     print(report)
+    if options.model is not None:
+        print(_training_cost(options, source, report))
     if options.json is not None:
         write_json(options.json, report.to_dict())
         print(f"Wrote {options.json}")
@@ -44,6 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.write_dataset_json:
         print(f"Wrote {_write_settings(source)}")
     return 0
+
+
+def _training_cost(
+    options: argparse.Namespace, source: data.Source, report: data.Report
+) -> TrainingCost:
+    builder = ModelBuilder(options.model, backbone=options.backbone)
+    recipe = recipes.get("finetune", builder.network)
+    if options.crop_size is not None:
+        recipe = recipe.replace(crop_size=height_and_width(options.crop_size))
+    if options.batch_size is not None:
+        recipe = recipe.replace(batch_size=options.batch_size)
+    return training_cost(builder, source, report, recipe)
 
 
 def _write_settings(source: data.Source) -> Path:

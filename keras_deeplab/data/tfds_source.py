@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
+from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.decoding import decode_picture
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
@@ -225,7 +226,10 @@ class TFDS(Source):
         path = Path(given) if given else self.root / "dataset.json"
         if given or path.exists():
             try:
-                return read_settings(path)
+                settings = read_settings(path)
+                if settings.bands != Bands():
+                    raise ValueError('"channels" and "range" are for files, not for RGB records')
+                return settings
             except ValueError as error:
                 fault = FileFault("bad dataset.json", f"{path}: {error}")
                 raise DatasetError(str(self.root), [fault]) from error

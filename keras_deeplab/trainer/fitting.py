@@ -143,7 +143,7 @@ def fit(
         recipe = recipes.get(recipe, _network(model))
     _check_model(model, recipe, source.info, strategy)
     report = data.audit(source)
-    recipe = _of_data(recipe, report.splits["train"], source.info.classes)
+    recipe = for_data(recipe, report.splits["train"], source.info.classes)
     names = {split: list(source.names(split)) for split in source.splits}
     if steps_per_epoch is None:
         steps_per_epoch = -(-len(names["train"]) // recipe.batch_size)
@@ -240,7 +240,7 @@ def _check_model(
         )
 
 
-def _of_data(recipe: Recipe, train: data.SplitReport, classes: Sequence[str]) -> Recipe:
+def for_data(recipe: Recipe, train: data.SplitReport, classes: Sequence[str]) -> Recipe:
     """Sets the values that a recipe leaves to the data.
 
     The crop size is between the smallest and the largest image's; the classes that are pasted are
