@@ -13,7 +13,7 @@ BITS = SIDE * SIDE
 NEAR = 10
 # Bits that are set in images with enough contrast to be compared.
 VARIED = (BITS // 8, BITS - BITS // 8)
-_ROWS = 1024
+_COMPARED = 2**22  # pairs at a time
 
 
 def difference_hash(pixels: np.ndarray) -> bytes:
@@ -34,8 +34,9 @@ def near_pairs(hashes: list[bytes]) -> Iterator[tuple[int, int]]:
     set_bits = np.bitwise_count(words).sum(1, dtype=np.int64)
     varied = np.flatnonzero((set_bits >= VARIED[0]) & (set_bits <= VARIED[1]))
     words = words[varied]
-    for first in range(0, len(words), _ROWS):
-        rows = words[first : first + _ROWS]
+    step = max(1, _COMPARED // max(1, len(words)))
+    for first in range(0, len(words), step):
+        rows = words[first : first + step]
         distance = np.zeros((len(rows), len(words)), np.uint16)
         for word in range(words.shape[1]):
             distance += np.bitwise_count(rows[:, None, word] ^ words[None, :, word])

@@ -6,6 +6,7 @@ import math
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from calibration import calibrate, image
 from keras.src.applications.resnet import ResNet, stack_residual_blocks_v1
@@ -75,6 +76,7 @@ def test_resnet(monkeypatch):
     assert_same(network, reference, x, 1e-3)
 
 
+@pytest.mark.slow
 def test_the_classifier_mobilenet_v2():
     """keras.applications' network without a size pads at the end, whether it is even or odd.
 

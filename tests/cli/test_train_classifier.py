@@ -107,6 +107,7 @@ def test_the_training_step_is_traced_once_for_all_sizes(photographs):
     assert len(result.history["loss"]) == 4
 
 
+@pytest.mark.slow
 def test_a_run_on_a_folder(photographs, tmp_path, monkeypatch, eager, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(keras_deeplab.export, "classifier", lambda *arguments: None)

@@ -104,6 +104,7 @@ MIXED = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_with_all_augmentation_is_entered_anywhere_to_the_last_bit():
     whole = endless(cache=False, **MIXED)
     expected = batches(whole, 7)

@@ -34,6 +34,7 @@ def trained(strategy: tf.distribute.Strategy):
     return before, result
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(mirrored):
     before, one = trained(tf.distribute.get_strategy())
     _, two = trained(mirrored)
