@@ -66,7 +66,7 @@ def _findings(report: Report) -> str:
 def _sizes(report: Report) -> str:
     rows = "".join(
         f"<tr><td>{split}<td>{part.images} images<td>{part.smallest[1]}x{part.smallest[0]} to "
-        f"{part.largest[1]}x{part.largest[0]}"
+        f"{part.largest[1]}x{part.largest[0]}<td>crop {part.crop_size[1]}x{part.crop_size[0]}"
         for split, part in report.splits.items()
     )
     return f"<h2>Splits</h2><table>{rows}</table>"

@@ -38,6 +38,12 @@ def test_the_page_shows_findings_shares_and_pictures():
     assert "<script>x</script>" in text
     assert not [tag for tag, _ in read.tags if tag in ("script", "link")]
     assert "triangle" in text
+    height, width = report.splits["train"].crop_size
+    assert f"crop {width}x{height}" in text
+    assert report.to_dict()["splits"]["train"]["crop_size"] == (height, width)
+    assert report.to_dict()["class_weights"] == list(report.class_weights)
+    shares = np.array(report.splits["train"].where_present)
+    np.testing.assert_allclose(report.class_weights, np.median(shares) / shares)
     assert f"{100 * report.splits['train'].class_share[0]:.2f} %" in text
     sources = [attrs["src"] for tag, attrs in read.tags if tag == "img"]
     assert len(sources) == 7

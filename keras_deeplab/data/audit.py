@@ -25,6 +25,7 @@ from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, pairs_o
 from keras_deeplab.labels import class_shares
 
 MAX_CLASS_NAME = 24
+LARGEST_CROP = 513  # of the papers
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,13 @@ class SplitReport:
     class_share: tuple[float, ...]
     ignored_share: float
     where_present: tuple[float, ...]
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """`(height, width)` to train on: the middle of the sizes, up to 513, as `fit` chooses."""
+        sizes = zip(self.smallest, self.largest, strict=True)
+        height, width = (min((low + high) // 2, LARGEST_CROP) for low, high in sizes)
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,10 @@ class Report:
         """Returns a dict of all figures for `json.dump`."""
         return {
             **self.info.to_dict(),
-            "splits": {split: vars(part) for split, part in self.splits.items()},
+            "splits": {
+                split: {**vars(part), "crop_size": part.crop_size}
+                for split, part in self.splits.items()
+            },
             "class_weights": list(self.class_weights),
             "warnings": list(self.warnings),
             "findings": [finding.to_dict() for finding in self.findings],

@@ -74,7 +74,8 @@ class FileSource(Source):
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise self._error("missing folder", f"{self.root} is not a folder")
+            fault = FileFault("missing folder", f"{self.root} is not a folder", "a folder")
+            raise DatasetError(str(self.root), [fault])
         if not is_utf8(str(self.root)):
             raise self._error("file name not UTF-8", str(self.root))
         self._files: dict[str, SplitFiles] = {}

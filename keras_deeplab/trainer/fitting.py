@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import data, losses, recipes, validation
+from keras_deeplab.data.audit import LARGEST_CROP
 from keras_deeplab.data.augmentation.augmenting import Transform
 from keras_deeplab.distribution import evaluation_batches, training_batches
 from keras_deeplab.files import full_disk_named, write_json
@@ -35,7 +36,6 @@ from keras_deeplab.trainer.workers import StartTogether, on_chief
 
 logger = logging.getLogger(__name__)
 
-LARGEST_CROP = 513
 VALIDATIONS = 40  # of a long run
 # Fields of a recipe that are arguments of `data.training_dataset`.
 DATASET_FIELDS = {field.name for field in fields(Recipe)} & set(
@@ -247,9 +247,7 @@ def for_data(recipe: Recipe, train: data.SplitReport, classes: Sequence[str]) ->
     the rarer half.
     """
     if recipe.crop_size is None:
-        sizes = zip(train.smallest, train.largest, strict=True)
-        middle = tuple(min((low + high) // 2, LARGEST_CROP) for low, high in sizes)
-        recipe = recipe.replace(crop_size=middle)
+        recipe = recipe.replace(crop_size=train.crop_size)
     if recipe.copy_paste and recipe.copy_paste_classes is None:
         present = [number for number, share in enumerate(train.class_share) if share]
         rare = sorted(present, key=lambda number: train.class_share[number])

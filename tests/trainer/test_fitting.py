@@ -264,9 +264,9 @@ def test_frozen_batch_norms_need_statistics_and_no_norms_need_none():
 def test_the_crop_is_the_middle_of_the_sizes_and_never_large():
     part = data.audit(data.Shapes(train=40, val=4)).splits["train"]
     classes = data.Shapes().info.classes
-    found = fitting._of_data(RECIPE.replace(crop_size=None), part, classes).crop_size
+    found = fitting.for_data(RECIPE.replace(crop_size=None), part, classes).crop_size
     assert all(64 <= side <= 112 for side in found)
-    assert fitting._of_data(RECIPE, part, classes) is RECIPE
+    assert fitting.for_data(RECIPE, part, classes) is RECIPE
 
 
 def test_the_augmentation_of_a_recipe_reaches_the_data():
@@ -277,9 +277,9 @@ def test_the_rarer_half_of_the_classes_is_pasted():
     part = data.audit(data.Shapes(train=4, val=0)).splits["train"]
     part = dataclasses.replace(part, class_share=(0.5, 0.1, 0.0, 0.3, 0.04, 0.06))
     classes = data.Shapes().info.classes
-    found = fitting._of_data(RECIPE.replace(copy_paste=0.5), part, classes)
+    found = fitting.for_data(RECIPE.replace(copy_paste=0.5), part, classes)
     assert found.copy_paste_classes == (classes[4], classes[5])
     chosen = RECIPE.replace(copy_paste=0.5, copy_paste_classes=[classes[1]])
-    assert fitting._of_data(chosen, part, classes) is chosen
+    assert fitting.for_data(chosen, part, classes) is chosen
     with pytest.raises(ValueError, match="`copy_paste_classes` .*'rnig'. Did you mean 'ring'?"):
-        fitting._of_data(RECIPE.replace(copy_paste_classes=["rnig"]), part, classes)
+        fitting.for_data(RECIPE.replace(copy_paste_classes=["rnig"]), part, classes)
