@@ -104,8 +104,9 @@ def _sheets(report: Report, source: Source) -> Iterator[str]:
             step = -(-max(label.shape) // SIDE)
             image, label = image[::step, ::step], label[::step, ::step]
             caption = html.escape(names[place])
-            both = np.concatenate([image, overlay(image, label, report.info.colors)], 1)
-            figures += f"<figure>{_image(both)}<figcaption>{caption}</figcaption></figure>"
+            shown = [overlay(image, label, report.info.colors, alpha) for alpha in (0.0, 0.5)]
+            picture = _image(np.concatenate(shown, 1))
+            figures += f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
         yield f"<h2>{split}</h2>{figures}"
 
 

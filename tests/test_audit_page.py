@@ -6,6 +6,8 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
+import tensorflow as tf
 from PIL import Image
 
 from keras_deeplab import data
@@ -53,3 +55,14 @@ def test_the_page_shows_findings_shares_and_pictures():
     assert picture.size == (2 * label.shape[1], label.shape[0])
     left = np.asarray(picture)[:, : label.shape[1]].astype(int)
     assert np.abs(left - image).mean() < 12
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_images_of_other_channel_counts_are_drawn(channels):
+    class Bands(data.Shapes):
+        def dataset(self, split, numbers=None):
+            pairs = super().dataset(split, numbers)
+            return pairs.map(lambda i, v: (tf.concat([i, i], -1)[..., :channels], v))
+
+    source = Bands(train=2, val=1)
+    assert audit_page(data.audit(data.Shapes(train=2, val=1)), source, "x").count("<img") == 3

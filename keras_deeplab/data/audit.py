@@ -212,6 +212,8 @@ def _pairs_of_files(source: FileSource, split: str, found: list[Remark]) -> Iter
     images, image_faults = map_files(facts, files.images, source.root)
     labels, label_faults = source.labels(split)
     found += [*files.faults, *image_faults, *label_faults]
+    if not (files.images or files.labels or files.faults):
+        found.append(FileFault("empty split", f"{split}: no images"))
     for name, _, _ in files.pairs():
         if name in images and name in labels:
             yield f"{split}/{name}", images[name], labels[name]

@@ -45,7 +45,9 @@ class Bands:
             found = f"{samples.shape[2]} channels"
             raise FileFault("other number of channels", found, f"{self.channels} channels")
         pixels = self._scaled(samples)
-        return Picture(pixels, ImageFacts(pixels.shape[:2]))
+        is_wide = samples.dtype == np.uint16 and self.value_range is None
+        largest = int(samples.max()) if is_wide else 0  # for a warning of almost black images
+        return Picture(pixels, ImageFacts(pixels.shape[:2], largest=largest))
 
     def _scaled(self, samples: np.ndarray) -> np.ndarray:
         if self.value_range is None:

@@ -17,8 +17,10 @@ LISTED = 10
 
 # Kinds of faults and what was expected, in the order of reports.
 EXPECTED = {
-    "bad dataset.json": 'keys "classes", "colors", "ignore_colors", "ignore_label", "values"',
-    "bad splits.json": '{"train": [names], "val": [names]} of all images, each once',
+    "bad dataset.json": (
+        'keys "classes", "colors", "ignore_colors", "ignore_label", "values", "channels", "range"'
+    ),
+    "bad splits.json": '{"train": [names], "val": [names]} of the images, each once',
     "bad list": "IMAGE,LABEL or IMAGE,LABEL,SPLIT in each row, paths relative to the list",
     "bad annotation": "outlines of at least three points inside an image of known size",
     "missing folder": "SPLIT/images and SPLIT/labels, SPLIT being train, val or test",
@@ -36,8 +38,8 @@ EXPECTED = {
     "several images in a file": "one image a file",
     "image too large": f"at most {MAX_PIXELS / 1e6:.0f} megapixels; cut larger images into tiles",
     "16-bit images of few values": (
-        "16-bit values in 0..65535, of which the upper 8 bits are used; multiply the values of all "
-        "images by the same factor, such as 16 for a camera of 12 bits, or store 8 bits"
+        "16-bit values in 0..65535, of which the upper 8 bits are used; write the range of values "
+        'into dataset.json, such as "range": [0, 4095] for a camera of 12 bits, or store 8 bits'
     ),
     "other number of channels": 'the "channels" of dataset.json',
     "image of unsupported mode": "8-bit RGB or grey (BMP without a palette)",

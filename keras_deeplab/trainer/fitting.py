@@ -148,6 +148,10 @@ def fit(
     if steps_per_epoch is None:
         steps_per_epoch = -(-len(names["train"]) // recipe.batch_size)
     logger.info("%s\n%s", report, recipe)
+    if not logger.isEnabledFor(logging.INFO):  # else they are part of the report
+        for finding in report.findings:
+            if finding.is_warning:
+                logger.warning("%s", finding)
     arguments = {
         **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _architecture(model)}),
         "data": data_name or type(source).__name__,

@@ -50,6 +50,17 @@ def test_samples_are_read_as_stored(tmp_path, suffix, channels, dtype):
     np.testing.assert_array_equal(pixels, np.rint(few / 4095 * 255))
 
 
+def test_dark_images_without_a_range_are_reported(tmp_path, satellite):
+    settings = {"classes": ["ground", "roof"], "channels": 5}
+    (satellite / "dataset.json").write_text(json.dumps(settings))
+    with pytest.raises(data.DatasetError, match=r'16-bit images of few.*"range": \[0, 4095\]'):
+        data.audit(satellite)
+    inputs = keras.Input((None, None, 5))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    with pytest.warns(UserWarning, match="16 bits a channel and no value above"):
+        kd.predict(model, satellite / "val" / "images" / "1.tif")
+
+
 def test_floats_need_a_range(tmp_path):
     write(tmp_path / "a.npy", samples(0, 3, np.float32))
     with pytest.raises(FileFault, match=r'"range" \[low, high\] in dataset.json'):

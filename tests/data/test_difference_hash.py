@@ -31,9 +31,19 @@ def test_copies_are_near_and_others_far():
 
 def test_near_pairs_against_loops():
     rng = np.random.default_rng(0)
-    hashes = [rng.bytes(32) for _ in range(1500)]
+    hashes = [rng.bytes(64) for _ in range(1500)]
     for place, source in ((3, 1400), (1200, 7), (1300, 1301)):
         hashes[place] = bytes([hashes[source][0] ^ 0b101, *hashes[source][1:]])
-    hashes += [bytes(32)] * 3  # plain images
+    hashes += [bytes(64)] * 3  # plain images
     assert sorted(near_pairs(hashes)) == [(3, 1400), (7, 1200), (1300, 1301)]
     assert list(near_pairs([])) == []
+
+
+def test_stripes_are_not_alike():
+    def striped(seed):
+        rng = np.random.default_rng(seed)
+        stripes = 128 + 40 * np.sin(np.arange(96) * 2 * np.pi / 15.7)
+        noise = rng.normal(0, 12, (9, 12)).repeat(8, 0).repeat(8, 1)
+        return np.clip(stripes + noise, 0, 255).astype(np.uint8)[..., None]
+
+    assert list(near_pairs([difference_hash(striped(seed)) for seed in range(30)])) == []

@@ -18,6 +18,7 @@ from trainer.stored_arrays import arrays, assert_same_arrays
 import keras_deeplab
 from keras_deeplab import DeepLabV3, MultiScale, UNet, data, export, losses, recipes, schedules
 from keras_deeplab.data.augmentation.augmenting import CHECKS
+from keras_deeplab.data.diagnostics import Finding
 from keras_deeplab.trainer import RunFolder, fitting
 from keras_deeplab.trainer.run_folder import Record
 
@@ -180,8 +181,11 @@ def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export, eager
         assert list((result.folder.curves / split).glob("events*"))
 
 
-def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager):
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager, caplog):
     monkeypatch.chdir(tmp_path)
+    findings = [Finding("labels shifted", "by much", "Look", sure) for sure in (0.9, 0.5)]
+    report = dataclasses.replace(data.audit(SOURCE), findings=findings)
+    monkeypatch.setattr(data, "audit", lambda _: report)
     model, seen, traced = small(dtype="mixed_bfloat16"), [], []
 
     def transform(image, label, seed):
@@ -200,6 +204,8 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager):
         transform=transform,
         verbose=0,
     )
+    warned = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert warned.count("labels shifted: by much. Look") == 1  # the certain one alone
     assert set(traced) == {(48, 64, 3)}
     assert list(tmp_path.iterdir()) == []
     assert (result.folder, seen) == (None, [0])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from keras_deeplab.data.diagnostics.alignment import misalignment
+from keras_deeplab.data.diagnostics.alignment import REACH, misalignment
 from keras_deeplab.data.diagnostics.evidence import Evidence
 from keras_deeplab.data.diagnostics.finding import Finding
 from keras_deeplab.data.difference_hash import near_pairs
@@ -149,7 +149,7 @@ def _swapped_files(evidence: Evidence) -> Iterator[Finding]:
             f"{len(evidence.swapped)} of {evidence.looked_at} images have few colours, and their "
             "label maps have many",
             "Exchange the folders `images` and `labels`",
-            0.97,
+            0.995,
             tuple(evidence.swapped),
         )
 
@@ -190,7 +190,11 @@ def _misaligned(evidence: Evidence) -> Iterator[Finding]:
         )
     else:
         sides = [(found.down, "down", "up"), (found.right, "to the right", "to the left")]
-        moves = [f"{abs(n)} pixels {plus if n > 0 else minus}" for n, plus, minus in sides if n]
+        moves = [
+            f"{abs(n)} pixels {'or more ' * (abs(n) == REACH)}{plus if n > 0 else minus}"
+            for n, plus, minus in sides
+            if n
+        ]
         yield Finding(
             "label maps shifted",
             f"the edges of images and label maps agree if label maps move {' and '.join(moves)}",
@@ -253,7 +257,7 @@ def _absent_classes(evidence: Evidence) -> Iterator[Finding]:
         split: counts.sum(0)[list(evidence.code.values)] > 0
         for split, counts in evidence.counts.items()
     }
-    for split in there.keys() - {"train"}:
+    for split in [split for split in there if split != "train"]:
         lost = [n for n, a, b in zip(names, there["train"], there[split], strict=True) if b > a]
         if lost:
             text = f"classes of {split} do not occur in train, so that they are never predicted"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
-from keras_deeplab.data.faults import FileFault
+from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.formats import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from keras_deeplab.data.layout import SYNONYMS, SplitFiles, shown, visible
@@ -142,7 +142,11 @@ class ListedFiles(OtherFolder):
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a list that are not empty, with their numbers from 1."""
-    text = path.read_text("utf-8-sig")
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        fault = FileFault("bad list", f"{path.name} is no text in UTF-8: {error}")
+        raise DatasetError(str(path), [fault]) from error
     if path.suffix.lower() == ".csv":
         rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines())]
     else:

@@ -21,24 +21,29 @@ SPLITS = ("train", "val", "test")
 def splits_of(names: Iterable[str], root: Path) -> dict[str, list[str]]:
     """Returns the names of each split: those of splits.json, or a fifth of all as validation.
 
-    The choice depends on the names alone, by their hashes, so that it is the same everywhere and
-    that names which are added later move no other. It is kept in splits.json, where it can be
-    changed; a folder that cannot be written to gets none.
+    The choice depends on the names alone, by their hashes. It is kept in splits.json, where it can
+    be changed; names that are added later are trained on. A folder that cannot be written to gets
+    no file.
     """
     names, path = sorted(names), root / FILE
-    if path.exists():
-        return _read(path, names, root)
-    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    count = max(1, round(VALIDATION_SHARE * len(names))) if len(names) > 1 else 0
-    splits = {"train": sorted(ordered[count:])}
-    if count:
-        splits["val"] = sorted(ordered[:count])
+    splits = _read(path, names, root) if path.exists() else {}
+    listed = {name for part in splits.values() for name in part}
+    added = [name for name in names if name not in listed]
+    if not added or len(names) < 2:
+        return splits or {"train": names}
+    if splits:
+        splits["train"] = sorted([*splits.get("train", ()), *added])
+        text = f"{len(added)} images that {path} did not list are trained on"
+    else:
+        added.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
+        count = max(1, round(VALIDATION_SHARE * len(names)))
+        splits = {"train": sorted(added[count:]), "val": sorted(added[:count])}
+        text = f"{root} has no splits: {path} keeps {count} images for validation"
     try:
         write_json(path, splits)
     except OSError as error:
-        logger.warning("The splits of %s are not kept: %s", root, error)
-    else:
-        logger.warning("%s has no splits: %s keeps %d images for validation", root, path, count)
+        text = f"The splits of {root} are not kept: {error}"
+    logger.warning("%s", text)
     return splits
 
 
@@ -56,7 +61,6 @@ def _read(path: Path, names: list[str], root: Path) -> dict[str, list[str]]:
     listed = Counter(name for part in splits.values() for name in part)
     there = set(names)
     problems = [f"{name}: listed in {FILE}, not there" for name in listed if name not in there]
-    problems += [f"{name}: not listed in {FILE}" for name in names if name not in listed]
     problems += [f"{name}: listed twice in {FILE}" for name, n in listed.items() if n > 1]
     if problems:
         raise _error(root, problems)

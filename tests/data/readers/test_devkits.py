@@ -56,6 +56,12 @@ def test_voc_names_all_that_is_missing(voc):
     assert "SegmentationClass/2007_000033.png, which val.txt lists" in str(caught.value)
 
 
+def test_an_empty_list_is_a_fault(voc):
+    (voc / "VOC2012/ImageSets/Segmentation/train.txt").write_text("\n")
+    with pytest.raises(data.DatasetError, match="train: no images"):
+        data.audit(f"voc:{voc}")
+
+
 def test_cityscapes(tmp_path, draw, values, read):
     numbers = (7, 33, 0, 26)  # road, bicycle, unlabeled, car
     for split, city in (("train", "aachen"), ("val", "lindau")):

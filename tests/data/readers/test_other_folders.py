@@ -33,8 +33,9 @@ def test_layouts_without_splits(tmp_path, draw, values, read, image, label):
     assert again.names("val") == source.names("val")
     draw(image.format(10))
     draw(label.format(10), values(0, 1))
-    with pytest.raises(data.DatasetError, match=r"10: not listed in splits.json"):
-        data.open_source(tmp_path).names("train")
+    more = data.open_source(tmp_path)
+    assert more.names("val") == source.names("val")
+    assert len(more.names("train")) == 9
 
 
 def test_folders_of_splits_inside(tmp_path, draw, values, read):
@@ -72,20 +73,32 @@ def test_files_without_a_partner_are_named(tmp_path, draw, values):
     assert "masks/alone.png" in str(caught.value)
 
 
-def test_splits_do_not_move_when_names_are_added(tmp_path):
+def test_splits_are_kept_when_names_are_added(tmp_path, caplog):
     names = [f"n{number}" for number in range(200)]
-    before = splits_of(names, tmp_path / "a")
-    after = splits_of([*names, "more1", "more2"], tmp_path / "b")
+    before = splits_of(names, tmp_path)
     assert len(before["val"]) == 40
-    moved = set(before["val"]) - set(after["val"])
-    assert len(moved) <= 2
-    assert json.loads((tmp_path / "a" / "splits.json").read_text()) == before
+    assert splits_of(names[::-1], tmp_path / "elsewhere") == before
+    after = splits_of([*names, "more1", "more2"], tmp_path)
+    assert after["val"] == before["val"]
+    assert after["train"] == sorted([*before["train"], "more1", "more2"])
+    assert "2 images" in caplog.text
+    assert json.loads((tmp_path / "splits.json").read_text()) == after
+
+
+def test_a_single_image_is_no_split(tmp_path):
+    assert splits_of(["a"], tmp_path) == {"train": ["a"]}
+    assert not list(tmp_path.iterdir())
+
+
+def test_lists_that_are_no_text(tmp_path):
+    (tmp_path / "l.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(data.DatasetError, match="l.csv is no text in UTF-8"):
+        data.open_source(tmp_path / "l.csv").names("train")
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
-        ('{"train": ["a"]}', "b: not listed"),
         ('{"train": ["a", "b", "a"]}', "a: listed twice"),
         ('{"train": ["a", "b"], "val": ["c"]}', "c: listed in splits.json, not there"),
         ('{"train": [["a"]]}', "lists of names"),
