@@ -32,22 +32,27 @@ def preprocess(x: Any, mode: str, name: str = "preprocess") -> Any:
         mode: `"tf"` for [-1, 1]; `"torch"` for ImageNet's mean 0 and standard deviation 1; `"mean"`
             for mean 0 alone, as VGG has it, the channels staying RGB; `"caffe"` for the same in
             BGR, as keras.applications' ResNets and VGGs have it; `"caffe_deeplab"` for BGR with the
-            mean of DeepLab V1 and V2. Other channels than three get the mean of the values for RGB.
+            mean of DeepLab V1 and V2. The first three of more channels are scaled as RGB, and all
+            other channels by the mean of the three values.
         name: Of the layer.
     """
     one_of("preprocessing", mode, PREPROCESSING)
     if mode == "tf":
         return kl.Rescaling(1 / 127.5, -1.0, name=name)(x)
-    is_rgb = x.shape[-1] == 3
+    channels = x.shape[-1]
     if mode in _MEANS:
         means, reverse = _MEANS[mode]
-        if not is_rgb:
-            return kl.Rescaling(1.0, -sum(means) / 3, name=name)(x)
-        if reverse:
+        if reverse and channels >= len(means):
             x, means = ReverseChannels(name=f"{name}_channels")(x), means[::-1]
-        return kl.Rescaling(1.0, [-mean for mean in means], name=name)(x)
+        return kl.Rescaling(1.0, _for_channels([-mean for mean in means], channels), name=name)(x)
     scale = [1 / deviation for deviation in _DEVIATION]
     offset = [-mean / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)]
-    if not is_rgb:
-        scale, offset = sum(scale) / 3, sum(offset) / 3
+    scale, offset = _for_channels(scale, channels), _for_channels(offset, channels)
     return kl.Rescaling(scale, offset, name=name)(x)
+
+
+def _for_channels(values: list[float], channels: int) -> list[float]:
+    """Values for three colours, those of further or fewer channels being their mean."""
+    mean = sum(values) / len(values)
+    further = [mean] * (channels - len(values))
+    return [*values, *further] if channels >= len(values) else [mean] * channels

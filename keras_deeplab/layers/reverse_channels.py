@@ -11,6 +11,8 @@ import keras
 class ReverseChannels(keras.layers.Layer):
     """Turns RGB into BGR, the order in which networks trained with Caffe take their pixels.
 
+    Channels after the first three stay where they are.
+
     Example:
 
     >>> keras_deeplab.layers.ReverseChannels()(keras.ops.array([[[[1.0, 2.0, 3.0]]]])).numpy()
@@ -18,4 +20,6 @@ class ReverseChannels(keras.layers.Layer):
     """
 
     def call(self, x: Any) -> Any:
-        return keras.ops.flip(x, axis=-1)
+        if x.shape[-1] == 3:
+            return keras.ops.flip(x, axis=-1)
+        return keras.ops.concatenate([keras.ops.flip(x[..., :3], axis=-1), x[..., 3:]], axis=-1)

@@ -125,7 +125,8 @@ def _fit_channels(layer: keras.layers.Layer, values: dict[str, np.ndarray]) -> b
     """Gives the kernel on RGB pixels the model's channels; returns whether it has others.
 
     Fewer channels get equal shares of the sum, so that grey pixels have the response that they had
-    as RGB. Of more the first three keep their kernels, and the others get the mean of these.
+    as RGB: exactly if all channels are scaled alike (`"tf"`), else approximately. Of more the first
+    three keep their kernels, and the others get the mean of these.
     """
     kernel = values.get("kernel")
     if kernel is None or kernel.ndim != 4 or not isinstance(layer, keras.layers.Conv2D):

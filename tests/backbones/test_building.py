@@ -81,10 +81,12 @@ def test_preprocessing_is_that_of_keras_applications(mode):
     [
         ("caffe_deeplab", [122.675, 116.669, 104.008], [0, 0, 0]),
         ("caffe_deeplab", [200, 100, 50], [50 - 104.008, 100 - 116.669, 200 - 122.675]),
-        # Other channels than three: the mean of the three scales and offsets.
+        # Other channels than three.
         ("tf", [51], [51 / 127.5 - 1]),
-        ("torch", [0, 57.6, 115.2, 0], np.float32([0, 57.6, 115.2, 0]) / 57.6244 - 1.98602),
+        ("torch", [123.675, 116.28, 103.53, 57.6244], [0, 0, 0, 1 - 1.98602]),
+        ("torch", [57.6244, 0], [1 - 1.98602, -1.98602]),
         ("mean", [100], [100 - (123.68 + 116.779 + 103.939) / 3]),
+        ("caffe", [1, 2, 3, 4], [3 - 103.939, 2 - 116.779, 1 - 123.68, 4 - 114.79933]),
     ],
 )
 def test_preprocessing_of_a_pixel(mode, pixels, expected):
