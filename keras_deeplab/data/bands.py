@@ -9,10 +9,8 @@ import numpy as np
 
 from keras_deeplab.data.decoding import ImageFacts, Picture, check_regular, read_picture
 from keras_deeplab.data.faults import FileFault
-from keras_deeplab.data.formats import MAX_PIXELS, PILLOW_ERRORS
+from keras_deeplab.data.formats import MAX_PIXELS, NPY, PILLOW_ERRORS
 from keras_deeplab.extras import require
-
-NPY = ".npy"
 
 
 @dataclass(frozen=True)

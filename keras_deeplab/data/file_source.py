@@ -112,11 +112,7 @@ class FileSource(Source):
 
     def read_label(self, name: str, path: Path) -> np.ndarray:
         """Returns the labels of an image, uint8 `(height, width)`, or raises a FileFault."""
-        values, code = self.read_values(name, path), self.code
-        if not code.known[values].all():
-            wrong = np.unique(values[~code.known[values]])
-            raise FileFault("label value out of range", str(wrong.tolist()), str(code))
-        return code.table[values]
+        return self.code.labels(self.read_values(name, path))
 
     def files(self, split: str) -> SplitFiles:
         """Returns the files of a split, and the faults of their names."""

@@ -47,7 +47,9 @@ FORMATS = {
 }
 IMAGE_SUFFIXES = tuple(suffix for kind in FORMATS.values() for suffix in kind.suffixes)
 LABEL_SUFFIXES = tuple(s for kind in FORMATS.values() if kind.label_maps for s in kind.suffixes)
-LABEL_SUFFIXES += (".npy",)
+NPY = ".npy"
+LABEL_SUFFIXES += (NPY,)
+PIXEL_SUFFIXES = (*IMAGE_SUFFIXES, NPY)  # of images of a data set
 NUMPY_SIGNATURE = b"\x93NUMPY"
 # The first bytes, as the content decides, not the file name; also of common formats that are not
 # supported, to name them in errors.

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_deeplab import validation
 from keras_deeplab.data.bands import Bands
+from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.label_maps import Color, ColorCode
 from keras_deeplab.data.source import IGNORE_LABEL, MAX_CLASSES, DatasetInfo
 from keras_deeplab.files import read_json_object
@@ -47,6 +48,13 @@ class LabelCode:
         table = np.full(256, IGNORE_LABEL, np.uint8)
         table[list(self.values)] = np.arange(len(self.values))
         return table
+
+    def labels(self, values: np.ndarray) -> np.ndarray:
+        """Returns the labels of mask values, or raises a FileFault for values without meaning."""
+        if not self.known[values].all():
+            wrong = np.unique(values[~self.known[values]])
+            raise FileFault("label value out of range", str(wrong.tolist()), str(self))
+        return self.table[values]
 
     def __str__(self) -> str:
         """Returns the expected values, such as `0..10, ignored: 11`."""

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras_deeplab.data.faults import FileFault
-from keras_deeplab.data.formats import IMAGE_SUFFIXES, LABEL_SUFFIXES
+from keras_deeplab.data.formats import FORMATS, LABEL_SUFFIXES, PIXEL_SUFFIXES
 
 SPLITS = ("train", "val", "test")
 # Other common names of splits.
-SYNONYMS = ("training", "valid", "validation", "testing")
+SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 # Files of operating systems; hidden files (with a leading dot) are skipped as well.
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 SHOWN_NAMES = 10
+# With JPEG files, whose content is refused later.
+LISTED_LABELS = (*LABEL_SUFFIXES, *FORMATS["JPEG"].suffixes)
 
 
 @dataclass
@@ -53,9 +55,9 @@ def list_split(root: Path, split: str) -> SplitFiles:
     images = _only_folder(root, parent, "images", files.faults)
     labels = _only_folder(root, parent, "labels", files.faults)
     if images:
-        files.images = _list_folder(root, images, (*IMAGE_SUFFIXES, ".npy"), files.faults)
-    if labels:  # with JPEG files, whose content is refused later
-        files.labels = _list_folder(root, labels, (*LABEL_SUFFIXES, ".jpg", ".jpeg"), files.faults)
+        files.images = _list_folder(root, images, PIXEL_SUFFIXES, files.faults)
+    if labels:
+        files.labels = _list_folder(root, labels, LISTED_LABELS, files.faults)
     return files.check(root, split) if images and labels else files
 
 
@@ -108,6 +110,12 @@ def check_root(root: Path) -> list[FileFault]:
 def shown(root: Path, path: Path) -> str:
     """Returns a path below the root for messages."""
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def split_named(name: str) -> str | None:
+    """Returns the split that a name in any case stands for, such as `val` for "Validation"."""
+    name = name.lower()
+    return name if name in SPLITS else SYNONYMS.get(name)
 
 
 def visible(folder: Path) -> list[Path]:

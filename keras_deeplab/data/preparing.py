@@ -85,21 +85,13 @@ class _Preparation:
     def __init__(
         self, source: Source, output: Path, file_format: str, images_per_shard: int
     ) -> None:
-        import tensorflow_datasets as tfds
+        from keras_deeplab.data.builders.features import features
 
         self.source, self.output, self.format = source, output, file_format
         self.per_shard = images_per_shard
         self.names = {split: source.names(split) for split in source.splits}
         self.folder = output.with_name(f".{output.name}.incomplete")
-        self.features = tfds.features.FeaturesDict(
-            {
-                "name": tfds.features.Text(),
-                "image": tfds.features.Image(),
-                "label": tfds.features.LabeledImage(
-                    labels=list(source.info.classes), encoding_format="png"
-                ),
-            }
-        )
+        self.features = features(source.info.classes)
         # A valid name of a data set.
         self.dataset = re.sub(r"\W", "_", output.name.lower(), flags=re.ASCII).strip("_")
         if not self.dataset[:1].isalpha():

@@ -138,16 +138,13 @@ class TFDS(Source):
     ) -> tuple[np.ndarray, np.ndarray]:
         try:
             example = _example(records[number])
-            values = self._values(example)
-            if not code.known[values].all():
-                wrong = np.unique(values[~code.known[values]])
-                raise FileFault("label value out of range", str(wrong.tolist()), str(code))
+            label = code.labels(self._values(example))
             picture = decode_picture(_bytes(example, self._image))
-            orientation = picture.facts.orientation_for(values.shape)
+            orientation = picture.facts.orientation_for(label.shape)
         except FileFault as error:
             name = self._name(*records.place(number))
             raise ValueError(f"{self.root}: {name}: {error}") from error
-        return turned(picture.pixels, orientation), code.table[values]
+        return turned(picture.pixels, orientation), label
 
     def _values(self, example: Mapping[str, Any]) -> np.ndarray:
         """The mask values uint8 `(height, width)` of an example."""

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from keras_deeplab.data.builders.features import features
 from keras_deeplab.data.readers.camvid import CLASSES
 from keras_deeplab.data.source import IGNORE_LABEL
 
@@ -26,15 +27,10 @@ class Camvid(tfds.core.GeneratorBasedBuilder):
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "name": tfds.features.Text(),
-            "image": tfds.features.Image(encoding_format="png"),
-            "label": tfds.features.LabeledImage(labels=list(CLASSES), encoding_format="png"),
-        }
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
-            features=tfds.features.FeaturesDict(features),
+            features=features(CLASSES, "png"),
             supervised_keys=("image", "label"),
             homepage="http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
         )

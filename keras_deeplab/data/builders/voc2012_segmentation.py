@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from keras_deeplab.data.builders.features import features
 from keras_deeplab.data.readers.voc import CLASSES
 
 # The address of TensorFlow Datasets' own builder of VOC's boxes, which knows its checksum.
@@ -34,15 +35,10 @@ class Voc2012Segmentation(tfds.core.GeneratorBasedBuilder):
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "name": tfds.features.Text(),
-            "image": tfds.features.Image(encoding_format="jpeg"),
-            "label": tfds.features.LabeledImage(labels=list(CLASSES), encoding_format="png"),
-        }
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
-            features=tfds.features.FeaturesDict(features),
+            features=features(CLASSES, "jpeg"),
             supervised_keys=("image", "label"),
             homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
         )

@@ -33,7 +33,7 @@ class Evidence:
     Attributes:
         info: The classes, None if they are unclear.
         code: The meaning of the values of label maps, None if it is unclear.
-        names: Names of the images of each split, those without faults.
+        names: Names of the images of each split, of which both files can be read.
         counts: For each split the pixels of each value in each label map.
         hashes: For each split the difference hash of each image.
         structure: Sums over the sampled label maps.

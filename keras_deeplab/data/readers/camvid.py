@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_maps import ColorCode, read_label
-from keras_deeplab.data.layout import SplitFiles
+from keras_deeplab.data.layout import SPLITS, SplitFiles
 from keras_deeplab.data.readers.listing import check_entries, files_below, read_lines
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
 
@@ -28,7 +28,6 @@ CLASSES = {
     "bicyclist": ((0, 128, 192), "0080c0 c000c0"),  # motorcycle
 }
 VOID = "000000"
-SPLITS = ("train", "val", "test")
 LAYOUT = (
     "images and label maps NAME_L.png in two folders, or train, train_labels, val, val_labels, ..."
 )

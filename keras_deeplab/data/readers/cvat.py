@@ -14,16 +14,14 @@ import numpy as np
 
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
-from keras_deeplab.data.layout import SplitFiles
+from keras_deeplab.data.layout import SplitFiles, split_named
 from keras_deeplab.data.readers.listing import check_entries
 from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rectangle, run_lengths
-from keras_deeplab.data.readers.splitting import SPLITS, splits_of
+from keras_deeplab.data.readers.splitting import grouped
 from keras_deeplab.data.source import DatasetInfo, voc_colors
 
 FILE = "annotations.xml"
 AREAS = ("polygon", "box", "ellipse", "mask")
-# CVAT's subsets have any name; these are the usual ones.
-SUBSETS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
 class Annotated(NamedTuple):
@@ -93,11 +91,8 @@ class Cvat(FileSource):
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
-        subsets = {name: SUBSETS.get(one.subset) for name, one in self._images.items()}
-        if not all(subsets.values()):
-            return splits_of(self._images, self.root)
-        splits = {s: [n for n, subset in subsets.items() if subset == s] for s in SPLITS}
-        return {split: names for split, names in splits.items() if names}
+        subsets = {name: split_named(image.subset) for name, image in self._images.items()}
+        return grouped(subsets, self.root)
 
     @property
     def splits(self) -> tuple[str, ...]:

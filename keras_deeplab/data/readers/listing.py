@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from keras_deeplab.data.faults import DatasetError, FileFault
+from keras_deeplab.data.formats import IMAGE_SUFFIXES
 from keras_deeplab.data.layout import contents
-
-IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 
 def check_entries(root: Path, layout: str, entries: Iterable[str]) -> None:
@@ -20,7 +19,7 @@ def check_entries(root: Path, layout: str, entries: Iterable[str]) -> None:
         raise DatasetError(str(root), faults)
 
 
-def files_below(folder: Path, suffixes: Iterable[str] = IMAGES) -> list[Path]:
+def files_below(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Returns the files in all subfolders that end so, sorted, without hidden ones."""
     return sorted(
         path
@@ -41,7 +40,7 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
 
 
-def first_existing(stem: Path, suffixes: Iterable[str] = IMAGES) -> Path | None:
+def first_existing(stem: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> Path | None:
     """Returns the file of this path without its ending, or None."""
     found = (stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes)
     return next((path for path in found if path.exists()), None)

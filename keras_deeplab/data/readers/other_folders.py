@@ -10,18 +10,16 @@ from pathlib import Path
 
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.folder import Folder
-from keras_deeplab.data.formats import IMAGE_SUFFIXES, LABEL_SUFFIXES
-from keras_deeplab.data.layout import SYNONYMS, SplitFiles, shown, visible
+from keras_deeplab.data.formats import IMAGE_SUFFIXES, PIXEL_SUFFIXES
+from keras_deeplab.data.layout import LISTED_LABELS, SplitFiles, shown, split_named, visible
 from keras_deeplab.data.readers.listing import files_below
-from keras_deeplab.data.readers.splitting import SPLITS, splits_of
+from keras_deeplab.data.readers.splitting import grouped
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
 LABEL_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "ann_dir", "gt")
 LABEL_FOLDERS += ("segmentations", "segmentation", "labels_png", "groundtruth", "ground_truth")
 # At the end of a label map's name, before `.png`.
 ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation")
-_SPLIT_NAMES = {name: name for name in SPLITS}
-_SPLIT_NAMES |= dict(zip(SYNONYMS, ("train", "val", "val", "test"), strict=True))
 
 
 class OtherFolder(Folder):
@@ -50,8 +48,8 @@ class OtherFolder(Folder):
             images, labels = _beside(self.root)
             folders = (self.root, self.root)
         else:
-            images = files_below(pair[0], (*IMAGE_SUFFIXES, ".npy"))
-            labels = files_below(pair[1], (*LABEL_SUFFIXES, ".jpg", ".jpeg"))
+            images = files_below(pair[0], PIXEL_SUFFIXES)
+            labels = files_below(pair[1], LISTED_LABELS)
             folders = pair
         _by_name(files, files.images, images, folders[0], ())
         _by_name(files, files.labels, labels, folders[1], ENDINGS, files.images)
@@ -59,12 +57,8 @@ class OtherFolder(Folder):
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
-        names = sorted(self._all.images.keys() | self._all.labels.keys())
-        parts = {name: _SPLIT_NAMES.get(name.split("/")[0].lower()) for name in names}
-        if not names or not all(parts.values()):
-            return splits_of(names, self.root)
-        splits = {split: [n for n, part in parts.items() if part == split] for split in SPLITS}
-        return {split: part for split, part in splits.items() if part}
+        names = self._all.images.keys() | self._all.labels.keys()
+        return grouped({name: split_named(name.split("/")[0]) for name in names}, self.root)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -116,7 +110,7 @@ class ListedFiles(OtherFolder):
             if lost and number == 1 and not any(Path(cell).suffix for cell in row[:2]):
                 continue  # titles
             name = Path(os.path.relpath(image, self.root)).with_suffix("").as_posix()
-            split = _SPLIT_NAMES.get(row[2].lower()) if len(row) == 3 else ""
+            split = split_named(row[2]) if len(row) == 3 else ""
             if lost:
                 files.faults.append(self._fault(number, f"missing {', '.join(lost)}"))
             elif split is None:
@@ -130,11 +124,8 @@ class ListedFiles(OtherFolder):
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
-        names = sorted(self._all.images)
-        if not all(self._split_of.values()):
-            return splits_of(names, self.root)
-        splits = {s: [n for n in names if self._split_of[n] == s] for s in SPLITS}
-        return {split: part for split, part in splits.items() if part} or {"train": []}
+        # Without a valid row there is nothing to divide, and the faults of all are reported.
+        return grouped(self._split_of, self.root) if self._all.images else {"train": []}
 
     def _fault(self, number: int, text: str) -> FileFault:
         return FileFault("bad list", f"{self.path.name}, row {number}: {text}")

@@ -5,17 +5,26 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from keras_deeplab.data.faults import DatasetError, FileFault
+from keras_deeplab.data.layout import SPLITS
 from keras_deeplab.files import read_json_object, write_json
 
 logger = logging.getLogger(__name__)
 
 FILE = "splits.json"
 VALIDATION_SHARE = 0.2
-SPLITS = ("train", "val", "test")
+
+
+def grouped(split_of: Mapping[str, str | None], root: Path) -> dict[str, list[str]]:
+    """Returns the names of each split, those of `splits_of` unless every name has one."""
+    if not split_of or not all(split_of.values()):
+        return splits_of(split_of, root)
+    names = sorted(split_of)
+    splits = {split: [name for name in names if split_of[name] == split] for split in SPLITS}
+    return {split: part for split, part in splits.items() if part}
 
 
 def splits_of(names: Iterable[str], root: Path) -> dict[str, list[str]]:
