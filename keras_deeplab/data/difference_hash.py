@@ -34,17 +34,46 @@ def difference_hash(pixels: np.ndarray) -> bytes:
 
 def near_pairs(hashes: list[bytes]) -> Iterator[tuple[int, int]]:
     """Yields the positions of hashes that differ in few bits, without those of plain images."""
-    words = np.frombuffer(b"".join(hashes), np.uint64).reshape(len(hashes), 2, HALF // 64)
-    set_bits = np.bitwise_count(words).sum(2, dtype=np.int64)
-    varied = np.flatnonzero(((set_bits >= VARIED[0]) & (set_bits <= VARIED[1])).all(1))
-    words = words[varied].reshape(len(varied), 2 * HALF // 64)
-    step = max(1, _COMPARED // max(1, len(words)))
-    for first in range(0, len(words), step):
-        rows = words[first : first + step]
-        distance = np.zeros((len(rows), len(words)), np.uint16)
-        for word in range(words.shape[1]):
-            distance += np.bitwise_count(rows[:, None, word] ^ words[None, :, word])
+    words, varied = _varied(hashes)
+    for first, distance in _distances(words, words):
         one, other = np.nonzero(distance <= NEAR)
         later = other > one + first
         pairs = np.stack([varied[one[later] + first], varied[other[later]]], 1)
         yield from map(tuple, pairs.tolist())
+
+
+def nearest(hashes: list[bytes], others: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns positions of hashes, and the bits in which the nearest other one differs.
+
+    The bits are a share of the median of all others: what two frames of a recording have in common
+    is measured against what the images of this data set have in common anyway. Plain images and
+    copies are left out.
+    """
+    (words, varied), (other_words, _) = _varied(hashes), _varied(others)
+    if not (len(words) and len(other_words)):
+        return varied[:0], np.zeros(0)
+    least, median = (np.zeros(len(words)) for _ in range(2))
+    for first, distance in _distances(words, other_words):
+        rows = slice(first, first + len(distance))
+        least[rows], median[rows] = distance.min(1), np.median(distance, 1)
+    kept = least > NEAR
+    return varied[kept], least[kept] / np.maximum(1, np.median(median))
+
+
+def _varied(hashes: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the words of the hashes with enough contrast, and their positions."""
+    words = np.frombuffer(b"".join(hashes), np.uint64).reshape(len(hashes), 2, HALF // 64)
+    set_bits = np.bitwise_count(words).sum(2, dtype=np.int64)
+    varied = np.flatnonzero(((set_bits >= VARIED[0]) & (set_bits <= VARIED[1])).all(1))
+    return words[varied].reshape(len(varied), 2 * HALF // 64), varied
+
+
+def _distances(words: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the position of some rows and the bits in which they differ from all others."""
+    step = max(1, _COMPARED // max(1, len(others)))
+    for first in range(0, len(words), step):
+        rows = words[first : first + step]
+        distance = np.zeros((len(rows), len(others)), np.uint16)
+        for word in range(words.shape[1]):
+            distance += np.bitwise_count(rows[:, None, word] ^ others[None, :, word])
+        yield first, distance

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from keras_deeplab.data.difference_hash import NEAR, difference_hash, near_pairs
+from keras_deeplab.data.difference_hash import NEAR, difference_hash, near_pairs, nearest
 
 
 def photograph(seed, size=(120, 160)):
@@ -37,6 +37,19 @@ def test_near_pairs_against_loops():
     hashes += [bytes(64)] * 3  # plain images
     assert sorted(near_pairs(hashes)) == [(3, 1400), (7, 1200), (1300, 1301)]
     assert list(near_pairs([])) == []
+
+
+def test_nearest_against_loops():
+    rng = np.random.default_rng(1)
+    others = [rng.bytes(64) for _ in range(300)]
+    hashes = [rng.bytes(64) for _ in range(40)] + [others[5], bytes(64)]  # a copy, a plain image
+    hashes[7] = others[9][:52] + rng.bytes(12)
+    places, found = nearest(hashes, others)
+    assert places.tolist() == list(range(40))
+    bits = np.array([[distance(one, other) for other in others] for one in hashes[:41]])
+    np.testing.assert_allclose(found, bits.min(1)[:40] / np.median(np.median(bits, 1)), rtol=1e-6)
+    assert found[7] < 0.35 < np.delete(found, 7).min()
+    assert nearest(hashes, [])[0].size == 0 == nearest([], others)[1].size
 
 
 def test_stripes_are_not_alike():

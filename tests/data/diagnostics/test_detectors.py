@@ -1,4 +1,4 @@
-"""Fifteen data sets with one classic mistake each, and clean ones that raise no alarm."""
+"""Data sets with one classic mistake each, and clean ones that raise no alarm."""
 
 from __future__ import annotations
 
@@ -180,6 +180,26 @@ def thin(found):
     found.settings = {"classes": ["ground", "wire"]}
 
 
+def frames(found):
+    """Frames of six recordings, each moved by a pixel, in random order."""
+    pairs = [
+        tuple(np.roll(part, step, 1) for part in scene(n)) for n in range(6) for step in range(4)
+    ]
+    order = np.random.default_rng(0).permutation(24)
+    found.pairs = {"train": [pairs[k] for k in order[:16]], "val": [pairs[k] for k in order[16:]]}
+
+
+def large(found):
+    def enlarged(image, label):
+        label = np.full((1100, 1100), label[0, 0])
+        label[0, :30] = 1
+        return np.resize(image, (1100, 1100, 3)), label
+
+    found.pairs = {split: part[:2] for split, part in found.pairs.items()}
+    found.change(enlarged)
+    found.settings = {"classes": ["sky", "bird"]}
+
+
 MISTAKES = {
     labels_resized: "labels resized bilinearly",
     masks_resized: "labels resized bilinearly",
@@ -195,9 +215,14 @@ MISTAKES = {
     shifted: "label maps shifted",
     mirrored: "label maps mirrored",
     duplicates: "images in two splits",
+    frames: "frames of a recording in two splits",
     absent_from_train: "classes absent from train",
 }
-NOTES = {sequences: "sequences in two splits", thin: "objects thinner than the output stride"}
+NOTES = {
+    sequences: "sequences in two splits",
+    thin: "objects thinner than the output stride",
+    large: "objects larger than the receptive field",
+}
 
 
 def kinds(root: Path) -> tuple[list[str], list[str]]:
