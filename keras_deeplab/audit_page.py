@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from keras_deeplab.data import Report, Source
+from keras_deeplab.data import DatasetError, Report, Source
 from keras_deeplab.pictures import overlay
 
 SHOWN = 12  # pairs of each split
+LISTED_FAULTS = 100  # of each kind
 SIDE = 240  # pixels of a picture's longer side
 STYLE = """
 body{font:15px system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -43,11 +44,48 @@ def audit_page(report: Report, source: Source, title: str) -> str:
     >>> page = keras_deeplab.audit_page.audit_page(data.audit(source), source, "shapes")
     """
     body = "\n".join([_findings(report), _sizes(report), _bars(report), *_sheets(report, source)])
+    return _page(title, body)
+
+
+def faults_page(error: DatasetError, title: str) -> str:
+    """Returns the faults of a data set as HTML, with their probable causes.
+
+    Args:
+        error: Of `data.audit`.
+        title: Name of the data set.
+
+    Returns:
+        The text of a page that needs no other file.
+
+    Example:
+
+    >>> fault = data.faults.FileFault("empty split", "train: no images")
+    >>> error = data.DatasetError("mydata", [fault])
+    >>> page = keras_deeplab.audit_page.faults_page(error, "mydata")
+    """
+    body = "".join(
+        f'<div class="finding warning"><b>probable cause</b> {html.escape(cause)}</div>'
+        for cause in error.causes
+    )
+    for fault in error.faults:
+        listed = "".join(f"<li>{html.escape(found)}" for found in fault.found[:LISTED_FAULTS])
+        more = len(fault.found) - LISTED_FAULTS
+        body += (
+            f"<h2>{html.escape(fault.kind)} ({len(fault.found)})</h2>"
+            f"<p>Expected: {html.escape(fault.expected)}</p><ul>{listed}</ul>"
+            + f"<p>and {more} more</p>"
+            * (more > 0)
+        )
+    return _page(title, body)
+
+
+def _page(title: str, body: str) -> str:
     name = html.escape(title)
-    return (
+    page = (
         f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
         f"<style>{STYLE}</style><h1>{name}</h1>\n{body}\n</html>\n"
     )
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _findings(report: Report) -> str:
@@ -69,7 +107,9 @@ def _sizes(report: Report) -> str:
         f"{part.largest[1]}x{part.largest[0]}<td>crop {part.crop_size[1]}x{part.crop_size[0]}"
         for split, part in report.splits.items()
     )
-    return f"<h2>Splits</h2><table>{rows}</table>"
+    low, high = report.scales
+    scales = f"<p>Random scales {low:g} to {high:g}</p>"
+    return f"<h2>Splits</h2><table>{rows}</table>{scales}"
 
 
 def _bars(report: Report) -> str:

@@ -11,8 +11,9 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_deeplab import data
-from keras_deeplab.audit_page import audit_page
+from keras_deeplab.audit_page import LISTED_FAULTS, audit_page, faults_page
 from keras_deeplab.data.diagnostics import Finding
+from keras_deeplab.data.faults import FileFault
 
 
 class Text(HTMLParser):
@@ -42,6 +43,7 @@ def test_the_page_shows_findings_shares_and_pictures():
     assert "triangle" in text
     height, width = report.splits["train"].crop_size
     assert f"crop {width}x{height}" in text
+    assert "Random scales 0.5 to 2" in text
     assert report.to_dict()["splits"]["train"]["crop_size"] == (height, width)
     assert report.to_dict()["class_weights"] == list(report.class_weights)
     shares = np.array(report.splits["train"].where_present)
@@ -66,3 +68,17 @@ def test_images_of_other_channel_counts_are_drawn(channels):
 
     source = Bands(train=2, val=1)
     assert audit_page(data.audit(data.Shapes(train=2, val=1)), source, "x").count("<img") == 3
+
+
+def test_faults_are_listed_with_their_causes():
+    faults = [FileFault("truncated file", f"<i>{n}\udcff") for n in range(LISTED_FAULTS + 5)]
+    error = data.DatasetError("x", [*faults, FileFault("empty split", "val")], ["cause <b>"])
+    page = faults_page(error, "a")
+    read = Text()
+    read.feed(page)
+    text = " ".join(read.found)
+    for part in ("cause <b>", f"truncated file ({LISTED_FAULTS + 5})", "<i>0\\udcff", "and 5 more"):
+        assert part in text
+    assert f"<i>{LISTED_FAULTS}" not in text
+    assert "empty split (1)" in text
+    page.encode("utf-8")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from keras_deeplab import backbones, data, recipes
-from keras_deeplab.audit_page import audit_page
+from keras_deeplab.audit_page import audit_page, faults_page
 from keras_deeplab.cli.options import (
     DATA,
     SIZE,
@@ -30,8 +31,8 @@ def parser() -> Parser:
     )
     made.add_argument("data", help=DATA)
     made.add_argument("--splits", nargs="+", help="default: all")
-    made.add_argument("--json", type=Path, help="file for all figures")
-    made.add_argument("--html", type=Path, help="file for a page with pictures")
+    made.add_argument("--json", type=Path, help="file for all figures, or all errors")
+    made.add_argument("--html", type=Path, help="page with pictures, or with all errors")
     text = "measure what a step of training takes with it, by the recipe finetune"
     made.add_argument("--model", **one_of(MODELS), help=text)
     made.add_argument("--backbone", **one_of(backbones.NAMES), help="default: a small one")
@@ -47,20 +48,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     source = data.open_source(options.data)
-    report = data.audit(source, options.splits)
+    try:
+        report = data.audit(source, options.splits)
+    except data.DatasetError as error:
+        _write(options, error.to_dict(), partial(faults_page, error, options.data))
+        raise
     print(report)
     if options.model is not None:
         print(_training_cost(options, source, report))
-    if options.json is not None:
-        write_json(options.json, report.to_dict())
-        print(f"Wrote {options.json}")
-    if options.html is not None:
-        with atomic_write(options.html) as temporary:
-            temporary.write_text(audit_page(report, source, options.data), encoding="utf-8")
-        print(f"Wrote {options.html}")
+    _write(options, report.to_dict(), partial(audit_page, report, source, options.data))
     if options.write_dataset_json:
         print(f"Wrote {_write_settings(source)}")
     return 0
+
+
+def _write(
+    options: argparse.Namespace, figures: dict[str, object], page: Callable[[], str]
+) -> None:
+    if options.json is not None:
+        write_json(options.json, figures)
+        print(f"Wrote {options.json}")
+    if options.html is not None:
+        with atomic_write(options.html) as temporary:
+            temporary.write_text(page(), encoding="utf-8")
+        print(f"Wrote {options.html}")
 
 
 def _training_cost(

@@ -26,6 +26,7 @@ from keras_deeplab.labels import class_shares
 
 MAX_CLASS_NAME = 24
 LARGEST_CROP = 513  # of the papers
+SCALES = (0.5, 2.0)  # of the papers
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,22 @@ class Report:
         return "\n".join(lines)
 
     @property
+    def scales(self) -> tuple[float, float]:
+        """Smallest and largest random scale: 0.5 and 2, wider where val has other sizes than train.
+
+        Objects of val are then larger or smaller by the ratio of the sizes.
+        """
+        low, high = SCALES
+        if not {"train", "val"} <= set(self.splits):
+            return low, high
+        sides = [
+            np.add(self.splits[split].smallest, self.splits[split].largest)
+            for split in ("train", "val")
+        ]
+        ratio = float(np.sqrt(np.prod(sides[1] / sides[0])))
+        return round(low * min(1.0, ratio), 2), round(high * max(1.0, ratio), 2)
+
+    @property
     def class_weights(self) -> tuple[float, ...]:
         """Weights by median frequency balancing on train, 0 for absent classes; () without it.
 
@@ -112,6 +129,7 @@ class Report:
                 split: {**vars(part), "crop_size": part.crop_size}
                 for split, part in self.splits.items()
             },
+            "scales": list(self.scales),
             "class_weights": list(self.class_weights),
             "warnings": list(self.warnings),
             "findings": [finding.to_dict() for finding in self.findings],

@@ -103,3 +103,7 @@ class DatasetError(ValueError):
         message = "\n".join([head, *probable, *map(str, self.faults)])
         # Escaped, as file names that are not UTF-8 cannot be printed.
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns a dict for `json.dump`."""
+        return {"causes": list(self.causes), "faults": [vars(fault) for fault in self.faults]}

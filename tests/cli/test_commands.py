@@ -98,8 +98,12 @@ def test_audit_prints_the_report_or_all_errors(tmp_path, capsys):
     for part in ("images", "labels"):
         (tmp_path / "train" / part).mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "train" / "images" / "a.png")
-    assert audit.main([str(tmp_path)]) == 2
+    page, figures = tmp_path / "a.html", tmp_path / "a.json"
+    assert audit.main([str(tmp_path), "--html", str(page), "--json", str(figures)]) == 2
     assert "image without label (1)" in capsys.readouterr().err
+    assert "image without label (1)" in page.read_text()
+    (fault, *_) = json.loads(figures.read_text())["faults"]
+    assert (fault["kind"], fault["found"]) == ("image without label", ["train/images/a.png"])
 
 
 def test_prepare_writes_a_data_set_that_train_takes(tmp_path, capsys):

@@ -125,6 +125,16 @@ def test_report_counts_pixels(clean, write_pair, write_settings):
         assert text in str(report)
 
 
+def test_scales_cover_the_sizes_of_the_validation(tmp_path, write_pair):
+    root = tmp_path
+    for split, sides in (("train", (24, 32)), ("val", (96, 128))):
+        for name in "ab":
+            write_pair(root, split, name, np.eye(*sides, dtype=np.uint8))
+    report = data.audit(root)
+    assert report.scales == (0.5, 8.0) == tuple(report.to_dict()["scales"])
+    assert data.audit(root, ["val"]).scales == (0.5, 2.0)
+
+
 def test_palettes_that_disagree_are_warned_of(clean, write_pair, blocks):
     for name, color in (("x", (1, 1, 1)), ("y", (2, 2, 2))):
         palette = [(0, 0, 0), color, (5, 5, 5), *[(0, 0, 0)] * 253]
