@@ -298,43 +298,37 @@ def _absent_classes(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("classes that never occur", "no label map has them", advice, 0.6, lost)
 
 
-def _thin_objects(evidence: Evidence) -> Iterator[Finding]:
-    """Classes whose areas are narrower than a cell of the network's feature map."""
+def _sizes_of_objects(evidence: Evidence) -> Iterator[Finding]:
+    """Classes whose areas are narrower than a cell of the feature map, or wider than its field."""
     if evidence.info is None or evidence.code is None:
         return
     values = list(evidence.code.values)
-    share = evidence.structure.narrower_than(STRIDE)[values]
-    seen = evidence.structure.widths.sum(1)[values] > 0
-    thin = np.flatnonzero(seen & (share > 0.8))
-    if thin.size:
-        names = evidence.info.classes
+    there = evidence.structure.widths.sum(1)[values] > 0
+
+    def classes(share: np.ndarray, limit: float) -> tuple[str, ...]:
+        found = np.flatnonzero(there & (share[values] > limit)).tolist()
+        return tuple(f"{evidence.info.classes[k]} {100 * share[values[k]]:.0f} %" for k in found)
+
+    thin = classes(evidence.structure.narrower_than(STRIDE), 0.8)
+    large = classes(1 - evidence.structure.narrower_than(RECEPTIVE_FIELD), 0.5)
+    if thin:
         yield Finding(
             "objects thinner than the output stride",
             f"more than 80 % of the pixels of a class are in parts narrower than {STRIDE} pixels, "
             "the output stride",
             "Use larger `scales`, or the output stride 8, or DeepLabV3+ with `detail_layer`",
             0.4,
-            tuple(f"{names[k]} {100 * share[k]:.0f} %" for k in thin),
+            thin,
         )
-
-
-def _large_objects(evidence: Evidence) -> Iterator[Finding]:
-    """Classes whose areas are wider than what a network sees of the image at once."""
-    if evidence.info is None or evidence.code is None:
-        return
-    values = list(evidence.code.values)
-    share = 1 - evidence.structure.narrower_than(RECEPTIVE_FIELD)[values]
-    large = np.flatnonzero((evidence.structure.widths.sum(1)[values] > 0) & (share > 0.5))
-    if large.size:
-        names = evidence.info.classes
+    if large:
         yield Finding(
             "objects larger than the receptive field",
             f"more than half of the pixels of a class are in parts wider than {RECEPTIVE_FIELD} "
-            "pixels, about the receptive field of the default models: inside them no edge is seen",
+            "pixels, about the receptive field of the default models, so that no edge is in reach",
             "Shrink images and label maps (label maps by nearest neighbour), or use smaller "
             "`scales`",
             0.4,
-            tuple(f"{names[k]} {100 * share[k]:.0f} %" for k in large),
+            large,
         )
 
 
@@ -352,6 +346,5 @@ DETECTORS: tuple[Detector, ...] = (
     _sequences,
     _frames,
     _absent_classes,
-    _thin_objects,
-    _large_objects,
+    _sizes_of_objects,
 )
