@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "predict label maps of images",
     "export": "write a SavedModel",
     "convert": "convert weights of other packages to a .keras file",
+    "analyze": "report receptive fields and live kernel taps of a model",
     "audit": "check every file of a data set",
     "prepare": "write a data set in the format of TensorFlow Datasets",
     "train-classifier": "train an SPP-net",

@@ -2,6 +2,7 @@
 
 from keras_deeplab import (
     _requirements,  # noqa: F401 - first, as it refuses Keras settings that the others fail under
+    analysis,
     backbones,
     batch_norm,
     data,
@@ -50,6 +51,7 @@ __all__ = [
     "TensorBoard",
     "UNet",
     "__version__",
+    "analysis",
     "backbones",
     "batch_norm",
     "comparison_picture",

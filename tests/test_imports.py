@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"recipes", "runtimes"},
     {"inference"},
     {"evaluation", "pictures", "diagnosis"},
-    {"tensorboard", "export", "prediction", "audit_page"},
+    {"tensorboard", "export", "prediction", "audit_page", "analysis"},
     {"classification", "trainer"},
     {"cli"},  # may also import the package itself
 ]

@@ -12,6 +12,7 @@ from PIL import Image
 
 import keras_deeplab
 from keras_deeplab.cli import (
+    analyze,
     audit,
     convert,
     evaluate,
@@ -25,7 +26,18 @@ from training import model_table
 from training.benchmark import __main__ as benchmark
 
 COMMANDS = [
-    *(audit, benchmark, convert, evaluate, export, model_table, predict, train, train_classifier)
+    *(
+        analyze,
+        audit,
+        benchmark,
+        convert,
+        evaluate,
+        export,
+        model_table,
+        predict,
+        train,
+        train_classifier,
+    )
 ]
 
 

@@ -1,4 +1,4 @@
-"""What `train`, `evaluate`, `predict`, `export`, `audit` and `prepare` do, print and write."""
+"""What each command but `convert` and `train-classifier` does, prints and writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer import tiny_run
 
 import keras_deeplab
 from keras_deeplab import data
-from keras_deeplab.cli import audit, evaluate, export, predict, prepare, train
+from keras_deeplab.cli import analyze, audit, evaluate, export, predict, prepare, train
 from keras_deeplab.cli.options import run_folder
 from keras_deeplab.trainer import MODELS
 from keras_deeplab.trainer.finishing import final_model
@@ -90,6 +90,19 @@ def test_evaluate_with_every_option(run, capsys):
     printed = capsys.readouterr().out
     assert re.search(rf"  boundary mean IoU +{stored['boundary_mean_iou']:.3f}\n", printed)
     assert printed.count("of a boundary") == 6
+
+
+def test_analyze_prints_fields_and_live_taps(run, tmp_path, capsys):
+    figures = tmp_path / "figures.json"
+    command = ["--model", str(run / "model.keras"), "--size", "97", "129", "--json", str(figures)]
+    assert analyze.main([*command, "--effective"]) == 0
+    printed = capsys.readouterr().out
+    stored = json.loads(figures.read_text())
+    assert "Effective receptive field: 95 % of the gradient in" in printed
+    assert stored["stages"][-1]["stride"] == [1, 1]
+    assert str(stored["stages"][-1]["receptive_field"][0]) in printed
+    assert analyze.main(["--model", "unet", "--output-stride", "8"]) == 2
+    assert "`output_stride` must be left as it is" in capsys.readouterr().err
 
 
 def test_audit_prints_the_report_or_all_errors(tmp_path, capsys):

@@ -1,0 +1,17 @@
+"""What a network sees: receptive fields, theoretical and effective, and live kernel taps."""
+
+from keras_deeplab.analysis.effective_field import EffectiveField, effective_receptive_field
+from keras_deeplab.analysis.live_taps import LiveTaps, live_taps
+from keras_deeplab.analysis.receptive_field import ReceptiveFields, Stage, receptive_field
+from keras_deeplab.analysis.transposed_field import transposed_receptive_field
+
+__all__ = [
+    "EffectiveField",
+    "LiveTaps",
+    "ReceptiveFields",
+    "Stage",
+    "effective_receptive_field",
+    "live_taps",
+    "receptive_field",
+    "transposed_receptive_field",
+]

@@ -1,0 +1,114 @@
+"""The effective receptive field: how much each pixel of the image changes an output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.graph.features import tensor_of
+from keras_deeplab.graph.network import functional
+from keras_deeplab.validation import error, integer
+from keras_deeplab.validation import size as checked_size
+
+SIDE = 257  # of random images
+COUNT = 4
+MASS = 0.95
+
+
+@dataclass(frozen=True)
+class EffectiveField:
+    """The influence of the pixels on an output at the centre of the image.
+
+    Attributes:
+        map: float32 `(height, width)`, at least 0, with a sum of 1.
+        centre: Row and column of the pixel at which the output lies.
+    """
+
+    map: np.ndarray
+    centre: tuple[int, int]
+
+    @property
+    def side(self) -> int:
+        """Side in pixels of the square around the centre that holds 95 % of the influence."""
+        height, width = self.map.shape
+        rows, columns = np.ogrid[:height, :width]
+        distance = np.maximum(abs(rows - self.centre[0]), abs(columns - self.centre[1]))
+        held = np.cumsum(np.bincount(distance.reshape(-1), self.map.reshape(-1)))
+        return 2 * int(np.searchsorted(held, MASS * held[-1])) + 1
+
+
+def effective_receptive_field(
+    model: keras.Model,
+    images: np.ndarray | None = None,
+    layer: str | None = None,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+) -> EffectiveField:
+    """Measures the effective receptive field: the mean gradient of an output at the centre.
+
+    It is smaller than the theoretical field, since most paths lead through the centre of the
+    kernels. The gradient is of all channels with random weights, in absolute values, averaged over
+    the images. In networks with initial weights, estimate the statistics of the batch norms first
+    (`reestimate_batch_norm`), as activations vanish otherwise.
+
+    Args:
+        model: A functional segmentation model or network on pixels in 0..255.
+        images: `(batch, height, width, channels)` in 0..255; random images by default.
+        layer: Name of the layer whose output is taken; by default the model's output.
+        size: `(height, width)` of random images; 257x257 by default, or the model's own size.
+        seed: Seed of random images and of the channels' weights.
+
+    Returns:
+        An `EffectiveField`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the output does not depend on the image.
+
+    Example:
+
+    >>> images = np.random.default_rng(0).uniform(0, 255, (2, 97, 97, 3))
+    >>> field = keras_deeplab.analysis.effective_receptive_field(model, images)
+    >>> field.map.shape, field.centre
+    ((97, 97), (48, 48))
+
+    Reference:
+        [Luo et al., 2016](https://arxiv.org/abs/1701.04128), section 3.
+    """
+    network = functional(model)
+    seed = integer("seed", seed, minimum=0)
+    rng = np.random.default_rng(seed)
+    if images is None:
+        own = network.inputs[0].shape[1:]
+        sides = checked_size("size", size) if size else [side or SIDE for side in own[:2]]
+        images = rng.uniform(0, 255, (COUNT, *sides, own[2]))
+    images = np.asarray(images, np.float32)
+    if images.ndim != 4 or not images.size:
+        raise error("images", "(batch, height, width, channels)", images.shape)
+    output = network.outputs[0] if layer is None else tensor_of(model, layer)
+    part = keras.Model(network.inputs, output)
+    pixels = tf.constant(images)
+    with tf.GradientTape() as tape:
+        tape.watch(pixels)
+        features = tf.cast(part(pixels, training=False), tf.float32)
+        if features.shape.rank != 4:
+            raise error("layer", "one whose output has a height and a width", layer)
+        place = tuple(n // 2 for n in features.shape[1:3])
+        weights = rng.choice([-1.0, 1.0], (len(images), features.shape[-1]))
+        loss = tf.reduce_sum(features[:, place[0], place[1]] * tf.constant(weights, tf.float32))
+    gradient = tape.gradient(loss, pixels)
+    influence = np.zeros(images.shape) if gradient is None else abs(gradient.numpy().astype(float))
+    found = influence.sum(3)
+    sums = found.sum((1, 2), keepdims=True)
+    if not (sums > 0).all():
+        raise error(
+            "model",
+            "one whose output depends on the image",
+            f"gradients of 0 at the output of {layer or 'the model'}",
+            "Initial weights need batch-norm statistics: see `reestimate_batch_norm`.",
+        )
+    sizes = zip(place, features.shape[1:3], images.shape[1:3], strict=True)
+    centre = tuple(int((k + 0.5) * side / samples) for k, samples, side in sizes)
+    return EffectiveField((found / sums).mean(0).astype(np.float32), centre)

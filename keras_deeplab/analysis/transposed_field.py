@@ -1,0 +1,137 @@
+"""The receptive field as an up-convolution: a one-hot map, transposed through linear layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as kl
+
+from keras_deeplab.graph.geometry import same_padding
+from keras_deeplab.graph.kinds import window
+from keras_deeplab.graph.network import layer_error, top_level_calls
+from keras_deeplab.validation import size as checked_size
+
+
+def transposed_receptive_field(
+    model: keras.Model, size: tuple[int, int], position: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Computes the receptive field of an output by transposed convolutions of a one-hot map.
+
+    The map is 1 at the output's position and 0 elsewhere. Every layer, from the last to the first,
+    puts its kernel where an output sample lies, times the sample: that is its transposed
+    convolution, also called up-convolution. In a linear network the result is exactly the gradient
+    of the output, the weight of each pixel. Its support is the theoretical receptive field; in a
+    network with activations, each of which scales or stops a path, it is an upper bound of the
+    support of the gradient.
+
+    Args:
+        model: A chain of convolutions (also depthwise and atrous ones), average poolings, zero
+            paddings and linear activations, without branches.
+        size: `(height, width)` of the image.
+        position: Row and column of the output sample; the central one by default.
+
+    Returns:
+        The weights of the pixels, float64 `(height, width, channels)`, for the sum of the output's
+        channels.
+
+    Raises:
+        ValueError: If the model has branches or other layers.
+
+    Example:
+
+    >>> stack = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(1, 3)])
+    >>> keras_deeplab.analysis.transposed_receptive_field(stack, (5, 5)).nonzero()[0].tolist()
+    [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+    Reference:
+        [Dumoulin and Visin, 2016](https://arxiv.org/abs/1603.07285), section 4.
+    """
+    size = checked_size("size", size)
+    calls = top_level_calls(model)
+    sizes = [size]
+    for before, call in zip([None, *calls], calls, strict=False):
+        if len(call.inputs) != 1 or (before and before.outputs[0] is not call.inputs[0]):
+            raise layer_error("no branches", call.path, "joins branches or skips a layer.")
+        sizes.append(_output_size(call.operation, call.path, sizes[-1]))
+    channels = model.outputs[0].shape[-1]
+    row, column = position or tuple(n // 2 for n in sizes[-1])
+    weights = np.zeros((*sizes[-1], channels))
+    weights[row, column] = 1
+    for call, before in zip(reversed(calls), reversed(sizes[:-1]), strict=True):
+        weights = _transposed(call.operation, weights, before)
+    return weights
+
+
+def _pads(operation: Any, size: tuple[int, int]) -> list[tuple[int, int]]:
+    if isinstance(operation, kl.ZeroPadding2D):
+        return list(operation.padding)
+    shape = window(operation)
+    if shape.padding != "same":
+        return [(0, 0), (0, 0)]
+    extents = [(n, shape.extent(i), shape.strides[i]) for i, n in enumerate(size)]
+    return [same_padding(*axis) for axis in extents]
+
+
+def _output_size(operation: Any, path: str, size: tuple[int, int]) -> tuple[int, int]:
+    if _is_linear_activation(operation):
+        return size
+    known = kl.Conv2D | kl.DepthwiseConv2D | kl.AveragePooling2D | kl.ZeroPadding2D
+    is_plain = getattr(operation, "groups", 1) == 1 and not isinstance(
+        operation, kl.Conv2DTranspose
+    )
+    if not isinstance(operation, known) or not is_plain:
+        raise layer_error("linear layers that slide a kernel", path, "is of another kind.")
+    if getattr(operation, "activation", keras.activations.linear) is not keras.activations.linear:
+        raise layer_error("no activations", path, "has one.")
+    padded = [n + sum(pads) for n, pads in zip(size, _pads(operation, size), strict=True)]
+    if isinstance(operation, kl.ZeroPadding2D):
+        return tuple(padded)
+    shape = window(operation)
+    return tuple((n - shape.extent(i)) // shape.strides[i] + 1 for i, n in enumerate(padded))
+
+
+def _is_linear_activation(operation: Any) -> bool:
+    is_linear = isinstance(operation, kl.Activation) and operation.activation
+    return is_linear is keras.activations.linear or isinstance(operation, kl.Identity)
+
+
+def _transposed(operation: Any, weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Puts the kernel where each sample of the output lies, times the sample, and adds it up."""
+    if _is_linear_activation(operation):
+        return weights
+    (top, bottom), (left, right) = _pads(operation, size)
+    height, width = size[0] + top + bottom, size[1] + left + right
+    if isinstance(operation, kl.ZeroPadding2D):
+        return weights[top : top + size[0], left : left + size[1]]
+    shape = window(operation)
+    kernel = _kernel(operation, weights.shape[-1])
+    rows, columns = weights.shape[:2]
+    placed = np.zeros((height, width, kernel.shape[2]))
+    for i, j in np.ndindex(kernel.shape[:2]):
+        down, along = i * shape.dilation[0], j * shape.dilation[1]
+        under = (
+            slice(down, down + (rows - 1) * shape.strides[0] + 1, shape.strides[0]),
+            slice(along, along + (columns - 1) * shape.strides[1] + 1, shape.strides[1]),
+        )
+        placed[under] += weights @ kernel[i, j].T
+    return placed[top : top + size[0], left : left + size[1]]
+
+
+def _kernel(operation: Any, channels: int) -> np.ndarray:
+    """Returns the kernel `(height, width, input channels, output channels)`."""
+    if isinstance(operation, kl.AveragePooling2D):
+        return (
+            np.ones((*operation.pool_size, 1, 1)) * np.eye(channels) / np.prod(operation.pool_size)
+        )
+    kernel = np.asarray(operation.kernel, np.float64)
+    if not isinstance(operation, kl.DepthwiseConv2D):
+        return kernel
+    height, width, inputs, multiplier = kernel.shape
+    full = np.zeros((height, width, inputs, inputs * multiplier))
+    for channel in range(inputs):
+        full[:, :, channel, channel * multiplier : (channel + 1) * multiplier] = kernel[
+            :, :, channel
+        ]
+    return full

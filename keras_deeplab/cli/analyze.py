@@ -1,0 +1,81 @@
+"""`keras-deeplab analyze --model NAME`: what a network sees of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+
+import keras_deeplab
+from keras_deeplab import analysis, backbones
+from keras_deeplab.analysis.table import text_table
+from keras_deeplab.cli.options import SIZE, Parser, command, height_and_width, one_of, positive
+from keras_deeplab.files import write_json
+from keras_deeplab.graph.network import functional
+from keras_deeplab.models.multi_scale import unwrapped
+from keras_deeplab.names import match
+from keras_deeplab.trainer.building import DEFAULT_BACKBONES, MODELS
+from keras_deeplab.validation import error
+
+CLASSES = 21  # of a model by name, as of PASCAL VOC
+
+
+def parser() -> Parser:
+    """Returns the parser of the command line."""
+    made = Parser(
+        prog="keras-deeplab analyze",
+        description="Prints stride, receptive field and centre of each stage of a network, and the "
+        "share of the taps of its atrous kernels that lie on the map.",
+    )
+    add = made.add_argument
+    add(
+        "--model",
+        required=True,
+        help=f".keras file (without test-time augmentation), or {', '.join(MODELS)}",
+    )
+    add("--backbone", **one_of(backbones.NAMES), help="of a model by name; default: a small one")
+    add("--output-stride", type=positive, help="default: the model's own")
+    add("--size", **SIZE, default=[513], help="height and width of the image")
+    add("--effective", action="store_true", help="measure the effective receptive field too")
+    add("--json", type=Path, help="file for all figures")
+    return made
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    options = parser().parse_args(argv)
+    model = _model(options.model, options.backbone, options.output_stride)
+    own = functional(model).inputs[0].shape[1:3]
+    size = [known or n for known, n in zip(own, height_and_width(options.size), strict=True)]
+    fields, taps = analysis.receptive_field(model, *size), analysis.live_taps(model, *size)
+    print(fields)
+    if taps:
+        rows: list[tuple[object, ...]] = [("atrous convolution", "rate", "map", "live taps")]
+        for one in taps:
+            rate, sides = max(one.rate), "{}x{}".format(*one.map_size)
+            rows.append((one.name, rate, sides, f"{one.share:.0%}"))
+        print(f"\n{text_table(rows)}")
+    figures = fields.to_dict() | {"live_taps": [vars(one) | {"share": one.share} for one in taps]}
+    if options.effective:
+        found = analysis.effective_receptive_field(model, size=size)
+        figures["effective_side"] = found.side
+        print(f"\nEffective receptive field: 95 % of the gradient in {found.side}x{found.side}")
+    if options.json is not None:
+        write_json(options.json, figures)
+        print(f"Wrote {options.json}")
+    return 0
+
+
+def _model(name: str, backbone: str | None, output_stride: int | None) -> keras.Model:
+    known = match(name, MODELS)
+    if known is None:
+        model = unwrapped(keras_deeplab.load_model(name, compile=False))
+    else:
+        model = MODELS[known](CLASSES, backbone or DEFAULT_BACKBONES[known])
+    if output_stride is None:
+        return model
+    if not hasattr(model, "with_output_stride"):
+        raise error("--output-stride", f"left out: {name} has none to choose", output_stride)
+    return model.with_output_stride(output_stride)

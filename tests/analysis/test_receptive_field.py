@@ -1,0 +1,102 @@
+"""Receptive fields of stages against the published figures, and on small networks by hand."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+import keras_deeplab as kd
+from keras_deeplab.analysis import receptive_field
+from keras_deeplab.backbones.resnet import resnet
+
+
+def stages(model, **size):
+    return {stage.name: stage for stage in receptive_field(model, **size).stages}
+
+
+# FACTS: networks, stages, receptive fields, strides.
+PUBLISHED = [
+    (lambda: keras.applications.VGG16(include_top=False, weights=None), "block5", 212, 32),
+    (lambda: keras.applications.ResNet50(include_top=False, weights=None), "conv5", 483, 32),
+    (lambda: keras.applications.ResNet101(include_top=False, weights=None), "conv5", 1027, 32),
+    (lambda: resnet(50, stride_on="3x3"), "stage4", 427, 32),
+    (lambda: resnet(101, stride_on="3x3"), "stage4", 971, 32),
+]
+
+
+@pytest.mark.parametrize("build, name, field, stride", PUBLISHED)
+def test_published_backbones(build, name, field, stride):
+    found = stages(build())[name]
+    assert found.receptive_field == (field, field)
+    assert found.stride == (stride, stride)
+    assert not found.whole_image
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_published_aspp_is_the_same_at_every_output_stride(output_stride):
+    model = kd.DeepLabV3(21, "resnet50", multi_grid=(1, 1, 1), output_stride=output_stride)
+    found = stages(model)
+    # With the rates of the last block that the removed stride leaves: 619, 811 and 1003.
+    assert [found[f"aspp/atrous_{k}"].receptive_field[0] for k in range(3)] == [619, 811, 1003]
+    factor = 16 // output_stride
+    assert [found[f"aspp/atrous_{k}"].rate for k in range(3)] == [
+        6 * factor,
+        12 * factor,
+        18 * factor,
+    ]
+    assert found["aspp/project"].whole_image
+    assert receptive_field(model).stages[-1].stride == (1, 1)
+
+
+def test_published_v2_and_v1():
+    found = stages(kd.DeepLabV2(21, "vgg16"))
+    fields = [found[f"fc6_{k}"].receptive_field[0] for k in range(4)]
+    assert fields == [323, 419, 515, 611]
+    assert [found[f"fc6_{k}"].rate for k in range(4)] == [6, 12, 18, 24]
+    assert stages(kd.DeepLabV1(21))["backbone/block5"].receptive_field == (227, 227)
+
+
+def test_by_hand():
+    inputs = keras.Input((None, None, 3))
+    x = kl.Conv2D(4, 3, strides=2, padding="same", name="stem_conv")(inputs)
+    x = kl.ReLU(name="stem_act")(x)
+    x = kl.Conv2D(4, 3, dilation_rate=5, padding="same", name="block1_a")(x)
+    x = kl.Conv2D(4, (1, 3), padding="same", name="block1_b")(x)
+    x = kl.ReLU(name="block1_c")(x)
+    outputs = kl.Conv2D(2, 1, name="head")(x)
+    report = receptive_field(keras.Model(inputs, outputs), 64, 64)
+    stem, block = report.stages
+    assert (stem.name, stem.receptive_field, stem.stride, stem.rate) == ("stem", (3, 3), (2, 2), 1)
+    assert (block.name, block.receptive_field, block.rate) == ("block1", (23, 27), 5)
+    assert stem.offset == (1.0, 1.0)  # "same" pads an even size at the end only
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["stage", "stride", "receptive", "field", "centre", "rate"]
+    assert lines[2].split() == ["block1", "2", "23x27", "1", "5"]
+    assert report.to_dict()["stages"][1]["rate"] == 5
+
+
+def test_the_field_is_where_an_image_changes_the_output():
+    """The rectangle of field and centre is that of the pixels with an influence."""
+    model = keras.Sequential(
+        [
+            keras.Input((33, 41, 1)),
+            kl.Conv2D(2, 3, strides=2, padding="valid", kernel_initializer="ones"),
+            kl.Conv2D(
+                2, 3, dilation_rate=2, padding="valid", kernel_initializer="ones", name="last"
+            ),
+        ]
+    )
+    stage = receptive_field(model).stages[-1]
+    image = np.zeros((1, 33, 41, 1), "float32")
+    changed = np.zeros((33, 41), bool)
+    for row, column in np.ndindex(33, 41):
+        image[0, row, column] = 1
+        changed[row, column] = model(image).numpy()[0, 2, 3].any()
+        image[0, row, column] = 0
+    rows, columns = np.nonzero(changed)
+    height, width = stage.receptive_field
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (height, width)
+    centre = [o + k * s for o, k, s in zip(stage.offset, (2, 3), stage.stride, strict=True)]
+    assert [(rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2] == centre
