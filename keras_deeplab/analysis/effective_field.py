@@ -69,10 +69,10 @@ def effective_receptive_field(
 
     Example:
 
-    >>> images = np.random.default_rng(0).uniform(0, 255, (2, 97, 97, 3))
-    >>> field = keras_deeplab.analysis.effective_receptive_field(model, images)
-    >>> field.map.shape, field.centre
-    ((97, 97), (48, 48))
+    >>> network = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(8, 5)])
+    >>> field = keras_deeplab.analysis.effective_receptive_field(network, size=(33, 33))
+    >>> field.map.shape, field.centre, field.side
+    ((33, 33), (16, 16), 5)
 
     Reference:
         [Luo et al., 2016](https://arxiv.org/abs/1701.04128), section 3.
