@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import FORMATS, LABEL_SUFFIXES, PIXEL_SUFFIXES
+from keras_deeplab.data.paths import absolute
 
 SPLITS = ("train", "val", "test")
 # Other common names of splits.
@@ -159,7 +159,7 @@ def contents(folder: Path) -> str:
 
 def proposal(root: Path) -> str:
     """Describes a folder without splits, and names the data set in it or around it."""
-    root = Path(os.path.abspath(root))  # not resolved, so that links keep their names
+    root = absolute(root)
     near = _folders(root)
     near += [root.parent] * (root.name.lower() in SPLITS)
     near += [root.parent.parent] * (root.name.lower() in ("images", "labels"))

@@ -22,6 +22,7 @@ from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
 from keras_deeplab.data.label_maps import decode_label
 from keras_deeplab.data.orientation import turned
+from keras_deeplab.data.paths import check_local, data_path
 from keras_deeplab.data.published_classes import IN_RED_CHANNEL, PUBLISHED
 from keras_deeplab.data.records import FORMATS, Part, Records
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, decoded
@@ -86,11 +87,12 @@ class TFDS(Source):
     ) -> None:
         validation.boolean("download", download)
         if is_folder(name):
-            builder = folder_builder(Path(name))
+            builder = folder_builder(data_path(name))
         else:
             builder = named_builder(name, data_dir, download)
         self._info = builder.info
-        self.root = Path(builder.data_dir)
+        self.root = data_path(builder.data_dir)
+        check_local(self.root, f"records in {self.root}")
         features = dict(_image_features(self._info.features))
         masks = _masks(features)
         images = [key for key in features if key not in (*masks, mask)]
