@@ -31,10 +31,15 @@ class Bands:
     channels: int = 3
     value_range: tuple[float, float] | None = None
 
+    @property
+    def are_plain(self) -> bool:
+        """Whether image files are read as all programs read them: 8-bit RGB or grey."""
+        return self.channels in (1, 3) and self.value_range is None
+
     def read(self, path: Path, thorough: bool = False) -> Picture:
         """Decodes an image file, or raises a FileFault or an OSError."""
         is_array = path.suffix.lower() == NPY
-        if self.channels in (1, 3) and self.value_range is None and not is_array:
+        if self.are_plain and not is_array:
             return read_picture(path, self.channels, thorough)
         check_regular(path)
         check_local(path, "an image of other channels or values than 8-bit RGB")

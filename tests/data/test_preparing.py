@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import zlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -173,3 +175,81 @@ def test_a_source_without_files(tmp_path):
     assert (found.info, found.names("val")) == (source.info, source.names("val"))
     assert all(equal(found.dataset(split), source.dataset(split)) for split in source.splits)
     assert json.loads((output / "dataset_info.json").read_text())["name"] == "data_2024_shapes"
+
+
+@pytest.mark.parametrize(
+    "channels, dtype, limits, stored",
+    [
+        (1, np.uint8, None, b"\x89PNG"),
+        (4, np.uint8, None, b"\x89PNG"),
+        (4, np.uint16, (0, 4095), b"\x89PNG"),
+        (2, np.uint8, None, None),
+        (5, np.uint16, None, None),
+        (3, np.float32, (-1.5, 2.25), b"\x89PNG"),
+    ],
+)
+def test_images_of_other_channels_and_values(
+    tmp_path, write_settings, channels, dtype, limits, stored
+):
+    root, random = tmp_path / "files", np.random.default_rng(channels)
+    low, high = limits or (0, np.iinfo(dtype).max)
+    for split, count in (("train", 3), ("val", 2)):
+        for kind in ("images", "labels"):
+            (root / split / kind).mkdir(parents=True)
+        for number in range(count):
+            size = (20, 24 + number)
+            image = random.uniform(low, high, (*size, channels)).astype(dtype)
+            np.save(root / split / "images" / f"{number}.npy", image)
+            label = Image.fromarray(random.integers(0, 2, size, np.uint8))
+            label.save(root / split / "labels" / f"{number}.png")
+    more = {} if limits is None else {"range": list(limits)}
+    write_settings(root, classes=["x", "y"], channels=channels, **more)
+    source = data.Folder(root)
+    output = data.prepare(source, tmp_path / "out", images_per_shard=2)
+    found = data.open_source(f"tfds:{output}")
+    assert found.info == source.info
+    assert (found.info.channels, found.info.value_range) == (channels, limits)
+    options = {"crop_size": (16, 16), "batch_size": 2, "cache": False}
+    batches = [data.training_dataset(one, **options) for one in (source, found)]
+    assert equal(*batches)
+    assert next(iter(batches[1]))[0].numpy().std() > 30
+    assert equal(*(data.evaluation_dataset(one) for one in (source, found)))
+    assert data.audit(found).splits["val"].images == 2
+    if stored:
+        assert found.encoded_images("train")(0).startswith(stored)
+    again = data.prepare(found, tmp_path / "again", file_format="tfrecord")
+    assert equal(data.TFDS(again).dataset("train"), source.dataset("train"))
+    # Other programs read the same samples.
+    example = next(iter(tfds.builder_from_directory(output).as_data_source("train")))
+    np.testing.assert_array_equal(example["image"], next(iter(source.dataset("train")))[0])
+
+
+def test_other_settings_than_those_of_the_records(tmp_path, write_settings):
+    root = tmp_path / "files"
+    for kind, shape in (("images", (8, 9, 5)), ("labels", (8, 9))):
+        (root / "train" / kind).mkdir(parents=True)
+        np.save(root / "train" / kind / "a.npy", np.ones(shape, np.uint8))
+    write_settings(root, classes=["x", "y"], channels=5, range=[0, 2])
+    output = data.prepare(data.Folder(root), tmp_path / "out", file_format="tfrecord")
+    settings = json.loads((output / "dataset.json").read_text())
+    for change, message in (
+        ({"channels": 4}, '"channels" must be 5, as in the records'),
+        ({"range": [0, 4]}, r'"range" must be \[0.*, 2.*\], as in the records'),
+    ):
+        (output / "dataset.json").write_text(json.dumps(settings | change))
+        with pytest.raises(data.DatasetError, match=message):
+            data.TFDS(output)
+    write_settings(output, **settings)
+    path = next(output.glob("*tfrecord-*"))
+    example = data.TFDS(output)._records["train"][0]
+    packed = zlib.compress(bytes([128]) * 360)
+    assert example.count(packed) == 1
+    for other, message in (
+        (zlib.compress(bytes(300)), "360 bytes, compressed"),
+        (b"no zlib", "360 bytes, compressed"),
+    ):
+        records = [example.replace(packed, other.ljust(len(packed), b"\0"))]
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            writer.write(records[0])
+        with pytest.raises(data.DatasetError, match=message):
+            data.audit(data.TFDS(output))
