@@ -138,5 +138,5 @@ def _read(function: Callable[[str], Any], path: RemotePath) -> Any:
     except tf.errors.NotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, "no such file or folder", str(path)) from error
     except tf.errors.OpError as error:
-        text = error.message or type(error).__name__
-        raise OSError(errno.EIO, text, str(path)) from error
+        text = " ".join(error.message.split()) or type(error).__name__
+        raise OSError(f"{path} could not be read: {text}") from error

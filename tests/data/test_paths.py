@@ -195,6 +195,17 @@ def test_wrong_addresses(name, message):
         data.open_source(name)
 
 
+def test_a_refused_access_is_one_line(monkeypatch):
+    def refuse(path):
+        raise tf.errors.PermissionDeniedError(None, None, "no token\n\t when reading it")
+
+    monkeypatch.setattr(tf.io.gfile, "stat", refuse)
+    message = "^gs://bucket/a could not be read: no token when reading it$"
+    for name in ("gs://bucket/a", "voc:gs://bucket/a"):
+        with pytest.raises(OSError, match=message):
+            data.open_source(name)
+
+
 def test_files_that_are_read_in_parts_are_local(upload, tmp_path):
     for split in ("train", "val"):
         for kind, shape in (("images", (8, 8, 4)), ("labels", (8, 8))):

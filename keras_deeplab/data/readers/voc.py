@@ -74,6 +74,8 @@ class Voc(FileSource):
 
     def _with_sbd(self, files: SplitFiles) -> SplitFiles:
         """Adds the images of both lists of SBD that are not those of validation."""
+        check_entries(self.root, LAYOUT, (str(LISTS / "val.txt"),))
+        check_entries(self._sbd, "SBD: cls, train.txt and val.txt", ("train.txt", "val.txt"))
         known = {*files.images, *_names(self.root / LISTS / "val.txt")}
         for listed in (self._sbd / "train.txt", self._sbd / "val.txt"):
             more = self._listed(listed, self._sbd / "cls", ".mat", known)
