@@ -40,19 +40,21 @@ class RemotePath(PurePosixPath):
 
     def exists(self) -> bool:
         """Whether it is there. Without access to it, an error is raised."""
-        try:
-            self.stat()
-        except FileNotFoundError:
-            return False
-        return True
+        return self._mode() != 0
 
     def is_dir(self) -> bool:
         """Whether it is a folder."""
-        return self.exists() and stat.S_ISDIR(self.stat().st_mode)
+        return stat.S_ISDIR(self._mode())
 
     def is_file(self) -> bool:
         """Whether it is a file."""
-        return self.exists() and stat.S_ISREG(self.stat().st_mode)
+        return stat.S_ISREG(self._mode())
+
+    def _mode(self) -> int:
+        try:
+            return self.stat().st_mode
+        except FileNotFoundError:
+            return 0
 
     def is_symlink(self) -> bool:
         """Remote file systems have no links."""
@@ -103,6 +105,8 @@ def data_path(path: str | os.PathLike) -> Path | RemotePath:
     if not is_remote(text):
         return Path(path)
     scheme, known = text.partition(":")[0], tf.io.gfile.get_registered_schemes()
+    if scheme == "file":
+        return Path(re.sub("^file:/+", "/", text))
     if scheme not in known:
         rule = f"a path of a file system of TensorFlow: {', '.join(filter(None, sorted(known)))}"
         advice = (

@@ -154,9 +154,8 @@ class Coco(FileSource):
             files.labels = {path.stem: path for path in sorted(labels.glob("*.png"))}
             return files.check(self.root, split)
         by_name = self._content(split)["by_name"]
-        for name in (unlisted := sorted(files.images.keys() - by_name.keys())):
-            del files.images[name]
-        files.leave_out(unlisted, labels.name)
+        files.leave_out(files.images.keys() - by_name.keys(), labels.name)
+        files.images = {name: path for name, path in files.images.items() if name in by_name}
         for name, image in by_name.items():
             if name not in files.images:
                 text = f"{folder.name}/{image['file_name']}, which {labels.name} lists, is missing"
