@@ -110,6 +110,16 @@ def test_the_whole_way(upload, folder):
     assert reports[0]["pixels"] == 24 * 32
 
 
+def test_a_run_records_the_address(upload, folder, tmp_path):
+    root = upload(folder)
+    inputs = tf.keras.Input((None, None, 3))
+    model = tf.keras.Model(inputs, tf.keras.layers.Conv2D(CLASSES, 1)(inputs))
+    recipe = kd.recipes.get("finetune").replace(epochs=1, batch_size=2, crop_size=(16, 16))
+    run_dir = tmp_path / "run"
+    kd.fit(model, root, recipe, run_dir=run_dir, steps_per_epoch=1, verbose=0)
+    assert json.loads((run_dir / "run.json").read_text())["data"] == root
+
+
 def test_faults_have_the_address(upload, folder):
     (folder / "train/labels/a.png").unlink()
     (folder / "val/images/d.png").write_bytes(b"\x89PNG\r\n\x1a\n")
