@@ -230,6 +230,7 @@ def _pairs_of_files(source: FileSource, split: str, found: list[Remark]) -> Iter
     images, image_faults = map_files(facts, files.images, source.root)
     labels, label_faults = source.labels(split)
     found += [*files.faults, *image_faults, *label_faults]
+    found += [f"{split}: {warning}" for warning in files.warnings]
     if not (files.images or files.labels or files.faults):
         found.append(FileFault("empty split", f"{split}: no images"))
     for name, _, _ in files.pairs():

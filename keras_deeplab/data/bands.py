@@ -10,6 +10,7 @@ import numpy as np
 from keras_deeplab.data.decoding import ImageFacts, Picture, check_regular, read_picture
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import MAX_PIXELS, NPY, PILLOW_ERRORS
+from keras_deeplab.data.paths import check_local
 from keras_deeplab.extras import require
 
 
@@ -30,12 +31,18 @@ class Bands:
     channels: int = 3
     value_range: tuple[float, float] | None = None
 
+    @property
+    def are_plain(self) -> bool:
+        """Whether image files are read as all programs read them: 8-bit RGB or grey."""
+        return self.channels in (1, 3) and self.value_range is None
+
     def read(self, path: Path, thorough: bool = False) -> Picture:
         """Decodes an image file, or raises a FileFault or an OSError."""
         is_array = path.suffix.lower() == NPY
-        if self.channels in (1, 3) and self.value_range is None and not is_array:
+        if self.are_plain and not is_array:
             return read_picture(path, self.channels, thorough)
         check_regular(path)
+        check_local(path, "an image of other channels or values than 8-bit RGB")
         samples = _array(path) if is_array else _vips(path)
         if samples.shape[2] == 1 and self.channels == 3:
             samples = np.repeat(samples, 3, 2)

@@ -21,6 +21,7 @@ from keras_deeplab.data.label_codes import LabelCode
 from keras_deeplab.data.label_maps import LabelFacts, read_label
 from keras_deeplab.data.layout import SplitFiles, is_utf8, shown
 from keras_deeplab.data.orientation import turned
+from keras_deeplab.data.paths import data_path
 from keras_deeplab.data.source import Source, decoded
 
 
@@ -72,7 +73,7 @@ class FileSource(Source):
     """
 
     def __init__(self, root: str | os.PathLike) -> None:
-        self.root = Path(root)
+        self.root = data_path(root)
         if not self.root.is_dir():
             fault = FileFault("missing folder", f"{self.root} is not a folder", "a folder")
             raise DatasetError(str(self.root), [fault])

@@ -14,6 +14,7 @@ from keras_deeplab.data.decoding import check_regular, load, open_image
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import FORMATS, MAX_PIXELS, NUMPY_SIGNATURE, PILLOW_ERRORS
 from keras_deeplab.data.orientation import stored_orientation, turned
+from keras_deeplab.data.paths import check_local
 
 Color = tuple[int, int, int]
 SHOWN_COLORS = 20
@@ -121,6 +122,7 @@ def _values(image: Image.Image, colors: ColorCode | None) -> np.ndarray:
 
 def _array(path: Path) -> np.ndarray:
     """Maps an .npy file into memory, so that an invalid header allocates nothing."""
+    check_local(path, "a .npy label map")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (*PILLOW_ERRORS, TokenError, RecursionError, MemoryError) as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import FORMATS, LABEL_SUFFIXES, PIXEL_SUFFIXES
+from keras_deeplab.data.paths import absolute
 
 SPLITS = ("train", "val", "test")
 # Other common names of splits.
@@ -22,11 +23,19 @@ LISTED_LABELS = (*LABEL_SUFFIXES, *FORMATS["JPEG"].suffixes)
 
 @dataclass
 class SplitFiles:
-    """The files of one split by name (the file name without its ending), and their faults."""
+    """The files of one split by name (the file name without its ending), faults and warnings."""
 
     images: dict[str, Path] = field(default_factory=dict)
     labels: dict[str, Path] = field(default_factory=dict)
     faults: list[FileFault] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def leave_out(self, names: Iterable[str], annotations: str) -> None:
+        """Adds a warning of images that annotations do not list."""
+        names = sorted(names)
+        if names:
+            text = f"{len(names)} images that {annotations} does not list are left out"
+            self.warnings.append(f"{text}: {_first(names)}")
 
     def check(self, root: Path, split: str) -> SplitFiles:
         """Adds the faults of an empty split and of files without a partner; returns itself."""
@@ -153,13 +162,16 @@ def is_utf8(text: str) -> bool:
 
 def contents(folder: Path) -> str:
     """Returns the names of the first entries of a folder."""
-    names = [path.name for path in visible(folder)]
-    return ", ".join(names[:SHOWN_NAMES] + ["..."] * (len(names) > SHOWN_NAMES)) or "nothing"
+    return _first([path.name for path in visible(folder)]) or "nothing"
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN_NAMES] + ["..."] * (len(names) > SHOWN_NAMES))
 
 
 def proposal(root: Path) -> str:
     """Describes a folder without splits, and names the data set in it or around it."""
-    root = Path(os.path.abspath(root))  # not resolved, so that links keep their names
+    root = absolute(root)
     near = _folders(root)
     near += [root.parent] * (root.name.lower() in SPLITS)
     near += [root.parent.parent] * (root.name.lower() in ("images", "labels"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from keras_deeplab import names, validation
 from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.layout import SPLITS, find_splits, folders_named
+from keras_deeplab.data.paths import absolute, data_path, is_remote
 from keras_deeplab.data.readers.ade20k import Ade20k
 from keras_deeplab.data.readers.camvid import CamVid
 from keras_deeplab.data.readers.cityscapes import Cityscapes
@@ -46,6 +47,7 @@ def open_source(name: str | os.PathLike) -> Source:
             a path, such as `"voc:VOCdevkit"`: `voc`, `cityscapes`, `ade20k`, `camvid`, `coco`,
             `labelme` or `cvat`; or `"tfds:NAME[:CONFIG][/SPLIT]"` or `"tfds:FOLDER"` for a data set
             of TensorFlow Datasets, with arguments of `data.TFDS` such as `"tfds:NAME?val=test"`.
+            Paths may be those of `tf.io.gfile`, such as `"gs://bucket/folder"`.
 
     Raises:
         ValueError: If it is none of these.
@@ -58,9 +60,8 @@ def open_source(name: str | os.PathLike) -> Source:
     """
     if str(name) == "shapes":
         return Shapes()
-    path = Path(name)
     reader = re.fullmatch(r"(\w{2,}):(.*)", str(name))  # a single letter is a Windows drive
-    if reader and not path.exists():
+    if reader and not is_remote(name) and not Path(name).exists():
         scheme, rest = reader.groups()
         if scheme not in READERS:
             rule = f"a folder, or one of {', '.join(f'{known}:PATH' for known in READERS)}"
@@ -68,6 +69,7 @@ def open_source(name: str | os.PathLike) -> Source:
                 f"{validation.error('name', rule, str(name))}.{names.suggestion(scheme, READERS)}"
             )
         return READERS[scheme](rest)
+    path = data_path(name)
     if path.suffix.lower() in LISTS and path.is_file():
         return ListedFiles(path)
     if not path.is_dir():
@@ -76,8 +78,8 @@ def open_source(name: str | os.PathLike) -> Source:
             f"or one of {', '.join(READERS)} with a path, such as voc:PATH"
         )
         raise validation.error("name", rule, str(name))
-    absolute = Path(os.path.abspath(path))  # not resolved, so that links keep their names
-    is_part = absolute.name.lower() in SPLITS and _is_plain(absolute.parent)
+    whole = absolute(path)
+    is_part = whole.name.lower() in SPLITS and _is_plain(whole.parent)
     is_other = not is_part and not _is_plain(path) and OtherFolder.fits(path)
     return OtherFolder(path) if is_other else Folder(path)
 

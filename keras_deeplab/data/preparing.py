@@ -15,7 +15,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_deeplab import validation
+from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.decoding import open_image
+from keras_deeplab.data.formats import format_of
 from keras_deeplab.data.orientation import UPRIGHT, stored_orientation
 from keras_deeplab.data.records import FORMATS
 from keras_deeplab.data.source import Source
@@ -40,7 +42,9 @@ def prepare(
     """Writes a data set in the format of TensorFlow Datasets.
 
     Training from it gives the same batches as from `source`: JPEG and 8-bit PNG files are stored as
-    they are, other images as PNG, and label maps as PNG with 0..num_classes-1 and 255. Open it with
+    they are, other images as PNG, and label maps as PNG with 0..num_classes-1 and 255. Images of
+    other channels or values are stored as the 8 bits a channel that training uses, those of 2 or
+    more than 4 channels as compressed tensors. Open it with
     `data.TFDS(output_dir)` or with `tfds.builder_from_directory(output_dir)`. Its files:
 
     - `NAME-SPLIT.FORMAT-00000-of-00010`, the shards, with images in the order of `source.names` and
@@ -53,7 +57,7 @@ def prepare(
     call continues with the first shard that is missing.
 
     Args:
-        source: A `data.Source` of RGB images.
+        source: A `data.Source`.
         output_dir: The folder to write, which must not exist.
         file_format: `"array_record"` or `"tfrecord"`.
         images_per_shard: The largest number of images in a shard.
@@ -91,7 +95,7 @@ class _Preparation:
         self.per_shard = images_per_shard
         self.names = {split: source.names(split) for split in source.splits}
         self.folder = output.with_name(f".{output.name}.incomplete")
-        self.features = features(source.info.classes)
+        self.features = features(source.info.classes, channels=source.info.channels)
         # A valid name of a data set.
         self.dataset = re.sub(r"\W", "_", output.name.lower(), flags=re.ASCII).strip("_")
         if not self.dataset[:1].isalpha():
@@ -176,26 +180,37 @@ class _Preparation:
             file_adapters.ADAPTER_FOR_FORMAT[kind].write_examples(temporary, records())
         return size
 
-    def _examples(self, split: str, positions: range) -> Iterator[dict[str, bytes]]:
-        """The encoded images and label maps of a shard, decoded and encoded in parallel."""
+    def _examples(self, split: str, positions: range) -> Iterator[dict[str, Any]]:
+        """The images and label maps of a shard, decoded and encoded in parallel.
+
+        Images that the feature `Image` cannot hold are arrays.
+        """
+        from keras_deeplab.data.builders.features import IMAGE_CHANNELS
+
+        info = self.source.info
         numbers = tf.data.Dataset.range(positions.start, positions.stop)
         pairs = self.source.checked_dataset(split, numbers)
         image, _ = pairs.element_spec
-        if image.shape[-1] != 3 or image.dtype != tf.uint8:
-            rule = "a data set of RGB images of uint8"
+        if image.shape[-1] != info.channels or image.dtype != tf.uint8:
+            rule = f"a data set of images of uint8 with {info.channels} channels"
             raise validation.error("source", rule, f"{image.dtype.name} {image.shape}")
 
-        read = self.source.encoded_images(split)
+        # Other programs read files of other channels and values differently.
+        is_plain = Bands(info.channels, info.value_range).are_plain
+        read = self.source.encoded_images(split) if is_plain else None
 
         def stored(number: int) -> bytes:
             return _reusable(read(number)) if read else b""
 
         def encode(number: tf.Tensor, pair: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
             image, label = pair
+            label = tf.io.encode_png(label[..., tf.newaxis])
+            if info.channels not in IMAGE_CHANNELS:
+                return {"image": image, "label": label}
             kept = tf.numpy_function(stored, [number], tf.string, stateful=False)
             kept = tf.ensure_shape(kept, ())
             encoded = tf.cond(kept == b"", lambda: tf.io.encode_png(image), lambda: kept)
-            return {"image": encoded, "label": tf.io.encode_png(label[..., tf.newaxis])}
+            return {"image": encoded, "label": label}
 
         dataset = tf.data.Dataset.zip(numbers, pairs)
         dataset = dataset.map(encode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -216,6 +231,8 @@ class _Preparation:
             if names
         ]
         names = {path.name: self.names[split][at.start : at.stop] for split, path, at in shards}
+        limits = self.source.info.value_range
+        scaled = {} if limits is None else {"range": limits}
         tfds.folder_dataset.write_metadata(
             data_dir=self.folder,
             features=self.features,
@@ -223,7 +240,7 @@ class _Preparation:
             check_data=False,
             disable_shuffling=True,
             supervised_keys=("image", "label"),
-            metadata=tfds.core.MetadataDict({"names": names}),
+            metadata=tfds.core.MetadataDict({"names": names, **scaled}),
         )
         write_json(self.folder / "dataset.json", self.source.info.to_dict())
         sums = "".join(f"{done[path.name]['sha256']}  {path.name}\n" for _, path, _ in shards)
@@ -236,10 +253,11 @@ def _reusable(encoded: bytes) -> bytes:
 
     They do not with an EXIF orientation, which most do not apply, or with 16 bits.
     """
+    if format_of(encoded) not in ("JPEG", "PNG"):
+        return b""
     name, image = open_image(encoded)
     deep = name == "PNG" and encoded[_PNG_BITS] == _SIXTEEN_BITS
-    kept = name in ("JPEG", "PNG") and not deep and stored_orientation(image, encoded) == UPRIGHT
-    return encoded if kept else b""
+    return b"" if deep or stored_orientation(image, encoded) != UPRIGHT else encoded
 
 
 def _sha256(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from keras_deeplab import validation
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.layout import contents
+from keras_deeplab.data.paths import RemotePath, check_local, is_remote
 from keras_deeplab.names import suggestion
 
 # Builders of this package, which are registered with TensorFlow Datasets when they are imported.
@@ -19,13 +20,15 @@ BUILDERS = ("camvid", "voc2012_segmentation")
 
 def is_folder(name: str | os.PathLike) -> bool:
     """Whether a name is that of a folder, as a string absolute or with a first dot or ~."""
-    return not isinstance(name, str) or Path(name).is_absolute() or name.startswith((".", "~"))
+    is_path = not isinstance(name, str) or Path(name).is_absolute() or is_remote(name)
+    return is_path or name.startswith((".", "~"))
 
 
-def folder_builder(root: Path) -> Any:
+def folder_builder(root: Path | RemotePath) -> Any:
     """The builder of a folder with a dataset_info.json, which is in it or further down."""
     import tensorflow_datasets as tfds
 
+    check_local(root, f"records in {root}")
     root = root.expanduser()
     depths = ("", "*/", "*/*/", "*/*/*/")
     found = next(filter(None, (sorted(root.glob(f"{d}dataset_info.json")) for d in depths)), [])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,12 +18,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.data.bands import Bands
-from keras_deeplab.data.decoding import decode_picture
+from keras_deeplab.data.decoding import ImageFacts, Picture, decode_picture
 from keras_deeplab.data.faults import DatasetError, FileFault
+from keras_deeplab.data.formats import MAX_PIXELS
 from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
 from keras_deeplab.data.label_maps import decode_label
 from keras_deeplab.data.orientation import turned
+from keras_deeplab.data.paths import check_local, data_path
 from keras_deeplab.data.published_classes import IN_RED_CHANNEL, PUBLISHED
 from keras_deeplab.data.records import FORMATS, Part, Records
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, decoded
@@ -84,13 +87,16 @@ class TFDS(Source):
         data_dir: str | os.PathLike | None = None,
         download: bool = False,
     ) -> None:
+        import tensorflow_datasets as tfds
+
         validation.boolean("download", download)
         if is_folder(name):
-            builder = folder_builder(Path(name))
+            builder = folder_builder(data_path(name))
         else:
             builder = named_builder(name, data_dir, download)
         self._info = builder.info
-        self.root = Path(builder.data_dir)
+        self.root = data_path(builder.data_dir)
+        check_local(self.root, f"records in {self.root}")
         features = dict(_image_features(self._info.features))
         masks = _masks(features)
         images = [key for key in features if key not in (*masks, mask)]
@@ -102,8 +108,10 @@ class TFDS(Source):
         faults = [fault for records in self._records.values() for fault in records.faults]
         if faults:
             raise DatasetError(str(self.root), faults)
-        self._names = self._stored_names()
+        self._metadata = self._stored_metadata()
         self._settings = self._find_settings(settings, features[self._mask])
+        self._is_tensor = not isinstance(features[self._image], tfds.features.Image)
+        self._check_bands(features[self._image].shape[-1])
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -125,7 +133,7 @@ class TFDS(Source):
         """Returns the decoded pairs of a split (see `data.Source.dataset`)."""
         self.check_split(split)
         read = partial(self._read, self._records[split], self._resolved.code)
-        return decoded(read, len(self._records[split]), numbers)
+        return decoded(read, len(self._records[split]), numbers, self._settings.channels)
 
     def encoded_images(self, split: str) -> Callable[[int], bytes]:
         """Returns a function that reads the encoded image at a position."""
@@ -139,12 +147,29 @@ class TFDS(Source):
         try:
             example = _example(records[number])
             label = code.labels(self._values(example))
-            picture = decode_picture(_bytes(example, self._image))
+            picture = self._picture(example)
             orientation = picture.facts.orientation_for(label.shape)
         except FileFault as error:
             name = self._name(*records.place(number))
             raise ValueError(f"{self.root}: {name}: {error}") from error
         return turned(picture.pixels, orientation), label
+
+    def _picture(self, example: Mapping[str, Any]) -> Picture:
+        """The image of an example, from an encoded file or from a compressed tensor."""
+        channels = self._settings.channels
+        if not self._is_tensor:
+            return decode_picture(_bytes(example, self._image), channels)
+        shape = tuple(example[f"{self._image}/shape"].int64_list.value)
+        size = math.prod(shape)
+        if len(shape) != 3 or shape[2] != channels or not 0 < size <= MAX_PIXELS * channels:
+            raise FileFault("other number of channels", f"shape {shape}", f"{channels} channels")
+        packed = _bytes(example, f"{self._image}/value")
+        try:
+            content = zlib.decompressobj().decompress(packed, size + 1)
+            pixels = np.frombuffer(content, np.uint8).reshape(shape)
+        except (zlib.error, ValueError) as error:
+            raise FileFault("unreadable file", str(error), f"{size} bytes, compressed") from error
+        return Picture(pixels, ImageFacts(shape[:2]))
 
     def _values(self, example: Mapping[str, Any]) -> np.ndarray:
         """The mask values uint8 `(height, width)` of an example."""
@@ -165,20 +190,33 @@ class TFDS(Source):
         values = np.array([label_of.get(one, IGNORE_LABEL) for one in found.tolist()], np.uint8)
         return values[places].reshape(pixels.shape[:2])
 
-    def _stored_names(self) -> dict[str, list[str]]:
-        """The names of the images of each file, which `data.prepare` stores."""
+    def _stored_metadata(self) -> dict[str, Any]:
+        """What `data.prepare` stores: the `names` of the images of each file, and the `range`."""
         try:
             metadata = self._info.metadata  # which is read by `items`, but not by `get`
-            names = {} if metadata is None else dict(metadata.items()).get("names", {})
+            metadata = {} if metadata is None else dict(metadata.items())
+            names = metadata.setdefault("names", {})
             if not all(isinstance(name, str) for some in names.values() for name in some):
                 raise ValueError("names must be lists of strings")
         except Exception as error:  # of any kind, as the file may hold anything
             fault = FileFault("unreadable file", f"metadata.json: {error}", "a JSON object")
             raise DatasetError(str(self.root), [fault]) from error
-        return names
+        return metadata
+
+    def _check_bands(self, stored: int | None) -> None:
+        """Raises a DatasetError if the settings have other channels or values than the records."""
+        settings, limits = self._settings, self._metadata.get("range")
+        known = {stored} if self._is_tensor else {1, 3, stored or 3}
+        if settings.channels not in known:
+            text = f'"channels" must be {" or ".join(map(str, sorted(known)))}, as in the records'
+        elif list(settings.range or ()) != (limits or []):  # from which the records were scaled
+            text = f'"range" must be {limits and list(limits)}, as in the records'
+        else:
+            return
+        raise DatasetError(str(self.root), [FileFault("bad dataset.json", text)])
 
     def _name(self, path: Path, position: int) -> str:
-        names = self._names.get(path.name, ())
+        names = self._metadata["names"].get(path.name, ())
         return names[position] if position < len(names) else f"{path.name}__{position}"
 
     def _objects(self) -> str | None:
@@ -223,10 +261,7 @@ class TFDS(Source):
         path = Path(given) if given else self.root / "dataset.json"
         if given or path.exists():
             try:
-                settings = read_settings(path)
-                if settings.bands != Bands():
-                    raise ValueError('"channels" and "range" are for files, not for RGB records')
-                return settings
+                return read_settings(path)
             except ValueError as error:
                 fault = FileFault("bad dataset.json", f"{path}: {error}")
                 raise DatasetError(str(self.root), [fault]) from error
@@ -297,11 +332,15 @@ def open_tfds(address: str) -> TFDS:
 
 
 def _image_features(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The image features and their names, those of inner features after a slash."""
+    """The image features and their names, those of inner features after a slash.
+
+    An image of other channels is a tensor named `image`, as `data.prepare` writes it.
+    """
     import tensorflow_datasets as tfds
 
     for key, feature in features.items():
-        if isinstance(feature, tfds.features.Image):
+        is_tensor = isinstance(feature, tfds.features.Tensor) and feature.np_dtype == np.uint8
+        if isinstance(feature, tfds.features.Image) or (key == "image" and is_tensor):
             yield prefix + key, feature
         elif isinstance(feature, tfds.features.FeaturesDict):
             yield from _image_features(feature, f"{prefix}{key}/")

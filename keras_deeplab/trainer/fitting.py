@@ -134,8 +134,11 @@ def fit(
         steps_per_epoch = validation.integer("steps_per_epoch", steps_per_epoch)
     if strategy is None:
         strategy = getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
-    data_name = os.path.normpath(source) if isinstance(source, str | os.PathLike) else None
-    source = source if data_name is None else data.open_source(source)
+    data_name = None
+    if isinstance(source, str | os.PathLike):
+        data_name = os.fspath(source)
+        data_name = data_name if "://" in data_name else os.path.normpath(data_name)
+        source = data.open_source(source)
     source.check_split("train")
     if isinstance(model, str):
         model = ModelBuilder(model)

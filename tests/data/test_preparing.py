@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -173,3 +176,101 @@ def test_a_source_without_files(tmp_path):
     assert (found.info, found.names("val")) == (source.info, source.names("val"))
     assert all(equal(found.dataset(split), source.dataset(split)) for split in source.splits)
     assert json.loads((output / "dataset_info.json").read_text())["name"] == "data_2024_shapes"
+
+
+@pytest.mark.parametrize(
+    "channels, dtype, limits, stored",
+    [
+        (1, np.uint8, None, b"\x89PNG"),
+        (4, np.uint8, None, b"\x89PNG"),
+        (4, np.uint16, (0, 4095), b"\x89PNG"),
+        (5, np.uint16, None, None),
+        (3, np.float32, (-1.5, 2.25), b"\x89PNG"),
+        (3, np.uint8, (0, 200), b"\x89PNG"),
+    ],
+)
+def test_images_of_other_channels_and_values(
+    tmp_path, write_settings, channels, dtype, limits, stored
+):
+    root, random = tmp_path / "files", np.random.default_rng(channels)
+    is_png = (channels, dtype) == (3, np.uint8)
+    low, high = limits or (0, np.iinfo(dtype).max)
+    for split, count in (("train", 3), ("val", 2)):
+        for kind in ("images", "labels"):
+            (root / split / kind).mkdir(parents=True)
+        for number in range(count):
+            size = (20, 24 + number)
+            image = random.uniform(low, high, (*size, channels)).astype(dtype)
+            path = root / split / "images" / f"{number}.npy"
+            if is_png:
+                Image.fromarray(image).save(path.with_suffix(".png"))
+            else:
+                np.save(path, image)
+            label = Image.fromarray(random.integers(0, 2, size, np.uint8))
+            label.save(root / split / "labels" / f"{number}.png")
+    more = {} if limits is None else {"range": list(limits)}
+    write_settings(root, classes=["x", "y"], channels=channels, **more)
+    source = data.Folder(root)
+    output = data.prepare(source, tmp_path / "out", images_per_shard=2)
+    found = data.open_source(f"tfds:{output}")
+    assert found.info == source.info
+    assert (found.info.channels, found.info.value_range) == (channels, limits)
+    options = {"crop_size": (16, 16), "batch_size": 2, "cache": False}
+    batches = [data.training_dataset(one, **options) for one in (source, found)]
+    assert equal(*batches)
+    assert next(iter(batches[1]))[0].numpy().std() > 30
+    assert equal(*(data.evaluation_dataset(one) for one in (source, found)))
+    assert data.audit(found).splits["val"].images == 2
+    if stored:
+        assert found.encoded_images("train")(0).startswith(stored)
+    again = data.prepare(found, tmp_path / "again", file_format="tfrecord")
+    assert equal(data.TFDS(again).dataset("train"), source.dataset("train"))
+    # Other programs read the same samples.
+    example = next(iter(tfds.builder_from_directory(output).as_data_source("train")))
+    np.testing.assert_array_equal(example["image"], next(iter(source.dataset("train")))[0])
+
+
+def test_grey_files_are_stored_as_they_are(folder, tmp_path, write_settings):
+    settings = json.loads((folder / "dataset.json").read_text())
+    write_settings(folder, **settings, channels=1)
+    source = data.Folder(folder)
+    found = data.TFDS(data.prepare(source, tmp_path / "out"))
+    assert all(equal(found.dataset(split), source.dataset(split)) for split in source.splits)
+    assert found.dataset("train").element_spec[0].shape[-1] == 1
+    number = found.names("train").index("photo")
+    photo = (folder / "train/images/photo.jpg").read_bytes()
+    assert found.encoded_images("train")(number) == photo
+
+
+def test_other_settings_than_those_of_the_records(tmp_path, write_settings):
+    root = tmp_path / "files"
+    for kind, shape in (("images", (8, 9, 5)), ("labels", (8, 9))):
+        (root / "train" / kind).mkdir(parents=True)
+        np.save(root / "train" / kind / "a.npy", np.ones(shape, np.uint8))
+    write_settings(root, classes=["x", "y"], channels=5, range=[0, 2])
+    output = data.prepare(data.Folder(root), tmp_path / "out", file_format="tfrecord")
+    settings = json.loads((output / "dataset.json").read_text())
+    for change, message in (
+        ({"channels": 4}, '"channels" must be 5, as in the records'),
+        ({"range": [0, 4]}, r'"range" must be \[0.*, 2.*\], as in the records'),
+    ):
+        (output / "dataset.json").write_text(json.dumps(settings | change))
+        with pytest.raises(data.DatasetError, match=message):
+            data.TFDS(output)
+    write_settings(output, **settings)
+    path = next(output.glob("*tfrecord-*"))
+    example = tf.train.Example.FromString(data.TFDS(output)._records["train"][0])
+    content = example.features.feature["image/value"].bytes_list.value
+    assert zlib.decompress(content[0]) == bytes([128]) * 360
+    bomb = zlib.compress(bytes(100_000_000))
+    for other in (zlib.compress(bytes(300)), b"no zlib", bomb):
+        content[0] = other
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            writer.write(example.SerializeToString())
+        source = data.TFDS(output)
+        tracemalloc.start()
+        with pytest.raises(data.DatasetError, match="360 bytes, compressed"):
+            data.audit(source)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 20_000_000

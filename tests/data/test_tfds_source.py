@@ -270,7 +270,10 @@ def test_wrong_names(tmp_path, monkeypatch):
 
 
 def test_by_name_with_the_mock_data_of_tensorflow_datasets(build, tmp_path):
-    """Examples that TFDS draws for a data set, stored where it would be, and opened by name."""
+    """Examples that TFDS draws for a data set, stored where it would be, and opened by name.
+
+    `mock_data` alone does not do: it replaces `as_dataset` and writes no records, which are read.
+    """
 
     def drawn(self, *_, **__):
         def examples():

@@ -154,6 +154,7 @@ class Coco(FileSource):
             files.labels = {path.stem: path for path in sorted(labels.glob("*.png"))}
             return files.check(self.root, split)
         by_name = self._content(split)["by_name"]
+        files.leave_out(files.images.keys() - by_name.keys(), labels.name)
         files.images = {name: path for name, path in files.images.items() if name in by_name}
         for name, image in by_name.items():
             if name not in files.images:

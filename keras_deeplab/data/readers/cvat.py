@@ -14,8 +14,8 @@ import numpy as np
 
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
-from keras_deeplab.data.layout import SplitFiles, split_named
-from keras_deeplab.data.readers.listing import check_entries
+from keras_deeplab.data.layout import SplitFiles, shown, split_named
+from keras_deeplab.data.readers.listing import check_entries, files_below
 from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rectangle, run_lengths
 from keras_deeplab.data.readers.splitting import grouped
 from keras_deeplab.data.source import DatasetInfo, voc_colors
@@ -103,17 +103,26 @@ class Cvat(FileSource):
         """Lists the images that the file names."""
         files = SplitFiles()
         for name in self._splits[split]:
-            subset = self._images[name].subset
-            places = [self.root / folder for folder in ("images", f"images/{subset}", ".")]
-            found = (place / name for place in places if (place / name).is_file())
             files.labels[name] = self.root / FILE
-            image = next(found, None)
+            image = self._places[name]
             if image is None:
                 text = f"images/{name}, which {FILE} lists, is missing"
                 files.faults.append(FileFault("label without image", text))
             else:
                 files.images[name] = image
+        if split == self.splits[0]:
+            others = set(files_below(self.root)) - set(self._places.values())
+            files.leave_out((shown(self.root, path) for path in others), FILE)
         return files
+
+    @cached_property
+    def _places(self) -> dict[str, Path | None]:
+        """The file of each image."""
+        places = {}
+        for name, image in self._images.items():
+            paths = (self.root / at / name for at in ("images", f"images/{image.subset}", "."))
+            places[name] = next((path for path in paths if path.is_file()), None)
+        return places
 
     def read_values(self, name: str, path: Path) -> np.ndarray:
         """Draws the areas of an image."""

@@ -12,6 +12,7 @@ import numpy as np
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource, map_files
 from keras_deeplab.data.layout import SplitFiles, find_splits
+from keras_deeplab.data.paths import absolute
 from keras_deeplab.data.readers.listing import files_below, first_existing, read_lines
 from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rectangle
 from keras_deeplab.data.readers.splitting import splits_of
@@ -100,8 +101,8 @@ class LabelMe(FileSource):
             named = PureWindowsPath(str(read_json_object(path).get("imagePath", ""))).as_posix()
         except ValueError:
             return None  # a fault of its label map
-        image = Path(os.path.abspath(path.parent / named))
-        inside = image.is_relative_to(os.path.abspath(self.root))
+        image = absolute(path.parent / named)
+        inside = image.is_relative_to(absolute(self.root))
         return image if named and inside and image.is_file() else None
 
     def read_values(self, name: str, path: Path) -> np.ndarray:

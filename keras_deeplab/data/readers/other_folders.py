@@ -12,6 +12,7 @@ from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.formats import IMAGE_SUFFIXES, PIXEL_SUFFIXES
 from keras_deeplab.data.layout import LISTED_LABELS, SplitFiles, shown, split_named, visible
+from keras_deeplab.data.paths import RemotePath, data_path, is_remote
 from keras_deeplab.data.readers.listing import files_below
 from keras_deeplab.data.readers.splitting import grouped
 
@@ -94,7 +95,7 @@ class ListedFiles(OtherFolder):
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
+        self.path = data_path(path)
         self._split_of: dict[str, str] = {}
         super().__init__(self.path.parent)
 
@@ -105,11 +106,13 @@ class ListedFiles(OtherFolder):
             if not 2 <= len(row) <= 3:
                 files.faults.append(self._fault(number, f"{len(row)} cells: {', '.join(row)}"))
                 continue
-            image, label = (Path(os.path.normpath(self.root / cell)) for cell in row[:2])
-            lost = [cell for cell in row[:2] if not (self.root / cell).is_file()]
+            image, label = (self._path(cell) for cell in row[:2])
+            lost = [cell for cell in row[:2] if not self._path(cell).is_file()]
             if lost and number == 1 and not any(Path(cell).suffix for cell in row[:2]):
                 continue  # titles
-            name = Path(os.path.relpath(image, self.root)).with_suffix("").as_posix()
+            name = os.fspath(image.with_suffix(""))
+            if is_remote(name) == is_remote(self.root):
+                name = Path(os.path.relpath(name, self.root)).as_posix()
             split = split_named(row[2]) if len(row) == 3 else ""
             if lost:
                 files.faults.append(self._fault(number, f"missing {', '.join(lost)}"))
@@ -126,6 +129,9 @@ class ListedFiles(OtherFolder):
     def _splits(self) -> dict[str, list[str]]:
         # Without a valid row there is nothing to divide, and the faults of all are reported.
         return grouped(self._split_of, self.root) if self._all.images else {"train": []}
+
+    def _path(self, cell: str) -> Path | RemotePath:
+        return data_path(cell if is_remote(cell) else os.path.normpath(self.root / cell))
 
     def _fault(self, number: int, text: str) -> FileFault:
         return FileFault("bad list", f"{self.path.name}, row {number}: {text}")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from pathlib import Path
 
+import numpy as np
+
+from keras_deeplab.data.decoding import check_regular
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
-from keras_deeplab.data.layout import SplitFiles
+from keras_deeplab.data.layout import SplitFiles, shown
 from keras_deeplab.data.readers.listing import check_entries, inner_folder, read_lines
+from keras_deeplab.data.readers.sbd import read_mask
 from keras_deeplab.data.source import DatasetInfo
 
 CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat")
@@ -20,6 +25,7 @@ MASKS = Path("SegmentationClass")
 # SBD's masks as people distribute them: PNG, with those of VOC among them.
 MORE_MASKS = Path("SegmentationClassAug")
 MORE_NAMES = ("train_aug.txt", "trainaug.txt")
+SBD = Path("benchmark_RELEASE/dataset")
 LAYOUT = "VOC2012 with ImageSets/Segmentation, JPEGImages and SegmentationClass"
 
 
@@ -28,8 +34,9 @@ class Voc(FileSource):
 
     The splits are the lists train.txt and val.txt in ImageSets/Segmentation. If there are
     SegmentationClassAug and a list train_aug.txt (or trainaug.txt), "train" is that list: the
-    10,582 images with the annotations of SBD that the DeepLab papers use. SBD's own .mat files are
-    not read.
+    10,582 images with the annotations of SBD that the DeepLab papers use. The same images are
+    "train" if SBD's own benchmark_RELEASE is in the folder, in VOCdevkit or in VOC2012: those of
+    train.txt with VOC's masks, and those of SBD that val.txt does not list with its .mat files.
 
     Args:
         root: VOCdevkit, or the folder VOC2012 in it.
@@ -42,8 +49,11 @@ class Voc(FileSource):
 
     def __init__(self, root: str | os.PathLike) -> None:
         super().__init__(root)
+        given = self.root
         self.root = inner_folder(self.root, ("VOC2012", "VOCdevkit/VOC2012"), LISTS)
         check_entries(self.root, LAYOUT, map(str, (LISTS / "train.txt", IMAGES, MASKS)))
+        places = (folder / SBD for folder in (given, self.root, self.root.parent))
+        self._sbd = next((place for place in places if (place / "cls").is_dir()), None)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -58,17 +68,48 @@ class Voc(FileSource):
         more = [path for path in more if path.exists()]
         if split == "train" and more and (self.root / MORE_MASKS).exists():
             listed, masks = more[0], self.root / MORE_MASKS
+        elif split == "train" and self._sbd:
+            return self._with_sbd(self._listed(listed, masks))
+        return self._listed(listed, masks)
+
+    def _with_sbd(self, files: SplitFiles) -> SplitFiles:
+        """Adds the images of both lists of SBD that are not those of validation."""
+        check_entries(self.root, LAYOUT, (str(LISTS / "val.txt"),))
+        check_entries(self._sbd, "SBD: cls, train.txt and val.txt", ("train.txt", "val.txt"))
+        known = {*files.images, *_names(self.root / LISTS / "val.txt")}
+        for listed in (self._sbd / "train.txt", self._sbd / "val.txt"):
+            more = self._listed(listed, self._sbd / "cls", ".mat", known)
+            files.images |= more.images
+            files.labels |= more.labels
+            files.faults += more.faults
+        return files
+
+    def _listed(
+        self, listed: Path, masks: Path, suffix: str = ".png", without: Container[str] = ()
+    ) -> SplitFiles:
         files = SplitFiles()
-        for line in read_lines(listed):
-            # Some lists name the files: /JPEGImages/X.jpg /SegmentationClassAug/X.png
-            name = Path(line.split()[0]).stem
+        for name in _names(listed):
+            if name in without:
+                continue
             for found, path, kind in (
                 (files.images, self.root / IMAGES / f"{name}.jpg", "label without image"),
-                (files.labels, masks / f"{name}.png", "image without label"),
+                (files.labels, masks / f"{name}{suffix}", "image without label"),
             ):
                 if path.exists():
                     found[name] = path
                 else:
-                    text = f"{path.relative_to(self.root)}, which {listed.name} lists, is missing"
+                    text = f"{shown(self.root, path)}, which {listed.name} lists, is missing"
                     files.faults.append(FileFault(kind, text))
         return files
+
+    def read_values(self, name: str, path: Path) -> np.ndarray:
+        """Returns the values of a mask, also of SBD's."""
+        if path.suffix == ".mat":
+            check_regular(path)
+            return read_mask(path.read_bytes())
+        return super().read_values(name, path)
+
+
+def _names(listed: Path) -> list[str]:
+    """The names in a list; some lists name files: /JPEGImages/X.jpg /SegmentationClassAug/X.png"""
+    return [Path(line.split()[0]).stem for line in read_lines(listed)]

@@ -99,6 +99,29 @@ def test_instances(coco, read):
     assert label[11, 0] == 0
 
 
+def test_images_that_annotations_do_not_list_are_left_out(coco, read, draw, tmp_path):
+    area = {"image_id": 7, "category_id": 18, "segmentation": [[0, 0, 9, 0, 9, 9]], "area": 81}
+    root = coco("instances", [area])
+    for number in range(12):
+        draw(f"train2017/{number}.jpg")
+    source, found = read(f"coco:{root}")
+    assert list(found["train"]) == ["000000000001"]
+    warning = (
+        "train: 12 images that instances_train2017.json does not list are left out: 0, 1, 10, "
+    )
+    warnings = [one for one in data.audit(source).warnings if "left out" in one]
+    assert warnings == [f"{warning}11, 2, 3, 4, 5, 6, 7, ..."]
+
+    for name in ("images/train/a.jpg", "images/b.jpg", "more/a.jpg"):
+        draw(f"cvat/{name}")
+    (tmp_path / "cvat/annotations.xml").write_text(XML.format(subset='subset="Train"'))
+    report = data.audit(f"cvat:{tmp_path / 'cvat'}")
+    assert report.splits["train"].images == 1
+    listed = "images/b.jpg, more/a.jpg"
+    expected = f"train: 2 images that annotations.xml does not list are left out: {listed}"
+    assert expected in report.warnings
+
+
 def test_panoptic_comes_first(coco, read, draw):
     ids = np.zeros((12, 16), np.int64)
     ids[:4], ids[4:8], ids[8:10] = 70_000, 5, 300

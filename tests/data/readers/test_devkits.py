@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.io
 
 from keras_deeplab import data
 from keras_deeplab.data.readers import camvid, cityscapes
+
+SIZE = (12, 16)
 
 
 @pytest.fixture
@@ -54,6 +57,62 @@ def test_voc_names_all_that_is_missing(voc):
         data.audit(f"voc:{voc}")
     assert "JPEGImages/2007_000032.jpg, which train.txt lists, is missing" in str(caught.value)
     assert "SegmentationClass/2007_000033.png, which val.txt lists" in str(caught.value)
+
+
+@pytest.fixture
+def sbd(voc, values):
+    """SBD as its archive unpacks: one image of VOC's train, one of its val and two others."""
+    folder = voc / "benchmark_RELEASE/dataset"
+    (folder / "cls").mkdir(parents=True)
+    (folder / "train.txt").write_text("2007_000032\n2008_000002\n")
+    (folder / "val.txt").write_text("2007_000033\n2008_000003\n")
+    for name in ("2007_000032", "2008_000002", "2007_000033", "2008_000003"):
+        outline = scipy.sparse.csc_array(np.eye(*SIZE, dtype=bool))
+        content = {
+            "Boundaries": np.array([[outline]], object),
+            "Segmentation": values(0, int(name[-1])),
+            "CategoriesPresent": np.array([[int(name[-1])]], np.uint8),
+        }
+        path = folder / "cls" / f"{name}.mat"
+        scipy.io.savemat(path, {"GTcls": content}, do_compression=True)
+    return folder
+
+
+def test_voc_with_sbd_itself(voc, sbd, read, draw, values):
+    for name in ("2008_000002", "2008_000003"):
+        draw(f"VOC2012/JPEGImages/{name}.jpg")
+    _, found = read(f"voc:{voc}")
+    assert list(found["train"]) == ["2007_000032", "2007_000039", "2008_000002", "2008_000003"]
+    assert list(found["val"]) == ["2007_000033"]
+    # VOC's own mask, with its border, and SBD's.
+    np.testing.assert_array_equal(found["train"]["2007_000032"], values(0, 1, 255))
+    np.testing.assert_array_equal(found["train"]["2008_000003"], values(0, 3))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "unreadable file"),
+        (b"MATLAB 5.0 MAT-file" + bytes(200), "unreadable file"),
+        ({"GTinst": {"Segmentation": np.ones(SIZE, np.uint8)}}, "KeyError 'GTcls'"),
+        ({"GTcls": np.ones(SIZE, np.uint8)}, "unreadable file"),
+        ({"GTcls": {"Segmentation": np.ones(SIZE)}}, "label map not one-channel"),
+        ({"GTcls": {"Segmentation": np.ones((2, 3, 4), np.uint8)}}, "label map not one-channel"),
+        ({"GTcls": {"Segmentation": np.ones((6000, 6000), np.uint8)}}, "image too large"),
+    ],
+)
+def test_wrong_masks_of_sbd(voc, sbd, draw, content, message):
+    for name in ("2008_000002", "2008_000003"):
+        draw(f"VOC2012/JPEGImages/{name}.jpg")
+    path = sbd / "cls/2008_000003.mat"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        scipy.io.savemat(path, content, do_compression=True)
+    with pytest.raises(data.DatasetError, match=message) as caught:
+        data.audit(f"voc:{voc}")
+    assert "dataset/cls/2008_000003.mat: " in str(caught.value)
+    assert "1 fault\n" in str(caught.value)
 
 
 def test_an_empty_list_is_a_fault(voc):
