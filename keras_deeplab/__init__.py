@@ -4,6 +4,7 @@ from keras_deeplab import (
     _requirements,  # noqa: F401 - first, as it refuses Keras settings that the others fail under
     backbones,
     batch_norm,
+    crf,
     data,
     distribution,
     export,
@@ -53,6 +54,7 @@ __all__ = [
     "backbones",
     "batch_norm",
     "comparison_picture",
+    "crf",
     "data",
     "distribution",
     "evaluate",

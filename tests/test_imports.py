@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"files", "validation"},
     {"labels", "schedules", "distribution"},
     {"layers", "data", "losses", "metrics"},
-    {"graph", "boundary"},
+    {"graph", "boundary", "crf"},
     {"backbones", "optimizers", "batch_norm", "frozen"},
     {"models"},
     {"weights"},
@@ -35,7 +35,7 @@ FLOORS: list[set[str]] = [
     {"cli"},  # may also import the package itself
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil"}
+LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil", "scipy"}
 # Extras, imported where they are needed.
 EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"}
 EXTRAS |= {"pyvips", "imageio", "imageio_ffmpeg"}

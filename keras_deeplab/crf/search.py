@@ -36,6 +36,12 @@ class SearchReport:
     mean_iou: dict[DenseCRF, float]
     unrefined_mean_iou: float
 
+    def __str__(self) -> str:
+        """The five best CRFs and their mean IoU."""
+        best = sorted(self.mean_iou, key=self.mean_iou.get, reverse=True)[:5]
+        rows = [f"{self.mean_iou[crf]:.4f}  {crf}" for crf in best]
+        return "\n".join(["mean IoU", *rows, f"{self.unrefined_mean_iou:.4f}  without a CRF"])
+
 
 def search(
     samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],

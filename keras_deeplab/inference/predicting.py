@@ -46,7 +46,8 @@ def predict(
 
     Args:
         model: Segmentation model on pixels in 0..255, or an export that
-            `runtimes.open_exported` opened; any input size that the model takes.
+            `runtimes.open_exported` opened, or a `crf.RefinedModel`; any input size that the model
+            takes.
         image: Path of a JPEG, PNG, BMP, WebP or TIFF file, or an array or `PIL.Image`
             `(height, width, 3)`, `(height, width)`, `(height, width, 1)` or with a batch axis in
             front; uint8, or another dtype with values in 0..255. One channel is repeated where the

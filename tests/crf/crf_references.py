@@ -27,7 +27,7 @@ def corners_of(point: np.ndarray) -> list[tuple[tuple[int, ...], float]]:
     """The corners of the simplex around a point of the hyperplane, with barycentric weights."""
     size = len(point)
     closest = np.rint(point / size) * size
-    # Back to the hyperplane, where the rounding was largest; of equals the first is the lowest rank.
+    # Back to the hyperplane where the rounding was largest. Of equals the first has a low rank.
     order = np.argsort(closest - point, kind="stable")
     excess = round(closest.sum() / size)
     closest[order[size - excess :]] -= size
