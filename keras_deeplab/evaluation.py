@@ -177,7 +177,11 @@ def search_crf(
         raise error("images", f"below the {len(pairs)} images of the dataset", images)
     functions = model_functions(model)
     samples = [
-        (pixels[0], predict(functions, pixels[0], probabilities=True), labels.reshape(pixels.shape[1:3]))
+        (
+            pixels[0],
+            predict(functions, pixels[0], probabilities=True),
+            labels.reshape(pixels.shape[1:3]),
+        )
         for pixels, labels in pairs[:images]
     ]
     return search(samples, start=start, ignore_label=ignore_label)

@@ -19,6 +19,7 @@ import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.cli import audit, evaluate, export, predict, prepare, train
 from keras_deeplab.cli.options import run_folder
+from keras_deeplab.crf import DenseCRF, RefinedModel, open_crf
 from keras_deeplab.crf.search import COARSE_GRID
 from keras_deeplab.trainer import MODELS
 from keras_deeplab.trainer.finishing import final_model
@@ -94,7 +95,9 @@ def test_evaluate_with_every_option(run, capsys):
 
 
 def test_a_crf_is_searched_and_used(run, photos, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(COARSE_GRID, "appearance_sigma_xy", (50.0,))
+    for name, value in DenseCRF(3, 3, 5, 50, 10).to_dict().items():
+        if name in COARSE_GRID:
+            monkeypatch.setitem(COARSE_GRID, name, (value,))
     model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
     assert evaluate.main([*model, "--search-crf", "2"]) == 0
     printed = capsys.readouterr().out
@@ -102,14 +105,13 @@ def test_a_crf_is_searched_and_used(run, photos, tmp_path, capsys, monkeypatch):
     assert "on the 1 images of val" in printed
     path = tmp_path / "crf.json"
     constants = json.loads(path.read_text())
-    assert constants["appearance_sigma_xy"] == 50
+    assert DenseCRF(**constants) == DenseCRF(3, 3, 5, 50, 10)
     assert json.loads((tmp_path / "metrics.json").read_text())["crf"] == constants
-    for option in ([], ["v1"], [str(path)]):
-        assert predict.main([*model, "--images", str(photos / "b.png"), "--crf", *option]) == 0
-        labels = np.asarray(Image.open(tmp_path / "b_labels.png"))
-        crf = keras_deeplab.crf.open_crf((option or ["v2"])[0])
-        refined = keras_deeplab.crf.RefinedModel(keras_deeplab.load_model(model[1]), crf)
-        np.testing.assert_array_equal(labels, keras_deeplab.predict(refined, photos / "b.png"))
+    photo = photos / "b.png"
+    assert predict.main([*model, "--images", str(photo), "--crf", str(path)]) == 0
+    refined = RefinedModel(keras_deeplab.load_model(run / "model.keras"), open_crf(path))
+    labels = np.asarray(Image.open(tmp_path / "b_labels.png"))
+    np.testing.assert_array_equal(labels, keras_deeplab.predict(refined, photo))
     assert evaluate.main([*model, "--search-crf", "3"]) == 2
     assert "`images` must be below the 3 images of the dataset" in capsys.readouterr().err
 
