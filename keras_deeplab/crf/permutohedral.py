@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+import operator
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import sparse
+
+from keras_deeplab.crf.row_blocks import RowBlocks
 
 
 class PermutohedralLattice:
@@ -48,27 +50,27 @@ class PermutohedralLattice:
         number = np.empty(len(keys), np.int32)
         number[np.argsort(first)] = np.arange(len(keys), dtype=np.int32)
         rows = np.arange(0, points * corners + 1, corners, dtype=np.int32)
-        self._slice = sparse.csr_array(
+        interpolation = sparse.csr_array(
             (barycentric.astype(np.float32).ravel(), number[corner].ravel(), rows),
             (points, len(keys)),
         )
-        self._splat = self._slice.T.tocsr()
         steps = np.uint64(corners) * factors - total
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             blurs = list(pool.map(lambda step: _blur(keys, step, number), steps))
             # Two directions at once: fewer passes over the values, about as many additions.
-            pairs = [blurs[index : index + 2] for index in range(0, corners, 2)]
-            self._blurs = list(pool.map(lambda pair: functools.reduce(_after, pair), pairs))
-        norm = sparse.diags_array(1 / np.sqrt(self(np.ones(points, np.float32))))
-        self._slice = (norm @ self._slice).tocsr()
-        self._splat = self._slice.T.tocsr()
+            pairs = pool.map(operator.matmul, blurs[1::2], blurs[::2])
+            blurs = [*pairs, *blurs[corners - corners % 2 :]]
+        sums = interpolation.sum(0)
+        for blur in blurs:
+            sums = blur @ sums
+        interpolation = sparse.diags_array(1 / np.sqrt(interpolation @ sums)) @ interpolation
+        self._products = [RowBlocks(m) for m in (interpolation.T.tocsr(), *blurs, interpolation)]
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Filters values `(points,)` or `(points, channels)`, float32."""
-        values = self._splat @ values
-        for blur in self._blurs:
-            values = blur @ values
-        return self._slice @ values
+        for matrix in self._products:
+            values = matrix @ values
+        return values
 
 
 def _closest_vertex(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,10 +92,6 @@ def _closest_vertex(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     vertex += rank < 0
     vertex -= rank > dimensions
     return vertex.astype(np.int64), place - vertex
-
-
-def _after(first: sparse.csr_array, second: sparse.csr_array) -> sparse.csr_array:
-    return second @ first
 
 
 def _blur(keys: np.ndarray, step: np.uint64, number: np.ndarray) -> sparse.csr_array:

@@ -105,7 +105,7 @@ def test_without_weights_nothing_changes():
     np.testing.assert_array_equal(same.argmax(-1), probabilities.argmax(-1))
 
 
-def test_a_batch_and_the_order_of_classes_and_channels():
+def test_a_batch_and_the_order_of_classes():
     images = np.stack([image_of(seed) for seed in range(2)])
     probabilities = np.stack([probabilities_of(seed, 5) for seed in range(2)])
     batch = dense_crf(images, probabilities)
@@ -113,9 +113,6 @@ def test_a_batch_and_the_order_of_classes_and_channels():
     np.testing.assert_array_equal(batch[1], single)
     reversed_classes = dense_crf(images[1], probabilities[1, ..., ::-1])
     np.testing.assert_allclose(reversed_classes[..., ::-1], single, atol=1e-5)
-    zero = np.zeros((*images.shape[:3], 1))
-    with_zero = dense_crf(np.concatenate([images, zero], -1), probabilities)
-    assert np.mean(with_zero.argmax(-1) == batch.argmax(-1)) > 0.97  # another lattice
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (1, 9), (7, 1)])

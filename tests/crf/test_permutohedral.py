@@ -45,9 +45,13 @@ def test_the_kernel_is_close_to_a_gaussian(dimensions, difference):
 
 
 def test_normalisation_is_symmetric():
-    """The square root of the sums of a row, of which normalisation makes the eigenvector of 1."""
+    """It makes the square roots of the sums of rows an eigenvector of the value 1.
+
+    Barycentric coordinates sum to 1 before it.
+    """
     features = np.random.default_rng(0).uniform(0, 4, (300, 3))
     _, made = matrix_of(features)
-    root = 1 / made._slice.sum(1)  # barycentric coordinates sum to 1 before it
+    interpolation = made._products[-1]
+    root = 1 / (interpolation @ np.ones(interpolation.shape[1], np.float32))
     np.testing.assert_allclose(made(root.astype(np.float32)), root, rtol=1e-5)
     assert root.std() > 0.1 * root.mean()
