@@ -17,7 +17,7 @@ from keras_deeplab.cli.options import (
     load_model_or_export,
     positive,
 )
-from keras_deeplab.crf import PRESETS, RefinedModel
+from keras_deeplab.crf import PRESETS, RefinedModel, open_crf
 from keras_deeplab.evaluation import prediction_settings, scores_table, search_crf
 from keras_deeplab.files import write_json
 from keras_deeplab.inference import logits_spec
@@ -50,13 +50,13 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
+    crf = open_crf(options.crf) if options.crf else None
     source = data.open_source(options.data)
     data.audit(source, [options.split])
     model = load_model_or_export(options)
     check_classes(options, source.info.classes, logits_spec(model)[1])
     folder = options.output or options.model.parent / f"evaluation-{options.split}"
     dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once
-    crf = options.crf
     if options.search_crf:
         found = search_crf(model, dataset, options.search_crf, crf or PRESETS["v1"])
         crf = found.best

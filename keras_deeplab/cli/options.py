@@ -15,7 +15,6 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import names, validation
-from keras_deeplab.crf import DenseCRF, open_crf
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
 from keras_deeplab.runtimes import ExportedModel, is_exported, open_exported
 from keras_deeplab.trainer import next_free
@@ -169,21 +168,12 @@ def add_crf(parser: argparse.ArgumentParser) -> None:
     """Adds the option of a CRF after the model."""
     parser.add_argument(
         "--crf",
-        type=crf_constants,
         nargs="?",
         const="v2",
         metavar="v1|v2|FILE",
         help="refine the probabilities with a dense CRF: constants of DeepLab v1 or v2 (default), "
         "or a JSON file of them",
     )
-
-
-def crf_constants(text: str) -> DenseCRF:
-    """The constants of a CRF from the command line."""
-    try:
-        return open_crf(text)
-    except ValueError as fault:
-        raise argparse.ArgumentTypeError(str(fault)) from fault
 
 
 def check_classes(options: argparse.Namespace, classes: Sequence[str], predicted: int) -> None:

@@ -17,7 +17,7 @@ from keras_deeplab.cli.options import (
     height_and_width,
     load_model_or_export,
 )
-from keras_deeplab.crf import RefinedModel
+from keras_deeplab.crf import RefinedModel, open_crf
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.prediction import list_images, stored_info
 
@@ -52,12 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     images = list_images(options.images)  # before the model is loaded
+    crf = open_crf(options.crf) if options.crf else None
     model = load_model_or_export(options)
     info = None  # that inside an export
     if isinstance(model, keras.Model):
         info = stored_info(options.model, logits_spec(model)[1])
     keras_deeplab.predict_files(
-        RefinedModel(model, options.crf) if options.crf else model,
+        RefinedModel(model, crf) if crf else model,
         images,
         options.output,
         info,

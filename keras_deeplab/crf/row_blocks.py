@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from scipy import sparse
 
-
 BLOCK = 16384  # rows, whose products with some classes stay in the cache of a core
 
 
