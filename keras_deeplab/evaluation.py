@@ -148,7 +148,7 @@ def search_crf(
     model: Predictor,
     dataset: tf.data.Dataset,
     images: int,
-    start: DenseCRF = PRESETS["v1"],
+    start: DenseCRF = PRESETS["v2"],
     ignore_label: int | None = 255,
 ) -> SearchReport:
     """Searches the constants of a CRF for a model, as `crf.search` does, on some labelled images.
@@ -157,7 +157,7 @@ def search_crf(
         model: As of `evaluate`.
         dataset: As of `evaluate`, of more images.
         images: Number of images for the search, the first ones. Evaluate on others.
-        start: The CRF whose constants that are not searched are kept: smoothness and steps.
+        start: The CRF whose constants that are not searched are kept.
         ignore_label: Label of ignored pixels, or None.
 
     Returns:

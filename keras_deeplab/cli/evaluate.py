@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = options.output or options.model.parent / f"evaluation-{options.split}"
     dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once
     if options.search_crf:
-        found = search_crf(model, dataset, options.search_crf, crf or PRESETS["v1"])
+        found = search_crf(model, dataset, options.search_crf, crf or PRESETS["v2"])
         crf = found.best
         write_json(folder / "crf.json", crf.to_dict())
         print(f"{found}\nWrote {folder / 'crf.json'}")

@@ -95,7 +95,7 @@ def test_evaluate_with_every_option(run, capsys):
 
 
 def test_a_crf_is_searched_and_used(run, photos, tmp_path, capsys, monkeypatch):
-    for name, value in DenseCRF(3, 3, 5, 50, 10).to_dict().items():
+    for name, value in DenseCRF(3, 1, 5, 50, 10).to_dict().items():
         if name in COARSE_GRID:
             monkeypatch.setitem(COARSE_GRID, name, (value,))
     model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
@@ -105,7 +105,7 @@ def test_a_crf_is_searched_and_used(run, photos, tmp_path, capsys, monkeypatch):
     assert "on the 1 images of val" in printed
     path = tmp_path / "crf.json"
     constants = json.loads(path.read_text())
-    assert DenseCRF(**constants) == DenseCRF(3, 3, 5, 50, 10)
+    assert DenseCRF(**constants) == DenseCRF(3, 1, 5, 50, 10)
     assert json.loads((tmp_path / "metrics.json").read_text())["crf"] == constants
     photo = photos / "b.png"
     assert predict.main([*model, "--images", str(photo), "--crf", str(path)]) == 0
