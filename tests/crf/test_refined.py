@@ -98,4 +98,4 @@ def test_settings_name_the_constants(taken):
 def test_memory_is_that_of_the_larger(model):
     functions = model_functions(RefinedModel(model, SMALL))
     assert functions.bytes_per_pixel == bytes_per_pixel(3, 3) > functions.model.bytes_per_pixel
-    assert 2000 < bytes_per_pixel(3, 21) < 3000  # 2.8 kB were measured, of an image of noise
+    assert 3500 < bytes_per_pixel(3, 21) < 4500  # 4.1 kB were measured, of an image of noise
