@@ -10,15 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.boundary import BoundaryScores
-from keras_deeplab.inference import logits_spec, model_functions
+from keras_deeplab.crf import PRESETS, DenseCRF, RefinedModel, SearchReport, search
+from keras_deeplab.inference import Predictor, logits_spec, model_functions, predict
 from keras_deeplab.metrics import SegmentationMetrics, by_name, scores
 from keras_deeplab.models import MultiScale
 from keras_deeplab.runtimes import ExportedModel
-from keras_deeplab.validation import error
+from keras_deeplab.validation import error, integer
 
 
 def evaluate(
-    model: keras.Model | ExportedModel,
+    model: Predictor,
     dataset: tf.data.Dataset,
     class_names: Sequence[str] | None = None,
     ignore_label: int | None = 255,
@@ -31,7 +32,8 @@ def evaluate(
 
     Args:
         model: Segmentation model on pixels in 0..255, or an export that
-            `runtimes.open_exported` opened, which computes in its own runtime.
+            `runtimes.open_exported` opened, which computes in its own runtime, or a
+            `crf.RefinedModel`.
         dataset: Finite dataset of `(images, labels)`: images `(batch, height, width, channels)`
             in 0..255, labels `(batch, height, width)` or `(batch, height, width, 1)`; or of
             single images and label maps without the batch axis.
@@ -142,11 +144,56 @@ def _cell(value: float | None, form: str) -> str:
     return "absent" if value is None else format(value, form)
 
 
-def prediction_settings(model: keras.Model | ExportedModel) -> dict[str, Any]:
-    """Returns output stride and test-time augmentation (outermost first) of a model, as JSON.
+def search_crf(
+    model: Predictor,
+    dataset: tf.data.Dataset,
+    images: int,
+    start: DenseCRF = PRESETS["v2"],
+    ignore_label: int | None = 255,
+) -> SearchReport:
+    """Searches the constants of a CRF for a model, as `crf.search` does, on some labelled images.
 
-    They are unknown of an export.
+    Args:
+        model: As of `evaluate`.
+        dataset: As of `evaluate`, of more images.
+        images: Number of images for the search, the first ones. Evaluate on others.
+        start: The CRF whose constants that are not searched are kept.
+        ignore_label: Label of ignored pixels, or None.
+
+    Returns:
+        The report of `crf.search`.
+
+    Raises:
+        ValueError: If the dataset has not more than that number of images.
+
+    Example:
+
+    >>> report = keras_deeplab.evaluation.search_crf(model, dataset, images=30)
+    >>> refined = keras_deeplab.crf.RefinedModel(model, report.best)
     """
+    dataset = pair_batches(dataset).unbatch().batch(1)
+    pairs = list(dataset.take(integer("images", images) + 1).as_numpy_iterator())
+    if len(pairs) <= images:
+        raise error("images", f"below the {len(pairs)} images of the dataset", images)
+    functions = model_functions(model)
+    samples = [
+        (
+            pixels[0],
+            predict(functions, pixels[0], probabilities=True),
+            labels.reshape(pixels.shape[1:3]),
+        )
+        for pixels, labels in pairs[:images]
+    ]
+    return search(samples, start=start, ignore_label=ignore_label)
+
+
+def prediction_settings(model: Predictor) -> dict[str, Any]:
+    """Returns output stride, test-time augmentation (outermost first) and CRF of a model, as JSON.
+
+    Of an export the first two are unknown.
+    """
+    if isinstance(model, RefinedModel):
+        return {**prediction_settings(model.model), "crf": model.crf.to_dict()}
     if isinstance(model, ExportedModel):
         return {"export": model.path.name}
     augmentation = []

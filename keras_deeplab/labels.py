@@ -167,3 +167,8 @@ def fit_sample_weight(sample_weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
             "Pass weights per class to CrossEntropy(class_weights=...)."
         )
     return weights
+
+
+def label_dtype(num_classes: int) -> tf.DType:
+    """Returns the dtype of a predicted label map: uint8, or int32 above 255 classes."""
+    return tf.uint8 if num_classes <= 255 else tf.int32

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from keras_deeplab.crf import RefinedModel
 from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.files import atomic_write, read_json_object, write_png
@@ -51,7 +52,7 @@ def predict_files(
 
     Args:
         model: Segmentation model on pixels in 0..255, or an export that
-            `runtimes.open_exported` opened.
+            `runtimes.open_exported` opened, or a `crf.RefinedModel`.
         images: Image files, videos (`.mp4`, `.mov`, `.avi`, `.mkv`, `.webm` or `.m4v`; with the
             extra `video`), or folders of them.
         output: Folder to write to.
@@ -76,8 +77,9 @@ def predict_files(
     >>> shares = keras_deeplab.predict_files(model, ["street.jpg"], "predictions")
     """
     paths, (_, num_classes) = list_images(images), logits_spec(model)
-    if isinstance(model, ExportedModel):
-        info = info or model.metadata.info
+    network = model.model if isinstance(model, RefinedModel) else model
+    if isinstance(network, ExportedModel):
+        info = info or network.metadata.info
     names = info.classes if info else tuple(map(str, range(num_classes)))
     colors = info.colors if info else voc_colors(num_classes)
     windows = {"window": window, "overlap": overlap}

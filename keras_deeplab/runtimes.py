@@ -108,6 +108,11 @@ class ExportedModel:
         return self.metadata.num_classes
 
     @property
+    def spec(self) -> tuple[tf.TensorSpec, int]:
+        """The spec of the images and the number of classes."""
+        return tf.TensorSpec((None, *self.metadata.image_shape), tf.uint8), self.num_classes
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; their numbers where the file has none."""
         info = self.metadata.info

@@ -30,6 +30,7 @@ SHORTER = {  # smaller images, batches and data sets, and fewer steps
     "batch_size=8": "batch_size=2",
     "data.Shapes()": "data.Shapes(4, 2)",
     "train=200": "train=2",
+    "images=30": "images=1",
     "train=20": "train=5",
     "steps=800": "steps=1, batch_size=2",
 }
@@ -155,6 +156,8 @@ SCOPE = {"keras": keras, "keras_deeplab": kd, "data": kd.data, "np": np, "tf": t
 # Examples about the reader's own model, photographs or folder: they run on stand-ins, and the
 # numbers they print are not compared.
 OWN = {
+    "crf.refined.RefinedModel",
+    "crf.search.search",
     "data.folder.Folder",
     "data.pipeline.evaluation_dataset",
     "data.pipeline.training_dataset",
@@ -163,6 +166,7 @@ OWN = {
     "export.saved_model.saved_model",
     "evaluation.evaluate",
     "evaluation.scores_table",
+    "evaluation.search_crf",
     "inference.predicting.predict",
     "metrics.SegmentationMetrics",
     "pictures.comparison_picture",

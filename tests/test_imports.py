@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"files", "validation"},
     {"labels", "schedules", "distribution"},
     {"layers", "data", "losses", "metrics"},
-    {"graph", "boundary"},
+    {"graph", "boundary", "crf"},
     {"backbones", "optimizers", "batch_norm", "frozen"},
     {"models"},
     {"weights"},

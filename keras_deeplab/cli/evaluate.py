@@ -10,12 +10,15 @@ from keras_deeplab import data
 from keras_deeplab.cli.options import (
     DATA,
     Parser,
+    add_crf,
     add_model,
     check_classes,
     command,
     load_model_or_export,
+    positive,
 )
-from keras_deeplab.evaluation import prediction_settings, scores_table
+from keras_deeplab.crf import PRESETS, RefinedModel, open_crf
+from keras_deeplab.evaluation import prediction_settings, scores_table, search_crf
 from keras_deeplab.files import write_json
 from keras_deeplab.inference import logits_spec
 
@@ -27,10 +30,18 @@ def parser() -> Parser:
         description="Computes the scores of a model on whole images at their own size.",
     )
     add_model(made, exported=True)
+    add_crf(made)
     add = made.add_argument
     add("--data", default="shapes", help=DATA)
     add("--split", default="val", help="train, val or test")
     add("--boundary", action="store_true", help="compute scores along boundaries too")
+    add(
+        "--search-crf",
+        type=positive,
+        metavar="N",
+        help="search the constants of a dense CRF on the first N images of the split, write them "
+        "to crf.json for --crf, and compute the scores with it on the others",
+    )
     add("--output", type=Path, help="folder for metrics.json; default: beside the model")
     return made
 
@@ -39,17 +50,26 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
+    crf = open_crf(options.crf) if options.crf else None
     source = data.open_source(options.data)
     data.audit(source, [options.split])
     model = load_model_or_export(options)
     check_classes(options, source.info.classes, logits_spec(model)[1])
+    folder = options.output or options.model.parent / f"evaluation-{options.split}"
+    dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once
+    if options.search_crf:
+        found = search_crf(model, dataset, options.search_crf, crf or PRESETS["v2"])
+        crf = found.best
+        write_json(folder / "crf.json", crf.to_dict())
+        print(f"{found}\nWrote {folder / 'crf.json'}")
+        dataset = dataset.skip(options.search_crf)
+    model = RefinedModel(model, crf) if crf else model
     report = keras_deeplab.evaluate(
         model,
-        data.evaluation_dataset(source, options.split, cache=False),  # read once
+        dataset,
         class_names=source.info.classes,
         boundary=options.boundary,
     )
-    folder = options.output or options.model.parent / f"evaluation-{options.split}"
     path = folder / "metrics.json"
     write_json(path, {"split": options.split, **prediction_settings(model), **report})
     print(scores_table(report, options.split))

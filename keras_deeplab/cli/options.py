@@ -164,6 +164,18 @@ def load_model_or_export(options: argparse.Namespace) -> keras.Model | ExportedM
     return open_exported(options.model)
 
 
+def add_crf(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of a CRF after the model."""
+    parser.add_argument(
+        "--crf",
+        nargs="?",
+        const="v2",
+        metavar="v1|v2|FILE",
+        help="refine the probabilities with a dense CRF: constants of DeepLab v1 or v2 (default), "
+        "or a JSON file of them",
+    )
+
+
 def check_classes(options: argparse.Namespace, classes: Sequence[str], predicted: int) -> None:
     """Raises an error if `--model` does not predict as many classes as `--data` has."""
     if predicted != len(classes):

@@ -11,11 +11,13 @@ import keras_deeplab
 from keras_deeplab.cli.options import (
     SIZE,
     Parser,
+    add_crf,
     add_model,
     command,
     height_and_width,
     load_model_or_export,
 )
+from keras_deeplab.crf import RefinedModel, open_crf
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.prediction import list_images, stored_info
 
@@ -28,6 +30,7 @@ def parser() -> Parser:
         "NAME_overlay.mp4 for each video.",
     )
     add_model(made, exported=True)
+    add_crf(made)
     add = made.add_argument
     add(
         "--images", type=Path, nargs="+", required=True, help="images or videos, or folders of them"
@@ -49,12 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     images = list_images(options.images)  # before the model is loaded
+    crf = open_crf(options.crf) if options.crf else None
     model = load_model_or_export(options)
     info = None  # that inside an export
     if isinstance(model, keras.Model):
         info = stored_info(options.model, logits_spec(model)[1])
     keras_deeplab.predict_files(
-        model,
+        RefinedModel(model, crf) if crf else model,
         images,
         options.output,
         info,

@@ -10,7 +10,8 @@ import tensorflow as tf
 from keras_deeplab.data import DatasetInfo
 from keras_deeplab.frozen import FrozenFunction
 from keras_deeplab.graph.network import all_layers
-from keras_deeplab.inference import label_dtype, logits_spec
+from keras_deeplab.inference import logits_spec
+from keras_deeplab.labels import label_dtype
 from keras_deeplab.layers.dilated_conv import Target
 from keras_deeplab.runtimes import OUTPUTS, Metadata
 from keras_deeplab.validation import error, one_of, size

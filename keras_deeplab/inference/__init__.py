@@ -1,18 +1,12 @@
 """From images to label maps and probabilities: in windows, by rows, frame by frame."""
 
-from keras_deeplab.inference.functions import (
-    Predictor,
-    label_dtype,
-    logits_spec,
-    model_functions,
-)
+from keras_deeplab.inference.functions import Predictor, logits_spec, model_functions
 from keras_deeplab.inference.pixels import ImageLike, open_picture, read_image
 from keras_deeplab.inference.predicting import predict
 
 __all__ = [
     "ImageLike",
     "Predictor",
-    "label_dtype",
     "logits_spec",
     "model_functions",
     "open_picture",

@@ -10,10 +10,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_deeplab.crf import RefinedModel
 from keras_deeplab.frozen import FrozenFunction
 from keras_deeplab.graph import geometry
 from keras_deeplab.graph.network import all_layers, top_level_calls
 from keras_deeplab.inference.upsampled_labels import upsampled_labels
+from keras_deeplab.labels import label_dtype
 from keras_deeplab.layers import CropLike, ResizeLike
 from keras_deeplab.layers.resize import bilinear
 from keras_deeplab.memory import return_free_memory
@@ -28,11 +30,10 @@ _FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, ModelFunctions] = weakref.Wea
 
 def logits_spec(model: Predictor) -> tuple[tf.TensorSpec, int]:
     """Returns the spec of a segmentation model's input and the number of classes, or raises."""
-    if isinstance(model, ModelFunctions):
+    if isinstance(model, RefinedModel):
+        return logits_spec(model.model)
+    if isinstance(model, ModelFunctions | ExportedModel):
         return model.spec
-    if isinstance(model, ExportedModel):
-        shape = (None, *model.metadata.image_shape)
-        return tf.TensorSpec(shape, tf.uint8), model.num_classes
     if not getattr(model, "inputs", None):
         raise error("model", "a functional keras.Model", model)
     inputs, outputs = ([tuple(t.shape) for t in ts] for ts in (model.inputs, model.outputs))
@@ -49,11 +50,6 @@ def logits_spec(model: Predictor) -> tuple[tf.TensorSpec, int]:
             {"inputs": inputs, "outputs": outputs},
         )
     return tf.TensorSpec(inputs[0], model.inputs[0].dtype), outputs[0][-1]
-
-
-def label_dtype(num_classes: int) -> tf.DType:
-    """Returns the dtype of a predicted label map: uint8, or int32 above 255 classes."""
-    return tf.uint8 if num_classes <= 255 else tf.int32
 
 
 class ModelFunctions:
@@ -125,14 +121,16 @@ class ModelFunctions:
         return [found[name] for name in ("logits", "size", "shown")]
 
 
-Predictor = keras.Model | ExportedModel | ModelFunctions
+Predictor = keras.Model | ExportedModel | ModelFunctions | RefinedModel
 
 
-def model_functions(model: Predictor) -> ModelFunctions | ExportedModel:
+def model_functions(model: Predictor) -> ModelFunctions | ExportedModel | RefinedModel:
     """Returns the compiled functions of a model, which are kept as long as it stays as it is.
 
     An export has the same methods; functions are returned as they are, without a look at the model.
     """
+    if isinstance(model, RefinedModel):
+        return RefinedModel(model_functions(model.model), model.crf)
     if isinstance(model, ModelFunctions | ExportedModel):
         return model
     with _LOCK:  # else threads of a server would all freeze the network

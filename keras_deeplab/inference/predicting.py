@@ -12,12 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.inference.functions import (
-    Predictor,
-    label_dtype,
-    logits_spec,
-    model_functions,
-)
+from keras_deeplab.inference.functions import Predictor, logits_spec, model_functions
 from keras_deeplab.inference.large_image import LargeImage, is_large
 from keras_deeplab.inference.pixels import ImageLike, image_pixels
 from keras_deeplab.inference.windows import (
@@ -30,6 +25,7 @@ from keras_deeplab.inference.windows import (
     default_window,
     starts,
 )
+from keras_deeplab.labels import label_dtype
 from keras_deeplab.validation import boolean, error, integer, size
 
 FEW_WINDOWS = 8  # take no progress bar
@@ -50,7 +46,8 @@ def predict(
 
     Args:
         model: Segmentation model on pixels in 0..255, or an export that
-            `runtimes.open_exported` opened; any input size that the model takes.
+            `runtimes.open_exported` opened, or a `crf.RefinedModel`; any input size that the model
+            takes.
         image: Path of a JPEG, PNG, BMP, WebP or TIFF file, or an array or `PIL.Image`
             `(height, width, 3)`, `(height, width)`, `(height, width, 1)` or with a batch axis in
             front; uint8, or another dtype with values in 0..255. One channel is repeated where the

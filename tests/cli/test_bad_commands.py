@@ -99,6 +99,7 @@ BAD = [
     (train, "--data bad", "there is no readable label map"),
     (train_classifier, "--data damaged", "train/x/a.png"),
     (train_classifier, "--data two --dropout 1", "`dropout`"),
+    (evaluate, "--model own.keras --crf v3", "must be v1, v2 or a JSON file of constants"),
     (evaluate, "--model own.keras --data two --split test", "test"),
     (evaluate, "--model own.keras --data two", "own.keras predicts 3 classes, but two has 2: "),
     (evaluate, "--model pixels.keras --data two --output-stride 8", "`--output-stride` must be le"),

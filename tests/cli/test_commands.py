@@ -19,6 +19,8 @@ import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.cli import analyze, audit, evaluate, export, predict, prepare, train
 from keras_deeplab.cli.options import run_folder
+from keras_deeplab.crf import DenseCRF, RefinedModel, open_crf
+from keras_deeplab.crf.search import COARSE_GRID
 from keras_deeplab.trainer import MODELS
 from keras_deeplab.trainer.finishing import final_model
 
@@ -103,6 +105,28 @@ def test_analyze_prints_fields_and_live_taps(run, tmp_path, capsys):
     assert str(stored["stages"][-1]["receptive_field"][0]) in printed
     assert analyze.main(["--model", "unet", "--output-stride", "8"]) == 2
     assert "`output_stride` must be left as it is" in capsys.readouterr().err
+
+
+def test_a_crf_is_searched_and_used(run, photos, tmp_path, capsys, monkeypatch):
+    for name, value in DenseCRF(3, 1, 5, 50, 10).to_dict().items():
+        if name in COARSE_GRID:
+            monkeypatch.setitem(COARSE_GRID, name, (value,))
+    model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
+    assert evaluate.main([*model, "--search-crf", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "without a CRF\nWrote" in printed
+    assert "on the 1 images of val" in printed
+    path = tmp_path / "crf.json"
+    constants = json.loads(path.read_text())
+    assert DenseCRF(**constants) == DenseCRF(3, 1, 5, 50, 10)
+    assert json.loads((tmp_path / "metrics.json").read_text())["crf"] == constants
+    photo = photos / "b.png"
+    assert predict.main([*model, "--images", str(photo), "--crf", str(path)]) == 0
+    refined = RefinedModel(keras_deeplab.load_model(run / "model.keras"), open_crf(path))
+    labels = np.asarray(Image.open(tmp_path / "b_labels.png"))
+    np.testing.assert_array_equal(labels, keras_deeplab.predict(refined, photo))
+    assert evaluate.main([*model, "--search-crf", "3"]) == 2
+    assert "`images` must be below the 3 images of the dataset" in capsys.readouterr().err
 
 
 def test_audit_prints_the_report_or_all_errors(tmp_path, capsys):
