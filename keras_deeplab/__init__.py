@@ -4,6 +4,8 @@ from keras_deeplab import (
     _requirements,  # noqa: F401 - first, as it refuses Keras settings that the others fail under
     backbones,
     batch_norm,
+    calibration,
+    confidence,
     data,
     distribution,
     export,
@@ -21,6 +23,7 @@ from keras_deeplab import (
 )
 from keras_deeplab._version import __version__
 from keras_deeplab.batch_norm import reestimate_batch_norm
+from keras_deeplab.calibration import calibrate
 from keras_deeplab.classification import fit_classifier
 from keras_deeplab.diagnosis import overfit
 from keras_deeplab.evaluation import evaluate
@@ -52,7 +55,10 @@ __all__ = [
     "__version__",
     "backbones",
     "batch_norm",
+    "calibrate",
+    "calibration",
     "comparison_picture",
+    "confidence",
     "data",
     "distribution",
     "evaluate",

@@ -29,8 +29,9 @@ FLOORS: list[set[str]] = [
     {"weights"},
     {"recipes", "runtimes"},
     {"inference"},
-    {"evaluation", "pictures", "diagnosis"},
-    {"tensorboard", "export", "prediction", "audit_page"},
+    {"confidence"},
+    {"evaluation", "pictures", "diagnosis", "html_page"},
+    {"tensorboard", "export", "prediction", "audit_page", "evaluation_page", "calibration"},
     {"classification", "trainer"},
     {"cli"},  # may also import the package itself
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras_deeplab
 from keras_deeplab import data
+from keras_deeplab.calibration import write_calibrated
 from keras_deeplab.cli.options import (
     DATA,
     Parser,
@@ -16,7 +17,8 @@ from keras_deeplab.cli.options import (
     load_model_or_export,
 )
 from keras_deeplab.evaluation import prediction_settings, scores_table
-from keras_deeplab.files import write_json
+from keras_deeplab.evaluation_page import evaluation_page
+from keras_deeplab.files import atomic_write, write_json
 from keras_deeplab.inference import logits_spec
 
 
@@ -31,6 +33,14 @@ def parser() -> Parser:
     add("--data", default="shapes", help=DATA)
     add("--split", default="val", help="train, val or test")
     add("--boundary", action="store_true", help="compute scores along boundaries too")
+    add("--calibration", action="store_true", help="compute the calibration error too")
+    add("--html", type=Path, metavar="FILE", help="write a page with the worst images first")
+    add(
+        "--calibrate",
+        type=Path,
+        metavar="FILE",
+        help="fit a temperature on the split, write the calibrated model (.keras), and evaluate it",
+    )
     add("--output", type=Path, help="folder for metrics.json; default: beside the model")
     return made
 
@@ -43,12 +53,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     data.audit(source, [options.split])
     model = load_model_or_export(options)
     check_classes(options, source.info.classes, logits_spec(model)[1])
+    dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once or twice
+    if options.calibrate:
+        write_calibrated(model, dataset, options.calibrate)
     report = keras_deeplab.evaluate(
         model,
-        data.evaluation_dataset(source, options.split, cache=False),  # read once
+        dataset,
         class_names=source.info.classes,
         boundary=options.boundary,
+        calibration=options.calibration or bool(options.calibrate or options.html),
+        confusion=bool(options.html),
+        image_names=source.names(options.split),
     )
+    if options.html:
+        page = evaluation_page(report, model, source, options.split, options.model.name)
+        with atomic_write(options.html) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        print(f"Wrote {options.html}")
     folder = options.output or options.model.parent / f"evaluation-{options.split}"
     path = folder / "metrics.json"
     write_json(path, {"split": options.split, **prediction_settings(model), **report})
