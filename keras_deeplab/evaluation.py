@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.confidence import CalibrationError
 from keras_deeplab.inference import logits_spec, model_functions
-from keras_deeplab.metrics import SegmentationMetrics, by_name, scores
+from keras_deeplab.metrics import SegmentationMetrics, by_name, mean_iou_of, number, scores
 from keras_deeplab.models import MultiScale
 from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error
@@ -79,12 +79,19 @@ def evaluate(
     calibrations = CalibrationError() if calibration else None
     dataset = pair_batches(dataset)
     functions = model_functions(model)
-    count = tf.function(metric.update_state, autograph=False, reduce_retracing=True)
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def count(truth: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
+        """Adds an image to the confusion matrix and returns its mean IoU."""
+        before = tf.convert_to_tensor(metric.confusion)
+        metric.update_state(truth, predicted)
+        return mean_iou_of(tf.convert_to_tensor(metric.confusion) - before)
+
     steps = int(dataset.cardinality())
     progress = keras.utils.Progbar(
         None if steps < 0 else steps, verbose=1 if verbose == "auto" else verbose
     )
-    done, counted, of_images = 0, metric.confusion.numpy(), []
+    done, of_images = 0, []
     for done, (pixels, truth) in enumerate(dataset, 1):
         if calibrations is None:
             predicted = tf.convert_to_tensor(functions.labels(pixels))
@@ -92,9 +99,8 @@ def evaluate(
             probabilities = tf.convert_to_tensor(functions.probabilities(pixels))
             predicted = tf.argmax(probabilities, -1, output_type=tf.int32)
         for index in range(len(predicted)):
-            count(truth[index : index + 1], predicted[index : index + 1])
-            before, counted = counted, metric.confusion.numpy()
-            of_images.append(scores(counted - before)["mean_iou"])
+            found = count(truth[index : index + 1], predicted[index : index + 1])
+            of_images.append(number(found.numpy()))
         truth = tf.reshape(truth, tf.shape(predicted)).numpy()
         if calibrations is not None:
             valid = truth != metric.ignore_label
@@ -109,6 +115,7 @@ def evaluate(
     mean_iou = float(metric.result()["mean_iou"])  # warns of masks of 0 and 255
     progress.target = done
     progress.update(done, [("mean_iou", mean_iou)], finalize=True)
+    counted = metric.confusion.numpy()
     report, total = scores(counted, class_names), counted.sum()
     shares = counted.sum(1) / (total if total else np.nan)
     return {
