@@ -39,8 +39,8 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     array([0., 1.], dtype=float32)
     """
     p = _checked(probabilities)
-    logarithms = np.log(np.maximum(p, np.finfo(np.float32).tiny))  # 0 log 0 is 0
-    total = -np.einsum("...c,...c->...", p, logarithms)
+    surprise = -np.log(np.maximum(p, np.finfo(np.float32).tiny))  # 0 log 0 is 0
+    total = np.einsum("...c,...c->...", p, surprise)
     return np.clip(total / math.log(p.shape[-1]), 0, 1)
 
 

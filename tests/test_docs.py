@@ -155,6 +155,8 @@ SCOPE = {"keras": keras, "keras_deeplab": kd, "data": kd.data, "np": np, "tf": t
 # Examples about the reader's own model, photographs or folder: they run on stand-ins, and the
 # numbers they print are not compared.
 OWN = {
+    "calibration.calibrate",
+    "calibration.fit_temperature",
     "data.folder.Folder",
     "data.pipeline.evaluation_dataset",
     "data.pipeline.training_dataset",
