@@ -118,8 +118,7 @@ def fit_temperature(
 
     Raises:
         ValueError: If the dataset has no valid pixels, is infinite or has other elements, or the
-            model is a `MultiScale` around another.
-        ValueError: If a label is out of range.
+            model is a `MultiScale` around another, or a label is out of range.
 
     Example:
 
@@ -163,7 +162,7 @@ def _sample(
     Each pixel gets a random key, and those with the smallest keys are kept.
     """
     (spec, num_classes), (network, views) = logits_spec(model), (model, 1)
-    if isinstance(model, MultiScale) and model.fusion == "mean":  # of logits no multiple
+    if isinstance(model, MultiScale) and model.fusion == "mean":
         network, views = view_network(model)
     values, limit = views * num_classes, VALUES // (views * num_classes)
 
@@ -183,7 +182,6 @@ def _sample(
         truth, ignored = check_labels(np.ravel(truth), num_classes, ignore_label)
         drawn = rng.random(truth.size)
         chosen = np.flatnonzero(~ignored & (drawn < bound))
-        # At most as many as are kept, also of an image of more pixels.
         chosen = chosen[np.argsort(drawn[chosen], kind="stable")[:limit]]
         found = logits_at(tf.cast(images, spec.dtype), chosen).numpy()
         keys = np.concatenate([keys, drawn[chosen]])
@@ -250,5 +248,7 @@ def _before(
         yield layer
     else:
         path = call.path if call else tensor.name
-        rule = "logits that come from convolutions without activation by resizing and sums alone"
-        raise layer_error(rule, path, f"({type(layer).__name__}) is in between.")
+        rule = (
+            "logits that come from convolutions without activation, used once, by resizing and sums"
+        )
+        raise layer_error(rule, path, f"({type(layer).__name__}) is none of these.")

@@ -65,14 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         confusion=bool(options.html),
         image_names=source.names(options.split),
     )
-    if options.html:
-        page = evaluation_page(report, model, source, options.split, options.model.name)
-        with atomic_write(options.html) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-        print(f"Wrote {options.html}")
     folder = options.output or options.model.parent / f"evaluation-{options.split}"
     path = folder / "metrics.json"
     write_json(path, {"split": options.split, **prediction_settings(model), **report})
     print(scores_table(report, options.split))
     print(f"Wrote {path}")
+    if options.html:
+        page = evaluation_page(report, model, source, options.split, options.model.name)
+        with atomic_write(options.html) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        print(f"Wrote {options.html}")
     return 0
