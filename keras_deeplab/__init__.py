@@ -5,6 +5,8 @@ from keras_deeplab import (
     analysis,
     backbones,
     batch_norm,
+    calibration,
+    confidence,
     crf,
     data,
     distribution,
@@ -23,6 +25,7 @@ from keras_deeplab import (
 )
 from keras_deeplab._version import __version__
 from keras_deeplab.batch_norm import reestimate_batch_norm
+from keras_deeplab.calibration import calibrate
 from keras_deeplab.classification import fit_classifier
 from keras_deeplab.diagnosis import overfit
 from keras_deeplab.evaluation import evaluate
@@ -55,7 +58,10 @@ __all__ = [
     "analysis",
     "backbones",
     "batch_norm",
+    "calibrate",
+    "calibration",
     "comparison_picture",
+    "confidence",
     "crf",
     "data",
     "distribution",

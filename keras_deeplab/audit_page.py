@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from keras_deeplab.data import DatasetError, Report, Source
+from keras_deeplab.html_page import SIDE, bar, figure, page
 from keras_deeplab.pictures import overlay
 
 SHOWN = 12  # pairs of each split
 LISTED_FAULTS = 100  # of each kind
-SIDE = 240  # pixels of a picture's longer side
-STYLE = """
-body{font:15px system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse}td,th{padding:.15rem .7rem .15rem 0;text-align:left}
-.warning{border-left:.4rem solid #c33}.note{border-left:.4rem solid #999}
-.finding{padding:.3rem .8rem;margin:.6rem 0;background:#f6f6f6}
-.bar{display:inline-block;height:.8rem}figure{display:inline-block;margin:.3rem}
-figcaption{font-size:.75rem;color:#666;max-width:15rem;overflow-wrap:anywhere}
-"""
 
 
 def audit_page(report: Report, source: Source, title: str) -> str:
@@ -43,8 +32,7 @@ def audit_page(report: Report, source: Source, title: str) -> str:
     >>> source = data.Shapes(train=9, val=3)
     >>> page = keras_deeplab.audit_page.audit_page(data.audit(source), source, "shapes")
     """
-    body = "\n".join([_findings(report), _sizes(report), _bars(report), *_sheets(report, source)])
-    return _page(title, body)
+    return page(title, [_findings(report), _sizes(report), _bars(report), *_sheets(report, source)])
 
 
 def faults_page(error: DatasetError, title: str) -> str:
@@ -76,16 +64,7 @@ def faults_page(error: DatasetError, title: str) -> str:
             + f"<p>and {more} more</p>"
             * (more > 0)
         )
-    return _page(title, body)
-
-
-def _page(title: str, body: str) -> str:
-    name = html.escape(title)
-    page = (
-        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
-        f"<style>{STYLE}</style><h1>{name}</h1>\n{body}\n</html>\n"
-    )
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")
+    return page(title, [body])
 
 
 def _findings(report: Report) -> str:
@@ -124,10 +103,7 @@ def _bars(report: Report) -> str:
         cells = ""
         for part in splits.values():
             share = (*part.class_share, part.ignored_share)[label]
-            cells += (
-                f'<td><span class="bar" style="width:{160 * share:.0f}px;'
-                f'background:rgb{color};outline:1px solid #ccc"></span> {100 * share:.2f} %'
-            )
+            cells += f"<td>{bar(share, color)} {100 * share:.2f} %"
         weight = f"<td>{weights[label]:.2f}" if label < len(weights) else "<td>"
         rows.append(f"<tr><td>{html.escape(name)}{cells}{weight}")
     return f"<h2>Shares of pixels</h2><table>{''.join(rows)}</table>"
@@ -143,14 +119,6 @@ def _sheets(report: Report, source: Source) -> Iterator[str]:
         for place, (image, label) in zip(places, pairs.as_numpy_iterator(), strict=True):
             step = -(-max(label.shape) // SIDE)
             image, label = image[::step, ::step], label[::step, ::step]
-            caption = html.escape(names[place])
             shown = [overlay(image, label, report.info.colors, alpha) for alpha in (0.0, 0.5)]
-            picture = _image(np.concatenate(shown, 1))
-            figures += f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+            figures += figure(shown, names[place])
         yield f"<h2>{split}</h2>{figures}"
-
-
-def _image(pixels: np.ndarray) -> str:
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}">'

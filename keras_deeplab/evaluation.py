@@ -10,12 +10,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.boundary import BoundaryScores
+from keras_deeplab.confidence import CalibrationError
 from keras_deeplab.crf import PRESETS, DenseCRF, RefinedModel, SearchReport, search
 from keras_deeplab.inference import Predictor, logits_spec, model_functions, predict
-from keras_deeplab.metrics import SegmentationMetrics, by_name, scores
+from keras_deeplab.metrics import SegmentationMetrics, by_name, mean_iou_of, number, scores
 from keras_deeplab.models import MultiScale
 from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error, integer
+
+WORST_IMAGES = 20
 
 
 def evaluate(
@@ -25,6 +28,9 @@ def evaluate(
     ignore_label: int | None = 255,
     verbose: str | int = "auto",
     boundary: bool = False,
+    calibration: bool = False,
+    confusion: bool = False,
+    image_names: Sequence[str] | None = None,
 ) -> dict:
     """Evaluates a model on labelled images, from one confusion matrix over all pixels.
 
@@ -42,13 +48,21 @@ def evaluate(
         verbose: `"auto"` or 1 for a progress bar, 2 for one line at the end, 0 for silent.
         boundary: Whether to compute boundary scores too, which takes about 0.1 seconds for an
             image of 512 x 512.
+        calibration: Whether to compute the calibration error of the probabilities too. An image
+            needs the memory of its probabilities at full size then.
+        confusion: Whether to return the confusion matrix too.
+        image_names: One name per image, such as `source.names(split)`, for `worst_images`.
 
     Returns:
         A dict that can be written as JSON: the entries of `metrics.scores` (`mean_iou`,
         `per_class`, `pixel_accuracy` and more), `true_share` (a dict of class name to its share of
         the true pixels, to compare with `predicted_share`), `images`, `pixels` (without ignored
-        ones), and with `boundary` the entries of `boundary.BoundaryScores` (`boundary_mean_iou`,
-        `boundary_per_class`, `trimap_mean_iou`).
+        ones), `worst_images` (up to 20 images of the lowest mean IoU, each with its `index`, its
+        `name` if known, and `mean_iou` over the classes in its truth or prediction), and with
+        `boundary` the entries of `boundary.BoundaryScores` (`boundary_mean_iou`,
+        `boundary_per_class`, `trimap_mean_iou`), with `calibration` those of
+        `confidence.CalibrationError` (`expected_calibration_error`, `reliability`), with
+        `confusion` the pixels `confusion[true class][predicted class]`.
 
     Raises:
         ValueError: If the dataset is empty, infinite or has other elements, or the names do not
@@ -64,38 +78,70 @@ def evaluate(
     _, num_classes = logits_spec(model)
     metric = SegmentationMetrics(num_classes, class_names, ignore_label, per_class=False)
     boundaries = BoundaryScores(num_classes, class_names, ignore_label) if boundary else None
+    calibrations = CalibrationError() if calibration else None
     dataset = pair_batches(dataset)
-    labels_of = model_functions(model).labels
-    count = tf.function(metric.update_state, autograph=False, reduce_retracing=True)
+    functions = model_functions(model)
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def count(truth: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
+        """Adds an image to the confusion matrix and returns its mean IoU."""
+        before = tf.convert_to_tensor(metric.confusion)
+        metric.update_state(truth, predicted)
+        return mean_iou_of(tf.convert_to_tensor(metric.confusion) - before)
+
     steps = int(dataset.cardinality())
     progress = keras.utils.Progbar(
         None if steps < 0 else steps, verbose=1 if verbose == "auto" else verbose
     )
-    images = done = 0
+    done, of_images = 0, []
     for done, (pixels, truth) in enumerate(dataset, 1):
-        predicted = tf.convert_to_tensor(labels_of(pixels))
-        count(truth, predicted)
+        if calibrations is None:
+            predicted = tf.convert_to_tensor(functions.labels(pixels))
+        else:
+            probabilities = tf.convert_to_tensor(functions.probabilities(pixels))
+            predicted = tf.argmax(probabilities, -1, output_type=tf.int32)
+        for index in range(len(predicted)):
+            found = count(truth[index : index + 1], predicted[index : index + 1])
+            of_images.append(number(found.numpy()))
+        truth = tf.reshape(truth, tf.shape(predicted)).numpy()
+        if calibrations is not None:
+            valid = truth != metric.ignore_label
+            confidence = tf.reduce_max(probabilities, -1).numpy()[valid]
+            calibrations.update(confidence, predicted.numpy()[valid] == truth[valid])
         if boundaries is not None:
-            truth = tf.reshape(truth, tf.shape(predicted))
-            for maps in zip(truth.numpy(), predicted.numpy(), strict=True):
+            for maps in zip(truth, predicted.numpy(), strict=True):
                 boundaries.update(*maps)
-        images += len(predicted)
         progress.update(done, finalize=False)
     if not done:
         raise error("dataset", "non-empty", dataset)
     mean_iou = float(metric.result()["mean_iou"])  # warns of masks of 0 and 255
     progress.target = done
     progress.update(done, [("mean_iou", mean_iou)], finalize=True)
-    confusion = metric.confusion.numpy()
-    report, counted = scores(confusion, class_names), confusion.sum()
-    shares = confusion.sum(1) / (counted if counted else np.nan)
+    counted = metric.confusion.numpy()
+    report, total = scores(counted, class_names), counted.sum()
+    shares = counted.sum(1) / (total if total else np.nan)
     return {
         **report,
         "true_share": by_name(shares, list(report["per_class"])),
-        "pixels": int(counted),
-        "images": images,
+        "pixels": int(total),
+        "images": len(of_images),
+        "worst_images": _worst(of_images, image_names),
         **({} if boundaries is None else boundaries.result()),
+        **({} if calibrations is None else calibrations.result()),
+        **({"confusion": counted.astype(np.int64).tolist()} if confusion else {}),
     }
+
+
+def _worst(mean_ious: list[float | None], names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The images of the lowest mean IoU, without those whose pixels are all ignored."""
+    if names is not None and len(names) != len(mean_ious):
+        raise error("image_names", f"{len(mean_ious)} names", names)
+    known = [index for index, value in enumerate(mean_ious) if value is not None]
+    worst = sorted(known, key=mean_ious.__getitem__)[:WORST_IMAGES]
+    return [
+        {"index": i, **({"name": names[i]} if names else {}), "mean_iou": mean_ious[i]}
+        for i in worst
+    ]
 
 
 def pair_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -131,6 +177,8 @@ def scores_table(report: dict[str, Any], split: str) -> str:
         totals["boundary mean IoU"] = report["boundary_mean_iou"]
         for pixels, value in report["trimap_mean_iou"].items():
             totals[f"mean IoU within {pixels} px of a boundary"] = value
+    if "expected_calibration_error" in report:
+        totals["expected calibration error"] = report["expected_calibration_error"]
     rows = [("", list(columns))]
     for name in report["per_class"]:
         rows.append((name, [_cell(values[name], form) for values, form in columns.values()]))

@@ -72,8 +72,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int)
 
 def _scores(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the values of `scores`, with NaN for undefined ones."""
-    hits = tf.linalg.diag_part(confusion)
-    true, predicted = tf.reduce_sum(confusion, 1), tf.reduce_sum(confusion, 0)
+    hits, true, predicted = _areas(confusion)
     mean_iou, per_class, counted = ious(hits, true + predicted - hits)
     pixels = tf.reduce_sum(true)
     return {
@@ -83,6 +82,18 @@ def _scores(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
         "frequency_weighted_iou": tf.reduce_sum(counted * true) / pixels,
         "predicted_share": predicted / pixels,
     }
+
+
+def mean_iou_of(confusion: tf.Tensor) -> tf.Tensor:
+    """Returns the mean IoU of a confusion matrix, NaN for one of zeros."""
+    hits, true, predicted = _areas(confusion)
+    return ious(hits, true + predicted - hits)[0]
+
+
+def _areas(confusion: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the right, the true and the predicted pixels of each class."""
+    hits = tf.linalg.diag_part(confusion)
+    return hits, tf.reduce_sum(confusion, 1), tf.reduce_sum(confusion, 0)
 
 
 def ious(intersection: tf.Tensor, union: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

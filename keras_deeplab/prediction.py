@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from keras_deeplab.confidence import entropy, margin
 from keras_deeplab.crf import RefinedModel
 from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
 from keras_deeplab.data.orientation import UPRIGHT
@@ -28,10 +29,11 @@ from keras_deeplab.inference.video import VIDEO_SUFFIXES, is_video, open_video, 
 from keras_deeplab.metrics import by_name
 from keras_deeplab.pictures import Colors, overlay
 from keras_deeplab.runtimes import ExportedModel
-from keras_deeplab.validation import error
+from keras_deeplab.validation import error, one_of
 
 logger = logging.getLogger(__name__)
 
+CONFIDENCES = {"margin": margin, "entropy": lambda probabilities: 1 - entropy(probabilities)}
 OVERLAY_SIDE = 4096  # of an image that is read by rows
 
 
@@ -43,6 +45,7 @@ def predict_files(
     window: Sequence[int] | None = None,
     overlap: int | None = None,
     frame_labels: bool = False,
+    confidence: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """Predicts images and videos; writes for each the class numbers and their colours over it.
 
@@ -63,6 +66,9 @@ def predict_files(
             overlay is at most 4,096 pixels wide and high.
         frame_labels: Whether to write the class numbers of each frame of a video too, to
             NAME_labels/NUMBER.png. Those of an earlier, longer video are removed.
+        confidence: `"margin"` (255 times `confidence.margin`) or `"entropy"` (255 times one minus
+            `confidence.entropy`) to write the confidence at each pixel of an image to
+            NAME_confidence.png, grey in 8 bits: white is certain. None for no such file.
 
     Returns:
         For each file name the share of its pixels predicted as each class.
@@ -76,6 +82,7 @@ def predict_files(
 
     >>> shares = keras_deeplab.predict_files(model, ["street.jpg"], "predictions")
     """
+    one_of("confidence", confidence, (None, *CONFIDENCES))
     paths, (_, num_classes) = list_images(images), logits_spec(model)
     network = model.model if isinstance(model, RefinedModel) else model
     if isinstance(network, ExportedModel):
@@ -90,7 +97,9 @@ def predict_files(
             counts, note = _predict_video(model, path, target, colors, windows, frame_labels)
         else:
             value_range = info.value_range if info else None
-            counts, note = _predict_image(model, path, target, colors, windows, value_range)
+            counts, note = _predict_image(
+                model, path, target, colors, windows, value_range, confidence
+            )
         found[path.name] = shares = by_name(counts / counts.sum(), names)
         largest = sorted(filter(shares.get, shares), key=shares.get, reverse=True)
         listed = ", ".join(f"{name} {shares[name]:.0%}" for name in largest)
@@ -105,11 +114,21 @@ def _predict_image(
     colors: Colors,
     windows: dict[str, Any],
     value_range: tuple[float, float] | None,
+    confidence: str | None,
 ) -> tuple[np.ndarray, str]:
     """Writes the pictures of an image; returns the pixels of each class and a note for the log."""
     spec, num_classes = logits_spec(model)
+
+    def labels_of(image: Any) -> np.ndarray:
+        if confidence is None:
+            return predict(model, image, **windows)
+        probabilities = predict(model, image, probabilities=True, **windows)
+        grey = np.rint(255 * CONFIDENCES[confidence](probabilities)).astype(np.uint8)
+        write_png(target.with_name(f"{target.name}_confidence.png"), grey)
+        return probabilities.argmax(-1)
+
     if windows["window"] is not None and is_large(path):
-        labels = predict(model, path, **windows)
+        labels = labels_of(path)
         shown = LargeImage(path, spec.shape[-1]).reduced(OVERLAY_SIDE)
         note = " (the overlay is reduced to {1}x{0})".format(*shown.shape)
         rows, columns = (
@@ -120,7 +139,7 @@ def _predict_image(
     else:
         picture = open_picture(path, spec.shape[-1], value_range)
         shown = picture.upright
-        shown_labels = labels = predict(model, shown, **windows)
+        shown_labels = labels = labels_of(shown)
         turned = picture.facts.orientation != UPRIGHT
         note = " (turned by its EXIF orientation)" if turned else ""
     _write_labels(target.with_name(f"{target.name}_labels.png"), labels, num_classes)

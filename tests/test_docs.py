@@ -158,6 +158,8 @@ SCOPE = {"keras": keras, "keras_deeplab": kd, "data": kd.data, "np": np, "tf": t
 OWN = {
     "crf.refined.RefinedModel",
     "crf.search.search",
+    "calibration.calibrate",
+    "calibration.fit_temperature",
     "data.folder.Folder",
     "data.pipeline.evaluation_dataset",
     "data.pipeline.training_dataset",

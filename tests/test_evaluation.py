@@ -56,6 +56,7 @@ def test_differing_sizes_equal_numpy_and_trace_once(traced, capsys):
         "images": len(SIZES),
         "pixels": int((truth != 255).sum()),
         "true_share": pytest.approx(dict(zip(NAMES, shares, strict=True))),
+        "worst_images": report["worst_images"],
     }
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert 0 < report["mean_iou"] < 1
@@ -76,12 +77,68 @@ def test_batches_single_images_trailing_axis_and_another_ignored_label(traced, c
         evaluate(model, nine, verbose=0)
 
 
+def mean_iou_by_sets(truth, predicted):
+    valid = truth != 255
+    ious = [
+        (valid & (truth == c) & (predicted == c)).sum() / union.sum()
+        for c in range(3)
+        if (union := valid & ((truth == c) | (predicted == c))).any()
+    ]
+    return np.mean(ious)
+
+
+def test_the_worst_images_come_first_whatever_the_batches(traced):
+    items = list(pairs([(6, 5)] * 25))
+    items[3][1][:] = 255
+    expected = {
+        i: mean_iou_by_sets(labels, pixels.argmax(-1))
+        for i, (pixels, labels) in enumerate(items)
+        if i != 3
+    }
+    names = [f"image {index}" for index in range(25)]
+    for size in (1, 4):
+        dataset = dataset_of(items).batch(size)
+        worst = evaluate(traced[0], dataset, image_names=names, verbose=0)["worst_images"]
+        assert [row["mean_iou"] for row in worst] == pytest.approx(sorted(expected.values())[:20])
+        for row in worst:
+            assert row["name"] == f"image {row['index']}"
+            assert row["mean_iou"] == pytest.approx(expected[row["index"]])
+    assert "name" not in evaluate(traced[0], dataset, verbose=0)["worst_images"][0]
+    with pytest.raises(ValueError, match="`image_names` must be 25 names"):
+        evaluate(traced[0], dataset, image_names=names[1:], verbose=0)
+
+
+def test_calibration_error_and_confusion_are_those_of_the_probabilities(traced):
+    items = list(pairs(SIZES))
+    dataset = dataset_of([(pixels / 64, labels) for pixels, labels in items]).batch(1)
+    report = evaluate(traced[0], dataset, NAMES, verbose=0, calibration=True, confusion=True)
+    plain = evaluate(traced[0], dataset, NAMES, verbose=0)
+    assert {key: report[key] for key in plain} == plain
+    probabilities = np.concatenate([tf.nn.softmax(p.reshape(-1, 3) / 64).numpy() for p, _ in items])
+    truth = np.concatenate([labels.ravel() for _, labels in items])
+    valid, confidence = truth != 255, probabilities.max(-1)
+    bins, total = np.ceil(15 * confidence), 0.0
+    for number in range(1, 16):
+        inside = valid & (bins == number)
+        if inside.any():
+            right = probabilities.argmax(-1)[inside] == truth[inside]
+            total += inside.sum() * abs(confidence[inside].mean() - right.mean())
+    assert report["expected_calibration_error"] == pytest.approx(total / valid.sum(), rel=1e-5)
+    assert total / valid.sum() > 0.01
+    assert sum(row["pixels"] for row in report["reliability"]) == valid.sum()
+    assert metrics.scores(np.array(report["confusion"]), NAMES)["per_class"] == report["per_class"]
+    assert "expected calibration error" in scores_table(report, "val")
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
 def test_ignored_pixels_alone(traced):
     items = [(pixels, np.full_like(labels, 255)) for pixels, labels in pairs(SIZES)]
-    report = evaluate(traced[0], dataset_of(items), verbose=0)
+    report = evaluate(traced[0], dataset_of(items), verbose=0, calibration=True)
     assert report["pixels"] == 0
+    assert report["worst_images"] == report["reliability"] == []
+    assert report["expected_calibration_error"] is None
     assert report["true_share"] == report["per_class"] == {"0": None, "1": None, "2": None}
-    assert scores_table(report, "test").count("absent") == 12
+    assert scores_table(report, "test").count("absent") == 13
 
 
 def test_wrong_arguments(traced):

@@ -29,8 +29,10 @@ FLOORS: list[set[str]] = [
     {"weights"},
     {"recipes", "runtimes"},
     {"inference"},
-    {"evaluation", "pictures", "diagnosis"},
-    {"tensorboard", "export", "prediction", "audit_page", "analysis"},
+    {"confidence"},
+    {"evaluation", "pictures", "diagnosis", "html_page"},
+    {"tensorboard", "export", "prediction", "audit_page", "evaluation_page", "calibration"},
+    {"analysis"},
     {"classification", "trainer"},
     {"cli"},  # may also import the package itself
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras_deeplab
 from keras_deeplab import data
+from keras_deeplab.calibration import write_calibrated
 from keras_deeplab.cli.options import (
     DATA,
     Parser,
@@ -19,7 +20,8 @@ from keras_deeplab.cli.options import (
 )
 from keras_deeplab.crf import PRESETS, RefinedModel, open_crf
 from keras_deeplab.evaluation import prediction_settings, scores_table, search_crf
-from keras_deeplab.files import write_json
+from keras_deeplab.evaluation_page import evaluation_page
+from keras_deeplab.files import atomic_write, write_json
 from keras_deeplab.inference import logits_spec
 
 
@@ -42,6 +44,14 @@ def parser() -> Parser:
         help="search the constants of a dense CRF on the first N images of the split, write them "
         "to crf.json for --crf, and compute the scores with it on the others",
     )
+    add("--calibration", action="store_true", help="compute the calibration error too")
+    add("--html", type=Path, metavar="FILE", help="write a page with the worst images first")
+    add(
+        "--calibrate",
+        type=Path,
+        metavar="FILE",
+        help="fit a temperature on the split, write the calibrated model (.keras), and evaluate it",
+    )
     add("--output", type=Path, help="folder for metrics.json; default: beside the model")
     return made
 
@@ -51,27 +61,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     crf = open_crf(options.crf) if options.crf else None
+    if options.search_crf and options.html:
+        raise ValueError("--html is for whole splits: use --crf with the file of --search-crf.")
     source = data.open_source(options.data)
     data.audit(source, [options.split])
     model = load_model_or_export(options)
     check_classes(options, source.info.classes, logits_spec(model)[1])
     folder = options.output or options.model.parent / f"evaluation-{options.split}"
-    dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once
+    dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once or twice
+    names = source.names(options.split)
+    if options.calibrate:
+        write_calibrated(model, dataset, options.calibrate)
     if options.search_crf:
         found = search_crf(model, dataset, options.search_crf, crf or PRESETS["v2"])
         crf = found.best
         write_json(folder / "crf.json", crf.to_dict())
         print(f"{found}\nWrote {folder / 'crf.json'}")
-        dataset = dataset.skip(options.search_crf)
+        dataset, names = dataset.skip(options.search_crf), names[options.search_crf :]
     model = RefinedModel(model, crf) if crf else model
     report = keras_deeplab.evaluate(
         model,
         dataset,
         class_names=source.info.classes,
         boundary=options.boundary,
+        calibration=options.calibration or bool(options.calibrate or options.html),
+        confusion=bool(options.html),
+        image_names=names,
     )
     path = folder / "metrics.json"
     write_json(path, {"split": options.split, **prediction_settings(model), **report})
     print(scores_table(report, options.split))
     print(f"Wrote {path}")
+    if options.html:
+        page = evaluation_page(report, model, source, options.split, options.model.name)
+        with atomic_write(options.html) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        print(f"Wrote {options.html}")
     return 0

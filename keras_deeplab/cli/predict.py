@@ -16,10 +16,11 @@ from keras_deeplab.cli.options import (
     command,
     height_and_width,
     load_model_or_export,
+    one_of,
 )
 from keras_deeplab.crf import RefinedModel, open_crf
 from keras_deeplab.inference import logits_spec
-from keras_deeplab.prediction import list_images, stored_info
+from keras_deeplab.prediction import CONFIDENCES, list_images, stored_info
 
 
 def parser() -> Parser:
@@ -44,6 +45,11 @@ def parser() -> Parser:
     )
     add("--overlap", type=int, help="pixels by which windows overlap; default: up to 128")
     add("--frame-labels", action="store_true", help="write the class numbers of videos too")
+    add(
+        "--confidence",
+        **one_of(CONFIDENCES),
+        help="write NAME_confidence.png of images too: white is certain",
+    )
     return made
 
 
@@ -65,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         window=height_and_width(options.window) if options.window else None,
         overlap=options.overlap,
         frame_labels=options.frame_labels,
+        confidence=options.confidence,
     )
     files = f"{len(images)} file{'s' * (len(images) > 1)}"
     print(f"Wrote the predictions of {files} to {options.output}")

@@ -62,7 +62,8 @@ def finish(
     if split == "train":
         logger.warning("There is no val split: the scores are on the images of the training.")
     dataset = data.evaluation_dataset(source, split, cache=False)  # read once
-    report = evaluate(model, dataset, class_names=source.info.classes, verbose=verbose)
+    names = {"class_names": source.info.classes, "image_names": source.names(split)}
+    report = evaluate(model, dataset, verbose=verbose, **names)
     logger.info("Mean IoU on %s: %.3f", split, report["mean_iou"])
     scores = {"split": split, **prediction_settings(model), **report}
     if folder is not None:

@@ -158,6 +158,29 @@ def test_prepare_writes_a_data_set_that_train_takes(tmp_path, capsys):
     assert run_folder(options, "m", "b").name == "tfds-oxford_iiit_pet-val-train-9-m-b"
 
 
+def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys):
+    calibrated, page = tmp_path / "calibrated.keras", tmp_path / "pages" / "page.html"
+    model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
+    assert evaluate.main([*model, "--calibrate", str(calibrated), "--html", str(page)]) == 0
+    printed = capsys.readouterr().out
+    temperature = float(re.search(r"logits divided by (\d+\.\d+)", printed)[1])
+    assert f"Wrote {page}" in printed
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    plain = json.loads((run / "metrics.json").read_text())
+    assert found["mean_iou"] == pytest.approx(plain["mean_iou"], abs=1e-6)
+    assert f"{found['expected_calibration_error']:.3f}" in page.read_text()
+    assert [row["name"] for row in found["worst_images"]] == [
+        row["name"] for row in plain["worst_images"]
+    ]
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 40, 50, 3)).astype(np.float32)
+    before, after = (
+        keras_deeplab.load_model(path)(pixels).numpy() for path in (run / "model.keras", calibrated)
+    )
+    np.testing.assert_allclose(after, before / temperature, rtol=2e-3, atol=1e-5)
+    assert evaluate.main([*model, "--calibrate", str(tmp_path / "model.h5")]) == 2
+    assert "`path` must be a file that ends in .keras" in capsys.readouterr().err
+
+
 def test_predict_writes_two_pictures_for_each_image(run, photos, tmp_path, capsys):
     model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
     assert predict.main([*model, "--images", str(photos)]) == 0
@@ -173,6 +196,22 @@ def test_predict_writes_two_pictures_for_each_image(run, photos, tmp_path, capsy
         np.asarray(Image.open(tmp_path / "deep_labels.png"))
     ]
     assert np.abs(overlay - (0x80 + colors) / 2).max() <= 1  # the upper bytes, as the network saw
+
+
+@pytest.mark.parametrize("kind", ["margin", "entropy"])
+def test_predict_writes_the_confidence(kind, run, photos, tmp_path):
+    model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
+    assert predict.main([*model, "--images", str(photos / "b.png"), "--confidence", kind]) == 0
+    grey = np.asarray(Image.open(tmp_path / "b_confidence.png"))
+    loaded = keras_deeplab.load_model(run / "model.keras")
+    p = keras_deeplab.predict(loaded, photos / "b.png", probabilities=True)
+    certain = {"margin": np.ptp(np.sort(p)[..., -2:], axis=-1)}
+    certain["entropy"] = 1 + (p * np.log(p)).sum(-1) / np.log(p.shape[-1])
+    assert grey.dtype == np.uint8
+    assert np.abs(grey - 255 * certain[kind]).max() <= 0.51
+    assert grey.max() > 2
+    labels = np.asarray(Image.open(tmp_path / "b_labels.png"))
+    np.testing.assert_array_equal(labels, keras_deeplab.predict(loaded, photos / "b.png"))
 
 
 def test_predict_in_windows(run, photos, tmp_path, capsys):

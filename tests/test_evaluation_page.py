@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import keras
+import numpy as np
+import pytest
+from inference.test_predicting import channel_model
+from PIL import Image
+from test_audit_page import Text
+
+from keras_deeplab import data, evaluate
+from keras_deeplab.confidence import margin
+from keras_deeplab.evaluation_page import evaluation_page
+
+
+@pytest.fixture(scope="module")
+def shown():
+    """A page of 14 images, its report, the model and the source."""
+
+    class Named(data.Shapes):
+        info = data.DatasetInfo(("<b>", *data.Shapes().info.classes[1:]), data.Shapes().info.colors)
+
+        def names(self, split):
+            return [f"image <{number}>" for number in range(len(super().names(split)))]
+
+    source = Named(train=1, val=14)
+    model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Rescaling(1 / 64)])
+    model.add(channel_model(source.info.num_classes))
+    report = evaluate(
+        model,
+        data.evaluation_dataset(source),
+        class_names=source.info.classes,
+        boundary=True,
+        calibration=True,
+        confusion=True,
+        image_names=source.names("val"),
+        verbose=0,
+    )
+    return evaluation_page(report, model, source, "val", "a & <i>"), report, model, source
+
+
+def read(page):
+    parsed = Text()
+    parsed.feed(page)
+    return " ".join(parsed.found), parsed.tags
+
+
+def test_the_page_has_the_figures_and_no_foreign_markup(shown):
+    page, report, _, _ = shown
+    text, tags = read(page)
+    assert not [tag for tag, _ in tags if tag in ("script", "link", "b", "i")]
+    assert "a & <i>" in text
+    assert "14 images of val" in text
+    for value in (report["mean_iou"], report["boundary_mean_iou"], report["pixel_accuracy"]):
+        assert f"{value:.3f}" in text
+    assert f"{report['expected_calibration_error']:.3f}" in text
+    for name, value in report["per_class"].items():
+        assert re.search(f"{re.escape(name)} +{value:.3f}", text)
+
+
+def test_the_bars_of_the_diagram_are_the_bins(shown):
+    page, report, _, _ = shown
+    bars = [attrs for tag, attrs in read(page)[1] if tag == "rect"]
+    assert len(bars) == len(report["reliability"]) > 3
+    for bar, row in zip(bars, report["reliability"], strict=True):
+        assert 0 < 300 * row["confidence"] - float(bar["x"]) <= 300 / 15 + 0.1
+        assert float(bar["height"]) == pytest.approx(300 * row["accuracy"], abs=0.1)
+        assert float(bar["y"]) + float(bar["height"]) == pytest.approx(300, abs=0.2)
+
+
+def test_the_worst_images_come_first_with_their_maps(shown):
+    page, report, model, source = shown
+    text, tags = read(page)
+    captions = re.findall(r"(image <\d+>): mean IoU (0\.\d{3})", text)
+    worst = report["worst_images"][:12]
+    assert captions == [(row["name"], f"{row['mean_iou']:.3f}") for row in worst]
+    confusion, *figures = [attrs["src"] for tag, attrs in tags if tag == "img"]
+    assert confusion.startswith("data:image/png;base64,")
+    assert len(figures) == 12
+    pairs = list(source.dataset("val").as_numpy_iterator())
+    for place in (0, 11):
+        image, truth = pairs[worst[place]["index"]]
+        decoded = Image.open(io.BytesIO(base64.b64decode(figures[place].split(",")[1])))
+        cells = np.split(np.asarray(decoded).astype(int), 4, axis=1)
+        probabilities = keras.ops.softmax(model(image[None].astype(np.float32)))[0].numpy()
+        colors = np.array(source.info.colors)
+        expected = (
+            image,
+            np.where((truth == 255)[..., None], image, colors[np.where(truth == 255, 0, truth)]),
+            colors[probabilities.argmax(-1)],
+            255 * margin(probabilities)[..., None].repeat(3, -1),
+        )
+        for cell, pixels in zip(cells, expected, strict=True):
+            assert np.abs(cell - pixels).mean() < 20
+            assert np.abs(cell - pixels).mean() < 0.5 * np.abs(cell - pixels.mean((0, 1))).mean()

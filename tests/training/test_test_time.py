@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import re
+
+from models.networks import calibrated, small
+
+from keras_deeplab import MultiScale, data, evaluate
+from keras_deeplab.evaluation import prediction_settings
+from keras_deeplab.models.multi_scale import unwrapped
+from training import test_time
+
+SCALES = (0.5, 1.0)
+
+
+def test_the_rows_are_those_of_evaluate(tmp_path, capsys, monkeypatch):
+    source = data.Shapes(train=1, val=3)
+    monkeypatch.setattr(data, "open_source", lambda name: source)
+    model = small("unet").with_num_classes(source.info.num_classes)
+    MultiScale(model, (1.0, 1.5), fusion="mean").save(tmp_path / "model.keras")
+    several = MultiScale(model, SCALES, fusion="mean")
+    monkeypatch.setattr(test_time, "variants", lambda inner, scales: [("a", inner), ("b", several)])
+    assert test_time.main(["--model", str(tmp_path / "model.keras"), "--limit", "2"]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.split(" | ")[1:4] == ["mean IoU", "boundary mean IoU", "mean IoU within 4 px"]
+    for name, row, one in zip("ab", rows, (model, several), strict=True):
+        pairs = data.evaluation_dataset(source).take(2)
+        report = evaluate(one, pairs, boundary=True, verbose=0)
+        values = report["mean_iou"], report["boundary_mean_iou"], report["trimap_mean_iou"]["4"]
+        *cells, milliseconds = row.strip("| ").split(" | ")
+        assert cells == [name, *(f"{100 * value:.1f}" for value in values)]
+        assert re.fullmatch(r"\d+", milliseconds)
+
+
+def test_the_variants():
+    rows = dict(test_time.variants(calibrated("v3"), SCALES))
+    settings = {name: prediction_settings(model) for name, model in rows.items()}
+    views = {
+        name: [(view["scales"], view["flip"]) for view in found["test_time_augmentation"]]
+        for name, found in settings.items()
+    }
+    assert views == {
+        "plain": [],
+        "output stride 8": [],
+        "mirrored": [((1.0,), True)],
+        "scales": [(SCALES, False)],
+        "scales, mirrored": [(SCALES, True)],
+        "all": [(SCALES, True)],
+    }
+    strides = {name: unwrapped(model).output_stride for name, model in rows.items()}
+    assert [name for name, stride in strides.items() if stride == 8] == ["output stride 8", "all"]
+
+
+def test_a_model_without_a_choice_of_stride_has_no_row_for_it():
+    names = [row for row, _ in test_time.variants(calibrated("unet"), SCALES)]
+    assert names == ["plain", "mirrored", "scales", "scales, mirrored", "all"]
