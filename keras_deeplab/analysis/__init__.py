@@ -1,4 +1,4 @@
-"""What a network sees: receptive fields, theoretical and effective, and live kernel taps."""
+"""Receptive fields, theoretical and effective; live kernel taps; the cost of a network."""
 
 from keras_deeplab.analysis.cost import CostEstimate, StageCost, cost
 from keras_deeplab.analysis.effective_field import EffectiveField, effective_receptive_field

@@ -29,11 +29,8 @@ def parser() -> Parser:
         "share of the taps of its atrous kernels that lie on the map, and the estimated cost.",
     )
     add = made.add_argument
-    add(
-        "--model",
-        required=True,
-        help=f".keras file (without test-time augmentation), or {', '.join(MODELS)}",
-    )
+    text = f".keras file (without test-time augmentation), or {', '.join(MODELS)}"
+    add("--model", required=True, help=text)
     add("--backbone", **one_of(backbones.NAMES), help="of a model by name; default: a small one")
     add("--output-stride", type=positive, help="default: the model's own")
     add("--size", **SIZE, default=[513], help="height and width of the image")

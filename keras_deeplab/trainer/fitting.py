@@ -476,8 +476,8 @@ def _warn_of_padding(model: keras.Model, crop_size: tuple[int, int]) -> None:
         rates = ", ".join(dict.fromkeys(str(max(taps.rate)) for taps in found))
         height, width = found[0].map_size
         logger.warning(
-            "Crops of %dx%d become feature maps of %dx%d, on which the atrous rates %s act mostly as "
-            "1x1 convolutions: their other taps are in the padding. Set a larger `crop_size` or "
+            "Crops of %dx%d become feature maps of %dx%d, on which the atrous rates %s act mostly "
+            "as 1x1 convolutions: their other taps are in the padding. Set a larger `crop_size` or "
             "smaller `aspp_rates`.",
             *crop_size[::-1],
             width,
