@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
+from keras_deeplab.analysis.table import text_table
 from keras_deeplab.graph.geometry import geometry, same_padding
 from keras_deeplab.graph.kinds import Kind, kind, window
 from keras_deeplab.validation import integer
@@ -94,3 +96,11 @@ def live_taps(model: keras.Model, height: int, width: int) -> tuple[LiveTaps, ..
         size = tuple(samples for _, samples in inside)
         found.append(LiveTaps(call.path, shape.kernel, shape.dilation, size, positions))
     return tuple(found)
+
+
+def taps_table(taps: Sequence[LiveTaps]) -> str:
+    """Returns a row of text for each atrous convolution."""
+    rows: list[tuple[object, ...]] = [("atrous convolution", "rate", "map", "live taps")]
+    for one in taps:
+        rows.append((one.name, max(one.rate), "{}x{}".format(*one.map_size), f"{one.share:.0%}"))
+    return text_table(rows)

@@ -104,7 +104,7 @@ def receptive_field(
     networks = {call.path for call in top_level_calls(model) if is_network(call.operation)}
     stages: dict[str, Stage] = {}
     for call, _, output in found.calls:
-        name = _stage_name(call.path, networks)
+        name = stage_name(call.path, networks)
         known = stages.pop(name, None)  # a stage has the place of its last layer
         rate = known.rate if known else 1
         if kind(call.operation, call.path) is Kind.WINDOW:
@@ -120,7 +120,8 @@ def receptive_field(
     return ReceptiveFields(tuple(kept))
 
 
-def _stage_name(path: str, networks: set[str]) -> str:
+def stage_name(path: str, networks: set[str]) -> str:
+    """The stage of a layer; `networks` are the paths of the nested models."""
     outer, *inner = path.split("/")
     if outer in networks:
         return f"{outer}/{_BLOCK.match(inner[0])[0]}"

@@ -108,6 +108,13 @@ def _transposed(operation: Any, weights: np.ndarray, size: tuple[int, int]) -> n
     shape = window(operation)
     kernel = _kernel(operation, weights.shape[-1])
     rows, columns = weights.shape[:2]
+    if isinstance(operation, kl.AveragePooling2D):  # the mean leaves padding out
+        counts = []
+        for axis, (begin, _) in enumerate(_pads(operation, size)):
+            starts = np.arange(weights.shape[axis]) * shape.strides[axis] - begin
+            taps = starts[:, None] + np.arange(shape.kernel[axis])
+            counts.append(((taps >= 0) & (taps < size[axis])).mean(1))
+        weights = weights / np.multiply.outer(*counts)[:, :, None]
     placed = np.zeros((height, width, kernel.shape[2]))
     for i, j in np.ndindex(kernel.shape[:2]):
         down, along = i * shape.dilation[0], j * shape.dilation[1]

@@ -9,7 +9,7 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import analysis, backbones
-from keras_deeplab.analysis.table import text_table
+from keras_deeplab.analysis.live_taps import taps_table
 from keras_deeplab.cli.options import SIZE, Parser, command, height_and_width, one_of, positive
 from keras_deeplab.files import write_json
 from keras_deeplab.graph.network import functional
@@ -25,18 +25,17 @@ def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
         prog="keras-deeplab analyze",
-        description="Prints stride, receptive field and centre of each stage of a network, and the "
-        "share of the taps of its atrous kernels that lie on the map.",
+        description="Prints stride, receptive field and centre of each stage of a network, the "
+        "share of the taps of its atrous kernels that lie on the map, and the estimated cost.",
     )
     add = made.add_argument
-    add(
-        "--model",
-        required=True,
-        help=f".keras file (without test-time augmentation), or {', '.join(MODELS)}",
-    )
+    text = f".keras file (without test-time augmentation), or {', '.join(MODELS)}"
+    add("--model", required=True, help=text)
     add("--backbone", **one_of(backbones.NAMES), help="of a model by name; default: a small one")
     add("--output-stride", type=positive, help="default: the model's own")
     add("--size", **SIZE, default=[513], help="height and width of the image")
+    add("--batch-size", type=positive, default=1, help="images, for the memory")
+    add("--memory", type=float, metavar="GB", help="print the largest batches for it")
     add("--effective", action="store_true", help="measure the effective receptive field too")
     add("--json", type=Path, help="file for all figures")
     return made
@@ -52,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     fields, taps = analysis.receptive_field(model, *size), analysis.live_taps(model, *size)
     print(fields)
     if taps:
-        rows: list[tuple[object, ...]] = [("atrous convolution", "rate", "map", "live taps")]
-        for one in taps:
-            rate, sides = max(one.rate), "{}x{}".format(*one.map_size)
-            rows.append((one.name, rate, sides, f"{one.share:.0%}"))
-        print(f"\n{text_table(rows)}")
-    figures = fields.to_dict() | {"live_taps": [vars(one) | {"share": one.share} for one in taps]}
+        print(f"\n{taps_table(taps)}")
+    memory = options.memory and int(options.memory * 1e9)
+    estimate = analysis.cost(model, *size, options.batch_size, memory=memory)
+    print(f"\n{estimate}")
+    shares = [vars(one) | {"share": one.share} for one in taps]
+    figures = fields.to_dict() | {"live_taps": shares, "cost": estimate.to_dict()}
     if options.effective:
         found = analysis.effective_receptive_field(model, size=size)
         figures["effective_side"] = found.side

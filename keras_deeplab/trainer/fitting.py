@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -18,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import data, losses, recipes, validation
+from keras_deeplab.analysis import live_taps
 from keras_deeplab.data.audit import LARGEST_CROP
 from keras_deeplab.data.augmentation.augmenting import Transform
 from keras_deeplab.distribution import evaluation_batches, training_batches
@@ -335,6 +337,7 @@ class _Run:
             model = model.build(info.num_classes, recipe, images, info.channels)
         if not self.epochs_done:
             _check_frozen_norms(model, recipe)
+            _warn_of_padding(model, recipe.crop_size)
         if recipe.multi_scale is not None:
             model = MultiScale(model, recipe.multi_scale)
         if len(self.stages) > 1 and not self.epochs_done:
@@ -454,4 +457,33 @@ def _check_frozen_norms(model: keras.Model, recipe: Recipe) -> None:
         raise ValueError(
             f"The recipe {recipe.name} has batch_norm {recipe.batch_norm!r}, which needs trained "
             "statistics: start from `weights`, or replace batch_norm by 'train'."
+        )
+
+
+def _warn_of_padding(model: keras.Model, crop_size: tuple[int, int]) -> None:
+    """Logs a warning if the crop is so small that atrous convolutions of the head become 1x1.
+
+    In figure 4 of the DeepLabV3 paper the positions at which only the centre of a 3x3 kernel is on
+    the map become the majority at a rate of 0.85 times the side of the map; the papers' own rates
+    are at most 0.6 times the side of theirs.
+    """
+    found = []
+    with contextlib.suppress(ValueError):  # a model whose geometry is not known
+        inside = f"{model.backbone.name}/" if hasattr(model, "backbone") else "/"
+        found = [
+            taps
+            for taps in live_taps(model, *crop_size)
+            if taps.positions.get(1, 0) > 0.5 and not taps.name.startswith(inside)
+        ]
+    if found:
+        rates = ", ".join(dict.fromkeys(str(max(taps.rate)) for taps in found))
+        height, width = found[0].map_size
+        logger.warning(
+            "Crops of %dx%d become feature maps of %dx%d, on which the atrous rates %s act mostly "
+            "as 1x1 convolutions: their other taps are in the padding. Set a larger `crop_size` or "
+            "smaller `aspp_rates`.",
+            *crop_size[::-1],
+            width,
+            height,
+            rates,
         )

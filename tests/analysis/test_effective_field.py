@@ -29,7 +29,7 @@ def linear_stack():
             kd.layers.Conv2D(5, 3, padding="same", dilation_rate=3),
             kl.Activation("linear"),
             kl.DepthwiseConv2D((3, 2), padding="same", depth_multiplier=2),
-            kl.AveragePooling2D(2, padding="valid"),
+            kl.AveragePooling2D(3, 2, padding="same"),
             kl.Conv2D(2, (1, 3), padding="same"),
         ]
     )

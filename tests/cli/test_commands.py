@@ -97,12 +97,16 @@ def test_evaluate_with_every_option(run, capsys):
 def test_analyze_prints_fields_and_live_taps(run, tmp_path, capsys):
     figures = tmp_path / "figures.json"
     command = ["--model", str(run / "model.keras"), "--size", "97", "129", "--json", str(figures)]
+    command += ["--batch-size", "2", "--memory", "4"]
     assert analyze.main([*command, "--effective"]) == 0
     printed = capsys.readouterr().out
     stored = json.loads(figures.read_text())
     assert "Effective receptive field: 95 % of the gradient in" in printed
     assert stored["stages"][-1]["stride"] == [1, 1]
     assert str(stored["stages"][-1]["receptive_field"][0]) in printed
+    assert "memory for 2 images of 129x97" in printed
+    largest = stored["cost"]["largest_training_batch"]
+    assert f"Largest batch for the memory: training {largest}" in printed
     assert analyze.main(["--model", "unet", "--output-stride", "8"]) == 2
     assert "`output_stride` must be left as it is" in capsys.readouterr().err
 

@@ -221,6 +221,30 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager, caplo
     assert found["mean_iou"] == pytest.approx(result.scores["mean_iou"], abs=1e-6)
 
 
+def warned_of_padding(model, crop_size, caplog):
+    caplog.clear()
+    fitting._warn_of_padding(model, crop_size)
+    return [record.message for record in caplog.records]
+
+
+def test_a_crop_too_small_for_the_rates_is_one_warning(caplog, eager):
+    """On a map of 33 samples the positions with one live tap are the majority from rate 29 on."""
+    keras.utils.set_random_seed(7)
+    model = DeepLabV3(6, tiny(), aspp_rates=(6, 28, 29, 40), aspp_filters=8, head_filters=None)
+    (message,) = warned_of_padding(model, (513, 513), caplog)
+    assert "Crops of 513x513 become feature maps of 33x33" in message
+    assert "the atrous rates 29, 40 act mostly as 1x1" in message
+    assert warned_of_padding(model, (801, 1025), caplog) == []
+    assert warned_of_padding(keras.Sequential([keras.layers.Dense(3)]), (64, 64), caplog) == []
+    # The papers' crops and rates, and the whole images of the embedded data set.
+    paper = DeepLabV3(6, tiny(), aspp_filters=8, head_filters=None)
+    assert warned_of_padding(paper, (513, 513), caplog) == []
+    assert warned_of_padding(paper.with_output_stride(8), (513, 513), caplog) == []
+    caplog.clear()
+    keras_deeplab.fit(paper, SOURCE, RECIPE, verbose=0)  # of two stages
+    assert sum("act mostly as 1x1" in record.message for record in caplog.records) == 1
+
+
 class TwoReplicas:
     num_replicas_in_sync = 2
 

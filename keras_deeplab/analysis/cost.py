@@ -1,0 +1,226 @@
+"""The cost of a network, estimated from its geometry: parameters, multiply-adds, peak memory."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_deeplab import layers
+from keras_deeplab.analysis.receptive_field import stage_name
+from keras_deeplab.analysis.table import text_table
+from keras_deeplab.graph import geometry, multiply_adds
+from keras_deeplab.graph.network import Call, functional, is_network, top_level_calls, walk
+from keras_deeplab.validation import integer
+
+LARGEST_BATCH = 4096
+# Fitted to five training steps on a CPU in float32 (V3+ on MobileNetV2, V3 on ResNet50, U-Net),
+# which it reproduces within 10 %: the share of all layers' outputs that is in memory at the peak
+# (some are overwritten in place), and what the traced training step takes besides tensors.
+KEPT_SHARE = 0.75
+TRACED_BYTES = 367_000_000
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Parameters and multiply-adds, for one image, of a stage of `receptive_field`."""
+
+    name: str
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """The cost of a network; `print` shows it. `trainer.training_cost` measures it instead.
+
+    Attributes:
+        size: `(height, width)` of the image.
+        batch: Images in a batch.
+        parameters: Of all layers, with those that are not trained.
+        multiply_adds: For one image, as `graph.multiply_adds` counts them.
+        stages: A `StageCost` for each stage that has weights.
+        training_bytes: By how much a training step lets the process grow at most.
+        inference_bytes: Peak memory of tensors in the prediction of logits.
+        largest_training_batch, largest_inference_batch: The most images whose peak is within the
+            memory (0: not even one); None if no memory was given.
+    """
+
+    size: tuple[int, int]
+    batch: int
+    parameters: int
+    multiply_adds: int
+    stages: tuple[StageCost, ...]
+    training_bytes: int
+    inference_bytes: int
+    largest_training_batch: int | None
+    largest_inference_batch: int | None
+
+    def __str__(self) -> str:
+        rows: list[tuple[object, ...]] = [("stage", "parameters", "multiply-adds (M)")]
+        for stage in self.stages:
+            rows.append((stage.name, f"{stage.parameters:,}", f"{stage.multiply_adds / 1e6:,.1f}"))
+        rows.append(("total", f"{self.parameters:,}", f"{self.multiply_adds / 1e6:,.1f}"))
+        height, width = self.size
+        lines = [
+            text_table(rows),
+            f"Estimated peak memory for {self.batch} images of {width}x{height}: training "
+            f"{self.training_bytes / 1e9:.2f} GB, inference {self.inference_bytes / 1e9:.2f} GB",
+        ]
+        if self.largest_training_batch is not None:
+            lines.append(
+                f"Largest batch for the memory: training {self.largest_training_batch}, inference "
+                f"{self.largest_inference_batch}"
+            )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a dict for `json.dump`."""
+        return asdict(self)
+
+
+def cost(
+    model: keras.Model,
+    height: int,
+    width: int,
+    batch: int = 1,
+    *,
+    slots: int = 1,
+    memory: int | None = None,
+) -> CostEstimate:
+    """Estimates what a network takes, without running it.
+
+    Training takes the weights, their gradients and the optimizer's slots, a fixed part of the maps
+    of all layers, and the traced step: shares that were fitted to measured steps on a CPU.
+    Inference takes the weights and the maps that a later layer still reads.
+
+    Args:
+        model: A functional Keras model or a built Sequential, channels last.
+        height, width: Size of the image in pixels.
+        batch: Images in a batch.
+        slots: Values that the optimizer keeps for each weight: 1 for SGD with momentum, 2 for Adam.
+        memory: Bytes for which the largest batch is computed.
+
+    Returns:
+        A `CostEstimate`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or as of `graph.geometry`.
+
+    Example:
+
+    >>> network = keras.applications.VGG16(include_top=False, weights=None)
+    >>> estimate = keras_deeplab.analysis.cost(network, 224, 224)
+    >>> estimate.parameters, estimate.multiply_adds
+    (14714688, 15346630656)
+
+    Reference:
+        [Chen et al., 2016](https://arxiv.org/abs/1604.06174), section 3: the maps that training
+        keeps.
+    """
+    size = (integer("height", height), integer("width", width))
+    batch = integer("batch", batch)
+    slots = integer("slots", slots, minimum=0)
+    training = _maps(getattr(model, "training_graph", None) or model, *size)
+    inference = _maps(model, *size)
+
+    weights, trained = _bytes(model.weights), _bytes(model.trainable_weights)
+    kept = KEPT_SHARE * sum(step.output.bytes for step in training)
+
+    def training_bytes(images: int) -> int:
+        return TRACED_BYTES + weights + (1 + slots) * trained + int(images * kept)
+
+    def inference_bytes(images: int) -> int:
+        return weights + images * _live_bytes(inference)
+
+    largest: list[int | None] = [None, None]
+    if memory is not None:
+        memory = integer("memory", memory)
+        batches = range(1, LARGEST_BATCH + 1)
+        peaks = (training_bytes, inference_bytes)
+        largest = [bisect.bisect_right(batches, memory, key=peak) for peak in peaks]
+    counts = multiply_adds(model, *size)
+    networks = {call.path for call in top_level_calls(model) if is_network(call.operation)}
+    parameters: Counter[str] = Counter()
+    operations: Counter[str] = Counter()
+    counted: set[int] = set()
+    for step in inference:
+        name = stage_name(step.call.path, networks)
+        for weight in getattr(step.call.operation, "weights", ()):
+            if id(weight) not in counted:  # a layer may be used at several places
+                parameters[name] += math.prod(weight.shape)
+                counted.add(id(weight))
+    for path, count in counts.items():
+        operations[stage_name(path, networks)] += count
+    return CostEstimate(
+        size,
+        batch,
+        sum(parameters.values()),
+        sum(counts.values()),
+        tuple(StageCost(name, n, operations[name]) for name, n in parameters.items()),
+        training_bytes(batch),
+        inference_bytes(batch),
+        *largest,
+    )
+
+
+@dataclass(eq=False)
+class _Map:
+    """A tensor of the network."""
+
+    bytes: int  # for one image
+
+
+@dataclass
+class _Step:
+    """A call of a layer with the tensors that it reads and writes."""
+
+    call: Call
+    inputs: list[_Map]
+    output: _Map
+
+
+def _maps(model: keras.Model, height: int, width: int) -> list[_Step]:
+    """The calls of a network, in the order of computation, with nested ones entered."""
+    found = geometry(model, height, width)
+    geometries = iter(found.calls)
+    steps: list[_Step] = []
+
+    def visit(call: Call, inputs: list[_Map]) -> list[_Map]:
+        inner = call.operation if is_network(call.operation) else None
+        if isinstance(call.operation, layers.CompositeLayer):
+            inner = call.operation.graph(*(x.shape for x in call.inputs))
+        if inner is not None:
+            return walk(inner, inputs, visit, f"{call.path}/")
+        output = next(geometries)[2]
+        tensor = call.outputs[0]
+        samples = math.prod(n or 1 for n in output.size) * (tensor.shape[-1] or 1)
+        steps.append(_Step(call, inputs, _Map(samples * tf.as_dtype(tensor.dtype).size)))
+        return [steps[-1].output] * len(call.outputs)
+
+    inputs = [
+        _Map(height * width * tensor.shape[-1] * tf.as_dtype(tensor.dtype).size)
+        for tensor in functional(model).inputs
+    ]
+    walk(model, inputs, visit)
+    return steps
+
+
+def _bytes(weights: Any) -> int:
+    return sum(math.prod(weight.shape) * tf.as_dtype(weight.dtype).size for weight in weights)
+
+
+def _live_bytes(steps: list[_Step]) -> int:
+    """The peak for one image of the maps that a later layer reads."""
+    last = {value: index for index, step in enumerate(steps) for value in step.inputs}
+    live = peak = sum(value.bytes for value in {*steps[0].inputs})
+    for index, step in enumerate(steps):
+        live += step.output.bytes
+        peak = max(peak, live)
+        live -= sum(value.bytes for value in set(step.inputs) if last[value] == index)
+    return peak

@@ -1,0 +1,113 @@
+"""Costs against counting by hand, Keras' own counts and TensorFlow's tensors."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import pytest
+from keras import layers as kl
+from models import networks
+
+import keras_deeplab as kd
+from keras_deeplab.analysis import cost
+from keras_deeplab.trainer import MODELS
+
+
+def small():
+    """Maps of 16x16 with 4, 4, 4 and 2 channels: 4096, 4096, 4096 and 2048 bytes."""
+    inputs = keras.Input((None, None, 4))
+    x = kl.Conv2D(4, 3, padding="same", use_bias=False, name="block1_conv")(inputs)
+    x = kl.BatchNormalization(name="block1_norm")(x)
+    x = kl.ReLU(name="block1_act")(x)
+    return keras.Model(inputs, kl.Conv2D(2, 1, name="head")(x))
+
+
+def test_by_hand():
+    found = cost(small(), 16, 16, batch=3)
+    first, head = found.stages
+    assert (first.name, first.parameters, first.multiply_adds) == ("block1", 144 + 16, 144 * 256)
+    assert (head.name, head.parameters, head.multiply_adds) == ("head", 10, 8 * 256)
+    assert (found.parameters, found.multiply_adds) == (170, 152 * 256)
+    # Inference: the input and the output of one layer. Weights: 170 values.
+    assert found.inference_bytes == 170 * 4 + 3 * 2 * 4096
+    # Training: gradients and one slot of all but the moving statistics; the share of all maps.
+    values = 170 + 2 * (170 - 8)
+    maps = 3 * (3 * 4096 + 2048)
+    assert found.training_bytes == 367_000_000 + 4 * values + 0.75 * maps
+    adam = cost(small(), 16, 16, batch=3, slots=2)
+    assert adam.training_bytes - found.training_bytes == 162 * 4
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: kd.DeepLabV3Plus(21, "mobilenet_v2"),
+        lambda: kd.UNet(3),
+        lambda: keras.applications.MobileNetV3Small(include_top=False, weights=None),
+        lambda: kd.DeepLabV3(4, networks.tiny(), auxiliary_layer=None),
+    ],
+)
+def test_parameters_are_those_of_keras(build):
+    model = build()
+    found = cost(model, 188, 188)
+    assert found.parameters == model.count_params()
+    assert found.multiply_adds == sum(kd.graph.multiply_adds(model, 188, 188).values())
+    assert sum(stage.parameters for stage in found.stages) == found.parameters
+    assert sum(stage.multiply_adds for stage in found.stages) == found.multiply_adds
+
+
+# (model, backbone, height and width, batch, bytes by which a training step let the process grow)
+MEASURED = [
+    ("deeplab_v3_plus", "mobilenet_v2", 257, 4, 1_054_892_032),
+    ("deeplab_v3_plus", "mobilenet_v2", 513, 2, 1_676_623_872),
+    ("deeplab_v3", "resnet50", 257, 2, 1_200_943_104),
+    ("deeplab_v3", "resnet50", 385, 2, 1_709_359_104),
+    ("unet", None, 188, 2, 1_164_517_376),
+]
+
+
+@pytest.mark.parametrize("name, backbone, size, batch, measured", MEASURED)
+def test_training_memory_is_within_15_percent_of_measured_steps(
+    name, backbone, size, batch, measured
+):
+    model = MODELS[name](21, backbone)
+    assert cost(model, size, size, batch).training_bytes == pytest.approx(measured, rel=0.15)
+
+
+def test_a_layer_that_is_used_twice_has_its_parameters_once():
+    inputs = keras.Input((8, 8, 3))
+    shared = kl.Conv2D(3, 1, name="shared")
+    found = cost(keras.Model(inputs, shared(shared(inputs))), 8, 8)
+    assert (found.parameters, found.multiply_adds) == (12, 2 * 9 * 64)
+
+
+def test_memory_grows_with_the_batch_and_bounds_it():
+    model = kd.DeepLabV3(4, networks.tiny(), aspp_filters=8)
+    found = cost(model, 65, 97, memory=400_000_000)
+    for name, batch in (
+        ("training_bytes", found.largest_training_batch),
+        ("inference_bytes", found.largest_inference_batch),
+    ):
+        assert getattr(cost(model, 65, 97, batch), name) <= 400_000_000
+        assert getattr(cost(model, 65, 97, batch + 1), name) > 400_000_000
+    assert 1 < found.largest_training_batch < found.largest_inference_batch
+    none = cost(model, 65, 97, memory=1000)
+    assert (none.largest_training_batch, none.largest_inference_batch) == (0, 0)
+    assert f"training {found.largest_training_batch}, inference" in str(found)
+    assert json.loads(json.dumps(found.to_dict()))["size"] == [65, 97]
+
+
+def test_half_precision_halves_the_maps_of_the_backbone():
+    peaks = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        model = kd.DeepLabV3(4, "mobilenet_v2", aspp_filters=8, head_filters=None, dtype=dtype)
+        one, two = (cost(model, 257, 257, batch).training_bytes for batch in (1, 2))
+        peaks.append(two - one)
+    assert 0.5 < peaks[1] / peaks[0] < 0.6  # the logits stay float32
+
+
+def test_bad_arguments():
+    for arguments in ({"batch": 0}, {"slots": -1}, {"memory": 0}):
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            cost(small(), 16, 16, **arguments)
