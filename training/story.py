@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ from keras import layers as kl
 
 import keras_deeplab as kd
 from keras_deeplab import analysis
-from keras_deeplab.analysis import drawing
+from keras_deeplab.analysis.drawing import panels, rendered
 from keras_deeplab.analysis.table import text_table
 from keras_deeplab.cli.options import Parser, command, positive
 from keras_deeplab.extras import require
 from keras_deeplab.files import write_json, write_png
 from keras_deeplab.inference import read_image
+from training import ablation
 
 logger = logging.getLogger(__name__)
 
 SIDE = 385  # of the photograph
-CHANNELS, MAP, ROUNDS = 64, 65, 9  # of the comparison of kernels
+CHANNELS, MAP, ROUNDS = 64, 65, 9  # of the comparison of kernels, and of figure 4
 
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "U-Net": lambda: kd.UNet(21),
@@ -37,18 +38,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
 }
 # Stacks of layers with 7x7 as their field: kernel size and rate of each layer.
 KERNELS = {"7x7": [(7, 1)], "three 3x3": [(3, 1)] * 3, "3x3 at rate 3": [(3, 3)]}
-SMALL = {"backbone": "mobilenet_v2", "backbone_options": {"depth_multiplier": 0.35}}
-ABLATION: dict[str, Callable[[int], keras.Model]] = {
-    **{
-        f"U-Net, depth {depth}": lambda classes, depth=depth: kd.UNet(
-            classes, filters=12, depth=depth, batch_norm=True
-        )
-        for depth in (2, 3, 4)
-    },
-    "V1": lambda classes: kd.DeepLabV1(classes, **SMALL, head_filters=128),
-    "V3": lambda classes: kd.DeepLabV3(classes, **SMALL, aspp_filters=64),
-    "V3+": lambda classes: kd.DeepLabV3Plus(classes, **SMALL, aspp_filters=64, decoder_filters=64),
-}
+STACKS = {"plain": (1, 1, 1, 1), "atrous": (1, 2, 4, 8)}  # rates, from the first to the last layer
 
 
 def parser() -> Parser:
@@ -60,9 +50,9 @@ def parser() -> Parser:
     add = made.add_argument
     add("--output", type=Path, default=Path("docs/story"), help="folder for PNG and story.json")
     add("--image", type=Path, help="photograph; default: one that matplotlib contains")
-    add("--steps", type=positive, default=400, help="training steps of each network on shapes")
     add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    add("--ablation", nargs="+", choices=ABLATION, default=list(ABLATION))
+    add("--ablation", nargs="*", choices=ablation.NETWORKS, default=list(ablation.NETWORKS))
+    add("--steps", type=positive, default=250, help="training steps of each network")
     return made
 
 
@@ -71,16 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     require("The story", "plots", "matplotlib")
-    figures: dict[str, Any] = {}
     pictures = {
-        "taps": drawing.draw_taps(),
-        "transposed": drawing.draw_transposed({"plain": (1,) * 4, "atrous": (1, 2, 4, 8)}),
-        "live_taps": drawing.draw_live_taps(),
-        "pyramid": drawing.draw_bins([(13, 13), (10, 16), (7, 9)]),
+        "taps": analysis.taps_picture((1, 6, 12, 18), side=33),
+        "transposed": transposed_picture(STACKS),
+        "live_taps": live_taps_picture((1, *range(4, MAP + 8, 4))),
+        "pyramid": analysis.pyramid_picture([(13, 13), (10, 16), (7, 9)]),
     }
-    figures["kernels"] = compare_kernels()
+    figures: dict[str, Any] = {"kernels": compare_kernels()}
     pictures["fields"], figures["fields"] = measure_fields(options.networks, options.image)
-    figures["ablation"] = [train_one(name, options.steps) for name in options.ablation]
+    for source in ablation.SOURCES:
+        rows = [ablation.measure(name, source, options.steps) for name in options.ablation]
+        figures[f"ablation on {source}"] = rows
+    if options.ablation:
+        pictures["ablation"] = ablation_picture(figures)
     for name, pixels in pictures.items():
         write_png(options.output / f"{name}.png", pixels)
     write_json(options.output / "story.json", figures)
@@ -90,22 +83,74 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def transposed_picture(stacks: Mapping[str, Sequence[int]], side: int = 33) -> np.ndarray:
+    """Draws a one-hot map after each transposed convolution of stacks of 3x3 kernels of ones."""
+    count = 1 + max(map(len, stacks.values()))
+    figure, axes = panels(count, len(stacks), side=2)
+    for row, (name, rates) in zip(np.reshape(axes, (-1, count)), stacks.items(), strict=True):
+        for done, one in enumerate(row):
+            field = np.zeros((side, side))
+            field[side // 2, side // 2] = 1
+            if done:
+                stack = ones(*rates[len(rates) - done :])
+                field = analysis.transposed_receptive_field(stack, (side, side))[..., 0]
+            extent = int(np.ptp(np.nonzero(field)[0])) + 1
+            one.imshow(field / field.max(), cmap="magma")
+            after = "one-hot" if not done else f"after {done} (rate {rates[-done]})"
+            one.set_title(f"{name}: {after}\n{extent}x{extent}", fontsize=8)
+    return rendered(figure)
+
+
+def live_taps_picture(rates: Sequence[int]) -> np.ndarray:
+    """Draws figure 4 of the DeepLabV3 paper: live taps of a 3x3 kernel against its rate."""
+    figure, (axes,) = panels(1, side=4, ticks=True)
+    found = [analysis.live_taps(ones(rate), MAP, MAP) for rate in rates]
+    for taps in (9, 6, 4, 2, 1):
+        shares = [one[0].positions.get(taps, 0) if one else float(taps == 9) for one in found]
+        axes.plot(rates, shares, label=str(taps))
+    axes.set_xlabel(f"atrous rate on a map of {MAP}x{MAP}")
+    axes.set_ylabel("share of the positions")
+    axes.legend(title="live taps", fontsize=8)
+    return rendered(figure)
+
+
+def ablation_picture(figures: Mapping[str, list[dict[str, Any]]]) -> np.ndarray:
+    """Draws mean IoU against the side that holds 95 % of the gradient."""
+    named = {name: rows for name, rows in figures.items() if name.startswith("ablation")}
+    figure, axes = panels(len(named), side=4, ticks=True)
+    for one, (name, rows) in zip(axes, named.items(), strict=True):
+        for row in rows:
+            one.scatter(row["effective_side"], row["mean_iou"])
+            place = (row["effective_side"], row["mean_iou"])
+            one.annotate(row["network"], place, (3, 3), textcoords="offset points", fontsize=7)
+        one.set_title(name.removeprefix("ablation on "), fontsize=9)
+        one.set_xlabel("effective receptive field, pixels")
+        one.set_ylabel("mean IoU")
+    return rendered(figure)
+
+
+def ones(*rates: int) -> keras.Model:
+    """A stack of 3x3 kernels of ones."""
+    options = {"padding": "same", "kernel_initializer": "ones", "use_bias": False}
+    kernels = [kl.Conv2D(1, 3, dilation_rate=rate, **options) for rate in rates]
+    return keras.Sequential([keras.Input((None, None, 1)), *kernels])
+
+
 def compare_kernels() -> list[dict[str, Any]]:
     """Compares stacks with a field of 7x7: parameters, multiply-adds and time of an image."""
     found, functions = [], {}
     for name, layers in KERNELS.items():
         stack = keras.Sequential([keras.Input((MAP, MAP, CHANNELS))])
         for size, rate in layers:
-            stack.add(
-                kl.Conv2D(CHANNELS, size, dilation_rate=rate, padding="same", activation="relu")
-            )
+            options = {"dilation_rate": rate, "padding": "same", "activation": "relu"}
+            stack.add(kl.Conv2D(CHANNELS, size, **options))
         functions[name] = tf.function(stack, autograph=False)
         found.append(
             {
                 "layers": name,
                 "field": analysis.receptive_field(stack).stages[-1].receptive_field[0],
                 "parameters": stack.count_params(),
-                "multiply-adds": sum(kd.graph.multiply_adds(stack, MAP, MAP).values()),
+                "multiply_adds": sum(kd.graph.multiply_adds(stack, MAP, MAP).values()),
                 "activations": len(layers),
             }
         )
@@ -130,24 +175,21 @@ def measure_fields(
     fields, rows = {}, []
     for name in names:
         model = NETWORKS[name]()
-        if any(
-            isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
-        ):
-            kd.reestimate_batch_norm(model, tf.data.Dataset.from_tensors((batch, batch[..., 0])))
+        kd.reestimate_batch_norm(model, tf.data.Dataset.from_tensors((batch, batch[..., 0])))
         stage = analysis.receptive_field(model, SIDE, SIDE).stages[-1]
-        field = analysis.effective_receptive_field(model, batch)
-        fields[name] = stage, field
+        fields[name] = stage, analysis.effective_receptive_field(model, batch)
+        estimate = analysis.cost(model, 513, 513)
         rows.append(
             {
                 "network": name,
-                "theoretical": f"{stage.receptive_field[0]}{' + image' * stage.whole_image}",
-                "95 % of the gradient": field.side,
-                "parameters": model.count_params(),
-                "multiply-adds": sum(kd.graph.multiply_adds(model, 513, 513).values()),
+                "theoretical": f"{stage.receptive_field[0]:g}{' + image' * stage.whole_image}",
+                "effective": fields[name][1].side,
+                "parameters": estimate.parameters,
+                "multiply_adds": estimate.multiply_adds,
             }
         )
-        logger.info("%s: %s", name, rows[-1])
-    return drawing.draw_fields(photograph, fields), rows
+        logger.info("%s", rows[-1])
+    return analysis.fields_picture(photograph, fields), rows
 
 
 def _photograph(path: Path | None) -> np.ndarray:
@@ -161,29 +203,6 @@ def _photograph(path: Path | None) -> np.ndarray:
     if pixels.shape[:2] != (SIDE, SIDE):
         raise ValueError(f"{path} must have at least {SIDE}x{SIDE} pixels.")
     return pixels
-
-
-def train_one(name: str, steps: int) -> dict[str, Any]:
-    """Trains a small network on shapes and scores it."""
-    source = data_set()
-    model = ABLATION[name](source.info.num_classes)
-    recipe = kd.recipes.get("shapes").replace(steps=steps)
-    result = kd.fit(model, source, recipe, verbose=0)
-    stage = analysis.receptive_field(model, 97, 97).stages[-1]
-    row = {
-        "network": name,
-        "field": f"{stage.receptive_field[0]}{' + image' * stage.whole_image}",
-        "parameters": model.count_params(),
-        "multiply-adds": sum(kd.graph.multiply_adds(model, 97, 97).values()),
-        "mean IoU": round(result.scores["mean_iou"], 3),
-    }
-    logger.info("%s", row)
-    return row
-
-
-def data_set() -> kd.data.Source:
-    """Returns the embedded data set, whose objects are 22 to 50 pixels large."""
-    return kd.data.Shapes()
 
 
 if __name__ == "__main__":

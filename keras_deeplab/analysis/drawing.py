@@ -1,236 +1,201 @@
-"""Pictures of receptive fields, atrous kernels and pyramid bins, drawn by matplotlib."""
+"""Pictures of receptive fields, of the taps of atrous kernels and of the spatial pyramid."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
-from keras import layers as kl
 
-from keras_deeplab.analysis.effective_field import MASS, EffectiveField
-from keras_deeplab.analysis.live_taps import live_taps
+from keras_deeplab.analysis.effective_field import EffectiveField
 from keras_deeplab.analysis.receptive_field import Stage
-from keras_deeplab.analysis.transposed_field import transposed_receptive_field
 from keras_deeplab.extras import require
+from keras_deeplab.layers.pyramid import bin_range
+from keras_deeplab.validation import error, integer, integers
+from keras_deeplab.validation import size as checked_size
 
-PANEL = 2.4  # inches of a picture's panel
-DPI = 100
-MAP = 65  # samples of the map in figure 4 of the DeepLabV3 paper
-
-
-def draw_fields(
-    image: np.ndarray, fields: Mapping[str, tuple[Stage, EffectiveField]]
-) -> np.ndarray:
-    """Draws the theoretical and the effective field of networks on an image.
-
-    Args:
-        image: uint8 `(height, width, 3)`, of the size of the effective fields.
-        fields: A dict from a name to the last stage of `receptive_field` and the result of
-            `effective_receptive_field`.
-
-    Returns:
-        RGB pixels uint8: for each network the effective field in red, the square with 95 % of it in
-        white, and the theoretical field as a dashed rectangle, clipped to the image.
-
-    Raises:
-        ImportError: If matplotlib is missing.
-
-    Example:
-
-    >>> network = keras.Sequential([keras.Input((65, 65, 3)), keras.layers.Conv2D(8, 5)])
-    >>> stage = keras_deeplab.analysis.receptive_field(network).stages[-1]
-    >>> field = keras_deeplab.analysis.effective_receptive_field(network)
-    >>> image = np.zeros((65, 65, 3), np.uint8)
-    >>> keras_deeplab.analysis.drawing.draw_fields(image, {"5x5": (stage, field)}).shape[-1]
-    3
-    """
-    figure, panels = _panels(len(fields))
-    height, width = image.shape[:2]
-    for axes, (name, (stage, field)) in zip(panels, fields.items(), strict=True):
-        heat = np.zeros((height, width, 4))
-        heat[..., 0] = 1
-        heat[..., 3] = np.minimum(1, (field.map / np.quantile(field.map, 0.9995)) ** 0.5)
-        axes.imshow(image, alpha=0.75)
-        axes.imshow(heat)
-        _square(axes, field.centre, (field.side, field.side), edgecolor="white")
-        _square(axes, field.centre, stage.receptive_field, edgecolor="black", linestyle="--")
-        sides = f"{stage.receptive_field[0]:g}{' + image' * stage.whole_image}"
-        axes.set_title(f"{name}\nfield {sides}\n{100 * MASS:g} % in {field.side}", fontsize=9)
-        axes.set_xlim(-0.5, width - 0.5)
-        axes.set_ylim(height - 0.5, -0.5)
-    return _pixels(figure)
+DPI = 80
+# Values of `tap_map` and their colours.
+PADDING, MAP, TAP, DEAD_TAP = range(4)
+TAP_COLORS = ("#d8d8d8", "#ffffff", "#104e8b", "#c33333")
 
 
-def draw_taps(rates: Sequence[int] = (1, 2, 4, 6), side: int = 15) -> np.ndarray:
-    """Draws the taps of a 3x3 kernel at several atrous rates on a grid of samples.
-
-    Args:
-        rates: Atrous rates.
-        side: Samples of the grid; taps outside lie in the padding.
-
-    Returns:
-        RGB pixels uint8.
-
-    Raises:
-        ImportError: If matplotlib is missing.
-
-    Example:
-
-    >>> picture = keras_deeplab.analysis.drawing.draw_taps()
-    """
-    figure, panels = _panels(len(rates))
-    for axes, rate in zip(panels, rates, strict=True):
-        field = transposed_receptive_field(_ones(rate), (side, side))[..., 0]
-        axes.imshow(field, cmap="Blues", vmin=0, vmax=1.5)
-        axes.set_axis_on()
-        axes.set_xticks(np.arange(-0.5, side), labels=[])
-        axes.set_yticks(np.arange(-0.5, side), labels=[])
-        axes.tick_params(length=0)
-        axes.grid(color="0.85", linewidth=0.5)
-        axes.set_title(f"rate {rate}: {2 * rate + 1}x{2 * rate + 1}", fontsize=9)
-    return _pixels(figure)
-
-
-def draw_transposed(stacks: Mapping[str, Sequence[int]], side: int = 33) -> np.ndarray:
-    """Draws a one-hot map after each transposed convolution of stacks of 3x3 kernels of ones.
-
-    Args:
-        stacks: A dict from a name to the atrous rates of its layers, from the first to the last.
-        side: Samples of the map.
-
-    Returns:
-        RGB pixels uint8, a row for each stack. After the last layer it is the weight that each
-        pixel has in the output.
-
-    Raises:
-        ImportError: If matplotlib is missing.
-
-    Example:
-
-    >>> stacks = {"plain": (1, 1, 1), "atrous": (1, 2, 4)}
-    >>> picture = keras_deeplab.analysis.drawing.draw_transposed(stacks)
-    """
-    count = 1 + max(map(len, stacks.values()))
-    figure, panels = _panels(count * len(stacks), columns=count)
-    for row, (name, rates) in zip(np.reshape(panels, (-1, count)), stacks.items(), strict=True):
-        for done, axes in enumerate(row):
-            field = np.zeros((side, side))
-            field[side // 2, side // 2] = 1
-            if done and done <= len(rates):
-                stack = _ones(*rates[len(rates) - done :])
-                field = transposed_receptive_field(stack, (side, side))[..., 0]
-            extent = int(np.ptp(np.nonzero(field)[0])) + 1
-            axes.imshow(field / field.max(), cmap="magma")
-            after = "one-hot" if not done else f"after {done} (rate {rates[-done]})"
-            axes.set_title(f"{name}: {after}\n{extent}x{extent}", fontsize=8)
-    return _pixels(figure)
-
-
-def draw_live_taps(rates: Sequence[int] = (1, *range(4, MAP + 8, 4))) -> np.ndarray:
-    """Draws figure 4 of the DeepLabV3 paper: live taps of a 3x3 kernel against its rate.
-
-    Args:
-        rates: Atrous rates, on a map of 65x65.
-
-    Returns:
-        RGB pixels uint8: the share of the positions with 1, 2, 4, 6 and 9 taps on the map.
-
-    Raises:
-        ImportError: If matplotlib is missing.
-
-    Example:
-
-    >>> picture = keras_deeplab.analysis.drawing.draw_live_taps((1, 20, 40, 65))
-    """
-    figure, (axes,) = _panels(1, size=(1.8, 1.3))
-    found = {rate: live_taps(_ones(rate), MAP, MAP) for rate in rates}
-    for taps in (9, 6, 4, 2, 1):
-        shares = [
-            one[0].positions.get(taps, 0) if one else float(taps == 9) for one in found.values()
-        ]
-        axes.plot(rates, shares, label=f"{taps}")
-    axes.set_axis_on()
-    axes.set_xlabel(f"atrous rate on a map of {MAP}x{MAP}")
-    axes.set_ylabel("share of the positions")
-    axes.legend(title="live taps", fontsize=8)
-    return _pixels(figure)
-
-
-def draw_bins(sizes: Sequence[tuple[int, int]], levels: Sequence[int] = (4, 2, 1)) -> np.ndarray:
-    """Draws the bins of spatial pyramid pooling on maps of several sizes; bins may overlap.
-
-    Args:
-        sizes: `(height, width)` of the maps.
-        levels: As of `layers.SpatialPyramidPooling2D`.
-
-    Returns:
-        RGB pixels uint8: a row for each size, a column for each level.
-
-    Raises:
-        ImportError: If matplotlib is missing.
-
-    Example:
-
-    >>> picture = keras_deeplab.analysis.drawing.draw_bins([(13, 13), (10, 16)])
-    """
-    figure, panels = _panels(len(sizes) * len(levels), columns=len(levels))
-    rows = np.reshape(panels, (-1, len(levels)))
-    for row, (height, width) in zip(rows, sizes, strict=True):
-        for axes, count in zip(row, levels, strict=True):
-            spans = [
-                [(k * n // count, -(-(k + 1) * n // count)) for k in range(count)]
-                for n in (height, width)
-            ]
-            for (top, bottom), (left, right) in itertools.product(*spans):
-                sides, middle = (bottom - top, right - left), (top + bottom, left + right)
-                centre = middle[0] / 2, middle[1] / 2
-                _square(axes, centre, sides, facecolor=(0.2, 0.4, 0.8, 0.3), edgecolor="black")
-            axes.set_title(f"{width}x{height}: {count}x{count} bins", fontsize=8)
-            axes.set_xlim(0, max(side for _, side in sizes))
-            axes.set_ylim(max(side for side, _ in sizes), 0)
-            axes.set_aspect("equal")
-    return _pixels(figure)
-
-
-def _ones(*rates: int) -> keras.Model:
-    """A stack of 3x3 kernels of ones."""
-    options = {"padding": "same", "kernel_initializer": "ones", "use_bias": False}
-    kernels = [kl.Conv2D(1, 3, dilation_rate=rate, **options) for rate in rates]
-    return keras.Sequential([keras.Input((None, None, 1)), *kernels])
-
-
-def _panels(
-    count: int, columns: int | None = None, size: tuple[float, float] = (1.0, 1.15)
+def panels(
+    columns: int, rows: int = 1, side: float = 2.8, ticks: bool = False
 ) -> tuple[Any, list[Any]]:
-    """Returns a figure and its panels, without axes."""
-    require("Drawing", "plots", "matplotlib")
+    """Returns a matplotlib figure with a grid of axes, row by row, without pyplot's state."""
+    require("a picture", "plots", "matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = columns or count
-    rows = -(-count // columns)
-    figure = Figure((PANEL * columns * size[0], PANEL * rows * size[1]), DPI, layout="constrained")
-    panels = list(np.ravel(figure.subplots(rows, columns)))
-    for axes in panels:
-        axes.set_axis_off()
-    return figure, panels
+    figure = Figure((side * columns, (side + 0.3) * rows), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).reshape(-1).tolist()
+    for one in axes:
+        if not ticks:
+            one.set_xticks([])
+            one.set_yticks([])
+    return figure, axes
 
 
-def _square(
-    axes: Any, centre: tuple[float, float], sides: tuple[float, float], **style: Any
-) -> None:
+def rendered(figure: Any) -> np.ndarray:
+    """Returns the pixels of a figure, uint8 `(height, width, 3)`."""
+    figure.canvas.draw()
+    return np.array(figure.canvas.buffer_rgba())[..., :3]
+
+
+def fields_picture(
+    image: np.ndarray, fields: Mapping[str, tuple[Stage, EffectiveField]]
+) -> np.ndarray:
+    """Draws theoretical and effective receptive fields on an image.
+
+    The rectangle is the theoretical field of the pixel at the cross, cut at the border of the
+    image; the heat is its effective field, on a square root scale.
+
+    Args:
+        image: `(height, width, 3)` in 0..255.
+        fields: For each caption the last stage of `receptive_field` and the effective field on
+            images of the same size. The stage's stride must be 1.
+
+    Returns:
+        RGB pixels uint8 `(height, width, 3)`, a panel for each caption.
+
+    Raises:
+        ImportError: Without matplotlib.
+        ValueError: If the sizes differ or `fields` is empty.
+
+    Example:
+
+    >>> network = keras.Sequential([keras.Input((33, 33, 3)), keras.layers.Conv2D(4, 5)])
+    >>> stage = keras_deeplab.analysis.receptive_field(network).stages[-1]
+    >>> effective = keras_deeplab.analysis.effective_receptive_field(network)
+    >>> image = np.zeros((33, 33, 3), "uint8")
+    >>> picture = keras_deeplab.analysis.fields_picture(image, {"5x5": (stage, effective)})
+
+    Reference:
+        [Luo et al., 2016](https://arxiv.org/abs/1701.04128), figure 1.
+    """
+    image = np.asarray(image)
+    if not fields:
+        raise error("fields", "a dict with a caption and its fields at least", fields)
+    for _, effective in fields.values():
+        if effective.map.shape != image.shape[:2]:
+            raise error("image", f"of the fields' size {effective.map.shape}", image.shape)
+    figure, axes = panels(len(fields))
+    for one, (caption, (stage, effective)) in zip(axes, fields.items(), strict=True):
+        one.imshow(image.astype(np.uint8))
+        heat = np.sqrt(effective.map / effective.map.max())
+        one.imshow(heat, cmap="inferno", alpha=np.minimum(1.5 * heat, 1), vmin=0, vmax=1)
+        row, column = effective.centre
+        one.plot(column, row, "+", color="#00e0ff")
+        _box(one, stage.box(effective.centre, image.shape[:2]), edgecolor="#00e0ff")
+        size = "x".join(f"{side:g}" for side in stage.receptive_field)
+        more = " + image" * stage.whole_image
+        one.set_title(f"{caption}\n{size}{more}, 95 %: {effective.side}", fontsize=9)
+    return rendered(figure)
+
+
+def _box(axes: Any, box: tuple[int, int, int, int], **style: Any) -> None:
     from matplotlib.patches import Rectangle
 
-    (row, column), (height, width) = centre, sides
-    corner = (column - width / 2, row - height / 2)
-    axes.add_patch(Rectangle(corner, width, height, **{"facecolor": "none", **style}))
+    top, left, bottom, right = box
+    corner, width, height = (left - 0.5, top - 0.5), right - left, bottom - top
+    axes.add_patch(Rectangle(corner, width, height, fill=False, linewidth=1.5, **style))
 
 
-def _pixels(figure: Any) -> np.ndarray:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def tap_map(kernel: int, rate: int, side: int, position: tuple[int, int]) -> np.ndarray:
+    """Returns where the taps of a kernel lie, for the output at `position` of a square map.
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    Values are `MAP` on the map and `PADDING` around it, `TAP` and `DEAD_TAP` for a tap there. The
+    padding is as wide as that of a convolution of the same size.
+    """
+    reach = (kernel // 2) * rate
+    found = np.full((side + 2 * reach,) * 2, PADDING)
+    found[reach : reach + side, reach : reach + side] = MAP
+    taps = np.ix_(*(place + rate * np.arange(kernel) for place in position))
+    found[taps] = np.where(found[taps] == MAP, TAP, DEAD_TAP)
+    return found
+
+
+def taps_picture(
+    rates: Sequence[int], side: int, kernel: int = 3, position: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Draws the taps of an atrous kernel at several rates: blue on the map, red in the padding.
+
+    Args:
+        rates: Atrous rates, a panel for each.
+        side: Height and width of the map.
+        kernel: Taps per side, an odd number.
+        position: Row and column of the output; the centre by default.
+
+    Returns:
+        RGB pixels uint8 `(height, width, 3)`.
+
+    Raises:
+        ImportError: Without matplotlib.
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> picture = keras_deeplab.analysis.taps_picture((1, 2, 4), side=11)
+
+    Reference:
+        [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), figures 1 and 4.
+    """
+    rates, side = integers("rates", rates), integer("side", side)
+    if integer("kernel", kernel) % 2 == 0:
+        raise error("kernel", "odd", kernel)
+    position = (side // 2, side // 2) if position is None else position
+    if not all(0 <= place < side for place in position):
+        raise error("position", f"on a map of {side}x{side}", position)
+    figure, axes = panels(len(rates), side=2.4)
+    from matplotlib.colors import ListedColormap
+
+    colors = ListedColormap(TAP_COLORS)
+    for one, rate in zip(axes, rates, strict=True):
+        taps = tap_map(kernel, rate, side, position)
+        one.imshow(taps, cmap=colors, vmin=PADDING, vmax=DEAD_TAP, interpolation="nearest")
+        live = (taps == TAP).sum()
+        one.set_title(f"rate {rate}: {live} of {kernel**2} taps", fontsize=9)
+    return rendered(figure)
+
+
+def pyramid_picture(
+    sizes: Sequence[tuple[int, int]], levels: Sequence[int] = (4, 2, 1)
+) -> np.ndarray:
+    """Draws the bins of spatial pyramid pooling on maps of several sizes.
+
+    The number of bins, and with it the length of the vector, does not depend on the size.
+
+    Args:
+        sizes: `(height, width)` of maps, a row for each.
+        levels: Bins per side, a column for each, as in `layers.SpatialPyramidPooling2D`.
+
+    Returns:
+        RGB pixels uint8 `(height, width, 3)`.
+
+    Raises:
+        ImportError: Without matplotlib.
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> picture = keras_deeplab.analysis.pyramid_picture([(13, 13), (10, 18)])
+
+    Reference:
+        [He et al., 2014, SPP-net](https://arxiv.org/abs/1406.4729), section 2.2 and figure 3.
+    """
+    sizes = [checked_size("sizes", size) for size in sizes]
+    levels = integers("levels", levels)
+    if not sizes or not levels:
+        raise error("sizes", "one size and one level at least", (sizes, levels))
+    figure, axes = panels(len(levels), len(sizes), side=2)
+    grid = [(size, bins) for size in sizes for bins in levels]
+    for one, ((height, width), bins) in zip(axes, grid, strict=True):
+        one.imshow(np.indices((height, width)).sum(0) % 2, cmap="Greys", vmin=0, vmax=6)
+        for row, column in np.ndindex(bins, bins):
+            top, bottom = bin_range(row, height, bins)
+            left, right = bin_range(column, width, bins)
+            _box(one, (top, left, bottom, right), edgecolor=f"C{(row + column) % 2}")
+        one.set_title(f"{height}x{width}: {bins}x{bins} bins", fontsize=9)
+    return rendered(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,26 @@ class Stage:
     offset: tuple[float | None, float | None]
     rate: int
     whole_image: bool
+
+    def box(self, sample: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Returns the field of a sample on an image as `(top, left, bottom, right)`.
+
+        Args:
+            sample: Row and column of the sample.
+            size: `(height, width)` of the image, which cuts the field.
+
+        Returns:
+            The first row and column, and those after the last.
+        """
+        axes = zip(sample, self.stride, self.offset, self.receptive_field, size, strict=True)
+        ends = []
+        for place, stride, offset, field, side in axes:
+            centre, reach = offset + place * stride, (field - 1) / 2
+            ends.append(
+                (max(math.floor(centre - reach), 0), min(math.ceil(centre + reach) + 1, side))
+            )
+        (top, bottom), (left, right) = ends
+        return top, left, bottom, right
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,11 @@ import tensorflow as tf
 from keras_deeplab.validation import error, integers, one_of
 
 
+def bin_range(index: int, size: Any, bins: int) -> tuple[Any, Any]:
+    """Returns the first sample of a bin along an axis, and the one after its last."""
+    return index * size // bins, ((index + 1) * size + bins - 1) // bins
+
+
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class SpatialPyramidPooling2D(keras.layers.Layer):
     """Pools a map of any size into a vector of one fixed length, for `Dense` layers to follow.
@@ -66,8 +71,7 @@ class SpatialPyramidPooling2D(keras.layers.Layer):
 
     def _bin(self, x: tf.Tensor, axis: int, index: int, bins: int) -> tf.Tensor:
         size = tf.shape(x)[axis]
-        begin = index * size // bins
-        end = ((index + 1) * size + bins - 1) // bins
+        begin, end = bin_range(index, size, bins)
         part = x[:, begin:end] if axis == 1 else x[:, :, begin:end]
         reduce = tf.reduce_max if self.mode == "max" else tf.reduce_mean
         return reduce(part, axis=axis)
