@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers as kl
+from PIL import Image
 
 import keras_deeplab as kd
 from keras_deeplab import analysis
@@ -20,12 +21,13 @@ from keras_deeplab.analysis.drawing import panels, rendered
 from keras_deeplab.analysis.table import text_table
 from keras_deeplab.cli.options import Parser, command, positive
 from keras_deeplab.extras import require
-from keras_deeplab.files import write_json, write_png
+from keras_deeplab.files import atomic_write, write_json
 from keras_deeplab.inference import read_image
 from training import ablation
 
 logger = logging.getLogger(__name__)
 
+COLORS = 128  # of a picture, so that its file is small
 SIDE = 385  # of the photograph
 CHANNELS, MAP, ROUNDS = 64, 65, 9  # of the comparison of kernels, and of figure 4
 
@@ -69,13 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     figures: dict[str, Any] = {"kernels": compare_kernels()}
     pictures["fields"], figures["fields"] = measure_fields(options.networks, options.image)
-    for source in ablation.SOURCES:
+    for source in ablation.SOURCES if options.ablation else ():
         rows = [ablation.measure(name, source, options.steps) for name in options.ablation]
         figures[f"ablation on {source}"] = rows
     if options.ablation:
         pictures["ablation"] = ablation_picture(figures)
     for name, pixels in pictures.items():
-        write_png(options.output / f"{name}.png", pixels)
+        with atomic_write(options.output / f"{name}.png") as temporary:
+            Image.fromarray(pixels).quantize(COLORS).save(temporary, "PNG", optimize=True)
     write_json(options.output / "story.json", figures)
     for name, rows in figures.items():
         print(f"{name}\n{text_table([list(rows[0]), *(row.values() for row in rows)])}\n")
@@ -123,6 +126,7 @@ def ablation_picture(figures: Mapping[str, list[dict[str, Any]]]) -> np.ndarray:
             one.scatter(row["effective_side"], row["mean_iou"])
             place = (row["effective_side"], row["mean_iou"])
             one.annotate(row["network"], place, (3, 3), textcoords="offset points", fontsize=7)
+        one.margins(0.3, 0.1)  # for the names
         one.set_title(name.removeprefix("ablation on "), fontsize=9)
         one.set_xlabel("effective receptive field, pixels")
         one.set_ylabel("mean IoU")
@@ -161,9 +165,8 @@ def compare_kernels() -> list[dict[str, Any]]:
             start = time.perf_counter()
             function(image)
             seconds[name].append(time.perf_counter() - start)
-    return [
-        row | {"ms": round(1e3 * statistics.median(seconds[row["layers"]]), 1)} for row in found
-    ]
+    medians = {name: round(1e3 * statistics.median(times), 1) for name, times in seconds.items()}
+    return [row | {"ms": medians[row["layers"]]} for row in found]
 
 
 def measure_fields(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from keras_deeplab.analysis.effective_field import EffectiveField
 from keras_deeplab.analysis.receptive_field import Stage
@@ -15,6 +16,7 @@ from keras_deeplab.validation import error, integer, integers
 from keras_deeplab.validation import size as checked_size
 
 DPI = 80
+BLUR = 128  # parts of an image's side that are the standard deviation of a blur
 # Values of `tap_map` and their colours.
 PADDING, MAP, TAP, DEAD_TAP = range(4)
 TAP_COLORS = ("#d8d8d8", "#ffffff", "#104e8b", "#c33333")
@@ -28,7 +30,7 @@ def panels(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure((side * columns, (side + 0.3) * rows), dpi=DPI, layout="constrained")
+    figure = Figure((side * columns, (side + 0.5) * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).reshape(-1).tolist()
     for one in axes:
@@ -84,7 +86,9 @@ def fields_picture(
     figure, axes = panels(len(fields))
     for one, (caption, (stage, effective)) in zip(axes, fields.items(), strict=True):
         one.imshow(image.astype(np.uint8))
-        heat = np.sqrt(effective.map / effective.map.max())
+        # Means around each pixel, as single pixels with a large gradient hide all others.
+        heat = ndimage.gaussian_filter(effective.map, max(image.shape) / BLUR)
+        heat = np.sqrt(heat / heat.max())
         one.imshow(heat, cmap="inferno", alpha=np.minimum(1.5 * heat, 1), vmin=0, vmax=1)
         row, column = effective.centre
         one.plot(column, row, "+", color="#00e0ff")
