@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 import keras_deeplab as kd
-from keras_deeplab.cli.options import DATA, Parser, check_classes, command, positive
+from keras_deeplab.cli.options import DATA, Parser, add_crf, check_classes, command, positive
+from keras_deeplab.crf import DenseCRF, RefinedModel, open_crf
 from keras_deeplab.inference import Predictor, logits_spec, model_functions
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
 
@@ -26,13 +27,15 @@ def parser() -> Parser:
     made = Parser(
         prog="python -m training.test_time",
         description="Measures a model as it is, at output stride 8, at several scales and mirrored "
-        "(the mean of the probabilities), and with all of these; prints a table in Markdown.",
+        "(the mean of the probabilities), with a dense CRF, and with all of these; prints a table "
+        "in Markdown.",
     )
     add = made.add_argument
     add("--model", type=Path, required=True, help=".keras file; of a MultiScale the model inside")
     add("--data", default="shapes", help=DATA)
     add("--split", default="val", help="train, val or test")
     add("--limit", type=positive, metavar="N", help="measure on the first N images")
+    add_crf(made)
     add("--scales", type=float, nargs="+", default=list(SCALES), metavar="S", help="of the image")
     return made
 
@@ -46,21 +49,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_classes(options, source.info.classes, logits_spec(model)[1])
     dataset = kd.data.evaluation_dataset(source, options.split).take(options.limit or -1)
     print(f"| {' | '.join(HEAD)} |", f"|{' --- |' * len(HEAD)}", sep="\n", flush=True)
-    for name, changed in variants(model, options.scales):
+    crf = open_crf(options.crf or "v2")
+    for name, changed in variants(model, options.scales, crf):
         print(f"| {' | '.join([name, *cells(changed, dataset)])} |", flush=True)
     return 0
 
 
-def variants(model: keras.Model, scales: Sequence[float]) -> Iterator[tuple[str, Predictor]]:
+def variants(
+    model: keras.Model, scales: Sequence[float], crf: DenseCRF
+) -> Iterator[tuple[str, Predictor]]:
     """Yields the rows: a name and a model. A stride that a model cannot have is left out."""
     fine = model.with_output_stride(8) if "output_stride" in model.get_config() else model
     yield "plain", model
-    if fine.output_stride != model.output_stride:
+    has_finer = fine.output_stride != model.output_stride
+    if has_finer:
         yield "output stride 8", fine
     yield "mirrored", with_test_time_augmentation(model, None, flip=True)
     yield "scales", with_test_time_augmentation(model, scales)
     yield "scales, mirrored", with_test_time_augmentation(model, scales, flip=True)
-    yield "all", with_test_time_augmentation(fine, scales, flip=True)
+    yield "dense CRF", RefinedModel(model, crf)
+    everything = with_test_time_augmentation(fine, scales, flip=True)
+    if has_finer:
+        yield "stride 8, scales, mirrored", everything
+    yield "all", RefinedModel(everything, crf)
 
 
 def cells(model: Predictor, dataset: tf.data.Dataset) -> list[str]:

@@ -5,11 +5,12 @@ import re
 from models.networks import calibrated, small
 
 from keras_deeplab import MultiScale, data, evaluate
+from keras_deeplab.crf import DenseCRF
 from keras_deeplab.evaluation import prediction_settings
-from keras_deeplab.models.multi_scale import unwrapped
 from training import test_time
 
 SCALES = (0.5, 1.0)
+CRF = DenseCRF(steps=2)
 
 
 def test_the_rows_are_those_of_evaluate(tmp_path, capsys, monkeypatch):
@@ -18,7 +19,7 @@ def test_the_rows_are_those_of_evaluate(tmp_path, capsys, monkeypatch):
     model = small("unet").with_num_classes(source.info.num_classes)
     MultiScale(model, (1.0, 1.5), fusion="mean").save(tmp_path / "model.keras")
     several = MultiScale(model, SCALES, fusion="mean")
-    monkeypatch.setattr(test_time, "variants", lambda inner, scales: [("a", inner), ("b", several)])
+    monkeypatch.setattr(test_time, "variants", lambda inner, *_: [("a", inner), ("b", several)])
     assert test_time.main(["--model", str(tmp_path / "model.keras"), "--limit", "2"]) == 0
     head, _, *rows = capsys.readouterr().out.splitlines()
     assert head.split(" | ")[1:4] == ["mean IoU", "boundary mean IoU", "mean IoU within 4 px"]
@@ -32,7 +33,7 @@ def test_the_rows_are_those_of_evaluate(tmp_path, capsys, monkeypatch):
 
 
 def test_the_variants():
-    rows = dict(test_time.variants(calibrated("v3"), SCALES))
+    rows = dict(test_time.variants(calibrated("v3"), SCALES, CRF))
     settings = {name: prediction_settings(model) for name, model in rows.items()}
     views = {
         name: [(view["scales"], view["flip"]) for view in found["test_time_augmentation"]]
@@ -44,12 +45,17 @@ def test_the_variants():
         "mirrored": [((1.0,), True)],
         "scales": [(SCALES, False)],
         "scales, mirrored": [(SCALES, True)],
+        "dense CRF": [],
+        "stride 8, scales, mirrored": [(SCALES, True)],
         "all": [(SCALES, True)],
     }
-    strides = {name: unwrapped(model).output_stride for name, model in rows.items()}
-    assert [name for name, stride in strides.items() if stride == 8] == ["output stride 8", "all"]
+    fine = ["output stride 8", "stride 8, scales, mirrored", "all"]
+    assert [name for name, found in settings.items() if found["output_stride"] == 8] == fine
+    refined = [name for name, found in settings.items() if "crf" in found]
+    assert refined == ["dense CRF", "all"]
+    assert settings["all"]["crf"] == CRF.to_dict()
 
 
 def test_a_model_without_a_choice_of_stride_has_no_row_for_it():
-    names = [row for row, _ in test_time.variants(calibrated("unet"), SCALES)]
-    assert names == ["plain", "mirrored", "scales", "scales, mirrored", "all"]
+    names = [row for row, _ in test_time.variants(calibrated("unet"), SCALES, CRF)]
+    assert names == ["plain", "mirrored", "scales", "scales, mirrored", "dense CRF", "all"]
