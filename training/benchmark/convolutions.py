@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -83,10 +84,12 @@ def _measured(each: Map, dtype: str, rounds: int) -> dict[str, Any]:
         except tf.errors.OpError:
             del functions[name]  # a processor without this operation
             continue
-        if formulation is not dilated_conv.native_depthwise:  # whose gradients are wrong
+        if formulation is dilated_conv.native_depthwise:  # whose gradients are wrong
+            continue
+        with contextlib.suppress(tf.errors.OpError):  # a processor without its gradients
             concrete = training.get_concrete_function(x, kernel, upstream)
+            concrete(x, kernel, upstream)
             functions[name].append(partial(concrete, x, kernel, upstream))
-            functions[name][1]()
     seconds = {name: [[] for _ in both] for name, both in functions.items()}
     for _ in range(rounds):
         for name, both in functions.items():
