@@ -38,7 +38,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil"}
 # Extras, imported where they are needed.
 EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"}
-EXTRAS |= {"pyvips", "imageio", "imageio_ffmpeg"}
+EXTRAS |= {"pyvips", "imageio", "imageio_ffmpeg", "matplotlib"}
 # Imported where they are needed, as it takes time.
 EXTRAS |= {"tensorflow_datasets", "array_record"}
 

@@ -70,7 +70,9 @@ def receptive_field_page(
         [Luo et al., 2016](https://arxiv.org/abs/1701.04128), section 3.
     """
     spec, classes = logits_spec(model)
-    names = [*map(str, range(classes))] if class_names is None else strings("class_names", class_names)
+    names = (
+        [*map(str, range(classes))] if class_names is None else strings("class_names", class_names)
+    )
     if len(names) != classes:
         raise error("class_names", f"{classes} names, one per class", names)
     integer("grid", grid)
@@ -83,7 +85,9 @@ def receptive_field_page(
         raise error("model", f"one with logits of the size {height}x{width}", logits.shape)
     labels = tf.argmax(logits[0], -1, tf.int32).numpy()
     stage = receptive_field(network, height, width).stages[-1]
-    rows, columns = (((np.arange(grid) + 0.5) * side / grid).astype(int) for side in (height, width))
+    rows, columns = (
+        ((np.arange(grid) + 0.5) * side / grid).astype(int) for side in (height, width)
+    )
     places = [(int(row), int(column)) for row in rows for column in columns]
     heats, sides = [], []
     for place, influence in zip(places, _influences(network, pixels, labels, places), strict=True):

@@ -53,7 +53,9 @@ class Stage:
         ends = []
         for place, stride, offset, field, side in axes:
             centre, reach = offset + place * stride, (field - 1) / 2
-            ends.append((max(math.floor(centre - reach), 0), min(math.ceil(centre + reach) + 1, side)))
+            ends.append(
+                (max(math.floor(centre - reach), 0), min(math.ceil(centre + reach) + 1, side))
+            )
         (top, bottom), (left, right) = ends
         return top, left, bottom, right
 
