@@ -47,12 +47,10 @@ def network(dtype: str = "float32", depthwise_rates: tuple[int, int] = (12, 2)) 
 @pytest.mark.parametrize("target", ["here", "server", "converter"])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_it_computes_what_the_model_does_without_batch_norms(dtype, target):
-    # A processor without oneDNN has no native depthwise convolution with a rate, which a converter
-    # gets.
-    has_native = target != "converter" or _runs(
-        native_depthwise, tf.as_dtype(dtype.removeprefix("mixed_"))
-    )
-    model = network(dtype, (12, 2) if has_native else (1, 1))
+    # Converters get native depthwise convolutions, which processors without oneDNN cannot run.
+    precision = tf.as_dtype(dtype.removeprefix("mixed_"))
+    can_run = target != "converter" or _runs(native_depthwise, precision)
+    model = network(dtype, (12, 2) if can_run else (1, 1))
     spec = [tf.TensorSpec((None, None, None, 3), name="images")]
     frozen = FrozenFunction(
         lambda x: {"b": model(x, training=False), "a": tf.shape(x)}, spec, target

@@ -40,9 +40,11 @@ class FarMark(data.Source):
         self.counts = {"train": train, "val": val}
 
     def names(self, split: str) -> list[str]:
+        """Returns one name per image."""
         return [f"{split}_{index:05d}" for index in range(self.counts[split])]
 
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
+        """Returns the pairs of a split (see `data.Source.dataset`)."""
         return decoded(
             partial(draw_far_mark, self.splits.index(split)), self.counts[split], numbers
         )

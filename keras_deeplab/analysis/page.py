@@ -159,7 +159,7 @@ def _influences(
 
 
 def _heat(influence: np.ndarray) -> np.ndarray:
-    """Returns a heat map as uint8: means of cells, relative to the largest, on a square root scale."""
+    """Returns a heat map as uint8: means of cells, square roots relative to the largest."""
     scale = min(HEAT_SIDE / max(influence.shape), 1)
     size = [max(round(scale * side), 1) for side in influence.shape]
     means = tf.image.resize(influence[..., None], size, "area")[..., 0].numpy()

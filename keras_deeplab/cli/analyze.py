@@ -11,10 +11,12 @@ import keras_deeplab
 from keras_deeplab import analysis, backbones
 from keras_deeplab.analysis.live_taps import taps_table
 from keras_deeplab.cli.options import SIZE, Parser, command, height_and_width, one_of, positive
-from keras_deeplab.files import write_json
+from keras_deeplab.files import atomic_write, write_json
 from keras_deeplab.graph.network import functional
+from keras_deeplab.inference import logits_spec
 from keras_deeplab.models.multi_scale import unwrapped
 from keras_deeplab.names import match
+from keras_deeplab.prediction import stored_info
 from keras_deeplab.trainer.building import DEFAULT_BACKBONES, MODELS
 from keras_deeplab.validation import error
 
@@ -38,6 +40,8 @@ def parser() -> Parser:
     add("--memory", type=float, metavar="GB", help="print the largest batches for it")
     add("--effective", action="store_true", help="measure the effective receptive field too")
     add("--json", type=Path, help="file for all figures")
+    add("--html", type=Path, help="page of --image on which a click shows a receptive field")
+    add("--image", type=Path, help="image of the page")
     return made
 
 
@@ -45,6 +49,8 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
+    if (options.html is None) != (options.image is None):
+        raise error("--image", "set together with --html", options.image)
     model = _model(options.model, options.backbone, options.output_stride)
     own = functional(model).inputs[0].shape[1:3]
     size = [known or n for known, n in zip(own, height_and_width(options.size), strict=True)]
@@ -64,6 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json is not None:
         write_json(options.json, figures)
         print(f"Wrote {options.json}")
+    if options.html is not None:
+        info = stored_info(options.model, logits_spec(model)[1])
+        names, colors = (info.classes, info.colors) if info else (None, None)
+        page = analysis.receptive_field_page(model, options.image, names, colors=colors)
+        with atomic_write(options.html) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        print(f"Wrote {options.html}")
     return 0
 
 

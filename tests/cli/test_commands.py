@@ -133,6 +133,19 @@ def test_a_crf_is_searched_and_used(run, photos, tmp_path, capsys, monkeypatch):
     assert "`images` must be below the 3 images of the dataset" in capsys.readouterr().err
 
 
+def test_analyze_writes_a_page_of_an_image(run, tmp_path, capsys):
+    image, page = tmp_path / "a.png", tmp_path / "new" / "a.html"
+    Image.effect_mandelbrot((48, 32), (-2, -1, 1, 1), 50).save(image)
+    command = ["--model", str(run / "model.keras"), "--size", "64", "--html", str(page)]
+    assert analyze.main(command) == 2
+    assert "`--image` must be set together with --html" in capsys.readouterr().err
+    assert analyze.main([*command, "--image", str(image)]) == 0
+    assert f"Wrote {page}" in capsys.readouterr().out
+    content = page.read_text()
+    assert '"size": [32, 48]' in content
+    assert json.dumps(list(data.Shapes.info.classes)) in content  # of dataset.json in the run
+
+
 def test_audit_prints_the_report_or_all_errors(tmp_path, capsys):
     assert audit.main(["shapes", "--splits", "val"]) == 0
     assert "val: 3 images" in capsys.readouterr().out

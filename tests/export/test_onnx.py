@@ -94,7 +94,7 @@ def test_a_resize_of_a_known_size_is_not_a_pixel_off(tmp_path, corners):
     path = export.onnx(model, tmp_path / "model.onnx", limits=Limits(1e-4))
     pixels = pictures((1, 33, 20, 3))
     for outputs in (runtimes.open_exported(path)(pixels), openvino_outputs(path, pixels)):
-        np.testing.assert_allclose(outputs["probabilities"], expected(model, pixels), atol=1e-4)
+        np.testing.assert_allclose(outputs["probabilities"], expected(model, pixels), atol=2e-4)
 
 
 @pytest.mark.parametrize("pooled", ["relu", "tanh"])
