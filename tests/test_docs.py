@@ -33,6 +33,7 @@ SHORTER = {  # smaller images, batches and data sets, and fewer steps
     "images=30": "images=1",
     "train=20": "train=5",
     "steps=800": "steps=1, batch_size=2",
+    "crf.search(samples)": "crf.search(samples, {'appearance_weight': [5.0]}, 1)",
 }
 
 
