@@ -53,8 +53,9 @@ def _run(url: str, steps: list[dict[str, Any]], size: tuple[int, int]) -> list[A
     chosen: list[str] = []
 
     class Page(QWebEnginePage):
-        def javaScriptConsoleMessage(self, _level, message, line, _source):
-            messages.append(f"line {line}: {message}")
+        def javaScriptConsoleMessage(self, level, message, line, _source):
+            if level == QWebEnginePage.JavaScriptConsoleMessageLevel.ErrorMessageLevel:
+                messages.append(f"line {line}: {message}")
 
         def chooseFiles(self, _mode, _old, _types):
             return chosen

@@ -43,7 +43,7 @@ def test_the_captions_of_taps_are_the_live_taps(figure):
     taps_picture((1, 6, 12), side=17)
     titles = [axes.get_title() for axes in figure[0].axes]
     assert titles == ["rate 1: 9 of 9 taps", "rate 6: 9 of 9 taps", "rate 12: 1 of 9 taps"]
-    atrous = layers.AtrousConv2D(1, 3, 12)
+    atrous = keras.layers.Conv2D(1, 3, dilation_rate=12, padding="same")
     (found,) = live_taps(keras.Sequential([keras.Input((17, 17, 1)), atrous]), 17, 17)
     at_positions = [(tap_map(3, 12, 17, position) == TAP).sum() for position in np.ndindex(17, 17)]
     np.testing.assert_allclose(np.mean(at_positions) / 9, found.share)
@@ -88,8 +88,10 @@ def test_fields_are_drawn_at_their_place(figure):
     assert small.get_title() == "5\n5x5, 95 %: 5"
     shown, heat = (one.get_array() for one in small.get_images())
     np.testing.assert_array_equal(shown, image)
-    rows, columns = np.nonzero(heat)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 12, 13, 17)
+    rows, columns = np.nonzero(heat > 0.5)  # a blurred 5x5 kernel
+    assert (rows.min(), columns.min()) >= (7, 12)
+    assert max(rows.max() - 10, columns.max() - 15, 10 - rows.min(), 15 - columns.min()) <= 3
+    assert heat[10, 15] > 0.3
     assert heat.max() == 1
 
 

@@ -19,11 +19,12 @@ FACTS = {"script": "document.getElementById('facts').textContent"}
 
 
 def column_classifier(weight=1.0):
-    """Class 1 where the mean of 5x9 pixels is above 100."""
+    """Class 1 where the mean of 5x9 pixels is above 50; each logit has a gradient."""
     kernel = np.zeros((5, 9, 3, 2), np.float32)
     kernel[..., 1] = weight / kernel[..., 1].size
     layer = keras.layers.Conv2D(2, (5, 9), padding="same", bias_initializer="zeros")
     model = keras.Sequential([keras.Input((None, None, 3)), layer])
+    kernel[..., 0] = -kernel[..., 1]
     layer.set_weights([kernel, np.array([100.0, 0.0])])
     return model
 
@@ -79,7 +80,7 @@ def test_a_click_shows_the_field_of_the_pixel(content, tmp_path):
     assert "Class: a & b\n" in right
     assert "field: 5 x 9 pixels\n" in right
     assert "rows 18 to 22, columns 41 to 49\n" in right
-    assert "at row 25, column 52: 95 % of the gradient in 9 x 9 pixels" in right
+    assert "at row 15, column 52: 95 % of the gradient in 9 x 9 pixels" in right
     np.testing.assert_allclose(corner, (0, 224, 255), atol=3)
     assert plain[2] < 200  # no cyan
     assert f"Class: {NAMES[0]}\n" in left
@@ -106,7 +107,7 @@ def test_the_heat_and_the_classes_are_those_of_the_pixels(content):
     assert found["sides"] == [9] * 16
     assert found["places"][:5] == [[5, 7], [5, 22], [5, 37], [5, 52], [15, 7]]
     labels, heat = decoded(found["labels"]), decoded(found["heats"][6])
-    np.testing.assert_array_equal(labels[20, :, 0], np.arange(60) >= 31)
+    np.testing.assert_array_equal(labels[20, :, 0], np.arange(60) >= 28)
     expected = np.zeros(SIZE)
     expected[13:18, 33:42] = 255  # of the pixel (15, 37), the same weight for each
     np.testing.assert_array_equal(heat, expected)
