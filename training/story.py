@@ -177,6 +177,7 @@ def measure_fields(
     batch = photograph[None].astype(np.float32)
     fields, rows = {}, []
     for name in names:
+        keras.utils.set_random_seed(0)
         model = NETWORKS[name]()
         kd.reestimate_batch_norm(model, tf.data.Dataset.from_tensors((batch, batch[..., 0])))
         stage = analysis.receptive_field(model, SIDE, SIDE).stages[-1]
