@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import keras_deeplab as kd
 from training import story
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_and_tables(tmp_path, monkeypatch):
     small = {"small": lambda: kd.UNet(3, filters=2, depth=1, batch_norm=True)}
     monkeypatch.setattr(story, "NETWORKS", small)
