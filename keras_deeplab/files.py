@@ -121,10 +121,13 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes readable, valid JSON."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text in UTF-8."""
     with atomic_write(path) as temporary:
-        temporary.write_text(
-            json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

@@ -129,8 +129,9 @@ def cost(
     size = (integer("height", height), integer("width", width))
     batch = integer("batch", batch)
     slots = integer("slots", slots, minimum=0)
-    training = _maps(getattr(model, "training_graph", None) or model, *size)
+    graph = getattr(model, "training_graph", None)
     inference = _maps(model, *size)
+    training = inference if graph is None else _maps(graph, *size)
 
     weights, trained = _bytes(model.weights), _bytes(model.trainable_weights)
     kept = KEPT_SHARE * sum(step.output.bytes for step in training)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from keras_deeplab.analysis.effective_field import EffectiveField
 from keras_deeplab.analysis.receptive_field import Stage
@@ -77,6 +76,8 @@ def fields_picture(
     Reference:
         [Luo et al., 2016](https://arxiv.org/abs/1701.04128), figure 1.
     """
+    from scipy import ndimage  # here, as it takes time
+
     image = np.asarray(image)
     if not fields:
         raise error("fields", "a dict with a caption and its fields at least", fields)

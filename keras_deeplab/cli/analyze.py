@@ -11,7 +11,7 @@ import keras_deeplab
 from keras_deeplab import analysis, backbones
 from keras_deeplab.analysis.live_taps import taps_table
 from keras_deeplab.cli.options import SIZE, Parser, command, height_and_width, one_of, positive
-from keras_deeplab.files import atomic_write, write_json
+from keras_deeplab.files import write_json, write_text
 from keras_deeplab.graph.network import functional
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.models.multi_scale import unwrapped
@@ -74,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         info = stored_info(options.model, logits_spec(model)[1])
         names, colors = (info.classes, info.colors) if info else (None, None)
         page = analysis.receptive_field_page(model, options.image, names, colors=colors)
-        with atomic_write(options.html) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        write_text(options.html, page)
         print(f"Wrote {options.html}")
     return 0
 

@@ -18,7 +18,7 @@ from keras_deeplab.cli.options import (
     one_of,
     positive,
 )
-from keras_deeplab.files import atomic_write, write_json
+from keras_deeplab.files import write_json, write_text
 from keras_deeplab.trainer import MODELS, ModelBuilder, TrainingCost, training_cost
 
 
@@ -69,8 +69,7 @@ def _write(
         write_json(options.json, figures)
         print(f"Wrote {options.json}")
     if options.html is not None:
-        with atomic_write(options.html) as temporary:
-            temporary.write_text(page(), encoding="utf-8")
+        write_text(options.html, page())
         print(f"Wrote {options.html}")
 
 

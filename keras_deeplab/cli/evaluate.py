@@ -21,7 +21,7 @@ from keras_deeplab.cli.options import (
 from keras_deeplab.crf import PRESETS, RefinedModel, open_crf
 from keras_deeplab.evaluation import prediction_settings, scores_table, search_crf
 from keras_deeplab.evaluation_page import evaluation_page
-from keras_deeplab.files import atomic_write, write_json
+from keras_deeplab.files import write_json, write_text
 from keras_deeplab.inference import logits_spec
 
 
@@ -94,7 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"Wrote {path}")
     if options.html:
         page = evaluation_page(report, model, source, options.split, options.model.name)
-        with atomic_write(options.html) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        write_text(options.html, page)
         print(f"Wrote {options.html}")
     return 0

@@ -22,7 +22,7 @@ from keras_deeplab.data.orientation import UPRIGHT, stored_orientation
 from keras_deeplab.data.records import FORMATS
 from keras_deeplab.data.source import Source
 from keras_deeplab.data.tfds_source import SPLIT_NAMES
-from keras_deeplab.files import atomic_write, read_json_object, write_json
+from keras_deeplab.files import atomic_write, read_json_object, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -244,8 +244,7 @@ class _Preparation:
         )
         write_json(self.folder / "dataset.json", self.source.info.to_dict())
         sums = "".join(f"{done[path.name]['sha256']}  {path.name}\n" for _, path, _ in shards)
-        with atomic_write(self.folder / CHECKSUMS) as temporary:
-            temporary.write_text(sums, encoding="utf-8")
+        write_text(self.folder / CHECKSUMS, sums)
 
 
 def _reusable(encoded: bytes) -> bytes:

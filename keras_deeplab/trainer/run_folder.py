@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from keras_deeplab import validation
-from keras_deeplab.files import atomic_write, check_unpacked, read_json, write_json
+from keras_deeplab.files import check_unpacked, read_json, write_json, write_text
 
 try:
     import fcntl
@@ -202,8 +202,7 @@ class RunFolder:
         kept = [rows[epoch] for epoch in map(str, range(epochs)) if epoch in rows]
         if self.history.exists():
             lines = [rows["epoch"], *kept] if kept else []
-            with atomic_write(self.history) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            write_text(self.history, "".join(f"{line}\n" for line in lines))
         if len(kept) < epochs:
             logger.warning(
                 "%s lacks %d of the %d completed epochs. The next row will be epoch %d.",

@@ -55,7 +55,7 @@ def test_a_path_keeps_its_address():
     assert str(absolute(path.parent / ".." / "d")) == "gs://bucket/a/d"
     # `Path` joins the slashes of an address.
     assert str(data_path(Path("gs://bucket/a"))) == "gs://bucket/a"
-    assert data_path("file:///tmp/a") == Path("/tmp/a")
+    assert data_path("file:///data/a") == Path("/data/a")
     for local in ("voc:/data", "C:\\data", "c://data", "/a://b", "data", "voc:gs://bucket"):
         assert not is_remote(local)
 

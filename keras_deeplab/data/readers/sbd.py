@@ -7,7 +7,6 @@ import struct
 import zlib
 
 import numpy as np
-from scipy.io import loadmat
 
 from keras_deeplab.data.faults import FileFault
 
@@ -20,6 +19,8 @@ def read_mask(encoded: bytes) -> np.ndarray:
 
     Raises a FileFault for other contents. MATLAB files hold no code.
     """
+    from scipy.io import loadmat  # here, as it takes time
+
     expected = "a MATLAB 5 file with GTcls.Segmentation, uint8 (height, width)"
     if _unpacked_size(encoded) > LIMIT:
         raise FileFault("image too large", f"more than {LIMIT} bytes unpacked", expected)
