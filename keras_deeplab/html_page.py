@@ -85,10 +85,10 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], 
 
     >>> chart = keras_deeplab.html_page.line_chart("loss", {"train": [(1, 0.9), (2, 0.5)]}, "epoch")
     """
-    finite = {
-        name: [p for p in points if all(map(math.isfinite, p))] for name, points in curves.items()
-    }
-    finite = {name: points for name, points in finite.items() if points}
+    finite = {}
+    for name, curve in curves.items():
+        if found := [point for point in curve if all(map(math.isfinite, point))]:
+            finite[name] = found
     if not finite:
         return ""
     (width, height), points = CHART, np.array([p for c in finite.values() for p in c], np.float64)
@@ -106,9 +106,8 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], 
     drawn, legend = [], []
     for column in columns:
         left, bottom = place((column, rows[0]))
-        drawn.append(
-            f'<text x="{left:.1f}" y="{bottom + 16}" text-anchor="middle">{column:g}</text>'
-        )
+        where = f'x="{left:.1f}" y="{bottom + 16}" text-anchor="middle"'
+        drawn.append(f"<text {where}>{column:g}</text>")
     for row in rows:
         left, y = place((columns[0], row))
         drawn.append(
@@ -141,8 +140,8 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], 
 
 def _ticks(low: float, high: float, smallest: float = 0) -> list[float]:
     """Round numbers at equal distances, from at most `low` to at least `high`."""
-    if low == high:
-        high = low + max(smallest, abs(low) / 10) or 1
+    if math.isclose(low, high):
+        high = low + (max(smallest, abs(low) / 10) or 1)
     power = 10 ** math.floor(math.log10((high - low) / 5))
     step = next(n * power for n in (1, 2, 5, 10) if n * power * 5 >= high - low)
     step = max(step, smallest)

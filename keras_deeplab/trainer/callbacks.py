@@ -115,7 +115,7 @@ class EpochTimes(keras.callbacks.Callback):
             "epoch": epoch,
             "seconds": round(time.perf_counter() - self.begin, 3),
             "step_seconds": round((self.trained - self.begin) / self.steps_per_epoch, 5),
-            "learning_rate": float(np.asarray(self.model.optimizer.learning_rate)),
+            "learning_rate": f"{float(np.asarray(self.model.optimizer.learning_rate)):.6g}",
             "peak_bytes": peak_memory(),
         }
         with self.folder.epochs.open("a", encoding="utf-8", newline="") as file:

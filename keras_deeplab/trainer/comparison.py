@@ -72,7 +72,7 @@ def compare(paths: Sequence[str | os.PathLike]) -> Comparison:
 
     >>> comparison = keras_deeplab.trainer.compare(["runs/photos", "runs/photos-2"])
     >>> print(comparison)
-    >>> pathlib.Path("comparison.html").write_text(comparison.html())
+    >>> page = comparison.html()
     """
     if not paths:
         raise validation.error("paths", "at least one folder of a run", paths)
@@ -127,7 +127,7 @@ def _notes(
     others = dict.fromkeys(n for s in finished.values() for n in s["per_class"] if n not in common)
     if others:
         notes.append(f"Classes that not all runs have: {', '.join(others)}.")
-    splits = {name: scores["split"] for name, scores in finished.items()}
+    splits = {name: scores.get("split") for name, scores in finished.items()}
     if len(set(splits.values())) > 1:
         listed = ", ".join(f"{name} on {split}" for name, split in splits.items())
         notes.append(f"The runs are scored on different splits: {listed}.")

@@ -79,12 +79,15 @@ def open_run(path: str | os.PathLike) -> RunData:
         raise ValueError(
             f"{folder.path} is not the folder of a run: it has no {folder.arguments.name}."
         )
+    scores = read_json(folder.metrics, RESTORE) if folder.metrics.exists() else None
+    if scores is not None and not isinstance(scores.get("per_class"), dict):
+        raise ValueError(f"{folder.metrics} has no `per_class`. {RESTORE}")
     return RunData(
         path=folder.path,
         settings=flat(read_json(folder.arguments, RESTORE)),
         history=_columns(folder.history),
         epochs=_columns(folder.epochs),
-        scores=read_json(folder.metrics, RESTORE) if folder.metrics.exists() else None,
+        scores=scores,
     )
 
 
@@ -93,10 +96,12 @@ def _columns(path: Path) -> Columns:
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if math.isfinite(_number(row.get("epoch")))]
-    return {
-        name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else ()) if name
-    }
+        try:
+            rows = [row for row in csv.DictReader(file) if math.isfinite(_number(row.get("epoch")))]
+        except csv.Error as error:
+            raise ValueError(f"{path} is damaged: {error}. {RESTORE}") from error
+    names = [name for name in (rows[0] if rows else ()) if name]
+    return {name: [_number(row[name]) for row in rows] for name in names}
 
 
 def _number(text: str | None) -> float:
