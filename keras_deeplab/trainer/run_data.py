@@ -79,12 +79,13 @@ def open_run(path: str | os.PathLike) -> RunData:
         raise ValueError(
             f"{folder.path} is not the folder of a run: it has no {folder.arguments.name}."
         )
+    settings = flat(read_json(folder.arguments, RESTORE))
     scores = read_json(folder.metrics, RESTORE) if folder.metrics.exists() else None
     if scores is not None and not isinstance(scores.get("per_class"), dict):
         raise ValueError(f"{folder.metrics} has no `per_class`. {RESTORE}")
     return RunData(
         path=folder.path,
-        settings=flat(read_json(folder.arguments, RESTORE)),
+        settings=settings,
         history=_columns(folder.history),
         epochs=_columns(folder.epochs),
         scores=scores,

@@ -154,7 +154,7 @@ def folder(tmp_path_factory):
     for name, text in (("cut", '{"seed": '), ("scoreless", "{}")):
         (root / name).mkdir()
         (root / name / "run.json").write_text(text)
-        (root / name / "metrics.json").write_text("{}")
+    (root / "scoreless" / "metrics.json").write_text("{}")
     (root / "run").mkdir()
     (root / "run" / "model.keras").write_bytes(b"")
     return root
