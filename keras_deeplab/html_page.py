@@ -92,11 +92,13 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], 
     if not finite:
         return ""
     (width, height), points = CHART, np.array([p for c in finite.values() for p in c], np.float64)
-    columns = _ticks(points[:, 0].min(), points[:, 0].max(), smallest=1)
+    first = points[:, 0].min()
+    last = max(points[:, 0].max(), first + 1)
+    columns = [tick for tick in _ticks(first, last, smallest=1) if first <= tick <= last]
     rows = _ticks(points[:, 1].min(), points[:, 1].max())
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
-        across = (point[0] - columns[0]) / (columns[-1] - columns[0])
+        across = (point[0] - first) / (last - first)
         up = (point[1] - rows[0]) / (rows[-1] - rows[0])
         return (
             LEFT + across * (width - LEFT - RIGHT),
@@ -105,14 +107,14 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], 
 
     drawn, legend = [], []
     for column in columns:
-        left, bottom = place((column, rows[0]))
-        where = f'x="{left:.1f}" y="{bottom + 16}" text-anchor="middle"'
+        left, _ = place((column, rows[0]))
+        where = f'x="{left:.1f}" y="{height - BOTTOM + 16}" text-anchor="middle"'
         drawn.append(f"<text {where}>{column:g}</text>")
     for row in rows:
-        left, y = place((columns[0], row))
+        _, y = place((first, row))
         drawn.append(
-            f'<path d="M{left} {y:.1f}H{width - RIGHT}" stroke="#ddd"/>'
-            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{row:g}</text>'
+            f'<path d="M{LEFT} {y:.1f}H{width - RIGHT}" stroke="#ddd"/>'
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{row:g}</text>'
         )
     middle = (LEFT + width - RIGHT) / 2
     label = html.escape(x)

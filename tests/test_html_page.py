@@ -62,9 +62,13 @@ def test_the_numbers_of_the_axes_are_at_their_places():
     across = {float(text): float(x) for x, _, anchor, text in texts if anchor == "middle"}
     up = {float(text): float(y) - 4 for _, y, anchor, text in texts if anchor == "end"}
     assert list(up) == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
-    assert min(across) <= 1 < 9 <= max(across)
-    for (x, y), (epoch, value) in zip(points, [(1, 0.31), (9, 0.78)], strict=True):
-        assert x == pytest.approx(np.interp(epoch, list(across), list(across.values())), abs=0.1)
+    assert list(across) == [2, 4, 6, 8]
+    assert points[0, 0] == LEFT
+    assert points[1, 0] == LEFT + WIDTH
+    for (epoch, x), (start, left) in zip(list(across.items())[1:], across.items(), strict=False):
+        assert (x - left) / (epoch - start) == pytest.approx(WIDTH / 8, abs=0.1)
+    assert across[2] == pytest.approx(LEFT + WIDTH / 8, abs=0.1)
+    for (_, y), value in zip(points, (0.31, 0.78), strict=True):
         assert y == pytest.approx(np.interp(value, list(up), list(up.values())), abs=0.1)
 
 

@@ -84,7 +84,7 @@ def compare(paths: Sequence[str | os.PathLike]) -> Comparison:
     rows = {
         "state": ["unfinished" if run.scores is None else "finished" for run in opened],
         "mean IoU": [_score(run, "mean_iou") for run in opened],
-        **{f"  {name}": [_score(run, "per_class", name) for run in opened] for name in common},
+        **{f"IoU of {name}": [_score(run, "per_class", name) for run in opened] for name in common},
         "pixel accuracy": [_score(run, "pixel_accuracy") for run in opened],
         "best validation": [_cell(run.best_score) for run in opened],
         "epochs": [str(run.num_epochs) for run in opened],

@@ -50,8 +50,8 @@ def test_rows_and_notes(comparison):
     assert comparison.rows == {
         "state": ["finished", "unfinished", "finished"],
         "mean IoU": ["0.500", "", "0.500"],
-        "  sky": ["0.250", "", "0.125"],
-        "  <b>": ["0.750", "", "0.500"],
+        "IoU of sky": ["0.250", "", "0.125"],
+        "IoU of <b>": ["0.750", "", "0.500"],
         "pixel accuracy": ["0.875", "", "0.875"],
         "best validation": ["0.250", "0.250", "0.250"],
         "epochs": ["3", "2", "3"],
@@ -70,7 +70,7 @@ def test_equal_runs_have_no_notes_and_no_settings(tmp_path):
     found = compare([write(tmp_path / "a"), write(tmp_path / "b")])
     assert found.notes == []
     assert list(found.rows)[-1] == "minutes"
-    assert found.rows["  sea"] == ["", ""]
+    assert found.rows["IoU of sea"] == ["", ""]
 
 
 def test_the_text_has_aligned_columns(comparison):
@@ -88,7 +88,7 @@ def test_the_page_has_the_table_and_one_curve_of_each_run(comparison):
     assert [tag for tag, _ in tags if tag in ("script", "link", "img")] == []
     cells = [cell for cells in comparison.rows.values() for cell in cells if cell]
     assert set(cells) <= set(found)
-    assert "  <b>" in found
+    assert "IoU of <b>" in found
     assert all(note in found for note in comparison.notes)
     drawn = lines(page)
     assert [len(points) for points in drawn] == [1, 1, 1, 3, 2, 3, 2, 1, 2]
