@@ -18,6 +18,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train a segmentation model, evaluate it and export it",
     "evaluate": "compute the scores of a model on a data set",
+    "compare": "compare the scores, curves and settings of runs",
     "predict": "predict label maps of images",
     "export": "write a SavedModel",
     "convert": "convert weights of other packages to a .keras file",

@@ -18,7 +18,7 @@ from keras_deeplab.models import MultiScale
 from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error, integer
 
-WORST_IMAGES = 20
+LISTED_IMAGES = 20  # of the worst, and of the best
 
 
 def evaluate(
@@ -51,16 +51,17 @@ def evaluate(
         calibration: Whether to compute the calibration error of the probabilities too. An image
             needs the memory of its probabilities at full size then.
         confusion: Whether to return the confusion matrix too.
-        image_names: One name per image, such as `source.names(split)`, for `worst_images`.
+        image_names: One name per image, such as `source.names(split)`, for `worst_images` and
+            `best_images`.
 
     Returns:
         A dict that can be written as JSON: the entries of `metrics.scores` (`mean_iou`,
         `per_class`, `pixel_accuracy` and more), `true_share` (a dict of class name to its share of
         the true pixels, to compare with `predicted_share`), `images`, `pixels` (without ignored
         ones), `worst_images` (up to 20 images of the lowest mean IoU, each with its `index`, its
-        `name` if known, and `mean_iou` over the classes in its truth or prediction), and with
-        `boundary` the entries of `boundary.BoundaryScores` (`boundary_mean_iou`,
-        `boundary_per_class`, `trimap_mean_iou`), with `calibration` those of
+        `name` if known, and `mean_iou` over the classes in its truth or prediction), `best_images`
+        (up to 20 of the highest), and with `boundary` the entries of `boundary.BoundaryScores`
+        (`boundary_mean_iou`, `boundary_per_class`, `trimap_mean_iou`), with `calibration` those of
         `confidence.CalibrationError` (`expected_calibration_error`, `reliability`), with
         `confusion` the pixels `confusion[true class][predicted class]`.
 
@@ -119,28 +120,29 @@ def evaluate(
     progress.update(done, [("mean_iou", mean_iou)], finalize=True)
     counted = metric.confusion.numpy()
     report, total = scores(counted, class_names), counted.sum()
+    ranked = _ranked(of_images, image_names)
     shares = counted.sum(1) / (total if total else np.nan)
     return {
         **report,
         "true_share": by_name(shares, list(report["per_class"])),
         "pixels": int(total),
         "images": len(of_images),
-        "worst_images": _worst(of_images, image_names),
+        "worst_images": ranked[:LISTED_IMAGES],
+        "best_images": ranked[::-1][:LISTED_IMAGES],
         **({} if boundaries is None else boundaries.result()),
         **({} if calibrations is None else calibrations.result()),
         **({"confusion": counted.astype(np.int64).tolist()} if confusion else {}),
     }
 
 
-def _worst(mean_ious: list[float | None], names: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The images of the lowest mean IoU, without those whose pixels are all ignored."""
+def _ranked(mean_ious: list[float | None], names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The images from the lowest mean IoU to the highest, without fully ignored ones."""
     if names is not None and len(names) != len(mean_ious):
         raise error("image_names", f"{len(mean_ious)} names", names)
     known = [index for index, value in enumerate(mean_ious) if value is not None]
-    worst = sorted(known, key=mean_ious.__getitem__)[:WORST_IMAGES]
     return [
         {"index": i, **({"name": names[i]} if names else {}), "mean_iou": mean_ious[i]}
-        for i in worst
+        for i in sorted(known, key=mean_ious.__getitem__)
     ]
 
 

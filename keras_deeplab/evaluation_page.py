@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,20 @@ from keras_deeplab.html_page import SIDE, bar, figure, page, picture
 from keras_deeplab.inference import Predictor, model_functions
 from keras_deeplab.pictures import confusion_picture, overlay
 
-SHOWN = 12  # of the worst images
+SHOWN_WORST, SHOWN_BEST = 12, 6  # images
 PLOT = 300  # pixels of the diagram's side
 
 
 def evaluation_page(
     report: dict[str, Any], model: Predictor, source: Source, split: str, title: str
 ) -> str:
-    """Returns scores as HTML: bars of the classes, confusion, reliability and the worst images.
+    """Returns scores as HTML: bars of the classes, confusion, reliability, worst and best images.
 
     Args:
         report: Of `evaluate` with `calibration` and `confusion` on `evaluation_dataset(source,
             split)`.
-        model: The model that was evaluated, which predicts up to 12 of the worst images again.
+        model: The model that was evaluated, which predicts the shown images again: up to 12 of
+            the worst and 6 of the best.
         source, split: The data set, of whose images these are.
         title: Name of the model or data set.
 
@@ -44,19 +45,28 @@ def evaluation_page(
     >>> from keras_deeplab.evaluation_page import evaluation_page
     >>> page = evaluation_page(report, model, source, "val", "shapes")
     """
+    return page(title, evaluation_parts(report, model, source, split))
+
+
+def evaluation_parts(
+    report: dict[str, Any], model: Predictor, source: Source, split: str
+) -> list[str]:
+    """Returns the parts of `evaluation_page`, the first of which are the totals."""
     functions = model_functions(model)
-    return page(
-        title,
-        [
-            _totals(report, split),
-            _classes(report, source),
-            f"<h2>Confusion</h2>{picture(_confusion(report), 'PNG')}",
-            _reliability(report),
-            "<h2>Worst images</h2><p>Image, truth, prediction, and the difference between the two "
-            "largest probabilities: white is certain, black undecided.</p>",
-            *_worst(report, functions, source, split),
-        ],
-    )
+    worst = report["worst_images"][:SHOWN_WORST]
+    best = [row for row in report["best_images"] if row not in worst][:SHOWN_BEST]
+    parts = [
+        _totals(report, split),
+        _classes(report, source),
+        f"<h2>Confusion</h2>{picture(_confusion(report), 'PNG')}",
+        _reliability(report),
+        "<h2>Worst images</h2><p>Image, truth, prediction, and the difference between the two "
+        "largest probabilities: white is certain, black undecided.</p>",
+        *_images(worst, functions, source, split),
+    ]
+    if best:
+        parts += ["<h2>Best images</h2>", *_images(best, functions, source, split)]
+    return parts
 
 
 def _confusion(report: dict[str, Any]) -> np.ndarray:
@@ -112,8 +122,9 @@ def _reliability(report: dict[str, Any]) -> str:
     )
 
 
-def _worst(report: dict[str, Any], functions: Any, source: Source, split: str) -> Iterator[str]:
-    rows = report["worst_images"][:SHOWN]
+def _images(
+    rows: Sequence[dict[str, Any]], functions: Any, source: Source, split: str
+) -> Iterator[str]:
     places = tf.constant([row["index"] for row in rows], tf.int64)
     pairs = source.checked_dataset(split, tf.data.Dataset.from_tensor_slices(places))
     names, colors = source.names(split), source.info.colors

@@ -1,10 +1,17 @@
-"""Memory that is no longer used, given back to the system."""
+"""Memory of this process: its peak, and unused memory given back to the system."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
+
+import psutil
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 
 def return_free_memory() -> None:
@@ -19,3 +26,11 @@ def return_free_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def peak_memory() -> int:
+    """Returns the largest resident memory of this process so far, in bytes."""
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,9 @@ OWN = {
     "prediction.predict_files",
     "runtimes.open_exported",
     "tensorboard.TensorBoard",
+    "trainer.comparison.compare",
     "trainer.fitting.fit",
+    "trainer.run_data.open_run",
 }
 # Examples that print numbers or names of layers of a backbone.
 OF_A_BACKBONE = {
@@ -241,6 +244,11 @@ def test_example_of_a_docstring(name, folder, tmp_path, monkeypatch, request):
         Path("photos").symlink_to(folder / "mydata")
         Path("street.jpg").symlink_to(folder / "photo.jpg")
         test.globs.update(readers_own(6 if name.startswith("data.pipeline") else 2))
+        for run in ("photos", "photos-2"):
+            Path("runs", run).mkdir(parents=True)
+            Path("runs", run, "run.json").write_text("{}")
+        if name == "trainer.fitting.fit":
+            shutil.rmtree("runs")
         if name == "runtimes.open_exported":
             Path("saved_model").symlink_to(folder / "saved_model")
     for example in test.examples:

@@ -57,6 +57,7 @@ def test_differing_sizes_equal_numpy_and_trace_once(traced, capsys):
         "pixels": int((truth != 255).sum()),
         "true_share": pytest.approx(dict(zip(NAMES, shares, strict=True))),
         "worst_images": report["worst_images"],
+        "best_images": report["worst_images"][::-1],
     }
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert 0 < report["mean_iou"] < 1
@@ -98,9 +99,11 @@ def test_the_worst_images_come_first_whatever_the_batches(traced):
     names = [f"image {index}" for index in range(25)]
     for size in (1, 4):
         dataset = dataset_of(items).batch(size)
-        worst = evaluate(traced[0], dataset, image_names=names, verbose=0)["worst_images"]
+        report = evaluate(traced[0], dataset, image_names=names, verbose=0)
+        worst, best = report["worst_images"], report["best_images"]
         assert [row["mean_iou"] for row in worst] == pytest.approx(sorted(expected.values())[:20])
-        for row in worst:
+        assert [r["mean_iou"] for r in best] == pytest.approx(sorted(expected.values())[:-21:-1])
+        for row in worst + best:
             assert row["name"] == f"image {row['index']}"
             assert row["mean_iou"] == pytest.approx(expected[row["index"]])
     assert "name" not in evaluate(traced[0], dataset, verbose=0)["worst_images"][0]
@@ -135,7 +138,7 @@ def test_ignored_pixels_alone(traced):
     items = [(pixels, np.full_like(labels, 255)) for pixels, labels in pairs(SIZES)]
     report = evaluate(traced[0], dataset_of(items), verbose=0, calibration=True)
     assert report["pixels"] == 0
-    assert report["worst_images"] == report["reliability"] == []
+    assert report["worst_images"] == report["best_images"] == report["reliability"] == []
     assert report["expected_calibration_error"] is None
     assert report["true_share"] == report["per_class"] == {"0": None, "1": None, "2": None}
     assert scores_table(report, "test").count("absent") == 13

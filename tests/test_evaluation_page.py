@@ -18,7 +18,7 @@ from keras_deeplab.evaluation_page import evaluation_page
 
 @pytest.fixture(scope="module")
 def shown():
-    """A page of 14 images, its report, the model and the source."""
+    """A page of 20 images, its report, the model and the source."""
 
     class Named(data.Shapes):
         info = data.DatasetInfo(("<b>", *data.Shapes().info.classes[1:]), data.Shapes().info.colors)
@@ -26,7 +26,7 @@ def shown():
         def names(self, split):
             return [f"image <{number}>" for number in range(len(super().names(split)))]
 
-    source = Named(train=1, val=14)
+    source = Named(train=1, val=20)
     model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Rescaling(1 / 64)])
     model.add(channel_model(source.info.num_classes))
     report = evaluate(
@@ -42,6 +42,16 @@ def shown():
     return evaluation_page(report, model, source, "val", "a & <i>"), report, model, source
 
 
+def test_an_image_is_shown_once(shown):
+    _, report, model, source = shown
+    few = {**report, "worst_images": report["worst_images"][:14]}
+    few["best_images"] = few["worst_images"][::-1]
+    text, _ = read(evaluation_page(few, model, source, "val", "few"))
+    assert re.findall(r"(image <\d+>): mean", text) == [
+        row["name"] for row in (*few["worst_images"][:12], *few["best_images"][:2])
+    ]
+
+
 def read(page):
     parsed = Text()
     parsed.feed(page)
@@ -53,7 +63,7 @@ def test_the_page_has_the_figures_and_no_foreign_markup(shown):
     text, tags = read(page)
     assert not [tag for tag, _ in tags if tag in ("script", "link", "b", "i")]
     assert "a & <i>" in text
-    assert "14 images of val" in text
+    assert "20 images of val" in text
     for value in (report["mean_iou"], report["boundary_mean_iou"], report["pixel_accuracy"]):
         assert f"{value:.3f}" in text
     assert f"{report['expected_calibration_error']:.3f}" in text
@@ -71,18 +81,19 @@ def test_the_bars_of_the_diagram_are_the_bins(shown):
         assert float(bar["y"]) + float(bar["height"]) == pytest.approx(300, abs=0.2)
 
 
-def test_the_worst_images_come_first_with_their_maps(shown):
+def test_worst_and_best_images_are_shown_with_their_maps(shown):
     page, report, model, source = shown
     text, tags = read(page)
     captions = re.findall(r"(image <\d+>): mean IoU (0\.\d{3})", text)
-    worst = report["worst_images"][:12]
-    assert captions == [(row["name"], f"{row['mean_iou']:.3f}") for row in worst]
+    shown = [*report["worst_images"][:12], *report["best_images"][:6]]
+    assert captions == [(row["name"], f"{row['mean_iou']:.3f}") for row in shown]
+    assert len({row["index"] for row in shown}) == 18
     confusion, *figures = [attrs["src"] for tag, attrs in tags if tag == "img"]
     assert confusion.startswith("data:image/png;base64,")
-    assert len(figures) == 12
+    assert len(figures) == 18
     pairs = list(source.dataset("val").as_numpy_iterator())
-    for place in (0, 11):
-        image, truth = pairs[worst[place]["index"]]
+    for place in (0, 11, 12):
+        image, truth = pairs[shown[place]["index"]]
         decoded = Image.open(io.BytesIO(base64.b64decode(figures[place].split(",")[1])))
         cells = np.split(np.asarray(decoded).astype(int), 4, axis=1)
         probabilities = keras.ops.softmax(model(image[None].astype(np.float32)))[0].numpy()

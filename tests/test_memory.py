@@ -6,7 +6,7 @@ import sys
 import psutil
 import pytest
 
-from keras_deeplab.memory import return_free_memory
+from keras_deeplab.memory import peak_memory, return_free_memory
 
 
 @pytest.mark.skipif(
@@ -29,3 +29,10 @@ def test_free_memory_returns_to_the_system():
     finally:
         gc.enable()
     assert len(kept) == 50_000
+
+
+def test_the_peak_remains_after_the_memory_is_freed():
+    block = bytearray(b"x") * (300_000_000 + peak_memory())
+    size = psutil.Process().memory_info().rss
+    del block
+    assert 0.9 * size < peak_memory() < 1.5 * size

@@ -75,4 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(scores_table(result.scores, result.scores["split"]))
         for name in ("model.keras", "saved_model", "metrics.json", "predictions.png"):
             print(f"Wrote {path / name}")
+        if result.folder.report.exists():
+            print(f"Wrote {result.folder.report}")
     return 0

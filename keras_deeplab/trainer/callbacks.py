@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 
 import keras
@@ -12,6 +14,7 @@ import numpy as np
 
 from keras_deeplab.files import atomic_write, stored_bytes
 from keras_deeplab.graph.network import all_layers
+from keras_deeplab.memory import peak_memory
 from keras_deeplab.metrics import key_of_class
 from keras_deeplab.trainer.run_folder import MONITOR, Record, RunFolder
 
@@ -84,6 +87,42 @@ class SeedEpochs(keras.callbacks.Callback):
             if random is not None:
                 state = np.random.SeedSequence([self.seed % 2**32, epoch, number])
                 random.state.assign(state.generate_state(2))
+
+
+class EpochTimes(keras.callbacks.Callback):
+    """Appends time, learning rate and peak memory of each epoch to `epochs.csv`.
+
+    `seconds` include the validation; `step_seconds` are the mean of the epoch's steps. They are not
+    in the history, which a resumed run repeats exactly.
+    """
+
+    def __init__(self, folder: RunFolder, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.folder = folder
+        self.steps_per_epoch = steps_per_epoch
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:  # noqa: ARG002
+        """Starts the clock."""
+        self.begin = self.trained = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:  # noqa: ARG002
+        """Notes when the steps end."""
+        self.trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:  # noqa: ARG002
+        """Writes a row."""
+        row = {
+            "epoch": epoch,
+            "seconds": round(time.perf_counter() - self.begin, 3),
+            "step_seconds": round((self.trained - self.begin) / self.steps_per_epoch, 5),
+            "learning_rate": f"{float(np.asarray(self.model.optimizer.learning_rate)):.6g}",
+            "peak_bytes": peak_memory(),
+        }
+        with self.folder.epochs.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(row), lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
 
 
 class Checkpoint(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""The end of a run: the best model is scored, its predictions are drawn, and it is exported."""
+"""The end of a run: the best model is scored, exported and reported."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import tensorflow as tf
 
 from keras_deeplab import data, export
 from keras_deeplab.evaluation import evaluate, prediction_settings
-from keras_deeplab.files import atomic_write, stored_bytes, write_json, write_png
+from keras_deeplab.files import atomic_write, stored_bytes, write_json, write_png, write_text
 from keras_deeplab.inference import predict
 from keras_deeplab.models import MultiScale
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
 from keras_deeplab.pictures import comparison_picture
 from keras_deeplab.trainer.run_folder import Record, RunFolder
+from keras_deeplab.trainer.run_page import run_page
 from keras_deeplab.weights import load_model
 
 logger = logging.getLogger(__name__)
@@ -63,15 +64,27 @@ def finish(
         logger.warning("There is no val split: the scores are on the images of the training.")
     dataset = data.evaluation_dataset(source, split, cache=False)  # read once
     names = {"class_names": source.info.classes, "image_names": source.names(split)}
-    report = evaluate(model, dataset, verbose=verbose, **names)
+    more = dict.fromkeys(("calibration", "confusion"), folder is not None)  # for its report
+    report = evaluate(model, dataset, verbose=verbose, **names, **more)
     logger.info("Mean IoU on %s: %.3f", split, report["mean_iou"])
     scores = {"split": split, **prediction_settings(model), **report}
     if folder is not None:
         write_png(folder.picture, _picture(model, source, split))
         export.saved_model(model, folder.saved_model, overwrite=True, info=source.info)
+        _write_report(folder, scores, model, source)
         write_json(folder.metrics, scores)
         logger.info("Scored and exported in %.0f s", time.perf_counter() - start)
     return model, scores
+
+
+def _write_report(
+    folder: RunFolder, scores: dict[str, Any], model: keras.Model, source: data.Source
+) -> None:
+    """Writes the report; without it the run is complete all the same."""
+    try:
+        write_text(folder.report, run_page(folder, scores, model, source))
+    except Exception:  # of the drawings, of any library
+        logger.warning("%s could not be written.", folder.report, exc_info=True)
 
 
 def _best_model(folder: RunFolder) -> tuple[keras.Model, Record]:

@@ -31,7 +31,13 @@ from keras_deeplab.models.multi_scale import checked_scales
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.tensorboard import TensorBoard, check_installed
 from keras_deeplab.trainer.building import ModelBuilder
-from keras_deeplab.trainer.callbacks import Checkpoint, Progress, SeedEpochs, StopOnNonFinite
+from keras_deeplab.trainer.callbacks import (
+    Checkpoint,
+    EpochTimes,
+    Progress,
+    SeedEpochs,
+    StopOnNonFinite,
+)
 from keras_deeplab.trainer.finishing import PICTURES, few_images, finish
 from keras_deeplab.trainer.run_folder import MONITOR, RunFolder, digest
 from keras_deeplab.trainer.workers import StartTogether, on_chief
@@ -55,8 +61,9 @@ class FitResult:
         history: Loss and scores of each epoch of this call, as `model.fit` returns them, with
             `epoch`; scores of the validation only for the epochs that were validated.
         best_score: The best validation mean IoU; None without a validation.
-        scores: What `keras_deeplab.evaluate` returns for `model`, with its `split`. Workers that
-            are not the chief have none, and the trained model as `model`.
+        scores: What `keras_deeplab.evaluate` returns for `model`, with its `split`; of a run in a
+            folder with the calibration error and the confusion matrix. Workers that are not the
+            chief have none, and the trained model as `model`.
         folder: The files of the run; None without `run_dir`.
     """
 
@@ -86,9 +93,9 @@ def fit(
     """Trains a segmentation model by a recipe, scores it and exports it.
 
     The data is audited, then each stage of the recipe is a `model.fit`. With `run_dir` the last and
-    the best model, the history, the scores, pictures of predictions and a SavedModel are written
-    there, and the same call resumes a run that was stopped, bit for bit. Without `run_dir` nothing
-    is written.
+    the best model, the history, the scores, a report (`report.html`), pictures of predictions and a
+    SavedModel are written there, and the same call resumes a run that was stopped, bit for bit.
+    Without `run_dir` nothing is written.
 
     Args:
         model: A segmentation model from pixels in 0..255 to logits, trained as it is and in place
@@ -426,6 +433,7 @@ class _Run:
         if folder is not None:
             append = self.epochs_done + first > 0
             made.append(keras.callbacks.CSVLogger(folder.history, append=append))
+            made.append(EpochTimes(folder, self.steps_per_epoch))
         if self.curves is not None:
             split = "val" if "val" in self.source.splits else "train"
             shown = few_images(self.source, split)

@@ -82,6 +82,8 @@ class RunFolder:
         self.last_model = path / "last.keras"
         self.metrics = path / "metrics.json"
         self.history = path / "history.csv"
+        self.epochs = path / "epochs.csv"
+        self.report = path / "report.html"
         self.dataset = path / "dataset.json"
         self.picture = path / "predictions.png"
         self.saved_model = path / "saved_model"
@@ -151,10 +153,10 @@ class RunFolder:
     def _epochs_done(self, arguments: dict[str, Any]) -> int:
         """The completed epochs of a run with these arguments; warns of a lost best model."""
         paths = [path for path in (self.last_model, self.best_model) if path.exists()]
-        rows = max(0, len(self._rows()) - 1)
+        rows = max(0, len(_rows(self.history)) - 1)
         if not paths and rows <= 1:  # nothing was trained yet
             return 0
-        before, now = _flat(read_json(self.arguments, RESTORE)), _flat(arguments)
+        before, now = flat(read_json(self.arguments, RESTORE)), flat(arguments)
         differences = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted({*before, *now})
@@ -188,31 +190,39 @@ class RunFolder:
             )
         return last.epochs
 
-    def _rows(self) -> dict[str, str]:
-        """The lines of the history by their first value: "epoch", and epochs counted from 0."""
-        if not self.history.exists():
-            return {}
-        lines = self.history.read_text(encoding="utf-8", errors="replace").splitlines()
-        rows = {line.partition(",")[0]: line for line in lines}
-        return rows if next(iter(rows), None) == "epoch" else {}
-
     def _trim_history(self, epochs: int) -> None:
         """Cuts the history to the completed epochs, and logs if it lacks some of them."""
-        rows = self._rows()
-        kept = [rows[epoch] for epoch in map(str, range(epochs)) if epoch in rows]
-        if self.history.exists():
-            lines = [rows["epoch"], *kept] if kept else []
-            write_text(self.history, "".join(f"{line}\n" for line in lines))
-        if len(kept) < epochs:
+        _trim(self.epochs, epochs)
+        kept = _trim(self.history, epochs)
+        if kept < epochs:
             logger.warning(
                 "%s lacks %d of the %d completed epochs. The next row will be epoch %d.",
-                *(self.history, epochs - len(kept), epochs, epochs + 1),
+                *(self.history, epochs - kept, epochs, epochs + 1),
             )
 
     def best_score(self) -> float:
         """The validation score of the best model so far; -infinity if there is none."""
         score = Record.read(self.best_model).score if self.best_model.exists() else None
         return -math.inf if score is None else score
+
+
+def _rows(path: Path) -> dict[str, str]:
+    """The lines of a table by their first value: "epoch", and epochs counted from 0."""
+    if not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = {line.partition(",")[0]: line for line in lines}
+    return rows if next(iter(rows), None) == "epoch" else {}
+
+
+def _trim(path: Path, epochs: int) -> int:
+    """Cuts a table to the completed epochs; returns how many of them it has."""
+    rows = _rows(path)
+    kept = [rows[epoch] for epoch in map(str, range(epochs)) if epoch in rows]
+    if path.exists():
+        lines = [rows["epoch"], *kept] if kept else []
+        write_text(path, "".join(f"{line}\n" for line in lines))
+    return len(kept)
 
 
 def digest(content: Any) -> str:
@@ -230,12 +240,10 @@ def next_free(path: Path) -> Path:
     return candidate
 
 
-def _flat(arguments: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(arguments: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested arguments under dotted names, such as `recipe.learning_rate`."""
     found = {}
     for key, value in arguments.items():
-        inner = (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         found.update(inner)
     return found

@@ -14,6 +14,7 @@ import keras_deeplab
 from keras_deeplab.cli import (
     analyze,
     audit,
+    compare,
     convert,
     evaluate,
     export,
@@ -30,6 +31,7 @@ COMMANDS = [
         analyze,
         audit,
         benchmark,
+        compare,
         convert,
         evaluate,
         export,
@@ -116,6 +118,11 @@ BAD = [
     (export, "--model own.keras --output two", "a new folder or a SavedModel"),
     (export, "--model cut.keras --output x", "error: cut.keras: it is damaged or cut off"),
     (export, "--model run --output x", "run: it is the folder of a run: give run/model.keras"),
+    (compare, "", "the following arguments are required: runs."),
+    (compare, "two", "two is not the folder of a run: it has no run.json."),
+    (compare, "nowhere", "nowhere is not the folder of a run: it has no run.json."),
+    (compare, "cut", "run.json is not readable as JSON"),
+    (compare, "scoreless", "metrics.json has no `per_class`. Restore it, or choose"),
     (convert, "own.keras --output x.h5", "`--output` must be a path that ends in .keras"),
     (convert, "own.keras --output own.keras", "Use --overwrite"),
 ]
@@ -144,6 +151,10 @@ def folder(tmp_path_factory):
     keras_deeplab.SPPNet(2, **spp).save(root / "spp.keras")
     (root / "cut.keras").write_bytes((root / "own.keras").read_bytes()[:5000])
     (root / "broken.mp4").write_bytes(b"no video")
+    for name, text in (("cut", '{"seed": '), ("scoreless", "{}")):
+        (root / name).mkdir()
+        (root / name / "run.json").write_text(text)
+    (root / "scoreless" / "metrics.json").write_text("{}")
     (root / "run").mkdir()
     (root / "run" / "model.keras").write_bytes(b"")
     return root

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from trainer import tiny_run
 
 import keras_deeplab
 from keras_deeplab import data
-from keras_deeplab.cli import analyze, audit, evaluate, export, predict, prepare, train
+from keras_deeplab.cli import analyze, audit, compare, evaluate, export, predict, prepare, train
 from keras_deeplab.cli.options import run_folder
 from keras_deeplab.crf import DenseCRF, RefinedModel, open_crf
 from keras_deeplab.crf.search import COARSE_GRID
@@ -196,6 +197,21 @@ def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys):
     np.testing.assert_allclose(after, before / temperature, rtol=2e-3, atol=1e-5)
     assert evaluate.main([*model, "--calibrate", str(tmp_path / "model.h5")]) == 2
     assert "`path` must be a file that ends in .keras" in capsys.readouterr().err
+
+
+def test_compare_prints_a_table_and_writes_a_page(run, tmp_path, capsys):
+    other, page = tmp_path / "other", tmp_path / "pages" / "page.html"
+    shutil.copytree(run, other)
+    arguments = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps({**arguments, "seed": 5}))
+    assert compare.main([str(run), str(other), "--html", str(page)]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["first", "other"]
+    mean_iou = f"{json.loads((run / 'metrics.json').read_text())['mean_iou']:.3f}"
+    assert lines[1].split() == ["mean", "IoU", mean_iou, mean_iou]
+    assert lines[-2].split() == ["seed", "0", "5"]
+    assert lines[-1] == f"Wrote {page}"
+    assert mean_iou in page.read_text()
 
 
 def test_predict_writes_two_pictures_for_each_image(run, photos, tmp_path, capsys):

@@ -27,7 +27,7 @@ HEAD = {"dropout": 0.0, "aspp_rates": (), "head_filters": None}
 MACHINES = [*SHORT, "--model", "deeplab_v3", "--recipe", "v3", "--distribute", "multi_worker"]
 MACHINES += ["--set", f"model={HEAD}", "clipnorm=1.0"]
 FILES = {"model.keras", "last.keras", "saved_model", "metrics.json", "history.csv", "run.lock"}
-FILES |= {"predictions.png", "dataset.json", "run.json"}
+FILES |= {"predictions.png", "dataset.json", "run.json", "epochs.csv", "report.html"}
 
 
 def interruptible():

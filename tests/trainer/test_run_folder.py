@@ -53,9 +53,11 @@ def again(folder, arguments=ARGUMENTS):
 
 def test_a_run_resumes_from_its_last_model(tmp_path, logs):
     folder = unfinished(tmp_path / "run")
+    folder.epochs.write_text("epoch,seconds\n0,9\n1,8\n2,7\n3,6\n4,")
     folder.history.write_text(folder.history.read_text() + "3,0.9\n4,0.")  # killed while it wrote
     assert again(folder) == (3, 0.7)
     assert folder.history.read_text() == f"epoch,{MONITOR}\n0,0.5\n1,0.7\n2,0.6\n"
+    assert folder.epochs.read_text() == "epoch,seconds\n0,9\n1,8\n2,7\n"
     assert logs.messages == []
 
 

@@ -1,0 +1,33 @@
+"""`keras-deeplab compare RUN RUN ...`: runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_deeplab.cli.options import Parser, command
+from keras_deeplab.files import write_text
+from keras_deeplab.trainer import compare
+
+
+def parser() -> Parser:
+    """Returns the parser of the command line."""
+    made = Parser(
+        prog="keras-deeplab compare",
+        description="Prints scores, time and differing settings of runs, finished or not.",
+    )
+    made.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    made.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves too")
+    return made
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    options = parser().parse_args(argv)
+    comparison = compare(options.runs)
+    print(comparison)
+    if options.html:
+        write_text(options.html, comparison.html())
+        print(f"Wrote {options.html}")
+    return 0
