@@ -35,7 +35,9 @@ def requirements(text: str) -> list[str]:
 
 def lowest(text: str) -> dict[str, str]:
     """The lower bound of each requirement."""
-    bounds = (re.fullmatch(r"([\w-]+)(?:\[\w+])?>=([\w.]+)(?:,<\w+)?", r) for r in requirements(text))
+    bounds = (
+        re.fullmatch(r"([\w-]+)(?:\[\w+])?>=([\w.]+)(?:,<\w+)?", r) for r in requirements(text)
+    )
     return {bound[1]: bound[2] for bound in bounds}
 
 
@@ -45,15 +47,14 @@ def pinned(name: str) -> dict[str, str]:
     return dict(line.split("==") for line in lines)
 
 
-def installed_files(name: str) -> bool:
-    """Whether a file in the package's folder belongs in the wheel."""
-    return "__pycache__" not in name and not name.endswith(".pyc")
-
-
 def test_the_lowest_versions_are_the_lower_bounds():
-    text = SETUP["options"]["install_requires"]
-    assert pinned("lowest.txt") == lowest(text)
-    assert len(requirements(text)) == len(lowest(text)), "a package is listed twice"
+    required = requirements(SETUP["options"]["install_requires"])
+    for name, text in EXTRAS.items():
+        required += requirements(text) if name not in ("docs", "test") else []
+    bounds = lowest("\n".join(required))
+    assert len(bounds) == len(required), "a package is listed twice"
+    assert pinned("lowest.txt") == bounds
+    assert pinned("newest.txt").keys() == bounds.keys()
 
 
 def test_the_extra_of_the_tests_has_the_other_extras():
