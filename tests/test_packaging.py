@@ -53,7 +53,8 @@ def test_the_lowest_versions_are_the_lower_bounds():
         required += requirements(text) if name not in ("docs", "test") else []
     bounds = lowest("\n".join(required))
     assert len(bounds) == len(required), "a package is listed twice"
-    assert pinned("lowest.txt") == bounds
+    others = {"tensorflow-metadata": "1.17.0"}  # of tensorflow-datasets
+    assert pinned("lowest.txt") == bounds | others
     assert pinned("newest.txt").keys() == bounds.keys()
 
 
@@ -168,9 +169,10 @@ def test_the_installed_wheel_works_without_the_clone(installed, tmp_path):
     def command(*arguments: str) -> str:
         return run(str(installed / "keras-deeplab"), *arguments, cwd=tmp_path)
 
-    code = "import keras_deeplab as kd, keras_deeplab_launcher as l; print(kd.__file__, l.__file__)"
-    for found in run(str(installed / "python"), "-c", code, cwd=tmp_path).split():
-        assert Path(found).is_relative_to(installed.parent)
+    code = "from importlib.util import find_spec as f; print(f('{}').origin)"
+    for name in ("keras_deeplab", "keras_deeplab_launcher"):
+        found = run(str(installed / "python"), "-c", code.format(name), cwd=tmp_path)
+        assert Path(found.strip()).is_relative_to(installed.parent)
     assert command("--version").strip() == keras_deeplab.__version__
 
     small = "--set", "model={'aspp_filters':8,'decoder_filters':8}", "--crop-size", "48", "64"
@@ -190,5 +192,3 @@ def test_the_installed_wheel_works_without_the_clone(installed, tmp_path):
     assert Image.open(labels).size == (56, 40)
     command("export", *model, "--output", "saved_model")
     assert (tmp_path / "saved_model" / "saved_model.pb").stat().st_size > 10_000
-    command("analyze", *model, "--html", "fields.html")
-    assert "</html>" in (tmp_path / "fields.html").read_text("utf-8")
