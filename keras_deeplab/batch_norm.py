@@ -235,7 +235,7 @@ def _normalised(
     path: str, norm: keras.layers.BatchNormalization, inputs: tf.Tensor, mask: Any
 ) -> tuple[tf.Tensor, ...]:
     """The inputs normalised by the batch if it has a variance; its count, mean and variance."""
-    if mask is not None or norm.renorm:
+    if mask is not None or getattr(norm, "renorm", False):  # since Keras 3.14
         raise ValueError(
             f"`model` must have batch norms without a mask or `renorm`. Received: layer '{path}'"
         )

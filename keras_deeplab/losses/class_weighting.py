@@ -104,7 +104,7 @@ def shares_to_weights(
         weights[present] = np.median(where_present[present]) / where_present[present]
     else:
         weights[present] = shares[present].sum() / (present.sum() * shares[present])
-    return (weights**power).clip(max=cap).tolist()
+    return np.minimum(weights**power, np.inf if cap is None else cap).tolist()
 
 
 def _check(num_classes: int, method: str, power: float, cap: float | None) -> None:

@@ -31,6 +31,8 @@ class DeepSupervision:
     ) -> None:
         """Sets the outputs of training, the main one first, and the layers that it does not use."""
         self._training_layers = list(layers)
+        # Keras before 3.15 does not track layers that are set on a functional model.
+        self._layers.extend(layer for layer in layers if layer not in self._layers)
         self.supervision_weights = tuple(map(float, weights))
         training = keras.Model(self.input, list(outputs), name=f"{self.name}_training")
         # Past Keras' tracking, which would count the model's layers a second time.

@@ -169,7 +169,7 @@ VALUES = {
     "empty path": ("", "a folder"),
     "URL": ("https://example.org/street.jpg", "No such file"),
     "data URL": ("data:image/png;base64," + "A" * 9999, "name too long"),
-    "null": ("a\0b.png", "null byte"),
+    "null": ("a\0b.png", "embedded null"),  # "byte", or "character" since Python 3.13
     "pipe": ("pipe.png", "a named pipe"),
     "device": ("/dev/zero", "a device"),
     "dead link": ("link.png", "a link to nothing"),
