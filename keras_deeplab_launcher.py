@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train a segmentation model, evaluate it and export it",
     "evaluate": "compute the scores of a model on a data set",
     "predict": "predict label maps of images",
+    "demo": "open a local web page that predicts photographs and the webcam",
     "export": "write a SavedModel",
     "convert": "convert weights of other packages to a .keras file",
     "analyze": "report receptive fields and live kernel taps of a model",

@@ -1,9 +1,10 @@
 """A web page in headless Chromium, that of Qt WebEngine, in a process of its own.
 
 The process reads steps as JSON: `{"script": ...}` runs JavaScript and waits for the value,
-`{"wait": ...}` until an expression is true, `{"click": [x, y]}` presses the mouse at a place of the
-window, `{"files": [...]}` is what the next file chooser returns, `{"screenshot": path}` writes a
-PNG. It prints the values of the steps as JSON.
+`{"wait": ...}` until an expression is true, `{"click": place}` presses the mouse and `{"hover":
+place}` moves it there, `{"files": [...]}` is what the next file chooser returns, `{"screenshot":
+path}` writes a PNG. A place is `[x, y]` in the window, or `[selector, x, y]` in fractions of an
+element. The webcam is a fake one. It prints the values of the steps as JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def browse(
     environment = {
         **os.environ,
         "QT_QPA_PLATFORM": "offscreen",
-        "QTWEBENGINE_CHROMIUM_FLAGS": "--no-sandbox --disable-gpu",
+        "QTWEBENGINE_CHROMIUM_FLAGS": "--no-sandbox --disable-gpu "
+        "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream",
     }
     done = subprocess.run(
         [sys.executable, __file__],
@@ -64,6 +66,7 @@ def _run(url: str, steps: list[dict[str, Any]], size: tuple[int, int]) -> list[A
     view = QWebEngineView()
     page = Page(view)
     view.setPage(page)
+    page.permissionRequested.connect(lambda permission: permission.grant())
     view.resize(*size)
     view.show()
 
@@ -92,6 +95,17 @@ def _run(url: str, steps: list[dict[str, Any]], size: tuple[int, int]) -> list[A
             raise RuntimeError(f"{script} failed; console: {messages}")
         return json.loads(text)[0]
 
+    def position(place: list[Any]) -> QPoint:
+        if len(place) == 2:
+            return QPoint(*place)
+        selector, x, y = place
+        element = f"document.querySelector({json.dumps(selector)})"
+        left, top, width, height = evaluate(
+            f"(() => {{ const box = {element}.getBoundingClientRect();"
+            "return [box.left, box.top, box.width, box.height]; })()"
+        )
+        return QPoint(int(left + x * width), int(top + y * height))
+
     def load(finish: Any) -> None:
         page.loadFinished.connect(finish)
         page.setUrl(QUrl(url))
@@ -112,7 +126,11 @@ def _run(url: str, steps: list[dict[str, Any]], size: tuple[int, int]) -> list[A
                 raise TimeoutError(f"never true: {step['wait']}; console: {messages}")
         elif "click" in step:
             target = view.focusProxy() or view
-            QTest.mouseClick(target, Qt.MouseButton.LeftButton, pos=QPoint(*step["click"]))
+            place = position(step["click"])
+            QTest.mouseClick(target, Qt.MouseButton.LeftButton, pos=place)
+            pause(200)
+        elif "hover" in step:
+            QTest.mouseMove(view.focusProxy() or view, position(step["hover"]))
             pause(200)
         elif "files" in step:
             chosen[:] = step["files"]
