@@ -20,9 +20,15 @@ TIMEOUT = 60  # seconds, of a step that never ends
 
 
 def browse(
-    url: str | Path, steps: list[dict[str, Any]], size: tuple[int, int] = (900, 900)
+    url: str | Path,
+    steps: list[dict[str, Any]],
+    size: tuple[int, int] = (900, 900),
+    allowed: str | None = None,
 ) -> list[Any]:
-    """Opens a file or URL and returns the value of each step; errors are those of the browser."""
+    """Opens a file or URL and returns the value of each step; errors are those of the browser.
+
+    Messages on its console with the text `allowed` are none.
+    """
     address = url.resolve().as_uri() if isinstance(url, Path) else url
     environment = {
         **os.environ,
@@ -32,7 +38,7 @@ def browse(
     }
     done = subprocess.run(
         [sys.executable, __file__],
-        input=json.dumps({"url": address, "steps": steps, "size": size}),
+        input=json.dumps({"url": address, "steps": steps, "size": size, "allowed": allowed}),
         env=environment,
         capture_output=True,
         text=True,
@@ -44,7 +50,9 @@ def browse(
     return json.loads(done.stdout)
 
 
-def _run(url: str, steps: list[dict[str, Any]], size: tuple[int, int]) -> list[Any]:
+def _run(
+    url: str, steps: list[dict[str, Any]], size: tuple[int, int], allowed: str | None
+) -> list[Any]:
     from PySide6.QtCore import QEventLoop, QPoint, Qt, QTimer, QUrl
     from PySide6.QtTest import QTest
     from PySide6.QtWebEngineCore import QWebEnginePage
@@ -56,7 +64,8 @@ def _run(url: str, steps: list[dict[str, Any]], size: tuple[int, int]) -> list[A
 
     class Page(QWebEnginePage):
         def javaScriptConsoleMessage(self, level, message, line, _source):
-            if level == QWebEnginePage.JavaScriptConsoleMessageLevel.ErrorMessageLevel:
+            is_error = level == QWebEnginePage.JavaScriptConsoleMessageLevel.ErrorMessageLevel
+            if is_error and not (allowed and allowed in message):
                 messages.append(f"line {line}: {message}")
 
         def chooseFiles(self, _mode, _old, _types):

@@ -15,6 +15,7 @@ from keras_deeplab.data import DatasetInfo
 from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.readers.cityscapes import Cityscapes
 from keras_deeplab.data.readers.voc import Voc
+from keras_deeplab.data.source import MAX_CLASSES
 from keras_deeplab.inference import Predictor, logits_spec
 from keras_deeplab.models import MultiScale
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
@@ -101,6 +102,8 @@ class Choice:
     ) -> None:
         spec, self.num_classes = logits_spec(model)
         self.name, self.model, self.channels = name, model, spec.shape[-1]
+        if self.num_classes > MAX_CLASSES:
+            raise error("model", f"one of at most {MAX_CLASSES} classes", name)
         self.info = info or DatasetInfo(tuple(map(str, range(self.num_classes))))
         if not Bands(self.channels, self.info.value_range).are_plain:
             raise error("model", "one for 8-bit images in RGB or grey", name)

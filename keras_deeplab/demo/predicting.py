@@ -33,8 +33,8 @@ def prediction(encoded: bytes, choice: Choice, settings: Settings) -> dict[str, 
 
     Returns:
         A dict for JSON: `width`, `height`; `image`, the pixels that were predicted, and `file`, the
-        label map, as data URIs; `labels` (uint16, little-endian) and `confidence` (uint8, 255 times
-        `confidence.margin`) of the pixels, compressed by zlib, in base64; `shares` of the pixels
+        label map, as data URIs; `labels` and `confidence` (255 times `confidence.margin`) of
+        the pixels, uint8, compressed by zlib, in base64; `shares` of the pixels
         for each class in 0..1; `seconds` of the prediction.
 
     Raises:
@@ -52,16 +52,15 @@ def prediction(encoded: bytes, choice: Choice, settings: Settings) -> dict[str, 
     start = time.perf_counter()
     scores = predict(choice.predictor(settings), pixels, probabilities=True, verbose=0)
     seconds = time.perf_counter() - start
-    labels = scores.argmax(-1).astype(np.uint16)
+    labels = scores.argmax(-1).astype(np.uint8)
     confidence = np.rint(255 * margin(np.clip(scores, 0, 1))).astype(np.uint8)
     shares = np.bincount(labels.ravel(), minlength=choice.num_classes) / labels.size
-    narrow = labels.astype(np.uint8) if choice.num_classes <= 256 else labels
     return {
         "width": width,
         "height": height,
         "image": data_uri(_shown(pixels), "JPEG"),
-        "file": data_uri(narrow, "PNG"),
-        "labels": _packed(labels.astype("<u2")),
+        "file": data_uri(labels, "PNG"),
+        "labels": _packed(labels),
         "confidence": _packed(confidence),
         "shares": shares.tolist(),
         "seconds": seconds,
