@@ -139,7 +139,13 @@ def _run(
             QTest.mouseClick(target, Qt.MouseButton.LeftButton, pos=place)
             pause(200)
         elif "hover" in step:
-            QTest.mouseMove(view.focusProxy() or view, position(step["hover"]))
+            # A window that is not on a screen gets no moves of a mouse.
+            place = position(step["hover"])
+            evaluate(
+                f"document.elementFromPoint({place.x()}, {place.y()}).dispatchEvent("
+                f"new PointerEvent('pointermove', {{clientX: {place.x()}, clientY: {place.y()}, "
+                "bubbles: true}))"
+            )
             pause(200)
         elif "files" in step:
             chosen[:] = step["files"]
