@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "compute the scores of a model on a data set",
     "compare": "compare the scores, curves and settings of runs",
     "predict": "predict label maps of images",
+    "demo": "open a local web page that predicts photographs and the webcam",
     "export": "write a SavedModel",
     "convert": "convert weights of other packages to a .keras file",
     "analyze": "report receptive fields and live kernel taps of a model",

@@ -56,10 +56,14 @@ def figure(pictures: Sequence[np.ndarray], caption: str) -> str:
 
 def picture(pixels: np.ndarray, kind: str = "JPEG") -> str:
     """Returns a picture of pixels uint8; "PNG" keeps sharp edges."""
+    return f'<img src="{data_uri(pixels, kind)}">'
+
+
+def data_uri(pixels: np.ndarray, kind: str) -> str:
+    """Returns pixels as an image file, "JPEG" or "PNG", in a data URI."""
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, kind, quality=85)
-    content = base64.b64encode(encoded.getvalue()).decode()
-    return f'<img src="data:image/{kind.lower()};base64,{content}">'
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
 def table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:

@@ -1,9 +1,10 @@
 """A web page in headless Chromium, that of Qt WebEngine, in a process of its own.
 
 The process reads steps as JSON: `{"script": ...}` runs JavaScript and waits for the value,
-`{"wait": ...}` until an expression is true, `{"click": [x, y]}` presses the mouse at a place of the
-window, `{"files": [...]}` is what the next file chooser returns, `{"screenshot": path}` writes a
-PNG. It prints the values of the steps as JSON.
+`{"wait": ...}` until an expression is true, `{"click": place}` presses the mouse and `{"hover":
+place}` moves it there, `{"files": [...]}` is what the next file chooser returns, `{"screenshot":
+path}` writes a PNG. A place is `[x, y]` in the window, or `[selector, x, y]` in fractions of an
+element. The webcam is a fake one. It prints the values of the steps as JSON.
 """
 
 from __future__ import annotations
@@ -19,18 +20,25 @@ TIMEOUT = 60  # seconds, of a step that never ends
 
 
 def browse(
-    url: str | Path, steps: list[dict[str, Any]], size: tuple[int, int] = (900, 900)
+    url: str | Path,
+    steps: list[dict[str, Any]],
+    size: tuple[int, int] = (900, 900),
+    allowed: str | None = None,
 ) -> list[Any]:
-    """Opens a file or URL and returns the value of each step; errors are those of the browser."""
+    """Opens a file or URL and returns the value of each step; errors are those of the browser.
+
+    Messages on its console with the text `allowed` are none.
+    """
     address = url.resolve().as_uri() if isinstance(url, Path) else url
     environment = {
         **os.environ,
         "QT_QPA_PLATFORM": "offscreen",
-        "QTWEBENGINE_CHROMIUM_FLAGS": "--no-sandbox --disable-gpu",
+        "QTWEBENGINE_CHROMIUM_FLAGS": "--no-sandbox --disable-gpu "
+        "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream",
     }
     done = subprocess.run(
         [sys.executable, __file__],
-        input=json.dumps({"url": address, "steps": steps, "size": size}),
+        input=json.dumps({"url": address, "steps": steps, "size": size, "allowed": allowed}),
         env=environment,
         capture_output=True,
         text=True,
@@ -42,7 +50,9 @@ def browse(
     return json.loads(done.stdout)
 
 
-def _run(url: str, steps: list[dict[str, Any]], size: tuple[int, int]) -> list[Any]:
+def _run(
+    url: str, steps: list[dict[str, Any]], size: tuple[int, int], allowed: str | None
+) -> list[Any]:
     from PySide6.QtCore import QEventLoop, QPoint, Qt, QTimer, QUrl
     from PySide6.QtTest import QTest
     from PySide6.QtWebEngineCore import QWebEnginePage
@@ -54,7 +64,8 @@ def _run(url: str, steps: list[dict[str, Any]], size: tuple[int, int]) -> list[A
 
     class Page(QWebEnginePage):
         def javaScriptConsoleMessage(self, level, message, line, _source):
-            if level == QWebEnginePage.JavaScriptConsoleMessageLevel.ErrorMessageLevel:
+            is_error = level == QWebEnginePage.JavaScriptConsoleMessageLevel.ErrorMessageLevel
+            if is_error and not (allowed and allowed in message):
                 messages.append(f"line {line}: {message}")
 
         def chooseFiles(self, _mode, _old, _types):
@@ -64,6 +75,7 @@ def _run(url: str, steps: list[dict[str, Any]], size: tuple[int, int]) -> list[A
     view = QWebEngineView()
     page = Page(view)
     view.setPage(page)
+    page.permissionRequested.connect(lambda permission: permission.grant())
     view.resize(*size)
     view.show()
 
@@ -92,6 +104,17 @@ def _run(url: str, steps: list[dict[str, Any]], size: tuple[int, int]) -> list[A
             raise RuntimeError(f"{script} failed; console: {messages}")
         return json.loads(text)[0]
 
+    def position(place: list[Any]) -> QPoint:
+        if len(place) == 2:
+            return QPoint(*place)
+        selector, x, y = place
+        element = f"document.querySelector({json.dumps(selector)})"
+        left, top, width, height = evaluate(
+            f"(() => {{ const box = {element}.getBoundingClientRect();"
+            "return [box.left, box.top, box.width, box.height]; })()"
+        )
+        return QPoint(int(left + x * width), int(top + y * height))
+
     def load(finish: Any) -> None:
         page.loadFinished.connect(finish)
         page.setUrl(QUrl(url))
@@ -112,7 +135,17 @@ def _run(url: str, steps: list[dict[str, Any]], size: tuple[int, int]) -> list[A
                 raise TimeoutError(f"never true: {step['wait']}; console: {messages}")
         elif "click" in step:
             target = view.focusProxy() or view
-            QTest.mouseClick(target, Qt.MouseButton.LeftButton, pos=QPoint(*step["click"]))
+            place = position(step["click"])
+            QTest.mouseClick(target, Qt.MouseButton.LeftButton, pos=place)
+            pause(200)
+        elif "hover" in step:
+            # A window that is not on a screen gets no moves of a mouse.
+            place = position(step["hover"])
+            evaluate(
+                f"document.elementFromPoint({place.x()}, {place.y()}).dispatchEvent("
+                f"new PointerEvent('pointermove', {{clientX: {place.x()}, clientY: {place.y()}, "
+                "bubbles: true}))"
+            )
             pause(200)
         elif "files" in step:
             chosen[:] = step["files"]

@@ -32,7 +32,7 @@ FLOORS: list[set[str]] = [
     {"confidence"},
     {"evaluation", "pictures", "diagnosis", "html_page"},
     {"tensorboard", "export", "prediction", "audit_page", "evaluation_page", "calibration"},
-    {"analysis"},
+    {"analysis", "demo"},
     {"classification", "trainer"},
     {"cli"},  # may also import the package itself
 ]
@@ -41,6 +41,7 @@ LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil", "scipy"}
 # Extras, imported where they are needed.
 EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"}
 EXTRAS |= {"pyvips", "imageio", "imageio_ffmpeg", "matplotlib"}
+EXTRAS |= {"starlette", "anyio", "uvicorn"}
 # Imported where they are needed, as it takes time.
 EXTRAS |= {"tensorflow_datasets", "array_record"}
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from keras_deeplab.analysis.effective_field import EffectiveField
 from keras_deeplab.analysis.receptive_field import receptive_field
 from keras_deeplab.graph.network import functional
+from keras_deeplab.html_page import data_uri
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.inference.pixels import ImageLike, image_pixels
 from keras_deeplab.pictures import Colors, overlay
@@ -92,8 +90,10 @@ def receptive_field_page(
     heats, sides = [], []
     for place, influence in zip(places, _influences(network, pixels, labels, places), strict=True):
         sides.append(EffectiveField(influence, place).side)
-        heats.append(_data_uri(_heat(influence), "PNG"))
+        heats.append(data_uri(_heat(influence), "PNG"))
     shown = np.uint8(np.clip(pixels[0, ..., :3], 0, 255))
+    # A class number has the low byte in red and the high one in green.
+    numbers = np.uint8(np.stack([labels % 256, labels // 256, 0 * labels], -1))
     content = {
         "size": [height, width],
         "names": list(names),
@@ -104,10 +104,9 @@ def receptive_field_page(
         "places": places,
         "sides": sides,
         "heats": heats,
-        # A class number has the low byte in red and the high one in green.
-        "labels": _data_uri(np.stack([labels % 256, labels // 256, 0 * labels], -1), "PNG"),
-        "image": _data_uri(shown, "JPEG"),
-        "overlay": _data_uri(overlay(shown, labels, colors, ignore_label=None), "JPEG"),
+        "labels": data_uri(numbers, "PNG"),
+        "image": data_uri(shown, "JPEG"),
+        "overlay": data_uri(overlay(shown, labels, colors, ignore_label=None), "JPEG"),
     }
     text = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
     page = TEMPLATE.read_text(encoding="utf-8").replace("TITLE", html.escape(title))
@@ -164,9 +163,3 @@ def _heat(influence: np.ndarray) -> np.ndarray:
     size = [max(round(scale * side), 1) for side in influence.shape]
     means = tf.image.resize(influence[..., None], size, "area")[..., 0].numpy()
     return np.uint8(np.rint(255 * np.sqrt(means / means.max())))
-
-
-def _data_uri(pixels: np.ndarray, kind: str) -> str:
-    encoded = io.BytesIO()
-    Image.fromarray(np.uint8(pixels)).save(encoded, kind, quality=85)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded.getvalue()).decode()}"

@@ -16,6 +16,7 @@ from keras_deeplab.cli import (
     audit,
     compare,
     convert,
+    demo,
     evaluate,
     export,
     options,
@@ -33,6 +34,7 @@ COMMANDS = [
         benchmark,
         compare,
         convert,
+        demo,
         evaluate,
         export,
         model_table,
@@ -123,6 +125,11 @@ BAD = [
     (compare, "nowhere", "nowhere is not the folder of a run: it has no run.json."),
     (compare, "cut", "run.json is not readable as JSON"),
     (compare, "scoreless", "metrics.json has no `per_class`. Restore it, or choose"),
+    (demo, "", "the following arguments are required: --model."),
+    (demo, "--model own.keras --port 70000", "an integer from 0 to 65535. Received: '70000'."),
+    (demo, "--model own.keras --host 203.0.113.7", "an address and a port of this machine"),
+    (demo, "--model cut.keras --port 0", "error: cut.keras: it is damaged or cut off"),
+    (demo, "--model nowhere.keras --port 0", "nowhere.keras: there is no such file"),
     (convert, "own.keras --output x.h5", "`--output` must be a path that ends in .keras"),
     (convert, "own.keras --output own.keras", "Use --overwrite"),
 ]
@@ -172,6 +179,10 @@ def test_a_missing_tensorboard_is_an_error_before_the_data_is_read(monkeypatch, 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = refused(train, "--tensorboard --data nowhere", capsys)
     assert message.endswith("pip install keras_deeplab[tensorboard]\n")
+    message = refused(demo, "--model nowhere.keras", capsys)
+    assert message.endswith(
+        "the demo needs starlette and uvicorn: pip install keras_deeplab[demo]\n"
+    )
 
 
 def test_memory_that_does_not_suffice(capsys):
