@@ -14,11 +14,13 @@ import keras_deeplab
 from keras_deeplab.cli import (
     analyze,
     audit,
+    card,
     convert,
     evaluate,
     export,
     options,
     predict,
+    push,
     train,
     train_classifier,
 )
@@ -30,11 +32,13 @@ COMMANDS = [
         analyze,
         audit,
         benchmark,
+        card,
         convert,
         evaluate,
         export,
         model_table,
         predict,
+        push,
         train,
         train_classifier,
     )
