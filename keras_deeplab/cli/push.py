@@ -14,7 +14,8 @@ def parser() -> Parser:
     made = Parser(
         prog="keras-deeplab push",
         description="Uploads model.keras, README.md, dataset.json, metrics.json and "
-        "predictions.png of a run to the Hugging Face Hub, and no other file. Log in with `hf auth login`.",
+        "predictions.png of a run to the Hugging Face Hub, and no other file. Log in with "
+        "`hf auth login`.",
     )
     add = made.add_argument
     add("--run", type=Path, required=True, help="folder of the run")
