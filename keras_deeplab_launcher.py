@@ -26,6 +26,8 @@ COMMANDS = {
     "analyze": "report receptive fields and live kernel taps of a model",
     "audit": "check every file of a data set",
     "prepare": "write a data set in the format of TensorFlow Datasets",
+    "card": "write the model card of a run",
+    "push": "upload a model to the Hugging Face Hub",
     "train-classifier": "train an SPP-net",
 }
 

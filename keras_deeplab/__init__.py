@@ -30,6 +30,7 @@ from keras_deeplab.classification import fit_classifier
 from keras_deeplab.diagnosis import overfit
 from keras_deeplab.evaluation import evaluate
 from keras_deeplab.inference import predict
+from keras_deeplab.model_card import card
 from keras_deeplab.models import (
     DeepLabV1,
     DeepLabV2,
@@ -43,6 +44,7 @@ from keras_deeplab.pictures import comparison_picture, overlay
 from keras_deeplab.prediction import predict_files
 from keras_deeplab.tensorboard import TensorBoard
 from keras_deeplab.trainer import fit
+from keras_deeplab.upload import push_to_hub
 from keras_deeplab.weights import from_pretrained, load_model
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "batch_norm",
     "calibrate",
     "calibration",
+    "card",
     "comparison_picture",
     "confidence",
     "crf",
@@ -81,6 +84,7 @@ __all__ = [
     "overlay",
     "predict",
     "predict_files",
+    "push_to_hub",
     "recipes",
     "reestimate_batch_norm",
     "runtimes",

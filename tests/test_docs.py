@@ -95,6 +95,11 @@ def folder(tmp_path_factory):
     model = kd.DeepLabV3(2, small_network(), aspp_filters=8, aspp_rates=(2,))
     model.save(root / "model.keras")
     kd.export.saved_model(model, root / "saved_model")
+    (root / "runs").mkdir()
+    (root / "runs" / "mine").symlink_to(root)
+    kd.files.write_json(root / "dataset.json", {"classes": ["a", "b"]})
+    scores = {"split": "val", "images": 2, "mean_iou": 0.5, "pixel_accuracy": 0.75}
+    kd.files.write_json(root / "metrics.json", scores | {"per_class": {"a": 0.5, "b": 0.5}})
     kd.export.litert(model, root / "model.tflite")
     kd.export.onnx(model, root / "model.onnx")
     return root
@@ -173,6 +178,7 @@ OWN = {
     "evaluation.search_crf",
     "inference.predicting.predict",
     "metrics.SegmentationMetrics",
+    "model_card.card",
     "pictures.comparison_picture",
     "pictures.overlay",
     "prediction.predict_files",
@@ -243,6 +249,8 @@ def test_example_of_a_docstring(name, folder, tmp_path, monkeypatch, request):
     if name in OWN:
         Path("photos").symlink_to(folder / "mydata")
         Path("street.jpg").symlink_to(folder / "photo.jpg")
+        if name == "model_card.card":
+            Path("runs").symlink_to(folder / "runs")
         test.globs.update(readers_own(6 if name.startswith("data.pipeline") else 2))
         for run in ("photos", "photos-2"):
             Path("runs", run).mkdir(parents=True)

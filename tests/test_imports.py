@@ -34,13 +34,14 @@ FLOORS: list[set[str]] = [
     {"tensorboard", "export", "prediction", "audit_page", "evaluation_page", "calibration"},
     {"analysis", "demo"},
     {"classification", "trainer"},
+    {"model_card", "upload"},
     {"cli"},  # may also import the package itself
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil", "scipy"}
 # Extras, imported where they are needed.
 EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"}
-EXTRAS |= {"pyvips", "imageio", "imageio_ffmpeg", "matplotlib"}
+EXTRAS |= {"pyvips", "imageio", "imageio_ffmpeg", "matplotlib", "huggingface_hub"}
 EXTRAS |= {"starlette", "anyio", "uvicorn"}
 # Imported where they are needed, as it takes time.
 EXTRAS |= {"tensorflow_datasets", "array_record"}

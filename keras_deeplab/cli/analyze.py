@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
-
 import keras_deeplab
 from keras_deeplab import analysis, backbones
 from keras_deeplab.analysis.live_taps import taps_table
@@ -19,6 +17,7 @@ from keras_deeplab.names import match
 from keras_deeplab.prediction import stored_info
 from keras_deeplab.trainer.building import DEFAULT_BACKBONES, MODELS
 from keras_deeplab.validation import error
+from keras_deeplab.weights.hub import local_path
 
 CLASSES = 21  # of a model by name, as of PASCAL VOC
 
@@ -31,7 +30,7 @@ def parser() -> Parser:
         "share of the taps of its atrous kernels that lie on the map, and the estimated cost.",
     )
     add = made.add_argument
-    text = f".keras file (without test-time augmentation), or {', '.join(MODELS)}"
+    text = f".keras file or hf:// address (without test-time augmentation), or {', '.join(MODELS)}"
     add("--model", required=True, help=text)
     add("--backbone", **one_of(backbones.NAMES), help="of a model by name; default: a small one")
     add("--output-stride", type=positive, help="default: the model's own")
@@ -51,7 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if (options.html is None) != (options.image is None):
         raise error("--image", "set together with --html", options.image)
-    model = _model(options.model, options.backbone, options.output_stride)
+    known = match(options.model, MODELS)
+    if known is None:
+        options.model = local_path(options.model)
+        model = unwrapped(keras_deeplab.load_model(options.model, compile=False))
+    else:
+        model = MODELS[known](CLASSES, options.backbone or DEFAULT_BACKBONES[known])
+    if options.output_stride is not None:
+        if not hasattr(model, "with_output_stride"):
+            rule = f"left out: {options.model} has none to choose"
+            raise error("--output-stride", rule, options.output_stride)
+        model = model.with_output_stride(options.output_stride)
     own = functional(model).inputs[0].shape[1:3]
     size = [known or n for known, n in zip(own, height_and_width(options.size), strict=True)]
     fields, taps = analysis.receptive_field(model, *size), analysis.live_taps(model, *size)
@@ -77,16 +86,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_text(options.html, page)
         print(f"Wrote {options.html}")
     return 0
-
-
-def _model(name: str, backbone: str | None, output_stride: int | None) -> keras.Model:
-    known = match(name, MODELS)
-    if known is None:
-        model = unwrapped(keras_deeplab.load_model(name, compile=False))
-    else:
-        model = MODELS[known](CLASSES, backbone or DEFAULT_BACKBONES[known])
-    if output_stride is None:
-        return model
-    if not hasattr(model, "with_output_stride"):
-        raise error("--output-stride", f"left out: {name} has none to choose", output_stride)
-    return model.with_output_stride(output_stride)

@@ -23,6 +23,7 @@ from keras_deeplab.evaluation import prediction_settings, scores_table, search_c
 from keras_deeplab.evaluation_page import evaluation_page
 from keras_deeplab.files import write_json, write_text
 from keras_deeplab.inference import logits_spec
+from keras_deeplab.weights.hub import is_address
 
 
 def parser() -> Parser:
@@ -52,7 +53,7 @@ def parser() -> Parser:
         metavar="FILE",
         help="fit a temperature on the split, write the calibrated model (.keras), and evaluate it",
     )
-    add("--output", type=Path, help="folder for metrics.json; default: beside the model")
+    add("--output", type=Path, help="folder for metrics.json; default: beside the model's file")
     return made
 
 
@@ -65,9 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("--html is for whole splits: use --crf with the file of --search-crf.")
     source = data.open_source(options.data)
     data.audit(source, [options.split])
+    beside = Path() if is_address(options.model) else options.model.parent
+    folder = options.output or beside / f"evaluation-{options.split}"
     model = load_model_or_export(options)
     check_classes(options, source.info.classes, logits_spec(model)[1])
-    folder = options.output or options.model.parent / f"evaluation-{options.split}"
     dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once or twice
     names = source.names(options.split)
     if options.calibrate:

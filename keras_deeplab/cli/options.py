@@ -18,6 +18,7 @@ from keras_deeplab import names, validation
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
 from keras_deeplab.runtimes import ExportedModel, is_exported, open_exported
 from keras_deeplab.trainer import next_free
+from keras_deeplab.weights.hub import is_address, local_path
 
 # Short names that other tools use.
 ALIASES = {"lr": "--learning-rate", "bs": "--batch-size", "checkpoint": "--weights"}
@@ -134,16 +135,23 @@ def run_folder(options: argparse.Namespace, model: str, backbone: str) -> Path:
     return options.output or next_free(Path("runs") / name)
 
 
+def model_path(text: str) -> Path | str:
+    """The path of a model, or its address on the Hub, which is downloaded when it is loaded."""
+    return text if is_address(text) else Path(text)
+
+
 def add_model(parser: argparse.ArgumentParser, exported: bool = False) -> None:
     """Adds the options of a command that uses a model, or with `exported` also an export."""
     more = " or an export: folder of a SavedModel, .tflite or .onnx file" if exported else ""
-    parser.add_argument("--model", type=Path, required=True, help=f".keras file{more}")
+    text = f".keras file, hf://USER/NAME[@REVISION] of the Hugging Face Hub{more}"
+    parser.add_argument("--model", type=model_path, required=True, help=text)
     parser.add_argument("--output-stride", type=positive, help="default: the model's own")
     add_test_time_augmentation(parser)
 
 
 def load_model(options: argparse.Namespace) -> keras.Model:
-    """Loads the model as the options of `add_model` are set."""
+    """Loads the model as the options of `add_model` are set; an address becomes a path there."""
+    options.model = local_path(options.model)
     model = keras_deeplab.load_model(options.model, compile=False)
     if options.output_stride is not None:
         if "output_stride" not in unwrapped(model).get_config():
@@ -155,7 +163,7 @@ def load_model(options: argparse.Namespace) -> keras.Model:
 
 def load_model_or_export(options: argparse.Namespace) -> keras.Model | ExportedModel:
     """Loads the model, or opens the export, whose options are those that it was made with."""
-    if not is_exported(options.model):
+    if is_address(options.model) or not is_exported(options.model):
         return load_model(options)
     for name in ("output_stride", "scales", "flip"):
         if value := getattr(options, name):

@@ -35,7 +35,8 @@ def load(
         model: A model of this package or one of its backbones.
         checkpoint: Path of a file, recognised by content or name; the name of published
             weights (`keras_deeplab.weights.list`), which are downloaded once ("./NAME" is a file of
-            that name); or a Keras model, such as one of keras.applications. Files are `.keras`;
+            that name); "hf://USER/NAME[@REVISION]" for `model.keras` in a repository of the Hugging
+            Face Hub; or a Keras model, such as one of keras.applications. Files are `.keras`;
             `.weights.h5` of a model with the same arguments; `.h5` of keras.applications; torch
             state dicts, read without torch and without running a pickle, also inside a training
             checkpoint; `.safetensors`; TensorFlow 1 and 2 checkpoints (prefix, `.index`, folder, or
@@ -90,7 +91,8 @@ def from_pretrained(
 
     Args:
         checkpoint: As for `keras_deeplab.weights.load`; published weights as
-            "NAME/MODEL/BACKBONE", such as "pascal_voc/DeepLabV3/mobilenet_v2".
+            "NAME/MODEL/BACKBONE", such as "pascal_voc/DeepLabV3/mobilenet_v2"; a model of the
+            Hugging Face Hub as "hf://USER/NAME".
         num_classes: Number of classes, by default the checkpoint's. For another number the class
             predictor starts from its initial weights.
         moving_averages: As for `keras_deeplab.weights.load`.

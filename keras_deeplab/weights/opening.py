@@ -17,6 +17,7 @@ from keras_deeplab.models.multi_scale import unwrapped
 from keras_deeplab.weights import names, published
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import UnreadableError, WeightsError, reading
+from keras_deeplab.weights.hub import is_address, local_path
 from keras_deeplab.weights.readers import (
     hdf5,
     keras_file,
@@ -56,8 +57,8 @@ def open_checkpoint(
         rule = "a path, a name of published weights, a Keras model or a Checkpoint"
         advice = "It is the argument `weights` of a model"
         raise validation.error("checkpoint", rule, checkpoint, advice)
-    path = Path(os.path.expanduser(checkpoint))
-    if _is_published(checkpoint, path):
+    path = local_path(checkpoint)
+    if not is_address(checkpoint) and _is_published(checkpoint, path):
         path = _downloaded(checkpoint, model, backbone, options)
     with reading(path):
         return _open_file(path, moving_averages)

@@ -14,6 +14,7 @@ import keras_deeplab
 from keras_deeplab.cli import (
     analyze,
     audit,
+    card,
     compare,
     convert,
     demo,
@@ -21,6 +22,7 @@ from keras_deeplab.cli import (
     export,
     options,
     predict,
+    push,
     train,
     train_classifier,
 )
@@ -32,6 +34,7 @@ COMMANDS = [
         analyze,
         audit,
         benchmark,
+        card,
         compare,
         convert,
         demo,
@@ -39,6 +42,7 @@ COMMANDS = [
         export,
         model_table,
         predict,
+        push,
         train,
         train_classifier,
     )

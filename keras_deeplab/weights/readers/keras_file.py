@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.weights.errors import UnreadableError, reading
+from keras_deeplab.weights.hub import local_path
 from keras_deeplab.weights.readers import hdf5
 from keras_deeplab.weights.transfer import check_values
 
@@ -64,7 +65,8 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
     of this package has its class again.
 
     Args:
-        path: A `.keras` file, such as `model.save` writes.
+        path: A `.keras` file, such as `model.save` writes; or "hf://USER/NAME[@REVISION]" for
+            `model.keras` in a repository of the Hugging Face Hub (with the extra `hub`).
         compile: Whether a model that was compiled is compiled again, with the optimizer's state, so
             that `fit` resumes. False to predict, evaluate or export, which takes less memory.
 
@@ -73,8 +75,8 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
 
     Raises:
         TypeError: If `path` is not a string or path-like object.
-        WeightsError: If the file is missing, damaged or refused, or is of another format, or if a
-            value is NaN or infinite or a variance is negative.
+        WeightsError: If the file is missing, damaged or refused, or is of another format, if it
+            cannot be downloaded, or if a value is NaN or infinite or a variance is negative.
 
     Example:
 
@@ -85,7 +87,7 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"`path` must be the path of a .keras file. Received: path={path!r}")
-    path = Path(os.path.expanduser(path))
+    path = local_path(path)
     with reading(path):
         check_is_file(path)
         if not zipfile.is_zipfile(path):

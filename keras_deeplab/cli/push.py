@@ -1,0 +1,33 @@
+"""`keras-deeplab push --run FOLDER --repo USER/NAME`: a model to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras_deeplab
+from keras_deeplab.cli.options import Parser, command
+
+
+def parser() -> Parser:
+    """Returns the parser of the command line."""
+    made = Parser(
+        prog="keras-deeplab push",
+        description="Uploads model.keras, README.md, dataset.json, metrics.json and "
+        "predictions.png of a run to the Hugging Face Hub, and no other file. Log in with "
+        "`hf auth login`.",
+    )
+    add = made.add_argument
+    add("--run", type=Path, required=True, help="folder of the run")
+    add("--repo", required=True, metavar="USER/NAME", help="repository; created if there is none")
+    add("--public", action="store_true", help="everyone may see it; default: only you")
+    return made
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    options = parser().parse_args(argv)
+    address = keras_deeplab.push_to_hub(options.run, options.repo, private=not options.public)
+    print(f"Uploaded {address}")
+    return 0
