@@ -19,6 +19,7 @@ from keras_deeplab.names import match
 from keras_deeplab.prediction import stored_info
 from keras_deeplab.trainer.building import DEFAULT_BACKBONES, MODELS
 from keras_deeplab.validation import error
+from keras_deeplab.validation import positive as positive_number
 
 CLASSES = 21  # of a model by name, as of PASCAL VOC
 
@@ -35,7 +36,7 @@ def parser() -> Parser:
     add("--model", required=True, help=text)
     add("--backbone", **one_of(backbones.NAMES), help="of a model by name; default: a small one")
     add("--output-stride", type=positive, help="default: the model's own")
-    add("--size", **SIZE, default=[513], help="height and width of the image")
+    add("--size", **SIZE, help="height and width of the image; default: 513, or the model's own")
     add("--batch-size", type=positive, default=1, help="images, for the memory")
     add("--memory", type=float, metavar="GB", help="print the largest batches for it")
     add("--effective", action="store_true", help="measure the effective receptive field too")
@@ -51,14 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if (options.html is None) != (options.image is None):
         raise error("--image", "set together with --html", options.image)
+    memory = options.memory
+    if memory is not None:
+        memory = int(1e9 * positive_number("--memory", memory))
     model = _model(options.model, options.backbone, options.output_stride)
-    own = functional(model).inputs[0].shape[1:3]
-    size = [known or n for known, n in zip(own, height_and_width(options.size), strict=True)]
+    shape = functional(model).inputs[0].shape
+    if len(shape) != 4:
+        raise error("--model", "a network on images", shape)
+    wanted = height_and_width(options.size or [513])
+    size = tuple(own or side for own, side in zip(shape[1:3], wanted, strict=True))
+    if options.size and size != tuple(wanted):
+        raise error("--size", f"left out, or the model's own {shape[1]}x{shape[2]}", options.size)
     fields, taps = analysis.receptive_field(model, *size), analysis.live_taps(model, *size)
     print(fields)
     if taps:
         print(f"\n{taps_table(taps)}")
-    memory = options.memory and int(options.memory * 1e9)
     estimate = analysis.cost(model, *size, options.batch_size, memory=memory)
     print(f"\n{estimate}")
     shares = [vars(one) | {"share": one.share} for one in taps]
@@ -82,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _model(name: str, backbone: str | None, output_stride: int | None) -> keras.Model:
     known = match(name, MODELS)
     if known is None:
+        if backbone is not None:
+            raise error("--backbone", f"left out: {name} is a whole model", backbone)
         model = unwrapped(keras_deeplab.load_model(name, compile=False))
     else:
         model = MODELS[known](CLASSES, backbone or DEFAULT_BACKBONES[known])
