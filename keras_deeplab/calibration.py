@@ -131,7 +131,8 @@ def fit_temperature(
     if isinstance(model, MultiScale) and isinstance(model.model, MultiScale):
         raise error("model", "a single MultiScale, not one around another", model)
     ignore_label, seed = checked_ignore_label(ignore_label), integer("seed", seed, 0)
-    logits, truth = _sample(model, pair_batches(dataset), ignore_label, seed)
+    pairs = pair_batches(dataset, logits_spec(model)[0].shape[-1])
+    logits, truth = _sample(model, pairs, ignore_label, seed)
     if not truth.size:
         raise error("dataset", "of images with pixels that are not ignored", dataset)
 
@@ -139,7 +140,14 @@ def fit_temperature(
         chosen = _log_probabilities(logits, math.exp(log_temperature))
         return -float(np.take_along_axis(chosen, truth[:, None], 1).mean(dtype=np.float64))
 
+    if not np.isfinite(logits).all():
+        raise error("model", "one with finite logits", "NaN or infinity")
     best = _minimum(loss, *map(math.log, RANGE))
+    if any(abs(best - math.log(bound)) < 0.01 for bound in RANGE):
+        logger.warning(
+            "The temperature %.3g is at the end of its range %g..%g: do the labels fit the model?",
+            *(math.exp(best), *RANGE),
+        )
     errors = []
     for value in (0.0, best):
         probabilities = np.exp(_log_probabilities(logits, math.exp(value)))
@@ -232,19 +240,16 @@ def _before(
     calls = top_level_calls(network, prefix)
     call = next((c for c in calls if any(tensor is output for output in c.outputs)), None)
     layer = call.operation if call else None
-    is_last = (
-        isinstance(layer, _PREDICTORS)
-        and layer.activation is keras.activations.linear
-        and [other.operation is layer for other in calls].count(True) == 1
-    )
-    if call and is_network(layer):
+    is_linear = getattr(layer, "activation", None) is keras.activations.linear
+    is_used_once = [other.operation is layer for other in calls].count(True) == 1
+    if call and is_network(layer) and is_used_once:
         inner = functional(layer)
         place = [tensor is output for output in call.outputs].index(True)
         yield from _before(inner.outputs[place], inner, f"{call.path}/")
-    elif isinstance(layer, _PROPORTIONAL):
+    elif isinstance(layer, _PROPORTIONAL) or (isinstance(layer, kl.Activation) and is_linear):
         for value in call.inputs[: 1 if isinstance(layer, _REFERENCED) else None]:
             yield from _before(value, network, prefix)
-    elif is_last:
+    elif isinstance(layer, _PREDICTORS) and is_linear and is_used_once:
         yield layer
     else:
         path = call.path if call else tensor.name

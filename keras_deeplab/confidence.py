@@ -144,6 +144,9 @@ class CalibrationError:
     def update(self, confidence: np.ndarray, correct: np.ndarray) -> None:
         """Adds valid pixels: their confidence in 0..1, and whether the prediction is right."""
         confidence = np.ravel(confidence).astype(np.float64)
+        if confidence.size and not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-3):
+            interval = f"{confidence.min()}..{confidence.max()}"
+            raise error("confidence", "in 0..1; NaN comes from a model with NaN weights", interval)
         bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
         for sums, weights in zip(self._sums, (None, confidence, np.ravel(correct)), strict=True):
             sums += np.bincount(bins, weights, BINS)

@@ -76,11 +76,11 @@ def evaluate(
     >>> report["mean_iou"], report["per_class"]["sky"]
     (0.81, 0.93)
     """
-    _, num_classes = logits_spec(model)
+    spec, num_classes = logits_spec(model)
     metric = SegmentationMetrics(num_classes, class_names, ignore_label, per_class=False)
     boundaries = BoundaryScores(num_classes, class_names, ignore_label) if boundary else None
     calibrations = CalibrationError() if calibration else None
-    dataset = pair_batches(dataset)
+    dataset = pair_batches(dataset, spec.shape[-1])
     functions = model_functions(model)
 
     @tf.function(autograph=False, reduce_retracing=True)
@@ -146,13 +146,19 @@ def _ranked(mean_ious: list[float | None], names: Sequence[str] | None) -> list[
     ]
 
 
-def pair_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns a dataset of `(images, labels)` with a batch axis, or raises a ValueError."""
+def pair_batches(dataset: tf.data.Dataset, channels: int | None = None) -> tf.data.Dataset:
+    """Returns a dataset of `(images, labels)` with a batch axis, or raises a ValueError.
+
+    `channels` are those that the images must have, if that is known.
+    """
     element = getattr(dataset, "element_spec", None)
     if not isinstance(element, tuple) or len(element) != 2:
         raise error("dataset", "a tf.data.Dataset of (images, labels)", element or type(dataset))
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise error("dataset", "finite", dataset, "Leave out `repeat()`.")
+    if channels and element[0].shape.rank and element[0].shape[-1] not in (None, channels):
+        rule = f"of images with {channels} channels, as the model's"
+        raise error("dataset", rule, element[0])
     return dataset.batch(1) if element[0].shape.rank == 3 else dataset
 
 
@@ -221,7 +227,8 @@ def search_crf(
     >>> report = keras_deeplab.evaluation.search_crf(model, dataset, images=30)
     >>> refined = keras_deeplab.crf.RefinedModel(model, report.best)
     """
-    dataset = pair_batches(dataset).unbatch().batch(1)
+    channels = logits_spec(model)[0].shape[-1]
+    dataset = pair_batches(dataset, channels).unbatch().batch(1)
     pairs = list(dataset.take(integer("images", images) + 1).as_numpy_iterator())
     if len(pairs) <= images:
         raise error("images", f"below the {len(pairs)} images of the dataset", images)

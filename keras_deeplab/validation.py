@@ -31,7 +31,12 @@ def is_integer(value: Any, minimum: int = 1) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite real number, but not a bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def integer(name: str, value: Any, minimum: int = 1) -> int:

@@ -198,3 +198,44 @@ def test_wrong_arguments():
 def test_golden_section():
     found = scaling._minimum(lambda x: (x - 1.2345) ** 2, math.log(0.05), math.log(20))
     assert found == pytest.approx(1.2345, abs=1e-5)
+
+
+def pixelwise(weight=1.0):
+    inputs = keras.Input((None, None, 3))
+    layer = kl.Conv2D(3, 1, kernel_initializer=keras.initializers.Constant(weight))
+    return keras.Model(inputs, layer(inputs))
+
+
+def test_a_network_that_feeds_itself_is_refused():
+    inner, inputs = pixelwise(), keras.Input((None, None, 3))
+    with pytest.raises(ValueError, match="used once"):
+        scaling.divide_logits(keras.Model(inputs, inner(inner(inputs))), 2.0)
+
+
+def test_a_linear_activation_after_the_logits():
+    inner, inputs = pixelwise(0.5), keras.Input((None, None, 3))
+    model = keras.Model(inputs, kl.Activation("linear", dtype="float32")(inner(inputs)))
+    before = model(PIXELS).numpy()
+    scaling.divide_logits(model, 4.0)
+    np.testing.assert_allclose(model(PIXELS), before / 4, rtol=1e-6)
+
+
+def test_logits_that_are_not_finite_and_temperatures_at_the_end_of_the_range(caplog):
+    truth = np.zeros(PIXELS.shape[:3], np.int32)
+    pairs = tf.data.Dataset.from_tensors((PIXELS, truth))
+    with pytest.raises(ValueError, match="finite logits"):
+        scaling.fit_temperature(pixelwise(np.nan), pairs)
+    report = scaling.fit_temperature(with_spread(calibrated("v3")), pairs.map(always_right))
+    assert report["temperature"] == pytest.approx(scaling.RANGE[0], rel=0.01)
+    assert "at the end of its range" in caplog.text
+
+
+def always_right(pixels, truth):
+    logits = calibrated("v3")(pixels)
+    return pixels, tf.argmax(logits, -1, tf.int32)
+
+
+def test_images_of_other_channels_are_refused():
+    pairs = tf.data.Dataset.from_tensors((PIXELS[..., :1], np.zeros(PIXELS.shape[:3], np.int32)))
+    with pytest.raises(ValueError, match="images with 3 channels"):
+        calibrate(pixelwise(), pairs)

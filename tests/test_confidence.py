@@ -79,3 +79,9 @@ def test_calibration_error_by_hand():
         {"confidence": pytest.approx(0.61), "accuracy": 0.5, "pixels": 2},
         {"confidence": 1, "accuracy": 1, "pixels": 1},
     ]
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0, 2.0])
+def test_confidence_out_of_its_range_is_an_error(value):
+    with pytest.raises(ValueError, match="`confidence` must be in 0..1"):
+        confidence.CalibrationError().update(np.array([0.5, value]), np.array([True, False]))

@@ -50,8 +50,8 @@ class CostEstimate:
         stages: A `StageCost` for each stage that has weights.
         training_bytes: By how much a training step lets the process grow at most.
         inference_bytes: By how much a prediction of logits lets the process grow at most.
-        largest_training_batch, largest_inference_batch: The most images whose peak is within the
-            memory (0: not even one); None if no memory was given.
+        largest_training_batch, largest_inference_batch: The most images, up to 4096, whose peak is
+            within the memory (0: not even one); None if no memory was given.
     """
 
     size: tuple[int, int]
@@ -222,7 +222,7 @@ def _bytes(weights: Any) -> int:
 def _live_bytes(steps: list[_Step]) -> int:
     """The peak for one image of the maps that a later layer reads."""
     last = {value: index for index, step in enumerate(steps) for value in step.inputs}
-    live = peak = sum(value.bytes for value in {*steps[0].inputs})
+    live = peak = sum(value.bytes for step in steps[:1] for value in {*step.inputs})
     for index, step in enumerate(steps):
         live += step.output.bytes
         peak = max(peak, live)

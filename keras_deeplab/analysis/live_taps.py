@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,8 +91,10 @@ def live_taps(model: keras.Model, height: int, width: int) -> tuple[LiveTaps, ..
             begin = same_padding(axis.size, extent, stride)[0] if shape.padding == "same" else 0
             first = np.arange(output.axes[index].size) * stride - begin - front
             taps = first[:, None] + np.arange(shape.kernel[index]) * shape.dilation[index]
-            counts.append(((taps >= 0) & (taps < samples)).sum(1))
-        live = Counter(np.multiply.outer(*counts).reshape(-1).tolist())
+            counts.append(Counter(((taps >= 0) & (taps < samples)).sum(1).tolist()))
+        live: Counter[int] = Counter()
+        for (down, rows), (along, columns) in itertools.product(*(c.items() for c in counts)):
+            live[down * along] += rows * columns
         positions = {count: live[count] / live.total() for count in sorted(live)}
         size = tuple(samples for _, samples in inside)
         found.append(LiveTaps(call.path, shape.kernel, shape.dilation, size, positions))

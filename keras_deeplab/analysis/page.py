@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def receptive_field_page(
     for place, influence in zip(places, _influences(network, pixels, labels, places), strict=True):
         sides.append(EffectiveField(influence, place).side)
         heats.append(data_uri(_heat(influence), "PNG"))
-    shown = np.uint8(np.clip(pixels[0, ..., :3], 0, 255))
+    bands = pixels[0, ..., :3] if spec.shape[-1] > 2 else pixels[0, ..., :1].repeat(3, -1)
+    shown = np.uint8(np.clip(bands, 0, 255))
     # A class number has the low byte in red and the high one in green.
     numbers = np.uint8(np.stack([labels % 256, labels // 256, 0 * labels], -1))
     content = {
@@ -109,8 +111,10 @@ def receptive_field_page(
         "overlay": data_uri(overlay(shown, labels, colors, ignore_label=None), "JPEG"),
     }
     text = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
-    page = TEMPLATE.read_text(encoding="utf-8").replace("TITLE", html.escape(title))
-    return page.replace("CONTENT", text).encode("utf-8", "backslashreplace").decode("utf-8")
+    filled = {"TITLE": html.escape(title), "CONTENT": text}
+    template = TEMPLATE.read_text(encoding="utf-8")
+    page = re.sub("|".join(filled), lambda found: filled[found[0]], template)
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _shrunk(pixels: np.ndarray, spec: tf.TensorSpec, max_side: int) -> np.ndarray:

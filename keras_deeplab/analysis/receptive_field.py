@@ -14,8 +14,9 @@ from keras_deeplab.graph.geometry import TensorGeometry, geometry
 from keras_deeplab.graph.kinds import Kind, kind, window
 from keras_deeplab.graph.network import is_network, top_level_calls
 
-# The block of a layer: `block_3` of `block_3_expand`, `conv4` of `conv4_block2_1_conv`.
-_BLOCK = re.compile(r".*?\d+(_\d+$)?|[^_]+")
+# The block of a layer: `block_3` of `block_3_expand`, `conv4` of `conv4_block2_1_conv`. Layers with
+# Keras' default names, as `conv2d` and `conv2d_4`, are stages of their own.
+_BLOCK = re.compile(r"(?:.*_)?\w+[123]d(?:_\d+)?$|.*?\d+(_\d+$)?|[^_]+")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class ReceptiveFields:
     """The stages of a network in the order of computation; `print` shows them as a table.
 
     Attributes:
-        stages: The last one is the output.
+        stages: The last one is the output, the first of several.
     """
 
     stages: tuple[Stage, ...]
@@ -74,12 +75,12 @@ class ReceptiveFields:
         """Returns a row for each stage."""
         rows: list[tuple[object, ...]] = [("stage", "stride", "receptive field", "centre", "rate")]
         for stage in self.stages:
-            image = " + image" * stage.whole_image
+            field = f"{_pair(stage.receptive_field)}{' + image' * stage.whole_image}"
             rows.append(
                 (
                     stage.name,
                     _pair(stage.stride),
-                    f"{_pair(stage.receptive_field)}{image}",
+                    "image" if stage.stride[0] is None else field,
                     _pair(stage.offset),
                     stage.rate,
                 )
@@ -124,20 +125,29 @@ def receptive_field(
     found = geometry(model, height, width)
     networks = {call.path for call in top_level_calls(model) if is_network(call.operation)}
     stages: dict[str, Stage] = {}
-    for call, _, output in found.calls:
+    changing: set[str] = set()
+    last = ""
+    for call, inputs, output in found.calls:
         name = stage_name(call.path, networks)
         known = stages.pop(name, None)  # a stage has the place of its last layer
         rate = known.rate if known else 1
-        if kind(call.operation, call.path) is Kind.WINDOW:
+        how = kind(call.operation, call.path)
+        if how is Kind.WINDOW:
             rate = max(rate, *window(call.operation).dilation)
+        if how is not Kind.POINTWISE or len(inputs) > 1:
+            changing.add(name)
         stages[name] = _stage(name, output, rate)
-    listed = [first for first in stages.values() if max(first.receptive_field) > 1]
-    # A stage that changes nothing, such as activations, is left out.
-    kept = [
-        stage
-        for before, stage in zip([None, *listed], listed, strict=False)
-        if before is None or _without_name(before) != _without_name(stage) or "/" in stage.name
-    ]
+        if output is found.outputs[0]:
+            last = name
+    if last:
+        stages[last] = _stage(last, found.outputs[0], stages.pop(last).rate)
+    # A stage of activations alone is left out, as is one that changes nothing.
+    kept: list[Stage] = []
+    for name, stage in stages.items():
+        counts = name == last or (name in changing and max(stage.receptive_field) > 1)
+        differs = not kept or _without_name(kept[-1]) != _without_name(stage)
+        if counts and (differs or "/" in name):
+            kept.append(stage)
     return ReceptiveFields(tuple(kept))
 
 
@@ -158,7 +168,7 @@ def _stage(name: str, value: TensorGeometry, rate: int) -> Stage:
 
 
 def _without_name(stage: Stage) -> tuple[object, ...]:
-    return stage.stride, stage.receptive_field, stage.whole_image
+    return stage.stride, stage.receptive_field, stage.whole_image, stage.offset
 
 
 def _pair(values: tuple[Any, Any]) -> str:

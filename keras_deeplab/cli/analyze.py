@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+import keras
 
 import keras_deeplab
 from keras_deeplab import analysis, backbones
@@ -17,6 +20,7 @@ from keras_deeplab.names import match
 from keras_deeplab.prediction import stored_info
 from keras_deeplab.trainer.building import DEFAULT_BACKBONES, MODELS
 from keras_deeplab.validation import error
+from keras_deeplab.validation import positive as positive_number
 from keras_deeplab.weights.hub import local_path
 
 CLASSES = 21  # of a model by name, as of PASCAL VOC
@@ -34,7 +38,7 @@ def parser() -> Parser:
     add("--model", required=True, help=text)
     add("--backbone", **one_of(backbones.NAMES), help="of a model by name; default: a small one")
     add("--output-stride", type=positive, help="default: the model's own")
-    add("--size", **SIZE, default=[513], help="height and width of the image")
+    add("--size", **SIZE, help="height and width of the image; default: 513, or the model's own")
     add("--batch-size", type=positive, default=1, help="images, for the memory")
     add("--memory", type=float, metavar="GB", help="print the largest batches for it")
     add("--effective", action="store_true", help="measure the effective receptive field too")
@@ -50,24 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if (options.html is None) != (options.image is None):
         raise error("--image", "set together with --html", options.image)
-    known = match(options.model, MODELS)
-    if known is None:
-        options.model = local_path(options.model)
-        model = unwrapped(keras_deeplab.load_model(options.model, compile=False))
-    else:
-        model = MODELS[known](CLASSES, options.backbone or DEFAULT_BACKBONES[known])
-    if options.output_stride is not None:
-        if not hasattr(model, "with_output_stride"):
-            rule = f"left out: {options.model} has none to choose"
-            raise error("--output-stride", rule, options.output_stride)
-        model = model.with_output_stride(options.output_stride)
-    own = functional(model).inputs[0].shape[1:3]
-    size = [known or n for known, n in zip(own, height_and_width(options.size), strict=True)]
+    memory = options.memory
+    if memory is not None:
+        memory = int(1e9 * positive_number("--memory", memory))
+    model = _model(options)
+    shape = functional(model).inputs[0].shape
+    if len(shape) != 4:
+        raise error("--model", "a network on images", shape)
+    wanted = height_and_width(options.size or [513])
+    size = tuple(own or side for own, side in zip(shape[1:3], wanted, strict=True))
+    if options.size and size != tuple(wanted):
+        raise error("--size", f"left out, or the model's own {shape[1]}x{shape[2]}", options.size)
     fields, taps = analysis.receptive_field(model, *size), analysis.live_taps(model, *size)
     print(fields)
     if taps:
         print(f"\n{taps_table(taps)}")
-    memory = options.memory and int(options.memory * 1e9)
     estimate = analysis.cost(model, *size, options.batch_size, memory=memory)
     print(f"\n{estimate}")
     shares = [vars(one) | {"share": one.share} for one in taps]
@@ -86,3 +87,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_text(options.html, page)
         print(f"Wrote {options.html}")
     return 0
+
+
+def _model(options: argparse.Namespace) -> keras.Model:
+    """The model by name, file or address, of which `options.model` becomes the local file."""
+    known = match(options.model, MODELS)
+    if known is None:
+        if options.backbone is not None:
+            rule = f"left out: {options.model} is a whole model"
+            raise error("--backbone", rule, options.backbone)
+        options.model = local_path(options.model)
+        model = unwrapped(keras_deeplab.load_model(options.model, compile=False))
+    else:
+        model = MODELS[known](CLASSES, options.backbone or DEFAULT_BACKBONES[known])
+    if options.output_stride is None:
+        return model
+    if not hasattr(model, "with_output_stride"):
+        rule = f"left out: {options.model} has none to choose"
+        raise error("--output-stride", rule, options.output_stride)
+    return model.with_output_stride(options.output_stride)

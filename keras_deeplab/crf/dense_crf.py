@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,6 +22,9 @@ from keras_deeplab.validation import error, integer, non_negative, one_of, posit
 
 # Below it, classes that the network excludes would need infinite energies; pydensecrf's value.
 SMALLEST_PROBABILITY = 1e-5
+
+# Beyond them float32 overflows, or an image takes hours.
+LIMITS = {"weight": (0, 1e6), "sigma": (0.01, 1e6), "steps": (1, 1000)}
 
 Kernel = Callable[[np.ndarray], np.ndarray]
 
@@ -48,7 +52,8 @@ class DenseCRF:
         steps: Number of mean-field iterations.
 
     Raises:
-        ValueError: If a weight is negative, or a standard deviation or `steps` is not positive.
+        ValueError: If a weight is not in 0..1e6, a standard deviation not in 0.01..1e6, or `steps`
+            not in 1..1000.
 
     Example:
 
@@ -73,8 +78,15 @@ class DenseCRF:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            check = non_negative if field.name.endswith("weight") else positive
-            (integer if field.name == "steps" else check)(field.name, getattr(self, field.name))
+            name, value = field.name, getattr(self, field.name)
+            if name == "steps":
+                checked = integer(name, value)
+            else:
+                checked = (non_negative if name.endswith("weight") else positive)(name, value)
+            low, high = LIMITS[name.split("_")[1] if "_" in name else name]
+            if not low <= checked <= high:
+                raise error(name, f"in {low:g}..{high:g}", value)
+            object.__setattr__(self, name, checked)  # Python's own number, for JSON
 
     def to_dict(self) -> dict[str, float]:
         """Returns the constants by name, for a JSON file."""
@@ -131,7 +143,8 @@ def dense_crf(
 
     Args:
         image: Pixels `(height, width, channels)` or `(batch, height, width, channels)` of any
-            number of channels, values in 0..255.
+            number of channels, values in 0..255; or in other units in -65535..65535, to which
+            `appearance_sigma_rgb` has to fit.
         probabilities: Probabilities of the classes `(height, width, num_classes)` or
             `(batch, height, width, num_classes)`, float in 0..1, such as those of
             `predict(model, image, probabilities=True)`.
@@ -188,8 +201,15 @@ def checked_pair(image: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarr
     if image.ndim not in (3, 4) or image.dtype.kind not in "uif" or not image.size:
         rule = "numbers (height, width, channels) or (batch, height, width, channels)"
         raise error("image", rule, f"{image.dtype} {image.shape}")
-    if not np.isfinite(image).all():
-        raise error("image", "finite", "NaN or infinity")
+    low, high = image.min(), image.max()
+    if not (low >= -65535 and high <= 65535):  # false for NaN too
+        raise error("image", "in 0..255, or in -65535..65535 in other units", f"{low}..{high}")
+    if 0 <= low < high <= 1 and image.dtype.kind == "f":
+        warnings.warn(
+            f"`image` must hold values in 0..255. Received: image of values {low} to {high}: one "
+            "colour for the CRF. Do not divide by 255.",
+            stacklevel=4,
+        )
     if (
         probabilities.dtype.kind != "f"
         or probabilities.shape[:-1] != image.shape[:-1]

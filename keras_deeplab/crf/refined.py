@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_deeplab.crf.dense_crf import DenseCRF, bytes_per_pixel
 from keras_deeplab.labels import label_dtype
+from keras_deeplab.validation import error
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class RefinedModel:
 
     model: Any  # or its compiled functions, which have the methods below
     crf: DenseCRF
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.crf, DenseCRF):
+            raise error("crf", "a DenseCRF, such as PRESETS['v2']", self.crf)
+        if isinstance(self.model, RefinedModel):
+            raise error("model", "without a CRF", self.model)
 
     def probabilities(self, pixels: Any) -> np.ndarray:
         """Returns probabilities `(batch, height, width, num_classes)`, float32."""

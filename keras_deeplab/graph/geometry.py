@@ -188,9 +188,9 @@ def _output_axis(call: Call, how: Kind, index: int, inputs: list[Axis]) -> Axis:
         return replace(inputs[0], size=inputs[1].size)
     (axis,) = inputs
     if how is Kind.GLOBAL:
-        return axis if is_map_reshape(call) else replace(_WHOLE_IMAGE, size=1)
+        return axis if is_map_reshape(call) else _whole_image(call, index)
     if axis.stride is None:
-        return axis
+        return _whole_image(call, index)
     if how is Kind.STATISTICS:
         return replace(axis, unbounded=True)
     if how is Kind.PAD_TO:
@@ -203,6 +203,12 @@ def _output_axis(call: Call, how: Kind, index: int, inputs: list[Axis]) -> Axis:
         begin, end = operation.cropping[index]
         return _padded(axis, -begin, -end)
     return _SPATIAL[how](operation, index, axis)
+
+
+def _whole_image(call: Call, index: int) -> Axis:
+    """The axis of a value whose samples have no place on the image: of a vector the size is 1."""
+    shape = call.outputs[0].shape
+    return replace(_WHOLE_IMAGE, size=shape[1 + index] if len(shape) == 4 else 1)
 
 
 def is_map_reshape(call: Call) -> bool:

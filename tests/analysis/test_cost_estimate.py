@@ -115,3 +115,17 @@ def test_bad_arguments():
     for arguments in ({"batch": 0}, {"slots": -1}, {"memory": 0}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             cost(small(), 16, 16, **arguments)
+
+
+def test_maps_that_are_made_from_a_vector():
+    inputs = keras.Input((16, 16, 3))
+    x = kl.Dense(128)(kl.Flatten()(inputs))
+    x = kl.Conv2D(16, 3, padding="same", name="conv")(kl.Reshape((4, 4, 8))(x))
+    x = kl.Conv2D(2, 3, strides=2, name="last")(x)
+    found = kd.graph.multiply_adds(keras.Model(inputs, x), 16, 16)
+    assert (found["conv"], found["last"]) == (9 * 8 * 16 * 16, 9 * 16 * 2 * 1)
+
+
+def test_a_network_without_layers():
+    inputs = keras.Input((16, 16, 3))
+    assert cost(keras.Model(inputs, inputs), 16, 16).parameters == 0

@@ -77,3 +77,13 @@ def test_of_a_model():
         expected = ((33 + 2 * max(0, 33 - rate)) / 99) ** 2
         assert found[f"aspp/atrous_{k}/conv"].share == pytest.approx(expected)
     assert tensor_of(model, "aspp").shape[-1] == 256
+
+
+def test_counts_of_a_large_map_take_no_memory_for_its_positions():
+    inputs = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(1, 3, dilation_rate=5000, padding="same")(inputs)
+    (taps,) = live_taps(keras.Model(inputs, x), 9999, 9999)
+    # On 1 of 9999 positions of an axis both outer taps are in the padding, on the others one is.
+    assert taps.positions == pytest.approx(
+        {1: 9999.0**-2, 2: 2 * 9998 / 9999**2, 4: (9998 / 9999) ** 2}
+    )

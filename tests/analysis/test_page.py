@@ -148,3 +148,22 @@ def test_errors_on_a_page_are_reported(tmp_path):
     path.write_text("<script>missing()</script>")
     with pytest.raises(AssertionError, match="missing is not defined"):
         browse(path, [{"script": "1 + 1"}])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_images_of_other_channels(channels):
+    inputs = keras.Input((None, None, channels))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 3, padding="same")(inputs))
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, channels), np.uint8)
+    page = receptive_field_page(model, pixels, grid=2)
+    found = json.loads(re.search('"content">(.*?)</script>', page)[1])
+    assert found["field"] == [3, 3]
+
+
+def test_a_title_or_class_with_the_words_of_the_template(image):
+    page = receptive_field_page(
+        column_classifier(), image, ["TITLE", "CONTENT"], title="CONTENT", grid=2
+    )
+    assert "<title>CONTENT</title>" in page
+    found = json.loads(re.search('"content">(.*?)</script>', page)[1])
+    assert found["names"] == ["TITLE", "CONTENT"]

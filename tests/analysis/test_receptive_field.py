@@ -100,3 +100,54 @@ def test_the_field_is_where_an_image_changes_the_output():
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (height, width)
     centre = [o + k * s for o, k, s in zip(stage.offset, (2, 3), stage.stride, strict=True)]
     assert [(rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2] == centre
+
+
+def test_layers_with_default_names_are_stages_of_their_own():
+    keras.backend.clear_session()
+    model = keras.Sequential(
+        [
+            keras.Input((64, 64, 3)),
+            *(kl.Conv2D(4, 3, padding="same"), kl.ReLU(), kl.MaxPooling2D()),
+            *(kl.Conv2D(4, 3, padding="same"), kl.ReLU(), kl.MaxPooling2D()),
+        ]
+    )
+    found = [(stage.name, stage.receptive_field[0]) for stage in receptive_field(model).stages]
+    assert found == [
+        ("conv2d", 3),
+        ("max_pooling2d", 4),
+        ("conv2d_1", 8),
+        ("max_pooling2d_1", 10),
+    ]
+
+
+def test_activations_between_the_layers_of_a_block_are_no_stages():
+    model = keras.applications.MobileNetV3Small(include_top=False, weights=None)
+    names = list(stages(model))
+    assert not [name for name in names if name.startswith(("re", "activation", "add"))]
+    assert "expanded_conv_10" in names
+
+
+@pytest.mark.parametrize("moving", [kl.Cropping2D(((5, 1), (2, 4))), kl.ZeroPadding2D(3)])
+def test_the_last_stage_is_the_output(moving):
+    inputs = keras.Input((33, 41, 1))
+    x = kl.Conv2D(1, 3, kernel_initializer="ones", name="block1_conv")(inputs)
+    model = keras.Model(inputs, moving(x))
+    image, place = np.zeros((1, 33, 41, 1), "float32"), (12, 9)
+    changed = np.zeros((33, 41), bool)
+    for row, column in np.ndindex(33, 41):
+        image[0, row, column] = 1
+        changed[row, column] = model(image).numpy()[0, *place].any()
+        image[0, row, column] = 0
+    rows, columns = np.nonzero(changed)
+    box = receptive_field(model).stages[-1].box(place, (33, 41))
+    assert box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
+
+
+def test_a_network_of_1x1_kernels_and_a_classifier_have_a_last_stage():
+    inputs = keras.Input((8, 8, 3))
+    pixelwise = receptive_field(keras.Model(inputs, kl.Conv2D(2, 1)(inputs))).stages
+    assert [stage.receptive_field for stage in pixelwise] == [(1, 1)]
+    x = kl.GlobalAveragePooling2D()(kl.Conv2D(4, 3, name="block1_conv")(inputs))
+    report = receptive_field(keras.Model(inputs, kl.Dense(5, name="predictions")(x)))
+    assert report.stages[-1].whole_image
+    assert str(report).splitlines()[-1].split()[:3] == ["predictions", "-", "image"]

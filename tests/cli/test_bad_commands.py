@@ -81,6 +81,8 @@ BAD = [
     (train, "unet", "unrecognized arguments: unet."),
     (train, "--o 3", "--o could match --output, --overfit, --output-stride."),
     # Values
+    (analyze, "--model unet --memory inf", "`--memory` must be a positive number."),
+    (analyze, "--model unet --memory 0", "`--memory` must be a positive number."),
     (train, "--model deeplabv5", "Received: 'deeplabv5'. Did you mean 'deeplab_v3'?"),
     (train, "--recipe finetuning", "must be one of v1, v2, v3, v3_plus, finetune, shapes."),
     (train, "--epochs 1.5", "must be an integer of at least 1. Received: '1.5'."),
@@ -214,3 +216,17 @@ def test_spellings_of_values(arguments, expected):
 def test_what_follows_two_dashes_is_no_option():
     parsed = convert.parser().parse_args(["--output", "b.keras", "--", "--lr"])
     assert parsed.weights == "--lr"
+
+
+def test_analyze_names_options_that_do_not_fit_the_model(tmp_path, capsys):
+    inputs = keras.Input((32, 32, 3))
+    keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs)).save(tmp_path / "fixed.keras")
+    vectors = keras.Input((7,))
+    keras.Model(vectors, keras.layers.Dense(2)(vectors)).save(tmp_path / "vectors.keras")
+    for arguments, message in (
+        ("fixed.keras --size 99", "`--size` must be left out, or the model's own 32x32."),
+        ("fixed.keras --backbone resnet50", "`--backbone` must be left out: "),
+        ("vectors.keras", "`--model` must be a network on images."),
+    ):
+        found = refused(analyze, f"--model {tmp_path}/{arguments}", capsys)
+        assert message in found

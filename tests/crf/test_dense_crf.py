@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from calibration import image as textured
 from crf_references import gaussian, lattice, mean_field, positions
 from scipy.ndimage import gaussian_filter
 
-from keras_deeplab.crf import PRESETS, DenseCRF, dense_crf, open_crf
+from keras_deeplab.crf import PRESETS, DenseCRF, RefinedModel, dense_crf, open_crf
 from keras_deeplab.files import write_json
 
 HEIGHT, WIDTH = 20, 26
@@ -128,7 +130,8 @@ def test_bad_arguments():
         ((image[0], probabilities), "`image` must be numbers (height, width, channels) or"),
         ((image.astype(str), probabilities), "`image` must be numbers"),
         ((image[:0], probabilities[:0]), "`image` must be numbers"),
-        ((image * np.nan, probabilities), "`image` must be finite"),
+        ((image * np.nan, probabilities), "`image` must be in 0..255"),
+        ((image * 1e6, probabilities), "`image` must be in 0..255"),
         ((image[1:], probabilities), "(19, 26) of the image"),
         ((image, probabilities.argmax(-1)), "`probabilities` must be float"),
         ((image, probabilities[..., :1]), "`probabilities` must be float"),
@@ -145,9 +148,45 @@ def test_bad_arguments():
         ("appearance_sigma_rgb", "3", "a positive number"),
         ("steps", 0, "a positive integer"),
         ("steps", 2.5, "a positive integer"),
+        ("appearance_weight", 1e308, "in 0..1e+06"),
+        ("smoothness_sigma", 1e308, "in 0.01..1e+06"),
+        ("appearance_sigma_xy", 1e-308, "in 0.01..1e+06"),
+        ("appearance_sigma_rgb", 10**400, "a positive number"),
+        ("steps", 10**12, "in 1..1000"),
     ):
-        with pytest.raises(ValueError, match=f"`{name}` must be {rule}"):
+        with pytest.raises(ValueError, match=re.escape(f"`{name}` must be {rule}")):
             dense_crf(image, probabilities, **{name: value})
+
+
+def test_the_ends_of_the_constants_give_probabilities():
+    image, probabilities = image_of(), probabilities_of()
+    for weight, sigma in itertools.product((0, 1e6), (0.01, 1e6)):
+        found = dense_crf(
+            image,
+            probabilities,
+            **dict.fromkeys(("smoothness_weight", "appearance_weight"), weight),
+            **dict.fromkeys(("smoothness_sigma", "appearance_sigma_xy"), sigma),
+            appearance_sigma_rgb=sigma,
+        )
+        np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+
+
+def test_pixels_divided_by_255_are_a_warning():
+    with pytest.warns(UserWarning, match="one colour for the CRF"):
+        dense_crf(image_of() / np.float32(255), probabilities_of())
+
+
+def test_constants_of_numpy_are_written_as_json():
+    text = json.dumps(DenseCRF(np.float32(2.5), steps=np.int64(3)).to_dict())
+    assert DenseCRF(**json.loads(text)) == DenseCRF(2.5, steps=3)
+
+
+def test_a_refined_model_is_checked():
+    for arguments, name in (((None, None), "crf"), ((None, "v1"), "crf")):
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            RefinedModel(*arguments)
+    with pytest.raises(ValueError, match="`model` must be without a CRF"):
+        RefinedModel(RefinedModel(None, DenseCRF()), DenseCRF())
 
 
 def test_presets_and_files(tmp_path):

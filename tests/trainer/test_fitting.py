@@ -234,7 +234,12 @@ def test_a_crop_too_small_for_the_rates_is_one_warning(caplog, eager):
     (message,) = warned_of_padding(model, (513, 513), caplog)
     assert "Crops of 513x513 become feature maps of 33x33" in message
     assert "the atrous rates 29, 40 act mostly as 1x1" in message
+    (message,) = warned_of_padding(model, (513, 785), caplog)  # height and width
+    assert "Crops of 785x513 become feature maps of 50x33" in message
     assert warned_of_padding(model, (801, 1025), caplog) == []
+    # The rate 4 of the backbone, on maps of 4x4, is not one of the head.
+    small = DeepLabV3(6, tiny(), aspp_rates=(1,), aspp_filters=8, head_filters=None)
+    assert warned_of_padding(small.with_output_stride(8), (32, 32), caplog) == []
     assert warned_of_padding(keras.Sequential([keras.layers.Dense(3)]), (64, 64), caplog) == []
     # The papers' crops and rates, and the whole images of the embedded data set.
     paper = DeepLabV3(6, tiny(), aspp_filters=8, head_filters=None)
