@@ -204,10 +204,12 @@ def _use_section(repo: str | None) -> str:
 
 ```python
 import keras_deeplab as kd
+from PIL import Image
 
 model = kd.load_model("{source}")
-labels = kd.predict(model, "photo.jpg")  # (height, width): the class of each pixel
-picture = kd.overlay("photo.jpg", labels)
+image = Image.open("photo.jpg")
+labels = kd.predict(model, image)  # (height, width): the class of each pixel
+picture = kd.overlay(image, labels)
 kd.export.saved_model(model, "saved_model")  # also export.litert, export.onnx
 ```
 

@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+SITE = "https://huggingface.co"  # huggingface_hub reads the names of repositories from addresses
+
 
 class Hub:
     """Repositories: their files by commit, and the commit of each branch or tag."""
@@ -88,10 +90,10 @@ class Handler(BaseHTTPRequestHandler):
             sent = json.loads(body)
             repo = f"{sent['organization']}/{sent['name']}"
             if repo in hub.private:
-                return self.json({"error": "it exists"}, 409)
+                return self.json({"error": "it exists", "url": f"{SITE}/{repo}"}, 409)
             hub.commit(repo, {})
             hub.private[repo] = sent["visibility"] == "private"
-            return self.json({"url": f"http://{self.headers['Host']}/{repo}"})
+            return self.json({"url": f"{SITE}/{repo}"})
         repo = "/".join(parts[2:4])
         if parts[4] == "preupload":
             files = json.loads(body)["files"]
@@ -104,7 +106,8 @@ class Handler(BaseHTTPRequestHandler):
             if line["key"] == "file"
         }
         commit = hub.commit(repo, added)
-        return self.json({"commitUrl": f"http://a/{repo}/commit/{commit}", "commitOid": commit})
+        address = f"{SITE}/{repo}/commit/{commit}"
+        return self.json({"commitUrl": address, "commitOid": commit})
 
 
 @contextmanager

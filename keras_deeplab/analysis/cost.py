@@ -19,14 +19,19 @@ from keras_deeplab.graph.network import Call, functional, is_network, top_level_
 from keras_deeplab.validation import integer
 
 LARGEST_BATCH = 4096
-# Fitted to five training steps on a CPU in float32 (V3+ on MobileNetV2, V3 on ResNet50, U-Net),
-# which it reproduces within 10 %: the share of all layers' outputs that is in memory at the peak
-# (some are overwritten in place), and what the traced training step takes besides tensors.
-KEPT_SHARE = 0.75
-TRACED_BYTES = 367_000_000
-# The median of what predictions of the same networks took besides tensors, in six measurements,
-# which are reproduced within 15 %.
-PREDICTION_BYTES = 130_000_000
+# Fitted to the growth of a process by training steps of seven networks on a CPU in float32, within
+# 10 %: what a traced step takes besides tensors, the trained weights again for their
+# gradients and reordered kernels, the share of all layers' outputs that is kept, and the outputs
+# that are in use at one time for their gradients.
+TRACED_BYTES = 243_000_000
+GRADIENT_COPIES = 1.8
+KEPT_SHARE = 0.98
+WORKING_COPIES = 2.1
+# Fitted to predictions of six networks, within 10 %: what TensorFlow takes, what each layer of a
+# graph takes, and the share of tensors.
+PREDICTION_BYTES = 163_000_000
+LAYER_BYTES = 248_000
+TENSOR_SHARE = 0.92
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,10 @@ def cost(
 ) -> CostEstimate:
     """Estimates what a network takes, without running it.
 
-    Training takes the weights, their gradients and the optimizer's slots, a fixed part of the maps
-    of all layers, and the traced step: shares that were fitted to measured steps on a CPU.
-    Inference takes the weights, the maps that a later layer still reads, and a fixed part.
+    Training takes the weights, their gradients, the optimizer's slots, the maps of all layers, a
+    working set for their gradients, and the traced step. Inference takes the weights, the maps that
+    a later layer still reads, and the graph. The factors were fitted to measurements on a CPU;
+    another processor or a GPU has others.
 
     Args:
         model: A functional Keras model or a built Sequential, channels last.
@@ -135,12 +141,15 @@ def cost(
 
     weights, trained = _bytes(model.weights), _bytes(model.trainable_weights)
     kept = KEPT_SHARE * sum(step.output.bytes for step in training)
+    kept += WORKING_COPIES * _live_bytes(training)
 
     def training_bytes(images: int) -> int:
-        return TRACED_BYTES + weights + (1 + slots) * trained + int(images * kept)
+        of_weights = weights + (GRADIENT_COPIES + slots) * trained
+        return TRACED_BYTES + int(of_weights + images * kept)
 
     def inference_bytes(images: int) -> int:
-        return PREDICTION_BYTES + weights + images * _live_bytes(inference)
+        graph_bytes = PREDICTION_BYTES + LAYER_BYTES * len(inference)
+        return graph_bytes + int(TENSOR_SHARE * (weights + images * _live_bytes(inference)))
 
     largest: list[int | None] = [None, None]
     if memory is not None:

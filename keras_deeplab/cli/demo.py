@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = f"[{options.host}]" if ":" in options.host else options.host
         address = f"http://{shown}:{listener.getsockname()[1]}"
         print(f"Open {address} in a browser; Ctrl+C stops the demo.", flush=True)
-        config = uvicorn.Config(app, log_level="warning", limit_concurrency=CONNECTIONS)
+        # Without a configuration of its own, which would close the handlers of other loggers.
+        settings = {"log_config": None, "log_level": "warning"}
+        config = uvicorn.Config(app, limit_concurrency=CONNECTIONS, **settings)
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
     return 0

@@ -92,7 +92,7 @@ def test_a_prediction_is_that_of_predict(client, network):
     np.testing.assert_allclose(
         found["shares"], np.bincount(labels.ravel(), minlength=3) / labels.size
     )
-    assert np.abs(opened(found["image"]).astype(int) - PIXELS).mean() < 12
+    assert np.abs(opened(found["image"]).astype(int) - PIXELS).mean() < 30  # noise, as a JPEG
     assert found["seconds"] > 0
 
 
@@ -122,7 +122,7 @@ def test_the_models_are_described(client):
             ),
         ),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "expected",
 )
 def test_settings_are_applied(client, network, query, expected):
     plain = answered(client, model=1)
