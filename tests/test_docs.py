@@ -96,7 +96,7 @@ def folder(tmp_path_factory):
     model.save(root / "model.keras")
     kd.export.saved_model(model, root / "saved_model")
     (root / "runs").mkdir()
-    (root / "runs" / "mine").symlink_to(root)
+    (root / "runs" / "mine").symlink_to("..")
     kd.files.write_json(root / "dataset.json", {"classes": ["a", "b"]})
     scores = {"split": "val", "images": 2, "mean_iou": 0.5, "pixel_accuracy": 0.75}
     kd.files.write_json(root / "metrics.json", scores | {"per_class": {"a": 0.5, "b": 0.5}})
@@ -119,8 +119,10 @@ def blocks(text: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [name for name in TEXTS if blocks(TEXTS[name], "python")])
 @pytest.mark.usefixtures("one_device", "short_runs", "small_networks")
-def test_code_of_a_page_runs(page, folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_code_of_a_page_runs(page, folder, tmp_path, monkeypatch):
+    copy = tmp_path / "docs"  # as a page writes files too
+    shutil.copytree(folder, copy, symlinks=True)
+    monkeypatch.chdir(copy)
     names: dict[str, object] = {}
     for code in blocks(TEXTS[page], "python"):
         exec(compile(shorter(code), page, "exec"), names)
@@ -184,7 +186,7 @@ OWN = {
     "prediction.predict_files",
     "runtimes.open_exported",
     "tensorboard.TensorBoard",
-    "trainer.comparison.compare",
+    "trainer.run_comparison.compare",
     "trainer.fitting.fit",
     "trainer.run_data.open_run",
 }

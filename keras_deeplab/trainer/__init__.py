@@ -1,9 +1,9 @@
 """Training by a recipe: `fit`; its runs side by side: `compare`."""
 
 from keras_deeplab.trainer.building import MODELS, ModelBuilder
-from keras_deeplab.trainer.comparison import Comparison, compare
 from keras_deeplab.trainer.cost import TrainingCost, training_cost
 from keras_deeplab.trainer.fitting import FitResult, fit
+from keras_deeplab.trainer.run_comparison import Comparison, compare
 from keras_deeplab.trainer.run_data import RunData, open_run
 from keras_deeplab.trainer.run_folder import RunFolder, next_free
 
