@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import math
 import os
 import re
 from pathlib import Path, PurePath
@@ -15,9 +15,11 @@ from keras_deeplab.files import read_json
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.models import MultiScale
 from keras_deeplab.models.multi_scale import unwrapped
+from keras_deeplab.trainer.run_data import Columns, columns
 from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
 from keras_deeplab.validation import error, is_number
 from keras_deeplab.weights.errors import printable
+from keras_deeplab.weights.hub import checked_repo
 
 ADVICE = "A model card needs the folder of a finished run of segmentation."
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -67,8 +69,8 @@ def card(
     if not isinstance(license, str) or not _LICENSE.fullmatch(license):
         rule = "the identifier of a licence, such as 'apache-2.0', 'cc-by-4.0' or 'other'"
         raise error("license", rule, license)
-    if repo is not None and (not isinstance(repo, str) or repo.count("/") != 1):
-        raise error("repo", "'USER/NAME' or None", repo)
+    if repo is not None:
+        checked_repo(repo)
     folder = RunFolder(Path(run))
     info = DatasetInfo.from_dict(read_json(folder.dataset, ADVICE))
     scores = _scores(folder, info)
@@ -80,7 +82,7 @@ def card(
     if not data:
         raise error("data", "the name of the data set, as there is no run.json", data)
     name = repo.partition("/")[2] if repo else folder.path.resolve().name
-    history = _history(folder)
+    history = columns(folder.history)
     parts = [
         _front_matter(name, license, data, scores),
         f"# {escaped(name)}",
@@ -129,13 +131,6 @@ def _scores(folder: RunFolder, info: DatasetInfo) -> dict[str, Any]:
         rule = f"scores of the {info.num_classes} classes of {folder.dataset.name}"
         raise ValueError(f"{folder.metrics} must hold {rule}. {ADVICE}")
     return scores
-
-
-def _history(folder: RunFolder) -> list[dict[str, str]]:
-    if not folder.history.exists():
-        return []
-    text = folder.history.read_text(encoding="utf-8", errors="replace")
-    return list(csv.DictReader(text.splitlines()))
 
 
 def _front_matter(name: str, license: str, data: str, scores: dict[str, Any]) -> str:
@@ -221,9 +216,7 @@ keras-deeplab predict --model {source} --images photo.jpg
 other classes.""".replace("\n\n\n", "\n\n")
 
 
-def _scores_section(
-    scores: dict[str, Any], info: DatasetInfo, data: str, history: list[dict[str, str]]
-) -> str:
+def _scores_section(scores: dict[str, Any], info: DatasetInfo, data: str, history: Columns) -> str:
     split = escaped(scores["split"])
     lines = [
         "## Scores\n",
@@ -233,7 +226,7 @@ def _scores_section(
     ]
     if scores["split"] == "train":
         lines.append("**These are images of the training**: expect lower scores on others.")
-    elif _validated(history) and scores["split"] == "val":
+    elif scores["split"] == "val" and any(map(math.isfinite, history.get(MONITOR, ()))):
         lines.append(
             "The checkpoint with the best mean IoU on this split was kept: expect slightly lower "
             "scores on other images."
@@ -254,15 +247,13 @@ def _percent(value: float | None) -> str:
     return f"{100 * value:.1f}" if is_number(value) else "absent"
 
 
-def _validated(history: list[dict[str, str]]) -> bool:
-    return any(re.match(r"[0-9]", row.get(MONITOR) or "") for row in history)
-
-
-def _training_section(arguments: dict[str, Any], history: list[dict[str, str]]) -> str:
+def _training_section(arguments: dict[str, Any], history: Columns) -> str:
     recipe = arguments.get("recipe")
     if not isinstance(recipe, dict):
         return ""
-    steps = len(history) * arguments.get("steps_per_epoch", 0) or recipe.get("steps")
+    steps = len(history.get("epoch", ())) * arguments.get("steps_per_epoch", 0) or recipe.get(
+        "steps"
+    )
     length = f"{steps:,} steps of {recipe['batch_size']} images" if steps else "no steps"
     height, width = recipe["crop_size"]
     low, high = recipe["scales"]

@@ -12,6 +12,7 @@ from keras_deeplab.trainer.run_folder import RunFolder
 from keras_deeplab.validation import boolean, error
 from keras_deeplab.weights import load_model
 from keras_deeplab.weights.errors import shortened
+from keras_deeplab.weights.hub import checked_repo
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,7 @@ def push_to_hub(
     >>> model = keras_deeplab.load_model(address)  # doctest: +SKIP
     """
     boolean("private", private)
-    if not isinstance(repo, str) or repo.count("/") != 1:
-        raise error("repo", "'USER/NAME'", repo)
+    checked_repo(repo)
     folder = RunFolder(Path(run))
     load_model(folder.best_model, compile=False)  # what is uploaded can be loaded
     files = [folder.best_model, folder.path / CARD, folder.dataset, folder.metrics, folder.picture]

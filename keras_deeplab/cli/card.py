@@ -8,6 +8,7 @@ from pathlib import Path
 import keras_deeplab
 from keras_deeplab.cli.options import Parser, command
 from keras_deeplab.files import write_text
+from keras_deeplab.trainer import RunFolder
 from keras_deeplab.upload import CARD
 from keras_deeplab.validation import error
 
@@ -32,11 +33,12 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
-    path = options.run / CARD
+    folder = RunFolder(options.run)
+    path = folder.path / CARD
     if path.exists() and not options.overwrite:
         rule = f"a folder without {CARD}"
         raise error("--run", rule, str(options.run), "Use --overwrite to replace it.")
-    model = keras_deeplab.load_model(options.run / "model.keras", compile=False)
+    model = keras_deeplab.load_model(folder.best_model, compile=False)
     text = keras_deeplab.card(
         model, options.run, license=options.license, repo=options.repo, data=options.data
     )

@@ -33,9 +33,9 @@ def prediction(encoded: bytes, choice: Choice, settings: Settings) -> dict[str, 
 
     Returns:
         A dict for JSON: `width`, `height`; `image`, the pixels that were predicted, and `file`, the
-        label map, as data URIs; `labels` and `confidence` (255 times `confidence.margin`) of
-        the pixels, uint8, compressed by zlib, in base64; `shares` of the pixels
-        for each class in 0..1; `seconds` of the prediction.
+        label map, as data URIs; `labels` and `confidence` (255 times `confidence.margin`) of the
+        pixels, uint8, compressed by zlib, in base64; `shares` of the pixels for each class in 0..1;
+        `seconds` of the prediction.
 
     Raises:
         ValueError: If the file cannot be decoded or is too large, or a setting does not fit.

@@ -86,14 +86,14 @@ def open_run(path: str | os.PathLike) -> RunData:
     return RunData(
         path=folder.path,
         settings=settings,
-        history=_columns(folder.history),
-        epochs=_columns(folder.epochs),
+        history=columns(folder.history),
+        epochs=columns(folder.epochs),
         scores=scores,
     )
 
 
-def _columns(path: Path) -> Columns:
-    """The numbers of a table of epochs, by the names of its columns."""
+def columns(path: Path) -> Columns:
+    """Returns the numbers of a table of epochs, by the names of its columns."""
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", errors="replace", newline="") as file:

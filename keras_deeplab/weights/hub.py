@@ -12,6 +12,7 @@ from typing import Any
 
 from keras_deeplab._version import __version__
 from keras_deeplab.extras import require
+from keras_deeplab.validation import error
 from keras_deeplab.weights.errors import WeightsError, shortened
 
 logger = logging.getLogger(__name__)
@@ -21,13 +22,21 @@ MODEL, DATASET = "model.keras", "dataset.json"
 
 _PREFIX = "hf://"
 _NAME = r"\w[\w.-]*"  # no "..", as a revision becomes a path in the cache
-_ADDRESS = re.compile(rf"{_PREFIX}({_NAME}/{_NAME})(?:@({_NAME}(?:/{_NAME})*))?", re.ASCII)
+_REPO = re.compile(f"{_NAME}/{_NAME}", re.ASCII)
+_ADDRESS = re.compile(rf"{_PREFIX}({_REPO.pattern})(?:@({_NAME}(?:/{_NAME})*))?", re.ASCII)
 _MAX_DATASET_BYTES = 8 << 20
 
 
 def is_address(path: Any) -> bool:
     """Whether a model is given by its address on the Hub, rather than by the path of a file."""
     return isinstance(path, str) and path.startswith(_PREFIX)
+
+
+def checked_repo(repo: str) -> str:
+    """Returns the name of a repository, or raises a ValueError."""
+    if not isinstance(repo, str) or not _REPO.fullmatch(repo):
+        raise error("repo", "'USER/NAME'", repo)
+    return repo
 
 
 def local_path(path: str | os.PathLike) -> Path:
@@ -87,7 +96,7 @@ def _download_errors(address: str) -> Iterator[None]:
         yield
     except (WeightsError, MemoryError):
         raise
-    except Exception as error:  # the HTTP library has its own, which is not a dependency here
-        found = next((text for kind, text in reasons.items() if isinstance(error, kind)), None)
-        reason = found or f"it cannot be downloaded: {shortened(error)}"
-        raise WeightsError(address, reason) from error
+    except Exception as failed:  # the HTTP library has its own, which is not a dependency here
+        found = next((text for kind, text in reasons.items() if isinstance(failed, kind)), None)
+        reason = found or f"it cannot be downloaded: {shortened(failed)}"
+        raise WeightsError(address, reason) from failed
