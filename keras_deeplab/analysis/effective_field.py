@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.graph.features import tensor_of
-from keras_deeplab.graph.network import functional
+from keras_deeplab.graph.network import Functional, functional
 from keras_deeplab.validation import error, integer
 from keras_deeplab.validation import size as checked_size
 
@@ -77,7 +77,7 @@ def effective_receptive_field(
     Reference:
         [Luo et al., 2016](https://arxiv.org/abs/1701.04128), section 3.
     """
-    network = functional(model)
+    network = differentiable(model)
     seed = integer("seed", seed, minimum=0)
     rng = np.random.default_rng(seed)
     if images is None:
@@ -98,17 +98,33 @@ def effective_receptive_field(
         place = tuple(n // 2 for n in features.shape[1:3])
         weights = rng.choice([-1.0, 1.0], (len(images), features.shape[-1]))
         loss = tf.reduce_sum(features[:, place[0], place[1]] * tf.constant(weights, tf.float32))
-    gradient = tape.gradient(loss, pixels)
-    influence = np.zeros(images.shape) if gradient is None else abs(gradient.numpy().astype(float))
-    found = influence.sum(3)
-    sums = found.sum((1, 2), keepdims=True)
-    if not (sums > 0).all():
-        raise error(
-            "model",
-            "one whose output depends on the image",
-            f"gradients of 0 at the output of {layer or 'the model'}",
-            "Initial weights need batch-norm statistics: see `reestimate_batch_norm`.",
-        )
+    found = tape.gradient(loss, pixels, unconnected_gradients="zero").numpy()
+    shares = influence_shares(found, f"at the output of {layer or 'the model'}")
     sizes = zip(place, features.shape[1:3], images.shape[1:3], strict=True)
     centre = tuple(int((k + 0.5) * side / samples) for k, samples, side in sizes)
-    return EffectiveField((found / sums).mean(0).astype(np.float32), centre)
+    return EffectiveField(shares.mean(0).astype(np.float32), centre)
+
+
+def differentiable(model: keras.Model) -> Functional:
+    """Returns the functional graph of a model on pixels that have a gradient, or raises."""
+    network = functional(model)
+    dtype = tf.as_dtype(network.inputs[0].dtype)
+    if not dtype.is_floating:
+        raise error("model", "a network with an input of floating-point numbers", dtype.name)
+    return network
+
+
+def influence_shares(gradients: np.ndarray, where: str) -> np.ndarray:
+    """Returns the share of each pixel in an image's gradient: `(batch, height, width)`, sums 1."""
+    found = abs(gradients.astype(float)).sum(3)
+    sums = found.sum((1, 2), keepdims=True)
+    if not (np.isfinite(sums) & (sums > 0)).all():
+        received = "gradients of 0" if np.isfinite(sums).all() else "NaN or infinite gradients"
+        raise error(
+            "model",
+            "one whose output depends on the image, with finite gradients",
+            f"{received} {where}",
+            "Initial weights need batch-norm statistics: see `reestimate_batch_norm`. float16 "
+            "gradients can vanish or overflow: see `with_dtype`.",
+        )
+    return found / sums

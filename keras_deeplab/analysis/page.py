@@ -5,17 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.analysis.effective_field import EffectiveField
+from keras_deeplab.analysis.effective_field import EffectiveField, differentiable, influence_shares
 from keras_deeplab.analysis.receptive_field import receptive_field
-from keras_deeplab.graph.network import functional
 from keras_deeplab.html_page import data_uri
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.inference.pixels import ImageLike, image_pixels
@@ -78,7 +76,7 @@ def receptive_field_page(
     any_size = tf.TensorShape((None, None, None, spec.shape[-1]))
     pixels = _shrunk(image_pixels(image, any_size), spec, integer("max_side", max_side))
     height, width = pixels.shape[1:3]
-    network = functional(model)
+    network = differentiable(model)
     logits = tf.cast(network(pixels, training=False), tf.float32)
     if logits.shape[1:3] != (height, width):
         raise error("model", f"one with logits of the size {height}x{width}", logits.shape)
@@ -136,7 +134,7 @@ def _shrunk(pixels: np.ndarray, spec: tf.TensorSpec, max_side: int) -> np.ndarra
 
 def _influences(
     network: keras.Model, pixels: np.ndarray, labels: np.ndarray, places: Sequence[tuple[int, int]]
-) -> Any:
+) -> Iterator[np.ndarray]:
     """Yields for each place the share of each pixel in the gradient, with a sum of 1."""
     image = tf.constant(pixels)
 
@@ -146,19 +144,11 @@ def _influences(
             tape.watch(image)
             logits = tf.cast(network(image, training=False), tf.float32)
             value = logits[0, row, column, label]
-        found = tape.gradient(value, image, unconnected_gradients="zero")
-        return tf.reduce_sum(abs(found[0]), -1)
+        return tape.gradient(value, image, unconnected_gradients="zero")
 
     for place in places:
-        influence = gradient(*map(tf.constant, place), tf.constant(labels[place])).numpy()
-        if not influence.sum() > 0:
-            raise error(
-                "model",
-                "one whose output depends on the image",
-                f"a gradient of 0 at the pixel {place}",
-                "Initial weights need batch-norm statistics: see `reestimate_batch_norm`.",
-            )
-        yield influence / influence.sum()
+        found = gradient(*map(tf.constant, place), tf.constant(labels[place])).numpy()
+        yield influence_shares(found, f"at the pixel {place}")[0]
 
 
 def _heat(influence: np.ndarray) -> np.ndarray:

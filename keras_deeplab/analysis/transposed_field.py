@@ -11,6 +11,7 @@ from keras import layers as kl
 from keras_deeplab.graph.geometry import same_padding
 from keras_deeplab.graph.kinds import window
 from keras_deeplab.graph.network import layer_error, top_level_calls
+from keras_deeplab.validation import error, integers
 from keras_deeplab.validation import size as checked_size
 
 
@@ -37,7 +38,8 @@ def transposed_receptive_field(
         channels.
 
     Raises:
-        ValueError: If the model has branches or other layers.
+        ValueError: If the model has branches, other layers or several outputs, or the position is
+            outside the output.
 
     Example:
 
@@ -55,13 +57,27 @@ def transposed_receptive_field(
         if len(call.inputs) != 1 or (before and before.outputs[0] is not call.inputs[0]):
             raise layer_error("no branches", call.path, "joins branches or skips a layer.")
         sizes.append(_output_size(call.operation, call.path, sizes[-1]))
+    if len(model.outputs) != 1:
+        raise error("model", "one with one output", f"{len(model.outputs)} outputs")
+    if min(map(min, sizes)) < 1:
+        raise error("size", "as large as the kernels at least", size)
     channels = model.outputs[0].shape[-1]
-    row, column = position or tuple(n // 2 for n in sizes[-1])
+    row, column = _position(position, sizes[-1])
     weights = np.zeros((*sizes[-1], channels))
     weights[row, column] = 1
     for call, before in zip(reversed(calls), reversed(sizes[:-1]), strict=True):
         weights = _transposed(call.operation, weights, before)
     return weights
+
+
+def _position(position: tuple[int, int] | None, size: tuple[int, int]) -> tuple[int, int]:
+    if position is None:
+        return size[0] // 2, size[1] // 2
+    found = integers("position", position, minimum=0)
+    if len(found) != 2 or not np.less(found, size).all():
+        rule = f"a row and a column of the output, which has {size[0]}x{size[1]} samples"
+        raise error("position", rule, position)
+    return found
 
 
 def _pads(operation: Any, size: tuple[int, int]) -> list[tuple[int, int]]:

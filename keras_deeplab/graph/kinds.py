@@ -122,8 +122,12 @@ def _kind_by_axis(operation: Any, path: str) -> Kind:
             return Kind.POINTWISE
         if name in {"Mean", "Max", "Sum"} and {a % 4 for a in axes if a is not None} == {1, 2}:
             return Kind.GLOBAL
+    rule = "layers whose effect on height and width is known"
+    if isinstance(operation, layers.ResizeBy):
+        advice = "Of a MultiScale, give the model inside: `model.model`."
+        raise layer_error(rule, path, f"changes the scale of the image. {advice}")
     raise layer_error(
-        "layers whose effect on height and width is known",
+        rule,
         path,
         f"({name}) is unknown. If it computes each pixel from the same pixel of its inputs, "
         "declare that with keras_deeplab.graph.register_pointwise.",

@@ -87,6 +87,20 @@ def test_other_layers_are_an_error(layers, message):
         transposed_receptive_field(keras.Model(inputs, kl.Add()([x, inputs])), (9, 9))
 
 
+def test_positions_outside_and_images_smaller_than_the_kernels_are_errors():
+    stack = keras.Sequential([keras.Input((None, None, 1)), kl.Conv2D(1, 3)])
+    for position in [(5, 0), (-1, 0), (0,), (0.5, 1), 3]:
+        with pytest.raises(ValueError, match="`position` must be"):
+            transposed_receptive_field(stack, (7, 7), position)
+    assert transposed_receptive_field(stack, (7, 7), (4, 0))[6, 0] != 0
+    with pytest.raises(ValueError, match="`size` must be as large as the kernels"):
+        transposed_receptive_field(stack, (2, 9))
+    inputs = keras.Input((None, None, 1))
+    x = kl.Conv2D(1, 3)(inputs)
+    with pytest.raises(ValueError, match="one output"):
+        transposed_receptive_field(keras.Model(inputs, [x, kl.Conv2D(1, 3)(x)]), (9, 9))
+
+
 def test_the_side_holds_95_percent():
     field = np.zeros((21, 31), np.float32)
     field[10, 15] = 0.90
@@ -113,6 +127,7 @@ def test_a_linear_network_has_the_field_of_its_kernels():
 
 
 def test_of_a_model_and_of_a_layer():
+    keras.utils.set_random_seed(0)  # so that no output at the centre is 0
     model = calibrate(kd.DeepLabV3Plus(4, networks.tiny(), aspp_filters=8), image(65, 65, 2))
     images = image(97, 129, 2, seed=3)
     whole = effective_receptive_field(model, images)
@@ -136,3 +151,17 @@ def test_bad_arguments():
     )
     with pytest.raises(ValueError, match="reestimate_batch_norm"):
         effective_receptive_field(dead, size=(9, 9))
+
+
+def test_networks_without_a_gradient_are_an_error():
+    """Integers have none; in float16 it can overflow."""
+    inputs = keras.Input((None, None, 3), dtype="uint8")
+    x = kl.Conv2D(2, 3)(kl.Rescaling(1 / 255)(inputs))
+    with pytest.raises(ValueError, match="input of floating-point numbers. Received: .*uint8"):
+        effective_receptive_field(keras.Model(inputs, x), size=(9, 9))
+    large = keras.initializers.Constant(6e4)
+    half = kl.Conv2D(64, 3, kernel_initializer=large, dtype="mixed_float16")
+    total = kl.Conv2D(1, 1, kernel_initializer="ones")
+    model = keras.Sequential([keras.Input((None, None, 3)), half, total])
+    with pytest.raises(ValueError, match="infinite gradients .*with_dtype"):
+        effective_receptive_field(model, size=(9, 9))

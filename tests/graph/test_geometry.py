@@ -141,6 +141,13 @@ def test_unknown_layers_are_named():
         geometry(network(kl.Lambda(lambda x: x, name="black_box")))
 
 
+def test_of_a_multi_scale_the_model_inside_is_asked_for():
+    model = keras_deeplab.MultiScale(keras_deeplab.UNet(2, depth=1, filters=4), (1.0, 0.5))
+    with pytest.raises(ValueError, match="'image_0_5' changes the scale.*`model.model`"):
+        geometry(model, 32, 32)
+    assert geometry(model.model, 32, 32).output.size == (32, 32)
+
+
 def test_what_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="too small"):
         geometry(network(kl.Conv2D(2, 7)), 5, 5)
