@@ -99,6 +99,15 @@ def test_a_layer_that_is_used_twice_has_its_parameters_once():
     assert (found.parameters, found.multiply_adds) == (12, 2 * 9 * 64)
 
 
+def test_a_map_that_a_layer_reads_twice_is_freed_once():
+    inputs = keras.Input((8, 8, 4))  # 1024 bytes, as all maps but the last, which has 65536
+    x = kl.Multiply(name="square")([inputs, inputs])
+    x = kl.Conv2D(256, 1, name="wide")(kl.ReLU(name="act")(x))
+    found = cost(keras.Model(inputs, x), 8, 8, batch=100)
+    rest = found.inference_bytes - 172_000_000 - 3 * 140_000 - (4 + 1) * 256 * 4
+    assert rest == int(0.9 * 100 * (1024 + 65536))
+
+
 def test_memory_grows_with_the_batch_and_bounds_it():
     model = kd.DeepLabV3(4, networks.tiny(), aspp_filters=8)
     found = cost(model, 65, 97, memory=400_000_000)
