@@ -124,6 +124,41 @@ def test_memory_grows_with_the_batch_and_bounds_it():
     assert json.loads(json.dumps(found.to_dict()))["size"] == [65, 97]
 
 
+def test_a_batch_that_fills_the_memory_exactly_fits():
+    peak = cost(small(), 64, 64, batch=5)
+    for name in ("training", "inference"):
+        memory = getattr(peak, f"{name}_bytes")
+        assert getattr(cost(small(), 64, 64, memory=memory), f"largest_{name}_batch") == 5
+
+
+def test_training_takes_the_maps_of_the_auxiliary_head_too():
+    peaks = []
+    for auxiliary in (None, "stage16_out"):
+        model = kd.DeepLabV3(4, networks.tiny(), aspp_filters=8, auxiliary_layer=auxiliary)
+        one, two = (cost(model, 65, 65, batch) for batch in (1, 2))
+        peaks.append(
+            [two.training_bytes - one.training_bytes, two.inference_bytes - one.inference_bytes]
+        )
+    assert peaks[1][0] > peaks[0][0]
+    assert peaks[1][1] == peaks[0][1]
+
+
+def test_the_image_is_one_of_the_maps():
+    inputs = keras.Input((16, 16, 4))
+    found = cost(keras.Model(inputs, kl.Conv2D(1, 1, use_bias=False)(inputs)), 16, 16, batch=9)
+    rest = found.inference_bytes - 172_000_000 - 140_000 - 4 * 4
+    assert rest == int(0.9 * 9 * (4096 + 1024))
+
+
+def test_weights_of_half_precision_take_two_bytes():
+    inputs = keras.Input((1, 1, 10), dtype="bfloat16")
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        layer = kl.Conv2D(1000, 1, use_bias=False, dtype=dtype)
+        found[dtype] = cost(keras.Model(inputs, layer(inputs)), 1, 1).inference_bytes
+    assert found["float32"] - found["bfloat16"] == 2 * 10_000 + int(0.9 * 1000 * 2)
+
+
 def test_half_precision_halves_the_maps_of_the_backbone():
     peaks = []
     for dtype in ("float32", "mixed_bfloat16"):
