@@ -17,6 +17,7 @@ from collections.abc import Sequence
 # Each has a module of its name in `keras_deeplab.cli`.
 COMMANDS = {
     "train": "train a segmentation model, evaluate it and export it",
+    "tune": "search the learning rate and other values of a recipe",
     "evaluate": "compute the scores of a model on a data set",
     "compare": "compare the scores, curves and settings of runs",
     "predict": "predict label maps of images",

@@ -43,7 +43,7 @@ from keras_deeplab.models import (
 from keras_deeplab.pictures import comparison_picture, overlay
 from keras_deeplab.prediction import predict_files
 from keras_deeplab.tensorboard import TensorBoard
-from keras_deeplab.trainer import fit
+from keras_deeplab.trainer import fit, tune
 from keras_deeplab.upload import push_to_hub
 from keras_deeplab.weights import from_pretrained, load_model
 
@@ -90,5 +90,6 @@ __all__ = [
     "runtimes",
     "schedules",
     "trainer",
+    "tune",
     "weights",
 ]

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -34,6 +35,7 @@ SHORTER = {  # smaller images, batches and data sets, and fewer steps
     "images=30": "images=1",
     "train=20": "train=5",
     "steps=800": "steps=1, batch_size=2",
+    "minutes=120": "minutes=0.01",
     "crf.search(samples)": "crf.search(samples, {'appearance_weight': [5.0]}, 1)",
 }
 
@@ -189,6 +191,7 @@ OWN = {
     "trainer.run_comparison.compare",
     "trainer.fitting.fit",
     "trainer.run_data.open_run",
+    "trainer.tuning.tune",
 }
 # Examples that print numbers or names of layers of a backbone.
 OF_A_BACKBONE = {
@@ -259,6 +262,11 @@ def test_example_of_a_docstring(name, folder, tmp_path, monkeypatch, request):
             Path("runs", run, "run.json").write_text("{}")
         if name == "trainer.fitting.fit":
             shutil.rmtree("runs")
+        if name == "trainer.tuning.tune":
+            cost = SimpleNamespace(seconds=1e-6, steps=400)
+            monkeypatch.setattr(kd.trainer.tuning, "FOLDS", 2)
+            monkeypatch.setattr(kd.trainer.tuning, "training_cost", lambda *_: cost)
+            monkeypatch.setattr(kd.trainer.tuning, "_trained_score", lambda *_: 0.5)
         if name == "runtimes.open_exported":
             Path("saved_model").symlink_to(folder / "saved_model")
     for example in test.examples:

@@ -42,7 +42,7 @@ LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil", "scipy"}
 # Extras, imported where they are needed.
 EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"}
 EXTRAS |= {"pyvips", "imageio", "imageio_ffmpeg", "matplotlib", "huggingface_hub"}
-EXTRAS |= {"starlette", "anyio", "uvicorn"}
+EXTRAS |= {"starlette", "anyio", "uvicorn", "optuna"}
 # Imported where they are needed, as it takes time.
 EXTRAS |= {"tensorflow_datasets", "array_record"}
 

@@ -1,4 +1,4 @@
-"""Options of a recipe: `--learning-rate 0.01` or `--set learning_rate=0.01`."""
+"""Options of a model and a recipe: `--learning-rate 0.01` or `--set learning_rate=0.01`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import dataclasses
 from contextlib import suppress
 from typing import Any
 
-from keras_deeplab import recipes, validation
+from keras_deeplab import backbones, recipes, validation
 from keras_deeplab.cli.options import SIZE, height_and_width, one_of, positive
 from keras_deeplab.names import key, suggestion
-from keras_deeplab.trainer import ModelBuilder
+from keras_deeplab.trainer import MODELS, ModelBuilder
+from keras_deeplab.trainer.building import PRECISIONS
 
 FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
 # Options with the name of a value of the recipe, but another meaning.
@@ -20,6 +21,16 @@ HINTS = {
     **{key(field): f"Give it as --set {field}=VALUE." for field in FIELDS},
     "resume": "The same command resumes a run that was stopped.",
 }
+
+
+def add_builder(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a model that is built for the data."""
+    add = parser.add_argument
+    add("--model", **one_of(MODELS), help="default: that of --weights, or deeplab_v3_plus")
+    names = one_of(backbones.NAMES)
+    add("--backbone", **names, help="default: that of --weights, or of the model")
+    add("--weights", help="file to start from, or name of published weights, such as imagenet")
+    add("--mixed-precision", **one_of(PRECISIONS), help="default: float32")
 
 
 def add_recipe(group: argparse._ArgumentGroup) -> None:

@@ -17,10 +17,8 @@ from keras_deeplab.cli.options import (
     run_folder,
 )
 from keras_deeplab.cli.overfit import overfit
-from keras_deeplab.cli.recipe_options import HINTS, add_recipe, open_recipe
+from keras_deeplab.cli.recipe_options import HINTS, add_builder, add_recipe, open_recipe
 from keras_deeplab.evaluation import scores_table
-from keras_deeplab.trainer import MODELS
-from keras_deeplab.trainer.building import PRECISIONS
 
 
 def parser() -> Parser:
@@ -29,11 +27,7 @@ def parser() -> Parser:
     made = Parser(HINTS, prog="keras-deeplab train", description=description)
     add = made.add_argument
     add("--data", default="shapes", help=DATA)
-    add("--model", **one_of(MODELS), help="default: that of --weights, or deeplab_v3_plus")
-    backbones = one_of(keras_deeplab.backbones.NAMES)
-    add("--backbone", **backbones, help="default: that of --weights, or of the model")
-    add("--weights", help="file to start from, or name of published weights, such as imagenet")
-    add("--mixed-precision", **one_of(PRECISIONS), help="default: float32")
+    add_builder(made)
     strategies = one_of(distribution.STRATEGIES)
     add("--distribute", **strategies, default="none", help="see docs/distributed.md")
     add("--seed", type=int, default=0)

@@ -9,6 +9,7 @@ from keras_deeplab.data.faults import DatasetError, Fault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.formats import IMAGE_SUFFIXES
+from keras_deeplab.data.held_out import HeldOut
 from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.pipeline import batch_names, evaluation_dataset, training_dataset
 from keras_deeplab.data.preparing import prepare
@@ -25,6 +26,7 @@ __all__ = [
     "Fault",
     "FileSource",
     "Folder",
+    "HeldOut",
     "Report",
     "Shapes",
     "Source",

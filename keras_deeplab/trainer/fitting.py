@@ -177,7 +177,7 @@ def fit(
     }
     chief = strategy.extended.should_checkpoint
     folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
-    run = _Run(model, recipe, source, report, strategy, steps_per_epoch, seed, folder)
+    run = Training(model, recipe, source, report, strategy, steps_per_epoch, seed, folder)
     run.callbacks, run.transform = list(callbacks), transform
     if verbose and chief:
         run.callbacks.append(Progress(source.info.classes, steps_per_epoch, sum(run.epochs)))
@@ -209,7 +209,7 @@ def fit(
             on_chief(strategy, lambda: end(trained))
     finally:
         if folder is not None:
-            folder.unlock()
+            folder.lock.release()
     final, scores = finished or (trained, None)
     best = np.nanmax([-np.inf, *history.get(MONITOR, [])])
     best = float(best) if folder is None else folder.best_score()
@@ -287,7 +287,7 @@ def _architecture(model: keras.Model) -> str:
 
 
 @dataclass
-class _Run:
+class Training:
     """The stages of a recipe on one data set."""
 
     model: keras.Model | ModelBuilder

@@ -9,15 +9,11 @@ import math
 import shutil
 import zipfile
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from keras_deeplab import validation
 from keras_deeplab.files import check_unpacked, read_json, write_json, write_text
-
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None
+from keras_deeplab.trainer.folder_lock import FolderLock
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +84,8 @@ class RunFolder:
         self.picture = path / "predictions.png"
         self.saved_model = path / "saved_model"
         self.curves = path / "tensorboard"
-        self.lock_file = path / "run.lock"
+        self.lock = FolderLock(path, "run.lock")
         self.run = ""
-        self._lock: IO | None = None
 
     def begin(self, arguments: dict[str, Any]) -> int:
         """Locks the folder for a new run or an unfinished one; returns the completed epochs.
@@ -100,7 +95,7 @@ class RunFolder:
                 another process, files that are not a run's, or too few of an unfinished run's.
         """
         self._check_unfinished()  # so that a refused folder is left as it is
-        self._lock_folder()
+        self.lock.acquire()
         self._check_unfinished()  # another process may have finished its run in between
         self.run = digest(arguments)
         epochs = self._epochs_done(arguments)
@@ -119,36 +114,9 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} holds a finished run. Choose another folder, or delete it."
             )
-        present = set(self.path.iterdir()) - {self.lock_file} if self.path.exists() else set()
+        present = set(self.path.iterdir()) - {self.lock.file} if self.path.exists() else set()
         if present and self.arguments not in present:
             raise ValueError(f"{self.path} holds files, but no run.json. Choose another folder.")
-
-    def _lock_folder(self) -> None:
-        """Keeps other processes out until `unlock`; the system unlocks if this process is killed.
-
-        Windows and some network file systems have no such locks; there the folder is not locked.
-        """
-        if fcntl is None:
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = self.lock_file.open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.unlock()
-            raise ValueError(
-                f"{self.path} is in use by another process. Wait until it has ended, or choose "
-                "another folder."
-            ) from None
-        except OSError as error:
-            message = "%s cannot be locked (%s). Do not start another run in it."
-            logger.warning(message, self.path, error.strerror)
-
-    def unlock(self) -> None:
-        """Releases the lock."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
     def _epochs_done(self, arguments: dict[str, Any]) -> int:
         """The completed epochs of a run with these arguments; warns of a lost best model."""

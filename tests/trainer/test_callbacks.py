@@ -33,7 +33,7 @@ def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages(tmp_
     recipe = SHORT.replace(epochs=2, stage2_share=1.0)
     strategy = tf.distribute.get_strategy()
     folder = RunFolder(tmp_path)
-    run = fitting._Run("", recipe, source, data.audit(source), strategy, 2, 0, folder)
+    run = fitting.Training("", recipe, source, data.audit(source), strategy, 2, 0, folder)
     assert run.epochs == [2, 2]
     seen = []
     for number in range(2):

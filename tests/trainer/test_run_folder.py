@@ -16,6 +16,7 @@ import pytest
 
 from keras_deeplab.files import DiskFullError
 from keras_deeplab.trainer import callbacks, finishing
+from keras_deeplab.trainer.folder_lock import FolderLock
 from keras_deeplab.trainer.run_folder import MONITOR, Record, RunFolder, next_free
 
 ARGUMENTS = {"seed": 0}
@@ -34,7 +35,7 @@ def unfinished(path, arguments=ARGUMENTS):
     store(folder.last_model, folder.run, 3, score=0.6, best=0.7)
     store(folder.best_model, folder.run, 2, score=0.7, best=0.7)
     folder.history.write_text(f"epoch,{MONITOR}\n0,0.5\n1,0.7\n2,0.6\n")
-    folder.unlock()
+    folder.lock.release()
     return folder
 
 
@@ -48,7 +49,7 @@ def again(folder, arguments=ARGUMENTS):
     try:
         return folder.begin(arguments), folder.best_score()
     finally:
-        folder.unlock()
+        folder.lock.release()
 
 
 def test_a_run_resumes_from_its_last_model(tmp_path, logs):
@@ -229,7 +230,7 @@ def test_arguments_may_change_until_something_was_trained(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.begin({"batch_size": 512})  # and then the memory ran out in the first epoch
     folder.history.write_text("")
-    folder.unlock()
+    folder.lock.release()
     assert again(folder, {"batch_size": 8}) == (0, -np.inf)
     assert json.loads(folder.arguments.read_text()) == {"batch_size": 8}
     with pytest.raises(ValueError, match="seed was 0, is 1"):
@@ -257,18 +258,18 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
     with pytest.raises(ValueError, match=message):
         again(folder)
     assert contents(folder) == before
-    folder.unlock()
+    folder.lock.release()
     assert again(folder) == (3, 0.7)
 
 
 def test_a_run_that_ended_before_the_lock_is_not_resumed(tmp_path, monkeypatch):
-    first, lock = unfinished(tmp_path / "run"), RunFolder._lock_folder
+    first, acquire = unfinished(tmp_path / "run"), FolderLock.acquire
 
-    def lock_too_late(folder):
+    def acquire_too_late(lock):
         first.metrics.write_text("{}")
-        lock(folder)
+        acquire(lock)
 
-    monkeypatch.setattr(RunFolder, "_lock_folder", lock_too_late)
+    monkeypatch.setattr(FolderLock, "acquire", acquire_too_late)
     with pytest.raises(ValueError, match="holds a finished run"):
         again(first)
     assert Record.read(first.last_model).epochs == 3
@@ -326,7 +327,7 @@ def trained(folder, epochs, scores=(0.9, 0.2, 0.3, 0.4)):
             callbacks.Checkpoint(folder, restore=done > 0),
         ],
     )
-    folder.unlock()
+    folder.lock.release()
     assert int(model.optimizer.iterations) == epochs
     return folder
 

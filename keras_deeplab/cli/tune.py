@@ -1,0 +1,60 @@
+"""`keras-deeplab tune --data FOLDER --minutes N`: a search of the recipe's values."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras_deeplab
+from keras_deeplab.cli.options import DATA, Parser, command, positive, run_folder
+from keras_deeplab.cli.recipe_options import HINTS, add_builder, add_recipe, open_recipe
+
+
+def parser() -> Parser:
+    """Returns the parser of the command line."""
+    made = Parser(
+        HINTS,
+        prog="keras-deeplab tune",
+        description="Searches learning rate, crop size, scales, class weights and loss by short "
+        "trainings, scored on a fifth of the training images. The same command continues a search.",
+    )
+    add = made.add_argument
+    add("--data", default="shapes", help=DATA)
+    add("--minutes", type=positive, required=True, help="of the whole search")
+    add("--output", type=Path, help="default: runs/DATA-MODEL-BACKBONE-tuning")
+    add("--seed", type=int, default=0)
+    add_builder(made)
+    add_recipe(made.add_argument_group("recipe", "The values that the search begins with."))
+    return made
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    options = parser().parse_args(argv)
+    builder, recipe, _ = open_recipe(options)
+    folder = run_folder(options, builder.name, f"{builder.backbone or 'own'}-tuning")
+    try:
+        result = keras_deeplab.tune(
+            builder,
+            options.data,
+            recipe,
+            minutes=options.minutes,
+            output=folder,
+            seed=options.seed,
+        )
+    except KeyboardInterrupt:
+        print(f"\nInterrupted: run the same command again to continue {folder}.")
+        return 130  # the exit status of shells
+    print(result)
+    changes = [
+        f"{name}={value!r}"
+        for name, value in vars(result.recipe).items()
+        if value != getattr(recipe, name)
+    ]
+    if changes:
+        print(f"Train with --set {shlex.join(changes)}")
+    else:
+        print("No values were better than those of the recipe.")
+    return 0

@@ -1,0 +1,83 @@
+"""A part of the training images as a validation split, so that `val` stays for the final score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from keras_deeplab.data.source import DatasetInfo, Source
+from keras_deeplab.validation import error, integer
+
+BLOCKS = 5  # per fold
+
+
+class HeldOut(Source):
+    """The `train` split of a source, divided into `train` and `val`.
+
+    Neighbouring frames of a video look alike. So the images held out are not drawn one by one: the
+    names are cut in order into `5 * folds` blocks, of which every `folds`-th one is held out.
+
+    Args:
+        source: A source with a split `train`.
+        fold: Which part is held out, in `0..folds-1`.
+        folds: Number of parts, at least 2.
+
+    Raises:
+        ValueError: If an argument is out of its range, or there are fewer images than folds.
+
+    Example:
+
+    >>> source = keras_deeplab.data.HeldOut(keras_deeplab.data.Shapes(train=200, val=3), folds=2)
+    >>> len(source.names("train")) == len(source.names("val"))
+    True
+    """
+
+    def __init__(self, source: Source, fold: int = 0, folds: int = 5) -> None:
+        source.check_split("train")
+        folds = integer("folds", folds, minimum=2)
+        if integer("fold", fold, minimum=0) >= folds:
+            raise error("fold", f"below the number of folds, {folds}", fold)
+        names = source.names("train")
+        if len(names) < folds:
+            raise error("folds", f"at most the number of training images, {len(names)}", folds)
+        self.source = source
+        blocks = min(BLOCKS * folds, len(names) // folds * folds)
+        fold_of = np.arange(len(names)) * blocks // len(names) % folds
+        order = np.argsort(np.array(names), kind="stable")
+        held = fold_of == fold
+        self._positions = {"train": np.sort(order[~held]), "val": np.sort(order[held])}
+        self._names = {
+            split: [names[position] for position in positions]
+            for split, positions in self._positions.items()
+        }
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """`("train", "val")`."""
+        return ("train", "val")
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The classes and their colours."""
+        return self.source.info
+
+    def names(self, split: str) -> list[str]:
+        """Returns the names of a split's images, in the order of `dataset(split)`."""
+        self.check_split(split)
+        return self._names[split]
+
+    def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
+        """Returns a split's decoded pairs (see `Source.dataset`)."""
+        self.check_split(split)
+        positions = tf.constant(self._positions[split], tf.int64)
+        if numbers is None:
+            numbers = tf.data.Dataset.range(len(self._names[split]))
+        return self.source.dataset("train", numbers.map(lambda number: positions[number]))
+
+    def encoded_images(self, split: str) -> Callable[[int], bytes] | None:
+        """Returns a function that reads the encoded image at a position; None without files."""
+        self.check_split(split)
+        read = self.source.encoded_images("train")
+        return read and (lambda number: read(int(self._positions[split][number])))

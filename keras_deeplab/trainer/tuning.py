@@ -1,0 +1,353 @@
+"""A search of a recipe's values on images held out of the training split."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from keras_deeplab import data, recipes, validation
+from keras_deeplab.analysis.table import text_table
+from keras_deeplab.extras import require
+from keras_deeplab.files import write_json
+from keras_deeplab.recipes import Recipe
+from keras_deeplab.trainer.building import ModelBuilder
+from keras_deeplab.trainer.cost import training_cost
+from keras_deeplab.trainer.fitting import Training, for_data
+from keras_deeplab.trainer.folder_lock import FolderLock
+from keras_deeplab.trainer.run_folder import MONITOR, digest
+
+if TYPE_CHECKING:
+    import optuna
+
+logger = logging.getLogger(__name__)
+
+FACTOR = 3  # between the lengths, and of the trials of a length that get the next one
+LENGTHS = 3
+LONGEST_SHARE = 1 / 8  # of the time, for the longest training
+FEWEST_STEPS = 20
+FOLDS = 5
+LEARNING_RATES = 4  # times and divided by the recipe's
+CROPS = (1, 0.75, 0.5)  # of the recipe's crop
+SCALES = ((0.5, 2.0), (0.75, 1.5))
+LOSSES = (
+    "cross_entropy",
+    "cross_entropy + 0.5 * lovasz_softmax(stride=2)",
+    "cross_entropy + dice",
+)
+WEIGHT_POWERS = (0.25, 0.5)
+JOURNAL, RESULT, LOCK = "trials.log", "tuning.json", "tuning.lock"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One set of values.
+
+    Attributes:
+        values: The values of the recipe.
+        scores: Mean IoU on the images held out, after trainings of so many steps.
+        failure: Why the training failed, or None.
+    """
+
+    values: Mapping[str, Any]
+    scores: Mapping[int, float]
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """The result of `tune`; `print` shows it as a table.
+
+    Attributes:
+        recipe: The recipe with the values found, in its own length.
+        trials: All trials, the best first: those that were trained longest, by mean IoU.
+        baseline: The trial with the recipe's own values.
+    """
+
+    recipe: Recipe
+    trials: Sequence[Trial]
+    baseline: Trial
+
+    def __str__(self) -> str:
+        lengths = sorted({length for trial in self.trials for length in trial.scores})
+        names = list(self.baseline.values)
+        rows = [["mean IoU after", *(f"{length} steps" for length in lengths), *names]]
+        for trial in self.trials:
+            label = "recipe" if trial is self.baseline else ""
+            scores = [
+                f"{trial.scores[length]:.3f}" if length in trial.scores else ""
+                for length in lengths
+            ]
+            rows.append([label, *scores, *map(_text, trial.values.values())])
+            if trial.failure:
+                rows[-1][0] = "failed"
+        return text_table(rows)
+
+
+def tune(
+    model: ModelBuilder | str,
+    source: data.Source | str | os.PathLike,
+    recipe: Recipe | str = "finetune",
+    *,
+    minutes: float,
+    output: str | os.PathLike,
+    seed: int = 0,
+) -> TuningResult:
+    """Searches learning rate, crop size, scales, class weights and loss of a recipe.
+
+    A fifth of the training images is held out (see `data.HeldOut`); `val` is not used, so that it
+    can judge the result. Optuna proposes values (the first are the recipe's own). Each trial is a
+    whole short training. Of three trials one is trained again three times as long, and of three
+    such trials one nine times as long: asynchronous successive halving. A search that was stopped
+    continues with the same call, also with more minutes.
+
+    The values are those for short trainings. A learning rate that is best there can be too large
+    for a longer one.
+
+    Args:
+        model: A `ModelBuilder`, or the name of a model.
+        source: The data, or its path (see `data.open_source`).
+        recipe: A recipe, or its name in `recipes.RECIPES`. A second stage is left out in trials.
+        minutes: Time of the whole search, on all calls together.
+        output: New folder for the files of the search, or that of an unfinished one.
+        seed: Seed of the proposals and of every training.
+
+    Returns:
+        A `TuningResult`, which is also written to `tuning.json`.
+
+    Raises:
+        ImportError: If Optuna is not installed (`pip install keras_deeplab[tune]`).
+        ValueError: If an argument is out of its range, the minutes are too few, or `output` has
+            another search.
+        data.DatasetError: If the audit finds faults in the data.
+
+    Example:
+
+    >>> result = keras_deeplab.tune("deeplab_v3_plus", "photos", minutes=120, output="tuning")
+    >>> keras_deeplab.fit("deeplab_v3_plus", "photos", result.recipe, run_dir="runs/tuned")
+
+    Reference:
+        [Li et al., 2018](https://arxiv.org/abs/1810.05934), section 3.
+    """
+    require("tune", "tune", "optuna")
+    seconds = 60 * validation.positive("minutes", minutes)
+    seed = validation.integer("seed", seed, minimum=0)
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else type(source).__name__
+    if not isinstance(source, data.Source):
+        source = data.open_source(source)
+    builder = ModelBuilder(model) if isinstance(model, str) else model
+    if not isinstance(builder, ModelBuilder):
+        raise validation.error("model", "a ModelBuilder or the name of a model", model)
+    if isinstance(recipe, str):
+        recipe = recipes.get(recipe, builder.network)
+    builder.check(recipe)
+    held_out = data.HeldOut(source, folds=FOLDS)
+    folder = Path(output)
+    arguments = {
+        **builder.to_dict(),
+        "data": name,
+        "data_files": digest([source.info.to_dict(), source.names("train")]),
+        "recipe": recipe.to_dict(),
+        "seed": seed,
+    }
+    lock = FolderLock(folder, LOCK)
+    lock.acquire()
+    try:
+        study = _open_study(folder, arguments, seed)
+        report = data.audit(held_out)
+        filled = for_data(recipe, report.splits["train"], source.info.classes)
+        choices = _choices(filled)
+        if "steps" not in study.user_attrs:
+            cost = training_cost(builder, held_out, report, filled)
+            logger.info("%s", cost)
+            study.set_user_attr("steps", _shortest(cost.seconds, cost.steps, seconds))
+            study.enqueue_trial(_own_values(filled, choices))
+        _search(study, builder, filled, held_out, report, choices, seconds, seed)
+        result = _result(study, recipe, choices)
+        content = {
+            "recipe": result.recipe.to_dict(),
+            "trials": [dataclasses.asdict(trial) for trial in result.trials],
+        }
+        write_json(folder / RESULT, content)
+    finally:
+        lock.release()
+    return result
+
+
+def _open_study(folder: Path, arguments: dict[str, Any], seed: int) -> optuna.Study:
+    """Opens the search of a folder, or begins one; trials that were cut off are run again."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    present = {path.name for path in folder.iterdir()} - {JOURNAL, RESULT, LOCK, f"{JOURNAL}.lock"}
+    if present:
+        rule = "a new folder, or that of a search"
+        raise validation.error("output", rule, str(folder), f"It has {', '.join(sorted(present))}")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    done = len((folder / JOURNAL).read_bytes().splitlines()) if (folder / JOURNAL).exists() else 0
+    study = optuna.create_study(
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+        # A search that goes on draws anew.
+        sampler=optuna.samplers.TPESampler(seed=seed + done),
+        study_name="tuning",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    stored = study.user_attrs.get("arguments")
+    if stored is None:
+        study.set_user_attr("arguments", arguments)
+    elif stored != arguments:
+        changed = [key for key in arguments if stored.get(key) != arguments[key]]
+        rule = "a new folder, or that of a search with the same arguments"
+        raise validation.error("output", rule, str(folder), f"Others are {', '.join(changed)}")
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        study.enqueue_trial(trial.params)
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    return study
+
+
+def _shortest(step_seconds: float, recipe_steps: int, seconds: float) -> int:
+    """The steps of the shortest trainings: the longest take a share of the time."""
+    longest = min(recipe_steps, int(LONGEST_SHARE * seconds / step_seconds))
+    steps = longest // FACTOR ** (LENGTHS - 1)
+    if steps < FEWEST_STEPS:
+        needed = FEWEST_STEPS * FACTOR ** (LENGTHS - 1) * step_seconds / LONGEST_SHARE / 60
+        if recipe_steps < FEWEST_STEPS * FACTOR ** (LENGTHS - 1):
+            rule = f"a recipe of at least {FEWEST_STEPS * FACTOR ** (LENGTHS - 1)} steps"
+            raise validation.error("recipe", rule, f"{recipe_steps} steps")
+        raise validation.error("minutes", f"at least {needed:.0f}", round(seconds / 60, 1))
+    return steps
+
+
+def _choices(recipe: Recipe) -> dict[str, dict[str, dict[str, Any]]]:
+    """For each thing that is varied the changes of the recipe by their text, its own first."""
+    height, width = recipe.crop_size
+    crops = [(round(share * height), round(share * width)) for share in CROPS]
+    own = {"class_weights": recipe.class_weights, "class_weights_power": recipe.class_weights_power}
+    weights = [own, {**own, "class_weights": None}]
+    weights += [
+        {"class_weights": "median", "class_weights_power": power} for power in WEIGHT_POWERS
+    ]
+    return {
+        "crop_size": {f"{w}x{h}": {"crop_size": (h, w)} for h, w in crops},
+        "scales": {f"{a:g}..{b:g}": {"scales": (a, b)} for a, b in (recipe.scales, *SCALES)},
+        "class_weights": {_weights_text(**each): each for each in weights},
+        "loss": {loss: {"loss": loss} for loss in (recipe.loss, *LOSSES)},
+    }
+
+
+def _weights_text(class_weights: str | None, class_weights_power: float) -> str:
+    return "none" if class_weights is None else f"{class_weights} ** {class_weights_power:g}"
+
+
+def _own_values(recipe: Recipe, choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    own = {name: next(iter(options)) for name, options in choices.items()}
+    return {"learning_rate": recipe.learning_rate, **own}
+
+
+def _search(
+    study: optuna.Study,
+    builder: ModelBuilder,
+    recipe: Recipe,
+    source: data.HeldOut,
+    report: data.Report,
+    choices: Mapping[str, Mapping[str, dict[str, Any]]],
+    seconds: float,
+    seed: int,
+) -> None:
+    """Runs trials until the time is over."""
+    import optuna
+
+    shortest = study.user_attrs["steps"]
+    study.pruner = optuna.pruners.SuccessiveHalvingPruner(shortest, FACTOR)
+    step_seconds = study.user_attrs.get("step_seconds", 0.0)
+    end = time.monotonic() + seconds - _spent(study)
+    rate = recipe.learning_rate
+    while time.monotonic() + shortest * step_seconds < end:
+        trial = study.ask()
+        lowest, highest = rate / LEARNING_RATES, rate * LEARNING_RATES
+        changes = {"learning_rate": trial.suggest_float("learning_rate", lowest, highest, log=True)}
+        for name, options in choices.items():
+            changes |= options[trial.suggest_categorical(name, list(options))]
+        changed = recipe.replace(**changes, stage2_share=0.0)
+        for steps in (shortest * FACTOR**i for i in range(LENGTHS)):
+            if steps > shortest and time.monotonic() + steps * step_seconds > end:
+                break
+            begin = time.monotonic()
+            try:
+                score = _trained_score(builder, changed, source, report, steps, seed)
+            except ValueError as error:  # such as a loss that is not finite
+                if trial.number == 0:
+                    raise
+                trial.set_user_attr("failure", str(error))
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                logger.warning("Trial %d failed: %s", trial.number, error)
+                break
+            step_seconds = (time.monotonic() - begin) / steps
+            study.set_user_attr("step_seconds", step_seconds)
+            trial.report(score, steps)
+            logger.info(
+                "Trial %d, %d steps: mean IoU %.3f (%s)",
+                *(trial.number, steps, score),
+                ", ".join(f"{name} {_text(value)}" for name, value in trial.params.items()),
+            )
+            if trial.should_prune():
+                break
+        if "failure" not in trial.user_attrs:
+            study.tell(trial, score)
+
+
+def _trained_score(
+    builder: ModelBuilder,
+    recipe: Recipe,
+    source: data.HeldOut,
+    report: data.Report,
+    steps: int,
+    seed: int,
+) -> float:
+    """Trains by a recipe that is shortened to some steps; returns the mean IoU after the last."""
+    keras.utils.set_random_seed(seed)
+    recipe = recipe.replace(steps=steps, epochs=None)
+    training = Training(
+        builder, recipe, source, report, tf.distribute.get_strategy(), steps, seed, None
+    )
+    _, history = training.train()
+    return history[MONITOR][-1]
+
+
+def _spent(study: optuna.Study) -> float:
+    """Seconds of all finished trials."""
+    return sum(t.duration.total_seconds() for t in study.get_trials() if t.duration is not None)
+
+
+def _result(
+    study: optuna.Study, recipe: Recipe, choices: Mapping[str, Mapping[str, dict[str, Any]]]
+) -> TuningResult:
+    trials = []
+    for trial in study.get_trials():
+        failure = trial.user_attrs.get("failure")
+        if trial.state.is_finished() and (trial.intermediate_values or failure):
+            scores = dict(sorted(trial.intermediate_values.items()))
+            trials.append(Trial(trial.params, scores, failure))
+    baseline = trials[0]
+    # Only trials of one length are compared, the longest.
+    trials.sort(
+        key=lambda trial: [(n, trial.scores[n]) for n in reversed(trial.scores)], reverse=True
+    )
+    best = trials[0].values
+    changes = {"learning_rate": best["learning_rate"]}
+    for name, options in choices.items():
+        changes |= options[best[name]]
+    return TuningResult(recipe.replace(**changes), tuple(trials), baseline)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

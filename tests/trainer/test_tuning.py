@@ -1,0 +1,199 @@
+"""The search of a recipe's values: by a function in place of the trainings, and once in earnest."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+import keras_deeplab as kd
+from keras_deeplab import data, recipes
+from keras_deeplab.cli import tune as command
+from keras_deeplab.trainer import ModelBuilder, tuning
+
+pytest.importorskip("optuna")
+
+RECIPE = recipes.get("shapes", "unet").replace(
+    batch_size=2, model={"depth": 2, "filters": 4}, steps=2_000, class_weights="inverse"
+)
+
+
+@pytest.fixture
+def source():
+    return data.Shapes(train=10, val=3)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only trainings move: a second for each step."""
+
+    class Clock:
+        now = 0.0
+        trained: list = []
+
+    clock = Clock()
+    clock.trained = []
+    monkeypatch.setattr(tuning.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(tuning, "_spent", lambda study: clock.now)
+    return clock
+
+
+@pytest.fixture
+def score(monkeypatch, clock):
+    """Scores that are better the nearer the learning rate is to 0.001, and with longer training."""
+
+    class Cost:
+        seconds, steps = 1.0, 2_000
+
+    def trained_score(builder, recipe, source, report, steps, seed):
+        clock.now += steps
+        clock.trained.append((recipe, steps))
+        return math.exp(-abs(math.log(recipe.learning_rate / 0.001))) * (1 - 1 / steps)
+
+    monkeypatch.setattr(tuning, "training_cost", lambda *_: Cost())
+    monkeypatch.setattr(tuning, "_trained_score", trained_score)
+    return trained_score
+
+
+def search(source, path, minutes=60 * 8, **arguments):
+    return kd.tune("unet", source, RECIPE, minutes=minutes, output=path, **arguments)
+
+
+def test_successive_halving_finds_better_values_in_its_time(source, tmp_path, clock, score):
+    result = search(source, tmp_path / "t")
+    seconds = 60 * 60 * 8
+    lengths = [steps for _, steps in clock.trained]
+    # The longest training is the recipe's length, which is shorter than an eighth of the time.
+    assert set(lengths) == {222, 666, 1998}
+    assert seconds - 222 < sum(lengths) <= seconds
+    assert 1 < lengths.count(1998) <= lengths.count(666) < lengths.count(222)
+    seen = {222: [], 666: []}  # trained longer: the best third so far, or the best of few
+    for number, (recipe, steps) in enumerate(clock.trained):
+        if steps in seen and sum(lengths[: number + 1]) + 3 * steps < seconds:
+            seen[steps].append(score_of(recipe))
+            better = sum(score > score_of(recipe) for score in seen[steps])
+            is_longer = lengths[number + 1] == 3 * steps
+            assert is_longer == (better < max(1, len(seen[steps]) // 3))
+    first = clock.trained[0][0]
+    assert first == RECIPE.replace(crop_size=first.crop_size)
+    assert result.baseline.values["learning_rate"] == RECIPE.learning_rate
+    best = max((recipe for recipe, n in clock.trained if n == 1998), key=lambda r: score_of(r))
+    assert result.recipe.learning_rate == best.learning_rate
+    assert abs(math.log(result.recipe.learning_rate / 0.001)) < 0.2
+    assert result.recipe.steps == RECIPE.steps
+    stored = json.loads((tmp_path / "t" / "tuning.json").read_text())
+    assert stored["recipe"] == result.recipe.to_dict()
+    assert len(stored["trials"]) == len(result.trials) == lengths.count(222)
+    lines = str(result).splitlines()
+    assert len(lines) == 1 + len(result.trials)
+    assert "222 steps" in lines[0]
+    assert f"{result.recipe.learning_rate:.3g}" in lines[1]
+
+
+def score_of(recipe):
+    return -abs(math.log(recipe.learning_rate / 0.001))
+
+
+def test_all_choices_are_drawn(source, tmp_path, clock, score):
+    search(source, tmp_path / "t", minutes=3_000)
+    drawn = [recipe for recipe, _ in clock.trained]
+    assert {recipe.scales for recipe in drawn} == {(1.0, 1.0), *tuning.SCALES}
+    assert {recipe.loss for recipe in drawn} == {RECIPE.loss, *tuning.LOSSES}
+    weights = {(r.class_weights, r.class_weights and r.class_weights_power) for r in drawn}
+    assert weights == {("inverse", 0.25), (None, None), ("median", 0.25), ("median", 0.5)}
+    assert len({recipe.crop_size for recipe in drawn}) == 3
+    rates = [recipe.learning_rate / RECIPE.learning_rate for recipe in drawn]
+    assert 0.25 <= min(rates) < 0.5
+    assert 2 < max(rates) <= 4
+
+
+def test_a_search_goes_on_where_it_was_stopped(source, tmp_path, clock, score, monkeypatch):
+    path = tmp_path / "t"
+    calls = []
+
+    def stops(builder, recipe, *others):
+        calls.append(recipe)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return score(builder, recipe, *others)
+
+    monkeypatch.setattr(tuning, "_trained_score", stops)
+    with pytest.raises(KeyboardInterrupt):
+        search(source, path)
+    stopped, before = calls[-1], clock.now
+    monkeypatch.setattr(tuning, "_trained_score", score)
+    count = len(clock.trained)
+    result = search(source, path)
+    assert clock.trained[count][0] == stopped  # from its shortest training
+    assert before < clock.now <= 60 * 60 * 8
+    assert result.baseline.values["learning_rate"] == RECIPE.learning_rate
+    more = search(source, path, minutes=60 * 10)
+    assert len(more.trials) > len(result.trials)
+    with pytest.raises(ValueError, match="same arguments.*Others are seed"):
+        search(source, path, seed=1)
+
+
+def test_a_trial_that_fails_is_shown_and_the_recipe_that_fails_is_an_error(
+    source, tmp_path, clock, score, monkeypatch
+):
+    def fails(builder, recipe, *others):
+        if recipe.learning_rate > RECIPE.learning_rate:
+            clock.now += 100
+            raise ValueError("the loss became nan")
+        return score(builder, recipe, *others)
+
+    monkeypatch.setattr(tuning, "_trained_score", fails)
+    result = search(source, tmp_path / "t")
+    failed = [trial for trial in result.trials if trial.failure]
+    assert {trial.failure for trial in failed} == {"the loss became nan"}
+    assert result.trials[-1] is failed[-1]
+    assert result.trials[0].failure is None
+    assert "failed" in str(result)
+
+    def always(*_):
+        raise ValueError("a recipe that cannot be")
+
+    monkeypatch.setattr(tuning, "_trained_score", always)
+    with pytest.raises(ValueError, match="cannot be"):
+        search(source, tmp_path / "other")
+
+
+def test_bad_arguments(source, tmp_path, score):
+    with pytest.raises(ValueError, match="`minutes` must be at least 24"):
+        search(source, tmp_path / "t", minutes=5)
+    with pytest.raises(ValueError, match="`minutes` must be a positive number"):
+        search(source, tmp_path / "t", minutes=0)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="new folder.*thesis.txt"):
+        search(source, tmp_path)
+    with pytest.raises(ValueError, match="`model` must be a ModelBuilder"):
+        kd.tune(kd.UNet(3, depth=1), source, minutes=5, output=tmp_path / "t")
+
+
+@pytest.mark.slow
+def test_in_earnest_by_the_command(tmp_path, capsys):
+    """Two minutes of real trainings, all of which change the held-out score."""
+    path = tmp_path / "t"
+    arguments = ["--data", "shapes", "--model", "unet", "--minutes", "2", "--output", str(path)]
+    arguments += ["--batch-size", "2", "--set", "model={'depth': 2, 'filters': 4}"]
+    arguments += ["crop_size=(32, 32)"]
+    assert command.main(arguments) == 0
+    printed = capsys.readouterr().out
+    stored = json.loads((path / "tuning.json").read_text())
+    scores = [score for trial in stored["trials"] for score in trial["scores"].values()]
+    assert len(set(scores)) > 3
+    assert "Train with --set" in printed or "No values were better" in printed
+    assert "mean IoU after" in printed
+
+
+def test_trained_score_is_that_of_the_images_held_out(source):
+    held_out = data.HeldOut(source)
+    report = data.audit(held_out)
+    recipe = RECIPE.replace(crop_size=(32, 32), learning_rate=0.01)
+    builder = ModelBuilder("unet")
+    scores = [
+        tuning._trained_score(builder, recipe, held_out, report, steps, seed=0)
+        for steps in (2, 30, 30)
+    ]
+    assert 0 <= scores[0] < scores[1] == pytest.approx(scores[2], abs=1e-6)
