@@ -53,8 +53,7 @@ def test_the_lowest_versions_are_the_lower_bounds():
         required += requirements(text) if name not in ("docs", "test") else []
     bounds = lowest("\n".join(required))
     assert len(bounds) == len(required), "a package is listed twice"
-    others = {"tensorflow-metadata": "1.17.0"}  # of tensorflow-datasets
-    assert pinned("lowest.txt") == bounds | others
+    assert pinned("lowest.txt") == bounds
     assert pinned("newest.txt").keys() == bounds.keys()
 
 

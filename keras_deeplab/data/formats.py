@@ -7,7 +7,6 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import tensorflow as tf
 from PIL import (
     BmpImagePlugin,
     ImageFile,
@@ -43,11 +42,7 @@ FORMATS = {
     "PNG": Format((".png",), PngImagePlugin.PngImageFile, tensorflow=True, label_maps=True),
     # TensorFlow reads BMP too, but with the indices of a palette as grey values.
     "BMP": Format((".bmp",), BmpImagePlugin.BmpImageFile, label_maps=True),
-    "WebP": Format(
-        (".webp",),
-        WebPImagePlugin.WebPImageFile,
-        tensorflow=hasattr(tf.raw_ops, "DecodeWebP"),  # which TensorFlow 2.18 lacks
-    ),
+    "WebP": Format((".webp",), WebPImagePlugin.WebPImageFile, tensorflow=True),
     "TIFF": Format((".tif", ".tiff"), TiffImagePlugin.TiffImageFile, label_maps=True),
 }
 IMAGE_SUFFIXES = tuple(suffix for kind in FORMATS.values() for suffix in kind.suffixes)

@@ -143,6 +143,7 @@ def test_class_weight_of_labels_of_whole_images_is_keras_own():
     model.compile(keras.optimizers.SGD(0.0), loss, run_eagerly=True)
     images, labels = IMAGES[:2, :32, :32], np.array([0, 1])
     plain = model.train_on_batch(images, labels)
+    model.reset_metrics()
     twice = model.train_on_batch(images, labels, class_weight={0: 2.0, 1: 2.0})
     assert np.ravel(twice)[0] == pytest.approx(2 * np.ravel(plain)[0], rel=1e-5)
 
