@@ -17,6 +17,7 @@ from keras_deeplab.inference import Predictor, logits_spec, model_functions
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of V3 and V3+
+LARGER = (1.5, 2.0)  # each as the only one
 TIMED = 5  # images, after one that compiles
 TRIMAP = "4"  # pixels
 HEAD = ("", "mean IoU", "boundary mean IoU", f"mean IoU within {TRIMAP} px", "ms per image")
@@ -26,9 +27,9 @@ def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
         prog="python -m training.test_time",
-        description="Measures a model as it is, at output stride 8, at several scales and mirrored "
-        "(the mean of the probabilities), with a dense CRF, and with all of these; prints a table "
-        "in Markdown.",
+        description="Measures a model as it is, at output stride 8, on enlarged images, at several "
+        "scales and mirrored (the mean of the probabilities), with a dense CRF, and with all of "
+        "these; prints a table in Markdown.",
     )
     add = made.add_argument
     add("--model", type=Path, required=True, help=".keras file; of a MultiScale the model inside")
@@ -64,6 +65,8 @@ def variants(
     has_finer = fine.output_stride != model.output_stride
     if has_finer:
         yield "output stride 8", fine
+    for scale in LARGER:
+        yield f"scale {scale:g}", with_test_time_augmentation(model, [scale])
     yield "mirrored", with_test_time_augmentation(model, None, flip=True)
     yield "scales", with_test_time_augmentation(model, scales)
     yield "scales, mirrored", with_test_time_augmentation(model, scales, flip=True)

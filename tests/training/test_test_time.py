@@ -42,6 +42,8 @@ def test_the_variants():
     assert views == {
         "plain": [],
         "output stride 8": [],
+        "scale 1.5": [((1.5,), False)],
+        "scale 2": [((2.0,), False)],
         "mirrored": [((1.0,), True)],
         "scales": [(SCALES, False)],
         "scales, mirrored": [(SCALES, True)],
@@ -58,4 +60,6 @@ def test_the_variants():
 
 def test_a_model_without_a_choice_of_stride_has_no_row_for_it():
     names = [row for row, _ in test_time.variants(calibrated("unet"), SCALES, CRF)]
-    assert names == ["plain", "mirrored", "scales", "scales, mirrored", "dense CRF", "all"]
+    enlarged = ["scale 1.5", "scale 2"]
+    several = ["mirrored", "scales", "scales, mirrored"]
+    assert names == ["plain", *enlarged, *several, "dense CRF", "all"]
