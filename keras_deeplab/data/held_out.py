@@ -23,9 +23,12 @@ class HeldOut(Source):
         source: A source with a split `train`.
         fold: Which part is held out, in `0..folds-1`.
         folds: Number of parts, at least 2.
+        prefix: Begin of the names that are held out, such as that of a recording, in place of a
+            fold.
 
     Raises:
-        ValueError: If an argument is out of its range, or there are fewer images than folds.
+        ValueError: If an argument is out of its range, there are fewer images than folds, or all
+            or none are held out.
 
     Example:
 
@@ -34,7 +37,9 @@ class HeldOut(Source):
     True
     """
 
-    def __init__(self, source: Source, fold: int = 0, folds: int = 5) -> None:
+    def __init__(
+        self, source: Source, fold: int = 0, folds: int = 5, prefix: str | None = None
+    ) -> None:
         source.check_split("train")
         folds = integer("folds", folds, minimum=2)
         if integer("fold", fold, minimum=0) >= folds:
@@ -43,11 +48,16 @@ class HeldOut(Source):
         if len(names) < folds:
             raise error("folds", f"at most the number of training images, {len(names)}", folds)
         self.source = source
-        blocks = min(BLOCKS * folds, len(names) // folds * folds)
-        fold_of = np.arange(len(names)) * blocks // len(names) % folds
-        order = np.argsort(np.array(names), kind="stable")
-        held = fold_of == fold
-        self._positions = {"train": np.sort(order[~held]), "val": np.sort(order[held])}
+        if prefix is None:
+            blocks = min(BLOCKS * folds, len(names) // folds * folds)
+            held = np.empty(len(names), bool)
+            order = np.argsort(np.array(names), kind="stable")
+            held[order] = np.arange(len(names)) * blocks // len(names) % folds == fold
+        else:
+            held = np.array([name.startswith(prefix) for name in names])
+        if held.all() or not held.any():
+            raise error("prefix", "that of some of the training images, not of all", prefix)
+        self._positions = {"train": np.flatnonzero(~held), "val": np.flatnonzero(held)}
         self._names = {
             split: [names[position] for position in positions]
             for split, positions in self._positions.items()

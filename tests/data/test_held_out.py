@@ -37,6 +37,16 @@ def test_neighbours_are_held_out_together():
     assert np.count_nonzero(np.diff(numbers) > 1) == 4  # five blocks
 
 
+def test_a_recording_is_held_out_by_its_prefix(source):
+    names = source.names("train")
+    part = HeldOut(source, prefix=names[3])
+    assert part.names("val") == [names[3]]
+    assert part.names("train") == names[:3] + names[4:]
+    for prefix in ("", "seq05"):
+        with pytest.raises(ValueError, match="`prefix` must be that of some"):
+            HeldOut(source, prefix=prefix)
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_pairs_are_those_of_the_source(source, split):
     part = HeldOut(source, fold=2, folds=3)

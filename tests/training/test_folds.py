@@ -1,0 +1,46 @@
+"""Scores on folds and seeds."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_deeplab import MultiScale, data, evaluate, load_model
+from training import folds
+
+ARGUMENTS = "--model unet --steps 2 --steps-per-epoch 2 --batch-size 2 --crop-size 32"
+
+
+@pytest.mark.slow
+def test_mean_and_deviation_of_folds_and_seeds(tmp_path, monkeypatch, capsys):
+    source = data.Shapes(train=6, val=3)
+    monkeypatch.setattr(data, "open_source", lambda name: source)
+    parts = ["1", source.names("train")[0]]
+    arguments = [*ARGUMENTS.split(), "--output", str(tmp_path), "--folds", *parts]
+    arguments += ["--seeds", "3", "4", "--test-scales", "1", "1.5"]
+    arguments += ["--set", "model={'depth': 1, 'filters': 4}"]
+    assert folds.main(arguments) == 0
+    table = [
+        line.strip("| ").split(" | ")
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("| ")
+    ]
+    assert table[0] == ["fold", "seed", "scale 1", "scale 1.5"]
+    runs = [row for row in table[2:] if row[0] not in ("mean", "deviation")]
+    assert [row[:2] for row in runs] == [[part, seed] for part in parts for seed in "34"]
+    model = load_model(tmp_path / "1-4" / "model.keras", compile=False)
+    pairs = data.evaluation_dataset(data.HeldOut(source, 1))
+    larger = MultiScale(model, [1.5], fusion="mean")
+    expected = [evaluate(one, pairs, verbose=0)["mean_iou"] for one in (model, larger)]
+    assert runs[1][2:] == [f"{100 * value:.1f}" for value in expected]
+    values = np.array([[float(cell) for cell in row[2:]] for row in runs])
+    for name, reduce in (("mean", np.mean), ("deviation", np.std)):
+        row = next(row for row in table if row[0] == name)
+        np.testing.assert_allclose([float(c) for c in row[-2:]], reduce(values, 0), atol=0.11)
+    stored = json.loads((tmp_path / "1-3" / "scale_1.5.json").read_text())
+    assert f"{100 * stored['mean_iou']:.1f}" == runs[0][3]
+    monkeypatch.setattr(folds.kd, "fit", None)  # a second call trains and scores nothing
+    monkeypatch.setattr(folds.kd, "evaluate", None)
+    assert folds.main(arguments) == 0

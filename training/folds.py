@@ -1,0 +1,86 @@
+"""A recipe on several folds and seeds: `python -m training.folds --data DATA --folds 0 1`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import keras_deeplab as kd
+from keras_deeplab.cli.options import DATA, Parser, command
+from keras_deeplab.cli.recipe_options import HINTS, add_builder, add_recipe, open_recipe
+from keras_deeplab.files import read_json_object, write_json
+from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
+
+
+def parser() -> Parser:
+    """Returns the parser of the command line."""
+    made = Parser(
+        HINTS,
+        prog="python -m training.folds",
+        description="Trains on the training images without a fold of them, scores on the fold, and "
+        "prints mean and standard deviation over folds and seeds. `val` is not used. The same "
+        "command resumes.",
+    )
+    add = made.add_argument
+    add("--data", default="shapes", help=DATA)
+    parts = {"nargs": "+", "metavar": "FOLD"}
+    add("--folds", **parts, required=True, help="0 to 4, or begins of names, such as recordings")
+    add("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    text = "score one view at each of these scales of the image"
+    add("--test-scales", type=float, nargs="+", default=[1.0], metavar="S", help=text)
+    add("--output", type=Path, required=True, help="folder of the runs")
+    add_builder(made)
+    add_recipe(made.add_argument_group("recipe"))
+    return made
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    options = parser().parse_args(argv)
+    source = kd.data.open_source(options.data)
+    rows = []
+    print(row(["fold", "seed", *(f"scale {scale:g}" for scale in options.test_scales)]))
+    print(row(["---"] * (2 + len(options.test_scales))), flush=True)
+    for fold in options.folds:
+        part = {"fold": int(fold)} if fold in {*"01234"} else {"prefix": fold}
+        held_out = kd.data.HeldOut(source, **part)
+        for seed in options.seeds:
+            folder = options.output / f"{fold}-{seed}"
+            if not (folder / "metrics.json").exists():
+                builder, recipe, _ = open_recipe(options)
+                kd.fit(
+                    builder,
+                    held_out,
+                    recipe,
+                    run_dir=folder,
+                    steps_per_epoch=options.steps_per_epoch,
+                    seed=seed,
+                )
+            rows.append([score(folder, held_out, scale) for scale in options.test_scales])
+            print(row([fold, seed, *(f"{100 * value:.1f}" for value in rows[-1])]), flush=True)
+    for name, values in (("mean", np.mean(rows, 0)), ("deviation", np.std(rows, 0))):
+        print(row([name, "", *(f"{100 * value:.1f}" for value in values)]))
+    return 0
+
+
+def score(folder: Path, source: kd.data.HeldOut, scale: float) -> float:
+    """Returns the mean IoU of a run's model at a scale, computed once."""
+    path = folder / f"scale_{scale:g}.json"
+    if not path.exists():
+        model = unwrapped(kd.load_model(folder / "model.keras", compile=False))
+        model = with_test_time_augmentation(model, None if scale == 1 else [scale])
+        report = kd.evaluate(model, kd.data.evaluation_dataset(source), verbose=0)
+        write_json(path, report)
+    return read_json_object(path)["mean_iou"]
+
+
+def row(cells: Sequence[object]) -> str:
+    """Returns a row of a table in Markdown."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
