@@ -24,6 +24,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     requests: Counter[str] = Counter()
+    second = threading.Event()
 
     def log_message(self, *arguments) -> None:
         """Not on the screen."""
@@ -42,6 +43,13 @@ class Handler(BaseHTTPRequestHandler):
     def answer_whole(self) -> None:
         self.begin(Content_Length=str(len(BODY)))
         self.wfile.write(BODY)
+
+    def answer_to_several(self) -> None:
+        """Begins once there is a second request."""
+        if Handler.requests[self.path] > 1:
+            Handler.second.set()
+        assert Handler.second.wait(20)
+        self.answer_whole()
 
     def answer_cut(self) -> None:
         self.begin(Content_Length=str(len(BODY)))
@@ -73,6 +81,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     Handler.requests.clear()
+    Handler.second.clear()
     with serving(Handler) as address:
         yield address
 
@@ -150,9 +159,9 @@ def test_downloads_at_once_do_not_disturb_each_other(server, tmp_path):
 
     def fetched(_: int) -> bytes:
         together.wait(20)
-        return published.fetch(f"{server}/whole", MD5, "a").read_bytes()
+        return published.fetch(f"{server}/to_several", MD5, "a").read_bytes()
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(fetched, range(6))) == {BODY}
-    assert Handler.requests["/whole"] > 1
+    assert Handler.requests["/to_several"] > 1
     assert files(tmp_path) == {"a"}
