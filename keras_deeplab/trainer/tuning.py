@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -158,6 +159,8 @@ def tune(
         "recipe": recipe.to_dict(),
         "seed": seed,
     }
+    _check_folder(folder)  # before the lock, so that a refused folder is left as it is
+    folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder, LOCK)
     lock.acquire()
     try:
@@ -182,15 +185,19 @@ def tune(
     return result
 
 
+def _check_folder(folder: Path) -> None:
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    others = sorted(present - {JOURNAL, RESULT, LOCK, f"{JOURNAL}.lock"})
+    if others:
+        rule = "a new folder, or that of a search"
+        raise validation.error("output", rule, str(folder), f"It has {', '.join(others)}")
+
+
 def _open_study(folder: Path, arguments: dict[str, Any], seed: int) -> optuna.Study:
     """Opens the search of a folder, or begins one; trials that were cut off are run again."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
-    present = {path.name for path in folder.iterdir()} - {JOURNAL, RESULT, LOCK, f"{JOURNAL}.lock"}
-    if present:
-        rule = "a new folder, or that of a search"
-        raise validation.error("output", rule, str(folder), f"It has {', '.join(sorted(present))}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     done = len((folder / JOURNAL).read_bytes().splitlines()) if (folder / JOURNAL).exists() else 0
     study = optuna.create_study(
@@ -216,15 +223,15 @@ def _open_study(folder: Path, arguments: dict[str, Any], seed: int) -> optuna.St
 
 def _shortest(step_seconds: float, recipe_steps: int, seconds: float) -> int:
     """The steps of the shortest trainings: the longest take a share of the time."""
+    times = FACTOR ** (LENGTHS - 1)
+    if recipe_steps < FEWEST_STEPS * times:
+        rule = f"a recipe of at least {FEWEST_STEPS * times} steps"
+        raise validation.error("recipe", rule, f"{recipe_steps} steps")
     longest = min(recipe_steps, int(LONGEST_SHARE * seconds / step_seconds))
-    steps = longest // FACTOR ** (LENGTHS - 1)
-    if steps < FEWEST_STEPS:
-        needed = FEWEST_STEPS * FACTOR ** (LENGTHS - 1) * step_seconds / LONGEST_SHARE / 60
-        if recipe_steps < FEWEST_STEPS * FACTOR ** (LENGTHS - 1):
-            rule = f"a recipe of at least {FEWEST_STEPS * FACTOR ** (LENGTHS - 1)} steps"
-            raise validation.error("recipe", rule, f"{recipe_steps} steps")
-        raise validation.error("minutes", f"at least {needed:.0f}", round(seconds / 60, 1))
-    return steps
+    if longest < FEWEST_STEPS * times:
+        needed = math.ceil(FEWEST_STEPS * times * step_seconds / LONGEST_SHARE / 60)
+        raise validation.error("minutes", f"at least {needed}", round(seconds / 60, 1))
+    return longest // times
 
 
 def _choices(recipe: Recipe) -> dict[str, dict[str, dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,15 +44,15 @@ def clock(monkeypatch):
 def score(monkeypatch, clock):
     """Scores that are better the nearer the learning rate is to 0.001, and with longer training."""
 
-    class Cost:
-        seconds, steps = 1.0, 2_000
+    def cost(builder, source, report, recipe):
+        return SimpleNamespace(seconds=1.0, steps=recipe.steps)
 
     def trained_score(builder, recipe, source, report, steps, seed):
         clock.now += steps
         clock.trained.append((recipe, steps))
         return math.exp(-abs(math.log(recipe.learning_rate / 0.001))) * (1 - 1 / steps)
 
-    monkeypatch.setattr(tuning, "training_cost", lambda *_: Cost())
+    monkeypatch.setattr(tuning, "training_cost", cost)
     monkeypatch.setattr(tuning, "_trained_score", trained_score)
     return trained_score
 
@@ -162,11 +163,15 @@ def test_a_trial_that_fails_is_shown_and_the_recipe_that_fails_is_an_error(
 def test_bad_arguments(source, tmp_path, score):
     with pytest.raises(ValueError, match="`minutes` must be at least 24"):
         search(source, tmp_path / "t", minutes=5)
+    with pytest.raises(ValueError, match="a recipe of at least 180 steps"):
+        kd.tune("unet", source, RECIPE.replace(steps=90), minutes=60, output=tmp_path / "u")
     with pytest.raises(ValueError, match="`minutes` must be a positive number"):
         search(source, tmp_path / "t", minutes=0)
     (tmp_path / "thesis.txt").write_text("mine")
+    before = sorted(tmp_path.iterdir())
     with pytest.raises(ValueError, match="new folder.*thesis.txt"):
         search(source, tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(ValueError, match="`model` must be a ModelBuilder"):
         kd.tune(kd.UNet(3, depth=1), source, minutes=5, output=tmp_path / "t")
 
