@@ -341,7 +341,7 @@ def _result(
     trials = []
     for trial in study.get_trials():
         failure = trial.user_attrs.get("failure")
-        if trial.state.is_finished() and (trial.intermediate_values or failure):
+        if trial.value is not None or failure:  # not those that were cut off
             scores = dict(sorted(trial.intermediate_values.items()))
             trials.append(Trial(trial.params, scores, failure))
     baseline = trials[0]

@@ -109,13 +109,14 @@ def test_all_choices_are_drawn(source, tmp_path, clock, score):
     assert 2 < max(rates) <= 4
 
 
-def test_a_search_goes_on_where_it_was_stopped(source, tmp_path, clock, score, monkeypatch):
+@pytest.mark.parametrize("stop", [2, 6])
+def test_a_search_goes_on_where_it_was_stopped(source, tmp_path, clock, score, monkeypatch, stop):
     path = tmp_path / "t"
     calls = []
 
     def stops(builder, recipe, *others):
         calls.append(recipe)
-        if len(calls) == 6:
+        if len(calls) == stop:
             raise KeyboardInterrupt
         return score(builder, recipe, *others)
 
@@ -129,6 +130,8 @@ def test_a_search_goes_on_where_it_was_stopped(source, tmp_path, clock, score, m
     assert clock.trained[count][0] == stopped  # from its shortest training
     assert before < clock.now <= 60 * 60 * 8
     assert result.baseline.values["learning_rate"] == RECIPE.learning_rate
+    own = [trial for trial in result.trials if trial.values == result.baseline.values]
+    assert len(own) == 1
     more = search(source, path, minutes=60 * 10)
     assert len(more.trials) > len(result.trials)
     with pytest.raises(ValueError, match="same arguments.*Others are seed"):
