@@ -26,7 +26,7 @@ def parser() -> Parser:
     add = made.add_argument
     add("--data", default="shapes", help=DATA)
     parts = {"nargs": "+", "metavar": "FOLD"}
-    add("--folds", **parts, required=True, help="0 to 4, or begins of names, such as recordings")
+    add("--folds", **parts, required=True, help="0 to 4, or prefixes of names, such as recordings")
     add("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     text = "score one view at each of these scales of the image"
     add("--test-scales", type=float, nargs="+", default=[1.0], metavar="S", help=text)

@@ -17,7 +17,7 @@ def parser() -> Parser:
         HINTS,
         prog="keras-deeplab tune",
         description="Searches learning rate, crop size, scales, class weights and loss by short "
-        "trainings, scored on a fifth of the training images. The same command continues a search.",
+        "trainings, scored on a fifth of the training images. The same command resumes a search.",
     )
     add = made.add_argument
     add("--data", default="shapes", help=DATA)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=options.seed,
         )
     except KeyboardInterrupt:
-        print(f"\nInterrupted: run the same command again to continue {folder}.")
+        print(f"\nInterrupted: run the same command again to resume {folder}.")
         return 130  # the exit status of shells
     print(result)
     changes = [

@@ -23,7 +23,7 @@ class HeldOut(Source):
         source: A source with a split `train`.
         fold: Which part is held out, in `0..folds-1`.
         folds: Number of parts, at least 2.
-        prefix: Begin of the names that are held out, such as that of a recording, in place of a
+        prefix: Prefix of the names that are held out, such as that of a recording, in place of a
             fold.
 
     Raises:

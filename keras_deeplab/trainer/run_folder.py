@@ -124,16 +124,10 @@ class RunFolder:
         rows = max(0, len(_rows(self.history)) - 1)
         if not paths and rows <= 1:  # nothing was trained yet
             return 0
-        before, now = flat(read_json(self.arguments, RESTORE)), flat(arguments)
-        differences = [
-            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
-        if differences:
+        if changes := differences(read_json(self.arguments, RESTORE), arguments):
             raise ValueError(
                 f"{self.path} holds an unfinished run with other arguments "
-                f"({'; '.join(differences)}). Choose another folder, or delete it."
+                f"({changes}). Choose another folder, or delete it."
             )
         records = {path: Record.read(path) for path in paths}
         for path, record in records.items():
@@ -206,6 +200,16 @@ def next_free(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Names the arguments that differ, with both values; empty if they are equal."""
+    before, now = flat(before), flat(now)
+    return "; ".join(
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    )
 
 
 def flat(arguments: dict[str, Any], prefix: str = "") -> dict[str, Any]:

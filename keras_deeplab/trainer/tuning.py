@@ -7,8 +7,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.cost import training_cost
 from keras_deeplab.trainer.fitting import Training, for_data
 from keras_deeplab.trainer.folder_lock import FolderLock
-from keras_deeplab.trainer.run_folder import MONITOR, digest
+from keras_deeplab.trainer.run_folder import MONITOR, differences, digest
 
 if TYPE_CHECKING:
     import optuna
@@ -45,6 +46,8 @@ LOSSES = (
     "cross_entropy + dice",
 )
 WEIGHT_POWERS = (0.25, 0.5)
+# For each thing that is varied the changes of the recipe by their text, its own first.
+Choices = Mapping[str, Mapping[str, Mapping[str, Any]]]
 JOURNAL, RESULT, LOCK = "trials.log", "tuning.json", "tuning.lock"
 
 
@@ -82,14 +85,9 @@ class TuningResult:
         names = list(self.baseline.values)
         rows = [["mean IoU after", *(f"{length} steps" for length in lengths), *names]]
         for trial in self.trials:
-            label = "recipe" if trial is self.baseline else ""
-            scores = [
-                f"{trial.scores[length]:.3f}" if length in trial.scores else ""
-                for length in lengths
-            ]
+            label = "failed" if trial.failure else "recipe" if trial is self.baseline else ""
+            scores = [f"{trial.scores[n]:.3f}" if n in trial.scores else "" for n in lengths]
             rows.append([label, *scores, *map(_text, trial.values.values())])
-            if trial.failure:
-                rows[-1][0] = "failed"
         return text_table(rows)
 
 
@@ -107,8 +105,8 @@ def tune(
     A fifth of the training images is held out (see `data.HeldOut`); `val` is not used, so that it
     can judge the result. Optuna proposes values (the first are the recipe's own). Each trial is a
     whole short training. Of three trials one is trained again three times as long, and of three
-    such trials one nine times as long: asynchronous successive halving. A search that was stopped
-    continues with the same call, also with more minutes.
+    such trials one nine times as long: asynchronous successive halving. The same call resumes a
+    search that was stopped, also with more minutes.
 
     The values are those for short trainings. A learning rate that is best there can be too large
     for a longer one.
@@ -173,7 +171,8 @@ def tune(
             logger.info("%s", cost)
             study.set_user_attr("steps", _shortest(cost.seconds, cost.steps, seconds))
             study.enqueue_trial(_own_values(filled, choices))
-        _search(study, builder, filled, held_out, report, choices, seconds, seed)
+        train = partial(_trained_score, builder, held_out, report, seed)
+        _search(study, filled, choices, train, seconds)
         result = _result(study, recipe, choices)
         content = {
             "recipe": result.recipe.to_dict(),
@@ -194,27 +193,24 @@ def _check_folder(folder: Path) -> None:
 
 
 def _open_study(folder: Path, arguments: dict[str, Any], seed: int) -> optuna.Study:
-    """Opens the search of a folder, or begins one; trials that were cut off are run again."""
+    """Opens the search of a folder, or begins one; interrupted trials are run again."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    done = len((folder / JOURNAL).read_bytes().splitlines()) if (folder / JOURNAL).exists() else 0
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-        # A search that goes on draws anew.
-        sampler=optuna.samplers.TPESampler(seed=seed + done),
         study_name="tuning",
         direction="maximize",
         load_if_exists=True,
     )
-    stored = study.user_attrs.get("arguments")
-    if stored is None:
+    if "arguments" not in study.user_attrs:
         study.set_user_attr("arguments", arguments)
-    elif stored != arguments:
-        changed = [key for key in arguments if stored.get(key) != arguments[key]]
+    elif changes := differences(study.user_attrs["arguments"], arguments):
         rule = "a new folder, or that of a search with the same arguments"
-        raise validation.error("output", rule, str(folder), f"Others are {', '.join(changed)}")
+        raise validation.error("output", rule, str(folder), changes)
+    # Not the same proposals again when a search is resumed.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials()))
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.enqueue_trial(trial.params)
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -234,8 +230,8 @@ def _shortest(step_seconds: float, recipe_steps: int, seconds: float) -> int:
     return longest // times
 
 
-def _choices(recipe: Recipe) -> dict[str, dict[str, dict[str, Any]]]:
-    """For each thing that is varied the changes of the recipe by their text, its own first."""
+def _choices(recipe: Recipe) -> Choices:
+    """What is tried for a recipe that has a crop size."""
     height, width = recipe.crop_size
     crops = [(round(share * height), round(share * width)) for share in CROPS]
     own = {"class_weights": recipe.class_weights, "class_weights_power": recipe.class_weights_power}
@@ -255,70 +251,89 @@ def _weights_text(class_weights: str | None, class_weights_power: float) -> str:
     return "none" if class_weights is None else f"{class_weights} ** {class_weights_power:g}"
 
 
-def _own_values(recipe: Recipe, choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _own_values(recipe: Recipe, choices: Choices) -> dict[str, Any]:
     own = {name: next(iter(options)) for name, options in choices.items()}
     return {"learning_rate": recipe.learning_rate, **own}
 
 
 def _search(
     study: optuna.Study,
-    builder: ModelBuilder,
     recipe: Recipe,
-    source: data.HeldOut,
-    report: data.Report,
-    choices: Mapping[str, Mapping[str, dict[str, Any]]],
+    choices: Choices,
+    train: Callable[[Recipe, int], float],
     seconds: float,
-    seed: int,
 ) -> None:
-    """Runs trials until the time is over."""
+    """Runs trials until the time is over; `train(recipe, steps)` returns a mean IoU."""
     import optuna
 
     shortest = study.user_attrs["steps"]
     study.pruner = optuna.pruners.SuccessiveHalvingPruner(shortest, FACTOR)
-    step_seconds = study.user_attrs.get("step_seconds", 0.0)
     end = time.monotonic() + seconds - _spent(study)
-    rate = recipe.learning_rate
-    while time.monotonic() + shortest * step_seconds < end:
+
+    def has_time(steps: int) -> bool:
+        step_seconds = study.user_attrs.get("step_seconds", 0.0)
+        return time.monotonic() + steps * step_seconds < end
+
+    while has_time(shortest):
         trial = study.ask()
-        lowest, highest = rate / LEARNING_RATES, rate * LEARNING_RATES
-        changes = {"learning_rate": trial.suggest_float("learning_rate", lowest, highest, log=True)}
-        for name, options in choices.items():
-            changes |= options[trial.suggest_categorical(name, list(options))]
-        changed = recipe.replace(**changes, stage2_share=0.0)
-        for steps in (shortest * FACTOR**i for i in range(LENGTHS)):
-            if steps > shortest and time.monotonic() + steps * step_seconds > end:
-                break
-            begin = time.monotonic()
-            try:
-                score = _trained_score(builder, changed, source, report, steps, seed)
-            except ValueError as error:  # such as a loss that is not finite
-                if trial.number == 0:
-                    raise
-                trial.set_user_attr("failure", str(error))
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                logger.warning("Trial %d failed: %s", trial.number, error)
-                break
-            step_seconds = (time.monotonic() - begin) / steps
-            study.set_user_attr("step_seconds", step_seconds)
-            trial.report(score, steps)
-            logger.info(
-                "Trial %d, %d steps: mean IoU %.3f (%s)",
-                *(trial.number, steps, score),
-                ", ".join(f"{name} {_text(value)}" for name, value in trial.params.items()),
-            )
-            if trial.should_prune():
-                break
-        if "failure" not in trial.user_attrs:
+        _propose(trial, recipe.learning_rate, choices)
+        changed = recipe.replace(**_changes(trial.params, choices), stage2_share=0.0)
+        try:
+            score = _train_longer(study, trial, partial(train, changed), has_time)
+        except ValueError as error:  # such as a loss that is not finite
+            if trial.number == 0:
+                raise
+            logger.warning("Trial %d failed: %s", trial.number, error)
+            trial.set_user_attr("failure", str(error))
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
             study.tell(trial, score)
+
+
+def _propose(trial: optuna.Trial, rate: float, choices: Choices) -> None:
+    """Draws the values of a trial, around a learning rate."""
+    trial.suggest_float("learning_rate", rate / LEARNING_RATES, rate * LEARNING_RATES, log=True)
+    for name, options in choices.items():
+        trial.suggest_categorical(name, list(options))
+
+
+def _changes(values: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
+    """From the values of a trial to changes of the recipe."""
+    changes = {"learning_rate": values["learning_rate"]}
+    for name, options in choices.items():
+        changes |= options[values[name]]
+    return changes
+
+
+def _train_longer(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    train: Callable[[int], float],
+    has_time: Callable[[int], bool],
+) -> float:
+    """Trains longer and longer while a trial is among the best; returns the last mean IoU."""
+    for power in range(LENGTHS):
+        steps = study.user_attrs["steps"] * FACTOR**power
+        if power and not has_time(steps):
+            break
+        begin = time.monotonic()
+        score = train(steps)
+        study.set_user_attr("step_seconds", (time.monotonic() - begin) / steps)
+        trial.report(score, steps)
+        values = ", ".join(f"{name} {_text(value)}" for name, value in trial.params.items())
+        logger.info("Trial %d, %d steps: mean IoU %.3f (%s)", *(trial.number, steps, score, values))
+        if trial.should_prune():
+            break
+    return score
 
 
 def _trained_score(
     builder: ModelBuilder,
-    recipe: Recipe,
     source: data.HeldOut,
     report: data.Report,
-    steps: int,
     seed: int,
+    recipe: Recipe,
+    steps: int,
 ) -> float:
     """Trains by a recipe that is shortened to some steps; returns the mean IoU after the last."""
     keras.utils.set_random_seed(seed)
@@ -335,25 +350,18 @@ def _spent(study: optuna.Study) -> float:
     return sum(t.duration.total_seconds() for t in study.get_trials() if t.duration is not None)
 
 
-def _result(
-    study: optuna.Study, recipe: Recipe, choices: Mapping[str, Mapping[str, dict[str, Any]]]
-) -> TuningResult:
+def _result(study: optuna.Study, recipe: Recipe, choices: Choices) -> TuningResult:
     trials = []
     for trial in study.get_trials():
         failure = trial.user_attrs.get("failure")
-        if trial.value is not None or failure:  # not those that were cut off
+        if trial.value is not None or failure:  # not the interrupted ones
             scores = dict(sorted(trial.intermediate_values.items()))
             trials.append(Trial(trial.params, scores, failure))
     baseline = trials[0]
     # Only trials of one length are compared, the longest.
-    trials.sort(
-        key=lambda trial: [(n, trial.scores[n]) for n in reversed(trial.scores)], reverse=True
-    )
-    best = trials[0].values
-    changes = {"learning_rate": best["learning_rate"]}
-    for name, options in choices.items():
-        changes |= options[best[name]]
-    return TuningResult(recipe.replace(**changes), tuple(trials), baseline)
+    trials.sort(key=lambda trial: sorted(trial.scores.items(), reverse=True), reverse=True)
+    found = recipe.replace(**_changes(trials[0].values, choices))
+    return TuningResult(found, tuple(trials), baseline)
 
 
 def _text(value: Any) -> str:

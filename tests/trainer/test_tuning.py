@@ -1,4 +1,4 @@
-"""The search of a recipe's values: by a function in place of the trainings, and once in earnest."""
+"""The search of a recipe's values: with a function in place of the trainings, and with them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def score(monkeypatch, clock):
     def cost(builder, source, report, recipe):
         return SimpleNamespace(seconds=1.0, steps=recipe.steps)
 
-    def trained_score(builder, recipe, source, report, steps, seed):
+    def trained_score(builder, source, report, seed, recipe, steps):
         clock.now += steps
         clock.trained.append((recipe, steps))
         return math.exp(-abs(math.log(recipe.learning_rate / 0.001))) * (1 - 1 / steps)
@@ -110,15 +110,15 @@ def test_all_choices_are_drawn(source, tmp_path, clock, score):
 
 
 @pytest.mark.parametrize("stop", [2, 6])
-def test_a_search_goes_on_where_it_was_stopped(source, tmp_path, clock, score, monkeypatch, stop):
+def test_a_search_resumes_where_it_was_stopped(source, tmp_path, clock, score, monkeypatch, stop):
     path = tmp_path / "t"
     calls = []
 
-    def stops(builder, recipe, *others):
+    def stops(builder, source, report, seed, recipe, steps):
         calls.append(recipe)
         if len(calls) == stop:
             raise KeyboardInterrupt
-        return score(builder, recipe, *others)
+        return score(builder, source, report, seed, recipe, steps)
 
     monkeypatch.setattr(tuning, "_trained_score", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -134,18 +134,18 @@ def test_a_search_goes_on_where_it_was_stopped(source, tmp_path, clock, score, m
     assert len(own) == 1
     more = search(source, path, minutes=60 * 10)
     assert len(more.trials) > len(result.trials)
-    with pytest.raises(ValueError, match="same arguments.*Others are seed"):
+    with pytest.raises(ValueError, match="same arguments.*seed was 0, is 1"):
         search(source, path, seed=1)
 
 
 def test_a_trial_that_fails_is_shown_and_the_recipe_that_fails_is_an_error(
     source, tmp_path, clock, score, monkeypatch
 ):
-    def fails(builder, recipe, *others):
+    def fails(builder, source, report, seed, recipe, steps):
         if recipe.learning_rate > RECIPE.learning_rate:
             clock.now += 100
             raise ValueError("the loss became nan")
-        return score(builder, recipe, *others)
+        return score(builder, source, report, seed, recipe, steps)
 
     monkeypatch.setattr(tuning, "_trained_score", fails)
     result = search(source, tmp_path / "t")
@@ -180,7 +180,7 @@ def test_bad_arguments(source, tmp_path, score):
 
 
 @pytest.mark.slow
-def test_in_earnest_by_the_command(tmp_path, capsys):
+def test_the_command_with_real_trainings(tmp_path, capsys):
     """Two minutes of real trainings, all of which change the held-out score."""
     path = tmp_path / "t"
     arguments = ["--data", "shapes", "--model", "unet", "--minutes", "2", "--output", str(path)]
@@ -201,6 +201,6 @@ def test_trained_score_is_that_of_the_images_held_out(source):
     recipe = RECIPE.replace(crop_size=(32, 32), learning_rate=0.01)
     builder = ModelBuilder("unet")
     scores = [
-        tuning._trained_score(builder, recipe, held_out, report, steps, seed=0) for steps in (2, 30)
+        tuning._trained_score(builder, held_out, report, 0, recipe, steps) for steps in (2, 30)
     ]
     assert 0 <= scores[0] < scores[1]
