@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from keras_deeplab.cli.options import DATA, Parser, command
 from keras_deeplab.cli.recipe_options import HINTS, add_builder, add_recipe, open_recipe
 from keras_deeplab.files import read_json_object, write_json
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
+from keras_deeplab.trainer.run_folder import RunFolder, differences, digest
+from keras_deeplab.validation import error
 
 
 def parser() -> Parser:
@@ -41,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     source = kd.data.open_source(options.data)
+    builder, recipe, _ = open_recipe(options)
+    arguments = {
+        **builder.to_dict(),
+        "data_files": digest([source.info.to_dict(), source.names("train")]),
+        "recipe": recipe.to_dict(),
+        "steps_per_epoch": options.steps_per_epoch,
+    }
+    check_same(options.output / "folds.json", arguments)
     rows = []
     print(row(["fold", "seed", *(f"scale {scale:g}" for scale in options.test_scales)]))
     print(row(["---"] * (2 + len(options.test_scales))), flush=True)
@@ -48,14 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         part = {"fold": int(fold)} if fold in {*"01234"} else {"prefix": fold}
         held_out = kd.data.HeldOut(source, **part)
         for seed in options.seeds:
-            folder = options.output / f"{fold}-{seed}"
-            if not (folder / "metrics.json").exists():
-                builder, recipe, _ = open_recipe(options)
+            folder = RunFolder(options.output / f"{fold}-{seed}")
+            if not folder.metrics.exists():
                 kd.fit(
                     builder,
                     held_out,
                     recipe,
-                    run_dir=folder,
+                    run_dir=folder.path,
                     steps_per_epoch=options.steps_per_epoch,
                     seed=seed,
                 )
@@ -66,12 +76,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def score(folder: Path, source: kd.data.HeldOut, scale: float) -> float:
-    """Returns the mean IoU of a run's model at a scale, computed once."""
-    path = folder / f"scale_{scale:g}.json"
+def check_same(path: Path, arguments: dict[str, Any]) -> None:
+    """Raises a ValueError if a folder has runs of other arguments; else writes them there."""
     if not path.exists():
-        model = unwrapped(kd.load_model(folder / "model.keras", compile=False))
-        model = with_test_time_augmentation(model, None if scale == 1 else [scale])
+        write_json(path, arguments)
+    elif changes := differences(read_json_object(path), arguments):
+        rule = "a new folder, or that of the same recipe and data"
+        raise error("--output", rule, str(path.parent), changes)
+
+
+def score(folder: RunFolder, source: kd.data.HeldOut, scale: float) -> float:
+    """Returns the mean IoU of a run's model at a scale, computed once; at 1 the run has it."""
+    path = folder.metrics if scale == 1 else folder.path / f"scale_{scale:g}.json"
+    if not path.exists():
+        model = kd.load_model(folder.best_model, compile=False)
+        model = with_test_time_augmentation(unwrapped(model), [scale])
         report = kd.evaluate(model, kd.data.evaluation_dataset(source), verbose=0)
         write_json(path, report)
     return read_json_object(path)["mean_iou"]

@@ -44,3 +44,6 @@ def test_mean_and_deviation_of_folds_and_seeds(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(folds.kd, "fit", None)  # a second call trains and scores nothing
     monkeypatch.setattr(folds.kd, "evaluate", None)
     assert folds.main(arguments) == 0
+    capsys.readouterr()
+    assert folds.main([*arguments, "--learning-rate", "0.5"]) == 2  # not the scores of another one
+    assert "recipe.learning_rate was " in capsys.readouterr().err
