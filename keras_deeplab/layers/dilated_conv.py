@@ -313,6 +313,11 @@ def _is_empty(first: Any, end: Any) -> bool:
     return isinstance(first, int) and isinstance(end, int) and first >= end
 
 
+def is_onednn_graph() -> bool:
+    """Whether the graph of a model that is built here is computed by oneDNN."""
+    return _target.get() is None and _runs(native_depthwise, tf.float32)
+
+
 @functools.cache
 def _only_cpu() -> bool:
     """Whether there is no accelerator, whose libraries have all native operations."""

@@ -11,10 +11,11 @@ import pytest
 import tensorflow as tf
 from layer_checks import normalized, randomized
 
-from keras_deeplab.layers import BatchNormalization
+from keras_deeplab.layers import BatchNormalization, batch_norm, dilated_conv
+from keras_deeplab.layers.dilated_conv import inference_graph
 
 CHANNELS = 5
-TRAINING = pytest.mark.parametrize("training", [True, False])
+MODES = pytest.mark.parametrize("training, onednn", [(True, True), (False, False), (False, True)])
 
 
 def values(*shape: int) -> tf.Tensor:
@@ -59,7 +60,7 @@ def assert_same(ours: list, others: list, tolerance: float = 1e-5) -> None:
         np.testing.assert_allclose(mine, other, atol=tolerance * max(1, np.abs(other).max()))
 
 
-@TRAINING
+@MODES
 @pytest.mark.parametrize(
     "shape, settings",
     [
@@ -76,7 +77,10 @@ def assert_same(ours: list, others: list, tolerance: float = 1e-5) -> None:
     ],
     ids=str,
 )
-def test_values_gradients_and_statistics_are_keras_own(shape, settings, training):
+def test_values_gradients_and_statistics_are_keras_own(
+    shape, settings, training, onednn, monkeypatch
+):
+    monkeypatch.setattr(batch_norm, "is_onednn_graph", lambda: onednn)
     x = tf.cast(values(*shape), settings.get("dtype", "float32"))
     ours, keras_own = pair(x, **settings)
     before = ours.get_weights()
@@ -85,9 +89,10 @@ def test_values_gradients_and_statistics_are_keras_own(shape, settings, training
     assert moved or not (training and ours.trainable)
 
 
-@TRAINING
+@MODES
 @pytest.mark.parametrize("policy, tolerance", [("mixed_bfloat16", 1e-2), ("mixed_float16", 2e-3)])
-def test_half_precision(policy, tolerance, training):
+def test_half_precision(policy, tolerance, training, onednn, monkeypatch):
+    monkeypatch.setattr(batch_norm, "is_onednn_graph", lambda: onednn)
     x = tf.cast(values(2, 6, 5), policy.removeprefix("mixed_"))
     ours, keras_own = pair(x, dtype=policy)
     assert ours(x).dtype == x.dtype
@@ -111,6 +116,20 @@ def operations(layer: keras.layers.Layer, *shape: int | None, training: bool = T
     graph = traced.graph.as_graph_def()
     inner = [node for function in graph.library.function for node in function.node_def]
     return {node.op for node in [*graph.node, *inner]}
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+def test_not_fused_where_onednn_would_join_it_to_a_convolution(onednn, monkeypatch):
+    """It takes over twenty times as long without AVX-512, so this is not measured here."""
+    layer = BatchNormalization()
+    layer.build((None, None, None, CHANNELS))
+    monkeypatch.setattr(dilated_conv, "_runs", lambda *_: onednn)
+    sizes = (None, None, None)
+    assert ("FusedBatchNormV3" in operations(layer, *sizes, training=False)) != onednn
+    layer.frozen_statistics = True  # whose gradients need the convolution's own output
+    assert "FusedBatchNormV3" in operations(layer, *sizes)
+    with inference_graph("here"):  # where the convolution before it takes it in
+        assert "FusedBatchNormV3" in operations(layer, *sizes, training=False)
 
 
 @pytest.mark.parametrize(

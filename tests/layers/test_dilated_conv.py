@@ -100,7 +100,8 @@ def test_without_onednn():
         "        t.compare(kind, 'float32', *settings)\n"
         "d = t.dilated_conv\n"
         "for operation in (d.native_depthwise, d._native_input_gradient):\n"
-        "    assert not d._runs(operation, t.tf.float32)"
+        "    assert not d._runs(operation, t.tf.float32)\n"
+        "assert not d.is_onednn_graph()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
