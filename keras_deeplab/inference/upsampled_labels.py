@@ -18,23 +18,31 @@ def upsampled_labels(
     formulas of TensorFlow's kernel, so that the labels are those of the whole resized map.
     """
     known = tf.shape(logits)[1]
-    columns = bilinear(logits, [known, size[1]], align_corners)
+    rows, height = tf.cast(known, tf.float32), tf.cast(size[0], tf.float32)
 
-    def strip(first: tf.Tensor) -> tf.Tensor:
-        rows = tf.cast(tf.minimum(first + tf.range(ROWS), size[0] - 1), tf.float32)
-        inputs, outputs = tf.cast(known, tf.float32), tf.cast(size[0], tf.float32)
-        if align_corners:
-            place = rows * ((inputs - 1) / tf.maximum(outputs - 1, 1))
-        else:
-            place = (rows + 0.5) * (inputs / outputs) - 0.5
-        before = tf.floor(place)
-        upper = tf.cast(tf.maximum(before, 0), tf.int32)
-        lower = tf.cast(tf.minimum(before + 1, inputs - 1), tf.int32)
-        top, bottom = (tf.gather(columns, index, axis=1) for index in (upper, lower))
-        values = top + (bottom - top) * (place - before)[:, None, None]
-        return tf.cast(tf.argmax(values, -1, output_type=tf.int32), dtype)
+    def labels(image: tf.Tensor) -> tf.Tensor:
+        columns = bilinear(image[None], [known, size[1]], align_corners)[0]
 
-    starts = tf.range(0, size[0], ROWS)
-    strips = tf.map_fn(strip, starts, fn_output_signature=dtype, parallel_iterations=1)
-    strips = tf.transpose(strips, (1, 0, 2, 3))
-    return tf.reshape(strips, (tf.shape(logits)[0], -1, size[1]))[:, : size[0]]
+        def strip(first: tf.Tensor) -> tf.Tensor:
+            row = tf.cast(tf.minimum(first + tf.range(ROWS), size[0] - 1), tf.float32)
+            if align_corners:
+                place = row * ((rows - 1) / tf.maximum(height - 1, 1))
+            else:
+                place = (row + 0.5) * (rows / height) - 0.5
+            before = tf.floor(place)
+            upper = tf.cast(tf.maximum(before, 0), tf.int32)
+            lower = tf.cast(tf.minimum(before + 1, rows - 1), tf.int32)
+            top, bottom = (tf.gather(columns, index) for index in (upper, lower))
+            values = top + (bottom - top) * (place - before)[:, None, None]
+            return tf.cast(tf.argmax(values, -1, output_type=tf.int32), dtype)
+
+        starts = tf.range(0, size[0], ROWS)
+        strips = tf.map_fn(strip, starts, fn_output_signature=dtype, parallel_iterations=1)
+        return tf.reshape(strips, (-1, size[1]))[: size[0]]
+
+    return tf.map_fn(
+        labels,
+        logits,
+        fn_output_signature=tf.TensorSpec((None, None), dtype),
+        parallel_iterations=1,
+    )
