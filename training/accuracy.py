@@ -159,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     seconds = 60 * kd.validation.positive("--minutes", options.minutes)
+    seeds = [kd.validation.integer("--seeds", seed, minimum=0) for seed in options.seeds]
     drawn = DRAWN.get(options.data)
     source = drawn() if drawn else kd.data.open_source(options.data)
     recipe = for_data(
@@ -177,9 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == SMP and importlib.util.find_spec(SMP_MODULE) is None:
             print(row([name, "is not installed"]), flush=True)
             continue
-        runs = [options.output / f"{name}-{seed}.json" for seed in options.seeds]
+        runs = [options.output / f"{name}-{seed}.json" for seed in seeds]
         train = None
-        for seed, path in zip(options.seeds, runs, strict=True):
+        for seed, path in zip(seeds, runs, strict=True):
             if not path.exists():
                 train = train or contenders[name](source, recipe, seconds)
                 write_json(path, dataclasses.asdict(train(seed)))
