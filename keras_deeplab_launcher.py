@@ -40,13 +40,8 @@ _MESSAGES = re.compile(
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and lists the devices; of the messages only errors are printed.
-
-    oneDNN is on also where TensorFlow leaves it off, on processors without AVX-512: a training step
-    takes half the time there.
-    """
+    """Imports TensorFlow and lists the devices; of the messages only errors are printed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()
     with tempfile.TemporaryFile() as captured:
         stderr = os.dup(2)
