@@ -7,13 +7,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import keras_deeplab as kd
 from keras_deeplab import data
 from keras_deeplab.analysis import effective_receptive_field
 from keras_deeplab.data.shapes import dull, paint, photographed
-from keras_deeplab.data.source import decoded
+from training.drawn import Drawn
 
 FILTERS = 8
 CROP = 96
@@ -23,7 +22,7 @@ RADIUS, MARK = 12, 5
 COLORS = ((220, 60, 60), (60, 110, 220))
 
 
-class FarMark(data.Source):
+class FarMark(Drawn):
     """Grey discs whose class is the colour of a mark at the other edge of the image.
 
     Between a disc and its mark are at least 58 pixels, so that no network with a smaller field
@@ -34,34 +33,21 @@ class FarMark(data.Source):
     """
 
     info = data.DatasetInfo(("background", "disc with red mark", "disc with blue mark"))
-    splits = ("train", "val")
 
     def __init__(self, train: int = 400, val: int = 48) -> None:
-        self.counts = {"train": train, "val": val}
+        super().__init__(train, val)
 
-    def names(self, split: str) -> list[str]:
-        """Returns one name per image."""
-        return [f"{split}_{index:05d}" for index in range(self.counts[split])]
-
-    def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
-        """Returns the pairs of a split (see `data.Source.dataset`)."""
-        return decoded(
-            partial(draw_far_mark, self.splits.index(split)), self.counts[split], numbers
-        )
-
-
-def draw_far_mark(part: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws an image uint8 `(96, 96, 3)` and its label."""
-    rng = np.random.default_rng([part, index])
-    kind = int(rng.integers(2))
-    grid = np.mgrid[:CROP, :CROP].astype(np.float32)
-    image = paint(rng, grid, dull(rng))
-    rows = rng.integers(RADIUS, CROP - RADIUS, 2)
-    disc = np.hypot(grid[0] - rows[0], grid[1] - (CROP - 1 - RADIUS)) < RADIUS
-    image[disc] = 128 + 90 * rng.choice([-1, 1])
-    mark = np.maximum(abs(grid[0] - rows[1]), abs(grid[1] - MARK)) <= MARK
-    image[mark] = COLORS[kind]
-    return photographed(rng, image, grid / CROP), np.where(disc, 1 + kind, 0).astype(np.uint8)
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draws an image of 96x96 and its label (see `Drawn.draw`)."""
+        kind = int(rng.integers(2))
+        grid = np.mgrid[:CROP, :CROP].astype(np.float32)
+        image = paint(rng, grid, dull(rng))
+        rows = rng.integers(RADIUS, CROP - RADIUS, 2)
+        disc = np.hypot(grid[0] - rows[0], grid[1] - (CROP - 1 - RADIUS)) < RADIUS
+        image[disc] = 128 + 90 * rng.choice([-1, 1])
+        mark = np.maximum(abs(grid[0] - rows[1]), abs(grid[1] - MARK)) <= MARK
+        image[mark] = COLORS[kind]
+        return photographed(rng, image, grid / CROP), np.where(disc, 1 + kind, 0).astype(np.uint8)
 
 
 SOURCES = {"shapes": partial(data.Shapes, val=100), "far mark": FarMark}

@@ -26,7 +26,6 @@ from training.textures import Textures
 
 DRAWN = {"shapes40": partial(kd.data.Shapes, train=40, val=100), "textures": Textures}
 PILOT = 12  # steps, from which the time of a step is measured
-IGNORED = 255
 SMP, SMP_MODULE = "segmentation_models.pytorch", "segmentation_models_pytorch"
 STRIDE = 16  # sizes of the images that segmentation_models.pytorch takes are divisible by it
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of its pixels in 0..1
@@ -88,8 +87,8 @@ def segmentation_models_pytorch(
         torch.manual_seed(seed)
         classes = source.info.num_classes
         model = smp.DeepLabV3Plus("mobilenet_v2", encoder_weights=None, classes=classes)
-        dice = smp.losses.DiceLoss("multiclass", ignore_index=IGNORED)
-        cross_entropy = torch.nn.CrossEntropyLoss(ignore_index=IGNORED)
+        dice = smp.losses.DiceLoss("multiclass", ignore_index=kd.data.IGNORE_LABEL)
+        cross_entropy = torch.nn.CrossEntropyLoss(ignore_index=kd.data.IGNORE_LABEL)
         optimizer = torch.optim.Adam(model.parameters(), 1e-4)
         batches = kd.data.training_dataset(
             source,
@@ -121,7 +120,7 @@ def segmentation_models_pytorch(
             margins = [(0, -height % STRIDE), (0, -width % STRIDE)]
             image = np.pad(image, [(0, 0), *margins, (0, 0)], mode="reflect")
             predicted = model(tensor(image))[0, :, :height, :width].argmax(0).numpy()
-            valid = truth != IGNORED
+            valid = truth != kd.data.IGNORE_LABEL
             total += confusion_matrix(truth[valid], predicted[valid], classes)
         return total
 
@@ -166,12 +165,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         kd.recipes.get("finetune"), kd.data.audit(source).splits["train"], source.info.classes
     )
     files = digest([source.info.to_dict(), *(source.names(split) for split in source.splits)])
-    arguments = {"data_files": files, "minutes": options.minutes, "recipe": recipe.to_dict()}
     contenders = dict(CONTENDERS)
     if options.weights:
         pretrained = ModelBuilder("deeplab_v3_plus", weights=options.weights)
         contenders["deeplab_v3_plus"] = partial(own, pretrained)
-    check_same(options.output / "accuracy.json", {**arguments, "weights": options.weights})
+    arguments = {
+        "data_files": files,
+        "minutes": options.minutes,
+        "recipe": recipe.to_dict(),
+        "weights": options.weights,
+    }
+    check_same(options.output / "accuracy.json", arguments)
     print(row(["model", "steps", "minutes", "mean IoU", "deviation", *source.info.classes]))
     print(row(["---"] * (5 + source.info.num_classes)), flush=True)
     for name in options.models:

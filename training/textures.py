@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from keras_deeplab import data
 from keras_deeplab.data.shapes import photographed
-from keras_deeplab.data.source import decoded
+from training.drawn import Drawn
 
 CLASSES = ("stripes", "zigzag", "checks", "dots", "bricks", "clouds")
 SIDES = (128, 192)  # of an image, pixels
@@ -19,7 +16,7 @@ REGIONS = (4, 7)
 WARP = 10  # pixels by which the borders of regions are curved
 
 
-class Textures(data.Source):
+class Textures(Drawn):
     """Images of 4 to 7 regions, each of one of six patterns.
 
     Period, direction, colours and light do not depend on the pattern, and no line separates two
@@ -30,35 +27,24 @@ class Textures(data.Source):
     """
 
     info = data.DatasetInfo(CLASSES)
-    splits = ("train", "val")
 
     def __init__(self, train: int = 120, val: int = 60) -> None:
-        self.counts = {"train": train, "val": val}
+        super().__init__(train, val)
 
-    def names(self, split: str) -> list[str]:
-        """Returns one name per image."""
-        return [f"{split}_{index:05d}" for index in range(self.counts[split])]
-
-    def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
-        """Returns the pairs of a split (see `data.Source.dataset`)."""
-        return decoded(partial(draw, self.splits.index(split)), self.counts[split], numbers)
-
-
-def draw(part: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws an image uint8 `(height, width, 3)` and its label."""
-    rng = np.random.default_rng([part, index])
-    size = tuple(rng.integers(SIDES[0], SIDES[1] + 1, 2).tolist())
-    grid = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    warped = grid + WARP * np.stack([_clouds(rng, size, 40) for _ in range(2)])
-    centres = rng.uniform(0, size, (rng.integers(REGIONS[0], REGIONS[1] + 1), 2))
-    distances = [np.hypot(*(warped - centre[:, None, None])) for centre in centres]
-    region = np.argmin(distances, 0)
-    image, label = np.zeros((*size, 3), np.float32), np.zeros(size, np.uint8)
-    for number in range(len(centres)):
-        inside = region == number
-        kind = int(rng.integers(len(CLASSES)))
-        image[inside], label[inside] = _surface(rng, grid, kind)[inside], kind
-    return photographed(rng, image, grid / max(size)), label
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draws an image and its label (see `Drawn.draw`)."""
+        size = tuple(rng.integers(SIDES[0], SIDES[1] + 1, 2).tolist())
+        grid = np.mgrid[: size[0], : size[1]].astype(np.float32)
+        warped = grid + WARP * np.stack([_clouds(rng, size, 40) for _ in range(2)])
+        centres = rng.uniform(0, size, (rng.integers(REGIONS[0], REGIONS[1] + 1), 2))
+        distances = [np.hypot(*(warped - centre[:, None, None])) for centre in centres]
+        region = np.argmin(distances, 0)
+        image, label = np.zeros((*size, 3), np.float32), np.zeros(size, np.uint8)
+        for number in range(len(centres)):
+            inside = region == number
+            kind = int(rng.integers(len(CLASSES)))
+            image[inside], label[inside] = _surface(rng, grid, kind)[inside], kind
+        return photographed(rng, image, grid / max(size)), label
 
 
 def _surface(rng: np.random.Generator, grid: np.ndarray, kind: int) -> np.ndarray:

@@ -92,17 +92,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _moving(self) -> tuple[tf.Tensor, tf.Tensor]:
         return tuple(tf.cast(x, tf.float32) for x in (self.moving_mean, self.moving_variance))
 
+    def _scale_and_offset(self, channels: int) -> tuple[tf.Tensor, tf.Tensor]:
+        return (
+            tf.cast(self.gamma, tf.float32) if self.scale else tf.ones([channels]),
+            tf.cast(self.beta, tf.float32) if self.center else tf.zeros([channels]),
+        )
+
     def _fused(self, inputs: tf.Tensor, *moving: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Normalised by the given mean and variance, or by the batch's, which are returned.
 
         The batch's variance is the unbiased one: that of the values, times N / (N - 1).
         """
-        channels = inputs.shape[-1]
+        scale, offset = self._scale_and_offset(inputs.shape[-1])
         mean, variance = moving or (tf.zeros([0]), tf.zeros([0]))
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
-            scale=tf.cast(self.gamma, tf.float32) if self.scale else tf.ones([channels]),
-            offset=tf.cast(self.beta, tf.float32) if self.center else tf.zeros([channels]),
+            scale=scale,
+            offset=offset,
             mean=mean,
             variance=variance,
             epsilon=self.epsilon,
@@ -116,14 +122,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         TensorFlow makes a convolution, the fused operation and an activation after it one operation
         of oneDNN, which on processors without AVX-512 takes over twenty times as long.
         """
+        scale, offset = self._scale_and_offset(inputs.shape[-1])
         mean, variance = self._moving()
-        factor = tf.math.rsqrt(variance + self.epsilon)
-        if self.scale:
-            factor *= tf.cast(self.gamma, tf.float32)
-        shift = -mean * factor
-        if self.center:
-            shift += tf.cast(self.beta, tf.float32)
-        return tf.cast(tf.cast(inputs, tf.float32) * factor + shift, self.compute_dtype)
+        factor = scale * tf.math.rsqrt(variance + self.epsilon)
+        outputs = tf.cast(inputs, tf.float32) * factor + (offset - mean * factor)
+        return tf.cast(outputs, self.compute_dtype)
 
     def _normalized_by_batch(self, inputs: tf.Tensor) -> tf.Tensor:
         """Normalises by the batch's statistics where it has any, and updates the moving ones."""
