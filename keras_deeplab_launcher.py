@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import platform
 import re
 import sys
 import tempfile
@@ -40,8 +41,14 @@ _MESSAGES = re.compile(
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and lists the devices; of the messages only errors are printed."""
+    """Imports TensorFlow and lists the devices; of the messages only errors are printed.
+
+    oneDNN is on also where TensorFlow leaves it off, on x86 processors without AVX-512: a training
+    step takes half the time there.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()
     with tempfile.TemporaryFile() as captured:
         stderr = os.dup(2)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,19 @@ def test_start_up_messages_are_dropped_and_errors_are_not(tmp_path):
     found = run("-c", code, cwd=ROOT)
     assert found.returncode == 0
     assert found.stderr.splitlines() == [MESSAGES[-1], "mine"]
+
+
+@pytest.mark.parametrize("given, expected", [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
+def test_commands_compute_with_onednn_unless_told_otherwise(given, expected, tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\nprint(os.environ['TF_ENABLE_ONEDNN_OPTS'])\n"
+        "class config:\n    list_physical_devices = staticmethod(lambda: [])\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
+    code = "import keras_deeplab_launcher as launcher; launcher.import_tensorflow()"
+    found = run("-c", code, env={**environment, "PYTHONPATH": path, **given})
+    assert found.stdout == f"{expected}\n", found.stderr
 
 
 def test_a_command_runs_quietly_in_a_clone():
