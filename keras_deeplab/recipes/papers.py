@@ -58,8 +58,8 @@ V3_PLUS = V3.replace(
     weight_decay=4e-5,
 )
 
-# For a few hundred photographs; examples/camvid shows what it reaches. Scales whose middle is 1 and
-# many small batches: on recordings held out of CamVid's training this gained about three points over
+# For a few hundred photographs; examples/camvid shows what it reaches. Scales around 1 and many
+# small batches: on recordings held out of CamVid's training this gained about three points over
 # half as many batches of 8 at scales of 0.75 to 2.5, in less time. Without class weights CamVid's
 # poles were predicted on a third as many pixels as they have, in a sequence like those of the
 # training; with the square root of median frequency balancing on twice as many, in another one. Its
