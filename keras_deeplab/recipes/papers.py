@@ -58,16 +58,17 @@ V3_PLUS = V3.replace(
     weight_decay=4e-5,
 )
 
-# For a few hundred photographs; examples/camvid shows what it reaches. The scales are larger than
-# the papers': thin objects are learnt where they are a few pixels wide. Without class weights
-# CamVid's poles were predicted on a third as many pixels as they have, in a sequence like those of
-# the training; with the square root of median frequency balancing on twice as many, in another one.
-# Its fourth root is between.
+# For a few hundred photographs; examples/camvid shows what it reaches. Scales around 1 and many
+# small batches: on recordings held out of CamVid's training this gained about three points over
+# half as many batches of 8 at scales of 0.75 to 2.5, in less time. Without class weights CamVid's
+# poles were predicted on a third as many pixels as they have, in a sequence like those of the
+# training; with the square root of median frequency balancing on twice as many, in another one. Its
+# fourth root is between.
 FINETUNE = Recipe(
     name="finetune",
     model={"detail_layer": "auto", "decoder_filters": 128},
-    steps=2_400,
-    scales=(0.75, 2.5),
+    batch_size=4,
+    steps=4_800,
     color_jitter={
         "brightness": 0.5,
         "contrast": 0.4,
@@ -90,6 +91,7 @@ FINETUNE = Recipe(
 # the augmentation only costs time.
 SHAPES = FINETUNE.replace(
     name="shapes",
+    batch_size=8,
     steps=400,
     scales=(1.0, 1.0),
     color_jitter=None,

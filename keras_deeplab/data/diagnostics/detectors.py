@@ -316,7 +316,7 @@ def _sizes_of_objects(evidence: Evidence) -> Iterator[Finding]:
             "objects thinner than the output stride",
             f"more than 80 % of the pixels of a class are in parts narrower than {STRIDE} pixels, "
             "the output stride",
-            "Use larger `scales`, or the output stride 8, or DeepLabV3+ with `detail_layer`",
+            "Use the output stride 8, or DeepLabV3+ with `detail_layer`, or larger `scales`",
             0.4,
             thin,
         )
