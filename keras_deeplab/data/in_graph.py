@@ -84,12 +84,7 @@ def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Returns stored pixels `(height, width, channels)` as viewers display them."""
-
-    def transposed() -> tf.Tensor:
-        # In 16 bits: of 8 bits oneDNN prints an error on processors without AVX-512.
-        return tf.cast(tf.transpose(tf.cast(image, tf.uint16), (1, 0, 2)), image.dtype)
-
-    image = tf.cond(orientation >= 5, transposed, lambda: image)
+    image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
     for axis, orientations in ((1, MIRRORED), (0, UPSIDE_DOWN)):
         reverse = tf.reduce_any(orientation == list(orientations))
         flipped = tf.reverse(image, (axis,))
