@@ -42,15 +42,24 @@ def test_start_up_messages_are_dropped_and_errors_are_not(tmp_path):
     assert found.stderr.splitlines() == [MESSAGES[-1], "mine"]
 
 
-@pytest.mark.parametrize("given, expected", [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
-def test_commands_compute_with_onednn_unless_told_otherwise(given, expected, tmp_path):
+@pytest.mark.parametrize(
+    "machine, given, expected",
+    [
+        ("x86_64", {}, "1"),
+        ("AMD64", {}, "1"),
+        ("x86_64", {"TF_ENABLE_ONEDNN_OPTS": "0"}, "0"),
+        ("aarch64", {}, "None"),
+    ],
+)
+def test_commands_compute_with_onednn_on_x86_unless_it_is_set(machine, given, expected, tmp_path):
     (tmp_path / "tensorflow.py").write_text(
-        "import os\nprint(os.environ['TF_ENABLE_ONEDNN_OPTS'])\n"
+        "import os\nprint(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))\n"
         "class config:\n    list_physical_devices = staticmethod(lambda: [])\n"
     )
     path = f"{tmp_path}{os.pathsep}{ROOT}"
     environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
-    code = "import keras_deeplab_launcher as launcher; launcher.import_tensorflow()"
+    code = f"import platform; platform.machine = lambda: {machine!r}; "
+    code += "import keras_deeplab_launcher as launcher; launcher.import_tensorflow()"
     found = run("-c", code, env={**environment, "PYTHONPATH": path, **given})
     assert found.stdout == f"{expected}\n", found.stderr
 
