@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_deeplab.confidence import BINS, margin
 from keras_deeplab.data import Source
-from keras_deeplab.html_page import SIDE, bar, figure, page, picture
+from keras_deeplab.html_page import SIDE, bar, figure, page, picture, table
 from keras_deeplab.inference import Predictor, model_functions
 from keras_deeplab.pictures import confusion_picture, overlay
 
@@ -84,11 +84,9 @@ def _totals(report: dict[str, Any], split: str) -> str:
         "pixel accuracy": report["pixel_accuracy"],
         "expected calibration error": report["expected_calibration_error"],
     }
-    rows = [
-        f"<tr><td>{name}<td>{_number(value)}" for name, value in totals.items() if value is not None
-    ]
+    rows = [(name, _number(value)) for name, value in totals.items() if value is not None]
     heading = f"{report['images']} images of {html.escape(split)}"
-    return f"<h2>{heading}</h2><table>{''.join(rows)}</table>"
+    return f"<h2>{heading}</h2>{table(rows)}"
 
 
 def _classes(report: dict[str, Any], source: Source) -> str:

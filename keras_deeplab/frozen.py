@@ -41,7 +41,7 @@ class FrozenFunction:
         outputs = [tensor.name for tensor in concrete.outputs]
         names = sorted(concrete.structured_outputs)  # the order of a flattened dict
         graph = with_constants(concrete)
-        fold_batch_norms(graph)
+        _Folding(graph).fold_all()
         graph = reachable(graph, [*inputs, *outputs])
 
         @tf.function(input_signature=signature, autograph=False)
@@ -83,14 +83,6 @@ def with_constants(concrete: Any) -> tf.compat.v1.GraphDef:
     return graph
 
 
-def fold_batch_norms(graph: tf.compat.v1.GraphDef) -> None:
-    """Makes batch norms in a graph of constants parts of the convolutions before them.
-
-    A batch norm after anything else becomes a product and a sum.
-    """
-    _Folding(graph).fold_all()
-
-
 def reachable(graph: tf.compat.v1.GraphDef, tensors: Sequence[str]) -> tf.compat.v1.GraphDef:
     """Returns the part of a graph that tensors are computed from.
 
@@ -110,6 +102,11 @@ def reachable(graph: tf.compat.v1.GraphDef, tensors: Sequence[str]) -> tf.compat
 
 
 class _Folding:
+    """Makes batch norms in a graph of constants parts of the convolutions before them.
+
+    A batch norm after anything else becomes a product and a sum.
+    """
+
     def __init__(self, graph: tf.compat.v1.GraphDef) -> None:
         self.graph = graph
         self.nodes = {node.name: node for node in self.graph.node}

@@ -72,7 +72,8 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int)
 
 def _scores(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the values of `scores`, with NaN for undefined ones."""
-    hits, true, predicted = _areas(confusion)
+    hits = tf.linalg.diag_part(confusion)
+    true, predicted = tf.reduce_sum(confusion, 1), tf.reduce_sum(confusion, 0)
     mean_iou, per_class, counted = ious(hits, true + predicted - hits)
     pixels = tf.reduce_sum(true)
     return {
@@ -86,14 +87,7 @@ def _scores(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
 
 def mean_iou_of(confusion: tf.Tensor) -> tf.Tensor:
     """Returns the mean IoU of a confusion matrix, NaN for one of zeros."""
-    hits, true, predicted = _areas(confusion)
-    return ious(hits, true + predicted - hits)[0]
-
-
-def _areas(confusion: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the right, the true and the predicted pixels of each class."""
-    hits = tf.linalg.diag_part(confusion)
-    return hits, tf.reduce_sum(confusion, 1), tf.reduce_sum(confusion, 0)
+    return _scores(confusion)["mean_iou"]
 
 
 def ious(intersection: tf.Tensor, union: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

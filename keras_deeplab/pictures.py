@@ -75,9 +75,11 @@ def _rgb(image: np.ndarray | Image.Image, shape: tuple[int, ...]) -> np.ndarray:
 
 def _painted(labels: np.ndarray, colors: Colors | None, ignore_label: int | None) -> np.ndarray:
     """Returns the labels in their colours, ignored pixels in PASCAL VOC's."""
-    table = np.asarray(voc_colors(255) if colors is None else colors, np.uint8).reshape(-1, 3)
     ignored = labels == ignore_label
     shown = np.where(ignored, 0, labels).astype(np.int64)
+    if colors is None:
+        colors = voc_colors(int(shown.max(initial=0)) + 1)
+    table = np.asarray(colors, np.uint8).reshape(-1, 3)
     if shown.size and not 0 <= shown.min() <= shown.max() < len(table):
         rule = f"one colour per class for the labels {shown.min()} to {shown.max()}"
         raise error("colors", rule, table.tolist())

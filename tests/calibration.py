@@ -18,6 +18,11 @@ def image(height: int, width: int, batch: int = 1, channels: int = 3, seed: int 
     return np.clip(128 + 40 * total, 0, 255).astype(np.float32)
 
 
+def scaled(height: int, width: int, batch: int = 1) -> np.ndarray:
+    """The picture about zero, as a network without its own scaling takes it."""
+    return (image(height, width, batch) - 128) / 64
+
+
 def calibrate(
     model: keras.Model, x: np.ndarray, seed: int = 0, composites: bool = False
 ) -> keras.Model:

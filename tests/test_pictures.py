@@ -40,6 +40,13 @@ def test_overlay_defaults_and_kinds_of_image(pair):
     np.testing.assert_array_equal(batch, [overlay(image, labels)] * 2)
 
 
+def test_every_class_has_a_colour():
+    """Also of models with more classes than 8 bits count."""
+    labels = np.array([[0, 254, 299]])
+    painted = overlay(np.zeros((1, 3, 3), np.uint8), labels, alpha=1.0, ignore_label=None)
+    np.testing.assert_array_equal(painted[0], np.array(voc_colors(300))[labels[0]])
+
+
 def test_overlay_refuses(pair):
     image, labels = pair
     for arguments, message in (

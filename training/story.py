@@ -86,9 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def transposed_picture(stacks: Mapping[str, Sequence[int]], side: int = 33) -> np.ndarray:
+def transposed_picture(stacks: Mapping[str, Sequence[int]]) -> np.ndarray:
     """Draws a one-hot map after each transposed convolution of stacks of 3x3 kernels of ones."""
-    count = 1 + max(map(len, stacks.values()))
+    count, side = 1 + max(map(len, stacks.values())), 33
     figure, axes = panels(count, len(stacks), side=2)
     for row, (name, rates) in zip(np.reshape(axes, (-1, count)), stacks.items(), strict=True):
         for done, one in enumerate(row):

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_deeplab.analysis.effective_field import EffectiveField
 from keras_deeplab.analysis.receptive_field import Stage
+from keras_deeplab.analysis.transposed_field import checked_position
 from keras_deeplab.extras import require
 from keras_deeplab.layers.pyramid import bin_range
 from keras_deeplab.validation import error, integer, integers
@@ -150,9 +151,7 @@ def taps_picture(
     rates, side = integers("rates", rates), integer("side", side)
     if integer("kernel", kernel) % 2 == 0:
         raise error("kernel", "odd", kernel)
-    position = (side // 2, side // 2) if position is None else position
-    if not all(0 <= place < side for place in position):
-        raise error("position", f"on a map of {side}x{side}", position)
+    position = checked_position(position, (side, side))
     figure, axes = panels(len(rates), side=2.4)
     from matplotlib.colors import ListedColormap
 

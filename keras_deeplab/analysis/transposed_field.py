@@ -62,7 +62,7 @@ def transposed_receptive_field(
     if min(map(min, sizes)) < 1:
         raise error("size", "as large as the kernels at least", size)
     channels = model.outputs[0].shape[-1]
-    row, column = _position(position, sizes[-1])
+    row, column = checked_position(position, sizes[-1])
     weights = np.zeros((*sizes[-1], channels))
     weights[row, column] = 1
     for call, before in zip(reversed(calls), reversed(sizes[:-1]), strict=True):
@@ -70,12 +70,13 @@ def transposed_receptive_field(
     return weights
 
 
-def _position(position: tuple[int, int] | None, size: tuple[int, int]) -> tuple[int, int]:
+def checked_position(position: tuple[int, int] | None, size: tuple[int, int]) -> tuple[int, int]:
+    """Returns a row and a column of a map, by default its centre."""
     if position is None:
         return size[0] // 2, size[1] // 2
     found = integers("position", position, minimum=0)
     if len(found) != 2 or not np.less(found, size).all():
-        rule = f"a row and a column of the output, which has {size[0]}x{size[1]} samples"
+        rule = f"a row and a column of a map of {size[0]}x{size[1]}"
         raise error("position", rule, position)
     return found
 
@@ -151,10 +152,5 @@ def _kernel(operation: Any, channels: int) -> np.ndarray:
     kernel = np.asarray(operation.kernel, np.float64)
     if not isinstance(operation, kl.DepthwiseConv2D):
         return kernel
-    height, width, inputs, multiplier = kernel.shape
-    full = np.zeros((height, width, inputs, inputs * multiplier))
-    for channel in range(inputs):
-        full[:, :, channel, channel * multiplier : (channel + 1) * multiplier] = kernel[
-            :, :, channel
-        ]
-    return full
+    full = kernel[:, :, :, None] * np.eye(kernel.shape[2])[:, :, None]
+    return full.reshape(*kernel.shape[:3], -1)

@@ -22,20 +22,6 @@ def stem_padding(padding: str) -> str:
     return "same" if padding == "end" else padding
 
 
-def pad_for_stride(
-    x: Any, kernel_size: int, stride: int, name: str, padding: str = "symmetric"
-) -> tuple[Any, str]:
-    """Pads before a strided kernel; returns also the padding that the kernel itself is left to do.
-
-    The kinds of padding are explained in `build`.
-    """
-    if stride == 1 or kernel_size == 1 or padding == "same":
-        return x, "same"
-    end = (kernel_size - 1) // 2
-    begin = end if padding == "symmetric" else end - 1
-    return kl.ZeroPadding2D(((begin, end), (begin, end)), name=name)(x), "valid"
-
-
 def conv_norm(
     x: Any,
     filters: int | None,
@@ -48,11 +34,18 @@ def conv_norm(
     epsilon: float = 1e-5,
     activation: str | None = "relu",
 ) -> Any:
-    """Convolution without bias, depthwise where `filters` is None; batch norm, activation."""
-    x, padding = pad_for_stride(x, kernel_size, stride, f"{name}_pad", padding)
+    """Convolution without bias, depthwise where `filters` is None; batch norm, activation.
+
+    The kinds of padding before a strided kernel are explained in `build`.
+    """
+    pads = stride > 1 and kernel_size > 1 and padding != "same"
+    if pads:
+        end = (kernel_size - 1) // 2
+        begin = end if padding == "symmetric" else end - 1
+        x = kl.ZeroPadding2D(((begin, end), (begin, end)), name=f"{name}_pad")(x)
     options = {
         "strides": stride,
-        "padding": padding,
+        "padding": "valid" if pads else "same",
         "dilation_rate": rate,
         "use_bias": False,
         "name": f"{name}_conv",

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_deeplab.crf.dense_crf import PRESETS, DenseCRF, Kernels, checked_pair
-from keras_deeplab.labels import checked_ignore_label
+from keras_deeplab.labels import check_labels, checked_ignore_label
 from keras_deeplab.metrics import confusion_matrix, scores
 from keras_deeplab.validation import error, integer, is_number, one_of
 
@@ -159,12 +159,8 @@ def _checked_sample(
     if labels.shape != image.shape[:2] or labels.dtype.kind not in "ui":
         rule = f"integers (height, width) of the image, {image.shape[:2]}"
         raise error("labels", rule, f"{labels.dtype} {labels.shape}")
-    ignored = np.zeros(labels.shape, bool) if ignore_label is None else labels == ignore_label
-    labels = np.where(ignored, -1, labels.astype(np.int64))
-    num_classes = probabilities.shape[-1]
-    if not np.all(ignored | ((labels >= 0) & (labels < num_classes))):
-        raise error("labels", f"in 0..{num_classes - 1} or ignored", np.unique(labels))
-    return image, probabilities, labels
+    classes, ignored = check_labels(labels, probabilities.shape[-1], ignore_label)
+    return image, probabilities, np.where(ignored, -1, classes)
 
 
 def _confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

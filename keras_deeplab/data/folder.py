@@ -14,7 +14,7 @@ from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
-from keras_deeplab.data.label_maps import Color, ColorCode, LabelFacts, label_facts, read_label
+from keras_deeplab.data.label_maps import Color, ColorCode, LabelFacts, read_label
 from keras_deeplab.data.layout import (
     SplitFiles,
     check_root,
@@ -134,7 +134,8 @@ class Folder(FileSource):
     def label_facts(self, name: str, path: Path) -> LabelFacts:
         """Counts the values of a label map, and returns its palette."""
         del name
-        return label_facts(path, self._colors)
+        values, palette = read_label(path, self._colors)
+        return LabelFacts(values.shape, np.bincount(values.reshape(-1), minlength=256), palette)
 
     def read_values(self, name: str, path: Path) -> np.ndarray:
         """Returns the values of a label map, those of colours by dataset.json."""

@@ -45,10 +45,10 @@ class HeldOut(Source):
         if integer("fold", fold, minimum=0) >= folds:
             raise error("fold", f"below the number of folds, {folds}", fold)
         names = source.names("train")
-        if len(names) < folds:
-            raise error("folds", f"at most the number of training images, {len(names)}", folds)
         self.source = source
         if prefix is None:
+            if len(names) < folds:
+                raise error("folds", f"at most the number of training images, {len(names)}", folds)
             blocks = min(BLOCKS * folds, len(names) // folds * folds)
             held = np.empty(len(names), bool)
             order = np.argsort(np.array(names), kind="stable")

@@ -82,12 +82,6 @@ def decode_label(
     return values, tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
 
 
-def label_facts(path: Path, colors: ColorCode | None = None) -> LabelFacts:
-    """Decodes a whole label map and returns its facts, or raises a FileFault."""
-    values, palette = read_label(path, colors)
-    return LabelFacts(values.shape, np.bincount(values.reshape(-1), minlength=256), palette)
-
-
 def _listed(packed: np.ndarray) -> str:
     """The different colours of pixels as text."""
     colors = np.unique(packed).tolist()

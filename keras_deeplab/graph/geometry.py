@@ -110,9 +110,6 @@ class Geometry(dict[str, TensorGeometry]):
             return self._by_tensor[id(key)]
         raise KeyError(key)
 
-    def _record(self, name: str, tensor: keras.KerasTensor, value: TensorGeometry) -> None:
-        self[name] = self._by_tensor[id(tensor)] = value
-
     def visit(self, call: Call, inputs: list[TensorGeometry]) -> list[TensorGeometry]:
         """Records a call, and those inside a nested model or composite layer; for `walk`."""
         inner = call.operation if is_network(call.operation) else None
@@ -125,7 +122,7 @@ class Geometry(dict[str, TensorGeometry]):
             self.calls.append((call, inputs, output))
             outputs = [output] * len(call.outputs)
         for tensor, output in zip(call.outputs, outputs, strict=True):
-            self._record(call.path, tensor, output)
+            self[call.path] = self._by_tensor[id(tensor)] = output
         return outputs
 
 
@@ -162,7 +159,7 @@ def geometry(model: keras.Model, height: int | None = None, width: int | None = 
             one = Fraction(1)
             start = TensorGeometry(tuple(Axis(one, one, Fraction(0), size) for size in known))
         found.inputs.append(start)
-        found._record(tensor._keras_history.operation.name, tensor, start)
+        found[tensor._keras_history.operation.name] = found._by_tensor[id(tensor)] = start
     found.outputs = walk(model, found.inputs, found.visit)
     return found
 

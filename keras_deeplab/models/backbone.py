@@ -135,7 +135,7 @@ def _without_addresses(config: Any) -> Any:
     return config
 
 
-def deserialize_backbone(backbone: Any, custom_objects: Any = None) -> Any:
+def deserialize_backbone(backbone: Any, custom_objects: Any) -> Any:
     """Returns the network of a configuration; names and networks are returned as they are."""
     if not isinstance(backbone, dict):
         return backbone

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from keras_deeplab import validation
 from keras_deeplab.batch_norm import POLICIES
-from keras_deeplab.data.augmentation.augmenting import CHECKS
+from keras_deeplab.data.augmentation.augmenting import CHECKS, check_scales
 from keras_deeplab.data.augmentation.color import jitter_strengths
 from keras_deeplab.names import suggestion
 
@@ -123,9 +123,6 @@ class Recipe:
                 object.__setattr__(self, name, _CHECKS[name](name, value))
         if self.steps is None and self.epochs is None:
             raise validation.error("steps", "given where `epochs` is None", None)
-        if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1]:
-            rule = "two positive numbers, the smallest and the largest scale"
-            raise validation.error("scales", rule, self.scales)
         if not isinstance(self.model, Mapping):
             raise validation.error("model", "a mapping of arguments", self.model)
         jitter_strengths(self.color_jitter)
@@ -199,7 +196,8 @@ _CHECKED = {
     validation.fraction: "class_focus",
     partial(validation.fraction, below_one=True): "momentum warmup_share",
     validation.size: "crop_size",
-    validation.numbers: "scales multi_scale",
+    validation.numbers: "multi_scale",
+    check_scales: "scales",
     partial(validation.one_of, choices=("sgd", "adamw")): "optimizer",
     partial(validation.one_of, choices=("poly", "step")): "schedule",
     partial(validation.one_of, choices=POLICIES): "batch_norm",

@@ -178,7 +178,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self,
         batch_names: Callable[[int], list[str]],
         steps_per_epoch: int,
-        folder: RunFolder | None = None,
+        folder: RunFolder | None,
     ) -> None:
         super().__init__()
         self.batch_names = batch_names

@@ -58,6 +58,6 @@ def shortened(error: Exception) -> str:
     return textwrap.shorten(text, 400, placeholder=" ...") or type(error).__name__
 
 
-def listed(texts: Sequence[str], separator: str = ", ") -> str:
+def listed(texts: Sequence[str]) -> str:
     """The first of several texts."""
-    return separator.join(map(printable, texts[:5])) + (f"{separator}..." if len(texts) > 5 else "")
+    return ", ".join([*map(printable, texts[:5]), *["..."] * (len(texts) > 5)])

@@ -116,8 +116,9 @@ def test_pictures_have_the_colours_of_what_they_show():
 def test_arguments_are_checked(monkeypatch):
     with pytest.raises(ValueError, match="`kernel` must be odd"):
         taps_picture((1,), 5, kernel=4)
-    with pytest.raises(ValueError, match="`position` must be on a map of 5x5"):
-        taps_picture((1,), 5, position=(5, 0))
+    for position in ((5, 0), (1, 2, 3), (1.5, 2)):
+        with pytest.raises(ValueError, match="`position` must be"):
+            taps_picture((1,), 5, position=position)
     with pytest.raises(ValueError, match="`fields` must be a dict"):
         fields_picture(np.zeros((5, 5, 3)), {})
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)

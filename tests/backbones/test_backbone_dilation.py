@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from atrous_property import TOLERANCE, compare, rates
-from calibration import calibrate, image
+from calibration import calibrate, scaled
 
 from keras_deeplab.backbones import (
     alexnet,
@@ -103,10 +103,6 @@ def shallow(monkeypatch) -> None:
     """Fewer of the repeated units: what is dilated, and how, is the same."""
     monkeypatch.setitem(UNITS, 50, (1, 1, 2, 3))
     monkeypatch.setitem(MIDDLE_UNITS, 41, 1)
-
-
-def scaled(height: int, width: int, batch: int = 1) -> np.ndarray:
-    return (image(height, width, batch) - 128) / 64
 
 
 def every_rate(network: keras.Model) -> dict[str, int]:

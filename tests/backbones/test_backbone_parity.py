@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from calibration import calibrate, image
+from calibration import calibrate, scaled
 from keras.src.applications.resnet import ResNet, stack_residual_blocks_v1
 
 from keras_deeplab.backbones import alexnet, mobilenet_v2, mobilenet_v3, resnet, vgg16
@@ -16,10 +16,6 @@ from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.graph import geometry
 
 APPLICATIONS = {"include_top": False, "weights": None}
-
-
-def scaled(height: int, width: int, batch: int = 1) -> np.ndarray:
-    return (image(height, width, batch) - 128) / 64
 
 
 def weighted(model: keras.Model) -> list[keras.layers.Layer]:

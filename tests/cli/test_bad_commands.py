@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 
 import keras
@@ -11,10 +12,9 @@ from models.networks import tiny
 from PIL import Image
 
 import keras_deeplab
+import keras_deeplab_launcher as launcher
 from keras_deeplab.cli import (
     analyze,
-    audit,
-    card,
     compare,
     convert,
     demo,
@@ -22,31 +22,15 @@ from keras_deeplab.cli import (
     export,
     options,
     predict,
-    push,
     train,
     train_classifier,
 )
 from training import model_table
 from training.benchmark import __main__ as benchmark
 
-COMMANDS = [
-    *(
-        analyze,
-        audit,
-        benchmark,
-        card,
-        compare,
-        convert,
-        demo,
-        evaluate,
-        export,
-        model_table,
-        predict,
-        push,
-        train,
-        train_classifier,
-    )
-]
+NAMES = (name.replace("-", "_") for name in launcher.COMMANDS)
+COMMANDS = [importlib.import_module(f"keras_deeplab.cli.{name}") for name in NAMES]
+COMMANDS += [benchmark, model_table]
 
 
 def refused(command, arguments, capsys):

@@ -62,7 +62,7 @@ def test_bad_arguments():
         (([],), "`samples` must be non-empty"),
         (([(image, probabilities, labels[1:])],), "`labels` must be integers (height, width)"),
         (([(image, probabilities, labels / 1.0)],), "`labels` must be integers (height, width)"),
-        (([(image, probabilities, labels + 1)],), "`labels` must be in 0..1 or ignored"),
+        (([(image, probabilities, labels + 1)],), "labels must be in 0..1 or the ignored"),
         (([(image, probabilities, labels * 0 + 255)],), "`samples` must be with pixels that"),
         (([(image[1:], probabilities, labels)],), "`probabilities` must be float"),
         ((samples, {"steps": (1, 2)}), "`grid` must be one of 'smoothness_weight'"),

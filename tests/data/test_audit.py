@@ -143,19 +143,6 @@ def test_palettes_that_disagree_are_warned_of(clean, write_pair, blocks):
     assert "train/labels/x.png and train/labels/y.png have different colours" in warning
 
 
-def test_stray_pixels_do_not_make_255_a_border_where_other_maps_hold_nothing_else(
-    make_folder, write_pair
-):
-    empty, full = np.zeros((20, 20), np.uint8), np.full((20, 20), 255, np.uint8)
-    stray = empty.copy()
-    stray[0, :10] = 1
-    root = make_folder(stray)
-    for index, label in enumerate([full] * 4 + [empty] * 5):
-        write_pair(root, "train", f"more{index}", label)
-    found, _ = faults_of(root)
-    assert found.keys() == {"classes unclear"}
-
-
 @pytest.mark.parametrize("settings", [{}, NAMED])
 def test_foreground_of_255_beside_stray_pixels_is_never_ignored(
     make_folder, write_settings, settings

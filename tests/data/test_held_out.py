@@ -42,6 +42,7 @@ def test_a_recording_is_held_out_by_its_prefix(source):
     part = HeldOut(source, prefix=names[3])
     assert part.names("val") == [names[3]]
     assert part.names("train") == names[:3] + names[4:]
+    assert len(HeldOut(data.Shapes(train=3, val=1), prefix="train_00000").names("train")) == 2
     for prefix in ("", "seq05"):
         with pytest.raises(ValueError, match="`prefix` must be that of some"):
             HeldOut(source, prefix=prefix)

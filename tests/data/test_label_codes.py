@@ -72,6 +72,12 @@ SOFT_EDGES = {0: 5000, 255: 4000} | dict.fromkeys(range(1, 255), 4)
             [0, 1, 255],
         ),
         ([{0: 950, 255: 50}] * 9 + [{0: 949, 1: 1, 255: 50}], None, "hold 1 pixel", [0, 1, 255]),
+        (
+            [{0: 390, 1: 10}, *[{255: 400}] * 4, *[{0: 400}] * 5],
+            None,
+            "hold 10 pixels",
+            [0, 1, 255],
+        ),
         # Stray pixels of several values.
         ([{0: 7000, 1: 9, 2: 5, 255: 2986}], None, "hold 14 pixels", [0, 1, 2, 255]),
         # 255 is most of the image.

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from export.small import expected, pictures, small_model
+from export.small import expected, small_model
 
 from keras_deeplab import data
 from keras_deeplab.export import ExportError, Limits
@@ -103,4 +103,3 @@ def test_the_built_in_images_are_lively():
 def test_settings_of_limits():
     with pytest.raises(ValueError, match="`agreement` must be a number in"):
         Limits(agreement=98)
-    assert pictures((1, 2, 2, 3)).dtype == np.uint8

@@ -10,7 +10,7 @@ from models.networks import calibrated, small
 
 import keras_deeplab
 from keras_deeplab import data, export, runtimes
-from keras_deeplab.export import ExportError, Limits
+from keras_deeplab.export import Limits
 from keras_deeplab.inference import predict
 from keras_deeplab.weights.readers.tflite import file_schema
 
@@ -80,34 +80,6 @@ def test_one_size_labels_alone_and_calibration_images(tmp_path):
     assert (outputs["labels"] == predict(model, images[0])).mean() > 0.9
     with pytest.raises(ValueError, match=r"`images` must be uint8 of the shape \(None, 64, 96, 3"):
         exported(images[0][None, 1:])
-
-
-def test_an_existing_file_and_a_deviation(tmp_path):
-    model, path = small_model(), tmp_path / "model.tflite"
-    path.write_bytes(b"old")
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        export.litert(model, path)
-    images = [pictures((20, 20, 3))]
-    with pytest.raises(ExportError, match="labels equal, probabilities differ .*agreement=1"):
-        export.litert(model, path, True, precision="int8", images=images, limits=Limits(0, 1))
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-    export.litert(model, path, overwrite=True)
-    assert path.read_bytes()[4:8] == b"TFL3"
-
-
-@pytest.mark.parametrize(
-    "name, settings, message",
-    [
-        ("a.onnx", {}, "`path` must be a file name that ends in .tflite"),
-        ("a.tflite", {"precision": "bfloat16"}, "`precision` must be one of 'float32', 'float16'"),
-        ("a.tflite", {"precision": "int8"}, "`images` must be calibration images for int8"),
-    ],
-)
-def test_arguments(tmp_path, name, settings, message):
-    with pytest.raises(ValueError, match=message):
-        export.litert(small_model(), tmp_path / name, **settings)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("fusion", ["mean", "max"])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from atrous_property import TOLERANCE, compare
-from calibration import calibrate, image
+from calibration import calibrate, image, scaled
 from keras import layers as kl
 from models.networks import tiny
 
@@ -12,18 +12,14 @@ import keras_deeplab
 from keras_deeplab.graph import geometry, with_output_stride
 
 
-def pixels(height: int, width: int, batch: int = 1) -> np.ndarray:
-    return (image(height, width, batch) - 128) / 64
-
-
 def test_a_nested_model_shared_at_two_strides_is_an_error_or_exact():
     inputs = keras.Input((None, None, 3))
     inner = keras.Sequential([keras.Input((None, None, 3)), kl.Conv2D(3, 1, name="twice")])
     x = inner(kl.MaxPooling2D()(inner(inputs)))
     x = kl.Conv2D(4, 3, 2, padding="same", activation="tanh")(x)
-    coarse = calibrate(keras.Model(inputs, kl.Conv2D(4, 3, padding="same")(x)), pixels(32, 32))
+    coarse = calibrate(keras.Model(inputs, kl.Conv2D(4, 3, padding="same")(x)), scaled(32, 32))
     dense = with_output_stride(coarse, 2)
-    assert compare(coarse, dense, pixels(32, 48)) <= TOLERANCE
+    assert compare(coarse, dense, scaled(32, 48)) <= TOLERANCE
     with pytest.raises(ValueError, match="'sequential.*/twice' is used at two strides"):
         with_output_stride(coarse, 1)
 
@@ -83,11 +79,11 @@ def shared(x: keras.KerasTensor) -> keras.KerasTensor:
 )
 def test_small_networks(layers, output_stride, expected, size):
     inputs = keras.Input((None, None, 3))
-    coarse = calibrate(keras.Model(inputs, layers(inputs)), pixels(48, 48))
+    coarse = calibrate(keras.Model(inputs, layers(inputs)), scaled(48, 48))
     fine = with_output_stride(coarse, output_stride)
     assert geometry(fine).output.stride == expected
     assert len(fine.weights) == len(coarse.weights)
-    assert compare(coarse, fine, pixels(*size)) <= TOLERANCE
+    assert compare(coarse, fine, scaled(*size)) <= TOLERANCE
 
 
 def test_one_rewrite_after_another_is_the_same_as_one():
@@ -96,9 +92,9 @@ def test_one_rewrite_after_another_is_the_same_as_one():
     for _ in range(3):
         x = kl.Conv2D(6, 3, padding="same", activation="tanh")(x)
         x = kl.MaxPooling2D(2)(x)
-    coarse = calibrate(keras.Model(inputs, kl.Conv2D(6, 3, padding="same")(x)), pixels(64, 64))
+    coarse = calibrate(keras.Model(inputs, kl.Conv2D(6, 3, padding="same")(x)), scaled(64, 64))
     twice = with_output_stride(with_output_stride(coarse, 4), 2)
-    assert compare(coarse, twice, pixels(64, 80)) <= TOLERANCE
+    assert compare(coarse, twice, scaled(64, 80)) <= TOLERANCE
 
 
 def test_composite_layers_are_dilated():
@@ -106,10 +102,10 @@ def test_composite_layers_are_dilated():
     conv = keras_deeplab.layers.AtrousConv2D(8, 3, strides=2, activation="tanh", name="down")
     x = keras_deeplab.layers.AtrousSeparableConv2D(8, strides=2, name="again")(conv(inputs))
     x = keras_deeplab.layers.ASPP(8, (1, 2), image_pooling=False, name="aspp")(x)
-    coarse = calibrate(keras.Model(inputs, x), pixels(64, 64, 2))
+    coarse = calibrate(keras.Model(inputs, x), scaled(64, 64, 2))
     fine = with_output_stride(coarse, 1)
     assert fine.get_layer("aspp").rates == ((4, 4), (8, 8))
-    assert compare(coarse, fine, pixels(64, 49)) <= TOLERANCE
+    assert compare(coarse, fine, scaled(64, 49)) <= TOLERANCE
 
 
 def test_what_cannot_be_finer_is_refused_by_name():
@@ -139,11 +135,11 @@ def test_the_copy_is_independent_and_serialises(tmp_path):
     x = kl.SeparableConv2D(8, 3, 2, padding="same", activation="tanh", name="first")(inputs)
     pooled = kl.MaxPooling2D(3, 2, padding="same")(x)
     x = kl.Add()([pooled, kl.Conv2D(8, 3, 2, padding="same")(x), kl.Conv2D(8, 1, 2)(x)])
-    network = calibrate(keras.Model(inputs, x), pixels(32, 32, 2))
+    network = calibrate(keras.Model(inputs, x), scaled(32, 32, 2))
     fine = with_output_stride(network, 1)
     first = fine.get_layer("first")
     assert isinstance(first.depthwise_initializer, keras.initializers.GlorotUniform)
-    x = pixels(32, 33)
+    x = scaled(32, 33)
     expected = np.asarray(fine(x))
     for weight in network.weights:
         weight.assign(np.zeros(weight.shape))

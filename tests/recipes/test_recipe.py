@@ -118,8 +118,11 @@ def test_some_networks_have_values_of_their_own():
         ({"weight_decay": float("nan")}, "`weight_decay` must be a non-negative number"),
         ({"steps": None}, "`steps` must be given where `epochs` is None. Received: steps=None"),
         ({"warm_up": 5}, "A recipe has no value `warm_up`"),
-        ({"scales": "0.5 2"}, "`scales` must be a list of numbers. Received: scales='0.5 2'"),
-        ({"scales": (2, 1)}, r"`scales` must be two positive .* scales=\(2.0, 1.0\)"),
+        ({"scales": "0.5 2"}, r"`scales` must be \(lowest, highest\) .* scales='0.5 2'"),
+        (
+            {"scales": (2, 1)},
+            r"`scales` must be .*0.01 <= lowest <= highest. Received: scales=\(2, 1\)",
+        ),
         ({"crop_size": 321}, "`crop_size` must be a list of positive integers"),
         ({"class_focus": "x"}, "`class_focus` must be .* Received: class_focus='x'"),
         ({"color_jitter": {"hue": 1}}, "`color_jitter` must be"),

@@ -130,6 +130,7 @@ PARTS = "parts of networks only, and no code. Received: "
 HOSTILE = {
     "weights": ("model", {"weights": SECRET}, "weights='/etc/"),
     "published weights": ("model", {"weights": "pascal_voc"}, "weights='pascal_voc'"),
+    "a model on the Hub": ("model", {"weights": "hf://user/street"}, "weights='hf://"),
     "a backbone by path": ("model", {"backbone": SECRET}, "backbone='/etc"),
     "a vocabulary": ("layer", a_layer("StringLookup", vocabulary=SECRET), "vocabulary='/etc"),
     "a SavedModel": ("layer", a_layer("TFSMLayer", filepath="saved"), "filepath='saved'"),
@@ -184,6 +185,7 @@ for place, module, name in ELSEWHERE:
 def no_download(monkeypatch):
     monkeypatch.setattr(weights.published, "fetch", lambda *_: OPENED.append("download"))
     monkeypatch.setattr(keras.utils, "get_file", lambda *_, **__: OPENED.append("download"))
+    monkeypatch.setattr(weights.hub, "_download", lambda *_: OPENED.append("download"))
     yield
     assert OPENED == []
 

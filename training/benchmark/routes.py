@@ -70,16 +70,6 @@ def predict(case: Case) -> tuple[Step, dict[str, Any]]:
     return lambda: int(predict(model, image)[0, 0]), {}
 
 
-def onnx_runtime(case: Case) -> tuple[Step, dict[str, Any]]:
-    """Our ONNX file in ONNX Runtime."""
-    return _onnx_runtime(_exported(case, "onnx", ".onnx"), _image(case), case)
-
-
-def openvino(case: Case) -> tuple[Step, dict[str, Any]]:
-    """Our ONNX file in OpenVINO."""
-    return _openvino(_exported(case, "onnx", ".onnx"), _image(case), case)
-
-
 def litert(case: Case) -> tuple[Step, dict[str, Any]]:
     """Our LiteRT file."""
     from ai_edge_litert.interpreter import Interpreter
@@ -88,6 +78,13 @@ def litert(case: Case) -> tuple[Step, dict[str, Any]]:
     interpreter = Interpreter(model_content=content, num_threads=case.threads)
     run, image = interpreter.get_signature_runner("serving_default"), _image(case)
     return lambda: float(run(images=image)["logits"][0, 0, 0, 0]), {"bytes": len(content)}
+
+
+def _onnx_file(case: Case) -> tuple[bytes, Any]:
+    """The ONNX file of our network or the peer's, and an image for it."""
+    if case.package.startswith("torch"):
+        return _torch_onnx(case)
+    return _exported(case, "onnx", ".onnx"), _image(case)
 
 
 def _exported(case: Case, kind: str, suffix: str) -> bytes:
@@ -109,9 +106,11 @@ def _exported(case: Case, kind: str, suffix: str) -> bytes:
         return path.read_bytes()
 
 
-def _onnx_runtime(content: bytes, image: Any, case: Case) -> tuple[Step, dict[str, Any]]:
+def onnx_runtime(case: Case) -> tuple[Step, dict[str, Any]]:
+    """The ONNX file in ONNX Runtime."""
     import onnxruntime
 
+    content, image = _onnx_file(case)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
@@ -119,9 +118,11 @@ def _onnx_runtime(content: bytes, image: Any, case: Case) -> tuple[Step, dict[st
     return lambda: float(session.run(None, {given.name: image})[0].flat[0]), {"bytes": len(content)}
 
 
-def _openvino(content: bytes, image: Any, case: Case) -> tuple[Step, dict[str, Any]]:
+def openvino(case: Case) -> tuple[Step, dict[str, Any]]:
+    """The ONNX file in OpenVINO."""
     import openvino
 
+    content, image = _onnx_file(case)
     core = openvino.Core()
     precision = "bf16" if case.dtype == "bfloat16" else "f32"
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": case.threads}
@@ -162,22 +163,13 @@ def _torch_model(case: Case) -> tuple[Any, Any]:
 
 
 def torch_channels_last(case: Case) -> tuple[Step, dict[str, Any]]:
-    """The peer's network in torch."""
-    return _torch(case, is_compiled=False)
-
-
-def torch_compiled(case: Case) -> tuple[Step, dict[str, Any]]:
-    """The peer's network, compiled by torch."""
-    return _torch(case, is_compiled=True)
-
-
-def _torch(case: Case, *, is_compiled: bool) -> tuple[Step, dict[str, Any]]:
+    """The peer's network in torch, or compiled by it."""
     import torch
 
     model, image = _torch_model(case)
     model = model.to(memory_format=torch.channels_last)
     image = image.to(memory_format=torch.channels_last)
-    if is_compiled:
+    if case.package == "torch.compile":
         model = torch.compile(model)
 
     def step() -> float:
@@ -186,18 +178,6 @@ def _torch(case: Case, *, is_compiled: bool) -> tuple[Step, dict[str, Any]]:
             return float(model(image)[0, 0, 0, 0])
 
     return step, {}
-
-
-def torch_onnx_runtime(case: Case) -> tuple[Step, dict[str, Any]]:
-    """The peer's network, exported by torch, in ONNX Runtime."""
-    content, image = _torch_onnx(case)
-    return _onnx_runtime(content, image, case)
-
-
-def torch_openvino(case: Case) -> tuple[Step, dict[str, Any]]:
-    """The peer's network, exported by torch, in OpenVINO."""
-    content, image = _torch_onnx(case)
-    return _openvino(content, image, case)
 
 
 def _torch_onnx(case: Case) -> tuple[bytes, Any]:
@@ -249,9 +229,9 @@ PACKAGES = {
     "keras_deeplab, LiteRT": Package(litert, (*OWN, "ai_edge_litert")),
     f"keras_deeplab, LiteRT{ONE_SIZE}": Package(litert, (*OWN, "ai_edge_litert")),
     "torch": Package(torch_channels_last, PEER),
-    "torch.compile": Package(torch_compiled, PEER),
-    "torch, ONNX Runtime": Package(torch_onnx_runtime, (*PEER, "onnxruntime")),
-    "torch, OpenVINO": Package(torch_openvino, (*PEER, "openvino")),
+    "torch.compile": Package(torch_channels_last, PEER),
+    "torch, ONNX Runtime": Package(onnx_runtime, (*PEER, "onnxruntime")),
+    "torch, OpenVINO": Package(openvino, (*PEER, "openvino")),
 }
 
 

@@ -30,6 +30,7 @@ from keras_deeplab.data.augmentation.mixing import keep_classes, mosaic, paste, 
 
 Transform = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Pair]
 
+check_scales = partial(validation.interval, low=0.01)
 # Checks of the arguments that are off by default, which recipes share.
 CHECKS = {
     "rotation": partial(validation.interval, low=-180, high=180),
@@ -72,8 +73,7 @@ class Augmentation:
         validation.size("crop_size", self.crop_size)
         jitter_strengths(self.color_jitter)
         validation.fraction("class_focus", self.class_focus)
-        if len(self.scales) != 2 or not 0 < self.scales[0] <= self.scales[1]:
-            raise validation.error("scales", "(low, high) with 0 < low <= high", self.scales)
+        check_scales("scales", self.scales)
         if self.scale_step is not None:
             validation.positive("scale_step", self.scale_step)
         for name, check in CHECKS.items():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_deeplab import validation
-from keras_deeplab.data.decoding import load, open_image
+from keras_deeplab.data.decoding import read_picture
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode
@@ -188,19 +188,15 @@ class Coco(FileSource):
 
     def _segments(self, image: dict[str, Any], path: Path) -> np.ndarray:
         """The label of each pixel's segment, whose id is its colour."""
-        encoded = path.read_bytes()
-        name, picture = open_image(encoded)
-        with picture:
-            load(name, picture, encoded)
-            red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB"), np.int64), -1, 0)
-        ids, places = np.unique(red + 256 * green + 65536 * blue, return_inverse=True)
+        pixels = read_picture(path).pixels
+        ids, places = np.unique(pixels @ np.array([1, 256, 65536]), return_inverse=True)
         labels = {one["id"]: self._label_of[one["category_id"]] for one in image["segments_info"]}
         labels |= {s["id"]: IGNORE_LABEL for s in image["segments_info"] if s.get("iscrowd")}
         lost = [int(number) for number in ids if number and number not in labels]
         if lost:
             raise FileFault("label value out of range", f"segments {lost[:5]} are not described")
         table = np.array([labels.get(number, IGNORE_LABEL) for number in ids.tolist()], np.uint8)
-        return table[places].reshape(red.shape)
+        return table[places].reshape(pixels.shape[:2])
 
     def _areas(self, areas: list[dict[str, Any]], size: tuple[int, int]) -> Iterator[Area]:
         for one in areas:

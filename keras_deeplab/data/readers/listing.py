@@ -40,7 +40,7 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
 
 
-def first_existing(stem: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> Path | None:
-    """Returns the file of this path without its ending, or None."""
-    found = (stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes)
+def first_existing(stem: Path) -> Path | None:
+    """Returns the image file of this path without its ending, or None."""
+    found = (stem.with_name(f"{stem.name}{suffix}") for suffix in IMAGE_SUFFIXES)
     return next((path for path in found if path.exists()), None)

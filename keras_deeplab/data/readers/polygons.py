@@ -24,10 +24,10 @@ class Area(NamedTuple):
     place: tuple[int, int] = (0, 0)
 
 
-def drawn(size: tuple[int, int], areas: Iterable[Area], background: int = 0) -> np.ndarray:
+def drawn(size: tuple[int, int], areas: Iterable[Area]) -> np.ndarray:
     """Draws areas in their order, the later ones over the earlier; uint8 `(height, width)`."""
     height, width = _checked(size)
-    canvas = Image.new("L", (width, height), background)
+    canvas = Image.new("L", (width, height))
     draw = ImageDraw.Draw(canvas)
     for area in areas:
         if area.mask is not None:
