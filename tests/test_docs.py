@@ -22,8 +22,8 @@ import tensorflow as tf
 import keras_deeplab as kd
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+PAGES = [ROOT / "README.md", *ROOT.glob("examples/*/*.md"), *sorted(ROOT.glob("docs/*.md"))]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 # A block that follows this comment needs a download or several devices.
 SKIPPED = "<!-- not run"
 SHORTER = {  # smaller images, batches and data sets, and fewer steps
@@ -154,8 +154,8 @@ def test_commands_parse(line):
 
 def test_links_exist():
     links = []
-    for page in PAGES:
-        prose = "".join(TEXTS[page.name].split("```")[::2])
+    for page, text in zip(PAGES, TEXTS.values(), strict=True):
+        prose = "".join(text.split("```")[::2])
         links += [page.parent / link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose)]
     own = [link for link in links if "http" not in str(link)]
     assert [link for link in own if not link.exists()] == []

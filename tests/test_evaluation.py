@@ -189,5 +189,9 @@ def test_scales_are_resized_as_the_model_resizes():
     seen = with_test_time_augmentation(from_authors, [0.5, 1.0])
     assert seen.get_layer("logits_0_5").align_corners is True
     assert (seen.get_config()["fusion"], seen.get_config()["flip"]) == ("mean", False)
-    mirrored = with_test_time_augmentation(from_authors, None, flip=True)
+    mirrored = with_test_time_augmentation(seen, None, flip=True)  # in place of the scales
+    assert mirrored.model is from_authors
+    assert with_test_time_augmentation(mirrored, [1]) is from_authors
+    fused = keras_deeplab.MultiScale(from_authors, (0.5, 1.0))  # by the maximum: part of the model
+    assert with_test_time_augmentation(fused, [1]) is fused
     assert mirrored.get_config()["scales"] == (1.0,)

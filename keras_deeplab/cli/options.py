@@ -201,7 +201,7 @@ def add_test_time_augmentation(group: argparse._ActionsContainer) -> None:
         nargs="+",
         metavar="S",
         help="mean of the probabilities at these scales of the image, such as 0.5 0.75 1 1.25 1.5 "
-        "1.75 as in the papers; default: 1",
+        "1.75 as in the papers, in place of the model's own; 1 for the network alone",
     )
     flip = "also predict the image mirrored left to right, which takes twice as long"
     group.add_argument("--flip", action="store_true", help=flip)

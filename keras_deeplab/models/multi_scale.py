@@ -167,10 +167,18 @@ def _log_mean_probability(predictions: list[Any]) -> Any:
 def with_test_time_augmentation(
     model: keras.Model, scales: Sequence[float] | None, flip: bool = False
 ) -> keras.Model:
-    """Returns a model that averages over scales and mirrored images; itself without either."""
+    """Returns a model that averages over scales and mirrored images; itself without either.
+
+    They replace those that the model averages over: `scales=(1,)` returns the network inside.
+    """
     if scales is None and not flip:
         return model
-    return MultiScale(model, scales or (1.0,), fusion="mean", flip=flip)
+    while isinstance(model, MultiScale) and model.fusion == "mean":
+        model = model.model
+    scales = checked_scales(scales or (1.0,))
+    if scales == (1.0,) and not flip:
+        return model
+    return MultiScale(model, scales, fusion="mean", flip=flip)
 
 
 def checked_scales(scales: Sequence[float], name: str = "scales") -> tuple[float, ...]:
