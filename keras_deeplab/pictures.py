@@ -78,7 +78,7 @@ def _painted(labels: np.ndarray, colors: Colors | None, ignore_label: int | None
     ignored = labels == ignore_label
     shown = np.where(ignored, 0, labels).astype(np.int64)
     if colors is None:
-        colors = voc_colors(int(shown.max(initial=0)) + 1)
+        colors = voc_colors(min(int(shown.max(initial=0)) + 1, 65_536))
     table = np.asarray(colors, np.uint8).reshape(-1, 3)
     if shown.size and not 0 <= shown.min() <= shown.max() < len(table):
         rule = f"one colour per class for the labels {shown.min()} to {shown.max()}"

@@ -45,6 +45,8 @@ def test_every_class_has_a_colour():
     labels = np.array([[0, 254, 299]])
     painted = overlay(np.zeros((1, 3, 3), np.uint8), labels, alpha=1.0, ignore_label=None)
     np.testing.assert_array_equal(painted[0], np.array(voc_colors(300))[labels[0]])
+    with pytest.raises(ValueError, match="one colour per class for the labels 0 to 70000"):
+        overlay(np.zeros((1, 2, 3), np.uint8), np.array([[0, 70_000]]))
 
 
 def test_overlay_refuses(pair):

@@ -162,7 +162,7 @@ def _torch_model(case: Case) -> tuple[Any, Any]:
     return model.eval(), image
 
 
-def torch_channels_last(case: Case) -> tuple[Step, dict[str, Any]]:
+def peer(case: Case) -> tuple[Step, dict[str, Any]]:
     """The peer's network in torch, or compiled by it."""
     import torch
 
@@ -228,8 +228,8 @@ PACKAGES = {
     f"keras_deeplab, OpenVINO{ONE_SIZE}": Package(openvino, (*OWN_ONNX, "openvino")),
     "keras_deeplab, LiteRT": Package(litert, (*OWN, "ai_edge_litert")),
     f"keras_deeplab, LiteRT{ONE_SIZE}": Package(litert, (*OWN, "ai_edge_litert")),
-    "torch": Package(torch_channels_last, PEER),
-    "torch.compile": Package(torch_channels_last, PEER),
+    "torch": Package(peer, PEER),
+    "torch.compile": Package(peer, PEER),
     "torch, ONNX Runtime": Package(onnx_runtime, (*PEER, "onnxruntime")),
     "torch, OpenVINO": Package(openvino, (*PEER, "openvino")),
 }
