@@ -113,11 +113,7 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MultiScale:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
-        config, own = {**config, "model": model}, _aligns_corners(model)
-        stored = config.pop("align_corners", own)  # which earlier files repeat of the model
-        if stored != own:
-            raise error("align_corners", f"{own}, as in the model", stored)
-        return cls(**config)
+        return cls(**{**config, "model": model})
 
 
 def unwrapped(model: keras.Model) -> keras.Model:

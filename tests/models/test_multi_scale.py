@@ -163,14 +163,3 @@ def test_it_changes_stride_and_precision_with_its_model(model):
 def test_wrong_arguments_are_named(make, options, words):
     with pytest.raises(ValueError, match=words):
         MultiScale(make(), **options)
-
-
-def test_a_file_that_repeats_the_rule_of_resizing_loads_where_it_is_the_models(model):
-    config = keras.saving.serialize_keras_object(MultiScale(model, (1.0,)))
-    for rule, fits in ((model.aligns_corners, True), (not model.aligns_corners, False)):
-        config["config"]["align_corners"] = rule
-        if fits:
-            assert type(keras.saving.deserialize_keras_object(config)) is MultiScale
-        else:
-            with pytest.raises((ValueError, TypeError), match="`align_corners` must be"):
-                keras.saving.deserialize_keras_object(config)
