@@ -167,5 +167,4 @@ def _configured(
             raise error("output_stride", "left out for this model", output_stride)
         if output_stride != config["output_stride"]:
             model = model.with_output_stride(output_stride)
-    plain = scales in ((), (1.0,)) and not flip
-    return model if plain else with_test_time_augmentation(model, scales or None, flip)
+    return with_test_time_augmentation(model, scales or None, flip)
