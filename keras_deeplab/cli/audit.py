@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from keras_deeplab import backbones, data, recipes
+from keras_deeplab import backbones, data, recipes, validation
 from keras_deeplab.audit_page import audit_page, faults_page
 from keras_deeplab.cli.options import (
     DATA,
@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     source = data.open_source(options.data)
+    if options.model is not None and "train" not in (options.splits or source.splits):
+        raise validation.error("--model", "left out without train", options.model)
     try:
         report = data.audit(source, options.splits)
     except data.DatasetError as error:

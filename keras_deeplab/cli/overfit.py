@@ -23,6 +23,7 @@ def overfit(options: argparse.Namespace) -> int:
         used = ", ".join(sorted(USED))
         raise ValueError(f"--overfit uses {used} of a recipe. Received: {unused}.")
     source = data.open_source(options.data)
+    source.check_split("train")
     report = data.audit(source)
     print(report)
     keras.utils.set_random_seed(options.seed)
