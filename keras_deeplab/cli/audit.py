@@ -13,6 +13,7 @@ from keras_deeplab.cli.options import (
     DATA,
     SIZE,
     Parser,
+    check_left_out,
     command,
     height_and_width,
     one_of,
@@ -48,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     source = data.open_source(options.data)
-    if options.model is not None and "train" not in (options.splits or source.splits):
+    if options.model is None:
+        check_left_out(options, ("backbone", "crop_size", "batch_size"), "without --model")
+    elif "train" not in (options.splits or source.splits):
         raise validation.error("--model", "left out without train", options.model)
     try:
         report = data.audit(source, options.splits)

@@ -165,11 +165,17 @@ def load_model_or_export(options: argparse.Namespace) -> keras.Model | ExportedM
     """Loads the model, or opens the export, whose options are those that it was made with."""
     if is_address(options.model) or not is_exported(options.model):
         return load_model(options)
-    for name in ("output_stride", "scales", "flip"):
+    own = ("output_stride", "scales", "flip")
+    check_left_out(options, own, "for an export: export with it")
+    return open_exported(options.model)
+
+
+def check_left_out(options: argparse.Namespace, names: Iterable[str], where: str) -> None:
+    """Raises an error if one of some options is set that have no effect there."""
+    for name in names:
         if value := getattr(options, name):
             option = f"--{name.replace('_', '-')}"
-            raise validation.error(option, "left out for an export: export with it", value)
-    return open_exported(options.model)
+            raise validation.error(option, f"left out {where}", value)
 
 
 def add_crf(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ from keras_deeplab.cli import (
     predict,
     train,
     train_classifier,
+    tune,
 )
 from training import model_table
 from training.benchmark import __main__ as benchmark
@@ -90,6 +91,12 @@ BAD = [
     ),
     (train, "--model unet --output-stride 8", "unet has no output stride to choose"),
     (train, "--overfit 3 --set momentum=0.8 --steps-per-epoch 3", "momentum, steps_per_epoch."),
+    (train, "--overfit 3 --output x --scales 1 --flip --tensorboard", "flip, output, scales, tens"),
+    (train, "--overfit 3 --distribute multi_worker", "Received: distribute."),
+    (tune, "--minutes 9 --steps-per-epoch 3", "There is no option --steps-per-epoch."),
+    (audit, "two --backbone vgg16", "`--backbone` must be left out without --model. Received: --b"),
+    (audit, "two --crop-size 8", "`--crop-size` must be left out without --model. Received: --cro"),
+    (audit, "two --batch-size 2", "`--batch-size` must be left out without --model. Received: --b"),
     # Files
     (train, "--weights nowhere.keras", "nowhere.keras: there is no such file"),
     (train, "--data bad", "there is no readable label map"),
