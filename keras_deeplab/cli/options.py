@@ -128,11 +128,13 @@ def height_and_width(values: Sequence[int]) -> tuple[int, int]:
     return values[0], values[-1]
 
 
-def run_folder(options: argparse.Namespace, model: str, backbone: str) -> Path:
-    """The folder of a run: `--output`, or a new or unfinished one in `runs`."""
+def run_folder(
+    options: argparse.Namespace, model: str, backbone: str, resumes: bool = True
+) -> Path:
+    """The folder of a run: `--output`, or one in `runs`, new or to be resumed."""
     data = re.sub(r"[:?&=%\[\]]+", "-", Path(options.data).resolve().name).strip("-")
     name = f"{data}-{model}-{backbone}"
-    return options.output or next_free(Path("runs") / name)
+    return options.output or next_free(Path("runs") / name, resumes)
 
 
 def model_path(text: str) -> Path | str:
