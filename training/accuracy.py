@@ -193,14 +193,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cells(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """The columns of a row, the means of the runs; percent."""
+    """The columns of a row, the means of the runs; percent. A class without a score is absent."""
     scores = np.array([run["mean_iou"] for run in runs])
     classes = [[run["per_class"][name] for run in runs] for name in runs[0]["per_class"]]
+    present = [[value for value in values if value is not None] for values in classes]
     return [
         f"{np.mean([run['steps'] for run in runs]):.0f}",
         f"{np.mean([run['seconds'] for run in runs]) / 60:.1f}",
         *(f"{100 * value:.1f}" for value in (scores.mean(), scores.std())),
-        *(f"{100 * np.mean(values):.1f}" for values in classes),
+        *(f"{100 * np.mean(values):.1f}" if values else "absent" for values in present),
     ]
 
 

@@ -86,8 +86,13 @@ def check_same(path: Path, arguments: dict[str, Any]) -> None:
 
 
 def score(folder: RunFolder, source: kd.data.HeldOut, scale: float) -> float:
-    """Returns the mean IoU of a run's model at a scale, computed once; at 1 the run has it."""
-    path = folder.metrics if scale == 1 else folder.path / f"scale_{scale:g}.json"
+    """Returns the mean IoU of a run's network at a scale, computed once.
+
+    At 1 it is that of the run, but for one of a recipe with `multi_scale`.
+    """
+    path = folder.path / f"scale_{scale:g}.json"
+    if scale == 1 and not read_json_object(folder.metrics)["test_time_augmentation"]:
+        path = folder.metrics
     if not path.exists():
         model = kd.load_model(folder.best_model, compile=False)
         model = with_test_time_augmentation(unwrapped(model), [scale])

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from keras_deeplab import backbones, data, recipes
+from keras_deeplab import backbones, data, recipes, validation
 from keras_deeplab.audit_page import audit_page, faults_page
 from keras_deeplab.cli.options import (
     DATA,
     SIZE,
     Parser,
+    check_left_out,
     command,
     height_and_width,
     one_of,
@@ -48,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
     source = data.open_source(options.data)
+    if options.model is None:
+        check_left_out(options, ("backbone", "crop_size", "batch_size"), "without --model")
+    elif "train" not in (options.splits or source.splits):
+        raise validation.error("--model", "left out without train", options.model)
     try:
         report = data.audit(source, options.splits)
     except data.DatasetError as error:

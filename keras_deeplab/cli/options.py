@@ -128,11 +128,13 @@ def height_and_width(values: Sequence[int]) -> tuple[int, int]:
     return values[0], values[-1]
 
 
-def run_folder(options: argparse.Namespace, model: str, backbone: str) -> Path:
-    """The folder of a run: `--output`, or a new or unfinished one in `runs`."""
+def run_folder(
+    options: argparse.Namespace, model: str, backbone: str, resumes: bool = True
+) -> Path:
+    """The folder of a run: `--output`, or one in `runs`, new or to be resumed."""
     data = re.sub(r"[:?&=%\[\]]+", "-", Path(options.data).resolve().name).strip("-")
     name = f"{data}-{model}-{backbone}"
-    return options.output or next_free(Path("runs") / name)
+    return options.output or next_free(Path("runs") / name, resumes)
 
 
 def model_path(text: str) -> Path | str:
@@ -165,11 +167,17 @@ def load_model_or_export(options: argparse.Namespace) -> keras.Model | ExportedM
     """Loads the model, or opens the export, whose options are those that it was made with."""
     if is_address(options.model) or not is_exported(options.model):
         return load_model(options)
-    for name in ("output_stride", "scales", "flip"):
+    own = ("output_stride", "scales", "flip")
+    check_left_out(options, own, "for an export: export with it")
+    return open_exported(options.model)
+
+
+def check_left_out(options: argparse.Namespace, names: Iterable[str], where: str) -> None:
+    """Raises an error if one of some options is set that have no effect there."""
+    for name in names:
         if value := getattr(options, name):
             option = f"--{name.replace('_', '-')}"
-            raise validation.error(option, "left out for an export: export with it", value)
-    return open_exported(options.model)
+            raise validation.error(option, f"left out {where}", value)
 
 
 def add_crf(parser: argparse.ArgumentParser) -> None:

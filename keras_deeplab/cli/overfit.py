@@ -13,16 +13,19 @@ from keras_deeplab.diagnosis import default_optimizer
 
 # The values of a recipe that it uses, where they are set.
 USED = {"batch_norm", "crop_size", "learning_rate", "loss", "model", "output_stride"}
+# Options of `train` besides the recipe that it does not use.
+OF_TRAINING = ("distribute", "flip", "output", "scales", "steps_per_epoch", "tensorboard")
 
 
 def overfit(options: argparse.Namespace) -> int:
     """Overfits a few images, with a loss and a learning rate for any model unless they are set."""
     builder, recipe, changes = open_recipe(options)
-    given = set(changes) | ({"steps_per_epoch"} if options.steps_per_epoch is not None else set())
-    if unused := ", ".join(sorted(given - USED)):
+    given = {name for name in OF_TRAINING if getattr(options, name) not in (None, False, "none")}
+    if unused := ", ".join(sorted(given | (set(changes) - USED))):
         used = ", ".join(sorted(USED))
         raise ValueError(f"--overfit uses {used} of a recipe. Received: {unused}.")
     source = data.open_source(options.data)
+    source.check_split("train")
     report = data.audit(source)
     print(report)
     keras.utils.set_random_seed(options.seed)

@@ -33,13 +33,14 @@ def add_builder(parser: argparse.ArgumentParser) -> None:
     add("--mixed-precision", **one_of(PRECISIONS), help="default: float32")
 
 
-def add_recipe(group: argparse._ArgumentGroup) -> None:
-    """Adds the options of a recipe."""
+def add_recipe(group: argparse._ArgumentGroup, steps_per_epoch: bool = True) -> None:
+    """Adds the options of a recipe, and that of the steps per epoch."""
     add = group.add_argument
     add("--recipe", **one_of(recipes.RECIPES), help="default: finetune, or shapes for 'shapes'")
     add("--epochs", type=positive, help="number of epochs, in place of the steps")
     add("--steps", type=positive, help="number of steps, rounded up to whole epochs")
-    add("--steps-per-epoch", type=positive, help="default: all images once")
+    if steps_per_epoch:
+        add("--steps-per-epoch", type=positive, help="default: all images once")
     add("--batch-size", type=positive, help="over all replicas")
     add("--crop-size", **SIZE, help="one number for a square; default: from the images")
     add("--learning-rate", type=float)

@@ -44,9 +44,9 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     options = parser().parse_args(argv)
-    strategy = distribution.open_strategy(options.distribute)
     if options.overfit is not None:
         return overfit(options)
+    strategy = distribution.open_strategy(options.distribute)
     builder, recipe, _ = open_recipe(options)
     path = run_folder(options, builder.name, builder.backbone or "own")
     try:

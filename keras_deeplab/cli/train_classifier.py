@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import keras
 
 import keras_deeplab
+from keras_deeplab.classification import ClassifierResult
 from keras_deeplab.cli.options import Parser, command, one_of, positive, run_folder
 
 # For the generated images, which are small and few; for a folder the paper's sizes and head.
@@ -49,8 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(options, name) is None:
             setattr(options, name, value)
     sizes = sorted(set(options.sizes))
-    run_dir = run_folder(options, "spp_net", options.backbone)
+    run_dir = run_folder(options, "spp_net", options.backbone, resumes=False)
     keras.utils.set_random_seed(options.seed)
+    try:
+        result = _train(options, sizes, run_dir)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted: {run_dir} cannot be resumed.")
+        return 130  # the exit status of shells
+    print(f"Wrote {run_dir}. Accuracy on val:")
+    for size, value in result.accuracy.items():
+        print(f"  {size}x{size}  {value:.3f}" + ("" if size in sizes else "  (not trained at)"))
+    return 0
+
+
+def _train(options: argparse.Namespace, sizes: Sequence[int], run_dir: Path) -> ClassifierResult:
     with tempfile.TemporaryDirectory() as generated:
         root = generated if options.data == "shapes" else options.data
         if options.data == "shapes":
@@ -62,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             dense=tuple(options.dense),
             dropout=options.dropout,
         )
-        result = keras_deeplab.fit_classifier(
+        return keras_deeplab.fit_classifier(
             model,
             root,
             sizes,
@@ -74,7 +88,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_dir=run_dir,
             verbose=2,
         )
-    print(f"Wrote {run_dir}. Accuracy on val:")
-    for size, value in result.accuracy.items():
-        print(f"  {size}x{size}  {value:.3f}" + ("" if size in sizes else "  (not trained at)"))
-    return 0

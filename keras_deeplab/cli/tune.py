@@ -25,7 +25,8 @@ def parser() -> Parser:
     add("--output", type=Path, help="default: runs/DATA-MODEL-BACKBONE-tuning")
     add("--seed", type=int, default=0)
     add_builder(made)
-    add_recipe(made.add_argument_group("recipe", "The values that the search begins with."))
+    group = made.add_argument_group("recipe", "The values that the search begins with.")
+    add_recipe(group, steps_per_epoch=False)
     return made
 
 

@@ -12,6 +12,8 @@ import tensorflow as tf
 from keras_deeplab import validation
 from keras_deeplab.labels import check_labels, checked_ignore_label, class_shares
 
+CAP = 10.0  # of the weights
+
 
 def class_weights(
     labels: Iterable[Any],
@@ -20,7 +22,7 @@ def class_weights(
     *,
     power: float = 1.0,
     ignore_label: int | None = 255,
-    cap: float | None = 10.0,
+    cap: float | None = CAP,
 ) -> list[float]:
     """Computes weights that balance rare and frequent classes, for `CrossEntropy(class_weights=)`.
 
@@ -79,7 +81,7 @@ def shares_to_weights(
     method: str = "median",
     *,
     power: float = 1.0,
-    cap: float | None = 10.0,
+    cap: float | None = CAP,
 ) -> list[float]:
     """Computes the weights of `class_weights` from the frequencies of the classes.
 

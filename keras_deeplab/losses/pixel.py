@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
@@ -73,9 +73,13 @@ class CrossEntropy(LabelMapLoss):
         label_smoothing: float = 0.0,
     ):
         super().__init__(ignore_label, stride, reduction, name)
-        self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
-        if not all(0 <= weight < math.inf for weight in self.class_weights or ()):
-            raise validation.error("class_weights", "non-negative numbers", self.class_weights)
+        if class_weights is not None:
+            if not isinstance(class_weights, list | tuple):  # such as an array
+                class_weights = np.asarray(class_weights).tolist()
+            class_weights = list(validation.numbers("class_weights", class_weights))
+            if any(weight < 0 for weight in class_weights):
+                raise validation.error("class_weights", "non-negative numbers", class_weights)
+        self.class_weights = class_weights
         self.label_smoothing = validation.fraction(
             "label_smoothing", label_smoothing, below_one=True
         )

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 
 from keras_deeplab import data, recipes
+from keras_deeplab.models import MultiScale
 from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.fitting import for_data
 
@@ -84,6 +85,8 @@ def training_cost(
     labels = rng.integers(0, info.num_classes, shape).astype("int32")
     with _peak_memory() as peak:
         model = builder.build(info.num_classes, stages[0], None, info.channels)
+        if recipe.multi_scale is not None:
+            model = MultiScale(model, recipe.multi_scale)
         recipes.compile_model(model, stages[0], total_steps=steps, class_names=info.classes)
         seconds = []
         for _ in range(WARM_UP + TIMED):

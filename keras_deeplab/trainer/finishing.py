@@ -15,7 +15,6 @@ from keras_deeplab import data, export
 from keras_deeplab.evaluation import evaluate, prediction_settings
 from keras_deeplab.files import atomic_write, stored_bytes, write_json, write_png, write_text
 from keras_deeplab.inference import predict
-from keras_deeplab.models import MultiScale
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
 from keras_deeplab.pictures import comparison_picture
 from keras_deeplab.trainer.run_folder import Record, RunFolder
@@ -31,8 +30,6 @@ def final_model(
     model: keras.Model, test_scales: Sequence[float] | None = None, test_flip: bool = False
 ) -> keras.Model:
     """The trained model for inference: in float32, with test-time augmentation if there is any."""
-    if isinstance(model, MultiScale) and model.fusion == "mean":
-        return model  # saved by an earlier start of this run
     if model.dtype_policy.name.startswith("mixed_") and hasattr(unwrapped(model), "with_dtype"):
         model = model.with_dtype("float32")
     return with_test_time_augmentation(model, test_scales, test_flip)

@@ -27,7 +27,7 @@ from keras_deeplab.files import full_disk_named, write_json
 from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.models import MultiScale, SegmentationModel, UNet
-from keras_deeplab.models.multi_scale import checked_scales
+from keras_deeplab.models.multi_scale import checked_scales, unwrapped
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.tensorboard import TensorBoard, check_installed
 from keras_deeplab.trainer.building import ModelBuilder
@@ -220,8 +220,11 @@ def _network(model: keras.Model | ModelBuilder) -> str | None:
     """Network name that selects the overrides of a recipe (`recipes.get`)."""
     if isinstance(model, ModelBuilder):
         return model.network
-    backbone = model.get_config().get("backbone") if isinstance(model, SegmentationModel) else None
-    return "unet" if isinstance(model, UNet) and backbone is None else backbone
+    model = unwrapped(model)
+    backbone = model.get_config()["backbone"] if isinstance(model, SegmentationModel) else None
+    if backbone is None and isinstance(model, UNet):
+        return "unet"
+    return backbone if isinstance(backbone, str) else None
 
 
 def _check_model(

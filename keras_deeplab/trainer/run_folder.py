@@ -193,10 +193,19 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def next_free(path: Path) -> Path:
-    """Returns the path, with a number appended if it holds a finished run."""
+def next_free(path: Path, resumes: bool = True) -> Path:
+    """Returns the path, with a number appended if it is taken.
+
+    A folder is taken by a finished run, or without `resumes` by any files.
+    """
+
+    def is_taken(folder: Path) -> bool:
+        if resumes:
+            return RunFolder(folder).metrics.exists()
+        return folder.exists() and any(folder.iterdir())
+
     candidate, number = path, 1
-    while RunFolder(candidate).metrics.exists():
+    while is_taken(candidate):
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate

@@ -288,6 +288,9 @@ def _search(
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(trial, score)
+    if not _finished(study):
+        rule = f"enough for a training of {shortest} steps"
+        raise validation.error("minutes", rule, round(seconds / 60, 1))
 
 
 def _propose(trial: optuna.Trial, rate: float, choices: Choices) -> None:
@@ -345,18 +348,22 @@ def _trained_score(
     return history[MONITOR][-1]
 
 
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials with a score or a failure, not the interrupted ones."""
+    trials = study.get_trials()
+    return [t for t in trials if t.value is not None or "failure" in t.user_attrs]
+
+
 def _spent(study: optuna.Study) -> float:
     """Seconds of all finished trials."""
-    return sum(t.duration.total_seconds() for t in study.get_trials() if t.duration is not None)
+    return sum(trial.duration.total_seconds() for trial in _finished(study))
 
 
 def _result(study: optuna.Study, recipe: Recipe, choices: Choices) -> TuningResult:
     trials = []
-    for trial in study.get_trials():
-        failure = trial.user_attrs.get("failure")
-        if trial.value is not None or failure:  # not the interrupted ones
-            scores = dict(sorted(trial.intermediate_values.items()))
-            trials.append(Trial(trial.params, scores, failure))
+    for trial in _finished(study):
+        scores = dict(sorted(trial.intermediate_values.items()))
+        trials.append(Trial(trial.params, scores, trial.user_attrs.get("failure")))
     baseline = trials[0]
     # Only trials of one length are compared, the longest.
     trials.sort(key=lambda trial: sorted(trial.scores.items(), reverse=True), reverse=True)

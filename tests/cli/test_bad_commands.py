@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ import keras_deeplab
 import keras_deeplab_launcher as launcher
 from keras_deeplab.cli import (
     analyze,
+    audit,
     compare,
     convert,
     demo,
@@ -24,6 +26,7 @@ from keras_deeplab.cli import (
     predict,
     train,
     train_classifier,
+    tune,
 )
 from training import model_table
 from training.benchmark import __main__ as benchmark
@@ -88,9 +91,18 @@ BAD = [
     ),
     (train, "--model unet --output-stride 8", "unet has no output stride to choose"),
     (train, "--overfit 3 --set momentum=0.8 --steps-per-epoch 3", "momentum, steps_per_epoch."),
+    (train, "--overfit 3 --output x --scales 1 --flip --tensorboard", "flip, output, scales, tens"),
+    (train, "--overfit 3 --distribute multi_worker", "Received: distribute."),
+    (tune, "--minutes 9 --steps-per-epoch 3", "There is no option --steps-per-epoch."),
+    (audit, "two --backbone vgg16", "`--backbone` must be left out without --model. Received: --b"),
+    (audit, "two --crop-size 8", "`--crop-size` must be left out without --model. Received: --cro"),
+    (audit, "two --batch-size 2", "`--batch-size` must be left out without --model. Received: --b"),
     # Files
     (train, "--weights nowhere.keras", "nowhere.keras: there is no such file"),
     (train, "--data bad", "there is no readable label map"),
+    (train, "--overfit 3 --data untrained", "`split` must be one of ('val',). Received: split='tr"),
+    (audit, "untrained --model unet", "`--model` must be left out without train. Received"),
+    (audit, "two --splits val --model unet", "`--model` must be left out without train. Received"),
     (train_classifier, "--data damaged", "train/x/a.png"),
     (train_classifier, "--data two --dropout 1", "`dropout`"),
     (evaluate, "--model own.keras --crf v3", "must be v1, v2 or a JSON file of constants"),
@@ -137,6 +149,7 @@ def folder(tmp_path_factory):
             (root / "damaged" / split / name / "a.png").write_bytes(b"no picture")
         Image.new("RGB", (8, 8)).save(root / "two" / split / "images" / "a.png")
         Image.fromarray(np.eye(8, dtype=np.uint8)).save(root / "two" / split / "labels" / "a.png")
+    shutil.copytree(root / "two" / "val", root / "untrained" / "val")
     (root / "bad" / "train" / "images").mkdir(parents=True)
     (root / "bad" / "train" / "images" / "a.png").write_bytes(b"no picture")
     small = {"aspp_filters": 8, "head_filters": None, "aspp_rates": ()}

@@ -123,6 +123,24 @@ def test_a_run_on_a_folder(photographs, tmp_path, monkeypatch, eager, capsys):
     assert "`run_dir` must be a new or empty folder. Received: run_dir=" in capsys.readouterr().err
 
 
+def test_an_interrupted_run_is_one_line_and_the_next_one_gets_a_number(
+    tmp_path, monkeypatch, capsys
+):
+    class Stop(keras.callbacks.TerminateOnNaN):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keras.callbacks, "TerminateOnNaN", Stop)
+    (tmp_path / "runs" / "shapes-spp_net-alexnet").mkdir(parents=True)  # empty ones are used
+    for name in ("shapes-spp_net-alexnet", "shapes-spp_net-alexnet-2"):
+        assert train_classifier.main(SHORT) == 130
+        folder = f"runs/{name}"
+        assert (tmp_path / folder / "history.csv").exists()
+        assert f"Interrupted: {folder} cannot be resumed.\n" in capsys.readouterr().out
+
+
 def test_a_non_finite_loss_ends_training_without_a_model(tmp_path, eager, capsys):
     arguments = [*SHORT, "--learning-rate", "1e30", "--output", str(tmp_path / "lost")]
     assert train_classifier.main(arguments) == 2

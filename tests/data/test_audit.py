@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_deeplab import data
+from keras_deeplab import data, losses
 
 NAMED = {"classes": ["ground", "cell"]}
 THREE = {"classes": ["a", "b", "c"]}
@@ -123,6 +123,19 @@ def test_report_counts_pixels(clean, write_pair, write_settings):
     assert "train: no pixel of d" in report.warnings
     for text in ("train: 11 images, 32x24\n", "val: 3 images, 32x10 to 60x24\n", "33.33%"):
         assert text in str(report)
+
+
+def test_class_weights_are_those_of_the_training(clean, write_pair, write_settings):
+    write_settings(clean, classes=["a", "b", "c", "rare", "absent"])
+    label = np.zeros((24, 32), np.uint8)
+    label[0, 0] = 3
+    write_pair(clean, "train", "rare", label)
+    report = data.audit(clean)
+    part = report.splits["train"]
+    with pytest.warns(UserWarning, match="No pixel of the classes"):
+        expected = losses.shares_to_weights(part.class_share, part.where_present)
+    assert report.class_weights == pytest.approx(expected)
+    assert report.class_weights[3:] == (10, 0)
 
 
 def test_scales_cover_the_sizes_of_the_validation(tmp_path, write_pair):

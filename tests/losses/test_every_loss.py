@@ -198,6 +198,10 @@ def test_fit_in_half_precision_and_a_file(tmp_path):
     "kind, arguments, message",
     [
         (CrossEntropy, {"class_weights": [1.0, float("nan")]}, "class_weights"),
+        (CrossEntropy, {"class_weights": [1.0, -1.0]}, "`class_weights` must be non-negative"),
+        (CrossEntropy, {"class_weights": {0: 1.0, 1: 5.0}}, "must be a list of num.*={0: 1.0, 1"),
+        (CrossEntropy, {"class_weights": 3}, "`class_weights` must be a list of numbers. Rec.*=3"),
+        (CrossEntropy, {"class_weights": "median"}, "must be a list of numbers. Rec.*='median'"),
         (CrossEntropy, {"reduction": "median"}, "`reduction` must be .*median"),
         (CrossEntropy, {"label_smoothing": 1}, r"`label_smoothing` .* in \[0, 1\)\. Rec"),
         (CrossEntropy, {"stride": 0}, "`stride` must be a positive integer. Rec"),
@@ -219,6 +223,11 @@ def test_fit_in_half_precision_and_a_file(tmp_path):
 def test_arguments_are_checked(kind, arguments, message):
     with pytest.raises(ValueError, match=message):
         kind(**arguments)
+
+
+def test_class_weights_are_also_an_array():
+    for given in ((1, 0.5), np.array([1, 0.5], "float32"), tf.constant([1, 0.5])):
+        assert CrossEntropy(class_weights=given).class_weights == [1, 0.5]
 
 
 def test_a_sum_takes_keras_own_losses():

@@ -283,6 +283,27 @@ def test_what_cannot_be_trained_is_refused_before_training(model, more, message,
     assert not any(text.startswith("Epoch 1") for text in logs.messages)
 
 
+@pytest.mark.parametrize(
+    "model, network",
+    [
+        (SMALL, None),
+        (UNet(6, tiny()), None),
+        (UNet(6, depth=1, filters=4), "unet"),
+        (MultiScale(UNet(6, depth=1, filters=4)), "unet"),
+        (keras_deeplab.trainer.ModelBuilder("unet", backbone="vgg16"), "vgg16"),
+        (PIXELS, None),
+    ],
+)
+def test_a_recipe_by_name_is_that_for_the_network(model, network, monkeypatch):
+    def check(model, recipe, *_):
+        raise KeyboardInterrupt(recipe)
+
+    monkeypatch.setattr(fitting, "_check_model", check)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        keras_deeplab.fit(model, SOURCE)
+    assert stopped.value.args == (recipes.get("finetune", network),)
+
+
 def test_frozen_batch_norms_need_statistics_and_no_norms_need_none():
     inputs, frozen = keras.Input((8, 8, 3)), recipes.get("v2")
     model = keras.Sequential([inputs, keras.layers.Conv2D(6, 1)])

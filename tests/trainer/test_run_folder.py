@@ -239,9 +239,10 @@ def test_arguments_may_change_until_something_was_trained(tmp_path):
 
 def test_the_next_run_gets_a_number(tmp_path):
     first = RunFolder(tmp_path / "shapes")
-    assert next_free(first.path) == first.path
+    assert next_free(first.path) == next_free(first.path, resumes=False) == first.path
     first.begin({})
     assert next_free(first.path) == first.path  # unfinished: it is resumed
+    assert next_free(first.path, resumes=False) == tmp_path / "shapes-2"
     first.metrics.write_text("{}")
     assert next_free(first.path) == tmp_path / "shapes-2"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ pytest.importorskip("optuna")
 RECIPE = recipes.get("shapes", "unet").replace(
     batch_size=2, model={"depth": 2, "filters": 4}, steps=2_000, class_weights="inverse"
 )
+SPENT = tuning._spent
 
 
 @pytest.fixture
@@ -136,6 +138,28 @@ def test_a_search_resumes_where_it_was_stopped(source, tmp_path, clock, score, m
     assert len(more.trials) > len(result.trials)
     with pytest.raises(ValueError, match="same arguments.*seed was 0, is 1"):
         search(source, path, seed=1)
+
+
+def test_an_interrupted_trial_is_not_search_time(source, tmp_path, clock, score, monkeypatch):
+    path = tmp_path / "t"
+    monkeypatch.setattr(tuning, "_spent", SPENT)
+
+    def stops(builder, source, report, seed, recipe, steps):
+        if steps > 222:
+            raise KeyboardInterrupt
+        return score(builder, source, report, seed, recipe, steps)
+
+    monkeypatch.setattr(tuning, "_trained_score", stops)
+    with pytest.raises(KeyboardInterrupt):
+        search(source, path)
+    journal = path / tuning.JOURNAL  # a pause of years
+    started = re.sub(r'("datetime_start": ?")\d{4}', r"\g<1>2020", journal.read_text())
+    journal.write_text(started)
+    assert "2020-" in started
+    with pytest.raises(ValueError, match="`minutes` must be enough for a training of 222 steps"):
+        search(source, path, minutes=3)
+    monkeypatch.setattr(tuning, "_trained_score", score)
+    assert len(search(source, path).trials) > 3
 
 
 def test_a_trial_that_fails_is_shown_and_the_recipe_that_fails_is_an_error(

@@ -11,6 +11,13 @@ from keras_deeplab import data
 from training import accuracy
 
 
+def test_a_class_without_pixels_in_val_has_no_score():
+    common = {"steps": 5, "seconds": 60.0}
+    classes = ({"a": 0.5, "b": None, "c": None}, {"a": 0.6, "b": 0.25, "c": None})
+    runs = [{**common, "mean_iou": 0.5, "per_class": each} for each in classes]
+    assert accuracy.cells(runs)[-3:] == ["55.0", "25.0", "absent"]
+
+
 @pytest.mark.slow
 def test_a_row_has_the_means_over_the_seeds_and_is_computed_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(accuracy.DRAWN, "textures", lambda: data.Shapes(train=8, val=3))

@@ -7,10 +7,28 @@ import json
 import numpy as np
 import pytest
 
-from keras_deeplab import MultiScale, data, evaluate, load_model
+from keras_deeplab import MultiScale, UNet, data, evaluate, load_model
+from keras_deeplab.evaluation import prediction_settings
+from keras_deeplab.files import write_json
+from keras_deeplab.trainer import RunFolder
 from training import folds
 
 ARGUMENTS = "--model unet --steps 2 --steps-per-epoch 2 --batch-size 2 --crop-size 32"
+
+
+@pytest.mark.parametrize("multi_scale", [None, (0.5, 1.0)])
+def test_each_scale_is_one_of_the_network_alone(multi_scale, tmp_path):
+    source, folder = data.HeldOut(data.Shapes(train=6, val=0)), RunFolder(tmp_path)
+    network = UNet(6, depth=1, filters=4)
+    model = MultiScale(network, multi_scale) if multi_scale else network
+    model.save(folder.best_model)
+    write_json(folder.metrics, {"mean_iou": -1.0, **prediction_settings(model)})
+    pairs = data.evaluation_dataset(source)
+    alone, larger = network, MultiScale(network, [1.5], fusion="mean")
+    expected = [evaluate(one, pairs, verbose=0)["mean_iou"] for one in (alone, larger)]
+    if multi_scale is None:
+        expected[0] = -1.0  # of the run
+    assert [folds.score(folder, source, scale) for scale in (1.0, 1.5)] == pytest.approx(expected)
 
 
 @pytest.mark.slow
