@@ -15,6 +15,7 @@ from keras_deeplab import validation
 # crops of background with thin void borders have fewer.
 _ENOUGH_IGNORED = 0.5
 _SAMPLED_MAPS = 32
+WEIGHT_CAP = 10.0  # of class weights from shares
 _warned = False
 
 

@@ -22,8 +22,7 @@ from keras_deeplab.data.layout import shown
 from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, pairs_or_reasons
-from keras_deeplab.labels import class_shares
-from keras_deeplab.losses.class_weighting import CAP
+from keras_deeplab.labels import WEIGHT_CAP, class_shares
 
 MAX_CLASS_NAME = 24
 LARGEST_CROP = 513  # of the papers
@@ -121,7 +120,7 @@ class Report:
         shares = np.array(self.splits["train"].where_present)
         median = np.median(shares[shares > 0]) if shares.any() else 0.0
         weights = np.divide(median, shares, out=0 * shares, where=shares > 0)
-        return tuple(np.minimum(weights, CAP).tolist())
+        return tuple(np.minimum(weights, WEIGHT_CAP).tolist())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a dict of all figures for `json.dump`."""

@@ -10,9 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.labels import check_labels, checked_ignore_label, class_shares
-
-CAP = 10.0  # of the weights
+from keras_deeplab.labels import WEIGHT_CAP, check_labels, checked_ignore_label, class_shares
 
 
 def class_weights(
@@ -22,7 +20,7 @@ def class_weights(
     *,
     power: float = 1.0,
     ignore_label: int | None = 255,
-    cap: float | None = CAP,
+    cap: float | None = WEIGHT_CAP,
 ) -> list[float]:
     """Computes weights that balance rare and frequent classes, for `CrossEntropy(class_weights=)`.
 
@@ -81,7 +79,7 @@ def shares_to_weights(
     method: str = "median",
     *,
     power: float = 1.0,
-    cap: float | None = CAP,
+    cap: float | None = WEIGHT_CAP,
 ) -> list[float]:
     """Computes the weights of `class_weights` from the frequencies of the classes.
 
