@@ -42,5 +42,6 @@ def read_lines(path: Path) -> list[str]:
 
 def first_existing(stem: Path) -> Path | None:
     """Returns the image file of this path without its ending, or None."""
-    found = (stem.with_name(f"{stem.name}{suffix}") for suffix in IMAGE_SUFFIXES)
+    suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
+    found = (stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes)
     return next((path for path in found if path.exists()), None)

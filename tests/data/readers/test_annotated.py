@@ -257,6 +257,54 @@ def test_cvat(tmp_path, draw, read):
 
 
 @pytest.mark.parametrize(
+    "name, subsets, files, expected",
+    [
+        ("a.jpg", ["Train"], ["images/Train/a.jpg"], {"train": ["a.jpg"]}),
+        ("a.jpg", ["Train"], ["images/train/a.jpg"], {"train": ["a.jpg"]}),
+        ("a.jpg", ["Train"], ["images/a.jpg"], {"train": ["a.jpg"]}),
+        ("f_0", [""], ["images/f_0.PNG"], {"train": ["f_0"]}),
+        (
+            "f_0",
+            ["Train", "Validation"],
+            ["images/Train/f_0.PNG", "images/Validation/f_0.png"],
+            {"train": ["Train/f_0"], "val": ["Validation/f_0"]},
+        ),
+        (
+            "a.jpg",
+            ["Train", "Validation"],
+            ["images/Train/a.jpg", "images/validation/a.jpg"],
+            {"train": ["Train/a.jpg"], "val": ["Validation/a.jpg"]},
+        ),
+    ],
+)
+def test_subsets_and_frames_of_cvat(tmp_path, draw, read, name, subsets, files, expected):
+    drawn = [draw(path, np.full((12, 16, 3), 50 * k)) for k, path in enumerate(files)]
+    xml = XML.replace("a.jpg", name)
+    head, image, end = xml.partition("<image")[0], xml[xml.index("<image") :], "</annotations>"
+    images = [image.removesuffix(end).format(subset=f'subset="{one}"') for one in subsets]
+    (tmp_path / "annotations.xml").write_text("".join([head, *images, end]))
+    source, found = read(f"cvat:{tmp_path}")
+    assert {split: list(part) for split, part in found.items()} == expected
+    for split, pixels in zip(source.splits, drawn, strict=True):
+        (image, _), *_ = source.dataset(split).as_numpy_iterator()
+        np.testing.assert_array_equal(image, pixels)
+
+
+def test_a_file_stands_for_one_image_of_cvat(tmp_path, draw):
+    draw("images/a.jpg")
+    xml = XML.format(subset='subset="Train"')
+    for subset, message in (
+        ("Train", "two images have the name Train/a.jpg"),
+        ("Test", "images/Train/a.jpg, which annotations.xml lists, is missing"),
+        ("../Test", "outside the folder"),
+    ):
+        more = f'<image name="a.jpg" subset="{subset}" width="16" height="12"/></annotations>'
+        (tmp_path / "annotations.xml").write_text(xml.replace("</annotations>", more))
+        with pytest.raises(data.DatasetError, match=message):
+            data.audit(f"cvat:{tmp_path}")
+
+
+@pytest.mark.parametrize(
     "change, message",
     [
         (("<annotations>", '<!DOCTYPE x [<!ENTITY e "x">]><annotations>'), "document type"),
