@@ -38,6 +38,20 @@ def test_layouts_without_splits(tmp_path, draw, values, read, image, label):
     assert len(more.names("train")) == 9
 
 
+def test_linked_folders_are_entered_but_not_in_circles(tmp_path, draw, values, read):
+    for name in ("1/a", "2/b"):
+        draw(f"elsewhere/images/{name}.jpg")
+        draw(f"elsewhere/masks/{name}.png", values(0, 1))
+    for kind in ("images", "masks"):
+        (tmp_path / "root" / kind).mkdir(parents=True)
+        for folder in ("1", "2"):
+            (tmp_path / "root" / kind / folder).symlink_to(tmp_path / "elsewhere" / kind / folder)
+        (tmp_path / "root" / kind / "up").symlink_to(tmp_path)
+        (tmp_path / "elsewhere" / kind / "1" / "here").symlink_to("..")
+    _, found = read(tmp_path / "root")
+    assert sorted(name for part in found.values() for name in part) == ["1/a", "2/b"]
+
+
 def test_folders_of_splits_inside(tmp_path, draw, values, read):
     for split, name in (("train", "a"), ("validation", "b")):
         draw(f"img_dir/{split}/{name}.jpg")
