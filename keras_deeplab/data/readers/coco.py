@@ -201,7 +201,9 @@ class Coco(FileSource):
     def _areas(self, areas: list[dict[str, Any]], size: tuple[int, int]) -> Iterator[Area]:
         for one in areas:
             value = IGNORE_LABEL if one.get("iscrowd") else self._label_of[one["category_id"]]
-            outline = one["segmentation"]
+            outline = one.get("segmentation")
+            if not outline:  # as in data sets of boxes
+                raise FileFault("bad annotation", "an object without an outline")
             if isinstance(outline, dict):
                 counts = outline["counts"]
                 counts = _uncompressed(counts) if isinstance(counts, str) else counts

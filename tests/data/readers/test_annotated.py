@@ -167,6 +167,10 @@ def test_damaged_annotations(coco):
     root = coco("instances", [{"image_id": 7, "category_id": 4, "segmentation": [[0, 0, 1, 1]]}])
     with pytest.raises(data.DatasetError, match=r"000000000001: KeyError 4"):
         data.audit(f"coco:{root}")
+    for box in ({"bbox": [0, 0, 9, 9]}, {"segmentation": []}, {"segmentation": None}):
+        root = coco("instances", [{"image_id": 7, "category_id": 3, **box}])
+        with pytest.raises(data.DatasetError, match="000000000001: an object without an outline"):
+            data.audit(f"coco:{root}")
 
 
 @pytest.fixture
