@@ -17,7 +17,14 @@ from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.layout import SplitFiles, shown, split_named
 from keras_deeplab.data.readers.listing import check_entries, files_below, first_existing
-from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rectangle, run_lengths
+from keras_deeplab.data.readers.polygons import (
+    Area,
+    drawn,
+    ellipse,
+    rectangle,
+    run_lengths,
+    with_background,
+)
 from keras_deeplab.data.readers.splitting import grouped
 from keras_deeplab.data.source import DatasetInfo, voc_colors
 
@@ -84,13 +91,10 @@ class Cvat(FileSource):
             colors |= {a.attrib["label"]: "" for a in areas if a.attrib["label"] not in colors}
         if not self._images:
             raise ValueError("it lists no images")
-        names = [name for name in colors if name.lower() != "background"]
-        background = next((name for name in colors if name.lower() == "background"), "background")
-        default = voc_colors(len(names) + 1)
-        self._info = DatasetInfo(
-            (background, *names),
-            (default[0], *(_color(colors[n], default[k + 1]) for k, n in enumerate(names))),
-        )
+        names = with_background(colors)
+        default = voc_colors(len(names))
+        given = (_color(colors[name], default[k]) for k, name in enumerate(names) if k)
+        self._info = DatasetInfo(names, (default[0], *given))
 
     @property
     def info(self) -> DatasetInfo:

@@ -99,6 +99,23 @@ def test_instances(coco, read):
     assert label[11, 0] == 0
 
 
+def test_a_category_may_be_the_background(coco, read):
+    categories = [*CATEGORIES, {"id": 5, "name": "Background"}]
+    outlines = {
+        18: (0, 0, 9, 0, 9, 9, 0, 9),
+        3: (10, 0, 15, 0, 15, 9, 10, 9),
+        5: (2, 2, 5, 2, 5, 5),
+    }
+    areas = [
+        {"image_id": 7, "category_id": number, "segmentation": [points], "area": 100 - len(points)}
+        for number, points in outlines.items()
+    ]
+    source, found = read(f"coco:{coco('instances', areas, {'categories': categories})}")
+    assert source.info.classes == ("Background", "car", "dog")
+    label = found["val"]["000000000001"]
+    assert [label[5, 1], label[5, 12], label[11, 0]] == [2, 1, 0]
+
+
 def test_images_that_annotations_do_not_list_are_left_out(coco, read, draw, tmp_path):
     area = {"image_id": 7, "category_id": 18, "segmentation": [[0, 0, 9, 0, 9, 9]], "area": 81}
     root = coco("instances", [area])
@@ -167,6 +184,9 @@ def test_damaged_annotations(coco):
     root = coco("instances", [{"image_id": 7, "category_id": 4, "segmentation": [[0, 0, 1, 1]]}])
     with pytest.raises(data.DatasetError, match=r"000000000001: KeyError 4"):
         data.audit(f"coco:{root}")
+    root = coco("instances", [], {"categories": [{"id": 3, "name": 3}]})
+    with pytest.raises(data.DatasetError, match="instances_train2017.json: AttributeError 'int'"):
+        data.audit(f"coco:{root}")
     for box in ({"bbox": [0, 0, 9, 9]}, {"segmentation": []}, {"segmentation": None}):
         root = coco("instances", [{"image_id": 7, "category_id": 3, **box}])
         with pytest.raises(data.DatasetError, match="000000000001: an object without an outline"):
@@ -203,6 +223,20 @@ def test_labelme(labelme, read):
     (root / "labels.txt").write_text("__ignore__\n_background_\nzebra\nbox\n")
     source, found = read(f"labelme:{root}")
     assert source.info.classes == ("background", "zebra", "box")
+
+
+def test_a_label_may_be_the_background(labelme, read):
+    outlines = {
+        "zebra": [[0, 0], [15, 0], [15, 11], [0, 11]],
+        "Background": [[0, 0], [5, 0], [0, 5]],
+    }
+    root = labelme("a", [outline(*pair) for pair in outlines.items()])
+    for listed in ("", "_background_\nzebra\nBackground"):
+        if listed:
+            (root / "labels.txt").write_text(listed)
+        source, found = read(f"labelme:{root}")
+        assert source.info.classes == ("Background", "zebra")
+        assert [found["train"]["a"][0, 0], found["train"]["a"][9, 9]] == [0, 1]
 
 
 def test_labelme_in_folders_of_splits(labelme, tmp_path, read):
