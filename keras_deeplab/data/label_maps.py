@@ -57,9 +57,11 @@ def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray,
     """
     check_regular(path)
     with path.open("rb") as file:
-        if file.read(len(NUMPY_SIGNATURE)) == NUMPY_SIGNATURE:
+        start = file.read(len(NUMPY_SIGNATURE))
+        if start == NUMPY_SIGNATURE:
             return _integers(_array(path)), ()
-    return decode_label(path.read_bytes(), f"a file named {path.suffix}", colors)
+        encoded = start + file.read()
+    return decode_label(encoded, f"a file named {path.suffix}", colors)
 
 
 def decode_label(
