@@ -11,6 +11,9 @@ from keras_deeplab.data.formats import IMAGE_SUFFIXES
 from keras_deeplab.data.layout import contents
 from keras_deeplab.data.paths import RemotePath
 
+# Of files in lists; other dots are part of a name.
+ENDINGS = (*IMAGE_SUFFIXES, ".mat")
+
 
 def check_entries(root: Path, layout: str, entries: Iterable[str]) -> None:
     """Raises a DatasetError that names every file or folder of a layout that is not there."""
@@ -57,6 +60,12 @@ def inner_folder(root: Path, names: Iterable[str], needed: str) -> Path:
 def read_lines(path: Path) -> list[str]:
     """Returns the lines of a text file in UTF-8 that are not empty."""
     return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+
+
+def read_names(path: Path) -> list[str]:
+    """Returns the name of each line: X, or /JPEGImages/X.jpg with other files after it."""
+    files = (Path(line.split()[0]) for line in read_lines(path))
+    return [file.stem if file.suffix.lower() in ENDINGS else file.name for file in files]
 
 
 def first_existing(stem: Path) -> Path | None:
