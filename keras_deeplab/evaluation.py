@@ -152,7 +152,8 @@ def pair_batches(dataset: tf.data.Dataset, channels: int | None = None) -> tf.da
     `channels` are those that the images must have, if that is known.
     """
     element = getattr(dataset, "element_spec", None)
-    if not isinstance(element, tuple) or len(element) != 2:
+    is_pair = isinstance(element, tuple) and len(element) == 2
+    if not is_pair or not all(isinstance(one, tf.TensorSpec) for one in element):
         raise error("dataset", "a tf.data.Dataset of (images, labels)", element or type(dataset))
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise error("dataset", "finite", dataset, "Leave out `repeat()`.")

@@ -150,6 +150,9 @@ def test_wrong_arguments(traced):
         (dataset.take(0), None, "empty"),
         (dataset.repeat(), None, "finite"),
         (dataset.map(lambda x, y: x), None, "images, labels"),
+        (dataset.map(lambda x, y: {"image": x, "label": y}), None, "images, labels"),
+        (dataset.map(lambda x, y: ({"image": x}, {"label": y})), None, "images, labels"),
+        (dataset.map(lambda x, y: (x, (y, y))), None, "images, labels"),
         (dataset, ["a", "b"], "3 different names"),
     ):
         with pytest.raises(ValueError, match=message):

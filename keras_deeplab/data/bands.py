@@ -7,9 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_deeplab.data.decoding import ImageFacts, Picture, check_regular, read_picture
+from keras_deeplab.data.decoding import (
+    ImageFacts,
+    Picture,
+    check_regular,
+    map_array,
+    read_picture,
+)
 from keras_deeplab.data.faults import FileFault
-from keras_deeplab.data.formats import MAX_PIXELS, NPY, PILLOW_ERRORS
+from keras_deeplab.data.formats import MAX_PIXELS, NPY
 from keras_deeplab.data.paths import check_local
 from keras_deeplab.extras import require
 
@@ -71,10 +77,7 @@ class Bands:
 
 def _array(path: Path) -> np.ndarray:
     """Maps an array of `(height, width[, channels])`, so that nothing is read in vain."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except PILLOW_ERRORS as error:
-        raise FileFault("unreadable file", f"{path.stat().st_size} bytes, {error}") from error
+    array = map_array(path)
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.dtype.kind not in "uif" or 0 in array.shape:
         found = f"an array of shape {array.shape} and type {array.dtype}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import tensorflow as tf
@@ -99,6 +100,16 @@ def check_regular(path: Path) -> None:
     special = special_file(path)
     if special:
         raise FileFault("not a regular file", special)
+
+
+def map_array(path: Path) -> np.ndarray:
+    """Maps a .npy file into memory, so that an invalid header allocates nothing."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (*PILLOW_ERRORS, TokenError, RecursionError, MemoryError) as error:
+        early = "greater than file size" in str(error) or "EOF: " in str(error)
+        kind = "truncated file" if early else "unreadable file"
+        raise FileFault(kind, f"{path.stat().st_size} bytes, {error}") from error
 
 
 def open_image(encoded: bytes) -> tuple[str, ImageFile.ImageFile]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 from PIL import Image
 
-from keras_deeplab.data.decoding import check_regular, load, open_image
+from keras_deeplab.data.decoding import check_regular, load, map_array, open_image
 from keras_deeplab.data.faults import FileFault
-from keras_deeplab.data.formats import FORMATS, MAX_PIXELS, NUMPY_SIGNATURE, PILLOW_ERRORS
+from keras_deeplab.data.formats import FORMATS, MAX_PIXELS, NUMPY_SIGNATURE
 from keras_deeplab.data.orientation import stored_orientation, turned
 from keras_deeplab.data.paths import check_local
 
@@ -58,9 +57,11 @@ def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray,
     """
     check_regular(path)
     with path.open("rb") as file:
-        if file.read(len(NUMPY_SIGNATURE)) == NUMPY_SIGNATURE:
+        start = file.read(len(NUMPY_SIGNATURE))
+        if start == NUMPY_SIGNATURE:
             return _integers(_array(path)), ()
-    return decode_label(path.read_bytes(), f"a file named {path.suffix}", colors)
+        encoded = start + file.read()
+    return decode_label(encoded, f"a file named {path.suffix}", colors)
 
 
 def decode_label(
@@ -115,14 +116,9 @@ def _values(image: Image.Image, colors: ColorCode | None) -> np.ndarray:
 
 
 def _array(path: Path) -> np.ndarray:
-    """Maps an .npy file into memory, so that an invalid header allocates nothing."""
+    """Maps an array of one channel."""
     check_local(path, "a .npy label map")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (*PILLOW_ERRORS, TokenError, RecursionError, MemoryError) as error:
-        early = "greater than file size" in str(error) or "EOF" in str(error)
-        kind = "truncated file" if early else "unreadable file"
-        raise FileFault(kind, f"{path.stat().st_size} bytes, {error}") from error
+    array = map_array(path)
     if array.size > MAX_PIXELS:
         raise FileFault("image too large", f"array of shape {array.shape}")
     if array.ndim == 3 and array.shape[-1] == 1:

@@ -98,14 +98,15 @@ def training_dataset(
             For albumentations see `data.from_albumentations`.
         shuffle: Whether to shuffle the whole split in every epoch.
         seed: Seed of order and augmentation: any integer.
-        cache: Whether to decode all images in this call and to keep them in memory; `"auto"` does
-            if they take less than 2 GiB and a quarter of the memory.
+        cache: Whether to decode all images for the first batch and to keep them in memory; `"auto"`
+            does if they take less than 2 GiB and a quarter of the memory.
         repeat: Whether the dataset is infinite, for `steps_per_epoch`.
         first_step: Number of the first batch, from 0; requires `repeat=True`.
 
     Returns:
         A dataset of known cardinality with batches `(image, label)`: float32
-        `(batch, height, width, 3)` in 0..255 and int32 `(batch, height, width)` with 255 ignored.
+        `(batch, height, width, channels)` in 0..255 and int32 `(batch, height, width)` with 255
+        ignored; `channels` are those of `source.info`.
 
     Raises:
         ValueError: If an argument is out of range, or the split is empty.
@@ -223,11 +224,13 @@ def evaluation_dataset(
         split: One of `source.splits`.
         batch_size: Images per batch; the last batch may be smaller. In a batch of several sizes
             smaller images are padded at the right and the bottom with grey 127.5, labels with 255.
-        cache: Whether to keep the decoded images in memory, as in `data.training_dataset`.
+        cache: Whether to keep the images that the first pass decodes in memory; `"auto"` as in
+            `data.training_dataset`.
 
     Returns:
         A dataset of known cardinality with batches `(image, label)`: float32
-        `(batch, height, width, 3)` in 0..255 and int32 `(batch, height, width)` with 255 ignored.
+        `(batch, height, width, channels)` in 0..255 and int32 `(batch, height, width)` with 255
+        ignored; `channels` are those of `source.info`.
 
     Raises:
         ValueError: If an argument is out of range, or the split is empty.

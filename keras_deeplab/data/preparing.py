@@ -134,10 +134,8 @@ class _Preparation:
     def _done(self, plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The shards that an interrupted call finished, without those changed since."""
         path = self.folder / _PROGRESS
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return {}
-        stored = read_json_object(path)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stored = read_json_object(path) if path.exists() else {"plan": plan, "shards": {}}
         if stored.get("plan") != plan:
             rule = f"the same data set and options as in {self.folder}, or without this folder"
             raise validation.error("source", rule, self.dataset, "Delete it to begin again")

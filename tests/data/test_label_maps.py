@@ -114,6 +114,7 @@ def test_an_array_file_is_not_believed(tmp_path):
         (content[:-1], "truncated file"),
         (lying, "truncated file"),
         (b"\x93NUMPY" + bytes(range(100)), "unreadable file"),
+        (content.replace(b"(24, 32)", b"(24, 32("), "unreadable file"),
     ):
         path.write_bytes(damaged)
         with pytest.raises(FileFault, match=kind):

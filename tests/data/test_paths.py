@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import keras_deeplab as kd
 from keras_deeplab import data
+from keras_deeplab.data.label_maps import read_label
 from keras_deeplab.data.paths import RemotePath, absolute, data_path, is_remote
 
 CLASSES = 3
@@ -108,6 +109,15 @@ def test_the_whole_way(upload, folder):
     ]
     assert reports[0] == reports[1]
     assert reports[0]["pixels"] == 24 * 32
+
+
+def test_a_label_map_is_downloaded_once(upload, folder, monkeypatch):
+    path = data_path(upload(folder)) / "train/labels/a.png"
+    read, downloads = RemotePath.read_bytes, []
+    monkeypatch.setattr(RemotePath, "read_bytes", lambda self: downloads.append(self) or read(self))
+    values, _ = read_label(path)
+    assert values.shape == (24, 32)
+    assert downloads == [path]
 
 
 def test_a_run_records_the_address(upload, folder, tmp_path):

@@ -150,6 +150,14 @@ def test_a_second_call_continues(folder, tmp_path, monkeypatch, logs):
     assert {path.name for path in output.iterdir()} == {path.name for path in whole.iterdir()}
 
 
+def test_a_kill_during_the_first_shard_leaves_no_file(folder, tmp_path):
+    partial = tmp_path / ".out.incomplete" / ".123-out-train.tfrecord-00000-of-00001"
+    partial.parent.mkdir()
+    partial.write_bytes(b"half")
+    output = data.prepare(data.Folder(folder), tmp_path / "out", file_format="tfrecord")
+    assert not list(output.glob(".*"))
+
+
 def test_a_damaged_file_stops_it_and_is_named(folder, tmp_path):
     path = folder / "val" / "images" / "photo.jpg"
     path.write_bytes(path.read_bytes()[:-20])

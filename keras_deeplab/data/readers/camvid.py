@@ -10,7 +10,7 @@ import numpy as np
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_maps import ColorCode, read_label
 from keras_deeplab.data.layout import SPLITS, SplitFiles
-from keras_deeplab.data.readers.listing import check_entries, files_below, read_lines
+from keras_deeplab.data.readers.listing import check_entries, files_below, read_names
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
 
 # The 11 classes of SegNet, the colours of its release, and those of the classes that they unite.
@@ -66,10 +66,10 @@ class CamVid(FileSource):
             raise self._error("missing folder", "no file NAME_L.png is there")
         lists = {split: self.root / f"{split}.txt" for split in SPLITS}
         listed = {
-            Path(line.split()[0]).stem: split
+            name: split
             for split, path in lists.items()
             if path.exists()
-            for line in read_lines(path)
+            for name in read_names(path)
         }
         self._listed: dict[str, SplitFiles] = {}
         for path in paths:

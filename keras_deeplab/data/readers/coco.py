@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ from keras_deeplab.data.label_codes import LabelCode
 from keras_deeplab.data.label_maps import read_label
 from keras_deeplab.data.layout import SplitFiles
 from keras_deeplab.data.readers.listing import check_entries, files_below, read_lines
-from keras_deeplab.data.readers.polygons import Area, drawn, run_lengths
+from keras_deeplab.data.readers.polygons import (
+    BACKGROUND,
+    Area,
+    drawn,
+    run_lengths,
+    with_background,
+)
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
 
 KINDS = ("panoptic", "stuff", "instances")
@@ -37,7 +44,7 @@ class Coco(FileSource):
       the names in labels.txt (`ID: NAME`); 255 and ids without a name are ignored.
     - `"instances"`: annotations/instances_train2017.json, polygons and run lengths, drawn the
       largest first, so that small objects stay visible. What none covers is the class "background",
-      label 0; crowds are ignored.
+      label 0, which may be a category too; crowds are ignored.
 
     Folders and files may also end without the year.
 
@@ -105,7 +112,7 @@ class Coco(FileSource):
     def info(self) -> DatasetInfo:
         """The categories by their ids, after the background of instances."""
         names = tuple(self._categories.values())
-        return DatasetInfo(("background", *names) if self.kind == "instances" else names)
+        return DatasetInfo(with_background(names) if self.kind == "instances" else names)
 
     @cached_property
     def code(self) -> LabelCode:
@@ -117,8 +124,13 @@ class Coco(FileSource):
 
     @cached_property
     def _label_of(self) -> dict[int, int]:
-        first = int(self.kind == "instances")
-        return {number: first + k for k, number in enumerate(self._categories)}
+        if self.kind != "instances":
+            return {number: k for k, number in enumerate(self._categories)}
+        labels = count(1)
+        return {
+            number: 0 if name.lower() == BACKGROUND else next(labels)
+            for number, name in self._categories.items()
+        }
 
     def _content(self, split: str) -> dict[str, Any]:
         """The JSON file of a split, with `by_name`: each image's entry, with its annotations."""
@@ -137,8 +149,8 @@ class Coco(FileSource):
             content["by_name"] = dict(zip(names, images.values(), strict=True))
             if len(content["by_name"]) < len(names):
                 raise ValueError("two images have the same name")
-            _ = [(c["id"], c["name"]) for c in content["categories"]]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            _ = [(c["id"], c["name"].lower()) for c in content["categories"]]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             text = f"{path.name}: {type(error).__name__} {error}"
             raise self._error("bad annotation", text) from error
         self._contents[split] = content
@@ -201,7 +213,9 @@ class Coco(FileSource):
     def _areas(self, areas: list[dict[str, Any]], size: tuple[int, int]) -> Iterator[Area]:
         for one in areas:
             value = IGNORE_LABEL if one.get("iscrowd") else self._label_of[one["category_id"]]
-            outline = one["segmentation"]
+            outline = one.get("segmentation")
+            if not outline:  # as in data sets of boxes
+                raise FileFault("bad annotation", "an object without an outline")
             if isinstance(outline, dict):
                 counts = outline["counts"]
                 counts = _uncompressed(counts) if isinstance(counts, str) else counts

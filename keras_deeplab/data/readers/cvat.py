@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -15,8 +16,15 @@ import numpy as np
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.layout import SplitFiles, shown, split_named
-from keras_deeplab.data.readers.listing import check_entries, files_below
-from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rectangle, run_lengths
+from keras_deeplab.data.readers.listing import check_entries, files_below, first_existing
+from keras_deeplab.data.readers.polygons import (
+    Area,
+    drawn,
+    ellipse,
+    rectangle,
+    run_lengths,
+    with_background,
+)
 from keras_deeplab.data.readers.splitting import grouped
 from keras_deeplab.data.source import DatasetInfo, voc_colors
 
@@ -25,10 +33,11 @@ AREAS = ("polygon", "box", "ellipse", "mask")
 
 
 class Annotated(NamedTuple):
-    """An image of the file: its size `(height, width)`, its subset and its areas in order."""
+    """An image of the file: its name, subset, size `(height, width)` and areas in order."""
 
-    size: tuple[int, int]
+    name: str
     subset: str
+    size: tuple[int, int]
     areas: list[ElementTree.Element]
 
 
@@ -39,10 +48,11 @@ class Cvat(FileSource):
     polylines and points have no area and are left out. What none covers is the class "background",
     label 0, which may be a label of the project itself. Splits are the subsets Train, Validation
     and Test if all images have one, else those of splits.json, which is written (a fifth for
-    validation).
+    validation). An image whose name occurs in several subsets is named SUBSET/NAME.
 
     Args:
-        root: The folder with annotations.xml and the images, in `images` or beside it.
+        root: The folder with annotations.xml and the images, in `images/SUBSET`, `images` or beside
+            it. Video frames are listed without the ending of their files.
 
     Raises:
         DatasetError: If annotations.xml is missing or is not CVAT's.
@@ -65,24 +75,26 @@ class Cvat(FileSource):
         labels = tree.findall("meta//labels/label")
         colors = {label.findtext("name", ""): label.findtext("color", "") for label in labels}
         self._images = {}
+        count = Counter(_name(image) for image in tree.iterfind("image"))
         for image in tree.iterfind("image"):
-            name = PurePosixPath(image.attrib["name"].replace("\\", "/"))
-            if name.is_absolute() or ".." in name.parts:
-                raise ValueError(f"the image {name} is outside the folder")
+            name, subset = _name(image), image.get("subset", "")
+            place = PurePosixPath(subset, name)
+            if place.is_absolute() or ".." in place.parts:
+                raise ValueError(f"the image {place} is outside the folder")
+            key = str(place) if count[name] > 1 else name
+            if key in self._images:
+                raise ValueError(f"two images have the name {key}")
             areas = [area for area in image if area.tag in AREAS]
             areas.sort(key=lambda area: int(area.get("z_order", 0)))
             size = int(image.attrib["height"]), int(image.attrib["width"])
-            self._images[str(name)] = Annotated(size, image.get("subset", "").lower(), areas)
+            self._images[key] = Annotated(name, subset, size, areas)
             colors |= {a.attrib["label"]: "" for a in areas if a.attrib["label"] not in colors}
         if not self._images:
             raise ValueError("it lists no images")
-        names = [name for name in colors if name.lower() != "background"]
-        background = next((name for name in colors if name.lower() == "background"), "background")
-        default = voc_colors(len(names) + 1)
-        self._info = DatasetInfo(
-            (background, *names),
-            (default[0], *(_color(colors[n], default[k + 1]) for k, n in enumerate(names))),
-        )
+        names = with_background(colors)
+        default = voc_colors(len(names))
+        given = (_color(colors[name], default[k]) for k, name in enumerate(names) if k)
+        self._info = DatasetInfo(names, (default[0], *given))
 
     @property
     def info(self) -> DatasetInfo:
@@ -119,9 +131,12 @@ class Cvat(FileSource):
     def _places(self) -> dict[str, Path | None]:
         """The file of each image."""
         places = {}
-        for name, image in self._images.items():
-            paths = (self.root / at / name for at in ("images", f"images/{image.subset}", "."))
-            places[name] = next((path for path in paths if path.is_file()), None)
+        for key, (name, subset, *_) in self._images.items():
+            folders = [f"images/{subset}", f"images/{subset.lower()}"]
+            folders += ["images", "."] * (key == name)
+            paths = [self.root / folder / name for folder in folders]
+            found = (path for path in paths if path.is_file())
+            places[key] = next(found, None) or next(filter(None, map(first_existing, paths)), None)
         return places
 
     def read_values(self, name: str, path: Path) -> np.ndarray:
@@ -158,3 +173,7 @@ class Cvat(FileSource):
 def _color(text: str, default: tuple[int, int, int]) -> tuple[int, int, int]:
     valid = re.fullmatch("#[0-9a-fA-F]{6}", text)
     return tuple(bytes.fromhex(text[1:])) if valid else default
+
+
+def _name(image: ElementTree.Element) -> str:
+    return str(PurePosixPath(image.attrib["name"].replace("\\", "/")))

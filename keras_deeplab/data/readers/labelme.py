@@ -14,7 +14,7 @@ from keras_deeplab.data.file_source import FileSource, map_files
 from keras_deeplab.data.layout import SplitFiles, find_splits
 from keras_deeplab.data.paths import absolute
 from keras_deeplab.data.readers.listing import files_below, first_existing, read_lines
-from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rectangle
+from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rectangle, with_background
 from keras_deeplab.data.readers.splitting import splits_of
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
 from keras_deeplab.files import read_json_object
@@ -28,11 +28,11 @@ class LabelMe(FileSource):
     """A folder of images, each with a LabelMe file NAME.json of polygons.
 
     Polygons, rectangles and circles are drawn in the order of the file, the later ones over the
-    earlier. What none covers is the class "background", label 0. The others are the names in
-    labels.txt (LabelMe's own: `_background_` and `__ignore__`, which is ignored, may be in it),
-    or all names of the files in alphabetical order. Splits are the folders train, val and test, or
-    those of splits.json, which is written if there are none (a fifth for validation). Images
-    without a LabelMe file are not part of the data set.
+    earlier. What none covers is the class "background", label 0, which may be one of the names. The
+    others are the names in labels.txt (LabelMe's own: `_background_` and `__ignore__`, which is
+    ignored, may be in it), or all names of the files in alphabetical order. Splits are the folders
+    train, val and test, or those of splits.json, which is written if there are none (a fifth for
+    validation). Images without a LabelMe file are not part of the data set.
 
     Args:
         root: The folder.
@@ -84,7 +84,7 @@ class LabelMe(FileSource):
                 raise DatasetError(str(self.root), faults)
             names = sorted(set().union(*found.values()))
         names = [name for name in dict.fromkeys(names) if name not in (BACKGROUND, IGNORED)]
-        return DatasetInfo(("background", *names))
+        return DatasetInfo(with_background(names))
 
     def list_files(self, split: str) -> SplitFiles:
         """Lists the annotations of a split and the images beside them."""

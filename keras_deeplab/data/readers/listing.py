@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.formats import IMAGE_SUFFIXES
 from keras_deeplab.data.layout import contents
+from keras_deeplab.data.paths import RemotePath
+
+# Of files in lists; other dots are part of a name.
+ENDINGS = (*IMAGE_SUFFIXES, ".mat")
 
 
 def check_entries(root: Path, layout: str, entries: Iterable[str]) -> None:
@@ -20,13 +25,30 @@ def check_entries(root: Path, layout: str, entries: Iterable[str]) -> None:
 
 
 def files_below(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Returns the files in all subfolders that end so, sorted, without hidden ones."""
+    """Returns the files in all subfolders, also linked ones, that end so; sorted, none hidden."""
+    paths = folder.rglob("*") if isinstance(folder, RemotePath) else _walk(folder)
     return sorted(
         path
-        for path in folder.rglob("*")
+        for path in paths
         if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yields all files below a folder."""
+    for name, folders, files in os.walk(folder, followlinks=True):
+        at = Path(name)
+        folders[:] = [one for one in folders if not _is_loop(at / one)]
+        yield from (at / one for one in files)
+
+
+def _is_loop(folder: Path) -> bool:
+    """Whether a folder is a link to one around it."""
+    if not folder.is_symlink():
+        return False
+    around = {*(path.resolve() for path in folder.parents), *folder.parent.resolve().parents}
+    return folder.resolve() in around
 
 
 def inner_folder(root: Path, names: Iterable[str], needed: str) -> Path:
@@ -40,7 +62,14 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
 
 
+def read_names(path: Path) -> list[str]:
+    """Returns the name of each line: X, or /JPEGImages/X.jpg with other files after it."""
+    files = (Path(line.split()[0]) for line in read_lines(path))
+    return [file.stem if file.suffix.lower() in ENDINGS else file.name for file in files]
+
+
 def first_existing(stem: Path) -> Path | None:
     """Returns the image file of this path without its ending, or None."""
-    found = (stem.with_name(f"{stem.name}{suffix}") for suffix in IMAGE_SUFFIXES)
+    suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
+    found = (stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes)
     return next((path for path in found if path.exists()), None)

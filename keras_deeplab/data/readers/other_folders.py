@@ -161,9 +161,10 @@ def _folder_pair(root: Path) -> tuple[Path, Path] | None:
 
 def _beside(root: Path) -> tuple[list[Path], list[Path]]:
     """Images and label maps of one folder, where label maps have their own ending."""
-    paths = files_below(root, IMAGE_SUFFIXES)
-    labels = [path for path in paths if path.stem.lower().endswith(ENDINGS)]
-    return ([path for path in paths if path not in set(labels)], labels) if labels else ([], [])
+    parts = [], []
+    for path in files_below(root, IMAGE_SUFFIXES):
+        parts[path.stem.lower().endswith(ENDINGS)].append(path)
+    return parts if parts[1] else ([], [])
 
 
 def _by_name(

@@ -13,6 +13,7 @@ from keras_deeplab.data.formats import MAX_PIXELS
 
 Point = Sequence[float]
 MAX_COORDINATE = 1e6
+BACKGROUND = "background"
 
 
 class Area(NamedTuple):
@@ -39,6 +40,13 @@ def drawn(size: tuple[int, int], areas: Iterable[Area]) -> np.ndarray:
             raise FileFault("bad annotation", f"an outline of {len(points)} points: {points[:3]}")
         draw.polygon(points, fill=area.value)
     return np.asarray(canvas)
+
+
+def with_background(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns class names with the background first, which may be one of them in any case."""
+    names = list(names)
+    first = next((name for name in names if name.lower() == BACKGROUND), BACKGROUND)
+    return first, *(name for name in names if name.lower() != BACKGROUND)
 
 
 def rectangle(first: Point, second: Point) -> list[Point]:

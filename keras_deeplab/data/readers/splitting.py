@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from keras_deeplab.data.faults import DatasetError, FileFault
-from keras_deeplab.data.layout import SPLITS
+from keras_deeplab.data.layout import SPLITS, is_utf8
 from keras_deeplab.files import read_json_object, write_json
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,9 @@ def splits_of(names: Iterable[str], root: Path) -> dict[str, list[str]]:
     no file.
     """
     names, path = sorted(names), root / FILE
+    faults = [FileFault("file name not UTF-8", name) for name in names if not is_utf8(name)]
+    if faults:
+        raise DatasetError(str(root), faults)
     splits = _read(path, names, root) if path.exists() else {}
     listed = {name for part in splits.values() for name in part}
     added = [name for name in names if name not in listed]

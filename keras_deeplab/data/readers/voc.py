@@ -12,7 +12,7 @@ from keras_deeplab.data.decoding import check_regular
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.layout import SplitFiles, shown
-from keras_deeplab.data.readers.listing import check_entries, inner_folder, read_lines
+from keras_deeplab.data.readers.listing import check_entries, inner_folder, read_names
 from keras_deeplab.data.readers.sbd import read_mask
 from keras_deeplab.data.source import DatasetInfo
 
@@ -76,7 +76,7 @@ class Voc(FileSource):
         """Adds the images of both lists of SBD that are not those of validation."""
         check_entries(self.root, LAYOUT, (str(LISTS / "val.txt"),))
         check_entries(self._sbd, "SBD: cls, train.txt and val.txt", ("train.txt", "val.txt"))
-        known = {*files.images, *_names(self.root / LISTS / "val.txt")}
+        known = {*files.images, *read_names(self.root / LISTS / "val.txt")}
         for listed in (self._sbd / "train.txt", self._sbd / "val.txt"):
             more = self._listed(listed, self._sbd / "cls", ".mat", known)
             files.images |= more.images
@@ -88,7 +88,7 @@ class Voc(FileSource):
         self, listed: Path, masks: Path, suffix: str = ".png", without: Container[str] = ()
     ) -> SplitFiles:
         files = SplitFiles()
-        for name in _names(listed):
+        for name in read_names(listed):
             if name in without:
                 continue
             for found, path, kind in (
@@ -108,8 +108,3 @@ class Voc(FileSource):
             check_regular(path)
             return read_mask(path.read_bytes())
         return super().read_values(name, path)
-
-
-def _names(listed: Path) -> list[str]:
-    """The names in a list; some lists name files: /JPEGImages/X.jpg /SegmentationClassAug/X.png"""
-    return [Path(line.split()[0]).stem for line in read_lines(listed)]

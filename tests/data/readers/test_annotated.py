@@ -99,6 +99,23 @@ def test_instances(coco, read):
     assert label[11, 0] == 0
 
 
+def test_a_category_may_be_the_background(coco, read):
+    categories = [*CATEGORIES, {"id": 5, "name": "Background"}]
+    outlines = {
+        18: (0, 0, 9, 0, 9, 9, 0, 9),
+        3: (10, 0, 15, 0, 15, 9, 10, 9),
+        5: (2, 2, 5, 2, 5, 5),
+    }
+    areas = [
+        {"image_id": 7, "category_id": number, "segmentation": [points], "area": 100 - len(points)}
+        for number, points in outlines.items()
+    ]
+    source, found = read(f"coco:{coco('instances', areas, {'categories': categories})}")
+    assert source.info.classes == ("Background", "car", "dog")
+    label = found["val"]["000000000001"]
+    assert [label[5, 1], label[5, 12], label[11, 0]] == [2, 1, 0]
+
+
 def test_images_that_annotations_do_not_list_are_left_out(coco, read, draw, tmp_path):
     area = {"image_id": 7, "category_id": 18, "segmentation": [[0, 0, 9, 0, 9, 9]], "area": 81}
     root = coco("instances", [area])
@@ -167,6 +184,13 @@ def test_damaged_annotations(coco):
     root = coco("instances", [{"image_id": 7, "category_id": 4, "segmentation": [[0, 0, 1, 1]]}])
     with pytest.raises(data.DatasetError, match=r"000000000001: KeyError 4"):
         data.audit(f"coco:{root}")
+    root = coco("instances", [], {"categories": [{"id": 3, "name": 3}]})
+    with pytest.raises(data.DatasetError, match="instances_train2017.json: AttributeError 'int'"):
+        data.audit(f"coco:{root}")
+    for box in ({"bbox": [0, 0, 9, 9]}, {"segmentation": []}, {"segmentation": None}):
+        root = coco("instances", [{"image_id": 7, "category_id": 3, **box}])
+        with pytest.raises(data.DatasetError, match="000000000001: an object without an outline"):
+            data.audit(f"coco:{root}")
 
 
 @pytest.fixture
@@ -199,6 +223,20 @@ def test_labelme(labelme, read):
     (root / "labels.txt").write_text("__ignore__\n_background_\nzebra\nbox\n")
     source, found = read(f"labelme:{root}")
     assert source.info.classes == ("background", "zebra", "box")
+
+
+def test_a_label_may_be_the_background(labelme, read):
+    outlines = {
+        "zebra": [[0, 0], [15, 0], [15, 11], [0, 11]],
+        "Background": [[0, 0], [5, 0], [0, 5]],
+    }
+    root = labelme("a", [outline(*pair) for pair in outlines.items()])
+    for listed in ("", "_background_\nzebra\nBackground"):
+        if listed:
+            (root / "labels.txt").write_text(listed)
+        source, found = read(f"labelme:{root}")
+        assert source.info.classes == ("Background", "zebra")
+        assert [found["train"]["a"][0, 0], found["train"]["a"][9, 9]] == [0, 1]
 
 
 def test_labelme_in_folders_of_splits(labelme, tmp_path, read):
@@ -254,6 +292,54 @@ def test_cvat(tmp_path, draw, read):
     expected = [[2, 0, 0, 2], [2, 2, 0, 0]]
     np.testing.assert_array_equal(label[2:4, 8:12], expected)
     assert not (tmp_path / "splits.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name, subsets, files, expected",
+    [
+        ("a.jpg", ["Train"], ["images/Train/a.jpg"], {"train": ["a.jpg"]}),
+        ("a.jpg", ["Train"], ["images/train/a.jpg"], {"train": ["a.jpg"]}),
+        ("a.jpg", ["Train"], ["images/a.jpg"], {"train": ["a.jpg"]}),
+        ("f_0", [""], ["images/f_0.PNG"], {"train": ["f_0"]}),
+        (
+            "f_0",
+            ["Train", "Validation"],
+            ["images/Train/f_0.PNG", "images/Validation/f_0.png"],
+            {"train": ["Train/f_0"], "val": ["Validation/f_0"]},
+        ),
+        (
+            "a.jpg",
+            ["Train", "Validation"],
+            ["images/Train/a.jpg", "images/validation/a.jpg"],
+            {"train": ["Train/a.jpg"], "val": ["Validation/a.jpg"]},
+        ),
+    ],
+)
+def test_subsets_and_frames_of_cvat(tmp_path, draw, read, name, subsets, files, expected):
+    drawn = [draw(path, np.full((12, 16, 3), 50 * k)) for k, path in enumerate(files)]
+    xml = XML.replace("a.jpg", name)
+    head, image, end = xml.partition("<image")[0], xml[xml.index("<image") :], "</annotations>"
+    images = [image.removesuffix(end).format(subset=f'subset="{one}"') for one in subsets]
+    (tmp_path / "annotations.xml").write_text("".join([head, *images, end]))
+    source, found = read(f"cvat:{tmp_path}")
+    assert {split: list(part) for split, part in found.items()} == expected
+    for split, pixels in zip(source.splits, drawn, strict=True):
+        (image, _), *_ = source.dataset(split).as_numpy_iterator()
+        np.testing.assert_array_equal(image, pixels)
+
+
+def test_a_file_stands_for_one_image_of_cvat(tmp_path, draw):
+    draw("images/a.jpg")
+    xml = XML.format(subset='subset="Train"')
+    for subset, message in (
+        ("Train", "two images have the name Train/a.jpg"),
+        ("Test", "images/Train/a.jpg, which annotations.xml lists, is missing"),
+        ("../Test", "outside the folder"),
+    ):
+        more = f'<image name="a.jpg" subset="{subset}" width="16" height="12"/></annotations>'
+        (tmp_path / "annotations.xml").write_text(xml.replace("</annotations>", more))
+        with pytest.raises(data.DatasetError, match=message):
+            data.audit(f"cvat:{tmp_path}")
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,27 @@ def test_voc_with_the_annotations_of_sbd(voc, read, draw, values):
     assert list(found["val"]) == ["2007_000033"]
 
 
+@pytest.mark.parametrize("reader", ["voc", "camvid"])
+def test_names_in_lists_may_have_dots(voc, draw, values, read, reader):
+    names = ("scene_1.5m", "scene_1.8m", "scene_2")
+    root = voc
+    for name in names:
+        if reader == "voc":
+            draw(f"VOC2012/JPEGImages/{name}.jpg")
+            draw(f"VOC2012/SegmentationClass/{name}.png", values(0, 1))
+            root = voc / "VOC2012/ImageSets/Segmentation"
+        else:
+            draw(f"images/{name}.png")
+            draw(f"masks/{name}_L.png", np.full((12, 16, 3), 128))
+    (root / "train.txt").write_text("scene_1.5m\nscene_1.8m.PNG\n")
+    (root / "val.txt").write_text("/images/scene_2.png /masks/scene_2_L.png\n")
+    _, found = read(f"{reader}:{voc}")
+    assert {split: list(part) for split, part in found.items()} == {
+        "train": ["scene_1.5m", "scene_1.8m"],
+        "val": ["scene_2"],
+    }
+
+
 def test_voc_names_all_that_is_missing(voc):
     (voc / "VOC2012/JPEGImages/2007_000032.jpg").unlink()
     (voc / "VOC2012/SegmentationClass/2007_000033.png").unlink()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -38,6 +39,20 @@ def test_layouts_without_splits(tmp_path, draw, values, read, image, label):
     assert len(more.names("train")) == 9
 
 
+def test_linked_folders_are_entered_but_not_in_circles(tmp_path, draw, values, read):
+    for name in ("1/a", "2/b"):
+        draw(f"elsewhere/images/{name}.jpg")
+        draw(f"elsewhere/masks/{name}.png", values(0, 1))
+    for kind in ("images", "masks"):
+        (tmp_path / "root" / kind).mkdir(parents=True)
+        for folder in ("1", "2"):
+            (tmp_path / "root" / kind / folder).symlink_to(tmp_path / "elsewhere" / kind / folder)
+        (tmp_path / "root" / kind / "up").symlink_to(tmp_path)
+        (tmp_path / "elsewhere" / kind / "1" / "here").symlink_to("..")
+    _, found = read(tmp_path / "root")
+    assert sorted(name for part in found.values() for name in part) == ["1/a", "2/b"]
+
+
 def test_folders_of_splits_inside(tmp_path, draw, values, read):
     for split, name in (("train", "a"), ("validation", "b")):
         draw(f"img_dir/{split}/{name}.jpg")
@@ -71,6 +86,22 @@ def test_files_without_a_partner_are_named(tmp_path, draw, values):
         data.audit(tmp_path)
     assert "images/only.jpg" in str(caught.value)
     assert "masks/alone.png" in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", ["", "labelme:"])
+def test_names_that_are_not_utf8_are_faults(tmp_path, draw, values, reader):
+    name = os.fsdecode(b"caf\xe9")
+    for path in ("images/a.jpg", "masks/a.png"):
+        draw(path, values(0, 1))
+    (tmp_path / "images/a.json").write_text("{}")
+    try:
+        for path in list(tmp_path.glob("*/*")):
+            path.rename(path.with_stem(name))
+    except OSError:
+        pytest.skip("requires a file system that accepts names that are not UTF-8")
+    with pytest.raises(data.DatasetError, match="file name not UTF-8") as caught:
+        data.audit(f"{reader}{tmp_path}")
+    assert "caf\\udce9" in str(caught.value)
 
 
 def test_splits_are_kept_when_names_are_added(tmp_path, caplog):
