@@ -161,7 +161,7 @@ def _checked_window(
         window = size("window", window)
         if not fixed.is_compatible_with(window):
             raise error("window", f"the model's input size {tuple(fixed)}", window)
-    smaller = min(window or (SMALLEST,))
+    smaller = min(window or [side or SMALLEST for side in fixed])
     if overlap is not None and integer("overlap", overlap, 0) >= smaller:
         raise error("overlap", f"below the window's sides, {smaller} at least", overlap)
     return window

@@ -384,6 +384,17 @@ def test_wrong_windows(brightest, image, options, message):
         predict(brightest, image, **options)
 
 
+@pytest.mark.parametrize(
+    "size, sides",
+    [((64, 64), 64), ((64, None), 64), ((300, None), 256), ((None, None), 256)],
+)
+@pytest.mark.parametrize("more", [0, 36])
+def test_an_overlap_is_below_the_sides_that_the_model_fixes(size, sides, more):
+    pixels = np.zeros((400, 300, 3), np.uint8)
+    with pytest.raises(ValueError, match=f"`overlap` must be below the window's sides, {sides}"):
+        predict(channel_model(size=size), pixels, overlap=sides + more)
+
+
 def test_windows_of_another_size_than_the_models(image):
     model = channel_model(size=(9, 7))
     with pytest.raises(ValueError, match=r"`window` must be the model's input size \(9, 7\)"):
