@@ -8,6 +8,7 @@ import pickle
 import re
 import warnings
 import weakref
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -409,6 +410,13 @@ def test_memory_is_estimated_from_the_largest_map():
     assert 4 * 4 * 3 <= once < 1000
     several = keras_deeplab.MultiScale(model, (1.0, 2.0), flip=True)
     assert functions._bytes_per_pixel(several) == once * 5
+
+
+def test_a_loss_that_cannot_be_saved_is_no_matter(image):
+    model = channel_model()
+    several = keras_deeplab.MultiScale(model, (1.0,), flip=True)
+    model.compile("sgd", partial(keras.losses.mean_squared_error))
+    np.testing.assert_array_equal(predict(several, image), image.argmax(-1))
 
 
 def test_leaves_the_model_as_it_was(image, tmp_path):
