@@ -319,6 +319,8 @@ ARCHIVES = {
         {"model.weights.h5": None},
         r"it must hold .* Received: config\.json, metadata\.json$",
     ),
+    "bzip2": ({}, "its members must be stored or deflated. Received: metadata.json"),
+    "LZMA": ({}, "its members must be stored or deflated. Received: metadata.json"),
     "no HDF5": ({"model.weights.h5": b"x"}, "it cannot be read: .*signature"),
 }
 
@@ -329,7 +331,8 @@ def test_an_archive_holds_what_a_model_has(files, tmp_path, what):
     change, message = ARCHIVES[what]
     content = {**members(files / "model.keras"), **change}
     content = {name: value for name, value in content.items() if value is not None}
-    bad = packed(tmp_path / "bad.keras", content, zipfile.ZIP_DEFLATED)
+    method = {"bzip2": zipfile.ZIP_BZIP2, "LZMA": zipfile.ZIP_LZMA}.get(what, zipfile.ZIP_DEFLATED)
+    bad = packed(tmp_path / "bad.keras", content, method)
     if what == "twice":
         with zipfile.ZipFile(bad, "a") as archive:
             archive.writestr("config.json", b"{}")
