@@ -340,11 +340,12 @@ def test_an_archive_holds_what_a_model_has(files, tmp_path, what):
         keras_deeplab.load_model(bad)
 
 
-IN_THE_FILE = "KERNEL' must be an array of numbers in the file itself, once and not a link"
+IN_THE_FILE = "KERNEL' must be a contiguous array of numbers in the file, once and not a link"
 ELSEWHERE_IN_H5 = {
     **dict.fromkeys(("external", "virtual", "link", "text"), IN_THE_FILE),
-    "circle": "circle' must be an array of numbers in the file itself",
+    "circle": "circle' must be a contiguous array of numbers in the file",
     "bomb": "its arrays declare 6000.* bytes, which a file of .* bytes cannot hold",
+    "chunk": IN_THE_FILE,
     "deep": "nested deeper than 64",
 }
 
@@ -365,7 +366,9 @@ def plant(what: str, file: h5py.File, kernel: str, secret: str) -> None:
     elif what == "circle":
         file["circle"] = file["/"]
     elif what == "bomb":
-        file.create_dataset(kernel, (1500, 1000, 1000), "f4", chunks=(1, 1000, 1000))
+        file.create_dataset(kernel, (1500, 1000, 1000), "f4")
+    elif what == "chunk":  # it may be much larger than the array, and compressed
+        file.create_dataset(kernel, (4,), "f4", chunks=(1000,), maxshape=(None,), compression=9)
     elif what == "deep":
         file.create_group("g/" * 100)
     else:
@@ -377,7 +380,7 @@ def plant(what: str, file: h5py.File, kernel: str, secret: str) -> None:
     [
         *((what, "network.h5") for what in ELSEWHERE_IN_H5),
         ("external", "model.weights.h5"),
-        *((what, "model.keras") for what in ("external", "bomb")),
+        *((what, "model.keras") for what in ("external", "bomb", "chunk")),
     ],
 )
 def test_weights_lie_in_the_file_and_are_as_large_as_it(model, files, tmp_path, what, carrier):
