@@ -67,9 +67,10 @@ def test_paths_of_files(brightest, image, tmp_path, mode, name):
 def test_pillow_modes_as_viewers_display_them(image, channels):
     model = channel_model(channels=channels)
     model.set_weights([np.eye(channels, 3), np.array([0.0, 100.0, 200.0])])
-    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK"):
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "HSV", "LAB"):
         picture = Image.fromarray(image).convert(mode)
-        shown = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
+        shown = picture.convert("RGB") if mode == "LAB" else picture  # Pillow has no LAB to L
+        shown = np.asarray(shown.convert("RGB" if channels == 3 else "L"))
         np.testing.assert_array_equal(predict(model, picture), predict(model, shown))
     with pytest.raises(ValueError, match="Received"):
         predict(model, Image.fromarray(image[..., 0].astype(np.uint16) * 256))
