@@ -256,8 +256,7 @@ def prediction_settings(model: Predictor) -> dict[str, Any]:
         return {"export": model.path.name}
     augmentation = []
     while isinstance(model, MultiScale):
-        config = model.get_config()
-        augmentation.append({key: config[key] for key in ("scales", "flip", "fusion")})
+        augmentation.append({key: getattr(model, key) for key in ("scales", "flip", "fusion")})
         model = model.model
     output_stride = getattr(model, "output_stride", None)
     return {"output_stride": output_stride, "test_time_augmentation": augmentation}

@@ -181,11 +181,10 @@ def _model_section(model: keras.Model, shape: Any, info: DatasetInfo) -> str:
         low, high = info.value_range
         lines.append(f"- **Values**: {low:g} and {high:g} in image files become 0 and 255.")
     while isinstance(model, MultiScale):
-        settings = model.get_config()
-        scales = ", ".join(f"{scale:g}" for scale in settings["scales"])
-        mirrored = ", each also mirrored" if settings["flip"] else ""
+        scales = ", ".join(f"{scale:g}" for scale in model.scales)
+        mirrored = ", each also mirrored" if model.flip else ""
         lines.append(
-            f"- **Test-time augmentation**: {settings['fusion']} of the scales {scales}{mirrored}; "
+            f"- **Test-time augmentation**: {model.fusion} of the scales {scales}{mirrored}; "
             "`model.model` is the network without it."
         )
         model = model.model

@@ -128,8 +128,8 @@ def _predict_image(
         return probabilities.argmax(-1)
 
     if windows["window"] is not None and is_large(path):
-        labels = labels_of(path)
-        shown = LargeImage(path, spec.shape[-1]).reduced(OVERLAY_SIDE)
+        image = LargeImage(path, spec.shape[-1], value_range)
+        labels, shown = labels_of(image), image.reduced(OVERLAY_SIDE)
         note = " (the overlay is reduced to {1}x{0})".format(*shown.shape)
         rows, columns = (
             np.arange(small) * side // small

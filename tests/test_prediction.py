@@ -10,9 +10,10 @@ from inference.test_predicting import channel_model
 from PIL import Image
 
 import keras_deeplab
+from keras_deeplab.data import DatasetInfo
 from keras_deeplab.inference import large_image
 from keras_deeplab.inference.large_image import LargeImage, is_large
-from keras_deeplab.inference.pixels import read_image
+from keras_deeplab.inference.pixels import open_picture, read_image
 from keras_deeplab.prediction import predict_files
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
@@ -30,6 +31,12 @@ FILES = {
 }
 
 
+def saved(folder, name):
+    image, options = FILES[name]
+    image.save(folder / name, **options)
+    return folder / name
+
+
 @pytest.fixture
 def small_limit(monkeypatch):
     """Every image of the tests is a large one."""
@@ -39,9 +46,8 @@ def small_limit(monkeypatch):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_rows_are_those_of_the_decoded_file(name, channels, tmp_path):
-    image, options = FILES[name]
-    image.save(tmp_path / name, **options)
-    whole, rows = read_image(tmp_path / name, channels), LargeImage(tmp_path / name, channels)
+    path = saved(tmp_path, name)
+    whole, rows = read_image(path, channels), LargeImage(path, channels)
     assert rows.shape == whole.shape
     for top, bottom in ((0, 32), (0, 32), (16, 48), (40, 90), (64, 90)):
         for columns in (slice(0, 40), slice(31, 70)):
@@ -51,6 +57,36 @@ def test_rows_are_those_of_the_decoded_file(name, channels, tmp_path):
                 assert not difference.any()
             assert difference.shape[0] == bottom - top
     assert max(rows.reduced(30).shape[:2]) == 30
+
+
+@pytest.mark.parametrize(
+    "name, value_range",
+    [
+        ("plain.png", (100, 200)),
+        ("grey.png", (200.5, 10.25)),
+        ("deep.png", (0, 65535)),
+        ("deep.tif", (1000, 40000)),
+    ],
+)
+def test_rows_have_the_value_range_of_the_data_set(name, value_range, tmp_path):
+    path = saved(tmp_path, name)
+    whole, rows = open_picture(path, 3, value_range).upright, LargeImage(path, 3, value_range)
+    np.testing.assert_array_equal(rows[0:50, 0:70], whole[:50])
+    np.testing.assert_array_equal(rows[40:90, 10:70], whole[40:, 10:])
+    np.testing.assert_array_equal(rows.reduced(100), whole)
+    for read in (open_picture, LargeImage):
+        with pytest.raises(ValueError, match="`image` must be .* 2 channels"):
+            read(path, 2, value_range)
+
+
+def test_a_large_file_is_predicted_in_the_value_range_of_the_data_set(tmp_path, small_limit):
+    path, info = saved(tmp_path, "plain.png"), DatasetInfo(("a", "b", "c"), value_range=(100, 200))
+    folders = [tmp_path / "rows", tmp_path / "whole"]
+    predict_files(channel_model(), [path], folders[0], info, window=(32, 32), overlap=8)
+    predict_files(channel_model(), [path], folders[1], info)
+    for name in ("plain_labels.png", "plain_overlay.png"):
+        first, second = (np.asarray(Image.open(folder / name)) for folder in folders)
+        np.testing.assert_array_equal(first, second)
 
 
 def test_a_large_file_needs_a_window(tmp_path, small_limit, logs, monkeypatch):

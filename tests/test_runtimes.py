@@ -72,6 +72,26 @@ def test_images_are_checked(path, images):
         runtimes.open_exported(path)(images)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
+def test_pixels_are_rounded(dtype):
+    """A resized image may have 126.99999."""
+    seen = []
+
+    def run(images):
+        seen.append(images)
+        return {"logits": images.astype(np.float32)}
+
+    exported = runtimes.ExportedModel("path", Metadata(3, (None, None, 3), ("logits",)), run)
+    pixels = np.array([0, 126.99999, 254.6], dtype).reshape(1, 1, 1, 3)
+    for given in (pixels, tf.constant(pixels)):
+        exported.labels(given)
+        exported.probabilities(given)
+    assert len(seen) == 4
+    for images in seen:
+        assert images.dtype == np.uint8
+        np.testing.assert_array_equal(images, np.rint(pixels))
+
+
 def test_without_labels_they_are_those_of_the_scores(model):
     metadata = Metadata(2, (None, None, 3), ("logits",))
     scores = np.array([0, 3, 2, 1], np.float32).reshape(1, 2, 1, 2)

@@ -7,7 +7,7 @@ from PIL import ExifTags, Image
 
 from keras_deeplab.data.formats import PILLOW_ERRORS
 
-EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
 UPRIGHT = 1
 MIRRORED = (2, 3, 6, 7)
 UPSIDE_DOWN = (3, 4, 7, 8)
@@ -35,8 +35,10 @@ def upright_pixels(image: Image.Image, mode: str | None = None) -> np.ndarray:
     """Returns the pixels as viewers display them; converts 8-bit images to Pillow's `mode`."""
     image.load()  # which applies the orientation of a TIFF
     orientation = UPRIGHT if image.format == "TIFF" else stored_orientation(image)
-    convert = mode is not None and image.mode in EIGHT_BIT_MODES
-    return turned(np.asarray(image.convert(mode) if convert else image), orientation)
+    if mode is not None and image.mode in EIGHT_BIT_MODES:
+        # Pillow has no conversion from LAB to grey.
+        image = (image.convert("RGB") if image.mode == "LAB" else image).convert(mode)
+    return turned(np.asarray(image), orientation)
 
 
 def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:

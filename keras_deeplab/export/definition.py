@@ -13,6 +13,7 @@ from keras_deeplab.graph.network import all_layers
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.labels import label_dtype
 from keras_deeplab.layers.dilated_conv import Target
+from keras_deeplab.models.multi_scale import unwrapped
 from keras_deeplab.runtimes import OUTPUTS, Metadata
 from keras_deeplab.validation import error, one_of, size
 
@@ -43,6 +44,8 @@ class Definition:
         image_size: tuple[int, int] | None = None,
         batch: int | None = None,
     ) -> None:
+        if not isinstance(model, keras.Model):
+            raise error("model", "a functional keras.Model", model)
         spec, num_classes = logits_spec(model)
         found = {layer.compute_dtype for layer in all_layers(model).values()} & HALF
         self.precision = precision or min(found, default="float32")
@@ -65,7 +68,7 @@ class Definition:
         self._network = model
         wanted = {"bfloat16"} if precision == "bfloat16" else set()
         if precision is not None and found != wanted:
-            if not hasattr(model, "with_dtype"):
+            if not hasattr(unwrapped(model), "with_dtype"):
                 rule = "that which the model computes in: it has no method `with_dtype`"
                 raise error("precision", rule, precision)
             self._network = model.with_dtype("float32" if found else "mixed_bfloat16")

@@ -19,8 +19,8 @@ def find_feature_tap(model: keras.Model, stride: int) -> str:
     """Finds the last tensor at a stride that everything after it depends on.
 
     It is what a decoder combines with the coarse features: every path from the image to the output
-    runs through it, and the next layers leave its stride. Paddings, and the layers inside nested
-    models, are passed over.
+    runs through it, and the next layers leave its stride. Paddings, the layers inside nested
+    models, and calls with several outputs are passed over.
 
     Args:
         model: A functional model with one output.
@@ -50,14 +50,13 @@ def _cut_tensors(model: keras.Model) -> list[tuple[str, keras.KerasTensor]]:
     """The tensors that every path to the output runs through, in order of computation."""
     calls = top_level_calls(model)
     last_use = {id(x): index for index, call in enumerate(calls) for x in call.inputs}
+    last_use |= {id(x): len(calls) for x in functional(model).outputs}
     cuts, open_until = [], 0
     for index, call in enumerate(calls):
-        (tensor,) = call.outputs
-        if open_until <= index and (
-            is_network(call.operation) or kind(call.operation, call.path) is not Kind.PAD
-        ):
-            cuts.append((call.path, tensor))
-        open_until = max(open_until, last_use.get(id(tensor), len(calls)))
+        is_padding = not is_network(call.operation) and kind(call.operation, call.path) is Kind.PAD
+        if open_until <= index and len(call.outputs) == 1 and not is_padding:
+            cuts.append((call.path, call.outputs[0]))
+        open_until = max(open_until, *(last_use.get(id(x), index) for x in call.outputs))
     return cuts
 
 

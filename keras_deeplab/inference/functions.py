@@ -152,8 +152,7 @@ def _bytes_per_pixel(model: keras.Model) -> int:
     Of the views of `MultiScale` about half are in memory together. From measurements.
     """
     if isinstance(model, MultiScale):
-        config = model.get_config()
-        views = sum(scale**2 for scale in config["scales"]) * (1 + config["flip"])
+        views = sum(scale**2 for scale in model.scales) * (1 + model.flip)
         return math.ceil(_bytes_per_pixel(model.model) * max(1, views / 2))
     try:
         calls = geometry(model).calls

@@ -38,18 +38,22 @@ class LargeImage:
     """An image file of 8 or 16 bits that is read once from its top to its bottom, by libvips.
 
     Only the rows of the last window are in memory: uint8 `(height, width, channels)`, converted as
-    `read_image` does.
+    `open_picture` does.
     """
 
-    def __init__(self, path: str | os.PathLike, channels: int) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        channels: int,
+        value_range: tuple[float, float] | None = None,
+    ) -> None:
         require(f"{path}: reading an image of over {MAX_PIXELS} pixels", "large", "pyvips")
         import pyvips
 
-        self._path, self._fault, self._channels = os.fspath(path), pyvips.Error, channels
+        self._path, self._fault = os.fspath(path), pyvips.Error
+        self._channels, self._range = channels, value_range
         try:
-            opened = pyvips.Image.new_from_file(
-                self._path, access="sequential", fail_on="truncated"
-            )
+            opened = self._opened()
             image = self._converted(opened)
             # One region for all rows: libvips drops its decoded strips at the end of others.
             self._region = pyvips.Region.new(image)
@@ -76,16 +80,27 @@ class LargeImage:
 
     def reduced(self, side: int) -> np.ndarray:
         """Reads the file once more, to an image whose sides are at most `side`."""
+        image = self._converted(self._opened())
+        small = image.resize(min(1, side / max(image.width, image.height)))
+        return small.numpy().reshape(small.height, small.width, -1)
+
+    def _opened(self) -> Any:
         import pyvips
 
-        small = pyvips.Image.thumbnail(self._path, side, height=side, size="down", no_rotate=True)
-        return self._converted(small).numpy().reshape(small.height, small.width, -1)
+        return pyvips.Image.new_from_file(self._path, access="sequential", fail_on="truncated")
 
     def _converted(self, image: Any) -> Any:
         if image.format not in ("uchar", "ushort"):
             raise error("image", "of 8 or 16 bits a channel", self._path)
-        image = image.colourspace("srgb" if self._channels == 3 else "b-w")
-        return image.extract_band(0, n=self._channels)
+        if self._range is None:
+            image = image.colourspace("srgb" if self._channels == 3 else "b-w")
+            return image.extract_band(0, n=self._channels)
+        if image.bands == 1 and self._channels == 3:
+            image = image.bandjoin([image, image])
+        if image.bands != self._channels:
+            raise error("image", f"of {self._channels} channels", self._path)
+        low, high = self._range
+        return ((image - low) * (255 / (high - low))).rint().cast("uchar")  # which clips
 
     def _undecodable(self, fault: Exception) -> ValueError:
         return error(

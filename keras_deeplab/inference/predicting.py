@@ -33,7 +33,7 @@ FEW_WINDOWS = 8  # take no progress bar
 
 def predict(
     model: Predictor,
-    image: ImageLike,
+    image: ImageLike | LargeImage,
     probabilities: bool = False,
     window: Sequence[int] | None = None,
     overlap: int | None = None,
@@ -88,7 +88,9 @@ def predict(
     if chosen is None and None not in fixed:
         chosen = tuple(fixed)
     pixels: Any
-    if chosen is not None and isinstance(image, str | os.PathLike) and is_large(image):
+    if isinstance(image, LargeImage):
+        pixels = image
+    elif chosen is not None and isinstance(image, str | os.PathLike) and is_large(image):
         pixels = LargeImage(image, channels)
     else:
         allowed = fixed if chosen is None else (None, None)
@@ -161,7 +163,7 @@ def _checked_window(
         window = size("window", window)
         if not fixed.is_compatible_with(window):
             raise error("window", f"the model's input size {tuple(fixed)}", window)
-    smaller = min(window or (SMALLEST,))
+    smaller = min(window or [side or SMALLEST for side in fixed])
     if overlap is not None and integer("overlap", overlap, 0) >= smaller:
         raise error("overlap", f"below the window's sides, {smaller} at least", overlap)
     return window

@@ -17,8 +17,12 @@ from keras_deeplab.validation import error, fraction, pair
 class ImagePooling(CompositeLayer):
     """Image-level features: global average pooling, 1x1 convolution, broadcast to every pixel.
 
-    The arguments are those of `AtrousConv2D`. The output, `(batch, height, width, filters)`, has
-    the same vector at every pixel.
+    The output, `(batch, height, width, filters)`, has the same vector at every pixel.
+
+    Args:
+        filters: Number of output channels.
+        activation: Name or function, applied after the batch norm. `None` for none.
+        epsilon, momentum: Of the batch norm.
 
     Example:
 

@@ -61,9 +61,11 @@ class _AtrousConvolution(CompositeLayer):
 
     def _shared(self, initializer: str) -> dict[str, Any]:
         """Arguments of every convolution."""
+        own = self.kernel_initializer
         # A copy: a shared initializer would give every kernel the same values.
-        options = {initializer: self.kernel_initializer.clone(), "dtype": self.dtype_policy}
-        return {"use_bias": not self.batch_norm, **options}
+        if isinstance(own, keras.initializers.Initializer):  # and no function
+            own = own.clone()
+        return {"use_bias": not self.batch_norm, initializer: own, "dtype": self.dtype_policy}
 
     def _norm(self, name: str) -> kl.Layer | None:
         if not self.batch_norm:

@@ -95,6 +95,16 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         """`"max"` or `"mean"`."""
         return self._arguments["fusion"]
 
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Factors of the image's height and width."""
+        return self._arguments["scales"]
+
+    @property
+    def flip(self) -> bool:
+        """Whether each scale is used mirrored too."""
+        return self._arguments["flip"]
+
     def with_output_stride(self, output_stride: int) -> MultiScale:
         """Returns the same for the model at another output stride; see `SegmentationModel`."""
         return self._around(self.model.with_output_stride(output_stride))
@@ -108,6 +118,8 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
 
     def get_config(self) -> dict[str, Any]:
         model = keras.saving.serialize_keras_object(self.model)
+        # A loss or metric of the user's has no part in this model and might not load again.
+        model.pop("compile_config", None)
         return {**self._arguments, "model": model, "name": self.name}
 
     @classmethod

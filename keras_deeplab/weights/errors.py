@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+NO_AVERAGES = "`moving_averages` must be False: it holds none"
+
 
 class WeightsError(ValueError):
     """Weights that cannot be read, or that do not fit the model.

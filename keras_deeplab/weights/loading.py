@@ -15,7 +15,7 @@ from keras_deeplab import models, validation
 from keras_deeplab.models.arguments import scaled_rates
 from keras_deeplab.models.base import LoadWeights
 from keras_deeplab.models.multi_scale import unwrapped
-from keras_deeplab.weights.errors import WeightsError, reading
+from keras_deeplab.weights.errors import NO_AVERAGES, UnreadableError, WeightsError, reading
 from keras_deeplab.weights.opening import Weights, checkpoint_of, open_checkpoint
 from keras_deeplab.weights.readers import hdf5
 from keras_deeplab.weights.transfer import TransferReport, transfer
@@ -42,7 +42,7 @@ def load(
             checkpoint; `.safetensors`; TensorFlow 1 and 2 checkpoints (prefix, `.index`, folder, or
             the archive they come in); `.tflite`, float and 8-bit.
         moving_averages: For TensorFlow 1 and torch checkpoints: whether the variables' exponential
-            moving averages (EMA) take their place.
+            moving averages (EMA) take their place. An error for weights without any.
 
     Returns:
         A report: layers `loaded`, `missing_keys`, `unexpected_keys`, `notes`.
@@ -68,6 +68,8 @@ def load(
     if isinstance(checkpoint, str | os.PathLike) and str(checkpoint).endswith(".weights.h5"):
         path = Path(os.path.expanduser(checkpoint))
         with reading(path):
+            if moving_averages:
+                raise UnreadableError(NO_AVERAGES)
             found = checkpoint_of(hdf5.read_structured(path, model), str(path))
     else:
         config = model.get_config() if hasattr(model, "backbone") else {}

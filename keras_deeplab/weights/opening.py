@@ -16,7 +16,7 @@ from keras_deeplab.graph.network import own_weights
 from keras_deeplab.models.multi_scale import unwrapped
 from keras_deeplab.weights import names, published
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import UnreadableError, WeightsError, reading
+from keras_deeplab.weights.errors import NO_AVERAGES, UnreadableError, WeightsError, reading
 from keras_deeplab.weights.hub import is_address, local_path
 from keras_deeplab.weights.readers import (
     hdf5,
@@ -52,7 +52,10 @@ def open_checkpoint(
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
     if isinstance(checkpoint, keras.Model):
-        return checkpoint_of(checkpoint, f"model '{checkpoint.name}'")
+        path = f"model '{checkpoint.name}'"
+        if moving_averages:
+            raise WeightsError(path, NO_AVERAGES)
+        return checkpoint_of(checkpoint, path)
     if not isinstance(checkpoint, str | os.PathLike) or checkpoint == "":
         rule = "a path, a name of published weights, a Keras model or a Checkpoint"
         advice = "It is the argument `weights` of a model"
@@ -107,16 +110,21 @@ def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
     if begin.startswith(b"PK") and path.suffix != ".keras":
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
-    if path.suffix == ".keras" or "config.json" in members:
+    is_keras = path.suffix == ".keras" or "config.json" in members
+    is_litert = begin[4:8] == b"TFL3"
+    is_hdf5 = begin.startswith(b"\x89HDF\r\n\x1a\n")
+    if moving_averages and (is_keras or is_litert or is_hdf5):
+        raise UnreadableError(NO_AVERAGES)
+    if is_keras:
         return checkpoint_of(keras_file.load_model(path, compile=False), str(path))
     if path.name.endswith(".weights.h5"):
         raise UnreadableError("it does not describe its model: build that and use weights.load")
     if begin.startswith(torch.STREAM) or any(name.endswith("/data.pkl") for name in members):
         return state_dict.chosen(path, torch.read(path), moving_averages)
-    if begin[4:8] == b"TFL3":
+    if is_litert:
         found = tflite.read(path)
         return names.recognize(found) or found
-    if begin.startswith(b"\x89HDF\r\n\x1a\n"):
+    if is_hdf5:
         return _recognized(path, hdf5.read_by_name(path))
     if begin.startswith(tar.GZIP) or begin[257:262] == b"ustar":
         return _recognized(path, tensorflow.read_archive(path, moving_averages))

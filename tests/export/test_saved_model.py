@@ -279,6 +279,18 @@ def test_models_that_cannot_be_exported(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_crf_an_export_and_a_precision_that_cannot_be_exported(exported, tmp_path):
+    model, folder, _ = exported
+    opened = keras_deeplab.runtimes.open_exported(folder)
+    for other in (opened, keras_deeplab.crf.RefinedModel(model, keras_deeplab.crf.DenseCRF())):
+        with pytest.raises(ValueError, match="`model` must be a functional keras.Model. Received"):
+            export.saved_model(other, tmp_path / "out")
+    several = keras_deeplab.MultiScale(keras_deeplab.MultiScale(model, (1.0,)), (1.0,))
+    with pytest.raises(ValueError, match="`precision` must .* no method `with_dtype`"):
+        export.saved_model(several, tmp_path / "out", precision="bfloat16")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_that_are_decoded_wrongly_are_seen(tmp_path, monkeypatch):
     decode = MODULE.decode_image
     monkeypatch.setattr(MODULE, "decode_image", lambda *arguments: decode(*arguments)[::-1])

@@ -28,6 +28,20 @@ def test_a_tensor_that_a_branch_passes_by_is_no_tap():
         find_feature_tap(model, 8)
 
 
+@pytest.mark.parametrize("used", [[0, 1], [1, 1]])
+def test_an_extractor_with_several_outputs_is_no_tap(used):
+    inputs = keras.Input((None, None, 3))
+    fine = kl.Conv2D(4, 3, 2, padding="same")(inputs)
+    extractor = keras.Model(inputs, [fine, kl.Conv2D(4, 3, padding="same")(fine)])
+    outputs = extractor(inputs)
+    x = kl.Add(name="sum")([kl.ReLU()(outputs[index]) for index in used])
+    model = keras.Model(inputs, kl.Conv2D(4, 3, 2, name="end")(x))
+    assert [find_feature_tap(model, stride) for stride in (2, 4)] == ["sum", "end"]
+    model = keras.Model(inputs, outputs[1])
+    with pytest.raises(ValueError, match=r"`stride` must be one of \[\], .*Received: stride=2"):
+        find_feature_tap(model, 2)
+
+
 def test_names_that_do_not_exist_suggest_others():
     network = tiny()
     assert tensor_of(network, "stage8_out") is network.get_layer("stage8_out").output

@@ -8,6 +8,7 @@ import pickle
 import re
 import warnings
 import weakref
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -66,9 +67,10 @@ def test_paths_of_files(brightest, image, tmp_path, mode, name):
 def test_pillow_modes_as_viewers_display_them(image, channels):
     model = channel_model(channels=channels)
     model.set_weights([np.eye(channels, 3), np.array([0.0, 100.0, 200.0])])
-    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK"):
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "HSV", "LAB"):
         picture = Image.fromarray(image).convert(mode)
-        shown = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
+        shown = picture.convert("RGB") if mode == "LAB" else picture  # Pillow has no LAB to L
+        shown = np.asarray(shown.convert("RGB" if channels == 3 else "L"))
         np.testing.assert_array_equal(predict(model, picture), predict(model, shown))
     with pytest.raises(ValueError, match="Received"):
         predict(model, Image.fromarray(image[..., 0].astype(np.uint16) * 256))
@@ -384,6 +386,17 @@ def test_wrong_windows(brightest, image, options, message):
         predict(brightest, image, **options)
 
 
+@pytest.mark.parametrize(
+    "size, sides",
+    [((64, 64), 64), ((64, None), 64), ((300, None), 256), ((None, None), 256)],
+)
+@pytest.mark.parametrize("more", [0, 36])
+def test_an_overlap_is_below_the_sides_that_the_model_fixes(size, sides, more):
+    pixels = np.zeros((400, 300, 3), np.uint8)
+    with pytest.raises(ValueError, match=f"`overlap` must be below the window's sides, {sides}"):
+        predict(channel_model(size=size), pixels, overlap=sides + more)
+
+
 def test_windows_of_another_size_than_the_models(image):
     model = channel_model(size=(9, 7))
     with pytest.raises(ValueError, match=r"`window` must be the model's input size \(9, 7\)"):
@@ -398,6 +411,13 @@ def test_memory_is_estimated_from_the_largest_map():
     assert 4 * 4 * 3 <= once < 1000
     several = keras_deeplab.MultiScale(model, (1.0, 2.0), flip=True)
     assert functions._bytes_per_pixel(several) == once * 5
+
+
+def test_a_loss_that_cannot_be_saved_is_no_matter(image):
+    model = channel_model()
+    several = keras_deeplab.MultiScale(model, (1.0,), flip=True)
+    model.compile("sgd", partial(keras.losses.mean_squared_error))
+    np.testing.assert_array_equal(predict(several, image), image.argmax(-1))
 
 
 def test_leaves_the_model_as_it_was(image, tmp_path):

@@ -60,6 +60,18 @@ def test_layers_that_share_an_initializer_start_differently(layer_class):
 
 
 @pytest.mark.parametrize("layer_class", [AtrousConv2D, AtrousSeparableConv2D])
+def test_a_function_is_an_initializer_too(layer_class):
+    def halves(shape, dtype=None):
+        return keras.ops.full(shape, 0.5, dtype)
+
+    layer = layer_class(4, kernel_initializer=halves)
+    layer(picture(4, 4))
+    for weight in layer.weights:
+        if "kernel" in weight.name:
+            np.testing.assert_array_equal(weight, 0.5)
+
+
+@pytest.mark.parametrize("layer_class", [AtrousConv2D, AtrousSeparableConv2D])
 def test_dilated_config_gives_a_finer_map_of_the_same_weights(layer_class):
     x = picture(11, 12)
     strided = built(layer_class(4, 3, strides=2), x)

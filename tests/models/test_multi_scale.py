@@ -137,6 +137,25 @@ def test_flipped_views_are_trained_saved_and_traced(tmp_path: Path):
         np.testing.assert_allclose(traced(x), several(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_loss_of_the_model_inside_is_not_saved(tmp_path: Path, count):
+    """A loss of the user's might not load again."""
+
+    def distance(labels, logits):
+        return keras.ops.mean(keras.ops.abs(labels - logits))
+
+    inputs = keras.Input((None, None, 3))
+    several = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    for number in range(count):
+        several.compile("sgd", distance)
+        several = MultiScale(several, (0.5, 1), name=f"several_{number}")
+    several.save(tmp_path / "model.keras")
+    for compile in (False, True):
+        loaded = keras.models.load_model(tmp_path / "model.keras", compile=compile)
+        assert not loaded.model.compiled
+        np.testing.assert_array_equal(loaded(image(9, 8)), several(image(9, 8)))
+
+
 def test_it_changes_stride_and_precision_with_its_model(model):
     several = MultiScale(model, (0.5, 1.0), fusion="mean", flip=True)
     fine, mixed = several.with_output_stride(4), several.with_dtype("mixed_bfloat16")

@@ -319,6 +319,8 @@ ARCHIVES = {
         {"model.weights.h5": None},
         r"it must hold .* Received: config\.json, metadata\.json$",
     ),
+    "bzip2": ({}, "its members must be stored or deflated. Received: metadata.json"),
+    "LZMA": ({}, "its members must be stored or deflated. Received: metadata.json"),
     "no HDF5": ({"model.weights.h5": b"x"}, "it cannot be read: .*signature"),
 }
 
@@ -329,7 +331,8 @@ def test_an_archive_holds_what_a_model_has(files, tmp_path, what):
     change, message = ARCHIVES[what]
     content = {**members(files / "model.keras"), **change}
     content = {name: value for name, value in content.items() if value is not None}
-    bad = packed(tmp_path / "bad.keras", content, zipfile.ZIP_DEFLATED)
+    method = {"bzip2": zipfile.ZIP_BZIP2, "LZMA": zipfile.ZIP_LZMA}.get(what, zipfile.ZIP_DEFLATED)
+    bad = packed(tmp_path / "bad.keras", content, method)
     if what == "twice":
         with zipfile.ZipFile(bad, "a") as archive:
             archive.writestr("config.json", b"{}")
@@ -337,11 +340,12 @@ def test_an_archive_holds_what_a_model_has(files, tmp_path, what):
         keras_deeplab.load_model(bad)
 
 
-IN_THE_FILE = "KERNEL' must be an array of numbers in the file itself, once and not a link"
+IN_THE_FILE = "KERNEL' must be a contiguous array of numbers in the file, once and not a link"
 ELSEWHERE_IN_H5 = {
     **dict.fromkeys(("external", "virtual", "link", "text"), IN_THE_FILE),
-    "circle": "circle' must be an array of numbers in the file itself",
+    "circle": "circle' must be a contiguous array of numbers in the file",
     "bomb": "its arrays declare 6000.* bytes, which a file of .* bytes cannot hold",
+    "chunk": IN_THE_FILE,
     "deep": "nested deeper than 64",
 }
 
@@ -362,7 +366,9 @@ def plant(what: str, file: h5py.File, kernel: str, secret: str) -> None:
     elif what == "circle":
         file["circle"] = file["/"]
     elif what == "bomb":
-        file.create_dataset(kernel, (1500, 1000, 1000), "f4", chunks=(1, 1000, 1000))
+        file.create_dataset(kernel, (1500, 1000, 1000), "f4")
+    elif what == "chunk":  # it may be much larger than the array, and compressed
+        file.create_dataset(kernel, (4,), "f4", chunks=(1000,), maxshape=(None,), compression=9)
     elif what == "deep":
         file.create_group("g/" * 100)
     else:
@@ -374,7 +380,7 @@ def plant(what: str, file: h5py.File, kernel: str, secret: str) -> None:
     [
         *((what, "network.h5") for what in ELSEWHERE_IN_H5),
         ("external", "model.weights.h5"),
-        *((what, "model.keras") for what in ("external", "bomb")),
+        *((what, "model.keras") for what in ("external", "bomb", "chunk")),
     ],
 )
 def test_weights_lie_in_the_file_and_are_as_large_as_it(model, files, tmp_path, what, carrier):

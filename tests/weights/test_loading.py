@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from calibration import image
 from models.networks import tiny_sequential
 from sources import scattered, unchanged
@@ -291,3 +292,28 @@ def test_a_file_that_the_system_does_not_read(model, files, monkeypatch, name):
     with unchanged(model), pytest.raises(WeightsError, match="Permission denied") as caught:
         weights.load(model, path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+def without_averages(kind: str, model: keras.Model, path: Path) -> keras.Model | Path:
+    """Weights of a kind that has no moving averages."""
+    if kind == "model":
+        return model
+    path = path / kind
+    if kind == "tf2":
+        return tf.train.Checkpoint(model=model).write(str(path))
+    if kind == "a.tflite":
+        path.write_bytes(b"....TFL3")
+    elif kind == "a.h5":
+        keras.saving.save_model(model.backbone, str(path))
+    elif kind == "a.weights.h5":
+        model.save_weights(path)
+    else:
+        model.save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["model", "a.keras", "a.weights.h5", "a.h5", "a.tflite", "tf2"])
+def test_moving_averages_that_no_weights_of_a_kind_have(model, tmp_path, kind):
+    given, rule = without_averages(kind, model, tmp_path), "must be False: it holds none"
+    with unchanged(model), pytest.raises(WeightsError, match=f"`moving_averages` {rule}"):
+        weights.load(model, given, moving_averages=True)

@@ -114,9 +114,73 @@ def graph_of(stored: np.ndarray, kind: int, shape: list[int], names: int = 1, **
         setattr(tensor, name, value)
     buffer.data = stored
     graph.tensors, model.buffers, model.subgraphs = [tensor] * names, [buffer], [graph]
+    return opened(model)
+
+
+def opened(model: Any) -> Any:
     builder = flatbuffers.Builder(0)
     builder.Finish(model.Pack(builder))
     return tflite._Graph(SCHEMA, bytes(builder.Output()))
+
+
+def network_of(*calls: tuple[str, list[int], int, int]) -> Any:
+    """A graph of operators, by name, with their maps (0 is the image) and their stride."""
+    model, graph, buffer = SCHEMA.ModelT(), SCHEMA.SubGraphT(), SCHEMA.BufferT()
+    buffer.data, kinds = np.zeros(4, np.uint8), sorted({kind for kind, *_ in calls})
+    graph.tensors = [SCHEMA.TensorT() for _ in range(2 * len(calls) + 1)]
+    graph.operators, model.operatorCodes = [], []
+    for kind in kinds:
+        code = SCHEMA.OperatorCodeT()
+        code.builtinCode = getattr(SCHEMA.BuiltinOperator, kind)
+        model.operatorCodes.append(code)
+    for index, (kind, inputs, output, stride) in enumerate(calls):
+        kernel, operator = len(calls) + 1 + index, SCHEMA.OperatorT()
+        tensor = graph.tensors[kernel]
+        tensor.name, tensor.buffer, tensor.shape = f"{index}/weights".encode(), 0, [1] * 4
+        operator.opcodeIndex, operator.outputs = kinds.index(kind), [output]
+        operator.inputs = [*inputs, kernel] if "CONV" in kind else inputs
+        name = {
+            "CONV_2D": "Conv2DOptions",
+            "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+            "MAX_POOL_2D": "Pool2DOptions",
+            "AVERAGE_POOL_2D": "Pool2DOptions",
+        }.get(kind)
+        if name is not None:
+            operator.builtinOptionsType = getattr(SCHEMA.BuiltinOptions, name)
+            operator.builtinOptions = getattr(SCHEMA, f"{name}T")()
+            operator.builtinOptions.strideH = operator.builtinOptions.strideW = stride
+        graph.operators.append(operator)
+    model.buffers, model.subgraphs = [buffer], [graph]
+    return opened(model)
+
+
+STEM = ("CONV_2D", [0], 1, 2)
+NETWORKS = {
+    "a shortcut": (
+        [
+            STEM,
+            ("CONV_2D", [1], 2, 2),
+            ("DEPTHWISE_CONV_2D", [1], 3, 2),
+            ("ADD", [2, 3], 4, 1),
+            ("CONV_2D", [4], 5, 2),
+        ],
+        8,
+    ),
+    "a max pooling": ([STEM, ("MAX_POOL_2D", [1], 2, 2), ("CONV_2D", [2], 3, 1)], 4),
+    "an image pooling": ([STEM, ("AVERAGE_POOL_2D", [1], 2, 33), ("CONV_2D", [2], 3, 1)], 2),
+    "a decoder": (
+        [STEM, ("CONV_2D", [1], 2, 4), ("CONCATENATION", [2, 1], 3, 1), ("CONV_2D", [3], 4, 1)],
+        8,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_output_stride_is_that_along_a_path(name):
+    calls, expected = NETWORKS[name]
+    arrays, stride = network_of(*calls).convolutions()
+    assert stride == expected
+    assert len(arrays) == sum("CONV" in kind for kind, *_ in calls)
 
 
 def test_tensors_of_one_buffer_are_not_larger_than_a_file_could_be():

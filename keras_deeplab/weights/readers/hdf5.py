@@ -58,7 +58,7 @@ def _checked(opened: h5py.File) -> dict[str, h5py.Dataset]:
             elif address not in seen and _is_plain(item):
                 found[place] = item
             else:
-                rule = "must be an array of numbers in the file itself, once and not a link"
+                rule = "must be a contiguous array of numbers in the file, once and not a link"
                 raise UnreadableError(f"{place!r:.200} {rule}")
             seen.add(address)
     return found
@@ -67,7 +67,8 @@ def _checked(opened: h5py.File) -> dict[str, h5py.Dataset]:
 def _is_plain(item: object) -> bool:
     if not isinstance(item, h5py.Dataset) or item.dtype.hasobject or item.shape is None:
         return False
-    return not item.external and not item.is_virtual
+    # Chunks may be larger than their array, and expand without bound.
+    return not item.external and not item.is_virtual and item.chunks is None
 
 
 def read_by_name(path: Path) -> dict[str, np.ndarray]:

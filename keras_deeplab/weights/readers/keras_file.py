@@ -24,6 +24,7 @@ from keras_deeplab.weights.transfer import check_values
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MEMBERS = [_CONFIG, "metadata.json", _WEIGHTS]
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # The largest of keras.applications has 1 MB, nested 11 deep.
 _MAX_CONFIG_BYTES = 8 << 20
 _MAX_CONFIG_DEPTH = 100
@@ -127,6 +128,10 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     names = sorted(archive.namelist())
     if names != _MEMBERS:
         raise UnreadableError(f"it must hold {', '.join(_MEMBERS)}. Received: {', '.join(names)}")
+    # Others are decompressed as a whole, whatever size a member declares.
+    others = [m.filename for m in archive.infolist() if m.compress_type not in _METHODS]
+    if others:
+        raise UnreadableError(f"its members must be stored or deflated. Received: {others[0]}")
     length = archive.getinfo(_CONFIG).file_size
     if length > _MAX_CONFIG_BYTES:
         raise _refusal(f"have at most {_MAX_CONFIG_BYTES} bytes", f"{length}")

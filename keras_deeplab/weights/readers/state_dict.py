@@ -12,7 +12,7 @@ import numpy as np
 from keras_deeplab.extras import require
 from keras_deeplab.weights import names
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import UnreadableError, WeightsError, printable
+from keras_deeplab.weights.errors import NO_AVERAGES, UnreadableError, WeightsError, printable
 from keras_deeplab.weights.readers.torch import Keys
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def chosen(path: Path, state_dicts: Mapping[Keys, _Arrays], moving_averages: boo
     averages = {name: network for name, network in found.items() if _AVERAGES.search(name)}
     models = {name: network for name, network in found.items() if name not in averages}
     if moving_averages and not averages:
-        raise UnreadableError("`moving_averages` must be False: it holds none")
+        raise UnreadableError(NO_AVERAGES)
     wanted = averages if moving_averages or not models else models
     if not wanted and errors:  # of a known network with a fault
         raise errors[0]

@@ -19,7 +19,7 @@ from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from keras_deeplab.weights.checkpoint import may_hold
-from keras_deeplab.weights.errors import UnreadableError, reading
+from keras_deeplab.weights.errors import NO_AVERAGES, UnreadableError, reading
 from keras_deeplab.weights.readers import tar
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -80,11 +80,11 @@ def read(prefix: Path, moving_averages: bool) -> dict[str, np.ndarray]:
         raise UnreadableError(f"it declares variables of {declared} bytes in data of {size} bytes")
     reader = tf.train.load_checkpoint(str(prefix))
     names = reader.get_variable_to_shape_map()
+    averaged = {name for name in names if name.endswith(_AVERAGE)}
+    if moving_averages and (_OBJECT_GRAPH in names or not averaged):
+        raise UnreadableError(NO_AVERAGES)
     if _OBJECT_GRAPH in names:
         return _by_object(reader)
-    averaged = {name for name in names if name.endswith(_AVERAGE)}
-    if moving_averages and not averaged:
-        raise UnreadableError("`moving_averages` must be False: it holds none")
     wanted = {n: n for n in names if n not in averaged and not _SLOTS.search(n)}
     if moving_averages:
         wanted |= {name.removesuffix(_AVERAGE): name for name in averaged}

@@ -55,34 +55,38 @@ class _Graph:
     def convolutions(self) -> tuple[dict[str, np.ndarray], int]:
         """Kernels and biases by name, and the output stride of the network."""
         arrays: dict[str, np.ndarray] = {}
-        stride, finest = 1, 1
+        strides: dict[int, int] = {}  # of the tensors
         kinds = self.schema.BuiltinOperator
         options_of = {
             kinds.CONV_2D: self.schema.Conv2DOptions,
             kinds.DEPTHWISE_CONV_2D: self.schema.DepthwiseConv2DOptions,
+            kinds.MAX_POOL_2D: self.schema.Pool2DOptions,
         }
         for index in range(self.graph.OperatorsLength()):
             operator = self.graph.Operators(index)
             code = _item(self.model, "OperatorCodes", operator.OpcodeIndex())
             # Old files keep the number in a field that later became too small for it.
             kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-            if kind not in options_of:
+            inputs = [operator.Inputs(n) for n in range(operator.InputsLength())]
+            stride = max((strides.get(tensor, 1) for tensor in inputs), default=1)
+            if kind in options_of:
+                table, options = operator.BuiltinOptions(), options_of[kind]()
+                options.Init(table.Bytes, table.Pos)
+                if options.StrideH() != options.StrideW():
+                    raise UnreadableError("its strides differ in height and width")
+                stride *= options.StrideH()
+            strides |= {operator.Outputs(n): stride for n in range(operator.OutputsLength())}
+            if kind not in (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D):
                 continue
             kernel = _item(operator, "Inputs", 1)
             scope = self._scope(kernel)
             # Kernels are (out, h, w, in), depthwise ones (1, h, w, channels).
             arrays[f"{scope}/weights"] = self._values(kernel).transpose(1, 2, 3, 0)
-            if operator.InputsLength() > 2 and (bias := operator.Inputs(2)) >= 0:
-                arrays[f"{scope}/biases"] = self._values(bias)
-            table, options = operator.BuiltinOptions(), options_of[kind]()
-            options.Init(table.Bytes, table.Pos)
-            if options.StrideH() != options.StrideW():
-                raise UnreadableError("a convolution's strides differ in height and width")
-            finest *= options.StrideH()
-            stride = max(stride, finest)
+            if len(inputs) > 2 and inputs[2] >= 0:
+                arrays[f"{scope}/biases"] = self._values(inputs[2])
         if not arrays:
             raise UnreadableError("it holds no convolutions")
-        return arrays, stride
+        return arrays, max(strides.values())
 
     def _scope(self, kernel: int) -> str:
         """The name of the layer that has a kernel."""
