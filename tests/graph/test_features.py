@@ -29,7 +29,7 @@ def test_a_tensor_that_a_branch_passes_by_is_no_tap():
 
 
 @pytest.mark.parametrize("used", [[0, 1], [1, 1]])
-def test_an_extractor_with_several_outputs_is_no_tap(used):
+def test_an_extractor_with_several_outputs_is_not_a_tap(used):
     inputs = keras.Input((None, None, 3))
     fine = kl.Conv2D(4, 3, 2, padding="same")(inputs)
     extractor = keras.Model(inputs, [fine, kl.Conv2D(4, 3, padding="same")(fine)])

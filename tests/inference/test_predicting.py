@@ -413,7 +413,7 @@ def test_memory_is_estimated_from_the_largest_map():
     assert functions._bytes_per_pixel(several) == once * 5
 
 
-def test_a_loss_that_cannot_be_saved_is_no_matter(image):
+def test_a_loss_that_cannot_be_saved_does_not_matter(image):
     model = channel_model()
     several = keras_deeplab.MultiScale(model, (1.0,), flip=True)
     model.compile("sgd", partial(keras.losses.mean_squared_error))
