@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import keras_deeplab as kd
-from keras_deeplab.cli.options import DATA, Parser, add_crf, check_classes, command, positive
+from keras_deeplab.cli.options import (
+    DATA,
+    Parser,
+    add_crf,
+    check_classes,
+    command,
+    model_path,
+    positive,
+)
 from keras_deeplab.crf import DenseCRF, RefinedModel, open_crf
 from keras_deeplab.inference import Predictor, logits_spec, model_functions
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
@@ -32,7 +39,12 @@ def parser() -> Parser:
         "these; prints a table in Markdown.",
     )
     add = made.add_argument
-    add("--model", type=Path, required=True, help=".keras file; of a MultiScale the model inside")
+    add(
+        "--model",
+        type=model_path,
+        required=True,
+        help=".keras file; of a MultiScale the model inside",
+    )
     add("--data", default="shapes", help=DATA)
     add("--split", default="val", help="train, val or test")
     add("--limit", type=positive, metavar="N", help="measure on the first N images")

@@ -29,8 +29,9 @@ def parser() -> Parser:
         nargs="+",
         required=True,
         metavar="MODEL",
-        help=".keras files, exports (folder of a SavedModel, .tflite or .onnx file) or published "
-        "weights as NAME/MODEL/BACKBONE, which are downloaded once; the page offers a choice",
+        help=".keras files, hf://USER/NAME[@REVISION] of the Hugging Face Hub, exports (folder of "
+        "a SavedModel, .tflite or .onnx file) or published weights as NAME/MODEL/BACKBONE, which "
+        "are downloaded once; the page offers a choice",
     )
     add("--port", type=_port, default=8000, help="0 for a free one")
     add(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -23,6 +22,7 @@ from keras_deeplab.prediction import stored_info
 from keras_deeplab.runtimes import ExportedModel, is_exported, open_exported
 from keras_deeplab.validation import error, one_of
 from keras_deeplab.weights import PUBLISHED, from_pretrained, load_model
+from keras_deeplab.weights.hub import local_path
 
 # Others would let one request take any amount of time and memory.
 OUTPUT_STRIDES = (8, 16, 32)
@@ -137,8 +137,8 @@ class Choice:
 
 
 def open_choice(text: str) -> Choice:
-    """Opens a `.keras` file, an export, or published weights as NAME/MODEL/BACKBONE."""
-    path = Path(text)
+    """Opens a `.keras` file, one on the Hub, an export, or weights as NAME/MODEL/BACKBONE."""
+    path = local_path(text)
     if is_exported(path):
         exported = open_exported(path)
         return Choice(text, exported, exported.metadata.info)

@@ -13,6 +13,7 @@ from models.networks import calibrated, tiny
 
 import keras_deeplab as kd
 from keras_deeplab.cli import analyze, evaluate, predict
+from keras_deeplab.demo.choice import open_choice
 from keras_deeplab.weights.hub import is_address, local_path
 
 pytest.importorskip("huggingface_hub")
@@ -46,6 +47,9 @@ def test_every_function_that_opens_models_takes_an_address(hub, logs):
     fresh = kd.DeepLabV3Plus(3, tiny(), aspp_filters=8, decoder_filters=8)
     kd.weights.load(fresh, address)
     assert same(fresh)
+    choice = open_choice(address)
+    assert same(choice.model)
+    assert choice.info.classes == ("sky", "road", "car")
     commit = hub.revisions["user/street", "main"]
     assert f"{address} is at revision {commit}" in logs.text
     files = [(method, path) for method, path in hub.requests if not path.startswith("api/")]
