@@ -63,7 +63,7 @@ class _AtrousConvolution(CompositeLayer):
         """Arguments of every convolution."""
         own = self.kernel_initializer
         # A copy: a shared initializer would give every kernel the same values.
-        if isinstance(own, keras.initializers.Initializer):  # and no function
+        if isinstance(own, keras.initializers.Initializer):  # a function has no `clone`
             own = own.clone()
         return {"use_bias": not self.batch_norm, initializer: own, "dtype": self.dtype_policy}
 
