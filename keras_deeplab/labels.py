@@ -32,6 +32,17 @@ def checked_ignore_label(ignore_label: Any) -> int | None:
     return int(ignore_label)
 
 
+def median_frequency_weights(where_present: np.ndarray) -> np.ndarray:
+    """Returns the median of the classes' shares by each one's, with 0 for absent classes.
+
+    The shares are those of the pixels of the label maps that contain the class (`class_shares`).
+    """
+    weights, present = np.zeros(len(where_present)), where_present > 0
+    if present.any():
+        weights[present] = np.median(where_present[present]) / where_present[present]
+    return weights
+
+
 def class_shares(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns each class' share of all pixels, and of those of the label maps that contain it.
 

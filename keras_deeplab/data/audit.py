@@ -22,7 +22,7 @@ from keras_deeplab.data.layout import shown
 from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, pairs_or_reasons
-from keras_deeplab.labels import WEIGHT_CAP, class_shares
+from keras_deeplab.labels import WEIGHT_CAP, class_shares, median_frequency_weights
 
 MAX_CLASS_NAME = 24
 LARGEST_CROP = 513  # of the papers
@@ -117,9 +117,7 @@ class Report:
         """
         if "train" not in self.splits:
             return ()
-        shares = np.array(self.splits["train"].where_present)
-        median = np.median(shares[shares > 0]) if shares.any() else 0.0
-        weights = np.divide(median, shares, out=0 * shares, where=shares > 0)
+        weights = median_frequency_weights(np.array(self.splits["train"].where_present))
         return tuple(np.minimum(weights, WEIGHT_CAP).tolist())
 
     def to_dict(self) -> dict[str, Any]:

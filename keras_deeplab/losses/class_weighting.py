@@ -10,7 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.labels import WEIGHT_CAP, check_labels, checked_ignore_label, class_shares
+from keras_deeplab.labels import (
+    WEIGHT_CAP,
+    check_labels,
+    checked_ignore_label,
+    class_shares,
+    median_frequency_weights,
+)
 
 
 def class_weights(
@@ -99,10 +105,10 @@ def shares_to_weights(
     if not present.all():
         absent = np.flatnonzero(~present).tolist()
         warnings.warn(f"No pixel of the classes {absent}: their weights are 0.", stacklevel=3)
-    weights = np.zeros(len(shares))
     if method == "median":
-        weights[present] = np.median(where_present[present]) / where_present[present]
+        weights = median_frequency_weights(np.where(present, where_present, 0))
     else:
+        weights = np.zeros(len(shares))
         weights[present] = shares[present].sum() / (present.sum() * shares[present])
     return np.minimum(weights**power, np.inf if cap is None else cap).tolist()
 
