@@ -123,8 +123,7 @@ class Choice:
             if "output_stride" in config:
                 strides, own = OUTPUT_STRIDES, config["output_stride"]
             if isinstance(self.model, MultiScale):
-                config = self.model.get_config()
-                views = len(config["scales"]) * (1 + config["flip"])
+                views = len(self.model.scales) * (1 + self.model.flip)
         return {
             "name": self.name,
             "classes": self.info.classes,
