@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,18 @@ def make_folder(tmp_path, write_pair, write_settings) -> Callable:
         return tmp_path
 
     return make
+
+
+@pytest.fixture
+def latin_name(tmp_path) -> str:
+    """A file name in Latin-1, which is not UTF-8."""
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        (tmp_path / name).touch()
+    except OSError:
+        pytest.skip("requires a file system that accepts names that are not UTF-8")
+    (tmp_path / name).unlink()
+    return name
 
 
 @pytest.fixture
