@@ -21,7 +21,7 @@ _SMALLEST_MOMENTUM, _LARGEST_MOMENTUM = 0.9, 0.9997
 
 def set_policy(
     model: keras.Model,
-    policy: str = "train",
+    policy: str | None = "train",
     synchronized: bool | None = None,
     momentum: float | None = None,
 ) -> int:
@@ -37,6 +37,7 @@ def set_policy(
         policy: `"train"`: gamma, beta and the moving statistics are trained, except inside a frozen
             parent, such as `model.backbone`. `"freeze_statistics"`: gamma and beta are trained; the
             moving statistics normalise and stay constant. `"freeze"`: everything stays constant.
+            None keeps each layer's setting.
         synchronized: Whether the statistics of a batch are computed over all replicas; None keeps
             each layer's setting.
         momentum: Momentum of the moving statistics, in [0, 1); None keeps each layer's setting. See
@@ -60,30 +61,27 @@ def set_policy(
     Reference:
         [Chen et al., 2017, DeepLabV3](https://arxiv.org/abs/1706.05587), section 4.1.
     """
-    settings: dict[str, Any] = {
-        "trainable": validation.one_of("policy", policy, POLICIES) != "freeze",
-        "frozen_statistics": policy == "freeze_statistics",
-    }
+    settings: dict[str, Any] = {}
+    if policy is not None:
+        settings["trainable"] = validation.one_of("policy", policy, POLICIES) != "freeze"
+        settings["frozen_statistics"] = policy == "freeze_statistics"
     if synchronized is not None:
         settings["synchronized"] = validation.boolean("synchronized", synchronized)
     if momentum is not None:
         settings["momentum"] = validation.fraction("momentum", momentum, below_one=True)
     norms = all_norms(model)
-    if settings["frozen_statistics"]:
+    if policy == "freeze_statistics":
         foreign = [path for path, norm in norms.items() if not isinstance(norm, BatchNormalization)]
         if foreign:
             raise ValueError(
                 f"`policy={policy!r}` requires keras_deeplab.layers.BatchNormalization. These "
                 f"layers are keras.layers.BatchNormalization: {', '.join(foreign)}"
             )
-    frozen_parents = tuple(
-        f"{path}/"
-        for path, layer in all_layers(model).items()
-        if not layer.trainable and not isinstance(layer, keras.layers.BatchNormalization)
-    )
+    parents = {"": model, **{f"{path}/": layer for path, layer in all_layers(model).items()}}
+    frozen = tuple(path for path, layer in parents.items() if not layer.trainable)
     changed = 0
     for path, norm in norms.items():
-        own = {**settings, "trainable": False} if path.startswith(frozen_parents) else settings
+        own = {**settings, "trainable": False} if path.startswith(frozen) else settings
         # Keras' own layer has no `frozen_statistics`, and is only reached with False.
         differing = {k: v for k, v in own.items() if getattr(norm, k, False) != v}
         for name, value in differing.items():
@@ -107,7 +105,7 @@ def momentum_for(total_steps: int, memory: float = 1 / 30) -> float:
         `1 - 1 / (memory * total_steps)`, clipped to [0.9, 0.9997].
 
     Raises:
-        ValueError: If `total_steps` is not a positive integer.
+        ValueError: If `total_steps` is not a positive integer, or `memory` is not positive.
 
     Example:
 
@@ -115,6 +113,7 @@ def momentum_for(total_steps: int, memory: float = 1 / 30) -> float:
     [0.9, 0.985, 0.999, 0.9997]
     """
     validation.integer("total_steps", total_steps)
+    validation.positive("memory", memory)
     return float(np.clip(1 - 1 / (memory * total_steps), _SMALLEST_MOMENTUM, _LARGEST_MOMENTUM))
 
 

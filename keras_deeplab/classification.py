@@ -85,6 +85,8 @@ def fit_classifier(
           https://arxiv.org/abs/1406.4729), section 2.3: multi-size training.
     """
     sizes, test_sizes = integers("sizes", sizes), integers("test_sizes", test_sizes)
+    if not sizes:
+        raise error("sizes", "at least one size", sizes)
     epochs = integer("epochs", epochs)
     learning_rate = positive("learning_rate", learning_rate)
     if run_dir is not None:
@@ -94,6 +96,9 @@ def fit_classifier(
     at = functools.partial(classification_dataset, root, batch_size=batch_size, seed=seed)
     train = [at("train", size=size, training=True) for size in sizes]
     classes = train[0].class_names
+    if model.output_shape[-1] != len(classes):
+        rule = f"a classifier of {len(classes)} classes, as many as the folder has"
+        raise error("model", rule, model.output_shape)
     validation = {size: at("val", size=size, class_names=classes) for size in (*sizes, *test_sizes)}
     for dataset in (train[0], validation[sizes[0]]):
         check_images(dataset, root)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import keras
@@ -266,9 +267,13 @@ def _differing_modes(one: _OneBatch) -> str | None:
     history = one.history.history
     training, inference = history["mean_iou"][-1], history["val_mean_iou"][-1]
     measured = f"mean IoU is {training:.3f} in training mode and {inference:.3f} in inference mode"
-    if all_norms(one.network) and math.isfinite(history["loss"][-1]):
-        reestimate_batch_norm(one.network, [one.images])
-        if one.evaluate(one.batch, return_dict=True, verbose=0)["mean_iou"] >= one.target:
+    reestimated = 0
+    if math.isfinite(history["loss"][-1]):
+        with suppress(ValueError):  # norms with a mask or `renorm`
+            reestimated = reestimate_batch_norm(one.network, [one.images])
+    if reestimated:
+        scores = one.evaluate(one.batch, return_dict=True, verbose=0)
+        if scores["mean_iou"] >= one.target:
             return (
                 f"The moving statistics of the batch norms lag behind the weights: {measured}. Use "
                 "a smaller momentum, or keras_deeplab.reestimate_batch_norm."
@@ -285,7 +290,7 @@ def _lost_gradients(one: _OneBatch) -> str | None:
         one.restore()
     variables = one.network.trainable_variables
     with tf.GradientTape() as tape:
-        loss = one.training_loss()
+        loss = one.optimizer.scale_loss(one.training_loss())
     found = zip(variables, tape.gradient(loss, variables), strict=True)
     gradients = {variable.path: gradient for variable, gradient in found}
     lost = [path for path, g in gradients.items() if g is None or not np.isfinite(g).all()]

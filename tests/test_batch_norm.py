@@ -278,6 +278,7 @@ def test_what_is_frozen_as_a_whole_stays_so():
     inside = all_norms(model.backbone).values()
     assert {(norm.trainable, norm.momentum) for norm in inside} == {(False, 0.5)}
     assert any(norm.trainable for norm in all_norms(model).values())
+    assert set_policy(model.backbone, "train") == 0  # the frozen part alone
     model.backbone.trainable = True
     set_policy(model, "freeze")
     set_policy(model, "train")
@@ -315,3 +316,5 @@ def test_the_momentum_remembers_a_thirtieth_of_the_run():
     assert (momentum_for(1), momentum_for(10**7)) == (0.9, 0.9997)
     with pytest.raises(ValueError, match="`total_steps` .*Received: total_steps=0"):
         momentum_for(0)
+    with pytest.raises(ValueError, match="`memory` .*Received: memory=0"):
+        momentum_for(2000, memory=0)

@@ -46,12 +46,12 @@ def blocks(cell: int = 8) -> Arrays:
     return Arrays(coarse.repeat(cell, 1).repeat(cell, 2))
 
 
-def network(middle=lambda x: x, momentum: float = 0.5, after=lambda x: x) -> keras.Model:
+def network(middle=lambda x: x, momentum=0.5, after=lambda x: x, **norm) -> keras.Model:
     """A small model with a backbone: a convolution with norm, then a predictor."""
     keras.utils.set_random_seed(0)
     pixels = keras.Input((None, None, 3))
     x = kl.Conv2D(8, 3, padding="same", name="conv")(pixels)
-    x = kl.BatchNormalization(momentum=momentum, name="norm")(x)
+    x = kl.BatchNormalization(momentum=momentum, name="norm", **norm)(x)
     backbone = keras.Model(pixels, kl.ReLU(name="relu")(x), name="backbone")
     inputs = keras.Input((None, None, 3))
     x = middle(backbone(kl.Rescaling(1 / 127.5, -1, name="scale")(inputs)))
@@ -168,6 +168,7 @@ FAULTS = {
     "diverging": (network, ENDLESS | SHORT, "learning_rate", "too high: .*nan at 1e"),
     "lagging": (lagging, {}, "batch_norm", "lag behind .* a smaller momentum, or .*reestimate"),
     "modes": (modes, {}, "batch_norm", "differs between the modes"),
+    "renorm": (partial(network, renorm=True), SLOW | SHORT, "learning_rate", "too low"),
     "short": (quick_norms, {"steps": 8, "target": 1.0}, "steps", "train more steps"),
     "mislabelled": (quick_norms, BLOCKS | {"steps": 90}, "plateau", "smaller output stride"),
 }

@@ -11,11 +11,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_deeplab import layers
 from keras_deeplab.analysis.receptive_field import stage_name
 from keras_deeplab.analysis.table import text_table
-from keras_deeplab.graph import geometry, multiply_adds
-from keras_deeplab.graph.network import Call, functional, is_network, top_level_calls, walk
+from keras_deeplab.graph import Geometry, geometry, multiply_adds
+from keras_deeplab.graph.network import functional, is_network, top_level_calls
 from keras_deeplab.validation import integer
 
 LARGEST_BATCH = 4096
@@ -136,20 +135,22 @@ def cost(
     batch = integer("batch", batch)
     slots = integer("slots", slots, minimum=0)
     graph = getattr(model, "training_graph", None)
-    inference = _maps(model, *size)
-    training = inference if graph is None else _maps(graph, *size)
+    inference, sizes = _maps(model, size)
+    training, trained_sizes = (inference, sizes) if graph is None else _maps(graph, size)
 
     weights, trained = _bytes(model.weights), _bytes(model.trainable_weights)
-    kept = KEPT_SHARE * sum(step.output.bytes for step in training)
-    kept += WORKING_COPIES * _live_bytes(training)
+    kept = KEPT_SHARE * sum(trained_sizes[id(output)] for _, _, output in training.calls)
+    kept += WORKING_COPIES * _live_bytes(training, trained_sizes)
+
+    live = _live_bytes(inference, sizes)
 
     def training_bytes(images: int) -> int:
         of_weights = weights + (GRADIENT_COPIES + slots) * trained
         return TRACED_BYTES + int(of_weights + images * kept)
 
     def inference_bytes(images: int) -> int:
-        graph_bytes = PREDICTION_BYTES + LAYER_BYTES * len(inference)
-        return graph_bytes + weights + int(MAP_SHARE * images * _live_bytes(inference))
+        graph_bytes = PREDICTION_BYTES + LAYER_BYTES * len(inference.calls)
+        return graph_bytes + weights + int(MAP_SHARE * images * live)
 
     largest: list[int | None] = [None, None]
     if memory is not None:
@@ -162,9 +163,9 @@ def cost(
     parameters: Counter[str] = Counter()
     operations: Counter[str] = Counter()
     counted: set[int] = set()
-    for step in inference:
-        name = stage_name(step.call.path, networks)
-        for weight in getattr(step.call.operation, "weights", ()):
+    for call, _, _ in inference.calls:
+        name = stage_name(call.path, networks)
+        for weight in getattr(call.operation, "weights", ()):
             if id(weight) not in counted:  # a layer may be used at several places
                 parameters[name] += math.prod(weight.shape)
                 counted.add(id(weight))
@@ -182,58 +183,29 @@ def cost(
     )
 
 
-@dataclass(eq=False)
-class _Map:
-    """A tensor of the network."""
-
-    bytes: int  # for one image
-
-
-@dataclass
-class _Step:
-    """A call of a layer with the tensors that it reads and writes."""
-
-    call: Call
-    inputs: list[_Map]
-    output: _Map
-
-
-def _maps(model: keras.Model, height: int, width: int) -> list[_Step]:
-    """The calls of a network, in the order of computation, with nested ones entered."""
-    found = geometry(model, height, width)
-    geometries = iter(found.calls)
-    steps: list[_Step] = []
-
-    def visit(call: Call, inputs: list[_Map]) -> list[_Map]:
-        inner = call.operation if is_network(call.operation) else None
-        if isinstance(call.operation, layers.CompositeLayer):
-            inner = call.operation.graph(*(x.shape for x in call.inputs))
-        if inner is not None:
-            return walk(inner, inputs, visit, f"{call.path}/")
-        output = next(geometries)[2]
-        tensor = call.outputs[0]
-        samples = math.prod(n or 1 for n in output.size) * (tensor.shape[-1] or 1)
-        steps.append(_Step(call, inputs, _Map(samples * tf.as_dtype(tensor.dtype).size)))
-        return [steps[-1].output] * len(call.outputs)
-
-    inputs = [
-        _Map(height * width * tensor.shape[-1] * tf.as_dtype(tensor.dtype).size)
-        for tensor in functional(model).inputs
-    ]
-    walk(model, inputs, visit)
-    return steps
+def _maps(model: keras.Model, size: tuple[int, int]) -> tuple[Geometry, dict[int, int]]:
+    """The geometry of a network, and by the id of a tensor's geometry its bytes for one image."""
+    found = geometry(model, *size)
+    maps = list(zip(functional(model).inputs, found.inputs, strict=True))
+    maps += [(call.outputs[0], output) for call, _, output in found.calls]
+    sizes = {}
+    for tensor, of_map in maps:
+        values = math.prod(n or 1 for n in (*of_map.size, tensor.shape[-1]))
+        sizes[id(of_map)] = values * tf.as_dtype(tensor.dtype).size
+    return found, sizes
 
 
 def _bytes(weights: Any) -> int:
     return sum(math.prod(weight.shape) * tf.as_dtype(weight.dtype).size for weight in weights)
 
 
-def _live_bytes(steps: list[_Step]) -> int:
+def _live_bytes(found: Geometry, sizes: dict[int, int]) -> int:
     """The peak for one image of the maps that a later layer reads."""
-    last = {value: index for index, step in enumerate(steps) for value in step.inputs}
-    live = peak = sum(value.bytes for step in steps[:1] for value in {*step.inputs})
-    for index, step in enumerate(steps):
-        live += step.output.bytes
+    read = [{id(of_map) for of_map in inputs} for _, inputs, _ in found.calls]
+    last = {number: index for index, numbers in enumerate(read) for number in numbers}
+    live = peak = sum(sizes[number] for numbers in read[:1] for number in numbers)
+    for index, (_, _, output) in enumerate(found.calls):
+        live += sizes[id(output)]
         peak = max(peak, live)
-        live -= sum(value.bytes for value in set(step.inputs) if last[value] == index)
+        live -= sum(sizes[number] for number in read[index] if last[number] == index)
     return peak

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import keras
@@ -9,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.graph.features import tensor_of
+from keras_deeplab.graph.geometry import geometry
+from keras_deeplab.graph.kinds import Kind, kind
 from keras_deeplab.graph.network import Functional, functional
 from keras_deeplab.validation import error, integer
 from keras_deeplab.validation import size as checked_size
@@ -16,6 +19,7 @@ from keras_deeplab.validation import size as checked_size
 SIDE = 257  # of random images
 COUNT = 4
 MASS = 0.95
+LARGER = {Kind.UPSAMPLE, Kind.RESIZE_LIKE, Kind.TRANSPOSED}  # kinds that add samples
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,27 @@ def effective_receptive_field(
         loss = tf.reduce_sum(features[:, place[0], place[1]] * tf.constant(weights, tf.float32))
     found = tape.gradient(loss, pixels, unconnected_gradients="zero").numpy()
     shares = influence_shares(found, f"at the output of {layer or 'the model'}")
-    sizes = zip(place, features.shape[1:3], images.shape[1:3], strict=True)
-    centre = tuple(int((k + 0.5) * side / samples) for k, samples, side in sizes)
+    centre = _pixel(part, place, features.shape[1:3], images.shape[1:3])
     return EffectiveField(shares.mean(0).astype(np.float32), centre)
+
+
+def _pixel(
+    model: Functional, place: tuple[int, int], samples: tuple[int, int], size: tuple[int, int]
+) -> tuple[int, int]:
+    """The pixel at which a sample of the output lies.
+
+    By its stride and offset; by proportion where these are not known, and in a map that is made
+    larger, whose offset is that of the coarser samples.
+    """
+    found = [(k + 0.5) * side / n for k, n, side in zip(place, samples, size, strict=True)]
+    with suppress(ValueError):
+        found_geometry = geometry(model, *size)
+        output = found_geometry.output
+        kinds = {kind(call.operation, call.path) for call, _, _ in found_geometry.calls}
+        if None not in output.stride + output.offset and not kinds & LARGER:
+            axes = zip(place, output.stride, output.offset, strict=True)
+            found = [offset + k * stride for k, stride, offset in axes]
+    return tuple(min(max(int(x), 0), side - 1) for x, side in zip(found, size, strict=True))
 
 
 def differentiable(model: keras.Model) -> Functional:

@@ -13,6 +13,7 @@ from keras_deeplab.analysis.table import text_table
 from keras_deeplab.graph.geometry import TensorGeometry, geometry
 from keras_deeplab.graph.kinds import Kind, kind, window
 from keras_deeplab.graph.network import is_network, top_level_calls
+from keras_deeplab.validation import error
 
 # The block of a layer: `block_3` of `block_3_expand`, `conv4` of `conv4_block2_1_conv`. Layers with
 # Keras' default names, as `conv2d` and `conv2d_4`, are stages of their own.
@@ -49,7 +50,14 @@ class Stage:
 
         Returns:
             The first row and column, and those after the last.
+
+        Raises:
+            ValueError: If the stage has no map, or its offset is unknown.
         """
+        if None in self.stride or None in self.offset:
+            rule = "a map with a known offset"
+            advice = "`receptive_field` needs the `height` and `width` of the image for it."
+            raise error("stage", rule, self.name, advice)
         axes = zip(sample, self.stride, self.offset, self.receptive_field, size, strict=True)
         ends = []
         for place, stride, offset, field, side in axes:

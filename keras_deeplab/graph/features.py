@@ -51,7 +51,7 @@ def _cut_tensors(model: keras.Model) -> list[tuple[str, keras.KerasTensor]]:
     calls = top_level_calls(model)
     last_use = {id(x): index for index, call in enumerate(calls) for x in call.inputs}
     last_use |= {id(x): len(calls) for x in functional(model).outputs}
-    cuts, open_until = [], 0
+    cuts, open_until = [], max(last_use.get(id(x), 0) for x in functional(model).inputs)
     for index, call in enumerate(calls):
         is_padding = not is_network(call.operation) and kind(call.operation, call.path) is Kind.PAD
         if open_until <= index and len(call.outputs) == 1 and not is_padding:

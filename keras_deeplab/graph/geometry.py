@@ -114,7 +114,7 @@ class Geometry(dict[str, TensorGeometry]):
         """Records a call, and those inside a nested model or composite layer; for `walk`."""
         inner = call.operation if is_network(call.operation) else None
         if isinstance(call.operation, layers.CompositeLayer):
-            inner = call.operation.graph(*(x.shape for x in call.inputs))
+            inner = call.operation.graph(call.inputs[0].shape)
         if inner is not None:
             outputs = walk(inner, inputs, self.visit, call.path + "/")
         else:

@@ -116,6 +116,20 @@ def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [weight for weight in layer.weights if id(weight) not in others]
 
 
+def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Copies the weights of a layer into one with weights of the same shapes in the same order."""
+    for old, new in zip(source.weights, target.weights, strict=True):
+        new.assign(old)
+    finalize_state(target)
+
+
+def finalize_state(layer: keras.layers.Layer) -> None:
+    """Ends every assignment of weights: `Normalization` computes with constants made of its own."""
+    for inner in layer._flatten_layers():
+        if isinstance(inner, keras.layers.Normalization):
+            inner.finalize_state()
+
+
 @contextmanager
 def intercepted_calls(
     layers: Mapping[str, keras.layers.Layer], around: Callable[..., Any]

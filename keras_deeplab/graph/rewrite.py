@@ -21,6 +21,7 @@ from keras_deeplab.graph.geometry import (
 from keras_deeplab.graph.kinds import POOLINGS, Kind, Window, kind, window
 from keras_deeplab.graph.network import (
     Call,
+    copy_weights,
     forget_call,
     functional,
     is_network,
@@ -172,8 +173,7 @@ class _Rewriter:
         outputs = [self.materialised(value).tensor for value in walk(model, maps, self.visit)]
         for original, made, _ in self.made.values():
             if made is not original and isinstance(original, kl.Layer):
-                for old, new in zip(original.weights, made.weights, strict=True):
-                    new.assign(old)
+                copy_weights(original, made)
         inputs = keras.tree.pack_sequence_as(network.input, [value.tensor for value in maps])
         return keras.Model(
             inputs, keras.tree.pack_sequence_as(network.output, outputs), name=model.name
@@ -319,7 +319,8 @@ class _Rewriter:
         else:
             name = self.name(f"{call.operation.name}_pad")
             extent = (shape.extent(0), shape.extent(1))
-            x = AtrousPadding2D(extent, shape.strides, source.rate, name=name)(x)
+            settings = {"name": name, "dtype": x.dtype}
+            x = AtrousPadding2D(extent, shape.strides, source.rate, **settings)(x)
         changes = {"strides": (1, 1), "dilation_rate": rates, "padding": padding}
         (tensor,) = self.apply(self.layer(call, changes), call, [x])
         return tensor
@@ -363,7 +364,9 @@ class _Rewriter:
             return source.tensor
         own = source.padding
         name = f"{call.operation.name}_pad" if own is None else own.operation.name
-        return kl.ZeroPadding2D(pads, name=self.name(name))(source.tensor)
+        return kl.ZeroPadding2D(pads, name=self.name(name), dtype=source.tensor.dtype)(
+            source.tensor
+        )
 
 
 def dilation(shape: Window, source: _Map) -> Pair:

@@ -10,18 +10,18 @@ from keras_deeplab.layers.batch_norm import BatchNormalization
 
 
 class CompositeLayer(keras.layers.Layer):
-    """Base of the layers whose `call` only calls other Keras layers.
+    """Base of the layers of one input whose `call` only calls other Keras layers.
 
     `keras_deeplab.graph` can read the geometry of the layers inside. Users can derive from it.
     """
 
     _graph: keras.Model | None = None
 
-    def graph(self, *input_shapes: tuple[int | None, ...]) -> keras.Model:
-        """The layers inside as a functional model, for inputs of these shapes with the batch."""
-        if self._graph is None or [x.shape for x in self._graph.inputs] != list(input_shapes):
-            inputs = [keras.Input(batch_shape=s, dtype=self.compute_dtype) for s in input_shapes]
-            graph = keras.Model(inputs, self.call(*inputs), name=self.name)
+    def graph(self, input_shape: tuple[int | None, ...]) -> keras.Model:
+        """The layers inside as a functional model, for an input of this shape with the batch."""
+        if self._graph is None or self._graph.inputs[0].shape != input_shape:
+            inputs = keras.Input(batch_shape=input_shape, dtype=self.compute_dtype)
+            graph = keras.Model(inputs, self.call(inputs), name=self.name)
             # Past Keras' tracking, which would take it for one more layer inside.
             object.__setattr__(self, "_graph", graph)
         return self._graph

@@ -16,7 +16,7 @@ import keras
 
 from keras_deeplab.backbones import preprocess
 from keras_deeplab.graph import geometry, minimum_size
-from keras_deeplab.graph.network import leaf_layers
+from keras_deeplab.graph.network import copy_weights, leaf_layers
 from keras_deeplab.layers import CropLike, PadToMinimum, ResizeLike
 from keras_deeplab.layers.composite import change_settings, changed_settings, without_settings
 from keras_deeplab.models.arguments import CHECKS, completed, scaled_rates
@@ -189,8 +189,8 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             if [w.shape for w in weights] != [w.shape for w in layer.weights]:
                 missing.append(name)
                 continue
-            for new, old in zip(layer.weights, weights, strict=True):
-                new.assign(old)
+            if weights:
+                copy_weights(own[name], layer)
         return model, missing
 
     def get_config(self) -> dict[str, Any]:

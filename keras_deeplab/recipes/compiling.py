@@ -47,7 +47,8 @@ def compile_model(
     ... )
     """
     momentum = batch_norm.momentum_for(total_steps, recipe.batch_norm_memory)
-    batch_norm.set_policy(model, recipe.batch_norm, momentum=momentum, synchronized=synchronized)
+    policy = None if recipe.batch_norm == "train" else recipe.batch_norm
+    batch_norm.set_policy(model, policy, momentum=momentum, synchronized=synchronized)
     optimizer = _optimizer(model, recipe, total_steps)
     model.compile(
         optimizer,

@@ -59,7 +59,7 @@ class Recipe:
         classifier_lr_multiplier: Factor of the learning rate for the class predictors' kernels.
         classifier_bias_lr_multiplier: Factor of the learning rate for their biases.
         clipnorm: Largest global norm of the gradients; None for no clipping.
-        batch_norm: Policy of `batch_norm.set_policy`.
+        batch_norm: Policy of `batch_norm.set_policy`; with "train" a frozen norm stays frozen.
         batch_norm_memory: Share of the steps that batch norm's moving statistics remember.
         stage2_share: Steps of a second stage with batch norm frozen and no warm-up, as a share of
             the first stage's; 0 for none.

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_deeplab.graph.network import finalize_state
+
 
 def on_chief(strategy: tf.distribute.Strategy, work: Callable[[], int | None]) -> int:
     """Runs work on the chief alone, and returns its non-negative result in all processes.
@@ -50,6 +52,7 @@ class StartTogether(keras.callbacks.Callback):
         values = _of_chief(self.strategy, [tf.convert_to_tensor(v) for v in variables])
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+        finalize_state(self.model)
 
 
 def _has_several_workers(strategy: tf.distribute.Strategy) -> bool:

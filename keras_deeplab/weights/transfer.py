@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_deeplab.graph.network import all_layers, own_weights
+from keras_deeplab.graph.network import all_layers, finalize_state, own_weights
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import WeightsError, listed
 
@@ -96,6 +96,7 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     check_values(checkpoint.path, pairs)
     for _, variable, value in pairs:
         variable.assign(value)
+    finalize_state(model)
     taken = {keys[path] + name for path in loaded for name in found[path]}
     return TransferReport(
         tuple(loaded),

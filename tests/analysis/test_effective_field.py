@@ -126,6 +126,16 @@ def test_a_linear_network_has_the_field_of_its_kernels():
     assert found.side == 5
 
 
+def test_the_centre_is_that_of_the_sample():
+    """Five symmetric strides: sample 1 of a map of 2 is at pixel 32, not at 48."""
+    blur = {"use_bias": False, "depthwise_initializer": "ones"}
+    pairs = [(kl.ZeroPadding2D(1), kl.DepthwiseConv2D(3, 2, **blur)) for _ in range(5)]
+    model = keras.Sequential([keras.Input((None, None, 3)), *sum(pairs, ())])
+    found = effective_receptive_field(model, size=(64, 64))
+    assert found.centre == (32, 32)
+    np.testing.assert_allclose(np.average(np.arange(64), weights=found.map.sum(0)), 32, rtol=1e-5)
+
+
 def test_of_a_model_and_of_a_layer():
     keras.utils.set_random_seed(0)  # so that no output at the centre is 0
     model = calibrate(kd.DeepLabV3Plus(4, networks.tiny(), aspp_filters=8), image(65, 65, 2))

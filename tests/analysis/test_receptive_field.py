@@ -132,6 +132,16 @@ def test_the_last_stage_is_the_output(moving):
     assert box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
 
 
+def test_the_box_of_an_unknown_place_is_an_error():
+    inputs = keras.Input((None, None, 3))
+    x = kl.Conv2D(4, 3, strides=2, padding="same")(inputs)
+    whole = keras.Model(inputs, kl.GlobalAveragePooling2D(keepdims=True)(x))
+    for model in (keras.Model(inputs, x), whole):
+        with pytest.raises(ValueError, match="must be a map with a known offset.*`height`"):
+            receptive_field(model).stages[-1].box((0, 0), (64, 64))
+    assert receptive_field(keras.Model(inputs, x), 64, 64).stages[-1].box((0, 0), (64, 64))
+
+
 def test_a_network_of_1x1_kernels_and_a_classifier_have_a_last_stage():
     inputs = keras.Input((8, 8, 3))
     pixelwise = receptive_field(keras.Model(inputs, kl.Conv2D(2, 1)(inputs))).stages

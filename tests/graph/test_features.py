@@ -28,6 +28,17 @@ def test_a_tensor_that_a_branch_passes_by_is_no_tap():
         find_feature_tap(model, 8)
 
 
+def test_the_image_itself_may_pass_by():
+    inputs = keras.Input((None, None, 3))
+    x = kl.Conv2D(4, 3, 2, padding="same", name="first")(inputs)
+    x = kl.Conv2D(4, 3, 2, padding="same")(x)
+    x = kl.Concatenate(name="both")([x, kl.AveragePooling2D(4)(inputs)])
+    model = keras.Model(inputs, x)
+    assert find_feature_tap(model, 4) == "both"
+    with pytest.raises(ValueError, match=r"`stride` must be one of \[4\]"):
+        find_feature_tap(model, 2)
+
+
 @pytest.mark.parametrize("used", [[0, 1], [1, 1]])
 def test_an_extractor_with_several_outputs_is_not_a_tap(used):
     inputs = keras.Input((None, None, 3))

@@ -10,6 +10,7 @@ from models.networks import tiny
 
 import keras_deeplab
 from keras_deeplab.graph import geometry, with_output_stride
+from keras_deeplab.layers import AtrousPadding2D
 
 
 def test_a_nested_model_shared_at_two_strides_is_an_error_or_exact():
@@ -40,6 +41,22 @@ def test_branches_of_different_phase_meet(output_stride, groups):
     fine = with_output_stride(coarse, output_stride)
     for size in ((32, 48), (33, 47)):
         assert compare(coarse, fine, image(*size, channels=4) / 64 - 2) <= TOLERANCE
+
+
+def test_padding_computes_in_the_precision_of_its_map():
+    """Not in the global one, under which a float32 network may be rewritten."""
+    inputs = keras.Input((None, None, 4))
+    main, short = (kl.Conv2D(8, side, 2, padding="same")(inputs) for side in (3, 1))
+    x = kl.Conv2D(8, 3)(kl.ZeroPadding2D(1)(kl.Add()([main, short])))
+    coarse, before = keras.Model(inputs, x), keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        fine = with_output_stride(coarse, 1)
+    finally:
+        keras.config.set_dtype_policy(before)
+    padding = [layer for layer in fine.layers if "pad" in layer.name]
+    assert {type(layer) for layer in padding} >= {AtrousPadding2D}
+    assert {layer.compute_dtype for layer in fine.layers[1:]} == {"float32"}
 
 
 def even_kernels(x: keras.KerasTensor) -> keras.KerasTensor:

@@ -9,7 +9,7 @@ import pytest
 from calibration import calibrate, image
 from networks import tiny, tiny_sequential
 
-from keras_deeplab import DeepLabV3, DeepLabV3Plus
+from keras_deeplab import DeepLabV3, DeepLabV3Plus, weights
 from keras_deeplab.graph import geometry, with_output_stride
 from keras_deeplab.graph.network import leaf_layers
 
@@ -66,6 +66,30 @@ def test_weights_are_copied_not_shared_and_the_users_network_is_not_modified():
     model.with_output_stride(8)
     for old, new in zip(before, state(), strict=True):
         keras.tree.map_structure(np.testing.assert_array_equal, old, new)
+
+
+def test_copies_normalise_as_the_adapted_layer_does(tmp_path: Path):
+    """Keras' layer computes with constants made of its weights, not with the weights."""
+    normalization = keras.layers.Normalization(name="normalization")
+    normalization.adapt(np.random.default_rng(0).normal([90, 100, 110], 50, (1000, 1, 1, 3)))
+    inputs = keras.Input((None, None, 3))
+    network = tiny()
+    network = keras.Model(inputs, network(normalization(inputs)))
+    x = image(64, 64)
+    calibrate(network, image(64, 64, batch=2))
+    model = small(DeepLabV3, network)
+    fresh = small(DeepLabV3, network)
+    inside = leaf_layers(fresh)["backbone/normalization"]
+    inside.set_weights([weight * 0 + 1 for weight in inside.get_weights()])
+    inside.finalize_state()
+    assert np.std(fresh.backbone(x) - model.backbone(x)) > 1e-2
+    model.save(tmp_path / "model.keras")
+    weights.load(fresh, tmp_path / "model.keras")
+    copies = [fresh, model.with_num_classes(4), model.with_dtype("float32")]
+    for copy in [model, *copies, keras.models.load_model(tmp_path / "model.keras")]:
+        expected = with_output_stride(network, copy.output_stride)(x)
+        scale = np.std(expected)
+        np.testing.assert_allclose(copy.backbone(x), expected, atol=1e-3 * scale)
 
 
 def test_changing_a_model_twice(tmp_path: Path):

@@ -6,6 +6,7 @@ import pytest
 from models.networks import tiny
 
 from keras_deeplab import DeepLabV2, DeepLabV3Plus, MultiScale, batch_norm, recipes
+from keras_deeplab.graph.network import all_norms
 
 NAMES = ["ground", "car", "sign"]
 
@@ -94,6 +95,22 @@ def test_batch_norm_follows_the_length_and_the_stage():
     compiled(model, recipes.get("v3").stages()[1])
     assert not any(norm.trainable for norm in norms)
     assert batch_norm.set_policy(model, "freeze") == 0
+
+
+def test_norms_that_were_frozen_one_by_one_stay_frozen():
+    """As users of Keras freeze the first layers; the recipe trains the others."""
+    model = small()
+    first = model.backbone.layers[: len(model.backbone.layers) // 2]
+    for layer in first:
+        layer.trainable = False
+    compiled(model, recipes.get("finetune"))
+    norms = all_norms(model).values()
+    frozen = [norm for norm in norms if norm in first]
+    assert frozen
+    assert [norm for norm in norms if not norm.trainable] == frozen
+    assert not {id(v) for layer in first for v in layer.weights} & {
+        id(v) for v in model.trainable_variables
+    }
 
 
 def test_the_learning_rate_warms_up_in_a_share_of_the_steps(model):
