@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 
-import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.data import DatasetError, Report, Source
+from keras_deeplab.data.source import evenly_spaced
 from keras_deeplab.html_page import SIDE, bar, figure, page
 from keras_deeplab.pictures import overlay
 
@@ -113,7 +113,7 @@ def _sheets(report: Report, source: Source) -> Iterator[str]:
     """Overlays of evenly spaced pairs of each split."""
     for split in report.splits:
         names = source.names(split)
-        places = np.unique(np.linspace(0, len(names) - 1, min(len(names), SHOWN)).astype(np.int64))
+        places = evenly_spaced(len(names), SHOWN)
         pairs = source.dataset(split, tf.data.Dataset.from_tensor_slices(places))
         figures = ""
         for place, (image, label) in zip(places, pairs.as_numpy_iterator(), strict=True):

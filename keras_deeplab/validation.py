@@ -126,6 +126,14 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def value_range(name: str, value: Any) -> tuple[float, float]:
+    """Returns the `(low, high)` of sample values that become 0 and 255."""
+    low, high = interval(name, value)
+    if low == high:
+        raise error(name, "(low, high) with low < high", value)
+    return (low, high)
+
+
 def interval(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf
 ) -> tuple[float, float]:

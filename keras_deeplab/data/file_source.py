@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.label_codes import LabelCode
-from keras_deeplab.data.label_maps import LabelFacts, read_label
+from keras_deeplab.data.label_maps import ColorCode, LabelFacts, read_label
 from keras_deeplab.data.layout import SplitFiles, is_utf8, shown
 from keras_deeplab.data.orientation import turned
 from keras_deeplab.data.paths import data_path
@@ -72,6 +72,8 @@ class FileSource(Source):
         DatasetError: If `root` is not a folder.
     """
 
+    _colors: ColorCode | None = None  # of RGB label maps
+
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = data_path(root)
         if not self.root.is_dir():
@@ -99,7 +101,7 @@ class FileSource(Source):
             path: The file that `list_files` gave for its label map.
         """
         del name
-        return read_label(path)[0]
+        return read_label(path, self._colors)[0]
 
     @cached_property
     def code(self) -> LabelCode:

@@ -137,11 +137,6 @@ class Folder(FileSource):
         values, palette = read_label(path, self._colors)
         return LabelFacts(values.shape, np.bincount(values.reshape(-1), minlength=256), palette)
 
-    def read_values(self, name: str, path: Path) -> np.ndarray:
-        """Returns the values of a label map, those of colours by dataset.json."""
-        del name
-        return read_label(path, self._colors)[0]
-
     def resolve(self) -> tuple[DatasetInfo, LabelCode, list[str]]:
         """Returns classes, label code and warnings, from the label maps that can be read."""
         settings = self.settings

@@ -84,9 +84,7 @@ class DatasetInfo:
         object.__setattr__(self, "colors", colors)
         validation.integer("channels", self.channels)
         if self.value_range is not None:
-            limits = validation.interval("value_range", self.value_range)
-            if limits[0] == limits[1]:
-                raise validation.error("value_range", "(low, high) with low < high", limits)
+            limits = validation.value_range("value_range", self.value_range)
             object.__setattr__(self, "value_range", limits)
 
     @property
@@ -166,10 +164,15 @@ class Source(abc.ABC):
     def decoded_bytes(self, split: str) -> int:
         """Estimates the bytes of the decoded split from some of its pairs, evenly spaced."""
         count = len(self.names(split))
-        numbers = np.unique(np.linspace(0, count - 1, min(count, SAMPLED)).astype(np.int64))
-        pairs = self.dataset(split, tf.data.Dataset.from_tensor_slices(numbers))
+        numbers = tf.data.Dataset.from_tensor_slices(evenly_spaced(count, SAMPLED))
+        pairs = self.dataset(split, numbers)
         taken = [image.size + label.size for image, label in pairs.as_numpy_iterator()]
         return int(np.mean(taken) * count) if taken else 0
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Returns at most `most` of the positions 0..count-1, at equal distances, int64."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def pairs_or_reasons(dataset: tf.data.Dataset) -> Iterator[tuple[np.ndarray, np.ndarray] | str]:

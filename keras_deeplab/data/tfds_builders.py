@@ -38,7 +38,8 @@ def folder_builder(root: Path | RemotePath) -> Any:
         text = "a dataset_info.json of TensorFlow Datasets"
         raise DatasetError(str(root), [FileFault("missing folder", held + more, text)])
     try:
-        _check_classes(json.loads((found[0].parent / "features.json").read_text("utf-8")))
+        text = (found[0].parent / "features.json").read_text("utf-8")
+        json.loads(text, object_hook=_check_classes)
         return tfds.builder_from_directory(found[0].parent)
     except Exception as error:  # of any kind, as TensorFlow Datasets does not check its files
         text = f"dataset_info.json or features.json: {error}"
@@ -46,17 +47,12 @@ def folder_builder(root: Path | RemotePath) -> Any:
         raise DatasetError(str(found[0].parent), [fault]) from error
 
 
-def _check_classes(content: Any) -> None:
-    """Checks that a features.json names no classes of other packages, which would be imported."""
-    if isinstance(content, list):
-        content = dict(enumerate(content))
-    if not isinstance(content, dict):
-        return
-    for key, value in content.items():
-        own = str(value).startswith("tensorflow_datasets.core.features.")
-        if key in ("pythonClassName", "type") and isinstance(value, str) and not own:
+def _check_classes(content: dict[str, Any]) -> None:
+    """Checks that an object of a features.json names no class of other packages to be imported."""
+    for key in ("pythonClassName", "type"):
+        value = content.get(key)
+        if isinstance(value, str) and not value.startswith("tensorflow_datasets.core.features."):
             raise ValueError(f"{value} is not a feature of TensorFlow Datasets")
-        _check_classes(value)
 
 
 def named_builder(name: str, data_dir: str | os.PathLike | None, download: bool) -> Any:

@@ -17,7 +17,7 @@ from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode
 from keras_deeplab.data.orientation import turned
-from keras_deeplab.data.source import DatasetInfo, Source, pairs_or_reasons
+from keras_deeplab.data.source import DatasetInfo, Source, evenly_spaced, pairs_or_reasons
 
 SAMPLED = 128  # pairs of a split that are looked at closely
 ALIGNED = 48  # of these, pairs whose edges are compared
@@ -69,7 +69,7 @@ def look_closely(evidence: Evidence, source: Source, split: str) -> None:
         look, total = _files_look(source, pairs), len(pairs)
     else:
         look, total = None, len(source.names(split))
-    places = np.unique(np.linspace(0, total - 1, min(total, SAMPLED)).astype(np.int64)).tolist()
+    places = evenly_spaced(total, SAMPLED).tolist()
     aligned = set(places[:: max(1, len(places) // ALIGNED)])
     if look is None:
         chosen = tf.data.Dataset.from_tensor_slices(np.array(places, np.int64))

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-
-import numpy as np
 
 from keras_deeplab.data.file_source import FileSource
-from keras_deeplab.data.label_maps import ColorCode, read_label
+from keras_deeplab.data.label_maps import ColorCode
 from keras_deeplab.data.layout import SPLITS, SplitFiles
 from keras_deeplab.data.readers.listing import check_entries, files_below, read_names
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
@@ -90,11 +87,6 @@ class CamVid(FileSource):
     def list_files(self, split: str) -> SplitFiles:
         """Lists photographs NAME.png with label maps NAME_L.png."""
         return self._listed[split].check(self.root, split)
-
-    def read_values(self, name: str, path: Path) -> np.ndarray:
-        """Returns the labels of the colours."""
-        del name
-        return read_label(path, self._colors)[0]
 
 
 def _split_of_segnet(name: str) -> str:
