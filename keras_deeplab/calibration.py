@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from keras import layers as kl
 
 from keras_deeplab import layers
 from keras_deeplab.confidence import CalibrationError, view_network
-from keras_deeplab.evaluation import pair_batches
+from keras_deeplab.evaluation import check_size, pair_batches
 from keras_deeplab.files import atomic_write, stored_bytes
 from keras_deeplab.graph.network import functional, is_network, layer_error, top_level_calls
 from keras_deeplab.inference import logits_spec
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 VALUES = 2**22  # logits of the sampled pixels
 RANGE = (0.05, 20.0)  # of the temperature
-STEPS = 32  # of the search, each of which divides the interval by 1.6
 _PREDICTORS = (kl.Conv2D, kl.Conv2DTranspose, kl.Dense)
 # A multiple of the input is the same multiple of the output.
 _PROPORTIONAL = (
@@ -126,6 +125,8 @@ def fit_temperature(
     >>> report["temperature"]
     1.32
     """
+    from scipy.optimize import minimize_scalar  # here, as it takes time
+
     if not isinstance(model, keras.Model):
         raise error("model", "a keras.Model", model)
     if isinstance(model, MultiScale) and isinstance(model.model, MultiScale):
@@ -142,8 +143,10 @@ def fit_temperature(
 
     if not np.isfinite(logits).all():
         raise error("model", "one with finite logits", "NaN or infinity")
-    best = _minimum(loss, *map(math.log, RANGE))
-    if any(abs(best - math.log(bound)) < 0.01 for bound in RANGE):
+    bounds = tuple(map(math.log, RANGE))
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    best = float(found.x)
+    if any(abs(best - math.log(bound)) < 0.1 for bound in RANGE):
         logger.warning(
             "The temperature %.3g is at the end of its range %g..%g: do the labels fit the model?",
             *(math.exp(best), *RANGE),
@@ -186,6 +189,7 @@ def _sample(
     logits, labels = np.empty((0, values), np.float32), np.empty(0, np.int64)
     keys, bound = np.empty(0), 1.0
     for images, truth in dataset:
+        check_size(images, spec)
         truth = fit_labels(truth, images.shape[:-1])
         truth, ignored = check_labels(np.ravel(truth), num_classes, ignore_label)
         drawn = rng.random(truth.size)
@@ -207,23 +211,6 @@ def _log_probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
     scaled -= scaled.max(-1, keepdims=True)
     scaled -= np.log(np.exp(scaled).sum(-1, keepdims=True))
     return np.logaddexp.reduce(scaled, 1) - np.float32(math.log(scaled.shape[1]))
-
-
-def _minimum(function: Callable[[float], float], low: float, high: float) -> float:
-    """Golden section search of the minimum of a function of one number."""
-    share = (math.sqrt(5) - 1) / 2
-    inner = [high - share * (high - low), low + share * (high - low)]
-    values = [function(x) for x in inner]
-    for _ in range(STEPS):
-        if values[0] < values[1]:
-            high, inner[1], values[1] = inner[1], inner[0], values[0]
-            inner[0] = high - share * (high - low)
-            values[0] = function(inner[0])
-        else:
-            low, inner[0], values[0] = inner[0], inner[1], values[1]
-            inner[1] = low + share * (high - low)
-            values[1] = function(inner[1])
-    return (low + high) / 2
 
 
 def last_layers(model: keras.Model) -> list[keras.layers.Layer]:

@@ -66,8 +66,8 @@ def evaluate(
         `confusion` the pixels `confusion[true class][predicted class]`.
 
     Raises:
-        ValueError: If the dataset is empty, infinite or has other elements, or the names do not
-            fit.
+        ValueError: If the dataset is empty, infinite or has other elements, its images do not have
+            the size that the model fixes, or the names do not fit.
         tf.errors.InvalidArgumentError: If a label is out of range.
 
     Example:
@@ -96,6 +96,7 @@ def evaluate(
     )
     done, of_images = 0, []
     for done, (pixels, truth) in enumerate(dataset, 1):
+        check_size(pixels, spec)
         if calibrations is None:
             predicted = tf.convert_to_tensor(functions.labels(pixels))
         else:
@@ -144,6 +145,13 @@ def _ranked(mean_ious: list[float | None], names: Sequence[str] | None) -> list[
         {"index": i, **({"name": names[i]} if names else {}), "mean_iou": mean_ious[i]}
         for i in sorted(known, key=mean_ious.__getitem__)
     ]
+
+
+def check_size(pixels: tf.Tensor, spec: tf.TensorSpec) -> None:
+    """Raises a ValueError if a batch of images has another size than the model's fixed one."""
+    if not spec.shape.is_compatible_with(pixels.shape):
+        rule = f"of images of the model's input size {tuple(spec.shape[1:3])}"
+        raise error("dataset", rule, tuple(pixels.shape[1:3]))
 
 
 def pair_batches(dataset: tf.data.Dataset, channels: int | None = None) -> tf.data.Dataset:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_deeplab.data import DatasetInfo
+from keras_deeplab.data.bands import Bands
 from keras_deeplab.files import read_json
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.models import MultiScale
@@ -92,7 +93,7 @@ def card(
         if folder.picture.exists()
         else "",
         _model_section(model, spec.shape, info),
-        _use_section(repo),
+        _use_section(repo, info),
         _scores_section(scores, info, data, history),
         _training_section(arguments, history),
         _limits_section(scores, info, license),
@@ -191,24 +192,26 @@ def _model_section(model: keras.Model, shape: Any, info: DatasetInfo) -> str:
     return "\n".join(lines)
 
 
-def _use_section(repo: str | None) -> str:
+def _use_section(repo: str | None, info: DatasetInfo) -> str:
     source = f"hf://{repo}" if repo else "model.keras"
     extra = "\n`hf://` needs `pip install keras_deeplab[hub]`.\n" if repo else ""
+    name, limits = "photo.jpg", ""
+    if not Bands(info.channels, info.value_range).are_plain:
+        name = "image.tif"
+    if info.value_range is not None:
+        limits = f", value_range=({info.value_range[0]:g}, {info.value_range[1]:g})"
     return f"""## Use
 
 ```python
 import keras_deeplab as kd
-from PIL import Image
 
 model = kd.load_model("{source}")
-image = Image.open("photo.jpg")
-labels = kd.predict(model, image)  # (height, width): the class of each pixel
-picture = kd.overlay(image, labels)
+labels = kd.predict(model, "{name}"{limits})  # (height, width): the class of each pixel
 kd.export.saved_model(model, "saved_model")  # also export.litert, export.onnx
 ```
 
 ```
-keras-deeplab predict --model {source} --images photo.jpg
+keras-deeplab predict --model {source} --images {name}
 ```
 {extra}
 `kd.from_pretrained("{source}", num_classes=5)` is the network with a new predictor, to train it on

@@ -70,6 +70,9 @@ def _rgb(image: np.ndarray | Image.Image, shape: tuple[int, ...]) -> np.ndarray:
         raise error("image", f"of the labels' shape {shape}", pixels.shape)
     if pixels.shape[-1] not in (1, 3):
         pixels = pixels[..., : 3 if pixels.shape[-1] > 3 else 1]
+    low, high = (float(end(initial=0)) for end in (pixels.min, pixels.max))
+    if not (low > -1 and high < 256):  # interpolation overshoots a little
+        raise error("image", "of values in 0..255", f"{low:g} to {high:g}")
     return np.broadcast_to(np.clip(pixels, 0, 255), (*shape, 3))
 
 

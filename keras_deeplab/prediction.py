@@ -14,7 +14,8 @@ from PIL import Image
 
 from keras_deeplab.confidence import entropy, margin
 from keras_deeplab.crf import RefinedModel
-from keras_deeplab.data import IMAGE_SUFFIXES, DatasetInfo, voc_colors
+from keras_deeplab.data import DatasetInfo, voc_colors
+from keras_deeplab.data.formats import PIXEL_SUFFIXES
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.files import atomic_write, read_json_object, write_png
 from keras_deeplab.inference import (
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 CONFIDENCES = {"margin": margin, "entropy": lambda probabilities: 1 - entropy(probabilities)}
 OVERLAY_SIDE = 4096  # of an image that is read by rows
+SUFFIXES = PIXEL_SUFFIXES + VIDEO_SUFFIXES
 
 
 def predict_files(
@@ -75,7 +77,8 @@ def predict_files(
 
     Raises:
         ValueError: If a file does not exist or cannot be decoded, a folder has no images, two
-            files have the same name, or `window` or `overlap` is out of its range.
+            files have the same name or would be overwritten, `info` does not fit the model, or
+            `window` or `overlap` is out of its range.
         ImportError: If a package for videos or for images of that size is missing.
 
     Example:
@@ -83,10 +86,14 @@ def predict_files(
     >>> shares = keras_deeplab.predict_files(model, ["street.jpg"], "predictions")
     """
     one_of("confidence", confidence, (None, *CONFIDENCES))
-    paths, (_, num_classes) = list_images(images), logits_spec(model)
+    paths, (spec, num_classes) = list_images(images), logits_spec(model)
     network = model.model if isinstance(model, RefinedModel) else model
     if isinstance(network, ExportedModel):
         info = info or network.metadata.info
+    if info is not None and (info.num_classes, info.channels) != (num_classes, spec.shape[-1]):
+        rule = f"of {num_classes} classes and {spec.shape[-1]} channels, as the model"
+        raise error("info", rule, info)
+    _check_not_overwritten(paths, Path(output))
     names = info.classes if info else tuple(map(str, range(num_classes)))
     colors = info.colors if info else voc_colors(num_classes)
     windows = {"window": window, "overlap": overlap}
@@ -105,6 +112,15 @@ def predict_files(
         listed = ", ".join(f"{name} {shares[name]:.0%}" for name in largest)
         logger.info("%s%s: %s", path.name, note, listed)
     return found
+
+
+def _check_not_overwritten(paths: Sequence[Path], output: Path) -> None:
+    """Raises an error if the name of a file to be written is that of one to be predicted."""
+    given = {path.resolve(): path for path in paths}
+    endings = ("labels.png", "overlay.png", "overlay.mp4", "confidence.png")
+    written = {(output / f"{path.stem}_{ending}").resolve() for path in paths for ending in endings}
+    if clashing := [str(path) for resolved, path in given.items() if resolved in written]:
+        raise error("output", "a folder in which no given image is overwritten", clashing)
 
 
 def _predict_image(
@@ -205,9 +221,9 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
         inside = [path]
         if path.is_dir():
             visible = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-            inside = [p for p in visible if p.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
+            inside = [p for p in visible if p.suffix.lower() in SUFFIXES]
         if not inside:
-            endings = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+            endings = ", ".join(SUFFIXES)
             raise error("images", f"files {endings} or folders of them", path)
         paths += inside
     if missing := [str(path) for path in paths if not path.is_file()]:
@@ -224,7 +240,11 @@ def stored_info(model_path: str | os.PathLike, num_classes: int) -> DatasetInfo 
     if not os.path.lexists(path):
         return None
     try:
-        info = DatasetInfo.from_dict(read_json_object(path))
+        content = read_json_object(path)
+        if content and "classes" not in content:  # the settings of a data set
+            logger.warning("%s lists no classes: not used.", path)
+            return None
+        info = DatasetInfo.from_dict(content)
     except (KeyError, TypeError, ValueError) as fault:
         raise ValueError(
             f"{path}: {fault}. Restore it, or delete it to use numbers in place of the classes' "

@@ -20,6 +20,7 @@ from keras_deeplab.data import DatasetInfo, voc_colors
 from keras_deeplab.extras import require
 from keras_deeplab.files import read_json_object
 from keras_deeplab.frozen import reachable
+from keras_deeplab.labels import label_dtype
 from keras_deeplab.validation import error, is_integer
 from keras_deeplab.weights.readers.tflite import file_schema
 
@@ -124,6 +125,11 @@ class ExportedModel:
         info = self.metadata.info
         return info.colors if info else voc_colors(self.num_classes)
 
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """The sample values of image files that become 0 and 255, where they are not the usual."""
+        return self.metadata.info and self.metadata.info.value_range
+
     def __call__(self, images: np.ndarray) -> Outputs:
         """Returns the outputs for uint8 images `(batch, height, width, channels)`, by name.
 
@@ -158,7 +164,8 @@ class ExportedModel:
 
     def labels(self, pixels: np.ndarray | tf.Tensor) -> np.ndarray:
         """Returns the label maps `(batch, height, width)` of pixels of any dtype, rounded."""
-        return labels_of(self(_rounded(pixels)))
+        found = labels_of(self(_rounded(pixels)))
+        return found.astype(label_dtype(self.num_classes).as_numpy_dtype, copy=False)
 
     def probabilities(self, pixels: np.ndarray | tf.Tensor) -> np.ndarray:
         """Returns the probabilities `(batch, height, width, num_classes)`, as `labels` does."""

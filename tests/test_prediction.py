@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ from keras_deeplab.inference import large_image
 from keras_deeplab.inference.large_image import LargeImage, is_large
 from keras_deeplab.inference.pixels import open_picture, read_image
 from keras_deeplab.prediction import predict_files
+from keras_deeplab.runtimes import ExportedModel, Metadata
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
 PHOTO = Image.fromarray(PIXELS)
@@ -87,6 +89,57 @@ def test_a_large_file_is_predicted_in_the_value_range_of_the_data_set(tmp_path, 
     for name in ("plain_labels.png", "plain_overlay.png"):
         first, second = (np.asarray(Image.open(folder / name)) for folder in folders)
         np.testing.assert_array_equal(first, second)
+
+
+def test_large_files_of_other_channels_are_as_stored(tmp_path, small_limit):
+    for mode, channels in (("RGBA", 4), ("LA", 2)):
+        path = tmp_path / f"{mode}.png"
+        PHOTO.convert(mode).save(path)
+        whole = open_picture(path, channels).upright
+        np.testing.assert_array_equal(LargeImage(path, channels)[0:90, 0:70], whole)
+        with pytest.raises(ValueError, match=f"of {6 - channels} channels"):
+            LargeImage(path, 6 - channels)
+
+
+def test_an_export_has_the_value_range_of_its_training(tmp_path):
+    path, limits = saved(tmp_path, "deep.tif"), (5000, 30000)
+    info = DatasetInfo(("dark", "grey", "bright"), value_range=limits)
+    metadata = Metadata(3, (None, None, 3), ("labels",), info)
+    exported = ExportedModel(tmp_path, metadata, lambda x: {"labels": x[..., 0].astype(int) // 86})
+    expected = open_picture(path, 3, limits).upright[..., 0] // 86
+    assert len(np.unique(expected)) == 3
+    for model in (exported, channel_model()):
+        plain = keras_deeplab.predict(model, open_picture(path, 3, limits).upright)
+        assert plain.dtype == np.uint8
+        found = keras_deeplab.predict(model, path, value_range=limits)
+        np.testing.assert_array_equal(found, plain)
+    np.testing.assert_array_equal(keras_deeplab.predict(exported, path), expected)
+    with pytest.raises(ValueError, match="`value_range` must be .low, high. with low < high"):
+        keras_deeplab.predict(exported, path, value_range=(3, 3))
+
+
+def test_no_given_image_is_overwritten(tmp_path):
+    for name in ("street.png", "street_labels.png"):
+        PHOTO.save(tmp_path / name)
+    before = (tmp_path / "street_labels.png").read_bytes()
+    with pytest.raises(ValueError, match="`output` must be a folder in which no .*street_labels"):
+        predict_files(channel_model(), [tmp_path], tmp_path)
+    assert (tmp_path / "street_labels.png").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_of_arrays(tmp_path):
+    np.save(tmp_path / "a.npy", PIXELS)
+    PHOTO.save(tmp_path / "b.png")
+    assert list(predict_files(channel_model(), tmp_path, tmp_path / "out")) == ["a.npy", "b.png"]
+
+
+def test_names_that_do_not_fit_the_model_are_refused(tmp_path):
+    path = saved(tmp_path, "plain.png")
+    for info in (DatasetInfo(("a", "b")), DatasetInfo(("a", "b", "c"), channels=1)):
+        with pytest.raises(ValueError, match="`info` must be of 3 classes and 3 channels"):
+            predict_files(channel_model(), [path], tmp_path / "out", info)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_large_file_needs_a_window(tmp_path, small_limit, logs, monkeypatch):
@@ -163,6 +216,23 @@ def test_a_video_is_predicted_frame_by_frame(video, tmp_path, logs):
     files = sorted(labels.iterdir())
     assert [file.name for file in files][::11] == ["000001.png", "000012.png"]
     assert [np.unique(Image.open(file)).tolist() for file in files] == [[0], [1], [2]] * 4
+
+
+def test_a_video_of_variable_rate_keeps_its_length(tmp_path):
+    """Of 60 frames a second three of ten are stored: decoded as they are, it would last longer."""
+    import imageio.v2
+    import imageio_ffmpeg
+
+    path = tmp_path / "screen.mp4"
+    source = ["-f", "lavfi", "-i", "testsrc=rate=60:duration=2:size=64x48"]
+    chosen = ["-vf", "select='lt(mod(n,10),3)'", "-fps_mode", "vfr", str(path)]
+    subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), *source, *chosen], check=True, capture_output=True
+    )
+    predict_files(channel_model(), [path], tmp_path / "out")
+    with imageio.v2.get_reader(tmp_path / "out" / "screen_overlay.mp4", "ffmpeg") as reader:
+        assert reader.get_meta_data()["duration"] == pytest.approx(2, abs=0.2)
+        assert reader.count_frames() < 60
 
 
 def test_a_video_that_is_cut_off(video, tmp_path, logs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib.util
 import time
@@ -25,7 +26,7 @@ from training.folds import check_same, row
 from training.textures import Textures
 
 DRAWN = {"shapes40": partial(kd.data.Shapes, train=40, val=100), "textures": Textures}
-PILOT = 12  # steps, from which the time of a step is measured
+PILOT = 8  # steps, from which the time of a step is measured
 SMP, SMP_MODULE = "segmentation_models.pytorch", "segmentation_models_pytorch"
 STRIDE = 16  # sizes of the images that segmentation_models.pytorch takes are divisible by it
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of its pixels in 0..1
@@ -51,8 +52,10 @@ def own(
     """A model of this package with the recipe, in as many steps as the time allows."""
     recipe = kd.recipes.get(recipe.name, builder.network).replace(crop_size=recipe.crop_size)
 
+    ends: list[float] = []
+
     def train(steps: int, seed: int) -> Trained:
-        ends: list[float] = []
+        ends.clear()
         clock = keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda *_, **__: ends.append(time.perf_counter())
         )
@@ -68,8 +71,8 @@ def own(
         scores = fitted.scores
         return Trained(steps, ends[-1] - ends[0], scores["mean_iou"], scores["per_class"])
 
-    pilot = train(PILOT, 0)
-    return partial(train, 1 + round(seconds * (PILOT - 1) / pilot.seconds))
+    train(PILOT, 0)
+    return partial(train, 1 + round(seconds / np.median(np.diff(ends))))
 
 
 def segmentation_models_pytorch(
@@ -153,10 +156,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     seconds = 60 * kd.validation.positive("--minutes", options.minutes)
     seeds = [kd.validation.integer("--seeds", seed, minimum=0) for seed in options.seeds]
     drawn = DRAWN.get(options.data)
@@ -189,7 +191,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 train = train or contenders[name](source, recipe, seconds)
                 write_json(path, dataclasses.asdict(train(seed)))
         print(row([name, *cells([read_json_object(path) for path in runs])]), flush=True)
-    return 0
 
 
 def cells(runs: Sequence[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     source = kd.data.open_source(options.data)
     builder, recipe, _ = open_recipe(options)
     arguments = {
@@ -73,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(row([fold, seed, *(f"{100 * value:.1f}" for value in rows[-1])]), flush=True)
     for name, values in (("mean", np.mean(rows, 0)), ("deviation", np.std(rows, 0))):
         print(row([name, "", *(f"{100 * value:.1f}" for value in values)]))
-    return 0
 
 
 def check_same(path: Path, arguments: dict[str, Any]) -> None:

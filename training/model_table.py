@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,12 +59,10 @@ def parser() -> Parser:
     )
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(_: argparse.Namespace) -> None:
     """Runs the command."""
-    parser().parse_args(argv)
     print(table(), kd.weights.markdown(), sep="\n", end="")
-    return 0
 
 
 def table(rows: Sequence[Row] = ROWS) -> str:

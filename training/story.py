@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import statistics
 import time
@@ -58,10 +59,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     require("The story", "plots", "matplotlib")
     pictures = {
         "taps": analysis.taps_picture((1, 6, 12, 18), side=33),
@@ -83,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, rows in figures.items():
         print(f"{name}\n{text_table([list(rows[0]), *(row.values() for row in rows)])}\n")
     print(f"Wrote {options.output}")
-    return 0
 
 
 def transposed_picture(stacks: Mapping[str, Sequence[int]]) -> np.ndarray:

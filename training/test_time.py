@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Iterator, Sequence
 
@@ -20,7 +21,7 @@ from keras_deeplab.cli.options import (
     positive,
 )
 from keras_deeplab.crf import DenseCRF, RefinedModel, open_crf
-from keras_deeplab.inference import Predictor, logits_spec, model_functions
+from keras_deeplab.inference import Predictor, model_functions
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of V3 and V3+
@@ -53,19 +54,17 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     source = kd.data.open_source(options.data)
     model = unwrapped(kd.load_model(options.model, compile=False))
-    check_classes(options, source.info.classes, logits_spec(model)[1])
+    check_classes(options, model, source.info.classes)
     dataset = kd.data.evaluation_dataset(source, options.split).take(options.limit or -1)
     print(f"| {' | '.join(HEAD)} |", f"|{' --- |' * len(HEAD)}", sep="\n", flush=True)
     crf = open_crf(options.crf or "v2")
     for name, changed in variants(model, options.scales, crf):
         print(f"| {' | '.join([name, *cells(changed, dataset)])} |", flush=True)
-    return 0
 
 
 def variants(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -48,10 +47,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     if (options.html is None) != (options.image is None):
         raise error("--image", "set together with --html", options.image)
     memory = options.memory
@@ -86,7 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         page = analysis.receptive_field_page(model, options.image, names, colors=colors)
         write_text(options.html, page)
         print(f"Wrote {options.html}")
-    return 0
 
 
 def _model(options: argparse.Namespace) -> keras.Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -44,10 +44,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     source = data.open_source(options.data)
     if options.model is None:
         check_left_out(options, ("backbone", "crop_size", "batch_size"), "without --model")
@@ -64,7 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     _write(options, report.to_dict(), partial(audit_page, report, source, options.data))
     if options.write_dataset_json:
         print(f"Wrote {_write_settings(source)}")
-    return 0
 
 
 def _write(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 import keras_deeplab
@@ -29,10 +29,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     folder = RunFolder(options.run)
     path = folder.path / CARD
     if path.exists() and not options.overwrite:
@@ -44,4 +43,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     write_text(path, text)
     print(f"Wrote {path}")
-    return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 from keras_deeplab.cli.options import Parser, command
@@ -21,13 +21,11 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     comparison = compare(options.runs)
     print(comparison)
     if options.html:
         write_text(options.html, comparison.html())
         print(f"Wrote {options.html}")
-    return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 import keras_deeplab
@@ -31,10 +31,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     if options.output.suffix != ".keras":
         raise error("--output", "a path that ends in .keras", str(options.output))
     if options.output.exists() and not options.overwrite:
@@ -49,4 +48,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         model.save(path)
     parameters = f"{model.count_params():,} parameters"
     print(f"Wrote {options.output}: a {type(model).__name__} of {parameters}")
-    return 0

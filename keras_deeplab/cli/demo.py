@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import socket
-from collections.abc import Sequence
 
 from keras_deeplab.cli.options import Parser, command
 from keras_deeplab.demo import make_app, open_choice
@@ -49,10 +48,9 @@ def _port(text: str) -> int:
     return int(text)
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     require("the demo", "demo", "starlette", "uvicorn")
     import uvicorn
 
@@ -69,7 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = uvicorn.Config(app, limit_concurrency=CONNECTIONS, **settings)
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
-    return 0
 
 
 def _listening(host: str, port: int) -> socket.socket:

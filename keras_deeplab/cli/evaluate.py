@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 import keras_deeplab
@@ -22,7 +22,7 @@ from keras_deeplab.crf import PRESETS, RefinedModel, open_crf
 from keras_deeplab.evaluation import prediction_settings, scores_table, search_crf
 from keras_deeplab.evaluation_page import evaluation_page
 from keras_deeplab.files import write_json, write_text
-from keras_deeplab.inference import logits_spec
+from keras_deeplab.validation import error
 from keras_deeplab.weights.hub import is_address
 
 
@@ -53,27 +53,33 @@ def parser() -> Parser:
         metavar="FILE",
         help="fit a temperature on the split, write the calibrated model (.keras), and evaluate it",
     )
+    add("--overwrite", action="store_true", help="replace an existing file of --calibrate")
     add("--output", type=Path, help="folder for metrics.json; default: beside the model's file")
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     crf = open_crf(options.crf) if options.crf else None
     if options.search_crf and options.html:
         raise ValueError("--html is for whole splits: use --crf with the file of --search-crf.")
+    if options.calibrate and options.calibrate.exists() and not options.overwrite:
+        advice = "Use --overwrite to replace it."
+        raise error("--calibrate", "a new file", str(options.calibrate), advice)
     source = data.open_source(options.data)
     data.audit(source, [options.split])
     beside = Path() if is_address(options.model) else options.model.parent
     folder = options.output or beside / f"evaluation-{options.split}"
     model = load_model_or_export(options)
-    check_classes(options, source.info.classes, logits_spec(model)[1])
+    check_classes(options, model, source.info.classes)
     dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once or twice
     names = source.names(options.split)
     if options.calibrate:
         write_calibrated(model, dataset, options.calibrate)
+        classes = options.calibrate.with_name("dataset.json")
+        if not classes.exists():
+            write_json(classes, source.info.to_dict())
     if options.search_crf:
         found = search_crf(model, dataset, options.search_crf, crf or PRESETS["v2"])
         crf = found.best
@@ -91,11 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         image_names=names,
     )
     path = folder / "metrics.json"
-    write_json(path, {"split": options.split, **prediction_settings(model), **report})
+    used = {"model": str(options.model), "data": options.data, "split": options.split}
+    write_json(path, {**used, **prediction_settings(model), **report})
     print(scores_table(report, options.split))
     print(f"Wrote {path}")
     if options.html:
         page = evaluation_page(report, model, source, options.split, options.model.name)
         write_text(options.html, page)
         print(f"Wrote {options.html}")
-    return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 import keras_deeplab
@@ -51,10 +51,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     if options.max_pixels is not None and options.format != "saved_model":
         raise error("--max-pixels", "left out except for a SavedModel", options.max_pixels)
     if options.precision == "int8" and options.data is None:
@@ -63,13 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if source is not None:
         data.audit(source)
     model = load_model(options)
-    _, num_classes = logits_spec(model)
-    if source is not None:
-        check_classes(options, source.info.classes, num_classes)
+    if source is None:
+        info = stored_info(options.model, logits_spec(model)[1])
+    else:
+        info = check_classes(options, model, source.info.classes) or source.info
     settings = {
         "precision": options.precision,
         "outputs": options.outputs,
-        "info": source.info if source else stored_info(options.model, num_classes),
+        "info": info,
         "image_size": options.image_size and height_and_width(options.image_size),
         "source": source,
         "max_pixels": options.max_pixels,
@@ -78,4 +78,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     write = getattr(keras_deeplab.export, options.format)
     path = write(model, options.output, overwrite=options.overwrite, **given)
     print(f"Wrote {path}")
-    return 0

@@ -15,10 +15,15 @@ import keras
 
 import keras_deeplab
 from keras_deeplab import names, validation
+from keras_deeplab.data import DatasetInfo
+from keras_deeplab.inference import logits_spec
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
+from keras_deeplab.prediction import stored_info
 from keras_deeplab.runtimes import ExportedModel, is_exported, open_exported
 from keras_deeplab.trainer import next_free
 from keras_deeplab.weights.hub import is_address, local_path
+
+logger = logging.getLogger(__name__)
 
 # Short names that other tools use.
 ALIASES = {"lr": "--learning-rate", "bs": "--batch-size", "checkpoint": "--weights"}
@@ -29,30 +34,37 @@ HINTS = {"numclasses": "The number of classes is that of the data set or the mod
 # An ImportError names the extra package that is missing.
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, keras_deeplab.export.ExportError)
 
-Main = Callable[[Sequence[str] | None], int]
+Main = Callable[[argparse.Namespace], int | None]
 
 
-def command(main: Main) -> Main:
-    """Prints user errors as `error: MESSAGE` with exit status 2, and prints the library's log."""
+def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]]:
+    """Makes a command of a function of its options, whose exit status is 0 if it returns None.
 
-    @functools.wraps(main)
-    def run(argv: Sequence[str] | None = None) -> int:
-        logger = logging.getLogger("keras_deeplab")
-        handler, level = logging.StreamHandler(sys.stdout), logger.level
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False  # other libraries add a handler to the root logger
-        try:
-            return main(argv)
-        except USER_ERRORS as raised:
-            print(f"error: {raised}", file=sys.stderr)
-            return 2
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-            logger.propagate = True
+    User errors are printed as `error: MESSAGE` with exit status 2, and the library's log is
+    printed.
+    """
 
-    return run
+    def of_options(main: Main) -> Callable[..., int]:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            logger = logging.getLogger("keras_deeplab")
+            handler, level = logging.StreamHandler(sys.stdout), logger.level
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False  # other libraries add a handler to the root logger
+            try:
+                return main(parser().parse_args(argv)) or 0
+            except USER_ERRORS as raised:
+                print(f"error: {raised}", file=sys.stderr)
+                return 2
+            finally:
+                logger.removeHandler(handler)
+                logger.setLevel(level)
+                logger.propagate = True
+
+        return run
+
+    return of_options
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -192,13 +204,29 @@ def add_crf(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_classes(options: argparse.Namespace, classes: Sequence[str], predicted: int) -> None:
-    """Raises an error if `--model` does not predict as many classes as `--data` has."""
+def check_classes(
+    options: argparse.Namespace, model: keras.Model | ExportedModel, classes: Sequence[str]
+) -> DatasetInfo | None:
+    """Returns the names that `--model` has, or raises an error if they are not those of `--data`.
+
+    Names that differ in more than their order are a warning: they may be translated.
+    """
+    predicted = logits_spec(model)[1]
     if predicted != len(classes):
         raise ValueError(
             f"{options.model} predicts {predicted} classes, but {options.data} has "
             f"{len(classes)}: {', '.join(classes)}."
         )
+    if isinstance(model, ExportedModel):
+        info = model.metadata.info
+    else:
+        info = stored_info(options.model, predicted)
+    if info is not None and info.classes != tuple(classes):
+        text = f"predicts {', '.join(info.classes)}; {options.data} has {', '.join(classes)}"
+        if sorted(info.classes) == sorted(classes):
+            raise ValueError(f"{options.model} {text}: the same classes in another order.")
+        logger.warning("%s %s: compared by their order.", options.model, text)
+    return info
 
 
 def add_test_time_augmentation(group: argparse._ActionsContainer) -> None:

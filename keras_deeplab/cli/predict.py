@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 import keras
@@ -53,10 +53,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     images = list_images(options.images)  # before the model is loaded
     crf = open_crf(options.crf) if options.crf else None
     model = load_model_or_export(options)
@@ -75,4 +74,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     files = f"{len(images)} file{'s' * (len(images) > 1)}"
     print(f"Wrote the predictions of {files} to {options.output}")
-    return 0

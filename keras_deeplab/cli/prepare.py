@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 from keras_deeplab import data
@@ -24,10 +24,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     output = data.prepare(
         data.open_source(options.data),
         options.output,
@@ -35,4 +34,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         images_per_shard=options.images_per_shard,
     )
     print(f"Use it with --data tfds:{output}")
-    return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 import keras_deeplab
@@ -24,10 +24,8 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     address = keras_deeplab.push_to_hub(options.run, options.repo, private=not options.public)
     print(f"Uploaded {address}")
-    return 0

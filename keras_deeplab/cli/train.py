@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 import keras_deeplab
@@ -40,10 +40,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> int | None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     if options.overfit is not None:
         return overfit(options)
     strategy = distribution.open_strategy(options.distribute)
@@ -71,4 +70,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"Wrote {path / name}")
         if result.folder.report.exists():
             print(f"Wrote {result.folder.report}")
-    return 0

@@ -43,10 +43,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> int | None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     for name, value in (SMALL if options.data == "shapes" else PAPER).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -61,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"Wrote {run_dir}. Accuracy on val:")
     for size, value in result.accuracy.items():
         print(f"  {size}x{size}  {value:.3f}" + ("" if size in sizes else "  (not trained at)"))
-    return 0
 
 
 def _train(options: argparse.Namespace, sizes: Sequence[int], run_dir: Path) -> ClassifierResult:
@@ -84,7 +82,7 @@ def _train(options: argparse.Namespace, sizes: Sequence[int], run_dir: Path) -> 
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             seed=options.seed,
-            test_sizes=[options.test_size or 2 * sizes[-1] - sizes[0]],
+            test_sizes=[options.test_size or sizes[-1] + (sizes[-1] - sizes[0] or sizes[-1] // 4)],
             run_dir=run_dir,
             verbose=2,
         )

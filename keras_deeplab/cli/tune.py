@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 import keras_deeplab
@@ -30,10 +30,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> int | None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     builder, recipe, _ = open_recipe(options)
     folder = run_folder(options, builder.name, f"{builder.backbone or 'own'}-tuning")
     try:
@@ -58,4 +57,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Train with --set {shlex.join(changes)}")
     else:
         print("No values were better than those of the recipe.")
-    return 0

@@ -49,6 +49,11 @@ class RefinedModel:
         return found.argmax(-1).astype(label_dtype(found.shape[-1]).as_numpy_dtype)
 
     @property
+    def value_range(self) -> tuple[float, float] | None:
+        """That of an export."""
+        return getattr(self.model, "value_range", None)
+
+    @property
     def bytes_per_pixel(self) -> int:
         """About the memory of a prediction."""
         spec, num_classes = self.model.spec

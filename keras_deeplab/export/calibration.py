@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.data import Source
+from keras_deeplab.data.source import evenly_spaced
 from keras_deeplab.export.comparison import image_batches
 from keras_deeplab.export.definition import Definition
 from keras_deeplab.validation import error
@@ -28,14 +29,13 @@ def compared_images(
         if source is None:
             raise error("images", "calibration images for int8, or `source` given", images)
         images = _training_images(source, definition)
-    return image_batches(images, definition.spec.shape)
+    return image_batches(images, definition.spec.shape, definition.metadata.info)
 
 
 def _training_images(source: Source, definition: Definition) -> list[np.ndarray]:
     """Some images of a source, at equal distances, in the size of the export where it is fixed."""
     split = "train" if "train" in source.splits else source.splits[0]
-    count, found = len(source.names(split)), []
-    numbers = np.unique(np.linspace(0, count - 1, CALIBRATION_IMAGES).astype(np.int64))
+    numbers, found = evenly_spaced(len(source.names(split)), CALIBRATION_IMAGES), []
     chosen = source.checked_dataset(split, tf.data.Dataset.from_tensor_slices(numbers))
     for image, _ in chosen.as_numpy_iterator():
         height, width = definition.spec.shape[1:3]

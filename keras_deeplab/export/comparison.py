@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.data import Source, evaluation_dataset
+from keras_deeplab.data import DatasetInfo, Source, evaluation_dataset
 from keras_deeplab.evaluation import evaluate
 from keras_deeplab.export.definition import Definition
 from keras_deeplab.inference import logits_spec, read_image
@@ -153,7 +153,9 @@ def built_in_images(shape: Sequence[int | None]) -> list[np.ndarray]:
 
 
 def image_batches(
-    images: Sequence[np.ndarray | str | os.PathLike], shape: Sequence[int | None]
+    images: Sequence[np.ndarray | str | os.PathLike],
+    shape: Sequence[int | None],
+    info: DatasetInfo | None,
 ) -> list[np.ndarray]:
     """Returns a user's images, files or uint8 `(height, width, channels)`, as batches of one."""
     expected, batches = tf.TensorShape(shape[1:]), []
@@ -161,7 +163,10 @@ def image_batches(
         raise error("images", "a list of images that is not empty", images)
     for image in images:
         is_file = isinstance(image, str | os.PathLike)
-        pixels = read_image(image, shape[-1]) if is_file else np.asarray(image)
+        if is_file:
+            pixels = read_image(image, shape[-1], info and info.value_range)
+        else:
+            pixels = np.asarray(image)
         if pixels.dtype != np.uint8 or not expected.is_compatible_with(pixels.shape):
             received = f"{pixels.dtype} {pixels.shape}"
             raise error("images", f"files or uint8 arrays of the shape {expected}", received)

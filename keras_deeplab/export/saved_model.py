@@ -112,7 +112,7 @@ def saved_model(
     """
     definition = Definition(model, precision, ("float32", "bfloat16"), outputs, info, image_size)
     shape = definition.spec.shape
-    compared = None if images is None else image_batches(images, shape)
+    compared = None if images is None else image_batches(images, shape, info)
     shapes = [batch.shape for batch in compared] if compared else built_in_shapes(shape)
     needed = max(map(pixels_of, shapes))
     if max_pixels is None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.formats import FORMATS, MAX_PIXELS, PILLOW_ERRORS, format_of
 from keras_deeplab.extras import require
 from keras_deeplab.files import special_file
@@ -92,13 +93,15 @@ class LargeImage:
     def _converted(self, image: Any) -> Any:
         if image.format not in ("uchar", "ushort"):
             raise error("image", "of 8 or 16 bits a channel", self._path)
-        if self._range is None:
+        if Bands(self._channels, self._range).are_plain:
             image = image.colourspace("srgb" if self._channels == 3 else "b-w")
             return image.extract_band(0, n=self._channels)
         if image.bands == 1 and self._channels == 3:
             image = image.bandjoin([image, image])
         if image.bands != self._channels:
             raise error("image", f"of {self._channels} channels", self._path)
+        if self._range is None:
+            return image if image.format == "uchar" else (image >> 8).cast("uchar")
         low, high = self._range
         return ((image - low) * (255 / (high - low))).rint().cast("uchar")  # which clips
 

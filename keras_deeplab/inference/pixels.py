@@ -20,13 +20,18 @@ from keras_deeplab.validation import error
 ImageLike = np.ndarray | tf.Tensor | PIL.Image.Image | str | os.PathLike
 
 
-def read_image(path: str | os.PathLike, channels: int = 3) -> np.ndarray:
+ValueRange = tuple[float, float] | None
+
+
+def read_image(
+    path: str | os.PathLike, channels: int = 3, value_range: ValueRange = None
+) -> np.ndarray:
     """Reads an image file as training does: uint8 `(height, width, channels)`, upright."""
-    return open_picture(path, channels).upright
+    return open_picture(path, channels, value_range).upright
 
 
 def open_picture(
-    path: str | os.PathLike, channels: int = 3, value_range: tuple[float, float] | None = None
+    path: str | os.PathLike, channels: int = 3, value_range: ValueRange = None
 ) -> Picture:
     """Reads an image as `read_image` does, with its EXIF orientation in `facts`."""
     try:
@@ -45,11 +50,13 @@ def open_picture(
     return picture
 
 
-def image_pixels(image: ImageLike, shape: tf.TensorShape) -> np.ndarray:
+def image_pixels(
+    image: ImageLike, shape: tf.TensorShape, value_range: ValueRange = None
+) -> np.ndarray:
     """Returns `predict`'s image as pixels `([batch,] height, width, channels)`."""
     height, width, channels = shape[1:]
     if isinstance(image, str | os.PathLike):
-        image = read_image(image, channels)
+        image = read_image(image, channels, value_range)
     pixels = _array(image, {1: "L", 3: "RGB"}.get(channels))
     received = pixels.shape
     if pixels.ndim == 2:

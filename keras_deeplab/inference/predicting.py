@@ -27,6 +27,7 @@ from keras_deeplab.inference.windows import (
 )
 from keras_deeplab.labels import label_dtype
 from keras_deeplab.validation import boolean, error, integer, size
+from keras_deeplab.validation import value_range as checked_range
 
 FEW_WINDOWS = 8  # take no progress bar
 
@@ -38,6 +39,7 @@ def predict(
     window: Sequence[int] | None = None,
     overlap: int | None = None,
     verbose: str | int = "auto",
+    value_range: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Predicts the class of every pixel of an image, or of a batch of images of one size.
 
@@ -61,6 +63,8 @@ def predict(
             sides; 128 by default, or a quarter of the smaller side if that is less. Probabilities
             are blended there.
         verbose: `"auto"` for a progress bar from 9 windows on, 1 for one, 0 for none.
+        value_range: `(low, high)`, the sample values of a file that become 0 and 255, as in the
+            training; by default that inside an export, else 0..255, or 0..65535 for 16 bits.
 
     Returns:
         Labels `(height, width)`, or `(batch, height, width)` for a batch; uint8, or int32 above
@@ -82,6 +86,10 @@ def predict(
     ((360, 480, 11), dtype('float32'))
     """
     boolean("probabilities", probabilities)
+    if value_range is None:
+        value_range = getattr(model, "value_range", None)
+    else:
+        value_range = checked_range("value_range", value_range)
     spec, num_classes = logits_spec(model)
     fixed, channels = spec.shape[1:3], spec.shape[3]
     chosen = _checked_window(fixed, window, overlap)
@@ -91,10 +99,10 @@ def predict(
     if isinstance(image, LargeImage):
         pixels = image
     elif chosen is not None and isinstance(image, str | os.PathLike) and is_large(image):
-        pixels = LargeImage(image, channels)
+        pixels = LargeImage(image, channels, value_range)
     else:
         allowed = fixed if chosen is None else (None, None)
-        pixels = image_pixels(image, tf.TensorShape((None, *allowed, channels)))
+        pixels = image_pixels(image, tf.TensorShape((None, *allowed, channels)), value_range)
     sides, is_batch = pixels.shape[-3:-1], len(pixels.shape) == 4
     if any(known is not None and side < known for side, known in zip(sides, fixed, strict=True)):
         raise error("image", f"at least of the model's input size {tuple(fixed)}", sides)

@@ -13,6 +13,7 @@ from keras_deeplab.data.decoding import check_regular
 from keras_deeplab.extras import require
 from keras_deeplab.validation import error
 
+FASTEST, RATE = 240, 30  # frames a second: above it a rate is the clock's, as of browsers' videos
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 
 
@@ -23,16 +24,21 @@ def is_video(path: Path) -> bool:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[Iterator[np.ndarray], float, int]]:
-    """Yields the frames uint8 `(height, width, 3)` as viewers show them, their rate and number."""
+    """Yields the frames uint8 `(height, width, 3)` as viewers show them, their rate and number.
+
+    Of a video of variable rate the frames are those at its mean rate, repeated or left out.
+    """
     check_regular(path)
     try:
-        reader = _imageio(path).get_reader(path, "ffmpeg")
+        with _imageio(path).get_reader(path, "ffmpeg") as reader:
+            facts = reader.get_meta_data()
+        rate = facts["fps"] if 0 < facts["fps"] <= FASTEST else RATE
+        reader = _imageio(path).get_reader(path, "ffmpeg", fps=rate)
     except (OSError, RuntimeError, IndexError, ValueError) as fault:
         reason = str(fault).strip().rpartition("\n")[2]
         raise error("images", "videos that can be decoded", str(path), reason) from fault
     with reader:
-        facts = reader.get_meta_data()
-        yield reader.iter_data(), facts["fps"], round(facts["fps"] * facts["duration"])
+        yield reader.iter_data(), rate, round(rate * facts["duration"])
 
 
 @contextmanager

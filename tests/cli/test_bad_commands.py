@@ -189,8 +189,8 @@ def test_a_missing_tensorboard_is_an_error_before_the_data_is_read(monkeypatch, 
 
 
 def test_memory_that_does_not_suffice(capsys):
-    @options.command
-    def main(argv=None):
+    @options.command(options.Parser)
+    def main(_):
         raise MemoryError("`image` must be small enough")
 
     assert main([]) == 2

@@ -194,8 +194,30 @@ def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys):
         keras_deeplab.load_model(path)(pixels).numpy() for path in (run / "model.keras", calibrated)
     )
     np.testing.assert_allclose(after, before / temperature, rtol=2e-3, atol=1e-5)
+    stored = json.loads((tmp_path / "dataset.json").read_text())
+    assert stored["classes"] == list(plain["per_class"])
+    assert evaluate.main([*model, "--calibrate", str(calibrated)]) == 2
+    assert "`--calibrate` must be a new file" in capsys.readouterr().err
     assert evaluate.main([*model, "--calibrate", str(tmp_path / "model.h5")]) == 2
     assert "`path` must be a file that ends in .keras" in capsys.readouterr().err
+
+
+def test_the_classes_of_a_model_are_those_of_the_data(run, tmp_path, capsys):
+    """By name where both have names: the same ones in another order would be swapped."""
+    classes = list(data.Shapes().info.classes)
+    for name, listed in (("swapped", classes[::-1]), ("others", [f"{c}s" for c in classes])):
+        for part in ("images", "labels"):
+            folder = tmp_path / name / "val" / part
+            folder.mkdir(parents=True)
+            pixels = np.arange(80 * 80, dtype=np.uint8).reshape(80, 80) % len(classes)
+            Image.fromarray(pixels).save(folder / "a.png")
+        (tmp_path / name / "dataset.json").write_text(json.dumps({"classes": listed}))
+    model = ["--model", str(run / "model.keras"), "--output", str(tmp_path / "scores")]
+    assert evaluate.main([*model, "--data", str(tmp_path / "swapped")]) == 2
+    assert "the same classes in another order" in capsys.readouterr().err
+    assert evaluate.main([*model, "--data", str(tmp_path / "others")]) == 0
+    assert "backgrounds" in (printed := capsys.readouterr().out)
+    assert "compared by their order" in printed
 
 
 def test_compare_prints_a_table_and_writes_a_page(run, tmp_path, capsys):

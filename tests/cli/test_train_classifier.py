@@ -107,6 +107,21 @@ def test_the_training_step_is_traced_once_for_all_sizes(photographs):
     assert len(result.history["loss"]) == 4
 
 
+def test_models_of_other_classes_and_no_sizes_are_errors(photographs):
+    model = keras_deeplab.SPPNet(3, "alexnet", levels=(1,), dense=())
+    with pytest.raises(ValueError, match=r"`model` must be a classifier of 2 .*\(None, 3\)"):
+        keras_deeplab.fit_classifier(model, photographs, [16], epochs=1)
+    with pytest.raises(ValueError, match="`sizes` must be at least one size"):
+        keras_deeplab.fit_classifier(model, photographs, [], epochs=1)
+
+
+def test_a_single_size_is_tested_at_a_larger_one(tmp_path, eager):
+    arguments = [*SHORT, "--sizes", "16", "--epochs", "1", "--output", str(tmp_path / "run")]
+    assert train_classifier.main(arguments) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert list(metrics["accuracy"]) == ["16", "20"]
+
+
 @pytest.mark.slow
 def test_a_run_on_a_folder(photographs, tmp_path, monkeypatch, eager, capsys):
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import platform
@@ -58,10 +59,9 @@ def parser() -> Parser:
     return made
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
+@command(parser)
+def main(options: argparse.Namespace) -> None:
     """Runs the command."""
-    options = parser().parse_args(argv)
     size = height_and_width(options.size)
     measured: dict[str, Any] = machine()
     dtypes = [dtype for dtype in options.dtypes if dtype in DTYPES]  # that networks train in
@@ -101,7 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.output is not None:
         write_json(options.output, measured)
         print(f"Wrote {options.output}")
-    return 0
 
 
 def cores() -> int:
