@@ -47,7 +47,8 @@ def evaluate(
         ignore_label: Label of ignored pixels, or None.
         verbose: `"auto"` or 1 for a progress bar, 2 for one line at the end, 0 for silent.
         boundary: Whether to compute boundary scores too, which takes about 0.1 seconds for an
-            image of 512 x 512.
+            image of 512 x 512. Images of different sizes must be in batches of 1: where they are
+            padded to one size, the padding is another label.
         calibration: Whether to compute the calibration error of the probabilities too. An image
             needs the memory of its probabilities at full size then.
         confusion: Whether to return the confusion matrix too.

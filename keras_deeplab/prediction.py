@@ -86,13 +86,12 @@ def predict_files(
     >>> shares = keras_deeplab.predict_files(model, ["street.jpg"], "predictions")
     """
     one_of("confidence", confidence, (None, *CONFIDENCES))
-    paths, (spec, num_classes) = list_images(images), logits_spec(model)
+    paths, (_, num_classes) = list_images(images), logits_spec(model)
     network = model.model if isinstance(model, RefinedModel) else model
     if isinstance(network, ExportedModel):
         info = info or network.metadata.info
-    if info is not None and (info.num_classes, info.channels) != (num_classes, spec.shape[-1]):
-        rule = f"of {num_classes} classes and {spec.shape[-1]} channels, as the model"
-        raise error("info", rule, info)
+    if info is not None and info.num_classes != num_classes:
+        raise error("info", f"of the model's {num_classes} classes", info)
     _check_not_overwritten(paths, Path(output))
     names = info.classes if info else tuple(map(str, range(num_classes)))
     colors = info.colors if info else voc_colors(num_classes)

@@ -118,9 +118,9 @@ def _pixel(
     """
     found = [(k + 0.5) * side / n for k, n, side in zip(place, samples, size, strict=True)]
     with suppress(ValueError):
-        found_geometry = geometry(model, *size)
-        output = found_geometry.output
-        kinds = {kind(call.operation, call.path) for call, _, _ in found_geometry.calls}
+        whole = geometry(model, *size)
+        output = whole.output
+        kinds = {kind(call.operation, call.path) for call, _, _ in whole.calls}
         if None not in output.stride + output.offset and not kinds & LARGER:
             axes = zip(place, output.stride, output.offset, strict=True)
             found = [offset + k * stride for k, stride, offset in axes]

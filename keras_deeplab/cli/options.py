@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import keras
+import tensorflow as tf
 
 import keras_deeplab
 from keras_deeplab import names, validation
@@ -32,7 +33,10 @@ ALIASES = {"lr": "--learning-rate", "bs": "--batch-size", "checkpoint": "--weigh
 HINTS = {"numclasses": "The number of classes is that of the data set or the model."}
 
 # An ImportError names the extra package that is missing.
-USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, keras_deeplab.export.ExportError)
+USER_ERRORS = (
+    *(ValueError, OSError, ImportError, MemoryError),
+    *(tf.errors.ResourceExhaustedError, keras_deeplab.export.ExportError),
+)
 
 Main = Callable[[argparse.Namespace], int | None]
 

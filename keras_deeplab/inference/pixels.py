@@ -18,8 +18,6 @@ from keras_deeplab.data.orientation import upright_pixels
 from keras_deeplab.validation import error
 
 ImageLike = np.ndarray | tf.Tensor | PIL.Image.Image | str | os.PathLike
-
-
 ValueRange = tuple[float, float] | None
 
 

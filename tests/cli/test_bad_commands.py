@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import shutil
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from models.networks import tiny
 from PIL import Image
 
@@ -188,13 +190,16 @@ def test_a_missing_tensorboard_is_an_error_before_the_data_is_read(monkeypatch, 
     )
 
 
-def test_memory_that_does_not_suffice(capsys):
+@pytest.mark.parametrize(
+    "fault", [MemoryError("too large"), tf.errors.ResourceExhaustedError(None, None, "too large")]
+)
+def test_memory_that_does_not_suffice(fault, capsys):
     @options.command(options.Parser)
     def main(_):
-        raise MemoryError("`image` must be small enough")
+        raise fault
 
     assert main([]) == 2
-    assert capsys.readouterr().err == "error: `image` must be small enough\n"
+    assert re.fullmatch("error: .*too large.*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
