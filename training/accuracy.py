@@ -141,7 +141,7 @@ def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
         prog="python -m training.accuracy",
-        description="Trains DeepLabV3+ and U-Net by the recipe `finetune`, and DeepLabV3+ of "
+        description="Trains DeepLabV3+ and U-Net by the recipe `scratch`, and DeepLabV3+ of "
         "segmentation_models.pytorch by the recipe of its examples, for the same minutes, all from "
         "random weights, and prints the mean IoU on `val`, its standard deviation over the seeds, "
         "and the IoU of the classes. The same command resumes.",
@@ -164,7 +164,9 @@ def main(options: argparse.Namespace) -> None:
     drawn = DRAWN.get(options.data)
     source = drawn() if drawn else kd.data.open_source(options.data)
     recipe = for_data(
-        kd.recipes.get("finetune"), kd.data.audit(source).splits["train"], source.info.classes
+        kd.recipes.get("finetune" if options.weights else "scratch"),
+        kd.data.audit(source).splits["train"],
+        source.info.classes,
     )
     files = digest([source.info.to_dict(), *(source.names(split) for split in source.splits)])
     contenders = dict(CONTENDERS)

@@ -15,6 +15,7 @@ from keras_deeplab.trainer import MODELS, ModelBuilder
 from keras_deeplab.trainer.building import PRECISIONS
 
 FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
+RECIPE_HELP = "default: finetune with --weights, else scratch; shapes for 'shapes'"
 # Options with the name of a value of the recipe, but another meaning.
 OTHERS = {"model", "scales", "flip"}
 HINTS = {
@@ -36,7 +37,7 @@ def add_builder(parser: argparse.ArgumentParser) -> None:
 def add_recipe(group: argparse._ArgumentGroup, steps_per_epoch: bool = True) -> None:
     """Adds the options of a recipe, and that of the steps per epoch."""
     add = group.add_argument
-    add("--recipe", **one_of(recipes.RECIPES), help="default: finetune, or shapes for 'shapes'")
+    add("--recipe", **one_of(recipes.RECIPES), help=RECIPE_HELP)
     add("--epochs", type=positive, help="number of epochs, in place of the steps")
     add("--steps", type=positive, help="number of steps, rounded up to whole epochs")
     if steps_per_epoch:
@@ -65,7 +66,9 @@ def open_recipe(
         weights=options.weights,
         mixed_precision=options.mixed_precision,
     )
-    default = "shapes" if options.data == "shapes" else "finetune"
+    default = "finetune" if options.weights else "scratch"
+    if options.data == "shapes":
+        default = "shapes"
     recipe = recipes.get(options.recipe or default, builder.network)
     for name in changes.get("model", ()):  # a recipe's own are left out where a model lacks them
         if not builder.model_arguments:

@@ -1,4 +1,4 @@
-"""The papers' recipes, and two for small data sets."""
+"""The papers' recipes, and those for small data sets."""
 
 from __future__ import annotations
 
@@ -87,6 +87,10 @@ FINETUNE = Recipe(
     clipnorm=5.0,
 )
 
+# For weights that begin at random: at the learning rate of `finetune` five minutes of training on
+# two cores reached 22 % mean IoU on drawn textures, at this one 44 %.
+SCRATCH = FINETUNE.replace(name="scratch", learning_rate=3e-3)
+
 # For `data.Shapes`, which are drawn in all sizes and colours, with no class rare or thin: most of
 # the augmentation only costs time.
 SHAPES = FINETUNE.replace(
@@ -102,7 +106,7 @@ SHAPES = FINETUNE.replace(
     warmup_share=0.1,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (V1, V2, V3, V3_PLUS, FINETUNE, SHAPES)}
+RECIPES = {recipe.name: recipe for recipe in (V1, V2, V3, V3_PLUS, FINETUNE, SCRATCH, SHAPES)}
 
 # Overrides by recipe and pattern (of the module fnmatch) of the network's name:
 # the papers', and smaller steps for networks without batch norm.
@@ -111,6 +115,8 @@ OVERRIDES = {
     ("v3_plus", "resnet*"): {"weight_decay": 1e-4},
     ("finetune", "vgg16"): {"learning_rate": 3e-4},
     ("finetune", "unet"): {"learning_rate": 3e-4},
+    ("scratch", "vgg16"): {"learning_rate": 3e-4},
+    ("scratch", "unet"): {"learning_rate": 3e-4},
     ("shapes", "vgg16"): {"learning_rate": 3e-4},
     ("shapes", "unet"): {"learning_rate": 3e-4},
 }
@@ -120,7 +126,7 @@ def get(name: str, network: str | None = None) -> Recipe:
     """Returns the recipe of a name.
 
     Args:
-        name: "v1", "v2", "v3", "v3_plus", "finetune" or "shapes".
+        name: "v1", "v2", "v3", "v3_plus", "finetune", "scratch" or "shapes".
         network: Name of the backbone to train, or "unet" for U-Net's own network, for the values
             that differ with it.
 

@@ -73,7 +73,11 @@ BAD = [
     (analyze, "--model unet --memory inf", "`--memory` must be a positive number."),
     (analyze, "--model unet --memory 0", "`--memory` must be a positive number."),
     (train, "--model deeplabv5", "Received: 'deeplabv5'. Did you mean 'deeplab_v3'?"),
-    (train, "--recipe finetuning", "must be one of v1, v2, v3, v3_plus, finetune, shapes."),
+    (
+        train,
+        "--recipe finetuning",
+        "must be one of v1, v2, v3, v3_plus, finetune, scratch, shapes.",
+    ),
     (train, "--epochs 1.5", "must be an integer of at least 1. Received: '1.5'."),
     (train, "--epochs 0", "must be an integer of at least 1. Received: '0'."),
     (train, "--learning-rate nan", "`learning_rate` must be a positive number"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
+from models.networks import calibrated
 from trainer import tiny_run
 
 import keras_deeplab
@@ -53,7 +54,9 @@ def test_defaults(fitted, tmp_path, monkeypatch, capsys):
     (tmp_path / path / "metrics.json").write_text("{}")
     assert str(fitted("")["run_dir"]) == f"{path}-2"
     found = fitted("--data photos --model unet")
-    assert found["recipe"] == recipes.get("finetune", "unet")
+    assert found["recipe"] == recipes.get("scratch", "unet")
+    calibrated("v3_plus").save(tmp_path / "pretrained.keras")
+    assert fitted("--data photos --weights pretrained.keras")["recipe"].name == "finetune"
     assert str(found["run_dir"]) == "runs/photos-unet-own"
     assert fitted("--recipe v3_plus --backbone resnet50")["recipe"].weight_decay == 1e-4
     model = fitted("--set model={'dropout':0.3}")["recipe"].model

@@ -102,10 +102,11 @@ def test_some_networks_have_values_of_their_own():
     for name in ("resnet50", "resnet101_beta"):
         assert recipes.get("v3_plus", name).weight_decay == 1e-4
     assert recipes.get("v3_plus", "xception65") == recipes.get("v3_plus", None)
-    for name in ("finetune", "shapes"):
+    for name in ("finetune", "scratch", "shapes"):
         for network in ("vgg16", "unet"):
             assert recipes.get(name, network).learning_rate == 3e-4
     assert recipes.get("shapes", "mobilenet_v2").learning_rate == 6e-3
+    assert recipes.get("scratch", "mobilenet_v2").learning_rate == 3e-3
 
 
 @pytest.mark.parametrize(
