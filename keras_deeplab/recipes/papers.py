@@ -87,8 +87,8 @@ FINETUNE = Recipe(
     clipnorm=5.0,
 )
 
-# For weights that begin at random: at the learning rate of `finetune` five minutes of training on
-# two cores reached 22 % mean IoU on drawn textures, at this one 44 %.
+# For weights that begin at random: at the learning rate of `finetune` 550 steps reached 24 % mean
+# IoU on drawn textures, at this one 47 %; 126 steps on micrographs 48 % and 62 %.
 SCRATCH = FINETUNE.replace(name="scratch", learning_rate=3e-3)
 
 # For `data.Shapes`, which are drawn in all sizes and colours, with no class rare or thin: most of
