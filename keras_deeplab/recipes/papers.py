@@ -113,13 +113,10 @@ RECIPES = {recipe.name: recipe for recipe in (V1, V2, V3, V3_PLUS, FINETUNE, SCR
 OVERRIDES = {
     ("v2", "vgg16"): {"learning_rate": 1e-3},
     ("v3_plus", "resnet*"): {"weight_decay": 1e-4},
-    ("finetune", "vgg16"): {"learning_rate": 3e-4},
-    ("finetune", "unet"): {"learning_rate": 3e-4},
-    ("scratch", "vgg16"): {"learning_rate": 3e-4},
-    ("scratch", "unet"): {"learning_rate": 3e-4},
-    ("shapes", "vgg16"): {"learning_rate": 3e-4},
-    ("shapes", "unet"): {"learning_rate": 3e-4},
 }
+for _recipe in (FINETUNE, SCRATCH, SHAPES):
+    for _network in ("vgg16", "unet"):
+        OVERRIDES[_recipe.name, _network] = {"learning_rate": 3e-4}
 
 
 def get(name: str, network: str | None = None) -> Recipe:
