@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from keras import layers as kl
 
 from keras_deeplab import layers
 from keras_deeplab.confidence import CalibrationError, view_network
-from keras_deeplab.evaluation import check_size, pair_batches
+from keras_deeplab.evaluation import check_images, pair_batches
 from keras_deeplab.files import atomic_write, stored_bytes
-from keras_deeplab.graph.network import functional, is_network, layer_error, top_level_calls
+from keras_deeplab.graph.network import Call, functional, is_network, layer_error, top_level_calls
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.labels import check_labels, checked_ignore_label, fit_labels
 from keras_deeplab.models import MultiScale
+from keras_deeplab.runtimes import pixels_as
 from keras_deeplab.validation import error, integer
 
 logger = logging.getLogger(__name__)
@@ -189,13 +190,13 @@ def _sample(
     logits, labels = np.empty((0, values), np.float32), np.empty(0, np.int64)
     keys, bound = np.empty(0), 1.0
     for images, truth in dataset:
-        check_size(images, spec)
+        check_images(images, spec)
         truth = fit_labels(truth, images.shape[:-1])
         truth, ignored = check_labels(np.ravel(truth), num_classes, ignore_label)
         drawn = rng.random(truth.size)
         chosen = np.flatnonzero(~ignored & (drawn < bound))
         chosen = chosen[np.argsort(drawn[chosen], kind="stable")[:limit]]
-        found = logits_at(tf.cast(images, spec.dtype), chosen).numpy()
+        found = logits_at(pixels_as(spec.dtype, images), chosen).numpy()
         keys = np.concatenate([keys, drawn[chosen]])
         logits, labels = np.concatenate([logits, found]), np.concatenate([labels, truth[chosen]])
         if keys.size > limit:
@@ -226,15 +227,17 @@ def _before(
     """Walks back from a tensor of a network to the last linear layers."""
     calls = top_level_calls(network, prefix)
     call = next((c for c in calls if any(tensor is output for output in c.outputs)), None)
-    layer = call.operation if call else None
+    operation = call.operation if call else None
+    readers = [other for other in calls if any(value is tensor for value in _scaled(other))]
+    layer = operation if len(readers) < 2 else None  # others would get the divided values too
     is_linear = getattr(layer, "activation", None) is keras.activations.linear
     is_used_once = [other.operation is layer for other in calls].count(True) == 1
-    if call and is_network(layer) and is_used_once:
+    if layer and is_network(layer) and is_used_once:
         inner = functional(layer)
         place = [tensor is output for output in call.outputs].index(True)
         yield from _before(inner.outputs[place], inner, f"{call.path}/")
     elif isinstance(layer, _PROPORTIONAL) or (isinstance(layer, kl.Activation) and is_linear):
-        for value in call.inputs[: 1 if isinstance(layer, _REFERENCED) else None]:
+        for value in _scaled(call):
             yield from _before(value, network, prefix)
     elif isinstance(layer, _PREDICTORS) and is_linear and is_used_once:
         yield layer
@@ -243,4 +246,9 @@ def _before(
         rule = (
             "logits that come from convolutions without activation, used once, by resizing and sums"
         )
-        raise layer_error(rule, path, f"({type(layer).__name__}) is none of these.")
+        raise layer_error(rule, path, f"({type(operation).__name__}) is none of these.")
+
+
+def _scaled(call: Call) -> Sequence[keras.KerasTensor]:
+    """The inputs of a call whose values it uses, not the size only."""
+    return call.inputs[: 1 if isinstance(call.operation, _REFERENCED) else None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,7 +98,7 @@ def evaluate(
     )
     done, of_images = 0, []
     for done, (pixels, truth) in enumerate(dataset, 1):
-        check_size(pixels, spec)
+        check_images(pixels, spec)
         if calibrations is None:
             predicted = tf.convert_to_tensor(functions.labels(pixels))
         else:
@@ -148,11 +149,20 @@ def _ranked(mean_ious: list[float | None], names: Sequence[str] | None) -> list[
     ]
 
 
-def check_size(pixels: tf.Tensor, spec: tf.TensorSpec) -> None:
-    """Raises a ValueError if a batch of images has another size than the model's fixed one."""
+def check_images(pixels: tf.Tensor, spec: tf.TensorSpec) -> None:
+    """Raises a ValueError if images do not have the shape of the model's input.
+
+    Warns of images in 0..1.
+    """
     if not spec.shape.is_compatible_with(pixels.shape):
-        rule = f"of images of the model's input size {tuple(spec.shape[1:3])}"
-        raise error("dataset", rule, tuple(pixels.shape[1:3]))
+        rule = f"of images of the model's input shape {tuple(spec.shape)}"
+        raise error("dataset", rule, tuple(pixels.shape))
+    if pixels.dtype.is_floating and 0 < (highest := tf.reduce_max(pixels)) <= 1:
+        warnings.warn(
+            "`dataset` must have images of values in 0..255. Received: values up to "
+            f"{highest:.3g}, almost black. Do not divide by 255.",
+            stacklevel=3,
+        )
 
 
 def pair_batches(dataset: tf.data.Dataset, channels: int | None = None) -> tf.data.Dataset:

@@ -1,10 +1,11 @@
-"""Memory of this process: its peak, and unused memory given back to the system."""
+"""Memory of this process: what is free for it, its peak, and unused memory given back."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
+from pathlib import Path
 
 import psutil
 
@@ -12,6 +13,24 @@ try:
     import resource
 except ImportError:  # on Windows
     resource = None
+
+
+def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Returns the bytes that this process can still get, also under a container's limit."""
+    free = psutil.virtual_memory().available
+    old = cgroup / "memory"  # of the first version
+    for folder, limit, used, cached in (
+        (cgroup, "memory.max", "memory.current", "inactive_file"),
+        (old, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            taken = int((folder / used).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            taken -= int(stat.get(cached, 0))  # files that the system drops when it needs memory
+            free = min(free, int((folder / limit).read_text()) - taken)
+        except (OSError, ValueError):  # none, or "max"
+            continue
+    return max(free, 0)
 
 
 def return_free_memory() -> None:

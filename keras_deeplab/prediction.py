@@ -64,8 +64,8 @@ def predict_files(
         info: Names and colours of the classes, and the value range of the images; by default those
             inside an export, or their numbers and PASCAL VOC's colours.
         window, overlap: As of `predict`. Image files of more than 178,956,970 pixels are refused
-            unless `window` is set: they are read by rows then (with the extra `large`), and their
-            overlay is at most 4,096 pixels wide and high.
+            unless `window` or the model's input size is fixed: they are read by rows then (with the
+            extra `large`), and their overlay is at most 4,096 pixels wide and high.
         frame_labels: Whether to write the class numbers of each frame of a video too, to
             NAME_labels/NUMBER.png. Those of an earlier, longer video are removed.
         confidence: `"margin"` (255 times `confidence.margin`) or `"entropy"` (255 times one minus
@@ -142,7 +142,7 @@ def _predict_image(
         write_png(target.with_name(f"{target.name}_confidence.png"), grey)
         return probabilities.argmax(-1)
 
-    if windows["window"] is not None and is_large(path):
+    if (windows["window"] is not None or None not in spec.shape[1:3]) and is_large(path):
         image = LargeImage(path, spec.shape[-1], value_range)
         labels, shown = labels_of(image), image.reduced(OVERLAY_SIDE)
         note = " (the overlay is reduced to {1}x{0})".format(*shown.shape)

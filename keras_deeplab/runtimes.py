@@ -145,6 +145,9 @@ class ExportedModel:
         ):
             received = f"{images.dtype} {images.shape}"
             raise error("images", f"uint8 of the shape {tuple(shape)}, not empty", received)
+        if len(images) > 1 and None not in shape[1:3] and self.path.is_file():
+            found = [self(image) for image in np.split(images, len(images))]  # a batch of one
+            return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
         try:
             outputs = self._run(images)
         except MemoryError:
@@ -164,14 +167,14 @@ class ExportedModel:
 
     def labels(self, pixels: np.ndarray | tf.Tensor) -> np.ndarray:
         """Returns the label maps `(batch, height, width)` of pixels of any dtype, rounded."""
-        found = labels_of(self(_rounded(pixels)))
+        found = labels_of(self(pixels_as(tf.uint8, pixels).numpy()))
         return found.astype(label_dtype(self.num_classes).as_numpy_dtype, copy=False)
 
     def probabilities(self, pixels: np.ndarray | tf.Tensor) -> np.ndarray:
         """Returns the probabilities `(batch, height, width, num_classes)`, as `labels` does."""
         if self.metadata.outputs == ("labels",):
             raise error("model", "an export with probabilities or logits", str(self.path))
-        outputs = self(_rounded(pixels))
+        outputs = self(pixels_as(tf.uint8, pixels).numpy())
         if "probabilities" in outputs:
             return outputs["probabilities"]
         return tf.nn.softmax(outputs["logits"]).numpy()
@@ -182,9 +185,11 @@ class ExportedModel:
         return 1 if self.metadata.outputs == ("labels",) else BYTES_PER_PIXEL
 
 
-def _rounded(pixels: np.ndarray | tf.Tensor) -> np.ndarray:
-    # Not by the cast alone, which makes 126 of 126.99999.
-    return tf.cast(tf.round(pixels), tf.uint8).numpy()
+def pixels_as(dtype: tf.DType, pixels: np.ndarray | tf.Tensor) -> tf.Tensor:
+    """Returns pixels in a dtype: for integers rounded and clipped, as a cast alone does not."""
+    if dtype.is_integer:
+        return tf.saturate_cast(tf.round(pixels), dtype)
+    return tf.cast(pixels, dtype)
 
 
 def labels_of(outputs: Outputs) -> np.ndarray:

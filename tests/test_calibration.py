@@ -10,6 +10,7 @@ from calibration import image
 from keras import layers as kl
 from models.networks import SMALL, calibrated
 
+import keras_deeplab
 from keras_deeplab import MultiScale, calibrate, load_model
 from keras_deeplab import calibration as scaling
 
@@ -178,6 +179,18 @@ def test_a_model_that_does_not_end_in_linear_layers_is_refused(layers, name):
     pairs = tf.data.Dataset.from_tensors((PIXELS, np.zeros(PIXELS.shape[:3], np.int32)))
     with pytest.raises(ValueError, match=f"`model` must have logits that come.*'{name}'"):
         calibrate(ending_in(*layers), pairs)
+
+
+@pytest.mark.parametrize("hidden", [[], [kl.Conv2D(3, 3, padding="same")]])
+def test_logits_that_are_refined_are_refused(hidden):
+    inputs = keras.Input((None, None, 3))
+    x = rough = kl.Conv2D(3, 1, name="rough")(inputs)
+    for layer in (*hidden, kl.ReLU(), kl.Conv2D(3, 1)):
+        x = layer(x)
+    with pytest.raises(ValueError, match="used once.*'rough' \\(Conv2D\\) is none of these"):
+        scaling.divide_logits(keras.Model(inputs, kl.Add()([rough, x])), 2.0)
+    resized = keras_deeplab.layers.ResizeLike()(rough, rough)  # the size only
+    scaling.divide_logits(keras.Model(inputs, resized), 2.0)
 
 
 def test_wrong_arguments():

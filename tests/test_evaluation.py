@@ -163,10 +163,19 @@ def test_images_of_another_size_than_the_models_are_refused():
     inputs = keras.Input((24, 32, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs))
     items = [(np.zeros((20, 32, 3), np.float32), np.zeros((20, 32), np.int32))]
-    rule = r"`dataset` must be of images of the model's input size \(24, 32\).*\(20, 32\)"
+    rule = r"of images of the model's input shape \(None, 24, 32, 3\).*\(1, 20, 32, 3\)"
     for function in (evaluate, keras_deeplab.calibrate):
         with pytest.raises(ValueError, match=rule):
             function(model, dataset_of(items))
+
+
+def test_images_that_are_divided_by_255_are_reported():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs))
+    labels = np.zeros((20, 32), np.int32)
+    for function in (evaluate, keras_deeplab.calibrate):
+        with pytest.warns(UserWarning, match=r"values up to 0\.5, almost black. Do not divide"):
+            function(model, dataset_of([(np.full((20, 32, 3), 0.5, np.float32), labels)]))
 
 
 def test_the_table_shows_a_class_that_is_never_predicted():

@@ -6,7 +6,7 @@ import sys
 import psutil
 import pytest
 
-from keras_deeplab.memory import peak_memory, return_free_memory
+from keras_deeplab.memory import available_memory, peak_memory, return_free_memory
 
 
 @pytest.mark.skipif(
@@ -36,3 +36,16 @@ def test_the_peak_remains_after_the_memory_is_freed():
     size = psutil.Process().memory_info().rss
     del block
     assert 0.9 * size < peak_memory() < 1.5 * size
+
+
+def test_a_container_s_limit_counts_without_the_files_that_it_has_cached(tmp_path):
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("5000\n")
+    (tmp_path / "memory.stat").write_text("anon 1000\ninactive_file 4000\n")
+    assert available_memory(tmp_path) == 4000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(tmp_path) > 2**20
+
+
+def test_available_memory_is_a_share_of_the_machine():
+    assert 0 < available_memory() < 2**50

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -74,7 +75,7 @@ def test_images_are_checked(path, images):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
 def test_pixels_are_rounded(dtype):
-    """A resized image may have 126.99999."""
+    """A resized image may have 126.99999, and values outside 0..255."""
     seen = []
 
     def run(images):
@@ -82,14 +83,34 @@ def test_pixels_are_rounded(dtype):
         return {"logits": images.astype(np.float32)}
 
     exported = runtimes.ExportedModel("path", Metadata(3, (None, None, 3), ("logits",)), run)
-    pixels = np.array([0, 126.99999, 254.6], dtype).reshape(1, 1, 1, 3)
+    pixels = np.array([-1, 126.99999, 300], dtype).reshape(1, 1, 1, 3)
     for given in (pixels, tf.constant(pixels)):
         exported.labels(given)
         exported.probabilities(given)
     assert len(seen) == 4
     for images in seen:
         assert images.dtype == np.uint8
-        np.testing.assert_array_equal(images, np.rint(pixels))
+        np.testing.assert_array_equal(images, np.rint(pixels).clip(0, 255))
+
+
+def test_pixels_of_a_model_on_integers_are_rounded():
+    inputs = keras.Input((None, None, 3), dtype="uint8")
+    model = keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs))
+    images = np.full((1, 2, 2, 3), [126.99999, 255.0, 254.6], np.float32)
+    logits = np.array([127.0, 255.0, 255.0])
+    expected = np.exp(logits - 255) / np.exp(logits - 255).sum()
+    found = keras_deeplab.predict(model, images, probabilities=True)
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=1e-6)
+
+
+def test_a_file_for_single_images_takes_batches(model, tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    path = export.litert(model, tmp_path / "model.tflite", image_size=(48, 64))
+    images = pictures((3, 48, 64, 3))
+    exported = runtimes.open_exported(path)
+    found = keras_deeplab.predict(exported, images, probabilities=True)
+    expected = keras_deeplab.predict(model, images, probabilities=True)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_without_labels_they_are_those_of_the_scores(model):

@@ -79,7 +79,8 @@ def main(options: argparse.Namespace) -> None:
         write_json(options.json, figures)
         print(f"Wrote {options.json}")
     if options.html is not None:
-        info = stored_info(options.model, logits_spec(model)[1])
+        is_file = match(str(options.model), MODELS) is None
+        info = stored_info(options.model, logits_spec(model)[1]) if is_file else None
         names, colors = (info.classes, info.colors) if info else (None, None)
         page = analysis.receptive_field_page(model, options.image, names, colors=colors)
         write_text(options.html, page)

@@ -73,6 +73,7 @@ def main(options: argparse.Namespace) -> None:
     folder = options.output or beside / f"evaluation-{options.split}"
     model = load_model_or_export(options)
     check_classes(options, model, source.info.classes)
+    folder.mkdir(parents=True, exist_ok=True)  # an error now, not after the work
     dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once or twice
     names = source.names(options.split)
     if options.calibrate:
@@ -83,8 +84,9 @@ def main(options: argparse.Namespace) -> None:
     if options.search_crf:
         found = search_crf(model, dataset, options.search_crf, crf or PRESETS["v2"])
         crf = found.best
+        print(found)
         write_json(folder / "crf.json", crf.to_dict())
-        print(f"{found}\nWrote {folder / 'crf.json'}")
+        print(f"Wrote {folder / 'crf.json'}")
         dataset, names = dataset.skip(options.search_crf), names[options.search_crf :]
     model = RefinedModel(model, crf) if crf else model
     report = keras_deeplab.evaluate(
@@ -98,8 +100,8 @@ def main(options: argparse.Namespace) -> None:
     )
     path = folder / "metrics.json"
     used = {"model": str(options.model), "data": options.data, "split": options.split}
-    write_json(path, {**used, **prediction_settings(model), **report})
     print(scores_table(report, options.split))
+    write_json(path, {**used, **prediction_settings(model), **report})
     print(f"Wrote {path}")
     if options.html:
         page = evaluation_page(report, model, source, options.split, options.model.name)

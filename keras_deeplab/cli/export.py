@@ -18,7 +18,8 @@ from keras_deeplab.cli.options import (
     one_of,
     positive,
 )
-from keras_deeplab.export.comparison import LIMITS
+from keras_deeplab.export.calibration import calibration_split
+from keras_deeplab.export.comparison import LIMITS, scored_split
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.prediction import stored_info
 from keras_deeplab.runtimes import OUTPUTS
@@ -37,7 +38,7 @@ def parser() -> Parser:
     add = made.add_argument
     add("--output", type=Path, required=True, help="folder of a SavedModel, or file to write")
     add("--format", default="saved_model", help="of the export", **one_of(FORMATS))
-    add("--precision", help="default: the model's", **one_of(LIMITS))
+    add("--precision", help="default: float32; of a SavedModel the model's", **one_of(LIMITS))
     add("--data", help="'shapes' or a folder: mean IoU before and after; calibrates int8")
     add("--outputs", nargs="+", help="default: labels probabilities", **one_of(OUTPUTS))
     add("--image-size", help="of all images; default: any", **SIZE)
@@ -60,7 +61,10 @@ def main(options: argparse.Namespace) -> None:
         raise error("--data", "a folder of images for int8, to calibrate on", None)
     source = None if options.data is None else data.open_source(options.data)
     if source is not None:
-        data.audit(source)
+        read = [scored_split(source)]
+        if options.precision == "int8":
+            read.append(calibration_split(source))
+        data.audit(source, list(dict.fromkeys(read)))
     model = load_model(options)
     if source is None:
         info = stored_info(options.model, logits_spec(model)[1])

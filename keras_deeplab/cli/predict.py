@@ -40,7 +40,7 @@ def parser() -> Parser:
     add(
         "--window",
         **SIZE,
-        help="predict in windows of this size, also images of more than 178 megapixels; default: "
+        help="predict in windows of this size, also images of more than 179 megapixels; default: "
         "the whole image, or windows for which the memory suffices",
     )
     add("--overlap", type=int, help="pixels by which windows overlap; default: up to 128")

@@ -48,10 +48,12 @@ def main(options: argparse.Namespace) -> int | None:
         print(f"\nInterrupted: run the same command again to resume {folder}.")
         return 130  # the exit status of shells
     print(result)
+    best, own = result.trials[0].values, result.baseline.values
+    changed = [name for name in own if best[name] != own[name]]
     changes = [
         f"{name}={value!r}"
         for name, value in vars(result.recipe).items()
-        if value != getattr(recipe, name)
+        if value != getattr(recipe, name) and name.removesuffix("_power") in changed
     ]
     if changes:
         print(f"Train with --set {shlex.join(changes)}")

@@ -49,16 +49,33 @@ class Bands:
             return read_picture(path, self.channels, thorough)
         check_regular(path)
         check_local(path, "an image of other channels or values than 8-bit RGB")
-        samples = _array(path) if is_array else _vips(path)
+        samples = _array(path) if is_array else self._vips(path)
+        self._check_channels(samples.shape[2])
         if samples.shape[2] == 1 and self.channels == 3:
             samples = np.repeat(samples, 3, 2)
-        if samples.shape[2] != self.channels:
-            found = f"{samples.shape[2]} channels"
-            raise FileFault("other number of channels", found, f"{self.channels} channels")
         pixels = self._scaled(samples)
         is_wide = samples.dtype == np.uint16 and self.value_range is None
         largest = int(samples.max()) if is_wide else 0  # for a warning of almost black images
         return Picture(pixels, ImageFacts(pixels.shape[:2], largest=largest))
+
+    def _vips(self, path: Path) -> np.ndarray:
+        """All channels of a file, with samples as they are stored."""
+        require(f"{path}: reading this image", "large", "pyvips")
+        import pyvips
+
+        try:
+            image = pyvips.Image.new_from_file(str(path), fail_on="truncated")
+            _check_size(image.width, image.height)
+            self._check_channels(image.bands)  # before they take memory
+            samples = image.numpy()
+        except pyvips.Error as error:
+            raise FileFault("unreadable file", " ".join(str(error).split())) from error
+        return samples.reshape(image.height, image.width, image.bands)
+
+    def _check_channels(self, found: int) -> None:
+        if found != self.channels and not (found == 1 and self.channels == 3):
+            rule = f"{self.channels} channels"
+            raise FileFault("other number of channels", f"{found} channels", rule)
 
     def _scaled(self, samples: np.ndarray) -> np.ndarray:
         if self.value_range is None:
@@ -84,20 +101,6 @@ def _array(path: Path) -> np.ndarray:
         raise FileFault("image of unsupported mode", found, "(height, width, channels), numbers")
     _check_size(array.shape[1], array.shape[0])
     return array
-
-
-def _vips(path: Path) -> np.ndarray:
-    """All channels of a file, with samples as they are stored."""
-    require(f"{path}: reading this image", "large", "pyvips")
-    import pyvips
-
-    try:
-        image = pyvips.Image.new_from_file(str(path), fail_on="truncated")
-        _check_size(image.width, image.height)
-        samples = image.numpy()
-    except pyvips.Error as error:
-        raise FileFault("unreadable file", " ".join(str(error).split())) from error
-    return samples.reshape(image.height, image.width, image.bands)
 
 
 def _check_size(width: int, height: int) -> None:

@@ -21,6 +21,8 @@ MAX_PIXELS = 178_956_970
 # Errors of Pillow for damaged files.
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError)
 PILLOW_ERRORS += (EOFError, struct.error)
+# Weights of red, green and blue in grey, as Pillow computes it: the sum, rounded, by 65,536.
+LUMA = (19595, 38470, 7471)
 
 
 @dataclass(frozen=True)

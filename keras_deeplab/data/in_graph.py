@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from keras_deeplab.data.formats import LUMA
 from keras_deeplab.data.orientation import MIRRORED, UPRIGHT, UPSIDE_DOWN
 
 _TAG = 0x0112
@@ -52,8 +53,7 @@ def decode_stored_channels(encoded: tf.Tensor, channels: int) -> tf.Tensor:
     color = tf.io.decode_image(encoded, expand_animations=False)[..., :3]
     if channels == 3:
         return color
-    # As Pillow computes brightness, rounded.
-    grey = tf.tensordot(tf.cast(color, tf.int32), tf.constant([19595, 38470, 7471]), 1)
+    grey = tf.tensordot(tf.cast(color, tf.int32), tf.constant(LUMA), 1)
     return tf.cast((grey[..., None] + 32768) // 65536, tf.uint8)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import operator
-import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from keras_deeplab.data.augmentation.color import ColorJitter
 from keras_deeplab.data.augmentation.crops import MEAN_COLOR
 from keras_deeplab.data.references import from_memory, pair, with_next
 from keras_deeplab.data.source import IGNORE_LABEL, Source
+from keras_deeplab.memory import available_memory
 
 CACHE_LIMIT = 2 * 1024**3
 
@@ -282,21 +282,13 @@ def _decoded_pairs(
     """The decoded pairs of a split at the positions `numbers`, cached if they fit into memory."""
     validation.one_of("cache", cache, (True, False, "auto"))
     if cache == "auto":
-        cache = source.decoded_bytes(split) <= _cache_limit()
+        cache = source.decoded_bytes(split) <= min(CACHE_LIMIT, available_memory() // 4)
     if not cache:
         return source.checked_dataset(split, numbers)
     pairs = source.checked_dataset(split)
     if numbers is None:
         return pairs.cache()
     return from_memory(pairs, count, numbers)
-
-
-def _cache_limit() -> int:
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return CACHE_LIMIT
-    return min(CACHE_LIMIT, memory // 4)
 
 
 def run_key(seed: int, purpose: str) -> np.ndarray:

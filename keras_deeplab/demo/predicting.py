@@ -15,7 +15,8 @@ from keras_deeplab.data.decoding import decode_picture, open_image
 from keras_deeplab.demo.choice import SIDES, Choice, Settings
 from keras_deeplab.html_page import data_uri
 from keras_deeplab.inference import predict
-from keras_deeplab.inference.windows import MEMORY, available_memory
+from keras_deeplab.inference.windows import MEMORY
+from keras_deeplab.memory import available_memory
 from keras_deeplab.validation import error
 
 MAX_PIXELS = 50_000_000  # of a file, which is decoded at its full size

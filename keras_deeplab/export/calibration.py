@@ -32,9 +32,14 @@ def compared_images(
     return image_batches(images, definition.spec.shape, definition.metadata.info)
 
 
+def calibration_split(source: Source) -> str:
+    """Returns the split of the images: train, or else the first."""
+    return "train" if "train" in source.splits else source.splits[0]
+
+
 def _training_images(source: Source, definition: Definition) -> list[np.ndarray]:
     """Some images of a source, at equal distances, in the size of the export where it is fixed."""
-    split = "train" if "train" in source.splits else source.splits[0]
+    split = calibration_split(source)
     numbers, found = evenly_spaced(len(source.names(split)), CALIBRATION_IMAGES), []
     chosen = source.checked_dataset(split, tf.data.Dataset.from_tensor_slices(numbers))
     for image, _ in chosen.as_numpy_iterator():

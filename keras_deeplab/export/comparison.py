@@ -193,10 +193,14 @@ def probabilities_of(logits: tf.Tensor, shape: Sequence[int]) -> np.ndarray:
     return probabilities
 
 
+def scored_split(source: Source) -> str:
+    """Returns the split on which mean IoU is compared: val, or else the last."""
+    return "val" if "val" in source.splits else source.splits[-1]
+
+
 def _mean_iou(model: keras.Model | ExportedModel, source: Source, sides: tf.TensorShape) -> float:
-    """The mean IoU on val, or else the last split, in the size of the export if it is fixed."""
-    split = "val" if "val" in source.splits else source.splits[-1]
-    dataset = evaluation_dataset(source, split, cache=False)
+    """The mean IoU, in the size of the export if it is fixed."""
+    dataset = evaluation_dataset(source, scored_split(source), cache=False)
     if None not in sides:
 
         def resized(image: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

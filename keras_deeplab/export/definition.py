@@ -25,7 +25,8 @@ class Definition:
     """The function that is exported, from arguments that the formats share.
 
     Args:
-        model: Segmentation model; it is what the export is compared with.
+        model: Segmentation model; it is what the export is compared with, in float32 where the
+            export computes in it.
         precision: Of the export; None for that which the model computes in.
         precisions: Those that the format has.
         outputs: Names of the outputs.
@@ -71,7 +72,9 @@ class Definition:
             if not hasattr(unwrapped(model), "with_dtype"):
                 rule = "that which the model computes in: it has no method `with_dtype`"
                 raise error("precision", rule, precision)
-            self._network = model.with_dtype("float32" if found else "mixed_bfloat16")
+            self._network = model.with_dtype("mixed_bfloat16" if wanted else "float32")
+            if not wanted:  # the deviations of half precision are not those of the export
+                self.model = self._network
 
     def compute(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the outputs for uint8 images."""

@@ -20,7 +20,7 @@ from keras_deeplab.layers import CropLike, ResizeLike
 from keras_deeplab.layers.resize import bilinear
 from keras_deeplab.memory import return_free_memory
 from keras_deeplab.models import MultiScale
-from keras_deeplab.runtimes import BYTES_PER_PIXEL, ExportedModel
+from keras_deeplab.runtimes import BYTES_PER_PIXEL, ExportedModel, pixels_as
 from keras_deeplab.validation import error
 
 # Beside the models, not on them: an attribute would be tracked, saved and copied with its model.
@@ -114,7 +114,7 @@ class ModelFunctions:
 
     def _run(self, pixels: tf.Tensor) -> list[tf.Tensor]:
         # Not in one function with what follows, which would copy the constants once more.
-        found = self._network(tf.cast(pixels, self.spec[0].dtype))
+        found = self._network(pixels_as(self.spec[0].dtype, pixels))
         if self._is_new:  # the first call has optimised the graph, in several copies
             self._is_new = False
             return_free_memory()
@@ -149,11 +149,13 @@ def _policies(model: keras.Model) -> list[str]:
 def _bytes_per_pixel(model: keras.Model) -> int:
     """About the memory of a prediction for each pixel of the image: four times the largest map.
 
-    Of the views of `MultiScale` about half are in memory together. From measurements.
+    Of the views of `MultiScale` about half are in memory together, and at least the largest. From
+    measurements.
     """
     if isinstance(model, MultiScale):
-        views = sum(scale**2 for scale in model.scales) * (1 + model.flip)
-        return math.ceil(_bytes_per_pixel(model.model) * max(1, views / 2))
+        areas = [scale**2 for scale in model.scales]
+        views = max(1, *areas, sum(areas) * (1 + model.flip) / 2)
+        return math.ceil(_bytes_per_pixel(model.model) * views)
     try:
         calls = geometry(model).calls
     except ValueError:  # layers of unknown effect on height and width

@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 
 from keras_deeplab.data.bands import Bands
-from keras_deeplab.data.formats import FORMATS, MAX_PIXELS, PILLOW_ERRORS, format_of
+from keras_deeplab.data.formats import FORMATS, LUMA, MAX_PIXELS, PILLOW_ERRORS, format_of
 from keras_deeplab.extras import require
 from keras_deeplab.files import special_file
 from keras_deeplab.validation import error
 
 ORIENTATION = "orientation"  # of EXIF, as libvips names it
+GREY = ("b-w", "grey16")
 
 
 def is_large(path: str | os.PathLike) -> bool:
@@ -31,8 +32,20 @@ def is_large(path: str | os.PathLike) -> bool:
                 return math.prod(image.size) > MAX_PIXELS
     except Image.DecompressionBombError:
         return True
-    except (KeyError, *PILLOW_ERRORS):
+    except KeyError:
         return False  # the error of reading it names the reason
+    except PILLOW_ERRORS:  # such as a TIFF file of five channels
+        return _is_large_for_libvips(path)
+
+
+def _is_large_for_libvips(path: str | os.PathLike) -> bool:
+    try:
+        import pyvips
+
+        image = pyvips.Image.new_from_file(os.fspath(path))  # its header
+        return image.width * image.height > MAX_PIXELS
+    except Exception:  # no libvips, or a damaged file
+        return False
 
 
 class LargeImage:
@@ -60,7 +73,8 @@ class LargeImage:
             self._region = pyvips.Region.new(image)
         except pyvips.Error as fault:
             raise self._undecodable(fault) from fault
-        if opened.get_typeof(ORIENTATION) and opened.get(ORIENTATION) != 1:
+        turned = opened.get_typeof(ORIENTATION) and opened.get(ORIENTATION) != 1
+        if turned and Bands(channels, value_range).are_plain:  # others are read as stored
             raise error("image", "stored upright, as it is read by rows", self._path)
         self.shape = (image.height, image.width, channels)
         self._top, self._rows = 0, np.empty((0, *self.shape[1:]), np.uint8)
@@ -94,8 +108,13 @@ class LargeImage:
         if image.format not in ("uchar", "ushort"):
             raise error("image", "of 8 or 16 bits a channel", self._path)
         if Bands(self._channels, self._range).are_plain:
-            image = image.colourspace("srgb" if self._channels == 3 else "b-w")
-            return image.extract_band(0, n=self._channels)
+            if self._channels == 1 and image.interpretation in GREY:
+                return image.colourspace("b-w").extract_band(0)
+            image = image.colourspace("srgb").extract_band(0, n=3)
+            if self._channels == 3:
+                return image
+            # As Pillow does; libvips' "b-w" is a luminance in linear light.
+            return ((image.recomb([list(LUMA)]) + 2**15) / 2**16).floor().cast("uchar")
         if image.bands == 1 and self._channels == 3:
             image = image.bandjoin([image, image])
         if image.bands != self._channels:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.decoding import FEW_BITS, Picture
-from keras_deeplab.data.formats import FORMATS, listed
+from keras_deeplab.data.formats import FORMATS, NPY, listed
 from keras_deeplab.data.orientation import upright_pixels
 from keras_deeplab.validation import error
 
@@ -37,7 +37,9 @@ def open_picture(
     except (ValueError, OSError) as fault:
         reason = str(getattr(fault, "strerror", None) or fault)
         if getattr(fault, "kind", None) == "image too large":
-            reason += ". Set `window` to read it by rows"
+            is_array = Path(path).suffix.lower() == NPY
+            advice = 'Give `numpy.load(path, mmap_mode="r")`' if is_array else "Set `window`"
+            reason += f". {advice} to read it by rows"
         raise error("image", f"a {listed(FORMATS)} file", os.fspath(path), reason) from fault
     if 0 < picture.facts.largest <= FEW_BITS:
         warnings.warn(

@@ -20,12 +20,12 @@ from keras_deeplab.inference.windows import (
     OVERLAP,
     SMALLEST,
     Rows,
-    available_memory,
     blended,
     default_window,
     starts,
 )
 from keras_deeplab.labels import label_dtype
+from keras_deeplab.memory import available_memory
 from keras_deeplab.validation import boolean, error, integer, size
 from keras_deeplab.validation import value_range as checked_range
 

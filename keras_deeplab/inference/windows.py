@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import psutil
+
+from keras_deeplab.memory import available_memory
 
 # Windows begin at multiples of the coarsest stride, so that the features of each are samples of
 # those of the whole image.
@@ -37,24 +37,6 @@ def default_window(size: Size, bytes_per_pixel: int) -> Size:
         return size
     side = math.isqrt(free // bytes_per_pixel) // GRID * GRID
     return (min(max(side, SMALLEST), LARGEST),) * 2
-
-
-def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Returns the bytes that this process can still get, also under a container's limit."""
-    free = psutil.virtual_memory().available
-    old = cgroup / "memory"  # of the first version
-    for folder, limit, used, cached in (
-        (cgroup, "memory.max", "memory.current", "inactive_file"),
-        (old, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        try:
-            taken = int((folder / used).read_text())
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            taken -= int(stat.get(cached, 0))  # files that the system drops when it needs memory
-            free = min(free, int((folder / limit).read_text()) - taken)
-        except (OSError, ValueError):  # none, or "max"
-            continue
-    return max(free, 0)
 
 
 def starts(size: int, length: int, overlap: int, grid: int = GRID) -> list[int]:

@@ -131,7 +131,7 @@ def parse(
             terms[:1] = [terms[0].left, terms[0].right]
         weights, losses = zip(*(_parsed_term(term, shared) for term in terms), strict=True)
         if class_weights is not None and not any(hasattr(one, "class_weights") for one in losses):
-            raise ValueError("None of these losses takes `class_weights`.")
+            raise ValueError("None of these losses takes `class_weights`: set them to None.")
     except (SyntaxError, RecursionError, MemoryError, TypeError, ValueError) as error:
         rule = (
             f"one or more of the losses {', '.join(LOSSES)}, joined by +, such as "

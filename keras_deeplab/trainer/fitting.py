@@ -27,7 +27,11 @@ from keras_deeplab.files import full_disk_named, write_json
 from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.models import MultiScale, SegmentationModel, UNet
-from keras_deeplab.models.multi_scale import checked_scales, unwrapped
+from keras_deeplab.models.multi_scale import (
+    checked_scales,
+    unwrapped,
+    with_test_time_augmentation,
+)
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.tensorboard import TensorBoard, check_installed
 from keras_deeplab.trainer.building import ModelBuilder
@@ -143,10 +147,8 @@ def fit(
         steps_per_epoch = validation.integer("steps_per_epoch", steps_per_epoch)
     if strategy is None:
         strategy = getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
-    data_name = None
+    data_name = source_name(source)
     if isinstance(source, str | os.PathLike):
-        data_name = os.fspath(source)
-        data_name = data_name if "://" in data_name else os.path.normpath(data_name)
         source = data.open_source(source)
     source.check_split("train")
     if isinstance(model, str):
@@ -154,6 +156,8 @@ def fit(
     if isinstance(recipe, str):
         recipe = recipes.get(recipe, _network(model))
     _check_model(model, recipe, source.info, strategy)
+    if not isinstance(model, ModelBuilder):
+        with_test_time_augmentation(model, test_scales, test_flip)  # raises early if it cannot
     report = data.audit(source)
     recipe = for_data(recipe, report.splits["train"], source.info.classes)
     names = {split: list(source.names(split)) for split in source.splits}
@@ -161,12 +165,11 @@ def fit(
         steps_per_epoch = -(-len(names["train"]) // recipe.batch_size)
     logger.info("%s\n%s", report, recipe)
     if not logger.isEnabledFor(logging.INFO):  # else they are part of the report
-        for finding in report.findings:
-            if finding.is_warning:
-                logger.warning("%s", finding)
+        for each in (*report.warnings, *(one for one in report.findings if one.is_warning)):
+            logger.warning("%s", each)
     arguments = {
         **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _architecture(model)}),
-        "data": data_name or type(source).__name__,
+        "data": data_name,
         "data_files": digest([source.info.to_dict(), names]),
         "recipe": recipe.to_dict(),
         "seed": seed,
@@ -216,6 +219,14 @@ def fit(
     return FitResult(final, history, best if np.isfinite(best) else None, scores, folder)
 
 
+def source_name(source: data.Source | str | os.PathLike) -> str:
+    """The name of a source in the settings of a run: its path, or its type."""
+    if not isinstance(source, str | os.PathLike):
+        return type(source).__name__
+    path = os.fspath(source)
+    return path if "://" in path else os.path.normpath(path)
+
+
 def _network(model: keras.Model | ModelBuilder) -> str | None:
     """Network name that selects the overrides of a recipe (`recipes.get`)."""
     if isinstance(model, ModelBuilder):
@@ -248,6 +259,8 @@ def _check_model(
         if spec.shape[-1] != info.channels:
             rule = f"a model of {info.channels} channels, as many as the source's images have"
             raise validation.error("model", rule, model.input_shape)
+    weights = None if recipe.class_weights is None else [1.0] * info.num_classes
+    losses.parse(recipe.loss, weights, keras.optimizers.SGD())
     replicas = strategy.num_replicas_in_sync
     if recipe.batch_size % replicas:
         rule = f"divisible by the number of replicas, {replicas}"
@@ -347,6 +360,7 @@ class Training:
             model = model.build(info.num_classes, recipe, images, info.channels)
         if not self.epochs_done:
             _check_frozen_norms(model, recipe)
+            _check_input_size(model, recipe, self.report)
             _warn_of_padding(model, recipe.crop_size)
         if recipe.multi_scale is not None:
             model = MultiScale(model, recipe.multi_scale)
@@ -456,6 +470,18 @@ class Training:
         fitting = 4 * LARGEST_CROP**2 // (part.largest[0] * part.largest[1])
         batch = max(1, min(4, fitting)) if part.smallest == part.largest else 1
         return data.evaluation_dataset(self.source, batch_size=batch)
+
+
+def _check_input_size(model: keras.Model, recipe: Recipe, report: data.Report) -> None:
+    """Raises a ValueError if a model of a fixed input size gets other crops or whole images."""
+    sides = logits_spec(model)[0].shape[1:3]
+    found = {"crop_size": recipe.crop_size}
+    for split in ("val" if "val" in report.splits else "train",):  # of the scores
+        part = report.splits[split]
+        found |= {f"smallest of {split}": part.smallest, f"largest of {split}": part.largest}
+    if wrong := {what: size for what, size in found.items() if not sides.is_compatible_with(size)}:
+        rule = f"of any input size, or have crops and images of its {tuple(sides)}"
+        raise validation.error("model", rule, wrong)
 
 
 def _check_frozen_norms(model: keras.Model, recipe: Recipe) -> None:

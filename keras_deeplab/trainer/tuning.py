@@ -23,7 +23,7 @@ from keras_deeplab.files import write_json
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.cost import training_cost
-from keras_deeplab.trainer.fitting import Training, for_data
+from keras_deeplab.trainer.fitting import Training, for_data, source_name
 from keras_deeplab.trainer.folder_lock import FolderLock
 from keras_deeplab.trainer.run_folder import MONITOR, differences, digest
 
@@ -139,7 +139,7 @@ def tune(
     require("tune", "tune", "optuna")
     seconds = 60 * validation.positive("minutes", minutes)
     seed = validation.integer("seed", seed, minimum=0)
-    name = os.fspath(source) if isinstance(source, str | os.PathLike) else type(source).__name__
+    name = source_name(source)
     if not isinstance(source, data.Source):
         source = data.open_source(source)
     builder = ModelBuilder(model) if isinstance(model, str) else model
@@ -167,7 +167,8 @@ def tune(
         filled = for_data(recipe, report.splits["train"], source.info.classes)
         choices = _choices(filled)
         if "steps" not in study.user_attrs:
-            cost = training_cost(builder, held_out, report, filled)
+            first = filled.replace(stage2_share=0.0)  # as in the trials
+            cost = training_cost(builder, held_out, report, first)
             logger.info("%s", cost)
             study.set_user_attr("steps", _shortest(cost.seconds, cost.steps, seconds))
             study.enqueue_trial(_own_values(filled, choices))
@@ -280,8 +281,9 @@ def _search(
         changed = recipe.replace(**_changes(trial.params, choices), stage2_share=0.0)
         try:
             score = _train_longer(study, trial, partial(train, changed), has_time)
-        except ValueError as error:  # such as a loss that is not finite
-            if trial.number == 0:
+        # Such as a loss that is not finite, or a loss or crop that takes more memory.
+        except (ValueError, MemoryError, tf.errors.ResourceExhaustedError) as error:
+            if not _finished(study):
                 raise
             logger.warning("Trial %d failed: %s", trial.number, error)
             trial.set_user_attr("failure", str(error))

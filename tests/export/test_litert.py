@@ -54,6 +54,16 @@ def test_any_size_and_batch(model, tmp_path, precision):
         assert outputs["labels"].dtype == np.uint8
 
 
+def test_mixed_precision_is_compared_in_float32(tmp_path):
+    model = calibrated("v3_plus").with_dtype("mixed_bfloat16")
+    path = export.litert(model, tmp_path / "model.tflite")
+    images = pictures((1, 40, 31, 3))
+    found = runtimes.open_exported(path)(images)["probabilities"]
+    twin = expected(model.with_dtype("float32"), images)
+    np.testing.assert_allclose(found, twin, atol=1e-4)
+    assert np.abs(twin - expected(model, images)).max() > 2e-3  # of bfloat16
+
+
 def test_int8_is_calibrated_on_images_of_a_source(tmp_path, logs):
     model, path = small_model(6), tmp_path / "model.tflite"
     source = data.Shapes(train=6, val=2)

@@ -411,6 +411,8 @@ def test_memory_is_estimated_from_the_largest_map():
     assert 4 * 4 * 3 <= once < 1000
     several = keras_deeplab.MultiScale(model, (1.0, 2.0), flip=True)
     assert functions._bytes_per_pixel(several) == once * 5
+    enlarged = keras_deeplab.MultiScale(model, scales=(2.0,))
+    assert functions._bytes_per_pixel(enlarged) == once * 4
 
 
 def test_a_loss_that_cannot_be_saved_does_not_matter(image):

@@ -184,7 +184,8 @@ def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export, eager
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager, caplog):
     monkeypatch.chdir(tmp_path)
     findings = [Finding("labels shifted", "by much", "Look", sure) for sure in (0.9, 0.5)]
-    report = dataclasses.replace(data.audit(SOURCE), findings=findings)
+    warnings = ("val: no pixel of car",)
+    report = dataclasses.replace(data.audit(SOURCE), findings=findings, warnings=warnings)
     monkeypatch.setattr(data, "audit", lambda _: report)
     model, seen, traced = small(dtype="mixed_bfloat16"), [], []
 
@@ -206,6 +207,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager, caplo
     )
     warned = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert warned.count("labels shifted: by much. Look") == 1  # the certain one alone
+    assert warned.count("val: no pixel of car") == 1
     assert set(traced) == {(48, 64, 3)}
     assert list(tmp_path.iterdir()) == []
     assert (result.folder, seen) == (None, [0])
@@ -256,6 +258,7 @@ class TwoReplicas:
 
 SMALL = small()
 TWO = {"strategy": TwoReplicas()}
+FIXED = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(6, 1)])
 PIXELS = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(6, 1)])
 
 
@@ -275,6 +278,10 @@ PIXELS = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(6, 
         (SMALL, {"recipe": FAST.replace(batch_norm="freeze")}, "The recipe shapes has batch_norm "),
         (UNet(6, tiny()), {"recipe": RECIPE}, "`output_stride` must be left as it is: a UNet"),
         (SMALL, {"recipe": RECIPE.replace(stage2_output_stride=12)}, "`output_stride`"),
+        (FIXED, {}, r"its \(32, 32\).*'crop_size': \(48, 64\)"),
+        (FIXED, {"recipe": FAST.replace(crop_size=(32, 32))}, r"its \(32, 32\).*'smallest of val'"),
+        (FIXED, {"test_scales": [1, 2]}, "images of any size"),
+        (SMALL, {"recipe": FAST.replace(loss="dice", class_weights="median")}, "set them to None"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_training(model, more, message, logs):

@@ -8,6 +8,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import tensorflow as tf
 
 import keras_deeplab as kd
 from keras_deeplab import data, recipes
@@ -183,8 +184,53 @@ def test_a_trial_that_fails_is_shown_and_the_recipe_that_fails_is_an_error(
         raise ValueError("a recipe that cannot be")
 
     monkeypatch.setattr(tuning, "_trained_score", always)
-    with pytest.raises(ValueError, match="cannot be"):
-        search(source, tmp_path / "other")
+    for _ in range(2):  # also when it is resumed
+        with pytest.raises(ValueError, match="cannot be"):
+            search(source, tmp_path / "other")
+
+
+def test_a_trial_that_takes_too_much_memory_fails_alone(
+    source, tmp_path, clock, score, monkeypatch
+):
+    def fails(builder, source, report, seed, recipe, steps):
+        if recipe.loss != RECIPE.loss:
+            clock.now += 100
+            raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+        return score(builder, source, report, seed, recipe, steps)
+
+    monkeypatch.setattr(tuning, "_trained_score", fails)
+    trials = search(source, tmp_path / "t").trials
+    assert {"out of memory" in trial.failure for trial in trials if trial.failure} == {True}
+    assert trials[0].failure is None
+
+
+def test_the_second_stage_that_trials_leave_out_is_not_counted(source, tmp_path, score):
+    recipe = RECIPE.replace(steps=100, stage2_share=1.0)
+    with pytest.raises(ValueError, match="a recipe of at least 180 steps"):
+        kd.tune("deeplab_v3", source, recipe.replace(model={}), minutes=600, output=tmp_path / "t")
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_the_command_prints_what_was_better(source, tmp_path, capsys, monkeypatch, better):
+    own = {"learning_rate": 0.001, "crop_size": "48x48", "class_weights": "none"}
+    best = own | ({"class_weights": "median ** 0.5"} if better else {})
+    trials = [tuning.Trial(best, {9: 0.5}), tuning.Trial(own, {9: 0.4})]
+
+    def tune(builder, source, recipe, **_):
+        found = recipe.replace(crop_size=(48, 48), class_weights_power=0.5)
+        return tuning.TuningResult(found, trials, trials[1])
+
+    monkeypatch.setattr(kd, "tune", tune)
+    arguments = ["--data", "shapes", "--minutes", "2", "--output", str(tmp_path)]
+    assert command.main([*arguments, "--set", "class_weights_power=0.25"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    expected = "Train with --set class_weights_power=0.5"
+    assert last == (expected if better else "No values were better than those of the recipe.")
+
+
+def test_a_search_is_resumed_under_another_spelling_of_its_path():
+    assert tuning.source_name("photos/") == tuning.source_name("photos") == "photos"
+    assert tuning.source_name("hf://a/b/") == "hf://a/b/"
 
 
 def test_bad_arguments(source, tmp_path, score):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from keras_deeplab.data.diagnostics.alignment import REACH, misalignment
 from keras_deeplab.data.diagnostics.evidence import Evidence
 from keras_deeplab.data.diagnostics.finding import Finding
 from keras_deeplab.data.difference_hash import near_pairs, nearest
+from keras_deeplab.data.formats import LUMA
 from keras_deeplab.data.source import IGNORE_LABEL, voc_colors
 
 Detector = Callable[[Evidence], Iterator[Finding]]
@@ -107,8 +109,7 @@ def _lost_palette(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _luminance(color: tuple[int, ...]) -> int:
-    red, green, blue = color
-    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16  # Pillow's
+    return (sum(map(operator.mul, color, LUMA)) + 2**15) >> 16
 
 
 def _void_class(evidence: Evidence) -> Iterator[Finding]:

@@ -145,7 +145,11 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         fault = FileFault("bad list", f"{path.name} is no text in UTF-8: {error}")
         raise DatasetError(str(path), [fault]) from error
     if path.suffix.lower() == ".csv":
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines())]
+        try:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines())]
+        except csv.Error as error:  # such as a quote that is not closed
+            fault = FileFault("bad list", f"{path.name} is no CSV list: {error}")
+            raise DatasetError(str(path), [fault]) from error
     else:
         rows = [line.split() for line in text.splitlines()]
     return ((number, row) for number, row in enumerate(rows, 1) if any(row))
