@@ -41,7 +41,7 @@ def add_recipe(group: argparse._ArgumentGroup, steps_per_epoch: bool = True) -> 
     add("--epochs", type=positive, help="number of epochs, in place of the steps")
     add("--steps", type=positive, help="number of steps, rounded up to whole epochs")
     if steps_per_epoch:
-        add("--steps-per-epoch", type=positive, help="default: all images once")
+        add("--steps-per-epoch", type=positive, help="default: all images once, at most --steps")
     add("--batch-size", type=positive, help="over all replicas")
     add("--crop-size", **SIZE, help="one number for a square; default: from the images")
     add("--learning-rate", type=float)

@@ -139,6 +139,11 @@ class Recipe:
                 raise ValueError(f"A recipe has no value `{name}`.{suggestion(name, names)}")
         return dataclasses.replace(self, **changes)
 
+    def steps_per_epoch(self, images: int) -> int:
+        """The steps for which all training images are used once, at most the recipe's steps."""
+        steps = -(-images // self.batch_size)
+        return steps if self.epochs else min(steps, self.steps)
+
     def num_epochs(self, steps_per_epoch: int) -> int:
         """The epochs of the first stage; steps are rounded up to whole epochs."""
         return self.epochs or -(-self.steps // steps_per_epoch)

@@ -76,7 +76,7 @@ def training_cost(
     source.check_split("train")
     info = source.info
     recipe = for_data(recipe, report.splits["train"], info.classes)
-    per_epoch = -(-report.splits["train"].images // recipe.batch_size)
+    per_epoch = recipe.steps_per_epoch(report.splits["train"].images)
     stages = recipe.stages()
     steps = sum(stage.num_epochs(per_epoch) * per_epoch for stage in stages)
     rng = np.random.default_rng(0)

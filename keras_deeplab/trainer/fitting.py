@@ -108,7 +108,7 @@ def fit(
         source: The data, or the path of a folder (see `data.Folder`).
         recipe: A recipe, or its name in `recipes.RECIPES`.
         run_dir: New folder for the files of the run, or that of an unfinished run.
-        steps_per_epoch: Steps of an epoch; None for all images once.
+        steps_per_epoch: Steps of an epoch; None for all images once, at most the recipe's steps.
         seed: Seed of the initial weights, the images' order and augmentation, and dropout.
         test_scales: Scales of the final model's test-time augmentation (see `MultiScale`).
         test_flip: Whether the final model predicts the mirrored image too.
@@ -162,7 +162,7 @@ def fit(
     recipe = for_data(recipe, report.splits["train"], source.info.classes)
     names = {split: list(source.names(split)) for split in source.splits}
     if steps_per_epoch is None:
-        steps_per_epoch = -(-len(names["train"]) // recipe.batch_size)
+        steps_per_epoch = recipe.steps_per_epoch(len(names["train"]))
     logger.info("%s\n%s", report, recipe)
     if not logger.isEnabledFor(logging.INFO):  # else they are part of the report
         for each in (*report.warnings, *(one for one in report.findings if one.is_warning)):

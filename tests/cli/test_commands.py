@@ -81,6 +81,18 @@ def test_evaluate_writes_the_scores(run, tmp_path, capsys):
     assert "mean IoU" in capsys.readouterr().out
 
 
+def test_evaluate_prints_scores_that_cannot_be_written(run, tmp_path, capsys, monkeypatch):
+    def fail(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(evaluate, "write_json", fail)
+    command = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
+    assert evaluate.main(command) not in (None, 0)
+    printed = capsys.readouterr()
+    assert "mean IoU" in printed.out
+    assert "Permission denied" in printed.err
+
+
 def test_evaluate_with_every_option(run, capsys):
     path = run / "model.keras"
     options = "--output-stride 8 --scales 0.5 --flip --boundary --split val"

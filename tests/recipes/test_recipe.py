@@ -71,6 +71,9 @@ def test_what_depends_on_the_length_is_a_share_of_it():
     recipe = recipes.get("v3_plus")
     assert recipe.replace(epochs=7).num_epochs(10) == 7
     assert recipe.replace(steps=95).num_epochs(10) == 10  # whole epochs
+    assert recipe.replace(steps=95, batch_size=4).steps_per_epoch(30) == 8
+    assert recipe.replace(steps=95, batch_size=4).steps_per_epoch(118_287) == 95
+    assert recipe.replace(epochs=1, batch_size=4).steps_per_epoch(118_287) == 29_572
     shorter = recipe.replace(steps=6_000, learning_rate=0.0035)
     first, second = shorter.stages()
     assert (first.steps, second.steps) == (6_000, 6_000)
