@@ -99,7 +99,7 @@ def training_dataset(
         shuffle: Whether to shuffle the whole split in every epoch.
         seed: Seed of order and augmentation: any integer.
         cache: Whether to decode all images for the first batch and to keep them in memory; `"auto"`
-            does if they take less than 2 GiB and a quarter of the memory.
+            does if they take less than 2 GiB and a quarter of the free memory.
         repeat: Whether the dataset is infinite, for `steps_per_epoch`.
         first_step: Number of the first batch, from 0; requires `repeat=True`.
 

@@ -475,10 +475,9 @@ class Training:
 def _check_input_size(model: keras.Model, recipe: Recipe, report: data.Report) -> None:
     """Raises a ValueError if a model of a fixed input size gets other crops or whole images."""
     sides = logits_spec(model)[0].shape[1:3]
-    found = {"crop_size": recipe.crop_size}
-    for split in ("val" if "val" in report.splits else "train",):  # of the scores
-        part = report.splits[split]
-        found |= {f"smallest of {split}": part.smallest, f"largest of {split}": part.largest}
+    split = "val" if "val" in report.splits else "train"  # of the scores
+    scored, found = report.splits[split], {"crop_size": recipe.crop_size}
+    found |= {f"smallest of {split}": scored.smallest, f"largest of {split}": scored.largest}
     if wrong := {what: size for what, size in found.items() if not sides.is_compatible_with(size)}:
         rule = f"of any input size, or have crops and images of its {tuple(sides)}"
         raise validation.error("model", rule, wrong)
