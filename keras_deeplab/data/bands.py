@@ -49,8 +49,7 @@ class Bands:
             return read_picture(path, self.channels, thorough)
         check_regular(path)
         check_local(path, "an image of other channels or values than 8-bit RGB")
-        samples = _array(path) if is_array else self._vips(path)
-        self._check_channels(samples.shape[2])
+        samples = self._array(path) if is_array else self._vips(path)
         if samples.shape[2] == 1 and self.channels == 3:
             samples = np.repeat(samples, 3, 2)
         pixels = self._scaled(samples)
@@ -65,17 +64,29 @@ class Bands:
 
         try:
             image = pyvips.Image.new_from_file(str(path), fail_on="truncated")
-            _check_size(image.width, image.height)
-            self._check_channels(image.bands)  # before they take memory
+            self._check_shape(image.height, image.width, image.bands)  # before it takes memory
             samples = image.numpy()
         except pyvips.Error as error:
             raise FileFault("unreadable file", " ".join(str(error).split())) from error
         return samples.reshape(image.height, image.width, image.bands)
 
-    def _check_channels(self, found: int) -> None:
-        if found != self.channels and not (found == 1 and self.channels == 3):
+    def _array(self, path: Path) -> np.ndarray:
+        """Maps an array of `(height, width[, channels])`, so that nothing is read in vain."""
+        array = map_array(path)
+        array = array[..., None] if array.ndim == 2 else array
+        if array.ndim != 3 or array.dtype.kind not in "uif" or 0 in array.shape:
+            found = f"an array of shape {array.shape} and type {array.dtype}"
+            rule = "(height, width, channels), numbers"
+            raise FileFault("image of unsupported mode", found, rule)
+        self._check_shape(*array.shape)
+        return array
+
+    def _check_shape(self, height: int, width: int, channels: int) -> None:
+        if width * height > MAX_PIXELS:
+            raise FileFault("image too large", f"{width}x{height}")
+        if channels != self.channels and not (channels == 1 and self.channels == 3):
             rule = f"{self.channels} channels"
-            raise FileFault("other number of channels", f"{found} channels", rule)
+            raise FileFault("other number of channels", f"{channels} channels", rule)
 
     def _scaled(self, samples: np.ndarray) -> np.ndarray:
         if self.value_range is None:
@@ -90,19 +101,3 @@ class Bands:
         if not np.isfinite(scaled).all():
             raise FileFault("image of unsupported mode", "NaN or infinite samples", "numbers")
         return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
-
-
-def _array(path: Path) -> np.ndarray:
-    """Maps an array of `(height, width[, channels])`, so that nothing is read in vain."""
-    array = map_array(path)
-    array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3 or array.dtype.kind not in "uif" or 0 in array.shape:
-        found = f"an array of shape {array.shape} and type {array.dtype}"
-        raise FileFault("image of unsupported mode", found, "(height, width, channels), numbers")
-    _check_size(array.shape[1], array.shape[0])
-    return array
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise FileFault("image too large", f"{width}x{height}")
