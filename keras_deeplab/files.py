@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -122,6 +123,12 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Writes readable, valid JSON."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def digest(content: Any) -> str:
+    """Identifies JSON, in which other objects are their text."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_text(path: Path, text: str) -> None:

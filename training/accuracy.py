@@ -21,7 +21,6 @@ from keras_deeplab.metrics import confusion_matrix
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.trainer import ModelBuilder
 from keras_deeplab.trainer.fitting import for_data
-from keras_deeplab.trainer.run_folder import digest
 from training.folds import check_same, row
 from training.textures import Textures
 
@@ -168,13 +167,12 @@ def main(options: argparse.Namespace) -> None:
         kd.data.audit(source).splits["train"],
         source.info.classes,
     )
-    files = digest([source.info.to_dict(), *(source.names(split) for split in source.splits)])
     contenders = dict(CONTENDERS)
     if options.weights:
         pretrained = ModelBuilder("deeplab_v3_plus", weights=options.weights)
         contenders["deeplab_v3_plus"] = partial(own, pretrained)
     arguments = {
-        "data_files": files,
+        "data_files": source.fingerprint(),
         "minutes": options.minutes,
         "recipe": recipe.to_dict(),
         "weights": options.weights,

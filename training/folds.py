@@ -14,7 +14,7 @@ from keras_deeplab.cli.options import DATA, Parser, command
 from keras_deeplab.cli.recipe_options import HINTS, add_builder, add_recipe, open_recipe
 from keras_deeplab.files import read_json_object, write_json
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
-from keras_deeplab.trainer.run_folder import RunFolder, differences, digest
+from keras_deeplab.trainer.run_folder import RunFolder, differences
 from keras_deeplab.validation import error
 
 
@@ -47,7 +47,7 @@ def main(options: argparse.Namespace) -> None:
     builder, recipe, _ = open_recipe(options)
     arguments = {
         **builder.to_dict(),
-        "data_files": digest([source.info.to_dict(), source.names("train")]),
+        "data_files": source.fingerprint(),
         "recipe": recipe.to_dict(),
         "steps_per_epoch": options.steps_per_epoch,
     }

@@ -309,7 +309,7 @@ def _split_report(
 
 
 def _findings_of_images(split: str, pairs: Sequence[Pair]) -> Iterator[Remark]:
-    """Warns about EXIF orientations and 16-bit images; it is a fault if all fit into 12 bits."""
+    """Warns about EXIF orientations, dark and 16-bit images; a fault if all fit into 12 bits."""
     applied = [
         image.orientation_for(label.size) != UPRIGHT
         for _, image, label in pairs
@@ -321,6 +321,10 @@ def _findings_of_images(split: str, pairs: Sequence[Pair]) -> Iterator[Remark]:
     ):
         if choice in applied:
             yield f"{split}: {applied.count(choice)} images are {what}"
+    black = sum(image.is_dark for _, image, _ in pairs)
+    if black:
+        text = "have no value above a sixteenth of the range in dataset.json: almost black"
+        yield f"{split}: {black} of {len(pairs)} images {text}"
     deep = [image.largest for _, image, _ in pairs if image.largest]
     dark = sum(largest <= FEW_BITS for largest in deep)
     text = f"{split}: {len(deep)} images have 16 bits a channel"

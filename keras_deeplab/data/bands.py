@@ -19,6 +19,8 @@ from keras_deeplab.data.formats import MAX_PIXELS, NPY
 from keras_deeplab.data.paths import check_local
 from keras_deeplab.extras import require
 
+DARK = 16  # of 255: 8 bits in a range of 12
+
 
 @dataclass(frozen=True)
 class Bands:
@@ -53,9 +55,11 @@ class Bands:
         if samples.shape[2] == 1 and self.channels == 3:
             samples = np.repeat(samples, 3, 2)
         pixels = self._scaled(samples)
-        is_wide = samples.dtype == np.uint16 and self.value_range is None
-        largest = int(samples.max()) if is_wide else 0  # for a warning of almost black images
-        return Picture(pixels, ImageFacts(pixels.shape[:2], largest=largest))
+        has_range = self.value_range is not None
+        # For warnings of almost black images.
+        largest = int(samples.max()) if samples.dtype == np.uint16 and not has_range else 0
+        is_dark = has_range and bool(pixels.max() <= DARK)
+        return Picture(pixels, ImageFacts(pixels.shape[:2], largest=largest, is_dark=is_dark))
 
     def _vips(self, path: Path) -> np.ndarray:
         """All channels of a file, with samples as they are stored."""
@@ -63,7 +67,8 @@ class Bands:
         import pyvips
 
         try:
-            image = pyvips.Image.new_from_file(str(path), fail_on="truncated")
+            # libvips would return the old content of a file that was read before and then changed.
+            image = pyvips.Image.new_from_file(str(path), fail_on="truncated", revalidate=True)
             self._check_shape(image.height, image.width, image.bands)  # before it takes memory
             samples = image.numpy()
         except pyvips.Error as error:

@@ -30,12 +30,14 @@ _TIFF_DATA = ((273, 279), (324, 325))
 class ImageFacts:
     """The stored `(height, width)`, EXIF orientation and largest 16-bit value of an image.
 
+    `is_dark` is whether no value is above a sixteenth of the range in dataset.json, if it has one.
     `difference_hash` is that of `data.difference_hash`, of images that were audited.
     """
 
     size: tuple[int, int]
     orientation: int = UPRIGHT
-    largest: int = 0  # with 8 bits a channel
+    largest: int = 0  # with 8 bits a channel, or a range
+    is_dark: bool = False
     difference_hash: bytes = b""
 
     def orientation_for(self, label_size: tuple[int, int]) -> int:

@@ -23,6 +23,7 @@ from keras_deeplab.data.layout import SplitFiles, is_utf8, shown
 from keras_deeplab.data.orientation import turned
 from keras_deeplab.data.paths import data_path
 from keras_deeplab.data.source import Source, decoded
+from keras_deeplab.files import digest
 
 
 @atexit.register
@@ -162,6 +163,10 @@ class FileSource(Source):
         """Returns a function that reads the image file at a position."""
         pairs = self.pairs(split)
         return lambda number: pairs[number][1].read_bytes()
+
+    def fingerprint(self) -> str:
+        """Identifies also the mask values of the classes."""
+        return digest([super().fingerprint(), str(self.code)])
 
     def _error(self, kind: str, found: str) -> DatasetError:
         return DatasetError(str(self.root), [FileFault(kind, found)])

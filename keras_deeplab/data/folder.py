@@ -39,7 +39,7 @@ class Folder(FileSource):
     alpha is dropped, and 16-bit samples keep their upper 8 bits. EXIF orientations are applied,
     unless only the stored size equals the label map's. Label maps are PNG, TIFF, BMP or .npy files
     with one channel of values up to 255, with a palette whose indices are the labels, or with the
-    RGB colours in dataset.json.
+    RGB colours in dataset.json, stored as such or as a palette of them.
 
     With `"channels"` in dataset.json images have another number of channels, and with `"range"`
     the sample values [low, high] become 0 and 255: TIFF and PNG files (with the extra `large`), and

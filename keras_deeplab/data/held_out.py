@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.data.source import DatasetInfo, Source
+from keras_deeplab.files import digest
 from keras_deeplab.validation import error, integer
 
 BLOCKS = 5  # per fold
@@ -77,6 +78,10 @@ class HeldOut(Source):
         """Returns the names of a split's images, in the order of `dataset(split)`."""
         self.check_split(split)
         return self._names[split]
+
+    def fingerprint(self) -> str:
+        """Identifies also the source."""
+        return digest([super().fingerprint(), self.source.fingerprint()])
 
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns a split's decoded pairs (see `Source.dataset`)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,25 @@ class ColorCode:
 
     def __init__(self, colors: Sequence[Color], values: Sequence[int]) -> None:
         self._twice = len(set(colors)) < len(colors)
-        # 1 + the value; only written pages take memory.
-        self._values = np.zeros(1 << 24, np.uint16)
-        self._values[_packed(np.array(colors))] = np.array(values) + 1
+        self._listed = _packed(np.array(colors)), np.array(values)
+
+    @cached_property
+    def _values(self) -> np.ndarray:
+        """1 + the value of each of the 2**24 colours, 0 for those that are not listed."""
+        table = np.zeros(1 << 24, np.uint16)  # of which only written pages take memory
+        colors, values = self._listed
+        table[colors] = values + 1
+        return table
+
+    def of_palette(self, palette: Sequence[Color], used: np.ndarray) -> np.ndarray | None:
+        """Returns the mask value of each index of a palette, if all used ones have listed colours.
+
+        Optimisers of PNG files turn RGB images into such ones, in which the indices mean nothing.
+        """
+        if self._twice or used[-1] >= len(palette):
+            return None
+        values = self._values[_packed(np.array(palette))]
+        return (values - 1).astype(np.uint8) if values[used].all() else None
 
     def values(self, pixels: np.ndarray) -> np.ndarray:
         """Returns the mask values of RGB pixels, or raises a FileFault for unknown colours."""
@@ -50,10 +67,11 @@ class ColorCode:
 
 
 def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray, tuple[Color, ...]]:
-    """Reads a label map: its values uint8 `(height, width)`, and the palette if it has one.
+    """Reads a label map: its values uint8 `(height, width)`, and the palette of indices if any.
 
-    The values are the indices of a palette (TensorFlow would return its colours), or the mask
-    values of RGB colours. A 1-bit mask has the values 0 and 255, as viewers display it.
+    The values are the mask values of listed RGB colours, also in a palette, or the indices of a
+    palette (TensorFlow would return its colours). A 1-bit mask has the values 0 and 255, as viewers
+    display it.
     """
     check_regular(path)
     with path.open("rb") as file:
@@ -78,9 +96,14 @@ def decode_label(
         load(name, image, encoded)
         values = _values(image, colors)
         flat = image.getpalette("RGB") or [] if image.mode == "P" else []
+    palette = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+    if colors and palette:
+        table = colors.of_palette(palette, np.unique(values))
+        if table is not None:
+            values, palette = table[values], ()
     if name != "TIFF":  # which Pillow has turned
         values = turned(values, orientation)
-    return values, tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+    return values, palette
 
 
 def _listed(packed: np.ndarray) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -127,9 +126,11 @@ class _Preparation:
 
     def _plan(self) -> dict[str, Any]:
         """What the shards depend on; with it an interrupted call is recognised."""
-        names = hashlib.sha256(json.dumps(self.names).encode()).hexdigest()
-        classes = self.source.info.to_dict()
-        return {"format": self.format, "images_per_shard": self.per_shard, "names": names} | classes
+        return {
+            "format": self.format,
+            "images_per_shard": self.per_shard,
+            "data": self.source.fingerprint(),
+        }
 
     def _done(self, plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The shards that an interrupted call finished, without those changed since."""

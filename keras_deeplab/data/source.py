@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
+from keras_deeplab.files import digest
 
 IGNORE_LABEL = 255
 SAMPLED = 16  # images, to estimate the size of a split
@@ -144,6 +145,10 @@ class Source(abc.ABC):
     def encoded_images(self, split: str) -> Callable[[int], bytes] | None:
         """Returns a function that reads the encoded image at a position; None without files."""
         self.check_split(split)
+
+    def fingerprint(self) -> str:
+        """Identifies the classes, the names and what label maps mean; not the files' contents."""
+        return digest([self.info.to_dict(), {split: self.names(split) for split in self.splits}])
 
     def check_split(self, split: str) -> None:
         """Raises a ValueError if `split` is not one of `splits`."""

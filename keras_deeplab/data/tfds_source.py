@@ -22,13 +22,14 @@ from keras_deeplab.data.decoding import ImageFacts, Picture, decode_picture
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.formats import MAX_PIXELS
 from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
-from keras_deeplab.data.label_maps import decode_label
+from keras_deeplab.data.label_maps import ColorCode, decode_label
 from keras_deeplab.data.orientation import turned
 from keras_deeplab.data.paths import check_local, data_path
 from keras_deeplab.data.published_classes import IN_RED_CHANNEL, PUBLISHED
 from keras_deeplab.data.records import FORMATS, Part, Records
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, decoded
 from keras_deeplab.data.tfds_builders import folder_builder, is_folder, named_builder
+from keras_deeplab.files import digest
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,10 @@ class TFDS(Source):
         records = self._records[split]
         return lambda number: _bytes(_example(records[number]), self._image)
 
+    def fingerprint(self) -> str:
+        """Identifies also the mask values of the classes."""
+        return digest([super().fingerprint(), str(self._resolved.code)])
+
     def _read(
         self, records: Records, code: LabelCode, number: int
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +180,7 @@ class TFDS(Source):
         """The mask values uint8 `(height, width)` of an example."""
         encoded = _bytes(example, self._mask)
         if not self._panoptic and self._info.name not in IN_RED_CHANNEL:
-            return decode_label(encoded, f"the feature {self._mask}")[0]
+            return decode_label(encoded, f"the feature {self._mask}", self._colors)[0]
         pixels = decode_picture(encoded).pixels
         if not self._panoptic:
             return pixels[..., 0]
@@ -189,6 +194,10 @@ class TFDS(Source):
         label_of = dict(zip(ids[kept].tolist(), labels[kept].tolist(), strict=True))
         values = np.array([label_of.get(one, IGNORE_LABEL) for one in found.tolist()], np.uint8)
         return values[places].reshape(pixels.shape[:2])
+
+    @cached_property
+    def _colors(self) -> ColorCode | None:
+        return self._settings.color_code
 
     def _stored_metadata(self) -> dict[str, Any]:
         """What `data.prepare` stores: the `names` of the images of each file, and the `range`."""

@@ -42,7 +42,7 @@ def _is_large_for_libvips(path: str | os.PathLike) -> bool:
     try:
         import pyvips
 
-        image = pyvips.Image.new_from_file(os.fspath(path))  # its header
+        image = pyvips.Image.new_from_file(os.fspath(path), revalidate=True)  # its header
         return image.width * image.height > MAX_PIXELS
     except Exception:  # no libvips, or a damaged file
         return False

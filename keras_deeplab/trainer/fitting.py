@@ -23,7 +23,7 @@ from keras_deeplab.analysis import live_taps
 from keras_deeplab.data.audit import LARGEST_CROP
 from keras_deeplab.data.augmentation.augmenting import Transform
 from keras_deeplab.distribution import evaluation_batches, training_batches
-from keras_deeplab.files import full_disk_named, write_json
+from keras_deeplab.files import digest, full_disk_named, write_json, write_text
 from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.models import MultiScale, SegmentationModel, UNet
@@ -43,8 +43,9 @@ from keras_deeplab.trainer.callbacks import (
     StopOnNonFinite,
 )
 from keras_deeplab.trainer.finishing import PICTURES, few_images, finish
-from keras_deeplab.trainer.run_folder import MONITOR, RunFolder, digest
+from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
 from keras_deeplab.trainer.workers import StartTogether, on_chief
+from keras_deeplab.weights.readers.keras_file import check_can_be_loaded
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ def fit(
         tensorboard: Whether to write curves and pictures for TensorBoard into `run_dir`.
         strategy: Strategy under which the model is, or will be, built; the current one by default
             (see `distribution.open_strategy`).
-        callbacks: Further callbacks of `model.fit`, in each stage and on each worker.
+        callbacks: Further callbacks of `model.fit`, in each stage and on each worker. A run that is
+            resumed during the training does not restore their state.
         transform: Your own augmentation, as in `data.training_dataset`.
         verbose: 1 for progress bars, 0 for none.
 
@@ -157,12 +159,13 @@ def fit(
         recipe = recipes.get(recipe, _network(model))
     _check_model(model, recipe, source.info, strategy)
     if not isinstance(model, ModelBuilder):
+        if run_dir is not None:
+            check_can_be_loaded(model)
         with_test_time_augmentation(model, test_scales, test_flip)  # raises early if it cannot
     report = data.audit(source)
     recipe = for_data(recipe, report.splits["train"], source.info.classes)
-    names = {split: list(source.names(split)) for split in source.splits}
     if steps_per_epoch is None:
-        steps_per_epoch = recipe.steps_per_epoch(len(names["train"]))
+        steps_per_epoch = recipe.steps_per_epoch(len(source.names("train")))
     logger.info("%s\n%s", report, recipe)
     if not logger.isEnabledFor(logging.INFO):  # else they are part of the report
         for each in (*report.warnings, *(one for one in report.findings if one.is_warning)):
@@ -170,7 +173,7 @@ def fit(
     arguments = {
         **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _architecture(model)}),
         "data": data_name,
-        "data_files": digest([source.info.to_dict(), names]),
+        "data_files": source.fingerprint(),
         "recipe": recipe.to_dict(),
         "seed": seed,
         "steps_per_epoch": steps_per_epoch,
@@ -189,6 +192,8 @@ def fit(
 
     def begin() -> int:
         epochs = folder.begin(arguments)
+        if folder.trained.exists():
+            epochs = sum(run.epochs)
         write_json(folder.dataset, source.info.to_dict())
         if epochs:
             logger.info("Resuming from epoch %d of %d in %s", epochs, sum(run.epochs), folder.path)
@@ -197,7 +202,11 @@ def fit(
         return epochs
 
     def end(trained: keras.Model) -> None:
+        if folder is not None:  # callbacks may end a training early
+            write_text(folder.trained, "")
         finished.extend(finish(trained, source, folder, test_scales, test_flip, verbose))
+        if folder is not None:
+            folder.trained.unlink()
 
     try:
         with ExitStack() as stack:

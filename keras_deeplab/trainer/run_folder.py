@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_deeplab import validation
-from keras_deeplab.files import check_unpacked, read_json, write_json, write_text
+from keras_deeplab.files import check_unpacked, digest, read_json, write_json, write_text
 from keras_deeplab.trainer.folder_lock import FolderLock
 
 logger = logging.getLogger(__name__)
@@ -77,6 +76,7 @@ class RunFolder:
         self.best_model = path / "model.keras"
         self.last_model = path / "last.keras"
         self.metrics = path / "metrics.json"
+        self.trained = path / ".trained"  # while the trained model is scored and exported
         self.history = path / "history.csv"
         self.epochs = path / "epochs.csv"
         self.report = path / "report.html"
@@ -185,12 +185,6 @@ def _trim(path: Path, epochs: int) -> int:
         lines = [rows["epoch"], *kept] if kept else []
         write_text(path, "".join(f"{line}\n" for line in lines))
     return len(kept)
-
-
-def digest(content: Any) -> str:
-    """Identifies JSON, in which other objects are their text."""
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def next_free(path: Path, resumes: bool = True) -> Path:

@@ -25,7 +25,7 @@ from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.cost import training_cost
 from keras_deeplab.trainer.fitting import Training, for_data, source_name
 from keras_deeplab.trainer.folder_lock import FolderLock
-from keras_deeplab.trainer.run_folder import MONITOR, differences, digest
+from keras_deeplab.trainer.run_folder import MONITOR, differences
 
 if TYPE_CHECKING:
     import optuna
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FACTOR = 3  # between the lengths, and of the trials of a length that get the next one
-LENGTHS = 3
+MOST_LENGTHS = 3
 LONGEST_SHARE = 1 / 8  # of the time, for the longest training
-FEWEST_STEPS = 20
+FEWEST_STEPS = 60  # after 28 steps, two trials on CamVid predicted a single class everywhere
 FOLDS = 5
+ATTEMPTS = 3  # as a system without memory ends the process
 LEARNING_RATES = 4  # times and divided by the recipe's
 CROPS = (1, 0.75, 0.5)  # of the recipe's crop
 SCALES = ((0.5, 2.0), (0.75, 1.5))
@@ -105,8 +106,8 @@ def tune(
     A fifth of the training images is held out (see `data.HeldOut`); `val` is not used, so that it
     can judge the result. Optuna proposes values (the first are the recipe's own). Each trial is a
     whole short training. Of three trials one is trained again three times as long, and of three
-    such trials one nine times as long: asynchronous successive halving. The same call resumes a
-    search that was stopped, also with more minutes.
+    such trials, if the minutes are enough, one nine times as long: asynchronous successive halving.
+    The same call resumes a search that was stopped, also with more minutes.
 
     The values are those for short trainings. A learning rate that is best there can be too large
     for a longer one.
@@ -153,7 +154,7 @@ def tune(
     arguments = {
         **builder.to_dict(),
         "data": name,
-        "data_files": digest([source.info.to_dict(), source.names("train")]),
+        "data_files": source.fingerprint(),
         "recipe": recipe.to_dict(),
         "seed": seed,
     }
@@ -166,11 +167,11 @@ def tune(
         report = data.audit(held_out)
         filled = for_data(recipe, report.splits["train"], source.info.classes)
         choices = _choices(filled)
-        if "steps" not in study.user_attrs:
+        if "lengths" not in study.user_attrs:
             first = filled.replace(stage2_share=0.0)  # as in the trials
             cost = training_cost(builder, held_out, report, first)
             logger.info("%s", cost)
-            study.set_user_attr("steps", _shortest(cost.seconds, cost.steps, seconds))
+            study.set_user_attr("lengths", _lengths(cost.seconds, cost.steps, seconds))
             study.enqueue_trial(_own_values(filled, choices))
         train = partial(_trained_score, builder, held_out, report, seed)
         _search(study, filled, choices, train, seconds)
@@ -213,22 +214,28 @@ def _open_study(folder: Path, arguments: dict[str, Any], seed: int) -> optuna.St
     # Not the same proposals again when a search is resumed.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials()))
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        study.enqueue_trial(trial.params)
+        attempt = trial.user_attrs.get("attempt", 1)
+        if attempt < ATTEMPTS:
+            study.enqueue_trial(trial.params, user_attrs={"attempt": attempt + 1})
+        else:
+            failed = {"state": optuna.trial.TrialState.FAIL, "params": trial.params}
+            failed["user_attrs"] = {"failure": f"It was interrupted {attempt} times."}
+            study.add_trial(optuna.trial.create_trial(**failed, distributions=trial.distributions))
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
 
 
-def _shortest(step_seconds: float, recipe_steps: int, seconds: float) -> int:
-    """The steps of the shortest trainings: the longest take a share of the time."""
-    times = FACTOR ** (LENGTHS - 1)
-    if recipe_steps < FEWEST_STEPS * times:
-        rule = f"a recipe of at least {FEWEST_STEPS * times} steps"
-        raise validation.error("recipe", rule, f"{recipe_steps} steps")
+def _lengths(step_seconds: float, recipe_steps: int, seconds: float) -> list[int]:
+    """The steps of the trainings, two lengths or three: the longest take a share of the time."""
+    least = FEWEST_STEPS * FACTOR
+    if recipe_steps < least:
+        raise validation.error("recipe", f"a recipe of at least {least} steps", recipe_steps)
     longest = min(recipe_steps, int(LONGEST_SHARE * seconds / step_seconds))
-    if longest < FEWEST_STEPS * times:
-        needed = math.ceil(FEWEST_STEPS * times * step_seconds / LONGEST_SHARE / 60)
+    if longest < least:
+        needed = math.ceil(least * step_seconds / LONGEST_SHARE / 60)
         raise validation.error("minutes", f"at least {needed}", round(seconds / 60, 1))
-    return longest // times
+    count = MOST_LENGTHS if longest >= least * FACTOR else MOST_LENGTHS - 1
+    return [longest // FACTOR ** (count - 1) * FACTOR**power for power in range(count)]
 
 
 def _choices(recipe: Recipe) -> Choices:
@@ -267,7 +274,7 @@ def _search(
     """Runs trials until the time is over; `train(recipe, steps)` returns a mean IoU."""
     import optuna
 
-    shortest = study.user_attrs["steps"]
+    shortest = study.user_attrs["lengths"][0]
     study.pruner = optuna.pruners.SuccessiveHalvingPruner(shortest, FACTOR)
     end = time.monotonic() + seconds - _spent(study)
 
@@ -317,9 +324,8 @@ def _train_longer(
     has_time: Callable[[int], bool],
 ) -> float:
     """Trains longer and longer while a trial is among the best; returns the last mean IoU."""
-    for power in range(LENGTHS):
-        steps = study.user_attrs["steps"] * FACTOR**power
-        if power and not has_time(steps):
+    for number, steps in enumerate(study.user_attrs["lengths"]):
+        if number and not has_time(steps):
             break
         begin = time.monotonic()
         score = train(steps)

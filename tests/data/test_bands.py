@@ -51,6 +51,14 @@ def test_samples_are_read_as_stored(tmp_path, suffix, channels, dtype):
     np.testing.assert_array_equal(pixels, np.rint(few / 4095 * 255))
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".npy"])
+def test_a_file_that_changed_is_read_again(tmp_path, suffix):
+    for seed, size in ((1, 5), (2, 5), (3, 4)):
+        array = samples(seed, 5, np.uint8)[: 8 * size]
+        write(tmp_path / f"a{suffix}", array)
+        np.testing.assert_array_equal(Bands(5).read(tmp_path / f"a{suffix}").pixels, array)
+
+
 def test_dark_images_without_a_range_are_reported(tmp_path, satellite):
     settings = {"classes": ["ground", "roof"], "channels": 5}
     (satellite / "dataset.json").write_text(json.dumps(settings))
@@ -60,6 +68,17 @@ def test_dark_images_without_a_range_are_reported(tmp_path, satellite):
     model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
     with pytest.warns(UserWarning, match="16 bits a channel and no value above"):
         kd.predict(model, satellite / "val" / "images" / "1.tif")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".npy"])
+def test_8_bit_images_among_those_of_a_range_are_reported(satellite, suffix):
+    assert data.audit(satellite).warnings == ()
+    path = next((satellite / "train" / "images").iterdir())
+    path.unlink()
+    write(path.with_suffix(suffix), samples(0, 5, np.uint8))
+    (warning,) = data.audit(satellite).warnings
+    assert "1 of " in warning
+    assert "no value above a sixteenth of the range" in warning
 
 
 def test_floats_need_a_range(tmp_path):

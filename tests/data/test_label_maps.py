@@ -173,6 +173,27 @@ def test_colors_follow_the_order_of_the_classes(folder, write_settings, blocks, 
     assert source.info.colors == COLORS
 
 
+def test_an_optimiser_may_turn_colors_into_a_palette(folder, write_settings, blocks):
+    """Its indices are in the order in which it met the colours, other ones in each file."""
+    write_settings(folder, colors=COLORS, ignore_colors=[BORDER])
+    for order in ([3, 0, 2, 1], [1, 2, 3, 0]):
+        colors = np.array([*COLORS, BORDER])[order]
+        indices = np.argsort(order).astype(np.uint8)[np.where(blocks == 255, 3, blocks)]
+        mask = Image.fromarray(indices)
+        mask.putpalette(colors.reshape(-1).tolist())
+        mask.save(folder / "train/labels/a.png")
+        source = data.Folder(folder)
+        ((_, label),) = source.dataset("train").as_numpy_iterator()
+        np.testing.assert_array_equal(label, blocks)
+        assert data.audit(folder).warnings == ()
+    # A palette with colours of its own: its indices are the labels.
+    mask = Image.fromarray(np.where(blocks == 255, 0, blocks))
+    mask.putpalette([9, 9, 9, *np.array(COLORS)[[2, 0]].reshape(-1)])
+    mask.save(folder / "train/labels/a.png")
+    ((_, label),) = data.Folder(folder).dataset("train").as_numpy_iterator()
+    np.testing.assert_array_equal(label, mask)
+
+
 def test_a_color_that_is_not_listed_is_a_fault(folder, write_settings):
     write_settings(folder, colors=COLORS)
     for use in (data.audit, lambda root: next(iter(data.Folder(root).dataset("train")))):

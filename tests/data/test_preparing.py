@@ -15,6 +15,7 @@ from PIL import Image
 
 from keras_deeplab import data
 from keras_deeplab.data import preparing
+from keras_deeplab.data.label_codes import LabelCode
 
 FORMATS = ("tfrecord", "array_record")
 
@@ -126,8 +127,13 @@ def test_a_second_call_continues(folder, tmp_path, monkeypatch, logs):
         data.prepare(source, output, images_per_shard=2)
     assert not output.exists()
     before = {path.name: path.stat().st_mtime_ns for path in written}
-    with pytest.raises(ValueError, match=r"`source` must be the same data set and options as in "):
+    message = r"`source` must be the same data set and options as in "
+    with pytest.raises(ValueError, match=message):
         data.prepare(source, output, images_per_shard=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(data.Folder, "code", LabelCode((1, 0, 2)))
+        with pytest.raises(ValueError, match=message):
+            data.prepare(source, output, images_per_shard=2)
     written[0].with_name(".123-a process that was killed").write_bytes(b"half")
     written[1].write_bytes(written[1].read_bytes()[:-1])  # which a full disk may do
     again = []

@@ -69,6 +69,43 @@ class Scaled(data.Source):
         return numbers.map(lambda number: (tf.zeros((8, 8, 3), tf.uint8), label))
 
 
+def test_a_fingerprint_is_that_of_the_classes_names_and_values(
+    tmp_path, write_pair, write_settings
+):
+    """Of whatever a run that is resumed would else read differently."""
+    label = np.kron([[0, 1], [2, 3]], np.ones((8, 8)))
+    for number in range(4):
+        write_pair(tmp_path / "files", "train", f"{number}", label)
+    settings = {"classes": ["a", "b"], "values": [0, 1], "ignore_label": [2, 3]}
+    opened = {
+        "files": lambda: data.Folder(tmp_path / "files"),
+        "held out": lambda: data.HeldOut(data.Folder(tmp_path / "files"), folds=2),
+        "records": lambda: data.TFDS(tmp_path / "records"),
+    }
+    write_settings(tmp_path / "files", classes=["a", "b", "c", "d"])
+    data.prepare(opened["files"](), tmp_path / "records")
+    for name, source in opened.items():
+        found = set()
+        for change in (
+            {},
+            {"values": [1, 0]},
+            {"ignore_label": [2, 3, 255]},
+            {"classes": ["a", "c"]},
+            {"colors": [[0, 0, 0], [1, 1, 1]]},
+        ):
+            write_settings(
+                tmp_path / ("records" if name == "records" else "files"), **settings | change
+            )
+            found.add(source().fingerprint())
+            assert source().fingerprint() in found
+        assert len(found) == 5
+    parts = {data.HeldOut(opened["files"](), fold, folds=2).fingerprint() for fold in (0, 1)}
+    assert len(parts) == 2
+    before = opened["files"]().fingerprint()
+    write_pair(tmp_path / "files", "train", "5", label)
+    assert opened["files"]().fingerprint() != before
+
+
 @pytest.mark.parametrize(
     "use",
     [

@@ -168,6 +168,18 @@ def test_unclear_values_need_a_dataset_json(build, tmp_path):
     assert labels(data.TFDS(root))[0].tolist() == [[1, 1, 0, 255]]
 
 
+def test_rgb_label_maps_have_the_colors_of_a_dataset_json(build, tmp_path):
+    colors = np.array([[0, 0, 0], [9, 200, 30], [255, 255, 255]], np.uint8)
+    example = {"image": photo(0, (1, 4)), "mask": png(colors[[[0, 1, 1, 2]]])}
+    root = build({"image": TF.Image(), "mask": TF.Image()}, {"train": [example]})
+    settings = {"colors": colors[:2].tolist(), "ignore_colors": [[255, 255, 255]]}
+    (root / "dataset.json").write_text(json.dumps(settings))
+    assert labels(data.TFDS(root, mask="mask"))[0].tolist() == [[0, 1, 1, 255]]
+    (root / "dataset.json").write_text(json.dumps({"colors": settings["colors"]}))
+    with pytest.raises(data.DatasetError, match=r"colour without a class.*\[255, 255, 255\]"):
+        data.audit(data.TFDS(root, mask="mask"))
+
+
 def test_several_candidates_are_listed(build, quarters):
     features = {
         "left": TF.Image(),

@@ -135,6 +135,50 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
     assert not list(stopped.path.glob(".*"))
 
 
+def test_a_training_that_a_callback_ended_is_not_continued(tmp_path, monkeypatch, eager):
+    """Where its end failed, it is scored and exported, and not trained to the last epoch."""
+
+    class End(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    def fail(*args, **options):
+        raise export.ExportError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "saved_model", fail)
+        with pytest.raises(export.ExportError):
+            fit(tmp_path, plain(), SINGLE, callbacks=[End()])
+    monkeypatch.setattr(export, "saved_model", lambda *args, **options: None)
+    result = fit(tmp_path, plain(), SINGLE)
+    assert result.history.get("epoch", []) == []
+    assert len(result.folder.history.read_text().splitlines()) == 1 + 1
+    assert Record.read(result.folder.best_model).epochs == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+class Unregistered(keras.layers.Layer):
+    def __init__(self, factor, **options):
+        super().__init__(**options)
+        self.factor = factor
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [keras.layers.Lambda(lambda x: x), Unregistered(2), type("Local", (Unregistered,), {})(2)],
+)
+def test_a_model_that_cannot_be_loaded_is_refused_before_the_training(tmp_path, layer, eager, logs):
+    inputs = keras.Input((None, None, 3))
+    outputs = layer(keras.layers.Conv2D(6, 1)(inputs))
+    with pytest.raises(ValueError, match="`model` must be a model that can be loaded from a file"):
+        fit(tmp_path / "run", keras.Model(inputs, outputs), FAST)
+    assert not (tmp_path / "run").exists()
+    assert np.isfinite(fit(None, keras.Model(inputs, outputs), FAST).scores["mean_iou"])
+
+
 @pytest.fixture
 def broken_update(monkeypatch):
     """Makes the learning rate of the run's fourth step, the last of epoch 2, NaN."""

@@ -95,6 +95,18 @@ def test_successive_halving_finds_better_values_in_its_time(source, tmp_path, cl
     assert f"{result.recipe.learning_rate:.3g}" in lines[1]
 
 
+@pytest.mark.parametrize(
+    "minutes, lengths",
+    [(24, {60, 180}), (71, {177, 531}), (72, {60, 180, 540}), (10_000, {222, 666, 1998})],
+)
+def test_no_training_is_so_short_that_it_tells_nothing(
+    source, tmp_path, clock, score, minutes, lengths
+):
+    search(source, tmp_path, minutes=minutes)
+    assert {steps for _, steps in clock.trained} == lengths
+    assert min(lengths) >= tuning.FEWEST_STEPS
+
+
 def score_of(recipe):
     return -abs(math.log(recipe.learning_rate / 0.001))
 
@@ -139,6 +151,32 @@ def test_a_search_resumes_where_it_was_stopped(source, tmp_path, clock, score, m
     assert len(more.trials) > len(result.trials)
     with pytest.raises(ValueError, match="same arguments.*seed was 0, is 1"):
         search(source, path, seed=1)
+
+
+def test_a_trial_that_ends_the_process_is_left_out_at_last(
+    source, tmp_path, clock, score, monkeypatch
+):
+    """As one of so large a batch does, where the system lacks memory, each time it is resumed."""
+    killed = []
+
+    def kills(builder, source, report, seed, recipe, steps):
+        if recipe.loss != RECIPE.loss:
+            killed.append(recipe)
+            raise KeyboardInterrupt
+        return score(builder, source, report, seed, recipe, steps)
+
+    monkeypatch.setattr(tuning, "_trained_score", kills)
+    for _ in range(tuning.ATTEMPTS):
+        with pytest.raises(KeyboardInterrupt):
+            search(source, tmp_path)
+    assert all(recipe == killed[0] for recipe in killed)
+    monkeypatch.setattr(tuning, "_trained_score", score)
+    result = search(source, tmp_path)
+    (failed,) = (trial for trial in result.trials if trial.failure)
+    assert failed.failure == "It was interrupted 3 times."
+    assert failed.values["loss"] == killed[0].loss
+    assert result.baseline.failure is None
+    assert len(result.trials) > 3
 
 
 def test_an_interrupted_trial_is_not_search_time(source, tmp_path, clock, score, monkeypatch):

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_deeplab import validation
 from keras_deeplab.weights.errors import UnreadableError, reading
 from keras_deeplab.weights.hub import local_path
 from keras_deeplab.weights.readers import hdf5
@@ -111,6 +112,25 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
             model = keras.models.load_model(path, compile=compile, safe_mode=True)
     check_values(path, ((each.path, each, np.asarray(each)) for each in model.weights))
     return model
+
+
+def check_can_be_loaded(model: keras.Model) -> None:
+    """Raises a ValueError if `load_model` would refuse the file of a model, or Keras cannot."""
+    try:
+        config = {
+            "module": type(model).__module__,
+            "class_name": type(model).__name__,
+            "registered_name": keras.saving.get_registered_name(type(model)),
+            "config": model.get_config(),
+        }
+        config = json.loads(json.dumps(config))
+        _check("", config, math.inf)
+        keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except Exception as error:  # of the layers, of any kind
+        rule = "a model that can be loaded from a file: no Lambda, and layers of your own with "
+        rule += "`get_config` and `keras.saving.register_keras_serializable`"
+        reason = " ".join(str(error).split())[:300]
+        raise validation.error("model", rule, type(model).__name__, reason) from error
 
 
 def check_is_file(path: Path) -> None:
