@@ -84,6 +84,12 @@ def card(
         raise error("data", "the name of the data set, as there is no run.json", data)
     name = repo.partition("/")[2] if repo else folder.path.resolve().name
     history = columns(folder.history)
+    try:
+        training = _training_section(arguments, history)
+    except (KeyError, TypeError, ValueError) as fault:
+        raise ValueError(
+            f"{folder.arguments} lacks parts of a recipe: {fault}. {ADVICE}"
+        ) from fault
     parts = [
         _front_matter(name, license, data, scores),
         f"# {escaped(name)}",
@@ -95,7 +101,7 @@ def card(
         _model_section(model, spec.shape, info),
         _use_section(repo, info),
         _scores_section(scores, info, data, history),
-        _training_section(arguments, history),
+        training,
         _limits_section(scores, info, license),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -114,7 +120,7 @@ def _quoted(text: str) -> str:
 
 def _last_part(path: str) -> str:
     """The name of a file or folder, with the reader before it; a relative path inside as it is."""
-    reader, mark, place = path.rpartition(":")
+    reader, mark, place = path.rpartition(":") if path[:1] not in "/\\~." else ("", "", path)
     is_here = re.match(r"[/\\~.]", place) or (len(reader) == 1 and reader.isalpha())
     if not is_here:
         return path
@@ -287,8 +293,10 @@ def _limits_section(scores: dict[str, Any], info: DatasetInfo, license: str) -> 
         f"- Every pixel gets one of the {info.num_classes} classes, also where none of them is "
         "there.",
         "- Expect lower scores on images of other places, cameras and light.",
-        f"- Lowest IoU: {', '.join(f'{escaped(n)} ({_percent(known[n])})' for n in worst)}.",
     ]
+    if worst:
+        scored = ", ".join(f"{escaped(name)} ({_percent(known[name])})" for name in worst)
+        lines.append(f"- Lowest IoU: {scored}.")
     if absent:
         lines.append(f"- Without a score, as they do not occur: {', '.join(map(escaped, absent))}.")
     lines.append(

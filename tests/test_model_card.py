@@ -129,6 +129,26 @@ def test_what_is_missing_or_does_not_fit(run):
         kd.card(model, run, license="mit", data="streets")
 
 
+@pytest.mark.parametrize("change", [{"crop_size": None}, {"scales": [1]}, {"learning_rate": "x"}])
+def test_an_edited_run_is_one_error(run, change):
+    content = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(content | {"recipe": RECIPE | change}))
+    with pytest.raises(ValueError, match=r"run\.json lacks parts of a recipe"):
+        kd.card(calibrated("v3_plus"), run, license="mit")
+    (run / "run.json").write_text(json.dumps(content | {"recipe": {"name": "finetune"}}))
+    with pytest.raises(ValueError, match=r"run\.json lacks parts of a recipe"):
+        kd.card(calibrated("v3_plus"), run, license="mit")
+
+
+def test_places_of_this_machine_are_not_shown(run):
+    content = json.loads((run / "run.json").read_text())
+    for place in ("/secret/a:b/streets", "~/secret:1/streets", "voc:/secret/streets"):
+        (run / "run.json").write_text(json.dumps(content | {"data": place, "weights": place}))
+        text = kd.card(calibrated("v3_plus"), run, license="mit")
+        assert "streets" in text
+        assert "secret" not in text
+
+
 def test_the_command_replaces_no_edited_card(run, capsys):
     arguments = ["--run", str(run), "--license", "cc-by-4.0", "--repo", "user/mine"]
     assert command.main(arguments) == 0

@@ -202,7 +202,9 @@ def test_what_is_wrong_with_a_large_file_is_one_error(tmp_path, small_limit, mon
     encoded = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(encoded[: len(encoded) // 2])
     Image.fromarray(PIXELS[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
+    PHOTO.convert("CMYK").save(tmp_path / "print.tif")
     for name, message in (
+        ("print.tif", "grey or RGB"),
         ("turned.png", "stored upright"),
         ("cut.png", "that can be decoded"),
         ("float.tif", "8 or 16 bits"),

@@ -33,6 +33,7 @@ def receptive_field_page(
     colors: Colors | None = None,
     grid: int = 8,
     max_side: int = 513,
+    value_range: tuple[float, float] | None = None,
 ) -> str:
     """Returns an HTML page on which a click on a predicted pixel shows its receptive field.
 
@@ -49,6 +50,7 @@ def receptive_field_page(
         colors: One `(red, green, blue)` in 0..255 per class; PASCAL VOC's by default.
         grid: Pixels per axis with a heat map; each takes a gradient of the model and about 2 kB.
         max_side: Longest side in pixels to which a larger image is shrunk.
+        value_range: As of `predict`.
 
     Returns:
         The text of a page that needs no other file.
@@ -74,7 +76,9 @@ def receptive_field_page(
         raise error("class_names", f"{classes} names, one per class", names)
     integer("grid", grid)
     any_size = tf.TensorShape((None, None, None, spec.shape[-1]))
-    pixels = _shrunk(image_pixels(image, any_size), spec, integer("max_side", max_side))
+    pixels = _shrunk(
+        image_pixels(image, any_size, value_range), spec, integer("max_side", max_side)
+    )
     height, width = pixels.shape[1:3]
     network = differentiable(model)
     logits = tf.cast(network(pixels, training=False), tf.float32)

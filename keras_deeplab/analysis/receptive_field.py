@@ -17,7 +17,7 @@ from keras_deeplab.validation import error
 
 # The block of a layer: `block_3` of `block_3_expand`, `conv4` of `conv4_block2_1_conv`. Layers with
 # Keras' default names, as `conv2d` and `conv2d_4`, are stages of their own.
-_BLOCK = re.compile(r"(?:.*_)?\w+[123]d(?:_\d+)?$|.*?\d+(_\d+$)?|[^_]+")
+_BLOCK = re.compile(r"(?:.*_)?\w+[123]d(?:_\d+)?$|.*?\d+(_\d+$)?|_*[^_]+|.+")
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,13 @@ def main(options: argparse.Namespace) -> None:
         is_file = match(str(options.model), MODELS) is None
         info = stored_info(options.model, logits_spec(model)[1]) if is_file else None
         names, colors = (info.classes, info.colors) if info else (None, None)
-        page = analysis.receptive_field_page(model, options.image, names, colors=colors)
+        page = analysis.receptive_field_page(
+            model,
+            options.image,
+            names,
+            colors=colors,
+            value_range=info.value_range if info else None,
+        )
         write_text(options.html, page)
         print(f"Wrote {options.html}")
 

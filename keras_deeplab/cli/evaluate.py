@@ -22,6 +22,7 @@ from keras_deeplab.crf import PRESETS, RefinedModel, open_crf
 from keras_deeplab.evaluation import prediction_settings, scores_table, search_crf
 from keras_deeplab.evaluation_page import evaluation_page
 from keras_deeplab.files import write_json, write_text
+from keras_deeplab.prediction import stored_info
 from keras_deeplab.validation import error
 from keras_deeplab.weights.hub import is_address
 
@@ -73,6 +74,11 @@ def main(options: argparse.Namespace) -> None:
     folder = options.output or beside / f"evaluation-{options.split}"
     model = load_model_or_export(options)
     check_classes(options, model, source.info.classes)
+    if options.calibrate:
+        stored = stored_info(options.calibrate, source.info.num_classes)
+        if stored is not None and stored.classes != source.info.classes:
+            rule = "in a folder without the dataset.json of other classes"
+            raise error("--calibrate", rule, str(options.calibrate))
     folder.mkdir(parents=True, exist_ok=True)  # an error now, not after the work
     dataset = data.evaluation_dataset(source, options.split, cache=False)  # read once or twice
     names = source.names(options.split)

@@ -51,6 +51,9 @@ def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]
     def of_options(main: Main) -> Callable[..., int]:
         @functools.wraps(main)
         def run(argv: Sequence[str] | None = None) -> int:
+            for stream in (sys.stdout, sys.stderr):  # names may have any characters
+                if hasattr(stream, "reconfigure"):
+                    stream.reconfigure(errors="backslashreplace")
             logger = logging.getLogger("keras_deeplab")
             handler, level = logging.StreamHandler(sys.stdout), logger.level
             logger.addHandler(handler)

@@ -58,7 +58,7 @@ class Bands:
         has_range = self.value_range is not None
         # For warnings of almost black images.
         largest = int(samples.max()) if samples.dtype == np.uint16 and not has_range else 0
-        is_dark = has_range and bool(pixels.max() <= DARK)
+        is_dark = has_range and bool(0 < pixels.max() <= DARK)
         return Picture(pixels, ImageFacts(pixels.shape[:2], largest=largest, is_dark=is_dark))
 
     def _vips(self, path: Path) -> np.ndarray:

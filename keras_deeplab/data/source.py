@@ -148,7 +148,8 @@ class Source(abc.ABC):
 
     def fingerprint(self) -> str:
         """Identifies the classes, the names and what label maps mean; not the files' contents."""
-        return digest([self.info.to_dict(), {split: self.names(split) for split in self.splits}])
+        names = {split: list(self.names(split)) for split in self.splits}
+        return digest([self.info.to_dict(), names])
 
     def check_split(self, split: str) -> None:
         """Raises a ValueError if `split` is not one of `splits`."""

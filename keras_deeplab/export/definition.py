@@ -21,6 +21,11 @@ DEFAULT_OUTPUTS = ("labels", "probabilities")
 HALF = {"float16", "bfloat16"}
 
 
+def halves(model: keras.Model) -> set[str]:
+    """The half precisions that layers compute in."""
+    return {layer.compute_dtype for layer in all_layers(model).values()} & HALF
+
+
 class Definition:
     """The function that is exported, from arguments that the formats share.
 
@@ -48,7 +53,7 @@ class Definition:
         if not isinstance(model, keras.Model):
             raise error("model", "a functional keras.Model", model)
         spec, num_classes = logits_spec(model)
-        found = {layer.compute_dtype for layer in all_layers(model).values()} & HALF
+        found = halves(model)
         self.precision = precision or min(found, default="float32")
         if precision is not None:
             one_of("precision", precision, precisions)
@@ -73,6 +78,9 @@ class Definition:
                 rule = "that which the model computes in: it has no method `with_dtype`"
                 raise error("precision", rule, precision)
             self._network = model.with_dtype("mixed_bfloat16" if wanted else "float32")
+            if halves(self._network) != wanted:
+                rule = "that of the backbone, a network of its own, which keeps it"
+                raise error("precision", rule, precision)
             if not wanted:  # the deviations of half precision are not those of the export
                 self.model = self._network
 

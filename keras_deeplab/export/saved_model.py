@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.data import DatasetInfo, Source
+from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.in_graph import decode_image, jpeg_orientation, turned
 from keras_deeplab.export.comparison import (
     ExportError,
@@ -36,7 +37,6 @@ from keras_deeplab.runtimes import (
 from keras_deeplab.validation import integer
 
 SERVING_ENCODED = "serving_encoded"
-ENCODED_CHANNELS = (1, 3)
 MAX_PIXELS = 2**24
 EQUAL_LABELS = 0.95  # of the two signatures, which TensorFlow may compute in different order
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
@@ -65,7 +65,8 @@ def saved_model(
       batch, height and width that are not fixed.
     - `serving_encoded` takes `encoded`, a string tensor `(batch,)` of JPEG, PNG, WebP or BMP files
       (24 or 32 bits, uncompressed) of one size. The EXIF orientation of a JPEG is applied, as
-      `predict` does, but not that of PNG and WebP. Only for models of 1 or 3 channels.
+      `predict` does, but not that of PNG and WebP. Only for 1 or 3 channels and without a value
+      range in `info`.
 
     Requests of another shape, empty ones and those of more than `max_pixels` pixels (for encoded
     files as their headers declare) are refused inside the graph, before anything is computed:
@@ -153,7 +154,9 @@ def _write(definition: Definition, path: Path, max_pixels: int) -> None:
         return serve(tf.ensure_shape(images, shape))
 
     module, endpoints = tf.Module(), {SERVING_DEFAULT: (serve, definition.spec)}
-    if channels in ENCODED_CHANNELS:
+    info = definition.metadata.info
+    takes_files = Bands(channels, info and info.value_range).are_plain
+    if takes_files:
         files = tf.TensorSpec(shape[:1], tf.string, name="encoded")
         endpoints[SERVING_ENCODED] = serve_encoded, files
     for name, (function, spec) in endpoints.items():
@@ -164,7 +167,7 @@ def _write(definition: Definition, path: Path, max_pixels: int) -> None:
     (path / METADATA_FILE).write_text(definition.metadata.to_json(), encoding="utf-8")
     pixels = np.zeros(built_in_shapes(shape)[0], np.uint8)
     requests = {SERVING_DEFAULT: {"images": pixels}}
-    if channels in ENCODED_CHANNELS:
+    if takes_files:
         encoded = [tf.io.encode_png(image).numpy() for image in pixels]
         requests[SERVING_ENCODED] = {"encoded": np.array(encoded, object)}
     write_warmup(path / WARMUP_FILE, requests)

@@ -107,6 +107,8 @@ class LargeImage:
     def _converted(self, image: Any) -> Any:
         if image.format not in ("uchar", "ushort"):
             raise error("image", "of 8 or 16 bits a channel", self._path)
+        if image.interpretation == "cmyk":  # for which libvips and Pillow have other formulas
+            raise error("image", "grey or RGB, as it is read by rows", self._path)
         if Bands(self._channels, self._range).are_plain:
             if self._channels == 1 and image.interpretation in GREY:
                 return image.colourspace("b-w").extract_band(0)

@@ -177,7 +177,8 @@ def with_test_time_augmentation(
 ) -> keras.Model:
     """Returns a model that averages over scales and mirrored images; itself without either.
 
-    They replace those that the model averages over: `scales=(1,)` returns the network inside.
+    They replace those that the model averages over: `scales=(1,)` returns the network inside. A
+    maximum over scales, as of DeepLab V2, is part of the network.
     """
     if scales is None and not flip:
         return model

@@ -162,6 +162,9 @@ def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
     backbone = config["backbone"]
     of_backbone = {key: config[key] for key in _OF_BACKBONE if config.get(key) is not None}
     arguments = {k: v for k, v in config.items() if k not in (*_UNRELATED, *_OF_BACKBONE)}
+    channels = config["input_shape"][2]
+    if channels != 3:
+        arguments["input_shape"] = (None, None, channels)
     named = isinstance(backbone, str)
     if not named:  # a user's network, which the model keeps as its configuration
         arguments["backbone"] = keras.saving.deserialize_keras_object(backbone)

@@ -160,6 +160,17 @@ def test_images_of_other_channels(channels):
     assert found["field"] == [3, 3]
 
 
+def test_an_image_of_a_value_range(tmp_path):
+    pixels = np.zeros((*SIZE, 3), np.uint16)
+    pixels[:, 30:] = 3000
+    np.save(tmp_path / "a.npy", pixels)
+    scaled = np.rint(pixels / 4000 * 255).astype(np.uint8)
+    found = receptive_field_page(
+        column_classifier(), tmp_path / "a.npy", grid=2, value_range=(0, 4000)
+    )
+    assert found == receptive_field_page(column_classifier(), scaled, grid=2)
+
+
 def test_a_title_or_class_with_the_words_of_the_template(image):
     page = receptive_field_page(
         column_classifier(), image, ["TITLE", "CONTENT"], title="CONTENT", grid=2

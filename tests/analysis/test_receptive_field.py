@@ -109,6 +109,14 @@ def test_layers_with_default_names_are_stages_of_their_own():
     ]
 
 
+@pytest.mark.parametrize("name", ["_conv", "__", "_1", "a__b", "conv_"])
+def test_layers_may_have_any_names(name):
+    model = keras.Sequential([keras.Input((None, None, 3)), kl.Conv2D(2, 5, name=name)])
+    (stage,) = receptive_field(model).stages
+    assert stage.receptive_field == (5, 5)
+    assert name.startswith(stage.name)
+
+
 def test_activations_between_the_layers_of_a_block_are_no_stages():
     model = keras.applications.MobileNetV3Small(include_top=False, weights=None)
     names = list(stages(model))

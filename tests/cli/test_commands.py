@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import io
 import json
+import logging
 import re
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -19,7 +21,7 @@ from trainer import tiny_run
 import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.cli import analyze, audit, compare, evaluate, export, predict, prepare, train
-from keras_deeplab.cli.options import run_folder
+from keras_deeplab.cli.options import Parser, command, run_folder
 from keras_deeplab.crf import DenseCRF, RefinedModel, open_crf
 from keras_deeplab.crf.search import COARSE_GRID
 from keras_deeplab.trainer import MODELS
@@ -91,6 +93,24 @@ def test_evaluate_prints_scores_that_cannot_be_written(run, tmp_path, capsys, mo
     printed = capsys.readouterr()
     assert "mean IoU" in printed.out
     assert "Permission denied" in printed.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_of_any_characters_are_printed(capsys, monkeypatch, encoding):
+    written = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", written)
+
+    @command(Parser)
+    def main(options):
+        print("sky \u5929 caf\udce9")
+        logging.getLogger("keras_deeplab").info("road \u9053")
+
+    assert main([]) == 0
+    written.flush()
+    shown = written.buffer.getvalue().decode(encoding)
+    assert "\\udce9" in shown
+    assert ("\u9053" in shown) == (encoding == "utf-8")
+    assert "Traceback" not in shown + capsys.readouterr().err
 
 
 def test_evaluate_with_every_option(run, capsys):
@@ -212,6 +232,11 @@ def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys):
     assert "`--calibrate` must be a new file" in capsys.readouterr().err
     assert evaluate.main([*model, "--calibrate", str(tmp_path / "model.h5")]) == 2
     assert "`path` must be a file that ends in .keras" in capsys.readouterr().err
+    others = [f"other {name}" for name in stored["classes"]]
+    (tmp_path / "dataset.json").write_text(json.dumps({"classes": others}))
+    assert evaluate.main([*model, "--calibrate", str(tmp_path / "new.keras")]) == 2
+    assert "without the dataset.json of other classes" in capsys.readouterr().err
+    assert not (tmp_path / "new.keras").exists()
 
 
 def test_the_classes_of_a_model_are_those_of_the_data(run, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from export.small import encoded, expected, pictures, small_model
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from models.networks import calibrated
+from models.networks import calibrated, tiny
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -80,6 +80,15 @@ def test_mixed_precision_and_four_channels(tmp_path):
     output = signatures["serving_default"](images=tf.constant(images))["probabilities"]
     assert output.dtype == tf.float32
     np.testing.assert_allclose(output, expected(model, images), atol=2e-2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_files_are_not_decoded_for_models_of_a_value_range(tmp_path, channels):
+    """The graph keeps the upper 8 of 16 bits, not those of the range."""
+    info = data.DatasetInfo(tuple("abcde"), channels=channels, value_range=(0, 4095))
+    export.saved_model(small_model(shape=(None, None, channels)), tmp_path / "out", info=info)
+    opened = tf.saved_model.load(str(tmp_path / "out"))
+    assert set(opened.signatures) == {"serving_default"}
 
 
 def test_one_channel_of_a_fixed_size_many_classes_and_uint8_input(tmp_path, monkeypatch):
@@ -288,6 +297,21 @@ def test_a_crf_an_export_and_a_precision_that_cannot_be_exported(exported, tmp_p
     several = keras_deeplab.MultiScale(keras_deeplab.MultiScale(model, (1.0,)), (1.0,))
     with pytest.raises(ValueError, match="`precision` must .* no method `with_dtype`"):
         export.saved_model(several, tmp_path / "out", precision="bfloat16")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [export.saved_model, export.litert, export.onnx])
+def test_a_backbone_that_keeps_its_half_precision_is_refused(tmp_path, write):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = tiny()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model = keras_deeplab.DeepLabV3(
+        3, network, aspp_filters=8, head_filters=8, aspp_rates=(), dtype="mixed_bfloat16"
+    )
+    with pytest.raises(ValueError, match="`precision` must be that of the backbone.*'float32'"):
+        write(model, tmp_path / "out", precision="float32")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -231,7 +231,11 @@ def test_of_a_fixed_size(tmp_path, image):
         with pytest.raises(ValueError, match=r"at least of the model.s input size \(9, 7\)"):
             predict(model, other)
     larger = np.random.default_rng(0).integers(0, 256, (21, 16, 3), np.uint8)
-    np.testing.assert_array_equal(predict(model, larger), larger.argmax(-1))  # in windows
+    for sides in ((9, 7), (None, 7), (9, None)):  # in windows
+        found = predict(channel_model(size=sides), larger)
+        np.testing.assert_array_equal(found, larger.argmax(-1))
+    with pytest.raises(ValueError, match="at least of the model.s input size"):
+        predict(channel_model(size=(None, 17)), larger)
 
 
 def test_a_batch_that_does_not_fit_is_predicted_image_by_image(brightest, monkeypatch):

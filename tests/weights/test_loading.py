@@ -125,6 +125,18 @@ def test_from_pretrained_builds_the_model(model, files):
         weights.from_pretrained(files / "model.keras", color="red")
 
 
+def test_from_pretrained_keeps_the_channels_of_the_images(tmp_path):
+    """An argument of the user comes first, and the first kernels are those of RGB then."""
+    model = keras_deeplab.UNet(3, depth=1, filters=4, input_shape=(None, None, 5))
+    model.save(tmp_path / "bands.keras")
+    found = weights.from_pretrained(tmp_path / "bands.keras", 2)
+    assert found.input_shape == (None, None, None, 5)
+    for own, loaded in zip(model.weights[:-2], found.weights[:-2], strict=True):
+        np.testing.assert_array_equal(own, loaded)
+    sized = weights.from_pretrained(model, input_shape=(32, 32, 5))
+    assert sized.input_shape == (None, 32, 32, 5)
+
+
 def test_models_are_sources_also_in_a_wrapper_and_as_a_backbone(model, target):
     several = keras_deeplab.MultiScale(target, scales=(0.5, 1.0))
     report = weights.load(several, keras_deeplab.MultiScale(model, scales=(1.0,)))
