@@ -339,8 +339,12 @@ def _findings_of_images(split: str, pairs: Sequence[Pair]) -> Iterator[Remark]:
 def _palette_warning(root: Path, labels: dict[Path, LabelFacts]) -> Iterator[str]:
     """Warns about different palettes, which may number a class differently in each file."""
     first: dict[int, tuple[Color, Path]] = {}
+    recolored = sum(facts.palette is None for facts in labels.values())
+    if recolored:
+        text = "have the colours of dataset.json in another order, and are read by colours"
+        yield f"the palettes of {recolored} label maps {text}: their indices are not the labels"
     for path, facts in labels.items():
-        for value, color in enumerate(facts.palette):
+        for value, color in enumerate(facts.palette or ()):
             if facts.counts[value] and first.setdefault(value, (color, path))[0] != color:
                 files = f"{shown(root, first[value][1])} and {shown(root, path)}"
                 yield f"the palettes of {files} have different colours for the label {value}"

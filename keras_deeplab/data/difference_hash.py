@@ -32,14 +32,13 @@ def difference_hash(pixels: np.ndarray) -> bytes:
     return np.packbits([across, down]).tobytes()
 
 
-def near_pairs(hashes: list[bytes]) -> Iterator[tuple[int, int]]:
-    """Yields the positions of hashes that differ in few bits, without those of plain images."""
+def near_pairs(hashes: list[bytes]) -> Iterator[np.ndarray]:
+    """Yields positions of hashes that differ in few bits `(pairs, 2)`, without plain images."""
     words, varied = _varied(hashes)
     for first, distance in _distances(words, words):
         one, other = np.nonzero(distance <= NEAR)
         later = other > one + first
-        pairs = np.stack([varied[one[later] + first], varied[other[later]]], 1)
-        yield from map(tuple, pairs.tolist())
+        yield np.stack([varied[one[later] + first], varied[other[later]]], 1)
 
 
 def nearest(hashes: list[bytes], others: list[bytes]) -> tuple[np.ndarray, np.ndarray]:

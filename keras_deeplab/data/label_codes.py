@@ -99,7 +99,9 @@ class Settings:
         if not self.colors:
             return None
         ignored = self.code.ignored[:1] * len(self.ignore_colors)
-        return ColorCode((*self.colors, *self.ignore_colors), (*self.values, *ignored))
+        return ColorCode(
+            (*self.colors, *self.ignore_colors), (*self.values, *ignored), self.code.ignored
+        )
 
     def info(self, palette: Sequence[Color] = ()) -> DatasetInfo:
         """Returns the classes; their colours are by default those of a palette of label maps."""

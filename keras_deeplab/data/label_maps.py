@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +22,23 @@ SHOWN_COLORS = 20
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """Size `(height, width)`, number of pixels of each of the 256 values, palette if any."""
+    """Size `(height, width)`, number of pixels of each of the 256 values, palette if any.
+
+    The palette is None where the values are those of its colours, and not its indices.
+    """
 
     size: tuple[int, int]
     counts: np.ndarray
-    palette: tuple[Color, ...] = ()
+    palette: tuple[Color, ...] | None = ()
 
 
 class ColorCode:
     """The mask value of each colour in RGB label maps, where a colour listed twice is a fault."""
 
-    def __init__(self, colors: Sequence[Color], values: Sequence[int]) -> None:
+    def __init__(
+        self, colors: Sequence[Color], values: Sequence[int], ignored: Sequence[int] = ()
+    ) -> None:
+        self._ignored = ignored
         self._twice = len(set(colors)) < len(colors)
         self._listed = _packed(np.array(colors)), np.array(values)
 
@@ -48,11 +54,15 @@ class ColorCode:
         """Returns the mask value of each index of a palette, if all used ones have listed colours.
 
         Optimisers of PNG files turn RGB images into such ones, in which the indices mean nothing.
+        An index that is an ignored value, as that of a border, may have any colour.
         """
         if self._twice or used[-1] >= len(palette):
             return None
-        values = self._values[_packed(np.array(palette))]
-        return (values - 1).astype(np.uint8) if values[used].all() else None
+        values, indices = self._values[_packed(np.array(palette))], np.arange(len(palette))
+        is_listed = values > 0
+        if not (is_listed | np.isin(indices, self._ignored))[used].all():
+            return None
+        return np.where(is_listed, values - 1, indices).astype(np.uint8)
 
     def values(self, pixels: np.ndarray) -> np.ndarray:
         """Returns the mask values of RGB pixels, or raises a FileFault for unknown colours."""
@@ -66,8 +76,10 @@ class ColorCode:
         return (values - 1).astype(np.uint8)
 
 
-def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray, tuple[Color, ...]]:
-    """Reads a label map: its values uint8 `(height, width)`, and the palette of indices if any.
+def read_label(
+    path: Path, colors: ColorCode | None = None
+) -> tuple[np.ndarray, tuple[Color, ...] | None]:
+    """Reads a label map: its values uint8 `(height, width)`, and its palette as in `LabelFacts`.
 
     The values are the mask values of listed RGB colours, also in a palette, or the indices of a
     palette (TensorFlow would return its colours). A 1-bit mask has the values 0 and 255, as viewers
@@ -84,7 +96,7 @@ def read_label(path: Path, colors: ColorCode | None = None) -> tuple[np.ndarray,
 
 def decode_label(
     encoded: bytes, where: str, colors: ColorCode | None = None
-) -> tuple[np.ndarray, tuple[Color, ...]]:
+) -> tuple[np.ndarray, tuple[Color, ...] | None]:
     """Decodes the bytes of a label map as `read_label` does; errors say `where` they are from."""
     name, image = open_image(encoded)
     with image:
@@ -96,14 +108,20 @@ def decode_label(
         load(name, image, encoded)
         values = _values(image, colors)
         flat = image.getpalette("RGB") or [] if image.mode == "P" else []
-    palette = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+    palette: tuple[Color, ...] | None = _palette(bytes(flat))
     if colors and palette:
-        table = colors.of_palette(palette, np.unique(values))
-        if table is not None:
-            values, palette = table[values], ()
+        used = np.unique(values)
+        table = colors.of_palette(palette, used)
+        if table is not None and not np.array_equal(table[used], used):
+            values, palette = table[values], None
     if name != "TIFF":  # which Pillow has turned
         values = turned(values, orientation)
     return values, palette
+
+
+@lru_cache(64)  # so that files with one palette share it
+def _palette(flat: bytes) -> tuple[Color, ...]:
+    return tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
 
 
 def _listed(packed: np.ndarray) -> str:

@@ -79,6 +79,10 @@ def prepare(
     output = Path(os.path.abspath(output_dir))
     if output.exists():
         raise validation.error("output_dir", "a folder that does not exist", str(output_dir))
+    for split in source.splits:
+        validation.one_of("splits", split, SPLIT_NAMES)
+    if "" in (classes := source.info.classes) or len(set(classes)) < len(classes):
+        raise validation.error("source", "of different class names that are not empty", classes)
     return _Preparation(source, output, file_format, images_per_shard).run()
 
 

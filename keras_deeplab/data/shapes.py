@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from keras_deeplab import validation
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, decoded
-from keras_deeplab.files import write_png
+from keras_deeplab.files import digest, write_png
 
 CLASSES = ("background", "disc", "ring", "square", "triangle", "cross")
 COLORS = ((0, 0, 0), (220, 60, 60), (240, 170, 40), (70, 170, 80), (60, 110, 220), (170, 80, 200))
@@ -65,6 +65,10 @@ class Shapes(Source):
         """Returns one name per image."""
         self.check_split(split)
         return [f"{split}_{index:05d}" for index in range(self._counts[split])]
+
+    def fingerprint(self) -> str:
+        """Identifies also the seed."""
+        return digest([super().fingerprint(), self.seed])
 
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns the pairs of a split (see `data.Source.dataset`)."""

@@ -31,7 +31,8 @@ class Recipe:
             513.
         batch_size: Images per step, over all replicas.
         steps: Optimizer steps, unless `epochs` is given.
-        epochs: Passes through the images, in place of `steps`.
+        epochs: Epochs of `fit`, in place of `steps`: passes through the images, unless `fit` is
+            given `steps_per_epoch`.
         scales: Smallest and largest random scale of the images.
         scale_step: Distance between the random scales; None for any scale.
         flip: Whether to mirror every second image; not for classes that are left or right.
@@ -130,6 +131,8 @@ class Recipe:
     def replace(self, **changes: Any) -> Self:
         """Returns the recipe with other values; those that are not given stay as they are.
 
+        New `steps` also take the place of `epochs`.
+
         Raises:
             ValueError: If a recipe has no such value, or it is out of its range.
         """
@@ -137,6 +140,8 @@ class Recipe:
         for name in changes:
             if name not in names:
                 raise ValueError(f"A recipe has no value `{name}`.{suggestion(name, names)}")
+        if changes.get("steps") is not None:
+            changes.setdefault("epochs", None)
         return dataclasses.replace(self, **changes)
 
     def steps_per_epoch(self, images: int) -> int:

@@ -7,7 +7,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN_SCORES = ("loss", "mean_iou", "val_loss", MONITOR, "val_pixel_accuracy")
 SHOWN_NAMES = 16
+SECONDS_BETWEEN_SAVES = 60
 Logs = dict[str, float] | None
 
 
@@ -125,16 +127,41 @@ class EpochTimes(keras.callbacks.Callback):
             writer.writerow(row)
 
 
+class History(keras.callbacks.CSVLogger):
+    """Writes loss and scores of each epoch, after a resume in the columns of the file."""
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        """Opens the file."""
+        columns: list[str] = []
+        if self.append and Path(self.filename).exists():
+            with Path(self.filename).open(encoding="utf-8", newline="") as file:
+                columns = next(csv.reader(file), [])
+        super().on_train_begin(logs)
+        self.keys = columns[1:] or None
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Saves the last model, from which a run resumes, and the best one by validation mean IoU.
 
-    Without `validated` the last model is the best. Keras' `BackupAndRestore` writes model and epoch
-    into two files, with HDF5 on the disk, which may end the process when the disk is full.
+    It is saved after the given epochs, which count from 1 and are those of the validations, after
+    others if a minute has passed (an epoch of few images takes less time than a save), and at the
+    end. None for all epochs. Without `validated` the last model is the best. Keras'
+    `BackupAndRestore` writes model and epoch into two files, with HDF5 on the disk, which may end
+    the process when the disk is full.
     """
 
-    def __init__(self, folder: RunFolder, validated: bool = True, restore: bool = False) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        validated: bool = True,
+        restore: bool = False,
+        epochs: Collection[int] | None = None,
+    ) -> None:
         super().__init__()
         self.folder = folder
+        self.epochs = epochs
+        self.saved = time.monotonic()
+        self.unsaved: int | None = None
         self.validated = validated
         self.restore = restore
         self.best = folder.best_score()
@@ -145,6 +172,19 @@ class Checkpoint(keras.callbacks.Callback):
             self.model.load_weights(self.folder.last_model)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        """Saves the model if it is time."""
+        is_due = self.epochs is None or epoch + 1 in self.epochs
+        if is_due or time.monotonic() >= self.saved + SECONDS_BETWEEN_SAVES:
+            self._save(epoch, logs)
+        else:
+            self.unsaved = epoch
+
+    def on_train_end(self, logs: Logs = None) -> None:  # noqa: ARG002
+        """Saves the model after an epoch at which another callback ended the training."""
+        if self.unsaved is not None:
+            self._save(self.unsaved)
+
+    def _save(self, epoch: int, logs: Logs = None) -> None:
         """Saves the model, with atomic writes."""
         score = (logs or {}).get(MONITOR) if self.validated else None
         is_best = not self.validated or (
@@ -164,6 +204,7 @@ class Checkpoint(keras.callbacks.Callback):
             if is_best:
                 with atomic_write(self.folder.best_model, size) as copy:
                     shutil.copyfile(temporary, copy)
+        self.saved, self.unsaved = time.monotonic(), None
 
 
 class StopOnNonFinite(keras.callbacks.Callback):

@@ -26,6 +26,7 @@ from keras_deeplab.distribution import evaluation_batches, training_batches
 from keras_deeplab.files import digest, full_disk_named, write_json, write_text
 from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec
+from keras_deeplab.metrics import checked_names, key_of_class
 from keras_deeplab.models import MultiScale, SegmentationModel, UNet
 from keras_deeplab.models.multi_scale import (
     checked_scales,
@@ -38,6 +39,7 @@ from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.callbacks import (
     Checkpoint,
     EpochTimes,
+    History,
     Progress,
     SeedEpochs,
     StopOnNonFinite,
@@ -268,6 +270,9 @@ def _check_model(
         if spec.shape[-1] != info.channels:
             rule = f"a model of {info.channels} channels, as many as the source's images have"
             raise validation.error("model", rule, model.input_shape)
+    if info.num_classes < 2:
+        raise validation.error("source", "a data set of two classes or more", info.classes)
+    checked_names(info.num_classes, [key_of_class(name) for name in info.classes])
     weights = None if recipe.class_weights is None else [1.0] * info.num_classes
     losses.parse(recipe.loss, weights, keras.optimizers.SGD())
     replicas = strategy.num_replicas_in_sync
@@ -427,20 +432,27 @@ class Training:
         labelled = self._validation_images
         last = first + self.epochs[number]
         # The last epoch is validated; epochs count from 1.
-        every = -(-sum(self.epochs) // VALIDATIONS)
+        validated = [e for e in range(first + 1, last + 1) if (last - e) % self._every == 0]
         return model.fit(
             training_batches(images, self.strategy),
             validation_data=labelled and evaluation_batches(labelled, self.strategy),
-            validation_freq=[e for e in range(first + 1, last + 1) if (last - e) % every == 0],
+            validation_freq=validated,
             initial_epoch=max(first, self.epochs_done),
             epochs=last,
             steps_per_epoch=steps,
-            callbacks=self._callbacks(number, first),
+            callbacks=self._callbacks(number, first, validated),
             shuffle=False,  # the dataset shuffles itself
             verbose=0,
         )
 
-    def _callbacks(self, number: int, first: int) -> list[keras.callbacks.Callback]:
+    @property
+    def _every(self) -> int:
+        """Epochs from one validation to the next."""
+        return -(-sum(self.epochs) // VALIDATIONS)
+
+    def _callbacks(
+        self, number: int, first: int, validated: Sequence[int]
+    ) -> list[keras.callbacks.Callback]:
         recipe, folder = self.stages[number], self.folder
 
         def batch_names(step: int) -> list[str]:
@@ -458,16 +470,18 @@ class Training:
         ]
         if folder is not None:
             append = self.epochs_done + first > 0
-            made.append(keras.callbacks.CSVLogger(folder.history, append=append))
+            made.append(History(folder.history, append=append))
             made.append(EpochTimes(folder, self.steps_per_epoch))
         if self.curves is not None:
             split = "val" if "val" in self.source.splits else "train"
             shown = few_images(self.source, split)
-            made.append(TensorBoard(self.curves, shown, self.source.info.colors, PICTURES))
+            made.append(
+                TensorBoard(self.curves, shown, self.source.info.colors, PICTURES, self._every)
+            )
         if folder is not None:
             # Last of those that write: a run that is stopped after it resumes with the next epoch.
-            validated, resumed = "val" in self.source.splits, self._epochs_done_in(number) > 0
-            made.append(Checkpoint(folder, validated, restore=resumed))
+            has_val, resumed = "val" in self.source.splits, self._epochs_done_in(number) > 0
+            made.append(Checkpoint(folder, has_val, restore=resumed, epochs=validated))
         return [*made, StartTogether(self.strategy)]
 
     @cached_property

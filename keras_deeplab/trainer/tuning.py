@@ -374,7 +374,10 @@ def _result(study: optuna.Study, recipe: Recipe, choices: Choices) -> TuningResu
         trials.append(Trial(trial.params, scores, trial.user_attrs.get("failure")))
     baseline = trials[0]
     # Only trials of one length are compared, the longest.
-    trials.sort(key=lambda trial: sorted(trial.scores.items(), reverse=True), reverse=True)
+    trials.sort(
+        key=lambda trial: (trial.failure is None, sorted(trial.scores.items(), reverse=True)),
+        reverse=True,
+    )
     found = recipe.replace(**_changes(trials[0].values, choices))
     return TuningResult(found, tuple(trials), baseline)
 

@@ -176,7 +176,7 @@ def test_colors_follow_the_order_of_the_classes(folder, write_settings, blocks, 
 def test_an_optimiser_may_turn_colors_into_a_palette(folder, write_settings, blocks):
     """Its indices are in the order in which it met the colours, other ones in each file."""
     write_settings(folder, colors=COLORS, ignore_colors=[BORDER])
-    for order in ([3, 0, 2, 1], [1, 2, 3, 0]):
+    for order in ([3, 0, 2, 1], [1, 2, 3, 0], [0, 1, 2, 3]):
         colors = np.array([*COLORS, BORDER])[order]
         indices = np.argsort(order).astype(np.uint8)[np.where(blocks == 255, 3, blocks)]
         mask = Image.fromarray(indices)
@@ -185,7 +185,16 @@ def test_an_optimiser_may_turn_colors_into_a_palette(folder, write_settings, blo
         source = data.Folder(folder)
         ((_, label),) = source.dataset("train").as_numpy_iterator()
         np.testing.assert_array_equal(label, blocks)
-        assert data.audit(folder).warnings == ()
+        (warning,) = data.audit(folder).warnings
+        assert "1 label maps have the colours of dataset.json in another order" in warning
+    # A border of any colour at an ignored index does not change how the others are read.
+    for values in (blocks, np.where(blocks == 255, 0, blocks)):
+        mask = Image.fromarray(values)
+        mask.putpalette([part for k in (0, 2, 1) for part in COLORS[k]] + [5] * 759)
+        mask.save(folder / "train/labels/a.png")
+        write_settings(folder, colors=COLORS)
+        ((_, label),) = data.Folder(folder).dataset("train").as_numpy_iterator()
+        np.testing.assert_array_equal(label, np.array([0, 2, 1, *[255] * 253])[values])
     # A palette with colours of its own: its indices are the labels.
     mask = Image.fromarray(np.where(blocks == 255, 0, blocks))
     mask.putpalette([9, 9, 9, *np.array(COLORS)[[2, 0]].reshape(-1)])

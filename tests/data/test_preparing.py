@@ -180,6 +180,14 @@ def test_wrong_arguments(tmp_path):
         data.prepare(source, tmp_path / "out", file_format="riegeli")
     with pytest.raises(ValueError, match="`images_per_shard` must be a positive integer"):
         data.prepare(source, tmp_path / "out", images_per_shard=0)
+    for change, message in (
+        ({"info": data.DatasetInfo(("a", ""))}, "different class names that are not empty"),
+        ({"info": data.DatasetInfo(("a", "a"))}, "different class names that are not empty"),
+        ({"splits": ("trainval",)}, "`splits` must be one of 'train', 'val', 'test'"),
+    ):
+        other = type("Other", (data.Shapes,), change)(2, 1)
+        with pytest.raises(ValueError, match=message):
+            data.prepare(other, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -99,6 +99,7 @@ def test_a_fingerprint_is_that_of_the_classes_names_and_values(
             found.add(source().fingerprint())
             assert source().fingerprint() in found
         assert len(found) == 5
+    assert data.Shapes(4, 2, seed=1).fingerprint() != data.Shapes(4, 2).fingerprint()
     parts = {data.HeldOut(opened["files"](), fold, folds=2).fingerprint() for fold in (0, 1)}
     assert len(parts) == 2
     before = opened["files"]().fingerprint()

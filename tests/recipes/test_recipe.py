@@ -99,6 +99,13 @@ def test_a_replaced_value_changes_no_other(recipe):
     assert (second.batch_norm, second.warmup_share) == ("freeze", 0)
 
 
+def test_new_steps_take_the_place_of_epochs():
+    recipe = recipes.get("shapes").replace(epochs=5)
+    assert recipe.replace(steps=100).num_epochs(10) == 10
+    assert recipe.replace(steps=100, epochs=3).num_epochs(10) == 3
+    assert recipe.replace(batch_size=2).num_epochs(10) == 5
+
+
 def test_some_networks_have_values_of_their_own():
     assert recipes.get("v2", "vgg16").learning_rate == 1e-3
     assert recipes.get("v2", "resnet101") == recipes.get("v2")

@@ -37,7 +37,7 @@ def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages(tmp_
     assert run.epochs == [2, 2]
     seen = []
     for number in range(2):
-        made = run._callbacks(number, 2 * number)
+        made = run._callbacks(number, 2 * number, ())
         stop = next(c for c in made if isinstance(c, callbacks.StopOnNonFinite))
         for step, (images, _) in enumerate(run._images(number, 0).take(4)):
             stop.on_epoch_begin(2 * number + step // 2)

@@ -335,6 +335,23 @@ def test_what_cannot_be_trained_is_refused_before_training(model, more, message,
 
 
 @pytest.mark.parametrize(
+    "classes, message",
+    [
+        (("thing",), "`source` must be a data set of two classes or more"),
+        (("traffic light", "traffic_light"), "`class_names` must be 2 different names"),
+    ],
+)
+def test_classes_that_cannot_be_trained_are_refused_before_the_audit(
+    tmp_path, monkeypatch, classes, message
+):
+    monkeypatch.setattr(data, "audit", None)
+    source = type("Own", (data.Shapes,), {"info": data.DatasetInfo(classes)})(2, 1)
+    with pytest.raises(ValueError, match=message):
+        keras_deeplab.fit("unet", source, FAST, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     "model, network",
     [
         (SMALL, None),

@@ -346,6 +346,58 @@ def test_no_worse_model_replaces_the_best_one(tmp_path):
     assert int(model.optimizer.iterations) == 4
 
 
+def test_epochs_of_few_images_are_not_all_saved(tmp_path, monkeypatch):
+    """But those of validations, those after a minute, and one at which a callback stops."""
+    clock, saved = [0.0], []
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+
+    class Ends(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            clock[0] += 25
+            self.model.stop_training = epoch == 9
+            if folder.last_model.exists():
+                saved.append(Record.read(folder.last_model).epochs)
+
+    for validated in (True, False):
+        folder = RunFolder(tmp_path / str(validated))
+        folder.begin(ARGUMENTS)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        checkpoint = callbacks.Checkpoint(folder, validated, epochs=[8, 16])
+        saved.clear()
+        model.fit(
+            *(np.ones((1, 2)), np.ones((1, 1))),
+            epochs=16,
+            verbose=0,
+            callbacks=[Scores([0.1 + 0.01 * k for k in range(16)]), checkpoint, Ends()],
+        )
+        assert list(dict.fromkeys(saved)) == [4, 7, 8]
+        assert Record.read(folder.last_model).epochs == 10
+        assert Record.read(folder.best_model).epochs == (8 if validated else 10)
+        folder.lock.release()
+
+
+def test_a_resumed_history_has_the_columns_of_its_file(tmp_path):
+    """Other than those of the first epoch that is logged then, without a validation."""
+    path = tmp_path / "history.csv"
+    rows = [
+        {"loss": 1.0, "val_loss": 2.0},
+        {"loss": 3.0, "norm": 4.0},
+        {"loss": 5.0, "val_loss": 6},
+    ]
+    for epoch, logs in enumerate(rows):
+        history = callbacks.History(path, append=epoch > 0)
+        history.set_model(keras.Sequential())
+        history.on_train_begin()
+        history.on_epoch_end(epoch, logs)
+        history.on_train_end()
+    with path.open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["loss"] for row in found] == ["1.0", "3.0", "5.0"]
+    assert [row["val_loss"] for row in found] == ["2.0", "NA", "6"]
+    assert None not in found[1]
+
+
 def test_a_score_that_is_no_number_is_beaten_by_any(tmp_path):
     scores = [math.nan, math.nan, 0.1, 0.0]
     folder = trained(RunFolder(tmp_path / "run"), 2, scores)

@@ -227,6 +227,22 @@ def test_a_trial_that_fails_is_shown_and_the_recipe_that_fails_is_an_error(
             search(source, tmp_path / "other")
 
 
+def test_a_trial_that_fails_when_it_is_longer_is_not_the_best(
+    source, tmp_path, clock, score, monkeypatch
+):
+    def fails(builder, source, report, seed, recipe, steps):
+        found = score(builder, source, report, seed, recipe, steps)
+        if steps > 222 and recipe.learning_rate > RECIPE.learning_rate:
+            raise ValueError("the loss became nan")
+        return 2.0 if recipe.learning_rate > RECIPE.learning_rate else found
+
+    monkeypatch.setattr(tuning, "_trained_score", fails)
+    result = search(source, tmp_path)
+    assert any(trial.failure for trial in result.trials)
+    assert result.trials[0].failure is None
+    assert result.recipe.learning_rate <= RECIPE.learning_rate
+
+
 def test_a_trial_that_takes_too_much_memory_fails_alone(
     source, tmp_path, clock, score, monkeypatch
 ):

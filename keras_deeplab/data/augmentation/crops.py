@@ -75,8 +75,14 @@ def _around_a_class(label: tf.Tensor, window: tf.Tensor, seed: tf.Tensor) -> Pai
     values = tf.reshape(tf.cast(label, tf.int32), [-1])
     classes = tf.where(tf.math.bincount(values, minlength=256)[:IGNORE_LABEL] > 0)[:, 0]
     drawn = classes[random_below(tf.size(classes), seeds[0])]
-    pixels = tf.cast(tf.where(label == tf.cast(drawn, label.dtype)), tf.int32)
-    pixel = pixels[random_below(tf.shape(pixels)[0], seeds[1])]
+    # Its row first: the places of all pixels would take 16 bytes each.
+    is_drawn = label == tf.cast(drawn, label.dtype)
+    of_rows = tf.math.count_nonzero(is_drawn, 1, dtype=tf.int32)
+    ends = tf.cumsum(of_rows)
+    number = random_below(ends[-1], seeds[1])
+    row = tf.searchsorted(ends, [number], side="right")[0]
+    columns = tf.cast(tf.where(is_drawn[row])[:, 0], tf.int32)
+    pixel = tf.stack([row, columns[number - ends[row] + of_rows[row]]])
     corner = tf.clip_by_value(pixel - window // 2, 0, tf.shape(label) - window)
     return corner[0], corner[1]
 

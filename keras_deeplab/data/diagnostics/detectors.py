@@ -213,20 +213,24 @@ def _misaligned(evidence: Evidence) -> Iterator[Finding]:
 
 def _duplicates(evidence: Evidence) -> Iterator[Finding]:
     """Images that are in two splits, or twice in one."""
-    splits = [split for split, hashes in evidence.hashes.items() for _ in hashes]
+    splits = np.repeat(list(evidence.hashes), [len(one) for one in evidence.hashes.values()])
     names = [name for split in evidence.hashes for name in evidence.names[split]]
-    pairs = list(near_pairs([one for hashes in evidence.hashes.values() for one in hashes]))
-    across = [(one, other) for one, other in pairs if splits[one] != splits[other]]
-    inside = len(pairs) - len(across)
-    if across:
-        count = len({other for _, other in across})
+    inside, copies = 0, {}  # of an image of another split
+    for pairs in near_pairs([one for hashes in evidence.hashes.values() for one in hashes]):
+        is_inside = splits[pairs[:, 0]] == splits[pairs[:, 1]]
+        inside += int(np.count_nonzero(is_inside))
+        ones, others = pairs[~is_inside].T
+        found, first = np.unique(others, return_index=True)
+        copies = dict(zip(found.tolist(), ones[first].tolist(), strict=True)) | copies
+    if copies:
+        places = " and ".join(sorted(set(splits[list(copies)])))
         yield Finding(
             "images in two splits",
-            f"{count} images of {' and '.join(sorted({splits[o] for _, o in across}))} are, almost "
+            f"{len(copies)} images of {places} are, almost "
             "or exactly, also in another split: scores on them say nothing about new images",
             "Leave them in one split",
             0.95,
-            tuple(f"{names[one]} = {names[other]}" for one, other in across),
+            tuple(f"{names[one]} = {names[other]}" for other, one in sorted(copies.items())),
         )
     if inside:
         text = f"{inside} pairs of images in a split are almost the same"

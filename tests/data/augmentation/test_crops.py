@@ -161,6 +161,21 @@ def test_focused_pixel_is_in_the_middle_of_the_window():
         assert (crop == 255).sum() == crop.size - 1
 
 
+def test_every_pixel_of_the_drawn_class_is_in_the_middle_of_some_window():
+    """Windows of one pixel, which are that pixel."""
+    label = np.full((5, 6), 255, np.uint8)
+    places = [(0, 0), (0, 5), (2, 1), (2, 3), (4, 4)]
+    for row, column in places:
+        label[row, column] = 3
+    numbered = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    image = np.stack([numbered] * 3, -1)
+    options = {"crop_size": (1, 1), "scales": (1, 1), "flip": False, "class_focus": 1.0}
+    drawn = [augmented(label, k, image, **options)[0][0, 0, 0] for k in range(150)]
+    values, counts = np.unique(np.asarray(drawn), return_counts=True)
+    assert values.tolist() == [6 * row + column for row, column in places]
+    assert counts.min() > 15
+
+
 def test_windows_without_focus_stay_where_they_were():
     label = np.arange(256, dtype=np.uint8).repeat(64).reshape(128, 128)
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
