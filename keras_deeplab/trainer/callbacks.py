@@ -143,11 +143,11 @@ class History(keras.callbacks.CSVLogger):
 class Checkpoint(keras.callbacks.Callback):
     """Saves the last model, from which a run resumes, and the best one by validation mean IoU.
 
-    It is saved after the given epochs, which count from 1 and are those of the validations, after
-    others if a minute has passed (an epoch of few images takes less time than a save), and at the
-    end. None for all epochs. Without `validated` the last model is the best. Keras'
-    `BackupAndRestore` writes model and epoch into two files, with HDF5 on the disk, which may end
-    the process when the disk is full.
+    It is saved after the first epoch, after the given ones, which count from 1 and are those of the
+    validations, after others if a minute has passed (an epoch of few images takes less time than a
+    save), and at the end. None for all epochs. Without `validated` the last model is the best.
+    Keras' `BackupAndRestore` writes model and epoch into two files, with HDF5 on the disk, which
+    may end the process when the disk is full.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self.folder = folder
         self.epochs = epochs
-        self.saved = time.monotonic()
+        self.saved = -math.inf
         self.unsaved: int | None = None
         self.validated = validated
         self.restore = restore

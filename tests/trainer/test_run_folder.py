@@ -347,7 +347,7 @@ def test_no_worse_model_replaces_the_best_one(tmp_path):
 
 
 def test_epochs_of_few_images_are_not_all_saved(tmp_path, monkeypatch):
-    """But those of validations, those after a minute, and one at which a callback stops."""
+    """But the first, those of validations and after a minute, and one at which a callback stops."""
     clock, saved = [0.0], []
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
 
@@ -371,10 +371,31 @@ def test_epochs_of_few_images_are_not_all_saved(tmp_path, monkeypatch):
             verbose=0,
             callbacks=[Scores([0.1 + 0.01 * k for k in range(16)]), checkpoint, Ends()],
         )
-        assert list(dict.fromkeys(saved)) == [4, 7, 8]
+        assert list(dict.fromkeys(saved)) == [1, 4, 7, 8]
         assert Record.read(folder.last_model).epochs == 10
         assert Record.read(folder.best_model).epochs == (8 if validated else 10)
         folder.lock.release()
+
+
+def test_a_run_killed_between_two_saves_resumes(tmp_path):
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 5:
+                raise KeyboardInterrupt
+
+    folder = RunFolder(tmp_path)
+    folder.begin(ARGUMENTS)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    made = [callbacks.History(folder.history), callbacks.Checkpoint(folder, epochs=[8]), Killed()]
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(np.ones((1, 2)), np.ones((1, 1)), epochs=8, verbose=0, callbacks=made)
+    folder.lock.release()
+    assert len(folder.history.read_text().splitlines()) == 1 + 5
+    again = RunFolder(tmp_path)
+    assert again.begin(ARGUMENTS) == 1
+    again.lock.release()
+    assert len(folder.history.read_text().splitlines()) == 1 + 1
 
 
 def test_a_resumed_history_has_the_columns_of_its_file(tmp_path):
