@@ -10,7 +10,15 @@ import keras
 import keras_deeplab
 from keras_deeplab import analysis, backbones
 from keras_deeplab.analysis.live_taps import taps_table
-from keras_deeplab.cli.options import SIZE, Parser, command, height_and_width, one_of, positive
+from keras_deeplab.cli.options import (
+    SIZE,
+    Parser,
+    at_output_stride,
+    command,
+    height_and_width,
+    one_of,
+    positive,
+)
 from keras_deeplab.files import write_json, write_text
 from keras_deeplab.graph.network import functional
 from keras_deeplab.inference import logits_spec
@@ -104,9 +112,4 @@ def _model(options: argparse.Namespace) -> keras.Model:
         model = unwrapped(keras_deeplab.load_model(options.model, compile=False))
     else:
         model = MODELS[known](CLASSES, options.backbone or DEFAULT_BACKBONES[known])
-    if options.output_stride is None:
-        return model
-    if not hasattr(model, "with_output_stride"):
-        rule = f"left out: {options.model} has none to choose"
-        raise error("--output-stride", rule, options.output_stride)
-    return model.with_output_stride(options.output_stride)
+    return at_output_stride(model, options)

@@ -174,12 +174,18 @@ def load_model(options: argparse.Namespace) -> keras.Model:
     """Loads the model as the options of `add_model` are set; an address becomes a path there."""
     options.model = local_path(options.model)
     model = keras_deeplab.load_model(options.model, compile=False)
-    if options.output_stride is not None:
-        if "output_stride" not in unwrapped(model).get_config():
-            rule = f"left out: {options.model} has none to choose"
-            raise validation.error("--output-stride", rule, options.output_stride)
-        model = model.with_output_stride(options.output_stride)
+    model = at_output_stride(model, options)
     return with_test_time_augmentation(model, options.scales, options.flip)
+
+
+def at_output_stride(model: keras.Model, options: argparse.Namespace) -> keras.Model:
+    """Returns the model at the output stride of the options, if they have one."""
+    if options.output_stride is None:
+        return model
+    if "output_stride" not in unwrapped(model).get_config():
+        rule = f"left out: {options.model} has none to choose"
+        raise validation.error("--output-stride", rule, options.output_stride)
+    return model.with_output_stride(options.output_stride)
 
 
 def load_model_or_export(options: argparse.Namespace) -> keras.Model | ExportedModel:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 
 from keras_deeplab import data, recipes
+from keras_deeplab.memory import peak_memory
 from keras_deeplab.models import MultiScale
 from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.fitting import for_data
 
 WARM_UP, TIMED = 2, 3  # steps; the first one traces
-INTERVAL = 0.02  # seconds between looks at the memory
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class TrainingCost:
         crop_size: `(height, width)` of the images.
         batch_size: Images in a step.
         seconds: Of a step, without reading the images, which is done beside it.
-        peak_bytes: Of the whole process.
+        peak_bytes: Of the whole process since it began.
         steps: Of all stages of the recipe.
     """
 
@@ -83,35 +79,15 @@ def training_cost(
     shape = (recipe.batch_size, *recipe.crop_size)
     images = rng.integers(0, 256, (*shape, info.channels)).astype("float32")
     labels = rng.integers(0, info.num_classes, shape).astype("int32")
-    with _peak_memory() as peak:
-        model = builder.build(info.num_classes, stages[0], None, info.channels)
-        if recipe.multi_scale is not None:
-            model = MultiScale(model, recipe.multi_scale)
-        recipes.compile_model(model, stages[0], total_steps=steps, class_names=info.classes)
-        seconds = []
-        for _ in range(WARM_UP + TIMED):
-            begin = time.perf_counter()
-            model.train_on_batch(images, labels)
-            seconds.append(time.perf_counter() - begin)
+    model = builder.build(info.num_classes, stages[0], None, info.channels)
+    if recipe.multi_scale is not None:
+        model = MultiScale(model, recipe.multi_scale)
+    recipes.compile_model(model, stages[0], total_steps=steps, class_names=info.classes)
+    seconds = []
+    for _ in range(WARM_UP + TIMED):
+        begin = time.perf_counter()
+        model.train_on_batch(images, labels)
+        seconds.append(time.perf_counter() - begin)
     network = f"{builder.name} on {builder.backbone or 'its own network'}"
     median = float(np.median(seconds[WARM_UP:]))
-    return TrainingCost(network, recipe.crop_size, recipe.batch_size, median, peak[0], steps)
-
-
-@contextmanager
-def _peak_memory() -> Iterator[list[int]]:
-    """Yields a list whose item is the largest resident memory of this process since."""
-    process, done = psutil.Process(), threading.Event()
-    peak = [process.memory_info().rss]
-
-    def watch() -> None:
-        while not done.wait(INTERVAL):
-            peak[0] = max(peak[0], process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
+    return TrainingCost(network, recipe.crop_size, recipe.batch_size, median, peak_memory(), steps)

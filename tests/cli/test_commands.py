@@ -140,7 +140,7 @@ def test_analyze_prints_fields_and_live_taps(run, tmp_path, capsys):
     largest = stored["cost"]["largest_training_batch"]
     assert f"Largest batch for the memory: training {largest}" in printed
     assert analyze.main(["--model", "unet", "--output-stride", "8"]) == 2
-    assert "`output_stride` must be left as it is" in capsys.readouterr().err
+    assert "`--output-stride` must be left out: unet has none" in capsys.readouterr().err
 
 
 def test_a_crf_is_searched_and_used(run, photos, tmp_path, capsys, monkeypatch):
