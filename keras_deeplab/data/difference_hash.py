@@ -35,10 +35,9 @@ def difference_hash(pixels: np.ndarray) -> bytes:
 def near_pairs(hashes: list[bytes]) -> Iterator[np.ndarray]:
     """Yields positions of hashes that differ in few bits `(pairs, 2)`, without plain images."""
     words, varied = _varied(hashes)
-    for first, distance in _distances(words, words):
-        one, other = np.nonzero(distance <= NEAR)
-        later = other > one + first
-        yield np.stack([varied[one[later] + first], varied[other[later]]], 1)
+    for first, distance in _distances(words, words, only_later=True):
+        one, other = np.nonzero(np.triu(distance <= NEAR, 1))
+        yield np.stack([varied[one + first], varied[other + first]], 1)
 
 
 def nearest(hashes: list[bytes], others: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -67,12 +66,18 @@ def _varied(hashes: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return words[varied].reshape(len(varied), 2 * HALF // 64), varied
 
 
-def _distances(words: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the position of some rows and the bits in which they differ from all others."""
+def _distances(
+    words: np.ndarray, others: np.ndarray, only_later: bool = False
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the position of some rows and the bits in which they differ from all others.
+
+    With `only_later` the others begin at that position.
+    """
     step = max(1, _COMPARED // max(1, len(others)))
     for first in range(0, len(words), step):
         rows = words[first : first + step]
-        distance = np.zeros((len(rows), len(others)), np.uint16)
+        compared = others[first:] if only_later else others
+        distance = np.zeros((len(rows), len(compared)), np.uint16)
         for word in range(words.shape[1]):
-            distance += np.bitwise_count(rows[:, None, word] ^ others[None, :, word])
+            distance += np.bitwise_count(rows[:, None, word] ^ compared[None, :, word])
         yield first, distance
