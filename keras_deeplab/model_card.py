@@ -120,7 +120,8 @@ def _quoted(text: str) -> str:
 
 def _last_part(path: str) -> str:
     """The name of a file or folder, with the reader before it; a relative path inside as it is."""
-    reader, mark, place = path.rpartition(":") if path[:1] not in "/\\~." else ("", "", path)
+    is_path = re.match(r"[/\\~.]", path)
+    reader, mark, place = ("", "", path) if is_path else path.rpartition(":")
     is_here = re.match(r"[/\\~.]", place) or (len(reader) == 1 and reader.isalpha())
     if not is_here:
         return path

@@ -218,9 +218,13 @@ def _open_study(folder: Path, arguments: dict[str, Any], seed: int) -> optuna.St
         if attempt < ATTEMPTS:
             study.enqueue_trial(trial.params, user_attrs={"attempt": attempt + 1})
         else:
-            failed = {"state": optuna.trial.TrialState.FAIL, "params": trial.params}
-            failed["user_attrs"] = {"failure": f"It was interrupted {attempt} times."}
-            study.add_trial(optuna.trial.create_trial(**failed, distributions=trial.distributions))
+            failed = optuna.trial.create_trial(
+                state=optuna.trial.TrialState.FAIL,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs={"failure": f"It was interrupted {attempt} times."},
+            )
+            study.add_trial(failed)
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
 
