@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from functools import partial, partialmethod
+from contextlib import ExitStack
+from functools import cache, partial, partialmethod
 from unittest import mock
 
 import keras
@@ -13,7 +14,7 @@ import tensorflow as tf
 from keras import layers as kl
 
 import keras_deeplab
-from keras_deeplab import data
+from keras_deeplab import data, diagnosis
 from keras_deeplab.diagnosis import _OneBatch, default_optimizer, read_batch
 from keras_deeplab.graph.network import all_layers
 from keras_deeplab.models.deep_supervision import DeepSupervision
@@ -58,11 +59,21 @@ def network(middle=lambda x: x, momentum=0.5, after=lambda x: x, **norm) -> kera
     return keras.Model(inputs, after(kl.Conv2D(3, 1, name="logits")(x)))
 
 
+@cache
+def batch_of_blocks() -> tuple[np.ndarray, np.ndarray]:
+    return read_batch(blocks(), 4, None)
+
+
 def run(model: keras.Model, source: data.Source | None = None, rate: float = 0.03, **arguments):
     arguments = {"steps": 60, "verbose": 0, "optimizer": keras.optimizers.Adam(rate), **arguments}
-    eagerly = arguments["steps"] <= 10  # in place of compiling a few steps
-    compile_model = partialmethod(keras.Model.compile, run_eagerly=eagerly)
-    with mock.patch.object(_OneBatch, "compile", compile_model):
+    with ExitStack() as stack:
+        replace = stack.enter_context
+        if source is None:
+            replace(mock.patch.object(diagnosis, "read_batch", return_value=batch_of_blocks()))
+        if arguments["steps"] <= 10:  # a few steps are not worth compiling
+            eager_compile = partialmethod(keras.Model.compile, run_eagerly=True)
+            replace(mock.patch.object(_OneBatch, "compile", eager_compile))
+            replace(mock.patch.object(diagnosis, "STEPS_PER_EPOCH", arguments["steps"]))
         return keras_deeplab.overfit(model, source or blocks(), **arguments)
 
 
@@ -168,7 +179,7 @@ FAULTS = {
     "diverging": (network, ENDLESS | SHORT, "learning_rate", "too high: .*nan at 1e"),
     "lagging": (lagging, {}, "batch_norm", "lag behind .* a smaller momentum, or .*reestimate"),
     "modes": (modes, {}, "batch_norm", "differs between the modes"),
-    "renorm": (partial(network, renorm=True), SLOW | SHORT, "learning_rate", "too low"),
+    "renorm": (partial(network, renorm=True), SLOW | {"steps": 6}, "learning_rate", "too low"),
     "short": (quick_norms, {"steps": 8, "target": 1.0}, "steps", "train more steps"),
     "mislabelled": (quick_norms, BLOCKS | {"steps": 90}, "plateau", "smaller output stride"),
 }
@@ -237,14 +248,14 @@ def test_wrong_arguments():
     model = network()
     inputs = keras.Input((16, 16, 3))
     fixed = keras.Model(inputs, kl.Conv2D(3, 1)(inputs))
-    assert run(fixed, steps=1, target=0).shape == (4, 16, 16)
+    assert run(fixed, blocks(), steps=1, target=0).shape == (4, 16, 16)
     with pytest.raises(ValueError, match="16, 16"):
-        run(fixed, crop_size=(32, 32))
+        run(fixed, blocks(), crop_size=(32, 32))
     for arguments, message in (
         ({"count": 0}, "`count` must be a positive integer"),
         ({"steps": 2.5}, "`steps` must be a positive integer"),
         ({"target": 1.1}, "`target` must be a number in"),
-        ({"crop_size": (0, 8)}, "`crop_size` must be"),
+        ({"crop_size": (0, 8), "source": blocks()}, "`crop_size` must be"),
         ({"source": data.Shapes()}, "source's 6 classes. Received: .*'classes': 3"),
         ({"source": Arrays(np.zeros((0, 32, 32), int))}, "`source` must be a source with"),
     ):

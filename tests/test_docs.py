@@ -120,7 +120,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [name for name in TEXTS if blocks(TEXTS[name], "python")])
-@pytest.mark.usefixtures("one_device", "short_runs", "small_networks")
+@pytest.mark.usefixtures("one_device", "short_runs", "small_networks", "eager")
 def test_code_of_a_page_runs(page, folder, tmp_path, monkeypatch):
     copy = tmp_path / "docs"  # as a page writes files too
     shutil.copytree(folder, copy, symlinks=True)
@@ -251,6 +251,7 @@ def test_example_of_a_docstring(name, folder, tmp_path, monkeypatch, request):
         request.getfixturevalue("small_networks")
     if "export" not in name:
         request.getfixturevalue("short_runs")
+        request.getfixturevalue("eager")
     if name in OWN:
         Path("photos").symlink_to(folder / "mydata")
         Path("street.jpg").symlink_to(folder / "photo.jpg")
