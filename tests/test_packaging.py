@@ -174,7 +174,7 @@ def test_the_installed_wheel_works_without_the_clone(installed, tmp_path):
         assert Path(found.strip()).is_relative_to(installed.parent)
     assert command("--version").strip() == keras_deeplab.__version__
 
-    small = "--set", "model={'aspp_filters':8,'decoder_filters':8}", "--crop-size", "48", "64"
+    small = "--model", "unet", "--set", "model={'depth':2,'filters':4}", "--crop-size", "48", "64"
     short = "--steps", "2", "--steps-per-epoch", "1", "--batch-size", "2"
     command("train", "--data", "shapes", *small, *short, "--output", "run")
     model = "--model", "run/model.keras"
