@@ -268,6 +268,7 @@ def test_example_of_a_docstring(name, folder, tmp_path, monkeypatch, request):
             monkeypatch.setattr(kd.trainer.tuning, "FOLDS", 2)
             monkeypatch.setattr(kd.trainer.tuning, "training_cost", lambda *_: cost)
             monkeypatch.setattr(kd.trainer.tuning, "_trained_score", lambda *_: 0.5)
+            monkeypatch.setattr(kd, "fit", lambda *arguments, **settings: None)
         if name == "runtimes.open_exported":
             Path("saved_model").symlink_to(folder / "saved_model")
     for example in test.examples:

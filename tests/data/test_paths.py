@@ -120,7 +120,7 @@ def test_a_label_map_is_downloaded_once(upload, folder, monkeypatch):
     assert downloads == [path]
 
 
-def test_a_run_records_the_address(upload, folder, tmp_path):
+def test_a_run_records_the_address(upload, folder, tmp_path, eager):
     root = upload(folder)
     inputs = tf.keras.Input((None, None, 3))
     model = tf.keras.Model(inputs, tf.keras.layers.Conv2D(CLASSES, 1)(inputs))

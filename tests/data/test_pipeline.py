@@ -123,10 +123,10 @@ def test_mixed_images_are_the_next_ones_in_the_order_and_decoded_once():
     for number, label in enumerate(np.concatenate([labels for _, labels in mixed])):
         corners = label[0, 0], label[0, -1], label[-1, 0], label[-1, -1]
         assert list(corners) == list(order[number : number + 4])
-    pasted = batches(endless(source, cache=False, **arguments, **paste), 40)
+    pasted = batches(endless(source, cache=False, **arguments, **paste), 12)
     for number, label in enumerate(np.concatenate([labels for _, labels in pasted])[:20]):
         assert (label == order[number + 4]).all()  # all of it, over the mosaic
-    assert len(source.decoded) < 40 * COUNT + 200  # what was prefetched
+    assert len(source.decoded) < 12 * COUNT + 200  # what was prefetched
     assert len(batches(finite(cache=False, **arguments))) == 1  # a pass has as many as without
 
 

@@ -204,7 +204,6 @@ def test_a_source_without_files(tmp_path):
     "channels, dtype, limits, stored",
     [
         (1, np.uint8, None, b"\x89PNG"),
-        (4, np.uint8, None, b"\x89PNG"),
         (4, np.uint16, (0, 4095), b"\x89PNG"),
         (5, np.uint16, None, None),
         (3, np.float32, (-1.5, 2.25), b"\x89PNG"),

@@ -100,17 +100,17 @@ def test_a_field_of_nine_pixels_does_not_tell_the_class():
     keras.utils.set_random_seed(0)
     source = data.Shapes()
     train = data.training_dataset(
-        source, crop_size=(64, 64), batch_size=16, scales=(0.8, 1.25), repeat=True
+        source, crop_size=(64, 64), batch_size=8, scales=(0.8, 1.25), repeat=True
     )
     layers = [keras.Input((None, None, 3)), keras.layers.Rescaling(1 / 127.5, -1)]
-    for filters in (24, 32, 32, 48):
+    for filters in (16, 24, 24, 32):
         layers.append(keras.layers.Conv2D(filters, 3, padding="same", use_bias=False))
         layers += [keras.layers.BatchNormalization(momentum=0.9), keras.layers.ReLU()]
     model = keras.Sequential([*layers, keras.layers.Conv2D(6, 1)])
-    rate = keras.optimizers.schedules.CosineDecay(5e-3, 400)
+    rate = keras.optimizers.schedules.CosineDecay(1e-2, 300)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
     model.compile(keras.optimizers.Adam(rate), loss)
-    model.fit(train, steps_per_epoch=400, verbose=0)
+    model.fit(train, steps_per_epoch=300, verbose=0)
     val = pairs(source, "val")
     labels = [label for _, label in val]
     logits = [model(image[None].astype(np.float32), training=False)[0].numpy() for image, _ in val]
@@ -120,8 +120,8 @@ def test_a_field_of_nine_pixels_does_not_tell_the_class():
         [np.where(label == 255, 255, label > 0) for label in labels],
         classes=2,
     )
-    assert objects > 0.8
-    assert best_mean_iou(logits, labels, log_priors(labels)) < 0.65
+    assert objects > 0.9
+    assert best_mean_iou(logits, labels, log_priors(labels)) < 0.45
 
 
 # Images of one shape each.
