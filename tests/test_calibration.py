@@ -11,7 +11,7 @@ from keras import layers as kl
 from models.networks import SMALL, calibrated
 
 import keras_deeplab
-from keras_deeplab import MultiScale, calibrate, load_model
+from keras_deeplab import MultiScale, calibrate
 from keras_deeplab import calibration as scaling
 
 PIXELS = image(33, 41, batch=2)
@@ -42,17 +42,16 @@ def copied(model):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_logits_of_every_model_are_divided(name, tmp_path):
-    model = copied(calibrated(name))
-    before = model(PIXELS).numpy()
+def test_logits_of_every_model_are_divided(name):
+    model = calibrated(name)
+    before, weights = model(PIXELS).numpy(), model.get_weights()
     scaling.divide_logits(model, 1.7)
-    model.save(tmp_path / "divided.keras")
-    for divided in (model, load_model(tmp_path / "divided.keras")):
-        after = divided(PIXELS).numpy()
-        np.testing.assert_allclose(after, before / 1.7, atol=1e-6 * np.abs(before).max())
-        # Two classes that are equal but for rounding may change places.
-        chosen = np.take_along_axis(before, after.argmax(-1)[..., None], -1)[..., 0]
-        assert (chosen >= before.max(-1) - 1e-6 * np.abs(before).max()).all()
+    after = model(PIXELS).numpy()
+    model.set_weights(weights)  # other tests use it
+    np.testing.assert_allclose(after, before / 1.7, atol=1e-6 * np.abs(before).max())
+    # Two classes that are equal but for rounding may change places.
+    chosen = np.take_along_axis(before, after.argmax(-1)[..., None], -1)[..., 0]
+    assert (chosen >= before.max(-1) - 1e-6 * np.abs(before).max()).all()
 
 
 def test_an_auxiliary_head_is_divided_alike():

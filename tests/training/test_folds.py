@@ -17,7 +17,7 @@ ARGUMENTS = "--model unet --steps 2 --steps-per-epoch 2 --batch-size 2 --crop-si
 
 
 @pytest.mark.parametrize("multi_scale", [None, (0.5, 1.0)])
-def test_each_scale_is_one_of_the_network_alone(multi_scale, tmp_path):
+def test_each_scale_is_one_of_the_network_alone(multi_scale, tmp_path, eager):
     source, folder = data.HeldOut(data.Shapes(train=6, val=0)), RunFolder(tmp_path)
     network = UNet(6, depth=1, filters=4)
     model = MultiScale(network, multi_scale) if multi_scale else network
@@ -32,7 +32,7 @@ def test_each_scale_is_one_of_the_network_alone(multi_scale, tmp_path):
 
 
 @pytest.mark.slow
-def test_mean_and_deviation_of_folds_and_seeds(tmp_path, monkeypatch, capsys):
+def test_mean_and_deviation_of_folds_and_seeds(tmp_path, monkeypatch, capsys, eager):
     source = data.Shapes(train=6, val=3)
     monkeypatch.setattr(data, "open_source", lambda name: source)
     parts = ["1", source.names("train")[0]]
