@@ -199,6 +199,7 @@ def test_a_trial_that_fails_is_shown_and_the_recipe_that_fails_is_an_error(
     source, tmp_path, clock, score, monkeypatch
 ):
     def always(*_):
+        clock.now += 500
         raise ValueError("a recipe that cannot be")
 
     monkeypatch.setattr(tuning, "_trained_score", always)
