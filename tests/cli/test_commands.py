@@ -74,7 +74,7 @@ def test_a_run_prints_its_scores_and_files(run):
     assert tuple(stored["classes"]) == data.Shapes().info.classes
 
 
-def test_evaluate_writes_the_scores(run, tmp_path, capsys):
+def test_evaluate_writes_the_scores(run, tmp_path, capsys, eager):
     assert evaluate.main(["--model", str(run / "model.keras"), "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "metrics.json").read_text())
     trained = json.loads((run / "metrics.json").read_text())
@@ -83,7 +83,7 @@ def test_evaluate_writes_the_scores(run, tmp_path, capsys):
     assert "mean IoU" in capsys.readouterr().out
 
 
-def test_evaluate_prints_scores_that_cannot_be_written(run, tmp_path, capsys, monkeypatch):
+def test_evaluate_prints_scores_that_cannot_be_written(run, tmp_path, capsys, monkeypatch, eager):
     def fail(path, content):
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -113,7 +113,7 @@ def test_names_of_any_characters_are_printed(capsys, monkeypatch, encoding):
     assert "Traceback" not in shown + capsys.readouterr().err
 
 
-def test_evaluate_with_every_option(run, capsys):
+def test_evaluate_with_every_option(run, capsys, eager):
     path = run / "model.keras"
     options = "--output-stride 8 --scales 0.5 --flip --boundary --split val"
     assert evaluate.main(["--model", str(path), *options.split()]) == 0
@@ -143,7 +143,7 @@ def test_analyze_prints_fields_and_live_taps(run, tmp_path, capsys):
     assert "`--output-stride` must be left out: unet has none" in capsys.readouterr().err
 
 
-def test_a_crf_is_searched_and_used(run, photos, tmp_path, capsys, monkeypatch):
+def test_a_crf_is_searched_and_used(run, photos, tmp_path, capsys, monkeypatch, eager):
     for name, value in DenseCRF(3, 1, 5, 50, 10).to_dict().items():
         if name in COARSE_GRID:
             monkeypatch.setitem(COARSE_GRID, name, (value,))
@@ -207,7 +207,7 @@ def test_prepare_writes_a_data_set_that_train_takes(tmp_path, capsys):
     assert run_folder(options, "m", "b").name == "tfds-oxford_iiit_pet-val-train-9-m-b"
 
 
-def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys):
+def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys, eager):
     calibrated, page = tmp_path / "calibrated.keras", tmp_path / "pages" / "page.html"
     model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
     assert evaluate.main([*model, "--calibrate", str(calibrated), "--html", str(page)]) == 0
@@ -239,7 +239,7 @@ def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys):
     assert not (tmp_path / "new.keras").exists()
 
 
-def test_the_classes_of_a_model_are_those_of_the_data(run, tmp_path, capsys):
+def test_the_classes_of_a_model_are_those_of_the_data(run, tmp_path, capsys, eager):
     """By name where both have names: the same ones in another order would be swapped."""
     classes = list(data.Shapes().info.classes)
     for name, listed in (("swapped", classes[::-1]), ("others", [f"{c}s" for c in classes])):
@@ -272,7 +272,7 @@ def test_compare_prints_a_table_and_writes_a_page(run, tmp_path, capsys):
     assert mean_iou in page.read_text()
 
 
-def test_predict_writes_two_pictures_for_each_image(run, photos, tmp_path, capsys):
+def test_predict_writes_two_pictures_for_each_image(run, photos, tmp_path, capsys, eager):
     model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
     assert predict.main([*model, "--images", str(photos)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -290,7 +290,7 @@ def test_predict_writes_two_pictures_for_each_image(run, photos, tmp_path, capsy
 
 
 @pytest.mark.parametrize("kind", ["margin", "entropy"])
-def test_predict_writes_the_confidence(kind, run, photos, tmp_path):
+def test_predict_writes_the_confidence(kind, run, photos, tmp_path, eager):
     model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
     assert predict.main([*model, "--images", str(photos / "b.png"), "--confidence", kind]) == 0
     grey = np.asarray(Image.open(tmp_path / "b_confidence.png"))
@@ -305,7 +305,7 @@ def test_predict_writes_the_confidence(kind, run, photos, tmp_path):
     np.testing.assert_array_equal(labels, keras_deeplab.predict(loaded, photos / "b.png"))
 
 
-def test_predict_in_windows(run, photos, tmp_path, capsys):
+def test_predict_in_windows(run, photos, tmp_path, capsys, eager):
     model = ["--model", str(run / "model.keras"), "--images", str(photos / "a.jpg")]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert predict.main([*model, "--output", str(whole)]) == 0
@@ -352,7 +352,7 @@ def test_export(tmp_path, capsys):
         serve(images=tf.zeros((1, 160, 320, 3), tf.uint8))
 
 
-def test_an_exported_file_is_evaluated_and_predicts(run, photos, tmp_path, capsys):
+def test_an_exported_file_is_evaluated_and_predicts(run, photos, tmp_path, capsys, eager):
     pytest.importorskip("ai_edge_litert")
     path, model = str(tmp_path / "model.tflite"), str(run / "model.keras")
     options = "--format litert --data shapes --outputs labels"

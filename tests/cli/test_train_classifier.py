@@ -139,7 +139,7 @@ def test_a_run_on_a_folder(photographs, tmp_path, monkeypatch, eager, capsys):
 
 
 def test_an_interrupted_run_is_one_line_and_the_next_one_gets_a_number(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, eager
 ):
     class Stop(keras.callbacks.TerminateOnNaN):
         def on_epoch_end(self, epoch, logs=None):

@@ -111,10 +111,8 @@ def test_the_models_are_described(client):
 @pytest.mark.parametrize(
     "query, expected",
     [
-        ({"output_stride": 8}, lambda m: m.with_output_stride(8)),
         ({"scales": "0.5 1"}, lambda m: MultiScale(m, (0.5, 1.0), fusion="mean")),
         ({"flip": 1}, lambda m: MultiScale(m, (1.0,), fusion="mean", flip=True)),
-        ({"crf": "v1"}, lambda m: RefinedModel(m, PRESETS["v1"])),
         (
             {"output_stride": 32, "scales": "0.75", "crf": "v2"},
             lambda m: RefinedModel(

@@ -176,7 +176,9 @@ def test_a_model_that_cannot_be_loaded_is_refused_before_the_training(tmp_path, 
     with pytest.raises(ValueError, match="`model` must be a model that can be loaded from a file"):
         fit(tmp_path / "run", keras.Model(inputs, outputs), FAST)
     assert not (tmp_path / "run").exists()
-    assert np.isfinite(fit(None, keras.Model(inputs, outputs), FAST).scores["mean_iou"])
+    if isinstance(layer, keras.layers.Lambda):  # it can be trained where it is not stored
+        found = fit(None, keras.Model(inputs, outputs), FAST)
+        assert np.isfinite(found.scores["mean_iou"])
 
 
 @pytest.fixture
@@ -292,7 +294,8 @@ def test_a_crop_too_small_for_the_rates_is_one_warning(caplog, eager):
     assert warned_of_padding(paper, (513, 513), caplog) == []
     assert warned_of_padding(paper.with_output_stride(8), (513, 513), caplog) == []
     caplog.clear()
-    keras_deeplab.fit(paper, SOURCE, RECIPE, verbose=0)  # of two stages
+    two_stages = RECIPE.replace(epochs=1)
+    keras_deeplab.fit(paper, SOURCE, two_stages, steps_per_epoch=1, verbose=0)
     assert sum("act mostly as 1x1" in record.message for record in caplog.records) == 1
 
 
