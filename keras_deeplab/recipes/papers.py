@@ -96,7 +96,7 @@ SCRATCH = FINETUNE.replace(name="scratch", learning_rate=3e-3)
 SHAPES = FINETUNE.replace(
     name="shapes",
     batch_size=8,
-    steps=400,
+    steps=800,
     scales=(1.0, 1.0),
     color_jitter=None,
     class_focus=0.0,

@@ -67,7 +67,7 @@ def training_cost(
     ...     keras_deeplab.trainer.ModelBuilder(), source, data.audit(source), recipe
     ... )
     >>> cost.steps
-    400
+    800
     """
     source.check_split("train")
     info = source.info
