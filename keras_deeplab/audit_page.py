@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_deeplab.data import DatasetError, Report, Source
 from keras_deeplab.data.source import evenly_spaced
-from keras_deeplab.html_page import SIDE, bar, figure, page
+from keras_deeplab.html_page import SIDE, bar, figure, page, table
 from keras_deeplab.pictures import overlay
 
 SHOWN = 12  # pairs of each split
@@ -81,14 +81,14 @@ def _findings(report: Report) -> str:
 
 
 def _sizes(report: Report) -> str:
-    rows = "".join(
-        f"<tr><td>{split}<td>{part.images} images<td>{part.smallest[1]}x{part.smallest[0]} to "
-        f"{part.largest[1]}x{part.largest[0]}<td>crop {part.crop_size[1]}x{part.crop_size[0]}"
-        for split, part in report.splits.items()
-    )
+    rows = []
+    for split, part in report.splits.items():
+        smallest, largest, crop = (
+            f"{width}x{height}" for height, width in (part.smallest, part.largest, part.crop_size)
+        )
+        rows.append([split, f"{part.images} images", f"{smallest} to {largest}", f"crop {crop}"])
     low, high = report.scales
-    scales = f"<p>Random scales {low:g} to {high:g}</p>"
-    return f"<h2>Splits</h2><table>{rows}</table>{scales}"
+    return f"<h2>Splits</h2>{table(rows)}<p>Random scales {low:g} to {high:g}</p>"
 
 
 def _bars(report: Report) -> str:
@@ -97,7 +97,7 @@ def _bars(report: Report) -> str:
     names = (*report.info.classes, "ignored")
     colors = (*report.info.colors, (200, 200, 200))
     weights = report.class_weights
-    heads = "".join(f"<th>{split}" for split in splits)
+    heads = "".join(f"<th>{html.escape(split)}" for split in splits)
     rows = [f"<tr><th>class{heads}<th>weight (median frequency)"]
     for label, (name, color) in enumerate(zip(names, colors, strict=True)):
         cells = ""
@@ -121,4 +121,4 @@ def _sheets(report: Report, source: Source) -> Iterator[str]:
             image, label = image[::step, ::step], label[::step, ::step]
             shown = [overlay(image, label, report.info.colors, alpha) for alpha in (0.0, 0.5)]
             figures += figure(shown, names[place])
-        yield f"<h2>{split}</h2>{figures}"
+        yield f"<h2>{html.escape(split)}</h2>{figures}"

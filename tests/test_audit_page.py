@@ -59,6 +59,23 @@ def test_the_page_shows_findings_shares_and_pictures():
     assert np.abs(left - image).mean() < 12
 
 
+def test_names_of_splits_are_text():
+    class Named(data.Shapes):
+        splits = ("train", "<script>")
+
+        def names(self, split):
+            return super().names("train")
+
+        def dataset(self, split, numbers=None):
+            return super().dataset("train", numbers)
+
+    source = Named(train=2, val=1)
+    page = audit_page(data.audit(source), source, "x")
+    assert "<script>" not in page
+    for tag in ("td", "th", "h2"):  # sizes, shares and pictures
+        assert f"<{tag}>&lt;script&gt;" in page
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_images_of_other_channel_counts_are_drawn(channels):
     class Bands(data.Shapes):
