@@ -66,12 +66,11 @@ def small_networks(monkeypatch):
 
 
 @pytest.fixture
-def short_runs(monkeypatch):
+def short_runs(monkeypatch, eager):
     """One step of training, not compiled, and no export."""
     fit = keras.Model.fit
 
     def one_step(self, *args, **settings):
-        self.run_eagerly = True
         short = {"epochs": 1, "steps_per_epoch": 1, "validation_steps": 1}
         return fit(self, *args, **{**settings, **short})
 
@@ -120,7 +119,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [name for name in TEXTS if blocks(TEXTS[name], "python")])
-@pytest.mark.usefixtures("one_device", "short_runs", "small_networks", "eager")
+@pytest.mark.usefixtures("one_device", "short_runs", "small_networks")
 def test_code_of_a_page_runs(page, folder, tmp_path, monkeypatch):
     copy = tmp_path / "docs"  # as a page writes files too
     shutil.copytree(folder, copy, symlinks=True)
@@ -251,7 +250,6 @@ def test_example_of_a_docstring(name, folder, tmp_path, monkeypatch, request):
         request.getfixturevalue("small_networks")
     if "export" not in name:
         request.getfixturevalue("short_runs")
-        request.getfixturevalue("eager")
     if name in OWN:
         Path("photos").symlink_to(folder / "mydata")
         Path("street.jpg").symlink_to(folder / "photo.jpg")

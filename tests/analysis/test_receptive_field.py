@@ -64,6 +64,13 @@ def test_by_hand():
     assert report.to_dict()["stages"][1]["rate"] == 5
 
 
+def pixels_that_change(model, row, column):
+    """Rows and columns of a 33x41 image on which one place of the output depends."""
+    single_pixels = np.eye(33 * 41, dtype="float32").reshape(-1, 33, 41, 1)
+    changed = model(single_pixels).numpy()[:, row, column].any(-1)
+    return np.nonzero(changed.reshape(33, 41))
+
+
 def test_the_field_is_where_an_image_changes_the_output():
     """The rectangle of field and centre is that of the pixels with an influence."""
     model = keras.Sequential(
@@ -76,9 +83,7 @@ def test_the_field_is_where_an_image_changes_the_output():
         ]
     )
     stage = receptive_field(model).stages[-1]
-    single_pixels = np.eye(33 * 41, dtype="float32").reshape(-1, 33, 41, 1)
-    changed = model(single_pixels).numpy()[:, 2, 3].any(-1)
-    rows, columns = np.nonzero(changed.reshape(33, 41))
+    rows, columns = pixels_that_change(model, 2, 3)
     height, width = stage.receptive_field
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (height, width)
     centre = [o + k * s for o, k, s in zip(stage.offset, (2, 3), stage.stride, strict=True)]
@@ -126,10 +131,8 @@ def test_the_last_stage_is_the_output(moving):
     inputs = keras.Input((33, 41, 1))
     x = kl.Conv2D(1, 3, kernel_initializer="ones", name="block1_conv")(inputs)
     model = keras.Model(inputs, moving(x))
-    place, single_pixels = (12, 9), np.eye(33 * 41, dtype="float32").reshape(-1, 33, 41, 1)
-    changed = model(single_pixels).numpy()[:, *place].any(-1)
-    rows, columns = np.nonzero(changed.reshape(33, 41))
-    box = receptive_field(model).stages[-1].box(place, (33, 41))
+    rows, columns = pixels_that_change(model, 12, 9)
+    box = receptive_field(model).stages[-1].box((12, 9), (33, 41))
     assert box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
 
 
