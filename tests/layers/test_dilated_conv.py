@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 
 import keras
 import numpy as np
@@ -26,22 +27,16 @@ PAIRS = {
 TOLERANCES = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 0.04}
 
 
-def outputs_and_gradients(layer, x, is_traced):
-    """Of a traced layer that does not know the size of the map, or else of an eager one."""
-
-    def compute(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x)
-        weights = tf.random.stateless_normal(tf.shape(y), (1, 2), dtype=tf.float64)
-        upstream = tf.cast(tf.cast(weights, tf.bfloat16), y.dtype)  # the same in every dtype
-        return (y, *tape.gradient(y, [x, *layer.trainable_variables], upstream))
-
-    spec = tf.TensorSpec((None, None, None, x.shape[-1]), x.dtype)
-    return (tf.function(compute, input_signature=[spec]) if is_traced else compute)(x)
+def outputs_and_gradients(layer, x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x)
+    weights = tf.random.stateless_normal(tf.shape(y), (1, 2), dtype=tf.float64)
+    upstream = tf.cast(tf.cast(weights, tf.bfloat16), y.dtype)  # the same in every dtype
+    return (y, *tape.gradient(y, [x, *layer.trainable_variables], upstream))
 
 
-def compare(kind, dtype, settings, size, is_traced):
+def compare(kind, dtype, settings, size, is_dynamic):
     made, reference_class, options = PAIRS[kind]
     layer = made(**options, **settings, dtype=dtype)
     reference = reference_class(**options, **settings, dtype="float64")
@@ -55,8 +50,10 @@ def compare(kind, dtype, settings, size, is_traced):
         values = tf.cast(random.normal(size=own.shape), tf.bfloat16)
         own.assign(tf.cast(values, dtype))
         other.assign(tf.cast(values, tf.float64))
-    found = outputs_and_gradients(layer, tf.cast(x, dtype), is_traced)
-    expected = outputs_and_gradients(reference, tf.cast(x, tf.float64), False)
+    spec = tf.TensorSpec((None, None, None, 4) if is_dynamic else x.shape, dtype)
+    traced = tf.function(partial(outputs_and_gradients, layer), input_signature=[spec])
+    found = traced(tf.cast(x, dtype))
+    expected = outputs_and_gradients(reference, tf.cast(x, tf.float64))
     for own, other in zip(found, expected, strict=True):
         spread = tf.math.reduce_std(other)
         assert spread > 0.1 or not np.any(other)
@@ -66,7 +63,7 @@ def compare(kind, dtype, settings, size, is_traced):
         assert error < tolerance, (kind, settings, float(error))
 
 
-# Arguments, size of the map and whether the layer is traced.
+# Arguments, size of the map and whether it is unknown when the layer is traced.
 SETTINGS = [
     ({"kernel_size": 3, "dilation_rate": 2, "padding": "same"}, (31, 40), True),
     # Some taps miss the small map.
