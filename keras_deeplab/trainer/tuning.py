@@ -38,6 +38,7 @@ LONGEST_SHARE = 1 / 8  # of the time, for the longest training
 FEWEST_STEPS = 60  # after 28 steps, two trials on CamVid predicted a single class everywhere
 FOLDS = 5
 ATTEMPTS = 3  # as a system without memory ends the process
+MOST_FAILURES = 10  # one after the other
 LEARNING_RATES = 4  # times and divided by the recipe's
 CROPS = (1, 0.75, 0.5)  # of the recipe's crop
 SCALES = ((0.5, 2.0), (0.75, 1.5))
@@ -286,6 +287,7 @@ def _search(
         step_seconds = study.user_attrs.get("step_seconds", 0.0)
         return time.monotonic() + steps * step_seconds < end
 
+    failures = 0
     while has_time(shortest):
         trial = study.ask()
         _propose(trial, recipe.learning_rate, choices)
@@ -299,8 +301,13 @@ def _search(
             logger.warning("Trial %d failed: %s", trial.number, error)
             trial.set_user_attr("failure", str(error))
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            failures += 1
+            if failures == MOST_FAILURES:
+                logger.warning("The search ends: its last %d trials failed.", failures)
+                break
         else:
             study.tell(trial, score)
+            failures = 0
     if not _finished(study):
         rule = f"enough for a training of {shortest} steps"
         raise validation.error("minutes", rule, round(seconds / 60, 1))

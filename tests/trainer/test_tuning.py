@@ -238,6 +238,24 @@ def test_a_trial_that_fails_when_it_is_longer_is_not_the_best(
     assert result.recipe.learning_rate <= RECIPE.learning_rate
 
 
+def test_trials_that_fail_at_once_end_the_search(
+    source, tmp_path, clock, score, monkeypatch, caplog
+):
+    calls = []
+
+    def fails(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1 and calls[-1][-1] == calls[0][-1]:
+            raise ValueError("a file is gone")
+        return score(*arguments)
+
+    monkeypatch.setattr(tuning, "_trained_score", fails)
+    result = search(source, tmp_path / "t")
+    assert [bool(trial.failure) for trial in result.trials] == [False] + [True] * 10
+    assert result.trials[0] is result.baseline
+    assert "The search ends: its last 10 trials failed." in caplog.text
+
+
 def test_a_trial_that_takes_too_much_memory_fails_alone(
     source, tmp_path, clock, score, monkeypatch
 ):
