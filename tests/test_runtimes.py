@@ -32,12 +32,18 @@ def path(request, model, tmp_path_factory):
     return getattr(export, request.param)(model, path, info=info)
 
 
-def test_an_export_is_evaluated_as_its_model_is(path, model):
+@pytest.fixture(scope="module")
+def scores(model):
+    dataset = data.evaluation_dataset(data.Shapes(train=1, val=3))
+    return dataset, keras_deeplab.evaluate(model, dataset, verbose=0)
+
+
+def test_an_export_is_evaluated_as_its_model_is(path, scores):
     exported = runtimes.open_exported(path)
     assert exported.num_classes == 6
     assert exported.classes == data.Shapes().info.classes
-    dataset = data.evaluation_dataset(data.Shapes(train=1, val=3))
-    found, expected = (keras_deeplab.evaluate(m, dataset, verbose=0) for m in (exported, model))
+    dataset, expected = scores
+    found = keras_deeplab.evaluate(exported, dataset, verbose=0)
     assert found["images"] == 3
     assert found["mean_iou"] == pytest.approx(expected["mean_iou"], abs=1e-4)
 

@@ -36,7 +36,7 @@ def test_vgg16():
     floor, ceil = vgg16(pool_ceil=False), vgg16()
     for network in (floor, ceil):
         network.set_weights(reference.get_weights())
-    for size in ((64, 96), (97, 63), (64, 95)):
+    for size in ((64, 96), (97, 63)):
         x = scaled(*size)
         assert_same(floor, reference, x, 1e-4)
         assert geometry(floor, *size).output.size == floor(x).shape[1:3]

@@ -82,7 +82,7 @@ def network(loss_of):
 
 
 def mining(optimizer):
-    return HardPixelMining(0.2, warmup_steps=8, optimizer=optimizer)
+    return HardPixelMining(0.2, warmup_steps=4, optimizer=optimizer)
 
 
 def mining_in_a_sum(optimizer):
@@ -94,7 +94,7 @@ LABELS = IMAGES.argmax(-1)
 
 
 def train(model, first=0, last=3, **more):
-    options = {"batch_size": 2, "shuffle": False, "verbose": 0, **more}
+    options = {"batch_size": 4, "shuffle": False, "verbose": 0, **more}
     model.fit(IMAGES, LABELS, initial_epoch=first, epochs=last, **options)
     return model
 
@@ -106,7 +106,7 @@ def test_training_moves_the_fraction_and_a_file_resumes_it(tmp_path):
         on_train_batch_begin=lambda batch, logs: fractions.append(float(loss.current_fraction()))
     )
     train(whole, callbacks=[record], validation_data=(IMAGES, LABELS))
-    np.testing.assert_allclose(fractions, 1 - 0.1 * np.minimum(np.arange(12), 8), rtol=1e-6)
+    np.testing.assert_allclose(fractions, 1 - 0.2 * np.minimum(np.arange(6), 4), rtol=1e-6)
     stopped = train(network(mining_in_a_sum), last=1)  # where the fraction is half down
     stopped.save(tmp_path / "model.keras")
     stopped.save_weights(tmp_path / "model.weights.h5")

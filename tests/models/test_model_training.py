@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from networks import calibrated, small, tiny
 
-from keras_deeplab import DeepLabV3, DeepLabV3Plus, MultiScale, SPPNet
+from keras_deeplab import DeepLabV3, MultiScale, SPPNet
 from keras_deeplab import labels as labels_module
 from keras_deeplab.losses import CrossEntropy, Dice, Sum
 from keras_deeplab.models.training import LabelMapTraining
@@ -46,13 +46,13 @@ def test_a_few_steps_halve_the_loss_on_images_of_two_sizes():
 
 def test_saved_with_its_optimizer_it_resumes(tmp_path: Path):
     x, y = photographs()
-    model = compiled(small("v3_plus", aspp_rates=(1, 2), dropout=0.0))
+    model = compiled(small("v3", aspp_rates=(), head_filters=None, dropout=0.0))
     model.get_layer("aspp").project.trainable = False  # the optimizer holds fewer slots
     model.fit(x, y, epochs=2, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     loaded.run_eagerly = True
-    assert type(loaded) is DeepLabV3Plus
+    assert type(loaded) is DeepLabV3
     assert loaded.optimizer.iterations == 2
     for mine, its in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
         np.testing.assert_array_equal(mine, its)
@@ -64,7 +64,7 @@ def test_saved_with_its_optimizer_it_resumes(tmp_path: Path):
 
 def test_float16_scales_the_loss():
     # Small gradients would underflow unseen; Keras asks the model itself for its policy.
-    model = compiled(DeepLabV3(2, tiny(), aspp_filters=8, dtype="mixed_float16"))
+    model = compiled(DeepLabV3(2, tiny(), aspp_filters=8, aspp_rates=(), dtype="mixed_float16"))
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     model.fit(*photographs(batch=2), verbose=0)
     assert int(model.optimizer.inner_optimizer.iterations) == 1
@@ -103,8 +103,8 @@ def test_a_clone_that_would_lose_the_class_is_refused(model):
     for options in ({}, {"clone_function": same}, {"input_tensors": size}):
         with pytest.raises(ValueError, match=f"A {type(model).__name__} must not be cloned .* Use"):
             keras.models.clone_model(model, **options)
-    around = keras.Sequential([keras.Input((33, 40, 3)), calibrated("v3_plus")])
-    assert type(keras.models.clone_model(around).layers[-1]) is DeepLabV3Plus
+    around = keras.Sequential([keras.Input((33, 40, 3)), calibrated("v3_auxiliary")])
+    assert type(keras.models.clone_model(around).layers[-1]) is DeepLabV3
 
 
 def test_copies_keep_class_weights_and_auxiliary_head():
@@ -133,7 +133,7 @@ def test_class_weight_of_label_maps_is_refused(model):
 def test_hdf5_which_would_not_load_is_refused(tmp_path):
     for name in ("model.h5", "model.HDF5"):
         with pytest.raises(ValueError, match="`filepath` must end in .keras"):
-            calibrated("v3_plus").save(tmp_path / name)
+            calibrated("v3_auxiliary").save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 

@@ -85,12 +85,10 @@ def test_the_fusions_equal_what_is_done_by_hand(model, fusion, scales, flip, siz
 @pytest.mark.parametrize("fusion", ["max", "mean"])
 def test_a_mirrored_image_gets_the_mirrored_logits(fusion):
     model = calibrated("v2")
-    several = MultiScale(model, (0.5, 1, 1.25), fusion=fusion, flip=True)
-    for size in ((64, 96), (61, 97)):
-        x = image(*size)
-        mirrored = several(x[:, :, ::-1]).numpy()[:, :, ::-1]
-        np.testing.assert_allclose(mirrored, several(x), atol=1e-5)
+    several = MultiScale(model, (0.5, 1.25), fusion=fusion, flip=True)
     x = image(61, 97)
+    mirrored = several(x[:, :, ::-1]).numpy()[:, :, ::-1]
+    np.testing.assert_allclose(mirrored, several(x), atol=1e-5)
     alone = model(x[:, :, ::-1]).numpy()[:, :, ::-1]
     assert np.abs(alone - model(x)).max() > 0.1  # the model itself is not so
 

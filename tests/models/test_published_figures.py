@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from networks import calibrated, small, tiny, zero_kernels
+from networks import small, tiny, zero_kernels
 
 import keras_deeplab
 from keras_deeplab.backbones import resnet
@@ -82,7 +82,7 @@ def test_the_head_is_separable_where_the_authors_is(monkeypatch):
         expected = name.startswith(("xception", "mobilenet")) or name.endswith("_beta")
         for given, separable in ((None, expected), (False, False), (True, True)):
             assert completed({**arguments, "separable": given})["separable"] is separable
-    config = calibrated("v3_plus").get_config()  # on a user's network
+    config = small("v3_plus").get_config()  # on a user's network
     assert (config["separable"], config["low_level_layer"]) == (False, "stage4_out")
     own = keras_deeplab.backbones.Backbone(lambda input_shape: tiny(), "tf", separable=True)
     monkeypatch.setitem(keras_deeplab.backbones.BACKBONES, "resnet50", own)

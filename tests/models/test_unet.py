@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from calibration import calibrate, image
+from keras.src.applications.convnext import ConvNeXt
 from networks import calibrated, tiny, tiny_sequential, zero_kernels
 
+from keras_deeplab.backbones.resnet import UNITS
+from keras_deeplab.backbones.xception import MIDDLE_UNITS
 from keras_deeplab.graph import geometry, multiply_adds
 from keras_deeplab.graph.network import leaf_layers
 from keras_deeplab.models.unet import UNet
@@ -162,7 +165,9 @@ def test_missing_strides_and_those_beyond_the_depth_are_left_out(depth, skips):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "xception41", "vgg16"])
-def test_deep_backbones_of_the_package(name):
+def test_deep_backbones_of_the_package(name, monkeypatch):
+    monkeypatch.setitem(UNITS, 50, (1, 1, 1, 2))  # the other units are the same again
+    monkeypatch.setitem(MIDDLE_UNITS, 41, 1)
     model = UNet(21, name)
     assert [x.stride[0] for x in geometry(model.backbone).outputs] == [32, 2, 4, 8, 16]
     assert np.isfinite(model(image(97, 129))).all()
@@ -170,7 +175,8 @@ def test_deep_backbones_of_the_package(name):
 
 @pytest.mark.slow
 def test_a_network_without_stride_2():
-    network = keras.applications.ConvNeXtTiny(include_top=False, weights=None)
+    sizes = {"depths": [1, 1, 1, 1], "projection_dims": [8, 16, 32, 64]}
+    network = ConvNeXt(include_top=False, weights=None, **sizes)
     model = UNet(3, network)
     assert [x.stride[0] for x in geometry(model.backbone).outputs] == [32, 4, 8, 16]
     assert model(image(97, 129)).shape == (1, 97, 129, 3)
