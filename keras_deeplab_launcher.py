@@ -23,7 +23,7 @@ COMMANDS = {
     "compare": "compare the scores, curves and settings of runs",
     "predict": "predict label maps of images",
     "demo": "open a local web page that predicts photographs and the webcam",
-    "export": "write a SavedModel",
+    "export": "write a model for TensorFlow, LiteRT or ONNX",
     "convert": "convert weights of other packages to a .keras file",
     "analyze": "report receptive fields and live kernel taps of a model",
     "audit": "check every file of a data set",

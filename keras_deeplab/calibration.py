@@ -78,8 +78,6 @@ def calibrate(
 
 def write_calibrated(model: keras.Model, dataset: tf.data.Dataset, path: Path) -> dict[str, Any]:
     """Calibrates a model and writes it to a `.keras` file; logs and returns the report."""
-    if path.suffix != ".keras":
-        raise error("path", "a file that ends in .keras", str(path))
     report = calibrate(model, dataset)
     with atomic_write(path, stored_bytes(model)) as temporary:
         model.save(temporary)

@@ -22,6 +22,7 @@ from keras_deeplab.metrics import SegmentationMetrics
 from keras_deeplab.models.deep_supervision import DeepSupervision
 from keras_deeplab.optimizers.groups import predictors
 from keras_deeplab.schedules import PolynomialDecay
+from keras_deeplab.weights.errors import listed
 
 LEARNING_RATE, NORM_FREE_LEARNING_RATE = 8e-3, 3e-4
 STEPS, WARMUP_STEPS, STEPS_PER_EPOCH = 300, 10, 10
@@ -259,7 +260,7 @@ def _frozen(model: keras.Model) -> str | None:
     frozen = [layer.name for layer in layers if layer.weights and not layer.trainable]
     if not frozen:
         return None
-    return f"{trainable} of {total} weights are trainable; frozen: {_some(frozen)}."
+    return f"{trainable} of {total} weights are trainable; frozen: {listed(frozen)}."
 
 
 def _differing_modes(one: _OneBatch) -> str | None:
@@ -303,7 +304,7 @@ def _lost_gradients(one: _OneBatch) -> str | None:
     if not lost:
         return None
     return (
-        f"There are no gradients of {_some(lost)}. Look for activations that are dead (initial "
+        f"There are no gradients of {listed(lost)}. Look for activations that are dead (initial "
         "weights, scale of the input), stop_gradient, argmax, rounding or NumPy after these "
         "layers, for NaN in the weights, division by zero and the logarithm of zero."
     )
@@ -352,11 +353,6 @@ def _falling_loss(one: _OneBatch) -> str | None:
     if len(losses) < 3 or np.mean(losses[-third:]) < 0.9 * np.mean(losses[-2 * third : -third]):
         return "The loss still falls: train more steps."
     return None
-
-
-def _some(names: list[str]) -> str:
-    """The first names of a list."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 # The first that returns a message is the cause.

@@ -14,7 +14,7 @@ from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.confidence import CalibrationError
 from keras_deeplab.crf import PRESETS, DenseCRF, RefinedModel, SearchReport, search
 from keras_deeplab.inference import Predictor, logits_spec, model_functions, predict
-from keras_deeplab.metrics import SegmentationMetrics, by_name, mean_iou_of, number, scores
+from keras_deeplab.metrics import SegmentationMetrics, by_name, number, score_tensors, scores
 from keras_deeplab.models import MultiScale
 from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error, integer
@@ -90,7 +90,7 @@ def evaluate(
         """Adds an image to the confusion matrix and returns its mean IoU."""
         before = tf.convert_to_tensor(metric.confusion)
         metric.update_state(truth, predicted)
-        return mean_iou_of(tf.convert_to_tensor(metric.confusion) - before)
+        return score_tensors(tf.convert_to_tensor(metric.confusion) - before)["mean_iou"]
 
     steps = int(dataset.cardinality())
     progress = keras.utils.Progbar(

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_deeplab.confidence import BINS, margin
 from keras_deeplab.data import Source
-from keras_deeplab.html_page import SIDE, bar, figure, page, picture, table
+from keras_deeplab.html_page import SIDE, bar, cell, figure, page, picture, table
 from keras_deeplab.inference import Predictor, model_functions
 from keras_deeplab.pictures import confusion_picture, overlay
 
@@ -55,10 +55,11 @@ def evaluation_parts(
     functions = model_functions(model)
     worst = report["worst_images"][:SHOWN_WORST]
     best = [row for row in report["best_images"] if row not in worst][:SHOWN_BEST]
+    confusion = confusion_picture(np.array(report["confusion"]), list(report["per_class"]))
     parts = [
         _totals(report, split),
         _classes(report, source),
-        f"<h2>Confusion</h2>{picture(_confusion(report), 'PNG')}",
+        f"<h2>Confusion</h2>{picture(confusion, 'PNG')}",
         _reliability(report),
         "<h2>Worst images</h2><p>Image, truth, prediction, and the difference between the two "
         "largest probabilities: white is certain, black undecided.</p>",
@@ -69,14 +70,6 @@ def evaluation_parts(
     return parts
 
 
-def _confusion(report: dict[str, Any]) -> np.ndarray:
-    return confusion_picture(np.array(report["confusion"]), list(report["per_class"]))
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
 def _totals(report: dict[str, Any], split: str) -> str:
     totals = {
         "mean IoU": report["mean_iou"],
@@ -84,7 +77,7 @@ def _totals(report: dict[str, Any], split: str) -> str:
         "pixel accuracy": report["pixel_accuracy"],
         "expected calibration error": report["expected_calibration_error"],
     }
-    rows = [(name, _number(value)) for name, value in totals.items() if value is not None]
+    rows = [(name, cell(value)) for name, value in totals.items() if value is not None]
     heading = f"{report['images']} images of {html.escape(split)}"
     return f"<h2>{heading}</h2>{table(rows)}"
 
@@ -94,7 +87,7 @@ def _classes(report: dict[str, Any], source: Source) -> str:
     rows = [f"<tr><th>class<th>IoU{'<th>boundary IoU' * bool(boundary)}<th>predicted<th>in truth"]
     for (name, iou), color in zip(report["per_class"].items(), source.info.colors, strict=True):
         cells = f"<td>{bar(iou, color)} {iou:.3f}" if iou is not None else "<td>absent"
-        cells += f"<td>{_number(boundary[name])}" if boundary else ""
+        cells += f"<td>{cell(boundary[name])}" if boundary else ""
         for share in (report["predicted_share"][name], report["true_share"][name]):
             cells += "<td>" if share is None else f"<td>{share:.2%}"
         rows.append(f"<tr><td>{html.escape(name)}{cells}")

@@ -66,6 +66,11 @@ def data_uri(pixels: np.ndarray, kind: str) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
+def cell(value: float | None, form: str = ".3f") -> str:
+    """Returns the text of a number, empty for None."""
+    return "" if value is None else format(value, form)
+
+
 def table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
     """Returns a table of cells in plain text."""
     lines = [f"<tr>{''.join(f'<th>{html.escape(head)}' for head in heads)}"] if heads else []
@@ -73,21 +78,21 @@ def table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], x: str) -> str:
-    """Returns curves in one SVG drawing.
+def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Returns curves over the epochs in one SVG drawing.
 
     Args:
         title: Name of the values, in plain text.
-        curves: Points `(x, value)` of each curve, in order. Those that are not finite are left out,
-            and the points beside them are connected. A curve without points is not in the legend.
-        x: Name of the horizontal axis.
+        curves: Points `(epoch, value)` of each curve, in order. Those that are not finite are left
+            out, and the points beside them are connected. A curve without points is not in the
+            legend.
 
     Returns:
         HTML; an empty string if there are no points.
 
     Example:
 
-    >>> chart = keras_deeplab.html_page.line_chart("loss", {"train": [(1, 0.9), (2, 0.5)]}, "epoch")
+    >>> chart = keras_deeplab.html_page.line_chart("loss", {"train": [(1, 0.9), (2, 0.5)]})
     """
     finite = {}
     for name, curve in curves.items():
@@ -121,8 +126,7 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], 
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{row:g}</text>'
         )
     middle = (LEFT + width - RIGHT) / 2
-    label = html.escape(x)
-    drawn.append(f'<text x="{middle}" y="{height - 6}" text-anchor="middle">{label}</text>')
+    drawn.append(f'<text x="{middle}" y="{height - 6}" text-anchor="middle">epoch</text>')
     for number, (name, curve) in enumerate(finite.items()):
         color = LINES[number % len(LINES)]
         dash = ' stroke-dasharray="5 3"' * (number // len(LINES) % 2)
@@ -134,7 +138,7 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], 
             left, y = place(point)
             drawn.append(
                 f'<circle cx="{left:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"><title>'
-                f"{html.escape(name)}, {label} {point[0]:g}: {point[1]:.4g}</title></circle>"
+                f"{html.escape(name)}, epoch {point[0]:g}: {point[1]:.4g}</title></circle>"
             )
         legend.append(f'<span style="color:{color}">&#9632;</span> {html.escape(name)}')
     return (

@@ -57,7 +57,7 @@ def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> d
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
         raise validation.error("confusion", "a square matrix", confusion.shape)
     names = checked_names(confusion.shape[0], class_names)
-    values = {name: value.numpy() for name, value in _scores(tf.constant(confusion)).items()}
+    values = {name: value.numpy() for name, value in score_tensors(tf.constant(confusion)).items()}
     return {
         name: by_name(value, names) if value.ndim else number(value)
         for name, value in values.items()
@@ -70,7 +70,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int)
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def _scores(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
+def score_tensors(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the values of `scores`, with NaN for undefined ones."""
     hits = tf.linalg.diag_part(confusion)
     true, predicted = tf.reduce_sum(confusion, 1), tf.reduce_sum(confusion, 0)
@@ -83,11 +83,6 @@ def _scores(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
         "frequency_weighted_iou": tf.reduce_sum(counted * true) / pixels,
         "predicted_share": predicted / pixels,
     }
-
-
-def mean_iou_of(confusion: tf.Tensor) -> tf.Tensor:
-    """Returns the mean IoU of a confusion matrix, NaN for one of zeros."""
-    return _scores(confusion)["mean_iou"]
 
 
 def ious(intersection: tf.Tensor, union: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -223,7 +218,9 @@ class SegmentationMetrics(keras.metrics.Metric):
     def result(self) -> dict[str, tf.Tensor]:
         """Returns the scores since the last reset; in a `tf.function` without those per class."""
         confusion = tf.convert_to_tensor(self.confusion)
-        result = {name: tf.cast(value, self.dtype) for name, value in _scores(confusion).items()}
+        result = {
+            name: tf.cast(value, self.dtype) for name, value in score_tensors(confusion).items()
+        }
         names = {"iou": "per_class", "predicted_share": "predicted_share"}
         of_classes = {kind: result.pop(name) for kind, name in names.items()}
         if tf.executing_eagerly():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -227,8 +228,8 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
         paths += inside
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise error("images", "existing regular files", missing)
-    stems = [path.stem for path in paths]
-    if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
+    stems = Counter(path.stem for path in paths)
+    if repeated := sorted(stem for stem, count in stems.items() if count > 1):
         raise error("images", "files of different names without their endings", repeated)
     return paths
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 
 import psutil
 import pytest
 
+from keras_deeplab import memory
 from keras_deeplab.memory import available_memory, peak_memory, return_free_memory
 
 
@@ -36,6 +38,13 @@ def test_the_peak_remains_after_the_memory_is_freed():
     size = psutil.Process().memory_info().rss
     del block
     assert 0.9 * size < peak_memory() < 1.5 * size
+
+
+def test_the_peak_is_not_that_of_the_process_that_started_this_one():
+    block = bytearray(b"x") * 300_000_000
+    code = f"import runpy; print(runpy.run_path({memory.__file__!r})['peak_memory']())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert 5e6 < int(found.stdout) < len(block)
 
 
 def test_a_container_s_limit_counts_without_the_files_that_it_has_cached(tmp_path):

@@ -152,11 +152,9 @@ def cost(
         graph_bytes = PREDICTION_BYTES + LAYER_BYTES * len(inference.calls)
         return graph_bytes + weights + int(MAP_SHARE * images * live)
 
-    largest: list[int | None] = [None, None]
+    peaks, largest = (training_bytes, inference_bytes), [None, None]
     if memory is not None:
-        memory = integer("memory", memory)
-        batches = range(1, LARGEST_BATCH + 1)
-        peaks = (training_bytes, inference_bytes)
+        memory, batches = integer("memory", memory), range(1, LARGEST_BATCH + 1)
         largest = [bisect.bisect_right(batches, memory, key=peak) for peak in peaks]
     counts = multiply_adds(model, *size)
     networks = {call.path for call in top_level_calls(model) if is_network(call.operation)}
@@ -171,16 +169,9 @@ def cost(
                 counted.add(id(weight))
     for path, count in counts.items():
         operations[stage_name(path, networks)] += count
-    return CostEstimate(
-        size,
-        batch,
-        sum(parameters.values()),
-        sum(counts.values()),
-        tuple(StageCost(name, n, operations[name]) for name, n in parameters.items()),
-        training_bytes(batch),
-        inference_bytes(batch),
-        *largest,
-    )
+    totals = parameters.total(), operations.total()
+    stages = tuple(StageCost(name, n, operations[name]) for name, n in parameters.items())
+    return CostEstimate(size, batch, *totals, stages, *(peak(batch) for peak in peaks), *largest)
 
 
 def _maps(model: keras.Model, size: tuple[int, int]) -> tuple[Geometry, dict[int, int]]:

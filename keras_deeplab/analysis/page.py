@@ -69,16 +69,13 @@ def receptive_field_page(
         [Luo et al., 2016](https://arxiv.org/abs/1701.04128), section 3.
     """
     spec, classes = logits_spec(model)
-    names = (
-        [*map(str, range(classes))] if class_names is None else strings("class_names", class_names)
-    )
+    default = list(map(str, range(classes)))
+    names = strings("class_names", default if class_names is None else class_names)
     if len(names) != classes:
         raise error("class_names", f"{classes} names, one per class", names)
     integer("grid", grid)
-    any_size = tf.TensorShape((None, None, None, spec.shape[-1]))
-    pixels = _shrunk(
-        image_pixels(image, any_size, value_range), spec, integer("max_side", max_side)
-    )
+    pixels = image_pixels(image, spec.shape[-1], value_range)
+    pixels = _shrunk(pixels, spec, integer("max_side", max_side))
     height, width = pixels.shape[1:3]
     network = differentiable(model)
     logits = tf.cast(network(pixels, training=False), tf.float32)

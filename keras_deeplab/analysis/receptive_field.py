@@ -84,15 +84,8 @@ class ReceptiveFields:
         rows: list[tuple[object, ...]] = [("stage", "stride", "receptive field", "centre", "rate")]
         for stage in self.stages:
             field = f"{_pair(stage.receptive_field)}{' + image' * stage.whole_image}"
-            rows.append(
-                (
-                    stage.name,
-                    _pair(stage.stride),
-                    "image" if stage.stride[0] is None else field,
-                    _pair(stage.offset),
-                    stage.rate,
-                )
-            )
+            field = "image" if stage.stride[0] is None else field
+            rows.append((stage.name, _pair(stage.stride), field, _pair(stage.offset), stage.rate))
         return text_table(rows)
 
     def to_dict(self) -> dict[str, Any]:

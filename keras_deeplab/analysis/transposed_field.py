@@ -146,9 +146,8 @@ def _transposed(operation: Any, weights: np.ndarray, size: tuple[int, int]) -> n
 def _kernel(operation: Any, channels: int) -> np.ndarray:
     """Returns the kernel `(height, width, input channels, output channels)`."""
     if isinstance(operation, kl.AveragePooling2D):
-        return (
-            np.ones((*operation.pool_size, 1, 1)) * np.eye(channels) / np.prod(operation.pool_size)
-        )
+        size = operation.pool_size
+        return np.ones((*size, 1, 1)) * np.eye(channels) / np.prod(size)
     kernel = np.asarray(operation.kernel, np.float64)
     if not isinstance(operation, kl.DepthwiseConv2D):
         return kernel

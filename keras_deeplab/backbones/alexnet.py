@@ -41,13 +41,7 @@ def alexnet(input_shape: tuple[int | None, int | None, int] = (None, None, 3)) -
             continue
         if stride > 1:
             x = kl.ZeroPadding2D(padding, name=f"{name}_pad")(x)
-        x = kl.Conv2D(
-            filters,
-            kernel_size,
-            stride,
-            padding="valid" if stride > 1 else "same",
-            activation="relu",
-            kernel_initializer="he_uniform",
-            name=name,
-        )(x)
+        mode = "valid" if stride > 1 else "same"
+        options = {"activation": "relu", "kernel_initializer": "he_uniform", "name": name}
+        x = kl.Conv2D(filters, kernel_size, stride, mode, **options)(x)
     return keras.Model(inputs, x, name="alexnet")

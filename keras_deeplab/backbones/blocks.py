@@ -77,16 +77,8 @@ def inverted_residual(
     options = {"activation": activation, "epsilon": epsilon}
     if expanded != depth:
         x = conv_norm(x, expanded, 1, f"{name}_expand", **options)
-    x = conv_norm(
-        x,
-        None,
-        kernel_size,
-        f"{name}_depthwise",
-        stride=stride,
-        rate=rate,
-        padding=padding,
-        **options,
-    )
+    spatial = {"stride": stride, "rate": rate, "padding": padding}
+    x = conv_norm(x, None, kernel_size, f"{name}_depthwise", **spatial, **options)
     if squeeze:
         x = _squeeze_excite(x, multiple_of(8, expanded / 4), f"{name}_squeeze")
     x = conv_norm(x, channels, 1, f"{name}_project", epsilon=epsilon, activation=None)

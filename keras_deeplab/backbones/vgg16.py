@@ -40,17 +40,11 @@ def vgg16(
     """
     one_of("pool_size", pool_size, (2, 3))
     x = inputs = keras.Input(input_shape, name="pixels")
+    options = {"padding": "same", "activation": "relu", "kernel_initializer": "he_uniform"}
     for block, (filters, convolutions) in enumerate(BLOCKS, 1):
+        options["dilation_rate"] = 2 if atrous and block == 5 else 1
         for index in range(1, convolutions + 1):
-            x = Conv2D(
-                filters,
-                3,
-                padding="same",
-                dilation_rate=2 if atrous and block == 5 else 1,
-                activation="relu",
-                kernel_initializer="he_uniform",
-                name=f"block{block}_conv{index}",
-            )(x)
+            x = Conv2D(filters, 3, **options, name=f"block{block}_conv{index}")(x)
         stride, name = 1 if atrous and block >= 4 else 2, f"block{block}_pool"
         padding = "same" if pool_ceil or stride == 1 else "valid"
         if pool_size == 3 and stride == 2:  # equal on both sides; values are not below the zeros

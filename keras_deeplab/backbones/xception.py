@@ -69,14 +69,8 @@ def _unit(x: Any, filters: tuple[int, ...], stride: int, name: str, epsilon: flo
         shortcut = conv_norm(
             x, filters[-1], 1, f"{name}_shortcut", stride=stride, epsilon=epsilon, activation=None
         )
-    for index, width in enumerate(filters, 1):
+    options = {"depthwise_activation": False, "activation": None, "epsilon": epsilon}
+    for index, (width, own) in enumerate(zip(filters, (1, 1, stride), strict=True), 1):
         x = kl.ReLU(name=f"{name}_act{index}")(x)
-        x = AtrousSeparableConv2D(
-            width,
-            strides=stride if index == len(filters) else 1,
-            depthwise_activation=False,
-            activation=None,
-            epsilon=epsilon,
-            name=f"{name}_conv{index}",
-        )(x)
+        x = AtrousSeparableConv2D(width, strides=own, name=f"{name}_conv{index}", **options)(x)
     return kl.Add(name=f"{name}_add")([shortcut, x])

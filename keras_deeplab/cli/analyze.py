@@ -16,15 +16,14 @@ from keras_deeplab.cli.options import (
     at_output_stride,
     command,
     height_and_width,
+    info_of,
     one_of,
     positive,
 )
 from keras_deeplab.files import write_json, write_text
 from keras_deeplab.graph.network import functional
-from keras_deeplab.inference import logits_spec
 from keras_deeplab.models.multi_scale import unwrapped
 from keras_deeplab.names import match
-from keras_deeplab.prediction import stored_info
 from keras_deeplab.trainer.building import DEFAULT_BACKBONES, MODELS
 from keras_deeplab.validation import error
 from keras_deeplab.validation import positive as positive_number
@@ -87,15 +86,12 @@ def main(options: argparse.Namespace) -> None:
         write_json(options.json, figures)
         print(f"Wrote {options.json}")
     if options.html is not None:
-        is_file = match(str(options.model), MODELS) is None
-        info = stored_info(options.model, logits_spec(model)[1]) if is_file else None
-        names, colors = (info.classes, info.colors) if info else (None, None)
+        info = info_of(options, model) if isinstance(options.model, Path) else None
+        names, colors, values = (
+            (info.classes, info.colors, info.value_range) if info else (None, None, None)
+        )
         page = analysis.receptive_field_page(
-            model,
-            options.image,
-            names,
-            colors=colors,
-            value_range=info.value_range if info else None,
+            model, options.image, names, colors=colors, value_range=values
         )
         write_text(options.html, page)
         print(f"Wrote {options.html}")

@@ -68,6 +68,8 @@ def main(options: argparse.Namespace) -> None:
     if options.calibrate and options.calibrate.exists() and not options.overwrite:
         advice = "Use --overwrite to replace it."
         raise error("--calibrate", "a new file", str(options.calibrate), advice)
+    if options.calibrate and options.calibrate.suffix != ".keras":
+        raise error("--calibrate", "a path that ends in .keras", str(options.calibrate))
     source = data.open_source(options.data)
     data.audit(source, [options.split])
     beside = Path() if is_address(options.model) else options.model.parent

@@ -14,14 +14,13 @@ from keras_deeplab.cli.options import (
     check_classes,
     command,
     height_and_width,
+    info_of,
     load_model,
     one_of,
     positive,
 )
 from keras_deeplab.export.calibration import calibration_split
 from keras_deeplab.export.comparison import LIMITS, scored_split
-from keras_deeplab.inference import logits_spec
-from keras_deeplab.prediction import stored_info
 from keras_deeplab.runtimes import OUTPUTS
 from keras_deeplab.validation import error
 
@@ -67,7 +66,7 @@ def main(options: argparse.Namespace) -> None:
         data.audit(source, list(dict.fromkeys(read)))
     model = load_model(options)
     if source is None:
-        info = stored_info(options.model, logits_spec(model)[1])
+        info = info_of(options, model)
     else:
         info = check_classes(options, model, source.info.classes) or source.info
     settings = {

@@ -217,6 +217,13 @@ def add_crf(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def info_of(options: argparse.Namespace, model: keras.Model | ExportedModel) -> DatasetInfo | None:
+    """Returns the names and colours that `--model` has: inside an export, or beside its file."""
+    if isinstance(model, ExportedModel):
+        return model.metadata.info
+    return stored_info(options.model, logits_spec(model)[1])
+
+
 def check_classes(
     options: argparse.Namespace, model: keras.Model | ExportedModel, classes: Sequence[str]
 ) -> DatasetInfo | None:
@@ -230,10 +237,7 @@ def check_classes(
             f"{options.model} predicts {predicted} classes, but {options.data} has "
             f"{len(classes)}: {', '.join(classes)}."
         )
-    if isinstance(model, ExportedModel):
-        info = model.metadata.info
-    else:
-        info = stored_info(options.model, predicted)
+    info = info_of(options, model)
     if info is not None and info.classes != tuple(classes):
         text = f"predicts {', '.join(info.classes)}; {options.data} has {', '.join(classes)}"
         if sorted(info.classes) == sorted(classes):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import keras
-
 import keras_deeplab
 from keras_deeplab.cli.options import (
     SIZE,
@@ -15,12 +13,12 @@ from keras_deeplab.cli.options import (
     add_model,
     command,
     height_and_width,
+    info_of,
     load_model_or_export,
     one_of,
 )
 from keras_deeplab.crf import RefinedModel, open_crf
-from keras_deeplab.inference import logits_spec
-from keras_deeplab.prediction import CONFIDENCES, list_images, stored_info
+from keras_deeplab.prediction import CONFIDENCES, list_images
 
 
 def parser() -> Parser:
@@ -59,14 +57,11 @@ def main(options: argparse.Namespace) -> None:
     images = list_images(options.images)  # before the model is loaded
     crf = open_crf(options.crf) if options.crf else None
     model = load_model_or_export(options)
-    info = None  # that inside an export
-    if isinstance(model, keras.Model):
-        info = stored_info(options.model, logits_spec(model)[1])
     keras_deeplab.predict_files(
         RefinedModel(model, crf) if crf else model,
         images,
         options.output,
-        info,
+        info_of(options, model),
         window=height_and_width(options.window) if options.window else None,
         overlap=options.overlap,
         frame_labels=options.frame_labels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
 
@@ -12,7 +12,6 @@ import tensorflow as tf
 from PIL import Image, ImageFile
 
 from keras_deeplab.data import jpeg
-from keras_deeplab.data.difference_hash import difference_hash
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import FORMATS, MAX_PIXELS, PILLOW_ERRORS, format_of
 from keras_deeplab.data.in_graph import decode_stored_channels
@@ -90,11 +89,6 @@ def decode_picture(encoded: bytes, channels: int = 3, thorough: bool = False) ->
     if name == "TIFF":  # which Pillow has turned: turn it back
         pixels = turned(pixels, {6: 8, 8: 6}.get(orientation, orientation))
     return Picture(pixels, ImageFacts(pixels.shape[:2], orientation, largest))
-
-
-def audited_facts(picture: Picture) -> ImageFacts:
-    """Returns the facts of an image with its difference hash."""
-    return replace(picture.facts, difference_hash=difference_hash(picture.pixels))
 
 
 def check_regular(path: Path) -> None:

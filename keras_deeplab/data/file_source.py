@@ -78,8 +78,7 @@ class FileSource(Source):
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = data_path(root)
         if not self.root.is_dir():
-            fault = FileFault("missing folder", f"{self.root} is not a folder", "a folder")
-            raise DatasetError(str(self.root), [fault])
+            raise self._error("missing folder", f"{self.root} is not a folder", "a folder")
         if not is_utf8(str(self.root)):
             raise self._error("file name not UTF-8", str(self.root))
         self._files: dict[str, SplitFiles] = {}
@@ -168,5 +167,5 @@ class FileSource(Source):
         """Identifies also the mask values of the classes."""
         return digest([super().fingerprint(), str(self.code)])
 
-    def _error(self, kind: str, found: str) -> DatasetError:
-        return DatasetError(str(self.root), [FileFault(kind, found)])
+    def _error(self, kind: str, found: str, expected: str = "") -> DatasetError:
+        return DatasetError(str(self.root), [FileFault(kind, found, expected)])

@@ -94,28 +94,26 @@ class Folder(FileSource):
         except ValueError as error:
             raise self._error("bad dataset.json", f"dataset.json: {error}") from error
 
+    @property
+    def _valid_settings(self) -> Settings:
+        try:
+            return self.settings
+        except DatasetError:  # which `resolve` raises
+            return Settings()
+
     @cached_property
     def _colors(self) -> ColorCode | None:
-        try:
-            return self.settings.color_code
-        except DatasetError:
-            return None  # `resolve` raises it
+        return self._valid_settings.color_code
 
     @property
     def bands(self) -> Bands:
         """How image files are read, by dataset.json."""
-        try:
-            return self.settings.bands
-        except DatasetError:  # which `resolve` raises
-            return Bands()
+        return self._valid_settings.bands
 
     @property
     def listed_colors(self) -> frozenset[Color]:
         """The colours that RGB label maps may have."""
-        try:
-            settings = self.settings
-        except DatasetError:  # which `resolve` raises
-            return frozenset()
+        settings = self._valid_settings
         return frozenset(settings.colors + settings.ignore_colors)
 
     def list_files(self, split: str) -> SplitFiles:

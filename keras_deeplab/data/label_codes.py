@@ -129,26 +129,33 @@ def _is_color(item: Any) -> bool:
     return isinstance(item, list) and len(item) == 3 and all(map(_is_byte, item))
 
 
-# What the list of each key holds.
-_ITEMS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "classes": (_is_name, "different names"),
-    "values": (_is_byte, "different mask values in 0..255"),
-    "colors": (_is_color, "[red, green, blue] in 0..255"),
-    "ignore_colors": (_is_color, "[red, green, blue] in 0..255"),
-    "ignore_label": (_is_byte, "mask values in 0..255"),
-}
-# Of the images.
-_OF_IMAGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "channels": (lambda item: validation.is_integer(item, 1), "a positive integer"),
-    "range": (
-        lambda item: (
-            isinstance(item, list)
-            and len(item) == 2
-            and all(map(validation.is_number, item))
-            and item[0] < item[1]
-        ),
-        "[low, high], the sample values that become 0 and 255",
-    ),
+def _is_range(item: Any) -> bool:
+    is_pair = isinstance(item, list) and len(item) == 2 and all(map(validation.is_number, item))
+    return is_pair and item[0] < item[1]
+
+
+def _list_of(is_item: Callable[[Any], bool], different: bool = False) -> Callable[[Any], bool]:
+    def is_valid(items: Any) -> bool:
+        are = isinstance(items, list) and len(items) <= MAX_CLASSES and all(map(is_item, items))
+        return are and (not different or 0 < len(items) == len(set(items)))
+
+    return is_valid
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+_UP_TO = f"list up to {MAX_CLASSES}"
+# What the value of each key must do.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "classes": (_list_of(_is_name, different=True), f"{_UP_TO} different names"),
+    "values": (_list_of(_is_byte, different=True), f"{_UP_TO} different mask values in 0..255"),
+    "colors": (_list_of(_is_color), f"{_UP_TO} [red, green, blue] in 0..255"),
+    "ignore_colors": (_list_of(_is_color), f"{_UP_TO} [red, green, blue] in 0..255"),
+    "ignore_label": (_list_of(_is_byte), f"{_UP_TO} mask values in 0..255"),
+    "channels": (validation.is_integer, "be a positive integer"),
+    "range": (_is_range, "be [low, high], the sample values that become 0 and 255"),
 }
 
 
@@ -157,27 +164,13 @@ def read_settings(path: Path) -> Settings:
     lists: dict[str, Any] = {}
     problems = []
     for key, value in read_json_object(path).items():
-        if key in _OF_IMAGES:
-            is_valid, rule = _OF_IMAGES[key]
-            if is_valid(value):
-                lists[key] = tuple(value) if isinstance(value, list) else value
-            else:
-                problems.append(f'"{key}" must be {rule}. Received: {shortened(value)}')
-            continue
-        if key not in _ITEMS:
-            known = ", ".join((*_ITEMS, *_OF_IMAGES))
-            problems.append(f"unknown key {key!r} (known: {known})")
-            continue
-        is_item, rule = _ITEMS[key]
-        items = [value] if key == "ignore_label" and not isinstance(value, list) else value
-        valid = isinstance(items, list) and len(items) <= MAX_CLASSES and all(map(is_item, items))
-        if valid and key in ("classes", "values"):
-            valid = 0 < len(items) == len(set(items))
-        if valid:
-            lists[key] = tuple(tuple(item) if isinstance(item, list) else item for item in items)
+        given = [value] if key == "ignore_label" and not isinstance(value, list) else value
+        if key not in _RULES:
+            problems.append(f"unknown key {key!r} (known: {', '.join(_RULES)})")
+        elif _RULES[key][0](given):
+            lists[key] = _tuples(given)
         else:
-            rule = f'"{key}" must list up to {MAX_CLASSES} {rule}'
-            problems.append(f"{rule}. Received: {shortened(value)}")
+            problems.append(f'"{key}" must {_RULES[key][1]}. Received: {shortened(value)}')
     settings = Settings(**lists)
     problems = problems or _disagreements(settings)
     if problems:

@@ -364,7 +364,7 @@ def _masks(features: Mapping[str, Any]) -> list[str]:
 def _chosen(argument: str, given: str | None, found: list[str], known: Mapping[str, Any]) -> str:
     """The feature that is given, or the only one found."""
     if given is None and len(found) == 1:
-        return next(iter(found))
+        return found[0]
     names = ", ".join(map(repr, sorted(found or known))) or "none: the data set has no images"
     if given not in known:
         raise validation.error(argument, f"one of the features {names}", given)

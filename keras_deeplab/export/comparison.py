@@ -162,11 +162,9 @@ def image_batches(
     if isinstance(images, str | os.PathLike) or not len(images):
         raise error("images", "a list of images that is not empty", images)
     for image in images:
-        is_file = isinstance(image, str | os.PathLike)
-        if is_file:
-            pixels = read_image(image, shape[-1], info and info.value_range)
-        else:
-            pixels = np.asarray(image)
+        if isinstance(image, str | os.PathLike):
+            image = read_image(image, shape[-1], info and info.value_range)
+        pixels = np.asarray(image)
         if pixels.dtype != np.uint8 or not expected.is_compatible_with(pixels.shape):
             received = f"{pixels.dtype} {pixels.shape}"
             raise error("images", f"files or uint8 arrays of the shape {expected}", received)

@@ -90,8 +90,7 @@ def minimum_size(model: keras.Model) -> tuple[int, int]:
             raise error("model", f"a network for images of up to {_LARGEST_MINIMUM} pixels", model)
     sizes = range(size // 2 + 1, size)
     smallest = size // 2 + 1 + bisect.bisect_left(sizes, True, key=is_large_enough)
-    height, width = (fixed or smallest for fixed in own)
-    return (height, width)
+    return tuple(fixed or smallest for fixed in own)
 
 
 def tensor_of(model: keras.Model, layer_name: str) -> keras.KerasTensor:

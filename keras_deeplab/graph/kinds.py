@@ -126,12 +126,9 @@ def _kind_by_axis(operation: Any, path: str) -> Kind:
     if isinstance(operation, layers.ResizeBy):
         advice = "Of a MultiScale, give the model inside: `model.model`."
         raise layer_error(rule, path, f"changes the scale of the image. {advice}")
-    raise layer_error(
-        rule,
-        path,
-        f"({name}) is unknown. If it computes each pixel from the same pixel of its inputs, "
-        "declare that with keras_deeplab.graph.register_pointwise.",
-    )
+    detail = f"({name}) is unknown. If it computes each pixel from the same pixel of its inputs, "
+    detail += "declare that with keras_deeplab.graph.register_pointwise."
+    raise layer_error(rule, path, detail)
 
 
 def window(operation: Any) -> Window:

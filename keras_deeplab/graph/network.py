@@ -1,4 +1,4 @@
-"""Walking graphs, cloning and watching layers: the one file that uses internals of Keras."""
+"""Walking graphs, cloning and watching layers: where most internals of Keras are used."""
 
 from __future__ import annotations
 

@@ -93,16 +93,16 @@ def with_output_stride(
         rule = f"one of the strides of the network '{model.name}', {possible}"
         raise error("output_stride", rule, output_stride)
 
-    for centred in (True, False):
+    def rewritten(centred: bool) -> keras.Model:
         rewriter = _Rewriter(output_stride, centred, own_batch_norms, reuse_layers)
-        try:
-            dense = rewriter.rewrite(model, found.inputs, input_shape)
-            break
-        except _PhaseConflict:
-            # Two merged branches are sampled at different pixels. With centred padding their
-            # samples differ; with padding that starts where the coarse operations start they agree.
-            if not centred:
-                raise
+        return rewriter.rewrite(model, found.inputs, input_shape)
+
+    try:
+        dense = rewritten(centred=True)
+    except _PhaseConflict:
+        # Two merged branches are sampled at different pixels. With padding that starts where the
+        # coarse operations start, all samples agree.
+        dense = rewritten(centred=False)
     geometry(dense)  # raises an error if the input size is fixed and too small
     return dense
 
@@ -281,7 +281,7 @@ class _Rewriter:
                 rule = f"branches that agree at output stride {self.output_stride}"
                 raise layer_error(rule, call.path, detail)
             if other.phase != first.phase:
-                raise _PhaseConflict(call.path)
+                raise _PhaseConflict
         return first
 
     def lost_strides(self, source: _Map, after: TensorGeometry) -> Pair:

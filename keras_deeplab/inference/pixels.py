@@ -50,11 +50,8 @@ def open_picture(
     return picture
 
 
-def image_pixels(
-    image: ImageLike, shape: tf.TensorShape, value_range: ValueRange = None
-) -> np.ndarray:
+def image_pixels(image: ImageLike, channels: int, value_range: ValueRange = None) -> np.ndarray:
     """Returns `predict`'s image as pixels `([batch,] height, width, channels)`."""
-    height, width, channels = shape[1:]
     if isinstance(image, str | os.PathLike):
         image = read_image(image, channels, value_range)
     pixels = _array(image, {1: "L", 3: "RGB"}.get(channels))
@@ -63,10 +60,8 @@ def image_pixels(
         pixels = pixels[..., None]
     if pixels.ndim in (3, 4) and pixels.shape[-1] == 1 and channels == 3:
         pixels = np.repeat(pixels, channels, -1)
-    fits = pixels.ndim in (3, 4) and shape[1:].is_compatible_with(pixels.shape[-3:])
-    if not fits or 0 in pixels.shape:
-        last = "1 or 3" if channels == 3 else channels
-        axes = f"{height or 'height'}, {width or 'width'}, {last}"
+    if pixels.ndim not in (3, 4) or pixels.shape[-1] != channels or 0 in pixels.shape:
+        axes = f"height, width, {'1 or 3' if channels == 3 else channels}"
         raise ValueError(
             f"`image` must have the shape ({axes}) or (batch, {axes}) and not be empty. Received: "
             f"image of shape {received}"

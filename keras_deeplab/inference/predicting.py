@@ -101,7 +101,7 @@ def predict(
     elif chosen is not None and isinstance(image, str | os.PathLike) and is_large(image):
         pixels = LargeImage(image, channels, value_range)
     else:
-        pixels = image_pixels(image, tf.TensorShape((None, None, None, channels)), value_range)
+        pixels = image_pixels(image, channels, value_range)
     sides, is_batch = pixels.shape[-3:-1], len(pixels.shape) == 4
     if any(known is not None and side < known for side, known in zip(sides, fixed, strict=True)):
         raise error("image", f"at least of the model's input size {tuple(fixed)}", sides)

@@ -92,10 +92,11 @@ class CrossEntropy(LabelMapLoss):
                 rule = f"one weight for each of the {logits.shape[-1]} classes"
                 raise validation.error("class_weights", rule, self.class_weights)
             weights *= tf.gather(tf.constant(self.class_weights, tf.float32), classes)
-        return self._pixel_losses(logits, classes) * weights * sample_weight, weights
+        plain = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
+        return self._pixel_losses(plain, logits) * weights * sample_weight, weights
 
-    def _pixel_losses(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
+    def _pixel_losses(self, losses: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Returns the losses of pixels with the plain cross-entropies `losses`."""
         if self.label_smoothing == 0:
             return losses
         # The mean of the cross-entropies of all classes, without one-hot targets.
@@ -134,10 +135,9 @@ class Focal(CrossEntropy):
         super().__init__(**options)
         self.gamma = validation.non_negative("gamma", gamma)
 
-    def _pixel_losses(self, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        plain = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
-        error = tf.maximum(-tf.math.expm1(-plain), _SMALLEST_ERROR)
-        return error**self.gamma * super()._pixel_losses(logits, classes)
+    def _pixel_losses(self, losses: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        error = tf.maximum(-tf.math.expm1(-losses), _SMALLEST_ERROR)
+        return error**self.gamma * super()._pixel_losses(losses, logits)
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""

@@ -109,14 +109,14 @@ def with_feature_taps(
     return backbone
 
 
-def serialize_backbone(backbone: Any) -> Any:
-    """Returns what stands for a backbone in a model's configuration: a name, None, or a dict.
+def serialize_network(network: Any) -> Any:
+    """Returns what stands for a network in a model's configuration: a name, None, or a dict.
 
     The network itself, kept as an attribute, would double the weights.
     """
-    if not isinstance(backbone, keras.Model):
-        return backbone
-    config = keras.saving.serialize_keras_object(backbone)
+    if not isinstance(network, keras.Model):
+        return network
+    config = keras.saving.serialize_keras_object(network)
     # A loss or metric of the user's has no part in this model and might not load again.
     config.pop("compile_config", None)
     return _without_addresses(config)
@@ -135,9 +135,9 @@ def _without_addresses(config: Any) -> Any:
     return config
 
 
-def deserialize_backbone(backbone: Any, custom_objects: Any) -> Any:
+def deserialize_network(network: Any, custom_objects: Any) -> Any:
     """Returns the network of a configuration; names and networks are returned as they are."""
-    if not isinstance(backbone, dict):
-        return backbone
+    if not isinstance(network, dict):
+        return network
     # Keras empties the dict that it reads; the model needs it again.
-    return keras.saving.deserialize_keras_object(copy.deepcopy(backbone), custom_objects)
+    return keras.saving.deserialize_keras_object(copy.deepcopy(network), custom_objects)

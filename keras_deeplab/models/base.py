@@ -22,8 +22,8 @@ from keras_deeplab.layers.composite import change_settings, changed_settings, wi
 from keras_deeplab.models.arguments import CHECKS, completed, scaled_rates
 from keras_deeplab.models.backbone import (
     build_backbone,
-    deserialize_backbone,
-    serialize_backbone,
+    deserialize_network,
+    serialize_network,
     with_feature_taps,
 )
 from keras_deeplab.models.training import DistributedTraining, LabelMapTraining
@@ -94,7 +94,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             taps = self._feature_taps(network, final)
             final |= taps
             backbone = with_feature_taps(network, final, taps)
-            final["backbone"] = serialize_backbone(final["backbone"])
+            final["backbone"] = serialize_network(final["backbone"])
             inputs = image = keras.Input(final["input_shape"], name="images")
             minimum = minimum_size(keras.Model(backbone.inputs[0], backbone.outputs[0]))
             if minimum not in ((1, 1), tuple(inputs.shape[1:3])):
@@ -157,7 +157,8 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     @property
     def output_stride(self) -> int:
         """Stride of the backbone's features against the image."""
-        return max(geometry(self.backbone).outputs[0].stride)
+        own = self._arguments.get("output_stride")
+        return own or max(geometry(self.backbone).outputs[0].stride)
 
     def with_num_classes(self, num_classes: int) -> Self:
         """Returns the same model for another number of classes.
@@ -203,7 +204,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             raise ValueError("`config` must not have the key 'weights': it loads no weights.")
         config, changes = without_settings(config)
         trainable = config.pop("trainable", True)
-        config["backbone"] = deserialize_backbone(config["backbone"], custom_objects)
+        config["backbone"] = deserialize_network(config["backbone"], custom_objects)
         model = cls(**config)
         model.trainable = trainable
         change_settings(model, changes)
@@ -260,11 +261,6 @@ class SegmentationModel(ImageModel):
         rates = scaled_rates(self.paper_rates, self.paper_stride, arguments["output_stride"])
         return {**arguments, "aspp_rates": rates}
 
-    @property
-    def output_stride(self) -> int:
-        """Stride of the backbone's features against the image."""
-        return self._arguments.get("output_stride") or super().output_stride
-
     def with_output_stride(self, output_stride: int) -> Self:
         """Returns the same model with finer or coarser features; weights copied, rates scaled.
 
@@ -286,12 +282,8 @@ class SegmentationModel(ImageModel):
         if missing:
             advice = f"The layers {', '.join(missing)} get other names or shapes there, so that "
             advice += "weights cannot be copied: rename layers of the backbone that end in '_pad'"
-            raise error(
-                "output_stride",
-                "one that keeps the name and shape of every layer",
-                output_stride,
-                advice,
-            )
+            rule = "one that keeps the name and shape of every layer"
+            raise error("output_stride", rule, output_stride, advice)
         return model
 
 

@@ -10,7 +10,8 @@ import keras
 from keras import ops
 
 from keras_deeplab.layers import ResizeBy, ResizeLike
-from keras_deeplab.models.base import SegmentationModel, dtype_policy
+from keras_deeplab.models.backbone import deserialize_network, serialize_network
+from keras_deeplab.models.base import dtype_policy
 from keras_deeplab.models.deep_supervision import DeepSupervision
 from keras_deeplab.models.training import DistributedTraining, LabelMapTraining
 from keras_deeplab.validation import error, is_number, one_of
@@ -63,7 +64,7 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         scales = checked_scales(scales)
         one_of("fusion", fusion, ("max", "mean"))
         _check_model(model)
-        align_corners = _aligns_corners(model)
+        align_corners = getattr(unwrapped(model), "aligns_corners", False)
         inputs = keras.Input(model.input_shape[1:], name="images")
         maximum = keras.layers.Maximum(name="maximum", dtype="float32")
         fuse = maximum if fusion == "max" else _log_mean_probability
@@ -117,14 +118,11 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         return MultiScale(**{**self._arguments, "model": model, "name": self.name})
 
     def get_config(self) -> dict[str, Any]:
-        model = keras.saving.serialize_keras_object(self.model)
-        # A loss or metric of the user's has no part in this model and might not load again.
-        model.pop("compile_config", None)
-        return {**self._arguments, "model": model, "name": self.name}
+        return {**self._arguments, "model": serialize_network(self.model), "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MultiScale:
-        model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
+        model = deserialize_network(config["model"], custom_objects)
         return cls(**{**config, "model": model})
 
 
@@ -133,11 +131,6 @@ def unwrapped(model: keras.Model) -> keras.Model:
     while isinstance(model, MultiScale):
         model = model.model
     return model
-
-
-def _aligns_corners(model: keras.Model) -> bool:
-    inner = unwrapped(model)
-    return isinstance(inner, SegmentationModel) and inner.aligns_corners
 
 
 def _views(

@@ -81,9 +81,7 @@ def _schedule(recipe: Recipe, total_steps: int) -> keras.optimizers.schedules.Le
         return keras.optimizers.schedules.ExponentialDecay(
             recipe.learning_rate, max(1, total_steps // 3), 0.1, staircase=True
         )
+    warmup = min(round(recipe.warmup_share * total_steps), total_steps - 1)
     return PolynomialDecay(
-        recipe.learning_rate,
-        total_steps=total_steps,
-        power=recipe.power,
-        warmup_steps=min(round(recipe.warmup_share * total_steps), total_steps - 1),
+        recipe.learning_rate, total_steps, power=recipe.power, warmup_steps=warmup
     )

@@ -77,7 +77,8 @@ class ModelBuilder:
             wanted = backbone or DEFAULT_BACKBONES[name or DEFAULT_MODEL]
             kind = name and MODELS[name].__name__
             self._checkpoint = open_checkpoint(weights, kind, wanted)
-        stored = _name_of(self._checkpoint)
+        found = self._checkpoint and self._checkpoint.model
+        stored = next((key for key, kind in MODELS.items() if kind.__name__ == found), None)
         self.name = name or stored or DEFAULT_MODEL
         self._is_whole_model = stored == self.name
         self.backbone = backbone or (self._checkpoint and self._checkpoint.backbone)
@@ -151,9 +152,3 @@ class ModelBuilder:
             count = unfold_batch_norms(model, images.take(UNFOLDING_BATCHES))
             logger.info("%d batch norms had been folded away: re-estimated from the data", count)
         return model
-
-
-def _name_of(checkpoint: Checkpoint | None) -> str | None:
-    """The name of a whole model in a checkpoint; None if it is not in `MODELS`."""
-    stored = checkpoint and checkpoint.model
-    return next((name for name, kind in MODELS.items() if kind.__name__ == stored), None)

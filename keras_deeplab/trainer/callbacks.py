@@ -145,7 +145,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     It is saved after the first epoch, after the given ones, which count from 1 and are those of the
     validations, after others if a minute has passed (an epoch of few images takes less time than a
-    save), and at the end. None for all epochs. Without `validated` the last model is the best.
+    save), and at the end. Without `validated` the last model is the best.
     Keras' `BackupAndRestore` writes model and epoch into two files, with HDF5 on the disk, which
     may end the process when the disk is full.
     """
@@ -155,7 +155,7 @@ class Checkpoint(keras.callbacks.Callback):
         folder: RunFolder,
         validated: bool = True,
         restore: bool = False,
-        epochs: Collection[int] | None = None,
+        epochs: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.folder = folder
@@ -173,8 +173,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Saves the model if it is time."""
-        is_due = self.epochs is None or epoch + 1 in self.epochs
-        if is_due or time.monotonic() >= self.saved + SECONDS_BETWEEN_SAVES:
+        if epoch + 1 in self.epochs or time.monotonic() >= self.saved + SECONDS_BETWEEN_SAVES:
             self._save(epoch, logs)
         else:
             self.unsaved = epoch

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import data, export
+from keras_deeplab.data.source import evenly_spaced
 from keras_deeplab.evaluation import evaluate, prediction_settings
 from keras_deeplab.files import atomic_write, stored_bytes, write_json, write_png, write_text
 from keras_deeplab.inference import predict
@@ -94,9 +95,8 @@ def _best_model(folder: RunFolder) -> tuple[keras.Model, Record]:
 
 def few_images(source: data.Source, split: str) -> tf.data.Dataset:
     """Some images of a split, at equal distances, with their label maps."""
-    count = len(source.names(split))
-    numbers = tf.data.Dataset.range(count).shard(max(1, count // PICTURES), 0).take(PICTURES)
-    return source.checked_dataset(split, numbers)
+    numbers = evenly_spaced(len(source.names(split)), PICTURES)
+    return source.checked_dataset(split, tf.data.Dataset.from_tensor_slices(numbers))
 
 
 def _picture(model: keras.Model, source: data.Source, split: str) -> np.ndarray:

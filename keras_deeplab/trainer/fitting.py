@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from inspect import signature
@@ -527,7 +526,7 @@ def _warn_of_padding(model: keras.Model, crop_size: tuple[int, int]) -> None:
     are at most 0.6 times the side of theirs.
     """
     found = []
-    with contextlib.suppress(ValueError):  # a model whose geometry is not known
+    with suppress(ValueError):  # a model whose geometry is not known
         inside = f"{model.backbone.name}/" if hasattr(model, "backbone") else "/"
         found = [
             taps

@@ -26,10 +26,10 @@ class FolderLock:
 
     def acquire(self) -> None:
         """Makes the folder and locks it, or raises a ValueError if another process holds it."""
-        if fcntl is None:
-            return
         folder = self.file.parent
         folder.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            return
         self._open = self.file.open("a")
         try:
             fcntl.flock(self._open, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_deeplab import validation
-from keras_deeplab.html_page import page, table
+from keras_deeplab.html_page import cell, page, table
 from keras_deeplab.trainer.run_data import RunData, charts, open_run
 from keras_deeplab.trainer.run_folder import MONITOR
 
@@ -86,9 +86,9 @@ def compare(paths: Sequence[str | os.PathLike]) -> Comparison:
         "mean IoU": [_score(run, "mean_iou") for run in opened],
         **{f"IoU of {name}": [_score(run, "per_class", name) for run in opened] for name in common},
         "pixel accuracy": [_score(run, "pixel_accuracy") for run in opened],
-        "best validation": [_cell(run.best_score) for run in opened],
+        "best validation": [cell(run.best_score) for run in opened],
         "epochs": [str(run.num_epochs) for run in opened],
-        "minutes": [_cell(run.seconds and run.seconds / 60, ".1f") for run in opened],
+        "minutes": [cell(run.seconds and run.seconds / 60, ".1f") for run in opened],
     }
     for key in dict.fromkeys(key for run in opened for key in run.settings if key not in HASHES):
         values = [run.settings.get(key) for run in opened]
@@ -111,11 +111,7 @@ def _score(run: RunData, *keys: str) -> str:
         return ""
     for key in keys:
         value = value.get(key)
-    return _cell(value)
-
-
-def _cell(value: float | None, form: str = ".3f") -> str:
-    return "" if value is None else format(value, form)
+    return cell(value)
 
 
 def _notes(

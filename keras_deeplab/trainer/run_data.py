@@ -131,7 +131,6 @@ def charts(runs: dict[str, RunData], titles: dict[str, dict[str, str]]) -> str:
                 for name, run in runs.items()
                 for column, curve in columns.items()
             },
-            "epoch",
         )
         for title, columns in titles.items()
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,7 +159,6 @@ def tune(
         "seed": seed,
     }
     _check_folder(folder)  # before the lock, so that a refused folder is left as it is
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder, LOCK)
     lock.acquire()
     try:
@@ -179,7 +177,7 @@ def tune(
         result = _result(study, recipe, choices)
         content = {
             "recipe": result.recipe.to_dict(),
-            "trials": [dataclasses.asdict(trial) for trial in result.trials],
+            "trials": [asdict(trial) for trial in result.trials],
         }
         write_json(folder / RESULT, content)
     finally:

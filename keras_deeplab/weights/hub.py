@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +50,14 @@ def local_path(path: str | os.PathLike) -> Path:
     if found is None:
         raise WeightsError(path, "it must be hf://USER/NAME or hf://USER/NAME@REVISION")
     require("a model on the Hugging Face Hub", "hub", "huggingface_hub")
-    with _download_errors(path):
+    try:
         model = _download(found[1], MODEL, found[2])
         commit = model.parent.name
         _download_dataset(path, found[1], commit)
+    except (WeightsError, MemoryError):
+        raise
+    except Exception as failed:  # the HTTP library has its own, which is not a dependency here
+        raise WeightsError(path, _reason(failed)) from failed
     logger.info("%s is at revision %s: %s", path, commit, model)
     return model
 
@@ -79,9 +81,8 @@ def _download_dataset(address: str, repo: str, commit: str) -> None:
         raise WeightsError(address, f"{DATASET} has more than {_MAX_DATASET_BYTES} bytes")
 
 
-@contextmanager
-def _download_errors(address: str) -> Iterator[None]:
-    """Turns the errors of a download into a `WeightsError` of the address."""
+def _reason(failed: Exception) -> str:
+    """Why a download failed, in words."""
     from huggingface_hub import errors
 
     log_in = "log in with `hf auth login`, or set HF_TOKEN"
@@ -92,11 +93,5 @@ def _download_errors(address: str) -> Iterator[None]:
         errors.RemoteEntryNotFoundError: f"it has no {MODEL}",
         errors.LocalEntryNotFoundError: "the Hub cannot be reached, and the cache does not have it",
     }
-    try:
-        yield
-    except (WeightsError, MemoryError):
-        raise
-    except Exception as failed:  # the HTTP library has its own, which is not a dependency here
-        found = next((text for kind, text in reasons.items() if isinstance(failed, kind)), None)
-        reason = found or f"it cannot be downloaded: {shortened(failed)}"
-        raise WeightsError(address, reason) from failed
+    found = next((text for kind, text in reasons.items() if isinstance(failed, kind)), None)
+    return found or f"it cannot be downloaded: {shortened(failed)}"

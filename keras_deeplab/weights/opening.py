@@ -102,7 +102,7 @@ def _downloaded(text: str, model: str | None, backbone: Any, options: Any) -> Pa
 def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
     prefix = tensorflow.prefix_of(path) if path.name else None
     if prefix is not None:
-        return _recognized(path, tensorflow.read(prefix, moving_averages))
+        return _recognized(Checkpoint(str(path), tensorflow.read(prefix, moving_averages)))
     keras_file.check_is_file(path)
     with path.open("rb") as file:
         begin = file.read(512)
@@ -122,12 +122,12 @@ def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
     if begin.startswith(torch.STREAM) or any(name.endswith("/data.pkl") for name in members):
         return state_dict.chosen(path, torch.read(path), moving_averages)
     if is_litert:
-        found = tflite.read(path)
-        return names.recognize(found) or found
+        return _recognized(tflite.read(path))
     if is_hdf5:
-        return _recognized(path, hdf5.read_by_name(path))
+        return _recognized(Checkpoint(str(path), hdf5.read_by_name(path)))
     if begin.startswith(tar.GZIP) or begin[257:262] == b"ustar":
-        return _recognized(path, tensorflow.read_archive(path, moving_averages))
+        arrays = tensorflow.read_archive(path, moving_averages)
+        return _recognized(Checkpoint(str(path), arrays))
     if begin[8:9] == b"{":
         return state_dict.chosen(path, {(): state_dict.read_safetensors(path)}, moving_averages)
     raise UnreadableError(
@@ -137,9 +137,8 @@ def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
     )
 
 
-def _recognized(path: Path, arrays: Mapping[str, np.ndarray]) -> Checkpoint:
+def _recognized(found: Checkpoint) -> Checkpoint:
     """A known network, or one of this package's or of the user's own by the names of its layers."""
-    found = Checkpoint(str(path), arrays)
     return names.recognize(found) or found
 
 
@@ -153,7 +152,7 @@ def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
     }
     if not values:
         raise WeightsError(path, f"the model '{model.name}' has no weights")
-    if not _is_of_this_package(model):
+    if not keras.saving.get_registered_name(type(model)).startswith("keras_deeplab>"):
         # A network of keras.applications, or one with its own names.
         arrays = {"/".join(name.split("/")[-2:]): value for name, value in values.items()}
         known = names.recognize(Checkpoint(path, arrays)) if len(arrays) == len(values) else None
@@ -177,7 +176,3 @@ def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
         model=type(model).__name__,
         model_arguments=arguments,
     )
-
-
-def _is_of_this_package(model: keras.Model) -> bool:
-    return keras.saving.get_registered_name(type(model)).startswith("keras_deeplab>")

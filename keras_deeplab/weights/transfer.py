@@ -87,6 +87,8 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
         whole = path if is_predictor or not composite else composite
         left |= {other for other in found if f"{other}/".startswith(f"{whole}/")}
         notes.append(f"{whole} was not loaded: {misfit}")
+    rgb = "was trained on RGB: further channels have the mean of the kernels, fewer their sum"
+    notes += [f"{path} {rgb}" for path in widened]
     loaded = [path for path in found if path not in left]
     pairs = [
         (f"{path}/{variable.name}", variable, found[path][variable.name])
@@ -102,7 +104,7 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
         tuple(loaded),
         tuple(path for path in layers if path not in loaded),
         (*(name for name in checkpoint.arrays if name not in taken), *checkpoint.unexpected),
-        (*notes, *map(_channels_note, widened), *_setting_notes(model, checkpoint)),
+        (*notes, *_setting_notes(model, checkpoint)),
         f"{checkpoint} ({checkpoint.path})",
     )
 
@@ -140,12 +142,6 @@ def _fit_channels(layer: keras.layers.Layer, values: dict[str, np.ndarray]) -> b
     kept = kernel if channels > RGB else kernel[:, :, :0]
     values["kernel"] = np.concatenate([kept, np.repeat(new, count, 2)], 2)
     return True
-
-
-def _channels_note(path: str) -> str:
-    return (
-        f"{path} was trained on RGB: further channels have the mean of the kernels, fewer their sum"
-    )
 
 
 def _misfit(path: str, layer: keras.layers.Layer, values: Mapping[str, np.ndarray]) -> str:

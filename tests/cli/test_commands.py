@@ -231,7 +231,7 @@ def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys, eager):
     assert evaluate.main([*model, "--calibrate", str(calibrated)]) == 2
     assert "`--calibrate` must be a new file" in capsys.readouterr().err
     assert evaluate.main([*model, "--calibrate", str(tmp_path / "model.h5")]) == 2
-    assert "`path` must be a file that ends in .keras" in capsys.readouterr().err
+    assert "`--calibrate` must be a path that ends in .keras" in capsys.readouterr().err
     others = [f"other {name}" for name in stored["classes"]]
     (tmp_path / "dataset.json").write_text(json.dumps({"classes": others}))
     assert evaluate.main([*model, "--calibrate", str(tmp_path / "new.keras")]) == 2

@@ -154,6 +154,15 @@ def test_the_loss_of_the_model_inside_is_not_saved(tmp_path: Path, count):
         np.testing.assert_array_equal(loaded(image(9, 8)), several(image(9, 8)))
 
 
+def test_a_configuration_is_not_used_up():
+    inputs = keras.Input((None, None, 3))
+    config = MultiScale(
+        keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs)), (0.5, 1)
+    ).get_config()
+    for _ in range(2):
+        assert MultiScale.from_config(config).get_config() == config
+
+
 def test_it_changes_stride_and_precision_with_its_model(model):
     several = MultiScale(model, (0.5, 1.0), fusion="mean", flip=True)
     fine, mixed = several.with_output_stride(4), several.with_dtype("mixed_bfloat16")

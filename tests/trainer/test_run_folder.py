@@ -325,7 +325,7 @@ def trained(folder, epochs, scores=(0.9, 0.2, 0.3, 0.4)):
         callbacks=[
             Scores(scores),
             keras.callbacks.CSVLogger(folder.history, append=done > 0),
-            callbacks.Checkpoint(folder, restore=done > 0),
+            callbacks.Checkpoint(folder, restore=done > 0, epochs=range(1, epochs + 1)),
         ],
     )
     folder.lock.release()

@@ -58,10 +58,7 @@ def from_albumentations(compose: Callable[..., Mapping[str, np.ndarray]]) -> Tra
     def transform(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pixels = tf.saturate_cast(tf.round(image), tf.uint8)
         arguments = [pixels, tf.cast(label, tf.uint8), seed[0]]
-        changed = tf.numpy_function(call, arguments, [tf.float32, tf.int32], stateful=False)
-        return tuple(
-            tf.ensure_shape(tensor, given.shape)
-            for tensor, given in zip(changed, (image, label), strict=True)
-        )
+        # The pipeline sets the shapes.
+        return tuple(tf.numpy_function(call, arguments, [tf.float32, tf.int32], stateful=False))
 
     return transform

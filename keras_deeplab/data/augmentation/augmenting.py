@@ -115,13 +115,10 @@ class Augmentation:
             return self._cropped(pairs[0], seed, self.crop_size)
 
         def of_four() -> Pair:
-            return mosaic(
-                lambda number, size: self._cropped(
-                    pairs[number], _folded(key(MOSAIC), number), size
-                ),
-                key(MOSAIC),
-                self.crop_size,
-            )
+            def tile(number: int, size: tf.Tensor) -> Pair:
+                return self._cropped(pairs[number], _folded(key(MOSAIC), number), size)
+
+            return mosaic(tile, key(MOSAIC), self.crop_size)
 
         def with_pasted() -> Pair:
             other, classes = pairs[-1], list(map(self.classes.index, self.copy_paste_classes))
@@ -164,14 +161,10 @@ class Augmentation:
             degrees = tf.random.stateless_uniform((), _folded(seed, ROTATION), *self.rotation)
             angle = degrees * (math.pi / 180)
             window = enclosing(size, angle)
+        scales = tuple(map(float, self.scales))
+        focus = self.class_focus if wanted is None else 1.0
         image, label = random_scaled_crop(
-            *pair,
-            seeds[0],
-            window,
-            tuple(map(float, self.scales)),
-            self.class_focus if wanted is None else 1.0,
-            self.scale_step,
-            wanted,
+            *pair, seeds[0], window, scales, focus, self.scale_step, wanted
         )
         if self.flip:
             image, label = random_flip(image, label, seeds[1])
@@ -192,10 +185,7 @@ class Augmentation:
         for tensor, given in zip(tensors, (image, label), strict=True):
             if not tensor.shape.is_compatible_with(given.shape):
                 raise validation.error("transform", f"{rule}, not {tensor.shape}", self.transform)
-        return tuple(
-            tf.ensure_shape(tensor, given.shape)
-            for tensor, given in zip(tensors, (image, label), strict=True)
-        )
+        return tf.ensure_shape(tensors[0], image.shape), tf.ensure_shape(tensors[1], label.shape)
 
 
 def _folded(seed: tf.Tensor, number: int) -> tf.Tensor:

@@ -23,7 +23,7 @@ def mosaic(
     seeds = tf.random.split(seed)
     # Of at least one pixel each side of the point.
     top, left = (
-        side // 4 + random_below(tf.constant(max(1, side // 2)), axis) if side > 3 else 1
+        side // 4 + random_below(side // 2, axis) if side > 3 else 1
         for side, axis in zip(crop_size, tf.unstack(seeds), strict=True)
     )
     bottom, right = crop_size[0] - top, crop_size[1] - left

@@ -65,12 +65,11 @@ def misalignment(found: list[Agreement]) -> Misalignment | None:
     """Returns the change that makes edges agree clearly better, in each half of the images."""
     if len(found) < MIN_PAIRS:
         return None
-    halves = {_misalignment(found[0::2]), _misalignment(found[1::2])}
-    whole = _misalignment(found)
+    whole, *halves = map(_misalignment, (found, found[0::2], found[1::2]))
+    if None in (whole, *halves):
+        return None
     near = all(
-        one is not None
-        and whole is not None
-        and one.mirror == whole.mirror
+        one.mirror == whole.mirror
         and max(abs(one.down - whole.down), abs(one.right - whole.right)) <= 1
         for one in halves
     )

@@ -78,8 +78,7 @@ def _off_by_one(evidence: Evidence) -> Iterator[Finding]:
 
 def _swapped_colors(evidence: Evidence) -> Iterator[Finding]:
     """Colours that are listed the other way round."""
-    unknown = {color for color in evidence.colors if len(color) == 3} - evidence.listed_colors
-    unknown = {color for color in unknown if len(set(color)) > 1}
+    unknown = {color for color in evidence.colors if len(set(color)) > 1} - evidence.listed_colors
     turned = {color for color in unknown if color[::-1] in evidence.listed_colors}
     if unknown and len(turned) >= 0.9 * len(unknown):
         yield Finding(
@@ -94,8 +93,8 @@ def _swapped_colors(evidence: Evidence) -> Iterator[Finding]:
 
 def _lost_palette(evidence: Evidence) -> Iterator[Finding]:
     """Grey values that are the luminance of a palette's colours."""
-    colors = sorted(evidence.listed_colors) or voc_colors(21)
-    grey = {_luminance(color) for color in (*colors, *voc_colors(21), (224, 224, 192))}
+    colors = (*evidence.listed_colors, *voc_colors(21), (224, 224, 192))
+    grey = set(map(_luminance, colors))
     values = [value for value in _values(evidence) if value not in (0, IGNORE_LABEL)]
     if len(values) >= 2 and set(values) <= grey and values != list(range(1, len(values) + 1)):
         yield Finding(
@@ -290,7 +289,7 @@ def _absent_classes(evidence: Evidence) -> Iterator[Finding]:
         split: counts.sum(0)[list(evidence.code.values)] > 0
         for split, counts in evidence.counts.items()
     }
-    for split in [split for split in there if split != "train"]:
+    for split in there:
         lost = [n for n, a, b in zip(names, there["train"], there[split], strict=True) if b > a]
         if lost:
             text = f"classes of {split} do not occur in train, so that they are never predicted"

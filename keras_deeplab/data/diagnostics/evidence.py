@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.decoding import read_picture
 from keras_deeplab.data.diagnostics.alignment import Agreement, agreement
 from keras_deeplab.data.diagnostics.structure import Structure, structure
@@ -64,65 +68,54 @@ class Evidence:
 
 def look_closely(evidence: Evidence, source: Source, split: str) -> None:
     """Adds what some evenly spaced pairs of a split show; unreadable ones are left out."""
-    if isinstance(source, FileSource):
-        pairs = source.files(split).pairs()
-        look, total = _files_look(source, pairs), len(pairs)
-    else:
-        look, total = None, len(source.names(split))
-    places = evenly_spaced(total, SAMPLED).tolist()
-    aligned = set(places[:: max(1, len(places) // ALIGNED)])
-    if look is None:
-        chosen = tf.data.Dataset.from_tensor_slices(np.array(places, np.int64))
-        decoded = pairs_or_reasons(source.dataset(split, chosen))
-        looks: Iterable = (
-            _look(*pair, place in aligned)
-            for place, pair in zip(places, decoded, strict=True)
-            if not isinstance(pair, str)
-        )
-        _add(evidence, looks)
+    is_files = isinstance(source, FileSource)
+    found = source.files(split).pairs() if is_files else source.names(split)
+    places = evenly_spaced(len(found), SAMPLED)
+    aligned = np.arange(len(places)) % max(1, len(places) // ALIGNED) == 0
+    if is_files:
+        look, chosen = partial(_look_at_files, source, source.bands), [found[k] for k in places]
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            _add(evidence, pool.map(look, chosen, aligned))
         return
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        _add(evidence, pool.map(lambda place: look(place, place in aligned), places))
+    decoded = source.dataset(split, tf.data.Dataset.from_tensor_slices(places))
+    pairs = zip(pairs_or_reasons(decoded), aligned, strict=True)
+    _add(evidence, (_look(*pair, one) for pair, one in pairs if not isinstance(pair, str)))
 
 
 def _look(image: np.ndarray, values: np.ndarray, is_aligned: bool) -> dict:
     if image.shape[:2] != values.shape:
         return {}  # a fault
     if values.size > SIZE:
-        rows, columns = (slice(0, 2048) for _ in range(2))
-        image, values = image[rows, columns], values[rows, columns]
+        image, values = image[:2048, :2048], values[:2048, :2048]
     found = {"structure": structure(values)}
     if is_aligned:
         found["agreement"] = agreement(image, values)
     return found
 
 
-def _files_look(source: FileSource, pairs: list) -> Callable[[int, bool], dict]:
-    bands = source.bands
-
-    def look(place: int, is_aligned: bool) -> dict:
-        name, image_path, label_path = pairs[place]
-        found: dict = {}
-        picture = values = None
-        try:
-            picture = bands.read(image_path)
-            values = source.read_values(name, label_path)
-        except (FileFault, OSError):
-            found["colors"] = _colors_of(label_path)
-        if picture is not None and bands.channels == 3:
-            many = found["colors"] if values is None else np.unique(values)
-            few = len(_unique_colors(picture.pixels, DRAWING_COLORS)) <= DRAWING_COLORS
-            found["swapped"] = name if few and len(many) >= 100 else None
-        if picture is None or values is None:
-            return found
-        pixels = picture.pixels
-        try:
-            pixels = turned(pixels, picture.facts.orientation_for(values.shape))
-        except FileFault:
-            return found
-        return found | _look(pixels, values, is_aligned)
-
-    return look
+def _look_at_files(
+    source: FileSource, bands: Bands, pair: tuple[str, Path, Path], is_aligned: bool
+) -> dict:
+    name, image_path, label_path = pair
+    found: dict = {}
+    picture = values = None
+    with suppress(FileFault, OSError):
+        picture = bands.read(image_path)
+    try:
+        values = source.read_values(name, label_path)
+    except (FileFault, OSError):
+        found["colors"] = _colors_of(label_path)
+    if picture is not None and bands.channels == 3:
+        many = found["colors"] if values is None else np.unique(values)
+        few = len(_unique_colors(picture.pixels, DRAWING_COLORS)) <= DRAWING_COLORS
+        found["swapped"] = name if few and len(many) >= 100 else None
+    if picture is None or values is None:
+        return found
+    try:
+        pixels = turned(picture.pixels, picture.facts.orientation_for(values.shape))
+    except FileFault:
+        return found
+    return found | _look(pixels, values, is_aligned)
 
 
 def _colors_of(path: os.PathLike) -> set[tuple[int, ...]]:

@@ -139,19 +139,15 @@ class ListedFiles(OtherFolder):
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a list that are not empty, with their numbers from 1."""
+    is_csv = path.suffix.lower() == ".csv"
     try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        fault = FileFault("bad list", f"{path.name} is no text in UTF-8: {error}")
+        lines = path.read_text("utf-8-sig").splitlines()
+        rows = csv.reader(lines) if is_csv else map(str.split, lines)
+        rows = [[cell.strip() for cell in row] for row in rows]
+    except (UnicodeDecodeError, csv.Error) as error:  # such as a quote that is not closed
+        kind = "CSV list" if isinstance(error, csv.Error) else "text in UTF-8"
+        fault = FileFault("bad list", f"{path.name} is no {kind}: {error}")
         raise DatasetError(str(path), [fault]) from error
-    if path.suffix.lower() == ".csv":
-        try:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines())]
-        except csv.Error as error:  # such as a quote that is not closed
-            fault = FileFault("bad list", f"{path.name} is no CSV list: {error}")
-            raise DatasetError(str(path), [fault]) from error
-    else:
-        rows = [line.split() for line in text.splitlines()]
     return ((number, row) for number, row in enumerate(rows, 1) if any(row))
 
 

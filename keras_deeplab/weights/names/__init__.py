@@ -13,8 +13,5 @@ from keras_deeplab.weights.names import (
 
 def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     """The weights by this package's names, None for an unknown network."""
-    for package in (torchvision, deeplab_pytorch, tf1_deeplab, keras_applications):
-        found = package.recognize(checkpoint)
-        if found is not None:
-            return found
-    return None
+    packages = (torchvision, deeplab_pytorch, tf1_deeplab, keras_applications)
+    return next(filter(None, (package.recognize(checkpoint) for package in packages)), None)

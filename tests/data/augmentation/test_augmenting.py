@@ -44,6 +44,7 @@ def augmented(number, **arguments):
     "arguments",
     [
         {"mosaic": 1.0},
+        {"mosaic": 1.0, "crop_size": (np.int64(64), np.int64(80))},
         {"copy_paste": 1.0, "copy_paste_classes": ("b", "e")},
         {"cutout": 0.4},
         {**MIXED, "rotation": (-30, 30), "cutout": 0.4, "class_focus": 0.5},

@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from keras_deeplab import data
+from keras_deeplab.data.diagnostics import Evidence, look_closely
 from keras_deeplab.data.source import decoded
 
 SIZE = (72, 96)
@@ -253,6 +254,23 @@ def test_traits_are_noted(tmp_path, trait):
     warnings, notes = kinds(written.write(tmp_path))
     assert warnings == []
     assert NOTES[trait] in notes
+
+
+def test_colors_are_those_of_label_maps_that_cannot_be_read(tmp_path):
+    written = Written()
+    bgr(written)
+    written.settings["colors"] = [color[::-1] for color in COLORS]  # now they can
+    root = written.write(tmp_path)
+    image = root / "train" / "images" / "t_0.png"
+    image.write_bytes(image.read_bytes()[:500])
+    evidence = Evidence()
+    look_closely(evidence, data.Folder(root), "train")
+    assert evidence.looked_at == 16
+    assert not evidence.colors
+    settings = {"classes": CLASSES, "colors": COLORS}
+    (root / "dataset.json").write_text(json.dumps(settings))
+    look_closely(evidence, data.Folder(root), "train")
+    assert (10, 40, 200) in evidence.colors
 
 
 class InMemory(data.Source):
