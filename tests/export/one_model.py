@@ -25,7 +25,7 @@ from training.benchmark.race import peak_bytes
 SUFFIXES = {"saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
 MODELS = {
     "v1_vgg16": lambda: kd.DeepLabV1(5),
-    "v2_vgg16": lambda: kd.DeepLabV2(5, "vgg16"),
+    "v2_vgg16": lambda: kd.DeepLabV2(5, "vgg16", head_filters=128),
     "v2_resnet101": lambda: kd.DeepLabV2(5, "resnet101"),
     "v3_resnet50_stride8": lambda: kd.DeepLabV3(5, "resnet50", output_stride=8),
     "v3_mobilenet_v3": lambda: kd.DeepLabV3(5, "mobilenet_v3_large"),

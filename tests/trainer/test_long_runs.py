@@ -117,20 +117,15 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_killed_again_and_again_ends_where_an_undisturbed_one_ends(undisturbed, tmp_path):
-    """In the first epoch, in the third and in the second stage."""
-    folder = tmp_path / "run"
-    for place in ("model:1", "step:8", "last:2"):
-        stop(folder, place, signal.SIGKILL, expected=-signal.SIGKILL)
-        assert not (folder / "metrics.json").exists()
-    assert "Resuming from epoch" in end(folder, begin(folder))
-    assert_same_end(folder, undisturbed)
+def test_a_run_killed_interrupted_and_out_of_disk_ends_where_an_undisturbed_one_ends(
+    undisturbed, tmp_path
+):
+    """Killed in the first epoch and in the second stage, interrupted in the second epoch.
 
-
-@pytest.mark.slow
-def test_an_interrupt_and_a_full_disk_lose_nothing(undisturbed, tmp_path):
-    """No file may grow beyond a part of the training state, so that its last bytes fail."""
+    In the third no file may grow beyond a part of the training state, so that its last bytes fail.
+    """
     folder = tmp_path / "run"
+    stop(folder, "model:1", signal.SIGKILL, expected=-signal.SIGKILL)
     printed = stop(folder, "step:5", signal.SIGINT, expected=130)
     assert "Interrupted: run the same command again to resume" in printed
     limit = int(0.98 * (folder / "last.keras").stat().st_size)
@@ -140,7 +135,9 @@ def test_an_interrupt_and_a_full_disk_lose_nothing(undisturbed, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     assert "error: " in end(folder, begin(folder, preexec=full), expected=2)
-    end(folder, begin(folder))
+    stop(folder, "last:3", signal.SIGKILL, expected=-signal.SIGKILL)
+    assert not (folder / "metrics.json").exists()
+    assert "Resuming from epoch" in end(folder, begin(folder))
     assert_same_end(folder, undisturbed)
 
 

@@ -23,9 +23,12 @@ def test_a_row_has_the_means_over_the_seeds_and_is_computed_once(tmp_path, monke
     monkeypatch.setitem(accuracy.DRAWN, "textures", lambda: data.Shapes(train=8, val=3))
     monkeypatch.setattr(accuracy, "PILOT", 3)
     monkeypatch.setattr(accuracy, "SMP_MODULE", "a_module_that_is_not_installed")
+    get = accuracy.kd.recipes.get
+    small = {"model": {"filters": 8, "depth": 2}}
+    monkeypatch.setattr(accuracy.kd.recipes, "get", lambda *names: get(*names).replace(**small))
     models = ["unet", accuracy.SMP]
     arguments = ["--models", *models, "--seeds", "0", "5", "--output", str(tmp_path)]
-    assert accuracy.main([*arguments, "--minutes", "0.2"]) == 0
+    assert accuracy.main([*arguments, "--minutes", "0.1"]) == 0
     table = [
         line.strip("| ").split(" | ")
         for line in capsys.readouterr().out.splitlines()
@@ -44,6 +47,6 @@ def test_a_row_has_the_means_over_the_seeds_and_is_computed_once(tmp_path, monke
     np.testing.assert_allclose(float(row["disc"]), np.mean(discs), atol=0.06)
     assert table[3] == [accuracy.SMP, "is not installed"]
     monkeypatch.setattr(accuracy.kd, "fit", None)  # a second call trains nothing
-    assert accuracy.main([*arguments, "--minutes", "0.2"]) == 0
+    assert accuracy.main([*arguments, "--minutes", "0.1"]) == 0
     assert accuracy.main([*arguments, "--minutes", "0.3"]) == 2  # not the scores of other minutes
-    assert "minutes was 0.2" in capsys.readouterr().err
+    assert "minutes was 0.1" in capsys.readouterr().err
