@@ -186,6 +186,7 @@ def test_reestimation_refuses_what_it_would_do_wrong():
         reestimate_batch_norm(model, batches(*SIZES))
 
 
+@pytest.mark.slow
 def test_reestimation_reaches_the_auxiliary_head_and_composites():
     """In steps of a data set of pairs that repeats."""
     model = small_model(auxiliary_layer="stage16_out")
@@ -235,6 +236,7 @@ def test_policies():
     assert settings(model) == {(True, False, False, 0.99), (False, False, True, 0.99)}
 
 
+@pytest.mark.slow
 def test_policies_survive(tmp_path: Path):
     model = small_model()
     set_policy(model, "freeze_statistics", momentum=0.95, synchronized=True)

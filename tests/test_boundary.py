@@ -74,6 +74,7 @@ def check(result, truths, predictions, ratio, names):
         assert value == pytest.approx(trimap_reference(truths, predictions, int(width), len(names)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.02, 0.11])
 def test_scores_equal_the_references(ratio):
     shapes = [(17, 21), (9, 30), (1, 9), (1, 1)]
@@ -134,6 +135,7 @@ def test_arguments_are_checked():
             call(**{**given, **arguments})
 
 
+@pytest.mark.slow
 def test_evaluate_adds_them_when_asked():
     model, items = channel_model(), list(pairs([*SIZES, (12, 15)]))
     plain = evaluate(model, dataset_of(items), verbose=0)

@@ -54,6 +54,7 @@ def test_logits_are_divided(name):
     assert (chosen >= before.max(-1) - 1e-6 * np.abs(before).max()).all()
 
 
+@pytest.mark.slow
 def test_an_auxiliary_head_is_divided_alike():
     model = copied(calibrated("v3_auxiliary"))
     before = [x.numpy() for x in model.training_graph(PIXELS, training=False)]
@@ -69,6 +70,7 @@ def with_spread(model, spread=2.0):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fusion, scales, flip",
     [(None, (), False), ("max", (0.5, 1.0), False), ("mean", (0.5, 1.0), True)],
@@ -103,6 +105,7 @@ def test_an_overconfident_model_gets_its_temperature(fusion, scales, flip, eager
     assert again[key]["before"] == pytest.approx(report[key]["after"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_that_of_keras(eager):
     model = with_spread(calibrated("v3"))
     logits = model(PIXELS).numpy()
@@ -227,6 +230,7 @@ def test_a_linear_activation_after_the_logits():
     np.testing.assert_allclose(model(PIXELS), before / 4, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_logits_that_are_not_finite_and_temperatures_at_the_end_of_the_range(caplog, eager):
     truth = np.zeros(PIXELS.shape[:3], np.int32)
     pairs = tf.data.Dataset.from_tensors((PIXELS, truth))

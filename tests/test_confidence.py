@@ -48,6 +48,7 @@ def views_apart(model, pixels):
     return np.array(found, np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, fusion", [("v3", "max"), ("v3_auxiliary", "mean")])
 def test_disagreement_is_the_mutual_information_of_class_and_view(name, fusion, eager):
     model = MultiScale(calibrated(name), (0.5, 1.0), fusion=fusion, flip=True)

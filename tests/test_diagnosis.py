@@ -77,6 +77,7 @@ def run(model: keras.Model, source: data.Source | None = None, rate: float = 0.0
         return keras_deeplab.overfit(model, source or blocks(), **arguments)
 
 
+@pytest.mark.slow
 def test_a_sound_model_fits_and_is_left_as_it_was():
     model = network()
     model.compile("sgd", "mse")
@@ -96,6 +97,7 @@ def test_a_sound_model_fits_and_is_left_as_it_was():
     assert int(optimizer.iterations) == 0
 
 
+@pytest.mark.slow
 def test_a_loss_reads_the_steps_of_the_optimizer():
     optimizer = keras.optimizers.Adam(0.03)
     mining = keras_deeplab.losses.HardPixelMining(0.25, warmup_steps=3, optimizer=optimizer)
@@ -185,6 +187,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build, arguments, cause, message", FAULTS.values(), ids=FAULTS)
 def test_a_planted_fault_is_named(build, arguments, cause, message):
     model = build()
@@ -198,6 +201,7 @@ def test_a_planted_fault_is_named(build, arguments, cause, message):
     assert re.search(message, report.message), report
 
 
+@pytest.mark.slow
 def test_other_learning_rates_begin_with_the_same_weights():
     losses, train = [], _OneBatch.train
 
@@ -211,6 +215,7 @@ def test_other_learning_rates_begin_with_the_same_weights():
     np.testing.assert_allclose(losses, [losses[0]] * 3, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_is_the_same_crops_around_rare_classes():
     label = np.zeros((3, 40, 60), np.int64)
     label[:, 30:, 50:] = 1
@@ -244,6 +249,7 @@ def test_auxiliary_logits_count_in_the_loss():
     assert losses[1] == pytest.approx(1.5 * losses[0])
 
 
+@pytest.mark.slow
 def test_wrong_arguments():
     model = network()
     inputs = keras.Input((16, 16, 3))

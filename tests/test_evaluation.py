@@ -63,6 +63,7 @@ def test_differing_sizes_equal_numpy_and_trace_once(traced, capsys):
     assert 0 < report["mean_iou"] < 1
 
 
+@pytest.mark.slow
 def test_batches_single_images_trailing_axis_and_another_ignored_label(traced, capsys):
     model, _ = traced
     items = list(pairs([(6, 5)] * 5))
@@ -88,6 +89,7 @@ def mean_iou_by_sets(truth, predicted):
     return np.mean(ious)
 
 
+@pytest.mark.slow
 def test_the_worst_images_come_first_whatever_the_batches(traced):
     items = list(pairs([(6, 5)] * 25))
     items[3][1][:] = 255
@@ -169,6 +171,7 @@ def test_images_of_another_size_than_the_models_are_refused():
             function(model, dataset_of(items))
 
 
+@pytest.mark.slow
 def test_images_that_are_divided_by_255_are_reported():
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs))

@@ -42,6 +42,7 @@ def shown():
     return evaluation_page(report, model, source, "val", "a & <i>"), report, model, source
 
 
+@pytest.mark.slow
 def test_an_image_is_shown_once(shown):
     _, report, model, source = shown
     few = {**report, "worst_images": report["worst_images"][:14]}

@@ -131,6 +131,7 @@ def test_libraries():
     assert internal == ["keras_deeplab.graph.network"]
 
 
+@pytest.mark.slow
 def test_a_plain_import_is_light_and_complete(tmp_path):
     """Also where Keras' configuration file names another backend, which is not imported.
 

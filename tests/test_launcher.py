@@ -64,6 +64,7 @@ def test_commands_compute_with_onednn_on_x86_unless_it_is_set(machine, given, ex
     assert found.stdout == f"{expected}\n", found.stderr
 
 
+@pytest.mark.slow
 def test_a_command_runs_quietly_in_a_clone():
     found = run("-m", "training.train", "--lr", "1", cwd=ROOT)
     assert (found.returncode, found.stdout) == (2, "")

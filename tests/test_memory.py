@@ -11,6 +11,7 @@ from keras_deeplab import memory
 from keras_deeplab.memory import available_memory, peak_memory, return_free_memory
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"),
     reason="requires glibc, which gives memory back on request",
@@ -33,6 +34,7 @@ def test_free_memory_returns_to_the_system():
     assert len(kept) == 50_000
 
 
+@pytest.mark.slow
 def test_the_peak_remains_after_the_memory_is_freed():
     block = bytearray(b"x") * (300_000_000 + peak_memory())
     size = psutil.Process().memory_info().rss

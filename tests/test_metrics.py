@@ -174,6 +174,7 @@ def identity_model(classes=4, policy="float32"):
     return keras.Sequential([keras.Input((None, None, classes)), layer])
 
 
+@pytest.mark.slow
 def test_fit_logs_callbacks_and_round_trip(tmp_path, capsys):
     """Entries per class are in the logs of an epoch, but not in those of a compiled step.
 

@@ -84,6 +84,7 @@ def test_names_have_no_markup(run):
     assert len(escaped("x" * 2000)) == 1000
 
 
+@pytest.mark.slow
 def test_its_code_runs(run, monkeypatch):
     monkeypatch.chdir(run)
     Image.new("RGB", (40, 30)).save("photo.jpg")
@@ -149,6 +150,7 @@ def test_places_of_this_machine_are_not_shown(run):
         assert "secret" not in text
 
 
+@pytest.mark.slow
 def test_the_command_replaces_no_edited_card(run, capsys):
     arguments = ["--run", str(run), "--license", "cc-by-4.0", "--repo", "user/mine"]
     assert command.main(arguments) == 0

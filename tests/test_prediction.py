@@ -232,6 +232,7 @@ def video(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_video_is_predicted_frame_by_frame(video, tmp_path, logs):
     import imageio.v2
 

@@ -38,6 +38,7 @@ def scores(model):
     return dataset, keras_deeplab.evaluate(model, dataset, verbose=0)
 
 
+@pytest.mark.slow
 def test_an_export_is_evaluated_as_its_model_is(path, scores):
     exported = runtimes.open_exported(path)
     assert exported.num_classes == 6
@@ -48,6 +49,7 @@ def test_an_export_is_evaluated_as_its_model_is(path, scores):
     assert found["mean_iou"] == pytest.approx(expected["mean_iou"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_export_predicts_as_its_model_does_also_in_windows(path, model):
     exported = runtimes.open_exported(path)
     pixels = pictures((60, 70, 3))
@@ -71,6 +73,7 @@ def test_an_export_of_labels_alone_cannot_be_blended():
         keras_deeplab.predict(exported, pixels, window=(64, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "images", [np.zeros((1, 8, 8, 4), np.uint8), np.zeros((0, 8, 8, 3), np.uint8), np.zeros((8, 8))]
 )
@@ -136,6 +139,7 @@ def test_other_paths(tmp_path):
             runtimes.open_exported(path)
 
 
+@pytest.mark.slow
 def test_damaged_files_get_one_clear_error(path, tmp_path):
     """Or run; cut ones are never run."""
     copy = tmp_path / path.name

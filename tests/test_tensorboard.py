@@ -70,6 +70,7 @@ def written(tmp_path_factory):
     return train, val, events(folder / "train"), events(folder / "validation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_each_class_has_its_curves_in_two_groups(written, part):
     (images, labels, _), found = written[part == "validation"], written[2 + (part == "validation")]
@@ -98,6 +99,7 @@ def test_pictures_of_the_validation_images(written):
     assert "confusion_matrix" not in written[2]
 
 
+@pytest.mark.slow
 def test_without_validation_names_and_metric(tmp_path):
     images, labels, dataset = pairs(3, 0, batch=3)
     model = brightest_channel()
@@ -111,6 +113,7 @@ def test_without_validation_names_and_metric(tmp_path):
     np.testing.assert_array_equal(found["predictions"][2], expected)
 
 
+@pytest.mark.slow
 def test_scores_of_other_validations_are_not_those_of_an_epoch(tmp_path):
     images, labels, dataset = pairs(4, 2)
     metrics = [SegmentationMetrics(4, NAMES), SegmentationMetrics(4, NAMES, name="all")]

@@ -9,6 +9,8 @@ from models.networks import calibrated
 import keras_deeplab as kd
 from keras_deeplab.cli import push
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("huggingface_hub")
 UPLOADED = {"model.keras", "README.md", "dataset.json"}
 

@@ -71,6 +71,7 @@ MEASURED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, backbone", MEASURED)
 def test_memory_is_within_15_percent_of_measured_peaks(name, backbone):
     with networks.zero_kernels():

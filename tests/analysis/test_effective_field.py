@@ -136,6 +136,7 @@ def test_the_centre_is_that_of_the_sample():
     np.testing.assert_allclose(np.average(np.arange(64), weights=found.map.sum(0)), 32, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_of_a_model_and_of_a_layer():
     keras.utils.set_random_seed(0)  # so that no output at the centre is 0
     model = calibrate(kd.DeepLabV3Plus(4, networks.tiny(), aspp_filters=8), image(65, 65, 2))

@@ -68,6 +68,7 @@ def test_figure_4_of_the_paper():
     )
 
 
+@pytest.mark.slow
 def test_of_a_model():
     model = kd.DeepLabV3(21, "resnet50")
     found = {one.name: one for one in live_taps(model, 513, 513)}

@@ -34,6 +34,7 @@ def test_published_backbones(network, name, field):
     assert not found.whole_image
 
 
+@pytest.mark.slow
 def test_published_aspp():
     with zero_kernels():
         model = kd.DeepLabV3(21, "resnet50", multi_grid=(1, 1, 1), output_stride=16)

@@ -115,6 +115,7 @@ def every_rate(network: keras.Model) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_fine_map_holds_the_coarse_one_at_the_published_rates(name):
     case = CASES[name]

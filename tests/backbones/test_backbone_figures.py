@@ -87,6 +87,7 @@ def test_every_size_shares_one_grid(name):
         assert size[0] is None or found.size == tuple(-(-n // 32) for n in size)
 
 
+@pytest.mark.slow
 def test_offsets_of_other_paddings(monkeypatch):
     same = geometry(built("mobilenet_v2", depth_multiplier=0.35, padding="same"), 224, 225)
     assert same.output.offset == (31, 0)
@@ -100,13 +101,10 @@ def test_strides_of_the_beta_resnet_are_in_the_last_units():
     assert [found[layer].stride[0] for layer in layers] == [4, 4, 8, 32]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "depth, entry, middle",
-    [
-        (41, (2, 2, 2), 1),
-        pytest.param(65, (2, 2, 2), 16, marks=SLOW),
-        pytest.param(71, (2, 1, 2, 1, 2), 16, marks=SLOW),
-    ],
+    [(41, (2, 2, 2), 1), (65, (2, 2, 2), 16), (71, (2, 1, 2, 1, 2), 16)],
 )
 def test_strides_and_field_of_xception_follow_from_the_figure(depth, entry, middle, monkeypatch):
     assert MIDDLE_UNITS == {41: 8, 65: 16, 71: 16}
@@ -123,6 +121,7 @@ def test_strides_and_field_of_xception_follow_from_the_figure(depth, entry, midd
     assert found["entry3_conv2" if depth == 71 else "entry2_conv2"].stride == (4, 4)
 
 
+@pytest.mark.slow
 def test_widths_of_other_multipliers_are_rounded_as_the_authors_do():
     """0.5: whole numbers for what a block gives, multiples of 8 inside; 1 keeps multiples of 8."""
     half = built("mobilenet_v2", depth_multiplier=0.5)

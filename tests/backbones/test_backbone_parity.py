@@ -29,6 +29,7 @@ def assert_same(network: keras.Model, reference: keras.Model, x: np.ndarray, tol
     np.testing.assert_allclose(network(x), expected, atol=tolerance * expected.std())
 
 
+@pytest.mark.slow
 def test_vgg16():
     """At a multiple of 32 both ways of rounding are keras.applications'; else the lower one is."""
     reference = keras.applications.VGG16(input_shape=(None, None, 3), **APPLICATIONS)
@@ -44,6 +45,7 @@ def test_vgg16():
     assert_same(ceil, reference, scaled(64, 96), 1e-4)
 
 
+@pytest.mark.slow
 def test_resnet(monkeypatch):
     """With fewer units of each stage; the reference's convolution biases are zero."""
     units = (2, 1, 1, 3)
@@ -102,6 +104,7 @@ def test_the_classifier_mobilenet_v2():
     assert symmetric(odd).shape[1:3] == (4, 4)
 
 
+@pytest.mark.slow
 def test_mobilenet_v3_small():
     """At 97 = 3 x 32 + 1 both pad alike; widths are the same."""
     whole = keras.applications.MobileNetV3Small(
@@ -146,6 +149,7 @@ def ceil_pooled(x: np.ndarray) -> np.ndarray:
     return pooled
 
 
+@pytest.mark.slow
 def test_the_resnets_first_pooling_rounds_up_as_caffe_does(monkeypatch):
     monkeypatch.setitem(UNITS, 50, (1, 1, 1, 3))
     ceil, floor = resnet(50, pool_ceil=True), resnet(50)

@@ -9,6 +9,7 @@ import pytest
 from keras_deeplab import backbones
 
 
+@pytest.mark.slow
 def test_by_name_and_with_channels():
     network = backbones.build("mobilenet_v2", (None, None, 5), multi_grid=None, padding=None)
     assert network.name == "mobilenet_v2"

@@ -63,6 +63,7 @@ def photos(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_prints_its_scores_and_files(run):
     printed = (run / "printed").read_text()
     for text in ("Recipe shapes:", f"Writing to {run}", "Epoch 2/2", "IoU per class on the 3 imag"):
@@ -74,6 +75,7 @@ def test_a_run_prints_its_scores_and_files(run):
     assert tuple(stored["classes"]) == data.Shapes().info.classes
 
 
+@pytest.mark.slow
 def test_evaluate_writes_the_scores(run, tmp_path, capsys, eager):
     assert evaluate.main(["--model", str(run / "model.keras"), "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "metrics.json").read_text())
@@ -83,6 +85,7 @@ def test_evaluate_writes_the_scores(run, tmp_path, capsys, eager):
     assert "mean IoU" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_evaluate_prints_scores_that_cannot_be_written(run, tmp_path, capsys, monkeypatch, eager):
     def fail(path, content):
         raise PermissionError(13, "Permission denied", str(path))
@@ -113,6 +116,7 @@ def test_names_of_any_characters_are_printed(capsys, monkeypatch, encoding):
     assert "Traceback" not in shown + capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_with_every_option(run, capsys, eager):
     path = run / "model.keras"
     options = "--output-stride 8 --scales 0.5 --flip --boundary --split val"
@@ -126,6 +130,7 @@ def test_evaluate_with_every_option(run, capsys, eager):
     assert printed.count("of a boundary") == 6
 
 
+@pytest.mark.slow
 def test_analyze_prints_fields_and_live_taps(run, tmp_path, capsys):
     figures = tmp_path / "figures.json"
     command = ["--model", str(run / "model.keras"), "--size", "97", "129", "--json", str(figures)]
@@ -143,6 +148,7 @@ def test_analyze_prints_fields_and_live_taps(run, tmp_path, capsys):
     assert "`--output-stride` must be left out: unet has none" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_crf_is_searched_and_used(run, photos, tmp_path, capsys, monkeypatch, eager):
     for name, value in DenseCRF(3, 1, 5, 50, 10).to_dict().items():
         if name in COARSE_GRID:
@@ -165,6 +171,7 @@ def test_a_crf_is_searched_and_used(run, photos, tmp_path, capsys, monkeypatch, 
     assert "`images` must be below the 3 images of the dataset" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_analyze_writes_a_page_of_an_image(run, tmp_path, capsys):
     image, page = tmp_path / "a.png", tmp_path / "new" / "a.html"
     Image.effect_mandelbrot((48, 32), (-2, -1, 1, 1), 50).save(image)
@@ -207,6 +214,7 @@ def test_prepare_writes_a_data_set_that_train_takes(tmp_path, capsys):
     assert run_folder(options, "m", "b").name == "tfds-oxford_iiit_pet-val-train-9-m-b"
 
 
+@pytest.mark.slow
 def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys, eager):
     calibrated, page = tmp_path / "calibrated.keras", tmp_path / "pages" / "page.html"
     model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
@@ -239,6 +247,7 @@ def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys, eager):
     assert not (tmp_path / "new.keras").exists()
 
 
+@pytest.mark.slow
 def test_the_classes_of_a_model_are_those_of_the_data(run, tmp_path, capsys, eager):
     """By name where both have names: the same ones in another order would be swapped."""
     classes = list(data.Shapes().info.classes)
@@ -257,6 +266,7 @@ def test_the_classes_of_a_model_are_those_of_the_data(run, tmp_path, capsys, eag
     assert "compared by their order" in printed
 
 
+@pytest.mark.slow
 def test_compare_prints_a_table_and_writes_a_page(run, tmp_path, capsys):
     other, page = tmp_path / "other", tmp_path / "pages" / "page.html"
     shutil.copytree(run, other)
@@ -272,6 +282,7 @@ def test_compare_prints_a_table_and_writes_a_page(run, tmp_path, capsys):
     assert mean_iou in page.read_text()
 
 
+@pytest.mark.slow
 def test_predict_writes_two_pictures_for_each_image(run, photos, tmp_path, capsys, eager):
     model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
     assert predict.main([*model, "--images", str(photos)]) == 0
@@ -289,6 +300,7 @@ def test_predict_writes_two_pictures_for_each_image(run, photos, tmp_path, capsy
     assert np.abs(overlay - (0x80 + colors) / 2).max() <= 1  # the upper bytes, as the network saw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["margin", "entropy"])
 def test_predict_writes_the_confidence(kind, run, photos, tmp_path, eager):
     model = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
@@ -305,6 +317,7 @@ def test_predict_writes_the_confidence(kind, run, photos, tmp_path, eager):
     np.testing.assert_array_equal(labels, keras_deeplab.predict(loaded, photos / "b.png"))
 
 
+@pytest.mark.slow
 def test_predict_in_windows(run, photos, tmp_path, capsys, eager):
     model = ["--model", str(run / "model.keras"), "--images", str(photos / "a.jpg")]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -338,6 +351,7 @@ def test_predict_numbers_more_classes_than_a_byte_holds(wide, tmp_path, capsys):
     assert np.abs(overlay - (np.array([10, 20, 30]) + color) / 2).max() <= 1
 
 
+@pytest.mark.slow
 def test_export(tmp_path, capsys):
     inputs = keras.Input((None, None, 3))
     logits = keras.layers.Conv2D(3, 5, padding="same")(keras.layers.Rescaling(1 / 100)(inputs))
@@ -352,6 +366,7 @@ def test_export(tmp_path, capsys):
         serve(images=tf.zeros((1, 160, 320, 3), tf.uint8))
 
 
+@pytest.mark.slow
 def test_an_exported_file_is_evaluated_and_predicts(run, photos, tmp_path, capsys, eager):
     pytest.importorskip("ai_edge_litert")
     path, model = str(tmp_path / "model.tflite"), str(run / "model.keras")
@@ -372,6 +387,7 @@ def test_an_exported_file_is_evaluated_and_predicts(run, photos, tmp_path, capsy
         assert f"`{options.split()[0]}` must be left out for an export" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options, message",
     [

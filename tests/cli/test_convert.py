@@ -13,6 +13,7 @@ from keras_deeplab import data
 from keras_deeplab.cli import convert, train
 
 
+@pytest.mark.slow
 def test_a_file_becomes_a_model(shared, tmp_path, capsys):
     output = tmp_path / "voc.keras"
     file = shared / "pretrained" / "deeplabv3_257_mv_gpu.tflite"

@@ -41,6 +41,7 @@ def fitted(monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_defaults(fitted, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     found = fitted("")
@@ -105,6 +106,7 @@ def test_overfitting_uses_what_is_set(overfitted, capsys):
     assert (overfitted["count"], overfitted["crop_size"]) == (3, None)
 
 
+@pytest.mark.slow
 def test_the_loss_counts_the_steps_of_the_optimizer_that_trains(overfitted):
     mining = "hard_pixel_mining(fraction=0.25, warmup_steps=2000)"
     assert train.main(["--overfit", "3", "--loss", mining]) == 0
@@ -113,6 +115,7 @@ def test_the_loss_counts_the_steps_of_the_optimizer_that_trains(overfitted):
     assert float(overfitted["loss"].current_fraction()) == pytest.approx(0.625)
 
 
+@pytest.mark.slow
 def test_overfitting_does_not_use_the_recipes_own_values(overfitted):
     assert train.main(["--overfit", "3", "--recipe", "v2", "--backbone", "mobilenet_v2"]) == 0
     assert overfitted["loss"] is None

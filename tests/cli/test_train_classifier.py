@@ -57,6 +57,7 @@ def photographs(tmp_path: Path) -> Path:
     return tmp_path / "photographs"
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_files(run, tmp_path):
     assert {path.name for path in run.iterdir()} == FILES
     rows = list(csv.DictReader((run / "history.csv").read_text().splitlines()))
@@ -79,6 +80,7 @@ def test_a_run_leaves_its_files(run, tmp_path):
         assert metrics["accuracy"][str(size)] == pytest.approx(right)
 
 
+@pytest.mark.slow
 def test_sizes_take_turns_under_one_optimizer(photographs, monkeypatch, eager):
     seen = []
     original = keras_deeplab.SPPNet.train_step
@@ -95,6 +97,7 @@ def test_sizes_take_turns_under_one_optimizer(photographs, monkeypatch, eager):
     assert seen == [(step, (16, 24, 20, 16)[step // 2]) for step in range(8)]
 
 
+@pytest.mark.slow
 def test_the_training_step_is_traced_once_for_all_sizes(photographs):
     model = keras_deeplab.SPPNet(2, "alexnet", levels=(1,), dense=())
     traced = []
@@ -115,6 +118,7 @@ def test_models_of_other_classes_and_no_sizes_are_errors(photographs):
         keras_deeplab.fit_classifier(model, photographs, [], epochs=1)
 
 
+@pytest.mark.slow
 def test_a_single_size_is_tested_at_a_larger_one(tmp_path, eager):
     arguments = [*SHORT, "--sizes", "16", "--epochs", "1", "--output", str(tmp_path / "run")]
     assert train_classifier.main(arguments) == 0
@@ -138,6 +142,7 @@ def test_a_run_on_a_folder(photographs, tmp_path, monkeypatch, eager, capsys):
     assert "`run_dir` must be a new or empty folder. Received: run_dir=" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_one_line_and_the_next_one_gets_a_number(
     tmp_path, monkeypatch, capsys, eager
 ):
@@ -156,6 +161,7 @@ def test_an_interrupted_run_is_one_line_and_the_next_one_gets_a_number(
         assert f"Interrupted: {folder} cannot be resumed.\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_non_finite_loss_ends_training_without_a_model(tmp_path, eager, capsys):
     arguments = [*SHORT, "--learning-rate", "1e30", "--output", str(tmp_path / "lost")]
     assert train_classifier.main(arguments) == 2
@@ -163,6 +169,7 @@ def test_a_non_finite_loss_ends_training_without_a_model(tmp_path, eager, capsys
     assert not (tmp_path / "lost" / "model.keras").exists()
 
 
+@pytest.mark.slow
 def test_an_export_with_other_outputs_is_not_kept(run, tmp_path, monkeypatch):
     other = keras.models.load_model(run / "model.keras")
     for weight in other.weights:

@@ -49,6 +49,7 @@ def taken(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.slow
 def test_prediction(taken, photo):
     before = kd.predict(taken, photo, probabilities=True)
     expected = SMALL(photo, before)

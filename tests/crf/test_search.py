@@ -35,6 +35,7 @@ def mean_iou(samples, refine):
     return scores(counts)["mean_iou"]
 
 
+@pytest.mark.slow
 def test_coarse_to_fine():
     samples = list(samples_of())
     report = search(samples, GRID, rounds=2, start=START, verbose=0)

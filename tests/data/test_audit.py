@@ -233,6 +233,7 @@ def test_other_sources_are_checked_pair_by_pair():
     assert "train/train_00002" in text
 
 
+@pytest.mark.slow
 def test_a_shared_folder_is_clean(shared):
     report = data.audit(shared / "membrane")
     assert report.splits["val"].images == 5

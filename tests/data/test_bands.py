@@ -157,6 +157,7 @@ def satellite(tmp_path):
     return root
 
 
+@pytest.mark.slow
 def test_the_whole_way(satellite, tmp_path, eager):
     source = data.open_source(satellite)
     report = data.audit(source)
@@ -184,6 +185,7 @@ def test_the_whole_way(satellite, tmp_path, eager):
     assert scores["mean_iou"] > 0.8  # as only the fifth channel tells
 
 
+@pytest.mark.slow
 def test_exports_take_all_channels(tmp_path):
     inputs = keras.Input((None, None, 5))
     model = keras.Model(inputs, keras.layers.Conv2D(3, 3, padding="same")(inputs))

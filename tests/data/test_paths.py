@@ -88,6 +88,7 @@ def test_entries_are_those_of_pathlib(upload, tmp_path):
         (remote / "d").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_whole_way(upload, folder):
     """Audit, batches and evaluation are those of the local files."""
     local, remote = data.open_source(folder), data.open_source(upload(folder))
@@ -120,6 +121,7 @@ def test_a_label_map_is_downloaded_once(upload, folder, monkeypatch):
     assert downloads == [path]
 
 
+@pytest.mark.slow
 def test_a_run_records_the_address(upload, folder, tmp_path, eager):
     root = upload(folder)
     inputs = tf.keras.Input((None, None, 3))

@@ -78,6 +78,7 @@ def whole_run():
 
 
 # Before and after the end of a round, which batches of 4 do not respect.
+@pytest.mark.slow
 @pytest.mark.parametrize("step, cache", [(2, False), (11, True)])
 def test_a_run_is_entered_anywhere_to_the_last_bit(step, cache):
     expected = whole_run()
@@ -113,6 +114,7 @@ def test_a_run_with_all_augmentation_is_entered_anywhere_to_the_last_bit():
     assert len({image.tobytes() for images, _ in expected for image in images}) == 7 * 4
 
 
+@pytest.mark.slow
 def test_mixed_images_are_the_next_ones_in_the_order_and_decoded_once():
     source = Numbered()
     arguments = {**STILL, "mosaic": 1.0, "batch_size": COUNT, "crop_size": (8, 8)}
@@ -146,6 +148,7 @@ def test_what_is_skipped_is_not_decoded():
     assert len(source.decoded) < 200  # what was prefetched
 
 
+@pytest.mark.slow
 def test_the_memory_is_filled_once():
     source = Numbered()
     dataset = endless(source, cache=True, **STILL)
@@ -158,6 +161,7 @@ def test_the_memory_is_filled_once():
     assert len(source.decoded) == 2 * COUNT
 
 
+@pytest.mark.slow
 def test_cached_images_are_freed_with_their_dataset():
     class Large(data.Shapes):
         def dataset(self, split, numbers=None):
@@ -179,6 +183,7 @@ def test_cached_images_are_freed_with_their_dataset():
     assert used[-1] - used[0] < 2 * (4 * height * width * 4)  # three are made after the first
 
 
+@pytest.mark.slow
 def test_cached_images_may_be_floats():
     class Floats(data.Shapes):
         def dataset(self, split, numbers=None):
@@ -217,6 +222,7 @@ def test_rounds_of_neighbouring_seeds_are_not_related():
     assert np.abs(places.mean(1) - 24.5).max() < 4 * 14.4 / len(found) ** 0.5
 
 
+@pytest.mark.slow
 def test_seed_decides_and_epochs_differ():
     def epochs(dataset):
         return [batches(dataset, 1)[0] for _ in range(2)]
@@ -261,6 +267,7 @@ def test_order_without_shuffle_and_specs():
     )
 
 
+@pytest.mark.slow
 def test_replicas_and_workers_share_the_batches_of_one_process(mirrored):
     dataset = endless(batch_size=5, **STILL)
     iterator = iter(mirrored.experimental_distribute_dataset(dataset))

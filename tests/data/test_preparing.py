@@ -61,6 +61,7 @@ def equal(first, second) -> bool:
     return all(np.array_equal(a, b) for one, two in pairs for a, b in zip(one, two, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_the_batches_are_those_of_the_files(folder, tmp_path, file_format):
     source = data.Folder(folder)
@@ -112,6 +113,7 @@ def test_files_are_stored_as_they_are_where_other_programs_decode_the_same(folde
     assert data.TFDS(again).encoded_images("train")(5) == read(5)
 
 
+@pytest.mark.slow
 def test_a_second_call_continues(folder, tmp_path, monkeypatch, logs):
     source, output = data.Folder(folder), tmp_path / "out"
     write, written = preparing._Preparation._write, []
@@ -200,6 +202,7 @@ def test_a_source_without_files(tmp_path):
     assert json.loads((output / "dataset_info.json").read_text())["name"] == "data_2024_shapes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "channels, dtype, limits, stored",
     [

@@ -75,6 +75,7 @@ def test_splits():
         data.Shapes().names("test")
 
 
+@pytest.mark.slow
 def test_colours_of_single_pixels_do_not_tell_the_class():
     def cells(image):
         red, green, blue = np.moveaxis(image.astype(int) >> 5, -1, 0)

@@ -108,6 +108,7 @@ def test_the_models_are_described(client):
     assert third["views"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query, expected",
     [
@@ -130,6 +131,7 @@ def test_settings_are_applied(client, network, query, expected):
     assert np.abs(found["confidence"].astype(int) - plain["confidence"]).mean() > 1
 
 
+@pytest.mark.slow
 def test_own_views_are_replaced_by_other_scales(client, network):
     plain = answered(client, model=1)["confidence"].astype(int)
     own = answered(client, model=2)["confidence"].astype(int)

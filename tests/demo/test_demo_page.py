@@ -70,6 +70,7 @@ def near(found, expected, tolerance=6):
     return np.abs(np.subtract(found, expected)).max() <= tolerance
 
 
+@pytest.mark.slow
 def test_upload_overlay_and_class_under_the_pointer(address, files):
     image = {"files": [str(files / "two.halves.png")]}
     href = "document.getElementById('{}').{}"
@@ -133,6 +134,7 @@ def test_a_broken_file_gets_a_message_and_the_next_one_is_predicted(address, fil
     assert values[9:] == ["", False]
 
 
+@pytest.mark.slow
 def test_drop_other_model_and_a_file_that_is_too_large(address):
     """A dropped canvas of blue; the other model has class numbers; limits are in the page too."""
     drop = """(() => { const data = new DataTransfer();
@@ -162,6 +164,7 @@ def test_drop_other_model_and_a_file_that_is_too_large(address):
     assert values[10] == "The file has 33.0 MB; at most 32 MB are allowed."
 
 
+@pytest.mark.slow
 def test_the_webcam_and_a_phone(address):
     """Chromium's own test picture, mostly green; nothing is wider than the narrow window."""
     steps = [

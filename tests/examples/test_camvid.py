@@ -33,6 +33,7 @@ def model() -> keras.Model:
     return keras.models.load_model(FILE)
 
 
+@pytest.mark.slow
 def test_it_is_small_and_needs_nothing_to_train(model):
     assert FILE.stat().st_size < 12_000_000
     with zipfile.ZipFile(FILE) as archive:
@@ -60,6 +61,7 @@ def test_the_card_says_what_was_measured():
         assert word in card
 
 
+@pytest.mark.slow
 def test_predict_works_after_the_clone(tmp_path, capsys):
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 255, (90, 120, 3), "uint8")
@@ -74,6 +76,7 @@ def test_predict_works_after_the_clone(tmp_path, capsys):
     assert any(f"{name} " in printed.split(": ", 1)[1] for name in known)
 
 
+@pytest.mark.slow
 def test_its_scores_are_those_of_the_card(model, shared):
     """A few of the images it was chosen on: far above what chance or a wrong scaling reaches."""
     source = data.open_source(shared / "camvid")
@@ -85,6 +88,7 @@ def test_its_scores_are_those_of_the_card(model, shared):
     assert found["mean_iou"] == pytest.approx(stored["mean_iou"], abs=0.14)
 
 
+@pytest.mark.slow
 def test_the_int8_file_scores_as_the_card_states(shared):
     """In LiteRT, on the same few images."""
     pytest.importorskip("ai_edge_litert")

@@ -61,6 +61,7 @@ def test_deviations_beyond_the_limits(definition, change, limits, message):
             check_export(export_that(definition, change), definition, limits)
 
 
+@pytest.mark.slow
 def test_mean_iou_of_both_on_labelled_images(definition, eager):
     """The label maps are the model's own, so that it scores 1."""
 

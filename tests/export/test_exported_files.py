@@ -19,6 +19,7 @@ def kind(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_an_existing_file_and_a_deviation(kind, tmp_path):
     write, model, path = getattr(export, kind), small_model(), tmp_path / f"model{SUFFIXES[kind]}"
     path.write_bytes(b"old")

@@ -14,6 +14,8 @@ from keras_deeplab.export import Limits
 from keras_deeplab.inference import predict
 from keras_deeplab.weights.readers.tflite import file_schema
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ai_edge_litert")
 
 

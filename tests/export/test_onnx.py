@@ -31,6 +31,7 @@ def openvino_outputs(path, images):
     return {name: compiled({"images": images})[name] for name in ("labels", "probabilities")}
 
 
+@pytest.mark.slow
 def test_exports_of_several_threads(tmp_path):
     """Each conversion changes functions of tf2onnx, and must give them back."""
     from tf2onnx import optimizer
@@ -42,6 +43,7 @@ def test_exports_of_several_threads(tmp_path):
     assert optimizer.optimize_graph is before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_any_size_and_batch_in_two_runtimes(tmp_path, precision):
     model = calibrated("v3_plus") if precision == "float32" else small_model(3)
@@ -65,6 +67,7 @@ def test_any_size_and_batch_in_two_runtimes(tmp_path, precision):
             np.testing.assert_array_equal(outputs["labels"], outputs["probabilities"].argmax(-1))
 
 
+@pytest.mark.slow
 def test_graphs_are_in_the_form_that_runtimes_compute_fast(tmp_path):
     model = keras_deeplab.MultiScale(calibrated("v3_plus"), (0.75, 1), fusion="mean", flip=True)
     path = export.onnx(model, tmp_path / "model.onnx", outputs=["probabilities"])
@@ -85,6 +88,7 @@ def test_graphs_are_in_the_form_that_runtimes_compute_fast(tmp_path):
     )  # logits of four views, two of them back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corners", [False, True])
 def test_a_resize_of_a_known_size_is_not_a_pixel_off(tmp_path, corners):
     """33 * float32(513 / 33) is less than 513."""
@@ -100,6 +104,7 @@ def test_a_resize_of_a_known_size_is_not_a_pixel_off(tmp_path, corners):
         np.testing.assert_allclose(outputs["probabilities"], expected(model, pixels), atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooled", ["relu", "tanh"])
 def test_padding_is_taken_into_what_it_is_for(tmp_path, pooled):
     """Into a pooling only behind a ReLU: of negative values zeros are the largest.
@@ -121,6 +126,7 @@ def test_padding_is_taken_into_what_it_is_for(tmp_path, pooled):
     assert operations(path)["Pad"] == (pooled == "tanh")
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_and_of_one_size_right_in_openvino_too(tmp_path, logs):
     model, path = small_model(), tmp_path / "model.onnx"
     images = list(image(64, 96, batch=4).astype(np.uint8))

@@ -127,6 +127,7 @@ def served(exported, tmp_path_factory):
     return {name: (message, again) for name, message, again in responses}, done
 
 
+@pytest.mark.slow
 def test_no_request_ends_a_server(served):
     responses, done = served
     assert done.returncode == 0, (list(responses)[-1], done.stderr[-2000:])

@@ -71,6 +71,7 @@ def test_max_pixels_must_admit_the_comparison(tmp_path, value):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_mixed_precision_and_four_channels(tmp_path):
     model = small_model(shape=(None, None, 4), policy="mixed_bfloat16")
     export.saved_model(model, tmp_path / "out")
@@ -82,6 +83,7 @@ def test_mixed_precision_and_four_channels(tmp_path):
     np.testing.assert_allclose(output, expected(model, images), atol=2e-2)
 
 
+@pytest.mark.slow
 def test_files_are_not_decoded_for_models_of_a_value_range(tmp_path):
     """The graph keeps the upper 8 of 16 bits, not those of the range."""
     info = data.DatasetInfo(tuple("abcde"), channels=3, value_range=(0, 4095))
@@ -90,6 +92,7 @@ def test_files_are_not_decoded_for_models_of_a_value_range(tmp_path):
     assert set(opened.signatures) == {"serving_default"}
 
 
+@pytest.mark.slow
 def test_one_channel_of_a_fixed_size_many_classes_and_uint8_input(tmp_path, monkeypatch):
     """By default the largest request is what was compared, where that is more than 2^24 pixels."""
     monkeypatch.setattr(MODULE, "MAX_PIXELS", 1000)
@@ -169,6 +172,7 @@ def prediction_log():
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("log.PredictionLog"))
 
 
+@pytest.mark.slow
 def test_outputs_classes_and_one_size(tmp_path):
     model, info = small_model(), data.DatasetInfo(("a", "b", "c", "d", "e"))
     outputs = ("logits", "labels")
@@ -185,6 +189,7 @@ def test_outputs_classes_and_one_size(tmp_path):
     assert len(stored["colors"]) == 5
 
 
+@pytest.mark.slow
 def test_bfloat16(tmp_path):
     model = calibrated("v1")
     export.saved_model(model, tmp_path, precision="bfloat16")
@@ -208,6 +213,7 @@ def copied(exported, monkeypatch):
     return change.append
 
 
+@pytest.mark.slow
 def test_existing_paths(exported, copied, tmp_path, monkeypatch):
     model = exported[0]
     for check in ("check_export", "_check_encoded"):
@@ -298,6 +304,7 @@ def test_a_crf_an_export_and_a_precision_that_cannot_be_exported(exported, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_backbone_that_keeps_its_half_precision_is_refused(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -313,6 +320,7 @@ def test_a_backbone_that_keeps_its_half_precision_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_files_that_are_decoded_wrongly_are_seen(tmp_path, monkeypatch):
     decode = MODULE.decode_image
     monkeypatch.setattr(MODULE, "decode_image", lambda *arguments: decode(*arguments)[::-1])

@@ -68,6 +68,7 @@ def network(request) -> tuple[Family, keras.Model, keras.Model]:
     return family, coarse, with_output_stride(coarse, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", BY_NAME, indirect=True)
 def test_the_dense_map_holds_the_coarse_one(network):
     family, coarse, dense = network

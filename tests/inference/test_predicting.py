@@ -311,6 +311,7 @@ def test_labels_by_strips_are_those_of_the_resized_logits(align_corners, size):
     np.testing.assert_array_equal(labels, tf.argmax(whole, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v3_plus", "unet", "v2"])
 def test_models_give_the_labels_and_probabilities_of_their_logits(name):
     """Some end in an enlargement, some after a crop, and some in a convolution."""

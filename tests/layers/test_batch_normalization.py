@@ -253,6 +253,7 @@ def whole(x: np.ndarray, training: bool = True) -> list[np.ndarray]:
     return [outputs.numpy(), layer.moving_mean.numpy(), layer.moving_variance.numpy()]
 
 
+@pytest.mark.slow
 def test_across_replicas(mirrored):
     """Synchronised statistics are the whole batch's, own ones are not."""
     x = np.random.default_rng(0).normal(2, 1, (4, 3, 2, 3)).astype(np.float32)

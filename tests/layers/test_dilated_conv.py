@@ -85,12 +85,14 @@ CASES = [(kind, dtype) for kind in ("dense", "depthwise") for dtype in TOLERANCE
 CASES += [(kind, "float32") for kind in ("multiplied", "separable", "grouped")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, dtype", CASES)
 def test_results_and_gradients_are_keras(kind, dtype):
     for settings in SETTINGS[:1] if kind == "grouped" else SETTINGS:
         compare(kind, dtype, *settings)
 
 
+@pytest.mark.slow
 def test_without_onednn():
     """Without oneDNN there are neither native depthwise convolutions nor native gradients."""
     code = (

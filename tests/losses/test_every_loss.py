@@ -61,6 +61,7 @@ def test_gradient_equals_finite_differences_of_numpy(name):
     np.testing.assert_allclose(gradient, expected, atol=2e-7, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_xla_computes_the_same_and_nan_for_a_label_out_of_range():
     labels, logits, weights = make_batch()
     every = [CASES[name].loss() for name in ALONE]
@@ -175,6 +176,7 @@ def test_serialisation(name):
     assert {*case.options, *more} <= set(loss.get_config())
 
 
+@pytest.mark.slow
 def test_fit_in_half_precision_and_a_file(tmp_path):
     keras.utils.set_random_seed(0)
     images = np.random.default_rng(0).random((4, 6, 5, 3), np.float32)

@@ -43,6 +43,7 @@ def official(labels, logits, step, mining_step, top_k):
     return kept.sum() / np.count_nonzero(kept)
 
 
+@pytest.mark.slow
 def test_the_official_schedule():
     optimizer = keras.optimizers.SGD(0.1)
     loss = HardPixelMining(0.25, warmup_steps=10, optimizer=optimizer)
@@ -99,6 +100,7 @@ def train(model, first=0, last=3, **more):
     return model
 
 
+@pytest.mark.slow
 def test_training_moves_the_fraction_and_a_file_resumes_it(tmp_path):
     whole, fractions = network(mining_in_a_sum), []
     loss = whole.loss.losses[0]

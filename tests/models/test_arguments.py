@@ -147,6 +147,7 @@ def test_where_a_model_has_no_such_argument_the_options_hold_it(monkeypatch):
     assert model.get_config()["backbone_options"]["stride_on"] == "1x1"
 
 
+@pytest.mark.slow
 def test_arguments_reach_the_layers():
     model = DeepLabV3Plus(
         np.int64(3),
@@ -174,6 +175,7 @@ def test_arguments_reach_the_layers():
     assert type(model).from_config(model.get_config()).get_config() == model.get_config()
 
 
+@pytest.mark.slow
 def test_head_of_v3():
     plain = small("v3", head_filters=256).get_layer("head")
     assert (type(plain).__name__, plain.filters) == ("AtrousConv2D", 256)

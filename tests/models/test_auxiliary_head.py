@@ -39,6 +39,7 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
     return image(64, 96, batch=2), np.random.default_rng(0).integers(0, 3, (2, 64, 96))
 
 
+@pytest.mark.slow
 def test_the_head_is_torchvisions_on_the_layer_that_was_named(model):
     layers = all_layers(model)
     conv, norm, logits = (layers[name] for name in HEAD)
@@ -58,6 +59,7 @@ def test_the_head_is_torchvisions_on_the_layer_that_was_named(model):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_model_without_it(model, plain):
     assert len(model.outputs) == 1
     assert model.output_shape == (None, None, None, 3)
@@ -72,6 +74,7 @@ def test_predictions_are_those_of_the_model_without_it(model, plain):
     assert np.abs(main - auxiliary).max() > 1e-1
 
 
+@pytest.mark.slow
 def test_fit_descends_the_weighted_sum_and_scores_the_main_head_alone(batch):
     several, labels = small("v3_auxiliary", dropout=0.0, auxiliary_weight=1.5), batch[1]
     all_layers(several)["auxiliary/dropout"].rate = 0.0  # so that a step can be taken twice
@@ -111,6 +114,7 @@ def test_its_weights_are_there_once(model, plain):
     assert frozen.trainable_weights == []
 
 
+@pytest.mark.slow
 def test_a_file_brings_the_head_back(model, tmp_path: Path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")

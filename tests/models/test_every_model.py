@@ -56,6 +56,7 @@ def test_other_channels_at_a_fixed_size(name):
         assert model.with_output_stride(8).input_shape == (None, 31, 18, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v2_branches", "v3_detail", "unet", "spp"])
 def test_a_file_gives_the_same_model_and_logits(name, tmp_path: Path):
     model = calibrated(name)
@@ -78,6 +79,7 @@ def test_arguments_cannot_be_changed_from_outside():
         model._arguments["num_classes"] = 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v1", "v2", "v3_detail"])
 def test_the_output_stride_can_be_changed(name):
     model = calibrated(name)
@@ -127,6 +129,7 @@ def test_other_classes_keep_all_but_the_predictors(name, logs):
                 np.testing.assert_array_equal(old, copied)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v3_plus", "unet", "spp"])
 def test_mixed_precision_is_part_of_the_model(name):
     model = calibrate(small(name, dtype="mixed_bfloat16"), image(64, 64, batch=2))
@@ -142,6 +145,7 @@ def test_mixed_precision_is_part_of_the_model(name):
     assert np.abs(full(x) - logits).mean() < 0.15 * np.std(logits)
 
 
+@pytest.mark.slow
 def test_a_backbone_by_name_changes_stride_and_precision(monkeypatch):
     """Its layers are taken over and not cloned."""
     own = backbones.Backbone(lambda input_shape: tiny(input_shape[2]), "tf")
@@ -160,6 +164,7 @@ def test_a_backbone_by_name_changes_stride_and_precision(monkeypatch):
     assert 1e-3 < difference < 0.5  # bfloat16 has eight bits
 
 
+@pytest.mark.slow
 def test_frozen_layers_stay_frozen(tmp_path):
     model = DeepLabV3(2, tiny(), aspp_filters=4, aspp_rates=(), head_filters=None)
     everything = len(model.trainable_weights)

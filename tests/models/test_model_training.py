@@ -34,6 +34,7 @@ def compiled(model: keras.Model, eager: bool = True) -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 def test_a_few_steps_halve_the_loss_on_images_of_two_sizes():
     model = DeepLabV3(2, tiny(), aspp_filters=16, aspp_rates=(1,), dropout=0.0)
     first, second = (tf.data.Dataset.from_tensors(photographs(*s)) for s in ((32, 48), (49, 33)))
@@ -44,6 +45,7 @@ def test_a_few_steps_halve_the_loss_on_images_of_two_sizes():
     assert history.history["loss"][-1] < 0.5 * history.history["loss"][0]
 
 
+@pytest.mark.slow
 def test_saved_with_its_optimizer_it_resumes(tmp_path: Path):
     x, y = photographs()
     model = compiled(small("v3", aspp_rates=(), head_filters=None, dropout=0.0))
@@ -62,6 +64,7 @@ def test_saved_with_its_optimizer_it_resumes(tmp_path: Path):
         np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_float16_scales_the_loss():
     # Small gradients would underflow unseen; Keras asks the model itself for its policy.
     model = compiled(DeepLabV3(2, tiny(), aspp_filters=8, aspp_rates=(), dtype="mixed_float16"))
@@ -107,6 +110,7 @@ def test_a_clone_that_would_lose_the_class_is_refused(model):
     assert type(keras.models.clone_model(around).layers[-1]) is DeepLabV3
 
 
+@pytest.mark.slow
 def test_copies_keep_class_weights_and_auxiliary_head():
     model = MultiScale(calibrated("v3_auxiliary"), (0.5, 1.0))
     again, logits = copy.deepcopy(model), model(IMAGES[:1])

@@ -104,6 +104,7 @@ def test_certain_views_that_disagree_give_finite_logits():
     assert logits.min() < -1e4
 
 
+@pytest.mark.slow
 def test_flipped_views_are_trained_saved_and_traced(tmp_path: Path):
     inputs = keras.Input((None, None, 3))
     scaled = keras.layers.Rescaling(1 / 100, -1)(inputs)
@@ -163,6 +164,7 @@ def test_a_configuration_is_not_used_up():
         assert MultiScale.from_config(config).get_config() == config
 
 
+@pytest.mark.slow
 def test_it_changes_stride_and_precision_with_its_model(model):
     several = MultiScale(model, (0.5, 1.0), fusion="mean", flip=True)
     fine, mixed = several.with_output_stride(4), several.with_dtype("mixed_bfloat16")

@@ -66,6 +66,7 @@ FIGURES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cls, backbone, arguments, parameters, total, multiplications, side", FIGURES
 )
@@ -141,6 +142,7 @@ def test_v3_cascade():
     assert trainable(model) == trainable(model.backbone) + 2048 * 21 + 21
 
 
+@pytest.mark.slow
 def test_v3_mobilenet_v2_at_stride_8():
     fine = built(V3, "mobilenet_v2", **BARE).with_output_stride(8)
     assert giga(fine, 513, 513) == pytest.approx(8.83, abs=0.005)
@@ -174,6 +176,7 @@ def test_v3_plus_xception65_at_stride_8_and_for_cityscapes():
     assert giga(cityscapes, 1025, 2049) == pytest.approx(418.4, abs=0.05)
 
 
+@pytest.mark.slow
 def test_receptive_fields_of_the_branches_are_the_same_at_every_output_stride():
     published = geometry(built(V3, "resnet50", **TORCHVISION))
     layers = [f"aspp/atrous_{index}/conv" for index in range(3)]

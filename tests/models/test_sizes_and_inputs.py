@@ -13,6 +13,7 @@ from keras_deeplab import DeepLabV3
 from keras_deeplab.graph import geometry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v3", "unet"])
 def test_preprocessing_is_one_layer_that_can_be_turned_off(name):
     on, off = (small(name, preprocessing=value) for value in ("tf", None))
@@ -66,6 +67,7 @@ def test_dilated_poolings_never_meet_padding_alone():
     np.testing.assert_allclose(fixed(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_detail_stage_adds_exactly_its_own_parameters_and_works_at_its_stride():
     model, one = calibrated("v3_detail"), small("v3_plus", separable=True)
     assert model.get_config()["detail_layer"] == "stem"

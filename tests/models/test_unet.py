@@ -118,6 +118,7 @@ def test_it_computes_what_the_figure_shows(plain, size):
 # Over a backbone
 
 
+@pytest.mark.slow
 def test_skips_of_a_users_network(over):
     skips = ("stem", "stage4_out", "add8", "add16")
     assert over.get_config()["skip_layers"] == skips
@@ -144,6 +145,7 @@ def test_decoder_over_a_users_network(network, over):
     np.testing.assert_allclose(over(pixels), expected, atol=1e-3 * expected.std())
 
 
+@pytest.mark.slow
 def test_skip_layers_can_be_named_in_any_order(over):
     names = over.get_config()["skip_layers"]
     turned = UNet.from_config({**over.get_config(), "skip_layers": names[::-1]})

@@ -23,6 +23,7 @@ def small(cls: type, backbone: keras.Model, **arguments) -> keras.Model:
     return cls(3, backbone, aspp_filters=8, aspp_rates=(1,), **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [of_one_size, tiny_sequential])
 def test_features_are_those_of_the_users_network(make):
     """Its loaded weights are kept: at its own stride, and rewritten as `graph` does."""
@@ -39,6 +40,7 @@ def test_features_are_those_of_the_users_network(make):
         np.testing.assert_allclose(found, expected, atol=1e-3 * np.std(expected))
 
 
+@pytest.mark.slow
 def test_weights_are_copied_not_shared_and_the_users_network_is_not_modified():
     network = calibrate(tiny(), image(64, 64, batch=2))
     x = image(70, 70)
@@ -68,6 +70,7 @@ def test_weights_are_copied_not_shared_and_the_users_network_is_not_modified():
         keras.tree.map_structure(np.testing.assert_array_equal, old, new)
 
 
+@pytest.mark.slow
 def test_copies_normalise_as_the_adapted_layer_does(tmp_path: Path):
     """Keras' layer computes with constants made of its weights, not with the weights."""
     normalization = keras.layers.Normalization(name="normalization")
@@ -89,6 +92,7 @@ def test_copies_normalise_as_the_adapted_layer_does(tmp_path: Path):
         np.testing.assert_allclose(copy.backbone(x), expected, atol=1e-3 * np.std(expected))
 
 
+@pytest.mark.slow
 def test_changing_a_model_twice(tmp_path: Path):
     """The configuration of a user's network is not used up by the first change."""
     network = of_one_size()

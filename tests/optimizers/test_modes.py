@@ -105,6 +105,7 @@ def test_a_configuration_for_another_model_goes_by_its_groups():
     assert multipliers == [[10, 1], [20, 0]]
 
 
+@pytest.mark.slow
 def test_mixed_precision_in_a_compiled_fit():
     model = small_model(dtype="mixed_float16")
     before = values_of(model)
@@ -153,6 +154,7 @@ def test_accumulated_gradients_are_one_step_clipped_before_it_decays(which):
     assert_near(stepped(model, made(which, groups=GROUPS, **options), gradients), expected)
 
 
+@pytest.mark.slow
 def test_two_replicas_end_where_one_does(mirrored):
     """With a moving average, scaled loss and clipped gradients.
 

@@ -129,6 +129,7 @@ def test_the_loss_is_the_recipes(model):
         compiled(model, recipe.replace(loss="entropy"))
 
 
+@pytest.mark.slow
 def test_a_recipe_learns(model):
     """A few steps on one batch lower the loss."""
     keras.utils.set_random_seed(0)

@@ -28,6 +28,7 @@ class Grey(data.Shapes):
         return order.map(pair)
 
 
+@pytest.mark.slow
 def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages(tmp_path):
     source = Grey(train=7, val=0)
     recipe = SHORT.replace(epochs=2, stage2_share=1.0)

@@ -13,6 +13,7 @@ RECIPE = kd.recipes.get("finetune").replace(
 )
 
 
+@pytest.mark.slow
 def test_steps_and_memory_are_measured():
     cost = training_cost(ModelBuilder("unet"), SOURCE, data.audit(SOURCE), RECIPE)
     assert cost.steps == 12  # whole epochs of 3 steps

@@ -135,6 +135,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
     assert not list(stopped.path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_training_that_a_callback_ended_is_not_continued(tmp_path, monkeypatch, eager):
     """Where its end failed, it is scored and exported, and not trained to the last epoch."""
 
@@ -178,6 +179,7 @@ def test_a_model_that_cannot_be_loaded_is_refused_before_the_training(tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_is_trained_where_nothing_is_stored(eager):
     inputs = keras.Input((None, None, 3))
     outputs = keras.layers.Lambda(lambda x: x)(keras.layers.Conv2D(6, 1)(inputs))
@@ -195,6 +197,7 @@ def broken_update(monkeypatch):
     monkeypatch.setattr(schedules.PolynomialDecay, "__call__", rate)
 
 
+@pytest.mark.slow
 def test_an_update_that_breaks_the_weights_is_not_saved(tmp_path, broken_update, eager):
     folder = RunFolder(tmp_path / "run")
     names = data.batch_names(SOURCE, batch_size=2, step=3)
@@ -210,6 +213,7 @@ def test_an_update_that_breaks_the_weights_is_not_saved(tmp_path, broken_update,
     assert len(folder.history.read_text().splitlines()) == 1 + 1
 
 
+@pytest.mark.slow
 def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export, eager):
     recipe = SINGLE.replace(
         epochs=1, multi_scale=(0.5, 1.0), class_weights="median", loss="cross_entropy(stride=8)"
@@ -230,6 +234,7 @@ def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export, eager
         assert list((result.folder.curves / split).glob("events*"))
 
 
+@pytest.mark.slow
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager, caplog):
     monkeypatch.chdir(tmp_path)
     findings = [Finding("labels shifted", "by much", "Look", sure) for sure in (0.9, 0.5)]
@@ -278,6 +283,7 @@ def warned_of_padding(model, crop_size, caplog):
     return [record.message for record in caplog.records]
 
 
+@pytest.mark.slow
 def test_a_crop_too_small_for_the_rates_is_one_warning(caplog, eager):
     """On a map of 33 samples the positions with one live tap are the majority from rate 29 on."""
     keras.utils.set_random_seed(7)

@@ -41,6 +41,7 @@ def v3(small, tmp_path_factory):
     return model, str(path)
 
 
+@pytest.mark.slow
 def test_without_weights():
     builder, model = built(mixed_precision="bfloat16")
     assert (builder.name, builder.backbone) == ("deeplab_v3_plus", "mobilenet_v2")
@@ -55,6 +56,7 @@ def test_models_have_their_own_backbones():
     assert ModelBuilder("deeplab_v1").network == "vgg16"
 
 
+@pytest.mark.slow
 def test_model_and_backbone_are_the_files(v3):
     original, file = v3
     recipe = FINETUNE.replace(output_stride=8)
@@ -65,6 +67,7 @@ def test_model_and_backbone_are_the_files(v3):
     assert model.transfer_report.missing_keys == ("logits",)
 
 
+@pytest.mark.slow
 def test_another_model_takes_what_fits(v3):
     builder, model = built("deeplab_v3_plus", weights=v3[1])
     assert builder.backbone == "mobilenet_v2"
@@ -80,6 +83,7 @@ def test_another_backbone_is_refused(v3):
         built(weights=v3[1], backbone="xception41")
 
 
+@pytest.mark.slow
 def test_a_network_of_the_users_own_comes_with_its_file(tmp_path):
     original = keras_deeplab.UNet(3, tiny())
     original.save(tmp_path / "own.keras")
@@ -124,6 +128,7 @@ def test_a_published_name_fits_model_and_backbone(monkeypatch, arguments, file):
     assert names[0].startswith(file)
 
 
+@pytest.mark.slow
 def test_weights_of_keras_are_loaded_into_the_named_model(tmp_path):
     _, model = built("deeplab_v3_plus")
     assert model.get_config()["detail_layer"] is not None

@@ -333,6 +333,7 @@ def trained(folder, epochs, scores=(0.9, 0.2, 0.3, 0.4)):
     return folder
 
 
+@pytest.mark.slow
 def test_no_worse_model_replaces_the_best_one(tmp_path):
     folder = trained(RunFolder(tmp_path / "run"), 1)
     best = folder.best_model.read_bytes()
@@ -346,6 +347,7 @@ def test_no_worse_model_replaces_the_best_one(tmp_path):
     assert int(model.optimizer.iterations) == 4
 
 
+@pytest.mark.slow
 def test_epochs_of_few_images_are_not_all_saved(tmp_path, monkeypatch):
     """But the first, those of validations and after a minute, and one at which a callback stops."""
     clock, saved = [0.0], []
@@ -428,6 +430,7 @@ def test_a_score_that_is_no_number_is_beaten_by_any(tmp_path):
     assert Record.read(folder.best_model)[1:] == (3, 0.1, 0.1)
 
 
+@pytest.mark.slow
 def test_without_space_the_models_there_stay_and_the_run_goes_on(tmp_path, monkeypatch):
     folder = trained(RunFolder(tmp_path / "run"), 1)
     before = [path.read_bytes() for path in (folder.last_model, folder.best_model)]

@@ -60,6 +60,7 @@ def columns(path):
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_files(folder, page):
     scores = json.loads(folder.metrics.read_text())
     found, tags = read(page)
@@ -174,6 +175,7 @@ def without_times(folder):
     return re.sub(r"<h2>Time and memory</h2>.*?(?=<h2>)", "", text, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_report(fast, folder, tmp_path):
     path = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):

@@ -118,6 +118,7 @@ def score_of(recipe):
     return -abs(math.log(recipe.learning_rate / 0.001))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 6])
 def test_a_search_resumes_where_it_was_stopped(source, tmp_path, clock, score, monkeypatch, stop):
     path = tmp_path / "t"
@@ -147,6 +148,7 @@ def test_a_search_resumes_where_it_was_stopped(source, tmp_path, clock, score, m
         search(source, path, seed=1)
 
 
+@pytest.mark.slow
 def test_a_trial_that_ends_the_process_is_left_out_at_last(
     source, tmp_path, clock, score, monkeypatch
 ):
@@ -173,6 +175,7 @@ def test_a_trial_that_ends_the_process_is_left_out_at_last(
     assert len(result.trials) > 3
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_is_not_search_time(source, tmp_path, clock, score, monkeypatch):
     path = tmp_path / "t"
     monkeypatch.setattr(tuning, "_spent", SPENT)
@@ -195,6 +198,7 @@ def test_an_interrupted_trial_is_not_search_time(source, tmp_path, clock, score,
     assert len(search(source, path).trials) > 3
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_shown_and_the_recipe_that_fails_is_an_error(
     source, tmp_path, clock, score, monkeypatch
 ):
@@ -332,6 +336,7 @@ def test_the_command_with_real_trainings(tmp_path, capsys):
     assert "mean IoU after" in printed
 
 
+@pytest.mark.slow
 def test_trained_score_is_that_of_the_images_held_out(source, eager):
     held_out = data.HeldOut(source)
     report = data.audit(held_out)

@@ -83,6 +83,7 @@ PACKAGES = {
 """
 
 
+@pytest.mark.slow
 def test_programs_take_turns_and_failures_are_reported(tmp_path, monkeypatch):
     program = tmp_path / "race.py"
     program.write_text(Path(race.__file__).read_text())
@@ -176,6 +177,7 @@ def test_routes_of_inference_compute_in_the_precision_of_their_table():
     assert not {"torch", "keras_deeplab, OpenVINO"} & set(packages["int8"])  # wrong at any size
 
 
+@pytest.mark.slow
 def test_the_command_reads_a_folder_and_writes_json(root, tmp_path, capsys):
     output = tmp_path / "out" / "speed.json"
     small = ["--size", "16", "--batch-size", "2", "--batches", "1", "--output", str(output)]

@@ -13,6 +13,8 @@ from keras_deeplab.files import write_json
 from keras_deeplab.trainer import RunFolder
 from training import folds
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = "--model unet --steps 2 --steps-per-epoch 2 --batch-size 2 --crop-size 32"
 
 
@@ -31,7 +33,6 @@ def test_each_scale_is_one_of_the_network_alone(multi_scale, tmp_path, eager):
     assert [folds.score(folder, source, scale) for scale in (1.0, 1.5)] == pytest.approx(expected)
 
 
-@pytest.mark.slow
 def test_mean_and_deviation_of_folds_and_seeds(tmp_path, monkeypatch, capsys, eager):
     source = data.Shapes(train=6, val=3)
     monkeypatch.setattr(data, "open_source", lambda name: source)

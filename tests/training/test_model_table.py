@@ -10,6 +10,7 @@ from training import model_table
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_row_holds_the_published_figures():
     assert model_table.cells(model_table.ROWS[0])[3:] == ["20,505,429", "128.6 G", "8", "419"]
     image = model_table.ROWS[7]._replace(arguments={"aspp_filters": 8})

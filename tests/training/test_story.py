@@ -41,6 +41,7 @@ def test_the_transposed_maps_grow_by_the_rates():
         assert np.ptp(np.nonzero(field)[0]) + 1 == side
 
 
+@pytest.mark.slow
 def test_a_small_photograph_is_an_error(tmp_path, capsys):
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     assert story.main(["--image", str(tmp_path / "a.png"), "--output", str(tmp_path)]) == 2

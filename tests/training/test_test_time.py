@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from models.networks import calibrated, small
 
 from keras_deeplab import MultiScale, data, evaluate
@@ -13,6 +14,7 @@ SCALES = (0.5, 1.0)
 CRF = DenseCRF(steps=2)
 
 
+@pytest.mark.slow
 def test_the_rows_are_those_of_evaluate(tmp_path, capsys, monkeypatch):
     source = data.Shapes(train=1, val=3)
     monkeypatch.setattr(data, "open_source", lambda name: source)
@@ -32,6 +34,7 @@ def test_the_rows_are_those_of_evaluate(tmp_path, capsys, monkeypatch):
         assert re.fullmatch(r"\d+", milliseconds)
 
 
+@pytest.mark.slow
 def test_the_variants():
     rows = dict(test_time.variants(calibrated("v3"), SCALES, CRF))
     settings = {name: prediction_settings(model) for name, model in rows.items()}

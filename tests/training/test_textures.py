@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from training.textures import CLASSES, Textures, _surface
 
@@ -22,6 +23,7 @@ def test_only_the_pattern_depends_on_the_class():
         assert all(abs(surface - other).mean() > 8 for other in surfaces[:number])
 
 
+@pytest.mark.slow
 def test_pairs_have_every_class():
     counts = np.zeros(len(CLASSES), int)
     for image, label in Textures(train=40, val=1).dataset("train").as_numpy_iterator():

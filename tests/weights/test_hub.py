@@ -40,6 +40,7 @@ def same(model):
     return True
 
 
+@pytest.mark.slow
 def test_every_function_that_opens_models_takes_an_address(hub, logs):
     address = "hf://user/street"
     assert same(kd.load_model(address))
@@ -89,6 +90,7 @@ def test_errors_of_a_download(address, hub):
     assert BAD[address] in str(found.value)
 
 
+@pytest.mark.slow
 def test_a_cut_off_download_leaves_no_file(hub, tmp_path):
     hub.truncated = True
     with pytest.raises(kd.weights.WeightsError, match="it cannot be downloaded"):
@@ -115,6 +117,7 @@ def test_damaged_and_large_files_are_refused(hub, stored):
         kd.load_model("hf://user/large")
 
 
+@pytest.mark.slow
 def test_the_commands_take_an_address(hub, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     from PIL import Image

@@ -101,6 +101,7 @@ def a_function(module: str, name: str) -> dict:
     return {"module": module, "class_name": "function", "config": name, "registered_name": name}
 
 
+@pytest.mark.slow
 def test_a_model_comes_back_as_it_was(model, files):
     loaded = keras_deeplab.load_model(str(files / "model.keras"))
     assert type(loaded) is keras_deeplab.DeepLabV3
@@ -112,6 +113,7 @@ def test_a_model_comes_back_as_it_was(model, files):
     np.testing.assert_array_equal(several.model.weights[0], model.weights[0])
 
 
+@pytest.mark.slow
 def test_a_compiled_model_resumes_or_not(tmp_path):
     trained = small()
     trained.compile("adam", keras_deeplab.losses.CrossEntropy())

@@ -79,6 +79,7 @@ def compiled(model: keras.Model) -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 def test_own_files_come_back(model, files):
     target = compiled(small(dtype="mixed_bfloat16"))
     target.backbone.trainable = False
@@ -93,6 +94,7 @@ def test_own_files_come_back(model, files):
     assert optimizer.iterations == 7
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_keeps_its_own_predictor(files):
     target = small(5)
     assert weights.load(target, files / "model.keras").missing_keys == ("logits",)
@@ -101,11 +103,13 @@ def test_another_number_of_classes_keeps_its_own_predictor(files):
         weights.load(target, files / "model.weights.h5")
 
 
+@pytest.mark.slow
 def test_a_file_of_a_model_in_training_has_the_optimizers_variables_too(target, tmp_path):
     compiled(target).save_weights(tmp_path / "trained.weights.h5")
     assert weights.load(target, tmp_path / "trained.weights.h5").missing_keys == ()
 
 
+@pytest.mark.slow
 def test_the_constructor_takes_what_the_weights_need(trained, logs):
     model = keras_deeplab.DeepLabV3(7, weights=trained, output_stride=8)
     changed = {"num_classes": 7, "output_stride": 8, "aspp_rates": (12, 24, 36)}
@@ -116,6 +120,7 @@ def test_the_constructor_takes_what_the_weights_need(trained, logs):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_from_pretrained_builds_the_model(model, files):
     found = weights.from_pretrained(files / "model.keras")
     assert type(found) is keras_deeplab.DeepLabV3
@@ -168,6 +173,7 @@ def test_settings_that_differ_are_noted(trained):
     }
 
 
+@pytest.mark.slow
 def test_a_subclass_sets_arguments_beside_weights(trained):
     """Whatever its own constructor looks like, an explicit argument is kept."""
 
@@ -227,6 +233,7 @@ def test_files_without_these_weights(model, files, name, reason):
         assert str(files / name) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_another_network_is_refused_and_nothing_changed(model, trained, files):
     message = "it holds a DeepLabV3 on mobilenet_v2, which does not have .* layers of the model's"
     with unchanged(model), pytest.raises(WeightsError, match=message):

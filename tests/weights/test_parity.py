@@ -7,12 +7,12 @@ from parity import differences, write_case
 
 from keras_deeplab import weights
 
+pytestmark = pytest.mark.slow
+
 # Case -> changes of the model that must show: a case that they do not move proves nothing.
 CASES = {
     "tf1_deeplab_mobilenet_v2": ({"align_corners": False},),
     "torchvision_deeplabv3_mobilenet_v3_large": ({"align_corners": True},),
-}
-LARGE_CASES = {
     "torchvision_deeplabv3_resnet50": ({"stride_on": "1x1"}, {"aspp_rates": (6, 12, 18)}),
     "tf1_deeplab_xception65": ({"epsilon": 1e-3}, {"low_level_layer": "entry2_conv1"}),
     "kazuto1011_deeplabv2_resnet101": ({"stride_on": "3x3"},),
@@ -20,13 +20,7 @@ LARGE_CASES = {
 }
 
 
-def parametrized(cases: dict, *marks) -> list:
-    return [pytest.param(name, changes, id=name, marks=marks) for name, changes in cases.items()]
-
-
-@pytest.mark.parametrize(
-    "name, changes", [*parametrized(CASES), *parametrized(LARGE_CASES, pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name, changes", CASES.items(), ids=CASES)
 def test_logits_are_the_sources_and_a_mistake_shows(shared, tmp_path, name, changes, logs):
     path = write_case(shared, name, tmp_path)
     # The inputs of the cases are scaled pixels.

@@ -59,6 +59,7 @@ def site(published_files, tmp_path, monkeypatch):
         yield address
 
 
+@pytest.mark.slow
 def test_the_model_is_the_authors_network(site, authors_model, tmp_path):
     model = keras_deeplab.DeepLabV3(weights=NAME, **NETWORK)
     assert model.get_config() == authors_model.get_config()
@@ -81,6 +82,7 @@ def test_a_name_is_not_the_folder_that_lies_here(site, tmp_path, monkeypatch):
         weights.open_checkpoint(f"./{NAME}", "DeepLabV3", *NETWORK.values())
 
 
+@pytest.mark.slow
 def test_imagenet_into_a_backbone_and_a_model(site, network):
     model = keras_deeplab.UNet(3, weights="imagenet", **SMALLEST)
     config = model.get_config()

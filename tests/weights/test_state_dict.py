@@ -150,6 +150,7 @@ def arrays(target) -> dict[str, np.ndarray]:
     return as_torchvision_writes_it(target, layers)
 
 
+@pytest.mark.slow
 def test_a_lightning_checkpoint_comes_back_whole(arrays, target, tmp_path):
     right = [np.array(weight) for weight in target.weights]
     wrapped = {f"model.module.{name}": array for name, array in arrays.items()}

@@ -43,12 +43,10 @@ NETWORKS = {
         tf1_deeplab.resnet_beta(50),
     ),
 }
-LARGE = ("xception41", "xception71", "resnet50_beta")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in NETWORKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_authors_networks_come_back_whole(tmp_path, name):
     build, layers = NETWORKS[name]
     model = scattered(build())
@@ -69,6 +67,7 @@ def test_the_authors_networks_come_back_whole(tmp_path, name):
 STEM = "backbone/stem_conv/kernel"
 
 
+@pytest.mark.slow
 def test_slots_and_averages_are_told_apart(authors_model, authors_arrays, tmp_path):
     kernel = "MobilenetV2/Conv/weights"
     extra = {

@@ -29,6 +29,7 @@ def pixels(path, size=None) -> np.ndarray:
     return np.asarray(picture, np.float32)[None]
 
 
+@pytest.mark.slow
 def test_the_float_files_logits(shared):
     model = weights.from_pretrained(shared / "pretrained" / f"{FLOAT}.tflite")
     assert (model.output_stride, model.num_classes) == (8, 21)
@@ -43,6 +44,7 @@ def test_the_float_files_logits(shared):
         assert np.mean(np.argmax(logits, -1) == labels) > 0.9999
 
 
+@pytest.mark.slow
 def test_the_8_bit_files_labels(shared):
     model = weights.from_pretrained(shared / "pretrained" / f"{QUANTISED}.tflite")
     assert (model.output_stride, model.count_params()) == (16, 2_146_645)
@@ -52,6 +54,7 @@ def test_the_8_bit_files_labels(shared):
         assert np.mean(np.argmax(logits, -1) == labels) > 0.97
 
 
+@pytest.mark.slow
 def test_the_imagenet_file_names_the_animals(shared):
     model = weights.from_pretrained(shared / "pretrained" / f"{IMAGENET}.tflite")
     names = (shared / "photos" / "imagenet_labels.txt").read_text().splitlines()
@@ -73,6 +76,7 @@ def test_the_imagenet_file_names_the_animals(shared):
     assert np.std(model.backbone.get_layer("stem_norm").beta) > 0.1
 
 
+@pytest.mark.slow
 def test_a_file_without_rates_into_another_decoder(shared):
     file = shared / "pretrained" / f"{QUANTISED}.tflite"
     report = keras_deeplab.DeepLabV3Plus(11, weights=file, separable=True).transfer_report

@@ -45,6 +45,7 @@ def values(model: keras.Model, path: str) -> dict[str, np.ndarray]:
     return {w.name: np.array(w) for w in own_weights(all_layers(model)[path])}
 
 
+@pytest.mark.slow
 def test_another_class_leaves_the_head_that_does_not_fit(source):
     model = v3_plus()
     project = ("aspp/project/conv", "aspp/project/norm")

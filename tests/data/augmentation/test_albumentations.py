@@ -35,6 +35,7 @@ def batches(transform, first_step=0):
     return list(dataset.take(5 - first_step).as_numpy_iterator())
 
 
+@pytest.mark.slow
 def test_a_callable_with_image_and_mask_is_seeded_by_the_pipeline():
     found, plain = batches(Noise()), batches(None)
     added = []
@@ -48,6 +49,7 @@ def test_a_callable_with_image_and_mask_is_seeded_by_the_pipeline():
         assert all(map(np.array_equal, entered, expected))
 
 
+@pytest.mark.slow
 def test_albumentations_resumes_bit_for_bit_and_moves_both():
     albumentations = pytest.importorskip("albumentations")
     compose = albumentations.Compose(

@@ -40,6 +40,7 @@ def augmented(number, **arguments):
     return image.numpy(), label.numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -66,6 +67,7 @@ def test_image_and_label_agree(arguments):
     assert checked > 8 * 64 * 80 / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [{"mosaic": 0.5}, {"copy_paste": 0.5, "copy_paste_classes": ("a", "b", "c", "d")}]
 )

@@ -53,6 +53,7 @@ def test_pasted_pixels_are_those_of_the_classes():
     np.testing.assert_array_equal(keep_classes(labels[1], [1, 4]), np.where(pasted, labels[1], 255))
 
 
+@pytest.mark.slow
 def test_cutout_is_a_grey_rectangle_that_is_ignored():
     image, label = tf.zeros((50, 80, 3)), tf.zeros((50, 80), tf.uint8)
     shares, aspects, edges = [], [], np.zeros(4, int)

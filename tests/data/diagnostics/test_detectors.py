@@ -309,7 +309,8 @@ def test_clean_data_sets_raise_no_alarm(tmp_path, make):
     assert kinds(make(tmp_path))[0] == []
 
 
-@pytest.mark.parametrize("name", [pytest.param("camvid", marks=pytest.mark.slow), "membrane"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["camvid", "membrane"])
 def test_real_data_sets(shared, tmp_path, name):
     root = shared / name
     report = data.audit(root)
