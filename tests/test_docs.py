@@ -118,7 +118,14 @@ def blocks(text: str, language: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("page", [name for name in TEXTS if blocks(TEXTS[name], "python")])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(name, marks=() if name == "README.md" else pytest.mark.slow)
+        for name in TEXTS
+        if blocks(TEXTS[name], "python")
+    ],
+)
 @pytest.mark.usefixtures("one_device", "short_runs", "small_networks")
 def test_code_of_a_page_runs(page, folder, tmp_path, monkeypatch):
     copy = tmp_path / "docs"  # as a page writes files too
@@ -242,6 +249,7 @@ def readers_own(num_classes: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_of_a_docstring(name, folder, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)  # an example may write files

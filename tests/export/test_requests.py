@@ -136,6 +136,7 @@ def test_no_request_ends_a_server(served):
     assert [name for name in VALID if responses[name][0] is not None] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_server_refuses_malformed_requests(served, name):
     message, _ = served[0][name]

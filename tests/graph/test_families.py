@@ -87,6 +87,7 @@ def test_the_dense_map_holds_the_coarse_one(network):
         assert geometry(coarse).output.receptive_field == (family.field, family.field)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [f.name for f in FAMILIES if f.minimum], indirect=True)
 def test_the_minimum_size_works_and_one_pixel_less_does_not(network):
     family, model, _ = network

@@ -13,6 +13,8 @@ import keras_deeplab
 from keras_deeplab import weights
 from keras_deeplab.graph.network import leaf_layers
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {"input_shape": (None, None, 3), "include_top": False, "weights": None}
 
 
@@ -37,7 +39,6 @@ def resnet50() -> keras.Model:
 
 
 # Rounding alone gives up to 5e-4 of a standard deviation on a ResNet50, a mistake more than 1e-2.
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, last",
     [
@@ -76,7 +77,6 @@ def test_the_arguments_that_the_network_needs(resnet50):
     assert options == {"epsilon": 1.001e-5, "stride_on": "1x1"}
 
 
-@pytest.mark.slow
 def test_a_classifier_whole():
     arguments = {"weights": None, "classes": 7, "classifier_activation": None}
     network = keras.applications.MobileNetV2((64, 64, 3), 0.35, **arguments)
