@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import tensorflow as tf
 from keras_deeplab import data
 from keras_deeplab.data.pipeline import positions, run_key
 from keras_deeplab.data.source import decoded
+from keras_deeplab.memory import return_free_memory
 
 COUNT = 11
 
@@ -166,7 +166,7 @@ def test_cached_images_are_freed_with_their_dataset():
     class Large(data.Shapes):
         def dataset(self, split, numbers=None):
             def enlarged(image, label):
-                return tf.tile(image, (8, 8, 1)), tf.tile(label, (8, 8))
+                return tf.tile(image, (16, 16, 1)), tf.tile(label, (16, 16))
 
             return super().dataset(split, numbers).map(enlarged)
 
@@ -177,7 +177,7 @@ def test_cached_images_are_freed_with_their_dataset():
     for _ in range(4):
         for _ in data.training_dataset(source, crop_size=(8, 8), batch_size=4, cache=True):
             pass
-        gc.collect()
+        return_free_memory()
         used.append(resident())
     (height, width, _) = next(iter(source.dataset("train")))[0].shape
     assert used[-1] - used[0] < 2 * (4 * height * width * 4)  # three are made after the first
