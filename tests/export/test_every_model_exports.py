@@ -1,7 +1,7 @@
 """The models of the README's table, and MultiScale, in each format and in OpenVINO.
 
-The ResNets have fewer of their repeated units, U-Net and V2 on VGG16 fewer filters; V1 and
-Xception-65 are of full size. Without the cascade, which takes 12 GB and rounds by 0.005 with random
+The ResNets and Xception have fewer of their repeated units, U-Net and V2 on VGG16 fewer filters; V1
+is of full size. Without the cascade, which takes 12 GB and rounds by 0.005 with random
 weights.
 """
 
