@@ -36,6 +36,7 @@ SHORTER = {  # smaller images, batches and data sets, and fewer steps
     "train=20": "train=5",
     "steps=800": "steps=1, batch_size=2",
     "minutes=120": "minutes=0.01",
+    ', weights="imagenet"': "",
     "crf.search(samples)": "crf.search(samples, {'appearance_weight': [5.0]}, 1)",
 }
 

@@ -64,6 +64,9 @@ def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]
             except USER_ERRORS as raised:
                 print(f"error: {raised}", file=sys.stderr)
                 return 2
+            except KeyboardInterrupt:
+                print("\nInterrupted.", file=sys.stderr)
+                return 130
             finally:
                 logger.removeHandler(handler)
                 logger.setLevel(level)

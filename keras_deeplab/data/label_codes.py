@@ -107,7 +107,10 @@ class Settings:
         """Returns the classes; their colours are by default those of a palette of label maps."""
         colors = self.colors
         if not colors and max(self.values) < len(palette):
-            colors = tuple(palette[value] for value in self.values)
+            own = tuple(palette[value] for value in self.values)
+            # The palette that Pillow makes of grey values would show all classes as black.
+            ramp = all(color == (value,) * 3 for value, color in zip(self.values, own, strict=True))
+            colors = () if ramp else own
         names = self.classes or tuple(f"class_{index}" for index in range(len(self.values)))
         return DatasetInfo(names, colors, self.channels, self.range)
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.export.comparison import TIE, ExportError, built_in_images
+from keras_deeplab.export.comparison import TIE, ExportError, built_in_images, whole_float32
 from keras_deeplab.export.placing import verified_folder
 
 
@@ -35,7 +35,7 @@ def classifier(model: keras.Model, path: str | os.PathLike, overwrite: bool = Fa
     >>> model = keras_deeplab.SPPNet(5, "alexnet", levels=(2, 1), dense=())
     >>> path = keras_deeplab.export.classifier(model, "classifier")
     """
-    with verified_folder(path, overwrite) as temporary:
+    with verified_folder(path, overwrite) as temporary, whole_float32():
         model.export(temporary, verbose=False)
         served = tf.saved_model.load(str(temporary))
         for batch in built_in_images(model.input_shape):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import keras
@@ -64,6 +65,18 @@ LIMITS = {
 }
 
 
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """NVIDIA GPUs since Ampere round the factors of float32 products to 10 bits by default."""
+    rounded = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(rounded)
+
+
+@whole_float32()
 def check_export(
     exported: ExportedModel,
     definition: Definition,

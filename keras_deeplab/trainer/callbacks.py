@@ -130,14 +130,17 @@ class EpochTimes(keras.callbacks.Callback):
 class History(keras.callbacks.CSVLogger):
     """Writes loss and scores of each epoch, after a resume in the columns of the file."""
 
-    def on_train_begin(self, logs: Logs = None) -> None:
-        """Opens the file."""
+    def on_train_begin(self, logs: Logs = None) -> None:  # noqa: ARG002
+        """Opens the file in UTF-8; Keras' own method takes the encoding of the locale."""
         columns: list[str] = []
         if self.append and Path(self.filename).exists():
             with Path(self.filename).open(encoding="utf-8", newline="") as file:
                 columns = next(csv.reader(file), [])
-        super().on_train_begin(logs)
-        self.keys = columns[1:] or None
+        if self.csv_file and not self.csv_file.closed:
+            self.csv_file.close()
+        mode = "a" if self.append else "w"
+        self.csv_file = Path(self.filename).open(mode, encoding="utf-8", newline="")  # noqa: SIM115
+        self.append_header, self.writer, self.keys = not columns, None, columns[1:] or None
 
 
 class Checkpoint(keras.callbacks.Callback):

@@ -186,7 +186,8 @@ def tune(
 
 
 def _check_folder(folder: Path) -> None:
-    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    paths = folder.iterdir() if folder.exists() else ()
+    present = {path.name for path in paths if not path.name.startswith(".")}  # of the system
     others = sorted(present - {JOURNAL, RESULT, LOCK, f"{JOURNAL}.lock"})
     if others:
         rule = "a new folder, or that of a search"
@@ -196,11 +197,14 @@ def _check_folder(folder: Path) -> None:
 def _open_study(folder: Path, arguments: dict[str, Any], seed: int) -> optuna.Study:
     """Opens the search of a folder, or begins one; interrupted trials are run again."""
     import optuna
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = str(folder / JOURNAL)
+    # Optuna's default lock is a symbolic link, which some systems refuse.
+    backend = JournalFileBackend(journal, JournalFileOpenLock(journal))
     study = optuna.create_study(
-        storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+        storage=optuna.storages.JournalStorage(backend),
         study_name="tuning",
         direction="maximize",
         load_if_exists=True,

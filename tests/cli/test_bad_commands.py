@@ -236,3 +236,12 @@ def test_analyze_names_options_that_do_not_fit_the_model(tmp_path, capsys):
     ):
         found = refused(analyze, f"--model {tmp_path}/{arguments}", capsys)
         assert message in found
+
+
+def test_an_interrupted_command_is_one_line(tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras_deeplab.data, "open_source", interrupted)
+    assert audit.main([str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"

@@ -33,6 +33,12 @@ def test_labels_and_pixels_arrive_unchanged(tmp_path, write_pair, blocks):
     assert source.decoded_bytes("train") == 2 * 24 * 32 * 4
 
 
+def test_a_palette_of_grey_values_gives_no_colors(make_folder, blocks):
+    """Pillow's own, with which all classes would look black."""
+    source = data.Folder(make_folder(blocks, None, [(grey,) * 3 for grey in range(256)]))
+    assert source.info.colors == data.voc_colors(3)
+
+
 def test_palette_indices_are_labels_and_palette_gives_colors(make_folder, blocks):
     palette = [(9, 9, 9), (200, 0, 0), (0, 200, 0), *[(0, 0, 0)] * 252, (255, 255, 255)]
     source = data.Folder(make_folder(blocks, None, palette))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -64,4 +65,20 @@ def test_classes_are_shown_whatever_the_white_space_in_their_names(logs):
         "Epoch 1/1",
         "  val IoU: road 33.3,  car  50.0, traffic  light 0.0",
         "  never predicted: traffic  light",
+    ]
+
+
+def test_any_letters_of_classes_are_written_in_utf8(tmp_path, monkeypatch):
+    """Whatever the encoding of the locale, which Keras' own method takes."""
+    monkeypatch.setattr(keras.callbacks.CSVLogger, "on_train_begin", None)
+    path = tmp_path / "history.csv"
+    for epoch in (0, 1):
+        history = callbacks.History(path, append=True)
+        history.on_train_begin()
+        history.on_epoch_end(epoch, {"iou_дорога": 0.25 + epoch, "iou_Straße": 0.5})
+        history.on_train_end()
+    assert path.read_bytes().decode("utf-8").splitlines() == [
+        "epoch,iou_Straße,iou_дорога,val_iou_Straße,val_iou_дорога",
+        "0,0.5,0.25,NA,NA",
+        "1,0.5,1.25,NA,NA",
     ]

@@ -22,6 +22,8 @@ SCRIPT = Path(__file__).parent / "tiny_run.py"
 SECONDS = 300
 # Of 3 steps an epoch; the fourth epoch is the second stage.
 SHORT = "--epochs 3 --batch-size 4 --crop-size 48 64 --stage2-share 0.3".split()
+NETWORK = "model={'aspp_rates': (), 'head_filters': None, 'aspp_filters': 8}"
+ALONE = [*SHORT, "--model", "deeplab_v3", "--set", NETWORK]
 # Machines draw dropout for themselves; the norm behind an image pooling would enlarge rounding.
 HEAD = {"dropout": 0.0, "aspp_rates": (), "head_filters": None}
 MACHINES = [*SHORT, "--model", "deeplab_v3", "--recipe", "v3", "--distribute", "multi_worker"]
@@ -35,7 +37,7 @@ def interruptible():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def begin(folder, arguments=SHORT, place="nowhere", config=None, preexec=interruptible):
+def begin(folder, arguments=ALONE, place="nowhere", config=None, preexec=interruptible):
     """Starts the command; its output is in a file, which no process has to wait for."""
     marker = folder.with_suffix(".marker")
     marker.unlink(missing_ok=True)

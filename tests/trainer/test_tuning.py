@@ -142,6 +142,7 @@ def test_a_search_resumes_where_it_was_stopped(source, tmp_path, clock, score, m
     assert result.baseline.values["learning_rate"] == RECIPE.learning_rate
     own = [trial for trial in result.trials if trial.values == result.baseline.values]
     assert len(own) == 1
+    (path / ".DS_Store").touch()
     more = search(source, path, minutes=150)
     assert len(more.trials) > len(result.trials)
     with pytest.raises(ValueError, match="same arguments.*seed was 0, is 1"):

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from keras_deeplab import MultiScale, UNet, data, evaluate, load_model
+from keras_deeplab import MultiScale, UNet, data, evaluate, export, load_model
 from keras_deeplab.evaluation import prediction_settings
 from keras_deeplab.files import write_json
 from keras_deeplab.trainer import RunFolder
@@ -36,6 +36,7 @@ def test_each_scale_is_one_of_the_network_alone(multi_scale, tmp_path, eager):
 def test_mean_and_deviation_of_folds_and_seeds(tmp_path, monkeypatch, capsys, eager):
     source = data.Shapes(train=6, val=3)
     monkeypatch.setattr(data, "open_source", lambda name: source)
+    monkeypatch.setattr(export, "saved_model", lambda *_, **options: None)
     parts = ["1", source.names("train")[0]]
     arguments = [*ARGUMENTS.split(), "--output", str(tmp_path), "--folds", *parts]
     arguments += ["--seeds", "3", "4", "--test-scales", "1", "1.5"]

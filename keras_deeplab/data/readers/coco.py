@@ -138,7 +138,7 @@ class Coco(FileSource):
             return self._contents[split]
         path = self._annotations_of(split)
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = json.loads(path.read_text("utf-8-sig"))
             images = {image["id"]: {**image, "areas": []} for image in content["images"]}
             for one in content["annotations"]:
                 if self.kind == "panoptic":

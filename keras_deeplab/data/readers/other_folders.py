@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -177,7 +178,7 @@ def _by_name(
 ) -> None:
     """Enters files by their paths below a folder without endings; those of `known` names as is."""
     for path in paths:
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
         ending = next((one for one in endings if name.lower().endswith(one)), "")
         if name not in known:
             name = name[: len(name) - len(ending)]

@@ -68,7 +68,8 @@ def coco(tmp_path, draw):
             image = {"id": 7, "file_name": "000000000001.jpg", "height": 12, "width": 16}
             content = {"images": [image], "categories": CATEGORIES, "annotations": annotations}
             path = tmp_path / f"annotations/{kind}_{split}2017.json"
-            path.write_text(json.dumps(content | (more or {})))
+            encoding = "utf-8-sig" if split == "val" else "utf-8"  # with a byte order mark
+            path.write_text(json.dumps(content | (more or {})), encoding)
         return tmp_path
 
     return write

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -36,6 +37,16 @@ def test_layouts_without_splits(tmp_path, draw, values, read, image, label):
     more = data.open_source(tmp_path)
     assert more.names("val") == source.names("val")
     assert len(more.names("train")) == 9
+
+
+def test_names_agree_in_both_unicode_forms(tmp_path, draw, values, read):
+    """macOS decomposes letters with accents."""
+    for number in range(10):
+        draw(unicodedata.normalize("NFD", f"images/café_{number}.jpg"))
+        draw(unicodedata.normalize("NFC", f"masks/café_{number}.png"), values(0, 1))
+    _, found = read(tmp_path)
+    assert [len(found[split]) for split in ("train", "val")] == [8, 2]
+    assert all(unicodedata.is_normalized("NFC", name) for name in found["train"])
 
 
 def test_linked_folders_are_entered_but_not_in_circles(tmp_path, draw, values, read):
