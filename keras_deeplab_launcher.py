@@ -7,6 +7,7 @@ takes seconds and prints messages.
 from __future__ import annotations
 
 import difflib
+import glob
 import importlib
 import os
 import platform
@@ -39,12 +40,14 @@ _MESSAGES = re.compile(
     rb"[IW]\d{4} |WARNING: All log messages before absl::InitializeLog|E\d{4} .*cuInit.*\(303\)$"
 )
 
+NVIDIA_GPUS = "/dev/nvidia[0-9]*"  # on Linux, also in a container that was given them
+
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and lists the devices; of the messages only errors are printed.
 
-    oneDNN is on also where TensorFlow leaves it off, on x86 processors without AVX-512: a training
-    step takes half the time there.
+    A GPU that TensorFlow does not use is a warning. oneDNN is on also where TensorFlow leaves it
+    off, on x86 processors without AVX-512: a training step takes half the time there.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if platform.machine() in ("x86_64", "AMD64"):
@@ -56,12 +59,17 @@ def import_tensorflow() -> None:
         try:
             import tensorflow as tf
 
-            tf.config.list_physical_devices()
+            devices = tf.config.list_physical_devices()
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             captured.seek(0)
             os.write(2, b"".join(line for line in captured if not _MESSAGES.match(line)))
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    used = any(device.device_type == "GPU" for device in devices)
+    if glob.glob(NVIDIA_GPUS) and not hidden and not used:
+        text = "TensorFlow does not use the GPU of this machine: pip install 'tensorflow[and-cuda]'"
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -64,6 +64,34 @@ def test_commands_compute_with_onednn_on_x86_unless_it_is_set(machine, given, ex
     assert found.stdout == f"{expected}\n", found.stderr
 
 
+@pytest.mark.parametrize(
+    "node, seen, visible, warned",
+    [
+        ("nvidia0", "CPU", {}, True),
+        ("nvidia3", "CPU", {"CUDA_VISIBLE_DEVICES": "0"}, True),
+        ("nvidia0", "GPU", {}, False),
+        ("nvidia0", "CPU", {"CUDA_VISIBLE_DEVICES": "-1"}, False),
+        ("nvidiactl", "CPU", {}, False),
+    ],
+)
+def test_a_gpu_that_tensorflow_does_not_use_is_a_warning(node, seen, visible, warned, tmp_path):
+    (tmp_path / node).touch()
+    (tmp_path / "tensorflow.py").write_text(
+        f"class device:\n    device_type = {seen!r}\n"
+        "class config:\n    list_physical_devices = staticmethod(lambda: [device])\n"
+    )
+    nodes = str(tmp_path / "nvidia[0-9]*")
+    code = f"import keras_deeplab_launcher as launcher; launcher.NVIDIA_GPUS = {nodes!r}; "
+    code += "launcher.import_tensorflow()"
+    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    found = run("-c", code, env={**environment, "PYTHONPATH": path, **visible})
+    warning = "warning: TensorFlow does not use the GPU of this machine: "
+    expected = f"{warning}pip install 'tensorflow[and-cuda]'\n"
+    assert found.stderr == (expected if warned else "")
+    assert found.returncode == 0
+
+
 @pytest.mark.slow
 def test_a_command_runs_quietly_in_a_clone():
     found = run("-m", "training.train", "--lr", "1", cwd=ROOT)
