@@ -200,6 +200,8 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
     causes = findings(evidence)
     if faults:
         where = str(getattr(source, "root", type(source).__name__))
+        if isinstance(source, FileSource):
+            source.forget()  # so that another audit sees what was repaired
         raise DatasetError(where, faults, [str(one) for one in causes if one.is_warning])
     return Report(info, reports, tuple(found), causes)
 

@@ -130,6 +130,11 @@ class FileSource(Source):
             self._labels[split] = map_files(self.label_facts, self.files(split).labels, self.root)
         return self._labels[split]
 
+    def forget(self) -> None:
+        """Forgets what was read of the files, which may change after an error."""
+        self._files.clear()
+        self._labels.clear()
+
     def pairs(self, split: str) -> list[tuple[str, Path, Path]]:
         """Returns `(name, image file, label file)`, sorted by name; raises if one is missing."""
         files = self.files(split)

@@ -38,6 +38,21 @@ def to_jpeg(path):
     return path.with_suffix(".jpg")
 
 
+def test_an_audit_of_the_same_source_sees_what_was_repaired(
+    clean, write_settings, write_pair, blocks
+):
+    write_settings(clean, classes="ground")
+    write_pair(clean, "train", "02", np.where(blocks == 2, 77, blocks))
+    (clean / "train/labels/04.png").unlink()
+    source = data.Folder(clean)
+    assert set(faults_of(source)[0]) == {"bad dataset.json", "image without label"}
+    write_settings(clean, **THREE)
+    write_pair(clean, "train", "04", blocks)
+    assert set(faults_of(source)[0]) == {"label value out of range"}
+    write_pair(clean, "train", "02", blocks)
+    assert data.audit(source).info.classes == ("a", "b", "c")
+
+
 def test_all_kinds_of_faults_at_once(clean, write_settings):
     train, val = clean / "train", clean / "val"
     write_settings(clean, **THREE)

@@ -57,6 +57,12 @@ class OtherFolder(Folder):
         _by_name(files, files.labels, labels, folders[1], ENDINGS, files.images)
         return files
 
+    def forget(self) -> None:
+        """Forgets the listing too."""
+        super().forget()
+        for name in ("_all", "_splits"):
+            vars(self).pop(name, None)
+
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
         names = self._all.images.keys() | self._all.labels.keys()
@@ -102,7 +108,7 @@ class ListedFiles(OtherFolder):
 
     @cached_property
     def _all(self) -> SplitFiles:
-        files = SplitFiles()
+        files, self._split_of = SplitFiles(), {}
         for number, row in _rows(self.path):
             if not 2 <= len(row) <= 3:
                 files.faults.append(self._fault(number, f"{len(row)} cells: {', '.join(row)}"))

@@ -191,5 +191,9 @@ def test_a_first_row_of_missing_files_is_no_row_of_titles(tmp_path, draw, values
     draw("a.jpg")
     draw("a.png", values(0, 1))
     (tmp_path / "l.csv").write_text("b.jpg,b.png\na.jpg,a.png")
+    source = data.open_source(tmp_path / "l.csv")
     with pytest.raises(data.DatasetError, match=r"row 1: missing b\.jpg, b\.png"):
-        data.audit(tmp_path / "l.csv")
+        data.audit(source)
+    draw("b.jpg")
+    draw("b.png", values(0, 1))
+    assert sum(part.images for part in data.audit(source).splits.values()) == 2
