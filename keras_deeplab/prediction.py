@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 CONFIDENCES = {"margin": margin, "entropy": lambda probabilities: 1 - entropy(probabilities)}
 OVERLAY_SIDE = 4096  # of an image that is read by rows
 SUFFIXES = PIXEL_SUFFIXES + VIDEO_SUFFIXES
+SHOWN_FAILURES = 10
 
 
 def predict_files(
@@ -77,9 +78,9 @@ def predict_files(
         For each file name the share of its pixels predicted as each class.
 
     Raises:
-        ValueError: If a file does not exist or cannot be decoded, a folder has no images, two
-            files have the same name or would be overwritten, `info` does not fit the model, or
-            `window` or `overlap` is out of its range.
+        ValueError: If a file does not exist, a folder has no images, two files have the same name
+            or would be overwritten, `info` does not fit the model, or `window` or `overlap` is out
+            of its range. If files cannot be decoded, after all others are predicted.
         ImportError: If a package for videos or for images of that size is missing.
 
     Example:
@@ -97,20 +98,30 @@ def predict_files(
     names = info.classes if info else tuple(map(str, range(num_classes)))
     colors = info.colors if info else voc_colors(num_classes)
     windows = {"window": window, "overlap": overlap}
-    found = {}
+    value_range = info.value_range if info else None
+    found, failures = {}, []
     for path in paths:
         target = Path(output) / path.stem
-        if is_video(path):
-            counts, note = _predict_video(model, path, target, colors, windows, frame_labels)
-        else:
-            value_range = info.value_range if info else None
-            counts, note = _predict_image(
-                model, path, target, colors, windows, value_range, confidence
-            )
+        try:
+            if is_video(path):
+                counts, note = _predict_video(model, path, target, colors, windows, frame_labels)
+            else:
+                counts, note = _predict_image(
+                    model, path, target, colors, windows, value_range, confidence
+                )
+        except ValueError as failure:
+            if len(paths) == 1:
+                raise
+            failures.append(str(failure))
+            logger.warning("%s is not predicted: %s", path.name, failure)
+            continue
         found[path.name] = shares = by_name(counts / counts.sum(), names)
         largest = sorted(filter(shares.get, shares), key=shares.get, reverse=True)
         listed = ", ".join(f"{name} {shares[name]:.0%}" for name in largest)
         logger.info("%s%s: %s", path.name, note, listed)
+    if failures:
+        shown = failures[:SHOWN_FAILURES] + ["..."] * (len(failures) > SHOWN_FAILURES)
+        raise ValueError("\n  ".join([f"{len(failures)} of {len(paths)} files failed:", *shown]))
     return found
 
 

@@ -169,6 +169,25 @@ def test_a_folder_of_arrays(tmp_path):
     assert list(predict_files(channel_model(), tmp_path, tmp_path / "out")) == ["a.npy", "b.png"]
 
 
+def test_files_that_cannot_be_decoded_do_not_stop_the_others(tmp_path):
+    names = [f"{index:02}.png" for index in range(14)]
+    for index, name in enumerate(names):
+        if index in (1, *range(3, 14)):
+            (tmp_path / name).write_bytes(b"no image")
+        else:
+            PHOTO.save(tmp_path / name)
+    with pytest.raises(ValueError, match="12 of 14 files failed:") as caught:
+        predict_files(channel_model(), [tmp_path], tmp_path / "out")
+    shown = str(caught.value).splitlines()[1:]
+    assert [name in line for name, line in zip(["01", "03", "04"], shown, strict=False)] == [
+        True
+    ] * 3
+    assert len(shown) == 11
+    assert shown[-1].strip() == "..."
+    labels = sorted(path.name for path in (tmp_path / "out").glob("*_labels.png"))
+    assert labels == ["00_labels.png", "02_labels.png"]
+
+
 def test_names_that_do_not_fit_the_model_are_refused(tmp_path):
     path = saved(tmp_path, "plain.png")
     with pytest.raises(ValueError, match="`info` must be of the model's 3 classes"):
