@@ -179,10 +179,9 @@ def test_files_that_cannot_be_decoded_do_not_stop_the_others(tmp_path):
     with pytest.raises(ValueError, match="12 of 14 files failed:") as caught:
         predict_files(channel_model(), [tmp_path], tmp_path / "out")
     shown = str(caught.value).splitlines()[1:]
-    assert [name in line for name, line in zip(["01", "03", "04"], shown, strict=False)] == [
-        True
-    ] * 3
     assert len(shown) == 11
+    for name, line in zip(("01", *names[3:12]), shown[:10], strict=True):
+        assert name in line
     assert shown[-1].strip() == "..."
     labels = sorted(path.name for path in (tmp_path / "out").glob("*_labels.png"))
     assert labels == ["00_labels.png", "02_labels.png"]

@@ -58,7 +58,7 @@ def main(name: str, folder: Path) -> None:
     limits = export.Limits(probability=TOLERANCE, agreement=0.999)
     keras.utils.set_random_seed(0)
     UNITS.update(dict.fromkeys((50, 101), (2, 1, 2, 3)))  # the other units are the same again
-    MIDDLE_UNITS[65] = 3  # the others too
+    MIDDLE_UNITS[65] = 3  # of 16 equal ones
     model = with_weights(MODELS[name]())
     shapes = ((1, 97, 129), (2, 71, 65))
     batches = [image(height, width, batch).astype(np.uint8) for batch, height, width in shapes]
