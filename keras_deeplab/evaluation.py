@@ -13,7 +13,13 @@ import tensorflow as tf
 from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.confidence import CalibrationError
 from keras_deeplab.crf import PRESETS, DenseCRF, RefinedModel, SearchReport, search
-from keras_deeplab.inference import Predictor, logits_spec, model_functions, predict
+from keras_deeplab.inference import (
+    Predictor,
+    logits_spec,
+    model_functions,
+    predict,
+    predict_pixels,
+)
 from keras_deeplab.metrics import SegmentationMetrics, by_name, number, score_tensors, scores
 from keras_deeplab.models import MultiScale
 from keras_deeplab.runtimes import ExportedModel
@@ -35,7 +41,8 @@ def evaluate(
 ) -> dict:
     """Evaluates a model on labelled images, from one confusion matrix over all pixels.
 
-    The images may have different sizes (in batches of 1): the model is traced once.
+    The images may have different sizes (in batches of 1): the model is traced once. Images too
+    large for the memory are predicted in windows, as `predict` does.
 
     Args:
         model: Segmentation model on pixels in 0..255, or an export that
@@ -99,18 +106,18 @@ def evaluate(
     done, of_images = 0, []
     for done, (pixels, truth) in enumerate(dataset, 1):
         check_images(pixels, spec)
+        found = predict_pixels(functions, pixels.numpy(), calibrations is not None, verbose=0)
         if calibrations is None:
-            predicted = tf.convert_to_tensor(functions.labels(pixels))
+            predicted = tf.convert_to_tensor(found)
         else:
-            probabilities = tf.convert_to_tensor(functions.probabilities(pixels))
-            predicted = tf.argmax(probabilities, -1, output_type=tf.int32)
+            predicted = tf.argmax(found, -1, output_type=tf.int32)
         for index in range(len(predicted)):
-            found = count(truth[index : index + 1], predicted[index : index + 1])
-            of_images.append(number(found.numpy()))
+            mean_iou = count(truth[index : index + 1], predicted[index : index + 1])
+            of_images.append(number(mean_iou.numpy()))
         truth = tf.reshape(truth, tf.shape(predicted)).numpy()
         if calibrations is not None:
             valid = truth != metric.ignore_label
-            confidence = tf.reduce_max(probabilities, -1).numpy()[valid]
+            confidence = tf.reduce_max(found, -1).numpy()[valid]
             calibrations.update(confidence, predicted.numpy()[valid] == truth[valid])
         if boundaries is not None:
             for maps in zip(truth, predicted.numpy(), strict=True):

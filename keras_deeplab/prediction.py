@@ -27,6 +27,7 @@ from keras_deeplab.inference import (
     predict,
 )
 from keras_deeplab.inference.large_image import LargeImage, is_large
+from keras_deeplab.inference.predicting import checked_window
 from keras_deeplab.inference.video import VIDEO_SUFFIXES, is_video, open_video, video_writer
 from keras_deeplab.metrics import by_name
 from keras_deeplab.pictures import Colors, overlay
@@ -88,7 +89,8 @@ def predict_files(
     >>> shares = keras_deeplab.predict_files(model, ["street.jpg"], "predictions")
     """
     one_of("confidence", confidence, (None, *CONFIDENCES))
-    paths, (_, num_classes) = list_images(images), logits_spec(model)
+    paths, (spec, num_classes) = list_images(images), logits_spec(model)
+    checked_window(spec.shape[1:3], window, overlap)
     network = model.model if isinstance(model, RefinedModel) else model
     if isinstance(network, ExportedModel):
         info = info or network.metadata.info

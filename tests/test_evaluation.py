@@ -14,6 +14,7 @@ from inference.test_predicting import counting_model
 import keras_deeplab
 from keras_deeplab import metrics
 from keras_deeplab.evaluation import evaluate, scores_table
+from keras_deeplab.inference.functions import ModelFunctions
 from keras_deeplab.models.multi_scale import with_test_time_augmentation
 
 SIZES = [(9, 7), (4, 12), (1, 1), (20, 3), (9, 7)]
@@ -134,6 +135,30 @@ def test_calibration_error_and_confusion_are_those_of_the_probabilities(traced):
     assert metrics.scores(np.array(report["confusion"]), NAMES)["per_class"] == report["per_class"]
     assert "expected calibration error" in scores_table(report, "val")
     assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+@pytest.mark.parametrize("calibration", [False, True])
+def test_an_image_that_does_not_fit_is_evaluated_in_windows(traced, monkeypatch, calibration):
+    model, _ = traced
+    images = dataset_of(list(pairs([(300, 270), (20, 30)]))).batch(1)
+    whole = evaluate(model, images, verbose=0, calibration=calibration)
+    sizes, run = [], ModelFunctions._run
+
+    def counted(self, part):
+        sizes.append(part.shape[1:3])
+        return run(self, part)
+
+    monkeypatch.setattr(ModelFunctions, "_run", counted)
+    monkeypatch.setattr("keras_deeplab.inference.windows.MEMORY", 270 * 270 * 48)
+    found = evaluate(model, images, verbose=0, calibration=calibration)
+    if calibration:  # of probabilities that are rounded otherwise
+        errors = [report.pop("expected_calibration_error") for report in (found, whole)]
+        assert errors[0] == pytest.approx(errors[1], rel=1e-4)
+        bins = [[row["pixels"] for row in report.pop("reliability")] for report in (found, whole)]
+        np.testing.assert_allclose(*bins, atol=5)
+    assert found == whole
+    assert max(sizes) == (256, 256)
+    assert sizes[-1] == (20, 30)
 
 
 def test_ignored_pixels_alone(traced):

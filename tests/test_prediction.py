@@ -187,6 +187,15 @@ def test_files_that_cannot_be_decoded_do_not_stop_the_others(tmp_path):
     assert labels == ["00_labels.png", "02_labels.png"]
 
 
+@pytest.mark.parametrize("wrong", [{"window": (0, 32)}, {"overlap": -1}])
+def test_wrong_windows_are_one_error_whatever_the_files(tmp_path, wrong, logs):
+    for name in ("a.png", "b.png"):
+        PHOTO.save(tmp_path / name)
+    with pytest.raises(ValueError, match=f"^`{next(iter(wrong))}`"):
+        predict_files(channel_model(), [tmp_path], tmp_path / "out", **wrong)
+    assert logs.messages == []
+
+
 def test_names_that_do_not_fit_the_model_are_refused(tmp_path):
     path = saved(tmp_path, "plain.png")
     with pytest.raises(ValueError, match="`info` must be of the model's 3 classes"):

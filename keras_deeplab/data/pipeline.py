@@ -18,6 +18,7 @@ from keras_deeplab.data.source import IGNORE_LABEL, Source
 from keras_deeplab.memory import available_memory
 
 CACHE_LIMIT = 2 * 1024**3
+PART_GRID = 32  # parts begin at multiples of the coarsest stride
 
 
 def training_dataset(
@@ -215,6 +216,7 @@ def evaluation_dataset(
     split: str = "val",
     batch_size: int = 1,
     *,
+    part_size: int | None = None,
     cache: bool | str = "auto",
 ) -> tf.data.Dataset:
     """Returns whole images at their own size, in the order of `source.names(split)`.
@@ -224,6 +226,9 @@ def evaluation_dataset(
         split: One of `source.splits`.
         batch_size: Images per batch; the last batch may be smaller. In a batch of several sizes
             smaller images are padded at the right and the bottom with grey 127.5, labels with 255.
+        part_size: Largest height and width in pixels, at least 32: larger images are cut into parts
+            without overlap, each a batch of its own, for a `model.fit` whose memory they would
+            exceed. All images are read once to count the parts. None for whole images.
         cache: Whether to keep the images that the first pass decodes in memory; `"auto"` as in
             `data.training_dataset`.
 
@@ -240,6 +245,8 @@ def evaluation_dataset(
     >>> model.evaluate(data.evaluation_dataset(data.Shapes()))
     """
     count = _checked_count(source, split, batch_size)
+    if part_size is not None:
+        part_size = validation.integer("part_size", part_size, minimum=PART_GRID)
     dataset = _decoded_pairs(source, split, count, cache).map(
         lambda image, label: (tf.cast(image, tf.float32), tf.cast(label, tf.int32)),
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -248,7 +255,26 @@ def evaluation_dataset(
     dataset = dataset.padded_batch(
         batch_size, ((None, None, source.info.channels), (None, None)), (MEAN_COLOR, IGNORE_LABEL)
     )
+    if part_size is not None:
+        dataset = dataset.flat_map(lambda images, labels: _parts(images, labels, part_size))
+        parts = dataset.reduce(np.int64(0), lambda number, *_: number + 1)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(parts))
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_sharding_options())
+
+
+def _parts(images: tf.Tensor, labels: tf.Tensor, part_size: int) -> tf.data.Dataset:
+    """The parts of about equal size of a batch, each of at most `part_size` pixels a side."""
+    sides = tf.shape(labels)[1:]
+    counts = -(-sides // part_size)
+    steps = tf.minimum(part_size, -(-sides // counts // PART_GRID) * PART_GRID)
+    begins = [tf.range(0, sides[axis], steps[axis]) for axis in (0, 1)]
+    corners = tuple(tf.reshape(one, [-1]) for one in tf.meshgrid(*begins, indexing="ij"))
+
+    def part(top: tf.Tensor, left: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        window = (slice(None), slice(top, top + steps[0]), slice(left, left + steps[1]))
+        return images[window], labels[window]
+
+    return tf.data.Dataset.from_tensor_slices(corners).map(part)
 
 
 def _sharding_options() -> tf.data.Options:

@@ -2,7 +2,7 @@
 
 from keras_deeplab.inference.functions import Predictor, logits_spec, model_functions
 from keras_deeplab.inference.pixels import ImageLike, open_picture, read_image
-from keras_deeplab.inference.predicting import predict
+from keras_deeplab.inference.predicting import predict, predict_pixels
 
 __all__ = [
     "ImageLike",
@@ -11,5 +11,6 @@ __all__ = [
     "model_functions",
     "open_picture",
     "predict",
+    "predict_pixels",
     "read_image",
 ]

@@ -90,9 +90,9 @@ def predict(
         value_range = getattr(model, "value_range", None)
     else:
         value_range = checked_range("value_range", value_range)
-    spec, num_classes = logits_spec(model)
+    spec, _ = logits_spec(model)
     fixed, channels = spec.shape[1:3], spec.shape[3]
-    chosen = _checked_window(fixed, window, overlap)
+    chosen = checked_window(fixed, window, overlap)
     if chosen is None and None not in fixed:
         chosen = tuple(fixed)
     pixels: Any
@@ -102,12 +102,26 @@ def predict(
         pixels = LargeImage(image, channels, value_range)
     else:
         pixels = image_pixels(image, channels, value_range)
-    sides, is_batch = pixels.shape[-3:-1], len(pixels.shape) == 4
+    sides = pixels.shape[-3:-1]
     if any(known is not None and side < known for side, known in zip(sides, fixed, strict=True)):
         raise error("image", f"at least of the model's input size {tuple(fixed)}", sides)
+    return predict_pixels(model, pixels, probabilities, chosen, overlap, verbose)
+
+
+def predict_pixels(
+    model: Predictor,
+    pixels: np.ndarray | LargeImage,
+    probabilities: bool = False,
+    window: tuple[int, int] | None = None,
+    overlap: int | None = None,
+    verbose: str | int = "auto",
+) -> np.ndarray:
+    """`predict` on pixels that fit the model, an image or a batch, without checks of them."""
     functions = model_functions(model)
-    per_pixel = functions.bytes_per_pixel
-    chosen = chosen or default_window(sides, per_pixel)
+    spec, num_classes = logits_spec(functions)
+    fixed, per_pixel = spec.shape[1:3], functions.bytes_per_pixel
+    sides, is_batch = pixels.shape[-3:-1], len(pixels.shape) == 4
+    chosen = window or default_window(sides, per_pixel)
     chosen = tuple(known or side for known, side in zip(fixed, chosen, strict=True))
     overlap = min(OVERLAP, min(chosen) // 4) if overlap is None else overlap
     try:
@@ -162,7 +176,7 @@ def _by_windows(
     return found
 
 
-def _checked_window(
+def checked_window(
     fixed: tf.TensorShape, window: Sequence[int] | None, overlap: int | None
 ) -> tuple[int, int] | None:
     """Returns the window for a model of an input size, after a check of the overlap too."""

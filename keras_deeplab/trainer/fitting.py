@@ -51,6 +51,7 @@ from keras_deeplab.weights.readers.keras_file import check_can_be_loaded
 logger = logging.getLogger(__name__)
 
 VALIDATIONS = 40  # of a long run
+PART_SIZE = 2048  # pixels a side: larger validation images are cut
 # Fields of a recipe that are arguments of `data.training_dataset`.
 DATASET_FIELDS = {field.name for field in fields(Recipe)} & set(
     signature(data.training_dataset).parameters
@@ -428,7 +429,7 @@ class Training:
     def _fit(self, model: keras.Model, number: int) -> keras.callbacks.History:
         steps, first = self.steps_per_epoch, sum(self.epochs[:number])
         images = self._images(number, self._epochs_done_in(number) * steps)
-        labelled = self._validation_images
+        labelled = self._validation_images(model)
         last = first + self.epochs[number]
         # The last epoch is validated; epochs count from 1.
         validated = [e for e in range(first + 1, last + 1) if (last - e) % self._every == 0]
@@ -483,15 +484,19 @@ class Training:
             made.append(Checkpoint(folder, has_val, restore=resumed, epochs=validated))
         return [*made, StartTogether(self.strategy)]
 
-    @cached_property
-    def _validation_images(self) -> tf.data.Dataset | None:
-        """Whole validation images, several at a time where all have one size that is not large."""
+    def _validation_images(self, model: keras.Model) -> tf.data.Dataset | None:
+        """Validation images, several at a time where all have one size that is not large.
+
+        Large ones are cut, but for a model of a fixed input size.
+        """
         if "val" not in self.source.splits:
             return None
         part = self.report.splits["val"]
         fitting = 4 * LARGEST_CROP**2 // (part.largest[0] * part.largest[1])
         batch = max(1, min(4, fitting)) if part.smallest == part.largest else 1
-        return data.evaluation_dataset(self.source, batch_size=batch)
+        any_size = tuple(logits_spec(model)[0].shape[1:3]) == (None, None)
+        part_size = PART_SIZE if any_size and max(part.largest) > PART_SIZE else None
+        return data.evaluation_dataset(self.source, batch_size=batch, part_size=part_size)
 
 
 def _check_input_size(model: keras.Model, recipe: Recipe, report: data.Report) -> None:

@@ -318,6 +318,41 @@ def test_evaluation_is_whole_images_in_order(batch_size):
     assert number == COUNT
 
 
+@pytest.mark.parametrize("part_size", [32, 45, 64, 200])
+def test_large_images_are_cut_and_each_pixel_is_in_one_part(part_size):
+    sizes = [(100, 64), (33, 201), (32, 32), (45, 20)]
+    pixels = [np.arange(h * w * 3, dtype=np.uint32).reshape(h, w, 3) % 251 for h, w in sizes]
+
+    class Large(Numbered):
+        def names(self, split):
+            return [str(size) for size in sizes]
+
+        def dataset(self, split, numbers=None):
+            def draw(number):
+                image = pixels[int(number)].astype(np.uint8)
+                return image, image[..., 0]
+
+            return decoded(draw, len(sizes), numbers)
+
+    dataset = data.evaluation_dataset(Large(), part_size=part_size)
+    parts = batches(dataset)
+    assert int(dataset.cardinality()) == len(parts)
+    for image in pixels:
+        found, top = np.full(image.shape, -1.0), 0
+        while top < len(image):
+            left = 0
+            while left < image.shape[1]:
+                (part,), (label,) = parts.pop(0)
+                assert max(part.shape[:2]) <= part_size
+                assert part_size % 32 or (top % 32, left % 32) == (0, 0)
+                np.testing.assert_array_equal(part[..., 0], label)
+                found[top : top + len(part), left : left + part.shape[1]] = part
+                left += part.shape[1]
+            top += len(part)
+        np.testing.assert_array_equal(found, image)
+    assert parts == []
+
+
 def test_auto_cache_asks_the_source(monkeypatch):
     source = Numbered()
     estimate = source.decoded_bytes("train")
