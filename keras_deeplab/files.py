@@ -137,6 +137,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def relative_path(path: str | os.PathLike, folder: Path) -> str:
+    """Returns a path as seen from a folder, or the absolute one on another drive of Windows."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:
+        return os.path.abspath(path)
+
+
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Writes an image as PNG."""
     with atomic_write(path) as temporary:

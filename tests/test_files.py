@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import ntpath
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from keras_deeplab.files import (
     atomic_write,
     full_disk_named,
     read_json,
+    relative_path,
     stored_bytes,
     write_json,
 )
@@ -154,3 +156,12 @@ def test_what_a_model_takes_is_what_its_file_holds(tmp_path):
     model.optimizer.build(model.trainable_variables)
     model.save(tmp_path / "model.keras")
     assert 0.9 < stored_bytes(model) / (tmp_path / "model.keras").stat().st_size <= 1
+
+
+def test_a_path_is_relative_but_for_another_drive(tmp_path, monkeypatch):
+    assert relative_path(tmp_path / "a" / "b.jpg", tmp_path / "runs") == os.path.join(
+        "..", "a", "b.jpg"
+    )
+    monkeypatch.setattr(os, "path", ntpath)
+    assert relative_path(r"C:\photos\b.jpg", r"C:\runs") == r"..\photos\b.jpg"
+    assert relative_path(r"D:\photos\b.jpg", r"C:\runs") == r"D:\photos\b.jpg"

@@ -18,8 +18,8 @@ def parser() -> Parser:
     )
     made.add_argument("--data", required=True, help=DATA)
     made.add_argument("--output", type=Path, required=True, help="folder to write")
-    formats = one_of(("array_record", "tfrecord"))
-    made.add_argument("--file-format", **formats, default="array_record", help="of the shards")
+    formats = one_of(("tfrecord", "array_record"))
+    made.add_argument("--file-format", **formats, default="tfrecord", help="of the shards")
     made.add_argument("--images-per-shard", type=positive, default=1000, help="at most")
     return made
 

@@ -66,7 +66,7 @@ def main(options: argparse.Namespace) -> int | None:
         return 130  # the exit status of shells
     if result.scores is not None:
         print(scores_table(result.scores, result.scores["split"]))
-        for name in ("model.keras", "saved_model", "metrics.json", "predictions.png"):
-            print(f"Wrote {path / name}")
-        if result.folder.report.exists():
-            print(f"Wrote {result.folder.report}")
+        files = result.folder
+        paths = (files.best_model, files.saved_model, files.metrics, files.picture, files.report)
+        for written in filter(Path.exists, paths):
+            print(f"Wrote {written}")

@@ -35,7 +35,7 @@ def prepare(
     source: Source,
     output_dir: str | os.PathLike,
     *,
-    file_format: str = "array_record",
+    file_format: str = "tfrecord",
     images_per_shard: int = 1000,
 ) -> Path:
     """Writes a data set in the format of TensorFlow Datasets.
@@ -58,7 +58,7 @@ def prepare(
     Args:
         source: A `data.Source`.
         output_dir: The folder to write, which must not exist.
-        file_format: `"array_record"` or `"tfrecord"`.
+        file_format: `"tfrecord"`, or `"array_record"`, of a package that Windows lacks.
         images_per_shard: The largest number of images in a shard.
 
     Returns:
@@ -70,7 +70,7 @@ def prepare(
 
     Example:
 
-    >>> folder = data.prepare(data.Shapes(4, 2), "prepared", file_format="tfrecord")
+    >>> folder = data.prepare(data.Shapes(4, 2), "prepared")
     >>> data.TFDS(folder).splits
     ('train', 'val')
     """

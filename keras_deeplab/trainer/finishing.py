@@ -68,11 +68,19 @@ def finish(
     scores = {"split": split, **prediction_settings(model), **report}
     if folder is not None:
         write_png(folder.picture, _picture(model, source, split))
-        export.saved_model(model, folder.saved_model, overwrite=True, info=source.info)
+        _export(model, folder, source.info)
         _write_report(folder, scores, model, source)
         write_json(folder.metrics, scores)
         logger.info("Scored and exported in %.0f s", time.perf_counter() - start)
     return model, scores
+
+
+def _export(model: keras.Model, folder: RunFolder, info: data.DatasetInfo) -> None:
+    """Writes the SavedModel; a run whose export fails keeps its scores."""
+    try:
+        export.saved_model(model, folder.saved_model, overwrite=True, info=info)
+    except export.ExportError as failure:
+        logger.warning("%s is not written: %s", folder.saved_model, failure)
 
 
 def _write_report(

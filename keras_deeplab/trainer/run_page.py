@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras_deeplab._version import __version__
 from keras_deeplab.data import Source
 from keras_deeplab.evaluation_page import evaluation_parts
+from keras_deeplab.files import relative_path
 from keras_deeplab.html_page import page, table
 from keras_deeplab.trainer.run_data import RunData, charts, open_run
 from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
@@ -111,5 +112,5 @@ def _seen_from(folder: Path, data: str) -> str:
     """The `data` of a run for a command in its folder; DATA for a source without a path."""
     reader, colon, path = data.rpartition(":")
     if os.path.exists(path):
-        return reader + colon + os.path.relpath(path, folder)
+        return reader + colon + relative_path(path, folder)
     return data if data == "shapes" or colon else "DATA"

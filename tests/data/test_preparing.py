@@ -235,7 +235,7 @@ def test_images_of_other_channels_and_values(
     more = {} if limits is None else {"range": list(limits)}
     write_settings(root, classes=["x", "y"], channels=channels, **more)
     source = data.Folder(root)
-    output = data.prepare(source, tmp_path / "out", images_per_shard=2)
+    output = data.prepare(source, tmp_path / "out", file_format="array_record", images_per_shard=2)
     found = data.open_source(f"tfds:{output}")
     assert found.info == source.info
     assert (found.info.channels, found.info.value_range) == (channels, limits)

@@ -85,6 +85,19 @@ def test_a_run_leaves_its_files_and_returns_its_result(run):
     assert folder.best_model.read_bytes() == before
 
 
+def test_a_run_whose_export_deviates_has_its_scores(tmp_path, monkeypatch, eager, caplog):
+    def deviate(*args, **options):
+        raise export.ExportError("it deviates by 0.5")
+
+    monkeypatch.setattr(export, "saved_model", deviate)
+    result = fit(tmp_path / "run", plain(), FAST)
+    assert "saved_model is not written: it deviates by 0.5" in caplog.text
+    assert json.loads(result.folder.metrics.read_text()) == result.scores
+    assert result.folder.report.exists()
+    with pytest.raises(ValueError, match="holds a finished run"):
+        fit(tmp_path / "run", plain(), FAST)
+
+
 class Stop(keras.callbacks.Callback):
     """Interrupts a run in its second epoch."""
 
@@ -119,11 +132,11 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
     (stopped.path / ".saved_model.0a1b").mkdir()
 
     def fail(*args, **options):
-        raise export.ExportError("the disk is full")
+        raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(export, "saved_model", fail)
-        with pytest.raises(export.ExportError):
+        with pytest.raises(OSError, match="the disk is full"):
             fit(stopped.path, plain(), SINGLE)
     assert f"Resuming from epoch 1 of 3 in {stopped.path}" in logs.messages
     assert fit(stopped.path, plain(), SINGLE).history.get("epoch", []) == []
@@ -144,11 +157,11 @@ def test_a_training_that_a_callback_ended_is_not_continued(tmp_path, monkeypatch
             self.model.stop_training = True
 
     def fail(*args, **options):
-        raise export.ExportError("the disk is full")
+        raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(export, "saved_model", fail)
-        with pytest.raises(export.ExportError):
+        with pytest.raises(OSError, match="the disk is full"):
             fit(tmp_path, plain(), SINGLE, callbacks=[End()])
     monkeypatch.setattr(export, "saved_model", lambda *args, **options: None)
     result = fit(tmp_path, plain(), SINGLE)
@@ -275,6 +288,34 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager, caplo
         np.testing.assert_array_equal(one, other)
     found = keras_deeplab.evaluate(result.model, data.evaluation_dataset(SOURCE), verbose=0)
     assert found["mean_iou"] == pytest.approx(result.scores["mean_iou"], abs=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("side", [None, 64])
+def test_large_images_are_validated_in_parts(monkeypatch, eager, side):
+
+    class Square(data.Shapes):
+        def dataset(self, *arguments):
+            pairs = super().dataset(*arguments)
+            return pairs.map(lambda image, label: (image[:64, :64], label[:64, :64]))
+
+    source = Square(train=2, val=3)
+    monkeypatch.setattr(fitting, "PART_SIZE", 48)
+    inputs = keras.Input((side, side, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(6, 1)(inputs / 255))
+    sizes, step = [], keras.Model.test_step
+
+    def recorded(self, batch):
+        sizes.append(tuple(batch[0].shape[:3]))
+        return step(self, batch)
+
+    monkeypatch.setattr(keras.Model, "test_step", recorded)
+    recipe = FAST.replace(epochs=2, crop_size=(64, 64))
+    result = keras_deeplab.fit(model, source, recipe, verbose=0)
+    assert set(sizes) == {(3, 64, 64) if side else (3, 32, 32)}
+    # A network of one pixel has the scores of whole images.
+    whole = keras_deeplab.evaluate(model, data.evaluation_dataset(source), verbose=0)
+    assert result.history["val_mean_iou"][-1] == pytest.approx(whole["mean_iou"], abs=1e-6)
 
 
 def warned_of_padding(model, crop_size, caplog):

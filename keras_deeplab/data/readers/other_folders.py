@@ -16,6 +16,7 @@ from keras_deeplab.data.layout import LISTED_LABELS, SplitFiles, shown, split_na
 from keras_deeplab.data.paths import RemotePath, data_path, is_remote
 from keras_deeplab.data.readers.listing import files_below
 from keras_deeplab.data.readers.splitting import grouped
+from keras_deeplab.files import relative_path
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
 LABEL_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "ann_dir", "gt")
@@ -92,7 +93,8 @@ class ListedFiles(OtherFolder):
     """Pairs of a CSV or text file: image, label map and optionally the split in each row.
 
     Paths are relative to the file's folder, where a dataset.json may be; a first row of titles is
-    skipped. A text file has spaces or tabs in place of commas.
+    skipped. A text file has spaces or tabs in place of commas. Of rows without a split a fifth of
+    the images validates, which NAME.splits.json keeps.
 
     Args:
         path: The file, which ends in .csv or .txt.
@@ -119,7 +121,7 @@ class ListedFiles(OtherFolder):
                 continue  # titles
             name = os.fspath(image.with_suffix(""))
             if is_remote(name) == is_remote(self.root):
-                name = Path(os.path.relpath(name, self.root)).as_posix()
+                name = Path(relative_path(name, self.root)).as_posix()
             split = split_named(row[2]) if len(row) == 3 else ""
             if lost:
                 files.faults.append(self._fault(number, f"missing {', '.join(lost)}"))
@@ -135,7 +137,9 @@ class ListedFiles(OtherFolder):
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
         # Without a valid row there is nothing to divide, and the faults of all are reported.
-        return grouped(self._split_of, self.root) if self._all.images else {"train": []}
+        if not self._all.images:
+            return {"train": []}
+        return grouped(self._split_of, self.root, f"{self.path.stem}.splits.json")
 
     def _path(self, cell: str) -> Path | RemotePath:
         return data_path(cell if is_remote(cell) else os.path.normpath(self.root / cell))

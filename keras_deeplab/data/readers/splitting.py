@@ -14,31 +14,32 @@ from keras_deeplab.files import read_json_object, write_json
 
 logger = logging.getLogger(__name__)
 
-FILE = "splits.json"
 VALIDATION_SHARE = 0.2
 
 
-def grouped(split_of: Mapping[str, str | None], root: Path) -> dict[str, list[str]]:
+def grouped(
+    split_of: Mapping[str, str | None], root: Path, file: str = "splits.json"
+) -> dict[str, list[str]]:
     """Returns the names of each split, those of `splits_of` unless every name has one."""
     if not split_of or not all(split_of.values()):
-        return splits_of(split_of, root)
+        return splits_of(split_of, root, file)
     names = sorted(split_of)
     splits = {split: [name for name in names if split_of[name] == split] for split in SPLITS}
     return {split: part for split, part in splits.items() if part}
 
 
-def splits_of(names: Iterable[str], root: Path) -> dict[str, list[str]]:
-    """Returns the names of each split: those of splits.json, or a fifth of all as validation.
+def splits_of(names: Iterable[str], root: Path, file: str = "splits.json") -> dict[str, list[str]]:
+    """Returns the names of each split: those of a file, or a fifth of all as validation.
 
-    The choice depends on the names alone, by their hashes. It is kept in splits.json, where it can
+    The choice depends on the names alone, by their hashes. It is kept in the file, where it can
     be changed; names that are added later are trained on. A folder that cannot be written to gets
     no file.
     """
-    names, path = sorted(names), root / FILE
+    names, path = sorted(names), root / file
     faults = [FileFault("file name not UTF-8", name) for name in names if not is_utf8(name)]
     if faults:
         raise DatasetError(str(root), faults)
-    splits = _read(path, names, root) if path.exists() else {}
+    splits = _read(path, names) if path.exists() else {}
     listed = {name for part in splits.values() for name in part}
     added = [name for name in names if name not in listed]
     if not added or len(names) < 2:
@@ -59,25 +60,26 @@ def splits_of(names: Iterable[str], root: Path) -> dict[str, list[str]]:
     return splits
 
 
-def _read(path: Path, names: list[str], root: Path) -> dict[str, list[str]]:
+def _read(path: Path, names: list[str]) -> dict[str, list[str]]:
     try:
         splits = read_json_object(path)
     except ValueError as error:
-        raise _error(root, [f"{FILE} {error}"]) from error
+        raise _error(path, [str(error)]) from error
     valid = set(splits) <= set(SPLITS) and all(
         isinstance(part, list) and all(isinstance(name, str) for name in part)
         for part in splits.values()
     )
     if not valid:
-        raise _error(root, [f"{FILE} must have lists of names under {', '.join(SPLITS)}"])
+        raise _error(path, [f"it must have lists of names under {', '.join(SPLITS)}"])
     listed = Counter(name for part in splits.values() for name in part)
     there = set(names)
-    problems = [f"{name}: listed in {FILE}, not there" for name in listed if name not in there]
-    problems += [f"{name}: listed twice in {FILE}" for name, n in listed.items() if n > 1]
+    problems = [f"{name}: listed, not there" for name in listed if name not in there]
+    problems += [f"{name}: listed twice" for name, n in listed.items() if n > 1]
     if problems:
-        raise _error(root, problems)
+        raise _error(path, problems)
     return splits
 
 
-def _error(root: Path, problems: list[str]) -> DatasetError:
-    return DatasetError(str(root), [FileFault("bad splits.json", text) for text in problems])
+def _error(path: Path, problems: list[str]) -> DatasetError:
+    faults = [FileFault("bad splits.json", f"{path.name}: {text}") for text in problems]
+    return DatasetError(str(path.parent), faults)

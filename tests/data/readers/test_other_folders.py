@@ -140,7 +140,7 @@ def test_lists_that_are_no_text(tmp_path):
     "content, message",
     [
         ('{"train": ["a", "b", "a"]}', "a: listed twice"),
-        ('{"train": ["a", "b"], "val": ["c"]}', "c: listed in splits.json, not there"),
+        ('{"train": ["a", "b"], "val": ["c"]}', "splits.json: c: listed, not there"),
         ('{"train": [["a"]]}', "lists of names"),
         ('{"holdout": ["a", "b"]}', "lists of names under train, val, test"),
         ("{", "is not readable as JSON"),
@@ -170,6 +170,23 @@ def test_lists_of_pairs(tmp_path, draw, values, read, suffix):
         "val": ["x/b"],
     }
     np.testing.assert_array_equal(found["val"]["x/b"], values(0, 1))
+
+
+def test_lists_in_one_folder_have_splits_of_their_own(tmp_path, draw, values):
+    for part in "ab":
+        for number in range(5):
+            draw(f"{part}{number}.jpg")
+            draw(f"{part}{number}.png", values(0, 1))
+        rows = [f"{part}{number}.jpg,{part}{number}.png" for number in range(5)]
+        (tmp_path / f"{part}.csv").write_text("\n".join(rows))
+    for part in "ab":
+        source = data.open_source(tmp_path / f"{part}.csv")
+        names = {split: source.names(split) for split in ("train", "val")}
+        assert sorted(names["train"] + names["val"]) == [f"{part}{number}" for number in range(5)]
+        assert json.loads((tmp_path / f"{part}.splits.json").read_text()) == names
+    (tmp_path / "a.splits.json").write_text('{"train": ["b0"]}')
+    with pytest.raises(data.DatasetError, match=r"a\.splits\.json: b0: listed, not there"):
+        data.open_source(tmp_path / "a.csv").names("train")
 
 
 def test_all_bad_rows_are_named(tmp_path, draw, values):
