@@ -50,7 +50,8 @@ def calibrate(
     Args:
         model: Segmentation model that ends in linear layers, or one `MultiScale` around such a
             model.
-        dataset: As of `evaluate`; images that the model was not trained on.
+        dataset: As of `evaluate`; images that the model was not trained on. Of images too large
+            for the memory take parts (`part_size` of `data.evaluation_dataset`).
         ignore_label: Label of ignored pixels, or None.
         seed: Integer from which the sample of pixels is drawn.
 

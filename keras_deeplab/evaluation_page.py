@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_deeplab.confidence import BINS, margin
 from keras_deeplab.data import Source
 from keras_deeplab.html_page import SIDE, bar, cell, figure, page, picture, table
-from keras_deeplab.inference import Predictor, model_functions
+from keras_deeplab.inference import Predictor, model_functions, predict_pixels
 from keras_deeplab.pictures import confusion_picture, overlay
 
 SHOWN_WORST, SHOWN_BEST = 12, 6  # images
@@ -120,7 +120,7 @@ def _images(
     pairs = source.checked_dataset(split, tf.data.Dataset.from_tensor_slices(places))
     names, colors = source.names(split), source.info.colors
     for row, (image, truth) in zip(rows, pairs.as_numpy_iterator(), strict=True):
-        probabilities = np.array(functions.probabilities(image[None]))[0]
+        probabilities = predict_pixels(functions, image, probabilities=True, verbose=0)
         predicted, certain = probabilities.argmax(-1), margin(probabilities)[..., None]
         step = -(-max(truth.shape) // SIDE)
         image, truth, predicted, certain = (

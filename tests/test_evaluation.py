@@ -157,7 +157,7 @@ def test_an_image_that_does_not_fit_is_evaluated_in_windows(traced, monkeypatch,
         bins = [[row["pixels"] for row in report.pop("reliability")] for report in (found, whole)]
         np.testing.assert_allclose(*bins, atol=5)
     assert found == whole
-    assert max(sizes) == (256, 256)
+    assert max(sizes) == (192, 192)
     assert sizes[-1] == (20, 30)
 
 

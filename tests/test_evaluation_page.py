@@ -7,6 +7,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from inference.test_predicting import channel_model
 from PIL import Image
 from test_audit_page import Text
@@ -14,6 +15,7 @@ from test_audit_page import Text
 from keras_deeplab import data, evaluate
 from keras_deeplab.confidence import margin
 from keras_deeplab.evaluation_page import evaluation_page
+from keras_deeplab.inference.functions import ModelFunctions
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +110,26 @@ def test_worst_and_best_images_are_shown_with_their_maps(shown):
         for cell, pixels in zip(cells, expected, strict=True):
             assert np.abs(cell - pixels).mean() < 20
             assert np.abs(cell - pixels).mean() < 0.5 * np.abs(cell - pixels.mean((0, 1))).mean()
+
+
+def test_an_image_that_does_not_fit_is_shown_in_windows(shown, monkeypatch):
+    class Large(data.Shapes):
+        def dataset(self, *arguments):
+            pairs = super().dataset(*arguments)
+            return pairs.map(lambda *pair: tuple(tf.repeat(one, 5, 1) for one in pair))
+
+    _, report, model, _ = shown
+    source, sizes, run = Large(train=1, val=20), [], ModelFunctions._run
+
+    def counted(self, pixels):
+        sizes.append(pixels.shape[1:3])
+        return run(self, pixels)
+
+    monkeypatch.setattr(ModelFunctions, "_run", counted)
+    whole = evaluation_page(report, model, source, "val", "whole")
+    assert max(width for _, width in sizes) > 350
+    monkeypatch.setattr("keras_deeplab.inference.windows.MEMORY", 1)
+    sizes.clear()
+    parts = evaluation_page(report, model, source, "val", "whole")
+    assert max(width for _, width in sizes) <= 256
+    assert len(parts) == pytest.approx(len(whole), rel=0.01)

@@ -57,8 +57,8 @@ def predict(
             and `PIL.ImageOps.exif_transpose` do.
         probabilities: Whether to return the probabilities of the classes in place of labels.
         window: `(height, width)` of the windows. By default the whole image where the network's
-            maps take at most 2 GiB and half of the free memory, else the largest square that does.
-            For a model of a fixed input size, that size.
+            maps take at most 2 GiB and half of the free memory, else equal windows, as few as of
+            the largest square that does. For a model of a fixed input size, that size.
         overlap: Pixels by which neighbouring windows overlap at least, from 0 to below the window's
             sides; 128 by default, or a quarter of the smaller side if that is less. Probabilities
             are blended there.

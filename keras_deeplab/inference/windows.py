@@ -31,12 +31,27 @@ class Rows(Protocol):
 
 
 def default_window(size: Size, bytes_per_pixel: int) -> Size:
-    """Returns the window for an image: its own size if that fits into the memory, or a square."""
+    """Returns the window for an image: its own size if that fits into the memory, or a part.
+
+    Windows are equal, and as many along a side as of the largest square that fits: of that square
+    itself, the last two of a row may overlap nearly whole.
+    """
     free = min(MEMORY, available_memory() // 2)
     if math.prod(size) * bytes_per_pixel <= free:
         return size
-    side = math.isqrt(free // bytes_per_pixel) // GRID * GRID
-    return (min(max(side, SMALLEST), LARGEST),) * 2
+    largest = math.isqrt(free // bytes_per_pixel) // GRID * GRID
+    largest = min(max(largest, SMALLEST), LARGEST)
+    overlap = min(OVERLAP, largest // 4)
+    height, width = (_equal_parts(side, largest, overlap) for side in size)
+    return height, width
+
+
+def _equal_parts(side: int, largest: int, overlap: int) -> int:
+    """Returns the smallest length of which as few windows cover a side as of the largest."""
+    if side <= largest:
+        return largest
+    count = -(-(side - overlap) // (largest - overlap))
+    return min(largest, -(-(side + (count - 1) * overlap) // count // GRID) * GRID)
 
 
 def starts(size: int, length: int, overlap: int, grid: int = GRID) -> list[int]:

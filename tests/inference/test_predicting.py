@@ -367,7 +367,7 @@ def test_a_window_is_chosen_for_what_does_not_fit(brightest, monkeypatch):
     assert seen == []
     monkeypatch.setattr("keras_deeplab.inference.windows.MEMORY", 1000)
     np.testing.assert_array_equal(predict(brightest, pixels), pixels.argmax(-1))
-    assert seen == [(1, 256, 256, 3), (1, 256, 226, 3), (1, 236, 256, 3), (1, 236, 226, 3)]
+    assert seen == [(1, 192, 192, 3), (1, 192, 162, 3), (1, 172, 192, 3), (1, 172, 162, 3)]
 
 
 def test_a_prediction_that_does_not_fit(brightest, image, monkeypatch):

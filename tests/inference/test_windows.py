@@ -57,8 +57,22 @@ def test_sums_are_those_of_all_windows(size, overlap):
 def test_the_default_window_is_the_image_or_as_large_as_the_memory(monkeypatch):
     monkeypatch.setattr(windows, "available_memory", lambda: 2**33)
     assert default_window((3000, 4000), 100) == (3000, 4000)
-    side = default_window((3000, 4000), 4000)[0]
-    assert side % 32 == 0
-    assert 0.8 < side**2 * 4000 / 2**31 <= 1
+    assert default_window((3000, 4000), 384) == (1568, 1440)  # of 2048 at most
+    assert default_window((9000, 500), 4000)[1] == 704  # the largest square that fits
     monkeypatch.setattr(windows, "available_memory", lambda: 0)
-    assert default_window((3000, 4000), 100) == (256, 256)
+    assert default_window((3000, 256), 100) == (256, 256)
+
+
+@pytest.mark.parametrize("largest", [256, 512, 1024, 2048])
+def test_equal_windows_are_as_few_as_the_largest_and_smaller(monkeypatch, largest):
+    monkeypatch.setattr(windows, "available_memory", lambda: 2 * largest**2)
+    overlap, smaller = min(128, largest // 4), []
+    for side in range(largest + 1, 12 * largest, 37):
+        length = default_window((side, side), 1)[0]
+        assert length % 32 == 0
+        counts = [len(starts(side, one, overlap)) for one in (length, largest)]
+        assert counts[0] == counts[1]
+        assert counts[0] * length < side + counts[0] * (overlap + 32)
+        smaller.append(length / largest)
+    assert min(smaller) <= 0.75
+    assert max(smaller) == 1
