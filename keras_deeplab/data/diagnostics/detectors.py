@@ -329,8 +329,8 @@ def _sizes_of_objects(evidence: Evidence) -> Iterator[Finding]:
             "objects larger than the receptive field",
             f"more than half of the pixels of a class are in parts wider than {RECEPTIVE_FIELD} "
             "pixels, about the receptive field of the default models, so that no edge is in reach",
-            "Shrink images and label maps (label maps by nearest neighbour), or use smaller "
-            "`scales`",
+            "Reduce images and label maps (label maps by nearest neighbour; an example is in "
+            "docs/questions.md), or use smaller `scales`",
             0.4,
             large,
         )
