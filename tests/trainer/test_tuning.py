@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -322,11 +323,25 @@ def test_bad_arguments(source, tmp_path, score):
 
 
 @pytest.mark.slow
-def test_the_command_with_real_trainings(tmp_path, capsys):
-    """Two minutes of real trainings, all of which change the held-out score."""
+def test_the_command_with_real_trainings(tmp_path, capsys, monkeypatch, clock):
+    """All of them change the held-out score; a step takes a second, whatever the machine."""
+    real_cost, real_score = tuning.training_cost, tuning._trained_score
+
+    def cost(*arguments):
+        measured = real_cost(*arguments)
+        assert measured.seconds > 0
+        return replace(measured, seconds=1.0)
+
+    def trained_score(*arguments):
+        clock.now += 120 + arguments[-1]  # two minutes until it begins
+        return real_score(*arguments)
+
+    monkeypatch.setattr(tuning, "training_cost", cost)
+    monkeypatch.setattr(tuning, "_trained_score", trained_score)
+    monkeypatch.setattr(data, "open_source", lambda name: data.Shapes(train=40, val=3))
     path = tmp_path / "t"
-    arguments = ["--data", "shapes", "--model", "unet", "--minutes", "2", "--output", str(path)]
-    arguments += ["--batch-size", "2", "--set", "model={'depth': 2, 'filters': 4}"]
+    arguments = ["--data", "shapes", "--model", "unet", "--minutes", "24", "--output", str(path)]
+    arguments += ["--batch-size", "2", "--set", "model={'depth': 1, 'filters': 4}"]
     arguments += ["crop_size=(32, 32)"]
     assert command.main(arguments) == 0
     printed = capsys.readouterr().out
