@@ -426,6 +426,7 @@ def test_a_program_ends_while_it_holds_an_iterator(tmp_path, write_pair):
     programs = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
     try:
         assert [program.communicate(timeout=120)[0] for program in programs] == [b"2\n"] * 3
+        assert [program.returncode for program in programs] == [0] * 3
     finally:
         for program in programs:
             program.kill()

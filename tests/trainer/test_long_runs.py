@@ -182,7 +182,7 @@ def together(tmp_path_factory):
 @pytest.mark.slow
 def test_two_machines_train_as_one(together, tmp_path):
     alone = tmp_path / "run"
-    end(alone, begin(alone, [*MACHINES, "--distribute", "none"]))
+    end(alone, begin(alone, [*MACHINES, "--distribute", "none"], "unexported"))
     histories = []
     for folder in (together / "0", alone):
         with (folder / "history.csv").open() as file:
@@ -199,7 +199,7 @@ def test_two_machines_train_as_one(together, tmp_path):
 @pytest.mark.slow
 def test_a_machine_that_was_killed(together, tmp_path):
     """In the second stage; the resumed run ends bit for bit where the undisturbed one ended."""
-    chief, worker = begin_machines(tmp_path, ("nowhere", "step:11"))
+    chief, worker = begin_machines(tmp_path, ("unexported", "step:11"))
     try:
         reach(tmp_path / "1", worker)
         worker.kill()
@@ -209,7 +209,7 @@ def test_a_machine_that_was_killed(together, tmp_path):
     finally:
         chief.kill()
         worker.kill()
-    printed, _ = end_machines(tmp_path, begin_machines(tmp_path))
+    printed, _ = end_machines(tmp_path, begin_machines(tmp_path, ("unexported",) * 2))
     assert "Resuming from epoch 3 of 4" in printed
     assert_same_arrays(tmp_path / "0" / "last.keras", together / "0" / "last.keras")
     # An error of the chief ends the others too.
