@@ -92,6 +92,8 @@ def _keras_step(model: Any, loss: Any, case: Case) -> tuple[Step, dict[str, Any]
 
     # KerasHub's compile counts an accuracy unless metrics are None.
     model.compile(keras.optimizers.AdamW(LEARNING_RATE), loss, metrics=None)
+    # Without its variables the optimizer makes them in the first step, which is traced twice.
+    model.optimizer.build(model.trainable_variables)
     shape = (case.batch_size, *case.size)
     images = tf.random.uniform((*shape, 3), 0.0, 255.0)
     labels = tf.random.uniform(shape, 0, CLASSES, tf.int32)
