@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import keras_deeplab as kd
-from training import story
+from training import ablation, story
 
 
 @pytest.mark.slow
@@ -18,6 +19,8 @@ def test_the_command_writes_figures_and_tables(tmp_path, monkeypatch):
     monkeypatch.setattr(story, "NETWORKS", small)
     monkeypatch.setattr(story, "SIDE", 65)
     monkeypatch.setattr(story, "ROUNDS", 2)
+    few = {"shapes": partial(kd.data.Shapes, 20, 4), "far mark": partial(ablation.FarMark, 20, 4)}
+    monkeypatch.setattr(ablation, "SOURCES", few)
     Image.effect_mandelbrot((80, 70), (-2, -1, 1, 1), 50).convert("RGB").save(tmp_path / "a.png")
     command = ["--output", str(tmp_path / "out"), "--image", str(tmp_path / "a.png")]
     assert story.main([*command, "--ablation", "UNet, depth 2", "--steps", "1"]) == 0
