@@ -115,6 +115,7 @@ def fit_classifier(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    model.optimizer.build(model.trainable_variables)  # else the first step is traced twice
     history = model.fit(
         _in_turn(train).repeat(),
         steps_per_epoch=steps,  # one size

@@ -121,7 +121,7 @@ def predict_pixels(
     spec, num_classes = logits_spec(functions)
     fixed, per_pixel = spec.shape[1:3], functions.bytes_per_pixel
     sides, is_batch = pixels.shape[-3:-1], len(pixels.shape) == 4
-    chosen = window or default_window(sides, per_pixel)
+    chosen = window or default_window(sides, per_pixel, overlap)
     chosen = tuple(known or side for known, side in zip(fixed, chosen, strict=True))
     overlap = min(OVERLAP, min(chosen) // 4) if overlap is None else overlap
     try:

@@ -30,7 +30,7 @@ class Rows(Protocol):
         """Returns the pixels of a window."""
 
 
-def default_window(size: Size, bytes_per_pixel: int) -> Size:
+def default_window(size: Size, bytes_per_pixel: int, overlap: int | None = None) -> Size:
     """Returns the window for an image: its own size if that fits into the memory, or a part.
 
     Windows are equal, and as many along a side as of the largest square that fits: of that square
@@ -41,7 +41,8 @@ def default_window(size: Size, bytes_per_pixel: int) -> Size:
         return size
     largest = math.isqrt(free // bytes_per_pixel) // GRID * GRID
     largest = min(max(largest, SMALLEST), LARGEST)
-    overlap = min(OVERLAP, largest // 4)
+    if overlap is None:
+        overlap = min(OVERLAP, largest // 4)
     height, width = (_equal_parts(side, largest, overlap) for side in size)
     return height, width
 

@@ -63,12 +63,13 @@ def test_the_default_window_is_the_image_or_as_large_as_the_memory(monkeypatch):
     assert default_window((3000, 256), 100) == (256, 256)
 
 
+@pytest.mark.parametrize("given", [None, 0, 64])
 @pytest.mark.parametrize("largest", [256, 512, 1024, 2048])
-def test_equal_windows_are_as_few_as_the_largest_and_smaller(monkeypatch, largest):
+def test_equal_windows_are_as_few_as_the_largest_and_smaller(monkeypatch, largest, given):
     monkeypatch.setattr(windows, "available_memory", lambda: 2 * largest**2)
-    overlap, smaller = min(128, largest // 4), []
+    overlap, smaller = min(128, largest // 4) if given is None else given, []
     for side in range(largest + 1, 12 * largest, 37):
-        length = default_window((side, side), 1)[0]
+        length = default_window((side, side), 1, given)[0]
         assert length % 32 == 0
         counts = [len(starts(side, one, overlap)) for one in (length, largest)]
         assert counts[0] == counts[1]
