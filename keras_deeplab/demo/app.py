@@ -55,6 +55,7 @@ def make_app(choices: Sequence[Choice], hosts: Sequence[str] = LOOPBACK) -> Star
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import ClientDisconnect
     from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
 
@@ -106,6 +107,7 @@ def make_app(choices: Sequence[Choice], hosts: Sequence[str] = LOOPBACK) -> Star
         return JSONResponse({"error": text}, status, HEADERS)
 
     expected = (HTTPException, ValueError, OSError, MemoryError, tf.errors.ResourceExhaustedError)
+    expected += (ClientDisconnect,)  # no one reads the answer, and no traceback is logged
     return Starlette(
         routes=[
             Route("/", page),

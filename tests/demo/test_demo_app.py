@@ -7,6 +7,7 @@ import io
 import json
 import zlib
 
+import anyio
 import numpy as np
 import pytest
 from calibration import image as structured_image
@@ -277,6 +278,25 @@ def test_memory_and_unexpected_faults(client, monkeypatch):
             response = client.post("/predict", content=b"")
         assert (response.status_code, response.json()["error"]) == (status, message)
     assert answered(client)["labels"].any()
+
+
+def test_an_upload_that_is_broken_off_is_no_failure_of_the_server(network):
+    made = make_app([Choice("network", network)])
+    messages = [{"type": "http.request", "body": encoded(PIXELS)[:100], "more_body": True}]
+    messages += [{"type": "http.disconnect"}]
+    sent = []
+
+    async def receive():
+        return messages.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b""}
+    scope |= {"headers": [(b"host", b"127.0.0.1:8000")]}
+    anyio.run(made, scope, receive, send)  # raises what a server would log
+    assert messages == []
+    assert sent[0]["status"] == 500
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8000", "localhost.a"])
