@@ -99,9 +99,9 @@ def test_colours_of_single_pixels_do_not_tell_the_class():
 @pytest.mark.slow
 def test_a_field_of_nine_pixels_does_not_tell_the_class():
     keras.utils.set_random_seed(0)
-    source = data.Shapes()
+    source = data.Shapes(train=160)
     train = data.training_dataset(
-        source, crop_size=(64, 64), batch_size=8, scales=(0.8, 1.25), repeat=True
+        source, crop_size=(48, 48), batch_size=8, scales=(0.8, 1.25), repeat=True
     )
     layers = [keras.Input((None, None, 3)), keras.layers.Rescaling(1 / 127.5, -1)]
     for filters in (16, 24, 24, 32):
