@@ -18,7 +18,9 @@ from keras_deeplab.data.source import IGNORE_LABEL, Source
 from keras_deeplab.memory import available_memory
 
 CACHE_LIMIT = 2 * 1024**3
-PART_GRID = 32  # parts begin at multiples of the coarsest stride
+# Parts and windows begin at multiples of the coarsest stride, so that the features of each are
+# samples of those of the whole image.
+GRID = 32
 
 
 def training_dataset(
@@ -246,7 +248,7 @@ def evaluation_dataset(
     """
     count = _checked_count(source, split, batch_size)
     if part_size is not None:
-        part_size = validation.integer("part_size", part_size, minimum=PART_GRID)
+        part_size = validation.integer("part_size", part_size, minimum=GRID)
     dataset = _decoded_pairs(source, split, count, cache).map(
         lambda image, label: (tf.cast(image, tf.float32), tf.cast(label, tf.int32)),
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -266,7 +268,7 @@ def _parts(images: tf.Tensor, labels: tf.Tensor, part_size: int) -> tf.data.Data
     """The parts of about equal size of a batch, each of at most `part_size` pixels a side."""
     sides = tf.shape(labels)[1:]
     counts = -(-sides // part_size)
-    steps = tf.minimum(part_size, -(-sides // counts // PART_GRID) * PART_GRID)
+    steps = tf.minimum(part_size, -(-sides // counts // GRID) * GRID)
     begins = [tf.range(0, sides[axis], steps[axis]) for axis in (0, 1)]
     corners = tuple(tf.reshape(one, [-1]) for one in tf.meshgrid(*begins, indexing="ij"))
 

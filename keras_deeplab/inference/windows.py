@@ -8,11 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
+from keras_deeplab.data.pipeline import GRID
 from keras_deeplab.memory import available_memory
 
-# Windows begin at multiples of the coarsest stride, so that the features of each are samples of
-# those of the whole image.
-GRID = 32
 OVERLAP = 128
 MEMORY = 2**31  # bytes that a prediction takes at most by default
 SMALLEST, LARGEST = 256, 2048  # sides of the windows chosen here
