@@ -21,6 +21,7 @@ from keras_deeplab.graph.network import Call, functional, is_network, layer_erro
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.labels import check_labels, checked_ignore_label, fit_labels
 from keras_deeplab.models import MultiScale
+from keras_deeplab.models.multi_scale import multi_scales, unwrapped
 from keras_deeplab.runtimes import pixels_as
 from keras_deeplab.validation import error, integer
 
@@ -70,7 +71,7 @@ def calibrate(
     Reference:
         [Guo et al., 2017](https://arxiv.org/abs/1706.04599), section 4.2.
     """
-    network = model.model if isinstance(model, MultiScale) else model
+    network = unwrapped(model)
     last_layers(network)  # an error before the fit, which takes long
     report = fit_temperature(model, dataset, ignore_label, seed)
     divide_logits(network, report["temperature"])
@@ -129,7 +130,7 @@ def fit_temperature(
 
     if not isinstance(model, keras.Model):
         raise error("model", "a keras.Model", model)
-    if isinstance(model, MultiScale) and isinstance(model.model, MultiScale):
+    if any(inside.num_views > 1 for inside in list(multi_scales(model))[1:]):
         raise error("model", "a single MultiScale, not one around another", model)
     ignore_label, seed = checked_ignore_label(ignore_label), integer("seed", seed, 0)
     pairs = pair_batches(dataset, logits_spec(model)[0].shape[-1])

@@ -110,7 +110,7 @@ def view_network(model: MultiScale) -> tuple[keras.Model, int]:
 
     The views' classes are one after the other on the last axis.
     """
-    count = len(model.scales) * (1 + model.flip)
+    count = model.num_views
     if model not in _VIEWS:
         outputs = model.training_graph.outputs[1:]  # after the fused logits
         views = outputs[:: len(outputs) // count]  # without those of an auxiliary head

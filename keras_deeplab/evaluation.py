@@ -21,7 +21,7 @@ from keras_deeplab.inference import (
     predict_pixels,
 )
 from keras_deeplab.metrics import SegmentationMetrics, by_name, number, score_tensors, scores
-from keras_deeplab.models import MultiScale
+from keras_deeplab.models.multi_scale import multi_scales, unwrapped
 from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error, integer
 
@@ -280,9 +280,7 @@ def prediction_settings(model: Predictor) -> dict[str, Any]:
         return {**prediction_settings(model.model), "crf": model.crf.to_dict()}
     if isinstance(model, ExportedModel):
         return {"export": model.path.name}
-    augmentation = []
-    while isinstance(model, MultiScale):
-        augmentation.append({key: getattr(model, key) for key in ("scales", "flip", "fusion")})
-        model = model.model
-    output_stride = getattr(model, "output_stride", None)
+    keys = ("scales", "flip", "fusion")
+    augmentation = [{key: getattr(one, key) for key in keys} for one in multi_scales(model)]
+    output_stride = getattr(unwrapped(model), "output_stride", None)
     return {"output_stride": output_stride, "test_time_augmentation": augmentation}

@@ -14,8 +14,7 @@ from keras_deeplab.data import DatasetInfo
 from keras_deeplab.data.bands import Bands
 from keras_deeplab.files import read_json
 from keras_deeplab.inference import logits_spec
-from keras_deeplab.models import MultiScale
-from keras_deeplab.models.multi_scale import unwrapped
+from keras_deeplab.models.multi_scale import multi_scales, unwrapped
 from keras_deeplab.trainer.run_data import Columns, columns
 from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
 from keras_deeplab.validation import error, is_number
@@ -188,14 +187,16 @@ def _model_section(model: keras.Model, shape: Any, info: DatasetInfo) -> str:
     if info.value_range is not None:
         low, high = info.value_range
         lines.append(f"- **Values**: {low:g} and {high:g} in image files become 0 and 255.")
-    while isinstance(model, MultiScale):
-        scales = ", ".join(f"{scale:g}" for scale in model.scales)
-        mirrored = ", each also mirrored" if model.flip else ""
+    for around in multi_scales(model):
+        scales = ", ".join(f"{scale:g}" for scale in around.scales)
+        if around.num_views == 1:
+            lines.append(f"- **Scale**: the network computes on the image at {scales} of its size.")
+            continue
+        mirrored = ", each also mirrored" if around.flip else ""
         lines.append(
-            f"- **Test-time augmentation**: {model.fusion} of the scales {scales}{mirrored}; "
+            f"- **Test-time augmentation**: {around.fusion} of the scales {scales}{mirrored}; "
             "`model.model` is the network without it."
         )
-        model = model.model
     return "\n".join(lines)
 
 

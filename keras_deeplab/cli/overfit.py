@@ -10,9 +10,12 @@ import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.cli.recipe_options import open_recipe
 from keras_deeplab.diagnosis import default_optimizer
+from keras_deeplab.trainer.fitting import resized
 
 # The values of a recipe that it uses, where they are set.
-USED = {"batch_norm", "crop_size", "learning_rate", "loss", "model", "output_stride"}
+USED = {
+    *("batch_norm", "crop_size", "image_scale", "learning_rate", "loss", "model", "output_stride")
+}
 # Options of `train` besides the recipe that it does not use.
 OF_TRAINING = ("distribute", "flip", "output", "scales", "steps_per_epoch", "tensorboard")
 
@@ -24,7 +27,7 @@ def overfit(options: argparse.Namespace) -> int:
     if unused := ", ".join(sorted(given | (set(changes) - USED))):
         used = ", ".join(sorted(USED))
         raise ValueError(f"--overfit uses {used} of a recipe. Received: {unused}.")
-    source = data.open_source(options.data)
+    source = resized(data.open_source(options.data), recipe)
     source.check_split("train")
     report = data.audit(source)
     print(report)

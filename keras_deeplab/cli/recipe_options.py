@@ -43,6 +43,7 @@ def add_recipe(group: argparse._ArgumentGroup, steps_per_epoch: bool = True) -> 
     if steps_per_epoch:
         add("--steps-per-epoch", type=positive, help="default: all images once, at most --steps")
     add("--batch-size", type=positive, help="over all replicas")
+    add("--image-scale", type=float, help="such as 0.25 for photographs of 12 megapixels")
     add("--crop-size", **SIZE, help="one number for a square; default: from the images")
     add("--learning-rate", type=float)
     add("--output-stride", type=positive, help="in training; default: the model's")

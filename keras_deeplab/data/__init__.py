@@ -13,6 +13,7 @@ from keras_deeplab.data.held_out import HeldOut
 from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.pipeline import batch_names, evaluation_dataset, training_dataset
 from keras_deeplab.data.preparing import prepare
+from keras_deeplab.data.resized import Resized
 from keras_deeplab.data.shapes import Shapes, write_shape_images
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, voc_colors
 from keras_deeplab.data.tfds_source import TFDS
@@ -28,6 +29,7 @@ __all__ = [
     "Folder",
     "HeldOut",
     "Report",
+    "Resized",
     "Shapes",
     "Source",
     "SplitReport",

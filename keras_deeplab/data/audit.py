@@ -21,6 +21,7 @@ from keras_deeplab.data.label_maps import Color, LabelFacts
 from keras_deeplab.data.layout import shown
 from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.orientation import UPRIGHT
+from keras_deeplab.data.resized import Resized
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, pairs_or_reasons
 from keras_deeplab.labels import WEIGHT_CAP, class_shares, median_frequency_weights
 
@@ -169,6 +170,8 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
         source = open_source(source)
     for split in splits or ():
         source.check_split(split)
+    if isinstance(source, Resized):
+        return _resized_report(audit(source.source, splits), source)
     splits = tuple(splits or source.splits)
     found: list[Remark] = []
     if isinstance(source, Folder):
@@ -204,6 +207,15 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
             source.forget()  # so that another audit sees what was repaired
         raise DatasetError(where, faults, [str(one) for one in causes if one.is_warning])
     return Report(info, reports, tuple(found), causes)
+
+
+def _resized_report(report: Report, source: Resized) -> Report:
+    """The report of the original images with their new sizes; shares stay about the same."""
+
+    def resized(part: SplitReport) -> SplitReport:
+        return replace(part, **{k: source.size(getattr(part, k)) for k in ("smallest", "largest")})
+
+    return replace(report, splits={split: resized(part) for split, part in report.splits.items()})
 
 
 def _pairs_of_source(source: Source, split: str, found: list[Remark]) -> Iterator[Pair]:

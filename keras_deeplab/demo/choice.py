@@ -17,7 +17,7 @@ from keras_deeplab.data.readers.voc import Voc
 from keras_deeplab.data.source import MAX_CLASSES
 from keras_deeplab.inference import Predictor, logits_spec
 from keras_deeplab.models import MultiScale
-from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
+from keras_deeplab.models.multi_scale import multi_scales, unwrapped, with_test_time_augmentation
 from keras_deeplab.prediction import stored_info
 from keras_deeplab.runtimes import ExportedModel, is_exported, open_exported
 from keras_deeplab.validation import error, one_of
@@ -117,13 +117,14 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what the page needs to know, ready for `json.dump`."""
-        views, strides, own = 1, (), None
+        views, strides, own, reduces = 1, (), None, False
         if isinstance(self.model, keras.Model):
             config = unwrapped(self.model).get_config()
             if "output_stride" in config:
                 strides, own = OUTPUT_STRIDES, config["output_stride"]
             if isinstance(self.model, MultiScale):
-                views = len(self.model.scales) * (1 + self.model.flip)
+                views = self.model.num_views
+            reduces = any(max(one.scales) < 1 for one in multi_scales(self.model))
         return {
             "name": self.name,
             "classes": self.info.classes,
@@ -132,6 +133,7 @@ class Choice:
             "output_strides": strides,
             "output_stride": own,
             "views": views,
+            "reduces": reduces,
         }
 
 
@@ -158,8 +160,6 @@ def _configured(
         return model
     if isinstance(model, ExportedModel):
         raise error("model", "a .keras file to change its output stride or scales", str(model.path))
-    if scales or flip:
-        model = unwrapped(model)
     if output_stride is not None:
         config = unwrapped(model).get_config()
         if "output_stride" not in config:

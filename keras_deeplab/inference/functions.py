@@ -149,13 +149,13 @@ def _policies(model: keras.Model) -> list[str]:
 def _bytes_per_pixel(model: keras.Model) -> int:
     """About the memory of a prediction for each pixel of the image: four times the largest map.
 
-    Of the views of `MultiScale` about half are in memory together, and at least the largest. From
-    measurements.
+    Of the views of `MultiScale` about half are in memory together, and at least the largest and
+    the logits. From measurements.
     """
     if isinstance(model, MultiScale):
         areas = [scale**2 for scale in model.scales]
-        views = max(1, *areas, sum(areas) * (1 + model.flip) / 2)
-        return math.ceil(_bytes_per_pixel(model.model) * views)
+        views = max(*areas, sum(areas) * (1 + model.flip) / 2)
+        return max(math.ceil(_bytes_per_pixel(model.model) * views), 4 * 4 * model.output_shape[-1])
     try:
         calls = geometry(model).calls
     except ValueError:  # layers of unknown effect on height and width

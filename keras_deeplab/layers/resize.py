@@ -70,6 +70,9 @@ def bilinear(x: tf.Tensor, size: tf.Tensor | list, align_corners: bool) -> tf.Te
 class ResizeBy(keras.layers.Layer):
     """Resizes a map by a factor, bilinearly.
 
+    By factors below 0.5, at which bilinear interpolation would leave out pixels, the means of
+    `int(1 / scale)` by as many pixels are resized.
+
     Args:
         scale: Factor of height and width, a positive number.
         align_corners: As in `ResizeLike`. A side n becomes `(n - 1) * scale + 1` then, rounded
@@ -91,6 +94,8 @@ class ResizeBy(keras.layers.Layer):
         sides = [x.shape[axis] or tf.shape(x)[axis] for axis in (1, 2)]
         size = [tf.maximum(1, self._scaled(side)) for side in sides]
         x = tf.cast(x, self.compute_dtype)
+        if self.scale < 0.5:
+            x = tf.nn.avg_pool2d(x, int(1 / self.scale), int(1 / self.scale), "SAME")
         return tf.cast(bilinear(x, size, self.align_corners), self.compute_dtype)
 
     def _scaled(self, side: int | tf.Tensor) -> int | tf.Tensor:

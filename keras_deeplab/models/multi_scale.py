@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -84,7 +84,12 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         object.__setattr__(self, "_arguments", arguments)
         if getattr(model, "training_graph", None) is not None:
             outputs, weights = fused(model.training_graph), model.supervision_weights
-        self._supervise(outputs, (1.0, *weights * len(scales) * (2 if flip else 1)))
+        self._supervise(outputs, (1.0, *weights * self.num_views))
+
+    @property
+    def num_views(self) -> int:
+        """Views of an image, each a pass through the model."""
+        return len(self.scales) * (1 + self.flip)
 
     @property
     def model(self) -> keras.Model:
@@ -126,6 +131,13 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         return cls(**{**config, "model": model})
 
 
+def multi_scales(model: keras.Model) -> Iterator[MultiScale]:
+    """Yields the `MultiScale`s around a network, the outermost first."""
+    while isinstance(model, MultiScale):
+        yield model
+        model = model.model
+
+
 def unwrapped(model: keras.Model) -> keras.Model:
     """Returns the model inside `MultiScale`, also inside several; any other model itself."""
     while isinstance(model, MultiScale):
@@ -163,6 +175,15 @@ def _log_mean_probability(predictions: list[Any]) -> Any:
         smaller = ops.exp(-ops.abs(total - view))
         total = ops.maximum(total, view) + ops.log(1 + smaller)
     return total - math.log(len(predictions))
+
+
+def at_image_scale(model: keras.Model, scale: float) -> keras.Model:
+    """Returns a model that resizes images by a factor first; itself if it does already.
+
+    The factor is part of the network: `with_test_time_augmentation` keeps it.
+    """
+    found = [(around.scales, around.fusion) for around in multi_scales(model)]
+    return model if scale == 1 or ((scale,), "max") in found else MultiScale(model, (scale,))
 
 
 def with_test_time_augmentation(

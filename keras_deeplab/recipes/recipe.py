@@ -27,6 +27,9 @@ class Recipe:
         name: Name of the recipe.
         model: Arguments of the model, used by models that have them.
         output_stride: Output stride in training; None for the model's own.
+        image_scale: Factor by which images are resized for the training (`data.Resized`), such as
+            0.25 for photographs of 12 megapixels; sizes and scales below are those after it. The
+            final model contains it and takes images of the original size.
         crop_size: `(height, width)` of the crops; None for the middle of the images' sizes, at most
             513.
         batch_size: Images per step, over all replicas.
@@ -80,6 +83,7 @@ class Recipe:
     name: str
     model: Mapping[str, Any] = field(default_factory=dict)
     output_stride: int | None = None
+    image_scale: float = 1.0
     crop_size: tuple[int, int] | None = None
     batch_size: int = 8
     steps: int | None = None
@@ -180,6 +184,7 @@ class Recipe:
         has_effect = {
             "name": False,  # shown above the values
             "steps": self.epochs is None,
+            "image_scale": self.image_scale != 1,
             "copy_paste_classes": self.copy_paste > 0,
             "class_weights_power": self.class_weights is not None,
             "power": self.schedule == "poly",
@@ -199,7 +204,7 @@ class Recipe:
 
 _CHECKED = {
     validation.integer: "batch_size steps epochs output_stride stage2_output_stride",
-    validation.positive: "scale_step class_weights_power learning_rate power clipnorm "
+    validation.positive: "image_scale scale_step class_weights_power learning_rate power clipnorm "
     "backbone_lr_multiplier classifier_lr_multiplier classifier_bias_lr_multiplier "
     "batch_norm_memory stage2_lr_multiplier",
     validation.non_negative: "weight_decay stage2_share",

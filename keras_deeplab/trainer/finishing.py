@@ -16,7 +16,11 @@ from keras_deeplab.data.source import evenly_spaced
 from keras_deeplab.evaluation import evaluate, prediction_settings
 from keras_deeplab.files import atomic_write, stored_bytes, write_json, write_png, write_text
 from keras_deeplab.inference import predict
-from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
+from keras_deeplab.models.multi_scale import (
+    at_image_scale,
+    unwrapped,
+    with_test_time_augmentation,
+)
 from keras_deeplab.pictures import comparison_picture
 from keras_deeplab.trainer.run_folder import Record, RunFolder
 from keras_deeplab.trainer.run_page import run_page
@@ -28,12 +32,18 @@ PICTURES = 6
 
 
 def final_model(
-    model: keras.Model, test_scales: Sequence[float] | None = None, test_flip: bool = False
+    model: keras.Model,
+    test_scales: Sequence[float] | None = None,
+    test_flip: bool = False,
+    image_scale: float = 1.0,
 ) -> keras.Model:
-    """The trained model for inference: in float32, with test-time augmentation if there is any."""
+    """The trained model for inference: in float32, for images of the original size.
+
+    Test-time augmentation is added if there is any.
+    """
     if model.dtype_policy.name.startswith("mixed_") and hasattr(unwrapped(model), "with_dtype"):
         model = model.with_dtype("float32")
-    return with_test_time_augmentation(model, test_scales, test_flip)
+    return with_test_time_augmentation(at_image_scale(model, image_scale), test_scales, test_flip)
 
 
 def finish(
@@ -42,6 +52,7 @@ def finish(
     folder: RunFolder | None = None,
     test_scales: Sequence[float] | None = None,
     test_flip: bool = False,
+    image_scale: float = 1.0,
     verbose: int = 1,
 ) -> tuple[keras.Model, dict[str, Any]]:
     """Makes and scores the final model: of a folder the best one, which is also exported there.
@@ -52,7 +63,7 @@ def finish(
     start = time.perf_counter()
     if folder is not None:
         model, record = _best_model(folder)
-    model = final_model(model, test_scales, test_flip)
+    model = final_model(model, test_scales, test_flip, image_scale)
     if folder is not None:
         with atomic_write(folder.best_model, stored_bytes(model)) as temporary:
             model.save(temporary)  # without the optimizer's state, three times the weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -27,11 +28,7 @@ from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.metrics import checked_names, key_of_class
 from keras_deeplab.models import MultiScale, SegmentationModel, UNet
-from keras_deeplab.models.multi_scale import (
-    checked_scales,
-    unwrapped,
-    with_test_time_augmentation,
-)
+from keras_deeplab.models.multi_scale import checked_scales, unwrapped
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.tensorboard import TensorBoard, check_installed
 from keras_deeplab.trainer.building import ModelBuilder
@@ -43,7 +40,7 @@ from keras_deeplab.trainer.callbacks import (
     SeedEpochs,
     StopOnNonFinite,
 )
-from keras_deeplab.trainer.finishing import PICTURES, few_images, finish
+from keras_deeplab.trainer.finishing import PICTURES, few_images, final_model, finish
 from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
 from keras_deeplab.trainer.workers import StartTogether, on_chief
 from keras_deeplab.weights.readers.keras_file import check_can_be_loaded
@@ -52,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 VALIDATIONS = 40  # of a long run
 PART_SIZE = 2048  # pixels a side: larger validation images are cut
+SMALL_CROP, LONG_SIDE = 0.05, 1024  # share of an image, and a side in pixels of a good one
 # Fields of a recipe that are arguments of `data.training_dataset`.
 DATASET_FIELDS = {field.name for field in fields(Recipe)} & set(
     signature(data.training_dataset).parameters
@@ -163,8 +161,9 @@ def fit(
     if not isinstance(model, ModelBuilder):
         if run_dir is not None:
             check_can_be_loaded(model)
-        with_test_time_augmentation(model, test_scales, test_flip)  # raises early if it cannot
-    report = data.audit(source)
+        final_model(model, test_scales, test_flip, recipe.image_scale)  # raises early
+    trained_on = resized(source, recipe)
+    report = data.audit(trained_on)
     recipe = for_data(recipe, report.splits["train"], source.info.classes)
     if steps_per_epoch is None:
         steps_per_epoch = recipe.steps_per_epoch(len(source.names("train")))
@@ -172,6 +171,7 @@ def fit(
     if not logger.isEnabledFor(logging.INFO):  # else they are part of the report
         for each in (*report.warnings, *(one for one in report.findings if one.is_warning)):
             logger.warning("%s", each)
+    _warn_of_small_crops(report.splits["train"], recipe)
     arguments = {
         **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _architecture(model)}),
         "data": data_name,
@@ -185,7 +185,7 @@ def fit(
     }
     chief = strategy.extended.should_checkpoint
     folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
-    run = Training(model, recipe, source, report, strategy, steps_per_epoch, seed, folder)
+    run = Training(model, recipe, trained_on, report, strategy, steps_per_epoch, seed, folder)
     run.callbacks, run.transform = list(callbacks), transform
     if verbose and chief:
         run.callbacks.append(Progress(source.info.classes, steps_per_epoch, sum(run.epochs)))
@@ -206,7 +206,8 @@ def fit(
     def end(trained: keras.Model) -> None:
         if folder is not None:  # callbacks may end a training early
             write_text(folder.trained, "")
-        finished.extend(finish(trained, source, folder, test_scales, test_flip, verbose))
+        final = (test_scales, test_flip, recipe.image_scale)
+        finished.extend(finish(trained, source, folder, *final, verbose))
         if folder is not None:
             folder.trained.unlink()
 
@@ -228,6 +229,11 @@ def fit(
     best = np.nanmax([-np.inf, *history.get(MONITOR, [])])
     best = float(best) if folder is None else folder.best_score()
     return FitResult(final, history, best if np.isfinite(best) else None, scores, folder)
+
+
+def resized(source: data.Source, recipe: Recipe) -> data.Source:
+    """The images of a source at the scale at which a recipe trains."""
+    return source if recipe.image_scale == 1 else data.Resized(source, recipe.image_scale)
 
 
 def source_name(source: data.Source | str | os.PathLike) -> str:
@@ -263,6 +269,9 @@ def _check_model(
         raise validation.error("model", rule, type(model).__name__)
     else:
         policy = model.dtype_policy.name
+        if recipe.image_scale != 1 and isinstance(model, MultiScale):
+            rule = "the network inside, `model.model`, with an `image_scale`"
+            raise validation.error("model", rule, model)
         spec, num_classes = logits_spec(model)
         if num_classes != info.num_classes:
             rule = f"a model of {info.num_classes} classes, as many as the source has"
@@ -549,4 +558,17 @@ def _warn_of_padding(model: keras.Model, crop_size: tuple[int, int]) -> None:
             width,
             height,
             rates,
+        )
+
+
+def _warn_of_small_crops(train: data.SplitReport, recipe: Recipe) -> None:
+    """Logs a warning if crops are small parts of large images, as of a phone's photographs."""
+    height, width = recipe.crop_size
+    share = height * width / math.prod(train.largest)
+    reduction = round(max(train.largest) / LONG_SIDE)
+    if share < SMALL_CROP and reduction > 1:
+        logger.warning(
+            "Crops of %dx%d are %.2g %% of an image of %dx%d. Photographs are better reduced, with "
+            "the recipe's image_scale=%.2g: the final model takes them at their own size.",
+            *(width, height, 100 * share, *train.largest[::-1], recipe.image_scale / reduction),
         )

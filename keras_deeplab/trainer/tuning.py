@@ -22,7 +22,7 @@ from keras_deeplab.files import write_json
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.cost import training_cost
-from keras_deeplab.trainer.fitting import Training, for_data, source_name
+from keras_deeplab.trainer.fitting import Training, for_data, resized, source_name
 from keras_deeplab.trainer.folder_lock import FolderLock
 from keras_deeplab.trainer.run_folder import MONITOR, differences
 
@@ -149,7 +149,7 @@ def tune(
     if isinstance(recipe, str):
         recipe = recipes.get(recipe, builder.network)
     builder.check(recipe)
-    held_out = data.HeldOut(source, folds=FOLDS)
+    held_out = data.HeldOut(resized(source, recipe), folds=FOLDS)
     folder = Path(output)
     arguments = {
         **builder.to_dict(),

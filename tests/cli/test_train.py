@@ -96,7 +96,8 @@ def overfitted(monkeypatch):
 
 def test_overfitting_uses_what_is_set(overfitted, capsys):
     arguments = "--overfit 3 --loss dice --set learning_rate=0.002 batch_norm=freeze"
-    assert train.main(arguments.split()) == 0
+    assert train.main([*arguments.split(), "--image-scale", "0.5"]) == 0
+    assert isinstance(overfitted["source"], keras_deeplab.data.Resized)
     assert "3 images of 24x32" in capsys.readouterr().out
     assert isinstance(overfitted["loss"], keras_deeplab.losses.Dice)
     assert float(overfitted["optimizer"].learning_rate) == pytest.approx(0.002)

@@ -107,6 +107,7 @@ def test_the_models_are_described(client):
     assert second["classes"] == ["0", "1", "2"]
     assert (second["output_strides"], second["output_stride"]) == ([8, 16, 32], 16)
     assert third["views"] == 4
+    assert not first["reduces"] | third["reduces"]
 
 
 @pytest.mark.slow
@@ -143,6 +144,13 @@ def test_own_views_are_replaced_by_other_scales(client, network):
     flipped = answered(client, model=2, flip=1)["confidence"]
     expected = 255 * margin(predict(mirrored, PIXELS, probabilities=True))
     np.testing.assert_allclose(flipped, expected, atol=1)
+
+
+def test_a_model_that_reduces_images_still_does_at_other_scales(network):
+    choice = Choice("reduced", MultiScale(network, (0.5,)))
+    assert choice.to_dict()["reduces"]
+    other = choice.predictor(Settings(scales=(1.0,), flip=True))
+    assert (other.scales, other.model.scales, other.model.model) == ((1.0,), (0.5,), network)
 
 
 def test_models_at_other_settings_are_kept_and_few(network):

@@ -43,7 +43,7 @@ MODELS = {
     "v3_plus_mobilenet_v2": lambda: kd.DeepLabV3Plus(5, "mobilenet_v2", **V3_PLUS),
     "unet": lambda: kd.UNet(5, filters=16),
     "multi_scale": lambda: kd.MultiScale(
-        kd.DeepLabV3(5, tiny(), aspp_filters=8), (0.75, 1.0), fusion="mean", flip=True
+        kd.DeepLabV3(5, tiny(), aspp_filters=8), (0.3, 1.0), fusion="mean", flip=True
     ),
 }
 # About equally long.

@@ -69,7 +69,7 @@ def test_any_size_and_batch_in_two_runtimes(tmp_path, precision):
 
 @pytest.mark.slow
 def test_graphs_are_in_the_form_that_runtimes_compute_fast(tmp_path):
-    model = keras_deeplab.MultiScale(calibrated("v3_plus"), (0.75, 1), fusion="mean", flip=True)
+    model = keras_deeplab.MultiScale(calibrated("v3_plus"), (0.3, 1), fusion="mean", flip=True)
     path = export.onnx(model, tmp_path / "model.onnx", outputs=["probabilities"])
     nodes = onnx.load(path).graph.node
     values = {

@@ -19,6 +19,11 @@ def test_it_is_in_float32_with_the_test_time_augmentation_that_is_set(fusion, dt
     assert (config["scales"], config["flip"], config["fusion"]) == ((1.0, 1.5), True, "mean")
     assert isinstance(final.model, MultiScale) == (fusion == "max")
     assert final_model(final, (1.0, 1.5), True).get_config() == config  # after a stop
+    scaled = final_model(trained, (1.0, 1.5), image_scale=0.25)
+    assert (scaled.scales, scaled.model.scales) == ((1.0, 1.5), (0.25,))
+    assert scaled.model.model.name == trained.name
+    again = final_model(scaled, (1.0, 1.5), image_scale=0.25)
+    assert again.get_config() == scaled.get_config()
     own = final_model(trained)
     assert getattr(own, "fusion", None) == fusion
     assert final.dtype_policy.name == own.dtype_policy.name == "float32"

@@ -19,6 +19,7 @@ import keras_deeplab
 from keras_deeplab import DeepLabV3, MultiScale, UNet, data, export, losses, recipes, schedules
 from keras_deeplab.data.augmentation.augmenting import CHECKS
 from keras_deeplab.data.diagnostics import Finding
+from keras_deeplab.models.multi_scale import with_test_time_augmentation
 from keras_deeplab.trainer import RunFolder, fitting
 from keras_deeplab.trainer.run_folder import Record
 
@@ -325,6 +326,57 @@ def warned_of_padding(model, crop_size, caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_images_are_reduced_for_the_training_and_the_model_takes_them_as_they_are(tmp_path, eager):
+    """The network is that of a training on images reduced before, inside a `MultiScale`."""
+    recipe = FAST.replace(image_scale=0.5, crop_size=(32, 32))
+    reduced = keras_deeplab.fit(
+        small(), data.Resized(SOURCE, 0.5), recipe.replace(image_scale=1.0), verbose=0
+    )
+    result = fit(tmp_path / "run", recipe=recipe)
+    assert (type(result.model), result.model.scales) == (MultiScale, (0.5,))
+    network = result.model.model
+    for one, other in zip(network.get_weights(), reduced.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert result.history["val_mean_iou"] == reduced.history["val_mean_iou"]
+    whole = data.evaluation_dataset(SOURCE)
+    expected = keras_deeplab.evaluate(result.model, whole, verbose=0)["mean_iou"]
+    assert result.scores["mean_iou"] == pytest.approx(expected)
+    views = {"scales": (0.5,), "flip": False, "fusion": "max"}
+    assert result.scores["test_time_augmentation"] == [views]
+    # All files are for images of the original size.
+    stored = keras_deeplab.load_model(result.folder.best_model)
+    image = next(iter(whole))[0].numpy()
+    labels = keras_deeplab.predict(stored, image)
+    assert labels.shape == image.shape[:3]
+    assert len(np.unique(labels)) > 1
+    served = tf.saved_model.load(str(result.folder.saved_model))
+    found = served.signatures["serving_default"](images=tf.constant(image, tf.uint8))["labels"]
+    np.testing.assert_array_equal(found, labels)
+    # Scales of test-time augmentation are relative to the reduced images.
+    more = with_test_time_augmentation(stored, (1.0, 1.5))
+    assert (more.scales, more.model.scales) == ((1.0, 1.5), (0.5,))
+    assert with_test_time_augmentation(more, (1.0,)).scales == (0.5,)
+    with pytest.raises(ValueError, match="`model` must be the network inside"):
+        fit(None, stored, recipe)
+
+
+@pytest.mark.parametrize(
+    "size, crop, scale, hint",
+    [
+        ((3000, 4000), (513, 513), 1.0, "image_scale=0.25"),
+        ((3000, 4000), (129, 129), 0.5, "image_scale=0.12"),
+        ((750, 1000), (129, 129), 1.0, None),  # of a good size
+        ((1024, 2048), (513, 513), 1.0, None),  # Cityscapes
+    ],
+)
+def test_small_crops_of_large_images_are_a_warning(size, crop, scale, hint, logs):
+    part = data.SplitReport(1, size, size, (1.0,), 0.0, (1.0,))
+    recipe = RECIPE.replace(crop_size=crop, image_scale=scale)
+    fitting._warn_of_small_crops(part, recipe)
+    assert [hint in each for each in logs.messages] == ([True] if hint else [])
+
+
 def test_a_crop_too_small_for_the_rates_is_one_warning(caplog, eager):
     """On a map of 33 samples the positions with one live tap are the majority from rate 29 on."""
     keras.utils.set_random_seed(7)
