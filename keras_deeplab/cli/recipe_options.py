@@ -13,6 +13,7 @@ from keras_deeplab.cli.options import SIZE, height_and_width, one_of, positive
 from keras_deeplab.names import key, suggestion
 from keras_deeplab.trainer import MODELS, ModelBuilder
 from keras_deeplab.trainer.building import PRECISIONS
+from keras_deeplab.trainer.fitting import recipe_for
 
 FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
 RECIPE_HELP = "default: finetune with --weights, else scratch; shapes for 'shapes'"
@@ -67,10 +68,8 @@ def open_recipe(
         weights=options.weights,
         mixed_precision=options.mixed_precision,
     )
-    default = "finetune" if options.weights else "scratch"
-    if options.data == "shapes":
-        default = "shapes"
-    recipe = recipes.get(options.recipe or default, builder.network)
+    name = options.recipe or ("shapes" if options.data == "shapes" else None)
+    recipe = recipe_for(builder, name)
     for name in changes.get("model", ()):  # a recipe's own are left out where a model lacks them
         if not builder.model_arguments:
             rule = f"left out: {options.weights} is a whole {builder.name}"

@@ -82,7 +82,7 @@ class FitResult:
 def fit(
     model: keras.Model | ModelBuilder | str,
     source: data.Source | str | os.PathLike,
-    recipe: Recipe | str = "finetune",
+    recipe: Recipe | str | None = None,
     *,
     run_dir: str | os.PathLike | None = None,
     steps_per_epoch: int | None = None,
@@ -107,7 +107,8 @@ def fit(
             (a second stage trains a copy); or a `ModelBuilder` or the name of a model, built with
             the recipe's arguments and output stride.
         source: The data, or the path of a folder (see `data.Folder`).
-        recipe: A recipe, or its name in `recipes.RECIPES`.
+        recipe: A recipe, or its name in `recipes.RECIPES`; by default "scratch" for a model that is
+            built without weights, else "finetune".
         run_dir: New folder for the files of the run, or that of an unfinished run.
         steps_per_epoch: Steps of an epoch; None for all images once, at most the recipe's steps.
         seed: Seed of the initial weights, the images' order and augmentation, and dropout.
@@ -155,8 +156,7 @@ def fit(
     source.check_split("train")
     if isinstance(model, str):
         model = ModelBuilder(model)
-    if isinstance(recipe, str):
-        recipe = recipes.get(recipe, _network(model))
+    recipe = recipe_for(model, recipe)
     _check_model(model, recipe, source.info, strategy)
     if not isinstance(model, ModelBuilder):
         if run_dir is not None:
@@ -242,6 +242,14 @@ def source_name(source: data.Source | str | os.PathLike) -> str:
         return type(source).__name__
     path = os.fspath(source)
     return path if "://" in path else os.path.normpath(path)
+
+
+def recipe_for(model: keras.Model | ModelBuilder, recipe: Recipe | str | None) -> Recipe:
+    """The recipe of a name for a model, or the default one."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    is_random = isinstance(model, ModelBuilder) and model.weights is None
+    return recipes.get(recipe or ("scratch" if is_random else "finetune"), _network(model))
 
 
 def _network(model: keras.Model | ModelBuilder) -> str | None:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from keras_deeplab import data, recipes, validation
+from keras_deeplab import data, validation
 from keras_deeplab.analysis.table import text_table
 from keras_deeplab.extras import require
 from keras_deeplab.files import write_json
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.cost import training_cost
-from keras_deeplab.trainer.fitting import Training, for_data, resized, source_name
+from keras_deeplab.trainer.fitting import Training, for_data, recipe_for, resized, source_name
 from keras_deeplab.trainer.folder_lock import FolderLock
 from keras_deeplab.trainer.run_folder import MONITOR, differences
 
@@ -95,7 +95,7 @@ class TuningResult:
 def tune(
     model: ModelBuilder | str,
     source: data.Source | str | os.PathLike,
-    recipe: Recipe | str = "finetune",
+    recipe: Recipe | str | None = None,
     *,
     minutes: float,
     output: str | os.PathLike,
@@ -115,7 +115,8 @@ def tune(
     Args:
         model: A `ModelBuilder`, or the name of a model.
         source: The data, or its path (see `data.open_source`).
-        recipe: A recipe, or its name in `recipes.RECIPES`. A second stage is left out in trials.
+        recipe: A recipe, or its name in `recipes.RECIPES`; by default as of `fit`. A second stage
+            is left out in trials.
         minutes: Time of the whole search, on all calls together.
         output: New folder for the files of the search, or that of an unfinished one.
         seed: Seed of the proposals and of every training.
@@ -146,8 +147,7 @@ def tune(
     builder = ModelBuilder(model) if isinstance(model, str) else model
     if not isinstance(builder, ModelBuilder):
         raise validation.error("model", "a ModelBuilder or the name of a model", model)
-    if isinstance(recipe, str):
-        recipe = recipes.get(recipe, builder.network)
+    recipe = recipe_for(builder, recipe)
     builder.check(recipe)
     held_out = data.HeldOut(resized(source, recipe), folds=FOLDS)
     folder = Path(output)

@@ -473,8 +473,18 @@ def test_a_recipe_by_name_is_that_for_the_network(model, network, monkeypatch):
 
     monkeypatch.setattr(fitting, "_check_model", check)
     with pytest.raises(KeyboardInterrupt) as stopped:
-        keras_deeplab.fit(model, SOURCE)
+        keras_deeplab.fit(model, SOURCE, "finetune")
     assert stopped.value.args == (recipes.get("finetune", network),)
+
+
+def test_the_default_recipe_is_that_for_the_weights(tmp_path):
+    model = UNet(2, depth=1, filters=4)
+    model.save_weights(tmp_path / "start.weights.h5")
+    started = fitting.ModelBuilder("unet", weights=tmp_path / "start.weights.h5")
+    found = [
+        fitting.recipe_for(one, None) for one in (fitting.ModelBuilder("unet"), started, model)
+    ]
+    assert [recipe.name for recipe in found] == ["scratch", "finetune", "finetune"]
 
 
 def test_frozen_batch_norms_need_statistics_and_no_norms_need_none():
