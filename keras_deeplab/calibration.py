@@ -107,8 +107,8 @@ def fit_temperature(
     It is fitted on an evenly drawn sample of the valid pixels, of 4 million logits at most.
 
     Args:
-        model: Segmentation model, or one `MultiScale` around a model. Of `"mean"` each view's
-            logits are divided.
+        model: Segmentation model, or a `MultiScale` around one. Of `"mean"` each view's logits are
+            divided.
         dataset, ignore_label, seed: As of `calibrate`.
 
     Returns:
@@ -118,7 +118,7 @@ def fit_temperature(
 
     Raises:
         ValueError: If the dataset has no valid pixels, is infinite or has other elements, or the
-            model is a `MultiScale` around another, or a label is out of range.
+            model has a `MultiScale` of means inside, or a label is out of range.
 
     Example:
 
@@ -130,8 +130,8 @@ def fit_temperature(
 
     if not isinstance(model, keras.Model):
         raise error("model", "a keras.Model", model)
-    if any(inside.num_views > 1 for inside in list(multi_scales(model))[1:]):
-        raise error("model", "a single MultiScale, not one around another", model)
+    if any(inside.fusion == "mean" for inside in list(multi_scales(model))[1:]):
+        raise error("model", "a single MultiScale of means, not one inside another", model)
     ignore_label, seed = checked_ignore_label(ignore_label), integer("seed", seed, 0)
     pairs = pair_batches(dataset, logits_spec(model)[0].shape[-1])
     logits, truth = _sample(model, pairs, ignore_label, seed)

@@ -21,7 +21,7 @@ from keras_deeplab.inference import (
     predict_pixels,
 )
 from keras_deeplab.metrics import SegmentationMetrics, by_name, number, score_tensors, scores
-from keras_deeplab.models.multi_scale import multi_scales, unwrapped
+from keras_deeplab.models.multi_scale import image_scale, multi_scales, unwrapped
 from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error, integer
 
@@ -57,8 +57,7 @@ def evaluate(
         boundary: Whether to compute boundary scores too, which takes about 0.1 seconds for an
             image of 512 x 512. Images of different sizes must be in batches of 1: where they are
             padded to one size, the padding is another label.
-        calibration: Whether to compute the calibration error of the probabilities too. An image
-            needs the memory of its probabilities at full size then.
+        calibration: Whether to compute the calibration error of the probabilities too.
         confusion: Whether to return the confusion matrix too.
         image_names: One name per image, such as `source.names(split)`, for `worst_images` and
             `best_images`.
@@ -106,21 +105,19 @@ def evaluate(
     done, of_images = 0, []
     for done, (pixels, truth) in enumerate(dataset, 1):
         check_images(pixels, spec)
-        found = predict_pixels(functions, pixels.numpy(), calibrations is not None, verbose=0)
-        if calibrations is None:
-            predicted = tf.convert_to_tensor(found)
-        else:
-            predicted = tf.argmax(found, -1, output_type=tf.int32)
+        kept = None if calibrations is None else _labels_and_confidence
+        found = predict_pixels(functions, pixels.numpy(), kept, verbose=0)
+        labels = found if calibrations is None else found[..., 0].astype(np.int32)
+        predicted = tf.convert_to_tensor(labels)
         for index in range(len(predicted)):
             mean_iou = count(truth[index : index + 1], predicted[index : index + 1])
             of_images.append(number(mean_iou.numpy()))
         truth = tf.reshape(truth, tf.shape(predicted)).numpy()
         if calibrations is not None:
             valid = truth != metric.ignore_label
-            confidence = tf.reduce_max(found, -1).numpy()[valid]
-            calibrations.update(confidence, predicted.numpy()[valid] == truth[valid])
+            calibrations.update(found[..., 1][valid], labels[valid] == truth[valid])
         if boundaries is not None:
-            for maps in zip(truth, predicted.numpy(), strict=True):
+            for maps in zip(truth, labels, strict=True):
                 boundaries.update(*maps)
         progress.update(done, finalize=False)
     if not done:
@@ -143,6 +140,10 @@ def evaluate(
         **({} if calibrations is None else calibrations.result()),
         **({"confusion": counted.astype(np.int64).tolist()} if confusion else {}),
     }
+
+
+def _labels_and_confidence(probabilities: np.ndarray) -> np.ndarray:
+    return np.stack([probabilities.argmax(-1), probabilities.max(-1)], -1).astype(np.float32)
 
 
 def _ranked(mean_ious: list[float | None], names: Sequence[str] | None) -> list[dict[str, Any]]:
@@ -272,15 +273,18 @@ def search_crf(
 
 
 def prediction_settings(model: Predictor) -> dict[str, Any]:
-    """Returns output stride, test-time augmentation (outermost first) and CRF of a model, as JSON.
+    """Returns output stride, image scale, views (outermost first) and CRF of a model, as JSON.
 
-    Of an export the first two are unknown.
+    Of an export the first three are unknown.
     """
     if isinstance(model, RefinedModel):
         return {**prediction_settings(model.model), "crf": model.crf.to_dict()}
     if isinstance(model, ExportedModel):
         return {"export": model.path.name}
     keys = ("scales", "flip", "fusion")
-    augmentation = [{key: getattr(one, key) for key in keys} for one in multi_scales(model)]
-    output_stride = getattr(unwrapped(model), "output_stride", None)
-    return {"output_stride": output_stride, "test_time_augmentation": augmentation}
+    views = [one for one in multi_scales(model) if not one.is_image_scale]
+    return {
+        "output_stride": getattr(unwrapped(model), "output_stride", None),
+        "image_scale": image_scale(model),
+        "test_time_augmentation": [{key: getattr(one, key) for key in keys} for one in views],
+    }

@@ -113,6 +113,10 @@ def _reliability(report: dict[str, Any]) -> str:
     )
 
 
+def _labels_and_margin(probabilities: np.ndarray) -> np.ndarray:
+    return np.stack([probabilities.argmax(-1), margin(probabilities)], -1).astype(np.float32)
+
+
 def _images(
     rows: Sequence[dict[str, Any]], functions: Any, source: Source, split: str
 ) -> Iterator[str]:
@@ -120,8 +124,8 @@ def _images(
     pairs = source.checked_dataset(split, tf.data.Dataset.from_tensor_slices(places))
     names, colors = source.names(split), source.info.colors
     for row, (image, truth) in zip(rows, pairs.as_numpy_iterator(), strict=True):
-        probabilities = predict_pixels(functions, image, probabilities=True, verbose=0)
-        predicted, certain = probabilities.argmax(-1), margin(probabilities)[..., None]
+        found = predict_pixels(functions, image, _labels_and_margin, verbose=0)
+        predicted, certain = found[..., 0].astype(np.int32), found[..., 1:]
         step = -(-max(truth.shape) // SIDE)
         image, truth, predicted, certain = (
             values[::step, ::step] for values in (image, truth, predicted, certain)

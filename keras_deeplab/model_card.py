@@ -189,7 +189,7 @@ def _model_section(model: keras.Model, shape: Any, info: DatasetInfo) -> str:
         lines.append(f"- **Values**: {low:g} and {high:g} in image files become 0 and 255.")
     for around in multi_scales(model):
         scales = ", ".join(f"{scale:g}" for scale in around.scales)
-        if around.num_views == 1:
+        if around.is_image_scale:
             lines.append(f"- **Scale**: the network computes on the image at {scales} of its size.")
             continue
         mirrored = ", each also mirrored" if around.flip else ""

@@ -77,14 +77,14 @@ def with_spread(model, spread=2.0):
         (None, (), False),
         ("max", (0.5, 1.0), False),
         ("mean", (0.5, 1.0), True),
-        ("mean around a scale", (1.0, 1.5), False),
+        ("mean around a maximum", (1.0, 1.5), False),
     ],
 )
 def test_an_overconfident_model_gets_its_temperature(fusion, scales, flip, eager):
     network = with_spread(calibrated("v2"))
     model = network
-    if fusion == "mean around a scale":
-        fusion, model = "mean", MultiScale(network, (0.5,))
+    if fusion == "mean around a maximum":
+        fusion, model = "mean", MultiScale(network, (0.5, 1.0))
     if fusion:
         model = MultiScale(model, scales, fusion=fusion, flip=flip)
     pixels = image(96, 128, batch=4, seed=3)
@@ -203,14 +203,15 @@ def test_logits_that_are_refined_are_refused(hidden):
 
 
 def test_wrong_arguments():
-    several, network = MultiScale(calibrated("v3"), (0.5, 1.0)), calibrated("v3")
+    network = calibrated("v3")
+    mean = MultiScale(network, (0.5, 1.0), fusion="mean")
     pairs = tf.data.Dataset.from_tensors((PIXELS, np.full(PIXELS.shape[:3], 255)))
     for arguments, message in (
         ((network, pairs), "`dataset` must be of images with pixels that are not ignored"),
         ((network, pairs.map(lambda x, y: (x, y[:, 1:]))), "of the size of"),
         ((network, pairs, 254), "labels must be in"),
         ((network, pairs, 255, -1), "`seed` must be"),
-        ((MultiScale(several, (1.0,)), pairs), "`model` must be a single MultiScale"),
+        ((MultiScale(mean, (1.0,)), pairs), "`model` must be a single MultiScale of means"),
         (("model", pairs), "`model` must be a keras.Model"),
     ):
         with pytest.raises(ValueError, match=message):

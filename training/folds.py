@@ -13,7 +13,7 @@ import keras_deeplab as kd
 from keras_deeplab.cli.options import DATA, Parser, command
 from keras_deeplab.cli.recipe_options import HINTS, add_builder, add_recipe, open_recipe
 from keras_deeplab.files import read_json_object, write_json
-from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
+from keras_deeplab.models.multi_scale import with_test_time_augmentation, without_views
 from keras_deeplab.trainer.run_folder import RunFolder, differences
 from keras_deeplab.validation import error
 
@@ -94,7 +94,7 @@ def score(folder: RunFolder, source: kd.data.HeldOut, scale: float) -> float:
         path = folder.metrics
     if not path.exists():
         model = kd.load_model(folder.best_model, compile=False)
-        model = with_test_time_augmentation(unwrapped(model), [scale])
+        model = with_test_time_augmentation(without_views(model), [scale])
         report = kd.evaluate(model, kd.data.evaluation_dataset(source), verbose=0)
         write_json(path, report)
     return read_json_object(path)["mean_iou"]

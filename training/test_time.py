@@ -22,7 +22,11 @@ from keras_deeplab.cli.options import (
 )
 from keras_deeplab.crf import DenseCRF, RefinedModel, open_crf
 from keras_deeplab.inference import Predictor, model_functions
-from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
+from keras_deeplab.models.multi_scale import (
+    unwrapped,
+    with_test_time_augmentation,
+    without_views,
+)
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of V3 and V3+
 LARGER = (1.5, 2.0)  # each as the only one
@@ -58,7 +62,7 @@ def parser() -> Parser:
 def main(options: argparse.Namespace) -> None:
     """Runs the command."""
     source = kd.data.open_source(options.data)
-    model = unwrapped(kd.load_model(options.model, compile=False))
+    model = without_views(kd.load_model(options.model, compile=False))
     check_classes(options, model, source.info.classes)
     dataset = kd.data.evaluation_dataset(source, options.split).take(options.limit or -1)
     print(f"| {' | '.join(HEAD)} |", f"|{' --- |' * len(HEAD)}", sep="\n", flush=True)
@@ -71,9 +75,9 @@ def variants(
     model: keras.Model, scales: Sequence[float], crf: DenseCRF
 ) -> Iterator[tuple[str, Predictor]]:
     """Yields the rows: a name and a model. A stride that a model cannot have is left out."""
-    fine = model.with_output_stride(8) if "output_stride" in model.get_config() else model
+    has_finer = unwrapped(model).get_config().get("output_stride", 8) != 8
+    fine = model.with_output_stride(8) if has_finer else model
     yield "plain", model
-    has_finer = fine.output_stride != model.output_stride
     if has_finer:
         yield "output stride 8", fine
     for scale in LARGER:

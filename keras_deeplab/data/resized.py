@@ -6,16 +6,16 @@ import tensorflow as tf
 
 from keras_deeplab.data.source import DatasetInfo, Source
 from keras_deeplab.files import digest
+from keras_deeplab.layers import ResizeBy
 from keras_deeplab.validation import positive
 
 
 class Resized(Source):
     """A source at another scale.
 
-    Images become the means of the areas of their new pixels, or are interpolated bilinearly by
-    factors above 1; label maps take the nearest pixel. A model that was trained on it predicts
-    images of the original size as `MultiScale(model, (scale,))`; `fit` does both by
-    `Recipe.image_scale`.
+    Images are resized as `layers.ResizeBy` does, label maps take the nearest pixel. A model that
+    was trained on it predicts images of the original size as `MultiScale(model, (scale,))`, which
+    resizes alike; `fit` does both by `Recipe.image_scale`. The audit judges the original images.
 
     Args:
         source: The source.
@@ -35,6 +35,7 @@ class Resized(Source):
     def __init__(self, source: Source, scale: float) -> None:
         self.source = source
         self.scale = positive("scale", scale)
+        self._resize = ResizeBy(self.scale, dtype="float32")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -61,14 +62,14 @@ class Resized(Source):
 
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns a split's decoded pairs (see `Source.dataset`)."""
-        method = "area" if self.scale < 1 else "bilinear"
 
         def resized(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            sides = tf.cast(tf.shape(label), tf.float64) * self.scale
-            size = tf.maximum(1, tf.cast(tf.round(sides), tf.int32))
-            image = tf.round(tf.image.resize(image, size, method))
-            label = tf.image.resize(label[..., None], size, "nearest")[..., 0]
-            return tf.cast(image, tf.uint8), label
+            tf.debugging.assert_equal(
+                tf.shape(image)[:2], tf.shape(label), "an image and its label map differ in size"
+            )
+            small = tf.round(self._resize(image[None])[0])
+            label = tf.image.resize(label[..., None], tf.shape(small)[:2], "nearest")[..., 0]
+            return tf.cast(small, image.dtype), label
 
         pairs = self.source.checked_dataset(split, numbers)
         return pairs.map(resized, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

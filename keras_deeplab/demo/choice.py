@@ -17,7 +17,12 @@ from keras_deeplab.data.readers.voc import Voc
 from keras_deeplab.data.source import MAX_CLASSES
 from keras_deeplab.inference import Predictor, logits_spec
 from keras_deeplab.models import MultiScale
-from keras_deeplab.models.multi_scale import multi_scales, unwrapped, with_test_time_augmentation
+from keras_deeplab.models.multi_scale import (
+    image_scale,
+    unwrapped,
+    with_test_time_augmentation,
+    without_views,
+)
 from keras_deeplab.prediction import stored_info
 from keras_deeplab.runtimes import ExportedModel, is_exported, open_exported
 from keras_deeplab.validation import error, one_of
@@ -124,7 +129,7 @@ class Choice:
                 strides, own = OUTPUT_STRIDES, config["output_stride"]
             if isinstance(self.model, MultiScale):
                 views = self.model.num_views
-            reduces = any(max(one.scales) < 1 for one in multi_scales(self.model))
+            reduces = image_scale(self.model) < 1
         return {
             "name": self.name,
             "classes": self.info.classes,
@@ -160,6 +165,8 @@ def _configured(
         return model
     if isinstance(model, ExportedModel):
         raise error("model", "a .keras file to change its output stride or scales", str(model.path))
+    if scales or flip:
+        model = without_views(model)
     if output_stride is not None:
         config = unwrapped(model).get_config()
         if "output_stride" not in config:

@@ -105,18 +105,22 @@ def predict(
     sides = pixels.shape[-3:-1]
     if any(known is not None and side < known for side, known in zip(sides, fixed, strict=True)):
         raise error("image", f"at least of the model's input size {tuple(fixed)}", sides)
-    return predict_pixels(model, pixels, probabilities, chosen, overlap, verbose)
+    kept = np.asarray if probabilities else None
+    return predict_pixels(model, pixels, kept, chosen, overlap, verbose)
 
 
 def predict_pixels(
     model: Predictor,
     pixels: np.ndarray | LargeImage,
-    probabilities: bool = False,
+    kept: Callable[[np.ndarray], np.ndarray] | None = None,
     window: tuple[int, int] | None = None,
     overlap: int | None = None,
     verbose: str | int = "auto",
 ) -> np.ndarray:
-    """`predict` on pixels that fit the model, an image or a batch, without checks of them."""
+    """`predict` on pixels that fit the model, an image or a batch, without checks of them.
+
+    Labels, or what `kept` makes of the probabilities `(..., num_classes)` of each window.
+    """
     functions = model_functions(model)
     spec, num_classes = logits_spec(functions)
     fixed, per_pixel = spec.shape[1:3], functions.bytes_per_pixel
@@ -126,20 +130,24 @@ def predict_pixels(
     overlap = min(OVERLAP, min(chosen) // 4) if overlap is None else overlap
     try:
         if isinstance(pixels, np.ndarray) and np.all(np.less_equal(sides, chosen)):
-            compute = functions.probabilities if probabilities else functions.labels
             images = pixels if is_batch else pixels[None]
             size_of_all = (len(images) * sides[0], sides[1])
             parts = [images]
             if len(images) > 1 and default_window(size_of_all, per_pixel) != size_of_all:
                 parts = np.split(images, len(images))  # one by one, in the memory of one
-            found = np.concatenate([np.array(compute(part)) for part in parts])
+            if kept is None:
+                found = [np.array(functions.labels(part)) for part in parts]
+            else:
+                found = [kept(np.array(functions.probabilities(part))) for part in parts]
+            found = np.concatenate(found)
             return found if is_batch else found[0]
         grid = GRID if tuple(fixed) == (None, None) else 1
+        dtype = label_dtype(num_classes).as_numpy_dtype
         by_windows = partial(
             _by_windows,
             lambda pixels: np.array(functions.probabilities(pixels[None]))[0],
             windows=(chosen, overlap, grid),
-            dtype=None if probabilities else label_dtype(num_classes).as_numpy_dtype,
+            kept=kept or (lambda probabilities: probabilities.argmax(-1).astype(dtype)),
             verbose=verbose,
         )
         return np.stack(list(map(by_windows, pixels))) if is_batch else by_windows(pixels)
@@ -154,24 +162,25 @@ def _by_windows(
     scores: Callable[[np.ndarray], np.ndarray],
     image: Rows,
     windows: tuple[tuple[int, int], int, int],
-    dtype: Any,
+    kept: Callable[[np.ndarray], np.ndarray],
     verbose: str | int,
 ) -> np.ndarray:
-    """Returns the labels of an image in a dtype, or its probabilities with None."""
+    """Returns what is kept of the probabilities of an image."""
     sides, (window, overlap, grid) = image.shape[:2], windows
     count = math.prod(len(starts(*axis, overlap, grid)) for axis in zip(sides, window, strict=True))
     shown = int(count > FEW_WINDOWS) if verbose == "auto" else verbose
     progress = keras.utils.Progbar(count, verbose=shown, unit_name="window")
     found = None
     for done, (part, sums) in enumerate(blended(scores, image, window, overlap, grid), 1):
+        values = kept(sums / sums.sum(-1, keepdims=True))
         if found is None:
-            found = np.empty(sides if dtype else (*sides, sums.shape[-1]), dtype or np.float32)
+            found = np.empty((*sides, *values.shape[2:]), values.dtype)
             if found.nbytes > available_memory():  # it would be given, and used up later
                 raise MemoryError(
                     f"`image` must be so small that its prediction, {found.nbytes / 1e9:.1f} GB, "
                     f"fits into the memory. Received: image of shape {image.shape}."
                 )
-        found[part] = sums.argmax(-1) if dtype else sums / sums.sum(-1, keepdims=True)
+        found[part] = values
         progress.update(done)
     return found
 

@@ -92,6 +92,11 @@ class MultiScale(DeepSupervision, LabelMapTraining, DistributedTraining, keras.M
         return len(self.scales) * (1 + self.flip)
 
     @property
+    def is_image_scale(self) -> bool:
+        """Whether it only resizes the images, as `Recipe.image_scale` does."""
+        return self.num_views == 1 and self.fusion == "max"
+
+    @property
     def model(self) -> keras.Model:
         """The model inside."""
         return self._arguments["model"]
@@ -182,8 +187,17 @@ def at_image_scale(model: keras.Model, scale: float) -> keras.Model:
 
     The factor is part of the network: `with_test_time_augmentation` keeps it.
     """
-    found = [(around.scales, around.fusion) for around in multi_scales(model)]
-    return model if scale == 1 or ((scale,), "max") in found else MultiScale(model, (scale,))
+    return model if scale in (1, image_scale(model)) else MultiScale(model, (scale,))
+
+
+def image_scale(model: keras.Model) -> float:
+    """Returns the factor of `at_image_scale` in a model; 1 if there is none."""
+    return math.prod(around.scales[0] for around in multi_scales(model) if around.is_image_scale)
+
+
+def without_views(model: keras.Model) -> keras.Model:
+    """Returns the network inside, still at its image scale."""
+    return at_image_scale(unwrapped(model), image_scale(model))
 
 
 def with_test_time_augmentation(

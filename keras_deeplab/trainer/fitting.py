@@ -576,7 +576,7 @@ def _warn_of_small_crops(train: data.SplitReport, recipe: Recipe) -> None:
     reduction = round(max(train.largest) / LONG_SIDE)
     if share < SMALL_CROP and reduction > 1:
         logger.warning(
-            "Crops of %dx%d are %.2g %% of an image of %dx%d. Photographs are better reduced, with "
-            "the recipe's image_scale=%.2g: the final model takes them at their own size.",
+            "Crops of %dx%d are %.2g %% of images of up to %dx%d. Photographs are better reduced, "
+            "with the recipe's image_scale=%.2g: the final model takes them at their own size.",
             *(width, height, 100 * share, *train.largest[::-1], recipe.image_scale / reduction),
         )

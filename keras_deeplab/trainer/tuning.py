@@ -149,7 +149,7 @@ def tune(
         raise validation.error("model", "a ModelBuilder or the name of a model", model)
     recipe = recipe_for(builder, recipe)
     builder.check(recipe)
-    held_out = data.HeldOut(resized(source, recipe), folds=FOLDS)
+    held_out = resized(data.HeldOut(source, folds=FOLDS), recipe)
     folder = Path(output)
     arguments = {
         **builder.to_dict(),
@@ -353,7 +353,7 @@ def _train_longer(
 
 def _trained_score(
     builder: ModelBuilder,
-    source: data.HeldOut,
+    source: data.Source,
     report: data.Report,
     seed: int,
     recipe: Recipe,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zipfile
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import numpy as np
 
 from keras_deeplab import backbones, validation
 from keras_deeplab.graph.network import own_weights
-from keras_deeplab.models.multi_scale import unwrapped
+from keras_deeplab.models.multi_scale import image_scale, unwrapped
 from keras_deeplab.weights import names, published
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import NO_AVERAGES, UnreadableError, WeightsError, reading
@@ -28,6 +29,8 @@ from keras_deeplab.weights.readers import (
     torch,
 )
 from keras_deeplab.weights.transfer import weighted_layers
+
+logger = logging.getLogger(__name__)
 
 Weights = str | os.PathLike | keras.Model | Checkpoint
 _NAMES = {entry.name for entry in published.PUBLISHED}
@@ -143,7 +146,13 @@ def _recognized(found: Checkpoint) -> Checkpoint:
 
 
 def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
-    """The weights of a model."""
+    """The weights of a model; of a `MultiScale` those of the network inside."""
+    if (scale := image_scale(model)) != 1:
+        logger.warning(
+            "%s: the network alone is taken, which was trained on images at %g of their size "
+            "(`image_scale`).",
+            *(path, scale),
+        )
     model = unwrapped(model)
     values = {
         f"{place}/{weight.name}": np.asarray(weight)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -45,6 +47,20 @@ def test_by_a_factor(scale, size):
     output = ResizeBy(scale, align_corners=True)(x)
     np.testing.assert_allclose(output, bilinear(x, aligned, corners=True), rtol=1e-4, atol=1e-5)
     assert ResizeBy(0.01)(x).shape == (2, 1, 1, 3)
+
+
+@pytest.mark.parametrize("scale, cell", [(0.25, 4), (0.3, 3), (0.2, 5), (1 / 3, 3), (0.45, 2)])
+@pytest.mark.parametrize("corners", [False, True])
+def test_means_of_cells_are_resized_by_small_factors(scale, cell, corners):
+    """No pixel is left out, as it would be by bilinear interpolation alone."""
+    width = 3 * cell + 1  # the cells at both ends are cut
+    x = picture(4 * cell, width)
+    ends = [0, *range(cell - (cell - 1) // 2, width, cell), width]
+    rows = np.reshape(x, (2, 4, cell, width, 3)).mean(2)
+    cells = [rows[:, :, low:high].mean(2) for low, high in itertools.pairwise(ends)]
+    found = ResizeBy(scale, align_corners=corners)(x)
+    expected = bilinear(np.stack(cells, 2), found.shape[1:3], corners)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 0.875, 1.25, 1.5, 1.75, 2, 1 / 3, 0.6, 0.8])

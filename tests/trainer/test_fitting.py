@@ -326,7 +326,6 @@ def warned_of_padding(model, crop_size, caplog):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_images_are_reduced_for_the_training_and_the_model_takes_them_as_they_are(tmp_path, eager):
     """The network is that of a training on images reduced before, inside a `MultiScale`."""
     recipe = FAST.replace(image_scale=0.5, crop_size=(32, 32))
@@ -342,10 +341,12 @@ def test_images_are_reduced_for_the_training_and_the_model_takes_them_as_they_ar
     whole = data.evaluation_dataset(SOURCE)
     expected = keras_deeplab.evaluate(result.model, whole, verbose=0)["mean_iou"]
     assert result.scores["mean_iou"] == pytest.approx(expected)
-    views = {"scales": (0.5,), "flip": False, "fusion": "max"}
-    assert result.scores["test_time_augmentation"] == [views]
-    # All files are for images of the original size.
+    assert (result.scores["image_scale"], result.scores["test_time_augmentation"]) == (0.5, [])
     stored = keras_deeplab.load_model(result.folder.best_model)
+    assert "the image at 0.5 of its size" in keras_deeplab.card(
+        stored, result.folder, license="mit"
+    )
+    # All files are for images of the original size.
     image = next(iter(whole))[0].numpy()
     labels = keras_deeplab.predict(stored, image)
     assert labels.shape == image.shape[:3]
@@ -377,6 +378,7 @@ def test_small_crops_of_large_images_are_a_warning(size, crop, scale, hint, logs
     assert [hint in each for each in logs.messages] == ([True] if hint else [])
 
 
+@pytest.mark.slow
 def test_a_crop_too_small_for_the_rates_is_one_warning(caplog, eager):
     """On a map of 33 samples the positions with one live tap are the majority from rate 29 on."""
     keras.utils.set_random_seed(7)

@@ -10,6 +10,7 @@ import pytest
 from keras_deeplab import MultiScale, UNet, data, evaluate, export, load_model
 from keras_deeplab.evaluation import prediction_settings
 from keras_deeplab.files import write_json
+from keras_deeplab.models.multi_scale import at_image_scale
 from keras_deeplab.trainer import RunFolder
 from training import folds
 
@@ -18,10 +19,10 @@ pytestmark = pytest.mark.slow
 ARGUMENTS = "--model unet --steps 2 --steps-per-epoch 2 --batch-size 2 --crop-size 32"
 
 
-@pytest.mark.parametrize("multi_scale", [None, (0.5, 1.0)])
-def test_each_scale_is_one_of_the_network_alone(multi_scale, tmp_path, eager):
+@pytest.mark.parametrize("multi_scale, image_scale", [(None, 1), ((0.5, 1.0), 1), (None, 0.5)])
+def test_each_scale_is_one_of_the_network_alone(multi_scale, image_scale, tmp_path, eager):
     source, folder = data.HeldOut(data.Shapes(train=6, val=0)), RunFolder(tmp_path)
-    network = UNet(6, depth=1, filters=4)
+    network = at_image_scale(UNet(6, depth=1, filters=4), image_scale)
     model = MultiScale(network, multi_scale) if multi_scale else network
     model.save(folder.best_model)
     write_json(folder.metrics, {"mean_iou": -1.0, **prediction_settings(model)})

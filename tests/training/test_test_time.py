@@ -8,6 +8,7 @@ from models.networks import calibrated, small
 from keras_deeplab import MultiScale, data, evaluate
 from keras_deeplab.crf import DenseCRF
 from keras_deeplab.evaluation import prediction_settings
+from keras_deeplab.models.multi_scale import at_image_scale
 from training import test_time
 
 SCALES = (0.5, 1.0)
@@ -61,8 +62,12 @@ def test_the_variants():
     assert settings["all"]["crf"] == CRF.to_dict()
 
 
-def test_a_model_without_a_choice_of_stride_has_no_row_for_it():
-    names = [row for row, _ in test_time.variants(calibrated("unet"), SCALES, CRF)]
+@pytest.mark.parametrize("scale", [1, 0.5])
+def test_a_model_without_a_choice_of_stride_has_no_row_for_it(scale):
+    model = at_image_scale(calibrated("unet"), scale)
+    rows = dict(test_time.variants(model, SCALES, CRF))
+    assert {prediction_settings(row)["image_scale"] for row in rows.values()} == {scale}
+    names = list(rows)
     enlarged = ["scale 1.5", "scale 2"]
     several = ["mirrored", "scales", "scales, mirrored"]
     assert names == ["plain", *enlarged, *several, "dense CRF", "all"]

@@ -142,6 +142,12 @@ def test_from_pretrained_keeps_the_channels_of_the_images(tmp_path):
     assert sized.input_shape == (None, 32, 32, 5)
 
 
+def test_a_network_without_its_image_scale_is_a_warning(model, target, logs):
+    weights.load(target, keras_deeplab.MultiScale(model, (0.25,)))
+    assert "trained on images at 0.25 of their size" in logs.text
+    assert same_weights(model, target)
+
+
 def test_models_are_sources_also_in_a_wrapper_and_as_a_backbone(model, target):
     several = keras_deeplab.MultiScale(target, scales=(0.5, 1.0))
     report = weights.load(several, keras_deeplab.MultiScale(model, scales=(1.0,)))
