@@ -120,6 +120,8 @@ def _notes(
     notes = []
     if len({run.settings.get("data_files") for run in runs.values()}) > 1:
         notes.append("The runs have different images or classes: their scores differ for that too.")
+    if len({run.settings.get("recipe.image_scale", 1) for run in runs.values()}) > 1:
+        notes.append("The validations during the training are on images of different scales.")
     others = dict.fromkeys(n for s in finished.values() for n in s["per_class"] if n not in common)
     if others:
         notes.append(f"Classes that not all runs have: {', '.join(others)}.")

@@ -73,6 +73,13 @@ def test_equal_runs_have_no_notes_and_no_settings(tmp_path):
     assert found.rows["IoU of sea"] == ["", ""]
 
 
+def test_validations_at_different_scales_are_noted(tmp_path):
+    reduced = {**SETTINGS, "recipe": {**SETTINGS["recipe"], "image_scale": 0.25}}
+    found = compare([write(tmp_path / "a"), write(tmp_path / "b", reduced)])
+    assert found.notes == ["The validations during the training are on images of different scales."]
+    assert found.rows["recipe.image_scale"] == ["", "0.25"]
+
+
 def test_the_text_has_aligned_columns(comparison):
     first, second, third, *_ = str(comparison).splitlines()
     assert first.split() == ["a", "b", "c"]
