@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 VALIDATIONS = 40  # of a long run
 PART_SIZE = 2048  # pixels a side: larger validation images are cut
-SMALL_CROP, LONG_SIDE = 0.05, 1024  # share of an image, and a side in pixels of a good one
+SMALL_CROP, LONG_SIDE = 0.1, 1024  # share of an image, and a side in pixels of a good one
 # Fields of a recipe that are arguments of `data.training_dataset`.
 DATASET_FIELDS = {field.name for field in fields(Recipe)} & set(
     signature(data.training_dataset).parameters

@@ -370,6 +370,7 @@ def test_images_are_reduced_for_the_training_and_the_model_takes_them_as_they_ar
     "size, crop, scale, hint",
     [
         ((3000, 4000), (513, 513), 1.0, "image_scale=0.25"),
+        ((1800, 2400), (513, 513), 1.0, "image_scale=0.5"),
         ((3000, 4000), (129, 129), 0.5, "image_scale=0.12"),
         ((750, 1000), (129, 129), 1.0, None),  # of a good size
         ((1024, 2048), (513, 513), 1.0, None),  # Cityscapes
