@@ -10,6 +10,7 @@ import logging
 import re
 import shutil
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -27,7 +28,7 @@ from keras_deeplab.crf.search import COARSE_GRID
 from keras_deeplab.trainer import MODELS
 
 SHORT = "--steps 2 --steps-per-epoch 1 --batch-size 2 --crop-size 48 64"
-SMALL = "--set model={'aspp_filters':8,'decoder_filters':8}"
+SMALL = "--set model={'aspp_rates':(6,),'aspp_filters':8,'decoder_filters':8}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,8 +43,11 @@ def tiny():
 def run(tiny, tmp_path_factory):
     """A finished run."""
     folder = tmp_path_factory.mktemp("run") / "first"
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
+    tf.config.run_functions_eagerly(True)  # as `eager` does, which is a fixture of one test
+    with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Even though")
         assert train.main([*SHORT.split(), *SMALL.split(), "--output", str(folder)]) == 0
+    tf.config.run_functions_eagerly(False)
     (folder / "printed").write_text(printed.getvalue())
     return folder
 
@@ -408,11 +412,12 @@ def test_exports_that_do_not_exist(run, tmp_path, capsys, options, message):
 
 @pytest.mark.slow
 def test_a_run_in_mixed_precision_leaves_a_float32_model_with_test_time_augmentation(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, eager
 ):
     monkeypatch.setattr(keras_deeplab.export, "saved_model", lambda *_, **options: None)
     folder = tmp_path / "run"
-    more = "--mixed-precision bfloat16 --scales 1 1.5 --flip"
+    more = "--model deeplab_v3 --set model={'aspp_rates':(),'aspp_filters':8,'head_filters':None} "
+    more += "--mixed-precision bfloat16 --scales 1 1.5 --flip"
     assert train.main([*SHORT.split(), *more.split(), "--output", str(folder)]) == 0
     last = keras.models.load_model(folder / "last.keras", compile=False)
     assert last.get_config()["dtype"] == "mixed_bfloat16"
