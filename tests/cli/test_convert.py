@@ -46,7 +46,8 @@ def test_options_become_arguments(tmp_path, monkeypatch):
 def test_training_unfolds_the_norms_of_a_litert_file(shared, tmp_path, capsys, monkeypatch, eager):
     file = shared / "pretrained" / "mobilenet_v2_1.0_224_quant.tflite"
     short = "--epochs 1 --steps-per-epoch 1 --batch-size 2 --crop-size 48 48"
-    output = ["--output", str(tmp_path / "run")]
+    small = "model={'aspp_rates':(),'aspp_filters':8,'decoder_filters':8}"
+    output = ["--output", str(tmp_path / "run"), "--set", small]
     monkeypatch.setattr(keras_deeplab.export, "saved_model", lambda *_, **options: None)
     monkeypatch.setattr(data, "open_source", lambda _: data.Shapes(train=4, val=2))
     assert train.main([*short.split(), *output, "--weights", str(file)]) == 0
