@@ -323,8 +323,9 @@ def test_bad_arguments(source, tmp_path, score):
 
 
 @pytest.mark.slow
-def test_the_command_with_real_trainings(tmp_path, capsys, monkeypatch, clock):
+def test_the_command_with_real_trainings(source, tmp_path, capsys, monkeypatch, clock, eager):
     """All of them change the held-out score; a step takes a second, whatever the machine."""
+    monkeypatch.setattr(tuning, "FEWEST_STEPS", 2)
     real_cost, real_score = tuning.training_cost, tuning._trained_score
 
     def cost(*arguments):
@@ -333,16 +334,16 @@ def test_the_command_with_real_trainings(tmp_path, capsys, monkeypatch, clock):
         return replace(measured, seconds=1.0)
 
     def trained_score(*arguments):
-        clock.now += 120 + arguments[-1]  # two minutes until it begins
+        clock.now += 11 + arguments[-1]  # so long until it begins
         return real_score(*arguments)
 
     monkeypatch.setattr(tuning, "training_cost", cost)
     monkeypatch.setattr(tuning, "_trained_score", trained_score)
-    monkeypatch.setattr(data, "open_source", lambda name: data.Shapes(train=40, val=3))
+    monkeypatch.setattr(data, "open_source", lambda name: source)
     path = tmp_path / "t"
-    arguments = ["--data", "shapes", "--model", "unet", "--minutes", "24", "--output", str(path)]
+    arguments = ["--data", "shapes", "--model", "unet", "--minutes", "1", "--output", str(path)]
     arguments += ["--batch-size", "2", "--set", "model={'depth': 1, 'filters': 4}"]
-    arguments += ["crop_size=(32, 32)"]
+    arguments += ["crop_size=(32, 32)", "--learning-rate", "0.01"]
     assert command.main(arguments) == 0
     printed = capsys.readouterr().out
     stored = json.loads((path / "tuning.json").read_text())
