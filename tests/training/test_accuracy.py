@@ -19,16 +19,18 @@ def test_a_class_without_pixels_in_val_has_no_score():
 
 
 @pytest.mark.slow
-def test_a_row_has_the_means_over_the_seeds_and_is_computed_once(tmp_path, monkeypatch, capsys):
+def test_a_row_has_the_means_over_the_seeds_and_is_computed_once(
+    tmp_path, monkeypatch, capsys, eager
+):
     monkeypatch.setitem(accuracy.DRAWN, "textures", lambda: data.Shapes(train=8, val=3))
     monkeypatch.setattr(accuracy, "PILOT", 3)
     monkeypatch.setattr(accuracy, "SMP_MODULE", "a_module_that_is_not_installed")
     get = accuracy.kd.recipes.get
-    small = {"model": {"filters": 8, "depth": 2}}
+    small = {"model": {"filters": 4, "depth": 1}, "batch_size": 2}
     monkeypatch.setattr(accuracy.kd.recipes, "get", lambda *names: get(*names).replace(**small))
     models = ["unet", accuracy.SMP]
     arguments = ["--models", *models, "--seeds", "0", "5", "--output", str(tmp_path)]
-    assert accuracy.main([*arguments, "--minutes", "0.1"]) == 0
+    assert accuracy.main([*arguments, "--minutes", "0.01"]) == 0
     table = [
         line.strip("| ").split(" | ")
         for line in capsys.readouterr().out.splitlines()
@@ -47,6 +49,6 @@ def test_a_row_has_the_means_over_the_seeds_and_is_computed_once(tmp_path, monke
     np.testing.assert_allclose(float(row["disc"]), np.mean(discs), atol=0.06)
     assert table[3] == [accuracy.SMP, "is not installed"]
     monkeypatch.setattr(accuracy.kd, "fit", None)  # a second call trains nothing
-    assert accuracy.main([*arguments, "--minutes", "0.1"]) == 0
+    assert accuracy.main([*arguments, "--minutes", "0.01"]) == 0
     assert accuracy.main([*arguments, "--minutes", "0.3"]) == 2  # not the scores of other minutes
-    assert "minutes was 0.1" in capsys.readouterr().err
+    assert "minutes was 0.01" in capsys.readouterr().err
