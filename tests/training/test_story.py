@@ -14,7 +14,7 @@ from training import ablation, story
 
 
 @pytest.mark.slow
-def test_the_command_writes_figures_and_tables(tmp_path, monkeypatch):
+def test_the_command_writes_figures_and_tables(tmp_path, monkeypatch, eager):
     small = {"small": lambda: kd.UNet(3, filters=2, depth=1, batch_norm=True)}
     monkeypatch.setattr(story, "NETWORKS", small)
     monkeypatch.setattr(story, "SIDE", 65)
