@@ -186,16 +186,19 @@ def test_the_installed_wheel_works_without_the_clone(installed, tmp_path):
     small = "--model", "unet", "--set", "model={'depth':2,'filters':4}", "--crop-size", "48", "64"
     short = "--steps", "2", "--steps-per-epoch", "1", "--batch-size", "2"
     command("train", "--data", "mydata", *small, *short, "--output", "run")
+    Image.fromarray(np.full((40, 56, 3), 90, np.uint8)).save(tmp_path / "photo.png")
     model = "--model", "run/model.keras"
-    command("evaluate", *model, "--data", "mydata", "--output", "scores")
+    evaluate = "evaluate", *model, "--data", "mydata", "--output", "scores"
+    predict = "predict", *model, "--images", "photo.png", "--output", "predicted"
+    # In one process, which imports TensorFlow once.
+    code = f"from keras_deeplab_launcher import main\nprint(*map(main, {(evaluate, predict)}))"
+    assert run(str(installed / "python"), "-c", code, cwd=tmp_path).split()[-2:] == ["0", "0"]
     trained, found = (
         json.loads((tmp_path / folder / "metrics.json").read_text())["mean_iou"]
         for folder in ("run", "scores")
     )
     assert found == pytest.approx(trained, abs=1e-6)
 
-    Image.fromarray(np.full((40, 56, 3), 90, np.uint8)).save(tmp_path / "photo.png")
-    command("predict", *model, "--images", "photo.png", "--output", "predicted")
     (labels,) = (p for p in (tmp_path / "predicted").rglob("*.png") if "overlay" not in p.name)
     assert Image.open(labels).size == (56, 40)
     assert (tmp_path / "run" / "saved_model" / "saved_model.pb").stat().st_size > 10_000
