@@ -283,6 +283,23 @@ def test_the_second_stage_that_trials_leave_out_is_not_counted(source, tmp_path,
         kd.tune("deeplab_v3", source, recipe.replace(model={}), minutes=600, output=tmp_path / "t")
 
 
+def test_trials_are_on_images_at_the_scale_of_the_recipe(source, tmp_path, monkeypatch, score):
+    seen = []
+
+    def trained_score(builder, source, report, *more):
+        seen.append((source, report))
+        return score(builder, source, report, *more)
+
+    monkeypatch.setattr(tuning, "_trained_score", trained_score)
+    recipe = RECIPE.replace(image_scale=0.5)
+    result = kd.tune("unet", source, recipe, minutes=30, output=tmp_path / "t")
+    assert result.recipe.image_scale == 0.5
+    (images, report), held_out = seen[0], data.HeldOut(source)
+    assert images.fingerprint() == data.Resized(held_out, 0.5).fingerprint()
+    whole = data.audit(held_out).splits["train"].largest
+    assert report.splits["train"].largest == images.size(whole) != whole
+
+
 @pytest.mark.parametrize("better", [False, True])
 def test_the_command_prints_what_was_better(source, tmp_path, capsys, monkeypatch, better):
     own = {"learning_rate": 0.001, "crop_size": "48x48", "class_weights": "none"}
