@@ -13,8 +13,8 @@ from keras_deeplab.diagnosis import default_optimizer
 from keras_deeplab.trainer.fitting import resized
 
 # The values of a recipe that it uses, where they are set.
-USED = {"batch_norm", "crop_size", "image_scale", "learning_rate", "loss", "model"}
-USED |= {"output_stride"}
+USED = {"batch_norm", "crop_size", "image_scale", "learning_rate"}
+USED |= {"loss", "model", "output_stride"}
 # Options of `train` besides the recipe that it does not use.
 OF_TRAINING = ("distribute", "flip", "output", "scales", "steps_per_epoch", "tensorboard")
 

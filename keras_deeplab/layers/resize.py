@@ -95,7 +95,8 @@ class ResizeBy(keras.layers.Layer):
         size = [tf.maximum(1, self._scaled(side)) for side in sides]
         x = tf.cast(x, self.compute_dtype)
         if self.scale < 0.5:
-            x = tf.nn.avg_pool2d(x, int(1 / self.scale), int(1 / self.scale), "SAME")
+            cell = int(1 / self.scale)
+            x = tf.nn.avg_pool2d(x, cell, cell, "SAME")
         return tf.cast(bilinear(x, size, self.align_corners), self.compute_dtype)
 
     def _scaled(self, side: int | tf.Tensor) -> int | tf.Tensor:
