@@ -275,12 +275,12 @@ def search_crf(
 def prediction_settings(model: Predictor) -> dict[str, Any]:
     """Returns output stride, image scale, views (outermost first) and CRF of a model, as JSON.
 
-    Of an export the first three are unknown.
+    Of an export output stride and views are unknown.
     """
     if isinstance(model, RefinedModel):
         return {**prediction_settings(model.model), "crf": model.crf.to_dict()}
     if isinstance(model, ExportedModel):
-        return {"export": model.path.name}
+        return {"export": model.path.name, "image_scale": model.metadata.image_scale}
     keys = ("scales", "flip", "fusion")
     views = [one for one in multi_scales(model) if not one.is_image_scale]
     return {

@@ -21,7 +21,7 @@ from keras_deeplab.extras import require
 from keras_deeplab.files import read_json_object
 from keras_deeplab.frozen import reachable
 from keras_deeplab.labels import label_dtype
-from keras_deeplab.validation import error, is_integer
+from keras_deeplab.validation import error, is_integer, positive
 from keras_deeplab.weights.readers.tflite import file_schema
 
 MAX_CLASSES = 65536  # of a label map of 16 bits
@@ -52,12 +52,14 @@ class Metadata:
         image_shape: Height, width (None: any) and channels of the images.
         outputs: Names of the outputs, of `OUTPUTS`.
         info: Names and colours of the classes, if known.
+        image_scale: Factor by which the network inside resizes the images (`Recipe.image_scale`).
     """
 
     num_classes: int
     image_shape: tuple[int | None, int | None, int]
     outputs: tuple[str, ...]
     info: DatasetInfo | None = None
+    image_scale: float = 1.0
 
     def to_json(self) -> str:
         """Returns the string that is stored in the file."""
@@ -68,6 +70,7 @@ class Metadata:
                 "image_shape": self.image_shape,
                 "outputs": self.outputs,
                 "num_classes": self.num_classes,
+                "image_scale": self.image_scale,
                 **(self.info.to_dict() if self.info else {}),
             }
         )
@@ -89,7 +92,8 @@ class Metadata:
         info = DatasetInfo.from_dict(content) if "classes" in content else None
         if info and info.num_classes != num_classes:
             raise error("classes", f"{num_classes} names", info.classes)
-        return cls(num_classes, tuple(shape), tuple(outputs), info)
+        scale = positive("image_scale", content.get("image_scale", 1.0))
+        return cls(num_classes, tuple(shape), tuple(outputs), info, scale)
 
 
 class ExportedModel:

@@ -160,12 +160,15 @@ def test_damaged_files_get_one_clear_error(path, tmp_path):
         ({"classes": "abcdef"}, "`classes` must be a list"),
         ({"image_shape": [None, -1, 3]}, "`image_shape` must be"),
         ({"outputs": ["boxes"]}, "`outputs` must be a list of labels"),
+        ({"image_scale": 0}, "`image_scale` must be a positive number"),
         (None, "`metadata` must be a JSON object"),
     ],
 )
 def test_metadata_is_checked(change, message):
     stored = json.loads(Metadata(6, (None, 9, 3), ("labels",), data.Shapes().info).to_json())
     assert Metadata.from_dict(stored).image_shape == (None, 9, 3)
+    assert Metadata.from_dict(stored).image_scale == 1
+    assert Metadata.from_dict({**stored, "image_scale": 0.25}).image_scale == 0.25
     with pytest.raises(ValueError, match=message):
         Metadata.from_dict({**stored, **change} if change else [1])
 

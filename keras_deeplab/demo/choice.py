@@ -122,14 +122,16 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what the page needs to know, ready for `json.dump`."""
-        views, strides, own, reduces = 1, (), None, False
-        if isinstance(self.model, keras.Model):
+        views, strides, own = 1, (), None
+        if isinstance(self.model, ExportedModel):
+            scale = self.model.metadata.image_scale
+        else:
+            scale = image_scale(self.model)
             config = unwrapped(self.model).get_config()
             if "output_stride" in config:
                 strides, own = OUTPUT_STRIDES, config["output_stride"]
             if isinstance(self.model, MultiScale):
                 views = self.model.num_views
-            reduces = image_scale(self.model) < 1
         return {
             "name": self.name,
             "classes": self.info.classes,
@@ -138,7 +140,7 @@ class Choice:
             "output_strides": strides,
             "output_stride": own,
             "views": views,
-            "reduces": reduces,
+            "reduces": scale < 1,
         }
 
 

@@ -13,7 +13,7 @@ from keras_deeplab.graph.network import all_layers
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.labels import label_dtype
 from keras_deeplab.layers.dilated_conv import Target
-from keras_deeplab.models.multi_scale import unwrapped
+from keras_deeplab.models.multi_scale import image_scale, unwrapped
 from keras_deeplab.runtimes import OUTPUTS, Metadata
 from keras_deeplab.validation import error, one_of, size
 
@@ -70,7 +70,8 @@ class Definition:
             shape[1:3] = sides
         self.model = model
         self.spec = tf.TensorSpec(shape, tf.uint8, "images")
-        self.metadata = Metadata(num_classes, tuple(shape[1:]), tuple(outputs), info)
+        scale = image_scale(model)
+        self.metadata = Metadata(num_classes, tuple(shape[1:]), tuple(outputs), info, scale)
         self._network = model
         wanted = {"bfloat16"} if precision == "bfloat16" else set()
         if precision is not None and found != wanted:

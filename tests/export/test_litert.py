@@ -10,6 +10,7 @@ from models.networks import small
 
 import keras_deeplab
 from keras_deeplab import data, export, runtimes
+from keras_deeplab.demo import Choice
 from keras_deeplab.export import Limits
 from keras_deeplab.inference import predict
 from keras_deeplab.weights.readers.tflite import file_schema
@@ -100,3 +101,10 @@ def test_multi_scale(tmp_path, fusion):
     several = keras_deeplab.MultiScale(small_model(), (0.3, 1), fusion=fusion, flip=True)
     path = export.litert(several, tmp_path / "model.tflite")
     assert "CUSTOM" not in operations(path)
+
+
+def test_the_scale_of_a_network_is_stored(tmp_path):
+    reduced = keras_deeplab.MultiScale(small_model(), (0.5,))
+    exported = runtimes.open_exported(export.litert(reduced, tmp_path / "model.tflite"))
+    assert exported.metadata.image_scale == 0.5
+    assert Choice("reduced", exported).to_dict()["reduces"]

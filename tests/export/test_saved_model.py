@@ -123,6 +123,7 @@ def test_metadata_and_the_warm_up_of_a_server_are_beside_the_graph(exported):
         "image_shape": [None, None, 3],
         "outputs": ["labels", "probabilities"],
         "num_classes": 5,
+        "image_scale": 1,
     }
     file = str(path / "assets.extra" / "tf_serving_warmup_requests")
     found = []
