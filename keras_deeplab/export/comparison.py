@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,16 +65,27 @@ LIMITS = {
     "int8": Limits(agreement=0.9, mean_iou_drop=0.02),
 }
 
+_LOCK = threading.Lock()
+_ROUNDED: list[bool] = []  # what each thread in `whole_float32` found
+
 
 @contextmanager
 def whole_float32() -> Iterator[None]:
-    """NVIDIA GPUs since Ampere round the factors of float32 products to 10 bits by default."""
-    rounded = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    """NVIDIA GPUs since Ampere round the factors of float32 products to 10 bits by default.
+
+    Of several threads the last one that leaves restores what the first one found.
+    """
+    enable = tf.config.experimental.enable_tensor_float_32_execution
+    with _LOCK:
+        _ROUNDED.append(tf.config.experimental.tensor_float_32_execution_enabled())
+        enable(False)
     try:
         yield
     finally:
-        tf.config.experimental.enable_tensor_float_32_execution(rounded)
+        with _LOCK:
+            rounded = _ROUNDED.pop()
+            if not _ROUNDED:
+                enable(rounded)
 
 
 @whole_float32()

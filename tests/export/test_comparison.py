@@ -9,7 +9,12 @@ from export.small import expected, small_model
 
 from keras_deeplab import data
 from keras_deeplab.export import ExportError, Limits
-from keras_deeplab.export.comparison import built_in_images, check_export, probabilities_of
+from keras_deeplab.export.comparison import (
+    built_in_images,
+    check_export,
+    probabilities_of,
+    whole_float32,
+)
 from keras_deeplab.export.definition import Definition
 from keras_deeplab.runtimes import ExportedModel
 
@@ -41,6 +46,17 @@ def test_products_are_whole_float32_while_outputs_are_compared(definition):
     seen = []
     check_export(export_that(definition, lambda _: seen.append(enabled()) or {}), definition)
     assert seen == [False, False]
+    assert enabled()
+
+
+def test_several_exports_at_once_leave_the_rounding_as_it_was():
+    enabled = tf.config.experimental.tensor_float_32_execution_enabled
+    first, second = whole_float32(), whole_float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not enabled()
+    second.__exit__(None, None, None)
     assert enabled()
 
 
