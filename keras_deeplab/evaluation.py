@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -105,7 +106,7 @@ def evaluate(
     done, of_images = 0, []
     for done, (pixels, truth) in enumerate(dataset, 1):
         check_images(pixels, spec)
-        kept = None if calibrations is None else _labels_and_confidence
+        kept = None if calibrations is None else labels_with(partial(np.max, axis=-1))
         found = predict_pixels(functions, pixels.numpy(), kept, verbose=0)
         labels = found if calibrations is None else found[..., 0].astype(np.int32)
         predicted = tf.convert_to_tensor(labels)
@@ -142,8 +143,9 @@ def evaluate(
     }
 
 
-def _labels_and_confidence(probabilities: np.ndarray) -> np.ndarray:
-    return np.stack([probabilities.argmax(-1), probabilities.max(-1)], -1).astype(np.float32)
+def labels_with(measure: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from probabilities to labels and a measure, `(..., 2)` in float32."""
+    return lambda p: np.stack([p.argmax(-1), measure(p)], -1).astype(np.float32)
 
 
 def _ranked(mean_ious: list[float | None], names: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_deeplab.confidence import BINS, margin
 from keras_deeplab.data import Source
+from keras_deeplab.evaluation import labels_with
 from keras_deeplab.html_page import SIDE, bar, cell, figure, page, picture, table
 from keras_deeplab.inference import Predictor, model_functions, predict_pixels
 from keras_deeplab.pictures import confusion_picture, overlay
@@ -113,10 +114,6 @@ def _reliability(report: dict[str, Any]) -> str:
     )
 
 
-def _labels_and_margin(probabilities: np.ndarray) -> np.ndarray:
-    return np.stack([probabilities.argmax(-1), margin(probabilities)], -1).astype(np.float32)
-
-
 def _images(
     rows: Sequence[dict[str, Any]], functions: Any, source: Source, split: str
 ) -> Iterator[str]:
@@ -124,7 +121,7 @@ def _images(
     pairs = source.checked_dataset(split, tf.data.Dataset.from_tensor_slices(places))
     names, colors = source.names(split), source.info.colors
     for row, (image, truth) in zip(rows, pairs.as_numpy_iterator(), strict=True):
-        found = predict_pixels(functions, image, _labels_and_margin, verbose=0)
+        found = predict_pixels(functions, image, labels_with(margin), verbose=0)
         predicted, certain = found[..., 0].astype(np.int32), found[..., 1:]
         step = -(-max(truth.shape) // SIDE)
         image, truth, predicted, certain = (

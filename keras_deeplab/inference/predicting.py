@@ -172,7 +172,8 @@ def _by_windows(
     progress = keras.utils.Progbar(count, verbose=shown, unit_name="window")
     found = None
     for done, (part, sums) in enumerate(blended(scores, image, window, overlap, grid), 1):
-        values = kept(sums / sums.sum(-1, keepdims=True))
+        sums /= sums.sum(-1, keepdims=True)
+        values = kept(sums)
         if found is None:
             found = np.empty((*sides, *values.shape[2:]), values.dtype)
             if found.nbytes > available_memory():  # it would be given, and used up later
