@@ -7,7 +7,6 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 
 import gc
 import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,14 +66,11 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def eager() -> Iterator[None]:
-    """Runs steps without tracing them, which takes most of the time of a short run."""
-    import tensorflow as tf
+    """A test whose steps are not traced."""
+    from eagerly import eagerly
 
-    tf.config.run_functions_eagerly(True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Even though")  # data sets are traced all the same
+    with eagerly():
         yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,12 @@ import logging
 import re
 import shutil
 import sys
-import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from eagerly import eagerly
 from PIL import Image
 from trainer import tiny_run
 
@@ -43,11 +43,8 @@ def tiny():
 def run(tiny, tmp_path_factory):
     """A finished run."""
     folder = tmp_path_factory.mktemp("run") / "first"
-    tf.config.run_functions_eagerly(True)  # as `eager` does, which is a fixture of one test
-    with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Even though")
+    with contextlib.redirect_stdout(io.StringIO()) as printed, eagerly():
         assert train.main([*SHORT.split(), *SMALL.split(), "--output", str(folder)]) == 0
-    tf.config.run_functions_eagerly(False)
     (folder / "printed").write_text(printed.getvalue())
     return folder
 
