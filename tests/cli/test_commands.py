@@ -326,8 +326,12 @@ def test_predict_in_windows(run, photos, tmp_path, capsys, eager):
     options = "--window 40 32 --overlap 8"
     assert predict.main([*model, "--output", str(parts), *options.split()]) == 0
     assert f"Wrote the predictions of 1 file to {parts}" in capsys.readouterr().out
-    sizes = [Image.open(folder / "a_labels.png").size for folder in (whole, parts)]
-    assert sizes == [(40, 60)] * 2
+    model = keras_deeplab.load_model(run / "model.keras")
+    for folder, windows in ((whole, {}), (parts, {"window": (40, 32), "overlap": 8})):
+        expected = keras_deeplab.predict(model, photos / "a.jpg", **windows)
+        found = np.asarray(Image.open(folder / "a_labels.png"))
+        np.testing.assert_array_equal(found, expected)
+        assert found.shape == (60, 40)
 
 
 @pytest.fixture
