@@ -134,11 +134,15 @@ class FileSource(Source):
         """Forgets what was read of the files, which may change after an error."""
         self._files.clear()
         self._labels.clear()
+        for name in list(vars(self)):
+            if isinstance(getattr(type(self), name, None), cached_property):
+                delattr(self, name)
 
     def pairs(self, split: str) -> list[tuple[str, Path, Path]]:
         """Returns `(name, image file, label file)`, sorted by name; raises if one is missing."""
         files = self.files(split)
         if files.faults:
+            self.forget()
             raise DatasetError(str(self.root), files.faults)
         return files.pairs()
 

@@ -129,12 +129,6 @@ class Folder(FileSource):
         """The meaning of the values in the label maps."""
         return self._resolved[1]
 
-    def forget(self) -> None:
-        """Forgets what was read of the files and dataset.json."""
-        super().forget()
-        for name in ("settings", "_colors", "_resolved"):
-            vars(self).pop(name, None)
-
     def label_facts(self, name: str, path: Path) -> LabelFacts:
         """Counts the values of a label map, and returns its palette."""
         del name

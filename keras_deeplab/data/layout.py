@@ -35,7 +35,7 @@ class SplitFiles:
         names = sorted(names)
         if names:
             text = f"{len(names)} images that {annotations} does not list are left out"
-            self.warnings.append(f"{text}: {_first(names)}")
+            self.warnings.append(f"{text}: {first(names)}")
 
     def check(self, root: Path, split: str) -> SplitFiles:
         """Adds the faults of an empty split and of files without a partner; returns itself."""
@@ -162,10 +162,11 @@ def is_utf8(text: str) -> bool:
 
 def contents(folder: Path) -> str:
     """Returns the names of the first entries of a folder."""
-    return _first([path.name for path in visible(folder)]) or "nothing"
+    return first([path.name for path in visible(folder)]) or "nothing"
 
 
-def _first(names: list[str]) -> str:
+def first(names: list[str]) -> str:
+    """Returns the first of the names for messages."""
     return ", ".join(names[:SHOWN_NAMES] + ["..."] * (len(names) > SHOWN_NAMES))
 
 

@@ -103,7 +103,7 @@ def data_path(path: str | os.PathLike) -> Path | RemotePath:
     """Returns the path of a data set, or raises a ValueError if its file system is not known."""
     text = os.fspath(path)
     if not is_remote(text):
-        return Path(path)
+        return Path(os.path.expanduser(path))  # shells expand no `~` after a prefix such as `coco:`
     scheme, known = text.partition(":")[0], tf.io.gfile.get_registered_schemes()
     if scheme == "file":
         return Path(re.sub("^file:/+", "/", text))

@@ -16,12 +16,15 @@ import tensorflow as tf
 from keras_deeplab import validation
 from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.decoding import open_image
+from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.formats import format_of
+from keras_deeplab.data.held_out import HeldOut
 from keras_deeplab.data.orientation import UPRIGHT, stored_orientation
 from keras_deeplab.data.records import FORMATS
-from keras_deeplab.data.source import Source
+from keras_deeplab.data.resized import Resized
+from keras_deeplab.data.source import Source, reason
 from keras_deeplab.data.tfds_source import SPLIT_NAMES
-from keras_deeplab.files import atomic_write, read_json_object, write_json, write_text
+from keras_deeplab.files import atomic_write, digest, read_json_object, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +68,8 @@ def prepare(
         The folder.
 
     Raises:
-        ValueError: If an argument is out of range, `output_dir` exists, or an interrupted call
-            wrote another data set. Damaged files raise what `source` raises.
+        ValueError: If an argument is out of range, `output_dir` exists, a file is damaged, or an
+            interrupted call wrote another data set or the files have changed since.
 
     Example:
 
@@ -134,6 +137,7 @@ class _Preparation:
             "format": self.format,
             "images_per_shard": self.per_shard,
             "data": self.source.fingerprint(),
+            "files": digest(_file_states(self.source)),
         }
 
     def _done(self, plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -142,7 +146,7 @@ class _Preparation:
         self.folder.mkdir(parents=True, exist_ok=True)
         stored = read_json_object(path) if path.exists() else {"plan": plan, "shards": {}}
         if stored.get("plan") != plan:
-            rule = f"the same data set and options as in {self.folder}, or without this folder"
+            rule = f"the same files and options as in {self.folder}, or without this folder"
             raise validation.error("source", rule, self.dataset, "Delete it to begin again")
         done = {
             name: shard
@@ -180,7 +184,10 @@ class _Preparation:
 
         kind = file_adapters.FileFormat.from_value(self.format)
         with atomic_write(path) as temporary:
-            file_adapters.ADAPTER_FOR_FORMAT[kind].write_examples(temporary, records())
+            try:
+                file_adapters.ADAPTER_FOR_FORMAT[kind].write_examples(temporary, records())
+            except tf.errors.InvalidArgumentError as error:
+                raise ValueError(reason(error)) from error
         return size
 
     def _examples(self, split: str, positions: range) -> Iterator[dict[str, Any]]:
@@ -248,6 +255,16 @@ class _Preparation:
         write_json(self.folder / "dataset.json", self.source.info.to_dict())
         sums = "".join(f"{done[path.name]['sha256']}  {path.name}\n" for _, path, _ in shards)
         write_text(self.folder / CHECKSUMS, sums)
+
+
+def _file_states(source: Source) -> list[tuple[int, float]]:
+    """Sizes and times of a source's files, which show whether they were repaired."""
+    while isinstance(source, HeldOut | Resized):
+        source = source.source
+    if not isinstance(source, FileSource):
+        return []
+    paths = {path for split in source.splits for _, *pair in source.pairs(split) for path in pair}
+    return [(found.st_size, found.st_mtime) for found in (path.stat() for path in sorted(paths))]
 
 
 def _reusable(encoded: bytes) -> bytes:

@@ -190,8 +190,13 @@ def pairs_or_reasons(dataset: tf.data.Dataset) -> Iterator[tuple[np.ndarray, np.
         except StopIteration:
             return
         except tf.errors.InvalidArgumentError as error:
-            reason = error.message.partition("\nTraceback")[0]
-            yield reason.partition("ValueError: ")[2] or reason
+            yield reason(error)
+
+
+def reason(error: tf.errors.InvalidArgumentError) -> str:
+    """Returns why a pair cannot be read, without the traceback inside TensorFlow's message."""
+    text = error.message.partition("\nTraceback")[0]
+    return text.partition("ValueError: ")[2] or text
 
 
 def decoded(

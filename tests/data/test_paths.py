@@ -89,6 +89,14 @@ def test_entries_are_those_of_pathlib(upload, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_home_folder_after_a_prefix(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data_path("~/data") == tmp_path / "data"
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(data.DatasetError, match=f"no LabelMe file .json is in {tmp_path}/nothing"):
+        data.open_source("labelme:~/nothing")
+
+
 def test_the_whole_way(upload, folder):
     """Audit, batches and evaluation are those of the local files."""
     local, remote = data.open_source(folder), data.open_source(upload(folder))

@@ -129,7 +129,7 @@ def test_a_second_call_continues(folder, tmp_path, monkeypatch, logs):
         data.prepare(source, output, images_per_shard=2)
     assert not output.exists()
     before = {path.name: path.stat().st_mtime_ns for path in written}
-    message = r"`source` must be the same data set and options as in "
+    message = r"`source` must be the same files and options as in "
     with pytest.raises(ValueError, match=message):
         data.prepare(source, output, images_per_shard=3)
     with monkeypatch.context() as patch:
@@ -169,9 +169,26 @@ def test_a_kill_during_the_first_shard_leaves_no_file(folder, tmp_path):
 def test_a_damaged_file_stops_it_and_is_named(folder, tmp_path):
     path = folder / "val" / "images" / "photo.jpg"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(Exception, match=r"val/images/photo.jpg: truncated file"):
+    with pytest.raises(ValueError, match=r"val/images/photo.jpg: truncated file") as caught:
         data.prepare(data.Folder(folder), tmp_path / "out")
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [lambda source: source, data.HeldOut, lambda source: data.Resized(source, 2)],
+    ids=["files", "held out", "resized"],
+)
+def test_an_interrupted_call_does_not_continue_with_changed_files(folder, tmp_path, wrapped):
+    _, image, _ = data.Folder(folder).pairs("train")[-1]
+    before = image.read_bytes()
+    image.write_bytes(before[:-20])
+    with pytest.raises(ValueError, match="truncated file"):
+        data.prepare(wrapped(data.Folder(folder)), tmp_path / "out", images_per_shard=1)
+    image.write_bytes(before)
+    with pytest.raises(ValueError, match="`source` must be the same files and options as in "):
+        data.prepare(wrapped(data.Folder(folder)), tmp_path / "out", images_per_shard=1)
 
 
 def test_wrong_arguments(tmp_path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import cached_property
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,11 @@ class Coco(FileSource):
         self._found = self._splits_of(self.kind)
         self._contents: dict[str, dict[str, Any]] = {}
 
+    def forget(self) -> None:
+        """Forgets the annotations too."""
+        super().forget()
+        self._contents.clear()
+
     def _splits_of(self, kind: str) -> dict[str, str]:
         """The ending, a year or none, of each split that has images and annotations."""
         found = {}
@@ -86,6 +91,9 @@ class Coco(FileSource):
 
     def _annotations_of(self, split: str) -> Path:
         return self.root / self._annotations(self.kind, split, self._found[split])
+
+    def _folder(self, split: str) -> Path:
+        return self.root / f"{split}{self._found[split]}"
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -105,7 +113,11 @@ class Coco(FileSource):
             return {number: name for number, name in names.items() if number}  # 0: unlabelled
         found: dict[int, str] = {}
         for split in self.splits:
-            found |= {c["id"]: c["name"] for c in self._content(split)["categories"]}
+            for one in self._content(split)["categories"]:
+                number, name = one["id"], one["name"]
+                if found.setdefault(number, name) != name:
+                    text = f"category {number} is {found[number]!r}, in {split} {name!r}"
+                    raise self._error("bad annotation", text)
         return dict(sorted(found.items()))
 
     @cached_property
@@ -133,10 +145,14 @@ class Coco(FileSource):
         }
 
     def _content(self, split: str) -> dict[str, Any]:
-        """The JSON file of a split, with `by_name`: each image's entry, with its annotations."""
+        """The JSON file of a split, with `by_name`: each image's entry, with its annotations.
+
+        Also with `files`, the images of the folder. Names are paths in it without endings.
+        """
         if split in self._contents:
             return self._contents[split]
-        path = self._annotations_of(split)
+        path, folder = self._annotations_of(split), self._folder(split)
+        files = {p.relative_to(folder).with_suffix("").as_posix(): p for p in files_below(folder)}
         try:
             content = json.loads(path.read_text("utf-8-sig"))
             images = {image["id"]: {**image, "areas": []} for image in content["images"]}
@@ -145,8 +161,9 @@ class Coco(FileSource):
                     images[one["image_id"]] |= one
                 else:
                     images[one["image_id"]]["areas"].append(one)
-            names = [Path(image["file_name"]).stem for image in content["images"]]
+            names = [_name(image["file_name"], files) for image in content["images"]]
             content["by_name"] = dict(zip(names, images.values(), strict=True))
+            content["files"] = files
             if len(content["by_name"]) < len(names):
                 raise ValueError("two images have the same name")
             _ = [(c["id"], c["name"].lower()) for c in content["categories"]]
@@ -158,20 +175,21 @@ class Coco(FileSource):
 
     def list_files(self, split: str) -> SplitFiles:
         """Lists the images that the annotations name, or those of stuff."""
-        folder = self.root / f"{split}{self._found[split]}"
-        images = (path for path in files_below(folder) if path.parent == folder)
-        files = SplitFiles({path.stem: path for path in images})
-        labels = self._annotations_of(split)
+        files, folder, labels = SplitFiles(), self._folder(split), self._annotations_of(split)
         if self.kind == "stuff":
+            images = (path for path in files_below(folder) if path.parent == folder)
+            files.images = {path.stem: path for path in images}
             files.labels = {path.stem: path for path in sorted(labels.glob("*.png"))}
             return files.check(self.root, split)
-        by_name = self._content(split)["by_name"]
-        files.leave_out(files.images.keys() - by_name.keys(), labels.name)
-        files.images = {name: path for name, path in files.images.items() if name in by_name}
+        content = self._content(split)
+        there, by_name = content["files"], content["by_name"]
+        files.leave_out(there.keys() - by_name.keys(), labels.name)
         for name, image in by_name.items():
-            if name not in files.images:
+            if name not in there:
                 text = f"{folder.name}/{image['file_name']}, which {labels.name} lists, is missing"
                 files.faults.append(FileFault("label without image", text))
+                continue
+            files.images[name] = there[name]
             if self.kind == "instances":
                 files.labels[name] = labels
             elif "segments_info" in image:
@@ -190,7 +208,7 @@ class Coco(FileSource):
             if self.kind == "panoptic":
                 return self._segments(image, path)
             size = int(image["height"]), int(image["width"])
-            areas = sorted(image["areas"], key=lambda one: -float(one.get("area", 0)))
+            areas = sorted(image["areas"], key=_area, reverse=True)
             return drawn(size, self._areas(areas, size))
         except FileFault as fault:
             raise FileFault(fault.kind, f"{name}: {fault.found}") from fault
@@ -223,6 +241,24 @@ class Coco(FileSource):
             else:
                 for flat in outline:
                     yield Area(value, list(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def _name(file_name: str, files: Container[str]) -> str:
+    """The path of an image without its ending; its name alone if no file has the path."""
+    path = PurePosixPath(file_name.replace("\\", "/")).with_suffix("")
+    return path.as_posix() if path.as_posix() in files else path.name
+
+
+def _area(annotation: dict[str, Any]) -> float:
+    """The given area of an object, or that of its outlines or runs if none is given."""
+    if (area := float(annotation.get("area") or 0)) > 0:
+        return area
+    outline = annotation.get("segmentation") or []
+    if isinstance(outline, dict):
+        counts = outline["counts"]
+        return sum((_uncompressed(counts) if isinstance(counts, str) else counts)[1::2])
+    corners = [(np.array(flat[::2]), np.array(flat[1::2])) for flat in outline]
+    return sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in corners)
 
 
 def _uncompressed(text: str) -> list[int]:

@@ -22,6 +22,7 @@ from keras_deeplab.data.readers.polygons import (
     drawn,
     ellipse,
     rectangle,
+    rotated,
     run_lengths,
     with_background,
 )
@@ -47,7 +48,7 @@ class Cvat(FileSource):
     Polygons, boxes, ellipses and masks are drawn by their z_order, the later ones over the earlier;
     polylines and points have no area and are left out. What none covers is the class "background",
     label 0, which may be a label of the project itself. Splits are the subsets Train, Validation
-    and Test if all images have one, else those of splits.json, which is written (a fifth for
+    and Test; those of images in no such subset are in splits.json, which is written (a fifth for
     validation). An image whose name occurs in several subsets is named SUBSET/NAME.
 
     Args:
@@ -61,12 +62,16 @@ class Cvat(FileSource):
     def __init__(self, root: str | os.PathLike) -> None:
         super().__init__(root)
         check_entries(self.root, "annotations.xml of CVAT for images 1.1", (FILE,))
+        _ = self._content  # an error now
+
+    @cached_property
+    def _content(self) -> tuple[dict[str, Annotated], DatasetInfo]:
         try:
-            self._read(self.root / FILE)
+            return self._read(self.root / FILE)
         except (ElementTree.ParseError, KeyError, ValueError) as error:
             raise self._error("bad annotation", f"{FILE}: {error}") from error
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path) -> tuple[dict[str, Annotated], DatasetInfo]:
         # Decoded here: in UTF-16 the search would not find what the parser does.
         content = path.read_text("utf-8-sig")
         if re.search("<!(DOCTYPE|ENTITY)", content):  # entities may expand without end
@@ -74,7 +79,7 @@ class Cvat(FileSource):
         tree = ElementTree.fromstring(content)
         labels = tree.findall("meta//labels/label")
         colors = {label.findtext("name", ""): label.findtext("color", "") for label in labels}
-        self._images = {}
+        images = {}
         count = Counter(_name(image) for image in tree.iterfind("image"))
         for image in tree.iterfind("image"):
             name, subset = _name(image), image.get("subset", "")
@@ -82,24 +87,28 @@ class Cvat(FileSource):
             if place.is_absolute() or ".." in place.parts:
                 raise ValueError(f"the image {place} is outside the folder")
             key = str(place) if count[name] > 1 else name
-            if key in self._images:
+            if key in images:
                 raise ValueError(f"two images have the name {key}")
             areas = [area for area in image if area.tag in AREAS]
             areas.sort(key=lambda area: int(area.get("z_order", 0)))
             size = int(image.attrib["height"]), int(image.attrib["width"])
-            self._images[key] = Annotated(name, subset, size, areas)
+            images[key] = Annotated(name, subset, size, areas)
             colors |= {a.attrib["label"]: "" for a in areas if a.attrib["label"] not in colors}
-        if not self._images:
+        if not images:
             raise ValueError("it lists no images")
         names = with_background(colors)
         default = voc_colors(len(names))
         given = (_color(colors[name], default[k]) for k, name in enumerate(names) if k)
-        self._info = DatasetInfo(names, (default[0], *given))
+        return images, DatasetInfo(names, (default[0], *given))
 
     @property
     def info(self) -> DatasetInfo:
         """The background and the labels of the project, in their order, with their colours."""
-        return self._info
+        return self._content[1]
+
+    @property
+    def _images(self) -> dict[str, Annotated]:
+        return self._content[0]
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
@@ -159,10 +168,12 @@ class Cvat(FileSource):
                 yield Area(value, [(float(x), float(y)) for x, y in points])
             elif element.tag == "box":
                 left, top, right, bottom = (float(given[k]) for k in ("xtl", "ytl", "xbr", "ybr"))
-                yield Area(value, rectangle((left, top), (right, bottom)))
+                corners = rectangle((left, top), (right, bottom))
+                yield Area(value, rotated(corners, float(given.get("rotation", 0))))
             elif element.tag == "ellipse":
                 x, y, x_radius, y_radius = (float(given[k]) for k in ("cx", "cy", "rx", "ry"))
-                yield Area(value, ellipse((x, y), (x_radius, y_radius)))
+                points = ellipse((x, y), (x_radius, y_radius))
+                yield Area(value, rotated(points, float(given.get("rotation", 0))))
             else:
                 size = int(given["height"]), int(given["width"])
                 counts = [int(count) for count in given["rle"].split(",")]

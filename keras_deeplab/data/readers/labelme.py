@@ -43,13 +43,16 @@ class LabelMe(FileSource):
 
     def __init__(self, root: str | os.PathLike) -> None:
         super().__init__(root)
-        self._json = {
+        if not self._json:
+            raise self._error("missing folder", f"no LabelMe file .json is in {self.root}")
+
+    @cached_property
+    def _json(self) -> dict[str, Path]:
+        return {
             path.relative_to(self.root).with_suffix("").as_posix(): path
             for path in files_below(self.root, (".json",))
             if path.parent != self.root or path.name not in ("splits.json", "dataset.json")
         }
-        if not self._json:
-            raise self._error("missing folder", f"no LabelMe file .json is in {self.root}")
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
@@ -143,7 +146,7 @@ def _ring(shape: dict[str, Any]) -> list[Any]:
     kind, points = shape.get("shape_type") or "polygon", shape.get("points")
     try:
         points = np.array(points, float).reshape(-1, 2).tolist()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise FileFault("bad annotation", f"points {str(points)[:60]}") from error
     if kind == "polygon":
         return points

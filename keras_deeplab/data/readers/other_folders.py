@@ -58,16 +58,15 @@ class OtherFolder(Folder):
         _by_name(files, files.labels, labels, folders[1], ENDINGS, files.images)
         return files
 
-    def forget(self) -> None:
-        """Forgets the listing too."""
-        super().forget()
-        for name in ("_all", "_splits"):
-            vars(self).pop(name, None)
-
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
-        names = self._all.images.keys() | self._all.labels.keys()
-        return grouped({name: split_named(name.split("/")[0]) for name in names}, self.root)
+        names = sorted(self._all.images.keys() | self._all.labels.keys())
+        split_of = {name: split_named(name.split("/")[0]) for name in names}
+        others = {name.split("/")[0] for name in names if not split_of[name]}
+        if others and any(split_of.values()):  # of which the given splits would become a part
+            faults = [FileFault("unknown split folder", name) for name in sorted(others)]
+            raise DatasetError(str(self.root), faults)
+        return grouped(split_of, self.root)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -93,8 +92,8 @@ class ListedFiles(OtherFolder):
     """Pairs of a CSV or text file: image, label map and optionally the split in each row.
 
     Paths are relative to the file's folder, where a dataset.json may be; a first row of titles is
-    skipped. A text file has spaces or tabs in place of commas. Of rows without a split a fifth of
-    the images validates, which NAME.splits.json keeps.
+    skipped. A text file has tabs in place of commas, or spaces where a line has no tab. Of rows
+    without a split a fifth of the images validates, which NAME.splits.json keeps.
 
     Args:
         path: The file, which ends in .csv or .txt.
@@ -122,7 +121,7 @@ class ListedFiles(OtherFolder):
             name = os.fspath(image.with_suffix(""))
             if is_remote(name) == is_remote(self.root):
                 name = Path(relative_path(name, self.root)).as_posix()
-            split = split_named(row[2]) if len(row) == 3 else ""
+            split = split_named(row[2]) if any(row[2:]) else ""
             if lost:
                 files.faults.append(self._fault(number, f"missing {', '.join(lost)}"))
             elif split is None:
@@ -142,7 +141,9 @@ class ListedFiles(OtherFolder):
         return grouped(self._split_of, self.root, f"{self.path.stem}.splits.json")
 
     def _path(self, cell: str) -> Path | RemotePath:
-        return data_path(cell if is_remote(cell) else os.path.normpath(self.root / cell))
+        if is_remote(cell):
+            return data_path(cell)
+        return data_path(os.path.normpath(self.root / cell.replace("\\", "/")))
 
     def _fault(self, number: int, text: str) -> FileFault:
         return FileFault("bad list", f"{self.path.name}, row {number}: {text}")
@@ -153,13 +154,17 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     is_csv = path.suffix.lower() == ".csv"
     try:
         lines = path.read_text("utf-8-sig").splitlines()
-        rows = csv.reader(lines) if is_csv else map(str.split, lines)
+        rows = csv.reader(lines) if is_csv else map(_cells, lines)
         rows = [[cell.strip() for cell in row] for row in rows]
     except (UnicodeDecodeError, csv.Error) as error:  # such as a quote that is not closed
         kind = "CSV list" if isinstance(error, csv.Error) else "text in UTF-8"
         fault = FileFault("bad list", f"{path.name} is no {kind}: {error}")
         raise DatasetError(str(path), [fault]) from error
     return ((number, row) for number, row in enumerate(rows, 1) if any(row))
+
+
+def _cells(line: str) -> list[str]:
+    return line.split("\t" if "\t" in line.strip() else None)
 
 
 def _folder_pair(root: Path) -> tuple[Path, Path] | None:

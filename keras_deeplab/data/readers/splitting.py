@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from keras_deeplab.data.faults import DatasetError, FileFault
-from keras_deeplab.data.layout import SPLITS, is_utf8
+from keras_deeplab.data.layout import SPLITS, first, is_utf8
 from keras_deeplab.files import read_json_object, write_json
 
 logger = logging.getLogger(__name__)
@@ -20,20 +20,21 @@ VALIDATION_SHARE = 0.2
 def grouped(
     split_of: Mapping[str, str | None], root: Path, file: str = "splits.json"
 ) -> dict[str, list[str]]:
-    """Returns the names of each split, those of `splits_of` unless every name has one."""
-    if not split_of or not all(split_of.values()):
-        return splits_of(split_of, root, file)
+    """Returns the names of each split: those given, and those of `splits_of` for other names."""
+    others = [name for name, split in split_of.items() if not split]
+    found = splits_of(others, root, file) if others or not split_of else {}
+    split_of = dict(split_of) | {name: split for split, part in found.items() for name in part}
     names = sorted(split_of)
     splits = {split: [name for name in names if split_of[name] == split] for split in SPLITS}
-    return {split: part for split, part in splits.items() if part}
+    return {split: part for split, part in splits.items() if part} or {"train": []}
 
 
 def splits_of(names: Iterable[str], root: Path, file: str = "splits.json") -> dict[str, list[str]]:
     """Returns the names of each split: those of a file, or a fifth of all as validation.
 
     The choice depends on the names alone, by their hashes. It is kept in the file, where it can
-    be changed; names that are added later are trained on. A folder that cannot be written to gets
-    no file.
+    be changed; names that are added later are trained on, and those of deleted images are left out.
+    A folder that cannot be written to gets no file.
     """
     names, path = sorted(names), root / file
     faults = [FileFault("file name not UTF-8", name) for name in names if not is_utf8(name)]
@@ -73,11 +74,15 @@ def _read(path: Path, names: list[str]) -> dict[str, list[str]]:
         raise _error(path, [f"it must have lists of names under {', '.join(SPLITS)}"])
     listed = Counter(name for part in splits.values() for name in part)
     there = set(names)
-    problems = [f"{name}: listed, not there" for name in listed if name not in there]
-    problems += [f"{name}: listed twice" for name, n in listed.items() if n > 1]
+    problems = [f"{name}: listed twice" for name, n in listed.items() if n > 1]
+    lost = [name for name in listed if name not in there]
+    if there - set(listed):  # names were changed, not only deleted
+        problems += [f"{name}: listed, not there" for name in lost]
     if problems:
         raise _error(path, problems)
-    return splits
+    if lost:
+        logger.warning("%d images that %s lists are not there: %s", len(lost), path, first(lost))
+    return {split: [name for name in part if name in there] for split, part in splits.items()}
 
 
 def _error(path: Path, problems: list[str]) -> DatasetError:

@@ -10,7 +10,7 @@ import pytest
 from keras_deeplab import data
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.readers.coco import _uncompressed
-from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, run_lengths
+from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rotated, run_lengths
 
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}]
 
@@ -46,7 +46,7 @@ def test_areas_cover_earlier_ones():
     assert label[3, 3] == 1
     assert label[9, 9] == label[10, 14] == 2
     assert label[19, 19] == 0
-    assert 70 <= np.sum(label == 2) <= 95  # 25 pi = 79, with the outline
+    assert 74 <= np.sum(label == 2) <= 84  # 25 pi = 79
     with pytest.raises(FileFault, match="an outline of 2 points"):
         drawn((20, 20), [Area(1, [(0, 0), (9, 0)])])
     with pytest.raises(FileFault, match="image too large"):
@@ -55,6 +55,43 @@ def test_areas_cover_earlier_ones():
         drawn((-5, -5), [])
     with pytest.raises(FileFault, match="an outline of 3 points"):
         drawn((20, 20), [Area(1, [(0, 0), (1e12, 0), (0, 9)])])
+
+
+def crossings(points, x, y):
+    """The edges of an outline to the left of a point."""
+    ends = zip(points, np.roll(points, -1, 0), strict=True)
+    edges = [(one, other) for one, other in ends if (one[1] <= y) != (other[1] <= y)]
+    return sum(x >= a[0] + (y - a[1]) * (b[0] - a[0]) / (b[1] - a[1]) for a, b in edges)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_pixels_whose_centres_are_inside_are_filled(whole):
+    random, filled = np.random.default_rng(0), 0
+    for count in (3, 4, 5, 12):
+        for _ in range(5):
+            points = random.uniform(-6, 26, (count, 2))  # with edges that cross each other
+            points = np.round(points) + 0.25 if whole else points
+            label = drawn((18, 21), [Area(1, points.tolist())])
+            expected = [
+                [crossings(points, x + 0.5, y + 0.5) % 2 for x in range(21)] for y in range(18)
+            ]
+            np.testing.assert_array_equal(label, expected)
+            filled += label.sum()
+    assert filled > 1000
+    square = [(10, 10), (20, 10), (20, 20), (10, 20)]
+    assert drawn((40, 40), [Area(1, square)]).sum() == 100
+
+
+def test_masks_are_cut_at_the_border():
+    mask = np.ones((3, 4), bool)
+    mask[1, 1] = False
+    for left, top in ((-2, -1), (0, 0), (4, 3), (9, 9), (-9, 0)):
+        expected = np.zeros((5, 6), np.uint8)
+        for y, x in np.add(np.argwhere(mask), (top, left)):
+            if 0 <= y < 5 and 0 <= x < 6:
+                expected[y, x] = 7
+        found = drawn((5, 6), [Area(7, mask=mask, place=(left, top))])
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.fixture
@@ -138,6 +175,43 @@ def test_images_that_annotations_do_not_list_are_left_out(coco, read, draw, tmp_
     listed = "images/b.jpg, more/a.jpg"
     expected = f"train: 2 images that annotations.xml does not list are left out: {listed}"
     assert expected in report.warnings
+
+
+def test_categories_are_those_of_all_splits(coco):
+    root = coco("instances", [])
+    path = root / "annotations/instances_val2017.json"
+    path.write_text(path.read_text("utf-8-sig").replace("dog", "cat"))
+    with pytest.raises(data.DatasetError, match="category 18 is 'dog', in val 'cat'"):
+        data.audit(f"coco:{root}")
+
+
+@pytest.mark.parametrize("area", [{}, {"area": 0}, {"area": None}])
+def test_small_objects_without_an_area_cover_larger_ones(coco, read, area):
+    small, large = [[2, 2, 5, 2, 5, 5, 2, 5]], [[0, 0, 9, 0, 9, 9, 0, 9]]
+    runs = {"size": [12, 16], "counts": compressed([0, 24, 12 * 14])}
+    areas = [
+        {"image_id": 7, "category_id": number, "segmentation": outline, **area}
+        for number, outline in ((18, small), (18, runs), (3, large))
+    ]
+    _, found = read(f"coco:{coco('instances', areas)}")
+    label = found["val"]["000000000001"]
+    assert [label[3, 3], label[8, 0], label[8, 8], label[11, 15]] == [2, 2, 1, 0]
+
+
+def test_images_in_folders_of_coco(coco, read, draw):
+    image = {"id": 7, "file_name": "x/a.jpg", "height": 12, "width": 16}
+    images = [image, image | {"id": 8, "file_name": "y\\a.jpg"}]
+    images.append(image | {"id": 9, "file_name": "other computer/000000000001.jpg"})
+    root = coco("instances", [], {"images": images})
+    for split in ("train2017", "val2017"):
+        draw(f"{split}/x/a.jpg")
+        draw(f"{split}/y/a.jpg")
+    _, found = read(f"coco:{root}")
+    assert list(found["val"]) == ["000000000001", "x/a", "y/a"]
+    (root / "val2017/x/a.jpg").unlink()
+    with pytest.raises(data.DatasetError, match="val2017/x/a.jpg, which .* is missing") as caught:
+        data.audit(f"coco:{root}")
+    assert len(caught.value.faults) == 1
 
 
 def test_panoptic_comes_first(coco, read, draw):
@@ -290,9 +364,58 @@ def test_cvat(tmp_path, draw, read):
     assert source.info.colors[1] == (16, 32, 48)
     label = found["train"]["a.jpg"]
     assert (label[0, 0], label[5, 13], label[5, 9]) == (0, 1, 2)
-    expected = [[2, 0, 0, 2], [2, 2, 0, 0]]
+    expected = [[2, 0, 0, 1], [2, 2, 0, 0]]
     np.testing.assert_array_equal(label[2:4, 8:12], expected)
     assert not (tmp_path / "splits.json").exists()
+
+
+@pytest.mark.parametrize("degrees", [90, 450, -270])
+def test_rotated_shapes_of_cvat(tmp_path, draw, read, degrees):
+    draw("images/a.jpg")
+    shapes = (
+        f'<box label="road" xtl="0" ytl="4" xbr="8" ybr="6" rotation="{degrees}"/>'
+        f'<ellipse label="sign" cx="12" cy="6" rx="4" ry="1" rotation="{degrees}"/></image>'
+    )
+    xml = XML.format(subset='subset="Train"').replace("</image>", shapes)
+    start, end = xml.index('<box label="road" xtl="8"'), xml.index("<points")
+    (tmp_path / "annotations.xml").write_text(xml[:start] + xml[end:])
+    _, found = read(f"cvat:{tmp_path}")
+    label = found["train"]["a.jpg"]
+    expected = np.zeros((12, 16))
+    expected[1:9, 3:5] = 1
+    np.testing.assert_array_equal(label == 1, expected)
+    assert set(np.argwhere(label == 2)[:, 1]) == {11, 12}
+    assert set(np.argwhere(label == 2)[:, 0]) >= set(range(3, 9))
+
+
+def test_points_are_rotated_clockwise():
+    turned = rotated([(0, 0), (4, 0), (4, 2), (0, 2)], 30)
+    right = np.subtract(turned[1], turned[0]) / 4
+    np.testing.assert_allclose(right, [np.cos(np.pi / 6), np.sin(np.pi / 6)])
+    np.testing.assert_allclose(np.mean(turned, 0), [2, 1])
+
+
+@pytest.mark.parametrize("kind", ["coco", "labelme", "cvat"])
+def test_another_audit_sees_repaired_annotations(kind, coco, labelme, tmp_path, draw):
+    if kind == "coco":
+        area = {"image_id": 7, "category_id": 3, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+        coco("instances", [area])
+        path, change = tmp_path / "annotations/instances_train2017.json", ("[[", "[[0,")
+    elif kind == "labelme":
+        labelme("a", [outline("x", [[0, 0], [9, 0], [9, 9]])])
+        path, change = tmp_path / "a.json", ("[9, 9]", "[9]")
+    else:
+        draw("images/a.jpg")
+        path, change = tmp_path / "annotations.xml", ('points="8,0;', 'points="8;')
+        path.write_text(XML.format(subset='subset="Train"'))
+    right = path.read_text()
+    path.write_text(right.replace(*change))
+    assert path.read_text() != right
+    source = data.open_source(f"{kind}:{tmp_path}")
+    with pytest.raises(data.DatasetError, match="bad annotation"):
+        data.audit(source)
+    path.write_text(right)
+    assert data.audit(source).splits["train"].images == 1
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_lists_that_are_no_text(tmp_path):
     "content, message",
     [
         ('{"train": ["a", "b", "a"]}', "a: listed twice"),
-        ('{"train": ["a", "b"], "val": ["c"]}', "splits.json: c: listed, not there"),
+        ('{"train": ["a"], "val": ["c"]}', "splits.json: c: listed, not there"),
         ('{"train": [["a"]]}', "lists of names"),
         ('{"holdout": ["a", "b"]}', "lists of names under train, val, test"),
         ("{", "is not readable as JSON"),
@@ -150,6 +150,68 @@ def test_bad_splits(tmp_path, content, message):
     (tmp_path / "splits.json").write_text(content)
     with pytest.raises(data.DatasetError, match=message):
         splits_of(["a", "b"], tmp_path)
+
+
+def test_deleted_images_leave_their_splits(tmp_path, draw, values, caplog):
+    for name in "abcde":
+        draw(f"images/{name}.jpg")
+        draw(f"masks/{name}.png", values(0, 1))
+    draw("masks/stray.png", values(0, 1))
+    source = data.open_source(tmp_path)
+    with pytest.raises(data.DatasetError, match="label without image"):
+        data.audit(source)
+    (tmp_path / "masks/stray.png").unlink()
+    data.audit(source)
+    val = source.names("val")
+    for path in (f"images/{source.names('train')[0]}.jpg", f"masks/{source.names('train')[0]}.png"):
+        (tmp_path / path).unlink()
+    caplog.clear()
+    source = data.open_source(tmp_path)
+    assert (len(source.names("train")), source.names("val")) == (3, val)
+    assert "2 images that " in caplog.text
+    assert "lists are not there: " in caplog.text
+
+
+def test_given_splits_are_kept(tmp_path, draw, values):
+    names = [f"a{number}" for number in range(10)]
+    for name in names:
+        draw(f"{name}.jpg")
+        draw(f"{name}.png", values(0, 1))
+    ends = [",test"] * 3 + [","] * 4 + [""] * 3
+    rows = [f"{name}.jpg,{name}.png{end}" for name, end in zip(names, ends, strict=True)]
+    (tmp_path / "l.csv").write_text("\n".join(rows))
+    source = data.open_source(tmp_path / "l.csv")
+    assert source.splits == ("train", "val", "test")
+    assert source.names("test") == names[:3]
+    assert sorted(source.names("train") + source.names("val")) == names[3:]
+    assert len(source.names("val")) == 1
+    kept = json.loads((tmp_path / "l.splits.json").read_text())
+    assert kept == {split: source.names(split) for split in ("train", "val")}
+
+
+def test_folders_beside_those_of_splits(tmp_path, draw, values):
+    for name in ("train/a", "test/b", "extra/c", "extra/d", "e"):
+        draw(f"images/{name}.jpg")
+        draw(f"masks/{name}.png", values(0, 1))
+    with pytest.raises(data.DatasetError, match=r"unknown split folder \(2\)") as caught:
+        data.open_source(tmp_path)
+    assert "extra" in str(caught.value)
+    assert not (tmp_path / "splits.json").exists()
+
+
+@pytest.mark.parametrize(
+    "row", ["my im/{0}.png\tla/{0}.png\ttrain", "my im\\{0}.png\tla\\{0}.png\ttrain"]
+)
+def test_rows_with_tabs_and_spaces(tmp_path, draw, values, row):
+    for number in range(3):
+        draw(f"my im/{number}.png")
+        draw(f"la/{number}.png", values(0, 1))
+    rows = [row.format(number) for number in range(3)]
+    (tmp_path / "l.txt").write_text("\n".join(rows))
+    (tmp_path / "l.csv").write_text("\n".join(rows).replace("\t", ","))
+    for listed in ("l.txt", "l.csv"):
+        source = data.open_source(tmp_path / listed)
+        assert source.names("train") == ["my im/0", "my im/1", "my im/2"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".txt"])
