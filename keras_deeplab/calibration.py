@@ -44,9 +44,10 @@ def calibrate(
     """Fits a temperature on labelled images and divides the logits of a model by it, in place.
 
     As segmentation heads end in linear convolutions, resizing and sums, the kernels and biases of
-    the last layers are divided: labels stay the same, and files and exports of the model need no
-    further operation. Of a `MultiScale` the model inside is scaled, so that the probabilities of
-    `MultiScale` itself fit. An auxiliary head of training is scaled alike.
+    the last layers are divided: labels stay the same (but for a few where views are averaged), and
+    files and exports of the model need no further operation. Of a `MultiScale` the model inside is
+    scaled, so that the probabilities of `MultiScale` itself fit. An auxiliary head of training is
+    scaled alike.
 
     Args:
         model: Segmentation model that ends in linear layers, or one `MultiScale` around such a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -167,6 +168,11 @@ class CalibrationError:
                 for mean, share, count in rows
             ],
         }
+
+
+def labels_with(measure: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from probabilities to labels and a measure, `(..., 2)` in float32."""
+    return lambda p: np.stack([p.argmax(-1), measure(p)], -1).astype(np.float32)
 
 
 def _checked(probabilities: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab.boundary import BoundaryScores
-from keras_deeplab.confidence import CalibrationError
+from keras_deeplab.confidence import CalibrationError, labels_with
 from keras_deeplab.crf import PRESETS, DenseCRF, RefinedModel, SearchReport, search
 from keras_deeplab.inference import (
     Predictor,
@@ -141,11 +141,6 @@ def evaluate(
         **({} if calibrations is None else calibrations.result()),
         **({"confusion": counted.astype(np.int64).tolist()} if confusion else {}),
     }
-
-
-def labels_with(measure: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function from probabilities to labels and a measure, `(..., 2)` in float32."""
-    return lambda p: np.stack([p.argmax(-1), measure(p)], -1).astype(np.float32)
 
 
 def _ranked(mean_ious: list[float | None], names: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_deeplab.confidence import BINS, margin
+from keras_deeplab.confidence import BINS, labels_with, margin
 from keras_deeplab.data import Source
-from keras_deeplab.evaluation import labels_with
 from keras_deeplab.html_page import SIDE, bar, cell, figure, page, picture, table
 from keras_deeplab.inference import Predictor, model_functions, predict_pixels
 from keras_deeplab.pictures import confusion_picture, overlay

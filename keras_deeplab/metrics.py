@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -173,6 +174,12 @@ class SegmentationMetrics(keras.metrics.Metric):
         self.num_classes = validation.integer("num_classes", num_classes, minimum=2)
         self.class_names = None if class_names is None else [str(n) for n in class_names]
         self.ignore_label = checked_ignore_label(ignore_label)
+        if self.ignore_label == 255 < num_classes:
+            warnings.warn(
+                f"Class 255 of {num_classes} is not counted, as `ignore_label` is 255. Set it to "
+                "None, or to another label.",
+                stacklevel=2,
+            )
         self.per_class = per_class
         names = checked_names(num_classes, self.class_names)
         self.class_keys = checked_names(num_classes, [key_of_class(name) for name in names])

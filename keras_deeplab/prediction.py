@@ -13,10 +13,11 @@ import keras
 import numpy as np
 from PIL import Image
 
-from keras_deeplab.confidence import entropy, margin
+from keras_deeplab.confidence import entropy, labels_with, margin
 from keras_deeplab.crf import RefinedModel
 from keras_deeplab.data import DatasetInfo, voc_colors
-from keras_deeplab.data.formats import PIXEL_SUFFIXES
+from keras_deeplab.data.formats import PIXEL_SUFFIXES, UNSUPPORTED_SUFFIXES
+from keras_deeplab.data.layout import first
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.files import atomic_write, read_json_object, write_png
 from keras_deeplab.inference import (
@@ -25,10 +26,12 @@ from keras_deeplab.inference import (
     model_functions,
     open_picture,
     predict,
+    predict_kept,
 )
 from keras_deeplab.inference.large_image import LargeImage, is_large
 from keras_deeplab.inference.predicting import checked_window
 from keras_deeplab.inference.video import VIDEO_SUFFIXES, is_video, open_video, video_writer
+from keras_deeplab.labels import label_dtype
 from keras_deeplab.metrics import by_name
 from keras_deeplab.pictures import Colors, overlay
 from keras_deeplab.runtimes import ExportedModel
@@ -151,10 +154,10 @@ def _predict_image(
     def labels_of(image: Any) -> np.ndarray:
         if confidence is None:
             return predict(model, image, **windows)
-        probabilities = predict(model, image, probabilities=True, **windows)
-        grey = np.rint(255 * CONFIDENCES[confidence](probabilities)).astype(np.uint8)
+        found = predict_kept(model, image, labels_with(CONFIDENCES[confidence]), **windows)
+        grey = np.rint(255 * found[..., 1]).astype(np.uint8)
         write_png(target.with_name(f"{target.name}_confidence.png"), grey)
-        return probabilities.argmax(-1)
+        return found[..., 0].astype(label_dtype(num_classes).as_numpy_dtype)
 
     if (windows["window"] is not None or None not in spec.shape[1:3]) and is_large(path):
         image = LargeImage(path, spec.shape[-1], value_range)
@@ -227,7 +230,10 @@ def _counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
-    """Returns the files given and those of the folders given, without hidden ones."""
+    """Returns the files given and those of the folders given, without hidden ones.
+
+    Images in formats that are not supported are left out of folders, with a warning.
+    """
     paths: list[Path] = []
     images = [images] if isinstance(images, str | os.PathLike) else images
     for path in map(Path, images):
@@ -235,6 +241,9 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
         if path.is_dir():
             visible = sorted(p for p in path.iterdir() if not p.name.startswith("."))
             inside = [p for p in visible if p.suffix.lower() in SUFFIXES]
+            if others := [p.name for p in visible if p.suffix.lower() in UNSUPPORTED_SUFFIXES]:
+                names = first(others)
+                logger.warning("%d images of %s are left out: %s", len(others), path, names)
         if not inside:
             endings = ", ".join(SUFFIXES)
             raise error("images", f"files {endings} or folders of them", path)

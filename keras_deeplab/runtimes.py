@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from keras_deeplab.extras import require
 from keras_deeplab.files import read_json_object
 from keras_deeplab.frozen import reachable
 from keras_deeplab.labels import label_dtype
-from keras_deeplab.validation import error, is_integer, positive
+from keras_deeplab.validation import error, integer, is_integer, positive
 from keras_deeplab.weights.readers.tflite import file_schema
 
 MAX_CLASSES = 65536  # of a label map of 16 bits
@@ -53,6 +54,7 @@ class Metadata:
         outputs: Names of the outputs, of `OUTPUTS`.
         info: Names and colours of the classes, if known.
         image_scale: Factor by which the network inside resizes the images (`Recipe.image_scale`).
+        bytes_per_pixel: About the memory of a prediction for each pixel of an image.
     """
 
     num_classes: int
@@ -60,6 +62,7 @@ class Metadata:
     outputs: tuple[str, ...]
     info: DatasetInfo | None = None
     image_scale: float = 1.0
+    bytes_per_pixel: int = BYTES_PER_PIXEL
 
     def to_json(self) -> str:
         """Returns the string that is stored in the file."""
@@ -71,6 +74,7 @@ class Metadata:
                 "outputs": self.outputs,
                 "num_classes": self.num_classes,
                 "image_scale": self.image_scale,
+                "bytes_per_pixel": self.bytes_per_pixel,
                 **(self.info.to_dict() if self.info else {}),
             }
         )
@@ -93,7 +97,8 @@ class Metadata:
         if info and info.num_classes != num_classes:
             raise error("classes", f"{num_classes} names", info.classes)
         scale = positive("image_scale", content.get("image_scale", 1.0))
-        return cls(num_classes, tuple(shape), tuple(outputs), info, scale)
+        memory = integer("bytes_per_pixel", content.get("bytes_per_pixel", BYTES_PER_PIXEL))
+        return cls(num_classes, tuple(shape), tuple(outputs), info, scale, memory)
 
 
 class ExportedModel:
@@ -186,7 +191,7 @@ class ExportedModel:
     @property
     def bytes_per_pixel(self) -> int:
         """About the memory of a prediction; without probabilities no windows can be blended."""
-        return 1 if self.metadata.outputs == ("labels",) else BYTES_PER_PIXEL
+        return 1 if self.metadata.outputs == ("labels",) else self.metadata.bytes_per_pixel
 
 
 def pixels_as(dtype: tf.DType, pixels: np.ndarray | tf.Tensor) -> tf.Tensor:
@@ -309,7 +314,13 @@ def _litert(path: Path) -> tuple[Any, Run]:
     text = model.Buffers(stored[0].Buffer()).DataAsNumpy().tobytes()
     interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
     runner = interpreter.get_signature_runner(SERVING_DEFAULT)
-    return json.loads(text), lambda images: runner(images=images)
+    lock = threading.Lock()  # threads would overwrite each other's tensors
+
+    def run(images: np.ndarray) -> Outputs:
+        with lock:
+            return runner(images=images)
+
+    return json.loads(text), run
 
 
 def _onnx(path: Path) -> tuple[Any, Run]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -72,6 +73,15 @@ def test_streams_to_the_reference(kind, jit):
     assert np.isnan(metric.result()["mean_iou"])
     update(*batches[0])
     check(metric.result(), *batches[0])
+
+
+def test_a_class_255_is_named_where_it_is_ignored():
+    with pytest.warns(UserWarning, match="Class 255 of 300 is not counted"):
+        SegmentationMetrics(300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for options in ({"num_classes": 300, "ignore_label": None}, {"num_classes": 255}):
+            SegmentationMetrics(**options)
 
 
 def test_a_class_that_is_only_predicted_counts_as_zero_and_not_at_ignored_pixels():

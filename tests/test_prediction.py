@@ -12,6 +12,7 @@ from inference.test_predicting import channel_model
 from PIL import Image
 
 import keras_deeplab
+from keras_deeplab import prediction
 from keras_deeplab.data import DatasetInfo
 from keras_deeplab.inference import large_image
 from keras_deeplab.inference.large_image import LargeImage, is_large
@@ -167,6 +168,35 @@ def test_a_folder_of_arrays(tmp_path):
     np.save(tmp_path / "a.npy", PIXELS)
     PHOTO.save(tmp_path / "b.png")
     assert list(predict_files(channel_model(), tmp_path, tmp_path / "out")) == ["a.npy", "b.png"]
+
+
+def test_images_of_other_formats_in_a_folder_are_named(tmp_path, logs):
+    for name in ("IMG_1.jpg", "IMG_2.HEIC", "IMG_3.avif", "IMG_4.jfif", "notes.txt"):
+        PHOTO.save(tmp_path / name, "JPEG")
+    found = predict_files(channel_model(), tmp_path, tmp_path / "out")
+    assert list(found) == ["IMG_1.jpg", "IMG_4.jfif"]
+    assert f"2 images of {tmp_path} are left out: IMG_2.HEIC, IMG_3.avif" in logs.text
+
+
+@pytest.mark.parametrize("window", [None, (48, 64)])
+def test_confidence_is_kept_by_windows(tmp_path, monkeypatch, window):
+    PHOTO.save(tmp_path / "a.png")
+    model, kept, predict_kept = channel_model(), [], prediction.predict_kept
+    probabilities = keras_deeplab.predict(model, PHOTO, probabilities=True, window=window)
+
+    def predicted(*args, **options):
+        kept.append(predict_kept(*args, **options))
+        return kept[-1]
+
+    monkeypatch.setattr(prediction, "predict_kept", predicted)
+    predict_files(model, [tmp_path / "a.png"], tmp_path / "out", None, window, confidence="margin")
+    assert [each.shape for each in kept] == [(90, 70, 2)]  # not a value for each class
+    labels = np.asarray(Image.open(tmp_path / "out" / "a_labels.png"))
+    np.testing.assert_array_equal(labels, probabilities.argmax(-1))
+    grey = np.asarray(Image.open(tmp_path / "out" / "a_confidence.png"))
+    expected = 255 * keras_deeplab.confidence.margin(probabilities)
+    assert np.ptp(grey) > 100
+    np.testing.assert_allclose(grey, expected, atol=0.51)
 
 
 def test_files_that_cannot_be_decoded_do_not_stop_the_others(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from export.small import pictures, small_model
 
 import keras_deeplab
 from keras_deeplab import data, export, runtimes
+from keras_deeplab.inference import model_functions
 from keras_deeplab.runtimes import METADATA, Metadata
 
 
@@ -47,6 +49,20 @@ def test_an_export_is_evaluated_as_its_model_is(path, scores):
     found = keras_deeplab.evaluate(exported, dataset, verbose=0)
     assert found["images"] == 3
     assert found["mean_iou"] == pytest.approx(expected["mean_iou"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_threads_do_not_share_what_they_compute(path, model):
+    exported = runtimes.open_exported(path)
+    images = [pictures((side, 70, 3), seed=side) for side in range(40, 56)]
+    expected = [keras_deeplab.predict(exported, image, probabilities=True) for image in images]
+
+    def predicted(image):
+        return keras_deeplab.predict(exported, image, probabilities=True)
+
+    with ThreadPoolExecutor(8) as threads:
+        for one, other in zip(threads.map(predicted, images * 4), expected * 4, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -112,6 +128,34 @@ def test_pixels_of_a_model_on_integers_are_rounded():
     np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("scales", [(0.25,), (1.0, 2.0)])
+def test_an_export_takes_the_windows_of_its_model(model, tmp_path, scales):
+    several = keras_deeplab.MultiScale(model, scales, flip=len(scales) > 1)
+    export.saved_model(several, tmp_path / "saved")
+    exported = runtimes.open_exported(tmp_path / "saved")
+    assert exported.bytes_per_pixel == model_functions(several).bytes_per_pixel
+    assert exported.bytes_per_pixel != runtimes.BYTES_PER_PIXEL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["saved_model", "onnx"])
+@pytest.mark.parametrize("size", [None, (48, 64)])
+def test_a_model_for_batches_of_one_size(tmp_path, kind, size):
+    if kind == "onnx":
+        pytest.importorskip("tf2onnx")
+    inputs = keras.Input((None, None, 3), batch_size=4)
+    logits = keras.layers.Conv2D(3, 3, padding="same")(keras.layers.Rescaling(1 / 50)(inputs))
+    model = keras.Model(inputs, logits)
+    path = getattr(export, kind)(model, tmp_path / f"model.{kind}", image_size=size)
+    exported = runtimes.open_exported(path)
+    for shape in ((48, 64, 3), (2, 48, 64, 3)):
+        image = pictures(shape)
+        expected = keras_deeplab.predict(model, image, probabilities=True)
+        found = keras_deeplab.predict(exported, image, probabilities=True)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_a_file_for_single_images_takes_batches(model, tmp_path):
     pytest.importorskip("ai_edge_litert")
     path = export.litert(model, tmp_path / "model.tflite", image_size=(48, 64))
@@ -161,6 +205,7 @@ def test_damaged_files_get_one_clear_error(path, tmp_path):
         ({"image_shape": [None, -1, 3]}, "`image_shape` must be"),
         ({"outputs": ["boxes"]}, "`outputs` must be a list of labels"),
         ({"image_scale": 0}, "`image_scale` must be a positive number"),
+        ({"bytes_per_pixel": 0}, "`bytes_per_pixel` must be a positive integer"),
         (None, "`metadata` must be a JSON object"),
     ],
 )
@@ -169,6 +214,9 @@ def test_metadata_is_checked(change, message):
     assert Metadata.from_dict(stored).image_shape == (None, 9, 3)
     assert Metadata.from_dict(stored).image_scale == 1
     assert Metadata.from_dict({**stored, "image_scale": 0.25}).image_scale == 0.25
+    assert Metadata.from_dict({**stored, "bytes_per_pixel": 70}).bytes_per_pixel == 70
+    del stored["bytes_per_pixel"]  # of files of earlier versions
+    assert Metadata.from_dict(stored).bytes_per_pixel == runtimes.BYTES_PER_PIXEL
     with pytest.raises(ValueError, match=message):
         Metadata.from_dict({**stored, **change} if change else [1])
 

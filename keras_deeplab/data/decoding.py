@@ -20,8 +20,8 @@ from keras_deeplab.files import special_file
 
 # The largest value of a 12-bit camera, which is almost black in 16 bits.
 FEW_BITS = 2**12 - 1
-# TIFF tags: bits per sample; offsets and byte counts of strips and of tiles.
-_BITS_PER_SAMPLE = 258
+# TIFF tags, the last ones of offsets and byte counts of strips and of tiles.
+_BITS_PER_SAMPLE, _COMPRESSION, _PLANAR_CONFIGURATION = 258, 259, 284
 _TIFF_DATA = ((273, 279), (324, 325))
 
 
@@ -189,7 +189,11 @@ def _decoded_by_pillow(
     """Returns pixels as Pillow gives them and the largest 16-bit value."""
     if name == "BMP" and image.mode not in ("RGB", "RGBA", "L"):
         raise _unsupported(name, image)  # an exported model would read the indices of a palette
-    bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) if name == "TIFF" else 8
+    tags = image.tag_v2 if name == "TIFF" else {_BITS_PER_SAMPLE: (8,)}
+    bits, layout = max(tags.get(_BITS_PER_SAMPLE, (1,))), tags.get(_PLANAR_CONFIGURATION)
+    if bits > 8 and (layout, tags.get(_COMPRESSION, 1)) == (2, 1):
+        # Pillow takes their bytes for values of 8 bits.
+        raise FileFault("image of unsupported mode", f"TIFF of uncompressed planes of {bits} bits")
     load(name, image, encoded)
     largest, narrow = 0, image
     if image.mode.startswith("I;16"):

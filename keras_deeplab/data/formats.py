@@ -40,7 +40,7 @@ class Format:
 
 
 FORMATS = {
-    "JPEG": Format((".jpg", ".jpeg"), JpegImagePlugin.JpegImageFile, tensorflow=True),
+    "JPEG": Format((".jpg", ".jpeg", ".jfif"), JpegImagePlugin.JpegImageFile, tensorflow=True),
     "PNG": Format((".png",), PngImagePlugin.PngImageFile, tensorflow=True, label_maps=True),
     # TensorFlow reads BMP too, but with the indices of a palette as grey values.
     "BMP": Format((".bmp",), BmpImagePlugin.BmpImageFile, label_maps=True),
@@ -52,6 +52,7 @@ LABEL_SUFFIXES = tuple(s for kind in FORMATS.values() if kind.label_maps for s i
 NPY = ".npy"
 LABEL_SUFFIXES += (NPY,)
 PIXEL_SUFFIXES = (*IMAGE_SUFFIXES, NPY)  # of images of a data set
+UNSUPPORTED_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl")  # of other images
 NUMPY_SIGNATURE = b"\x93NUMPY"
 # The first bytes, as the content decides, not the file name; also of common formats that are not
 # supported, to name them in errors.

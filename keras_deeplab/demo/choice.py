@@ -122,7 +122,7 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what the page needs to know, ready for `json.dump`."""
-        views, strides, own = 1, (), None
+        views, strides, own = 0, (), None
         if isinstance(self.model, ExportedModel):
             scale = self.model.metadata.image_scale
         else:
@@ -130,7 +130,7 @@ class Choice:
             config = unwrapped(self.model).get_config()
             if "output_stride" in config:
                 strides, own = OUTPUT_STRIDES, config["output_stride"]
-            if isinstance(self.model, MultiScale):
+            if isinstance(self.model, MultiScale) and not self.model.is_image_scale:
                 views = self.model.num_views
         return {
             "name": self.name,

@@ -148,8 +148,9 @@ def model_function(model: keras.Model) -> tf.types.experimental.PolymorphicFunct
     rounding alone comes near the limit.
     """
     spec, _ = logits_spec(model)
+    any_batch = tf.TensorSpec([None, *spec.shape[1:]], tf.uint8)
 
-    @tf.function(input_signature=[tf.TensorSpec(spec.shape, tf.uint8)], autograph=False)
+    @tf.function(input_signature=[any_batch], autograph=False)
     def logits_of(images: tf.Tensor) -> tf.Tensor:
         return tf.cast(model(tf.cast(images, spec.dtype), training=False), tf.float32)
 

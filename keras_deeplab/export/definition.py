@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_deeplab.data import DatasetInfo
 from keras_deeplab.frozen import FrozenFunction
 from keras_deeplab.graph.network import all_layers
-from keras_deeplab.inference import logits_spec
+from keras_deeplab.inference import bytes_per_pixel, logits_spec, warn_of_softmax
 from keras_deeplab.labels import label_dtype
 from keras_deeplab.layers.dilated_conv import Target
 from keras_deeplab.models.multi_scale import image_scale, unwrapped
@@ -53,6 +53,7 @@ class Definition:
         if not isinstance(model, keras.Model):
             raise error("model", "a functional keras.Model", model)
         spec, num_classes = logits_spec(model)
+        warn_of_softmax(model)
         found = halves(model)
         self.precision = precision or min(found, default="float32")
         if precision is not None:
@@ -62,7 +63,7 @@ class Definition:
             raise error("outputs", f"a list of {', '.join(OUTPUTS)}", outputs)
         if info is not None and info.num_classes != num_classes:
             raise error("info", f"of the model's {num_classes} classes", info)
-        shape = [spec.shape[0] or batch, *spec.shape[1:]]
+        shape = [batch, *spec.shape[1:]]  # also of a model for one size of batches
         if image_size is not None:
             sides = size("image_size", image_size)
             if not spec.shape[1:3].is_compatible_with(sides):
@@ -70,8 +71,14 @@ class Definition:
             shape[1:3] = sides
         self.model = model
         self.spec = tf.TensorSpec(shape, tf.uint8, "images")
-        scale = image_scale(model)
-        self.metadata = Metadata(num_classes, tuple(shape[1:]), tuple(outputs), info, scale)
+        self.metadata = Metadata(
+            num_classes,
+            tuple(shape[1:]),
+            tuple(outputs),
+            info,
+            image_scale(model),
+            bytes_per_pixel(model),
+        )
         self._network = model
         wanted = {"bfloat16"} if precision == "bfloat16" else set()
         if precision is not None and found != wanted:
@@ -81,7 +88,8 @@ class Definition:
             self._network = model.with_dtype("mixed_bfloat16" if wanted else "float32")
             if halves(self._network) != wanted:
                 rule = "that of the backbone, a network of its own, which keeps it"
-                raise error("precision", rule, precision)
+                advice = "Build both in float32 and copy the weights: other.set_weights(weights)."
+                raise error("precision", rule, precision, advice)
             if not wanted:  # the deviations of half precision are not those of the export
                 self.model = self._network
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 import weakref
 from typing import Any
 
@@ -62,6 +63,7 @@ class ModelFunctions:
 
     def __init__(self, model: keras.Model) -> None:
         # Nothing here holds the model itself, which would keep it in the dictionary.
+        warn_of_softmax(model)
         spec, num_classes = self.spec = logits_spec(model)
         network, align_corners = _without_upsampling(model)
         dtype = label_dtype(num_classes)
@@ -91,7 +93,7 @@ class ModelFunctions:
         any_batch = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype, name="images")
         self._network, self._is_new = FrozenFunction(outputs, [any_batch]), True
         self._labels, self._probabilities = labels, probabilities
-        self.bytes_per_pixel = _bytes_per_pixel(model)
+        self.bytes_per_pixel = bytes_per_pixel(model)
         self._weights, self._policies = model.weights, _policies(model)
         self._fingerprints = _fingerprint_function(self._weights)
         self._frozen = self._fingerprints().numpy().tobytes()
@@ -146,8 +148,8 @@ def _policies(model: keras.Model) -> list[str]:
     return [layer.dtype_policy.name for layer in all_layers(model).values()]
 
 
-def _bytes_per_pixel(model: keras.Model) -> int:
-    """About the memory of a prediction for each pixel of the image: four times the largest map.
+def bytes_per_pixel(model: keras.Model) -> int:
+    """Returns about the memory of a prediction per pixel of the image: four times the largest map.
 
     Of the views of `MultiScale` about half are in memory together, and at least the largest and
     the logits. From measurements.
@@ -155,7 +157,7 @@ def _bytes_per_pixel(model: keras.Model) -> int:
     if isinstance(model, MultiScale):
         areas = [scale**2 for scale in model.scales]
         views = max(*areas, sum(areas) * (1 + model.flip) / 2)
-        return max(math.ceil(_bytes_per_pixel(model.model) * views), 4 * 4 * model.output_shape[-1])
+        return max(math.ceil(bytes_per_pixel(model.model) * views), 4 * 4 * model.output_shape[-1])
     try:
         calls = geometry(model).calls
     except ValueError:  # layers of unknown effect on height and width
@@ -165,6 +167,19 @@ def _bytes_per_pixel(model: keras.Model) -> int:
         if None not in output.stride:
             largest = max(largest, call.outputs[0].shape[-1] / math.prod(output.stride))
     return math.ceil(4 * 4 * largest)
+
+
+def warn_of_softmax(model: keras.Model) -> None:
+    """Warns of a model whose outputs are probabilities, of which another softmax is taken."""
+    calls = {id(call.outputs[0]): call.operation for call in top_level_calls(model)}
+    last = calls.get(id(model.outputs[0]))
+    softmax = getattr(last, "activation", None) is keras.activations.softmax
+    if softmax or type(last).__name__ == "Softmax":  # the layer or `ops.softmax`
+        warnings.warn(
+            "The model ends in a softmax, but its outputs are taken for logits: labels are right, "
+            "probabilities are too even. Remove the softmax.",
+            stacklevel=3,
+        )
 
 
 def _fingerprint_function(weights: list[keras.Variable]) -> Any:

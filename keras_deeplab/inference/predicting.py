@@ -85,7 +85,20 @@ def predict(
     >>> scores.shape, scores.dtype
     ((360, 480, 11), dtype('float32'))
     """
-    boolean("probabilities", probabilities)
+    kept = np.asarray if boolean("probabilities", probabilities) else None
+    return predict_kept(model, image, kept, window, overlap, verbose, value_range)
+
+
+def predict_kept(
+    model: Predictor,
+    image: ImageLike | LargeImage,
+    kept: Callable[[np.ndarray], np.ndarray] | None,
+    window: Sequence[int] | None = None,
+    overlap: int | None = None,
+    verbose: str | int = "auto",
+    value_range: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """`predict` with `kept` of `predict_pixels`."""
     if value_range is None:
         value_range = getattr(model, "value_range", None)
     else:
@@ -105,7 +118,6 @@ def predict(
     sides = pixels.shape[-3:-1]
     if any(known is not None and side < known for side, known in zip(sides, fixed, strict=True)):
         raise error("image", f"at least of the model's input size {tuple(fixed)}", sides)
-    kept = np.asarray if probabilities else None
     return predict_pixels(model, pixels, kept, chosen, overlap, verbose)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 
 import numpy as np
@@ -105,8 +106,38 @@ def test_other_formats_and_several_images_are_named(read, photo, kind, mode, mes
         read(encode(photo.convert(mode), kind, **more))
 
 
+@pytest.mark.parametrize("channels, dtype", [(3, "<u2"), (4, "<u2"), (3, "u1")])
+def test_planes_of_16_bits_are_not_taken_for_8(read, channels, dtype):
+    rng = np.random.default_rng(0)
+    planes = rng.integers(0, 2**16, (channels, 8, 12)).astype(dtype)
+    if dtype == "u1":
+        found = read(tiff_of_planes(planes)).pixels
+        np.testing.assert_array_equal(found, np.moveaxis(planes, 0, -1))
+        return
+    with pytest.raises(FileFault, match="TIFF of uncompressed planes of 16 bits"):
+        read(tiff_of_planes(planes))
+
+
+def tiff_of_planes(planes):
+    """An uncompressed TIFF with one plane after the other."""
+    count, height, width = planes.shape
+    start, more, size = 8 + planes.nbytes, b"", planes[0].nbytes
+    tags = {256: width, 257: height, 258: [planes.itemsize * 8] * count, 259: 1, 262: 2}
+    tags |= {273: [8 + size * k for k in range(count)], 277: count, 278: height}
+    tags |= {279: [size] * count, 284: 2} | ({338: 0} if count == 4 else {})
+    entries = b""
+    for tag, value in tags.items():
+        many = isinstance(value, list)
+        if many:  # behind the entries
+            at = start + 2 + 12 * len(tags) + 4 + len(more)
+            more, value = more + struct.pack(f"<{count}I", *value), at
+        entries += struct.pack("<HHII", tag, 4, count if many else 1, value)
+    head = struct.pack("<2sHI", b"II", 42, start)
+    return head + planes.tobytes() + struct.pack("<H", len(tags)) + entries + bytes(4) + more
+
+
 def test_one_list_of_formats():
-    assert " ".join(data.IMAGE_SUFFIXES) == ".jpg .jpeg .png .bmp .webp .tif .tiff"
+    assert " ".join(data.IMAGE_SUFFIXES) == ".jpg .jpeg .jfif .png .bmp .webp .tif .tiff"
     with pytest.raises(ValueError, match="JPEG, PNG, BMP, WebP or TIFF file"):
         read_image(__file__)
 

@@ -103,7 +103,7 @@ def test_the_models_are_described(client):
     first, second, third, _ = found["models"]
     assert first["classes"] == list(INFO.classes)
     assert first["colors"] == [list(color) for color in INFO.colors]
-    assert (first["output_strides"], first["views"]) == ([], 1)
+    assert (first["output_strides"], first["views"]) == ([], 0)
     assert second["classes"] == ["0", "1", "2"]
     assert (second["output_strides"], second["output_stride"]) == ([8, 16, 32], 16)
     assert third["views"] == 4
@@ -134,6 +134,15 @@ def test_settings_are_applied(client, network, query, expected):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "scales, options, views",
+    [((1.5,), {"fusion": "mean"}, 1), ((1.0,), {"flip": True}, 2), ((0.5,), {}, 0)],
+)
+def test_one_enlarged_view_is_the_models_own(network, scales, options, views):
+    model = MultiScale(network, scales, **options)
+    assert Choice("m", model, INFO).to_dict()["views"] == views
+
+
 def test_own_views_are_replaced_by_other_scales(client, network):
     plain = answered(client, model=1)["confidence"].astype(int)
     own = answered(client, model=2)["confidence"].astype(int)

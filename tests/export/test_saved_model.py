@@ -124,6 +124,7 @@ def test_metadata_and_the_warm_up_of_a_server_are_beside_the_graph(exported):
         "outputs": ["labels", "probabilities"],
         "num_classes": 5,
         "image_scale": 1,
+        "bytes_per_pixel": 4 * 4 * 5,  # the enlarged logits
     }
     file = str(path / "assets.extra" / "tf_serving_warmup_requests")
     found = []

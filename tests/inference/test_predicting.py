@@ -412,12 +412,12 @@ def test_windows_of_another_size_than_the_models(image):
 
 def test_memory_is_estimated_from_the_largest_map():
     model = calibrated("v3_plus")
-    once = functions._bytes_per_pixel(model)
+    once = functions.bytes_per_pixel(model)
     assert 4 * 4 * 3 <= once < 1000
     several = keras_deeplab.MultiScale(model, (1.0, 2.0), flip=True)
-    assert functions._bytes_per_pixel(several) == once * 5
+    assert functions.bytes_per_pixel(several) == once * 5
     enlarged = keras_deeplab.MultiScale(model, scales=(2.0,))
-    assert functions._bytes_per_pixel(enlarged) == once * 4
+    assert functions.bytes_per_pixel(enlarged) == once * 4
 
 
 def test_a_loss_that_cannot_be_saved_does_not_matter(image):
@@ -463,6 +463,19 @@ def test_warns_of_divided_pixels_only(brightest, image):
         warnings.simplefilter("error", UserWarning)
         predict(brightest, image.astype(np.float32))
         predict(brightest, np.zeros((4, 4, 3), np.float32))
+
+
+@pytest.mark.parametrize("softmax", ["layer", "activation", "function", "argument"])
+def test_warns_of_a_softmax_at_the_end(image, softmax):
+    inputs = keras.Input((None, None, 3))
+    logits = keras.layers.Dense(3, activation="softmax" if softmax == "argument" else None)(inputs)
+    last = {
+        "layer": keras.layers.Softmax(),
+        "activation": keras.layers.Activation("softmax"),
+        "function": keras.ops.softmax,
+    }.get(softmax, lambda outputs: outputs)
+    with pytest.warns(UserWarning, match="The model ends in a softmax"):
+        keras_deeplab.predict(keras.Model(inputs, last(logits)), image)
 
 
 def test_wrong_models(image):
