@@ -18,6 +18,7 @@ from keras_deeplab.files import atomic_write, stored_bytes, write_json
 from keras_deeplab.schedules import PolynomialDecay
 from keras_deeplab.validation import error, integer, integers, positive
 from keras_deeplab.weights import load_model
+from keras_deeplab.weights.readers.keras_file import check_can_be_loaded
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def fit_classifier(
         run_dir = Path(run_dir)
         if run_dir.exists() and any(run_dir.iterdir()):
             raise error("run_dir", "a new or empty folder", str(run_dir))
+        check_can_be_loaded(model)
     at = functools.partial(classification_dataset, root, batch_size=batch_size, seed=seed)
     train = [at("train", size=size, training=True) for size in sizes]
     classes = train[0].class_names

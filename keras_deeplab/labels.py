@@ -154,6 +154,8 @@ def warn_of_masks(
 def fit_labels(labels: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
     """Returns labels of the static shape `(batch, height, width)`, without a last axis of 1."""
     fitted = tf.convert_to_tensor(labels)
+    if fitted.shape.rank is None:  # of `tf.py_function`
+        fitted = tf.ensure_shape(tf.reshape(fitted, tf.shape(fitted)[: shape.rank]), shape)
     if fitted.shape.rank == shape.rank + 1 and fitted.shape[-1] == 1:
         fitted = tf.squeeze(fitted, -1)
     if not fitted.shape.is_compatible_with(shape):
@@ -168,6 +170,9 @@ def fit_sample_weight(sample_weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns weights per image or per pixel as float32 `(batch, height or 1, width or 1)`."""
     weights = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
     shape, rank = weights.shape, labels.shape.rank
+    if shape.rank is None:  # also of TensorFlow after calls with both forms
+        known = tf.concat([tf.shape(weights), [1] * rank], 0)[:rank]
+        return tf.ensure_shape(tf.reshape(weights, known), [None] * rank)
     if shape.rank == rank + 1 and shape[-1] == 1:
         weights = tf.squeeze(weights, -1)
     elif shape.rank == 1 or (shape.rank == 2 and shape[-1] == 1):

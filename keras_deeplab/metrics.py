@@ -126,9 +126,9 @@ class SegmentationMetrics(keras.metrics.Metric):
 
     The entries in the logs are `mean_iou`, `pixel_accuracy`, `frequency_weighted_iou` and, for each
     class, `iou_NAME` and `predicted_share_NAME` (white space in a name becomes `_`), with the
-    prefix `val_` for validation data: `ModelCheckpoint(monitor="val_mean_iou")`. An undefined IoU
-    is NaN. Counts are exact up to 2^53 pixels. The second metric of a model needs a name of its
-    own, which is then part of the prefix.
+    prefix `val_` for validation data: `ModelCheckpoint("best.keras", "val_mean_iou", mode="max")`.
+    An undefined IoU is NaN. Counts are exact up to 2^53 pixels. The second metric of a model needs
+    a name of its own, which is then part of the prefix.
 
     The entries per class are not in the logs of a batch: TensorFlow optimises a step of 300 results
     for half a minute. Invalid labels are as in `losses.CrossEntropy`: an error, or NaN in XLA.

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_deeplab import labels as labels_module
 from keras_deeplab.boundary import BoundaryScores
 from keras_deeplab.labels import check_labels, read_labels, warn_of_single_class
-from keras_deeplab.losses import CrossEntropy, class_weights, parse
+from keras_deeplab.losses import LOSSES, CrossEntropy, class_weights, parse
 from keras_deeplab.metrics import SegmentationMetrics
 
 INTEGERS = ["bool", "uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64"]
@@ -22,6 +22,32 @@ NO_LABELS = {
     "wide": np.array([0, 2**32]),
     "wider": np.array([0, 2**32 + 255], np.uint64),
 }
+
+
+@pytest.mark.parametrize("last", [(), (1,)])
+@pytest.mark.parametrize("loss", [*LOSSES, "metrics"])
+def test_labels_and_weights_of_unknown_rank(loss, last):
+    """As `tf.py_function` returns them, and TensorFlow after calls with several ranks."""
+    random = np.random.default_rng(0)
+    truth, weights = random.integers(0, 3, (2, 5, 6)), random.uniform(size=(2, 5, 6))
+    logits = tf.constant(random.normal(size=(2, 5, 6, 3)), tf.float32)
+    metric = SegmentationMetrics(3)
+
+    def compute(truth, weights):
+        if loss != "metrics":
+            return parse(loss)(truth, logits, sample_weight=weights)
+        metric.reset_state()
+        metric.update_state(truth, logits, weights)
+        return tf.identity(metric.confusion)
+
+    unknown = tf.TensorSpec(None, tf.int64), tf.TensorSpec(None, tf.float64)
+    with_unknown = tf.function(compute, input_signature=unknown, autograph=False)
+    for given in (weights, weights[..., None], weights[:, 0, 0], weights[:, :1, 0]):
+        expected = compute(truth, given)
+        found = with_unknown(truth.reshape(*truth.shape, *last), given)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        with_unknown(truth[:, :4], weights)
 
 
 @pytest.mark.parametrize("dtype", [*INTEGERS, "float16", "float32", "float64"])

@@ -122,7 +122,8 @@ def _is_dilated(layer: Any) -> bool:
 
 def _tensors(inputs: Any, kernel: Any) -> tuple[tf.Tensor, tf.Tensor]:
     inputs = tf.convert_to_tensor(ops.convert_to_tensor(inputs))
-    kernel = ops.convert_to_tensor(kernel, dtype=inputs.dtype)
+    # The kernel as an integer would be zeros: TensorFlow raises an error, as in Keras' layers.
+    kernel = ops.convert_to_tensor(kernel, dtype=inputs.dtype if inputs.dtype.is_floating else None)
     return inputs, tf.convert_to_tensor(kernel)  # Keras returns the variable itself
 
 

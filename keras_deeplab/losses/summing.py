@@ -130,7 +130,8 @@ def parse(
         while isinstance(terms[0], ast.BinOp) and isinstance(terms[0].op, ast.Add):
             terms[:1] = [terms[0].left, terms[0].right]
         weights, losses = zip(*(_parsed_term(term, shared) for term in terms), strict=True)
-        if class_weights is not None and not any(hasattr(one, "class_weights") for one in losses):
+        found = losses[0] if weights == (1.0,) else Sum(losses, weights)
+        if class_weights is not None and not takes_class_weights(found):
             raise ValueError("None of these losses takes `class_weights`: set them to None.")
     except (SyntaxError, RecursionError, MemoryError, TypeError, ValueError) as error:
         rule = (
@@ -138,7 +139,12 @@ def parse(
             "'cross_entropy + 0.5 * lovasz_softmax(stride=4)'"
         )
         raise validation.error("loss", rule, loss, str(error)) from error
-    return losses[0] if weights == (1.0,) else Sum(losses, weights)
+    return found
+
+
+def takes_class_weights(loss: keras.losses.Loss) -> bool:
+    """Whether a loss, or one of a `Sum`, has weights of the classes."""
+    return any(hasattr(one, "class_weights") for one in getattr(loss, "losses", [loss]))
 
 
 def _parsed_term(tree: ast.expr, shared: dict[str, Any]) -> tuple[float, keras.losses.Loss]:

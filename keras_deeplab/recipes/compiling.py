@@ -64,6 +64,8 @@ def _optimizer(model: keras.Model, recipe: Recipe, total_steps: int) -> keras.op
         groups += optimizers.classifier(model, *factors)
     if recipe.backbone_lr_multiplier != 1:
         groups += optimizers.backbone(model, recipe.backbone_lr_multiplier)
+    trained = [variable.path for variable in model.trainable_variables]
+    groups = [group for group in groups if any(map(group.matches, trained))]
     shared: dict[str, Any] = {
         "weight_decay": recipe.weight_decay,
         "global_clipnorm": recipe.clipnorm,

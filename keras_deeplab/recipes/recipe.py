@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
+import numpy as np
+
 from keras_deeplab import validation
 from keras_deeplab.batch_norm import POLICIES
 from keras_deeplab.data.augmentation.augmenting import CHECKS, check_scales
@@ -178,7 +180,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON stores them."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
 
     def __str__(self) -> str:
         has_effect = {
@@ -200,6 +202,12 @@ class Recipe:
             if has_effect.get(key, True) and (value is False or value not in (None, {}, 0))
         ]
         return "\n".join([f"Recipe {self.name}:", *lines])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise validation.error("recipe", "of numbers, strings, lists and dicts", value)
 
 
 _CHECKED = {

@@ -287,6 +287,8 @@ def _check_model(
         if spec.shape[-1] != info.channels:
             rule = f"a model of {info.channels} channels, as many as the source's images have"
             raise validation.error("model", rule, model.input_shape)
+        if not model.trainable_weights:
+            raise validation.error("model", "a model with weights that are not frozen", model)
     if info.num_classes < 2:
         raise validation.error("source", "a data set of two classes or more", info.classes)
     checked_names(info.num_classes, [key_of_class(name) for name in info.classes])

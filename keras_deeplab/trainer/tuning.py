@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from keras_deeplab import data, validation
+from keras_deeplab import data, losses, validation
 from keras_deeplab.analysis.table import text_table
 from keras_deeplab.extras import require
 from keras_deeplab.files import write_json
+from keras_deeplab.losses.summing import takes_class_weights
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.cost import training_cost
@@ -254,11 +255,14 @@ def _choices(recipe: Recipe) -> Choices:
     weights += [
         {"class_weights": "median", "class_weights_power": power} for power in WEIGHT_POWERS
     ]
+    own_loss = {"loss": recipe.loss}
+    if not takes_class_weights(losses.parse(recipe.loss, None, keras.optimizers.SGD())):
+        own_loss["class_weights"] = None
     return {
         "crop_size": {f"{w}x{h}": {"crop_size": (h, w)} for h, w in crops},
         "scales": {f"{a:g}..{b:g}": {"scales": (a, b)} for a, b in (recipe.scales, *SCALES)},
         "class_weights": {_weights_text(**each): each for each in weights},
-        "loss": {loss: {"loss": loss} for loss in (recipe.loss, *LOSSES)},
+        "loss": {recipe.loss: own_loss} | {loss: {"loss": loss} for loss in LOSSES},
     }
 
 

@@ -64,13 +64,14 @@ def load(
     """
     if not isinstance(model, keras.Model) or not model.weights:
         raise validation.error("model", "a built Keras model with weights", model)
-    model = unwrapped(model)
+    given, model = model, unwrapped(model)
     if isinstance(checkpoint, str | os.PathLike) and str(checkpoint).endswith(".weights.h5"):
         path = Path(os.path.expanduser(checkpoint))
         with reading(path):
             if moving_averages:
                 raise UnreadableError(NO_AVERAGES)
-            found = checkpoint_of(hdf5.read_structured(path, model), str(path))
+            twin = hdf5.read_structured(path, given, model)
+            found = checkpoint_of(twin, str(path))
     else:
         config = model.get_config() if hasattr(model, "backbone") else {}
         backbone, options = config.get("backbone", model.name), config.get("backbone_options")

@@ -112,6 +112,19 @@ def test_the_training_step_is_traced_once_for_all_sizes(photographs):
     assert len(result.history["loss"]) == 4
 
 
+class Unregistered(keras.layers.Dense):
+    """A layer that Keras cannot find by its name."""
+
+
+def test_a_classifier_that_no_file_can_hold_is_an_error_before_the_training(photographs, tmp_path):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(Unregistered(3)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    with pytest.raises(ValueError, match="`model` must be a model that can be loaded from a file"):
+        keras_deeplab.fit_classifier(model, photographs, [16], epochs=1, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_models_of_other_classes_and_no_sizes_are_errors(photographs):
     model = keras_deeplab.SPPNet(3, "alexnet", levels=(1,), dense=())
     with pytest.raises(ValueError, match=r"`model` must be a classifier of 2 .*\(None, 3\)"):

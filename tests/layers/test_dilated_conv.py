@@ -92,6 +92,15 @@ def test_results_and_gradients_are_keras(kind, dtype):
         compare(kind, dtype, *settings)
 
 
+@pytest.mark.parametrize("layer", [Conv2D, DepthwiseConv2D, SeparableConv2D])
+def test_integers_are_an_error_as_in_keras(layer):
+    arguments = () if layer is DepthwiseConv2D else (4,)
+    for rate in (1, 2):
+        dilated = layer(*arguments, kernel_size=3, dilation_rate=rate)
+        with pytest.raises((tf.errors.InvalidArgumentError, TypeError, ValueError)):
+            dilated(tf.ones((1, 9, 9, 2), tf.int32))
+
+
 @pytest.mark.slow
 def test_without_onednn():
     """Without oneDNN there are neither native depthwise convolutions nor native gradients."""

@@ -67,6 +67,24 @@ def test_v1_and_v2_train_their_predictors_faster():
     assert max(rate for rate, _ in multipliers(wrapped).values()) == 20
 
 
+@pytest.mark.parametrize("frozen", ["logits", "backbone", "norms"])
+def test_groups_of_frozen_weights_are_left_out(frozen):
+    model = small()
+    found = {
+        "logits": [model.get_layer("logits")],
+        "backbone": [model.backbone],
+        "norms": all_norms(model).values(),
+    }[frozen]
+    for layer in found:
+        layer.trainable = False
+    recipe = recipes.get("v3_plus").replace(classifier_lr_multiplier=10, backbone_lr_multiplier=0.5)
+    compiled(model, recipe)
+    rates = {path: rate for path, (rate, _) in multipliers(model).items()}
+    assert len(rates) == len(model.trainable_variables)
+    assert set(rates.values()) <= {1, 0.5, 10}
+    assert (10 in rates.values()) == (frozen != "logits")
+
+
 def test_the_backbone_may_be_slower(model):
     compiled(model, recipes.get("v3").replace(backbone_lr_multiplier=0.25))
     of_backbone = {variable.path for variable in model.backbone.trainable_variables}

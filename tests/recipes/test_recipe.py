@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from keras_deeplab import recipes
@@ -42,10 +43,18 @@ def test_a_recipe_survives_json():
         *recipes.RECIPES.values(),
         recipes.get("v3").replace(model={"aspp_rates": (6, 12)}),
         recipes.get("v3").replace(rotation=[-10, 10], copy_paste=0.5, copy_paste_classes=["car"]),
+        recipes.get("v3").replace(
+            model={"aspp_filters": np.int64(8)}, steps=np.int32(7), color_jitter=np.float32(0.25)
+        ),
     ]:
         values = recipe.to_dict()
         assert json.loads(json.dumps(values)) == values
         assert recipes.Recipe(**values).to_dict() == values
+
+
+def test_what_json_cannot_store_is_named():
+    with pytest.raises(ValueError, match="`recipe` must be of numbers, strings, lists and dicts"):
+        recipes.get("v3").replace(model={"aspp_rates": {6, 12}}).to_dict()
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=recipes.RECIPES)

@@ -415,6 +415,8 @@ class TwoReplicas:
 SMALL = small()
 TWO = {"strategy": TwoReplicas()}
 FIXED = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(6, 1)])
+FROZEN = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(6, 1)])
+FROZEN.trainable = False
 PIXELS = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(6, 1)])
 
 
@@ -422,6 +424,7 @@ PIXELS = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(6, 
     "model, more, message",
     [
         (SMALL.with_num_classes(3), {}, "`model` must be a model of 6 classes"),
+        (FROZEN, {}, "`model` must be a model with weights that are not frozen"),
         ("deeplab_v9", {}, "`name` must be one of .*'deeplab_v3_plus'"),
         ("unet", {"recipe": "v9"}, "`name` must be one of 'v1', 'v2', 'v3'"),
         (keras_deeplab.trainer.ModelBuilder(mixed_precision="float16"), TWO, "float16 does not"),

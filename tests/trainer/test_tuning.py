@@ -283,6 +283,22 @@ def test_the_second_stage_that_trials_leave_out_is_not_counted(source, tmp_path,
         kd.tune("deeplab_v3", source, recipe.replace(model={}), minutes=600, output=tmp_path / "t")
 
 
+def test_every_choice_is_a_recipe_that_trains():
+    for loss in ("dice", "cross_entropy + dice", "dice + 0.5 * lovasz_softmax"):
+        recipe = RECIPE.replace(loss=loss, class_weights=None, crop_size=(32, 32))
+        choices = tuning._choices(recipe)
+        weighted = set()
+        for weights in choices["class_weights"]:
+            for chosen in choices["loss"]:
+                own = tuning._own_values(recipe, choices)
+                values = {**own, "class_weights": weights, "loss": chosen}
+                changed = recipe.replace(**tuning._changes(values, choices))
+                given = None if changed.class_weights is None else [1.0] * 6
+                kd.losses.parse(changed.loss, given)
+                weighted |= {changed.loss} if given else set()
+        assert (loss in weighted) == ("cross_entropy" in loss)
+
+
 def test_trials_are_on_images_at_the_scale_of_the_recipe(source, tmp_path, monkeypatch, score):
     seen = []
 

@@ -95,6 +95,16 @@ def test_own_files_come_back(model, files):
 
 
 @pytest.mark.slow
+def test_weights_of_a_wrapped_model_come_back(model, files, tmp_path):
+    wrapped = keras_deeplab.MultiScale(model, (0.5, 1.0))
+    wrapped.save_weights(tmp_path / "wrapped.weights.h5")
+    for path in (tmp_path / "wrapped.weights.h5", files / "model.weights.h5"):
+        target = scattered(small(), 3)
+        weights.load(keras_deeplab.MultiScale(target, (0.5, 1.0)), path)
+        assert same_weights(model, target)
+
+
+@pytest.mark.slow
 def test_another_number_of_classes_keeps_its_own_predictor(files):
     target = small(5)
     assert weights.load(target, files / "model.keras").missing_keys == ("logits",)

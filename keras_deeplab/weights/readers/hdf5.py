@@ -88,23 +88,25 @@ def read_by_name(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_structured(path: Path, model: keras.Model) -> keras.Model:
-    """A model like `model` with the weights of a `.weights.h5` file, which names no layers.
+def read_structured(path: Path, *models: keras.Model) -> keras.Model:
+    """A model like one of `models` with the weights of a `.weights.h5` file, which names no layers.
 
     Keras leaves layers without a place in the file as they are: places and shapes must be the same.
     """
     theirs = _shapes(path)
-    twin = type(model).from_config(model.get_config())
-    with tempfile.TemporaryDirectory() as folder:
-        own = Path(folder) / "own.weights.h5"
-        twin.save_weights(own)
-        if differences := sorted(_shapes(own) ^ theirs):
-            place, shape = differences[0]
-            where = "file" if differences[0] in theirs else "model"
-            what = f"{len(differences)} differences, such as {place} of {shape} in the {where}"
-            raise UnreadableError(f"it holds another network than '{model.name}': {what}")
-    twin.load_weights(path)
-    return twin
+    for model in models:
+        twin = type(model).from_config(model.get_config())
+        with tempfile.TemporaryDirectory() as folder:
+            own = Path(folder) / "own.weights.h5"
+            twin.save_weights(own)
+            differences = sorted(_shapes(own) ^ theirs)
+        if not differences:
+            twin.load_weights(path)
+            return twin
+    place, shape = differences[0]
+    where = "file" if differences[0] in theirs else "model"
+    what = f"{len(differences)} differences, such as {place} of {shape} in the {where}"
+    raise UnreadableError(f"it holds another network than '{model.name}': {what}")
 
 
 def _shapes(path: Path) -> set[tuple[str, tuple[int, ...]]]:
