@@ -85,11 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         meant = f" Did you mean {close[0]!r}?" if close else ""
         print(f"error: There is no command {name!r}.{meant} See --help.", file=sys.stderr)
         return 2
-    import_tensorflow()
-    if name == "--version":
-        print(importlib.import_module("keras_deeplab").__version__)
-        return 0
-    return importlib.import_module(f"keras_deeplab.cli.{name.replace('-', '_')}").main(others)
+    try:
+        import_tensorflow()
+        if name == "--version":
+            print(importlib.import_module("keras_deeplab").__version__)
+            return 0
+        command = importlib.import_module(f"keras_deeplab.cli.{name.replace('-', '_')}")
+        return command.main(others)
+    except KeyboardInterrupt:  # while modules are imported
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -42,6 +42,17 @@ def test_start_up_messages_are_dropped_and_errors_are_not(tmp_path):
     assert found.stderr.splitlines() == [MESSAGES[-1], "mine"]
 
 
+def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("raise KeyboardInterrupt")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import keras_deeplab_launcher\n"
+        "sys.exit(keras_deeplab_launcher.main(['train', '--help']))"
+    )
+    found = run("-c", code, cwd=ROOT)
+    assert (found.returncode, found.stderr) == (130, "\nInterrupted.\n")
+
+
 @pytest.mark.parametrize(
     "machine, given, expected",
     [
