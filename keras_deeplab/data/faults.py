@@ -24,7 +24,7 @@ EXPECTED = {
     "bad list": "IMAGE,LABEL or IMAGE,LABEL,SPLIT in each row, paths relative to the list",
     "bad annotation": "outlines of at least three points inside an image of known size",
     "missing folder": "SPLIT/images and SPLIT/labels, SPLIT being train, val or test",
-    "unknown split folder": "folders named train, val or test",
+    "unknown split folder": "folders named train, val or test alone, or a splits.json",
     "empty split": "at least one image with a label map",
     "unsupported file": f"images {listed(IMAGE_SUFFIXES)}, label maps {listed(LABEL_SUFFIXES)}",
     "not a regular file": "regular files, or links to them",

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,9 @@ def _file_states(source: Source) -> list[tuple[int, float]]:
     if not isinstance(source, FileSource):
         return []
     paths = {path for split in source.splits for _, *pair in source.pairs(split) for path in pair}
-    return [(found.st_size, found.st_mtime) for found in (path.stat() for path in sorted(paths))]
+    with ThreadPoolExecutor() as pool:
+        states = list(pool.map(lambda path: path.stat(), sorted(paths)))
+    return [(state.st_size, state.st_mtime) for state in states]
 
 
 def _reusable(encoded: bytes) -> bytes:

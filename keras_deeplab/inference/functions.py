@@ -14,13 +14,14 @@ import tensorflow as tf
 from keras_deeplab.crf import RefinedModel
 from keras_deeplab.frozen import FrozenFunction
 from keras_deeplab.graph import geometry
-from keras_deeplab.graph.network import all_layers, top_level_calls
+from keras_deeplab.graph.network import all_layers, functional, is_network, top_level_calls
 from keras_deeplab.inference.upsampled_labels import upsampled_labels
 from keras_deeplab.labels import label_dtype
 from keras_deeplab.layers import CropLike, ResizeLike
 from keras_deeplab.layers.resize import bilinear
 from keras_deeplab.memory import return_free_memory
 from keras_deeplab.models import MultiScale
+from keras_deeplab.models.multi_scale import unwrapped
 from keras_deeplab.runtimes import BYTES_PER_PIXEL, ExportedModel, pixels_as
 from keras_deeplab.validation import error
 
@@ -171,15 +172,27 @@ def bytes_per_pixel(model: keras.Model) -> int:
 
 def warn_of_softmax(model: keras.Model) -> None:
     """Warns of a model whose outputs are probabilities, of which another softmax is taken."""
-    calls = {id(call.outputs[0]): call.operation for call in top_level_calls(model)}
-    last = calls.get(id(model.outputs[0]))
-    softmax = getattr(last, "activation", None) is keras.activations.softmax
-    if softmax or type(last).__name__ == "Softmax":  # the layer or `ops.softmax`
+    if _ends_in_softmax(unwrapped(model)):
         warnings.warn(
             "The model ends in a softmax, but its outputs are taken for logits: labels are right, "
             "probabilities are too even. Remove the softmax.",
             stacklevel=3,
         )
+
+
+def _ends_in_softmax(model: keras.Model) -> bool:
+    calls = {id(call.outputs[0]): call for call in top_level_calls(model)}
+    call = calls.get(id(model.outputs[0]))
+    while call is not None:
+        last = call.operation
+        is_function = type(last).__name__ == "Softmax"  # the layer or `ops.softmax`
+        if is_function or getattr(last, "activation", None) is keras.activations.softmax:
+            return True
+        if is_network(last):
+            return _ends_in_softmax(functional(last))
+        sums_remain = isinstance(last, ResizeLike | CropLike | keras.layers.Activation)
+        call = calls.get(id(call.inputs[0])) if sums_remain else None
+    return False
 
 
 def _fingerprint_function(weights: list[keras.Variable]) -> Any:

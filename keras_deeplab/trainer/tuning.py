@@ -299,7 +299,8 @@ def _search(
         _propose(trial, recipe.learning_rate, choices)
         changed = recipe.replace(**_changes(trial.params, choices), stage2_share=0.0)
         try:
-            score = _train_longer(study, trial, partial(train, changed), has_time)
+            values = _values(trial.params, choices)
+            score = _train_longer(study, trial, values, partial(train, changed), has_time)
         # Such as a loss that is not finite, or a loss or crop that takes more memory.
         except (ValueError, MemoryError, tf.errors.ResourceExhaustedError) as error:
             if not _finished(study):
@@ -334,9 +335,17 @@ def _changes(values: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
     return changes
 
 
+def _values(params: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
+    """The values of a trial as they act: a loss may take no class weights."""
+    changes = _changes(params, choices)
+    weights = _weights_text(changes["class_weights"], changes["class_weights_power"])
+    return {**params, "class_weights": weights}
+
+
 def _train_longer(
     study: optuna.Study,
     trial: optuna.Trial,
+    values: Mapping[str, Any],
     train: Callable[[int], float],
     has_time: Callable[[int], bool],
 ) -> float:
@@ -348,8 +357,8 @@ def _train_longer(
         score = train(steps)
         study.set_user_attr("step_seconds", (time.monotonic() - begin) / steps)
         trial.report(score, steps)
-        values = ", ".join(f"{name} {_text(value)}" for name, value in trial.params.items())
-        logger.info("Trial %d, %d steps: mean IoU %.3f (%s)", *(trial.number, steps, score, values))
+        text = ", ".join(f"{name} {_text(value)}" for name, value in values.items())
+        logger.info("Trial %d, %d steps: mean IoU %.3f (%s)", *(trial.number, steps, score, text))
         if trial.should_prune():
             break
     return score
@@ -388,7 +397,8 @@ def _result(study: optuna.Study, recipe: Recipe, choices: Choices) -> TuningResu
     trials = []
     for trial in _finished(study):
         scores = dict(sorted(trial.intermediate_values.items()))
-        trials.append(Trial(trial.params, scores, trial.user_attrs.get("failure")))
+        values = _values(trial.params, choices)
+        trials.append(Trial(values, scores, trial.user_attrs.get("failure")))
     baseline = trials[0]
     # Only trials of one length are compared, the longest.
     trials.sort(

@@ -70,7 +70,7 @@ def load(
         with reading(path):
             if moving_averages:
                 raise UnreadableError(NO_AVERAGES)
-            twin = hdf5.read_structured(path, given, model)
+            twin = hdf5.read_structured(path, *dict.fromkeys((given, model)))
             found = checkpoint_of(twin, str(path))
     else:
         config = model.get_config() if hasattr(model, "backbone") else {}

@@ -88,7 +88,6 @@ def test_entries_are_those_of_pathlib(upload, tmp_path):
         (remote / "d").read_bytes()
 
 
-@pytest.mark.slow
 def test_a_home_folder_after_a_prefix(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data_path("~/data") == tmp_path / "data"
@@ -97,6 +96,7 @@ def test_a_home_folder_after_a_prefix(tmp_path, monkeypatch):
         data.open_source("labelme:~/nothing")
 
 
+@pytest.mark.slow
 def test_the_whole_way(upload, folder):
     """Audit, batches and evaluation are those of the local files."""
     local, remote = data.open_source(folder), data.open_source(upload(folder))

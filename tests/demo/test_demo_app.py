@@ -133,7 +133,6 @@ def test_settings_are_applied(client, network, query, expected):
     assert np.abs(found["confidence"].astype(int) - plain["confidence"]).mean() > 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "scales, options, views",
     [((1.5,), {"fusion": "mean"}, 1), ((1.0,), {"flip": True}, 2), ((0.5,), {}, 0)],
@@ -143,6 +142,7 @@ def test_one_enlarged_view_is_the_models_own(network, scales, options, views):
     assert Choice("m", model, INFO).to_dict()["views"] == views
 
 
+@pytest.mark.slow
 def test_own_views_are_replaced_by_other_scales(client, network):
     plain = answered(client, model=1)["confidence"].astype(int)
     own = answered(client, model=2)["confidence"].astype(int)

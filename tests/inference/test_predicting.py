@@ -465,17 +465,34 @@ def test_warns_of_divided_pixels_only(brightest, image):
         predict(brightest, np.zeros((4, 4, 3), np.float32))
 
 
-@pytest.mark.parametrize("softmax", ["layer", "activation", "function", "argument"])
-def test_warns_of_a_softmax_at_the_end(image, softmax):
+SOFTMAXES = {
+    "layer": lambda x: keras.layers.Softmax()(x),
+    "activation": lambda x: keras.layers.Activation("softmax")(x),
+    "function": keras.ops.softmax,
+    "argument": lambda x: keras.layers.Conv2D(3, 1, activation="softmax")(x),
+}
+ENDS = {
+    "nothing": lambda model: model,
+    "views": lambda model: keras_deeplab.MultiScale(model, (0.5, 1.0)),
+    "nested": lambda model: keras.Model(model.inputs, model(model.inputs[0])),
+    "float32": lambda model: keras.Model(
+        model.inputs, keras.layers.Activation("linear", dtype="float32")(model.outputs[0])
+    ),
+    "resized": lambda model: keras.Model(
+        model.inputs, keras_deeplab.layers.ResizeLike()(model.outputs[0], model.inputs[0])
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("softmax", SOFTMAXES)
+def test_warns_of_a_softmax_at_the_end(image, softmax, end, recwarn):
     inputs = keras.Input((None, None, 3))
-    logits = keras.layers.Dense(3, activation="softmax" if softmax == "argument" else None)(inputs)
-    last = {
-        "layer": keras.layers.Softmax(),
-        "activation": keras.layers.Activation("softmax"),
-        "function": keras.ops.softmax,
-    }.get(softmax, lambda outputs: outputs)
+    attention = SOFTMAXES[softmax](keras.layers.Conv2D(3, 1)(inputs))
+    keras_deeplab.predict(ENDS[end](keras.Model(inputs, attention * inputs)), image)
+    assert not [one for one in recwarn if "softmax" in str(one.message)]
     with pytest.warns(UserWarning, match="The model ends in a softmax"):
-        keras_deeplab.predict(keras.Model(inputs, last(logits)), image)
+        keras_deeplab.predict(ENDS[end](keras.Model(inputs, attention)), image)
 
 
 def test_wrong_models(image):

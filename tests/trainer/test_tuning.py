@@ -297,6 +297,9 @@ def test_every_choice_is_a_recipe_that_trains():
                 kd.losses.parse(changed.loss, given)
                 weighted |= {changed.loss} if given else set()
         assert (loss in weighted) == ("cross_entropy" in loss)
+        other = {**own, "class_weights": "median ** 0.5"}
+        shown = tuning._values(other, choices)["class_weights"]
+        assert shown == ("median ** 0.5" if "cross_entropy" in loss else "none")
 
 
 def test_trials_are_on_images_at_the_scale_of_the_recipe(source, tmp_path, monkeypatch, score):

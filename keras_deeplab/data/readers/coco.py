@@ -193,16 +193,20 @@ class Coco(FileSource):
             if self.kind == "instances":
                 files.labels[name] = labels
             elif "segments_info" in image:
-                files.labels[name] = labels.with_suffix("") / Path(image["file_name"]).name
+                files.labels[name] = _inside(labels.with_suffix(""), image["file_name"])
         return files.check(self.root, split)
 
     def read_values(self, name: str, path: Path) -> np.ndarray:
         """Returns the labels of a panoptic PNG or of instances, or the values of stuff."""
         if self.kind == "stuff":
             return read_label(path)[0]
-        # The annotations of the split are the file, or beside the folder of the PNG.
-        of = path if self.kind == "instances" else path.parent.with_suffix(".json")
-        split = next(s for s in self.splits if of == self._annotations_of(s))
+        # The annotations of a split are the file, or beside the folder of the PNG.
+        annotations = {split: self._annotations_of(split) for split in self.splits}
+        split = next(
+            split
+            for split, file in annotations.items()
+            if path == file or path.is_relative_to(file.with_suffix(""))
+        )
         image = self._content(split)["by_name"][name]
         try:
             if self.kind == "panoptic":
@@ -212,7 +216,7 @@ class Coco(FileSource):
             return drawn(size, self._areas(areas, size))
         except FileFault as fault:
             raise FileFault(fault.kind, f"{name}: {fault.found}") from fault
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             text = f"{name}: {type(error).__name__} {error}"
             raise FileFault("bad annotation", text) from error
 
@@ -244,9 +248,17 @@ class Coco(FileSource):
 
 
 def _name(file_name: str, files: Container[str]) -> str:
-    """The path of an image without its ending; its name alone if no file has the path."""
+    """The path of an image without its ending; its name alone if that is the path of a file."""
     path = PurePosixPath(file_name.replace("\\", "/")).with_suffix("")
-    return path.as_posix() if path.as_posix() in files else path.name
+    return path.name if path.as_posix() not in files and path.name in files else path.as_posix()
+
+
+def _inside(folder: Path, file_name: str) -> Path:
+    """The path of a file in a folder; its name alone where it is not there or not inside."""
+    given = PurePosixPath(file_name.replace("\\", "/"))
+    path = folder / given
+    inside = not given.is_absolute() and ".." not in given.parts
+    return path if inside and path.is_file() else folder / given.name
 
 
 def _area(annotation: dict[str, Any]) -> float:

@@ -15,7 +15,7 @@ from keras_deeplab.data.layout import SplitFiles, find_splits
 from keras_deeplab.data.paths import absolute
 from keras_deeplab.data.readers.listing import files_below, first_existing, read_lines
 from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rectangle, with_background
-from keras_deeplab.data.readers.splitting import splits_of
+from keras_deeplab.data.readers.splitting import grouped
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
 from keras_deeplab.files import read_json_object
 
@@ -58,7 +58,7 @@ class LabelMe(FileSource):
     def _splits(self) -> dict[str, list[str]]:
         folders = find_splits(self.root)
         if not folders:
-            return splits_of(self._json, self.root)
+            return grouped(dict.fromkeys(self._json), self.root)
         by_folder, faults = {split: [] for split in folders}, []
         for name in self._json:
             split = name.split("/")[0].lower()

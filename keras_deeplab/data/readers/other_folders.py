@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -35,6 +36,7 @@ class OtherFolder(Folder):
       `1.jpg`.
 
     Without splits a fifth of the images validates; splits.json keeps the choice and may be changed.
+    Beside folders of splits others are an error, unless a splits.json is there, which decides then.
     All else is as in `data.Folder`.
     """
 
@@ -61,11 +63,14 @@ class OtherFolder(Folder):
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
         names = sorted(self._all.images.keys() | self._all.labels.keys())
-        split_of = {name: split_named(name.split("/")[0]) for name in names}
-        others = {name.split("/")[0] for name in names if not split_of[name]}
-        if others and any(split_of.values()):  # of which the given splits would become a part
-            faults = [FileFault("unknown split folder", name) for name in sorted(others)]
-            raise DatasetError(str(self.root), faults)
+        folder_of = {name: name.split("/")[0] if "/" in name else "." for name in names}
+        split_of = {name: split_named(folder) for name, folder in folder_of.items()}
+        if not all(split_of.values()) and any(split_of.values()):
+            if not (self.root / "splits.json").exists():  # else it says what such folders are
+                others = {folder_of[name] for name in names if not split_of[name]}
+                faults = [FileFault("unknown split folder", folder) for folder in sorted(others)]
+                raise DatasetError(str(self.root), faults)
+            split_of = dict.fromkeys(names)
         return grouped(split_of, self.root)
 
     @property
@@ -164,7 +169,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _cells(line: str) -> list[str]:
-    return line.split("\t" if "\t" in line.strip() else None)
+    return re.split(r"\t+" if "\t" in line.strip() else r"\s+", line.strip())
 
 
 def _folder_pair(root: Path) -> tuple[Path, Path] | None:

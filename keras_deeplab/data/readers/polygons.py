@@ -48,18 +48,20 @@ def _filled(points: Sequence[Point], size: tuple[int, int]) -> tuple[np.ndarray,
         raise FileFault("bad annotation", f"an outline of {len(points)} points: {points[:3]}")
     limits = np.stack([np.floor(corners.min(0)), np.ceil(corners.max(0))])
     (left, top), (right, bottom) = np.clip(limits, 0, size[::-1]).astype(int)
-    x, y = (corners - (left + 0.5, top + 0.5)).T  # of which integers are centres of pixels
-    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
-    edges = np.ceil(np.sort([y, next_y], axis=0)).clip(0, bottom - top).astype(int)
+    corners -= 0.5  # integers are centres of pixels
+    edges = np.stack([corners, np.roll(corners, -1, 0)], 1)
+    # From above to below, and on the image: outlines that share an edge compute the same.
+    edges = np.where(edges[:, :1, 1:] > edges[:, 1:, 1:], edges[:, ::-1], edges)
+    first, end = np.ceil(edges[..., 1]).clip(top, bottom).astype(int).T
     # Each edge toggles the pixels to the right of it, in each row whose centres it crosses.
-    edge = np.repeat(np.arange(len(x)), edges[1] - edges[0])
-    starts = np.cumsum(edges[1] - edges[0]) - edges[1]
-    row = np.arange(len(edge)) - starts[edge]
-    slope = (next_x - x)[edge] / (next_y - y)[edge]
-    column = np.ceil(x[edge] + (row - y[edge]) * slope).clip(0, right - left).astype(int)
+    edge = np.repeat(np.arange(len(edges)), end - first)
+    row = np.arange(len(edge)) + (end - np.cumsum(end - first))[edge]
+    (x, y), (next_x, next_y) = edges[edge].transpose(1, 2, 0)
+    column = np.ceil(x + (row - y) * ((next_x - x) / (next_y - y))).clip(left, right)
     toggles = np.zeros((bottom - top, right - left + 1), np.uint8)
-    np.bitwise_xor.at(toggles, (row, column), 1)
-    return np.bitwise_xor.accumulate(toggles[:, :-1], axis=1) > 0, (left, top)
+    np.bitwise_xor.at(toggles, (row - top, column.astype(int) - left), 1)
+    filled = toggles[:, :-1]
+    return np.bitwise_xor.accumulate(filled, axis=1, out=filled).view(bool), (left, top)
 
 
 def with_background(names: Iterable[str]) -> tuple[str, ...]:

@@ -21,31 +21,42 @@ def grouped(
     split_of: Mapping[str, str | None], root: Path, file: str = "splits.json"
 ) -> dict[str, list[str]]:
     """Returns the names of each split: those given, and those of `splits_of` for other names."""
-    others = [name for name, split in split_of.items() if not split]
-    found = splits_of(others, root, file) if others or not split_of else {}
-    split_of = dict(split_of) | {name: split for split, part in found.items() for name in part}
+    given = {name: split for name, split in split_of.items() if split}
+    found = splits_of(split_of.keys() - given, root, file, given) if given != split_of else {}
+    split_of = given | {name: split for split, part in found.items() for name in part}
     names = sorted(split_of)
     splits = {split: [name for name in names if split_of[name] == split] for split in SPLITS}
     return {split: part for split, part in splits.items() if part} or {"train": []}
 
 
-def splits_of(names: Iterable[str], root: Path, file: str = "splits.json") -> dict[str, list[str]]:
+def splits_of(
+    names: Iterable[str], root: Path, file: str = "splits.json", given: Iterable[str] = ()
+) -> dict[str, list[str]]:
     """Returns the names of each split: those of a file, or a fifth of all as validation.
 
     The choice depends on the names alone, by their hashes. It is kept in the file, where it can
-    be changed; names that are added later are trained on, and those of deleted images are left out.
-    A folder that cannot be written to gets no file.
+    be changed; names that are added later are trained on, and those of deleted images leave it.
+    Names of `given` may be in it too, without effect. A folder that cannot be written to gets no
+    file.
     """
     names, path = sorted(names), root / file
     faults = [FileFault("file name not UTF-8", name) for name in names if not is_utf8(name)]
     if faults:
         raise DatasetError(str(root), faults)
-    splits = _read(path, names) if path.exists() else {}
+    splits = _read(path, set(given)) if path.exists() else {}
     listed = {name for part in splits.values() for name in part}
     added = [name for name in names if name not in listed]
-    if not added or len(names) < 2:
+    lost = sorted(listed.difference(names))
+    if added and lost:  # names were changed
+        raise _error(path, [f"{name}: listed, not there" for name in lost])
+    if not added and not lost:
         return splits or {"train": names}
-    if splits:
+    if len(names) < 2 and not listed:
+        return {"train": names}
+    if lost:
+        splits = {split: [n for n in part if n not in lost] for split, part in splits.items()}
+        text = f"{len(lost)} images that {path} listed are not there: {first(lost)}"
+    elif listed:
         splits["train"] = sorted([*splits.get("train", ()), *added])
         text = f"{len(added)} images that {path} did not list are trained on"
     else:
@@ -61,7 +72,7 @@ def splits_of(names: Iterable[str], root: Path, file: str = "splits.json") -> di
     return splits
 
 
-def _read(path: Path, names: list[str]) -> dict[str, list[str]]:
+def _read(path: Path, given: set[str]) -> dict[str, list[str]]:
     try:
         splits = read_json_object(path)
     except ValueError as error:
@@ -73,16 +84,10 @@ def _read(path: Path, names: list[str]) -> dict[str, list[str]]:
     if not valid:
         raise _error(path, [f"it must have lists of names under {', '.join(SPLITS)}"])
     listed = Counter(name for part in splits.values() for name in part)
-    there = set(names)
     problems = [f"{name}: listed twice" for name, n in listed.items() if n > 1]
-    lost = [name for name in listed if name not in there]
-    if there - set(listed):  # names were changed, not only deleted
-        problems += [f"{name}: listed, not there" for name in lost]
     if problems:
         raise _error(path, problems)
-    if lost:
-        logger.warning("%d images that %s lists are not there: %s", len(lost), path, first(lost))
-    return {split: [name for name in part if name in there] for split, part in splits.items()}
+    return {split: [name for name in part if name not in given] for split, part in splits.items()}
 
 
 def _error(path: Path, problems: list[str]) -> DatasetError:

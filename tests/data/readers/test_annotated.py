@@ -82,6 +82,16 @@ def test_pixels_whose_centres_are_inside_are_filled(whole):
     assert drawn((40, 40), [Area(1, square)]).sum() == 100
 
 
+def test_an_edge_is_the_same_for_the_outlines_on_both_sides():
+    random = np.random.default_rng(1)
+    for _ in range(300):
+        p, q, r, s = (random.integers(0, 64, (4, 2)) + 0.5).tolist()  # centres of pixels
+        first, other, both = (
+            drawn((64, 64), [Area(1, points)]) for points in ([p, q, r], [q, p, s], [q, r, p, s])
+        )
+        np.testing.assert_array_equal(first ^ other, both)
+
+
 def test_masks_are_cut_at_the_border():
     mask = np.ones((3, 4), bool)
     mask[1, 1] = False
@@ -209,9 +219,34 @@ def test_images_in_folders_of_coco(coco, read, draw):
     _, found = read(f"coco:{root}")
     assert list(found["val"]) == ["000000000001", "x/a", "y/a"]
     (root / "val2017/x/a.jpg").unlink()
+    (root / "val2017/y/a.jpg").unlink()
     with pytest.raises(data.DatasetError, match="val2017/x/a.jpg, which .* is missing") as caught:
         data.audit(f"coco:{root}")
-    assert len(caught.value.faults) == 1
+    assert [len(fault.found) for fault in caught.value.faults] == [2]
+
+
+def test_label_maps_in_folders_of_coco(coco, read, draw):
+    images = [
+        {"id": number, "file_name": f"{folder}/a.jpg", "height": 12, "width": 16}
+        for number, folder in ((7, "x"), (8, "y"))
+    ]
+    annotations = [
+        {
+            "image_id": 7 + k,
+            "file_name": f"{folder}/a.png",
+            "segments_info": [{"id": 9, "category_id": category}],
+        }
+        for k, (folder, category) in enumerate((("x", 3), ("y", 18)))
+    ]
+    root = coco("panoptic", annotations, {"images": images})
+    pixels = np.zeros((12, 16, 3))
+    pixels[..., 0] = 9
+    for split in ("train2017", "val2017"):
+        for folder in "xy":
+            draw(f"{split}/{folder}/a.jpg")
+            draw(f"annotations/panoptic_{split}/{folder}/a.png", pixels)
+    _, found = read(f"coco:{root}")
+    assert {name: label[0, 0] for name, label in found["val"].items()} == {"x/a": 0, "y/a": 1}
 
 
 def test_panoptic_comes_first(coco, read, draw):
@@ -253,7 +288,7 @@ def test_damaged_annotations(coco):
     with pytest.raises(data.DatasetError, match=r"instances_train2017.json: KeyError 8"):
         data.audit(f"coco:{root}")
     image = {"id": 7, "file_name": "a/1.jpg", "height": 12, "width": 16}
-    root = coco("instances", [], {"images": [image, image | {"id": 8, "file_name": "b/1.jpg"}]})
+    root = coco("instances", [], {"images": [image, image | {"id": 8, "file_name": "a/1.png"}]})
     with pytest.raises(data.DatasetError, match="two images have the same name"):
         data.audit(f"coco:{root}")
     root = coco("instances", [{"image_id": 7, "category_id": 4, "segmentation": [[0, 0, 1, 1]]}])

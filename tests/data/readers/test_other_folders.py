@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 
 import numpy as np
 import pytest
 
 from keras_deeplab import data
-from keras_deeplab.data.readers.splitting import splits_of
+from keras_deeplab.data.readers.splitting import grouped, splits_of
 
 
 @pytest.mark.parametrize(
@@ -168,8 +169,8 @@ def test_deleted_images_leave_their_splits(tmp_path, draw, values, caplog):
     caplog.clear()
     source = data.open_source(tmp_path)
     assert (len(source.names("train")), source.names("val")) == (3, val)
-    assert "2 images that " in caplog.text
-    assert "lists are not there: " in caplog.text
+    assert "1 images that " in caplog.text
+    assert "listed are not there: " in caplog.text
 
 
 def test_given_splits_are_kept(tmp_path, draw, values):
@@ -197,10 +198,50 @@ def test_folders_beside_those_of_splits(tmp_path, draw, values):
         data.open_source(tmp_path)
     assert "extra" in str(caught.value)
     assert not (tmp_path / "splits.json").exists()
+    splits = {"train": ["extra/c", "extra/d", "test/b"], "val": ["e", "train/a"]}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    source = data.open_source(tmp_path)
+    assert {split: source.names(split) for split in source.splits} == splits
+
+
+def test_images_with_the_names_of_splits(tmp_path, draw, values):
+    for name in ("a", "b", "test", "val"):
+        draw(f"{name}.jpg")
+        draw(f"{name}_mask.png", values(0, 1))
+    source = data.open_source(tmp_path)
+    assert source.splits == ("train", "val")
+    assert len(source.names("train") + source.names("val")) == 4
+
+
+def test_splits_that_are_given_later(tmp_path, caplog):
+    before = {"train": ["b", "c"], "val": ["a", "d"]}
+    (tmp_path / "splits.json").write_text(json.dumps(before))
+    given = {"a": "train", "b": "train", "c": None, "d": None}
+    assert grouped(given, tmp_path) == {"train": ["a", "b", "c"], "val": ["d"]}
+    assert caplog.text == ""
+    assert grouped({**given, "e": None}, tmp_path)["train"] == ["a", "b", "c", "e"]
+    assert "1 images that" in caplog.text
+
+
+def test_images_are_deleted_and_later_others_are_added(tmp_path):
+    names = ["a", "b", "c", "d", "e"]
+    first = splits_of(names, tmp_path)
+    left = [name for name in names if name != first["train"][0]]
+    assert splits_of(left, tmp_path) == {"train": first["train"][1:], "val": first["val"]}
+    added = splits_of([*left, "f"], tmp_path)
+    assert added == {"train": [*first["train"][1:], "f"], "val": first["val"]}
+    assert grouped({"z": None}, tmp_path / "other") == {"train": ["z"]}
+    (tmp_path / "splits.json").write_text('{"train": [], "val": []}')
+    assert grouped({"a": None}, tmp_path) == {"train": ["a"]}
 
 
 @pytest.mark.parametrize(
-    "row", ["my im/{0}.png\tla/{0}.png\ttrain", "my im\\{0}.png\tla\\{0}.png\ttrain"]
+    "row",
+    [
+        "my im/{0}.png\tla/{0}.png\ttrain",
+        "my im\\{0}.png\tla\\{0}.png\ttrain",
+        "my im/{0}.png\t\tla/{0}.png\ttrain\t",
+    ],
 )
 def test_rows_with_tabs_and_spaces(tmp_path, draw, values, row):
     for number in range(3):
@@ -208,7 +249,7 @@ def test_rows_with_tabs_and_spaces(tmp_path, draw, values, row):
         draw(f"la/{number}.png", values(0, 1))
     rows = [row.format(number) for number in range(3)]
     (tmp_path / "l.txt").write_text("\n".join(rows))
-    (tmp_path / "l.csv").write_text("\n".join(rows).replace("\t", ","))
+    (tmp_path / "l.csv").write_text("\n".join(re.sub(r"\t+", ",", row.strip()) for row in rows))
     for listed in ("l.txt", "l.csv"):
         source = data.open_source(tmp_path / listed)
         assert source.names("train") == ["my im/0", "my im/1", "my im/2"]
