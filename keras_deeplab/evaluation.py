@@ -178,7 +178,9 @@ def pair_batches(dataset: tf.data.Dataset, channels: int | None = None) -> tf.da
     element = getattr(dataset, "element_spec", None)
     is_pair = isinstance(element, tuple) and len(element) == 2
     if not is_pair or not all(isinstance(one, tf.TensorSpec) for one in element):
-        raise error("dataset", "a tf.data.Dataset of (images, labels)", element or type(dataset))
+        advice = "Use data.evaluation_dataset(source)"
+        rule = "a tf.data.Dataset of (images, labels)"
+        raise error("dataset", rule, element or type(dataset), advice)
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise error("dataset", "finite", dataset, "Leave out `repeat()`.")
     if channels and element[0].shape.rank and element[0].shape[-1] not in (None, channels):

@@ -17,8 +17,12 @@ def match(name: str, names: Iterable[str]) -> str | None:
     return next((known for known in names if key(known) == key(name)), None)
 
 
+# What is written for a name that is not alike, by `key`.
+ALIASES = {"lr": "learningrate", "bs": "batchsize", "wd": "weightdecay", "checkpoint": "weights"}
+
+
 def suggestion(name: Any, names: Iterable[str]) -> str:
     """Returns a sentence with the closest of `names` for the end of an error, or ""."""
-    by_key = {key(known): known for known in names}
-    close = difflib.get_close_matches(key(str(name)), by_key, n=1)
+    by_key, wanted = {key(known): known for known in names}, key(str(name))
+    close = difflib.get_close_matches(ALIASES.get(wanted, wanted), by_key, n=1)
     return f" Did you mean {by_key[close[0]]!r}?" if close else ""

@@ -24,7 +24,8 @@ from keras_deeplab.export.comparison import LIMITS, scored_split
 from keras_deeplab.runtimes import OUTPUTS
 from keras_deeplab.validation import error
 
-FORMATS = ("saved_model", "litert", "onnx")
+ENDINGS = {".tflite": "litert", ".onnx": "onnx"}
+FORMATS = ("saved_model", *ENDINGS.values())
 
 
 def parser() -> Parser:
@@ -36,7 +37,8 @@ def parser() -> Parser:
     add_model(made)
     add = made.add_argument
     add("--output", type=Path, required=True, help="folder of a SavedModel, or file to write")
-    add("--format", default="saved_model", help="of the export", **one_of(FORMATS))
+    text = "default: by the ending of --output, else saved_model"
+    add("--format", help=text, **one_of(FORMATS))
     add("--precision", help="default: float32; of a SavedModel the model's", **one_of(LIMITS))
     add("--data", help="'shapes' or a folder: mean IoU before and after; calibrates int8")
     add("--outputs", nargs="+", help="default: labels probabilities", **one_of(OUTPUTS))
@@ -54,6 +56,8 @@ def parser() -> Parser:
 @command(parser)
 def main(options: argparse.Namespace) -> None:
     """Runs the command."""
+    if options.format is None:
+        options.format = ENDINGS.get(options.output.suffix.lower(), "saved_model")
     if options.max_pixels is not None and options.format != "saved_model":
         raise error("--max-pixels", "left out except for a SavedModel", options.max_pixels)
     if options.precision == "int8" and options.data is None:

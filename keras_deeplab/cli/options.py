@@ -27,7 +27,6 @@ from keras_deeplab.weights.hub import is_address, local_path
 logger = logging.getLogger(__name__)
 
 # Short names that other tools use.
-ALIASES = {"lr": "--learning-rate", "bs": "--batch-size", "checkpoint": "--weights"}
 
 # Sentences for options that do not exist, by `names.key` of the option.
 HINTS = {"numclasses": "The number of classes is that of the data set or the model."}
@@ -105,7 +104,7 @@ class Parser(argparse.ArgumentParser):
             if re.match("--?[a-zA-Z]", name) and not known:
                 key, options = names.key(name), self._option_string_actions
                 hint = None if names.match(name, options) else self.hints.get(key)
-                meant = names.suggestion(ALIASES.get(key, name), options)
+                meant = names.suggestion(name, options)
                 self.error(f"There is no option {name}. {hint or meant.strip()}")
         return super().parse_args(args, namespace)
 

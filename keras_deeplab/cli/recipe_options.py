@@ -90,10 +90,9 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
     for text in options.set:
         name, equals, value = text.partition("=")
         if not equals or name not in FIELDS:
-            raise ValueError(
-                f"--set must be NAME=VALUE with one of {', '.join(sorted(FIELDS))}. Received: "
-                f"{text!r}.{suggestion(name, FIELDS)}"
-            )
+            meant = suggestion(name, FIELDS)
+            known = "a value of the recipe" if meant else f"one of {', '.join(sorted(FIELDS))}"
+            raise ValueError(f"--set must be NAME=VALUE with {known}. Received: {text!r}.{meant}")
         if name in changes:
             raise ValueError(f"`{name}` is set twice: {changes[name]!r} and {value}.")
         with suppress(ValueError, SyntaxError):

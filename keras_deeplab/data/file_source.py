@@ -78,7 +78,9 @@ class FileSource(Source):
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = data_path(root)
         if not self.root.is_dir():
-            raise self._error("missing folder", f"{self.root} is not a folder", "a folder")
+            around = f"; give {self.root.parent}" if self.root.is_file() else ""
+            text = f"{self.root} is not a folder{around}"
+            raise self._error("missing folder", text, "a folder")
         if not is_utf8(str(self.root)):
             raise self._error("file name not UTF-8", str(self.root))
         self._files: dict[str, SplitFiles] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras_deeplab.data.faults import FileFault
-from keras_deeplab.data.formats import FORMATS, LABEL_SUFFIXES, PIXEL_SUFFIXES
+from keras_deeplab.data.formats import FORMATS, IMAGE_SUFFIXES, LABEL_SUFFIXES, PIXEL_SUFFIXES
 from keras_deeplab.data.paths import absolute
 
 SPLITS = ("train", "val", "test")
@@ -177,6 +177,7 @@ def proposal(root: Path) -> str:
     near += [root.parent] * (root.name.lower() in SPLITS)
     near += [root.parent.parent] * (root.name.lower() in ("images", "labels"))
     found = [str(folder) for folder in near if any(map(_is_split, _folders(folder)))]
+    found += _other_formats(root)
     advice = (
         f"Give {' or '.join(found[:3])} instead"
         if found
@@ -184,6 +185,18 @@ def proposal(root: Path) -> str:
         "image NAME.jpg into train/labels and val/labels"
     )
     return f"{root} holds {contents(root)}; there is no folder train, val or test. {advice}"
+
+
+def _other_formats(root: Path) -> list[str]:
+    """What opens a folder that looks like a data set in another format."""
+    files = [path for path in visible(root) if path.is_file()]
+    endings = {path.suffix.lower() for path in files}
+    outlines = [path for path in files if path.suffix.lower() == ".json"]
+    images = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
+    found = [f"coco:{root}"] * any((root / "annotations").glob("*.json"))
+    found += [f"cvat:{root}"] * (".xml" in endings)
+    found += [f"labelme:{root}"] * any(path.stem in images for path in outlines)
+    return found + [str(path) for path in files if path.suffix.lower() == ".csv"]
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -77,11 +77,20 @@ def open_source(name: str | os.PathLike) -> Source:
             "'shapes', an existing folder root/{train,val}/{images,labels}, a .csv or .txt list, "
             f"or one of {', '.join(READERS)} with a path, such as voc:PATH"
         )
-        raise validation.error("name", rule, str(name))
+        raise validation.error("name", rule, str(name), _advice(path))
     whole = absolute(path)
     is_part = whole.name.lower() in SPLITS and _is_plain(whole.parent)
     is_other = not is_part and not _is_plain(path) and OtherFolder.fits(path)
     return OtherFolder(path) if is_other else Folder(path)
+
+
+def _advice(path: Path) -> str:
+    """What to give in place of a path that is no folder."""
+    if not path.exists():
+        return f"There is no {path}"
+    reader = {".json": "coco", ".xml": "cvat"}.get(path.suffix.lower())
+    folder = path.parent.parent if path.parent.name == "annotations" else path.parent
+    return f"Give {reader}:{folder}" if reader else ""
 
 
 def _is_plain(root: Path) -> bool:

@@ -187,6 +187,8 @@ def fit(
     folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
     run = Training(model, recipe, trained_on, report, strategy, steps_per_epoch, seed, folder)
     run.callbacks, run.transform = list(callbacks), transform
+    if transform is not None:
+        run.warn_of_dark_images()
     if verbose and chief:
         run.callbacks.append(Progress(source.info.classes, steps_per_epoch, sum(run.epochs)))
     keras.utils.set_random_seed(seed)
@@ -417,6 +419,16 @@ class Training:
             first_step=first_step,
             cache=cache,
         )
+
+    def warn_of_dark_images(self) -> None:
+        """Warns of an own augmentation that returns values in 0..1."""
+        images, _ = next(iter(self._images(0, 0, cache=False).take(1)))
+        if 0 < (highest := tf.reduce_max(images)) <= 1:
+            logger.warning(
+                "`transform` must return images of values in 0..255. Received: values up to %.3g, "
+                "almost black. Do not divide by 255.",
+                highest,
+            )
 
     def _seed(self, number: int) -> int:
         return self.seed + 1_000_003 * number

@@ -112,7 +112,8 @@ class RunFolder:
             raise ValueError(f"{self.path} is a file. Choose another folder.")
         if self.metrics.exists():
             raise ValueError(
-                f"{self.path} holds a finished run. Choose another folder, or delete it."
+                f"{self.path} holds a finished run. Choose another folder, or delete it; to train "
+                f"on from it, give its {self.best_model.name} as `weights`."
             )
         present = set(self.path.iterdir()) - {self.lock.file} if self.path.exists() else set()
         if present and self.arguments not in present:

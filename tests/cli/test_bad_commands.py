@@ -61,6 +61,8 @@ BAD = [
     # Options
     (train, "--lr 0.1", "no option --lr. Did you mean '--learning-rate'?"),
     (train, "-bs=4", "Did you mean '--batch-size'?"),
+    (train, "--set lr=1", "with a value of the recipe. Received: 'lr=1'. Did you mean 'learning_r"),
+    (train, "--set zzz=1", "NAME=VALUE with one of backbone_lr_multiplier, batch"),
     (train, "--crop_size 64", "Did you mean '--crop-size'?"),
     (train, "--num-classes 3", "The number of classes is that of the data set or the model."),
     (train, "--weight-decay 0", "Give it as --set weight_decay=VALUE."),
@@ -84,7 +86,7 @@ BAD = [
     (train, "--crop-size 1 2 3", "must be one or two numbers. Received: [1, 2, 3]"),
     (train, "--scales 1 1.0", "`test_scales` must be a list of distinct"),
     # Recipes
-    (train, "--set powr=1", "weight_decay. Received: 'powr=1'. Did you mean 'power'?"),
+    (train, "--set powr=1", "Received: 'powr=1'. Did you mean 'power'?"),
     (train, "--epochs 2 --set epochs=3", "`epochs` is set twice: 2 and 3"),
     (train, "--epochs 2 --steps 3", "One of `steps` and `epochs` must be set"),
     (train, "--set model=8", "`model` must be a mapping of arguments. Received: model=8"),

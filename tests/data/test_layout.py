@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,41 @@ def test_a_part_of_a_data_set_leads_to_the_whole(tmp_path, monkeypatch, given):
     assert f"Give {tmp_path / 'x'} instead" in refusal(tmp_path / "x" / given)
     monkeypatch.chdir(tmp_path / "x" / given)
     assert f"Give {tmp_path / 'x'} instead" in refusal(Path("."))
+
+
+@pytest.mark.parametrize(
+    "files, given",
+    [
+        (["annotations/instances_train2017.json", "train2017/a.jpg"], "coco:{}"),
+        (["annotations.xml", "images/a.jpg"], "cvat:{}"),
+        (["a.jpg", "a.json", "b.png"], "labelme:{}"),
+        (["pairs.csv", "photos/a.jpg", "maps/a.png"], "{}/pairs.csv"),
+    ],
+)
+def test_a_data_set_of_another_format_is_named(tmp_path, files, given):
+    root = tmp_path / "x"
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert f"Give {given.format(root)} instead" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    "name, advice",
+    [
+        ("nothing", "There is no {}/nothing"),
+        ("annotations.xml", "Give cvat:{}"),
+        ("annotations/instances_train.json", "Give coco:{}"),
+        ("cvat:{}/annotations.xml", "is not a folder; give {}"),
+    ],
+)
+def test_a_path_that_is_no_folder_leads_to_one(tmp_path, name, advice):
+    (tmp_path / "annotations").mkdir()
+    for file in ("annotations.xml", "annotations/instances_train.json"):
+        (tmp_path / file).touch()
+    path = name.format(tmp_path) if ":" in name else str(tmp_path / name)
+    with pytest.raises(ValueError, match=re.escape(advice.format(tmp_path))):
+        data.open_source(path)
 
 
 def test_a_folder_above_leads_to_the_data_set(tmp_path):

@@ -487,6 +487,16 @@ def test_a_recipe_by_name_is_that_for_the_network(model, network, monkeypatch):
     assert stopped.value.args == (recipes.get("finetune", network),)
 
 
+@pytest.mark.parametrize("divisor", [1, 255])
+def test_an_augmentation_that_divides_by_255_is_a_warning(divisor, eager, logs):
+    def transform(image, label, seed):
+        del seed
+        return image / divisor, label
+
+    keras_deeplab.fit(plain(), SOURCE, FAST, steps_per_epoch=1, transform=transform, verbose=0)
+    assert ("almost black. Do not divide by 255" in logs.text) == (divisor == 255)
+
+
 def test_the_default_recipe_is_that_for_the_weights(tmp_path):
     model = UNet(2, depth=1, filters=4)
     model.save_weights(tmp_path / "start.weights.h5")

@@ -97,8 +97,9 @@ class ListedFiles(OtherFolder):
     """Pairs of a CSV or text file: image, label map and optionally the split in each row.
 
     Paths are relative to the file's folder, where a dataset.json may be; a first row of titles is
-    skipped. A text file has tabs in place of commas, or spaces where a line has no tab. Of rows
-    without a split a fifth of the images validates, which NAME.splits.json keeps.
+    skipped. A CSV file may have semicolons, as spreadsheets of some languages write them. A text
+    file has tabs in place of commas, or spaces where a line has no tab. Of rows without a split a
+    fifth of the images validates, which NAME.splits.json keeps.
 
     Args:
         path: The file, which ends in .csv or .txt.
@@ -159,7 +160,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     is_csv = path.suffix.lower() == ".csv"
     try:
         lines = path.read_text("utf-8-sig").splitlines()
-        rows = csv.reader(lines) if is_csv else map(_cells, lines)
+        separator = ";" if lines and ";" in lines[0] and "," not in lines[0] else ","
+        rows = csv.reader(lines, delimiter=separator) if is_csv else map(_cells, lines)
         rows = [[cell.strip() for cell in row] for row in rows]
     except (UnicodeDecodeError, csv.Error) as error:  # such as a quote that is not closed
         kind = "CSV list" if isinstance(error, csv.Error) else "text in UTF-8"

@@ -249,8 +249,10 @@ def test_rows_with_tabs_and_spaces(tmp_path, draw, values, row):
         draw(f"la/{number}.png", values(0, 1))
     rows = [row.format(number) for number in range(3)]
     (tmp_path / "l.txt").write_text("\n".join(rows))
-    (tmp_path / "l.csv").write_text("\n".join(re.sub(r"\t+", ",", row.strip()) for row in rows))
-    for listed in ("l.txt", "l.csv"):
+    for name, separator in (("l.csv", ","), ("semicolons.csv", ";")):
+        cells = (re.sub(r"\t+", separator, row.strip()) for row in rows)
+        (tmp_path / name).write_text("\n".join(cells))
+    for listed in ("l.txt", "l.csv", "semicolons.csv"):
         source = data.open_source(tmp_path / listed)
         assert source.names("train") == ["my im/0", "my im/1", "my im/2"]
 
