@@ -38,6 +38,8 @@ class Axis:
     unbounded: bool = False
 
 
+# Samples that an interpolation reads beside the nearest one, for each new one.
+INTERPOLATED = {"nearest": 0, "bilinear": 1, "bicubic": 3, "lanczos3": 5, "lanczos5": 9}
 _WHOLE_IMAGE = Axis(None, Fraction(0), None, None, unbounded=True)
 
 
@@ -315,8 +317,8 @@ def _resized_like(axis: Axis, reference: Axis, operation: Any) -> Axis:
 
 def _stretched(axis: Axis, operation: Any, stride: Fraction, size: int | None) -> Axis:
     """A map of another stride whose outer edges are those of the old one."""
-    interpolates = operation.interpolation != "nearest" and stride != axis.stride
-    field = axis.field + (axis.stride if interpolates else 0)
+    between = INTERPOLATED[operation.interpolation] if stride != axis.stride else 0
+    field = axis.field + between * axis.stride
     offset = None if axis.offset is None else axis.offset + (stride - axis.stride) / 2
     return replace(axis, stride=stride, field=field, offset=offset, size=size)
 

@@ -69,9 +69,10 @@ _KINDS = {
 }
 # Classes of `keras.ops` that compute each pixel from the same pixel.
 _POINTWISE_OPS = frozenset(
-    "Absolute Add Cast Clip Divide Elu Erf Exp Gelu HardSigmoid HardSilu HardTanh Identity "
-    "LeakyRelu Log Log1p Maximum Minimum Mish Multiply Negative Power Relu Relu6 Rsqrt Selu "
-    "Sigmoid Sign Silu Softplus Softsign Sqrt Square Subtract Tanh TrueDivide Where".split()
+    "Absolute Add Cast Celu Clip Divide Elu Erf Exp Gelu HardShrink HardSigmoid HardSilu HardTanh "
+    "Identity LeakyRelu Log Log1p LogSigmoid Maximum Minimum Mish Multiply Negative Power ReLU "
+    "Relu Relu6 Rsqrt Selu Sigmoid Sign Silu SoftShrink Softplus Softsign SparsePlus "
+    "SparseSigmoid Sqrt Square Squareplus Subtract Tanh TanhShrink TrueDivide Where".split()
 )
 _registered_pointwise: set[type] = set()
 
@@ -117,7 +118,7 @@ def _kind_by_axis(operation: Any, path: str) -> Kind:
     elif isinstance(operation, kl.PReLU):
         if {1, 2} <= set(operation.shared_axes or ()):
             return Kind.POINTWISE
-    elif type(operation).__module__.startswith("keras.src.ops"):
+    elif type(operation).__module__.startswith(("keras.src.ops", "keras.src.activations")):
         if name in _POINTWISE_OPS or (name in {"Concatenate", "Softmax"} and axes <= {-1, 3}):
             return Kind.POINTWISE
         if name in {"Mean", "Max", "Sum"} and {a % 4 for a in axes if a is not None} == {1, 2}:

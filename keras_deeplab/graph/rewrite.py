@@ -21,6 +21,7 @@ from keras_deeplab.graph.geometry import (
 from keras_deeplab.graph.kinds import POOLINGS, Kind, Window, kind, window
 from keras_deeplab.graph.network import (
     Call,
+    all_layers,
     copy_weights,
     forget_call,
     functional,
@@ -29,7 +30,12 @@ from keras_deeplab.graph.network import (
     walk,
     without_initial_values,
 )
-from keras_deeplab.layers import AtrousPadding2D, AtrousPooling2D, BatchNormalization
+from keras_deeplab.layers import (
+    AtrousPadding2D,
+    AtrousPooling2D,
+    BatchNormalization,
+    CompositeLayer,
+)
 from keras_deeplab.layers.dilated_conv import DILATED
 from keras_deeplab.validation import error
 
@@ -174,6 +180,11 @@ class _Rewriter:
         for original, made, _ in self.made.values():
             if made is not original and isinstance(original, kl.Layer):
                 copy_weights(original, made)
+                if isinstance(original, CompositeLayer):
+                    continue
+                inside = zip(*(all_layers(x).values() for x in (original, made)), strict=True)
+                for old, new in inside:  # of which a configuration of Keras says nothing
+                    new.trainable = old.trainable
         inputs = keras.tree.pack_sequence_as(network.input, [value.tensor for value in maps])
         return keras.Model(
             inputs, keras.tree.pack_sequence_as(network.output, outputs), name=model.name

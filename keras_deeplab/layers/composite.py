@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Self
 
 import keras
 
 from keras_deeplab.layers.batch_norm import BatchNormalization
+
+_NEW_WORD = re.compile("(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])")  # in a class' name, as Keras
 
 
 class CompositeLayer(keras.layers.Layer):
@@ -57,11 +60,20 @@ class CompositeLayer(keras.layers.Layer):
 
 
 def all_layers(layer: keras.layers.Layer, prefix: str = "") -> dict[str, keras.layers.Layer]:
-    """All layers inside a layer or model by path, each before those inside it."""
+    """All layers inside a layer or model by path, each before those inside it.
+
+    Parts of a user's own layer whose names Keras has numbered, which differ in every copy, are
+    numbered by their place in it.
+    """
     found: dict[str, keras.layers.Layer] = {}
-    for inner in layer._flatten_layers(include_self=False, recursive=False):
-        found[prefix + inner.name] = inner
-        found.update(all_layers(inner, f"{prefix}{inner.name}/"))
+    is_graph = isinstance(layer, keras.Sequential) or getattr(layer, "inputs", None)
+    keeps_names = is_graph or isinstance(layer, CompositeLayer)
+    for place, inner in enumerate(layer._flatten_layers(include_self=False, recursive=False)):
+        name, own = inner.name, _NEW_WORD.sub("_", type(inner).__name__).lower()
+        if not keeps_names and re.fullmatch(rf"{own}(_\d+)?", name):
+            name = f"{own}_{place}"
+        found[prefix + name] = inner
+        found.update(all_layers(inner, f"{prefix}{name}/"))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -132,7 +133,11 @@ def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
         arrays = tensorflow.read_archive(path, moving_averages)
         return _recognized(Checkpoint(str(path), arrays))
     if begin[8:9] == b"{":
+        if re.search(r"-\d{5}-of-\d{5}\.", path.name):
+            raise UnreadableError("it is one of several parts: save the weights in one file")
         return state_dict.chosen(path, {(): state_dict.read_safetensors(path)}, moving_averages)
+    if re.search(r"\.(index|weights)\.json$", path.name):
+        raise UnreadableError("it lists files that hold a part each: save the weights in one file")
     raise UnreadableError(
         "it is damaged or none of the formats .keras, .weights.h5, .h5, torch .pth and .pt, "
         ".safetensors, TensorFlow checkpoints (also in .tar.gz) and .tflite. It begins with "

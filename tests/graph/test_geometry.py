@@ -57,6 +57,8 @@ def positive(*layers: kl.Layer) -> keras.Model:
         [kl.Conv2D(4, 3, 2, padding="same"), kl.Conv2DTranspose(4, 4, 2, padding="same")],
         [kl.Conv2D(4, 3, 4), kl.Conv2DTranspose(4, 3, 2, padding="valid")],
         [kl.Conv2D(4, 3, 2), kl.UpSampling2D(2, interpolation="bilinear")],
+        [kl.AveragePooling2D(2), kl.UpSampling2D(2, interpolation="bicubic")],
+        [kl.AveragePooling2D(2), kl.UpSampling2D(2, interpolation="lanczos3")],
         [keras_deeplab.layers.AtrousConv2D(4, 3, strides=2, batch_norm=False, activation=None)],
         [keras_deeplab.layers.AtrousPooling2D((3, 2), "average", (4, 1))],
         [keras_deeplab.layers.AtrousPooling2D((3, 3), "average", (2, 2), source_strides=(2, 2))],
@@ -79,6 +81,16 @@ def test_geometry_agrees_with_the_gradient(layers, size):
         low, high = centre - (field - 1) / 2, centre + (field - 1) / 2
         assert (low - slack <= first, last <= high + slack) == (True, True)
         assert slack or (first, last) == (low, high)
+
+
+@pytest.mark.parametrize(
+    "activation", ["relu", "relu6", "gelu", "silu", "celu", "hard_shrink", "squareplus", "tanh"]
+)
+def test_activations_as_functions_keep_the_field(activation):
+    inputs = keras.Input((None, None, 3))
+    x = getattr(keras.activations, activation)(kl.Conv2D(4, 3, 2)(inputs))
+    value = geometry(keras.Model(inputs, kl.Conv2D(4, 3)(x))).output
+    assert (value.stride, value.receptive_field) == ((2, 2), (7, 7))
 
 
 def test_an_offset_that_depends_on_the_size_is_none_without_it():

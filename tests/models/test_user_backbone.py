@@ -10,7 +10,7 @@ from calibration import calibrate, image
 from networks import tiny, tiny_sequential
 
 from keras_deeplab import DeepLabV3, DeepLabV3Plus, weights
-from keras_deeplab.graph import geometry, with_output_stride
+from keras_deeplab.graph import geometry, register_pointwise, with_output_stride
 from keras_deeplab.graph.network import leaf_layers
 
 
@@ -38,6 +38,74 @@ def test_features_are_those_of_the_users_network(make):
         assert np.std(expected) > 1e-2
         # The package's batch norms round elsewhere than Keras'.
         np.testing.assert_allclose(found, expected, atol=1e-3 * np.std(expected))
+
+
+@register_pointwise
+@keras.saving.register_keras_serializable("test_user_backbone")
+class Gate(keras.layers.Layer):
+    """A user's layer of others, with names of its own or with those that Keras numbers."""
+
+    def __init__(self, named: bool, **settings) -> None:
+        super().__init__(**settings)
+        self.named = named
+        names = ("squeeze", "norm", "excite") if named else (None,) * 3
+        self.squeeze = keras.layers.Dense(4, "relu", name=names[0])
+        self.norm = keras.layers.BatchNormalization(name=names[1])
+        self.excite = keras.layers.Dense(8, "sigmoid", name=names[2])
+
+    def build(self, shape) -> None:
+        for layer, channels in ((self.squeeze, 8), (self.norm, 4), (self.excite, 4)):
+            layer.build((*shape[:-1], channels))
+
+    def call(self, x):
+        return x * self.excite(self.norm(self.squeeze(x)))
+
+    def get_config(self):
+        return {**super().get_config(), "named": self.named}
+
+
+def gated(named: bool) -> keras.Model:
+    inputs = x = keras.Input((None, None, 3))
+    for number in range(4):
+        convolution = keras.layers.Conv2D(8, 3, 2, "same", name=f"conv{number}")
+        x = Gate(named, name=f"gate{number}")(convolution(x))
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("frozen", ["network", "layer", "part", "backbone"])
+def test_frozen_layers_of_a_users_layers_stay_frozen(tmp_path, named, frozen):
+    network = gated(named)
+    if frozen != "backbone":
+        gate = network.get_layer("gate0")
+        {"network": network, "layer": gate, "part": gate.squeeze}[frozen].trainable = False
+    model = small(DeepLabV3, network, output_stride=16, head_filters=None)
+    if frozen == "backbone":
+        model.backbone.trainable = False
+    expected = {"network": 0, "layer": 4 * 8 - 6, "part": 4 * 8 - 2, "backbone": 0}[frozen]
+    model.save(tmp_path / "model.keras")
+    for made in (
+        model,
+        model.with_num_classes(5),
+        model.with_output_stride(8),
+        keras.models.load_model(tmp_path / "model.keras"),
+    ):
+        assert len(made.backbone.trainable_weights) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [True, False])
+def test_weights_of_a_users_layers_come_back(tmp_path, named):
+    model = small(DeepLabV3, gated(named), output_stride=16, head_filters=None)
+    model.save(tmp_path / "model.keras")
+    made = weights.from_pretrained(tmp_path / "model.keras", num_classes=4)
+    assert made.transfer_report.missing_keys == ("logits",)
+    twin = small(DeepLabV3, gated(named), output_stride=16, head_filters=None)
+    assert weights.load(twin, tmp_path / "model.keras").missing_keys == ()
+    for other in (made, twin):
+        for old, new in zip(model.backbone.weights, other.backbone.weights, strict=True):
+            np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.slow

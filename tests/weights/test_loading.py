@@ -62,6 +62,8 @@ def files(model, tmp_path_factory) -> Path:
     plain().save_weights(folder / "plain.weights.h5")
     (folder / "empty").mkdir()
     (folder / "nothing.pth").touch()
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    (folder / "model.safetensors.index.json").write_text("{}")
     with zipfile.ZipFile(folder / "some.zip", "w") as archive:
         archive.writestr("readme.txt", "no weights")
     return folder
@@ -235,6 +237,8 @@ def test_what_is_no_model_with_weights(files, target):
         ("empty", "it is a folder without a checkpoint"),
         ("nothing.pth", "it is damaged or none of the formats .* It begins with b''"),
         ("some.zip", "it is damaged or none of the formats .* It begins with b'PK"),
+        ("model-00001-of-00002.safetensors", "it is one of several parts: save the weights in one"),
+        ("model.safetensors.index.json", "it lists files that hold a part each"),
         ("missing.keras", "there is no such file"),
         ("missing/model", "there is no such file"),
         ("plain.keras", r"it holds the Keras model '.*', which does not have \d+ layers of the"),
