@@ -193,7 +193,8 @@ def _other_formats(root: Path) -> list[str]:
     endings = {path.suffix.lower() for path in files}
     outlines = [path for path in files if path.suffix.lower() == ".json"]
     images = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
-    found = [f"coco:{root}"] * any((root / "annotations").glob("*.json"))
+    annotations = [root / "annotations"] * (root / "annotations").is_dir()
+    found = [f"coco:{root}" for folder in annotations if any(folder.glob("*.json"))]
     found += [f"cvat:{root}"] * (".xml" in endings)
     found += [f"labelme:{root}"] * any(path.stem in images for path in outlines)
     return found + [str(path) for path in files if path.suffix.lower() == ".csv"]

@@ -140,6 +140,12 @@ def test_a_run_records_the_address(upload, folder, tmp_path, eager):
     assert json.loads((run_dir / "run.json").read_text())["data"] == root
 
 
+def test_a_folder_of_nothing_is_one_error(upload, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(data.DatasetError, match="there is no folder train, val or test"):
+        data.open_source(upload(tmp_path))
+
+
 def test_faults_have_the_address(upload, folder):
     (folder / "train/labels/a.png").unlink()
     (folder / "val/images/d.png").write_bytes(b"\x89PNG\r\n\x1a\n")

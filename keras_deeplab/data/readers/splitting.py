@@ -54,7 +54,8 @@ def splits_of(
     if len(names) < 2 and not listed:
         return {"train": names}
     if lost:
-        splits = {split: [n for n in part if n not in lost] for split, part in splits.items()}
+        listed.difference_update(lost)
+        splits = {split: [n for n in part if n in listed] for split, part in splits.items()}
         text = f"{len(lost)} images that {path} listed are not there: {first(lost)}"
     elif listed:
         splits["train"] = sorted([*splits.get("train", ()), *added])
