@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,11 +110,19 @@ def all_norms(model: keras.Model) -> dict[str, keras.layers.BatchNormalization]:
     return found
 
 
-def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """The weights of a layer itself, without those of the layers inside it."""
+def own_weights(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+    """The weights of a layer itself by name, without those of the layers inside it.
+
+    Weights without a name of their own in the layer have their place as a name.
+    """
     inner = layer._flatten_layers(include_self=False)
     others = {id(weight) for part in inner for weight in part.weights}
-    return [weight for weight in layer.weights if id(weight) not in others]
+    found: dict[str, keras.Variable] = {}
+    for place, weight in enumerate(layer.weights):
+        if id(weight) not in others:
+            numbered = weight.name in found or re.fullmatch(r"variable(_\d+)?", weight.name)
+            found[f"variable_{place}" if numbered else weight.name] = weight
+    return found
 
 
 def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:

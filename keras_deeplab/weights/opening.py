@@ -160,9 +160,9 @@ def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
         )
     model = unwrapped(model)
     values = {
-        f"{place}/{weight.name}": np.asarray(weight)
+        f"{place}/{name}": np.asarray(weight)
         for place, layer in weighted_layers(model).items()
-        for weight in own_weights(layer)
+        for name, weight in own_weights(layer).items()
     }
     if not values:
         raise WeightsError(path, f"the model '{model.name}' has no weights")

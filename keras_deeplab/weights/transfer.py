@@ -91,9 +91,9 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     notes += [f"{path} {rgb}" for path in widened]
     loaded = [path for path in found if path not in left]
     pairs = [
-        (f"{path}/{variable.name}", variable, found[path][variable.name])
+        (f"{path}/{name}", variable, found[path][name])
         for path in loaded
-        for variable in own_weights(layers[path])
+        for name, variable in own_weights(layers[path]).items()
     ]
     check_values(checkpoint.path, pairs)
     for _, variable, value in pairs:
@@ -112,9 +112,9 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
 def _values(checkpoint: Checkpoint, scope: str, layer: keras.layers.Layer) -> dict[str, np.ndarray]:
     """The checkpoint's arrays for a layer's variables."""
     values = {
-        variable.name: np.asarray(checkpoint.arrays[key])
-        for variable in own_weights(layer)
-        if (key := scope + variable.name) in checkpoint.arrays
+        name: np.asarray(checkpoint.arrays[scope + name])
+        for name in own_weights(layer)
+        if scope + name in checkpoint.arrays
     }
     if checkpoint.folded and "beta" in values:
         # The scale and mean are in the convolution: what is left is the identity and a shift.
@@ -146,11 +146,11 @@ def _fit_channels(layer: keras.layers.Layer, values: dict[str, np.ndarray]) -> b
 
 def _misfit(path: str, layer: keras.layers.Layer, values: Mapping[str, np.ndarray]) -> str:
     """The first variable that is missing or has another shape, in words; else empty."""
-    for variable in own_weights(layer):
-        value = values.get(variable.name)
+    for name, variable in own_weights(layer).items():
+        value = values.get(name)
         if value is None or value.shape != variable.shape:
             its = "missing" if value is None else value.shape
-            return f"{path}/{variable.name} is {variable.shape}, the checkpoint's {its}"
+            return f"{path}/{name} is {variable.shape}, the checkpoint's {its}"
     return ""
 
 

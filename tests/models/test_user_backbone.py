@@ -54,11 +54,16 @@ class Gate(keras.layers.Layer):
         self.excite = keras.layers.Dense(8, "sigmoid", name=names[2])
 
     def build(self, shape) -> None:
+        names = ("scale", "scale") if self.named else (None, None)  # twice, or numbered by Keras
+        starts = zip(names, ("ones", "zeros"), strict=True)
+        self.scale, self.shift = (
+            self.add_weight(shape=(8,), initializer=start, name=name) for name, start in starts
+        )
         for layer, channels in ((self.squeeze, 8), (self.norm, 4), (self.excite, 4)):
             layer.build((*shape[:-1], channels))
 
     def call(self, x):
-        return x * self.excite(self.norm(self.squeeze(x)))
+        return x * self.excite(self.norm(self.squeeze(x))) * self.scale + self.shift
 
     def get_config(self):
         return {**super().get_config(), "named": self.named}
@@ -83,7 +88,7 @@ def test_frozen_layers_of_a_users_layers_stay_frozen(tmp_path, named, frozen):
     model = small(DeepLabV3, network, output_stride=16, head_filters=None)
     if frozen == "backbone":
         model.backbone.trainable = False
-    expected = {"network": 0, "layer": 4 * 8 - 6, "part": 4 * 8 - 2, "backbone": 0}[frozen]
+    expected = {"network": 0, "layer": 4 * 10 - 8, "part": 4 * 10 - 2, "backbone": 0}[frozen]
     model.save(tmp_path / "model.keras")
     for made in (
         model,

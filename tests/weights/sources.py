@@ -38,8 +38,7 @@ def as_the_authors_write_it(model: keras.Model, layers: dict[str, str]) -> dict[
     """The model's weights by the authors' names."""
     arrays = {}
     for path, layer in weighted_layers(model).items():
-        for weight in own_weights(layer):
-            name = weight.name
+        for name, weight in own_weights(layer).items():
             if not layers[path].endswith("/BatchNorm"):
                 is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
                 kernel = "depthwise_weights" if is_depthwise else "weights"
@@ -62,15 +61,15 @@ def as_torchvision_writes_it(model: keras.Model, layers: dict[str, str]) -> dict
     """The model's weights by torchvision's names."""
     arrays = {}
     for path, layer in weighted_layers(model).items():
-        for weight in own_weights(layer):
+        for name, weight in own_weights(layer).items():
             value = np.array(weight)
-            if weight.name == "kernel" and value.ndim == 2:
+            if name == "kernel" and value.ndim == 2:
                 value = value.T
-            elif weight.name == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D):
+            elif name == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D):
                 value = np.moveaxis(value, (2, 3), (0, 1))
-            elif weight.name == "kernel":
+            elif name == "kernel":
                 value = np.moveaxis(value, (3, 2), (0, 1))
-            arrays[f"{layers[path]}.{TORCH_NAMES[weight.name]}"] = np.ascontiguousarray(value)
+            arrays[f"{layers[path]}.{TORCH_NAMES[name]}"] = np.ascontiguousarray(value)
     return arrays
 
 

@@ -42,7 +42,7 @@ def changed(source: Checkpoint, **arrays: np.ndarray | None) -> Checkpoint:
 
 
 def values(model: keras.Model, path: str) -> dict[str, np.ndarray]:
-    return {w.name: np.array(w) for w in own_weights(all_layers(model)[path])}
+    return {name: np.array(w) for name, w in own_weights(all_layers(model)[path]).items()}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ def chosen(path: Path, state_dicts: Mapping[Keys, _Arrays], moving_averages: boo
                 name = ".".join((*keys, f"{prefix}*"))
                 if name in found:
                     raise UnreadableError(f"it holds two networks of the name {name}")
-                found[name] = network
+                rest = tuple(other for other in arrays if not other.startswith(prefix))
+                found[name] = replace(network, unexpected=(*network.unexpected, *rest))
             else:
                 errors.append(network)
     averages = {name: network for name, network in found.items() if _AVERAGES.search(name)}
