@@ -87,6 +87,11 @@ def test_an_export_of_labels_alone_cannot_be_blended():
     assert (keras_deeplab.predict(exported, pixels) == 7).all()
     with pytest.raises(ValueError, match=r"`model` must be an export with probabilities or logits"):
         keras_deeplab.predict(exported, pixels, window=(64, 64))
+    fixed = runtimes.ExportedModel("path", Metadata(256, (300, 300, 3), ("labels",)), brighter)
+    assert (keras_deeplab.predict(fixed, pixels) == 7).all()
+    for shape in ((299, 300, 3), (400, 400, 3)):
+        with pytest.raises(ValueError, match=r"`image` must be exactly of the size \(300, 300\)"):
+            keras_deeplab.predict(fixed, np.zeros(shape, np.uint8))
 
 
 @pytest.mark.slow

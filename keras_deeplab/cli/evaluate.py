@@ -21,7 +21,7 @@ from keras_deeplab.cli.options import (
 from keras_deeplab.crf import PRESETS, RefinedModel, open_crf
 from keras_deeplab.evaluation import prediction_settings, scores_table, search_crf
 from keras_deeplab.evaluation_page import evaluation_page
-from keras_deeplab.files import write_json, write_text
+from keras_deeplab.files import read_json_object, write_json, write_text
 from keras_deeplab.prediction import stored_info
 from keras_deeplab.validation import error
 from keras_deeplab.weights.hub import is_address
@@ -109,6 +109,8 @@ def main(options: argparse.Namespace) -> None:
     path = folder / "metrics.json"
     used = {"model": str(options.model), "data": options.data, "split": options.split}
     print(scores_table(report, options.split))
+    if path.is_file() and (old := read_json_object(path).get("model")) != used["model"]:
+        print(f"Replacing the scores of {old}")
     write_json(path, {**used, **prediction_settings(model), **report})
     print(f"Wrote {path}")
     if options.html:

@@ -26,6 +26,7 @@ from keras_deeplab.inference.windows import (
 )
 from keras_deeplab.labels import label_dtype
 from keras_deeplab.memory import available_memory
+from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import boolean, error, integer, size
 from keras_deeplab.validation import value_range as checked_range
 
@@ -116,6 +117,10 @@ def predict_kept(
     else:
         pixels = image_pixels(image, channels, value_range)
     sides = pixels.shape[-3:-1]
+    labels_alone = isinstance(model, ExportedModel) and model.metadata.outputs == ("labels",)
+    if labels_alone and not fixed.is_compatible_with(sides):
+        rule = f"exactly of the size {tuple(fixed)} of an export that returns labels alone"
+        raise error("image", rule, sides, "Resize it, or export with probabilities")
     if any(known is not None and side < known for side, known in zip(sides, fixed, strict=True)):
         raise error("image", f"at least of the model's input size {tuple(fixed)}", sides)
     return predict_pixels(model, pixels, kept, chosen, overlap, verbose)

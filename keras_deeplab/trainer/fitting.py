@@ -162,6 +162,10 @@ def fit(
         if run_dir is not None:
             check_can_be_loaded(model)
         final_model(model, test_scales, test_flip, recipe.image_scale)  # raises early
+    chief = strategy.extended.should_checkpoint
+    folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
+    if folder is not None:
+        folder.check_unfinished()  # before the audit, which may take minutes
     trained_on = resized(source, recipe)
     report = data.audit(trained_on)
     recipe = for_data(recipe, report.splits["train"], source.info.classes)
@@ -183,8 +187,6 @@ def fit(
         "test_flip": test_flip,
         "transform": transform and getattr(transform, "__qualname__", type(transform).__name__),
     }
-    chief = strategy.extended.should_checkpoint
-    folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
     run = Training(model, recipe, trained_on, report, strategy, steps_per_epoch, seed, folder)
     run.callbacks, run.transform = list(callbacks), transform
     if transform is not None:

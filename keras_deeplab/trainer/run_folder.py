@@ -94,9 +94,9 @@ class RunFolder:
             ValueError: If the folder holds a finished run, a run with other arguments or one in
                 another process, files that are not a run's, or too few of an unfinished run's.
         """
-        self._check_unfinished()  # so that a refused folder is left as it is
+        self.check_unfinished()  # so that a refused folder is left as it is
         self.lock.acquire()
-        self._check_unfinished()  # another process may have finished its run in between
+        self.check_unfinished()  # another process may have finished its run in between
         self.run = digest(arguments)
         epochs = self._epochs_done(arguments)
         write_json(self.arguments, arguments)
@@ -107,7 +107,8 @@ class RunFolder:
         self._trim_history(epochs)
         return epochs
 
-    def _check_unfinished(self) -> None:
+    def check_unfinished(self) -> None:
+        """Raises a ValueError for the folder of a finished run or of other files."""
         if self.path.is_file():
             raise ValueError(f"{self.path} is a file. Choose another folder.")
         if self.metrics.exists():

@@ -138,8 +138,9 @@ def read_for_constructor(
     needed = checkpoint.arguments(model, arguments)
     backbone = passed.get("backbone", checkpoint.backbone)
     if checkpoint.backbone is not None and backbone != checkpoint.backbone:
-        rule = f"`backbone` must be {checkpoint.backbone!r}, that of {checkpoint}"
-        received = getattr(backbone, "name", backbone)
+        rule = f"`backbone` must be {checkpoint.backbone!r}: the weights are of {checkpoint}"
+        is_own = isinstance(backbone, keras.Model)
+        received = f"a network of your own, {backbone.name}" if is_own else backbone
         raise WeightsError(checkpoint.path, f"{rule}. Received: {received}")
     if needed.get("aspp_rates") and "output_stride" in given and "aspp_rates" not in given:
         new = validation.integer("output_stride", passed["output_stride"])

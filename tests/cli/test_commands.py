@@ -383,6 +383,9 @@ def test_an_exported_file_is_evaluated_and_predicts(run, photos, tmp_path, capsy
     trained = json.loads((run / "metrics.json").read_text())
     assert found["mean_iou"] == pytest.approx(trained["mean_iou"], abs=1e-4)
     assert found["export"] == "model.tflite"
+    assert "Replacing" not in capsys.readouterr().out
+    assert evaluate.main(["--model", model, "--output", str(tmp_path)]) == 0
+    assert f"Replacing the scores of {path}\n" in capsys.readouterr().out
     arguments = ["--model", path, "--images", str(photos), "--output", str(tmp_path)]
     assert predict.main(arguments) == 0
     assert np.asarray(Image.open(tmp_path / "a_labels.png")).shape == (60, 40)
