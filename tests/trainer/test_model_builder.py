@@ -79,8 +79,12 @@ def test_another_model_takes_what_fits(v3):
 
 
 def test_another_backbone_is_refused(v3):
-    with pytest.raises(WeightsError, match="must be 'mobilenet_v2', .* Received: xception41"):
+    with pytest.raises(WeightsError, match="must be 'mobilenet_v2': .* Received: xception41"):
         built(weights=v3[1], backbone="xception41")
+    with pytest.raises(
+        WeightsError, match="must be 'mobilenet_v2': .* a network of your own, tiny"
+    ):
+        keras_deeplab.DeepLabV3(3, tiny(), weights=v3[1])
 
 
 @pytest.mark.slow
