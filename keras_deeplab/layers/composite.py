@@ -69,9 +69,10 @@ def all_layers(layer: keras.layers.Layer, prefix: str = "") -> dict[str, keras.l
     is_graph = isinstance(layer, keras.Sequential) or getattr(layer, "inputs", None)
     keeps_names = is_graph or isinstance(layer, CompositeLayer)
     for place, inner in enumerate(layer._flatten_layers(include_self=False, recursive=False)):
-        name, own = inner.name, _NEW_WORD.sub("_", type(inner).__name__).lower()
-        if not keeps_names and re.fullmatch(rf"{own}(_\d+)?", name):
-            name = f"{own}_{place}"
+        name = inner.name
+        if not keeps_names:
+            own = _NEW_WORD.sub("_", type(inner).__name__).lower()
+            name = f"{own}_{place}" if re.fullmatch(rf"{own}(_\d+)?", name) else name
         found[prefix + name] = inner
         found.update(all_layers(inner, f"{prefix}{name}/"))
     return found

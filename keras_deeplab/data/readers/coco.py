@@ -256,9 +256,10 @@ def _name(file_name: str, files: Container[str]) -> str:
 def _inside(folder: Path, file_name: str) -> Path:
     """The path of a file in a folder; its name alone where it is not there or not inside."""
     given = PurePosixPath(file_name.replace("\\", "/"))
-    path = folder / given
+    is_plain = given.name == str(given)  # needs no look at a file system that may be remote
     inside = not given.is_absolute() and ".." not in given.parts
-    return path if inside and path.is_file() else folder / given.name
+    is_there = is_plain or (inside and (folder / given).is_file())
+    return folder / given if is_there else folder / given.name
 
 
 def _area(annotation: dict[str, Any]) -> float:
