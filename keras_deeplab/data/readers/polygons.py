@@ -86,7 +86,9 @@ def ellipse(center: Point, radii: Point) -> list[Point]:
 
 
 def rotated(points: Sequence[Point], degrees: float) -> list[Point]:
-    """Returns points rotated around their mean, clockwise on the image."""
+    """Returns points rotated around their mean, clockwise on the image; as they are by 0."""
+    if not degrees:
+        return list(points)
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     center = np.mean(points, axis=0)
     return ((np.array(points) - center) @ [[cos, sin], [-sin, cos]] + center).tolist()

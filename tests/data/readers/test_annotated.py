@@ -424,6 +424,8 @@ def test_rotated_shapes_of_cvat(tmp_path, draw, read, degrees):
 
 
 def test_points_are_rotated_clockwise():
+    points = [(0.1, 0.7), (10.3, 0.7), (10.3, 2.9), (0.1, 2.9)]
+    assert rotated(points, 0) == points  # not rounded
     turned = rotated([(0, 0), (4, 0), (4, 2), (0, 2)], 30)
     right = np.subtract(turned[1], turned[0]) / 4
     np.testing.assert_allclose(right, [np.cos(np.pi / 6), np.sin(np.pi / 6)])
