@@ -164,8 +164,8 @@ def fit(
         final_model(model, test_scales, test_flip, recipe.image_scale)  # raises early
     chief = strategy.extended.should_checkpoint
     folder = RunFolder(Path(run_dir)) if run_dir is not None and chief else None
-    if folder is not None:
-        folder.check_unfinished()  # before the audit, which may take minutes
+    if run_dir is not None:  # before the audit, which may take minutes
+        on_chief(strategy, lambda: folder.check_unfinished())
     trained_on = resized(source, recipe)
     report = data.audit(trained_on)
     recipe = for_data(recipe, report.splits["train"], source.info.classes)
