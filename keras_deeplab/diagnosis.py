@@ -76,7 +76,7 @@ def overfit(
     source: Source,
     count: int = 8,
     *,
-    crop_size: tuple[int, int] | None = None,
+    crop_size: int | tuple[int, int] | None = None,
     steps: int = STEPS,
     target: float = 0.95,
     optimizer: keras.optimizers.Optimizer | str | None = None,
@@ -96,8 +96,9 @@ def overfit(
             `(batch, height, width, num_classes)`.
         source: A `data.Source` of as many classes, with a split "train".
         count: Number of images, drawn from the split, the same in every call; at most all of them.
-        crop_size: `(height, width)` of the crops. None for the model's own size if it is fixed,
-            else the largest sides of the split's first `count` images, at most 160.
+        crop_size: `(height, width)` of the crops, or one integer for both. None for the model's own
+            size if it is fixed, else the largest sides of the split's first `count` images, at most
+            160.
         steps: Maximum number of steps, rounded up to a multiple of 10.
         target: Mean IoU to reach, from 0 to 1.
         optimizer: As `model.compile` takes it. By default AdamW with a learning rate that decays
@@ -161,7 +162,7 @@ def default_optimizer(model: keras.Model, steps: int = STEPS) -> keras.optimizer
 
 
 def read_batch(
-    source: Source, count: int, crop_size: tuple[int, int] | None
+    source: Source, count: int, crop_size: int | tuple[int, int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads images drawn from "train", the same in every call, as one batch of crops."""
     images = len(source.names("train"))

@@ -50,7 +50,7 @@ def predict_files(
     images: Sequence[str | os.PathLike],
     output: str | os.PathLike,
     info: DatasetInfo | None = None,
-    window: Sequence[int] | None = None,
+    window: int | Sequence[int] | None = None,
     overlap: int | None = None,
     frame_labels: bool = False,
     confidence: str | None = None,

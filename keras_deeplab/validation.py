@@ -97,19 +97,12 @@ def integers(name: str, value: Any, minimum: int = 1) -> tuple[int, ...]:
 
 
 def pair(name: str, value: Any, odd: bool = False) -> tuple[int, int]:
-    """Returns one or two positive integers as the pair for height and width."""
+    """Returns `(height, width)`, or one integer for both, of positive integers."""
     both = value if isinstance(value, list | tuple) else (value, value)
     if len(both) != 2 or not all(is_integer(n) and (n % 2 or not odd) for n in both):
-        raise error(name, f"one or two positive{' odd' if odd else ''} integers", value)
+        rule = "integer, or (height, width)"
+        raise error(name, f"a positive {'odd ' * odd}{rule}", value)
     return (int(both[0]), int(both[1]))
-
-
-def size(name: str, value: Any) -> tuple[int, int]:
-    """Returns a `(height, width)` of positive integers."""
-    sides = integers(name, value)
-    if len(sides) != 2:
-        raise error(name, "(height, width)", value)
-    return sides
 
 
 def numbers(name: str, value: Any) -> tuple[float, ...]:

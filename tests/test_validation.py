@@ -14,7 +14,8 @@ ACCEPTED = [
     (validation.non_negative, 0, 0),
     (validation.fraction, 1.0, 1.0),
     (validation.integers, [1, np.uint8(2)], (1, 2)),
-    (validation.size, (3, 4), (3, 4)),
+    (validation.pair, (3, 4), (3, 4)),
+    (validation.pair, np.int64(3), (3, 3)),
     (validation.numbers, [0.5, 1], (0.5, 1)),
 ]
 REFUSED = [
@@ -23,7 +24,7 @@ REFUSED = [
     *((validation.non_negative, value) for value in (-1e-9, float("nan"), None)),
     *((validation.fraction, value) for value in (-0.1, 1.1, True, float("nan"))),
     *((validation.integers, value) for value in (3, [0], [1.0], "12", None)),
-    *((validation.size, value) for value in (3, [3], (3, 4, 5), (0, 3))),
+    *((validation.pair, value) for value in (0, 3.0, [3], (3, 4, 5), (0, 3), None)),
     *((validation.numbers, value) for value in (3, ["1"], [float("inf")], None)),
 ]
 

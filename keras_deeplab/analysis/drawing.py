@@ -12,8 +12,7 @@ from keras_deeplab.analysis.receptive_field import Stage
 from keras_deeplab.analysis.transposed_field import checked_position
 from keras_deeplab.extras import require
 from keras_deeplab.layers.pyramid import bin_range
-from keras_deeplab.validation import error, integer, integers
-from keras_deeplab.validation import size as checked_size
+from keras_deeplab.validation import error, integer, integers, pair
 
 DPI = 80
 BLUR = 128  # parts of an image's side that are the standard deviation of a blur
@@ -189,7 +188,7 @@ def pyramid_picture(
     Reference:
         [He et al., 2014, SPP-net](https://arxiv.org/abs/1406.4729), section 2.2 and figure 3.
     """
-    sizes = [checked_size("sizes", size) for size in sizes]
+    sizes = [pair("sizes", size) for size in sizes]
     levels = integers("levels", levels)
     if not sizes or not levels:
         raise error("sizes", "one size and one level at least", (sizes, levels))

@@ -13,8 +13,7 @@ from keras_deeplab.graph.features import tensor_of
 from keras_deeplab.graph.geometry import geometry
 from keras_deeplab.graph.kinds import Kind, kind
 from keras_deeplab.graph.network import Functional, functional
-from keras_deeplab.validation import error, integer
-from keras_deeplab.validation import size as checked_size
+from keras_deeplab.validation import error, integer, pair
 
 SIDE = 257  # of random images
 COUNT = 4
@@ -86,7 +85,7 @@ def effective_receptive_field(
     rng = np.random.default_rng(seed)
     if images is None:
         own = network.inputs[0].shape[1:]
-        sides = checked_size("size", size) if size else [side or SIDE for side in own[:2]]
+        sides = pair("size", size) if size else [side or SIDE for side in own[:2]]
         images = rng.uniform(0, 255, (COUNT, *sides, own[2]))
     images = np.asarray(images, np.float32)
     if images.ndim != 4 or not images.size:

@@ -11,8 +11,7 @@ from keras import layers as kl
 from keras_deeplab.graph.geometry import same_padding
 from keras_deeplab.graph.kinds import window
 from keras_deeplab.graph.network import layer_error, top_level_calls
-from keras_deeplab.validation import error, integers
-from keras_deeplab.validation import size as checked_size
+from keras_deeplab.validation import error, integers, pair
 
 
 def transposed_receptive_field(
@@ -50,7 +49,7 @@ def transposed_receptive_field(
     Reference:
         [Dumoulin and Visin, 2016](https://arxiv.org/abs/1603.07285), section 4.
     """
-    size = checked_size("size", size)
+    size = pair("size", size)
     calls = top_level_calls(model)
     sizes = [size]
     for before, call in zip([None, *calls], calls, strict=False):

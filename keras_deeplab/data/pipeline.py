@@ -27,7 +27,7 @@ def training_dataset(
     source: Source,
     split: str = "train",
     *,
-    crop_size: tuple[int, int],
+    crop_size: int | tuple[int, int],
     batch_size: int = 8,
     scales: tuple[float, float] = (0.5, 2.0),
     scale_step: float | None = None,
@@ -66,8 +66,8 @@ def training_dataset(
     Args:
         source: A `data.Source`.
         split: One of `source.splits`.
-        crop_size: `(height, width)` of all images; smaller ones are padded, at a random place, with
-            grey 127.5 and the label with 255.
+        crop_size: `(height, width)` of all images, or one integer for both; smaller ones are
+            padded, at a random place, with grey 127.5 and the label with 255.
         batch_size: Images per batch.
         scales: Smallest and largest random scale. Images are scaled bilinearly (antialiased where
             they shrink), labels by nearest neighbour.

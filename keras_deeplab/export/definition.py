@@ -15,7 +15,7 @@ from keras_deeplab.labels import label_dtype
 from keras_deeplab.layers.dilated_conv import Target
 from keras_deeplab.models.multi_scale import image_scale, unwrapped
 from keras_deeplab.runtimes import OUTPUTS, Metadata
-from keras_deeplab.validation import error, one_of, size
+from keras_deeplab.validation import error, one_of, pair
 
 DEFAULT_OUTPUTS = ("labels", "probabilities")
 HALF = {"float16", "bfloat16"}
@@ -65,7 +65,7 @@ class Definition:
             raise error("info", f"of the model's {num_classes} classes", info)
         shape = [batch, *spec.shape[1:]]  # also of a model for one size of batches
         if image_size is not None:
-            sides = size("image_size", image_size)
+            sides = pair("image_size", image_size)
             if not spec.shape[1:3].is_compatible_with(sides):
                 raise error("image_size", f"that of the model, {tuple(spec.shape[1:3])}", sides)
             shape[1:3] = sides

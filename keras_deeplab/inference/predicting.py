@@ -27,7 +27,7 @@ from keras_deeplab.inference.windows import (
 from keras_deeplab.labels import label_dtype
 from keras_deeplab.memory import available_memory
 from keras_deeplab.runtimes import ExportedModel
-from keras_deeplab.validation import boolean, error, integer, size
+from keras_deeplab.validation import boolean, error, integer, pair
 from keras_deeplab.validation import value_range as checked_range
 
 FEW_WINDOWS = 8  # take no progress bar
@@ -37,7 +37,7 @@ def predict(
     model: Predictor,
     image: ImageLike | LargeImage,
     probabilities: bool = False,
-    window: Sequence[int] | None = None,
+    window: int | Sequence[int] | None = None,
     overlap: int | None = None,
     verbose: str | int = "auto",
     value_range: tuple[float, float] | None = None,
@@ -57,9 +57,10 @@ def predict(
             model takes three. The EXIF orientation of a file or `PIL.Image` is applied, as viewers
             and `PIL.ImageOps.exif_transpose` do.
         probabilities: Whether to return the probabilities of the classes in place of labels.
-        window: `(height, width)` of the windows. By default the whole image where the network's
-            maps take at most 2 GiB and half of the free memory, else equal windows, as few as of
-            the largest square that does. For a model of a fixed input size, that size.
+        window: `(height, width)` of the windows, or one integer for both. By default the whole
+            image where the network's maps take at most 2 GiB and half of the free memory, else
+            equal windows, as few as of the largest square that does. For a model of a fixed input
+            size, that size.
         overlap: Pixels by which neighbouring windows overlap at least, from 0 to below the window's
             sides; 128 by default, or a quarter of the smaller side if that is less. Probabilities
             are blended there.
@@ -94,7 +95,7 @@ def predict_kept(
     model: Predictor,
     image: ImageLike | LargeImage,
     kept: Callable[[np.ndarray], np.ndarray] | None,
-    window: Sequence[int] | None = None,
+    window: int | Sequence[int] | None = None,
     overlap: int | None = None,
     verbose: str | int = "auto",
     value_range: tuple[float, float] | None = None,
@@ -204,11 +205,11 @@ def _by_windows(
 
 
 def checked_window(
-    fixed: tf.TensorShape, window: Sequence[int] | None, overlap: int | None
+    fixed: tf.TensorShape, window: int | Sequence[int] | None, overlap: int | None
 ) -> tuple[int, int] | None:
     """Returns the window for a model of an input size, after a check of the overlap too."""
     if window is not None:
-        window = size("window", window)
+        window = pair("window", window)
         if not fixed.is_compatible_with(window):
             raise error("window", f"the model's input size {tuple(fixed)}", window)
     smaller = min(window or [side or SMALLEST for side in fixed])

@@ -32,8 +32,8 @@ class Recipe:
         image_scale: Factor by which images are resized for the training (`data.Resized`), such as
             0.25 for photographs of 12 megapixels; sizes and scales below are those after it. The
             final model contains it and takes images of the original size.
-        crop_size: `(height, width)` of the crops; None for the middle of the images' sizes, at most
-            513.
+        crop_size: `(height, width)` of the crops, or one integer for both; None for the middle of
+            the images' sizes, at most 513.
         batch_size: Images per step, over all replicas.
         steps: Optimizer steps, unless `epochs` is given.
         epochs: Epochs of `fit`, in place of `steps`: passes through the images, unless `fit` is
@@ -218,7 +218,7 @@ _CHECKED = {
     validation.non_negative: "weight_decay stage2_share",
     validation.fraction: "class_focus",
     partial(validation.fraction, below_one=True): "momentum warmup_share",
-    validation.size: "crop_size",
+    validation.pair: "crop_size",
     validation.numbers: "multi_scale",
     check_scales: "scales",
     partial(validation.one_of, choices=("sgd", "adamw")): "optimizer",

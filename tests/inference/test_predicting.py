@@ -379,8 +379,8 @@ def test_a_prediction_that_does_not_fit(brightest, image, monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"window": 256}, "`window` must be a list of positive integers"),
-        ({"window": (0, 5)}, "`window` must be a list of positive integers"),
+        ({"window": (256,)}, "`window` must be a positive integer, or "),
+        ({"window": (0, 5)}, "`window` must be a positive integer, or "),
         ({"window": (8, 8), "overlap": 8}, "`overlap` must be below the window's sides, 8"),
         ({"overlap": -1}, "`overlap` must be a non-negative integer"),
         ({"probabilities": "yes"}, "`probabilities` must be True or False"),

@@ -143,7 +143,7 @@ def test_some_networks_have_values_of_their_own():
             {"scales": (2, 1)},
             r"`scales` must be .*0.01 <= lowest <= highest. Received: scales=\(2, 1\)",
         ),
-        ({"crop_size": 321}, "`crop_size` must be a list of positive integers"),
+        ({"crop_size": 321.0}, "`crop_size` must be a positive integer, or "),
         ({"class_focus": "x"}, "`class_focus` must be .* Received: class_focus='x'"),
         ({"color_jitter": {"hue": 1}}, "`color_jitter` must be"),
         ({"warmup_share": 1}, r"`warmup_share` must be a number in \[0, 1\)"),

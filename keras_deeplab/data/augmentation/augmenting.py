@@ -70,7 +70,7 @@ class Augmentation:
     classes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        validation.size("crop_size", self.crop_size)
+        object.__setattr__(self, "crop_size", validation.pair("crop_size", self.crop_size))
         jitter_strengths(self.color_jitter)
         validation.fraction("class_focus", self.class_focus)
         check_scales("scales", self.scales)
