@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -52,7 +53,8 @@ class HeldOut(Source):
                 raise error("folds", f"at most the number of training images, {len(names)}", folds)
             blocks = min(BLOCKS * folds, len(names) // folds * folds)
             held = np.empty(len(names), bool)
-            order = np.argsort(np.array(names), kind="stable")
+            numbered = [re.sub(r"\d+", lambda digits: digits[0].zfill(20), name) for name in names]
+            order = np.argsort(np.array(numbered), kind="stable")  # frame_2 before frame_10
             held[order] = np.arange(len(names)) * blocks // len(names) % folds == fold
         else:
             held = np.array([name.startswith(prefix) for name in names])

@@ -26,10 +26,13 @@ def test_folds_divide_the_images_and_each_image_is_held_out_once(source):
     assert (part.splits, part.info) == (("train", "val"), source.info)
 
 
-def test_neighbours_are_held_out_together():
+@pytest.mark.parametrize("digits", [3, 1])
+def test_neighbours_are_held_out_together(digits):
     class Frames(data.Shapes):
         def names(self, split):
-            return [f"frame{number:03}" for number in np.random.default_rng(0).permutation(300)]
+            return [
+                f"frame{number:0{digits}}" for number in np.random.default_rng(0).permutation(300)
+            ]
 
     part = HeldOut(Frames(train=300, val=3))
     numbers = np.sort([int(name[5:]) for name in part.names("val")])
