@@ -20,11 +20,14 @@ EXPECTED = {
     "bad dataset.json": (
         'keys "classes", "colors", "ignore_colors", "ignore_label", "values", "channels", "range"'
     ),
-    "bad splits.json": '{"train": [names], "val": [names]} of the images, each once',
+    "bad splits.json": '{"train": [names], "val": [names]} of the images that are there, each once',
     "bad list": "IMAGE,LABEL or IMAGE,LABEL,SPLIT in each row, paths relative to the list",
     "bad annotation": "outlines of at least three points inside an image of known size",
     "missing folder": "SPLIT/images and SPLIT/labels, SPLIT being train, val or test",
-    "unknown split folder": "folders named train, val or test alone, or a splits.json",
+    "unknown split folder": "folders named train, val or test alone",
+    "folder beside those of splits": (
+        "folders named train, val or test alone, or a splits.json that divides the others' images"
+    ),
     "empty split": "at least one image with a label map",
     "unsupported file": f"images {listed(IMAGE_SUFFIXES)}, label maps {listed(LABEL_SUFFIXES)}",
     "not a regular file": "regular files, or links to them",

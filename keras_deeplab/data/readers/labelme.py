@@ -11,11 +11,11 @@ import numpy as np
 
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource, map_files
-from keras_deeplab.data.layout import SplitFiles, find_splits
+from keras_deeplab.data.layout import SplitFiles
 from keras_deeplab.data.paths import absolute
 from keras_deeplab.data.readers.listing import files_below, first_existing, read_lines
 from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rectangle, with_background
-from keras_deeplab.data.readers.splitting import grouped
+from keras_deeplab.data.readers.splitting import by_folders
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
 from keras_deeplab.files import read_json_object
 
@@ -56,19 +56,7 @@ class LabelMe(FileSource):
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
-        folders = find_splits(self.root)
-        if not folders:
-            return grouped(dict.fromkeys(self._json), self.root)
-        by_folder, faults = {split: [] for split in folders}, []
-        for name in self._json:
-            split = name.split("/")[0].lower()
-            if split in by_folder:
-                by_folder[split].append(name)
-            else:
-                faults.append(FileFault("unknown split folder", f"{name}.json"))
-        if faults:
-            raise DatasetError(str(self.root), faults)
-        return by_folder
+        return by_folders(self._json, self.root)
 
     @property
     def splits(self) -> tuple[str, ...]:

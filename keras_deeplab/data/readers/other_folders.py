@@ -16,7 +16,7 @@ from keras_deeplab.data.formats import IMAGE_SUFFIXES, PIXEL_SUFFIXES
 from keras_deeplab.data.layout import LISTED_LABELS, SplitFiles, shown, split_named, visible
 from keras_deeplab.data.paths import RemotePath, data_path, is_remote
 from keras_deeplab.data.readers.listing import files_below
-from keras_deeplab.data.readers.splitting import grouped
+from keras_deeplab.data.readers.splitting import by_folders, grouped
 from keras_deeplab.files import relative_path
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
@@ -36,7 +36,7 @@ class OtherFolder(Folder):
       `1.jpg`.
 
     Without splits a fifth of the images validates; splits.json keeps the choice and may be changed.
-    Beside folders of splits others are an error, unless a splits.json is there, which decides then.
+    Beside folders of splits others are an error, unless a splits.json divides their images.
     All else is as in `data.Folder`.
     """
 
@@ -62,16 +62,7 @@ class OtherFolder(Folder):
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
-        names = sorted(self._all.images.keys() | self._all.labels.keys())
-        folder_of = {name: name.split("/")[0] if "/" in name else "." for name in names}
-        split_of = {name: split_named(folder) for name, folder in folder_of.items()}
-        if not all(split_of.values()) and any(split_of.values()):
-            if not (self.root / "splits.json").exists():  # else it says what such folders are
-                others = {folder_of[name] for name in names if not split_of[name]}
-                faults = [FileFault("unknown split folder", folder) for folder in sorted(others)]
-                raise DatasetError(str(self.root), faults)
-            split_of = dict.fromkeys(names)
-        return grouped(split_of, self.root)
+        return by_folders(self._all.images.keys() & self._all.labels.keys(), self.root)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -80,12 +71,13 @@ class OtherFolder(Folder):
 
     def list_files(self, split: str) -> SplitFiles:
         """Lists the files of a split by their paths without endings."""
-        names = self._splits[split]
-        files = SplitFiles(
-            {name: self._all.images[name] for name in names if name in self._all.images},
-            {name: self._all.labels[name] for name in names if name in self._all.labels},
-            list(self._all.faults) if split == self.splits[0] else [],
-        )
+        images, labels = self._all.images, self._all.labels
+        files, names = SplitFiles(), set(self._splits[split])
+        if split == self.splits[0]:  # reports also what is in no split
+            files.faults += self._all.faults
+            names |= images.keys() ^ labels.keys()
+        files.images = {name: images[name] for name in names & images.keys()}
+        files.labels = {name: labels[name] for name in names & labels.keys()}
         return files.check(self.root, split)
 
     def check_layout(self) -> list[FileFault]:

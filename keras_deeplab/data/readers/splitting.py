@@ -9,12 +9,28 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from keras_deeplab.data.faults import DatasetError, FileFault
-from keras_deeplab.data.layout import SPLITS, first, is_utf8
+from keras_deeplab.data.layout import SPLITS, first, is_utf8, split_named
 from keras_deeplab.files import read_json_object, write_json
 
 logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.2
+
+
+def by_folders(names: Iterable[str], root: Path) -> dict[str, list[str]]:
+    """Returns the names of each split: of folders named like splits, and of `splits_of`.
+
+    Raises a DatasetError for other folders beside these, unless a splits.json is there.
+    """
+    folder_of = {name: name.split("/")[0] if "/" in name else "." for name in names}
+    split_of = {name: split_named(folder) for name, folder in folder_of.items()}
+    others = Counter(folder_of[name] for name, split in split_of.items() if split is None)
+    if others and any(split_of.values()) and not (root / "splits.json").exists():
+        found = [f"{folder} holds {count} images" for folder, count in sorted(others.items())]
+        raise DatasetError(
+            str(root), [FileFault("folder beside those of splits", text) for text in found]
+        )
+    return grouped(split_of, root)
 
 
 def grouped(
@@ -35,9 +51,9 @@ def splits_of(
     """Returns the names of each split: those of a file, or a fifth of all as validation.
 
     The choice depends on the names alone, by their hashes. It is kept in the file, where it can
-    be changed; names that are added later are trained on, and those of deleted images leave it.
-    Names of `given` may be in it too, without effect. A folder that cannot be written to gets no
-    file.
+    be changed; names that are added later are trained on. Those of missing images stay in it, so
+    that images which come back keep their split. Names of `given` may be in it too, without effect.
+    A folder that cannot be written to gets no file.
     """
     names, path = sorted(names), root / file
     faults = [FileFault("file name not UTF-8", name) for name in names if not is_utf8(name)]
@@ -47,17 +63,17 @@ def splits_of(
     listed = {name for part in splits.values() for name in part}
     added = [name for name in names if name not in listed]
     lost = sorted(listed.difference(names))
-    if added and lost:  # names were changed
+    if added and lost:  # perhaps names were changed
         raise _error(path, [f"{name}: listed, not there" for name in lost])
-    if not added and not lost:
+    if lost:
+        logger.warning("%d images that %s lists are not there: %s", len(lost), path, first(lost))
+        listed.difference_update(lost)
+        return {split: [n for n in part if n in listed] for split, part in splits.items()}
+    if not added:
         return splits or {"train": names}
     if len(names) < 2 and not listed:
         return {"train": names}
-    if lost:
-        listed.difference_update(lost)
-        splits = {split: [n for n in part if n in listed] for split, part in splits.items()}
-        text = f"{len(lost)} images that {path} listed are not there: {first(lost)}"
-    elif listed:
+    if listed:
         splits["train"] = sorted([*splits.get("train", ()), *added])
         text = f"{len(added)} images that {path} did not list are trained on"
     else:

@@ -357,10 +357,10 @@ def test_labelme_in_folders_of_splits(labelme, tmp_path, read):
     _, found = read(f"labelme:{root}")
     names = {split: list(part) for split, part in found.items()}
     assert names == {"train": ["Train/a"], "val": ["val/b"]}
-    (root / "valid").mkdir()
-    labelme("valid/c", [])
+    (root / "other").mkdir()
+    labelme("other/c", [])
     labelme("d", [])
-    with pytest.raises(data.DatasetError, match=r"(?s)d\.json.*valid/c\.json"):
+    with pytest.raises(data.DatasetError, match=r"(?s)\. holds 1 images.*other holds 1 images"):
         data.audit(f"labelme:{root}")
 
 

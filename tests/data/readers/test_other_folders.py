@@ -161,6 +161,7 @@ def test_deleted_images_leave_their_splits(tmp_path, draw, values, caplog):
     source = data.open_source(tmp_path)
     with pytest.raises(data.DatasetError, match="label without image"):
         data.audit(source)
+    assert "stray" not in (tmp_path / "splits.json").read_text()
     (tmp_path / "masks/stray.png").unlink()
     data.audit(source)
     val = source.names("val")
@@ -170,7 +171,7 @@ def test_deleted_images_leave_their_splits(tmp_path, draw, values, caplog):
     source = data.open_source(tmp_path)
     assert (len(source.names("train")), source.names("val")) == (3, val)
     assert "1 images that " in caplog.text
-    assert "listed are not there: " in caplog.text
+    assert "lists are not there: " in caplog.text
 
 
 def test_given_splits_are_kept(tmp_path, draw, values):
@@ -190,18 +191,24 @@ def test_given_splits_are_kept(tmp_path, draw, values):
     assert kept == {split: source.names(split) for split in ("train", "val")}
 
 
-def test_folders_beside_those_of_splits(tmp_path, draw, values):
+@pytest.mark.parametrize("reader", ["", "labelme:"])
+def test_folders_beside_those_of_splits(tmp_path, draw, values, reader):
     for name in ("train/a", "test/b", "extra/c", "extra/d", "e"):
         draw(f"images/{name}.jpg")
         draw(f"masks/{name}.png", values(0, 1))
-    with pytest.raises(data.DatasetError, match=r"unknown split folder \(2\)") as caught:
-        data.open_source(tmp_path)
+        (tmp_path / f"images/{name}.json").write_text('{"shapes": []}')
+    root = tmp_path / "images" if reader else tmp_path
+    with pytest.raises(data.DatasetError, match=r"folder beside those of splits \(2\)") as caught:
+        data.open_source(f"{reader}{root}").names("train")
     assert "extra" in str(caught.value)
-    assert not (tmp_path / "splits.json").exists()
-    splits = {"train": ["extra/c", "extra/d", "test/b"], "val": ["e", "train/a"]}
-    (tmp_path / "splits.json").write_text(json.dumps(splits))
-    source = data.open_source(tmp_path)
-    assert {split: source.names(split) for split in source.splits} == splits
+    assert not (root / "splits.json").exists()
+    (root / "splits.json").write_text('{"val": ["extra/c"], "train": ["extra/d", "e", "test/b"]}')
+    source = data.open_source(f"{reader}{root}")
+    assert {split: source.names(split) for split in source.splits} == {
+        "train": ["e", "extra/d", "train/a"],
+        "val": ["extra/c"],
+        "test": ["test/b"],
+    }
 
 
 def test_images_with_the_names_of_splits(tmp_path, draw, values):
@@ -223,13 +230,15 @@ def test_splits_that_are_given_later(tmp_path, caplog):
     assert "1 images that" in caplog.text
 
 
-def test_images_are_deleted_and_later_others_are_added(tmp_path):
+def test_images_that_are_away_for_a_while_keep_their_split(tmp_path):
     names = ["a", "b", "c", "d", "e"]
     first = splits_of(names, tmp_path)
-    left = [name for name in names if name != first["train"][0]]
-    assert splits_of(left, tmp_path) == {"train": first["train"][1:], "val": first["val"]}
-    added = splits_of([*left, "f"], tmp_path)
-    assert added == {"train": [*first["train"][1:], "f"], "val": first["val"]}
+    left = [name for name in names if name not in first["val"]]
+    assert splits_of(left, tmp_path) == {"train": first["train"], "val": []}
+    with pytest.raises(data.DatasetError, match=f"{first['val'][0]}: listed, not there"):
+        splits_of([*left, "f"], tmp_path)
+    assert splits_of(names, tmp_path) == first
+    assert splits_of([*names, "f"], tmp_path) == {**first, "train": [*first["train"], "f"]}
     assert grouped({"z": None}, tmp_path / "other") == {"train": ["z"]}
     (tmp_path / "splits.json").write_text('{"train": [], "val": []}')
     assert grouped({"a": None}, tmp_path) == {"train": ["a"]}
