@@ -16,6 +16,9 @@ from keras_deeplab import validation
 _ENOUGH_IGNORED = 0.5
 _SAMPLED_MAPS = 32
 WEIGHT_CAP = 10.0  # of class weights from shares
+_WEIGHTS_RULE = (
+    "`sample_weight` must be one weight per image, (batch,), or per pixel, (batch, height, width)."
+)
 _warned = False
 
 
@@ -171,7 +174,12 @@ def fit_sample_weight(sample_weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     weights = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
     shape, rank = weights.shape, labels.shape.rank
     if shape.rank is None:  # also of TensorFlow after calls with both forms
-        known = tf.concat([tf.shape(weights), [1] * rank], 0)[:rank]
+        form = tf.shape(weights)
+        axes, ends_in_one = tf.size(form), tf.equal(tf.concat([[0], form], 0)[-1], 1)
+        valid = (axes == 1) | (axes == rank) | (ends_in_one & ((axes == 2) | (axes == rank + 1)))
+        check = tf.debugging.Assert(valid, [f"{_WEIGHTS_RULE} Received the shape", form])
+        with tf.control_dependencies([] if check is None else [check]):  # None in eager mode
+            known = tf.concat([form, [1] * rank], 0)[:rank]
         return tf.ensure_shape(tf.reshape(weights, known), [None] * rank)
     if shape.rank == rank + 1 and shape[-1] == 1:
         weights = tf.squeeze(weights, -1)
@@ -179,9 +187,8 @@ def fit_sample_weight(sample_weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         weights = tf.reshape(weights, [-1] + [1] * (rank - 1))
     if weights.shape.rank != rank:
         raise ValueError(
-            "`sample_weight` must be one weight per image, (batch,), or per pixel, (batch, height, "
-            f"width). Received: sample_weight of shape {shape} for labels of shape {labels.shape}. "
-            "Pass weights per class to CrossEntropy(class_weights=...)."
+            f"{_WEIGHTS_RULE} Received: sample_weight of shape {shape} for labels of shape "
+            f"{labels.shape}. Pass weights per class to CrossEntropy(class_weights=...)."
         )
     return weights
 

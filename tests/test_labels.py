@@ -48,6 +48,11 @@ def test_labels_and_weights_of_unknown_rank(loss, last):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     with pytest.raises(tf.errors.InvalidArgumentError):
         with_unknown(truth[:, :4], weights)
+    for wrong in (weights[:, :, 0], weights[..., None, None], np.float64(1)):
+        with pytest.raises(ValueError, match="`sample_weight` must be one weight per image"):
+            compute(truth, wrong)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must be one weight per image"):
+            with_unknown(truth, wrong)
 
 
 @pytest.mark.parametrize("dtype", [*INTEGERS, "float16", "float32", "float64"])

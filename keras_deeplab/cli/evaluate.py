@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import keras_deeplab
 from keras_deeplab import data
@@ -109,8 +111,12 @@ def main(options: argparse.Namespace) -> None:
     path = folder / "metrics.json"
     used = {"model": str(options.model), "data": options.data, "split": options.split}
     print(scores_table(report, options.split))
-    if path.is_file() and (old := read_json_object(path).get("model")) != used["model"]:
-        print(f"Replacing the scores of {old}")
+    old: dict[str, Any] = {}
+    if path.is_file():
+        with suppress(ValueError):  # a damaged file is replaced without a word
+            old = read_json_object(path)
+    if any(key in old and old[key] != value for key, value in used.items()):
+        print(f"Replacing the scores of {', '.join(str(old.get(key)) for key in used)}")
     write_json(path, {**used, **prediction_settings(model), **report})
     print(f"Wrote {path}")
     if options.html:

@@ -26,8 +26,6 @@ from keras_deeplab.weights.hub import is_address, local_path
 
 logger = logging.getLogger(__name__)
 
-# Short names that other tools use.
-
 # Sentences for options that do not exist, by `names.key` of the option.
 HINTS = {"numclasses": "The number of classes is that of the data set or the model."}
 

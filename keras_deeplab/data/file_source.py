@@ -19,7 +19,7 @@ from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.label_codes import LabelCode
 from keras_deeplab.data.label_maps import ColorCode, LabelFacts, read_label
-from keras_deeplab.data.layout import SplitFiles, is_utf8, shown
+from keras_deeplab.data.layout import SplitFiles, folder_of, is_utf8, shown
 from keras_deeplab.data.orientation import turned
 from keras_deeplab.data.paths import data_path
 from keras_deeplab.data.source import Source, decoded
@@ -78,7 +78,7 @@ class FileSource(Source):
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = data_path(root)
         if not self.root.is_dir():
-            around = f"; give {self.root.parent}" if self.root.is_file() else ""
+            around = f"; give {folder_of(self.root)}" if self.root.is_file() else ""
             text = f"{self.root} is not a folder{around}"
             raise self._error("missing folder", text, "a folder")
         if not is_utf8(str(self.root)):

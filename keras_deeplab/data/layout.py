@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import FORMATS, IMAGE_SUFFIXES, LABEL_SUFFIXES, PIXEL_SUFFIXES
-from keras_deeplab.data.paths import absolute
+from keras_deeplab.data.paths import absolute, is_remote
 
 SPLITS = ("train", "val", "test")
 # Other common names of splits.
@@ -197,7 +199,20 @@ def _other_formats(root: Path) -> list[str]:
     found = [f"coco:{root}" for folder in annotations if any(folder.glob("*.json"))]
     found += [f"cvat:{root}"] * (".xml" in endings)
     found += [f"labelme:{root}"] * any(path.stem in images for path in outlines)
-    return found + [str(path) for path in files if path.suffix.lower() == ".csv"]
+    lists = [path for path in files if path.suffix.lower() == ".csv"]
+    return found + [str(path) for path in lists if not is_remote(path) and _lists_files(path)]
+
+
+def _lists_files(path: Path) -> bool:
+    """Whether the beginning of a CSV file has a cell that names a file."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        cells = re.split("[,;\n]", file.read(2000))
+    return any(os.path.isfile(path.parent / cell.strip(' "')) for cell in cells)
+
+
+def folder_of(path: Path) -> Path:
+    """Returns the folder of a data set from that of one of its annotation files."""
+    return path.parent.parent if path.parent.name == "annotations" else path.parent
 
 
 def _folders(parent: Path) -> list[Path]:

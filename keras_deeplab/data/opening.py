@@ -9,7 +9,7 @@ from pathlib import Path
 
 from keras_deeplab import names, validation
 from keras_deeplab.data.folder import Folder
-from keras_deeplab.data.layout import SPLITS, find_splits, folders_named
+from keras_deeplab.data.layout import SPLITS, find_splits, folder_of, folders_named
 from keras_deeplab.data.paths import absolute, data_path, is_remote
 from keras_deeplab.data.readers.ade20k import Ade20k
 from keras_deeplab.data.readers.camvid import CamVid
@@ -89,8 +89,7 @@ def _advice(path: Path) -> str:
     if not path.exists():
         return f"There is no {path}"
     reader = {".json": "coco", ".xml": "cvat"}.get(path.suffix.lower())
-    folder = path.parent.parent if path.parent.name == "annotations" else path.parent
-    return f"Give {reader}:{folder}" if reader else ""
+    return f"Give {reader}:{folder_of(path)}" if reader else ""
 
 
 def _is_plain(root: Path) -> bool:

@@ -39,7 +39,7 @@ class Axis:
 
 
 # Samples that an interpolation reads beside the nearest one, for each new one.
-INTERPOLATED = {"nearest": 0, "bilinear": 1, "bicubic": 3, "lanczos3": 5, "lanczos5": 9}
+INTERPOLATED = {"nearest": 0, "area": 0, "bilinear": 1, "bicubic": 3, "lanczos3": 5, "lanczos5": 9}
 _WHOLE_IMAGE = Axis(None, Fraction(0), None, None, unbounded=True)
 
 

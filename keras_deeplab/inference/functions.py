@@ -27,6 +27,10 @@ from keras_deeplab.validation import error
 
 # Beside the models, not on them: an attribute would be tracked, saved and copied with its model.
 _LOCK = threading.Lock()
+_SUMS_REMAIN = (  # layers after which a softmax still sums to one, or nearly
+    *(ResizeLike, CropLike, keras.layers.Activation, keras.layers.Identity, keras.layers.Reshape),
+    *(keras.layers.UpSampling2D, keras.layers.Resizing, keras.layers.Cropping2D),
+)
 _FUNCTIONS: weakref.WeakKeyDictionary[keras.Model, ModelFunctions] = weakref.WeakKeyDictionary()
 
 
@@ -64,8 +68,8 @@ class ModelFunctions:
 
     def __init__(self, model: keras.Model) -> None:
         # Nothing here holds the model itself, which would keep it in the dictionary.
-        warn_of_softmax(model)
         spec, num_classes = self.spec = logits_spec(model)
+        warn_of_softmax(model)
         network, align_corners = _without_upsampling(model)
         dtype = label_dtype(num_classes)
 
@@ -190,8 +194,7 @@ def _ends_in_softmax(model: keras.Model) -> bool:
             return True
         if is_network(last):
             return _ends_in_softmax(functional(last))
-        sums_remain = isinstance(last, ResizeLike | CropLike | keras.layers.Activation)
-        call = calls.get(id(call.inputs[0])) if sums_remain else None
+        call = calls.get(id(call.inputs[0])) if isinstance(last, _SUMS_REMAIN) else None
     return False
 
 

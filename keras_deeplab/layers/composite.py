@@ -67,12 +67,14 @@ def all_layers(layer: keras.layers.Layer, prefix: str = "") -> dict[str, keras.l
     """
     found: dict[str, keras.layers.Layer] = {}
     is_graph = isinstance(layer, keras.Sequential) or getattr(layer, "inputs", None)
-    keeps_names = is_graph or isinstance(layer, CompositeLayer)
+    keeps_names = is_graph or type(layer).__module__.startswith(f"{__package__}.")
     for place, inner in enumerate(layer._flatten_layers(include_self=False, recursive=False)):
         name = inner.name
         if not keeps_names:
             own = _NEW_WORD.sub("_", type(inner).__name__).lower()
             name = f"{own}_{place}" if re.fullmatch(rf"{own}(_\d+)?", name) else name
+            while prefix + name in found:  # which another part was given as its name
+                name += "_"
         found[prefix + name] = inner
         found.update(all_layers(inner, f"{prefix}{name}/"))
     return found

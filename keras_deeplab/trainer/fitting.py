@@ -25,7 +25,7 @@ from keras_deeplab.data.augmentation.augmenting import Transform
 from keras_deeplab.distribution import evaluation_batches, training_batches
 from keras_deeplab.files import digest, full_disk_named, write_json, write_text
 from keras_deeplab.graph.network import all_layers, all_norms
-from keras_deeplab.inference import logits_spec
+from keras_deeplab.inference import logits_spec, warn_of_softmax
 from keras_deeplab.metrics import checked_names, key_of_class
 from keras_deeplab.models import MultiScale, SegmentationModel, UNet
 from keras_deeplab.models.multi_scale import checked_scales, unwrapped
@@ -293,6 +293,7 @@ def _check_model(
             raise validation.error("model", rule, model.input_shape)
         if not model.trainable_weights:
             raise validation.error("model", "a model with weights that are not frozen", model)
+        warn_of_softmax(model)
     if info.num_classes < 2:
         raise validation.error("source", "a data set of two classes or more", info.classes)
     checked_names(info.num_classes, [key_of_class(name) for name in info.classes])

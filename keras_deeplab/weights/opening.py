@@ -133,7 +133,7 @@ def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
         arrays = tensorflow.read_archive(path, moving_averages)
         return _recognized(Checkpoint(str(path), arrays))
     if begin[8:9] == b"{":
-        if re.search(r"-\d{5}-of-\d{5}\.", path.name):
+        if re.search(r"-\d{5}-of-(?!00001)\d{5}\.", path.name):
             raise UnreadableError("it is one of several parts: save the weights in one file")
         return state_dict.chosen(path, {(): state_dict.read_safetensors(path)}, moving_averages)
     if re.search(r"\.(index|weights)\.json$", path.name):

@@ -83,6 +83,16 @@ def test_geometry_agrees_with_the_gradient(layers, size):
         assert slack or (first, last) == (low, high)
 
 
+def test_means_of_areas_are_the_nearest_samples_where_a_map_becomes_larger():
+    area, nearest = (
+        network(kl.AveragePooling2D(2), kl.UpSampling2D(3, interpolation=interpolation))
+        for interpolation in ("area", "nearest")
+    )
+    images = np.random.default_rng(0).uniform(size=(1, 8, 8, 3))
+    np.testing.assert_allclose(area(images), nearest(images), rtol=1e-5)
+    assert geometry(area).output == geometry(nearest).output
+
+
 @pytest.mark.parametrize(
     "activation", ["relu", "relu6", "gelu", "silu", "celu", "hard_shrink", "squareplus", "tanh"]
 )

@@ -481,6 +481,9 @@ ENDS = {
     "resized": lambda model: keras.Model(
         model.inputs, keras_deeplab.layers.ResizeLike()(model.outputs[0], model.inputs[0])
     ),
+    "upsampled": lambda model: keras.Model(
+        model.inputs, keras.layers.UpSampling2D(2)(model.outputs[0])
+    ),
 }
 
 

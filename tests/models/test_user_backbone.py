@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -12,6 +13,7 @@ from networks import tiny, tiny_sequential
 from keras_deeplab import DeepLabV3, DeepLabV3Plus, weights
 from keras_deeplab.graph import geometry, register_pointwise, with_output_stride
 from keras_deeplab.graph.network import leaf_layers
+from keras_deeplab.layers import CompositeLayer
 
 
 def of_one_size() -> keras.Model:
@@ -69,26 +71,46 @@ class Gate(keras.layers.Layer):
         return {**super().get_config(), "named": self.named}
 
 
-def gated(named: bool) -> keras.Model:
+@keras.saving.register_keras_serializable("test_user_backbone")
+class Composite(CompositeLayer):
+    """Others without names but for one, which has that of a layer that Keras numbers."""
+
+    def __init__(self, **settings) -> None:
+        super().__init__(**settings)
+        self.norm = keras.layers.BatchNormalization(name="dense_1")
+        self.squeeze, self.excite = keras.layers.Dense(4, "relu"), keras.layers.Dense(8, "sigmoid")
+
+    def call(self, x):
+        return self.excite(self.squeeze(self.norm(x)))
+
+    def dilated_config(self, rate):
+        return self.get_config()
+
+
+KINDS = {"named": partial(Gate, True), "numbered": partial(Gate, False), "composite": Composite}
+
+
+def gated(kind: str) -> keras.Model:
     inputs = x = keras.Input((None, None, 3))
     for number in range(4):
         convolution = keras.layers.Conv2D(8, 3, 2, "same", name=f"conv{number}")
-        x = Gate(named, name=f"gate{number}")(convolution(x))
+        x = KINDS[kind](name=f"gate{number}")(convolution(x))
     return keras.Model(inputs, x)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("frozen", ["network", "layer", "part", "backbone"])
-def test_frozen_layers_of_a_users_layers_stay_frozen(tmp_path, named, frozen):
-    network = gated(named)
+def test_frozen_layers_of_a_users_layers_stay_frozen(tmp_path, kind, frozen):
+    network = gated(kind)
     if frozen != "backbone":
         gate = network.get_layer("gate0")
         {"network": network, "layer": gate, "part": gate.squeeze}[frozen].trainable = False
     model = small(DeepLabV3, network, output_stride=16, head_filters=None)
     if frozen == "backbone":
         model.backbone.trainable = False
-    expected = {"network": 0, "layer": 4 * 10 - 8, "part": 4 * 10 - 2, "backbone": 0}[frozen]
+    size = 8 if kind == "composite" else 10
+    expected = {"network": 0, "layer": 3 * size + 2, "part": 4 * size - 2, "backbone": 0}[frozen]
     model.save(tmp_path / "model.keras")
     for made in (
         model,
@@ -100,13 +122,16 @@ def test_frozen_layers_of_a_users_layers_stay_frozen(tmp_path, named, frozen):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("named", [True, False])
-def test_weights_of_a_users_layers_come_back(tmp_path, named):
-    model = small(DeepLabV3, gated(named), output_stride=16, head_filters=None)
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_a_users_layers_come_back(tmp_path, kind):
+    model = small(DeepLabV3, gated(kind), output_stride=16, head_filters=None)
+    random = np.random.default_rng(0)
+    for weight in model.backbone.weights:
+        weight.assign(random.uniform(0.5, 1, weight.shape))
     model.save(tmp_path / "model.keras")
     made = weights.from_pretrained(tmp_path / "model.keras", num_classes=4)
     assert made.transfer_report.missing_keys == ("logits",)
-    twin = small(DeepLabV3, gated(named), output_stride=16, head_filters=None)
+    twin = small(DeepLabV3, gated(kind), output_stride=16, head_filters=None)
     assert weights.load(twin, tmp_path / "model.keras").missing_keys == ()
     for other in (made, twin):
         for old, new in zip(model.backbone.weights, other.backbone.weights, strict=True):

@@ -498,6 +498,20 @@ def test_an_augmentation_that_divides_by_255_is_a_warning(divisor, eager, logs):
     assert ("almost black. Do not divide by 255" in logs.text) == (divisor == 255)
 
 
+def test_a_softmax_at_the_end_is_a_warning_before_the_training():
+    def stop():
+        raise KeyboardInterrupt
+
+    network = plain()
+    model = keras.Model(network.inputs, keras.layers.Softmax()(network.outputs[0]))
+    began = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: stop())
+    with (
+        pytest.warns(UserWarning, match="The model ends in a softmax"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        keras_deeplab.fit(model, SOURCE, FAST, steps_per_epoch=1, verbose=0, callbacks=[began])
+
+
 def test_the_default_recipe_is_that_for_the_weights(tmp_path):
     model = UNet(2, depth=1, filters=4)
     model.save_weights(tmp_path / "start.weights.h5")

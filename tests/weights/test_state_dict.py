@@ -64,6 +64,14 @@ def test_wrappers_prefixes_are_removed(prefix, logs):
     )
 
 
+def test_weights_of_the_other_network_are_not_unexpected():
+    arrays = {**under("model."), **under("ema_model."), "criterion.weight": zeros(2)}
+    for moving_averages in (True, False):
+        unexpected = chosen(PATH, {(): arrays}, moving_averages).unexpected
+        assert "criterion.weight" in unexpected
+        assert not [name for name in unexpected if "model." in name]
+
+
 def test_no_more_is_removed_than_is_needed(logs):
     chosen(PATH, {(): RESNET}, False)
     assert not logs.text

@@ -28,7 +28,7 @@ def test_a_resnet101_classifier(tmp_path):
     with zero_kernels():
         model = scattered(keras_deeplab.SPPNet(9, "resnet101", **arguments))
     layers = {**tables.resnet(torchvision.RESNET, 101), "logits": "fc"}
-    path = tmp_path / "weights.safetensors"
+    path = tmp_path / "model-00001-of-00001.safetensors"
     safetensors.numpy.save_file(as_torchvision_writes_it(model, layers), path)
     with zero_kernels():
         found = weights.from_pretrained(path)

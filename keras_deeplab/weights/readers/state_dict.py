@@ -34,15 +34,15 @@ def chosen(path: Path, state_dicts: Mapping[Keys, _Arrays], moving_averages: boo
     found: dict[str, Checkpoint] = {}
     errors = []
     for keys, arrays in state_dicts.items():
-        for prefix, network in _networks(path, arrays):
-            if isinstance(network, Checkpoint):
-                name = ".".join((*keys, f"{prefix}*"))
-                if name in found:
-                    raise UnreadableError(f"it holds two networks of the name {name}")
-                rest = tuple(other for other in arrays if not other.startswith(prefix))
-                found[name] = replace(network, unexpected=(*network.unexpected, *rest))
-            else:
-                errors.append(network)
+        networks = list(_networks(path, arrays))
+        errors += [each for _, each in networks if not isinstance(each, Checkpoint)]
+        inside = {prefix: each for prefix, each in networks if isinstance(each, Checkpoint)}
+        rest = tuple(name for name in arrays if not name.startswith(tuple(inside)))
+        for prefix, network in inside.items():
+            name = ".".join((*keys, f"{prefix}*"))
+            if name in found:
+                raise UnreadableError(f"it holds two networks of the name {name}")
+            found[name] = replace(network, unexpected=(*network.unexpected, *rest))
     averages = {name: network for name, network in found.items() if _AVERAGES.search(name)}
     models = {name: network for name, network in found.items() if name not in averages}
     if moving_averages and not averages:
