@@ -18,7 +18,8 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         initial_learning_rate: Highest rate, positive.
-        total_steps: Number of optimizer steps, including the warm-up.
+        total_steps: Number of optimizer steps, including the warm-up. Keras counts batches, also
+            with `gradient_accumulation_steps`.
         power: Exponent of the decay, positive.
         warmup_steps: Number of warm-up steps, below `total_steps`.
         end_learning_rate: Rate from `total_steps` on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ from keras_deeplab.extras import require
 from keras_deeplab.inference import logits_spec, predict
 from keras_deeplab.metrics import SegmentationMetrics
 from keras_deeplab.pictures import Colors, comparison_picture, confusion_picture
-from keras_deeplab.validation import integer
+from keras_deeplab.validation import integer, integers
 
 _CLASS_METRICS = ("iou", "predicted_share")
 Logs = dict[str, Any] | None
@@ -44,7 +45,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
             predictions.
         colors: One `(red, green, blue)` in 0..255 per class; PASCAL VOC's by default.
         num_pictures: Number of images to show.
-        picture_freq: Epochs from one picture to the next.
+        picture_freq: Epochs from one picture to the next, or a list of epochs from 1 on, as
+            `validation_freq` of `fit`.
         **options: Arguments of `keras.callbacks.TensorBoard`; `write_graph` is False by default.
 
     Raises:
@@ -64,13 +66,15 @@ class TensorBoard(keras.callbacks.TensorBoard):
         dataset: tf.data.Dataset | None = None,
         colors: Colors | None = None,
         num_pictures: int = 4,
-        picture_freq: int = 1,
+        picture_freq: int | Sequence[int] = 1,
         **options: Any,
     ) -> None:
         check_installed()
         super().__init__(log_dir, **{"write_graph": False, **options})
         self.colors = colors
-        self.picture_freq = integer("picture_freq", picture_freq)
+        is_list = isinstance(picture_freq, list | tuple)
+        check = integers if is_list else integer
+        self.picture_freq = check("picture_freq", picture_freq)
         self._examples = _first(dataset, integer("num_pictures", num_pictures))
         self._confusion: np.ndarray | None = None
 
@@ -95,7 +99,9 @@ class TensorBoard(keras.callbacks.TensorBoard):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Writes curves and pictures."""
         super().on_epoch_end(epoch, self._grouped(logs))
-        pictures = self._pictures() if epoch % self.picture_freq == 0 else {}
+        freq, number = self.picture_freq, epoch + 1
+        is_due = number % freq == 0 if isinstance(freq, int) else number in freq
+        pictures = self._pictures() if is_due else {}
         self._confusion = None  # an epoch without validation has none
         # Keras' own writer: TensorBoard follows one file in a folder, the newest.
         for name, picture in pictures.items():

@@ -22,7 +22,7 @@ from keras_deeplab.runtimes import ExportedModel, Metadata
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
 PHOTO = Image.fromarray(PIXELS)
-DEEP = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
+DEEP = Image.fromarray(np.random.default_rng(1).integers(0, 2**16, (90, 70), np.uint16))
 FILES = {
     "plain.png": (PHOTO, {}),
     "alpha.png": (PHOTO.convert("RGBA"), {}),

@@ -57,7 +57,7 @@ class Resized(Source):
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size that an image of a size `(height, width)` gets."""
-        height, width = (max(1, round(side * self.scale)) for side in size)
+        height, width = (max(1, self._resize.scaled(side)) for side in size)
         return height, width
 
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:

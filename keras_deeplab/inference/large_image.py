@@ -111,7 +111,7 @@ class LargeImage:
             raise error("image", "grey or RGB, as it is read by rows", self._path)
         if Bands(self._channels, self._range).are_plain:
             if self._channels == 1 and image.interpretation in GREY:
-                return image.colourspace("b-w").extract_band(0)
+                return _eight_bits(image.extract_band(0))
             image = image.colourspace("srgb").extract_band(0, n=3)
             if self._channels == 3:
                 return image
@@ -122,7 +122,7 @@ class LargeImage:
         if image.bands != self._channels:
             raise error("image", f"of {self._channels} channels", self._path)
         if self._range is None:
-            return image if image.format == "uchar" else (image >> 8).cast("uchar")
+            return _eight_bits(image)
         low, high = self._range
         return ((image - low) * (255 / (high - low))).rint().cast("uchar")  # which clips
 
@@ -130,3 +130,7 @@ class LargeImage:
         return error(
             "image", "a file that can be decoded", self._path, " ".join(str(fault).split())
         )
+
+
+def _eight_bits(image: Any) -> Any:
+    return image if image.format == "uchar" else (image >> 8).cast("uchar")

@@ -70,8 +70,8 @@ def bilinear(x: tf.Tensor, size: tf.Tensor | list, align_corners: bool) -> tf.Te
 class ResizeBy(keras.layers.Layer):
     """Resizes a map by a factor, bilinearly.
 
-    By factors below 0.5, at which bilinear interpolation would leave out pixels, the means of
-    `int(1 / scale)` by as many pixels are resized.
+    By factors below 0.5, at which bilinear interpolation would leave out pixels, the map is resized
+    to about `int(1 / scale)` times that size, and the result has the means of as many pixels.
 
     Args:
         scale: Factor of height and width, a positive number.
@@ -92,14 +92,17 @@ class ResizeBy(keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         sides = [x.shape[axis] or tf.shape(x)[axis] for axis in (1, 2)]
-        size = [tf.maximum(1, self._scaled(side)) for side in sides]
+        size = [tf.maximum(1, self.scaled(side)) for side in sides]
+        cell = int(1 / self.scale) if self.scale < 0.5 else 1
+        if self.align_corners:  # windows around samples, of which the first and last are at corners
+            fine, window = [(side - 1) * cell + 1 for side in size], cell // 2 * 2 + 1
+        else:
+            fine, window = [side * cell for side in size], cell
+        x = bilinear(tf.cast(x, self.compute_dtype), fine, self.align_corners)
         x = tf.cast(x, self.compute_dtype)
-        if self.scale < 0.5:
-            cell = int(1 / self.scale)
-            x = tf.nn.avg_pool2d(x, cell, cell, "SAME")
-        return tf.cast(bilinear(x, size, self.align_corners), self.compute_dtype)
+        return tf.nn.avg_pool2d(x, window, cell, "SAME") if cell > 1 else x
 
-    def _scaled(self, side: int | tf.Tensor) -> int | tf.Tensor:
+    def scaled(self, side: int | tf.Tensor) -> int | tf.Tensor:
         """The size of a side, by integers: float32 is not exact, other runtimes lack float64."""
         scale = Fraction(self.scale).limit_denominator(10_000)
         over, under = scale.numerator, scale.denominator

@@ -33,7 +33,7 @@ def class_weights(
     - `"median"`: median frequency balancing. A class's frequency is its share of the pixels of the
       images that contain it; its weight is the median of all frequencies over its own.
     - `"inverse"`: the weight is 1 over the class's share of all pixels, scaled so that the mean
-      weight of a pixel is 1 (before the cap).
+      weight of a pixel is 1 (before `power` and the cap).
 
     A class without pixels gets 0 and a warning.
 

@@ -510,7 +510,7 @@ class Training:
             split = "val" if "val" in self.source.splits else "train"
             shown = few_images(self.source, split)
             made.append(
-                TensorBoard(self.curves, shown, self.source.info.colors, PICTURES, self._every)
+                TensorBoard(self.curves, shown, self.source.info.colors, PICTURES, validated)
             )
         if folder is not None:
             # Last of those that write: a run that is stopped after it resumes with the next epoch.

@@ -43,7 +43,8 @@ def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
     def recorded(path: str, call: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
         values = np.asarray(keras.ops.cast(x, "float32"), np.float64)
         axes = tuple(range(values.ndim - 1))
-        moments[path].append(np.stack([values.mean(axes), np.square(values).mean(axes)]))
+        sums = values.sum(axes), np.square(values).sum(axes)
+        moments[path].append(np.stack([*sums, np.full(values.shape[-1:], values[..., 0].size)]))
         return call(x, *args, **kwargs)
 
     with intercepted_calls(norms, recorded):
@@ -52,7 +53,8 @@ def unfold_batch_norms(model: keras.Model, images: Iterable[Any]) -> int:
     for path, norm in norms.items():
         if not moments[path]:
             raise ValueError("`images` must hold at least one batch. Received: none")
-        mean, square = np.mean(moments[path], axis=0)
+        total, squares, count = np.sum(moments[path], axis=0)
+        mean, square = total / count, squares / count
         variance = np.maximum(square - mean**2, 0)
         norm.moving_mean.assign(mean)
         norm.moving_variance.assign(variance)

@@ -58,6 +58,9 @@ def test_a_data_set_of_another_format_is_named(tmp_path, files, given):
     for name in files:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
+    if "pairs.csv" in files:
+        (root / "pairs.csv").write_text("image;label\nphotos/a.jpg;maps/a.png")
+    (root / "scores.csv").write_text("name,score\na,1")
     assert f"Give {given.format(root)} instead" in refusal(root)
 
 
@@ -68,6 +71,7 @@ def test_a_data_set_of_another_format_is_named(tmp_path, files, given):
         ("annotations.xml", "Give cvat:{}"),
         ("annotations/instances_train.json", "Give coco:{}"),
         ("cvat:{}/annotations.xml", "is not a folder; give {}"),
+        ("coco:{}/annotations/instances_train.json", "is not a folder; give {}"),
     ],
 )
 def test_a_path_that_is_no_folder_leads_to_one(tmp_path, name, advice):
@@ -75,7 +79,7 @@ def test_a_path_that_is_no_folder_leads_to_one(tmp_path, name, advice):
     for file in ("annotations.xml", "annotations/instances_train.json"):
         (tmp_path / file).touch()
     path = name.format(tmp_path) if ":" in name else str(tmp_path / name)
-    with pytest.raises(ValueError, match=re.escape(advice.format(tmp_path))):
+    with pytest.raises(ValueError, match=re.escape(advice.format(tmp_path)) + r"(\.|$)"):
         data.open_source(path)
 
 

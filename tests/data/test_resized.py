@@ -74,6 +74,12 @@ def test_the_audit_is_that_of_the_source_with_the_new_sizes():
         assert half.splits[split].class_share == part.class_share
 
 
+def test_sizes_are_those_of_the_layer():
+    half = Resized(data.Shapes(train=2, val=2), 0.575)
+    assert half.size((100, 200)) == (58, 115)
+    assert ResizeBy(0.575)(np.zeros((1, 100, 200, 3))).shape[1:3] == (58, 115)
+
+
 def test_faults_of_files_are_named(tmp_path, write_pair, write_settings, blocks):
     write_pair(tmp_path, "train", "good", blocks, np.zeros((*blocks.shape, 3), np.uint8))
     write_pair(tmp_path, "train", "other", blocks, np.zeros((5, 5, 3), np.uint8))

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import keras
 import numpy as np
 import pytest
@@ -49,18 +47,28 @@ def test_by_a_factor(scale, size):
     assert ResizeBy(0.01)(x).shape == (2, 1, 1, 3)
 
 
-@pytest.mark.parametrize("scale, cell", [(0.25, 4), (0.3, 3), (0.2, 5), (1 / 3, 3), (0.45, 2)])
+@pytest.mark.parametrize("scale", [0.1, 0.2, 0.25, 0.3, 1 / 3, 0.45, 0.5, 0.7, 1.3])
 @pytest.mark.parametrize("corners", [False, True])
-def test_means_of_cells_are_resized_by_small_factors(scale, cell, corners):
-    """No pixel is left out, as it would be by bilinear interpolation alone."""
-    width = 3 * cell + 1  # the cells at both ends are cut
-    x = picture(4 * cell, width)
-    ends = [0, *range(cell - (cell - 1) // 2, width, cell), width]
-    rows = np.reshape(x, (2, 4, cell, width, 3)).mean(2)
-    cells = [rows[:, :, low:high].mean(2) for low, high in itertools.pairwise(ends)]
-    found = ResizeBy(scale, align_corners=corners)(x)
-    expected = bilinear(np.stack(cells, 2), found.shape[1:3], corners)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("side", [40, 41, 59, 63])
+def test_samples_are_means_around_their_positions(scale, corners, side):
+    columns = np.broadcast_to(np.arange(side, dtype="float32")[:, None], (1, 2, side, 1))
+    found = ResizeBy(scale, align_corners=corners)(columns)[0, 0, :, 0]
+    count = len(found)
+    steps = np.arange(count)
+    expected = steps * (side - 1) / (count - 1) if corners else (steps + 0.5) * side / count - 0.5
+    np.testing.assert_allclose(found[1:-1], expected[1:-1], atol=1e-3)
+    assert (np.diff(found) > 0).all()
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.2, 0.25, 0.3, 1 / 3, 0.45])
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("side", [40, 41, 59, 63])
+def test_small_factors_leave_out_no_pixel(scale, corners, side):
+    one_of_each = np.eye(side, dtype="float32")[:, None, :, None]
+    sums = np.sum(ResizeBy(scale, align_corners=corners)(one_of_each), (1, 2, 3))
+    assert sums[2:-2].min() > 0.4 * sums.mean()
+    if side * scale == int(side * scale) and 1 / scale == int(1 / scale) and not corners:
+        np.testing.assert_allclose(sums, scale, rtol=1e-4)  # the means of whole cells
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 0.875, 1.25, 1.5, 1.75, 2, 1 / 3, 0.6, 0.8])
@@ -68,7 +76,7 @@ def test_sizes_are_those_of_exact_arithmetic(scale):
     sides = np.arange(1, 20_001)
     for corners in (False, True):
         scaled = (sides - 1) * scale + 1 if corners else np.round(sides * scale)
-        found = ResizeBy(scale, corners)._scaled(tf.constant(sides, tf.int32))
+        found = ResizeBy(scale, corners).scaled(tf.constant(sides, tf.int32))
         np.testing.assert_array_equal(found, scaled.astype(int))
 
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from event_files import events
 from models.networks import tiny
 from PIL import Image
 from trainer.stored_arrays import arrays, assert_same_arrays
@@ -247,6 +248,20 @@ def test_several_scales_class_weights_and_tensorboard(tmp_path, no_export, eager
     assert model.loss.stride == 8
     for split in ("train", "validation"):
         assert list((result.folder.curves / split).glob("events*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [4, 5])
+def test_pictures_of_a_long_run_are_those_of_its_validations(
+    tmp_path, no_export, eager, monkeypatch, epochs
+):
+    monkeypatch.setattr(fitting, "VALIDATIONS", 2)
+    recipe = FAST.replace(epochs=epochs)
+    result = fit(tmp_path / "run", plain(), recipe, tensorboard=True, steps_per_epoch=1)
+    found = events(result.folder.curves / "validation")
+    validated = {4: {1, 3}, 5: {1, 4}}[epochs]
+    assert set(found["confusion_matrix"]) == set(found["predictions"]) == validated
+    assert set(found["epoch_mean_iou"]) == validated
 
 
 @pytest.mark.slow

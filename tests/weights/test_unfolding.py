@@ -76,7 +76,7 @@ def test_other_norms_are_left_alone(model):
 
 def test_a_data_set_of_pairs_in_several_batches(model):
     labels = np.zeros((4, 64, 96), np.int32)
-    unfold_batch_norms(model, tf.data.Dataset.from_tensor_slices((PIXELS, labels)).batch(2))
+    unfold_batch_norms(model, tf.data.Dataset.from_tensor_slices((PIXELS, labels)).batch(3))
     norm = norms_of(model)["backbone/stage4_norm"]
     first = keras.Model(model.backbone.inputs[0], model.backbone.get_layer("stage4_norm").input)
     values = np.asarray(first(PIXELS))
