@@ -14,7 +14,8 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 # Each has a module of its name in `keras_deeplab.cli`.
 COMMANDS = {
@@ -50,26 +51,39 @@ def import_tensorflow() -> None:
     off, on x86 processors without AVX-512: a training step takes half the time there.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # whatever Keras' configuration file names
     if platform.machine() in ("x86_64", "AMD64"):
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as captured:
-        stderr = os.dup(2)
-        os.dup2(captured.fileno(), 2)
-        try:
-            import tensorflow as tf
+    with _errors_alone():
+        import tensorflow as tf
 
-            devices = tf.config.list_physical_devices()
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            captured.seek(0)
-            os.write(2, b"".join(line for line in captured if not _MESSAGES.match(line)))
+        devices = tf.config.list_physical_devices()
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     used = any(device.device_type == "GPU" for device in devices)
     if glob.glob(NVIDIA_GPUS) and not hidden and not used:
         text = "TensorFlow does not use the GPU of this machine: pip install 'tensorflow[and-cuda]'"
         print(f"warning: {text}", file=sys.stderr)
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Leaves other messages of TensorFlow out, unless no temporary file can hold them."""
+    try:
+        captured = tempfile.TemporaryFile()  # noqa: SIM115
+    except OSError:
+        yield
+        return
+    sys.stderr.flush()
+    with captured:
+        stderr = os.dup(2)
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            captured.seek(0)
+            os.write(2, b"".join(line for line in captured if not _MESSAGES.match(line)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,6 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         command = importlib.import_module(f"keras_deeplab.cli.{name.replace('-', '_')}")
         return command.main(others)
+    except ImportError as error:  # of Keras' settings, or an installation that is not whole
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:  # while modules are imported
         print("\nInterrupted.", file=sys.stderr)
         return 130

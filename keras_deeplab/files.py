@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import stat
+import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,13 @@ def full_disk_named(path: Path, needed: int = 0) -> Iterator[None]:
         raise DiskFullError(path, reason, needed) from error
 
 
+def check_writable(path: Path) -> None:
+    """Makes the folder of a path, or raises an OSError that names the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
 @contextmanager
 def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which replaces `path` unless there is an error.
@@ -59,10 +67,10 @@ def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
     Without space for `size` bytes nothing is written: HDF5 may end the whole process when the disk
     becomes full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     if shutil.disk_usage(path.parent).free < size:
         raise DiskFullError(path, _DISK_FULL[0], size)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
     with full_disk_named(path, size):
         try:
             yield temporary

@@ -150,13 +150,15 @@ def _predict_image(
 ) -> tuple[np.ndarray, str]:
     """Writes the pictures of an image; returns the pixels of each class and a note for the log."""
     spec, num_classes = logits_spec(model)
+    written = target.with_name(f"{target.name}_confidence.png")
 
     def labels_of(image: Any) -> np.ndarray:
         if confidence is None:
+            written.unlink(missing_ok=True)  # of other labels
             return predict(model, image, **windows)
         found = predict_kept(model, image, labels_with(CONFIDENCES[confidence]), **windows)
         grey = np.rint(255 * found[..., 1]).astype(np.uint8)
-        write_png(target.with_name(f"{target.name}_confidence.png"), grey)
+        write_png(written, grey)
         return found[..., 0].astype(label_dtype(num_classes).as_numpy_dtype)
 
     if (windows["window"] is not None or None not in spec.shape[1:3]) and is_large(path):
@@ -259,6 +261,8 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
 def stored_info(model_path: str | os.PathLike, num_classes: int) -> DatasetInfo | None:
     """Reads the names and colours that training stored beside a model, if they fit its classes."""
     path = Path(model_path).with_name("dataset.json")
+    if not os.path.lexists(path):  # perhaps beside the file that a link leads to
+        path = Path(os.path.realpath(model_path)).with_name("dataset.json")
     if not os.path.lexists(path):
         return None
     try:

@@ -111,6 +111,8 @@ class ExportedModel:
         self.path = path
         self.metadata = metadata
         self._run = run
+        # A file of one size has a batch of one.
+        self._by_image = path.is_file() and None not in metadata.image_shape[:2]
 
     @property
     def num_classes(self) -> int:
@@ -154,8 +156,8 @@ class ExportedModel:
         ):
             received = f"{images.dtype} {images.shape}"
             raise error("images", f"uint8 of the shape {tuple(shape)}, not empty", received)
-        if len(images) > 1 and None not in shape[1:3] and self.path.is_file():
-            found = [self(image) for image in np.split(images, len(images))]  # a batch of one
+        if len(images) > 1 and self._by_image:
+            found = [self(image) for image in np.split(images, len(images))]
             return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
         try:
             outputs = self._run(images)
@@ -228,7 +230,7 @@ def open_exported(path: str | os.PathLike) -> ExportedModel:
     >>> exported.classes
     ('0', '1')
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if not is_exported(path):
         raise error("path", "a SavedModel folder, a .tflite or an .onnx file", os.fspath(path))
     opened = _saved_model

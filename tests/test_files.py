@@ -96,6 +96,18 @@ def test_the_file_of_classes_beside_a_model(tmp_path, logs):
     assert "dataset.json lists no classes: not used." in logs.text
 
 
+def test_the_file_of_classes_beside_what_a_link_leads_to(tmp_path):
+    info = data.DatasetInfo(("sky", "road"), ((1, 2, 3), (4, 5, 6)))
+    for number in (1, 2):
+        write_json(tmp_path / f"run{number}/dataset.json", info.to_dict())
+        (tmp_path / f"run{number}/model.keras").touch()
+    (tmp_path / "link.keras").symlink_to("run1/model.keras")
+    assert stored_info(tmp_path / "link.keras", 2) == info
+    other = data.DatasetInfo(("a", "b"), info.colors)
+    write_json(tmp_path / "dataset.json", other.to_dict())  # beside the link itself
+    assert stored_info(tmp_path / "link.keras", 2) == other
+
+
 def test_nothing_is_begun_where_there_is_no_space(tmp_path, monkeypatch):
     path = tmp_path / "last.keras"
     path.write_text("before")

@@ -53,6 +53,26 @@ def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path):
     assert (found.returncode, found.stderr) == (130, "\nInterrupted.\n")
 
 
+def test_settings_that_keras_cannot_work_with_are_one_line(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+    arguments = ("-m", "keras_deeplab_launcher", "--version")
+    found = run(*arguments, cwd=ROOT, env={**environment, "KERAS_BACKEND": "jax"})
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+    assert found.stderr.startswith("error: keras_deeplab needs the TensorFlow backend of Keras")
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')  # which may not be installed
+    found = run(*arguments, cwd=ROOT, env={**environment, "KERAS_HOME": str(tmp_path)})
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_without_a_folder_for_temporary_files_messages_are_shown(tmp_path, monkeypatch, capfd):
+    def refuse():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(launcher.tempfile, "TemporaryFile", refuse)
+    launcher.import_tensorflow()  # which is imported already
+    assert "error" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "machine, given, expected",
     [

@@ -197,6 +197,8 @@ def test_confidence_is_kept_by_windows(tmp_path, monkeypatch, window):
     expected = 255 * keras_deeplab.confidence.margin(probabilities)
     assert np.ptp(grey) > 100
     np.testing.assert_allclose(grey, expected, atol=0.51)
+    predict_files(model, [tmp_path / "a.png"], tmp_path / "out")
+    assert not (tmp_path / "out" / "a_confidence.png").exists()  # of labels that are replaced
 
 
 def test_files_that_cannot_be_decoded_do_not_stop_the_others(tmp_path):

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -82,12 +83,14 @@ def test_an_export_of_labels_alone_cannot_be_blended():
         return {"labels": images[..., 0].astype(np.uint8)}
 
     metadata = Metadata(256, (None, None, 3), ("labels",))
-    exported = runtimes.ExportedModel("path", metadata, brighter)
+    exported = runtimes.ExportedModel(Path("path"), metadata, brighter)
     pixels = np.full((300, 300, 3), 7, np.uint8)
     assert (keras_deeplab.predict(exported, pixels) == 7).all()
     with pytest.raises(ValueError, match=r"`model` must be an export with probabilities or logits"):
         keras_deeplab.predict(exported, pixels, window=(64, 64))
-    fixed = runtimes.ExportedModel("path", Metadata(256, (300, 300, 3), ("labels",)), brighter)
+    fixed = runtimes.ExportedModel(
+        Path("path"), Metadata(256, (300, 300, 3), ("labels",)), brighter
+    )
     assert (keras_deeplab.predict(fixed, pixels) == 7).all()
     for shape in ((299, 300, 3), (400, 400, 3)):
         with pytest.raises(ValueError, match=r"`image` must be exactly of the size \(300, 300\)"):
@@ -112,7 +115,7 @@ def test_pixels_are_rounded(dtype):
         seen.append(images)
         return {"logits": images.astype(np.float32)}
 
-    exported = runtimes.ExportedModel("path", Metadata(3, (None, None, 3), ("logits",)), run)
+    exported = runtimes.ExportedModel(Path("path"), Metadata(3, (None, None, 3), ("logits",)), run)
     pixels = np.array([-1, 126.99999, 300], dtype).reshape(1, 1, 1, 3)
     for given in (pixels, tf.constant(pixels)):
         exported.labels(given)
@@ -174,7 +177,7 @@ def test_a_file_for_single_images_takes_batches(model, tmp_path):
 def test_without_labels_they_are_those_of_the_scores(model):
     metadata = Metadata(2, (None, None, 3), ("logits",))
     scores = np.array([0, 3, 2, 1], np.float32).reshape(1, 2, 1, 2)
-    exported = runtimes.ExportedModel("path", metadata, lambda images: {"logits": scores})
+    exported = runtimes.ExportedModel(Path("path"), metadata, lambda images: {"logits": scores})
     assert exported.labels(np.zeros((1, 2, 1, 3))).ravel().tolist() == [1, 0]
     assert exported.colors == ((0, 0, 0), (128, 0, 0))
     with pytest.raises(ValueError, match=r"logits must have the shape \(1, 3, 1, 2\). Rec"):
@@ -319,3 +322,20 @@ def test_a_missing_runtime_is_named(tmp_path, monkeypatch, name, module, extra):
         monkeypatch.setitem(sys.modules, known, None)
     with pytest.raises(ImportError, match=rf"pip install keras_deeplab\[{extra}\]"):
         runtimes.open_exported(tmp_path / name)
+
+
+def test_a_file_of_one_size_takes_batches_in_any_working_directory(tmp_path, monkeypatch):
+    received = []
+
+    def run(images):
+        received.append(len(images))
+        return {"labels": images[..., 0]}
+
+    monkeypatch.chdir(tmp_path)
+    Path("model.tflite").touch()
+    metadata = Metadata(256, (5, 6, 3), ("labels",))
+    exported = runtimes.ExportedModel(Path("model.tflite"), metadata, run)
+    monkeypatch.chdir("/")
+    images = np.arange(3 * 5 * 6 * 3, dtype=np.uint8).reshape(3, 5, 6, 3)
+    np.testing.assert_array_equal(exported(images)["labels"], images[..., 0])
+    assert received == [1, 1, 1]

@@ -15,6 +15,7 @@ from keras_deeplab.cli.options import (
     Parser,
     at_output_stride,
     command,
+    file_path,
     height_and_width,
     info_of,
     one_of,
@@ -48,9 +49,9 @@ def parser() -> Parser:
     add("--batch-size", type=positive, default=1, help="images, for the memory")
     add("--memory", type=float, metavar="GB", help="print the largest batches for it")
     add("--effective", action="store_true", help="measure the effective receptive field too")
-    add("--json", type=Path, help="file for all figures")
-    add("--html", type=Path, help="page of --image on which a click shows a receptive field")
-    add("--image", type=Path, help="image of the page")
+    add("--json", type=file_path, help="file for all figures")
+    add("--html", type=file_path, help="page of --image on which a click shows a receptive field")
+    add("--image", type=file_path, help="image of the page")
     return made
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import keras_deeplab
-from keras_deeplab.cli.options import Parser, command
+from keras_deeplab.cli.options import Parser, command, file_path
 from keras_deeplab.files import write_text
 from keras_deeplab.trainer import RunFolder
 from keras_deeplab.upload import CARD
@@ -21,7 +20,7 @@ def parser() -> Parser:
         "and how to load the model. Complete it before you share the model.",
     )
     add = made.add_argument
-    add("--run", type=Path, required=True, help="folder of the run")
+    add("--run", type=file_path, required=True, help="folder of the run")
     add("--license", required=True, help="identifier such as apache-2.0, cc-by-4.0 or other")
     add("--repo", metavar="USER/NAME", help="repository of the Hugging Face Hub to load it from")
     add("--data", help="name of the data set; default: that in run.json")

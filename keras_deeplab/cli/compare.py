@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from keras_deeplab.cli.options import Parser, command
+from keras_deeplab.cli.options import Parser, command, file_path
 from keras_deeplab.files import write_text
 from keras_deeplab.trainer import compare
 
@@ -16,8 +15,8 @@ def parser() -> Parser:
         prog="keras-deeplab compare",
         description="Prints scores, time and differing settings of runs, finished or not.",
     )
-    made.add_argument("runs", nargs="+", type=Path, help="folders of runs")
-    made.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves too")
+    made.add_argument("runs", nargs="+", type=file_path, help="folders of runs")
+    made.add_argument("--html", type=file_path, metavar="FILE", help="write a page with curves too")
     return made
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import keras_deeplab
-from keras_deeplab.cli.options import Parser, command, positive
+from keras_deeplab.cli.options import Parser, command, file_path, positive
 from keras_deeplab.files import atomic_write, stored_bytes
 from keras_deeplab.validation import error
 
@@ -23,7 +22,7 @@ def parser() -> Parser:
         help="torch, safetensors, TensorFlow, LiteRT or Keras file, or the name of published "
         "weights as NAME/MODEL/BACKBONE",
     )
-    add("--output", type=Path, required=True, help=".keras file to write")
+    add("--output", type=file_path, required=True, help=".keras file to write")
     add("--output-stride", type=positive, help="default: that of the file")
     add("--classes", type=positive, help="default: those of the file; otherwise a new predictor")
     add("--moving-averages", action="store_true", help="load those of TensorFlow 1 and torch files")

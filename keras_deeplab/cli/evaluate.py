@@ -17,6 +17,7 @@ from keras_deeplab.cli.options import (
     add_model,
     check_classes,
     command,
+    file_path,
     load_model_or_export,
     positive,
 )
@@ -49,15 +50,17 @@ def parser() -> Parser:
         "to crf.json for --crf, and compute the scores with it on the others",
     )
     add("--calibration", action="store_true", help="compute the calibration error too")
-    add("--html", type=Path, metavar="FILE", help="write a page with the worst images first")
+    add("--html", type=file_path, metavar="FILE", help="write a page with the worst images first")
     add(
         "--calibrate",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="fit a temperature on the split, write the calibrated model (.keras), and evaluate it",
     )
     add("--overwrite", action="store_true", help="replace an existing file of --calibrate")
-    add("--output", type=Path, help="folder for metrics.json; default: beside the model's file")
+    add(
+        "--output", type=file_path, help="folder for metrics.json; default: beside the model's file"
+    )
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import logging
 
 import keras_deeplab
 from keras_deeplab import data
@@ -13,6 +13,7 @@ from keras_deeplab.cli.options import (
     add_model,
     check_classes,
     command,
+    file_path,
     height_and_width,
     info_of,
     load_model,
@@ -21,11 +22,13 @@ from keras_deeplab.cli.options import (
 )
 from keras_deeplab.export.calibration import calibration_split
 from keras_deeplab.export.comparison import LIMITS, scored_split
+from keras_deeplab.export.placing import SUFFIXES, checked_target
 from keras_deeplab.runtimes import OUTPUTS
 from keras_deeplab.validation import error
 
-ENDINGS = {".tflite": "litert", ".onnx": "onnx"}
-FORMATS = ("saved_model", *ENDINGS.values())
+logger = logging.getLogger(__name__)
+
+FORMATS = ("saved_model", *SUFFIXES)
 
 
 def parser() -> Parser:
@@ -36,7 +39,7 @@ def parser() -> Parser:
     )
     add_model(made)
     add = made.add_argument
-    add("--output", type=Path, required=True, help="folder of a SavedModel, or file to write")
+    add("--output", type=file_path, required=True, help="folder of a SavedModel, or file to write")
     text = "default: by the ending of --output, else saved_model"
     add("--format", help=text, **one_of(FORMATS))
     add("--precision", help="default: float32; of a SavedModel the model's", **one_of(LIMITS))
@@ -57,7 +60,10 @@ def parser() -> Parser:
 def main(options: argparse.Namespace) -> None:
     """Runs the command."""
     if options.format is None:
-        options.format = ENDINGS.get(options.output.suffix.lower(), "saved_model")
+        ending = options.output.suffix.lower()
+        found = [name for name, suffix in SUFFIXES.items() if suffix == ending]
+        options.format = found[0] if found else "saved_model"
+    checked_target(options.output, SUFFIXES.get(options.format), options.overwrite)
     if options.max_pixels is not None and options.format != "saved_model":
         raise error("--max-pixels", "left out except for a SavedModel", options.max_pixels)
     if options.precision == "int8" and options.data is None:
@@ -71,6 +77,8 @@ def main(options: argparse.Namespace) -> None:
     model = load_model(options)
     if source is None:
         info = info_of(options, model)
+        if info is None:
+            logger.warning("Without a dataset.json beside the model the export has no class names.")
     else:
         info = check_classes(options, model, source.info.classes) or source.info
     settings = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,6 +39,23 @@ USER_ERRORS = (
 Main = Callable[[argparse.Namespace], int | None]
 
 
+class _Output(logging.StreamHandler):
+    """Prints the log. When nobody reads it any more, as after `| head -1`, the command goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            mute_output()
+        else:
+            super().handleError(record)
+
+
+def mute_output() -> None:
+    """Discards what is printed from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]]:
     """Makes a command of a function of its options, whose exit status is 0 if it returns None.
 
@@ -52,12 +70,15 @@ def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]
                 if hasattr(stream, "reconfigure"):
                     stream.reconfigure(errors="backslashreplace")
             logger = logging.getLogger("keras_deeplab")
-            handler, level = logging.StreamHandler(sys.stdout), logger.level
+            handler, level = _Output(sys.stdout), logger.level
             logger.addHandler(handler)
             logger.setLevel(logging.INFO)
             logger.propagate = False  # other libraries add a handler to the root logger
             try:
                 return main(parser().parse_args(argv)) or 0
+            except BrokenPipeError:
+                mute_output()
+                return 141  # as of a shell's own commands
             except USER_ERRORS as raised:
                 print(f"error: {raised}", file=sys.stderr)
                 return 2
@@ -133,6 +154,11 @@ def one_of(choices: Iterable[str]) -> dict[str, Any]:
     return {"type": match, "choices": known}
 
 
+def file_path(text: str) -> Path:
+    """The path of a file or folder; a shell leaves the `~` of `--option=~/file`."""
+    return Path(os.path.expanduser(text))
+
+
 # What an option of a data set takes.
 DATA = "'shapes', a folder, a list of files, or a reader with a path (voc:PATH); see docs/data.md"
 
@@ -158,7 +184,7 @@ def run_folder(
 
 def model_path(text: str) -> Path | str:
     """The path of a model, or its address on the Hub, which is downloaded when it is loaded."""
-    return text if is_address(text) else Path(text)
+    return text if is_address(text) else file_path(text)
 
 
 def add_model(parser: argparse.ArgumentParser, exported: bool = False) -> None:

@@ -12,6 +12,7 @@ from keras_deeplab.cli.options import (
     add_crf,
     add_model,
     command,
+    file_path,
     height_and_width,
     info_of,
     load_model_or_export,
@@ -32,9 +33,13 @@ def parser() -> Parser:
     add_crf(made)
     add = made.add_argument
     add(
-        "--images", type=Path, nargs="+", required=True, help="images or videos, or folders of them"
+        "--images",
+        type=file_path,
+        nargs="+",
+        required=True,
+        help="images or videos, or folders of them",
     )
-    add("--output", type=Path, default=Path("predictions"), help="folder to write to")
+    add("--output", type=file_path, default=Path("predictions"), help="folder to write to")
     add(
         "--window",
         **SIZE,

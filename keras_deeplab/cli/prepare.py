@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from keras_deeplab import data
-from keras_deeplab.cli.options import DATA, Parser, command, one_of, positive
+from keras_deeplab.cli.options import DATA, Parser, command, file_path, one_of, positive
 
 
 def parser() -> Parser:
@@ -17,7 +16,7 @@ def parser() -> Parser:
         "Train from it with --data tfds:FOLDER. After an interruption, the same command continues.",
     )
     made.add_argument("--data", required=True, help=DATA)
-    made.add_argument("--output", type=Path, required=True, help="folder to write")
+    made.add_argument("--output", type=file_path, required=True, help="folder to write")
     formats = one_of(("tfrecord", "array_record"))
     made.add_argument("--file-format", **formats, default="tfrecord", help="of the shards")
     made.add_argument("--images-per-shard", type=positive, default=1000, help="at most")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import keras_deeplab
-from keras_deeplab.cli.options import Parser, command
+from keras_deeplab.cli.options import Parser, command, file_path
 
 
 def parser() -> Parser:
@@ -18,7 +17,7 @@ def parser() -> Parser:
         "`hf auth login`.",
     )
     add = made.add_argument
-    add("--run", type=Path, required=True, help="folder of the run")
+    add("--run", type=file_path, required=True, help="folder of the run")
     add("--repo", required=True, metavar="USER/NAME", help="repository; created if there is none")
     add("--public", action="store_true", help="everyone may see it; default: only you")
     return made

@@ -12,6 +12,7 @@ from keras_deeplab.cli.options import (
     Parser,
     add_test_time_augmentation,
     command,
+    file_path,
     one_of,
     positive,
     run_folder,
@@ -32,7 +33,7 @@ def parser() -> Parser:
     add("--distribute", **strategies, default="none", help="see docs/distributed.md")
     add("--seed", type=int, default=0)
     add("--tensorboard", action="store_true", help="write curves and pictures into the run")
-    add("--output", type=Path, help="folder of the run; default: runs/DATA-MODEL-BACKBONE")
+    add("--output", type=file_path, help="folder of the run; default: runs/DATA-MODEL-BACKBONE")
     add("--overfit", type=positive, metavar="N", help="only test if the model overfits N images")
     augmentation = made.add_argument_group("test-time augmentation", "Applied to the final model.")
     add_test_time_augmentation(augmentation)

@@ -11,7 +11,7 @@ import keras
 
 import keras_deeplab
 from keras_deeplab.classification import ClassifierResult
-from keras_deeplab.cli.options import Parser, command, one_of, positive, run_folder
+from keras_deeplab.cli.options import Parser, command, file_path, one_of, positive, run_folder
 
 # For the generated images, which are small and few; for a folder the paper's sizes and head.
 SMALL = {"sizes": [64, 80], "levels": [3, 2, 1], "dense": [256], "dropout": 0.2}
@@ -39,7 +39,7 @@ def parser() -> Parser:
     add("--epochs", type=positive)
     add("--learning-rate", type=float)
     add("--seed", type=int, default=0)
-    add("--output", type=Path, help="folder of the run; default: runs/DATA-spp_net-BACKBONE")
+    add("--output", type=file_path, help="folder of the run; default: runs/DATA-spp_net-BACKBONE")
     return made
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
 
 import keras_deeplab
-from keras_deeplab.cli.options import DATA, Parser, command, positive, run_folder
+from keras_deeplab.cli.options import DATA, Parser, command, file_path, positive, run_folder
 from keras_deeplab.cli.recipe_options import HINTS, add_builder, add_recipe, open_recipe
 
 
@@ -22,7 +21,7 @@ def parser() -> Parser:
     add = made.add_argument
     add("--data", default="shapes", help=DATA)
     add("--minutes", type=positive, required=True, help="of the whole search")
-    add("--output", type=Path, help="default: runs/DATA-MODEL-BACKBONE-tuning")
+    add("--output", type=file_path, help="default: runs/DATA-MODEL-BACKBONE-tuning")
     add("--seed", type=int, default=0)
     add_builder(made)
     group = made.add_argument_group("recipe", "The values that the search begins with.")

@@ -9,37 +9,46 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from keras_deeplab.files import atomic_write, full_disk_named
+from keras_deeplab.files import atomic_write, check_writable, full_disk_named
 from keras_deeplab.validation import error
+
+SUFFIXES = {"litert": ".tflite", "onnx": ".onnx"}  # the other format is a folder
+
+
+def checked_target(path: str | os.PathLike, suffix: str | None, overwrite: bool) -> Path:
+    """Returns where an export is written, a file that ends so or a folder, or raises.
+
+    A link stays one: what it leads to is replaced.
+    """
+    given, path = path, Path(os.path.realpath(os.path.expanduser(path)))
+    if suffix is None:
+        if path.suffix.lower() in SUFFIXES.values():
+            rule = f"the name of a folder: {path.suffix} is another format"
+            raise error("path", rule, os.fspath(given))
+        empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        replaced, is_old = "folder or a SavedModel", (path / "saved_model.pb").is_file()
+    else:
+        if path.suffix.lower() != suffix:
+            raise error("path", f"a file name that ends in {suffix}", os.fspath(given))
+        empty, replaced, is_old = not path.exists(), "file, or one", path.is_file()
+    if not empty and not (overwrite and is_old):
+        rule = f"`path` must be a new {replaced} to replace with overwrite=True"
+        raise FileExistsError(f"{rule}. Received: path={given}")
+    return path
 
 
 @contextmanager
 def verified_file(path: str | os.PathLike, suffix: str, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary file beside `path` that takes its place when the block succeeds."""
-    path = Path(path)
-    if path.suffix.lower() != suffix:
-        raise error("path", f"a file name that ends in {suffix}", os.fspath(path))
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise FileExistsError(
-            f"`path` must be a new file, or one to replace with overwrite=True. Received: {path=}"
-        )
-    with atomic_write(path) as temporary:
+    with atomic_write(checked_target(path, suffix, overwrite)) as temporary:
         yield temporary
 
 
 @contextmanager
 def verified_folder(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary folder beside `path` that takes its place when the block succeeds."""
-    path = Path(path)
-    if path.suffix.lower() in (".tflite", ".onnx"):
-        raise error("path", f"the name of a folder: {path.suffix} is another format", str(path))
-    empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    if not empty and not (overwrite and (path / "saved_model.pb").is_file()):
-        raise FileExistsError(
-            "`path` must be a new folder or a SavedModel to replace with overwrite=True. "
-            f"Received: path={path}"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = checked_target(path, None, overwrite)
+    check_writable(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     old = path.with_name(f"{temporary.name}.old")
     try:

@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import re
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -49,6 +51,46 @@ def refused(command, arguments, capsys):
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1 or " fault" in printed.err  # of a data set
     return printed.err
+
+
+def test_an_export_that_exists_is_named_before_anything_is_read(tmp_path, capsys):
+    for name, ends in (("a.onnx", "onnx"), ("a.tflite", "litert")):
+        (tmp_path / name).touch()
+        arguments = f"--model missing.keras --data missing --output {tmp_path / name}"
+        assert "overwrite=True" in refused(export, arguments, capsys)
+        other = {"onnx": "litert", "litert": "onnx"}[ends]
+        message = refused(export, f"{arguments} --overwrite --format {other}", capsys)
+        assert "`path` must be a file name that ends in" in message
+
+
+def test_paths_after_an_equals_sign_may_begin_with_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    found = predict.parser().parse_args("--model=~/a.keras --images=~/b --output=~/c".split())
+    assert (str(found.model), str(found.output)) == ("/home/me/a.keras", "/home/me/c")
+    assert [str(path) for path in found.images] == ["/home/me/b"]
+
+
+@pytest.mark.slow
+def test_a_command_whose_output_nobody_reads_goes_on(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import logging, pathlib, sys\n"
+        "from keras_deeplab.cli.options import Parser, command\n"
+        "@command(lambda: Parser())\n"
+        "def main(options):\n"
+        "    for number in range(50_000):\n"
+        "        logging.getLogger('keras_deeplab').info('line %d', number)\n"
+        "    pathlib.Path(sys.argv[1]).touch()\n"
+        "    print('end')\n"
+        "sys.exit(main([]))\n"
+    )
+    done = tmp_path / "done"
+    line = f"set -o pipefail; '{sys.executable}' {script} {done} | head -1"
+    found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "line 0\n")
+    assert "Broken pipe" not in found.stderr
+    assert "Logging error" not in found.stderr
+    assert done.exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)

@@ -1,0 +1,73 @@
+"""Where exports take their places: links, folders that cannot be written, several writers."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+
+import pytest
+
+from keras_deeplab.export.placing import verified_file, verified_folder
+
+
+@contextmanager
+def written(path, text, is_file):
+    placing = verified_file(path, ".onnx", True) if is_file else verified_folder(path, True)
+    with placing as temporary:
+        yield temporary
+        if not is_file:
+            temporary.mkdir()
+        (temporary if is_file else temporary / "saved_model.pb").write_text(text)
+
+
+def content(path):
+    return (path / "saved_model.pb" if path.is_dir() else path).read_text()
+
+
+@pytest.fixture(params=["file", "folder"])
+def is_file(request):
+    return request.param == "file"
+
+
+@pytest.fixture
+def name(is_file):
+    return "v1.onnx" if is_file else "v1"
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path, is_file, name, monkeypatch):
+    link = tmp_path / ("current.onnx" if is_file else "current")
+    link.symlink_to(name)  # to nothing at first
+    for text in ("first", "second"):
+        with written(link, text, is_file):
+            pass
+        assert link.is_symlink()
+        assert content(tmp_path / name) == text
+    monkeypatch.chdir(tmp_path / "v1" if not is_file else tmp_path)
+    if not is_file:
+        with written(".", "third", is_file):
+            pass
+        assert content(link) == "third"
+    assert {path.name for path in tmp_path.iterdir()} == {name, link.name}
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(
+    tmp_path, is_file, name, monkeypatch
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root may write anywhere
+    with pytest.raises(PermissionError, match=f"{name}'$"), written(tmp_path / name, "x", is_file):
+        pytest.fail("begun")
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_at_a_time_do_not_disturb_each_other(tmp_path, is_file, name):
+    with written(tmp_path / name, "outer", is_file), written(tmp_path / name, "inner", is_file):
+        pass
+    assert content(tmp_path / name) == "outer"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, is_file, name, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with written(f"~/{name}", "x", is_file):
+        pass
+    assert content(tmp_path / name) == "x"
