@@ -192,7 +192,7 @@ def _sample(
     keys, bound = np.empty(0), 1.0
     for images, truth in dataset:
         check_images(images, spec)
-        truth = fit_labels(truth, images.shape[:-1])
+        truth = fit_labels(truth, images)
         truth, ignored = check_labels(np.ravel(truth), num_classes, ignore_label)
         drawn = rng.random(truth.size)
         chosen = np.flatnonzero(~ignored & (drawn < bound))

@@ -16,6 +16,7 @@ from keras_deeplab import validation
 _ENOUGH_IGNORED = 0.5
 _SAMPLED_MAPS = 32
 WEIGHT_CAP = 10.0  # of class weights from shares
+_LABELS_RULE = "`y_true` must be a label map (batch, height, width) of the size of `y_pred`."
 _WEIGHTS_RULE = (
     "`sample_weight` must be one weight per image, (batch,), or per pixel, (batch, height, width)."
 )
@@ -154,43 +155,58 @@ def warn_of_masks(
     warn_of_single_class(pixels, np.count_nonzero(ignored), len(maps), ignore_label)
 
 
-def fit_labels(labels: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
-    """Returns labels of the static shape `(batch, height, width)`, without a last axis of 1."""
-    fitted = tf.convert_to_tensor(labels)
+def fit_labels(labels: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
+    """Returns labels `(batch, height, width)`, as predictions are, without a last axis of 1.
+
+    Sizes that are known only when the graph runs raise an InvalidArgumentError.
+    """
+    fitted, shape = tf.convert_to_tensor(labels), predictions.shape[:-1]
     if fitted.shape.rank is None:  # of `tf.py_function`
         fitted = tf.ensure_shape(tf.reshape(fitted, tf.shape(fitted)[: shape.rank]), shape)
     if fitted.shape.rank == shape.rank + 1 and fitted.shape[-1] == 1:
         fitted = tf.squeeze(fitted, -1)
     if not fitted.shape.is_compatible_with(shape):
-        raise ValueError(
-            "`y_true` must be a label map (batch, height, width) of the size of `y_pred`. "
-            f"Received: y_true of shape {fitted.shape} for predictions of shape {shape}"
-        )
-    return fitted
+        received = f"y_true of shape {fitted.shape} for predictions of shape {shape}"
+        raise ValueError(f"{_LABELS_RULE} Received: {received}")
+    if fitted.shape.is_fully_defined() and shape.is_fully_defined():
+        return fitted
+    sizes, wanted = tf.shape(fitted), tf.shape(predictions)[:-1]
+    return _checked(fitted, tf.reduce_all(sizes == wanted), _LABELS_RULE, sizes)
 
 
 def fit_sample_weight(sample_weight: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns weights per image or per pixel as float32 `(batch, height or 1, width or 1)`."""
     weights = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
-    shape, rank = weights.shape, labels.shape.rank
-    if shape.rank is None:  # also of TensorFlow after calls with both forms
+    given, rank = weights.shape, labels.shape.rank
+    if given.rank is None:  # also of TensorFlow after calls with both forms
         form = tf.shape(weights)
         axes, ends_in_one = tf.size(form), tf.equal(tf.concat([[0], form], 0)[-1], 1)
         valid = (axes == 1) | (axes == rank) | (ends_in_one & ((axes == 2) | (axes == rank + 1)))
-        check = tf.debugging.Assert(valid, [f"{_WEIGHTS_RULE} Received the shape", form])
-        with tf.control_dependencies([] if check is None else [check]):  # None in eager mode
-            known = tf.concat([form, [1] * rank], 0)[:rank]
-        return tf.ensure_shape(tf.reshape(weights, known), [None] * rank)
-    if shape.rank == rank + 1 and shape[-1] == 1:
+        weights = _checked(weights, valid, _WEIGHTS_RULE, form)
+        weights = tf.reshape(weights, tf.concat([form, [1] * rank], 0)[:rank])
+        weights = tf.ensure_shape(weights, [None] * rank)
+    elif given.rank == rank + 1 and given[-1] == 1:
         weights = tf.squeeze(weights, -1)
-    elif shape.rank == 1 or (shape.rank == 2 and shape[-1] == 1):
+    elif given.rank == 1 or (given.rank == 2 and given[-1] == 1):
         weights = tf.reshape(weights, [-1] + [1] * (rank - 1))
-    if weights.shape.rank != rank:
+    sides = [None if axis and side == 1 else side for axis, side in enumerate(weights.shape)]
+    if not labels.shape.is_compatible_with(sides):
         raise ValueError(
-            f"{_WEIGHTS_RULE} Received: sample_weight of shape {shape} for labels of shape "
+            f"{_WEIGHTS_RULE} Received: sample_weight of shape {given} for labels of shape "
             f"{labels.shape}. Pass weights per class to CrossEntropy(class_weights=...)."
         )
-    return weights
+    if weights.shape.is_fully_defined() and labels.shape.is_fully_defined():
+        return weights
+    sizes, wanted = tf.shape(weights), tf.shape(labels)
+    valid = (sizes == wanted) | ((sizes == 1) & (tf.range(rank) > 0))
+    return _checked(weights, tf.reduce_all(valid), _WEIGHTS_RULE, sizes)
+
+
+def _checked(values: tf.Tensor, valid: tf.Tensor, rule: str, received: tf.Tensor) -> tf.Tensor:
+    """The same values, which raise an InvalidArgumentError if they are not valid."""
+    check = tf.debugging.Assert(valid, [f"{rule} Received the shape", received])
+    with tf.control_dependencies([] if check is None else [check]):  # None in eager mode
+        return tf.identity(values)
 
 
 def label_dtype(num_classes: int) -> tf.DType:

@@ -194,19 +194,22 @@ class SegmentationMetrics(keras.metrics.Metric):
     ) -> None:
         """Adds a batch to the confusion matrix."""
         predicted = tf.convert_to_tensor(y_pred)
+        is_nan = tf.zeros([], tf.bool)
         if predicted.dtype.is_floating:
             if predicted.shape[-1] != self.num_classes:
                 rule = f"{self.num_classes} logits along the last axis"
                 raise validation.error("y_pred", rule, tuple(predicted.shape))
+            is_nan = tf.reduce_any(tf.math.is_nan(predicted), -1)  # else they would be class 0
             predicted = tf.argmax(predicted, -1, output_type=tf.int32)
-        elif predicted.shape.rank == 4:
+        elif predicted.shape.rank == 4 and predicted.shape[-1] == 1:
             predicted = tf.squeeze(predicted, -1)
-        truth = fit_labels(y_true, predicted.shape)
+        truth = fit_labels(y_true, predicted[..., None])
         rows, weights = read_labels(truth, self.num_classes, self.ignore_label)
         # Predictions at ignored pixels are not checked.
         predicted = tf.where(weights == 0, 0, tf.cast(predicted, tf.int32))
         columns, known = read_labels(predicted, self.num_classes, None, "predicted labels")
         weights = tf.cast(weights * known, tf.float64)
+        weights = tf.where(is_nan & (weights != 0), tf.constant(np.nan, tf.float64), weights)
         if sample_weight is not None:
             weights *= tf.cast(fit_sample_weight(sample_weight, truth), tf.float64)
         else:

@@ -55,6 +55,54 @@ def test_labels_and_weights_of_unknown_rank(loss, last):
             with_unknown(truth, wrong)
 
 
+@pytest.mark.parametrize("loss", [*LOSSES, "metrics"])
+def test_sizes_that_are_known_only_in_the_graph_are_checked(loss):
+    random = np.random.default_rng(0)
+    truth, weights = random.integers(0, 3, (4, 5, 6)), random.uniform(size=(4, 5, 6))
+    logits = random.normal(size=(4, 5, 6, 3)).astype("float32")
+
+    metric = SegmentationMetrics(3)
+
+    def compute(truth, logits, weights):
+        if loss != "metrics":
+            return parse(loss)(truth, logits, sample_weight=weights)
+        metric.reset_state()
+        metric.update_state(truth, logits, weights)
+        return tf.identity(metric.confusion)
+
+    def in_graph(*given):
+        specs = [tf.TensorSpec([None] * np.ndim(each), each.dtype) for each in given[::2]]
+        specs.insert(1, tf.TensorSpec((None, None, None, 3), tf.float32))
+        return tf.function(compute, input_signature=specs, autograph=False)(*given)
+
+    for given in (weights, weights[:, 0, 0], weights[:, :1]):
+        expected = compute(truth, logits, given)
+        np.testing.assert_allclose(in_graph(truth, logits, given), expected, rtol=1e-5)
+    for wrong in (truth.transpose(0, 2, 1), truth[:1], truth[:, :, :1]):
+        for call, fault in ((in_graph, tf.errors.InvalidArgumentError), (compute, ValueError)):
+            with pytest.raises(fault, match="`y_true` must be a label map"):
+                call(wrong, logits, weights)
+    for wrong in (weights[:1, 0, 0], weights[:1], weights[:, :2], weights[:, :, :2]):
+        for call, fault in ((in_graph, tf.errors.InvalidArgumentError), (compute, ValueError)):
+            with pytest.raises(fault, match="`sample_weight` must be one weight per image"):
+                call(truth, logits, wrong)
+
+
+@pytest.mark.parametrize("last", [(), (1,)])
+def test_strides_leave_out_weights_of_unknown_rank_too(last):
+    random = np.random.default_rng(0)
+    truth, weights = random.integers(0, 3, (2, 5, 6)), random.uniform(size=(2, 5, 6, *last))
+    logits, loss = random.normal(size=(2, 5, 6, 3)), CrossEntropy(stride=2)
+
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float64)], autograph=False)
+    def found(weights):
+        return loss(truth, logits, weights)
+
+    expected = CrossEntropy()(truth[:, ::2, ::2], logits[:, ::2, ::2], weights[:, ::2, ::2])
+    np.testing.assert_allclose(found(weights), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss(truth, logits, weights), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [*INTEGERS, "float16", "float32", "float64"])
 def test_labels_of_any_dtype_are_read(dtype):
     given = np.array([0, 1, 1]).astype(dtype)

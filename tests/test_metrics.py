@@ -75,6 +75,18 @@ def test_streams_to_the_reference(kind, jit):
     check(metric.result(), *batches[0])
 
 
+def test_pixels_of_logits_that_are_nan_are_not_class_0():
+    truth, predicted = random_maps(0)
+    logits = as_logits(predicted, 4)
+    logits[0, 0, 0, 1] = np.nan
+    for label, expected in ((255, False), (0, True)):
+        metric, truth[0, 0, 0] = SegmentationMetrics(4), label
+        metric.update_state(truth, logits)
+        assert np.isnan(metric.result()["pixel_accuracy"]) == expected
+    with pytest.raises(ValueError, match="`y_true` must be a label map"):
+        metric.update_state(truth, np.eye(4, dtype=int)[predicted])
+
+
 def test_a_class_255_is_named_where_it_is_ignored():
     with pytest.warns(UserWarning, match="Class 255 of 300 is not counted"):
         SegmentationMetrics(300)

@@ -338,6 +338,9 @@ class _Rewriter:
 
     def pooling(self, call: Call, source: _Map, pads: Pads) -> keras.KerasTensor:
         operation, shape, x = call.operation, window(call.operation), source.tensor
+        if type(operation).call not in [each.call for each in POOLINGS]:
+            detail = f"is a {type(operation).__name__}, whose `call` a dense pooling does not have."
+            raise layer_error("poolings of Keras where the stride changes", call.path, detail)
         if shape.kernel == (1, 1) and source.padding is None:  # nothing but its stride
             return self.layer(call, {}, kl.Identity)(x)
         padding, source_strides = pads, None

@@ -62,15 +62,16 @@ class CompositeLayer(keras.layers.Layer):
 def all_layers(layer: keras.layers.Layer, prefix: str = "") -> dict[str, keras.layers.Layer]:
     """All layers inside a layer or model by path, each before those inside it.
 
-    Parts of a user's own layer whose names Keras has numbered, which differ in every copy, are
-    numbered by their place in it.
+    Parts of a user's own layer or model class whose names Keras has numbered, which differ in every
+    copy, are numbered by their place in it.
     """
     found: dict[str, keras.layers.Layer] = {}
+    is_own = type(layer).__module__.startswith(f"{__package__}.")
     is_graph = isinstance(layer, keras.Sequential) or getattr(layer, "inputs", None)
-    keeps_names = is_graph or type(layer).__module__.startswith(f"{__package__}.")
+    in_graph = set(map(id, layer.layers)) if is_graph else ()
     for place, inner in enumerate(layer._flatten_layers(include_self=False, recursive=False)):
         name = inner.name
-        if not keeps_names:
+        if not is_own and id(inner) not in in_graph:
             own = _NEW_WORD.sub("_", type(inner).__name__).lower()
             name = f"{own}_{place}" if re.fullmatch(rf"{own}(_\d+)?", name) else name
             while prefix + name in found:  # which another part was given as its name

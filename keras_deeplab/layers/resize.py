@@ -51,7 +51,8 @@ class ResizeLike(keras.layers.Layer):
         if tuple(x.shape[1:3]) == (1, 1):
             resized = tf.broadcast_to(x, [tf.shape(x)[0], size[0], size[1], x.shape[3]])
         else:
-            resized = tf.cast(bilinear(x, size, self.align_corners), x.dtype)
+            resized = bilinear(x, size, self.align_corners)
+        resized = tf.cast(resized, self.compute_dtype)
         resized.set_shape((None, *reference.shape[1:3], None))
         return resized
 

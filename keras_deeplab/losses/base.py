@@ -43,7 +43,7 @@ class LabelMapLoss(keras.losses.Loss, abc.ABC):
     ) -> tf.Tensor:
         """Returns the loss of a batch."""
         logits = tf.cast(tf.convert_to_tensor(y_pred), tf.float32)
-        labels = fit_labels(y_true, logits.shape[:-1])
+        labels = fit_labels(y_true, logits)
         num_classes = logits.shape[-1]
         if num_classes is None or num_classes < 2:
             rule = "logits of at least 2 classes along a last axis of known size"
@@ -51,9 +51,7 @@ class LabelMapLoss(keras.losses.Loss, abc.ABC):
         classes, weights = read_labels(self._strided(labels), num_classes, self.ignore_label)
         given = tf.ones([])
         if sample_weight is not None:
-            given = tf.convert_to_tensor(sample_weight)
-            given = self._strided(given) if given.shape.rank in (3, 4) else given
-            given = fit_sample_weight(given, classes)
+            given = self._strided(fit_sample_weight(sample_weight, labels))
         parts, divisors = self._parts(self._strided(logits), classes, weights, given)
         if self.reduction == "mean":
             images = tf.cast(tf.shape(logits)[0], tf.float32)

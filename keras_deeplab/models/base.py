@@ -16,7 +16,7 @@ import keras
 
 from keras_deeplab.backbones import preprocess
 from keras_deeplab.graph import geometry, minimum_size
-from keras_deeplab.graph.network import copy_weights, leaf_layers
+from keras_deeplab.graph.network import all_layers, finalize_state, own_weights
 from keras_deeplab.layers import CropLike, PadToMinimum, ResizeLike
 from keras_deeplab.layers.composite import change_settings, changed_settings, without_settings
 from keras_deeplab.models.arguments import CHECKS, completed, scaled_rates
@@ -184,14 +184,15 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     def _rebuilt(self, **changes: Any) -> tuple[Self, list[str]]:
         """The model with changed arguments and copied weights, and the layers without any."""
         model, missing = type(self).from_config({**self.get_config(), **changes}), []
-        own = leaf_layers(self)
-        for name, layer in leaf_layers(model).items():
-            weights = own[name].weights if name in own else []
-            if [w.shape for w in weights] != [w.shape for w in layer.weights]:
-                missing.append(name)
+        layers = all_layers(self)  # also those that a subclass has added
+        for path, layer in all_layers(model).items():
+            old, new = own_weights(layers[path]) if path in layers else {}, own_weights(layer)
+            if {name: w.shape for name, w in old.items()} != {n: w.shape for n, w in new.items()}:
+                missing.append(path)
                 continue
-            if weights:
-                copy_weights(own[name], layer)
+            for name, weight in new.items():
+                weight.assign(old[name])
+        finalize_state(model)
         return model, missing
 
     def get_config(self) -> dict[str, Any]:

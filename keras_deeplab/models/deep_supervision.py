@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from keras_deeplab.layers import BatchNormalization
 
 class DeepSupervision:
     """Mixin of functional models that return more outputs in training, the main one first.
+
+    Inside another model, which has a loss of its own, they return the main one alone.
 
     The loss is the weighted sum of theirs; what layers add to the loss, such as regularisation,
     counts once. Metrics, predictions and the model's graph have the main output alone.
@@ -44,7 +47,13 @@ class DeepSupervision:
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if training and self.training_graph is not None:
-            return self.training_graph(inputs, training=True)
+            if self._get_call_context().entry_layer is self:
+                return self.training_graph(inputs, training=True)
+            warnings.warn(
+                f"{self.name} is inside another model, which is trained by its main output alone: "
+                "auxiliary heads and the losses of several scales are those of its own `fit`.",
+                stacklevel=2,
+            )
         return super().call(inputs, training=training, mask=mask)
 
     def compute_loss(

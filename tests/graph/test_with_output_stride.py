@@ -174,3 +174,25 @@ def test_a_pooling_of_one_pixel_becomes_a_layer_that_can_be_saved(tmp_path):
     dense.save(tmp_path / "dense.keras")
     again = keras.models.load_model(tmp_path / "dense.keras")
     np.testing.assert_array_equal(again(image(9, 9)), dense(image(9, 9)))
+
+
+def test_a_pooling_with_a_call_of_its_own_is_refused_where_it_becomes_dense():
+    class Named(kl.MaxPooling2D):
+        pass
+
+    class Smoothed(kl.MaxPooling2D):
+        def call(self, x):
+            return kl.AveragePooling2D(3, 1, padding="same")(super().call(x))
+
+    def network(last):
+        inputs = x = keras.Input((None, None, 3))
+        for layer in (Smoothed(2), last(2, name="last")):
+            x = layer(kl.Conv2D(4, 3, padding="same")(x))
+        return keras.Model(inputs, x)
+
+    with pytest.raises(ValueError, match="'last' is a Smoothed, whose `call` a dense pooling does"):
+        with_output_stride(network(Smoothed), 2)
+    model = network(Named)
+    images = np.random.default_rng(0).uniform(size=(1, 16, 16, 3))
+    dense = with_output_stride(model, 2)(images)
+    np.testing.assert_allclose(dense[:, ::2, ::2], model(images), rtol=1e-5)

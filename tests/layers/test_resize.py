@@ -85,6 +85,12 @@ def test_factors_without_a_binary_fraction_are_taken_as_written():
     assert ResizeBy(0.29, align_corners=True)(picture(101, 1)).shape == (2, 30, 1, 3)
 
 
+def test_class_numbers_are_not_mixed():
+    found = ResizeLike()(np.array([[[[0], [2]]]]), np.zeros((1, 1, 4, 1)))
+    assert found.dtype == tf.float32
+    np.testing.assert_allclose(np.ravel(found), [0, 0.5, 1.5, 2])
+
+
 def test_a_single_pixel_is_broadcast_whether_its_size_is_known_or_not():
     x, reference = picture(1, 1), picture(5, 7)
     layer = ResizeLike()

@@ -190,3 +190,29 @@ def test_the_loss_is_computed_by_names_alone(model, batch):
     found = model.compute_loss(y=labels, y_pred=outputs)
     np.testing.assert_allclose(found, model.compute_loss(images, labels, outputs))
     assert found > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scales", [None, (0.5, 1.0)])
+def test_inside_another_model_the_main_output_is_trained(batch, scales):
+    inner = small("v3_auxiliary", dropout=0.0)
+    all_layers(inner)["auxiliary/dropout"].rate = 0.0
+    inner = MultiScale(inner, scales) if scales else inner
+
+    class Outer(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = inner
+
+        def call(self, x, training=None):
+            return self.inner(x, training=training)
+
+    outer = keras.Sequential([keras.Input((None, None, 3)), inner])
+    loss = keras_deeplab.losses.CrossEntropy()
+    for model in (outer, Outer()):
+        model.compile("sgd", loss, run_eagerly=True)
+        expected = float(loss(batch[1], inner(batch[0], training=False)))
+        with pytest.warns(UserWarning, match="is inside another model"):
+            found = model.test_on_batch(*batch), model.train_on_batch(*batch)
+        np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+        assert found[1] > 0

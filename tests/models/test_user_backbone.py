@@ -12,7 +12,7 @@ from networks import tiny, tiny_sequential
 
 from keras_deeplab import DeepLabV3, DeepLabV3Plus, weights
 from keras_deeplab.graph import geometry, register_pointwise, with_output_stride
-from keras_deeplab.graph.network import leaf_layers
+from keras_deeplab.graph.network import all_layers, leaf_layers
 from keras_deeplab.layers import CompositeLayer
 
 
@@ -136,6 +136,32 @@ def test_weights_of_a_users_layers_come_back(tmp_path, kind):
     for other in (made, twin):
         for old, new in zip(model.backbone.weights, other.backbone.weights, strict=True):
             np.testing.assert_array_equal(old, new)
+
+
+@keras.saving.register_keras_serializable("test_user_backbone")
+class WithGate(DeepLabV3Plus):
+    """A subclass with a layer of its own after the head."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.gate = keras.layers.Conv2D(self.num_classes, 1)
+        self.gate.build((None, None, None, self.num_classes))
+
+    def call(self, x, training=None, mask=None):
+        return self.gate(super().call(x, training=training, mask=mask))
+
+
+@pytest.mark.slow
+def test_layers_that_a_subclass_adds_are_copied(logs):
+    model = calibrate(small(WithGate, tiny()), image(64, 64, batch=2))
+    x = image(64, 64)
+    for changed in (model.with_output_stride(model.output_stride), model.with_dtype("float32")):
+        np.testing.assert_allclose(changed(x), model(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(model.with_output_stride(8).gate.kernel, model.gate.kernel)
+    model.with_num_classes(4)
+    number = list(all_layers(model).values()).index(model.gate)
+    missing = logs.text.rsplit("missing keys: ", 1)[1].split("\n")[0]
+    assert missing == f"logits, {list(all_layers(model))[number]}"
 
 
 @pytest.mark.slow
