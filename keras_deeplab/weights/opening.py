@@ -15,7 +15,8 @@ import numpy as np
 
 from keras_deeplab import backbones, validation
 from keras_deeplab.graph.network import own_weights
-from keras_deeplab.models.multi_scale import image_scale, unwrapped
+from keras_deeplab.models.base import ImageModel
+from keras_deeplab.models.multi_scale import MultiScale, image_scale, unwrapped
 from keras_deeplab.weights import names, published
 from keras_deeplab.weights.checkpoint import Checkpoint
 from keras_deeplab.weights.errors import NO_AVERAGES, UnreadableError, WeightsError, reading
@@ -170,7 +171,11 @@ def checkpoint_of(model: keras.Model, path: str) -> Checkpoint:
         # A network of keras.applications, or one with its own names.
         arrays = {"/".join(name.split("/")[-2:]): value for name, value in values.items()}
         known = names.recognize(Checkpoint(path, arrays)) if len(arrays) == len(values) else None
-        return known or Checkpoint(path, values, title=f"the Keras model '{model.name}'")
+        title = f"the Keras model '{model.name}'"
+        for layer in model.layers:
+            if isinstance(layer, ImageModel | MultiScale):
+                title += f" around '{layer.name}' (which `load_model` and `get_layer` return)"
+        return known or Checkpoint(path, values, title=title)
     config = model.get_config()
     backbone = config["backbone"]
     of_backbone = {key: config[key] for key in _OF_BACKBONE if config.get(key) is not None}

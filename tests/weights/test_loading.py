@@ -97,6 +97,20 @@ def test_own_files_come_back(model, files):
 
 
 @pytest.mark.slow
+def test_a_model_inside_a_users_own_is_named(model, tmp_path):
+    inputs = keras.Input((None, None, 3))
+    outer = keras.Model(inputs, model(keras.layers.RandomFlip()(inputs)))
+    path = tmp_path / "outer.keras"
+    outer.save(path)
+    expected = rf"'{outer.name}' around '{model.name}' \(which `load_model` and `get_layer` return"
+    with pytest.raises(WeightsError, match=expected):
+        keras_deeplab.from_pretrained(path)
+    inside = keras_deeplab.load_model(path).get_layer(model.name)
+    assert same_weights(model, keras_deeplab.from_pretrained(inside))
+    assert weights.load(scattered(small(), 2), inside).missing_keys == ()
+
+
+@pytest.mark.slow
 def test_weights_of_a_wrapped_model_come_back(model, files, tmp_path):
     wrapped = keras_deeplab.MultiScale(model, (0.5, 1.0))
     wrapped.save_weights(tmp_path / "wrapped.weights.h5")
