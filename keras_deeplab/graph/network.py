@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
 
@@ -137,6 +138,12 @@ def finalize_state(layer: keras.layers.Layer) -> None:
     for inner in layer._flatten_layers():
         if isinstance(inner, keras.layers.Normalization):
             inner.finalize_state()
+
+
+def is_outermost(layer: keras.layers.Layer) -> bool:
+    """Whether a layer that is called is not called by another one."""
+    context = global_state.get_global_attribute("current_call_ctx")
+    return context is None or context.entry_layer is layer
 
 
 @contextmanager

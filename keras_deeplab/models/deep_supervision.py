@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import layers as kl
 
+from keras_deeplab.graph.network import is_outermost
 from keras_deeplab.layers import BatchNormalization
 
 
@@ -47,7 +48,7 @@ class DeepSupervision:
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if training and self.training_graph is not None:
-            if self._get_call_context().entry_layer is self:
+            if is_outermost(self):
                 return self.training_graph(inputs, training=True)
             warnings.warn(
                 f"{self.name} is inside another model, which is trained by its main output alone: "
