@@ -127,6 +127,9 @@ def _kind_by_axis(operation: Any, path: str) -> Kind:
     if isinstance(operation, layers.ResizeBy):
         advice = "Of a MultiScale, give the model inside: `model.model`."
         raise layer_error(rule, path, f"changes the scale of the image. {advice}")
+    if name.startswith("Random") and type(operation).__module__.startswith("keras."):
+        detail = f"({name}) is random augmentation. Put it in front of the network."
+        raise layer_error(rule, path, detail)
     detail = f"({name}) is unknown. If it computes each pixel from the same pixel of its inputs, "
     detail += "declare that with keras_deeplab.graph.register_pointwise."
     raise layer_error(rule, path, detail)

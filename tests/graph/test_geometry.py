@@ -155,6 +155,9 @@ def test_unknown_layers_are_named():
             return x
 
     model = network(Mystery(name="riddle"))
+    flipped = network(kl.RandomFlip(name="flip"), kl.Conv2D(4, 3))
+    with pytest.raises(ValueError, match="'flip'.*is random augmentation. Put it in front of the"):
+        geometry(flipped)
     with pytest.raises(ValueError, match="'riddle'.*register_pointwise"):
         geometry(model)
     keras_deeplab.graph.register_pointwise(Mystery)
