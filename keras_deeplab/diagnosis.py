@@ -213,7 +213,8 @@ class _OneBatch(DeepSupervision, keras.Model):
         object.__setattr__(self, "_start", start)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> Any:
-        return self.network(inputs, training=training)
+        graph = getattr(self.network, "training_graph", None) if training else None
+        return (graph or self.network)(inputs, training=training)
 
     def restore(self) -> None:
         for variable, value in self._start:
@@ -280,7 +281,7 @@ def _differing_modes(one: _OneBatch) -> str | None:
                 f"The moving statistics of the batch norms lag behind the weights: {measured}. Use "
                 "a smaller momentum, or keras_deeplab.reestimate_batch_norm."
             )
-    if training < one.target:
+    if not training >= one.target:  # also NaN
         return None
     return f"A layer other than the batch norms differs between the modes: {measured}."
 
