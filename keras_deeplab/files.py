@@ -70,7 +70,7 @@ def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
     check_writable(path)
     if shutil.disk_usage(path.parent).free < size:
         raise DiskFullError(path, _DISK_FULL[0], size)
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
+    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
     with full_disk_named(path, size):
         try:
             yield temporary

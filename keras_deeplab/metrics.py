@@ -192,7 +192,7 @@ class SegmentationMetrics(keras.metrics.Metric):
     def update_state(
         self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
     ) -> None:
-        """Adds a batch to the confusion matrix."""
+        """Adds a batch to the confusion matrix; logits that are NaN make the scores NaN."""
         predicted = tf.convert_to_tensor(y_pred)
         is_nan = tf.zeros([], tf.bool)
         if predicted.dtype.is_floating:
@@ -209,12 +209,12 @@ class SegmentationMetrics(keras.metrics.Metric):
         predicted = tf.where(weights == 0, 0, tf.cast(predicted, tf.int32))
         columns, known = read_labels(predicted, self.num_classes, None, "predicted labels")
         weights = tf.cast(weights * known, tf.float64)
-        weights = tf.where(is_nan & (weights != 0), tf.constant(np.nan, tf.float64), weights)
         if sample_weight is not None:
             weights *= tf.cast(fit_sample_weight(sample_weight, truth), tf.float64)
         else:
             ignored = tf.math.count_nonzero(weights == 0, dtype=tf.float64)
             self._seen.assign_add([ignored, tf.cast(tf.shape(truth)[0], tf.float64)])
+        weights = tf.where(is_nan & (weights != 0), tf.constant(np.nan, tf.float64), weights)
         cells = tf.reshape(rows * self.num_classes + columns, [-1])
         # Not `bincount`: XLA cannot compile it, and GPUs count it in float32.
         counts = tf.math.unsorted_segment_sum(tf.reshape(weights, [-1]), cells, self.num_classes**2)

@@ -83,6 +83,9 @@ def test_pixels_of_logits_that_are_nan_are_not_class_0():
         metric, truth[0, 0, 0] = SegmentationMetrics(4), label
         metric.update_state(truth, logits)
         assert np.isnan(metric.result()["pixel_accuracy"]) == expected
+    metric.reset_state()
+    metric.update_state(truth, logits, 1.0 - np.isnan(logits).any(-1))
+    assert np.isfinite(metric.result()["pixel_accuracy"])
     with pytest.raises(ValueError, match="`y_true` must be a label map"):
         metric.update_state(truth, np.eye(4, dtype=int)[predicted])
 

@@ -63,11 +63,11 @@ def main(options: argparse.Namespace) -> None:
         ending = options.output.suffix.lower()
         found = [name for name, suffix in SUFFIXES.items() if suffix == ending]
         options.format = found[0] if found else "saved_model"
-    checked_target(options.output, SUFFIXES.get(options.format), options.overwrite)
     if options.max_pixels is not None and options.format != "saved_model":
         raise error("--max-pixels", "left out except for a SavedModel", options.max_pixels)
     if options.precision == "int8" and options.data is None:
         raise error("--data", "a folder of images for int8, to calibrate on", None)
+    checked_target(options.output, SUFFIXES.get(options.format), options.overwrite)
     source = None if options.data is None else data.open_source(options.data)
     if source is not None:
         read = [scored_split(source)]
@@ -78,7 +78,8 @@ def main(options: argparse.Namespace) -> None:
     if source is None:
         info = info_of(options, model)
         if info is None:
-            logger.warning("Without a dataset.json beside the model the export has no class names.")
+            text = "there is no dataset.json beside the model that fits it"
+            logger.warning("The export has no class names: %s.", text)
     else:
         info = check_classes(options, model, source.info.classes) or source.info
     settings = {

@@ -205,8 +205,11 @@ def _other_formats(root: Path) -> list[str]:
 
 def _lists_files(path: Path) -> bool:
     """Whether the beginning of a CSV file has a cell that names a file."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        cells = re.split("[,;\n]", file.read(2000))
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            cells = re.split("[,;\n]", file.read(2000).replace("\\", "/"))
+    except OSError:
+        return False
     return any(os.path.isfile(path.parent / cell.strip(' "')) for cell in cells)
 
 

@@ -20,15 +20,16 @@ def checked_target(path: str | os.PathLike, suffix: str | None, overwrite: bool)
 
     A link stays one: what it leads to is replaced.
     """
-    given, path = path, Path(os.path.realpath(os.path.expanduser(path)))
+    given, path = Path(os.path.expanduser(path)), Path(os.path.realpath(os.path.expanduser(path)))
+    ending = given.suffix.lower()
     if suffix is None:
-        if path.suffix.lower() in SUFFIXES.values():
-            rule = f"the name of a folder: {path.suffix} is another format"
+        if ending in SUFFIXES.values():
+            rule = f"the name of a folder: {ending} is another format"
             raise error("path", rule, os.fspath(given))
         empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
         replaced, is_old = "folder or a SavedModel", (path / "saved_model.pb").is_file()
     else:
-        if path.suffix.lower() != suffix:
+        if ending != suffix:
             raise error("path", f"a file name that ends in {suffix}", os.fspath(given))
         empty, replaced, is_old = not path.exists(), "file, or one", path.is_file()
     if not empty and not (overwrite and is_old):

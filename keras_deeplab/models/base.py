@@ -184,8 +184,9 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
     def _rebuilt(self, **changes: Any) -> tuple[Self, list[str]]:
         """The model with changed arguments and copied weights, and the layers without any."""
         model, missing = type(self).from_config({**self.get_config(), **changes}), []
-        layers = all_layers(self)  # also those that a subclass has added
-        for path, layer in all_layers(model).items():
+        # Also what a subclass has added.
+        layers = {self.name: self, **all_layers(self)}
+        for path, layer in {self.name: model, **all_layers(model)}.items():
             old, new = own_weights(layers[path]) if path in layers else {}, own_weights(layer)
             if {name: w.shape for name, w in old.items()} != {n: w.shape for n, w in new.items()}:
                 missing.append(path)

@@ -48,6 +48,11 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path, is_file, name, 
             pass
         assert content(link) == "third"
     assert {path.name for path in tmp_path.iterdir()} == {name, link.name}
+    link.unlink()
+    link.symlink_to("blob")  # without an ending
+    with written(link, "fourth", is_file):
+        pass
+    assert content(tmp_path / "blob") == "fourth"
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_the_work(

@@ -144,16 +144,18 @@ class WithGate(DeepLabV3Plus):
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
+        self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
         self.gate = keras.layers.Conv2D(self.num_classes, 1)
         self.gate.build((None, None, None, self.num_classes))
 
     def call(self, x, training=None, mask=None):
-        return self.gate(super().call(x, training=training, mask=mask))
+        return self.gate(super().call(x, training=training, mask=mask)) * self.scale
 
 
 @pytest.mark.slow
 def test_layers_that_a_subclass_adds_are_copied(logs):
     model = calibrate(small(WithGate, tiny()), image(64, 64, batch=2))
+    model.scale.assign(3)
     x = image(64, 64)
     for changed in (model.with_output_stride(model.output_stride), model.with_dtype("float32")):
         np.testing.assert_allclose(changed(x), model(x), rtol=1e-4, atol=1e-5)

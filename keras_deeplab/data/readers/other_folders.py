@@ -16,7 +16,7 @@ from keras_deeplab.data.formats import IMAGE_SUFFIXES, PIXEL_SUFFIXES
 from keras_deeplab.data.layout import LISTED_LABELS, SplitFiles, shown, split_named, visible
 from keras_deeplab.data.paths import RemotePath, data_path, is_remote
 from keras_deeplab.data.readers.listing import files_below
-from keras_deeplab.data.readers.splitting import by_folders, grouped
+from keras_deeplab.data.readers.splitting import by_folders, folder_split, grouped
 from keras_deeplab.files import relative_path
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
@@ -62,7 +62,9 @@ class OtherFolder(Folder):
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
-        return by_folders(self._all.images.keys() & self._all.labels.keys(), self.root)
+        images, labels = self._all.images.keys(), self._all.labels.keys()
+        alone = {name for name in images ^ labels if folder_split(name)}  # faults of their split
+        return by_folders((images & labels) | alone, self.root)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ class OtherFolder(Folder):
         files, names = SplitFiles(), set(self._splits[split])
         if split == self.splits[0]:  # reports also what is in no split
             files.faults += self._all.faults
-            names |= images.keys() ^ labels.keys()
+            names |= (images.keys() ^ labels.keys()).difference(*self._splits.values())
         files.images = {name: images[name] for name in names & images.keys()}
         files.labels = {name: labels[name] for name in names & labels.keys()}
         return files.check(self.root, split)

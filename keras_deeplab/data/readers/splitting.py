@@ -22,15 +22,21 @@ def by_folders(names: Iterable[str], root: Path) -> dict[str, list[str]]:
 
     Raises a DatasetError for other folders beside these, unless a splits.json is there.
     """
-    folder_of = {name: name.split("/")[0] if "/" in name else "." for name in names}
-    split_of = {name: split_named(folder) for name, folder in folder_of.items()}
-    others = Counter(folder_of[name] for name, split in split_of.items() if split is None)
+    split_of = {name: folder_split(name) for name in names}
+    rest = [name for name, split in split_of.items() if split is None]
+    others = Counter(name.split("/")[0] if "/" in name else "." for name in rest)
     if others and any(split_of.values()) and not (root / "splits.json").exists():
         found = [f"{folder} holds {count} images" for folder, count in sorted(others.items())]
         raise DatasetError(
             str(root), [FileFault("folder beside those of splits", text) for text in found]
         )
     return grouped(split_of, root)
+
+
+def folder_split(name: str) -> str | None:
+    """Returns the split that the first folder in a name stands for."""
+    folder, slash, _ = name.partition("/")
+    return split_named(folder) if slash else None
 
 
 def grouped(

@@ -191,6 +191,19 @@ def test_given_splits_are_kept(tmp_path, draw, values):
     assert kept == {split: source.names(split) for split in ("train", "val")}
 
 
+def test_a_split_without_label_maps_does_not_stop_the_others(tmp_path, draw, values):
+    for name in ("train/a", "train/b", "val/c", "test/d"):
+        draw(f"images/{name}.jpg")
+        if "test" not in name:
+            draw(f"masks/{name}.png", values(0, 1))
+    source = data.open_source(tmp_path)
+    assert source.splits == ("train", "val", "test")
+    assert set(data.audit(source, ["train", "val"]).splits) == {"train", "val"}
+    assert len(list(source.dataset("train"))) == 2
+    with pytest.raises(data.DatasetError, match="test/d"):
+        data.audit(source)
+
+
 @pytest.mark.parametrize("reader", ["", "labelme:"])
 def test_folders_beside_those_of_splits(tmp_path, draw, values, reader):
     for name in ("train/a", "test/b", "extra/c", "extra/d", "e"):
