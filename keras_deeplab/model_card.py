@@ -14,6 +14,7 @@ from keras_deeplab.data import DatasetInfo
 from keras_deeplab.data.bands import Bands
 from keras_deeplab.files import read_json
 from keras_deeplab.inference import logits_spec
+from keras_deeplab.models import SegmentationModel
 from keras_deeplab.models.multi_scale import multi_scales, unwrapped
 from keras_deeplab.trainer.run_data import Columns, columns
 from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
@@ -98,7 +99,7 @@ def card(
         if folder.picture.exists()
         else "",
         _model_section(model, spec.shape, info),
-        _use_section(repo, info),
+        _use_section(repo, info, isinstance(unwrapped(model), SegmentationModel)),
         _scores_section(scores, info, data, history),
         training,
         _limits_section(scores, info, license),
@@ -200,9 +201,13 @@ def _model_section(model: keras.Model, shape: Any, info: DatasetInfo) -> str:
     return "\n".join(lines)
 
 
-def _use_section(repo: str | None, info: DatasetInfo) -> str:
+def _use_section(repo: str | None, info: DatasetInfo, has_head: bool) -> str:
     source = f"hf://{repo}" if repo else "model.keras"
     extra = "\n`hf://` needs `pip install keras_deeplab[hub]`.\n" if repo else ""
+    more = f"""
+`kd.from_pretrained("{source}", num_classes=5)` is the network with a new predictor, to train it on
+other classes."""
+    more = more if has_head else ""
     name, limits = "photo.jpg", ""
     if not Bands(info.channels, info.value_range).are_plain:
         name = "image.tif"
@@ -221,9 +226,7 @@ kd.export.saved_model(model, "saved_model")  # also export.litert, export.onnx
 ```
 keras-deeplab predict --model {source} --images {name}
 ```
-{extra}
-`kd.from_pretrained("{source}", num_classes=5)` is the network with a new predictor, to train it on
-other classes.""".replace("\n\n\n", "\n\n")
+{extra}{more}""".replace("\n\n\n", "\n\n")
 
 
 def _scores_section(scores: dict[str, Any], info: DatasetInfo, data: str, history: Columns) -> str:

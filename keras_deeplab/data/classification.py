@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import tensorflow as tf
 
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import map_files
+from keras_deeplab.data.formats import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
+from keras_deeplab.data.layout import SHOWN_NAMES
 from keras_deeplab.validation import error, integer
 
 
@@ -66,6 +69,14 @@ def classification_dataset(
         seed=seed,
         verbose=False,
     )
+    read, all_images = set(dataset.file_paths), (*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES)
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in all_images]
+    if unread := sorted(str(path) for path in files if str(path) not in read):
+        rule = f"folders of JPEG, PNG, BMP and GIF files, without {len(unread)} others"
+        raise error("root", rule, unread[:SHOWN_NAMES])
+    counts = Counter(Path(path).relative_to(folder).parts[0] for path in read)
+    if empty := [name for name in dataset.class_names if name not in counts]:
+        raise error("root", "folders of images, none of them empty", empty)
     if not training:
         return dataset
     flipped = dataset.map(

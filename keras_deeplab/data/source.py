@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import index
@@ -195,7 +196,7 @@ def pairs_or_reasons(dataset: tf.data.Dataset) -> Iterator[tuple[np.ndarray, np.
 
 def reason(error: tf.errors.InvalidArgumentError) -> str:
     """Returns why a pair cannot be read, without the traceback inside TensorFlow's message."""
-    text = error.message.partition("\nTraceback")[0]
+    text = re.split(r"\nTraceback|\s*\[\[\{\{node", error.message)[0].strip()
     return text.partition("ValueError: ")[2] or text
 
 

@@ -210,6 +210,14 @@ def _plain(value: Any) -> Any:
     raise validation.error("recipe", "of numbers, strings, lists and dicts", value)
 
 
+def _several_scales(name: str, value: Any) -> tuple[float, ...]:
+    scales = validation.numbers(name, value)
+    if len(set(scales)) < max(2, len(scales)) or min(scales) <= 0:
+        advice = "One scale for all images is `image_scale`"
+        raise validation.error(name, "two or more distinct positive numbers", value, advice)
+    return scales
+
+
 _CHECKED = {
     validation.integer: "batch_size steps epochs output_stride stage2_output_stride",
     validation.positive: "image_scale scale_step class_weights_power learning_rate power clipnorm "
@@ -219,7 +227,7 @@ _CHECKED = {
     validation.fraction: "class_focus",
     partial(validation.fraction, below_one=True): "momentum warmup_share",
     validation.pair: "crop_size",
-    validation.numbers: "multi_scale",
+    _several_scales: "multi_scale",
     check_scales: "scales",
     partial(validation.one_of, choices=("sgd", "adamw")): "optimizer",
     partial(validation.one_of, choices=("poly", "step")): "schedule",

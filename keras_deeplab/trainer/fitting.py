@@ -6,9 +6,10 @@ import logging
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
@@ -26,6 +27,7 @@ from keras_deeplab.distribution import evaluation_batches, training_batches
 from keras_deeplab.files import digest, full_disk_named, write_json, write_text
 from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec, warn_of_softmax
+from keras_deeplab.losses.summing import takes_class_weights
 from keras_deeplab.metrics import checked_names, key_of_class
 from keras_deeplab.models import MultiScale, SegmentationModel, UNet
 from keras_deeplab.models.multi_scale import checked_scales, unwrapped
@@ -48,6 +50,7 @@ from keras_deeplab.weights.readers.keras_file import check_can_be_loaded
 logger = logging.getLogger(__name__)
 
 VALIDATIONS = 40  # of a long run
+SIDE = 64  # of an image of any size, at which the size of the logits is computed
 PART_SIZE = 2048  # pixels a side: larger validation images are cut
 SMALL_CROP, LONG_SIDE = 0.1, 1024  # share of an image, and a side in pixels of a good one
 # Fields of a recipe that are arguments of `data.training_dataset`.
@@ -176,10 +179,12 @@ def fit(
         for each in (*report.warnings, *(one for one in report.findings if one.is_warning)):
             logger.warning("%s", each)
     _warn_of_small_crops(report.splits["train"], recipe)
+    read = [asdict(part) for split, part in report.splits.items() if split != "test"]
     arguments = {
         **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _architecture(model)}),
         "data": data_name,
         "data_files": source.fingerprint(),
+        "data_labels": digest(read),
         "recipe": recipe.to_dict(),
         "seed": seed,
         "steps_per_epoch": steps_per_epoch,
@@ -226,6 +231,11 @@ def fit(
                 run.curves = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             trained, history = run.train()
             on_chief(strategy, lambda: end(trained))
+    except tf.errors.InvalidArgumentError as fault:
+        if "ValueError: " not in fault.message:
+            raise
+        advice = "Mend it, then train again" + ", which resumes" * (run_dir is not None)
+        raise ValueError(f"{data.source.reason(fault)}. {advice}.") from fault
     finally:
         if folder is not None:
             folder.lock.release()
@@ -250,10 +260,14 @@ def source_name(source: data.Source | str | os.PathLike) -> str:
 
 def recipe_for(model: keras.Model | ModelBuilder, recipe: Recipe | str | None) -> Recipe:
     """The recipe of a name for a model, or the default one."""
-    if isinstance(recipe, Recipe):
+    if not isinstance(recipe, Recipe):
+        is_random = isinstance(model, ModelBuilder) and model.weights is None
+        recipe = recipes.get(recipe or ("scratch" if is_random else "finetune"), _network(model))
+    loss = losses.parse(recipe.loss, None, keras.optimizers.SGD())
+    if recipe.class_weights is None or takes_class_weights(loss):
         return recipe
-    is_random = isinstance(model, ModelBuilder) and model.weights is None
-    return recipes.get(recipe or ("scratch" if is_random else "finetune"), _network(model))
+    logger.warning("The loss %s takes no class weights: they are left out.", recipe.loss)
+    return recipe.replace(class_weights=None)
 
 
 def _network(model: keras.Model | ModelBuilder) -> str | None:
@@ -291,14 +305,19 @@ def _check_model(
         if spec.shape[-1] != info.channels:
             rule = f"a model of {info.channels} channels, as many as the source's images have"
             raise validation.error("model", rule, model.input_shape)
+        sides = tuple(side or SIDE for side in spec.shape[1:3])
+        is_own = not isinstance(unwrapped(model), SegmentationModel | UNet)
+        found = model.compute_output_shape((1, *sides, spec.shape[-1]))[1:3] if is_own else sides
+        if not tf.TensorShape(found).is_compatible_with(sides):
+            advice = "End it with `layers.ResizeLike`"
+            rule = f"one whose logits have the size of the image, {sides}"
+            raise validation.error("model", rule, found, advice)
         if not model.trainable_weights:
             raise validation.error("model", "a model with weights that are not frozen", model)
         warn_of_softmax(model)
     if info.num_classes < 2:
         raise validation.error("source", "a data set of two classes or more", info.classes)
     checked_names(info.num_classes, [key_of_class(name) for name in info.classes])
-    weights = None if recipe.class_weights is None else [1.0] * info.num_classes
-    losses.parse(recipe.loss, weights, keras.optimizers.SGD())
     replicas = strategy.num_replicas_in_sync
     if recipe.batch_size % replicas:
         rule = f"divisible by the number of replicas, {replicas}"
@@ -441,12 +460,14 @@ class Training:
         if self.recipe.class_weights is None:
             return None
         part = self.report.splits["train"]
-        return losses.shares_to_weights(
-            part.class_share,
-            part.where_present,
-            self.recipe.class_weights,
-            power=self.recipe.class_weights_power,
-        )
+        with warnings.catch_warnings():  # the report has named classes without pixels
+            warnings.simplefilter("ignore", UserWarning)
+            return losses.shares_to_weights(
+                part.class_share,
+                part.where_present,
+                self.recipe.class_weights,
+                power=self.recipe.class_weights_power,
+            )
 
     def _compile(self, model: keras.Model, number: int) -> None:
         recipes.compile_model(

@@ -19,7 +19,7 @@ CHARTS = {
     "loss on train": {"loss": ""},
     "loss on val": {"val_loss": ""},
 }
-HASHES = {"data_files"}  # settings that do not tell a reader anything
+HASHES = {"data_files", "data_labels"}  # settings that do not tell a reader anything
 
 
 @dataclass(frozen=True)

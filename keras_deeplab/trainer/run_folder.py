@@ -185,7 +185,8 @@ def _trim(path: Path, epochs: int) -> int:
     kept = [rows[epoch] for epoch in map(str, range(epochs)) if epoch in rows]
     if path.exists():
         lines = [rows["epoch"], *kept] if kept else []
-        write_text(path, "".join(f"{line}\n" for line in lines))
+        end = "\r\n" if b"\r\n" in path.read_bytes() else "\n"  # as Keras' CSVLogger
+        write_text(path, "".join(f"{line}{end}" for line in lines))
     return len(kept)
 
 

@@ -63,6 +63,19 @@ def test_files_that_cannot_be_decoded_are_named(root):
     assert "    train/dog/cut.png: " in str(caught.value)
 
 
+def test_files_that_are_not_read_are_an_error(root):
+    (root / "train" / "cat" / "notes.txt").touch()
+    data.classification_dataset(root, size=16)
+    for path in (root / "train" / "dog").iterdir():
+        path.rename(path.with_suffix(".webp"))
+    with pytest.raises(ValueError, match=r"PNG, BMP and GIF files, without 12 others.*00\.webp"):
+        data.classification_dataset(root, size=16)
+    for path in (root / "train" / "dog").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"none of them empty.*'dog'"):
+        data.classification_dataset(root, size=16)
+
+
 def test_folders_and_arguments_that_do_not_fit(root):
     with pytest.raises(ValueError, match=r"`root` must be a folder that holds test/CLASS"):
         data.classification_dataset(root, "test", size=16)

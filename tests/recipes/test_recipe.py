@@ -144,6 +144,10 @@ def test_some_networks_have_values_of_their_own():
             r"`scales` must be .*0.01 <= lowest <= highest. Received: scales=\(2, 1\)",
         ),
         ({"crop_size": 321.0}, "`crop_size` must be a positive integer, or "),
+        *(
+            ({"multi_scale": scales}, "`multi_scale` must be two or more distinct positive numbers")
+            for scales in ((0.5,), (0, 1), (0.5, 0.5))
+        ),
         ({"class_focus": "x"}, "`class_focus` must be .* Received: class_focus='x'"),
         ({"color_jitter": {"hue": 1}}, "`color_jitter` must be"),
         ({"warmup_share": 1}, r"`warmup_share` must be a number in \[0, 1\)"),

@@ -456,7 +456,6 @@ PIXELS = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(6, 
         (FIXED, {}, r"its \(32, 32\).*'crop_size': \(48, 64\)"),
         (FIXED, {"recipe": FAST.replace(crop_size=(32, 32))}, r"its \(32, 32\).*'smallest of val'"),
         (FIXED, {"test_scales": [1, 2]}, "images of any size"),
-        (SMALL, {"recipe": FAST.replace(loss="dice", class_weights="median")}, "set them to None"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_training(model, more, message, logs):
@@ -525,6 +524,77 @@ def test_a_softmax_at_the_end_is_a_warning_before_the_training():
         pytest.raises(KeyboardInterrupt),
     ):
         keras_deeplab.fit(model, SOURCE, FAST, steps_per_epoch=1, verbose=0, callbacks=[began])
+
+
+@pytest.fixture
+def streets(tmp_path):
+    """A folder of photographs and label maps of two classes."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for number in range(count):
+            for kind, high, shape in (("images", 256, (48, 64, 3)), ("labels", 2, (48, 64))):
+                path = tmp_path / "streets" / split / kind / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(random.integers(0, high, shape, np.uint8)).save(path)
+    return tmp_path / "streets"
+
+
+def two_classes():
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(2, 3, 4, padding="same")(keras.layers.Rescaling(1 / 255)(inputs))
+    return keras.Model(inputs, keras_deeplab.layers.ResizeLike()(x, inputs))
+
+
+def test_a_file_damaged_during_the_training_is_one_line(streets, tmp_path, eager):
+    path, whole = streets / "val" / "labels" / "1.png", None
+
+    def damage(epoch, logs):
+        nonlocal whole
+        whole = whole or path.read_bytes()
+        path.write_bytes(b"xx")
+
+    damaging = keras.callbacks.LambdaCallback(on_epoch_begin=damage)
+    recipe, where = FAST.replace(epochs=2), {"run_dir": tmp_path / "run", "verbose": 0}
+    with pytest.raises(
+        ValueError, match=r"labels/1\.png: unreadable file.*which resumes"
+    ) as caught:
+        keras_deeplab.fit(two_classes(), streets, recipe, callbacks=[damaging], **where)
+    assert "\n" not in str(caught.value)
+    assert "node" not in str(caught.value)
+    path.write_bytes(whole)
+    assert keras_deeplab.fit(two_classes(), streets, recipe, **where).scores is not None
+
+
+def test_a_run_does_not_go_on_with_other_label_maps(streets, tmp_path, eager, no_export):
+    def stop(epoch, logs):
+        raise KeyboardInterrupt
+
+    recipe, where = FAST.replace(epochs=2), {"run_dir": tmp_path / "run", "verbose": 0}
+    stopping = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: e and stop(e, logs))
+    with pytest.raises(KeyboardInterrupt):
+        keras_deeplab.fit(two_classes(), streets, recipe, callbacks=[stopping], **where)
+    path = streets / "val" / "labels" / "1.png"
+    before = path.read_bytes()
+    Image.fromarray(np.asarray(Image.open(path)) * 0).save(path)
+    with pytest.raises(ValueError, match="other arguments .*data_labels was .*, is "):
+        keras_deeplab.fit(two_classes(), streets, recipe, **where)
+    path.write_bytes(before)
+    assert len(keras_deeplab.fit(two_classes(), streets, recipe, **where).history["loss"]) == 1
+
+
+@pytest.mark.parametrize("loss", ["dice", "cross_entropy + dice"])
+def test_class_weights_that_no_loss_takes_are_left_out(loss, logs):
+    recipe = recipes.get("finetune").replace(loss=loss)
+    found = fitting.recipe_for(plain(), recipe)
+    assert found.class_weights == ("median" if "+" in loss else None)
+    assert ("dice takes no class weights" in logs.text) == ("+" not in loss)
+
+
+def test_logits_of_another_size_than_the_image_are_refused_before_the_audit():
+    inputs = keras.Input((None, None, 3))
+    coarse = keras.Model(inputs, keras.layers.Conv2D(6, 3, 4, padding="same")(inputs))
+    with pytest.raises(ValueError, match=r"`model` must be one whose logits .* \(64, 64\)"):
+        keras_deeplab.fit(coarse, SOURCE, FAST)
 
 
 def test_the_default_recipe_is_that_for_the_weights(tmp_path):
