@@ -70,6 +70,7 @@ class ModelFunctions:
         # Nothing here holds the model itself, which would keep it in the dictionary.
         spec, num_classes = self.spec = logits_spec(model)
         warn_of_softmax(model)
+        _warn_of_non_finite(model)
         network, align_corners = _without_upsampling(model)
         dtype = label_dtype(num_classes)
 
@@ -182,6 +183,15 @@ def warn_of_softmax(model: keras.Model) -> None:
             "probabilities are too even. Remove the softmax.",
             stacklevel=3,
         )
+
+
+def _warn_of_non_finite(model: keras.Model) -> None:
+    """Warns of a model that has diverged: where logits are NaN, the label is class 0."""
+    floats = [w for w in model.weights if tf.as_dtype(w.dtype).is_floating]
+    wrong = [w.path for w in floats if not tf.reduce_all(tf.math.is_finite(w.value))]
+    if wrong:
+        text = f"{len(wrong)} weights, such as {wrong[0]}, hold NaN or infinite values"
+        warnings.warn(f"{text}: predictions are wrong.", stacklevel=3)
 
 
 def _ends_in_softmax(model: keras.Model) -> bool:

@@ -498,6 +498,19 @@ def test_warns_of_a_softmax_at_the_end(image, softmax, end, recwarn):
         keras_deeplab.predict(ENDS[end](keras.Model(inputs, attention)), image)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_warns_of_weights_that_are_not_finite(image, value):
+    inputs = keras.Input((None, None, 3))
+    layer = keras.layers.Conv2D(3, 1, name="layer")
+    model = keras.Model(inputs, layer(inputs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        predict(model, image)
+    layer.bias.assign([0, value, 0])
+    with pytest.warns(UserWarning, match="1 weights, such as layer/bias, hold NaN or infinite"):
+        predict(model, image)
+
+
 def test_wrong_models(image):
     inputs = keras.Input((None, None, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(inputs)
