@@ -158,7 +158,8 @@ def warn_of_masks(
 def fit_labels(labels: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
     """Returns labels `(batch, height, width)`, as predictions are, without a last axis of 1.
 
-    Sizes that are known only when the graph runs raise an InvalidArgumentError.
+    Sizes that are known only when the graph runs raise an InvalidArgumentError. A function compiled
+    by XLA cannot raise.
     """
     fitted, shape = tf.convert_to_tensor(labels), predictions.shape[:-1]
     if fitted.shape.rank is None:  # of `tf.py_function`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,4 +103,5 @@ def _decode(_: str, path: Path) -> None:
     try:
         tf.io.decode_image(tf.io.read_file(str(path)), channels=3, expand_animations=False)
     except tf.errors.OpError as fault:
-        raise FileFault("unreadable file", fault.message) from fault
+        text = re.sub(r"\{\{function_node [^}]*\}\} *| *\[Op:.*", "", fault.message)
+        raise FileFault("unreadable file", text, "a whole JPEG, PNG, BMP or GIF file") from fault

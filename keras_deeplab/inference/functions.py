@@ -177,10 +177,10 @@ def bytes_per_pixel(model: keras.Model) -> int:
 
 def warn_of_softmax(model: keras.Model) -> None:
     """Warns of a model whose outputs are probabilities, of which another softmax is taken."""
-    if _ends_in_softmax(unwrapped(model)):
+    if last := _last_probability(unwrapped(model)):
         warnings.warn(
-            "The model ends in a softmax, but its outputs are taken for logits: labels are right, "
-            "probabilities are too even. Remove the softmax.",
+            f"The model ends in a {last}, but its outputs are taken for logits: labels are right, "
+            f"probabilities are too even. Remove the {last}.",
             stacklevel=3,
         )
 
@@ -194,18 +194,21 @@ def _warn_of_non_finite(model: keras.Model) -> None:
         warnings.warn(f"{text}: predictions are wrong.", stacklevel=3)
 
 
-def _ends_in_softmax(model: keras.Model) -> bool:
+def _last_probability(model: keras.Model) -> str | None:
+    """The softmax or sigmoid that a model ends in."""
     calls = {id(call.outputs[0]): call for call in top_level_calls(model)}
     call = calls.get(id(model.outputs[0]))
     while call is not None:
         last = call.operation
-        is_function = type(last).__name__ == "Softmax"  # the layer or `ops.softmax`
-        if is_function or getattr(last, "activation", None) is keras.activations.softmax:
-            return True
+        activation = getattr(last, "activation", None)
+        for name in ("softmax", "sigmoid"):  # a layer, a function of `ops`, or an activation
+            own = type(last).__name__ == name.capitalize()
+            if own or activation is getattr(keras.activations, name):
+                return name
         if is_network(last):
-            return _ends_in_softmax(functional(last))
+            return _last_probability(functional(last))
         call = calls.get(id(call.inputs[0])) if isinstance(last, _SUMS_REMAIN) else None
-    return False
+    return None
 
 
 def _fingerprint_function(weights: list[keras.Variable]) -> Any:

@@ -470,6 +470,8 @@ SOFTMAXES = {
     "activation": lambda x: keras.layers.Activation("softmax")(x),
     "function": keras.ops.softmax,
     "argument": lambda x: keras.layers.Conv2D(3, 1, activation="softmax")(x),
+    "sigmoid": lambda x: keras.layers.Conv2D(3, 1, activation="sigmoid")(x),
+    "sigmoid function": keras.ops.sigmoid,
 }
 ENDS = {
     "nothing": lambda model: model,
@@ -493,8 +495,8 @@ def test_warns_of_a_softmax_at_the_end(image, softmax, end, recwarn):
     inputs = keras.Input((None, None, 3))
     attention = SOFTMAXES[softmax](keras.layers.Conv2D(3, 1)(inputs))
     keras_deeplab.predict(ENDS[end](keras.Model(inputs, attention * inputs)), image)
-    assert not [one for one in recwarn if "softmax" in str(one.message)]
-    with pytest.warns(UserWarning, match="The model ends in a softmax"):
+    assert not [one for one in recwarn if "The model ends" in str(one.message)]
+    with pytest.warns(UserWarning, match="The model ends in a (softmax|sigmoid)"):
         keras_deeplab.predict(ENDS[end](keras.Model(inputs, attention)), image)
 
 
