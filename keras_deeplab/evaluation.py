@@ -178,9 +178,9 @@ def pair_batches(dataset: tf.data.Dataset, channels: int | None = None) -> tf.da
     element = getattr(dataset, "element_spec", None)
     is_pair = isinstance(element, tuple) and len(element) == 2
     if not is_pair or not all(isinstance(one, tf.TensorSpec) for one in element):
-        is_weighted = isinstance(element, tuple) and len(element) == 3
         advice = "Use data.evaluation_dataset(source)"
-        advice = "Leave the weights out: `.map(lambda x, y, w: (x, y))`" if is_weighted else advice
+        if isinstance(element, tuple) and len(element) == 3:
+            advice = "Leave the weights out: `.map(lambda x, y, w: (x, y))`"
         rule = "a tf.data.Dataset of (images, labels)"
         raise error("dataset", rule, element or type(dataset), advice)
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:

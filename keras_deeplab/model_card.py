@@ -204,10 +204,11 @@ def _model_section(model: keras.Model, shape: Any, info: DatasetInfo) -> str:
 def _use_section(repo: str | None, info: DatasetInfo, has_head: bool) -> str:
     source = f"hf://{repo}" if repo else "model.keras"
     extra = "\n`hf://` needs `pip install keras_deeplab[hub]`.\n" if repo else ""
-    more = f"""
+    more = ""
+    if has_head:
+        more = f"""
 `kd.from_pretrained("{source}", num_classes=5)` is the network with a new predictor, to train it on
 other classes."""
-    more = more if has_head else ""
     name, limits = "photo.jpg", ""
     if not Bands(info.channels, info.value_range).are_plain:
         name = "image.tif"

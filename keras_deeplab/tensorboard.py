@@ -72,8 +72,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         check_installed()
         super().__init__(log_dir, **{"write_graph": False, **options})
         self.colors = colors
-        is_list = isinstance(picture_freq, list | tuple)
-        check = integers if is_list else integer
+        check = integers if isinstance(picture_freq, list | tuple) else integer
         self.picture_freq = check("picture_freq", picture_freq)
         self._examples = _first(dataset, integer("num_pictures", num_pictures))
         self._confusion: np.ndarray | None = None

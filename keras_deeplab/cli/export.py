@@ -60,9 +60,8 @@ def parser() -> Parser:
 def main(options: argparse.Namespace) -> None:
     """Runs the command."""
     if options.format is None:
-        ending = options.output.suffix.lower()
-        found = [name for name, suffix in SUFFIXES.items() if suffix == ending]
-        options.format = found[0] if found else "saved_model"
+        formats = {suffix: name for name, suffix in SUFFIXES.items()}
+        options.format = formats.get(options.output.suffix.lower(), "saved_model")
     if options.max_pixels is not None and options.format != "saved_model":
         raise error("--max-pixels", "left out except for a SavedModel", options.max_pixels)
     if options.precision == "int8" and options.data is None:
