@@ -20,7 +20,7 @@ from keras_deeplab.files import read_json_object, write_json
 from keras_deeplab.metrics import confusion_matrix
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.trainer import ModelBuilder
-from keras_deeplab.trainer.fitting import for_data
+from keras_deeplab.trainer.defaults import for_data
 from training.folds import check_same, row
 from training.textures import Textures
 

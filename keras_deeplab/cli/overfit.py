@@ -10,7 +10,7 @@ import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.cli.recipe_options import open_recipe
 from keras_deeplab.diagnosis import default_optimizer
-from keras_deeplab.trainer.fitting import resized
+from keras_deeplab.trainer.defaults import resized
 
 # The values of a recipe that it uses, where they are set.
 USED = {"batch_norm", "crop_size", "image_scale", "learning_rate"}

@@ -13,7 +13,7 @@ from keras_deeplab.cli.options import SIZE, height_and_width, one_of, positive
 from keras_deeplab.names import key, suggestion
 from keras_deeplab.trainer import MODELS, ModelBuilder
 from keras_deeplab.trainer.building import PRECISIONS
-from keras_deeplab.trainer.fitting import recipe_for
+from keras_deeplab.trainer.defaults import recipe_for
 
 FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
 RECIPE_HELP = "default: finetune with --weights, else scratch; shapes for 'shapes'"

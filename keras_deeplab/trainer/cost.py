@@ -11,7 +11,7 @@ from keras_deeplab import data, recipes
 from keras_deeplab.memory import peak_memory
 from keras_deeplab.models import MultiScale
 from keras_deeplab.trainer.building import ModelBuilder
-from keras_deeplab.trainer.fitting import for_data
+from keras_deeplab.trainer.defaults import for_data
 
 WARM_UP, TIMED = 2, 3  # steps; the first one traces
 

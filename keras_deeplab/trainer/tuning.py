@@ -23,9 +23,10 @@ from keras_deeplab.losses.summing import takes_class_weights
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.cost import training_cost
-from keras_deeplab.trainer.fitting import Training, for_data, recipe_for, resized, source_name
+from keras_deeplab.trainer.defaults import for_data, recipe_for, resized, source_name
 from keras_deeplab.trainer.folder_lock import FolderLock
 from keras_deeplab.trainer.run_folder import MONITOR, differences
+from keras_deeplab.trainer.stages import Training
 
 if TYPE_CHECKING:
     import optuna

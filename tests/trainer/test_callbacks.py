@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_deeplab import data, metrics, recipes
-from keras_deeplab.trainer import RunFolder, callbacks, fitting
+from keras_deeplab.trainer import RunFolder, callbacks, stages
 
 SHORT = recipes.get("shapes").replace(batch_size=5, crop_size=(48, 64))  # two steps an epoch
 
@@ -35,7 +35,7 @@ def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages(tmp_
     recipe = SHORT.replace(epochs=2, stage2_share=1.0)
     strategy = tf.distribute.get_strategy()
     folder = RunFolder(tmp_path)
-    run = fitting.Training("", recipe, source, data.audit(source), strategy, 2, 0, folder)
+    run = stages.Training("", recipe, source, data.audit(source), strategy, 2, 0, folder)
     assert run.epochs == [2, 2]
     seen = []
     for number in range(2):

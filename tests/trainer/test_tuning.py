@@ -337,11 +337,6 @@ def test_the_command_prints_what_was_better(source, tmp_path, capsys, monkeypatc
     assert last == (expected if better else "No values were better than those of the recipe.")
 
 
-def test_a_search_is_resumed_under_another_spelling_of_its_path():
-    assert tuning.source_name("photos/") == tuning.source_name("photos") == "photos"
-    assert tuning.source_name("hf://a/b/") == "hf://a/b/"
-
-
 def test_bad_arguments(source, tmp_path, score):
     with pytest.raises(ValueError, match="`minutes` must be at least 24"):
         search(source, tmp_path / "t", minutes=5)
