@@ -25,7 +25,7 @@ from training.folds import check_same, row
 from training.textures import Textures
 
 DRAWN = {"shapes40": partial(kd.data.Shapes, train=40, val=100), "textures": Textures}
-PILOT = 8  # steps, from which the time of a step is measured
+PILOT = 4  # steps, from which the time of a step is measured
 SMP, SMP_MODULE = "segmentation_models.pytorch", "segmentation_models_pytorch"
 STRIDE = 16  # sizes of the images that segmentation_models.pytorch takes are divisible by it
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of its pixels in 0..1

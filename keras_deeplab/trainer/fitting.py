@@ -24,9 +24,7 @@ from keras_deeplab.recipes import Recipe
 from keras_deeplab.tensorboard import check_installed
 from keras_deeplab.trainer import checks
 from keras_deeplab.trainer.building import ModelBuilder
-from keras_deeplab.trainer.callbacks import (
-    Progress,
-)
+from keras_deeplab.trainer.callbacks import Progress
 from keras_deeplab.trainer.defaults import for_data, recipe_for, resized, source_name
 from keras_deeplab.trainer.finishing import final_model, finish
 from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
