@@ -21,7 +21,7 @@ from keras_deeplab.validation import error
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
-        HINTS,
+        hints=HINTS,
         prog="python -m training.folds",
         description="Trains on the training images without a fold of them, scores on the fold, and "
         "prints mean and standard deviation over folds and seeds. `val` is not used. The same "

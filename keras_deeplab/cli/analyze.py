@@ -36,9 +36,8 @@ CLASSES = 21  # of a model by name, as of PASCAL VOC
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
-        prog="keras-deeplab analyze",
-        description="Prints stride, receptive field and centre of each stage of a network, the "
-        "share of the taps of its atrous kernels that lie on the map, and the estimated cost.",
+        "Prints stride, receptive field and centre of each stage of a network, the "
+        "share of the taps of its atrous kernels that lie on the map, and the estimated cost."
     )
     add = made.add_argument
     text = f".keras file or hf:// address (without test-time augmentation), or {', '.join(MODELS)}"

@@ -27,9 +27,8 @@ from keras_deeplab.trainer import MODELS, ModelBuilder, TrainingCost, training_c
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
-        prog="keras-deeplab audit",
-        description="Decodes every image and label map of a data set. Prints sizes, class shares "
-        "and probable mistakes, or all errors with their probable causes and exit status 2.",
+        "Decodes every image and label map of a data set. Prints sizes, class shares "
+        "and probable mistakes, or all errors with their probable causes and exit status 2."
     )
     made.add_argument("data", help=DATA)
     made.add_argument("--splits", nargs="+", help="default: all")

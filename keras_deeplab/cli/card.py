@@ -15,9 +15,8 @@ from keras_deeplab.validation import error
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
-        prog="keras-deeplab card",
-        description="Writes README.md into the folder of a finished run: figures, data, licence "
-        "and how to load the model. Complete it before you share the model.",
+        "Writes README.md into the folder of a finished run: figures, data, licence "
+        "and how to load the model. Complete it before you share the model."
     )
     add = made.add_argument
     add("--run", type=file_path, required=True, help="folder of the run")

@@ -11,10 +11,7 @@ from keras_deeplab.trainer import compare
 
 def parser() -> Parser:
     """Returns the parser of the command line."""
-    made = Parser(
-        prog="keras-deeplab compare",
-        description="Prints scores, time and differing settings of runs, finished or not.",
-    )
+    made = Parser("Prints scores, time and differing settings of runs, finished or not.")
     made.add_argument("runs", nargs="+", type=file_path, help="folders of runs")
     made.add_argument("--html", type=file_path, metavar="FILE", help="write a page with curves too")
     return made

@@ -12,10 +12,7 @@ from keras_deeplab.validation import error
 
 def parser() -> Parser:
     """Returns the parser of the command line."""
-    made = Parser(
-        prog="keras-deeplab convert",
-        description="Builds the model that a checkpoint belongs to, and writes it as .keras file.",
-    )
+    made = Parser("Builds the model that a checkpoint belongs to, and writes it as .keras file.")
     add = made.add_argument
     add(
         "weights",

@@ -18,9 +18,8 @@ CONNECTIONS = 16  # of which each may hold an image file in memory
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
-        prog="keras-deeplab demo",
-        description="Serves a web page on this machine that predicts photographs and frames of the "
-        "webcam. The images are not stored and do not leave the machine.",
+        "Serves a web page on this machine that predicts photographs and frames of the "
+        "webcam. The images are not stored and do not leave the machine."
     )
     add = made.add_argument
     add(

@@ -32,10 +32,7 @@ from keras_deeplab.weights.hub import is_address
 
 def parser() -> Parser:
     """Returns the parser of the command line."""
-    made = Parser(
-        prog="keras-deeplab evaluate",
-        description="Computes the scores of a model on whole images at their own size.",
-    )
+    made = Parser("Computes the scores of a model on whole images at their own size.")
     add_model(made, exported=True)
     add_crf(made)
     add = made.add_argument

@@ -33,10 +33,7 @@ FORMATS = ("saved_model", *SUFFIXES)
 
 def parser() -> Parser:
     """Returns the parser of the command line."""
-    made = Parser(
-        prog="keras-deeplab export",
-        description="Writes a model for another runtime after comparing its outputs there.",
-    )
+    made = Parser("Writes a model for another runtime after comparing its outputs there.")
     add_model(made)
     add = made.add_argument
     add("--output", type=file_path, required=True, help="folder of a SavedModel, or file to write")

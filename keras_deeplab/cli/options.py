@@ -59,8 +59,8 @@ def mute_output() -> None:
 def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]]:
     """Makes a command of a function of its options, whose exit status is 0 if it returns None.
 
-    User errors are printed as `error: MESSAGE` with exit status 2, and the library's log is
-    printed.
+    In `keras_deeplab.cli` its name is that of its module. User errors are printed as
+    `error: MESSAGE` with exit status 2, and the library's log is printed.
     """
 
     def of_options(main: Main) -> Callable[..., int]:
@@ -75,7 +75,11 @@ def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]
             logger.setLevel(logging.INFO)
             logger.propagate = False  # other libraries add a handler to the root logger
             try:
-                return main(parser().parse_args(argv)) or 0
+                made = parser()
+                package, _, name = main.__module__.rpartition(".")
+                if package == "keras_deeplab.cli":
+                    made.prog = f"keras-deeplab {name.replace('_', '-')}"
+                return main(made.parse_args(argv)) or 0
             except BrokenPipeError:
                 mute_output()
                 return 141  # as of a shell's own commands
@@ -109,8 +113,10 @@ class Parser(argparse.ArgumentParser):
     `hints` are those of a command besides `HINTS`.
     """
 
-    def __init__(self, hints: Mapping[str, str] | None = None, **settings: Any) -> None:
-        super().__init__(formatter_class=_Defaults, **settings)
+    def __init__(
+        self, description: str = "", hints: Mapping[str, str] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(description=description, formatter_class=_Defaults, **settings)
         self.hints = {**HINTS, **(hints or {})}
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -25,9 +25,8 @@ from keras_deeplab.prediction import CONFIDENCES, list_images
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
-        prog="keras-deeplab predict",
-        description="Writes NAME_labels.png (class numbers) and NAME_overlay.png for each image, "
-        "NAME_overlay.mp4 for each video.",
+        "Writes NAME_labels.png (class numbers) and NAME_overlay.png for each image, "
+        "NAME_overlay.mp4 for each video."
     )
     add_model(made, exported=True)
     add_crf(made)

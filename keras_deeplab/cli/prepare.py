@@ -11,9 +11,8 @@ from keras_deeplab.cli.options import DATA, Parser, command, file_path, one_of, 
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
-        prog="keras-deeplab prepare",
-        description="Writes a data set in the format of TensorFlow Datasets, as few large files. "
-        "Train from it with --data tfds:FOLDER. After an interruption, the same command continues.",
+        "Writes a data set in the format of TensorFlow Datasets, as few large files. "
+        "Train from it with --data tfds:FOLDER. After an interruption, the same command continues."
     )
     made.add_argument("--data", required=True, help=DATA)
     made.add_argument("--output", type=file_path, required=True, help="folder to write")

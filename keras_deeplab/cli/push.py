@@ -11,10 +11,9 @@ from keras_deeplab.cli.options import Parser, command, file_path
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
-        prog="keras-deeplab push",
-        description="Uploads model.keras, README.md, dataset.json, metrics.json and "
+        "Uploads model.keras, README.md, dataset.json, metrics.json and "
         "predictions.png of a run to the Hugging Face Hub, and no other file. Log in with "
-        "`hf auth login`.",
+        "`hf auth login`."
     )
     add = made.add_argument
     add("--run", type=file_path, required=True, help="folder of the run")

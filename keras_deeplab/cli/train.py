@@ -24,8 +24,7 @@ from keras_deeplab.evaluation import scores_table
 
 def parser() -> Parser:
     """Returns the parser of the command line."""
-    description = "Trains a segmentation model, scores it and exports it."
-    made = Parser(HINTS, prog="keras-deeplab train", description=description)
+    made = Parser("Trains a segmentation model, scores it and exports it.", HINTS)
     add = made.add_argument
     add("--data", default="shapes", help=DATA)
     add_builder(made)

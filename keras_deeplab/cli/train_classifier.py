@@ -22,11 +22,8 @@ PAPER |= {"batch_size": 32, "epochs": 60, "learning_rate": 3e-4}
 
 def parser() -> Parser:
     """Returns the parser of the command line."""
-    made = Parser(
-        prog="keras-deeplab train-classifier",
-        description="Trains an SPP-net at several image sizes in turn, scores and exports it.",
-        epilog=f"Defaults for shapes: {SMALL}; for a folder: {PAPER}.",
-    )
+    made = Parser("Trains an SPP-net at several image sizes in turn, scores and exports it.")
+    made.epilog = f"Defaults for shapes: {SMALL}; for a folder: {PAPER}."
     add = made.add_argument
     add("--data", default="shapes", help="'shapes' or a folder root/{train,val}/CLASS")
     add("--backbone", **one_of(keras_deeplab.backbones.NAMES), default="alexnet")

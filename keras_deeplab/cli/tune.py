@@ -13,10 +13,9 @@ from keras_deeplab.cli.recipe_options import HINTS, add_builder, add_recipe, ope
 def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser(
-        HINTS,
-        prog="keras-deeplab tune",
-        description="Searches learning rate, crop size, scales, class weights and loss by short "
+        "Searches learning rate, crop size, scales, class weights and loss by short "
         "trainings, scored on a fifth of the training images. The same command resumes a search.",
+        HINTS,
     )
     add = made.add_argument
     add("--data", default="shapes", help=DATA)
