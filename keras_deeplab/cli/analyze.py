@@ -20,8 +20,8 @@ from keras_deeplab.cli.options import (
     info_of,
     one_of,
     positive,
+    write,
 )
-from keras_deeplab.files import write_json, write_text
 from keras_deeplab.graph.network import functional
 from keras_deeplab.models.multi_scale import unwrapped
 from keras_deeplab.names import match
@@ -82,9 +82,7 @@ def main(options: argparse.Namespace) -> None:
         found = analysis.effective_receptive_field(model, size=size)
         figures["effective_side"] = found.side
         print(f"\nEffective receptive field: 95 % of the gradient in {found.side}x{found.side}")
-    if options.json is not None:
-        write_json(options.json, figures)
-        print(f"Wrote {options.json}")
+    write(options.json, lambda: figures)
     if options.html is not None:
         info = info_of(options, model) if isinstance(options.model, Path) else None
         names, colors, values = (
@@ -93,8 +91,7 @@ def main(options: argparse.Namespace) -> None:
         page = analysis.receptive_field_page(
             model, options.image, names, colors=colors, value_range=values
         )
-        write_text(options.html, page)
-        print(f"Wrote {options.html}")
+        write(options.html, lambda: page)
 
 
 def _model(options: argparse.Namespace) -> keras.Model:

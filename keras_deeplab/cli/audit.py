@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +18,9 @@ from keras_deeplab.cli.options import (
     height_and_width,
     one_of,
     positive,
+    write,
 )
-from keras_deeplab.files import write_json, write_text
+from keras_deeplab.files import write_json
 from keras_deeplab.trainer import MODELS, ModelBuilder, TrainingCost, training_cost
 
 
@@ -55,25 +55,16 @@ def main(options: argparse.Namespace) -> None:
     try:
         report = data.audit(source, options.splits)
     except data.DatasetError as error:
-        _write(options, error.to_dict(), partial(faults_page, error, options.data))
+        write(options.json, error.to_dict)
+        write(options.html, partial(faults_page, error, options.data))
         raise
     print(report)
     if options.model is not None:
         print(_training_cost(options, source, report))
-    _write(options, report.to_dict(), partial(audit_page, report, source, options.data))
+    write(options.json, report.to_dict)
+    write(options.html, partial(audit_page, report, source, options.data))
     if options.write_dataset_json:
         print(f"Wrote {_write_settings(source)}")
-
-
-def _write(
-    options: argparse.Namespace, figures: dict[str, object], page: Callable[[], str]
-) -> None:
-    if options.json is not None:
-        write_json(options.json, figures)
-        print(f"Wrote {options.json}")
-    if options.html is not None:
-        write_text(options.html, page())
-        print(f"Wrote {options.html}")
 
 
 def _training_cost(

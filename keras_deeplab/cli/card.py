@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 import keras_deeplab
-from keras_deeplab.cli.options import Parser, command, file_path
-from keras_deeplab.files import write_text
+from keras_deeplab.cli.options import Parser, command, file_path, write
 from keras_deeplab.trainer import RunFolder
 from keras_deeplab.upload import CARD
 from keras_deeplab.validation import error
@@ -39,5 +38,4 @@ def main(options: argparse.Namespace) -> None:
     text = keras_deeplab.card(
         model, options.run, license=options.license, repo=options.repo, data=options.data
     )
-    write_text(path, text)
-    print(f"Wrote {path}")
+    write(path, lambda: text)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from keras_deeplab.cli.options import Parser, command, file_path
-from keras_deeplab.files import write_text
+from keras_deeplab.cli.options import Parser, command, file_path, write
 from keras_deeplab.trainer import compare
 
 
@@ -22,6 +21,4 @@ def main(options: argparse.Namespace) -> None:
     """Runs the command."""
     comparison = compare(options.runs)
     print(comparison)
-    if options.html:
-        write_text(options.html, comparison.html())
-        print(f"Wrote {options.html}")
+    write(options.html, comparison.html)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from keras_deeplab.cli.options import (
     file_path,
     load_model_or_export,
     positive,
+    write,
 )
 from keras_deeplab.crf import PRESETS, RefinedModel, open_crf
 from keras_deeplab.evaluation import prediction_settings, scores_table, search_crf
 from keras_deeplab.evaluation_page import evaluation_page
-from keras_deeplab.files import read_json_object, write_json, write_text
+from keras_deeplab.files import read_json_object, write_json
 from keras_deeplab.prediction import stored_info
 from keras_deeplab.validation import error
 from keras_deeplab.weights.hub import is_address
@@ -95,8 +97,7 @@ def main(options: argparse.Namespace) -> None:
         found = search_crf(model, dataset, options.search_crf, crf or PRESETS["v2"])
         crf = found.best
         print(found)
-        write_json(folder / "crf.json", crf.to_dict())
-        print(f"Wrote {folder / 'crf.json'}")
+        write(folder / "crf.json", crf.to_dict)
         dataset, names = dataset.skip(options.search_crf), names[options.search_crf :]
     model = RefinedModel(model, crf) if crf else model
     report = keras_deeplab.evaluate(
@@ -117,9 +118,6 @@ def main(options: argparse.Namespace) -> None:
             old = read_json_object(path)
     if any(key in old and old[key] != value for key, value in used.items()):
         print(f"Replacing the scores of {', '.join(str(old.get(key)) for key in used)}")
-    write_json(path, {**used, **prediction_settings(model), **report})
-    print(f"Wrote {path}")
-    if options.html:
-        page = evaluation_page(report, model, source, options.split, options.model.name)
-        write_text(options.html, page)
-        print(f"Wrote {options.html}")
+    write(path, lambda: {**used, **prediction_settings(model), **report})
+    page = partial(evaluation_page, report, model, source, options.split, options.model.name)
+    write(options.html, page)

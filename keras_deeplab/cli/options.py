@@ -18,6 +18,7 @@ import tensorflow as tf
 import keras_deeplab
 from keras_deeplab import names, validation
 from keras_deeplab.data import DatasetInfo
+from keras_deeplab.files import write_json, write_text
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
 from keras_deeplab.prediction import stored_info
@@ -163,6 +164,14 @@ def one_of(choices: Iterable[str]) -> dict[str, Any]:
 def file_path(text: str) -> Path:
     """The path of a file or folder; a shell leaves the `~` of `--option=~/file`."""
     return Path(os.path.expanduser(text))
+
+
+def write(path: Path | None, make: Callable[[], Any]) -> None:
+    """Writes a text or JSON, which is made only where the option of its file is set."""
+    if path is not None:
+        content = make()
+        (write_text if isinstance(content, str) else write_json)(path, content)
+        print(f"Wrote {path}")
 
 
 # What an option of a data set takes.

@@ -91,7 +91,7 @@ def test_evaluate_prints_scores_that_cannot_be_written(run, tmp_path, capsys, mo
     def fail(path, content):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(evaluate, "write_json", fail)
+    monkeypatch.setattr("keras_deeplab.cli.options.write_json", fail)
     command = ["--model", str(run / "model.keras"), "--output", str(tmp_path)]
     assert evaluate.main(command) not in (None, 0)
     printed = capsys.readouterr()
