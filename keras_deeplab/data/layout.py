@@ -195,8 +195,8 @@ def _other_formats(root: Path) -> list[str]:
     endings = {path.suffix.lower() for path in files}
     outlines = [path for path in files if path.suffix.lower() == ".json"]
     images = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
-    annotations = [root / "annotations"] * (root / "annotations").is_dir()
-    found = [f"coco:{root}" for folder in annotations if any(folder.glob("*.json"))]
+    annotations = visible(root / "annotations") if (root / "annotations").is_dir() else []
+    found = [f"coco:{root}"] * any(path.suffix == ".json" for path in annotations)
     found += [f"cvat:{root}"] * (".xml" in endings)
     found += [f"labelme:{root}"] * any(path.stem in images for path in outlines)
     lists = [path for path in files if path.suffix.lower() == ".csv"]

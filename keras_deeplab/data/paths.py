@@ -8,7 +8,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -65,21 +64,10 @@ class RemotePath(PurePosixPath):
         # Folders end with a slash on some file systems.
         return (self / name for name in _read(tf.io.gfile.listdir, self) if name.strip("/"))
 
-    def glob(self, pattern: str) -> Iterator[Self]:
-        """Yields the entries that match a pattern of names, without `**`."""
-        first, _, rest = pattern.partition("/")
-        for path in self.iterdir():
-            if fnmatchcase(path.name, first):
-                if not rest:
-                    yield path
-                elif path.is_dir():
-                    yield from path.glob(rest)
-
-    def rglob(self, pattern: str) -> Iterator[Self]:
-        """Yields the entries of all folders below that match a pattern of one name."""
-        for folder, folders, files in _read(lambda path: list(tf.io.gfile.walk(path)), self):
-            names = (name for name in (*folders, *files) if fnmatchcase(name, pattern))
-            yield from (type(self)(folder) / name for name in names)
+    def all_files(self) -> Iterator[Self]:
+        """Yields the files of all folders below."""
+        for folder, _, files in _read(lambda path: list(tf.io.gfile.walk(path)), self):
+            yield from (type(self)(folder) / name for name in files)
 
     def read_bytes(self) -> bytes:
         """Returns the content of a file."""

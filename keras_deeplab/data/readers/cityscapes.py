@@ -61,8 +61,8 @@ class Cityscapes(FileSource):
         super().__init__(root)
         layout = "leftImg8bit/{train,val}/CITY and gtFine/{train,val}/CITY"
         check_entries(self.root, layout, ("leftImg8bit/train", "gtFine/train"))
-        folder = self.root / "gtFine" / "train"
-        has_ids, has_labels = (any(folder.glob(f"*/*{end}")) for end in (LABEL, TRAIN_LABEL))
+        names = [path.name for path in files_below(self.root / "gtFine" / "train", (".png",))]
+        has_ids, has_labels = (any(n.endswith(end) for n in names) for end in (LABEL, TRAIN_LABEL))
         self._label = TRAIN_LABEL if has_labels and not has_ids else LABEL
 
     @cached_property

@@ -18,7 +18,7 @@ from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode
 from keras_deeplab.data.label_maps import read_label
-from keras_deeplab.data.layout import SplitFiles
+from keras_deeplab.data.layout import SplitFiles, visible
 from keras_deeplab.data.readers.listing import check_entries, files_below, read_lines
 from keras_deeplab.data.readers.polygons import (
     BACKGROUND,
@@ -179,7 +179,7 @@ class Coco(FileSource):
         if self.kind == "stuff":
             images = (path for path in files_below(folder) if path.parent == folder)
             files.images = {path.stem: path for path in images}
-            files.labels = {path.stem: path for path in sorted(labels.glob("*.png"))}
+            files.labels = {path.stem: path for path in visible(labels) if path.suffix == ".png"}
             return files.check(self.root, split)
         content = self._content(split)
         there, by_name = content["files"], content["by_name"]

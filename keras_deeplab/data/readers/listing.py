@@ -26,7 +26,7 @@ def check_entries(root: Path, layout: str, entries: Iterable[str]) -> None:
 
 def files_below(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Returns the files in all subfolders, also linked ones, that end so; sorted, none hidden."""
-    paths = folder.rglob("*") if isinstance(folder, RemotePath) else _walk(folder)
+    paths = folder.all_files() if isinstance(folder, RemotePath) else _walk(folder)
     return sorted(
         path
         for path in paths
