@@ -37,7 +37,7 @@ class Definition:
         outputs: Names of the outputs.
         info: Names and colours of the classes.
         image_size: `(height, width)` where the export is for one size only.
-        batch: Number of images where it is fixed.
+        single: Whether an `image_size` is that of single images.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Definition:
         outputs: Sequence[str] = DEFAULT_OUTPUTS,
         info: DatasetInfo | None = None,
         image_size: tuple[int, int] | None = None,
-        batch: int | None = None,
+        single: bool = False,
     ) -> None:
         if not isinstance(model, keras.Model):
             raise error("model", "a functional keras.Model", model)
@@ -63,12 +63,12 @@ class Definition:
             raise error("outputs", f"a list of {', '.join(OUTPUTS)}", outputs)
         if info is not None and info.num_classes != num_classes:
             raise error("info", f"of the model's {num_classes} classes", info)
-        shape = [batch, *spec.shape[1:]]  # also of a model for one size of batches
+        shape = [None, *spec.shape[1:]]  # also of a model for one size of batches
         if image_size is not None:
             sides = pair("image_size", image_size)
             if not spec.shape[1:3].is_compatible_with(sides):
                 raise error("image_size", f"that of the model, {tuple(spec.shape[1:3])}", sides)
-            shape[1:3] = sides
+            shape[:3] = (1 if single else None, *sides)
         self.model = model
         self.spec = tf.TensorSpec(shape, tf.uint8, "images")
         self.metadata = Metadata(

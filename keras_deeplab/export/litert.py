@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_deeplab.data import DatasetInfo, Source
 from keras_deeplab.export.comparison import Limits
 from keras_deeplab.export.definition import DEFAULT_OUTPUTS, Definition
-from keras_deeplab.export.single_file import file_definition, write_file
+from keras_deeplab.export.single_file import PRECISIONS, write_file
 from keras_deeplab.extras import require
 from keras_deeplab.runtimes import METADATA
 from keras_deeplab.weights.readers.tflite import file_schema
@@ -71,7 +71,7 @@ def litert(
     >>> keras_deeplab.runtimes.open_exported(path)(images)["labels"]
     """
     require("writing a .tflite file", "litert", "ai_edge_litert")
-    definition = file_definition(model, precision, outputs, info, image_size)
+    definition = Definition(model, precision, PRECISIONS, outputs, info, image_size, single=True)
     return write_file(definition, path, ".tflite", overwrite, _write, images, source, limits)
 
 

@@ -14,7 +14,7 @@ from keras_deeplab.data import DatasetInfo, Source
 from keras_deeplab.export.comparison import Limits
 from keras_deeplab.export.definition import DEFAULT_OUTPUTS, Definition
 from keras_deeplab.export.onnx_graph import onnx_graph
-from keras_deeplab.export.single_file import file_definition, write_file
+from keras_deeplab.export.single_file import PRECISIONS, write_file
 from keras_deeplab.extras import require
 from keras_deeplab.runtimes import METADATA
 from keras_deeplab.validation import error
@@ -77,7 +77,7 @@ def onnx(
     >>> keras_deeplab.runtimes.open_exported(path)(images)["labels"]
     """
     require("writing an .onnx file", "onnx", "tf2onnx", "onnxruntime")
-    definition = file_definition(model, precision, outputs, info, image_size)
+    definition = Definition(model, precision, PRECISIONS, outputs, info, image_size, single=True)
     size = 4 * model.count_params()
     if size > LARGEST:
         raise error("model", f"of up to {LARGEST} bytes, the limit of an ONNX file", size)

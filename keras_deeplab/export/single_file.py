@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from keras_deeplab.data import DatasetInfo, Source
+from keras_deeplab.data import Source
 from keras_deeplab.export.calibration import compared_images
 from keras_deeplab.export.comparison import ExportError, Limits, check_export
 from keras_deeplab.export.definition import Definition
@@ -18,18 +17,6 @@ from keras_deeplab.memory import return_free_memory
 from keras_deeplab.runtimes import open_exported
 
 PRECISIONS = ("float32", "float16", "int8")
-
-
-def file_definition(
-    model: keras.Model,
-    precision: str,
-    outputs: Sequence[str],
-    info: DatasetInfo | None,
-    image_size: tuple[int, int] | None,
-) -> Definition:
-    """Returns the function of a file: of any size, or of single images of one size."""
-    batch = None if image_size is None else 1
-    return Definition(model, precision, PRECISIONS, outputs, info, image_size, batch)
 
 
 def write_file(
