@@ -20,9 +20,9 @@ from keras_deeplab.cli.options import (
     one_of,
     positive,
 )
-from keras_deeplab.export.calibration import calibration_split
 from keras_deeplab.export.comparison import LIMITS, scored_split
 from keras_deeplab.export.placing import SUFFIXES, checked_target
+from keras_deeplab.export.single_file import calibration_split
 from keras_deeplab.runtimes import OUTPUTS
 from keras_deeplab.validation import error
 
