@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-from keras_deeplab.graph.geometry import same_padding
+from keras_deeplab.graph.geometry import geometry, same_padding
 from keras_deeplab.graph.kinds import window
-from keras_deeplab.graph.network import layer_error, top_level_calls
+from keras_deeplab.graph.network import layer_error
 from keras_deeplab.validation import error, integers, pair
 
 
@@ -37,8 +37,8 @@ def transposed_receptive_field(
         channels.
 
     Raises:
-        ValueError: If the model has branches, other layers or several outputs, or the position is
-            outside the output.
+        ValueError: If the model has branches, other layers or several outputs, the image is too
+            small for it, or the position is outside the output.
 
     Example:
 
@@ -49,23 +49,19 @@ def transposed_receptive_field(
     Reference:
         [Dumoulin and Visin, 2016](https://arxiv.org/abs/1603.07285), section 4.
     """
-    size = pair("size", size)
-    calls = top_level_calls(model)
-    sizes = [size]
-    for before, call in zip([None, *calls], calls, strict=False):
-        if len(call.inputs) != 1 or (before and before.outputs[0] is not call.inputs[0]):
+    found = geometry(model, *pair("size", size))
+    if len(found.outputs) != 1:
+        raise error("model", "one with one output", f"{len(found.outputs)} outputs")
+    before = found.inputs[0]
+    for call, inputs, after in found.calls:
+        if len(inputs) != 1 or inputs[0] is not before:
             raise layer_error("no branches", call.path, "joins branches or skips a layer.")
-        sizes.append(_output_size(call.operation, call.path, sizes[-1]))
-    if len(model.outputs) != 1:
-        raise error("model", "one with one output", f"{len(model.outputs)} outputs")
-    if min(map(min, sizes)) < 1:
-        raise error("size", "as large as the kernels at least", size)
-    channels = model.outputs[0].shape[-1]
-    row, column = checked_position(position, sizes[-1])
-    weights = np.zeros((*sizes[-1], channels))
-    weights[row, column] = 1
-    for call, before in zip(reversed(calls), reversed(sizes[:-1]), strict=True):
-        weights = _transposed(call.operation, weights, before)
+        _check_linear(call.operation, call.path)
+        before = after
+    weights = np.zeros((*before.size, model.outputs[0].shape[-1]))
+    weights[checked_position(position, before.size)] = 1
+    for call, (inside,), _ in reversed(found.calls):
+        weights = _transposed(call.operation, weights, inside.size)
     return weights
 
 
@@ -90,22 +86,15 @@ def _pads(operation: Any, size: tuple[int, int]) -> list[tuple[int, int]]:
     return [same_padding(*axis) for axis in extents]
 
 
-def _output_size(operation: Any, path: str, size: tuple[int, int]) -> tuple[int, int]:
-    if _is_linear_activation(operation):
-        return size
+def _check_linear(operation: Any, path: str) -> None:
     known = kl.Conv2D | kl.DepthwiseConv2D | kl.AveragePooling2D | kl.ZeroPadding2D
     is_plain = getattr(operation, "groups", 1) == 1 and not isinstance(
         operation, kl.Conv2DTranspose
     )
-    if not isinstance(operation, known) or not is_plain:
+    if not _is_linear_activation(operation) and not (isinstance(operation, known) and is_plain):
         raise layer_error("linear layers that slide a kernel", path, "is of another kind.")
     if getattr(operation, "activation", keras.activations.linear) is not keras.activations.linear:
         raise layer_error("no activations", path, "has one.")
-    padded = [n + sum(pads) for n, pads in zip(size, _pads(operation, size), strict=True)]
-    if isinstance(operation, kl.ZeroPadding2D):
-        return tuple(padded)
-    shape = window(operation)
-    return tuple((n - shape.extent(i)) // shape.strides[i] + 1 for i, n in enumerate(padded))
 
 
 def _is_linear_activation(operation: Any) -> bool:

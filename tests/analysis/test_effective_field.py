@@ -93,7 +93,7 @@ def test_positions_outside_and_images_smaller_than_the_kernels_are_errors():
         with pytest.raises(ValueError, match="`position` must be"):
             transposed_receptive_field(stack, (7, 7), position)
     assert transposed_receptive_field(stack, (7, 7), (4, 0))[6, 0] != 0
-    with pytest.raises(ValueError, match="`size` must be as large as the kernels"):
+    with pytest.raises(ValueError, match="the image is too small"):
         transposed_receptive_field(stack, (2, 9))
     inputs = keras.Input((None, None, 1))
     x = kl.Conv2D(1, 3)(inputs)
