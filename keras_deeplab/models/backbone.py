@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,20 +120,12 @@ def serialize_network(network: Any) -> Any:
     config = keras.saving.serialize_keras_object(network)
     # A loss or metric of the user's has no part in this model and might not load again.
     config.pop("compile_config", None)
-    return _without_addresses(config)
-
-
-def _without_addresses(config: Any) -> Any:
-    """Removes the object numbers that Keras adds while it loads a file.
-
-    They are addresses in memory and would join unrelated objects in a later process.
-    """
-    if isinstance(config, dict):
-        kept = {key: value for key, value in config.items() if key != "shared_object_id"}
-        return {key: _without_addresses(value) for key, value in kept.items()}
-    if isinstance(config, list | tuple):
-        return type(config)(map(_without_addresses, config))
-    return config
+    # Without the object numbers that Keras adds while it loads a file: they are addresses in memory
+    # and would join unrelated objects in a later process.
+    return json.loads(
+        json.dumps(config),
+        object_hook=lambda part: {k: v for k, v in part.items() if k != "shared_object_id"},
+    )
 
 
 def deserialize_network(network: Any, custom_objects: Any) -> Any:
