@@ -134,8 +134,7 @@ def fit_temperature(
     if any(inside.fusion == "mean" for inside in list(multi_scales(model))[1:]):
         raise error("model", "a single MultiScale of means, not one inside another", model)
     ignore_label, seed = checked_ignore_label(ignore_label), integer("seed", seed, 0)
-    pairs = pair_batches(dataset, logits_spec(model)[0].shape[-1])
-    logits, truth = _sample(model, pairs, ignore_label, seed)
+    logits, truth = _sample(model, pair_batches(dataset), ignore_label, seed)
     if not truth.size:
         raise error("dataset", "of images with pixels that are not ignored", dataset)
 

@@ -89,7 +89,7 @@ def evaluate(
     metric = SegmentationMetrics(num_classes, class_names, ignore_label, per_class=False)
     boundaries = BoundaryScores(num_classes, class_names, ignore_label) if boundary else None
     calibrations = CalibrationError() if calibration else None
-    dataset = pair_batches(dataset, spec.shape[-1])
+    dataset = pair_batches(dataset)
     functions = model_functions(model)
 
     @tf.function(autograph=False, reduce_retracing=True)
@@ -170,11 +170,8 @@ def check_images(pixels: tf.Tensor, spec: tf.TensorSpec) -> None:
         )
 
 
-def pair_batches(dataset: tf.data.Dataset, channels: int | None = None) -> tf.data.Dataset:
-    """Returns a dataset of `(images, labels)` with a batch axis, or raises a ValueError.
-
-    `channels` are those that the images must have, if that is known.
-    """
+def pair_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a dataset of `(images, labels)` with a batch axis, or raises a ValueError."""
     element = getattr(dataset, "element_spec", None)
     is_pair = isinstance(element, tuple) and len(element) == 2
     if not is_pair or not all(isinstance(one, tf.TensorSpec) for one in element):
@@ -185,9 +182,6 @@ def pair_batches(dataset: tf.data.Dataset, channels: int | None = None) -> tf.da
         raise error("dataset", rule, element or type(dataset), advice)
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise error("dataset", "finite", dataset, "Leave out `repeat()`.")
-    if channels and element[0].shape.rank and element[0].shape[-1] not in (None, channels):
-        rule = f"of images with {channels} channels, as the model's"
-        raise error("dataset", rule, element[0])
     return dataset.batch(1) if element[0].shape.rank == 3 else dataset
 
 
@@ -256,8 +250,7 @@ def search_crf(
     >>> report = keras_deeplab.evaluation.search_crf(model, dataset, images=30)
     >>> refined = keras_deeplab.crf.RefinedModel(model, report.best)
     """
-    channels = logits_spec(model)[0].shape[-1]
-    dataset = pair_batches(dataset, channels).unbatch().batch(1)
+    dataset = pair_batches(dataset).unbatch().batch(1)
     pairs = list(dataset.take(integer("images", images) + 1).as_numpy_iterator())
     if len(pairs) <= images:
         raise error("images", f"below the {len(pairs)} images of the dataset", images)

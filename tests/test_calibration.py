@@ -256,5 +256,5 @@ def always_right(pixels, truth):
 
 def test_images_of_other_channels_are_refused():
     pairs = tf.data.Dataset.from_tensors((PIXELS[..., :1], np.zeros(PIXELS.shape[:3], np.int32)))
-    with pytest.raises(ValueError, match="images with 3 channels"):
+    with pytest.raises(ValueError, match="images of the model's input shape"):
         calibrate(pixelwise(), pairs)
