@@ -17,8 +17,9 @@ from keras_deeplab.analysis.receptive_field import receptive_field
 from keras_deeplab.html_page import data_uri
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.inference.pixels import ImageLike, image_pixels
+from keras_deeplab.metrics import checked_names
 from keras_deeplab.pictures import Colors, overlay
-from keras_deeplab.validation import error, integer, strings
+from keras_deeplab.validation import error, integer
 
 HEAT_SIDE = 64  # samples of a heat map's longer side
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -69,10 +70,7 @@ def receptive_field_page(
         [Luo et al., 2016](https://arxiv.org/abs/1701.04128), section 3.
     """
     spec, classes = logits_spec(model)
-    default = list(map(str, range(classes)))
-    names = strings("class_names", default if class_names is None else class_names)
-    if len(names) != classes:
-        raise error("class_names", f"{classes} names, one per class", names)
+    names = checked_names(classes, class_names)
     integer("grid", grid)
     pixels = image_pixels(image, spec.shape[-1], value_range)
     pixels = _shrunk(pixels, spec, integer("max_side", max_side))
@@ -97,7 +95,7 @@ def receptive_field_page(
     numbers = np.uint8(np.stack([labels % 256, labels // 256, 0 * labels], -1))
     content = {
         "size": [height, width],
-        "names": list(names),
+        "names": names,
         "stride": stage.stride,
         "offset": stage.offset,
         "field": stage.receptive_field,

@@ -132,7 +132,7 @@ def test_large_images_are_shrunk_and_fixed_sizes_kept(image):
 
 
 def test_arguments_are_checked(image):
-    with pytest.raises(ValueError, match="`class_names` must be 2 names"):
+    with pytest.raises(ValueError, match="`class_names` must be 2 different names"):
         receptive_field_page(column_classifier(), image, ["one"])
     with pytest.raises(ValueError, match="`image` must be one image"):
         receptive_field_page(column_classifier(), np.stack([image] * 2))
