@@ -49,20 +49,16 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         name: str = "polynomial_decay",
     ):
         super().__init__()
-        validation.positive("initial_learning_rate", initial_learning_rate)
-        validation.positive("power", power)
-        validation.non_negative("end_learning_rate", end_learning_rate)
-        validation.integer("total_steps", total_steps)
-        validation.integer("warmup_steps", warmup_steps, minimum=0)
+        rate = validation.positive("initial_learning_rate", initial_learning_rate)
+        self.initial_learning_rate = rate
+        self.total_steps = validation.integer("total_steps", total_steps)
+        self.power = validation.positive("power", power)
+        self.warmup_steps = validation.integer("warmup_steps", warmup_steps, minimum=0)
+        self.end_learning_rate = validation.non_negative("end_learning_rate", end_learning_rate)
+        self.name = name
         if warmup_steps >= total_steps:
             rule = f"below `total_steps={total_steps}`"
             raise validation.error("warmup_steps", rule, warmup_steps)
-        self.initial_learning_rate = initial_learning_rate
-        self.total_steps = total_steps
-        self.power = power
-        self.warmup_steps = warmup_steps
-        self.end_learning_rate = end_learning_rate
-        self.name = name
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         """Returns the learning rate of a step, counted from 0."""
@@ -78,11 +74,4 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
-        return {
-            "initial_learning_rate": self.initial_learning_rate,
-            "total_steps": self.total_steps,
-            "power": self.power,
-            "warmup_steps": self.warmup_steps,
-            "end_learning_rate": self.end_learning_rate,
-            "name": self.name,
-        }
+        return dict(vars(self))
