@@ -7,12 +7,12 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from scipy import sparse
 
 from keras_deeplab.crf.permutohedral import PermutohedralLattice
@@ -229,30 +229,20 @@ def _mean_field(
     """Returns the marginals of a CRF after mean-field iterations, with weighted kernels."""
     clipped = np.clip(probabilities.astype(np.float32), SMALLEST_PROBABILITY, 1)
     log_unary = np.log(clipped).reshape(-1, probabilities.shape[-1])
-    marginals = log_unary.copy()
-    _softmax(marginals)
+    marginals = _softmax(log_unary)
     for _ in range(steps):
         energies = log_unary.copy()
         for weight, kernel in kernels:
             message = kernel(marginals)
             message *= weight
             energies += message
-        _softmax(energies)
-        marginals = energies
+        marginals = _softmax(energies)
     return marginals.reshape(probabilities.shape)
 
 
-def _softmax(logits: np.ndarray) -> None:
-    """Replaces logits by their softmax, in threads."""
-
-    def replace_rows(rows: np.ndarray) -> None:
-        rows -= rows.max(-1, keepdims=True)
-        np.exp(rows, out=rows)
-        rows /= rows.sum(-1, keepdims=True)
-
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
-        list(pool.map(replace_rows, np.array_split(logits, min(cores, len(logits)))))
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    with tf.device("CPU"):  # where the kernels are computed
+        return tf.nn.softmax(logits).numpy()
 
 
 def _smoothness_kernel(height: int, width: int, sigma: float) -> Kernel:
