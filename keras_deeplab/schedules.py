@@ -74,4 +74,5 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments."""
-        return dict(vars(self))
+        names = "initial_learning_rate total_steps power warmup_steps end_learning_rate name"
+        return {name: getattr(self, name) for name in names.split()}
