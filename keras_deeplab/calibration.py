@@ -18,7 +18,7 @@ from keras_deeplab.confidence import CalibrationError, view_network
 from keras_deeplab.evaluation import check_images, pair_batches
 from keras_deeplab.files import atomic_write, stored_bytes
 from keras_deeplab.graph.network import Call, functional, is_network, layer_error, top_level_calls
-from keras_deeplab.inference import logits_spec
+from keras_deeplab.inference import logits_of, logits_spec
 from keras_deeplab.labels import check_labels, checked_ignore_label, fit_labels
 from keras_deeplab.models import MultiScale
 from keras_deeplab.models.multi_scale import multi_scales, unwrapped
@@ -183,8 +183,7 @@ def _sample(
         autograph=False,
     )
     def logits_at(images: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
-        logits = tf.cast(network(images, training=False), tf.float32)
-        return tf.gather(tf.reshape(logits, [-1, values]), pixels)
+        return tf.gather(tf.reshape(logits_of(network, images), [-1, values]), pixels)
 
     rng = np.random.default_rng(seed)
     logits, labels = np.empty((0, values), np.float32), np.empty(0, np.int64)

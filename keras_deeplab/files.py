@@ -61,7 +61,7 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
+def atomic_write(path: Path, size: int = 0, suffix: str = "") -> Iterator[Path]:
     """Yields a temporary path beside `path`, which replaces `path` unless there is an error.
 
     Without space for `size` bytes nothing is written: HDF5 may end the whole process when the disk
@@ -70,7 +70,7 @@ def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
     check_writable(path)
     if shutil.disk_usage(path.parent).free < size:
         raise DiskFullError(path, _DISK_FULL[0], size)
-    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix or path.suffix}")
     with full_disk_named(path, size):
         try:
             yield temporary
@@ -140,9 +140,9 @@ def digest(content: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text in UTF-8."""
+    """Writes a text in UTF-8, with the line ends that it has."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def relative_path(path: str | os.PathLike, folder: Path) -> str:

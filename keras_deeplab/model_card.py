@@ -227,7 +227,7 @@ kd.export.saved_model(model, "saved_model")  # also export.litert, export.onnx
 ```
 keras-deeplab predict --model {source} --images {name}
 ```
-{extra}{more}""".replace("\n\n\n", "\n\n")
+{extra}{more}""".replace("\n\n\n", "\n\n").rstrip()
 
 
 def _scores_section(scores: dict[str, Any], info: DatasetInfo, data: str, history: Columns) -> str:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras_deeplab.analysis.effective_field import EffectiveField, differentiable, influence_shares
 from keras_deeplab.analysis.receptive_field import receptive_field
 from keras_deeplab.html_page import data_uri
-from keras_deeplab.inference import logits_spec
+from keras_deeplab.inference import logits_of, logits_spec
 from keras_deeplab.inference.pixels import ImageLike, image_pixels
 from keras_deeplab.metrics import checked_names
 from keras_deeplab.pictures import Colors, overlay
@@ -76,7 +76,7 @@ def receptive_field_page(
     pixels = _shrunk(pixels, spec, integer("max_side", max_side))
     height, width = pixels.shape[1:3]
     network = differentiable(model)
-    logits = tf.cast(network(pixels, training=False), tf.float32)
+    logits = logits_of(network, pixels)
     if logits.shape[1:3] != (height, width):
         raise error("model", f"one with logits of the size {height}x{width}", logits.shape)
     labels = tf.argmax(logits[0], -1, tf.int32).numpy()
@@ -141,8 +141,7 @@ def _influences(
     def gradient(row: tf.Tensor, column: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch(image)
-            logits = tf.cast(network(image, training=False), tf.float32)
-            value = logits[0, row, column, label]
+            value = logits_of(network, image)[0, row, column, label]
         return tape.gradient(value, image, unconnected_gradients="zero")
 
     for place in places:

@@ -74,8 +74,10 @@ def main(options: argparse.Namespace) -> None:
     if source is None:
         info = info_of(options, model)
         if info is None:
-            text = "there is no dataset.json beside the model that fits it"
-            logger.warning("The export has no class names: %s.", text)
+            logger.warning(
+                "The export has no class names: there is no dataset.json beside the model that "
+                "fits it."
+            )
     else:
         info = check_classes(options, model, source.info.classes) or source.info
     settings = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,8 +47,9 @@ def classification_dataset(
         `(batch,)`; its attributes `class_names` and `file_paths` list classes and files.
 
     Raises:
-        ValueError: If an argument is out of its range, the folder does not exist, holds no images,
-            or its classes differ from `class_names`.
+        ValueError: If an argument is out of its range, the folder does not exist, holds no images
+            or images that are not read, its classes differ from `class_names`, or one of them has
+            no image to train on.
 
     Example:
 
@@ -70,16 +70,18 @@ def classification_dataset(
         seed=seed,
         verbose=False,
     )
-    read, all_images = set(dataset.file_paths), (*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES)
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in all_images]
-    if unread := sorted(str(path) for path in files if str(path) not in read):
+    all_images = (*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES)
+    parts = [folder / name for name in dataset.class_names]  # not hidden ones
+    files = {path for part in parts for path in part.rglob("*")}
+    read = set(map(Path, dataset.file_paths))
+    if unread := sorted(str(p) for p in files - read if p.suffix.lower() in all_images):
         rule = f"folders of JPEG, PNG, BMP and GIF files, without {len(unread)} others"
         raise error("root", rule, unread[:SHOWN_NAMES])
-    counts = Counter(Path(path).relative_to(folder).parts[0] for path in read)
-    if empty := [name for name in dataset.class_names if name not in counts]:
-        raise error("root", "folders of images, none of them empty", empty)
     if not training:
         return dataset
+    present = {path.relative_to(folder).parts[0] for path in read}
+    if empty := sorted(set(dataset.class_names) - present):
+        raise error("root", "folders of images, none of them empty", empty)
     flipped = dataset.map(
         lambda images, labels: (tf.image.random_flip_left_right(images, seed=seed), labels)
     )

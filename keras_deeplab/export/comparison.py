@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_deeplab.data import DatasetInfo, Source, evaluation_dataset
 from keras_deeplab.evaluation import evaluate
 from keras_deeplab.export.definition import Definition
-from keras_deeplab.inference import logits_spec, read_image
+from keras_deeplab.inference import logits_of, logits_spec, read_image
 from keras_deeplab.runtimes import ExportedModel, labels_of
 from keras_deeplab.validation import error, fraction
 
@@ -151,10 +151,10 @@ def model_function(model: keras.Model) -> tf.types.experimental.PolymorphicFunct
     any_batch = tf.TensorSpec([None, *spec.shape[1:]], tf.uint8)
 
     @tf.function(input_signature=[any_batch], autograph=False)
-    def logits_of(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(model(tf.cast(images, spec.dtype), training=False), tf.float32)
+    def compute(images: tf.Tensor) -> tf.Tensor:
+        return logits_of(model, tf.cast(images, spec.dtype))
 
-    return logits_of
+    return compute
 
 
 def built_in_shapes(shape: Sequence[int | None]) -> list[tuple[int, int, int, int]]:

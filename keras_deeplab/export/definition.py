@@ -10,7 +10,13 @@ import tensorflow as tf
 from keras_deeplab.data import DatasetInfo
 from keras_deeplab.frozen import FrozenFunction
 from keras_deeplab.graph.network import all_layers
-from keras_deeplab.inference import bytes_per_pixel, logits_spec, warn_of_softmax
+from keras_deeplab.inference import (
+    bytes_per_pixel,
+    logits_of,
+    logits_spec,
+    warn_of_non_finite,
+    warn_of_softmax,
+)
 from keras_deeplab.labels import label_dtype
 from keras_deeplab.layers.dilated_conv import Target
 from keras_deeplab.models.multi_scale import image_scale, unwrapped
@@ -54,6 +60,7 @@ class Definition:
             raise error("model", "a functional keras.Model", model)
         spec, num_classes = logits_spec(model)
         warn_of_softmax(model)
+        warn_of_non_finite(model)
         found = halves(model)
         self.precision = precision or min(found, default="float32")
         if precision is not None:
@@ -96,7 +103,7 @@ class Definition:
     def compute(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the outputs for uint8 images."""
         dtype = self._network.inputs[0].dtype
-        logits = tf.cast(self._network(tf.cast(images, dtype), training=False), tf.float32)
+        logits = logits_of(self._network, tf.cast(images, dtype))
         labels = tf.argmax(logits, -1, output_type=tf.int32)
         found = {
             "labels": tf.cast(labels, label_dtype(self.metadata.num_classes)),

@@ -20,7 +20,8 @@ def checked_target(path: str | os.PathLike, suffix: str | None, overwrite: bool)
 
     A link stays one: what it leads to is replaced.
     """
-    given, path = Path(os.path.expanduser(path)), Path(os.path.realpath(os.path.expanduser(path)))
+    given = Path(os.path.expanduser(path))
+    path = Path(os.path.realpath(given))
     ending = given.suffix.lower()
     if suffix is None:
         if ending in SUFFIXES.values():
@@ -41,7 +42,7 @@ def checked_target(path: str | os.PathLike, suffix: str | None, overwrite: bool)
 @contextmanager
 def verified_file(path: str | os.PathLike, suffix: str, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary file beside `path` that takes its place when the block succeeds."""
-    with atomic_write(checked_target(path, suffix, overwrite)) as temporary:
+    with atomic_write(checked_target(path, suffix, overwrite), suffix=suffix) as temporary:
         yield temporary
 
 

@@ -3,8 +3,10 @@
 from keras_deeplab.inference.functions import (
     Predictor,
     bytes_per_pixel,
+    logits_of,
     logits_spec,
     model_functions,
+    warn_of_non_finite,
     warn_of_softmax,
 )
 from keras_deeplab.inference.pixels import ImageLike, open_picture, read_image
@@ -14,6 +16,7 @@ __all__ = [
     "ImageLike",
     "Predictor",
     "bytes_per_pixel",
+    "logits_of",
     "logits_spec",
     "model_functions",
     "open_picture",
@@ -21,5 +24,6 @@ __all__ = [
     "predict_kept",
     "predict_pixels",
     "read_image",
+    "warn_of_non_finite",
     "warn_of_softmax",
 ]

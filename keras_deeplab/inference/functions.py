@@ -58,6 +58,11 @@ def logits_spec(model: Predictor) -> tuple[tf.TensorSpec, int]:
     return tf.TensorSpec(inputs[0], model.inputs[0].dtype), outputs[0][-1]
 
 
+def logits_of(model: keras.Model, pixels: tf.Tensor) -> tf.Tensor:
+    """Returns the logits of pixels in float32; the model may return them in a list or dict."""
+    return tf.cast(keras.tree.flatten(model(pixels, training=False))[0], tf.float32)
+
+
 class ModelFunctions:
     """The compiled functions of a model from a batch of pixels to labels and to probabilities.
 
@@ -70,7 +75,7 @@ class ModelFunctions:
         # Nothing here holds the model itself, which would keep it in the dictionary.
         spec, num_classes = self.spec = logits_spec(model)
         warn_of_softmax(model)
-        _warn_of_non_finite(model)
+        warn_of_non_finite(model)
         network, align_corners = _without_upsampling(model)
         dtype = label_dtype(num_classes)
 
@@ -179,19 +184,19 @@ def warn_of_softmax(model: keras.Model) -> None:
     """Warns of a model whose outputs are probabilities, of which another softmax is taken."""
     if last := _last_probability(unwrapped(model)):
         warnings.warn(
-            f"The model ends in a {last}, but its outputs are taken for logits: labels are right, "
-            f"probabilities are too even. Remove the {last}.",
+            f"The model ends in a {last}, but its outputs are taken for logits: probabilities are "
+            f"too even, and large logits may become equal. Remove the {last}.",
             stacklevel=3,
         )
 
 
-def _warn_of_non_finite(model: keras.Model) -> None:
+def warn_of_non_finite(model: keras.Model) -> None:
     """Warns of a model that has diverged: where logits are NaN, the label is class 0."""
     floats = [w for w in model.weights if tf.as_dtype(w.dtype).is_floating]
     wrong = [w.path for w in floats if not tf.reduce_all(tf.math.is_finite(w.value))]
     if wrong:
-        text = f"{len(wrong)} weights, such as {wrong[0]}, hold NaN or infinite values"
-        warnings.warn(f"{text}: predictions are wrong.", stacklevel=3)
+        text = f"Weights have NaN or infinite values ({len(wrong)}, such as {wrong[0]})"
+        warnings.warn(f"{text}: predictions may be wrong.", stacklevel=3)
 
 
 def _last_probability(model: keras.Model) -> str | None:
@@ -200,11 +205,10 @@ def _last_probability(model: keras.Model) -> str | None:
     call = calls.get(id(model.outputs[0]))
     while call is not None:
         last = call.operation
-        activation = getattr(last, "activation", None)
-        for name in ("softmax", "sigmoid"):  # a layer, a function of `ops`, or an activation
-            own = type(last).__name__ == name.capitalize()
-            if own or activation is getattr(keras.activations, name):
-                return name
+        activation = getattr(last, "activation", None)  # else a layer or a function of `ops`
+        name = getattr(activation, "__name__", type(last).__name__).lower()
+        if name in ("softmax", "sigmoid"):
+            return name
         if is_network(last):
             return _last_probability(functional(last))
         call = calls.get(id(call.inputs[0])) if isinstance(last, _SUMS_REMAIN) else None

@@ -76,7 +76,10 @@ def class_weights(
         classes, ignored = check_labels(label_map, num_classes, ignore_label)
         counts.append(np.bincount(classes[~ignored], minlength=num_classes))
     shares, where_present = class_shares(np.reshape(counts, (-1, num_classes)))
-    return shares_to_weights(shares, where_present, method, power=power, cap=cap)
+    weights = shares_to_weights(shares, where_present, method, power=power, cap=cap)
+    if absent := np.flatnonzero(shares == 0).tolist():
+        warnings.warn(f"No pixel of the classes {absent}: their weights are 0.", stacklevel=2)
+    return weights
 
 
 def shares_to_weights(
@@ -102,9 +105,6 @@ def shares_to_weights(
     present = shares > 0
     if not present.any():
         raise ValueError("`labels` must contain at least one valid pixel. Received: none")
-    if not present.all():
-        absent = np.flatnonzero(~present).tolist()
-        warnings.warn(f"No pixel of the classes {absent}: their weights are 0.", stacklevel=3)
     if method == "median":
         weights = median_frequency_weights(np.where(present, where_present, 0))
     else:

@@ -142,8 +142,10 @@ def parse(
     return found
 
 
-def takes_class_weights(loss: keras.losses.Loss) -> bool:
-    """Whether a loss, or one of a `Sum`, has weights of the classes."""
+def takes_class_weights(loss: keras.losses.Loss | str) -> bool:
+    """Whether a loss, or one of a `Sum`, has weights of the classes; also of a loss as text."""
+    if isinstance(loss, str):
+        loss = parse(loss, None, keras.optimizers.SGD())
     return any(hasattr(one, "class_weights") for one in getattr(loss, "losses", [loss]))
 
 

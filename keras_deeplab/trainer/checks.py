@@ -16,14 +16,13 @@ from keras_deeplab.analysis import live_taps
 from keras_deeplab.graph.network import all_norms
 from keras_deeplab.inference import logits_spec, warn_of_softmax
 from keras_deeplab.metrics import checked_names, key_of_class
-from keras_deeplab.models import MultiScale, SegmentationModel, UNet
+from keras_deeplab.models import MultiScale, SegmentationModel
 from keras_deeplab.models.multi_scale import unwrapped
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.trainer.building import ModelBuilder
 
 logger = logging.getLogger(__name__)
 
-SIDE = 64  # of an image of any size, at which the size of the logits is computed
 SMALL_CROP, LONG_SIDE = 0.1, 1024  # share of an image, and a side in pixels of a good one
 
 
@@ -71,13 +70,6 @@ def check_model(
         if spec.shape[-1] != info.channels:
             rule = f"a model of {info.channels} channels, as many as the source's images have"
             raise validation.error("model", rule, model.input_shape)
-        sides = tuple(side or SIDE for side in spec.shape[1:3])
-        is_own = not isinstance(unwrapped(model), SegmentationModel | UNet)
-        found = model.compute_output_shape((1, *sides, spec.shape[-1]))[1:3] if is_own else sides
-        if not tf.TensorShape(found).is_compatible_with(sides):
-            advice = "End it with `layers.ResizeLike`"
-            rule = f"one whose logits have the size of the image, {sides}"
-            raise validation.error("model", rule, found, advice)
         if not model.trainable_weights:
             raise validation.error("model", "a model with weights that are not frozen", model)
         warn_of_softmax(model)
@@ -96,7 +88,10 @@ def check_model(
 
 
 def check_input_size(model: keras.Model, recipe: Recipe, report: data.Report) -> None:
-    """Raises a ValueError if a model of a fixed input size gets other crops or whole images."""
+    """Raises a ValueError if crops or whole images have a size that a model does not take.
+
+    Its input may have a fixed size, and a network of one's own logits smaller than the image.
+    """
     sides = logits_spec(model)[0].shape[1:3]
     split = "val" if "val" in report.splits else "train"  # of the scores
     scored, found = report.splits[split], {"crop_size": recipe.crop_size}
@@ -104,6 +99,14 @@ def check_input_size(model: keras.Model, recipe: Recipe, report: data.Report) ->
     if wrong := {what: size for what, size in found.items() if not sides.is_compatible_with(size)}:
         rule = f"of any input size, or have crops and images of its {tuple(sides)}"
         raise validation.error("model", rule, wrong)
+    if isinstance(unwrapped(model), SegmentationModel):
+        return
+    network = keras.Model(model.inputs[0], model.outputs[0])  # of a list or dict of one output
+    for what, size in found.items():
+        logits = network.compute_output_shape((1, *size, model.inputs[0].shape[-1]))[1:3]
+        if not tf.TensorShape(logits).is_compatible_with(size):
+            rule = f"one whose logits have the size of the image, {size} of {what}"
+            raise validation.error("model", rule, logits, "End it with `layers.ResizeLike`")
 
 
 def check_frozen_norms(model: keras.Model, recipe: Recipe) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_deeplab import data, losses, recipes, validation
+from keras_deeplab import data, recipes, validation
 from keras_deeplab.losses.summing import takes_class_weights
 from keras_deeplab.models import SegmentationModel, UNet
 from keras_deeplab.models.multi_scale import unwrapped
@@ -36,8 +36,7 @@ def recipe_for(model: keras.Model | ModelBuilder, recipe: Recipe | str | None) -
     if not isinstance(recipe, Recipe):
         is_random = isinstance(model, ModelBuilder) and model.weights is None
         recipe = recipes.get(recipe or ("scratch" if is_random else "finetune"), _network(model))
-    loss = losses.parse(recipe.loss, None, keras.optimizers.SGD())
-    if recipe.class_weights is None or takes_class_weights(loss):
+    if takes_class_weights(recipe.loss) or recipe.class_weights is None:
         return recipe
     logger.warning("The loss %s takes no class weights: they are left out.", recipe.loss)
     return recipe.replace(class_weights=None)

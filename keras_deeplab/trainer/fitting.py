@@ -27,7 +27,7 @@ from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.callbacks import Progress
 from keras_deeplab.trainer.defaults import for_data, recipe_for, resized, source_name
 from keras_deeplab.trainer.finishing import final_model, finish
-from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
+from keras_deeplab.trainer.run_folder import LABELS, MONITOR, RunFolder
 from keras_deeplab.trainer.stages import Training
 from keras_deeplab.trainer.workers import on_chief
 from keras_deeplab.weights.readers.keras_file import check_can_be_loaded
@@ -162,7 +162,7 @@ def fit(
         **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _architecture(model)}),
         "data": data_name,
         "data_files": source.fingerprint(),
-        "data_labels": digest(read),
+        LABELS: digest(read),
         "recipe": recipe.to_dict(),
         "seed": seed,
         "steps_per_epoch": steps_per_epoch,

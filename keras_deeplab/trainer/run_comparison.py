@@ -12,14 +12,14 @@ from typing import Any
 from keras_deeplab import validation
 from keras_deeplab.html_page import cell, page, table
 from keras_deeplab.trainer.run_data import RunData, charts, open_run
-from keras_deeplab.trainer.run_folder import MONITOR
+from keras_deeplab.trainer.run_folder import LABELS, MONITOR
 
 CHARTS = {
     "mean IoU on val": {MONITOR: ""},
     "loss on train": {"loss": ""},
     "loss on val": {"val_loss": ""},
 }
-HASHES = {"data_files", "data_labels"}  # settings that do not tell a reader anything
+HASHES = {"data_files", LABELS}  # settings that do not tell a reader anything
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,12 @@ def _notes(
     runs: dict[str, RunData], finished: dict[str, dict[str, Any]], common: Sequence[str]
 ) -> list[str]:
     notes = []
-    if len({run.settings.get("data_files") for run in runs.values()}) > 1:
-        notes.append("The runs have different images or classes: their scores differ for that too.")
+    contents = {tuple(run.settings.get(key) for key in sorted(HASHES)) for run in runs.values()}
+    if len(contents) > 1:
+        notes.append(
+            "The runs have different images, label maps or classes: their scores differ for that "
+            "too."
+        )
     if len({run.settings.get("recipe.image_scale", 1) for run in runs.values()}) > 1:
         notes.append("The validations during the training are on images of different scales.")
     others = dict.fromkeys(n for s in finished.values() for n in s["per_class"] if n not in common)

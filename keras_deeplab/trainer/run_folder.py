@@ -17,6 +17,7 @@ from keras_deeplab.trainer.folder_lock import FolderLock
 logger = logging.getLogger(__name__)
 
 MONITOR = "val_mean_iou"
+LABELS = "data_labels"  # in run.json, a digest of what the audit found in the label maps
 RESTORE = "Restore it, or choose another folder."
 
 
@@ -97,7 +98,7 @@ class RunFolder:
         self.check_unfinished()  # so that a refused folder is left as it is
         self.lock.acquire()
         self.check_unfinished()  # another process may have finished its run in between
-        self.run = digest(arguments)
+        self.run = digest(_identity(arguments))
         epochs = self._epochs_done(arguments)
         write_json(self.arguments, arguments)
         for file in self.path.glob(".[0-9]*-*"):  # of an interrupted save
@@ -126,10 +127,18 @@ class RunFolder:
         rows = max(0, len(_rows(self.history)) - 1)
         if not paths and rows <= 1:  # nothing was trained yet
             return 0
-        if changes := differences(read_json(self.arguments, RESTORE), arguments):
+        before = read_json(self.arguments, RESTORE)
+        if changes := differences(_identity(before), _identity(arguments)):
             raise ValueError(
                 f"{self.path} holds an unfinished run with other arguments "
                 f"({changes}). Choose another folder, or delete it."
+            )
+        labels = arguments.get(LABELS)
+        if before.get(LABELS, labels) != labels:
+            logger.warning(
+                "The label maps are not those with which the run %s began: scores of epochs before "
+                "and after cannot be compared.",
+                self.path,
             )
         records = {path: Record.read(path) for path in paths}
         for path, record in records.items():
@@ -168,6 +177,11 @@ class RunFolder:
         """The validation score of the best model so far; -infinity if there is none."""
         score = Record.read(self.best_model).score if self.best_model.exists() else None
         return -math.inf if score is None else score
+
+
+def _identity(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same to resume: not the label maps, which may have been mended."""
+    return {key: value for key, value in arguments.items() if key != LABELS}
 
 
 def _rows(path: Path) -> dict[str, str]:

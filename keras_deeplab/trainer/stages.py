@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -145,14 +144,12 @@ class Training:
         if self.recipe.class_weights is None:
             return None
         part = self.report.splits["train"]
-        with warnings.catch_warnings():  # the report has named classes without pixels
-            warnings.simplefilter("ignore", UserWarning)
-            return losses.shares_to_weights(
-                part.class_share,
-                part.where_present,
-                self.recipe.class_weights,
-                power=self.recipe.class_weights_power,
-            )
+        return losses.shares_to_weights(
+            part.class_share,
+            part.where_present,
+            self.recipe.class_weights,
+            power=self.recipe.class_weights_power,
+        )
 
     def _compile(self, model: keras.Model, number: int) -> None:
         recipes.compile_model(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from keras_deeplab import data, losses, validation
+from keras_deeplab import data, validation
 from keras_deeplab.analysis.table import text_table
 from keras_deeplab.extras import require
 from keras_deeplab.files import write_json
@@ -257,7 +257,7 @@ def _choices(recipe: Recipe) -> Choices:
         {"class_weights": "median", "class_weights_power": power} for power in WEIGHT_POWERS
     ]
     own_loss = {"loss": recipe.loss}
-    if not takes_class_weights(losses.parse(recipe.loss, None, keras.optimizers.SGD())):
+    if not takes_class_weights(recipe.loss):
         own_loss["class_weights"] = None
     return {
         "crop_size": {f"{w}x{h}": {"crop_size": (h, w)} for h, w in crops},

@@ -54,15 +54,19 @@ class TransferReport:
 
 
 def weighted_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """The layers with weights of their own by path, down to those inside composite layers."""
-    return {path: layer for path, layer in all_layers(model).items() if own_weights(layer)}
+    """The layers with weights of their own by path, down to those inside composite layers.
+
+    A model whose class adds weights is one of them, under the path "".
+    """
+    layers = {"": model, **all_layers(model)}
+    return {path: layer for path, layer in layers.items() if own_weights(layer)}
 
 
 def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     """Copies a checkpoint's weights into the layers of the same paths, as `load` does."""
     layers = weighted_layers(model)
     is_whole = any(path.startswith("backbone/") for path in layers)
-    backbone = {path for path in layers if path.startswith("backbone/") or not is_whole}
+    backbone = {path for path in layers if path.startswith("backbone/") or (path and not is_whole)}
     # Either may be a backbone alone, whose names have no "backbone/".
     prefix = "" if is_whole or not checkpoint.has("backbone/") else "backbone/"
     cut = "backbone/" if is_whole and not checkpoint.has("backbone/") else ""
@@ -101,8 +105,8 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     finalize_state(model)
     taken = {keys[path] + name for path in loaded for name in found[path]}
     return TransferReport(
-        tuple(loaded),
-        tuple(path for path in layers if path not in loaded),
+        tuple(path or model.name for path in loaded),
+        tuple(path or model.name for path in layers if path not in loaded),
         (*(name for name in checkpoint.arrays if name not in taken), *checkpoint.unexpected),
         (*notes, *_setting_notes(model, checkpoint)),
         f"{checkpoint} ({checkpoint.path})",

@@ -76,7 +76,22 @@ def test_files_that_are_not_read_are_an_error(root):
     for path in (root / "train" / "dog").iterdir():
         path.unlink()
     with pytest.raises(ValueError, match=r"none of them empty.*'dog'"):
-        data.classification_dataset(root, size=16)
+        data.classification_dataset(root, size=16, training=True)
+
+
+def test_what_is_in_no_class_is_not_read(root, monkeypatch):
+    (root / "train" / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints/0.png", "overview.png", "overview.webp"):
+        (root / "train" / name).write_bytes((root / "train" / "cat" / "00.png").read_bytes())
+    monkeypatch.chdir(root / "train")
+    assert len(data.classification_dataset(".", "", size=16).file_paths) == 24
+
+
+def test_a_class_may_have_no_images_to_validate_on(root):
+    for path in (root / "val" / "dog").iterdir():
+        path.unlink()
+    dataset = data.classification_dataset(root, "val", size=16, class_names=["cat", "dog"])
+    assert numpy(dataset)[1].tolist() == [0, 0, 0]
 
 
 def test_folders_and_arguments_that_do_not_fit(root):

@@ -14,6 +14,7 @@ from keras_deeplab.export.placing import verified_file, verified_folder
 def written(path, text, is_file):
     placing = verified_file(path, ".onnx", True) if is_file else verified_folder(path, True)
     with placing as temporary:
+        assert not is_file or temporary.suffix == ".onnx"  # by which it is opened
         yield temporary
         if not is_file:
             temporary.mkdir()

@@ -280,6 +280,11 @@ def test_a_wrong_export_leaves_the_old_one(exported, copied, tmp_path, change, m
     tf.saved_model.load(str(tmp_path / "out"))
 
 
+def test_a_model_with_its_logits_in_a_dict(tmp_path):
+    model = small_model()
+    export.saved_model(keras.Model(model.inputs, {"out": model.outputs[0]}), tmp_path / "out")
+
+
 def test_models_that_cannot_be_exported(copied, tmp_path):
     inputs = keras.Input((None, None, 3))
     coarse = keras.Model(inputs, keras.layers.Conv2D(4, 3, strides=2)(inputs))
@@ -288,6 +293,11 @@ def test_models_that_cannot_be_exported(copied, tmp_path):
     for model, message in ((coarse, "at the input's size"), (broken, "finite")):
         with pytest.raises(ExportError, match=message):
             export.saved_model(model, tmp_path / "out")
+    with (
+        pytest.warns(UserWarning, match=r"NaN or infinite values \(1, such as head/bias\)"),
+        pytest.raises(ExportError),
+    ):
+        export.saved_model(broken, tmp_path / "out")
     one_class = keras.Model(inputs, keras.layers.Conv2D(1, 1)(inputs))
     with pytest.raises(ValueError, match="at least 2 classes"):
         export.saved_model(one_class, tmp_path / "out")

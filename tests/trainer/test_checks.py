@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from models.networks import tiny
 from trainer.test_fitting import FAST, RECIPE, SOURCE, plain, small
 
@@ -147,11 +148,50 @@ def test_callbacks_that_do_what_fit_does_are_refused_before_the_training(callbac
     assert not (tmp_path / "run").exists()
 
 
-def test_logits_of_another_size_than_the_image_are_refused_before_the_audit():
+def of_size(end, outputs=lambda logits: logits):
+    """A network of coarse logits."""
     inputs = keras.Input((None, None, 3))
-    coarse = keras.Model(inputs, keras.layers.Conv2D(6, 3, 4, padding="same")(inputs))
-    with pytest.raises(ValueError, match=r"`model` must be one whose logits .* \(64, 64\)"):
-        keras_deeplab.fit(coarse, SOURCE, FAST)
+    logits = keras.layers.Conv2D(6, 3, 16, padding="same")(inputs)
+    return keras.Model(inputs, outputs(end(logits, inputs)))
+
+
+def enlarged(logits, _):
+    return keras.layers.UpSampling2D(16)(logits)
+
+
+def like(logits, inputs):
+    return keras_deeplab.layers.ResizeLike()(logits, inputs)
+
+
+@pytest.mark.parametrize(
+    "end, found",
+    [
+        (lambda logits, _: logits, r"\(48, 64\) of crop_size.*\(3, 4\)"),
+        (enlarged, "smallest of val"),
+    ],
+)
+def test_logits_of_another_size_than_the_image_are_refused_before_the_training(end, found, logs):
+    with pytest.raises(ValueError, match=f"`model` must be one whose logits .*{found}"):
+        keras_deeplab.fit(of_size(end), SOURCE, FAST)
+    assert not any(text.startswith("Epoch 1") for text in logs.messages)
+
+
+@pytest.mark.parametrize("outputs", [lambda x: x, lambda x: [x], lambda x: {"out": x}])
+def test_logits_of_the_size_of_the_image_in_any_structure(outputs):
+    network = of_size(like, outputs)
+    report = data.audit(SOURCE)
+    checks.check_model(network, FAST, SOURCE.info, tf.distribute.get_strategy())
+    checks.check_input_size(network, FAST, report)
+
+
+def test_a_network_for_large_images_alone():
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(6, 70)(inputs)  # fails on smaller images
+    network = keras.Model(inputs, like(x, inputs))
+    checks.check_model(network, FAST, SOURCE.info, tf.distribute.get_strategy())
+    report = data.audit(SOURCE)
+    assert min(report.splits["val"].smallest) > 70
+    checks.check_input_size(network, FAST.replace(crop_size=(80, 80)), report)
 
 
 def test_frozen_batch_norms_need_statistics_and_no_norms_need_none():

@@ -45,6 +45,12 @@ def comparison(tmp_path):
     )
 
 
+def test_other_label_maps_are_a_note(tmp_path):
+    runs = [write(tmp_path / name, {**SETTINGS, "data_labels": name}) for name in "ab"]
+    (note,) = compare(runs).notes
+    assert "different images, label maps or classes" in note
+
+
 def test_rows_and_notes(comparison):
     assert list(comparison.runs) == ["a", "b", "c"]
     assert comparison.rows == {
@@ -60,7 +66,7 @@ def test_rows_and_notes(comparison):
         "seed": ["", "", "3"],
     }
     assert comparison.notes == [
-        "The runs have different images or classes: their scores differ for that too.",
+        "The runs have different images, label maps or classes: their scores differ for that too.",
         "Classes that not all runs have: sea, road.",
         "The runs are scored on different splits: a on val, c on train.",
     ]

@@ -223,6 +223,29 @@ def test_a_subclass_sets_arguments_beside_weights(trained):
         assert config["backbone"] == "mobilenet_v2"  # of the weights
 
 
+@keras.saving.register_keras_serializable("tests")
+class Scaled(keras_deeplab.DeepLabV3):
+    """A model with a weight of its own."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+
+
+def test_weights_that_a_subclass_adds_are_loaded_or_named(model, tmp_path):
+    arguments = {"aspp_filters": 8, "head_filters": None, "output_stride": 8}
+    first, second = (Scaled(3, tiny_sequential(), **arguments) for _ in range(2))
+    first.scale.assign(3)
+    first.save(tmp_path / "model.keras")
+    for source in (first, tmp_path / "model.keras"):
+        second.scale.assign(1)
+        report = weights.load(second, source)
+        assert float(second.scale) == 3
+        assert second.name in report.loaded
+    second.scale.assign(1)
+    assert weights.load(second, model).missing_keys == (second.name,)
+
+
 # --- what is given by mistake: one clear error, and no weight changed ---
 
 

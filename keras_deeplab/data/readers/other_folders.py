@@ -63,8 +63,10 @@ class OtherFolder(Folder):
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
         images, labels = self._all.images.keys(), self._all.labels.keys()
-        alone = {name for name in images ^ labels if folder_split(name)}  # faults of their split
-        return by_folders((images & labels) | alone, self.root)
+        names = images & labels
+        if any(map(folder_split, names)):  # then faults are those of their folder's split
+            names |= set(filter(folder_split, images ^ labels))
+        return by_folders(names, self.root)
 
     @property
     def splits(self) -> tuple[str, ...]:

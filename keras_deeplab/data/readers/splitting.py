@@ -23,8 +23,8 @@ def by_folders(names: Iterable[str], root: Path) -> dict[str, list[str]]:
     Raises a DatasetError for other folders beside these, unless a splits.json is there.
     """
     split_of = {name: folder_split(name) for name in names}
-    rest = [name for name, split in split_of.items() if split is None]
-    others = Counter(name.split("/")[0] if "/" in name else "." for name in rest)
+    rest = (name.rpartition("/")[0] for name, split in split_of.items() if split is None)
+    others = Counter(folder.split("/")[0] or "." for folder in rest)
     if others and any(split_of.values()) and not (root / "splits.json").exists():
         found = [f"{folder} holds {count} images" for folder, count in sorted(others.items())]
         raise DatasetError(

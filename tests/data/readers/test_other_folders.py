@@ -224,6 +224,17 @@ def test_folders_beside_those_of_splits(tmp_path, draw, values, reader):
     }
 
 
+def test_images_without_label_maps_in_a_folder_of_a_split(tmp_path, draw, values):
+    """Nothing else is in a split, so that the images with label maps are no fault."""
+    for name in ("a", "b", "c", "test/x"):
+        draw(f"images/{name}.jpg")
+        if "test" not in name:
+            draw(f"masks/{name}.png", values(0, 1))
+    with pytest.raises(data.DatasetError, match=r"image without label \(1\)") as caught:
+        data.audit(data.open_source(tmp_path))
+    assert "test/x" in str(caught.value)
+
+
 def test_images_with_the_names_of_splits(tmp_path, draw, values):
     for name in ("a", "b", "test", "val"):
         draw(f"{name}.jpg")
