@@ -137,7 +137,7 @@ class Recipe:
     def replace(self, **changes: Any) -> Self:
         """Returns the recipe with other values; those that are not given stay as they are.
 
-        New `steps` also take the place of `epochs`.
+        New `steps` also take the place of `epochs`, and new `epochs` that of `steps`.
 
         Raises:
             ValueError: If a recipe has no such value, or it is out of its range.
@@ -146,8 +146,9 @@ class Recipe:
         for name in changes:
             if name not in names:
                 raise ValueError(f"A recipe has no value `{name}`.{suggestion(name, names)}")
-        if changes.get("steps") is not None:
-            changes.setdefault("epochs", None)
+        for new, other in (("steps", "epochs"), ("epochs", "steps")):
+            if changes.get(new) is not None:
+                changes.setdefault(other, None)
         return dataclasses.replace(self, **changes)
 
     def steps_per_epoch(self, images: int) -> int:

@@ -108,8 +108,9 @@ def test_a_replaced_value_changes_no_other(recipe):
     assert (second.batch_norm, second.warmup_share) == ("freeze", 0)
 
 
-def test_new_steps_take_the_place_of_epochs():
+def test_new_steps_take_the_place_of_epochs_and_epochs_that_of_steps():
     recipe = recipes.get("shapes").replace(epochs=5)
+    assert recipe.steps is None
     assert recipe.replace(steps=100).num_epochs(10) == 10
     assert recipe.replace(steps=100, epochs=3).num_epochs(10) == 3
     assert recipe.replace(batch_size=2).num_epochs(10) == 5
