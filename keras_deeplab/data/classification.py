@@ -70,6 +70,9 @@ def classification_dataset(
         seed=seed,
         verbose=False,
     )
+    if set(dataset.class_names) in ({"images", "labels"}, {"images", "masks"}):
+        advice = "`fit` and `keras-deeplab train` take label maps"
+        raise error("root", f"a folder that holds {split}/CLASS/*", str(root), advice)
     all_images = (*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES)
     parts = [folder / name for name in dataset.class_names]  # not hidden ones
     files = {path for part in parts for path in part.rglob("*")}

@@ -87,6 +87,13 @@ def test_what_is_in_no_class_is_not_read(root, monkeypatch):
     assert len(data.classification_dataset(".", "", size=16).file_paths) == 24
 
 
+def test_folders_of_label_maps_are_no_classes(root):
+    (root / "train" / "cat").rename(root / "train" / "images")
+    (root / "train" / "dog").rename(root / "train" / "labels")
+    with pytest.raises(ValueError, match="train` take label maps"):
+        data.classification_dataset(root, size=16)
+
+
 def test_a_class_may_have_no_images_to_validate_on(root):
     for path in (root / "val" / "dog").iterdir():
         path.unlink()
