@@ -154,7 +154,8 @@ BAD = [
     (audit, "untrained --model unet", "`--model` must be left out without train. Received"),
     (audit, "two --splits val --model unet", "`--model` must be left out without train. Received"),
     (train_classifier, "--data damaged", "train/x/a.png"),
-    (train_classifier, "--data two --dropout 1", "`dropout`"),
+    (train_classifier, "--data classes --dropout 1", "`dropout`"),
+    (train_classifier, "--data two", "`fit` and `keras-deeplab train` take label maps"),
     (evaluate, "--model own.keras --crf v3", "must be v1, v2 or a JSON file of constants"),
     (evaluate, "--model own.keras --data two --split test", "test"),
     (evaluate, "--model own.keras --data two", "own.keras predicts 3 classes, but two has 2: "),
@@ -197,6 +198,8 @@ def folder(tmp_path_factory):
         for name in "xy":
             (root / "damaged" / split / name).mkdir(parents=True)
             (root / "damaged" / split / name / "a.png").write_bytes(b"no picture")
+            (root / "classes" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(root / "classes" / split / name / "a.png")
         Image.new("RGB", (8, 8)).save(root / "two" / split / "images" / "a.png")
         Image.fromarray(np.eye(8, dtype=np.uint8)).save(root / "two" / split / "labels" / "a.png")
     shutil.copytree(root / "two" / "val", root / "untrained" / "val")
