@@ -29,18 +29,18 @@ SMALL_CROP, LONG_SIDE = 0.1, 1024  # share of an image, and a side in pixels of 
 def checked_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
     """Returns callbacks as a list; one that does what `fit` does itself is a ValueError."""
     kinds = keras.callbacks
+    rates = kinds.LearningRateScheduler | kinds.ReduceLROnPlateau
     done_by = {
-        kinds.LearningRateScheduler: "its recipe has `learning_rate` and `schedule`",
-        kinds.ReduceLROnPlateau: "its recipe has `learning_rate` and `schedule`",
+        rates: "its recipe has `learning_rate` and `schedule`",
         kinds.BackupAndRestore: "the same call resumes a run in `run_dir`",
     }
     callbacks = [] if callbacks is None else keras.tree.flatten(callbacks)
     for callback in callbacks:
         if not isinstance(callback, kinds.Callback):
             raise validation.error("callbacks", "a list of Keras callbacks", callback)
-        for kind, advice in done_by.items():
-            if isinstance(callback, kind):
-                rule = f"without a {kind.__name__}: {advice}"
+        for forbidden, advice in done_by.items():
+            if isinstance(callback, forbidden):
+                rule = f"without a {type(callback).__name__}: {advice}"
                 raise validation.error("callbacks", rule, callback)
     return callbacks
 

@@ -290,12 +290,11 @@ def test_models_that_cannot_be_exported(copied, tmp_path):
     coarse = keras.Model(inputs, keras.layers.Conv2D(4, 3, strides=2)(inputs))
     broken = small_model()
     broken.get_layer("head").bias.assign(np.full(5, np.nan))
-    for model, message in ((coarse, "at the input's size"), (broken, "finite")):
-        with pytest.raises(ExportError, match=message):
-            export.saved_model(model, tmp_path / "out")
+    with pytest.raises(ExportError, match="at the input's size"):
+        export.saved_model(coarse, tmp_path / "out")
     with (
         pytest.warns(UserWarning, match=r"NaN or infinite values \(1, such as head/bias\)"),
-        pytest.raises(ExportError),
+        pytest.raises(ExportError, match="finite"),
     ):
         export.saved_model(broken, tmp_path / "out")
     one_class = keras.Model(inputs, keras.layers.Conv2D(1, 1)(inputs))
