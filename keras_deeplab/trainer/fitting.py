@@ -27,7 +27,7 @@ from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.callbacks import Progress
 from keras_deeplab.trainer.defaults import for_data, recipe_for, resized, source_name
 from keras_deeplab.trainer.finishing import final_model, finish
-from keras_deeplab.trainer.run_folder import LABELS, MONITOR, RunFolder
+from keras_deeplab.trainer.run_folder import DATA, LABELS, MONITOR, RunFolder
 from keras_deeplab.trainer.stages import Training
 from keras_deeplab.trainer.workers import on_chief
 from keras_deeplab.weights.readers.keras_file import check_can_be_loaded
@@ -160,7 +160,7 @@ def fit(
     read = [asdict(part) for split, part in report.splits.items() if split != "test"]
     arguments = {
         **(model.to_dict() if isinstance(model, ModelBuilder) else {"model": _architecture(model)}),
-        "data": data_name,
+        DATA: data_name,
         "data_files": source.fingerprint(),
         LABELS: digest(read),
         "recipe": recipe.to_dict(),

@@ -17,7 +17,8 @@ from keras_deeplab.trainer.folder_lock import FolderLock
 logger = logging.getLogger(__name__)
 
 MONITOR = "val_mean_iou"
-LABELS = "data_labels"  # in run.json, a digest of what the audit found in the label maps
+# Names in run.json: where the data is, and a digest of what the audit found in the label maps.
+DATA, LABELS = "data", "data_labels"
 RESTORE = "Restore it, or choose another folder."
 
 
@@ -128,13 +129,16 @@ class RunFolder:
         if not paths and rows <= 1:  # nothing was trained yet
             return 0
         before = read_json(self.arguments, RESTORE)
-        if changes := differences(_identity(before), _identity(arguments)):
+        labels = arguments.get(LABELS)
+        relabelled = before.get(LABELS, labels) != labels
+        if changes := differences(
+            _identity(before, with_data=relabelled), _identity(arguments, with_data=relabelled)
+        ):
             raise ValueError(
                 f"{self.path} holds an unfinished run with other arguments "
                 f"({changes}). Choose another folder, or delete it."
             )
-        labels = arguments.get(LABELS)
-        if before.get(LABELS, labels) != labels:
+        if relabelled:
             logger.warning(
                 "The label maps are not those with which the run %s began: scores of epochs before "
                 "and after cannot be compared.",
@@ -179,9 +183,13 @@ class RunFolder:
         return -math.inf if score is None else score
 
 
-def _identity(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same to resume: not the label maps, which may have been mended."""
-    return {key: value for key, value in arguments.items() if key != LABELS}
+def _identity(arguments: dict[str, Any], with_data: bool = False) -> dict[str, Any]:
+    """What must be the same to resume.
+
+    The label maps may have been mended, or the data may have been moved, but not both.
+    """
+    free = {LABELS} if with_data else {LABELS, DATA}
+    return {key: value for key, value in arguments.items() if key not in free}
 
 
 def _rows(path: Path) -> dict[str, str]:

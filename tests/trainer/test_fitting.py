@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 
 import keras
 import numpy as np
@@ -446,6 +447,24 @@ def test_a_run_that_goes_on_with_other_label_maps_warns(streets, tmp_path, eager
     Image.fromarray(np.asarray(Image.open(path)) * 0).save(path)
     assert len(keras_deeplab.fit(two_classes(), streets, recipe, **where).history["loss"]) == 1
     assert f"label maps are not those with which the run {tmp_path / 'run'} began" in logs.text
+
+
+def test_a_run_goes_on_when_its_data_was_moved(streets, tmp_path, eager, no_export, logs):
+    def stop(epoch, logs):
+        if epoch:
+            raise KeyboardInterrupt
+
+    recipe, where = FAST.replace(epochs=2), {"run_dir": tmp_path / "run", "verbose": 0}
+    stopping = keras.callbacks.LambdaCallback(on_epoch_begin=stop)
+    with pytest.raises(KeyboardInterrupt):
+        keras_deeplab.fit(two_classes(), streets, recipe, callbacks=[stopping], **where)
+    other = shutil.copytree(streets, tmp_path / "other")
+    Image.new("L", (64, 48)).save(other / "val" / "labels" / "1.png")
+    with pytest.raises(ValueError, match=r"other arguments \(data was '.*', is '.*other'\)"):
+        keras_deeplab.fit(two_classes(), other, recipe, **where)
+    moved = streets.rename(tmp_path / "moved")
+    assert len(keras_deeplab.fit(two_classes(), moved, recipe, **where).history["loss"]) == 1
+    assert "label maps are not those" not in logs.text
 
 
 def test_the_augmentation_of_a_recipe_reaches_the_data():
