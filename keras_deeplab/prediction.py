@@ -258,7 +258,9 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
     return paths
 
 
-def stored_info(model_path: str | os.PathLike, num_classes: int) -> DatasetInfo | None:
+def stored_info(
+    model_path: str | os.PathLike, num_classes: int | None = None
+) -> DatasetInfo | None:
     """Reads the names and colours that training stored beside a model, if they fit its classes."""
     path = Path(model_path).with_name("dataset.json")
     if not os.path.lexists(path):  # perhaps beside the file that a link leads to
@@ -276,7 +278,7 @@ def stored_info(model_path: str | os.PathLike, num_classes: int) -> DatasetInfo 
             f"{path}: {fault}. Restore it, or delete it to use numbers in place of the classes' "
             "names."
         ) from fault
-    if info.num_classes != num_classes:
+    if num_classes is not None and info.num_classes != num_classes:
         logger.warning(
             "%s has %d classes, the model %d: not used.", path, info.num_classes, num_classes
         )

@@ -17,26 +17,10 @@ from keras_deeplab._requirements import check_backend
 
 PACKAGE = Path(keras_deeplab.__file__).parent
 
-# From the bottom to the top: a room imports from itself and from the floors below its own.
-FLOORS: list[set[str]] = [
-    {"_version", "_requirements", "extras", "memory", "names"},
-    {"files", "validation"},
-    {"labels", "schedules", "distribution"},
-    {"layers", "losses", "metrics"},
-    {"data", "graph", "boundary", "crf"},
-    {"backbones", "optimizers", "batch_norm", "frozen"},
-    {"models"},
-    {"weights"},
-    {"recipes", "runtimes"},
-    {"inference"},
-    {"confidence"},
-    {"evaluation", "pictures", "diagnosis", "html_page"},
-    {"tensorboard", "export", "prediction", "audit_page", "evaluation_page", "calibration"},
-    {"analysis", "demo"},
-    {"classification", "trainer"},
-    {"model_card", "upload"},
-    {"cli"},  # may also import the package itself
-]
+# The rows of CONTRIBUTING.md, from the bottom to the top: a room imports from itself and from the
+# floors below its own.
+DIAGRAM = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[3]
+FLOORS = [set(row[:49].split()) for row in reversed(DIAGRAM.strip().splitlines())]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil", "scipy"}
 # Extras, imported where they are needed.

@@ -58,7 +58,9 @@ def parser() -> Parser:
     )
     add("--overwrite", action="store_true", help="replace an existing file of --calibrate")
     add(
-        "--output", type=file_path, help="folder for metrics.json; default: beside the model's file"
+        "--output",
+        type=file_path,
+        help="folder for metrics.json; default: evaluation-SPLIT beside the model's file",
     )
     return made
 
@@ -81,7 +83,7 @@ def main(options: argparse.Namespace) -> None:
     model = load_model_or_export(options)
     check_classes(options, model, source.info.classes)
     if options.calibrate:
-        stored = stored_info(options.calibrate, source.info.num_classes)
+        stored = stored_info(options.calibrate)
         if stored is not None and stored.classes != source.info.classes:
             rule = "in a folder without the dataset.json of other classes"
             raise error("--calibrate", rule, str(options.calibrate))

@@ -40,7 +40,7 @@ def parser() -> Parser:
     text = "default: by the ending of --output, else saved_model"
     add("--format", help=text, **one_of(FORMATS))
     add("--precision", help="default: float32; of a SavedModel the model's", **one_of(LIMITS))
-    add("--data", help="'shapes' or a folder: mean IoU before and after; calibrates int8")
+    add("--data", help="data set, as of train: mean IoU before and after; calibrates int8")
     add("--outputs", nargs="+", help="default: labels probabilities", **one_of(OUTPUTS))
     add("--image-size", help="of all images; default: any", **SIZE)
     add(

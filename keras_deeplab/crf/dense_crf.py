@@ -66,7 +66,7 @@ class DenseCRF:
         - Krähenbühl and Koltun, *Efficient Inference in Fully Connected CRFs with Gaussian Edge
           Potentials*, [arXiv:1210.5644](https://arxiv.org/abs/1210.5644), sections 2 and 3
         - [Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs](
-          https://arxiv.org/abs/1412.7062), section 3.2
+          https://arxiv.org/abs/1412.7062), section 4.2
     """
 
     smoothness_weight: float = 3.0
@@ -120,7 +120,7 @@ class Kernels:
         self.appearance = functools.lru_cache(1)(functools.partial(_appearance_kernel, image))
 
 
-# V1: section 4.2 of its paper fixes smoothness and searches the appearance constants on validation
+# V1: section 5 of its paper fixes smoothness and searches the appearance constants on validation
 # images; these are those of the authors' script run_densecrf.sh. V2: section 4.1.1 of its paper.
 PRESETS = {
     "v1": DenseCRF(

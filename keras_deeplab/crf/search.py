@@ -93,7 +93,7 @@ def search(
 
     Reference:
         - [Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs](
-          https://arxiv.org/abs/1412.7062), section 4.2
+          https://arxiv.org/abs/1412.7062), section 5
     """
     grids = _checked_grid(grid)
     integer("rounds", rounds)

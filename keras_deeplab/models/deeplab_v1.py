@@ -34,7 +34,7 @@ class DeepLabV1(SegmentationModel):
     TensorShape([1, 97, 129, 3])
 
     Reference:
-        [Chen et al., 2014, DeepLab V1](https://arxiv.org/abs/1412.7062), section 3, table 1.
+        [Chen et al., 2014, DeepLab V1](https://arxiv.org/abs/1412.7062), section 3, table 2.
     """
 
     paper_rates, paper_stride = (12,), 8

@@ -8,7 +8,7 @@ from keras_deeplab import validation
 from keras_deeplab.recipes.recipe import Recipe
 
 V1 = Recipe(
-    name="v1",  # 1412.7062, section 4.1
+    name="v1",  # 1412.7062, section 5
     model={"align_corners": True},
     output_stride=8,
     crop_size=(321, 321),

@@ -85,7 +85,7 @@ def fit(
         model: A segmentation model from pixels in 0..255 to logits, trained as it is and in place
             (a second stage trains a copy); or a `ModelBuilder` or the name of a model, built with
             the recipe's arguments and output stride.
-        source: The data, or the path of a folder (see `data.Folder`).
+        source: The data, or its path (see `data.open_source`).
         recipe: A recipe, or its name in `recipes.RECIPES`; by default "scratch" for a model that is
             built without weights, else "finetune".
         run_dir: New folder for the files of the run, or that of an unfinished run.

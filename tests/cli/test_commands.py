@@ -242,10 +242,11 @@ def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys, eager):
     assert evaluate.main([*model, "--calibrate", str(tmp_path / "model.h5")]) == 2
     assert "`--calibrate` must be a path that ends in .keras" in capsys.readouterr().err
     others = [f"other {name}" for name in stored["classes"]]
-    (tmp_path / "dataset.json").write_text(json.dumps({"classes": others}))
-    assert evaluate.main([*model, "--calibrate", str(tmp_path / "new.keras")]) == 2
-    assert "without the dataset.json of other classes" in capsys.readouterr().err
-    assert not (tmp_path / "new.keras").exists()
+    for classes in (others, [*stored["classes"], "one more"]):
+        (tmp_path / "dataset.json").write_text(json.dumps({"classes": classes}))
+        assert evaluate.main([*model, "--calibrate", str(tmp_path / "new.keras")]) == 2
+        assert "without the dataset.json of other classes" in capsys.readouterr().err
+        assert not (tmp_path / "new.keras").exists()
 
 
 @pytest.mark.slow
