@@ -12,6 +12,7 @@ import importlib
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -99,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         meant = f" Did you mean {close[0]!r}?" if close else ""
         print(f"error: There is no command {name!r}.{meant} See --help.", file=sys.stderr)
         return 2
+    # So that temporary files are removed and locks released.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         import_tensorflow()
         if name == "--version":

@@ -14,7 +14,6 @@ from keras_deeplab.layers.dilated_conv import Target, inference_graph
 
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 _SAME_VALUE = ("Identity", "Cast", "ReadVariableOp")  # of a constant, but for its dtype
-_SAME_BIAS = (*_SAME_VALUE, "Reshape", "Squeeze")  # Keras gives a bias four axes
 
 Outputs = dict[str, tf.Tensor]
 
@@ -120,21 +119,33 @@ class _Folding:
                 if all(value is not None for value in values):
                     self.fold(node, *values)
 
-    def value(self, name: str, same: Sequence[str] = _SAME_VALUE) -> np.ndarray | None:
+    def value(self, name: str) -> np.ndarray | None:
         """The value of a constant, in float32."""
         node = self.nodes[_name(name)]
         if node.op == "Const":
             return tf.make_ndarray(node.attr["value"].tensor).astype(np.float32)
-        return self.value(node.input[0], same) if node.op in same else None
+        return self.value(node.input[0]) if node.op in _SAME_VALUE else None
+
+    def bias(self, name: str, channels: int) -> np.ndarray | None:
+        """The value of a constant with one number for each channel, to which Keras gives axes."""
+        node = self.nodes[_name(name)]
+        if node.op == "Reshape":
+            value, shape = self.value(node.input[0]), self.value(node.input[1])
+            value = None if value is None or shape is None else value.reshape(shape.astype(int))
+        else:
+            value = self.value(name)
+        if value is None or value.shape[-1:] != (channels,) or value.size != channels:
+            return None
+        return value.ravel()
 
     def fold(self, norm: Any, scale: Any, offset: Any, mean: Any, variance: Any) -> None:
         factor = scale / np.sqrt(variance + norm.attr["epsilon"].f)
         shift = offset - mean * factor
         before, total = self.nodes[_name(norm.input[0])], shift
         if before.op in ("BiasAdd", "AddV2") and self.uses[before.name] == 1:
-            bias = self.value(before.input[1], _SAME_BIAS)
-            if bias is not None and bias.size == shift.size:
-                total = shift + bias.ravel() * factor
+            bias = self.bias(before.input[1], shift.size)
+            if bias is not None:
+                total = shift + bias * factor
                 before = self.nodes[_name(before.input[0])]
         kernel = self.value(before.input[1]) if before.op in _CONVOLUTIONS else None
         if kernel is not None and self.uses[before.name] == 1:

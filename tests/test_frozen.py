@@ -69,6 +69,20 @@ def test_it_computes_what_the_model_does_without_batch_norms(dtype, target):
         assert error < (1e-5 if dtype == "float32" else 0.03)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 8, 1), (1, 8, 1, 1), (8, 1), (1, 1, 1, 8), (8,), ()])
+def test_only_a_constant_for_each_channel_is_folded_with_a_batch_norm(shape):
+    """One for each of as many rows or columns is none."""
+    values = tf.reshape(tf.range(np.prod(shape), dtype=tf.float32), shape)
+    inputs = keras.Input((8, 8, 3))
+    x = kl.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
+    model = keras.Model(inputs, BatchNormalization()(x + values))
+    calibrate(model, np.random.default_rng(0).normal(size=(2, 8, 8, 3)))
+    spec = [tf.TensorSpec((None, 8, 8, 3), name="images")]
+    frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, spec, "here")
+    x = tf.random.stateless_normal((2, 8, 8, 3), (1, 2))
+    np.testing.assert_allclose(frozen(x)["y"], model(x, training=False), rtol=1e-4, atol=1e-5)
+
+
 def test_later_changes_of_the_model_do_not_reach_it():
     model = network()
     spec = [tf.TensorSpec((None, None, None, 3), name="images")]

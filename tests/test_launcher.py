@@ -53,6 +53,22 @@ def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path):
     assert (found.returncode, found.stderr) == (130, "\nInterrupted.\n")
 
 
+def test_a_terminated_command_ends_as_an_interrupted_one(tmp_path):
+    """So that it removes its temporary files."""
+    (tmp_path / "tensorflow.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM)\n    signal.pause()\n"
+        "finally:\n    print('removed')"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import keras_deeplab_launcher\n"
+        "sys.exit(keras_deeplab_launcher.main(['train', '--help']))"
+    )
+    found = run("-c", code, cwd=ROOT)
+    assert (found.returncode, found.stdout, found.stderr) == (143, "removed\n", "")
+
+
 def test_settings_that_keras_cannot_work_with_are_one_line(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
     arguments = ("-m", "keras_deeplab_launcher", "--version")

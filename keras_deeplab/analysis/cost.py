@@ -49,7 +49,7 @@ class CostEstimate:
     Attributes:
         size: `(height, width)` of the image.
         batch: Images in a batch.
-        parameters: Of all layers, with those that are not trained.
+        parameters: Of the layers of predictions (an auxiliary head has none), trained or not.
         multiply_adds: For one image, as `graph.multiply_adds` counts them.
         stages: A `StageCost` for each stage that has weights.
         training_bytes: By how much a training step lets the process grow at most.

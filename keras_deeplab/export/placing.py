@@ -44,18 +44,20 @@ def verified_file(path: str | os.PathLike, suffix: str, overwrite: bool) -> Iter
     """Yields a temporary file beside `path` that takes its place when the block succeeds."""
     with atomic_write(checked_target(path, suffix, overwrite), suffix=suffix) as temporary:
         yield temporary
+        checked_target(path, suffix, overwrite)  # again: an export takes minutes
 
 
 @contextmanager
 def verified_folder(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
     """Yields a temporary folder beside `path` that takes its place when the block succeeds."""
-    path = checked_target(path, None, overwrite)
+    given, path = path, checked_target(path, None, overwrite)
     check_writable(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     old = path.with_name(f"{temporary.name}.old")
     try:
         with full_disk_named(path):
             yield temporary
+        checked_target(given, None, overwrite)  # again: an export takes minutes
         if path.exists():
             path.rename(old)
         temporary.rename(path)

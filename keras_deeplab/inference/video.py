@@ -51,6 +51,9 @@ def video_writer(path: Path, rate: float) -> Iterator[Any]:
 
         def append(frame: np.ndarray) -> None:
             height, width = (side // 2 * 2 for side in frame.shape[:2])
+            if not height or not width:
+                rule = "videos of at least 2x2 pixels"
+                raise error("images", rule, f"{frame.shape[1]}x{frame.shape[0]} pixels")
             writer.append_data(np.ascontiguousarray(frame[:height, :width]))
 
         yield append

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_deeplab.layers.traced import TracedLayer
 from keras_deeplab.validation import error, is_integer, one_of, pair
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -29,7 +30,7 @@ def aligned_pads(size: Any, kernel: int, stride: int, rate: int) -> tuple[Any, A
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class AtrousPadding2D(keras.layers.Layer):
+class AtrousPadding2D(TracedLayer):
     """Zero padding that starts a dilated, stride-free convolution where a strided one started.
 
     `graph.with_output_stride` puts it before a convolution with padding `"same"` that had the
@@ -68,7 +69,7 @@ def _both_pads(layer: AtrousPadding2D | AtrousPooling2D, x: tf.Tensor) -> list[A
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class AtrousPooling2D(keras.layers.Layer):
+class AtrousPooling2D(TracedLayer):
     """Dilated max or average pooling with stride 1, made by `graph.with_output_stride`.
 
     Padding never enters the result: a maximum is taken over the real pixels, an average divides by

@@ -59,25 +59,32 @@ class CompositeLayer(keras.layers.Layer):
         )
 
 
-def all_layers(layer: keras.layers.Layer, prefix: str = "") -> dict[str, keras.layers.Layer]:
-    """All layers inside a layer or model by path, each before those inside it.
+def all_layers(
+    layer: keras.layers.Layer, prefix: str = "", made_by_layer: bool = False
+) -> dict[str, keras.layers.Layer]:
+    """All layers inside a layer or model but its inputs by path, each before those inside it.
 
-    Parts of a user's own layer or model class whose names Keras has numbered, which differ in every
-    copy, are numbered by their place in it.
+    Parts of a user's own layer or model class, and the layers of networks among these
+    (`made_by_layer`), whose names Keras has numbered, which differ in every copy, are numbered by
+    their place in it.
     """
     found: dict[str, keras.layers.Layer] = {}
     is_own = type(layer).__module__.startswith(f"{__package__}.")
     is_graph = isinstance(layer, keras.Sequential) or getattr(layer, "inputs", None)
-    in_graph = set(map(id, layer.layers)) if is_graph else ()
-    for place, inner in enumerate(layer._flatten_layers(include_self=False, recursive=False)):
+    in_graph = set(map(id, layer.layers)) if is_graph and not made_by_layer else ()
+    parts = layer._flatten_layers(include_self=False, recursive=False)
+    # A `Sequential` has an input only when it is built.
+    parts = [inner for inner in parts if not isinstance(inner, keras.layers.InputLayer)]
+    for place, inner in enumerate(parts):
         name = inner.name
-        if not is_own and id(inner) not in in_graph:
+        is_numbered = not is_own and id(inner) not in in_graph
+        if is_numbered:
             own = _NEW_WORD.sub("_", type(inner).__name__).lower()
             name = f"{own}_{place}" if re.fullmatch(rf"{own}(_\d+)?", name) else name
             while prefix + name in found:  # which another part was given as its name
                 name += "_"
         found[prefix + name] = inner
-        found.update(all_layers(inner, f"{prefix}{name}/"))
+        found.update(all_layers(inner, f"{prefix}{name}/", is_numbered))
     return found
 
 
@@ -102,6 +109,11 @@ def without_settings(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
 def change_settings(layer: keras.layers.Layer, changes: dict[str, Any]) -> None:
     """Applies what `changed_settings` has found to the layers inside."""
     layers = all_layers(layer)
+    if unknown := sorted({*changes["frozen_layers"], *changes["norm_settings"]} - layers.keys()):
+        raise ValueError(
+            f"The configuration of '{layer.name}' has settings of layers that it does not have: "
+            f"{', '.join(unknown)}. Define its classes as they were when it was saved."
+        )
     for path, each in layers.items():
         each.trainable = path not in changes["frozen_layers"]
     for path, settings in changes["norm_settings"].items():

@@ -164,6 +164,10 @@ def _trained(forward: Formulation, gradient: Formulation, rate: Pair, padding: s
     gradient that it traces for ever.
     """
 
+    def again(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> tf.Tensor:
+        # With these gradients too, for gradients of gradients.
+        return _trained(forward, gradient, rate, padding)(x, kernel)
+
     @tf.custom_gradient
     def convolved(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -175,7 +179,7 @@ def _trained(forward: Formulation, gradient: Formulation, rate: Pair, padding: s
             mirrored = kernel
             if gradient is _kernel_gradient:
                 mirrored = tf.transpose(kernel, (0, 1, 3, 2))
-            return _mirrored(forward, upstream, mirrored, rate, padding), of_kernel
+            return _mirrored(again, upstream, mirrored, rate, padding), of_kernel
 
         return forward(x, kernel, rate, padding), gradients
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_deeplab.layers.traced import TracedLayer
 from keras_deeplab.validation import error, integers, one_of
 
 
@@ -16,7 +17,7 @@ def bin_range(index: int, size: Any, bins: int) -> tuple[Any, Any]:
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class SpatialPyramidPooling2D(keras.layers.Layer):
+class SpatialPyramidPooling2D(TracedLayer):
     """Pools a map of any size into a vector of one fixed length, for `Dense` layers to follow.
 
     Level `n` lays a grid of `n x n` bins over the map and pools each bin. Bin `i` covers the rows

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_deeplab.layers.traced import TracedLayer
 from keras_deeplab.validation import pair, positive
 
 
@@ -68,7 +69,7 @@ def bilinear(x: tf.Tensor, size: tf.Tensor | list, align_corners: bool) -> tf.Te
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class ResizeBy(keras.layers.Layer):
+class ResizeBy(TracedLayer):
     """Resizes a map by a factor, bilinearly.
 
     By factors below 0.5, at which bilinear interpolation would leave out pixels, the map is resized
@@ -118,7 +119,7 @@ class ResizeBy(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class PadToMinimum(keras.layers.Layer):
+class PadToMinimum(TracedLayer):
     """Extends a map at the bottom and the right to a minimum height and width.
 
     Models put it before backbones that need a minimum size. The last row and column are repeated,

@@ -6,9 +6,11 @@ from typing import Any
 
 import keras
 
+from keras_deeplab.layers.traced import TracedLayer
+
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
-class ReverseChannels(keras.layers.Layer):
+class ReverseChannels(TracedLayer):
     """Turns RGB into BGR, the order in which networks trained with Caffe take their pixels.
 
     Channels after the first three stay where they are.

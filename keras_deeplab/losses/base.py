@@ -43,6 +43,9 @@ class LabelMapLoss(keras.losses.Loss, abc.ABC):
     ) -> tf.Tensor:
         """Returns the loss of a batch."""
         logits = tf.cast(tf.convert_to_tensor(y_pred), tf.float32)
+        if logits.shape.rank not in (None, 4):
+            rule = "logits (batch, height, width, classes)"
+            raise validation.error("y_pred", rule, tuple(logits.shape))
         labels = fit_labels(y_true, logits)
         num_classes = logits.shape[-1]
         if num_classes is None or num_classes < 2:
@@ -52,7 +55,9 @@ class LabelMapLoss(keras.losses.Loss, abc.ABC):
         given = tf.ones([])
         if sample_weight is not None:
             given = self._strided(fit_sample_weight(sample_weight, labels))
-        parts, divisors = self._parts(self._strided(logits), classes, weights, given)
+        # Infinite logits at ignored pixels would make the loss and its gradients NaN.
+        logits = tf.where(weights[..., None] == 0, 0.0, self._strided(logits))
+        parts, divisors = self._parts(logits, classes, weights, given)
         if self.reduction == "mean":
             images = tf.cast(tf.shape(logits)[0], tf.float32)
             return _mean(tf.reduce_sum(parts), tf.reduce_sum(divisors), images)

@@ -89,11 +89,15 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             for name, value in arguments.items()
         }
         final = completed(self._with_defaults(checked))
-        with dtype_policy(final["dtype"]):
+        is_named = isinstance(final["backbone"], str)
+        # Layers that a user's own layers make inside follow the policy that is set.
+        own = final["dtype"] if is_named else keras.config.dtype_policy().name
+        with dtype_policy(own):
             network = self._network(final)
             taps = self._feature_taps(network, final)
             final |= taps
             backbone = with_feature_taps(network, final, taps)
+        with dtype_policy(final["dtype"]):
             final["backbone"] = serialize_network(final["backbone"])
             inputs = image = keras.Input(final["input_shape"], name="images")
             minimum = minimum_size(keras.Model(backbone.inputs[0], backbone.outputs[0]))
@@ -168,7 +172,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
         Args:
             num_classes: An integer of at least 2.
         """
-        model, missing = self._rebuilt(num_classes=num_classes)
+        model, missing = self._rebuilt("num_classes", num_classes)
         logger.info("%s: missing keys: %s", self.name, ", ".join(missing) or "none")
         return model
 
@@ -179,20 +183,34 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             dtype: A dtype policy, such as `"float32"` or `"mixed_bfloat16"`. A backbone that was
                 given as a network keeps its own.
         """
-        return self._rebuilt(dtype=dtype)[0]
+        return self._rebuilt("dtype", dtype)[0]
 
-    def _rebuilt(self, **changes: Any) -> tuple[Self, list[str]]:
-        """The model with changed arguments and copied weights, and the layers without any."""
-        model, missing = type(self).from_config({**self.get_config(), **changes}), []
+    def _rebuilt(self, argument: str, value: Any, **changes: Any) -> tuple[Self, list[str]]:
+        """The model with changed arguments and copied weights, and the layers of other shapes.
+
+        Raises:
+            ValueError: If a layer has other weights than here, so that they cannot be copied.
+        """
+        model = type(self).from_config({**self.get_config(), argument: value, **changes})
+        missing, lost = [], []
         # Also what a subclass has added.
         layers = {self.name: self, **all_layers(self)}
         for path, layer in {self.name: model, **all_layers(model)}.items():
             old, new = own_weights(layers[path]) if path in layers else {}, own_weights(layer)
-            if {name: w.shape for name, w in old.items()} != {n: w.shape for n, w in new.items()}:
+            if old.keys() != new.keys():
+                lost.append(path)
+            elif any(old[name].shape != weight.shape for name, weight in new.items()):
                 missing.append(path)
-                continue
-            for name, weight in new.items():
-                weight.assign(old[name])
+            else:
+                for name, weight in new.items():
+                    weight.assign(old[name])
+        if lost or (missing and argument == "output_stride"):
+            advice = f"The weights of the layers {', '.join(lost or missing)} cannot be copied, as "
+            advice += "the configuration does not describe them: after LoRA, for example, or where "
+            advice += "names of the backbone's layers end in '_pad'"
+            raise error(
+                argument, "changed on a model of which all layers can be copied", value, advice
+            )
         finalize_state(model)
         return model, missing
 
@@ -280,13 +298,7 @@ class SegmentationModel(ImageModel):
             raise error("output_stride", f"left as it is: {kind}", output_stride)
         integer("output_stride", output_stride)
         rates = scaled_rates(self._arguments["aspp_rates"], self.output_stride, output_stride)
-        model, missing = self._rebuilt(output_stride=output_stride, aspp_rates=rates)
-        if missing:
-            advice = f"The layers {', '.join(missing)} get other names or shapes there, so that "
-            advice += "weights cannot be copied: rename layers of the backbone that end in '_pad'"
-            rule = "one that keeps the name and shape of every layer"
-            raise error("output_stride", rule, output_stride, advice)
-        return model
+        return self._rebuilt("output_stride", output_stride, aspp_rates=rates)[0]
 
 
 @contextmanager

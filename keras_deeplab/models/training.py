@@ -45,6 +45,13 @@ class LabelMapTraining:
             )
         super().save(filepath, *args, **kwargs)
 
+    def quantize(self, *_: Any, **__: Any) -> None:
+        # Of these models Keras would quantize dense layers alone, and could not load the file.
+        raise ValueError(
+            f"A {type(self).__name__} must not be quantized by Keras, which has no convolutions of "
+            "integers. For int8 see `keras_deeplab.export.litert`."
+        )
+
     def _run_through_graph(self, *args: Any, **kwargs: Any) -> Any:
         # Only `clone_model` passes both. It would return a plain network without the class.
         if {"operation_fn", "call_fn"} <= kwargs.keys():

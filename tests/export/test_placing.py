@@ -11,9 +11,9 @@ from keras_deeplab.export.placing import verified_file, verified_folder
 
 
 @contextmanager
-def written(path, text, is_file):
-    placing = verified_file(path, ".onnx", True) if is_file else verified_folder(path, True)
-    with placing as temporary:
+def written(path, text, is_file, overwrite=True):
+    kind = (verified_file, ".onnx") if is_file else (verified_folder,)
+    with kind[0](path, *kind[1:], overwrite) as temporary:
         assert not is_file or temporary.suffix == ".onnx"  # by which it is opened
         yield temporary
         if not is_file:
@@ -69,6 +69,18 @@ def test_two_at_a_time_do_not_disturb_each_other(tmp_path, is_file, name):
     with written(tmp_path / name, "outer", is_file), written(tmp_path / name, "inner", is_file):
         pass
     assert content(tmp_path / name) == "outer"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_appears_in_the_meantime_is_not_replaced(tmp_path, is_file, name):
+    path = tmp_path / name
+    with (
+        pytest.raises(FileExistsError, match="`path` must be a new"),
+        written(path, "second", is_file, overwrite=False),
+        written(path, "first", is_file, overwrite=False),
+    ):
+        pass
+    assert content(path) == "first"
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

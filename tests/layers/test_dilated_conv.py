@@ -101,6 +101,32 @@ def test_integers_are_an_error_as_in_keras(layer):
             dilated(tf.ones((1, 9, 9, 2), tf.int32))
 
 
+def compare_second(kind):
+    """A gradient of a gradient, as of gradient penalties, against Keras'."""
+    made, reference_class, options = PAIRS[kind]
+    settings = {"kernel_size": 3, "dilation_rate": 2, "padding": "same", "activation": "tanh"}
+    x = tf.random.stateless_normal((1, 9, 8, 4), (1, 2))
+    found, weights = [], None
+    for each in (made, reference_class):
+        layer = each(**options, **settings)
+        layer.build(x.shape)
+        weights = weights or layer.get_weights()
+        layer.set_weights(weights)
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = layer(x)
+            penalty = tf.reduce_sum(inner.gradient(y, x) ** 2)
+        found.append(outer.gradient(penalty, layer.trainable_variables[0]))
+    assert tf.math.reduce_std(found[1]) > 0.1
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["dense", "depthwise"])
+def test_gradients_of_gradients_are_keras(kind):
+    compare_second(kind)
+
+
 @pytest.mark.slow
 def test_without_onednn():
     """Without oneDNN there are neither native depthwise convolutions nor native gradients."""
@@ -109,6 +135,7 @@ def test_without_onednn():
         "for kind in ('dense', 'depthwise'):\n"
         "    for settings in t.SETTINGS:\n"
         "        t.compare(kind, 'float32', *settings)\n"
+        "    t.compare_second(kind)\n"
         "d = t.dilated_conv\n"
         "for operation in (d.native_depthwise, d._native_input_gradient):\n"
         "    assert not d._runs(operation, t.tf.float32)\n"

@@ -61,6 +61,27 @@ def test_gradient_equals_finite_differences_of_numpy(name):
     np.testing.assert_allclose(gradient, expected, atol=2e-7, rtol=2e-5)
 
 
+@every_loss
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_logits_of_ignored_pixels_may_be_anything(name, value):
+    labels, logits, weights = make_batch(3)
+    labels[0, 1], other = 255, logits.copy()
+    other[0, 1, :, 0] = value
+    loss = CASES[name].loss()
+    expected, found = (value_and_gradient(loss, labels, x, weights) for x in (logits, other))
+    for one, same in zip(expected, found, strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, same)
+
+
+@one_of_each
+def test_logits_of_other_axes_are_an_error(name):
+    labels, _, _ = make_batch()
+    for shape in (labels.shape[1:], (2, *labels.shape)):
+        with pytest.raises(ValueError, match=r"`y_pred` must be logits \(batch, height, width, cl"):
+            CASES[name].loss()(np.zeros(shape, "uint8"), np.zeros((*shape, CLASSES), "float32"))
+
+
 @pytest.mark.slow
 def test_xla_computes_the_same_and_nan_for_a_label_out_of_range():
     labels, logits, weights = make_batch()

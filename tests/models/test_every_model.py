@@ -182,6 +182,25 @@ def test_frozen_layers_stay_frozen(tmp_path):
     assert len(loaded.trainable_weights) > count
 
 
+def test_weights_that_the_configuration_does_not_describe_are_no_random_ones():
+    model = DeepLabV3(2, tiny(), aspp_filters=4, aspp_rates=(), head_filters=None)
+    model.get_layer("aspp").project.conv.enable_lora(2)
+    for change, value in (("dtype", "float32"), ("num_classes", 3), ("output_stride", 8)):
+        with pytest.raises(
+            ValueError, match=f"`{change}` must .*aspp/project/conv cannot be copied"
+        ):
+            getattr(model, f"with_{change}")(value)
+
+
+def test_settings_of_layers_that_a_model_does_not_have():
+    model = DeepLabV3(2, tiny(), aspp_filters=4, aspp_rates=(), head_filters=None)
+    model.get_layer("aspp").trainable = False
+    config = model.get_config()
+    config["frozen_layers"].append("aspp/other")
+    with pytest.raises(ValueError, match=r"layers that it does not have: aspp/other\."):
+        DeepLabV3.from_config(config)
+
+
 def test_layers_frozen_by_the_user_beforehand_can_be_thawed():
     network = tiny()
     network.trainable = False

@@ -106,6 +106,8 @@ def test_a_clone_that_would_lose_the_class_is_refused(model):
     for options in ({}, {"clone_function": same}, {"input_tensors": size}):
         with pytest.raises(ValueError, match=f"A {type(model).__name__} must not be cloned .* Use"):
             keras.models.clone_model(model, **options)
+    with pytest.raises(ValueError, match=f"A {type(model).__name__} must not be quantized"):
+        model.quantize("int8")
     around = keras.Sequential([keras.Input((33, 40, 3)), calibrated("v3_auxiliary")])
     assert type(keras.models.clone_model(around).layers[-1]) is DeepLabV3
 

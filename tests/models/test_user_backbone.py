@@ -13,7 +13,7 @@ from networks import tiny, tiny_sequential
 from keras_deeplab import DeepLabV3, DeepLabV3Plus, weights
 from keras_deeplab.graph import geometry, register_pointwise, with_output_stride
 from keras_deeplab.graph.network import all_layers, leaf_layers
-from keras_deeplab.layers import CompositeLayer
+from keras_deeplab.layers import BatchNormalization, CompositeLayer
 
 
 def of_one_size() -> keras.Model:
@@ -87,7 +87,42 @@ class Composite(CompositeLayer):
         return self.get_config()
 
 
-KINDS = {"named": partial(Gate, True), "numbered": partial(Gate, False), "composite": Composite}
+@register_pointwise
+@keras.saving.register_keras_serializable("test_user_backbone")
+class Stacked(keras.layers.Layer):
+    """A user's layer with its parts in a network, whose layers Keras numbers."""
+
+    def __init__(self, functional: bool, **settings) -> None:
+        super().__init__(**settings)
+        self.functional = functional
+        dense = keras.layers.Dense
+        self.body = keras.Sequential([dense(4, "relu"), BatchNormalization(), dense(8, "sigmoid")])
+        if functional:
+            inputs = keras.Input((None, None, 8))
+            self.body = keras.Model(inputs, self.body(inputs))
+
+    @property
+    def squeeze(self):
+        return (self.body.layers[1] if self.functional else self.body).layers[0]
+
+    def build(self, shape) -> None:
+        if not self.functional:
+            self.body.build(shape)
+
+    def call(self, x):
+        return x * self.body(x)
+
+    def get_config(self):
+        return {**super().get_config(), "functional": self.functional}
+
+
+KINDS = {
+    "named": partial(Gate, True),
+    "numbered": partial(Gate, False),
+    "composite": Composite,
+    "sequential": partial(Stacked, False),
+    "functional": partial(Stacked, True),
+}
 
 
 def gated(kind: str) -> keras.Model:
@@ -109,7 +144,7 @@ def test_frozen_layers_of_a_users_layers_stay_frozen(tmp_path, kind, frozen):
     model = small(DeepLabV3, network, output_stride=16, head_filters=None)
     if frozen == "backbone":
         model.backbone.trainable = False
-    size = 8 if kind == "composite" else 10
+    size = 10 if kind in ("named", "numbered") else 8
     expected = {"network": 0, "layer": 3 * size + 2, "part": 4 * size - 2, "backbone": 0}[frozen]
     model.save(tmp_path / "model.keras")
     for made in (
@@ -133,9 +168,16 @@ def test_weights_of_a_users_layers_come_back(tmp_path, kind):
     assert made.transfer_report.missing_keys == ("logits",)
     twin = small(DeepLabV3, gated(kind), output_stride=16, head_filters=None)
     assert weights.load(twin, tmp_path / "model.keras").missing_keys == ()
-    for other in (made, twin):
+    for other in (made, twin, model.with_num_classes(4), model.with_dtype("float32")):
         for old, new in zip(model.backbone.weights, other.backbone.weights, strict=True):
             np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.slow
+def test_a_model_in_mixed_precision_leaves_a_users_layers_as_they_are():
+    model = small(DeepLabV3, gated("sequential"), output_stride=16, dtype="mixed_bfloat16")
+    assert model.backbone.get_layer("gate1").squeeze.compute_dtype == "float32"
+    assert model(image(33, 48)).shape == (1, 33, 48, 3)
 
 
 @keras.saving.register_keras_serializable("test_user_backbone")
