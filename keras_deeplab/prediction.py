@@ -252,8 +252,8 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
         paths += inside
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise error("images", "existing regular files", missing)
-    stems = Counter(path.stem for path in paths)
-    if repeated := sorted(stem for stem, count in stems.items() if count > 1):
+    names = Counter((path.stem, is_video(path)) for path in paths)
+    if repeated := sorted(str(path) for path in paths if names[path.stem, is_video(path)] > 1):
         raise error("images", "files of different names without their endings", repeated)
     return paths
 

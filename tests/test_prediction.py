@@ -315,6 +315,28 @@ def test_a_video_is_predicted_frame_by_frame(video, tmp_path, logs):
     assert [np.unique(Image.open(file)).tolist() for file in files] == [[0], [1], [2]] * 4
 
 
+def test_a_photograph_and_a_video_of_one_name(video, tmp_path):
+    """As telephones store them."""
+    Image.new("RGB", (20, 24)).save(tmp_path / "drive.png")
+    predict_files(channel_model(), tmp_path, tmp_path / "out")
+    names = ["drive_labels.png", "drive_overlay.mp4", "drive_overlay.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    Image.new("RGB", (20, 24)).save(tmp_path / "drive.jpg")
+    with pytest.raises(ValueError, match=r"without their endings.*drive\.jpg.*drive\.png'\]"):
+        predict_files(channel_model(), tmp_path, tmp_path / "out")
+
+
+def test_a_video_without_two_columns_does_not_stop_the_others(video, tmp_path):
+    import imageio_ffmpeg
+
+    source = ["-f", "lavfi", "-i", "color=duration=1", "-vf", "scale=1:20", "-c:v", "png"]
+    run = [imageio_ffmpeg.get_ffmpeg_exe(), *source, str(tmp_path / "thin.mkv")]
+    subprocess.run(run, check=True, capture_output=True)
+    with pytest.raises(ValueError, match="videos of at least 2x2 pixels.*1x20 pixels"):
+        predict_files(channel_model(), tmp_path, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["drive_overlay.mp4"]
+
+
 def test_a_video_of_variable_rate_keeps_its_length(tmp_path):
     """Of 60 frames a second three of ten are stored: decoded as they are, it would last longer."""
     import imageio.v2

@@ -124,6 +124,12 @@ class Folder(FileSource):
         """Returns the faults of folders that look like splits of other names."""
         return check_root(self.root)
 
+    def check_split(self, split: str) -> None:
+        """Raises an error that names folders like `training`, where the split is missing."""
+        if split not in self.splits and (faults := self.check_layout()):
+            raise DatasetError(str(self.root), faults)
+        super().check_split(split)
+
     @property
     def code(self) -> LabelCode:
         """The meaning of the values in the label maps."""

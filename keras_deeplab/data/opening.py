@@ -88,6 +88,8 @@ def _advice(path: Path) -> str:
     """What to give in place of a path that is no folder."""
     if not path.exists():
         return f"There is no {path}"
+    if path.name in ("dataset.json", "splits.json"):
+        return f"Give {path.parent}"
     reader = {".json": "coco", ".xml": "cvat"}.get(path.suffix.lower())
     return f"Give {reader}:{folder_of(path)}" if reader else ""
 

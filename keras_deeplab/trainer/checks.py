@@ -156,7 +156,13 @@ def warn_of_small_crops(train: data.SplitReport, recipe: Recipe) -> None:
     height, width = recipe.crop_size
     share = height * width / math.prod(train.largest)
     reduction = round(max(train.largest) / LONG_SIDE)
-    if share < SMALL_CROP and reduction > 1:
+    if recipe.image_scale > 1 and share < SMALL_CROP:
+        logger.warning(
+            "The recipe's image_scale=%g enlarges the images to up to %dx%d. For a quarter of "
+            "height and width it is 0.25.",
+            *(recipe.image_scale, *train.largest[::-1]),
+        )
+    elif share < SMALL_CROP and reduction > 1:
         logger.warning(
             "Crops of %dx%d are %.2g %% of images of up to %dx%d. Photographs are better reduced, "
             "with the recipe's image_scale=%.2g: the final model takes them at their own size.",

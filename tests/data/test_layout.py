@@ -48,6 +48,8 @@ def test_a_part_of_a_data_set_leads_to_the_whole(tmp_path, monkeypatch, given):
     "files, given",
     [
         (["annotations/instances_train2017.json", "train2017/a.jpg"], "coco:{}"),
+        (["annotations/instances_default.json", "images/a.jpg"], "coco:{}"),
+        (["dataset_info.json", "features.json"], "tfds:{}"),
         (["annotations.xml", "images/a.jpg"], "cvat:{}"),
         (["a.jpg", "a.json", "b.png"], "labelme:{}"),
         (["pairs.csv", "photos/a.jpg", "maps/a.png"], "{}/pairs.csv"),
@@ -70,13 +72,14 @@ def test_a_data_set_of_another_format_is_named(tmp_path, files, given):
         ("nothing", "There is no {}/nothing"),
         ("annotations.xml", "Give cvat:{}"),
         ("annotations/instances_train.json", "Give coco:{}"),
+        ("splits.json", "Give {}"),
         ("cvat:{}/annotations.xml", "is not a folder; give {}"),
         ("coco:{}/annotations/instances_train.json", "is not a folder; give {}"),
     ],
 )
 def test_a_path_that_is_no_folder_leads_to_one(tmp_path, name, advice):
     (tmp_path / "annotations").mkdir()
-    for file in ("annotations.xml", "annotations/instances_train.json"):
+    for file in ("annotations.xml", "annotations/instances_train.json", "splits.json"):
         (tmp_path / file).touch()
     path = name.format(tmp_path) if ":" in name else str(tmp_path / name)
     with pytest.raises(ValueError, match=re.escape(advice.format(tmp_path)) + r"(\.|$)"):
@@ -141,8 +144,16 @@ def test_missing_parts_of_a_split_are_described(tmp_path):
         data.audit(tmp_path)
     assert "train/labels is not there; train holds images, masks" in str(caught.value)
     assert "unknown split folder (1)" in str(caught.value)
+    (tmp_path / "validation").rmdir()
     with pytest.raises(ValueError, match=r"`split` must be one of \('train',\).*split='val'"):
         data.Folder(tmp_path).names("val")
+
+
+def test_the_folder_of_a_missing_split_is_named(tmp_path):
+    write_pairs(tmp_path, "training/images/*.jpg", "training/labels/*.png")
+    write_pairs(tmp_path, "val/images/*.jpg", "val/labels/*.png")
+    with pytest.raises(data.DatasetError, match=r"unknown split folder \(1\)[^$]*training"):
+        data.open_source(str(tmp_path)).check_split("train")
 
 
 def test_names_and_folders_are_told_apart(tmp_path):

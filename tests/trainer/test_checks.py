@@ -26,6 +26,7 @@ def warned_of_padding(model, crop_size, caplog):
         ((3000, 4000), (513, 513), 1.0, "image_scale=0.25"),
         ((1800, 2400), (513, 513), 1.0, "image_scale=0.5"),
         ((3000, 4000), (129, 129), 0.5, "image_scale=0.12"),
+        ((3000, 4000), (513, 513), 25.0, "image_scale=25 enlarges the images"),
         ((750, 1000), (129, 129), 1.0, None),  # of a good size
         ((1024, 2048), (513, 513), 1.0, None),  # Cityscapes
     ],

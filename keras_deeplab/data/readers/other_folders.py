@@ -175,6 +175,7 @@ def _folder_pair(root: Path) -> tuple[Path, Path] | None:
     folders = {path.name.lower(): path for path in visible(root) if path.is_dir()}
     images = [folders[name] for name in IMAGE_FOLDERS if name in folders]
     labels = [folders[name] for name in LABEL_FOLDERS if name in folders]
+    labels = [folder for folder in labels if {p.suffix for p in visible(folder)} != {".json"}]
     return (images[0], labels[0]) if len(images) == len(labels) == 1 else None
 
 
