@@ -196,7 +196,8 @@ def _other_formats(root: Path) -> list[str]:
     outlines = [path for path in files if path.suffix.lower() == ".json"]
     images = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
     annotations = visible(root / "annotations") if (root / "annotations").is_dir() else []
-    found = [f"coco:{root}"] * any(path.suffix == ".json" for path in annotations)
+    found = [f"voc:{root}"] * (root / "ImageSets/Segmentation/train.txt").is_file()
+    found += [f"coco:{root}"] * any(path.suffix == ".json" for path in annotations)
     prepared = root if is_remote(root) else root.absolute()  # a name alone is TFDS' own
     found += [f"tfds:{prepared}"] * (root / "dataset_info.json").is_file()
     found += [f"cvat:{root}"] * (".xml" in endings)

@@ -51,6 +51,15 @@ def test_a_part_of_a_data_set_leads_to_the_whole(tmp_path, monkeypatch, given):
         (["annotations/instances_default.json", "images/a.jpg"], "coco:{}"),
         (["dataset_info.json", "features.json"], "tfds:{}"),
         (["annotations.xml", "images/a.jpg"], "cvat:{}"),
+        (
+            [
+                "Annotations/a.xml",
+                "ImageSets/Segmentation/train.txt",
+                "JPEGImages/a.jpg",
+                "SegmentationClass/a.png",
+            ],
+            "voc:{}",
+        ),
         (["a.jpg", "a.json", "b.png"], "labelme:{}"),
         (["pairs.csv", "photos/a.jpg", "maps/a.png"], "{}/pairs.csv"),
     ],

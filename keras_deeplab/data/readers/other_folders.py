@@ -22,6 +22,7 @@ from keras_deeplab.files import relative_path
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
 LABEL_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "ann_dir", "gt")
 LABEL_FOLDERS += ("segmentations", "segmentation", "labels_png", "groundtruth", "ground_truth")
+LABEL_FOLDERS += ("segmentationclass",)
 # At the end of a label map's name, before `.png`.
 ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation")
 

@@ -17,6 +17,7 @@ from keras_deeplab.data.readers.splitting import grouped, splits_of
         ("images/{}.jpg", "masks/{}.png"),
         ("Images/{}.jpg", "annotations/{}_mask.png"),
         ("img/a/{}.png", "gt/a/{}.png"),
+        ("JPEGImages/{}.jpg", "SegmentationClass/{}.png"),
         ("{}.jpg", "{}_mask.png"),
         ("deep/er/{}.jpg", "deep/er/{}_GT.png"),
     ],
