@@ -90,9 +90,9 @@ class Definition:
         wanted = {"bfloat16"} if precision == "bfloat16" else set()
         if precision is not None and found != wanted:
             if not hasattr(unwrapped(model), "with_dtype"):
-                rule = f"one of a model in float32, or with `with_dtype`: this has {sorted(found)}"
-                advice = "Build it in float32 and copy the weights: other.set_weights(weights)."
-                raise error("precision", rule, precision, advice)
+                rule = "one that the model can have: it has no method `with_dtype`"
+                copied = "Build it in float32 and copy the weights: other.set_weights(weights)."
+                raise error("precision", rule, precision, copied * bool(found))
             self._network = model.with_dtype("mixed_bfloat16" if wanted else "float32")
             if halves(self._network) != wanted:
                 rule = "that of the backbone, a network of its own, which keeps it"

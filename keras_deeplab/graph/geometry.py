@@ -168,12 +168,29 @@ def geometry(model: keras.Model, height: int | None = None, width: int | None = 
 
 def _output_geometry(call: Call, inputs: list[TensorGeometry]) -> TensorGeometry:
     how = kind(call.operation, call.path)
+    if how is Kind.WINDOW:
+        _check_own_call(call)
     try:
         axes = (_output_axis(call, how, i, [value.axes[i] for value in inputs]) for i in (0, 1))
         return TensorGeometry(tuple(axes))
     except GeometryError as error:
         rule = "maps that fit each other and the image"
         raise layer_error(rule, call.path, str(error)) from None
+
+
+def _check_own_call(call: Call) -> None:
+    """Raises a ValueError for a user's subclass of a convolution or pooling that also pads."""
+    layer = call.operation
+    if type(layer).__module__.startswith(("keras.", "keras_deeplab.")):
+        return
+    extents = [window(layer).extent(i) for i in (0, 1)]
+    for more in range(max(window(layer).strides)):  # one of them shows a single pixel
+        shape = (1, *(2 * extent + more for extent in extents), call.inputs[0].shape[-1])
+        traced = keras.Operation.compute_output_spec(layer, keras.KerasTensor(shape, layer.dtype))
+        if tuple(traced.shape) != tuple(layer.compute_output_shape(shape)):
+            name = type(layer).__name__
+            detail = f"({name}) changes the size in its own `call`. Pad in front of it."
+            raise layer_error("layers whose effect on height and width is known", call.path, detail)
 
 
 def _output_axis(call: Call, how: Kind, index: int, inputs: list[Axis]) -> Axis:

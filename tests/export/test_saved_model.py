@@ -309,6 +309,13 @@ def test_a_crf_an_export_and_a_precision_that_cannot_be_exported(exported, tmp_p
     for other in (opened, keras_deeplab.crf.RefinedModel(model, keras_deeplab.crf.DenseCRF())):
         with pytest.raises(ValueError, match="`model` must be a functional keras.Model. Received"):
             export.saved_model(other, tmp_path / "out")
+    inputs = keras.Input((None, None, 3))
+    half = keras.layers.Conv2D(3, 1, dtype="mixed_float16")(inputs)
+    for write, path in ((export.litert, "out.tflite"), (export.onnx, "out.onnx")):
+        with pytest.raises(
+            ValueError, match="no method `with_dtype`.* Build it in float32 and copy"
+        ):
+            write(keras.Model(inputs, half), tmp_path / path, precision="float16")
     several = keras_deeplab.MultiScale(keras_deeplab.MultiScale(model, (1.0,)), (1.0,))
     with pytest.raises(ValueError, match="`precision` must .* no method `with_dtype`"):
         export.saved_model(several, tmp_path / "out", precision="bfloat16")

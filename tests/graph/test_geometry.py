@@ -166,6 +166,36 @@ def test_unknown_layers_are_named():
         geometry(network(kl.Lambda(lambda x: x, name="black_box")))
 
 
+class Padded(kl.Conv2D):
+    """Pads in its own `call`, as TensorFlow's official models do."""
+
+    def call(self, x):
+        return super().call(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]))
+
+
+class PaddedPooling(kl.MaxPooling2D):
+    def call(self, x):
+        return super().call(tf.pad(x, [[0, 0], [0, 1], [0, 1], [0, 0]]))
+
+
+class Standardized(kl.Conv2D):
+    """Changes its kernel alone."""
+
+    def call(self, x):
+        kernel = self.kernel - tf.reduce_mean(self.kernel, (0, 1, 2))
+        return self.convolution_op(x, kernel) + self.bias
+
+
+def test_subclasses_that_pad_in_their_call_are_an_error():
+    for layer in (Padded(4, 3, 2, name="own"), PaddedPooling(2, name="own")):
+        model = keras.Sequential([keras.Input((None, None, 3)), layer])
+        with pytest.raises(ValueError, match=r"the layer 'own' \(Padded.*changes the size in its"):
+            geometry(model)
+    layer = Standardized(4, 3, 2, "same")
+    model = keras.Sequential([keras.Input((None, None, 3)), layer])
+    assert geometry(model).output.stride == (2, 2)
+
+
 def test_of_a_multi_scale_the_model_inside_is_asked_for():
     model = keras_deeplab.MultiScale(keras_deeplab.UNet(2, depth=1, filters=4), (1.0, 0.5))
     with pytest.raises(ValueError, match="'image_0_5' changes the scale.*`model.model`"):
