@@ -15,6 +15,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -100,8 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         meant = f" Did you mean {close[0]!r}?" if close else ""
         print(f"error: There is no command {name!r}.{meant} See --help.", file=sys.stderr)
         return 2
-    # So that temporary files are removed and locks released.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if threading.current_thread() is threading.main_thread():
+        # So that temporary files are removed and locks released.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         import_tensorflow()
         if name == "--version":

@@ -129,11 +129,13 @@ class _Folding:
     def bias(self, name: str, channels: int) -> np.ndarray | None:
         """The value of a constant with one number for each channel, to which Keras gives axes."""
         node = self.nodes[_name(name)]
+        if node.op == "Squeeze":
+            node = self.nodes[_name(node.input[0])]
         if node.op == "Reshape":
             value, shape = self.value(node.input[0]), self.value(node.input[1])
             value = None if value is None or shape is None else value.reshape(shape.astype(int))
         else:
-            value = self.value(name)
+            value = self.value(node.name)
         if value is None or value.shape[-1:] != (channels,) or value.size != channels:
             return None
         return value.ravel()

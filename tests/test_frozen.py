@@ -81,6 +81,20 @@ def test_only_a_constant_for_each_channel_is_folded_with_a_batch_norm(shape):
     frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, spec, "here")
     x = tf.random.stateless_normal((2, 8, 8, 3), (1, 2))
     np.testing.assert_allclose(frozen(x)["y"], model(x, training=False), rtol=1e-4, atol=1e-5)
+    kinds = Counter(node.type for node in frozen.concrete.graph.get_operations())
+    assert kinds["Mul"] == (shape not in [(1, 1, 1, 8), (8,)])
+
+
+@pytest.mark.parametrize("layer", [kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D])
+def test_a_bias_is_folded_with_a_batch_norm(layer):
+    arguments = () if layer is kl.DepthwiseConv2D else (8,)
+    model = keras.Sequential([keras.Input((None, None, 3)), layer(*arguments, kernel_size=3)])
+    model.add(BatchNormalization())
+    calibrate(model, np.random.default_rng(0).normal(size=(2, 8, 8, 3)))
+    spec = [tf.TensorSpec((None, None, None, 3), name="images")]
+    frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, spec, "server")
+    kinds = {node.type for node in frozen.concrete.graph.get_operations()}
+    assert not kinds & {"Mul", "AddV2", "Squeeze", "Reshape"}
 
 
 def test_later_changes_of_the_model_do_not_reach_it():

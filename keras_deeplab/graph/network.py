@@ -167,6 +167,17 @@ def intercepted_calls(
 
 
 @contextmanager
+def dtype_policy(policy: str | keras.DTypePolicy) -> Iterator[None]:
+    """Sets the dtype policy of the layers made inside."""
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(previous)
+
+
+@contextmanager
 def without_initial_values(operation: Operation) -> Iterator[None]:
     """Builds a layer that is about to get weights with zeros: drawing random kernels is slow."""
     held = []

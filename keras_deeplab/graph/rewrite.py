@@ -23,6 +23,7 @@ from keras_deeplab.graph.network import (
     Call,
     all_layers,
     copy_weights,
+    dtype_policy,
     forget_call,
     functional,
     is_network,
@@ -223,9 +224,12 @@ class _Rewriter:
         if self.reuse_layers and is_same and not settings:
             return operation
         config = {**operation.get_config(), **settings}
-        if isinstance(operation, kl.Layer):
+        if not isinstance(operation, kl.Layer):
+            clone = cloned_class.from_config(config)
+        else:
             config["name"] = name
-        clone = cloned_class.from_config(config)
+            with dtype_policy(operation.dtype_policy):  # of layers that a user's layer makes
+                clone = cloned_class.from_config(config)
         clone.name = name
         return clone
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any, Self
 
 import keras
+from keras import layers as kl
 
 from keras_deeplab.layers.batch_norm import BatchNormalization
+
+logger = logging.getLogger(__name__)
 
 _NEW_WORD = re.compile("(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])")  # in a class' name, as Keras
 
@@ -62,7 +66,7 @@ class CompositeLayer(keras.layers.Layer):
 def all_layers(
     layer: keras.layers.Layer, prefix: str = "", made_by_layer: bool = False
 ) -> dict[str, keras.layers.Layer]:
-    """All layers inside a layer or model but its inputs by path, each before those inside it.
+    """All layers inside a layer or model by path, each before those inside it.
 
     Parts of a user's own layer or model class, and the layers of networks among these
     (`made_by_layer`), whose names Keras has numbered, which differ in every copy, are numbered by
@@ -72,11 +76,10 @@ def all_layers(
     is_own = type(layer).__module__.startswith(f"{__package__}.")
     is_graph = isinstance(layer, keras.Sequential) or getattr(layer, "inputs", None)
     in_graph = set(map(id, layer.layers)) if is_graph and not made_by_layer else ()
-    parts = layer._flatten_layers(include_self=False, recursive=False)
-    # A `Sequential` has an input only when it is built.
-    parts = [inner for inner in parts if not isinstance(inner, keras.layers.InputLayer)]
-    for place, inner in enumerate(parts):
+    place = -1
+    for inner in layer._flatten_layers(include_self=False, recursive=False):
         name = inner.name
+        place += not isinstance(inner, kl.InputLayer)  # a `Sequential` has one when it is built
         is_numbered = not is_own and id(inner) not in in_graph
         if is_numbered:
             own = _NEW_WORD.sub("_", type(inner).__name__).lower()
@@ -94,7 +97,11 @@ def changed_settings(layer: keras.layers.Layer) -> dict[str, Any]:
     norms = {path: each for path, each in layers.items() if isinstance(each, BatchNormalization)}
     changed = {path: each.changed_settings for path, each in norms.items()}
     return {
-        "frozen_layers": [path for path, each in layers.items() if not each.trainable],
+        "frozen_layers": [
+            path
+            for path, each in layers.items()
+            if not each.trainable and not isinstance(each, kl.InputLayer)
+        ],
         "norm_settings": {path: settings for path, settings in changed.items() if settings},
     }
 
@@ -109,11 +116,12 @@ def without_settings(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
 def change_settings(layer: keras.layers.Layer, changes: dict[str, Any]) -> None:
     """Applies what `changed_settings` has found to the layers inside."""
     layers = all_layers(layer)
-    if unknown := sorted({*changes["frozen_layers"], *changes["norm_settings"]} - layers.keys()):
-        raise ValueError(
-            f"The configuration of '{layer.name}' has settings of layers that it does not have: "
-            f"{', '.join(unknown)}. Define its classes as they were when it was saved."
-        )
+    text = f"The configuration of '{layer.name}' has settings of layers that it does not have: "
+    advice = ". Define its classes as they were when it was saved."
+    if unknown := sorted(changes["norm_settings"].keys() - layers.keys()):
+        raise ValueError(f"{text}{', '.join(unknown)}{advice}")
+    if unknown := sorted(set(changes["frozen_layers"]) - layers.keys()):
+        logger.warning("%s%s, frozen%s", text, ", ".join(unknown), advice)
     for path, each in layers.items():
         each.trainable = path not in changes["frozen_layers"]
     for path, settings in changes["norm_settings"].items():

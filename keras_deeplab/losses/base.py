@@ -56,7 +56,7 @@ class LabelMapLoss(keras.losses.Loss, abc.ABC):
         if sample_weight is not None:
             given = self._strided(fit_sample_weight(sample_weight, labels))
         # Infinite logits at ignored pixels would make the loss and its gradients NaN.
-        logits = tf.where(weights[..., None] == 0, 0.0, self._strided(logits))
+        logits = tf.math.multiply_no_nan(self._strided(logits), weights[..., None])
         parts, divisors = self._parts(logits, classes, weights, given)
         if self.reduction == "mean":
             images = tf.cast(tf.shape(logits)[0], tf.float32)

@@ -7,8 +7,7 @@ import copy
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -16,7 +15,7 @@ import keras
 
 from keras_deeplab.backbones import preprocess
 from keras_deeplab.graph import geometry, minimum_size
-from keras_deeplab.graph.network import all_layers, finalize_state, own_weights
+from keras_deeplab.graph.network import all_layers, dtype_policy, finalize_state, own_weights
 from keras_deeplab.layers import CropLike, PadToMinimum, ResizeLike
 from keras_deeplab.layers.composite import change_settings, changed_settings, without_settings
 from keras_deeplab.models.arguments import CHECKS, completed, scaled_rates
@@ -89,15 +88,11 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             for name, value in arguments.items()
         }
         final = completed(self._with_defaults(checked))
-        is_named = isinstance(final["backbone"], str)
-        # Layers that a user's own layers make inside follow the policy that is set.
-        own = final["dtype"] if is_named else keras.config.dtype_policy().name
-        with dtype_policy(own):
+        with dtype_policy(final["dtype"]):
             network = self._network(final)
             taps = self._feature_taps(network, final)
             final |= taps
             backbone = with_feature_taps(network, final, taps)
-        with dtype_policy(final["dtype"]):
             final["backbone"] = serialize_network(final["backbone"])
             inputs = image = keras.Input(final["input_shape"], name="images")
             minimum = minimum_size(keras.Model(backbone.inputs[0], backbone.outputs[0]))
@@ -197,7 +192,9 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
         layers = {self.name: self, **all_layers(self)}
         for path, layer in {self.name: model, **all_layers(model)}.items():
             old, new = own_weights(layers[path]) if path in layers else {}, own_weights(layer)
-            if old.keys() != new.keys():
+            if path not in layers and argument == "num_classes":  # one for each class, for example
+                missing += [path] * bool(new)
+            elif old.keys() != new.keys():
                 lost.append(path)
             elif any(old[name].shape != weight.shape for name, weight in new.items()):
                 missing.append(path)
@@ -299,14 +296,3 @@ class SegmentationModel(ImageModel):
         integer("output_stride", output_stride)
         rates = scaled_rates(self._arguments["aspp_rates"], self.output_stride, output_stride)
         return self._rebuilt("output_stride", output_stride, aspp_rates=rates)[0]
-
-
-@contextmanager
-def dtype_policy(policy: str) -> Iterator[None]:
-    """Sets the dtype policy of the layers made inside."""
-    previous = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(previous)

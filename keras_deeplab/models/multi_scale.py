@@ -9,9 +9,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_deeplab.graph.network import dtype_policy
 from keras_deeplab.layers import ResizeBy, ResizeLike
 from keras_deeplab.models.backbone import deserialize_network, serialize_network
-from keras_deeplab.models.base import dtype_policy
 from keras_deeplab.models.deep_supervision import DeepSupervision
 from keras_deeplab.models.training import DistributedTraining, LabelMapTraining
 from keras_deeplab.validation import error, is_number, one_of

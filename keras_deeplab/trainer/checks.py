@@ -156,7 +156,7 @@ def warn_of_small_crops(train: data.SplitReport, recipe: Recipe) -> None:
     height, width = recipe.crop_size
     share = height * width / math.prod(train.largest)
     reduction = round(max(train.largest) / LONG_SIDE)
-    if recipe.image_scale > 1 and share < SMALL_CROP:
+    if recipe.image_scale > 4 and share < SMALL_CROP:  # perhaps a percentage
         logger.warning(
             "The recipe's image_scale=%g enlarges the images to up to %dx%d. For a quarter of "
             "height and width it is 0.25.",

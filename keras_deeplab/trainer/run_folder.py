@@ -138,6 +138,11 @@ class RunFolder:
                 f"{self.path} holds an unfinished run with other arguments "
                 f"({changes}). Choose another folder, or delete it."
             )
+        if before.get(DATA) != arguments.get(DATA):
+            logger.warning(
+                "The run %s began with the data %s and resumes with %s.",
+                *(self.path, before.get(DATA), arguments.get(DATA)),
+            )
         if relabelled:
             logger.warning(
                 "The label maps are not those with which the run %s began: scores of epochs before "

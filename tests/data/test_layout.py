@@ -53,7 +53,6 @@ def test_a_part_of_a_data_set_leads_to_the_whole(tmp_path, monkeypatch, given):
         (["annotations.xml", "images/a.jpg"], "cvat:{}"),
         (
             [
-                "Annotations/a.xml",
                 "ImageSets/Segmentation/train.txt",
                 "JPEGImages/a.jpg",
                 "SegmentationClass/a.png",

@@ -192,11 +192,14 @@ def test_weights_that_the_configuration_does_not_describe_are_no_random_ones():
             getattr(model, f"with_{change}")(value)
 
 
-def test_settings_of_layers_that_a_model_does_not_have():
+def test_settings_of_layers_that_a_model_does_not_have(logs):
     model = DeepLabV3(2, tiny(), aspp_filters=4, aspp_rates=(), head_filters=None)
     model.get_layer("aspp").trainable = False
     config = model.get_config()
-    config["frozen_layers"].append("aspp/other")
+    config["frozen_layers"] += ["images", "backbone/pixels", "aspp/other"]  # inputs are no loss
+    assert not DeepLabV3.from_config(config).get_layer("aspp").trainable
+    assert "layers that it does not have: aspp/other, frozen. Define" in logs.text
+    config["norm_settings"] = {"aspp/other": {"momentum": 0.5}}
     with pytest.raises(ValueError, match=r"layers that it does not have: aspp/other\."):
         DeepLabV3.from_config(config)
 

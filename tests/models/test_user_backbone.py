@@ -174,10 +174,22 @@ def test_weights_of_a_users_layers_come_back(tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_a_model_in_mixed_precision_leaves_a_users_layers_as_they_are():
-    model = small(DeepLabV3, gated("sequential"), output_stride=16, dtype="mixed_bfloat16")
-    assert model.backbone.get_layer("gate1").squeeze.compute_dtype == "float32"
-    assert model(image(33, 48)).shape == (1, 33, 48, 3)
+@pytest.mark.parametrize(
+    "kind, policy", [("sequential", "float32"), ("composite", "mixed_bfloat16")]
+)
+def test_a_users_layers_keep_their_precision(kind, policy, tmp_path):
+    """In a model of another one, in a file, and in copies, whatever the policy that is set."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        network = gated(kind)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model = small(DeepLabV3, network, output_stride=16, dtype="mixed_bfloat16")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for made in (model, loaded, model.with_num_classes(4), model.with_dtype("float32")):
+        assert made.backbone.get_layer("gate1").squeeze.dtype_policy.name == policy
+        assert made(image(33, 48)).shape[:3] == (1, 33, 48)
 
 
 @keras.saving.register_keras_serializable("test_user_backbone")

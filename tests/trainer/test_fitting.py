@@ -464,6 +464,7 @@ def test_a_run_goes_on_when_its_data_was_moved(streets, tmp_path, eager, no_expo
         keras_deeplab.fit(two_classes(), other, recipe, **where)
     moved = streets.rename(tmp_path / "moved")
     assert len(keras_deeplab.fit(two_classes(), moved, recipe, **where).history["loss"]) == 1
+    assert f"began with the data {streets} and resumes with {moved}" in logs.text
     assert "label maps are not those" not in logs.text
 
 

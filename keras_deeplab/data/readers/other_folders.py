@@ -13,7 +13,14 @@ from pathlib import Path
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.formats import IMAGE_SUFFIXES, PIXEL_SUFFIXES
-from keras_deeplab.data.layout import LISTED_LABELS, SplitFiles, shown, split_named, visible
+from keras_deeplab.data.layout import (
+    LISTED_LABELS,
+    VOC_LIST,
+    SplitFiles,
+    shown,
+    split_named,
+    visible,
+)
 from keras_deeplab.data.paths import RemotePath, data_path, is_remote
 from keras_deeplab.data.readers.listing import files_below
 from keras_deeplab.data.readers.splitting import by_folders, folder_split, grouped
@@ -22,7 +29,6 @@ from keras_deeplab.files import relative_path
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
 LABEL_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "ann_dir", "gt")
 LABEL_FOLDERS += ("segmentations", "segmentation", "labels_png", "groundtruth", "ground_truth")
-LABEL_FOLDERS += ("segmentationclass",)
 # At the end of a label map's name, before `.png`.
 ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation")
 
@@ -177,6 +183,8 @@ def _folder_pair(root: Path) -> tuple[Path, Path] | None:
     images = [folders[name] for name in IMAGE_FOLDERS if name in folders]
     labels = [folders[name] for name in LABEL_FOLDERS if name in folders]
     labels = [folder for folder in labels if {p.suffix for p in visible(folder)} != {".json"}]
+    if not labels and not (root / VOC_LIST).is_file():  # as of CVAT
+        labels = [folders[name] for name in ("segmentationclass",) if name in folders]
     return (images[0], labels[0]) if len(images) == len(labels) == 1 else None
 
 

@@ -41,6 +41,14 @@ def test_layouts_without_splits(tmp_path, draw, values, read, image, label):
     assert len(more.names("train")) == 9
 
 
+def test_another_folder_of_label_maps_goes_before_that_of_voc(tmp_path, draw, values, read):
+    for number in range(10):
+        draw(f"JPEGImages/{number}.jpg")
+        draw(f"labels/{number}.png", values(0, 1))
+    draw("SegmentationClass/0.png", values(0, 5))
+    assert read(tmp_path)[0].info.num_classes == 2
+
+
 def test_names_agree_in_both_unicode_forms(tmp_path, draw, values, read):
     """macOS decomposes letters with accents."""
     for number in range(10):
