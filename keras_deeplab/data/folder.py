@@ -126,9 +126,12 @@ class Folder(FileSource):
 
     def check_split(self, split: str) -> None:
         """Raises an error that names folders like `training`, where the split is missing."""
-        if split not in self.splits and (faults := self.check_layout()):
-            raise DatasetError(str(self.root), faults)
-        super().check_split(split)
+        try:
+            super().check_split(split)
+        except ValueError:
+            if faults := self.check_layout():
+                raise DatasetError(str(self.root), faults) from None
+            raise
 
     @property
     def code(self) -> LabelCode:

@@ -14,7 +14,7 @@ from keras_deeplab.data.formats import FORMATS, IMAGE_SUFFIXES, LABEL_SUFFIXES, 
 from keras_deeplab.data.paths import absolute, is_remote
 
 SPLITS = ("train", "val", "test")
-VOC_LIST = "ImageSets/Segmentation/train.txt"
+VOC_LISTS = "ImageSets/Segmentation"  # of the images of each split
 # Other common names of splits.
 SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 # Files of operating systems; hidden files (with a leading dot) are skipped as well.
@@ -197,7 +197,7 @@ def _other_formats(root: Path) -> list[str]:
     outlines = [path for path in files if path.suffix.lower() == ".json"]
     images = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
     annotations = visible(root / "annotations") if (root / "annotations").is_dir() else []
-    found = [f"voc:{root}"] * (root / VOC_LIST).is_file()
+    found = [f"voc:{root}"] * (root / VOC_LISTS / "train.txt").is_file()
     found += [f"coco:{root}"] * any(path.suffix == ".json" for path in annotations)
     prepared = root if is_remote(root) else root.absolute()  # a name alone is TFDS' own
     found += [f"tfds:{prepared}"] * (root / "dataset_info.json").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -178,10 +179,14 @@ def _output_geometry(call: Call, inputs: list[TensorGeometry]) -> TensorGeometry
         raise layer_error(rule, call.path, str(error)) from None
 
 
+# Layers that `_check_own_call` has found right: each trace takes some milliseconds.
+_traced: weakref.WeakSet[keras.layers.Layer] = weakref.WeakSet()
+
+
 def _check_own_call(call: Call) -> None:
     """Raises a ValueError for a user's subclass of a convolution or pooling that also pads."""
     layer = call.operation
-    if type(layer).__module__.startswith(("keras.", "keras_deeplab.")):
+    if type(layer).__module__.startswith(("keras.", "keras_deeplab.")) or layer in _traced:
         return
     extents = [window(layer).extent(i) for i in (0, 1)]
     for more in range(max(window(layer).strides)):  # one of them shows a single pixel
@@ -191,6 +196,7 @@ def _check_own_call(call: Call) -> None:
             name = type(layer).__name__
             detail = f"({name}) changes the size in its own `call`. Pad in front of it."
             raise layer_error("layers whose effect on height and width is known", call.path, detail)
+    _traced.add(layer)
 
 
 def _output_axis(call: Call, how: Kind, index: int, inputs: list[Axis]) -> Axis:

@@ -99,7 +99,7 @@ class RunFolder:
         self.check_unfinished()  # so that a refused folder is left as it is
         self.lock.acquire()
         self.check_unfinished()  # another process may have finished its run in between
-        self.run = digest(_identity(arguments))
+        self.run = digest(_without({DATA, LABELS}, arguments))
         epochs = self._epochs_done(arguments)
         write_json(self.arguments, arguments)
         for file in self.path.glob(".[0-9]*-*"):  # of an interrupted save
@@ -131,9 +131,9 @@ class RunFolder:
         before = read_json(self.arguments, RESTORE)
         labels = arguments.get(LABELS)
         relabelled = before.get(LABELS, labels) != labels
-        if changes := differences(
-            _identity(before, with_data=relabelled), _identity(arguments, with_data=relabelled)
-        ):
+        # Of data that is elsewhere the label maps tell that it is the same.
+        free = {LABELS} if relabelled else {LABELS, DATA}
+        if changes := differences(_without(free, before), _without(free, arguments)):
             raise ValueError(
                 f"{self.path} holds an unfinished run with other arguments "
                 f"({changes}). Choose another folder, or delete it."
@@ -188,12 +188,8 @@ class RunFolder:
         return -math.inf if score is None else score
 
 
-def _identity(arguments: dict[str, Any], with_data: bool = False) -> dict[str, Any]:
-    """What must be the same to resume.
-
-    The label maps may have been mended, or the data may have been moved, but not both.
-    """
-    free = {LABELS} if with_data else {LABELS, DATA}
+def _without(free: set[str], arguments: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same to resume."""
     return {key: value for key, value in arguments.items() if key not in free}
 
 

@@ -15,7 +15,7 @@ from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.formats import IMAGE_SUFFIXES, PIXEL_SUFFIXES
 from keras_deeplab.data.layout import (
     LISTED_LABELS,
-    VOC_LIST,
+    VOC_LISTS,
     SplitFiles,
     shown,
     split_named,
@@ -183,7 +183,7 @@ def _folder_pair(root: Path) -> tuple[Path, Path] | None:
     images = [folders[name] for name in IMAGE_FOLDERS if name in folders]
     labels = [folders[name] for name in LABEL_FOLDERS if name in folders]
     labels = [folder for folder in labels if {p.suffix for p in visible(folder)} != {".json"}]
-    if not labels and not (root / VOC_LIST).is_file():  # as of CVAT
+    if not labels and not (root / VOC_LISTS / "train.txt").is_file():  # as of CVAT
         labels = [folders[name] for name in ("segmentationclass",) if name in folders]
     return (images[0], labels[0]) if len(images) == len(labels) == 1 else None
 

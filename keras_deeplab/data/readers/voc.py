@@ -11,7 +11,7 @@ import numpy as np
 from keras_deeplab.data.decoding import check_regular
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
-from keras_deeplab.data.layout import SplitFiles, shown
+from keras_deeplab.data.layout import VOC_LISTS, SplitFiles, shown
 from keras_deeplab.data.readers.listing import check_entries, inner_folder, read_names
 from keras_deeplab.data.readers.sbd import read_mask
 from keras_deeplab.data.source import DatasetInfo
@@ -19,7 +19,7 @@ from keras_deeplab.data.source import DatasetInfo
 CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat")
 CLASSES += ("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant")
 CLASSES += ("sheep", "sofa", "train", "tvmonitor")
-LISTS = Path("ImageSets/Segmentation")
+LISTS = Path(VOC_LISTS)
 IMAGES = Path("JPEGImages")
 MASKS = Path("SegmentationClass")
 # SBD's masks as people distribute them: PNG, with those of VOC among them.
