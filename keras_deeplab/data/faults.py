@@ -21,6 +21,7 @@ EXPECTED = {
         'keys "classes", "colors", "ignore_colors", "ignore_label", "values", "channels", "range"'
     ),
     "bad splits.json": '{"train": [names], "val": [names]} of the images that are there, each once',
+    "bad class list": "the list as the annotation tool writes it, or a dataset.json instead",
     "bad list": "IMAGE,LABEL or IMAGE,LABEL,SPLIT in each row, paths relative to the list",
     "bad annotation": "outlines of at least three points inside an image of known size",
     "missing folder": "SPLIT/images and SPLIT/labels, SPLIT being train, val or test",

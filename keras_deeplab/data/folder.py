@@ -11,9 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from keras_deeplab.data.bands import Bands
+from keras_deeplab.data.class_lists import read_class_list
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource
-from keras_deeplab.data.label_codes import LabelCode, Settings, infer_values, read_settings
+from keras_deeplab.data.label_codes import (
+    LabelCode,
+    Settings,
+    infer_values,
+    read_settings,
+    settings_of,
+)
 from keras_deeplab.data.label_maps import Color, ColorCode, LabelFacts, read_label
 from keras_deeplab.data.layout import (
     SplitFiles,
@@ -50,7 +57,8 @@ class Folder(FileSource):
     `"values"` (the mask values of the classes in order). Without `"classes"`, `"colors"` and
     `"values"` the classes are inferred from the label maps: the values 0, 1, 2, ... without the
     ignored ones, or two classes for masks of exactly 0 and 255. If 255 may be a class, or other
-    values occur, the error shows what to write.
+    values occur, the error shows what to write. Without the file, classes listed by CVAT
+    (`labelmap.txt`), Roboflow (`_classes.csv`) or labelme2voc (`class_names.txt`) are used.
 
     Args:
         root: The folder.
@@ -84,15 +92,20 @@ class Folder(FileSource):
 
     @cached_property
     def settings(self) -> Settings:
-        """The contents of dataset.json."""
+        """The contents of dataset.json, or else the classes that an annotation tool lists."""
         found = entries_named(self.root, "dataset.json")
         try:
             if len(found) > 1:
                 names = " and ".join(path.name for path in found)
                 raise ValueError(f"{names} differ only in case")
-            return read_settings(found[0]) if found else Settings()
+            if found:
+                return read_settings(found[0])
         except ValueError as error:
             raise self._error("bad dataset.json", f"dataset.json: {error}") from error
+        try:
+            return settings_of(read_class_list(self.root))
+        except ValueError as error:
+            raise self._error("bad class list", str(error)) from error
 
     @property
     def _valid_settings(self) -> Settings:

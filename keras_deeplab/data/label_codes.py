@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -164,9 +164,14 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def read_settings(path: Path) -> Settings:
     """Reads a dataset.json; raises one ValueError that lists all problems."""
+    return settings_of(read_json_object(path))
+
+
+def settings_of(content: Mapping[str, Any]) -> Settings:
+    """Returns the content of a dataset.json, or raises one ValueError that lists all problems."""
     lists: dict[str, Any] = {}
     problems = []
-    for key, value in read_json_object(path).items():
+    for key, value in content.items():
         given = [value] if key == "ignore_label" and not isinstance(value, list) else value
         if key not in _RULES:
             problems.append(f"unknown key {key!r} (known: {', '.join(_RULES)})")

@@ -33,7 +33,7 @@ class LabelFacts:
 
 
 class ColorCode:
-    """The mask value of each colour in RGB label maps, where a colour listed twice is a fault."""
+    """The mask value of each colour in RGB label maps, where one of two classes is a fault."""
 
     def __init__(
         self, colors: Sequence[Color], values: Sequence[int], ignored: Sequence[int] = ()
@@ -67,8 +67,7 @@ class ColorCode:
     def values(self, pixels: np.ndarray) -> np.ndarray:
         """Returns the mask values of RGB pixels, or raises a FileFault for unknown colours."""
         if self._twice:
-            text = 'dataset.json lists a colour twice in "colors"'
-            raise FileFault("colour without a class", text)
+            raise FileFault("colour without a class", "two classes have the same colour")
         packed = _packed(pixels)
         values = self._values[packed]
         if not values.all():

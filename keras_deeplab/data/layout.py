@@ -197,7 +197,7 @@ def _other_formats(root: Path) -> list[str]:
     outlines = [path for path in files if path.suffix.lower() == ".json"]
     images = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
     annotations = visible(root / "annotations") if (root / "annotations").is_dir() else []
-    found = [f"voc:{root}"] * (root / VOC_LISTS / "train.txt").is_file()
+    found = [f"voc:{root}"] * is_devkit(root)
     found += [f"coco:{root}"] * any(path.suffix == ".json" for path in annotations)
     prepared = root if is_remote(root) else root.absolute()  # a name alone is TFDS' own
     found += [f"tfds:{prepared}"] * (root / "dataset_info.json").is_file()
@@ -205,6 +205,13 @@ def _other_formats(root: Path) -> list[str]:
     found += [f"labelme:{root}"] * any(path.stem in images for path in outlines)
     lists = [path for path in files if path.suffix.lower() == ".csv"]
     return found + [str(path) for path in lists if not is_remote(path) and _lists_files(path)]
+
+
+def is_devkit(root: Path) -> bool:
+    """Whether a folder is VOC2012 itself, and not another data set in its layout."""
+    entries = ("ImageSets/Main", "SegmentationClassAug")  # of other tasks; of SBD
+    is_named = root.name.lower() == "voc2012" or any((root / entry).is_dir() for entry in entries)
+    return is_named and (root / VOC_LISTS / "train.txt").is_file()
 
 
 def _lists_files(path: Path) -> bool:

@@ -222,7 +222,7 @@ def test_rgb_label_maps_without_a_list_name_their_colors(folder):
 
 def test_a_color_listed_twice_is_a_fault_of_rgb_label_maps_only(folder, write_settings, blocks):
     write_settings(folder, colors=[COLORS[0], COLORS[1], COLORS[1]])
-    with pytest.raises(data.DatasetError, match="lists a colour twice"):
+    with pytest.raises(data.DatasetError, match="two classes have the same colour"):
         data.audit(folder)
     write(folder / "train/labels/a.png", blocks)
     assert data.audit(folder).info.num_classes == 3

@@ -54,6 +54,7 @@ def test_a_part_of_a_data_set_leads_to_the_whole(tmp_path, monkeypatch, given):
         (
             [
                 "ImageSets/Segmentation/train.txt",
+                "ImageSets/Main/train.txt",
                 "JPEGImages/a.jpg",
                 "SegmentationClass/a.png",
             ],

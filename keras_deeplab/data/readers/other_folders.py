@@ -17,12 +17,13 @@ from keras_deeplab.data.layout import (
     LISTED_LABELS,
     VOC_LISTS,
     SplitFiles,
+    is_devkit,
     shown,
     split_named,
     visible,
 )
 from keras_deeplab.data.paths import RemotePath, data_path, is_remote
-from keras_deeplab.data.readers.listing import files_below
+from keras_deeplab.data.readers.listing import files_below, read_lines
 from keras_deeplab.data.readers.splitting import by_folders, folder_split, grouped
 from keras_deeplab.files import relative_path
 
@@ -42,9 +43,10 @@ class OtherFolder(Folder):
     - or one folder, with folders in it, where `1_mask.png`, `1_label.png` or `1_gt.png` is beside
       `1.jpg`.
 
-    Without splits a fifth of the images validates; splits.json keeps the choice and may be changed.
-    Beside folders of splits others are an error, unless a splits.json divides their images.
-    All else is as in `data.Folder`.
+    `ImageSets/Segmentation/train.txt`, `val.txt` and `test.txt` list the images of the splits, as
+    in PASCAL VOC. Without splits a fifth of the images validates; splits.json keeps the choice and
+    may be changed. Beside folders of splits others are an error, unless a splits.json divides their
+    images. All else is as in `data.Folder`.
     """
 
     @staticmethod
@@ -65,10 +67,33 @@ class OtherFolder(Folder):
             folders = pair
         _by_name(files, files.images, images, folders[0], ())
         _by_name(files, files.labels, labels, folders[1], ENDINGS, files.images)
+        if self._listed:
+            files.leave_out(files.images.keys() - self._listed, VOC_LISTS)
+            files.images = {name: at for name, at in files.images.items() if name in self._listed}
+            files.labels = {name: at for name, at in files.labels.items() if name in self._listed}
+            lost = sorted(self._listed.keys() - files.images.keys() - files.labels.keys())
+            texts = [f"{VOC_LISTS}: {name} is listed in {self._listed[name]}" for name in lost]
+            files.faults += [FileFault("bad list", f"{text}, not there") for text in texts]
         return files
 
     @cached_property
+    def _listed(self) -> dict[str, str]:
+        """The split of each image in lists like those of PASCAL VOC."""
+        split_of: dict[str, str] = {}
+        folder = self.root / VOC_LISTS
+        for path in visible(folder) if folder.is_dir() else ():
+            split = split_named(path.stem) if path.suffix == ".txt" else None
+            for line in read_lines(path) if split else ():
+                name = unicodedata.normalize("NFC", line.strip('"'))
+                if split_of.setdefault(name, split) != split:
+                    text = f"{VOC_LISTS}: {name} is listed in {split_of[name]} and {split}"
+                    raise self._error("bad list", text, "each image in one list")
+        return split_of
+
+    @cached_property
     def _splits(self) -> dict[str, list[str]]:
+        if self._listed:
+            return grouped(self._listed, self.root)
         images, labels = self._all.images.keys(), self._all.labels.keys()
         names = images & labels
         if any(map(folder_split, names)):  # then faults are those of their folder's split
@@ -86,6 +111,7 @@ class OtherFolder(Folder):
         files, names = SplitFiles(), set(self._splits[split])
         if split == self.splits[0]:  # reports also what is in no split
             files.faults += self._all.faults
+            files.warnings += self._all.warnings
             names |= (images.keys() ^ labels.keys()).difference(*self._splits.values())
         files.images = {name: images[name] for name in names & images.keys()}
         files.labels = {name: labels[name] for name in names & labels.keys()}
@@ -183,7 +209,7 @@ def _folder_pair(root: Path) -> tuple[Path, Path] | None:
     images = [folders[name] for name in IMAGE_FOLDERS if name in folders]
     labels = [folders[name] for name in LABEL_FOLDERS if name in folders]
     labels = [folder for folder in labels if {p.suffix for p in visible(folder)} != {".json"}]
-    if not labels and not (root / VOC_LISTS / "train.txt").is_file():  # as of CVAT
+    if not labels and not is_devkit(root):
         labels = [folders[name] for name in ("segmentationclass",) if name in folders]
     return (images[0], labels[0]) if len(images) == len(labels) == 1 else None
 

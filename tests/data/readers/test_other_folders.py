@@ -49,6 +49,34 @@ def test_another_folder_of_label_maps_goes_before_that_of_voc(tmp_path, draw, va
     assert read(tmp_path)[0].info.num_classes == 2
 
 
+def test_lists_of_splits_like_those_of_voc(tmp_path, draw, values, read, caplog):
+    for name in ("a", "in/b", "c d", "unlisted"):
+        draw(f"JPEGImages/{name}.jpg")
+        draw(f"SegmentationClass/{name}.png", values(0, 1))
+    draw("JPEGImages/without label.jpg")
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    for name, text in (("Train", 'a\n"c d"\n'), ("Validation", "in/b\n"), ("default", "x\n")):
+        (lists / f"{name}.txt").write_text(text)
+    source, found = read(tmp_path)
+    assert {split: list(part) for split, part in found.items()} == {
+        "train": ["a", "c d"],
+        "val": ["in/b"],
+    }
+    assert not (tmp_path / "splits.json").exists()
+    warned = "\n".join(data.audit(source).warnings)
+    assert "2 images that ImageSets/Segmentation does not list are left out" in warned
+    (tmp_path / "SegmentationClass/a.png").unlink()
+    (lists / "Validation.txt").write_text("in/b\nnowhere\n")
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(tmp_path)
+    assert "nowhere is listed in val, not there" in str(caught.value)
+    assert "JPEGImages/a.jpg" in str(caught.value)
+    (lists / "Validation.txt").write_text("in/b\na\n")
+    with pytest.raises(data.DatasetError, match="a is listed in train and val"):
+        data.audit(tmp_path)
+
+
 def test_names_agree_in_both_unicode_forms(tmp_path, draw, values, read):
     """macOS decomposes letters with accents."""
     for number in range(10):
