@@ -286,8 +286,12 @@ def _search(
     """Runs trials until the time is over; `train(recipe, steps)` returns a mean IoU."""
     import optuna
 
-    shortest = study.user_attrs["lengths"][0]
+    shortest, rate = study.user_attrs["lengths"][0], recipe.learning_rate
     study.pruner = optuna.pruners.SuccessiveHalvingPruner(shortest, FACTOR)
+    rates = (rate / LEARNING_RATES, rate * LEARNING_RATES)
+    varied = {"learning_rate": optuna.distributions.FloatDistribution(*rates, log=True)}
+    for name, options in choices.items():
+        varied[name] = optuna.distributions.CategoricalDistribution(list(options))
     end = time.monotonic() + seconds - _spent(study)
 
     def has_time(steps: int) -> bool:
@@ -296,8 +300,7 @@ def _search(
 
     failures = 0
     while has_time(shortest):
-        trial = study.ask()
-        _propose(trial, recipe.learning_rate, choices)
+        trial = study.ask(varied)
         changed = recipe.replace(**_changes(trial.params, choices), stage2_share=0.0)
         try:
             values = _values(trial.params, choices)
@@ -319,13 +322,6 @@ def _search(
     if not _finished(study):
         rule = f"enough for a training of {shortest} steps"
         raise validation.error("minutes", rule, round(seconds / 60, 1))
-
-
-def _propose(trial: optuna.Trial, rate: float, choices: Choices) -> None:
-    """Draws the values of a trial, around a learning rate."""
-    trial.suggest_float("learning_rate", rate / LEARNING_RATES, rate * LEARNING_RATES, log=True)
-    for name, options in choices.items():
-        trial.suggest_categorical(name, list(options))
 
 
 def _changes(values: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
