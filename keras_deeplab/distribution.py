@@ -85,16 +85,8 @@ def training_batches(
             f"batches of a known size (`drop_remainder=True`) that the {replicas} replicas divide"
         )
         raise validation.error("dataset", rule, dataset.element_spec)
-    steps = int(dataset.cardinality())
-
-    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        parts = dataset.rebatch(size // replicas, drop_remainder=True)
-        own = parts.shard(context.num_input_pipelines, context.input_pipeline_id)
-        if steps == tf.data.INFINITE_CARDINALITY:  # `rebatch` loses it
-            own = own.apply(tf.data.experimental.assert_cardinality(steps))
-        return own.prefetch(tf.data.AUTOTUNE)
-
-    return _counted(strategy.distribute_datasets_from_function(of_worker), steps)
+    parts = dataset.rebatch(size // replicas, drop_remainder=True)
+    return _distributed(parts, strategy, int(dataset.cardinality()))
 
 
 def evaluation_batches(
@@ -136,23 +128,26 @@ def evaluation_batches(
         element = batch if len(batch) > 1 else batch[0]
         return tf.nest.map_structure(lambda values: values[:0], element)
 
+    if missing:
+        dataset = dataset.concatenate(dataset.take(1).map(without_images).repeat(missing))
+    return _distributed(dataset, strategy, (count + missing) // replicas)
+
+
+def _distributed(
+    batches: tf.data.Dataset, strategy: tf.distribute.Strategy, steps: int
+) -> tf.distribute.DistributedDataset:
+    """The batches of replicas in turn, of which each worker has a share, in so many steps."""
+
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        own = dataset
-        if missing:
-            own = dataset.concatenate(dataset.take(1).map(without_images).repeat(missing))
-        own = own.shard(context.num_input_pipelines, context.input_pipeline_id)
+        own = batches.shard(context.num_input_pipelines, context.input_pipeline_id)
+        if steps == tf.data.INFINITE_CARDINALITY:  # `rebatch` loses it
+            own = own.apply(tf.data.experimental.assert_cardinality(steps))
         return own.prefetch(tf.data.AUTOTUNE)
 
     made = strategy.distribute_datasets_from_function(of_worker)
-    return _counted(made, (count + missing) // replicas)
-
-
-def _counted(
-    dataset: tf.distribute.DistributedDataset, steps: int
-) -> tf.distribute.DistributedDataset:
     # Keras reads it; TensorFlow counts the batches of a worker's replicas one by one.
-    dataset._cardinality = steps
-    return dataset
+    made._cardinality = steps
+    return made
 
 
 class WholeGradientClipping:
