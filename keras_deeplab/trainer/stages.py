@@ -168,8 +168,9 @@ class Training:
         images = self._images(number, self._epochs_done_in(number) * steps)
         labelled = self._validation_images(model)
         last = first + self.epochs[number]
+        every = -(-sum(self.epochs) // VALIDATIONS)
         # The last epoch is validated; epochs count from 1.
-        validated = [e for e in range(first + 1, last + 1) if (last - e) % self._every == 0]
+        validated = [e for e in range(first + 1, last + 1) if (last - e) % every == 0]
         return model.fit(
             training_batches(images, self.strategy),
             validation_data=labelled and evaluation_batches(labelled, self.strategy),
@@ -181,11 +182,6 @@ class Training:
             shuffle=False,  # the dataset shuffles itself
             verbose=0,
         )
-
-    @property
-    def _every(self) -> int:
-        """Epochs from one validation to the next."""
-        return -(-sum(self.epochs) // VALIDATIONS)
 
     def _callbacks(
         self, number: int, first: int, validated: Sequence[int]
