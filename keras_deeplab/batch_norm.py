@@ -234,7 +234,7 @@ def _normalised(
     path: str, norm: keras.layers.BatchNormalization, inputs: tf.Tensor, mask: Any
 ) -> tuple[tf.Tensor, ...]:
     """The inputs normalised by the batch if it has a variance; its count, mean and variance."""
-    if mask is not None or getattr(norm, "renorm", False):  # since Keras 3.14
+    if mask is not None or norm.renorm:
         raise ValueError(
             f"`model` must have batch norms without a mask or `renorm`. Received: layer '{path}'"
         )

@@ -83,8 +83,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         is_map = len(inputs.shape) == 4 and self.axis in (-1, 3) and mask is None
         if not is_map or inputs.dtype.name not in ("float32", "bfloat16", "float16"):
             return False
-        renorm = getattr(self, "renorm", False)  # since Keras 3.14
-        return not (by_batch and (renorm or self._spans_replicas()))
+        return not (by_batch and (self.renorm or self._spans_replicas()))
 
     def _spans_replicas(self) -> bool:
         return self.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1
