@@ -29,7 +29,6 @@ def folder_builder(root: Path | RemotePath) -> Any:
     import tensorflow_datasets as tfds
 
     check_local(root, f"records in {root}")
-    root = root.expanduser()
     depths = ("", "*/", "*/*/", "*/*/*/")
     found = next(filter(None, (sorted(root.glob(f"{d}dataset_info.json")) for d in depths)), [])
     if len(found) != 1:
