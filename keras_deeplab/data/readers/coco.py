@@ -67,12 +67,10 @@ class Coco(FileSource):
             raise self._error("missing folder", "no annotations with a folder of their images")
         self.kind = there[0]
         self._found = self._splits_of(self.kind)
-        self._contents: dict[str, dict[str, Any]] = {}
 
-    def forget(self) -> None:
-        """Forgets the annotations too."""
-        super().forget()
-        self._contents.clear()
+    @cached_property
+    def _contents(self) -> dict[str, dict[str, Any]]:
+        return {}  # of the splits that were read
 
     def _splits_of(self, kind: str) -> dict[str, str]:
         """The ending, a year or none, of each split that has images and annotations."""
