@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
-from pathlib import Path
 
 import keras
 
 import keras_deeplab
-from keras_deeplab.classification import ClassifierResult
 from keras_deeplab.cli.options import Parser, command, file_path, one_of, positive, run_folder
 
 # For the generated images, which are small and few; for a folder the paper's sizes and head.
@@ -49,37 +46,34 @@ def main(options: argparse.Namespace) -> int | None:
     sizes = sorted(set(options.sizes))
     run_dir = run_folder(options, "spp_net", options.backbone, resumes=False)
     keras.utils.set_random_seed(options.seed)
+    further = options.test_size or sizes[-1] + (sizes[-1] - sizes[0] or sizes[-1] // 4)
     try:
-        result = _train(options, sizes, run_dir)
+        with tempfile.TemporaryDirectory() as generated:
+            root = generated if options.data == "shapes" else options.data
+            if options.data == "shapes":
+                keras_deeplab.data.write_shape_images(root)
+            model = keras_deeplab.SPPNet(
+                len(keras_deeplab.data.classification_dataset(root, size=sizes[0]).class_names),
+                options.backbone,
+                levels=tuple(options.levels),
+                dense=tuple(options.dense),
+                dropout=options.dropout,
+            )
+            result = keras_deeplab.fit_classifier(
+                model,
+                root,
+                sizes,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                learning_rate=options.learning_rate,
+                seed=options.seed,
+                test_sizes=[further],
+                run_dir=run_dir,
+                verbose=2,
+            )
     except KeyboardInterrupt:
         print(f"\nInterrupted: {run_dir} cannot be resumed.")
         return 130  # the exit status of shells
     print(f"Wrote {run_dir}. Accuracy on val:")
     for size, value in result.accuracy.items():
         print(f"  {size}x{size}  {value:.3f}" + ("" if size in sizes else "  (not trained at)"))
-
-
-def _train(options: argparse.Namespace, sizes: Sequence[int], run_dir: Path) -> ClassifierResult:
-    with tempfile.TemporaryDirectory() as generated:
-        root = generated if options.data == "shapes" else options.data
-        if options.data == "shapes":
-            keras_deeplab.data.write_shape_images(root)
-        model = keras_deeplab.SPPNet(
-            len(keras_deeplab.data.classification_dataset(root, size=sizes[0]).class_names),
-            options.backbone,
-            levels=tuple(options.levels),
-            dense=tuple(options.dense),
-            dropout=options.dropout,
-        )
-        return keras_deeplab.fit_classifier(
-            model,
-            root,
-            sizes,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            seed=options.seed,
-            test_sizes=[options.test_size or sizes[-1] + (sizes[-1] - sizes[0] or sizes[-1] // 4)],
-            run_dir=run_dir,
-            verbose=2,
-        )
