@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -94,7 +93,7 @@ def _swapped_colors(evidence: Evidence) -> Iterator[Finding]:
 def _lost_palette(evidence: Evidence) -> Iterator[Finding]:
     """Grey values that are the luminance of a palette's colours."""
     colors = (*evidence.listed_colors, *voc_colors(21), (224, 224, 192))
-    grey = set(map(_luminance, colors))
+    grey = set(((np.array(colors) @ LUMA + 2**15) >> 16).tolist())
     values = [value for value in _values(evidence) if value not in (0, IGNORE_LABEL)]
     if len(values) >= 2 and set(values) <= grey and values != list(range(1, len(values) + 1)):
         yield Finding(
@@ -105,10 +104,6 @@ def _lost_palette(evidence: Evidence) -> Iterator[Finding]:
             0.9 if len(values) >= 3 else 0.8,
             tuple(map(str, values)),
         )
-
-
-def _luminance(color: tuple[int, ...]) -> int:
-    return (sum(map(operator.mul, color, LUMA)) + 2**15) >> 16
 
 
 def _void_class(evidence: Evidence) -> Iterator[Finding]:
