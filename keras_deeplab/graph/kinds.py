@@ -47,11 +47,11 @@ POOLINGS = (kl.MaxPooling2D, kl.AveragePooling2D, layers.AtrousPooling2D)
 _KINDS = {
     Kind.COMPOSITE: (layers.CompositeLayer,),
     Kind.POINTWISE: (
-        *(kl.Activation, kl.ReLU, kl.LeakyReLU, kl.ELU, kl.BatchNormalization),
+        *(kl.Activation, kl.ReLU, kl.LeakyReLU, kl.ELU),
         *(kl.Dropout, kl.SpatialDropout2D, kl.GaussianNoise, kl.GaussianDropout, kl.AlphaDropout),
-        *(kl.Rescaling, kl.Normalization, kl.Identity, kl.ActivityRegularization, kl.Dense),
+        *(kl.Rescaling, kl.Identity, kl.ActivityRegularization, kl.Dense),
         *(kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum),
-        *(kl.UnitNormalization, layers.ReverseChannels, *APPLICATION_POINTWISE),
+        *(layers.ReverseChannels, *APPLICATION_POINTWISE),
     ),
     Kind.TRANSPOSED: (kl.Conv2DTranspose,),
     Kind.WINDOW: (kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D, *POOLINGS),
@@ -67,6 +67,9 @@ _KINDS = {
         layers.SpatialPyramidPooling2D,
     ),
 }
+# Layers with an `axis`, which compute each pixel from the same pixel along that of channels.
+_ALONG_CHANNELS = (kl.BatchNormalization, kl.LayerNormalization, kl.UnitNormalization)
+_ALONG_CHANNELS += (kl.Normalization, kl.Concatenate, kl.Softmax)
 # Classes of `keras.ops` that compute each pixel from the same pixel.
 _POINTWISE_OPS = frozenset(
     "Absolute Add Cast Celu Clip Divide Elu Erf Exp Gelu HardShrink HardSigmoid HardSilu HardTanh "
@@ -112,7 +115,7 @@ def _kind_by_axis(operation: Any, path: str) -> Kind:
     name = type(operation).__name__
     axes = getattr(operation, "axis", None)
     axes = set(axes) if isinstance(axes, list | tuple) else {axes}
-    if isinstance(operation, kl.Concatenate | kl.LayerNormalization | kl.Softmax):
+    if isinstance(operation, _ALONG_CHANNELS):
         if axes <= {-1, 3}:
             return Kind.POINTWISE
     elif isinstance(operation, kl.PReLU):

@@ -157,16 +157,22 @@ def depthwise(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> tf.T
 
 
 @functools.cache
-def _trained(forward: Formulation, gradient: Formulation, rate: Pair, padding: str) -> Formulation:
-    """A formulation with the gradients of this file.
+def _trained(
+    forward: Formulation, gradient: Formulation, rate: Pair, padding: str, orders: int = 2
+) -> Formulation:
+    """A formulation with the gradients of this file, also of gradients, up to an order.
 
     A function that is traced once for each shape: TensorFlow keeps the graph of every custom
-    gradient that it traces for ever.
+    gradient that it traces for ever. The orders end, as a SavedModel contains the gradients of
+    its functions, and one whose gradient calls it cannot be loaded.
     """
 
     def again(x: tf.Tensor, kernel: tf.Tensor, rate: Pair, padding: str) -> tf.Tensor:
-        # With these gradients too, for gradients of gradients.
-        return _trained(forward, gradient, rate, padding)(x, kernel)
+        if orders > 1:
+            return _trained(forward, gradient, rate, padding, orders - 1)(x, kernel)
+        if gradient is _depthwise_kernel_gradient:
+            return by_batches(x, kernel, rate, padding)
+        return tf.nn.convolution(x, kernel, padding=padding.upper(), dilations=rate)
 
     @tf.custom_gradient
     def convolved(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:

@@ -1,7 +1,7 @@
 """Layers that give a map another size, whatever the size of the image.
 
-All read sizes while the model runs. None is compiled by XLA, whose programs are bound to one size:
-it would compile again for every other.
+All read sizes while the model runs. `compile` does not take XLA for models with them, whose
+programs are bound to one size: it would compile again for every other.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ class ResizeLike(keras.layers.Layer):
         align_corners: False takes pixels as areas (half-pixel centres), as torchvision and OpenCV
             do; True lays the outer pixels' centres over each other, as in the authors' own DeepLabs
             (TF1 and Caffe).
+
+    In a `tf.function` of your own with `jit_compile=True`, TensorFlow's resizing by XLA is wrong
+    on CPUs at some sizes, such as from 17 to 65, unless `align_corners` is set.
 
     Input shape:
         Two tensors, `(batch, height, width, channels)` and the reference

@@ -166,6 +166,18 @@ def test_unknown_layers_are_named():
         geometry(network(kl.Lambda(lambda x: x, name="black_box")))
 
 
+NORMS = [kl.BatchNormalization, kl.LayerNormalization, kl.UnitNormalization, kl.Normalization]
+
+
+@pytest.mark.parametrize("layer", [*NORMS, kl.Softmax, kl.Concatenate])
+def test_layers_of_an_axis_are_pointwise_along_the_channels_alone(layer):
+    inputs = keras.Input((9, 9, 4))
+    given = [inputs, inputs] if layer is kl.Concatenate else inputs
+    assert geometry(keras.Model(inputs, layer(axis=-1)(given)), 9, 9).output.stride == (1, 1)
+    with pytest.raises(ValueError, match="layer 'across' .*unknown"):
+        geometry(keras.Model(inputs, layer(axis=1, name="across")(given)), 9, 9)
+
+
 class Padded(kl.Conv2D):
     """Pads in its own `call`, as TensorFlow's official models do."""
 

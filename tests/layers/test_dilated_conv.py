@@ -127,22 +127,54 @@ def test_gradients_of_gradients_are_keras(kind):
     compare_second(kind)
 
 
+EXPORTED = {
+    "dense": lambda: Conv2D(4, 3, dilation_rate=6, padding="same"),
+    "depthwise": lambda: DepthwiseConv2D(3, dilation_rate=2, padding="same"),
+    "depthwise, far": lambda: DepthwiseConv2D(3, dilation_rate=12, padding="same"),
+    "separable": lambda: SeparableConv2D(4, 3, dilation_rate=2, padding="same"),
+}
+
+
+def load_exported(folder, kind, dtype="float32"):
+    """By Keras' own export, which stores the gradients of functions too."""
+    inputs = keras.Input((None, None, 4))
+    keras.config.set_dtype_policy(dtype)
+    model = keras.Model(inputs, EXPORTED[kind]()(inputs))
+    keras.config.set_dtype_policy("float32")
+    model.export(folder, verbose=False)
+    x = tf.random.stateless_normal((1, 9, 8, 4), (1, 2))
+    loaded = tf.saved_model.load(folder)
+    outputs = tf.cast(loaded.serve(x), tf.float32)
+    assert tf.math.reduce_std(outputs) > 0.05
+    np.testing.assert_allclose(outputs, tf.cast(model(x), tf.float32), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_a_saved_model_of_keras_is_loaded(tmp_path, kind):
+    load_exported(str(tmp_path / "model"), kind)
+
+
+def test_a_saved_model_of_half_precision_is_loaded(tmp_path):
+    load_exported(str(tmp_path / "model"), "dense", "mixed_bfloat16")
+
+
 @pytest.mark.slow
-def test_without_onednn():
+def test_without_onednn(tmp_path):
     """Without oneDNN there are neither native depthwise convolutions nor native gradients."""
     code = (
-        "import test_dilated_conv as t\n"
+        "import sys, test_dilated_conv as t\n"
         "for kind in ('dense', 'depthwise'):\n"
         "    for settings in t.SETTINGS:\n"
         "        t.compare(kind, 'float32', *settings)\n"
         "    t.compare_second(kind)\n"
+        "    t.load_exported(f'{sys.argv[1]}/{kind}', kind)\n"
         "d = t.dilated_conv\n"
         "for operation in (d.native_depthwise, d._native_input_gradient):\n"
         "    assert not d._runs(operation, t.tf.float32)\n"
         "assert not d.is_onednn_graph()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, str(tmp_path)],
         env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONPATH": _path()},
         capture_output=True,
         text=True,
