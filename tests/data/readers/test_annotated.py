@@ -13,6 +13,12 @@ from keras_deeplab.data.readers.coco import _uncompressed
 from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rotated, run_lengths
 
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}]
+IMAGE = {"id": 7, "file_name": "000000000001.jpg", "height": 12, "width": 16}
+SMALL, LARGE = [[2, 2, 5, 2, 5, 5, 2, 5]], [[0, 0, 9, 0, 9, 9, 0, 9]]
+
+
+def an_object(category, outline, **more):
+    return {"image_id": 7, "category_id": category, "segmentation": outline, **more}
 
 
 def compressed(counts):
@@ -47,14 +53,14 @@ def test_areas_cover_earlier_ones():
     assert label[9, 9] == label[10, 14] == 2
     assert label[19, 19] == 0
     assert 74 <= np.sum(label == 2) <= 84  # 25 pi = 79
-    with pytest.raises(FileFault, match="an outline of 2 points"):
-        drawn((20, 20), [Area(1, [(0, 0), (9, 0)])])
-    with pytest.raises(FileFault, match="image too large"):
-        drawn((2**20, 2**20), [])
-    with pytest.raises(FileFault, match="a size of -5x-5 pixels"):
-        drawn((-5, -5), [])
-    with pytest.raises(FileFault, match="an outline of 3 points"):
-        drawn((20, 20), [Area(1, [(0, 0), (1e12, 0), (0, 9)])])
+    for side, areas, message in (
+        (20, [Area(1, [(0, 0), (9, 0)])], "an outline of 2 points"),
+        (20, [Area(1, [(0, 0), (1e12, 0), (0, 9)])], "an outline of 3 points"),
+        (2**20, [], "image too large"),
+        (-5, [], "a size of -5x-5 pixels"),
+    ):
+        with pytest.raises(FileFault, match=message):
+            drawn((side, side), areas)
 
 
 def crossings(points, x, y):
@@ -112,8 +118,7 @@ def coco(tmp_path, draw):
         (tmp_path / "annotations").mkdir(exist_ok=True)
         for split in ("train", "val"):
             draw(f"{split}2017/000000000001.jpg")
-            image = {"id": 7, "file_name": "000000000001.jpg", "height": 12, "width": 16}
-            content = {"images": [image], "categories": CATEGORIES, "annotations": annotations}
+            content = {"images": [IMAGE], "categories": CATEGORIES, "annotations": annotations}
             path = tmp_path / f"annotations/{kind}_{split}2017.json"
             encoding = "utf-8-sig" if split == "val" else "utf-8"  # with a byte order mark
             path.write_text(json.dumps(content | (more or {})), encoding)
@@ -128,17 +133,12 @@ def test_instances(coco, read):
     runs = np.flatnonzero(np.diff(np.r_[0, mask.T.reshape(-1), 0]))
     counts = np.diff(np.r_[0, runs, mask.size]).tolist()
     crowd = {"size": [12, 16], "counts": compressed(counts)}
-    small = [[2, 2, 5, 2, 5, 5, 2, 5]]
-    large = [[0, 0, 9, 0, 9, 9, 0, 9]]
-    root = coco(
-        "instances",
-        [
-            {"image_id": 7, "category_id": 18, "segmentation": small, "area": 9, "iscrowd": 0},
-            {"image_id": 7, "category_id": 3, "segmentation": large, "area": 81, "iscrowd": 0},
-            {"image_id": 7, "category_id": 3, "segmentation": crowd, "area": 16, "iscrowd": 1},
-        ],
-    )
-    source, found = read(f"coco:{root}")
+    objects = [
+        an_object(18, SMALL, area=9, iscrowd=0),
+        an_object(3, LARGE, area=81, iscrowd=0),
+        an_object(3, crowd, area=16, iscrowd=1),
+    ]
+    source, found = read(f"coco:{coco('instances', objects)}")
     assert source.info.classes == ("background", "car", "dog")
     label = found["val"]["000000000001"]
     assert label[3, 3] == 2  # drawn over the larger one
@@ -149,15 +149,8 @@ def test_instances(coco, read):
 
 def test_a_category_may_be_the_background(coco, read):
     categories = [*CATEGORIES, {"id": 5, "name": "Background"}]
-    outlines = {
-        18: (0, 0, 9, 0, 9, 9, 0, 9),
-        3: (10, 0, 15, 0, 15, 9, 10, 9),
-        5: (2, 2, 5, 2, 5, 5),
-    }
-    areas = [
-        {"image_id": 7, "category_id": number, "segmentation": [points], "area": 100 - len(points)}
-        for number, points in outlines.items()
-    ]
+    outlines = {18: LARGE, 3: [[10, 0, 15, 0, 15, 9, 10, 9]], 5: [[2, 2, 5, 2, 5, 5]]}
+    areas = [an_object(*pair, area=100 - len(pair[1][0])) for pair in outlines.items()]
     source, found = read(f"coco:{coco('instances', areas, {'categories': categories})}")
     assert source.info.classes == ("Background", "car", "dog")
     label = found["val"]["000000000001"]
@@ -165,17 +158,14 @@ def test_a_category_may_be_the_background(coco, read):
 
 
 def test_images_that_annotations_do_not_list_are_left_out(coco, read, draw, tmp_path):
-    area = {"image_id": 7, "category_id": 18, "segmentation": [[0, 0, 9, 0, 9, 9]], "area": 81}
-    root = coco("instances", [area])
+    root = coco("instances", [an_object(18, LARGE, area=81)])
     for number in range(12):
         draw(f"train2017/{number}.jpg")
     source, found = read(f"coco:{root}")
     assert list(found["train"]) == ["000000000001"]
-    warning = (
-        "train: 12 images that instances_train2017.json does not list are left out: 0, 1, 10, "
-    )
-    warnings = [one for one in data.audit(source).warnings if "left out" in one]
-    assert warnings == [f"{warning}11, 2, 3, 4, 5, 6, 7, ..."]
+    (warning,) = [one for one in data.audit(source).warnings if "left out" in one]
+    expected = "train: 12 images that instances_train2017.json does not list are left out: "
+    assert warning == f"{expected}0, 1, 10, 11, 2, 3, 4, 5, 6, 7, ..."
 
     for name in ("images/train/a.jpg", "images/b.jpg", "more/a.jpg"):
         draw(f"cvat/{name}")
@@ -197,21 +187,16 @@ def test_categories_are_those_of_all_splits(coco):
 
 @pytest.mark.parametrize("area", [{}, {"area": 0}, {"area": None}])
 def test_small_objects_without_an_area_cover_larger_ones(coco, read, area):
-    small, large = [[2, 2, 5, 2, 5, 5, 2, 5]], [[0, 0, 9, 0, 9, 9, 0, 9]]
     runs = {"size": [12, 16], "counts": compressed([0, 24, 12 * 14])}
-    areas = [
-        {"image_id": 7, "category_id": number, "segmentation": outline, **area}
-        for number, outline in ((18, small), (18, runs), (3, large))
-    ]
+    areas = [an_object(*given, **area) for given in ((18, SMALL), (18, runs), (3, LARGE))]
     _, found = read(f"coco:{coco('instances', areas)}")
     label = found["val"]["000000000001"]
     assert [label[3, 3], label[8, 0], label[8, 8], label[11, 15]] == [2, 2, 1, 0]
 
 
 def test_images_in_folders_of_coco(coco, read, draw):
-    image = {"id": 7, "file_name": "x/a.jpg", "height": 12, "width": 16}
-    images = [image, image | {"id": 8, "file_name": "y\\a.jpg"}]
-    images.append(image | {"id": 9, "file_name": "other computer/000000000001.jpg"})
+    names = {7: "x/a.jpg", 8: "y\\a.jpg", 9: "other computer/000000000001.jpg"}
+    images = [IMAGE | {"id": number, "file_name": name} for number, name in names.items()]
     root = coco("instances", [], {"images": images})
     for split in ("train2017", "val2017"):
         draw(f"{split}/x/a.jpg")
@@ -226,18 +211,11 @@ def test_images_in_folders_of_coco(coco, read, draw):
 
 
 def test_label_maps_in_folders_of_coco(coco, read, draw):
-    images = [
-        {"id": number, "file_name": f"{folder}/a.jpg", "height": 12, "width": 16}
-        for number, folder in ((7, "x"), (8, "y"))
-    ]
-    annotations = [
-        {
-            "image_id": 7 + k,
-            "file_name": f"{folder}/a.png",
-            "segments_info": [{"id": 9, "category_id": category}],
-        }
-        for k, (folder, category) in enumerate((("x", 3), ("y", 18)))
-    ]
+    images, annotations = [], []
+    for number, folder, category in ((7, "x", 3), (8, "y", 18)):
+        images.append(IMAGE | {"id": number, "file_name": f"{folder}/a.jpg"})
+        segments = {"segments_info": [{"id": 9, "category_id": category}]}
+        annotations.append({"image_id": number, "file_name": f"{folder}/a.png", **segments})
     root = coco("panoptic", annotations, {"images": images})
     pixels = np.zeros((12, 16, 3))
     pixels[..., 0] = 9
@@ -283,24 +261,25 @@ def test_stuff(tmp_path, draw, values, read):
     np.testing.assert_array_equal(found["train"]["1"], values(0, 1, 255))
 
 
-def test_damaged_annotations(coco):
-    root = coco("instances", [{"image_id": 8, "category_id": 3, "segmentation": []}])
-    with pytest.raises(data.DatasetError, match=r"instances_train2017.json: KeyError 8"):
-        data.audit(f"coco:{root}")
-    image = {"id": 7, "file_name": "a/1.jpg", "height": 12, "width": 16}
-    root = coco("instances", [], {"images": [image, image | {"id": 8, "file_name": "a/1.png"}]})
-    with pytest.raises(data.DatasetError, match="two images have the same name"):
-        data.audit(f"coco:{root}")
-    root = coco("instances", [{"image_id": 7, "category_id": 4, "segmentation": [[0, 0, 1, 1]]}])
-    with pytest.raises(data.DatasetError, match=r"000000000001: KeyError 4"):
-        data.audit(f"coco:{root}")
-    root = coco("instances", [], {"categories": [{"id": 3, "name": 3}]})
-    with pytest.raises(data.DatasetError, match="instances_train2017.json: AttributeError 'int'"):
-        data.audit(f"coco:{root}")
-    for box in ({"bbox": [0, 0, 9, 9]}, {"segmentation": []}, {"segmentation": None}):
-        root = coco("instances", [{"image_id": 7, "category_id": 3, **box}])
-        with pytest.raises(data.DatasetError, match="000000000001: an object without an outline"):
-            data.audit(f"coco:{root}")
+WITHOUT = "000000000001: an object without an outline"
+ALIKE = [IMAGE | {"file_name": "a/1.jpg"}, IMAGE | {"id": 8, "file_name": "a/1.png"}]
+
+
+@pytest.mark.parametrize(
+    "objects, more, message",
+    [
+        ([an_object(3, [], image_id=8)], {}, r"instances_train2017\.json: KeyError 8"),
+        ([], {"images": ALIKE}, "two images have the same name"),
+        ([an_object(4, [[0, 0, 1, 1]])], {}, "000000000001: KeyError 4"),
+        ([], {"categories": [{"id": 3, "name": 3}]}, "2017.json: AttributeError 'int'"),
+        ([{"image_id": 7, "category_id": 3, "bbox": [0, 0, 9, 9]}], {}, WITHOUT),
+        ([an_object(3, [])], {}, WITHOUT),
+        ([an_object(3, None)], {}, WITHOUT),
+    ],
+)
+def test_damaged_annotations(coco, objects, more, message):
+    with pytest.raises(data.DatasetError, match=message):
+        data.audit(f"coco:{coco('instances', objects, more)}")
 
 
 @pytest.fixture
@@ -399,8 +378,7 @@ def test_cvat(tmp_path, draw, read):
     assert source.info.colors[1] == (16, 32, 48)
     label = found["train"]["a.jpg"]
     assert (label[0, 0], label[5, 13], label[5, 9]) == (0, 1, 2)
-    expected = [[2, 0, 0, 1], [2, 2, 0, 0]]
-    np.testing.assert_array_equal(label[2:4, 8:12], expected)
+    np.testing.assert_array_equal(label[2:4, 8:12], [[2, 0, 0, 1], [2, 2, 0, 0]])
     assert not (tmp_path / "splits.json").exists()
 
 
@@ -435,8 +413,7 @@ def test_points_are_rotated_clockwise():
 @pytest.mark.parametrize("kind", ["coco", "labelme", "cvat"])
 def test_another_audit_sees_repaired_annotations(kind, coco, labelme, tmp_path, draw):
     if kind == "coco":
-        area = {"image_id": 7, "category_id": 3, "segmentation": [[0, 0, 9, 0, 9, 9]]}
-        coco("instances", [area])
+        coco("instances", [an_object(3, LARGE)])
         path, change = tmp_path / "annotations/instances_train2017.json", ("[[", "[[0,")
     elif kind == "labelme":
         labelme("a", [outline("x", [[0, 0], [9, 0], [9, 9]])])

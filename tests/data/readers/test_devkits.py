@@ -65,10 +65,8 @@ def test_names_in_lists_may_have_dots(voc, draw, values, read, reader):
     (root / "train.txt").write_text("scene_1.5m\nscene_1.8m.PNG\n")
     (root / "val.txt").write_text("/images/scene_2.png /masks/scene_2_L.png\n")
     _, found = read(f"{reader}:{voc}")
-    assert {split: list(part) for split, part in found.items()} == {
-        "train": ["scene_1.5m", "scene_1.8m"],
-        "val": ["scene_2"],
-    }
+    names = {split: list(part) for split, part in found.items()}
+    assert names == {"train": ["scene_1.5m", "scene_1.8m"], "val": ["scene_2"]}
 
 
 def test_voc_names_all_that_is_missing(voc):
@@ -81,13 +79,14 @@ def test_voc_names_all_that_is_missing(voc):
 
 
 @pytest.fixture
-def sbd(voc, values):
+def sbd(voc, draw, values):
     """SBD as its archive unpacks: one image of VOC's train, one of its val and two others."""
     folder = voc / "benchmark_RELEASE/dataset"
     (folder / "cls").mkdir(parents=True)
     (folder / "train.txt").write_text("2007_000032\n2008_000002\n")
     (folder / "val.txt").write_text("2007_000033\n2008_000003\n")
     for name in ("2007_000032", "2008_000002", "2007_000033", "2008_000003"):
+        draw(f"VOC2012/JPEGImages/{name}.jpg")
         outline = scipy.sparse.csc_array(np.eye(*SIZE, dtype=bool))
         content = {
             "Boundaries": np.array([[outline]], object),
@@ -99,9 +98,7 @@ def sbd(voc, values):
     return folder
 
 
-def test_voc_with_sbd_itself(voc, sbd, read, draw, values):
-    for name in ("2008_000002", "2008_000003"):
-        draw(f"VOC2012/JPEGImages/{name}.jpg")
+def test_voc_with_sbd_itself(voc, sbd, read, values):
     _, found = read(f"voc:{voc}")
     assert list(found["train"]) == ["2007_000032", "2007_000039", "2008_000002", "2008_000003"]
     assert list(found["val"]) == ["2007_000033"]
@@ -122,9 +119,7 @@ def test_voc_with_sbd_itself(voc, sbd, read, draw, values):
         ({"GTcls": {"Segmentation": np.ones((6000, 6000), np.uint8)}}, "image too large"),
     ],
 )
-def test_wrong_masks_of_sbd(voc, sbd, draw, content, message):
-    for name in ("2008_000002", "2008_000003"):
-        draw(f"VOC2012/JPEGImages/{name}.jpg")
+def test_wrong_masks_of_sbd(voc, sbd, content, message):
     path = sbd / "cls/2008_000003.mat"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -187,14 +182,12 @@ def test_ade20k(ade20k, read, values):
 def test_camvid_in_two_folders_has_the_splits_of_segnet(tmp_path, draw, read):
     colors = [bytes.fromhex(c) for _, united in camvid.CLASSES.values() for c in united.split()]
     assert len({*colors, bytes(3)}) == 32  # with void
-    label = np.zeros((12, 16, 3), np.uint8)
-    for place, color in enumerate(((128, 64, 128), (192, 0, 64), (0, 0, 0), (64, 192, 0))):
-        label[:, 4 * place : 4 * place + 4] = color
+    row = np.repeat([(128, 64, 128), (192, 0, 64), (0, 0, 0), (64, 192, 0)], 4, 0)
     names = {"0006R0_f00930": "train", "0016E5_07957": "train", "0016E5_07959": "val"}
     names |= {"0001TP_008520": "train", "0001TP_008550": "test", "Seq05VD_f00000": "test"}
     for name in names:
         draw(f"701_StillsRaw_full/{name}.png")
-        draw(f"LabeledApproved_full/{name}_L.png", label)
+        draw(f"LabeledApproved_full/{name}_L.png", np.tile(row, (12, 1, 1)))
     source, found = read(f"camvid:{tmp_path}")
     assert {name: split for split, part in found.items() for name in part} == names
     expected = np.repeat([3, 3, 255, 1], 4)  # road, lane markings, void, wall
@@ -207,10 +200,8 @@ def test_camvid_in_folders_of_splits(tmp_path, draw, read):
         draw(f"{split}/{name}.png")
         draw(f"{split}_labels/{name}_L.png", np.full((12, 16, 3), 128))
     _, found = read(f"camvid:{tmp_path}")
-    assert {split: list(part) for split, part in found.items()} == {
-        "train": ["0016E5_07959"],
-        "val": ["0006R0_f00930"],
-    }
+    names = {split: list(part) for split, part in found.items()}
+    assert names == {"train": ["0016E5_07959"], "val": ["0006R0_f00930"]}
     assert not found["val"]["0006R0_f00930"].any()  # sky
 
 

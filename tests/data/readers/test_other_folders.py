@@ -101,27 +101,21 @@ def test_linked_folders_are_entered_but_not_in_circles(tmp_path, draw, values, r
     assert sorted(name for part in found.values() for name in part) == ["1/a", "2/b"]
 
 
-def test_folders_of_splits_inside(tmp_path, draw, values, read):
-    for split, name in (("train", "a"), ("validation", "b")):
-        draw(f"img_dir/{split}/{name}.jpg")
-        draw(f"ann_dir/{split}/{name}.png", values(0, 1))
+@pytest.mark.parametrize(
+    "image, label, names",
+    [
+        ("img_dir/{}/a.jpg", "ann_dir/{}/a.png", ("train", "validation")),
+        ("{}/a.jpg", "{}/a_mask.png", ("train", "val")),
+    ],
+)
+def test_folders_of_splits_inside(tmp_path, draw, values, read, image, label, names):
+    for name in names:
+        draw(image.format(name))
+        draw(label.format(name), values(0, 1))
     _, found = read(tmp_path)
-    assert {split: list(part) for split, part in found.items()} == {
-        "train": ["train/a"],
-        "val": ["validation/b"],
-    }
+    assert [*found] == ["train", "val"]
+    assert [[*part] for part in found.values()] == [[f"{name}/a"] for name in names]
     assert not (tmp_path / "splits.json").exists()
-
-
-def test_splits_whose_folders_hold_both(tmp_path, draw, values, read):
-    for split in ("train", "val"):
-        draw(f"{split}/a.jpg")
-        draw(f"{split}/a_mask.png", values(0, 1))
-    _, found = read(tmp_path)
-    assert {split: list(part) for split, part in found.items()} == {
-        "train": ["train/a"],
-        "val": ["val/a"],
-    }
 
 
 def test_files_without_a_partner_are_named(tmp_path, draw, values):
@@ -254,11 +248,8 @@ def test_folders_beside_those_of_splits(tmp_path, draw, values, reader):
     assert not (root / "splits.json").exists()
     (root / "splits.json").write_text('{"val": ["extra/c"], "train": ["extra/d", "e", "test/b"]}')
     source = data.open_source(f"{reader}{root}")
-    assert {split: source.names(split) for split in source.splits} == {
-        "train": ["e", "extra/d", "train/a"],
-        "val": ["extra/c"],
-        "test": ["test/b"],
-    }
+    expected = {"train": ["e", "extra/d", "train/a"], "val": ["extra/c"], "test": ["test/b"]}
+    assert {split: source.names(split) for split in source.splits} == expected
 
 
 def test_images_without_label_maps_in_a_folder_of_a_split(tmp_path, draw, values):
@@ -340,10 +331,8 @@ def test_lists_of_pairs(tmp_path, draw, values, read, suffix):
     (tmp_path / "dataset.json").write_text('{"classes": ["p", "q"], "values": [3, 7]}')
     source, found = read(listed)
     assert source.info.classes == ("p", "q")
-    assert {split: list(part) for split, part in found.items()} == {
-        "train": ["x/a", "x/c"],
-        "val": ["x/b"],
-    }
+    names = {split: list(part) for split, part in found.items()}
+    assert names == {"train": ["x/a", "x/c"], "val": ["x/b"]}
     np.testing.assert_array_equal(found["val"]["x/b"], values(0, 1))
 
 
