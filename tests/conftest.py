@@ -7,11 +7,13 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -87,3 +89,23 @@ def logs(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """What the library logs."""
     caplog.set_level(logging.INFO, logger="keras_deeplab")
     return caplog
+
+
+@pytest.fixture(scope="session")
+def write_pair() -> Callable:
+    """Writes images/NAME.png and labels/NAME.png below root/split and returns both paths."""
+
+    def write(root: Path, split: str, name: str, label: np.ndarray, image=None, palette=None):
+        if image is None:
+            image = np.random.default_rng(0).integers(0, 256, (*label.shape, 3), np.uint8)
+        paths = [root / split / folder / f"{name}.png" for folder in ("images", "labels")]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(paths[0])
+        mask = Image.fromarray(np.asarray(label, np.uint8))
+        if palette is not None:
+            mask.putpalette([part for color in palette for part in color])
+        mask.save(paths[1])
+        return paths
+
+    return write

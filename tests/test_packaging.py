@@ -165,7 +165,7 @@ def installed(distributions, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_installed_wheel_works_without_the_clone(installed, tmp_path):
+def test_the_installed_wheel_works_without_the_clone(installed, tmp_path, write_pair):
     def command(*arguments: str) -> str:
         return run(str(installed / "keras-deeplab"), *arguments, cwd=tmp_path)
 
@@ -176,12 +176,9 @@ def test_the_installed_wheel_works_without_the_clone(installed, tmp_path):
     assert command("--version").strip() == keras_deeplab.__version__
 
     random = np.random.default_rng(0)
-    for split, kind in itertools.product(("train", "val"), ("images", "labels")):
-        folder = tmp_path / "mydata" / split / kind
-        folder.mkdir(parents=True)
-        for number in range(2):
-            labels = random.integers(0, 2, (6, 8), np.uint8).repeat(8, 0).repeat(8, 1)
-            Image.fromarray(labels).save(folder / f"{number}.png")
+    for split, name in itertools.product(("train", "val"), "ab"):
+        pair = random.integers(0, 2, (2, 6, 8), np.uint8).repeat(8, 1).repeat(8, 2)
+        write_pair(tmp_path / "mydata", split, name, *pair)
 
     small = "--model", "unet", "--set", "model={'depth':2,'filters':4}", "--crop-size", "48", "64"
     short = "--steps", "2", "--steps-per-epoch", "1", "--batch-size", "2"

@@ -189,19 +189,16 @@ BAD = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, write_pair):
     """Files that the commands in the table name."""
     root = tmp_path_factory.mktemp("bad")
     for split in ("train", "val"):
-        for kind in ("images", "labels"):
-            (root / "two" / split / kind).mkdir(parents=True)
         for name in "xy":
             (root / "damaged" / split / name).mkdir(parents=True)
             (root / "damaged" / split / name / "a.png").write_bytes(b"no picture")
             (root / "classes" / split / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(root / "classes" / split / name / "a.png")
-        Image.new("RGB", (8, 8)).save(root / "two" / split / "images" / "a.png")
-        Image.fromarray(np.eye(8, dtype=np.uint8)).save(root / "two" / split / "labels" / "a.png")
+        write_pair(root / "two", split, "a", np.eye(8), np.zeros((8, 8, 3), np.uint8))
     shutil.copytree(root / "two" / "val", root / "untrained" / "val")
     (root / "bad" / "train" / "images").mkdir(parents=True)
     (root / "bad" / "train" / "images" / "a.png").write_bytes(b"no picture")

@@ -250,15 +250,12 @@ def test_evaluate_calibrates_and_writes_a_page(run, tmp_path, capsys, eager):
 
 
 @pytest.mark.slow
-def test_the_classes_of_a_model_are_those_of_the_data(run, tmp_path, capsys, eager):
+def test_the_classes_of_a_model_are_those_of_the_data(run, tmp_path, write_pair, capsys, eager):
     """By name where both have names: the same ones in another order would be swapped."""
     classes = list(data.Shapes().info.classes)
     for name, listed in (("swapped", classes[::-1]), ("others", [f"{c}s" for c in classes])):
-        for part in ("images", "labels"):
-            folder = tmp_path / name / "val" / part
-            folder.mkdir(parents=True)
-            pixels = np.arange(80 * 80, dtype=np.uint8).reshape(80, 80) % len(classes)
-            Image.fromarray(pixels).save(folder / "a.png")
+        pixels = np.arange(80 * 80, dtype=np.uint8).reshape(80, 80) % len(classes)
+        write_pair(tmp_path / name, "val", "a", pixels, pixels)
         (tmp_path / name / "dataset.json").write_text(json.dumps({"classes": listed}))
     model = ["--model", str(run / "model.keras"), "--output", str(tmp_path / "scores")]
     assert evaluate.main([*model, "--data", str(tmp_path / "swapped")]) == 2

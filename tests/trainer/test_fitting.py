@@ -396,16 +396,14 @@ def test_a_callback_need_not_be_in_a_list(eager):
 
 
 @pytest.fixture
-def streets(tmp_path):
+def streets(tmp_path, write_pair):
     """A folder of photographs and label maps of two classes."""
-    random = np.random.default_rng(0)
+    random, root = np.random.default_rng(0), tmp_path / "streets"
     for split, count in (("train", 4), ("val", 2)):
         for number in range(count):
-            for kind, high, shape in (("images", 256, (48, 64, 3)), ("labels", 2, (48, 64))):
-                path = tmp_path / "streets" / split / kind / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(random.integers(0, high, shape, np.uint8)).save(path)
-    return tmp_path / "streets"
+            image = random.integers(0, 256, (48, 64, 3), np.uint8)
+            write_pair(root, split, f"{number}", random.integers(0, 2, (48, 64)), image)
+    return root
 
 
 def two_classes():
