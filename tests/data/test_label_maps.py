@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_deeplab import data
+from keras_deeplab.data.bands import Bands
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.label_maps import ColorCode, read_label
 
@@ -104,21 +107,27 @@ def test_other_values_and_channels_are_refused(tmp_path, name, array, message):
         read_label(write(tmp_path / name, array))
 
 
-def test_an_array_file_is_not_believed(tmp_path):
+@pytest.mark.parametrize(
+    "use, empty", [(read_label, "unreadable file: 0 bytes"), (Bands(1).read, "truncated file")]
+)
+def test_an_array_file_is_not_believed(tmp_path, use, empty):
     path = write(tmp_path / "a.npy", np.zeros((24, 32), np.uint8))
-    content = path.read_bytes()
+    content, archive = path.read_bytes(), io.BytesIO()
+    np.savez(archive, np.zeros((24, 32), np.uint8))
     # 10 TB by its header, which must not be reserved.
     short, long = b"(24, 32), }", b"(2222222, 4444444), }"
     lying = content.replace(short + b" " * (len(long) - len(short)), long)
     for damaged, kind in (
         (content[:-1], "truncated file"),
+        (b"", empty),
         (lying, "truncated file"),
         (b"\x93NUMPY" + bytes(range(100)), "unreadable file"),
         (content.replace(b"(24, 32)", b"(24, 32("), "unreadable file"),
+        (archive.getvalue(), "unreadable file"),
     ):
         path.write_bytes(damaged)
         with pytest.raises(FileFault, match=kind):
-            read_label(path)
+            use(path)
 
 
 def test_damaged_and_truncated_files(tmp_path):
