@@ -136,13 +136,6 @@ def test_class_weight_of_label_maps_is_refused(model):
         model.train_on_batch(IMAGES, MASKS, **weights)
 
 
-def test_hdf5_which_would_not_load_is_refused(tmp_path):
-    for name in ("model.h5", "model.HDF5"):
-        with pytest.raises(ValueError, match="`filepath` must end in .keras"):
-            calibrated("v3_auxiliary").save(tmp_path / name)
-    assert not list(tmp_path.iterdir())
-
-
 def test_class_weight_of_labels_of_whole_images_is_keras_own():
     model = SPPNet(2, tiny(), levels=(1,), dense=(4,), dropout=0.0, input_shape=(32, 32, 3))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -3,10 +3,15 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from sources import HEAD, as_the_authors_write_it, scattered
+from sources import HEAD, as_the_authors_write_it, scattered, small
 
 import keras_deeplab
 from keras_deeplab.weights.names import tf1_deeplab
+
+
+@pytest.fixture(scope="module")
+def model() -> keras_deeplab.DeepLabV3:
+    return scattered(small())
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,16 @@ from pathlib import Path
 import h5py
 import keras
 import numpy as np
+from models.networks import tiny_sequential
 
+import keras_deeplab
 from keras_deeplab.graph.network import own_weights
 from keras_deeplab.weights.transfer import weighted_layers
+
+
+def small(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
+    arguments = {"aspp_filters": 8, "head_filters": None, "output_stride": 8, **arguments}
+    return keras_deeplab.DeepLabV3(num_classes, tiny_sequential(), **arguments)
 
 
 def scattered(model: keras.Model, seed: int = 1) -> keras.Model:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 from models.networks import tiny_sequential
-from sources import scattered, unchanged
+from sources import scattered, small, unchanged
 
 import keras_deeplab
 from keras_deeplab import weights
@@ -31,17 +31,6 @@ def note(event: str, arguments: tuple) -> None:
 
 
 sys.addaudithook(note)
-
-
-def small(num_classes: int = 3) -> keras_deeplab.DeepLabV3:
-    return keras_deeplab.DeepLabV3(
-        num_classes, tiny_sequential(), output_stride=8, aspp_filters=4, head_filters=None
-    )
-
-
-@pytest.fixture(scope="module")
-def model() -> keras_deeplab.DeepLabV3:
-    return scattered(small())
 
 
 @pytest.fixture(scope="module")
@@ -192,15 +181,6 @@ def no_download(monkeypatch):
     assert OPENED == []
 
 
-@pytest.mark.parametrize("what", HOSTILE)
-def test_a_configuration_names_no_file_no_address_and_no_code(files, tmp_path, no_download, what):
-    place, value, message = HOSTILE[what]
-    bad = with_config(files / "model.keras", tmp_path / "bad.keras", place, value)
-    with pytest.raises(WeightsError, match=rf"bad\.keras: .*{message}") as caught:
-        keras_deeplab.load_model(bad)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.fixture
 def unsafe_deserialization():
     state = keras.src.backend.common.global_state
@@ -279,8 +259,12 @@ ONES = {"class_name": "__tensor__", "config": {"value": 1.0, "dtype": "float32"}
 CONSTANT = an_object("keras.initializers", "Constant", value=ONES)
 DENSE = {**a_layer("Dense", units=5 * 10**8), "build_config": {"input_shape": [1, 8]}}
 MORE = "build no more weights than the file holds"
+CONFIG = keras_deeplab.UNet(2, depth=1, filters=2).get_config()
+DEEP = an_object("keras_deeplab", "UNet", **{**CONFIG, "depth": 10**6, "filters": 4096})
+DEEP["config"]["skip_layers"], DEEP["registered_name"] = None, "keras_deeplab>UNet"
 TOO_LARGE = {
     "classes": ("model", {"num_classes": 10**8}, MORE),
+    "depth": ("text", DEEP, MORE),
     "a layer inside": ("arguments", {"filters": 5 * 10**7}, MORE),
     "a layer as a loss": ("loss", DENSE, MORE),
     "constants": ("arguments", {"filters": 10**8, "kernel_initializer": CONSTANT}, MORE),
@@ -294,22 +278,16 @@ TOO_LARGE = {
 }
 
 
-@pytest.mark.parametrize("what", TOO_LARGE)
-def test_a_configuration_takes_no_more_than_its_file_explains(files, tmp_path, what):
-    place, value, message = TOO_LARGE[what]
+@pytest.mark.parametrize("what", [*HOSTILE, *TOO_LARGE])
+def test_a_configuration_names_parts_of_networks_that_its_file_explains(
+    files, tmp_path, no_download, what
+):
+    """No file, no address, no code and no size."""
+    place, value, message = (HOSTILE | TOO_LARGE)[what]
     bad = with_config(files / "model.keras", tmp_path / "bad.keras", place, value)
-    with pytest.raises(WeightsError, match=rf"bad\.keras: .*{message}"):
+    with pytest.raises(WeightsError, match=rf"bad\.keras: .*{message}") as caught:
         keras_deeplab.load_model(bad)
-
-
-def test_the_depth_of_a_model_is_bounded_too(files, tmp_path):
-    config = keras_deeplab.UNet(2, depth=1, filters=2).get_config()
-    inner = {**config, "depth": 10**6, "filters": 4096, "skip_layers": None}
-    value = {"module": "keras_deeplab", "class_name": "UNet", "config": inner}
-    value["registered_name"] = "keras_deeplab>UNet"
-    bad = with_config(files / "model.keras", tmp_path / "bad.keras", "text", value)
-    with pytest.raises(WeightsError, match=MORE):
-        keras_deeplab.load_model(bad)
+    assert "\n" not in str(caught.value)
 
 
 ARCHIVES = {

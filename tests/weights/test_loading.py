@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 from calibration import image
 from models.networks import tiny_sequential
-from sources import scattered, unchanged
+from sources import scattered, small, unchanged
 
 import keras_deeplab
 from keras_deeplab import weights
@@ -25,18 +25,8 @@ from keras_deeplab.weights import WeightsError
 PIXELS = image(65, 97)
 
 
-def small(num_classes: int = 3, **arguments) -> keras_deeplab.DeepLabV3:
-    arguments = {"aspp_filters": 8, "head_filters": None, "output_stride": 8, **arguments}
-    return keras_deeplab.DeepLabV3(num_classes, tiny_sequential(), **arguments)
-
-
 def plain() -> keras.Model:
     return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3, name="conv")])
-
-
-@pytest.fixture(scope="module")
-def model() -> keras_deeplab.DeepLabV3:
-    return scattered(small())
 
 
 @pytest.fixture(scope="module")
