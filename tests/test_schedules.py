@@ -17,12 +17,7 @@ def reference(step, initial, total, power=0.9, warmup=0, end=0.0):
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        {},
-        {"power": 2.0},
-        {"warmup_steps": 7},
-        {"warmup_steps": 1, "end_learning_rate": 1e-3},
-    ],
+    [{}, {"power": 2.0}, {"warmup_steps": 7}, {"warmup_steps": 1, "end_learning_rate": 1e-3}],
 )
 def test_equals_the_formula(arguments):
     schedule = PolynomialDecay(0.007, 100, **arguments)

@@ -101,12 +101,7 @@ def test_layers_with_default_names_are_stages_of_their_own():
         ]
     )
     found = [(stage.name, stage.receptive_field[0]) for stage in receptive_field(model).stages]
-    assert found == [
-        ("conv2d", 3),
-        ("max_pooling2d", 4),
-        ("conv2d_1", 8),
-        ("max_pooling2d_1", 10),
-    ]
+    assert found == [("conv2d", 3), ("max_pooling2d", 4), ("conv2d_1", 8), ("max_pooling2d_1", 10)]
 
 
 @pytest.mark.parametrize("name", ["_conv", "__", "_1", "a__b", "conv_"])

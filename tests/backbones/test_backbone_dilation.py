@@ -67,8 +67,7 @@ CASES = {
     "vgg16_floor": Case(partial(vgg16, pool_ceil=False), {8: None}, [(131, 103)]),
     # The authors' graph: expanded_conv_13 keeps rate 1, 14 to 16 have 2 at output stride 16.
     "mobilenet_v2": Case(
-        MOBILENET,
-        {16: depthwise(2, 14, 16), 8: depthwise(2, 7, 13) | depthwise(4, 14, 16)},
+        MOBILENET, {16: depthwise(2, 14, 16), 8: depthwise(2, 7, 13) | depthwise(4, 14, 16)}
     ),
     "mobilenet_v2_same": Case(partial(MOBILENET, padding="same"), {8: None}, [(64, 96)]),
     "mobilenet_v2_end": Case(partial(MOBILENET, padding="end"), {8: None}, [(64, 96)]),

@@ -103,8 +103,7 @@ def test_strides_of_the_beta_resnet_are_in_the_last_units():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "depth, entry, middle",
-    [(41, (2, 2, 2), 1), (65, (2, 2, 2), 16), (71, (2, 1, 2, 1, 2), 16)],
+    "depth, entry, middle", [(41, (2, 2, 2), 1), (65, (2, 2, 2), 16), (71, (2, 1, 2, 1, 2), 16)]
 )
 def test_strides_and_field_of_xception_follow_from_the_figure(depth, entry, middle, monkeypatch):
     assert MIDDLE_UNITS == {41: 8, 65: 16, 71: 16}

@@ -13,12 +13,7 @@ from calibration import calibrate, image
 from keras.src.applications.convnext import ConvNeXt
 from keras.src.applications.densenet import DenseNet
 
-from keras_deeplab.graph import (
-    find_feature_tap,
-    geometry,
-    minimum_size,
-    with_output_stride,
-)
+from keras_deeplab.graph import find_feature_tap, geometry, minimum_size, with_output_stride
 
 
 @dataclass

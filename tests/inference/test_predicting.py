@@ -392,8 +392,7 @@ def test_wrong_windows(brightest, image, options, message):
 
 
 @pytest.mark.parametrize(
-    "size, sides",
-    [((64, 64), 64), ((64, None), 64), ((300, None), 256), ((None, None), 256)],
+    "size, sides", [((64, 64), 64), ((64, None), 64), ((300, None), 256), ((None, None), 256)]
 )
 @pytest.mark.parametrize("more", [0, 36])
 def test_an_overlap_is_below_the_sides_that_the_model_fixes(size, sides, more):

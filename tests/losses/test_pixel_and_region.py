@@ -138,8 +138,7 @@ def test_the_optimizer_is_saved_once(tmp_path):
 
 # The sample weights of the cross-entropy are not sizes.
 @pytest.mark.parametrize(
-    "kind, weight",
-    [(losses.CrossEntropy, None), (losses.Dice, 0.1), (losses.LovaszSoftmax, 0.1)],
+    "kind, weight", [(losses.CrossEntropy, None), (losses.Dice, 0.1), (losses.LovaszSoftmax, 0.1)]
 )
 def test_a_million_pixels(kind, weight):
     """Sums of float32 one after another would be wrong in the second digit."""

@@ -95,9 +95,7 @@ def test_the_backbone_may_be_slower(model):
 def test_v1_steps_down_twice(model):
     optimizer = compiled(model, recipes.get("v1").replace(steps=90), total_steps=90)
     np.testing.assert_allclose(
-        rates(optimizer, [0, 29, 30, 59, 60, 89]),
-        [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5],
-        rtol=1e-6,
+        rates(optimizer, [0, 29, 30, 59, 60, 89]), [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6
     )
 
 

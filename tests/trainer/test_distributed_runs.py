@@ -15,12 +15,7 @@ from keras_deeplab.trainer import workers
 # Batches with different numbers of ignored pixels, and a validation that two do not divide.
 SOURCE = data.Shapes(train=8, val=3)
 RECIPE = recipes.get("v3").replace(
-    epochs=2,
-    batch_size=4,
-    crop_size=(48, 64),
-    learning_rate=0.05,
-    clipnorm=0.5,
-    stage2_share=0.0,
+    epochs=2, batch_size=4, crop_size=(48, 64), learning_rate=0.05, clipnorm=0.5, stage2_share=0.0
 )
 
 

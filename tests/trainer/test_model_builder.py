@@ -109,10 +109,7 @@ def test_a_network_of_the_users_own_comes_with_its_file(tmp_path):
             {"weights": "pascal_voc", "name": "deeplab_v3_plus", "backbone": "xception65"},
             "deeplabv3_pas",
         ),
-        (
-            {"weights": "imagenet"},
-            "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top",
-        ),
+        ({"weights": "imagenet"}, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top"),
         (
             {"weights": "imagenet", "name": "deeplab_v1"},
             "vgg16_weights_tf_dim_ordering_tf_kernels_notop",

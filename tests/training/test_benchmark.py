@@ -125,9 +125,7 @@ def test_a_process_imports_only_what_it_runs(module):
 
 def test_formulations_of_a_convolution_are_timed(monkeypatch):
     monkeypatch.setattr(
-        convolutions,
-        "MAPS",
-        (convolutions.Map(1, 9, 4, 5, 2), convolutions.Map(1, 9, 4, None, 2)),
+        convolutions, "MAPS", (convolutions.Map(1, 9, 4, 5, 2), convolutions.Map(1, 9, 4, None, 2))
     )
     dense, depthwise = convolutions.measure("float32", rounds=2)
     assert list(dense["seconds"]) == ["Keras", "native", "taps", "chosen"]

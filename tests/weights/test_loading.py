@@ -289,10 +289,7 @@ def test_another_network_is_refused_and_nothing_changed(model, trained, files):
     with unchanged(other), pytest.raises(WeightsError, match="does not have 1 layers"):
         weights.load(other, files / "model.keras")
     wide = small(aspp_filters=16)
-    with (
-        unchanged(wide),
-        pytest.raises(WeightsError, match="it holds another network than"),
-    ):
+    with unchanged(wide), pytest.raises(WeightsError, match="it holds another network than"):
         weights.load(wide, files / "model.weights.h5")
 
 

@@ -7,12 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_deeplab.data.augmentation.augmenting import Augmentation
-from keras_deeplab.data.augmentation.crops import (
-    enclosing,
-    random_pad,
-    random_scaled_crop,
-    rotated,
-)
+from keras_deeplab.data.augmentation.crops import enclosing, random_pad, random_scaled_crop, rotated
 
 SPECS = [
     tf.TensorSpec((None, None, 3), tf.float32),
@@ -46,8 +41,7 @@ def regions(height, width, side=24):
 
 
 @pytest.mark.parametrize(
-    "size, rotation",
-    [((90, 130), None), ((40, 200), None), ((1, 1), None), ((90, 130), (-40, 40))],
+    "size, rotation", [((90, 130), None), ((40, 200), None), ((1, 1), None), ((90, 130), (-40, 40))]
 )
 def test_labels_are_never_new_and_stay_on_their_pixels(size, rotation):
     label = regions(*size)
