@@ -53,16 +53,10 @@ def test_transposed_convolutions_are_exactly_the_gradient(size, position):
 
 def test_its_support_is_the_theoretical_field():
     """With kernels of ones no weight cancels another one."""
-    model = keras.Sequential(
-        [
-            keras.Input((None, None, 1)),
-            kl.Conv2D(1, 3, strides=2, padding="same", kernel_initializer="ones"),
-            *(
-                kl.Conv2D(1, 3, dilation_rate=r, padding="same", kernel_initializer="ones")
-                for r in (1, 2, 4)
-            ),
-        ]
-    )
+    options = {"padding": "same", "kernel_initializer": "ones"}
+    layers = [kl.Conv2D(1, 3, dilation_rate=rate, **options) for rate in (1, 2, 4)]
+    first = kl.Conv2D(1, 3, strides=2, **options)
+    model = keras.Sequential([keras.Input((None, None, 1)), first, *layers])
     stage = receptive_field(model, 65, 65).stages[-1]
     rows, columns, _ = np.nonzero(transposed_receptive_field(model, (65, 65)))
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == stage.receptive_field == (31, 31)
@@ -152,16 +146,15 @@ def test_of_a_model_and_of_a_layer():
 
 
 def test_bad_arguments():
-    model = keras.Sequential([keras.Input((None, None, 3)), kl.Conv2D(2, 3, padding="same")])
-    with pytest.raises(ValueError, match="images"):
-        effective_receptive_field(model, np.zeros((5, 5, 3)))
-    with pytest.raises(ValueError, match="layer_name"):
-        effective_receptive_field(model, layer="x")
-    dead = keras.Sequential(
-        [keras.Input((None, None, 3)), kl.Conv2D(2, 3, kernel_initializer="zeros")]
-    )
-    with pytest.raises(ValueError, match="reestimate_batch_norm"):
-        effective_receptive_field(dead, size=(9, 9))
+    inputs, dead = keras.Input((None, None, 3)), kl.Conv2D(2, 3, kernel_initializer="zeros")
+    model = keras.Sequential([inputs, kl.Conv2D(2, 3, padding="same")])
+    for network, arguments, message in (
+        (model, {"images": np.zeros((5, 5, 3))}, "images"),
+        (model, {"layer": "x"}, "layer_name"),
+        (keras.Sequential([inputs, dead]), {"size": (9, 9)}, "reestimate_batch_norm"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            effective_receptive_field(network, **arguments)
 
 
 def test_networks_without_a_gradient_are_an_error():

@@ -14,16 +14,8 @@ from keras_deeplab.graph.features import tensor_of
 
 def brute_force(layer, size):
     """The live taps at each output position: a kernel of ones over a map of ones."""
-    kernel = layer.kernel_size
-    ones = kl.Conv2D(
-        1,
-        kernel,
-        layer.strides,
-        layer.padding,
-        dilation_rate=layer.dilation_rate,
-        use_bias=False,
-        kernel_initializer="ones",
-    )
+    config = {**layer.get_config(), "filters": 1, "kernel_initializer": "ones"}
+    ones = kl.Conv2D.from_config(config)
     return np.rint(ones(np.ones((1, *size, 1), "float32")).numpy()).astype(int)
 
 
@@ -56,16 +48,14 @@ def test_figure_4_of_the_paper():
     inputs = keras.Input((65, 65, 1))
 
     def taps(rate):
-        return live_taps(
-            keras.Model(inputs, kl.Conv2D(1, 3, dilation_rate=rate, padding="same")(inputs)), 65, 65
-        )
+        atrous = kl.Conv2D(1, 3, dilation_rate=rate, padding="same")
+        return live_taps(keras.Model(inputs, atrous(inputs)), 65, 65)
 
     assert taps(65)[0].positions == {1: 1.0}
     assert taps(1) == ()
-    curves = [taps(rate)[0].positions.get(9, 0.0) for rate in (2, 10, 20, 30, 33)]
-    assert curves == pytest.approx(
-        [((65 - 2 * rate) / 65) ** 2 if rate < 33 else 0 for rate in (2, 10, 20, 30, 33)]
-    )
+    for rate in (2, 10, 20, 30, 33):
+        expected = ((65 - 2 * rate) / 65) ** 2 if rate < 33 else 0
+        assert taps(rate)[0].positions.get(9, 0.0) == pytest.approx(expected)
 
 
 @pytest.mark.slow
