@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from eagerly import eagerly
 from PIL import Image
 
 import keras_deeplab
@@ -23,9 +23,8 @@ FILE = FOLDER / "model.keras"
 @pytest.fixture(autouse=True, scope="module")
 def eager():
     """To trace several views takes longer than a few small images."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    with eagerly():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -77,27 +76,18 @@ def test_predict_works_after_the_clone(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_its_scores_are_those_of_the_card(model, shared):
+@pytest.mark.parametrize("kind", ["one_view", "int8"])
+def test_its_scores_are_those_of_the_card(model, shared, kind):
     """A few of the images it was chosen on: far above what chance or a wrong scaling reaches."""
-    source = data.open_source(shared / "camvid")
+    scored, source = model.model, data.open_source(shared / "camvid")  # one of the views, for time
+    if kind == "int8":
+        pytest.importorskip("ai_edge_litert")
+        file = FOLDER / "model_int8.tflite"
+        assert file.stat().st_size < 4_000_000
+        scored = runtimes.open_exported(file)
+        assert scored.metadata.info == source.info
     few = data.evaluation_dataset(source, cache=False).shard(34, 0)
-    network = model.model  # one of the views, for time
-    found = keras_deeplab.evaluate(network, few, class_names=source.info.classes, verbose=0)
-    stored = json.loads((FOLDER / "metrics_one_view.json").read_text())
-    assert found["pixel_accuracy"] == pytest.approx(stored["pixel_accuracy"], abs=0.04)
-    assert found["mean_iou"] == pytest.approx(stored["mean_iou"], abs=0.14)
-
-
-@pytest.mark.slow
-def test_the_int8_file_scores_as_the_card_states(shared):
-    """In LiteRT, on the same few images."""
-    pytest.importorskip("ai_edge_litert")
-    file = FOLDER / "model_int8.tflite"
-    assert file.stat().st_size < 4_000_000
-    exported, source = runtimes.open_exported(file), data.open_source(shared / "camvid")
-    assert exported.metadata.info == source.info
-    few = data.evaluation_dataset(source, cache=False).shard(34, 0)
-    found = keras_deeplab.evaluate(exported, few, class_names=source.info.classes, verbose=0)
-    stored = json.loads((FOLDER / "metrics_int8.json").read_text())
+    found = keras_deeplab.evaluate(scored, few, class_names=source.info.classes, verbose=0)
+    stored = json.loads((FOLDER / f"metrics_{kind}.json").read_text())
     assert found["pixel_accuracy"] == pytest.approx(stored["pixel_accuracy"], abs=0.04)
     assert found["mean_iou"] == pytest.approx(stored["mean_iou"], abs=0.14)

@@ -83,9 +83,8 @@ def test_graphs_are_in_the_form_that_runtimes_compute_fast(tmp_path):
             assert "auto_pad" not in found
         if node.op_type in ("Softmax", "LogSoftmax"):
             assert found.get("axis", -1) in (-1, 3)
-    assert (
-        sum("axes" in found for found in values.values()) == 6
-    )  # logits of four views, two of them back
+    # The logits of four views, two of them back.
+    assert sum("axes" in found for found in values.values()) == 6
 
 
 @pytest.mark.slow

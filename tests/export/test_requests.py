@@ -56,13 +56,7 @@ NO_FORMAT, KNOWN = "file format|JPEG", "must hold JPEG, PNG, WebP .* or BMP"
 IN_FRONT = "begin with their header"
 SHAPES = {
     IMAGES: [
-        (),
-        (3,),
-        (40, 50, 3),
-        (1, 1, 8, 8, 3),
-        (1, 40, 50, 0),
-        (1, 40, 50, 4),
-        (1, 3, 40, 50),
+        *((), (3,), (40, 50, 3), (1, 1, 8, 8, 3), (1, 40, 50, 0), (1, 40, 50, 4), (1, 3, 40, 50)),
     ],
     PIXELS: [  # empty, large, many, tiny and thin
         *((0, 40, 50, 3), (1, 0, 50, 3), (1, 40, 0, 3), (1, 1100, 1000, 3), (300, 64, 64, 3)),
