@@ -15,6 +15,7 @@ from keras_deeplab import MultiScale, calibrate
 from keras_deeplab import calibration as scaling
 
 PIXELS = image(33, 41, batch=2)
+PAIRS = tf.data.Dataset.from_tensors((PIXELS, np.zeros(PIXELS.shape[:3], np.int32)))
 
 
 def drawn_labels(logits, seed=0):
@@ -118,16 +119,13 @@ def test_the_likelihood_is_that_of_keras(eager):
     logits = model(PIXELS).numpy()
     truth = drawn_labels(2 * logits)
     report = scaling.fit_temperature(model, tf.data.Dataset.from_tensors((PIXELS, truth)))
-    for when, temperature in (("before", 1.0), ("after", report["temperature"])):
-        loss = keras.losses.sparse_categorical_crossentropy(
-            truth, logits / temperature, from_logits=True
-        )
-        assert report["negative_log_likelihood"][when] == pytest.approx(np.mean(loss), rel=1e-5)
-    values = [
-        float(np.mean(keras.losses.sparse_categorical_crossentropy(truth, logits / t, True)))
-        for t in (report["temperature"] / 1.02, report["temperature"] * 1.02)
-    ]
-    assert min(values) > report["negative_log_likelihood"]["after"]
+    best, found = report["temperature"], report["negative_log_likelihood"]
+    before, after, *others = (
+        np.mean(keras.losses.sparse_categorical_crossentropy(truth, logits / t, from_logits=True))
+        for t in (1.0, best, best / 1.02, best * 1.02)
+    )
+    assert (found["before"], found["after"]) == pytest.approx((before, after), rel=1e-5)
+    assert min(others) > found["after"]
 
 
 def test_a_sample_is_even_bounded_and_set_by_the_seed(monkeypatch):
@@ -185,9 +183,8 @@ SHARED = kl.Conv2D(4, 1, name="shared")
     ],
 )
 def test_a_model_that_does_not_end_in_linear_layers_is_refused(layers, name):
-    pairs = tf.data.Dataset.from_tensors((PIXELS, np.zeros(PIXELS.shape[:3], np.int32)))
     with pytest.raises(ValueError, match=f"`model` must have logits that come.*'{name}'"):
-        calibrate(ending_in(*layers), pairs)
+        calibrate(ending_in(*layers), PAIRS)
 
 
 @pytest.mark.parametrize("hidden", [[], [kl.Conv2D(3, 3, padding="same")]])
@@ -240,11 +237,9 @@ def test_a_linear_activation_after_the_logits():
 
 @pytest.mark.slow
 def test_logits_that_are_not_finite_and_temperatures_at_the_end_of_the_range(caplog, eager):
-    truth = np.zeros(PIXELS.shape[:3], np.int32)
-    pairs = tf.data.Dataset.from_tensors((PIXELS, truth))
     with pytest.raises(ValueError, match="finite logits"):
-        scaling.fit_temperature(pixelwise(np.nan), pairs)
-    report = scaling.fit_temperature(with_spread(calibrated("v3")), pairs.map(always_right))
+        scaling.fit_temperature(pixelwise(np.nan), PAIRS)
+    report = scaling.fit_temperature(with_spread(calibrated("v3")), PAIRS.map(always_right))
     assert report["temperature"] == pytest.approx(scaling.RANGE[0], rel=0.1)
     assert "at the end of its range" in caplog.text
 
@@ -255,6 +250,5 @@ def always_right(pixels, truth):
 
 
 def test_images_of_other_channels_are_refused():
-    pairs = tf.data.Dataset.from_tensors((PIXELS[..., :1], np.zeros(PIXELS.shape[:3], np.int32)))
     with pytest.raises(ValueError, match="images of the model's input shape"):
-        calibrate(pixelwise(), pairs)
+        calibrate(pixelwise(), PAIRS.map(lambda x, y: (x[..., :1], y)))

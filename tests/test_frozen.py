@@ -20,6 +20,8 @@ from keras_deeplab.layers import (
 )
 from keras_deeplab.layers.dilated_conv import _runs, native_depthwise
 
+SPEC = [tf.TensorSpec((None, None, None, 3), name="images")]
+
 
 def network(dtype: str = "float32", depthwise_rates: tuple[int, int] = (12, 2)) -> keras.Model:
     """A batch norm behind every kind of layer that it can and cannot be folded into."""
@@ -45,17 +47,15 @@ def network(dtype: str = "float32", depthwise_rates: tuple[int, int] = (12, 2)) 
 
 
 @pytest.mark.parametrize(
-    "dtype, target",
-    [("float32", "server"), ("float32", "converter"), ("mixed_bfloat16", "here")],
+    "dtype, target", [("float32", "server"), ("float32", "converter"), ("mixed_bfloat16", "here")]
 )
 def test_it_computes_what_the_model_does_without_batch_norms(dtype, target):
     # Converters get native depthwise convolutions, which processors without oneDNN cannot run.
     precision = tf.as_dtype(dtype.removeprefix("mixed_"))
     can_run = target != "converter" or _runs(native_depthwise, precision)
     model = network(dtype, (12, 2) if can_run else (1, 1))
-    spec = [tf.TensorSpec((None, None, None, 3), name="images")]
     frozen = FrozenFunction(
-        lambda x: {"b": model(x, training=False), "a": tf.shape(x)}, spec, target
+        lambda x: {"b": model(x, training=False), "a": tf.shape(x)}, SPEC, target
     )
     kinds = Counter(node.type for node in frozen.concrete.graph.get_operations())
     assert not {kind for kind in kinds if "BatchNorm" in kind or "Variable" in kind}
@@ -99,8 +99,7 @@ def test_a_bias_is_folded_with_a_batch_norm(layer):
 
 def test_later_changes_of_the_model_do_not_reach_it():
     model = network()
-    spec = [tf.TensorSpec((None, None, None, 3), name="images")]
-    frozen = FrozenFunction(lambda x: {"logits": model(x, training=False)}, spec)
+    frozen = FrozenFunction(lambda x: {"logits": model(x, training=False)}, SPEC)
     x = tf.random.stateless_normal((1, 20, 20, 3), (1, 2))
     before = frozen(x)["logits"].numpy()
     for weight in model.weights:
@@ -115,7 +114,7 @@ def test_constants_that_nothing_reads_are_left_out_and_assertions_stay():
         with tf.control_dependencies([tf.debugging.Assert(tf.shape(x)[1] > 8, [tf.shape(x)])]):
             return {"logits": model(tf.identity(x), training=False)}
 
-    frozen = FrozenFunction(checked, [tf.TensorSpec((None, None, None, 3), name="images")])
+    frozen = FrozenFunction(checked, SPEC)
     constants = [o for o in frozen.concrete.graph.get_operations() if o.type == "Const"]
     kernels = [o.outputs[0].shape for o in constants if o.outputs[0].shape.rank == 4]
     assert len(kernels) == sum(weight.shape.rank == 4 for weight in model.weights)
@@ -126,12 +125,11 @@ def test_constants_that_nothing_reads_are_left_out_and_assertions_stay():
 
 def test_variables_inside_control_flow():
     model = network()
-    spec = [tf.TensorSpec((None, None, None, 3), name="images")]
 
     def twice(x):
         return {"logits": tf.map_fn(lambda y: model(y[None], training=False)[0], x)}
 
-    frozen = FrozenFunction(twice, spec, "server")
+    frozen = FrozenFunction(twice, SPEC, "server")
     x = tf.random.stateless_normal((2, 20, 20, 3), (1, 2))
     expected = model(x, training=False)
     assert np.abs(frozen(x)["logits"] - expected).max() < 1e-4 * np.std(expected)

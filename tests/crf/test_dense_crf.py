@@ -161,13 +161,7 @@ def test_bad_arguments():
 def test_the_ends_of_the_constants_give_probabilities():
     image, probabilities = image_of(), probabilities_of()
     for weight, sigma in itertools.product((0, 1e6), (0.01, 1e6)):
-        found = dense_crf(
-            image,
-            probabilities,
-            **dict.fromkeys(("smoothness_weight", "appearance_weight"), weight),
-            **dict.fromkeys(("smoothness_sigma", "appearance_sigma_xy"), sigma),
-            appearance_sigma_rgb=sigma,
-        )
+        found = DenseCRF(weight, sigma, weight, sigma, sigma)(image, probabilities)
         np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
 
 
@@ -182,9 +176,9 @@ def test_constants_of_numpy_are_written_as_json():
 
 
 def test_a_refined_model_is_checked():
-    for arguments, name in (((None, None), "crf"), ((None, "v1"), "crf")):
-        with pytest.raises(ValueError, match=f"`{name}` must be"):
-            RefinedModel(*arguments)
+    for crf in (None, "v1"):
+        with pytest.raises(ValueError, match="`crf` must be"):
+            RefinedModel(None, crf)
     with pytest.raises(ValueError, match="`model` must be without a CRF"):
         RefinedModel(RefinedModel(None, DenseCRF()), DenseCRF())
 
