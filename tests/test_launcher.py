@@ -25,31 +25,33 @@ def run(*arguments: str, **more) -> subprocess.CompletedProcess:
     )
 
 
+NO_DEVICES = "class config:\n    list_physical_devices = staticmethod(lambda: [])\n"
+
+
+def run_with(
+    folder: Path, tensorflow: str, code: str, **environment: str
+) -> subprocess.CompletedProcess:
+    """Runs code with the launcher and a stand-in of TensorFlow."""
+    (folder / "tensorflow.py").write_text(tensorflow)
+    unset = ("TF_ENABLE_ONEDNN_OPTS", "CUDA_VISIBLE_DEVICES")
+    inherited = {k: v for k, v in os.environ.items() if k not in unset}
+    environment = {**inherited, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", **environment}
+    code = f"import platform, sys; import keras_deeplab_launcher as launcher; {code}"
+    return run("-c", code, env=environment)
+
+
 def test_start_up_messages_are_dropped_and_errors_are_not(tmp_path):
-    stand_in = tmp_path / "tensorflow.py"
     text = "".join(f"{message}\n" for message in MESSAGES)
-    stand_in.write_text(
-        f"import os\nos.write(2, {text.encode()!r})\n"
-        "class config:\n    list_physical_devices = staticmethod(lambda: [])\n"
-    )
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import keras_deeplab_launcher\n"
-        "keras_deeplab_launcher.import_tensorflow(); print('mine', file=sys.stderr)"
-    )
-    found = run("-c", code, cwd=ROOT)
+    writing = f"import os\nos.write(2, {text.encode()!r})\n{NO_DEVICES}"
+    code = "launcher.import_tensorflow(); print('mine', file=sys.stderr)"
+    found = run_with(tmp_path, writing, code)
     assert found.returncode == 0
     assert found.stderr.splitlines() == [MESSAGES[-1], "mine"]
 
 
 def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path):
-    (tmp_path / "tensorflow.py").write_text("raise KeyboardInterrupt")
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import keras_deeplab_launcher\n"
-        "sys.exit(keras_deeplab_launcher.main(['train', '--help']))"
-    )
-    found = run("-c", code, cwd=ROOT)
+    code = "sys.exit(launcher.main(['train', '--help']))"
+    found = run_with(tmp_path, "raise KeyboardInterrupt", code)
     assert (found.returncode, found.stderr) == (130, "\nInterrupted.\n")
 
 
@@ -99,15 +101,9 @@ def test_without_a_folder_for_temporary_files_messages_are_shown(tmp_path, monke
     ],
 )
 def test_commands_compute_with_onednn_on_x86_unless_it_is_set(machine, given, expected, tmp_path):
-    (tmp_path / "tensorflow.py").write_text(
-        "import os\nprint(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))\n"
-        "class config:\n    list_physical_devices = staticmethod(lambda: [])\n"
-    )
-    path = f"{tmp_path}{os.pathsep}{ROOT}"
-    environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
-    code = f"import platform; platform.machine = lambda: {machine!r}; "
-    code += "import keras_deeplab_launcher as launcher; launcher.import_tensorflow()"
-    found = run("-c", code, env={**environment, "PYTHONPATH": path, **given})
+    printing = f"import os\nprint(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))\n{NO_DEVICES}"
+    code = f"platform.machine = lambda: {machine!r}; launcher.import_tensorflow()"
+    found = run_with(tmp_path, printing, code, **given)
     assert found.stdout == f"{expected}\n", found.stderr
 
 
@@ -123,16 +119,10 @@ def test_commands_compute_with_onednn_on_x86_unless_it_is_set(machine, given, ex
 )
 def test_a_gpu_that_tensorflow_does_not_use_is_a_warning(node, seen, visible, warned, tmp_path):
     (tmp_path / node).touch()
-    (tmp_path / "tensorflow.py").write_text(
-        f"class device:\n    device_type = {seen!r}\n"
-        "class config:\n    list_physical_devices = staticmethod(lambda: [device])\n"
-    )
+    one = f"class device:\n    device_type = {seen!r}\n" + NO_DEVICES.replace("[]", "[device]")
     nodes = str(tmp_path / "nvidia[0-9]*")
-    code = f"import keras_deeplab_launcher as launcher; launcher.NVIDIA_GPUS = {nodes!r}; "
-    code += "launcher.import_tensorflow()"
-    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-    path = f"{tmp_path}{os.pathsep}{ROOT}"
-    found = run("-c", code, env={**environment, "PYTHONPATH": path, **visible})
+    code = f"launcher.NVIDIA_GPUS = {nodes!r}; launcher.import_tensorflow()"
+    found = run_with(tmp_path, one, code, **visible)
     warning = "warning: TensorFlow does not use the GPU of this machine: "
     expected = f"{warning}pip install 'tensorflow[and-cuda]'\n"
     assert found.stderr == (expected if warned else "")
