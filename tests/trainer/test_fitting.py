@@ -115,6 +115,10 @@ def no_export(monkeypatch):
     monkeypatch.setattr(export, "saved_model", lambda *args, **options: None)
 
 
+def fail(*args, **options):
+    raise OSError("the disk is full")
+
+
 def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
     tmp_path, monkeypatch, no_export, eager, logs
 ):
@@ -134,10 +138,6 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
 
     (stopped.path / ".123-last.keras").write_bytes(b"half a model")
     (stopped.path / ".saved_model.0a1b").mkdir()
-
-    def fail(*args, **options):
-        raise OSError("the disk is full")
-
     with monkeypatch.context() as patch:
         patch.setattr(export, "saved_model", fail)
         with pytest.raises(OSError, match="the disk is full"):
@@ -153,21 +153,17 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
 
 
 @pytest.mark.slow
-def test_a_training_that_a_callback_ended_is_not_continued(tmp_path, monkeypatch, eager):
+def test_a_training_that_a_callback_ended_is_not_continued(tmp_path, monkeypatch, no_export, eager):
     """Where its end failed, it is scored and exported, and not trained to the last epoch."""
 
     class End(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = True
 
-    def fail(*args, **options):
-        raise OSError("the disk is full")
-
     with monkeypatch.context() as patch:
         patch.setattr(export, "saved_model", fail)
         with pytest.raises(OSError, match="the disk is full"):
             fit(tmp_path, plain(), SINGLE, callbacks=[End()])
-    monkeypatch.setattr(export, "saved_model", lambda *args, **options: None)
     result = fit(tmp_path, plain(), SINGLE)
     assert result.history.get("epoch", []) == []
     assert len(result.folder.history.read_text().splitlines()) == 1 + 1
@@ -280,16 +276,8 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, eager, caplo
 
     start = model.get_weights()
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
-    result = keras_deeplab.fit(
-        model,
-        SOURCE,
-        FAST,
-        test_scales=(0.5,),
-        test_flip=True,
-        callbacks=[note],
-        transform=transform,
-        verbose=0,
-    )
+    augmentation = {"test_scales": (0.5,), "test_flip": True, "transform": transform}
+    result = fit(None, model, FAST, callbacks=[note], **augmentation)
     warned = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert warned.count("labels shifted: by much. Look") == 1  # the certain one alone
     assert warned.count("val: no pixel of car") == 1
@@ -422,9 +410,8 @@ def test_a_file_damaged_during_the_training_is_one_line(streets, tmp_path, eager
 
     damaging = keras.callbacks.LambdaCallback(on_epoch_begin=damage)
     recipe, where = FAST.replace(epochs=2), {"run_dir": tmp_path / "run", "verbose": 0}
-    with pytest.raises(
-        ValueError, match=r"labels/1\.png: unreadable file.*which resumes"
-    ) as caught:
+    message = r"labels/1\.png: unreadable file.*which resumes"
+    with pytest.raises(ValueError, match=message) as caught:
         keras_deeplab.fit(two_classes(), streets, recipe, callbacks=[damaging], **where)
     assert "\n" not in str(caught.value)
     assert "node" not in str(caught.value)
@@ -433,13 +420,9 @@ def test_a_file_damaged_during_the_training_is_one_line(streets, tmp_path, eager
 
 
 def test_a_run_that_goes_on_with_other_label_maps_warns(streets, tmp_path, eager, no_export, logs):
-    def stop(epoch, logs):
-        raise KeyboardInterrupt
-
     recipe, where = FAST.replace(epochs=2), {"run_dir": tmp_path / "run", "verbose": 0}
-    stopping = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: e and stop(e, logs))
     with pytest.raises(KeyboardInterrupt):
-        keras_deeplab.fit(two_classes(), streets, recipe, callbacks=[stopping], **where)
+        keras_deeplab.fit(two_classes(), streets, recipe, callbacks=[Stop()], **where)
     assert "label maps are not those" not in logs.text
     path = streets / "val" / "labels" / "1.png"
     Image.fromarray(np.asarray(Image.open(path)) * 0).save(path)

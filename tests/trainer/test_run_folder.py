@@ -101,10 +101,8 @@ def test_whatever_is_missing_a_worse_model_replaces_none(tmp_path, logs, missing
 def test_a_run_whose_state_is_lost_is_not_begun_again(tmp_path):
     folder = unfinished(tmp_path / "run")
     folder.last_model.unlink()
-    with pytest.raises(
-        ValueError,
-        match=f"last.keras is missing, .* epoch 3. Restore it.*from {folder.best_model}",
-    ):
+    message = f"last.keras is missing, .* epoch 3. Restore it.*from {folder.best_model}"
+    with pytest.raises(ValueError, match=message):
         again(folder)
     # Killed in its first epoch before the last model had its name, a run has lost nothing.
     store(folder.best_model, Record.read(folder.best_model).run, 1, score=0.5, best=0.5)
@@ -204,10 +202,8 @@ def test_a_file_that_the_system_refuses_is_not_called_damaged(tmp_path):
 def test_odd_arguments_are_named(tmp_path, content):
     folder = unfinished(tmp_path / "run")
     folder.arguments.write_bytes(content)
-    with pytest.raises(
-        ValueError,
-        match=f"^{folder.arguments} (must hold a JSON object|is not readable).*another folder",
-    ):
+    message = f"^{folder.arguments} (must hold a JSON object|is not readable).*another folder"
+    with pytest.raises(ValueError, match=message):
         again(folder)
     assert folder.arguments.read_bytes() == content
     folder.last_model.unlink()
@@ -309,6 +305,9 @@ class Scores(keras.callbacks.Callback):
         logs[MONITOR] = self.scores[epoch]
 
 
+PAIR = np.ones((1, 2)), np.ones((1, 1))
+
+
 def trained(folder, epochs, scores=(0.9, 0.2, 0.3, 0.4)):
     """Trains a small network up to so many epochs, from those on that were done."""
     folder = RunFolder(folder.path)
@@ -316,18 +315,9 @@ def trained(folder, epochs, scores=(0.9, 0.2, 0.3, 0.4)):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.Adam(), "mse")
     model.optimizer.build(model.trainable_variables)
-    model.fit(
-        np.ones((1, 2)),
-        np.ones((1, 1)),
-        initial_epoch=done,
-        epochs=epochs,
-        verbose=0,
-        callbacks=[
-            Scores(scores),
-            keras.callbacks.CSVLogger(folder.history, append=done > 0),
-            callbacks.Checkpoint(folder, restore=done > 0, epochs=range(1, epochs + 1)),
-        ],
-    )
+    made = [Scores(scores), keras.callbacks.CSVLogger(folder.history, append=done > 0)]
+    made += [callbacks.Checkpoint(folder, restore=done > 0, epochs=range(1, epochs + 1))]
+    model.fit(*PAIR, initial_epoch=done, epochs=epochs, verbose=0, callbacks=made)
     folder.lock.release()
     assert int(model.optimizer.iterations) == epochs
     return folder
@@ -367,12 +357,8 @@ def test_epochs_of_few_images_are_not_all_saved(tmp_path, monkeypatch):
         model.compile("sgd", "mse")
         checkpoint = callbacks.Checkpoint(folder, validated, epochs=[8, 16])
         saved.clear()
-        model.fit(
-            *(np.ones((1, 2)), np.ones((1, 1))),
-            epochs=16,
-            verbose=0,
-            callbacks=[Scores([0.1 + 0.01 * k for k in range(16)]), checkpoint, Ends()],
-        )
+        made = [Scores([0.1 + 0.01 * k for k in range(16)]), checkpoint, Ends()]
+        model.fit(*PAIR, epochs=16, verbose=0, callbacks=made)
         assert list(dict.fromkeys(saved)) == [1, 4, 7, 8]
         assert Record.read(folder.last_model).epochs == 10
         assert Record.read(folder.best_model).epochs == (8 if validated else 10)
@@ -391,7 +377,7 @@ def test_a_run_killed_between_two_saves_resumes(tmp_path):
     model.compile("sgd", "mse")
     made = [callbacks.History(folder.history), callbacks.Checkpoint(folder, epochs=[8]), Killed()]
     with pytest.raises(KeyboardInterrupt):
-        model.fit(np.ones((1, 2)), np.ones((1, 1)), epochs=8, verbose=0, callbacks=made)
+        model.fit(*PAIR, epochs=8, verbose=0, callbacks=made)
     folder.lock.release()
     assert len(folder.history.read_text().splitlines()) == 1 + 5
     again = RunFolder(tmp_path)
@@ -403,11 +389,8 @@ def test_a_run_killed_between_two_saves_resumes(tmp_path):
 def test_a_resumed_history_has_the_columns_of_its_file(tmp_path):
     """Other than those of the first epoch that is logged then, without a validation."""
     path = tmp_path / "history.csv"
-    rows = [
-        {"loss": 1.0, "val_loss": 2.0},
-        {"loss": 3.0, "norm": 4.0},
-        {"loss": 5.0, "val_loss": 6},
-    ]
+    rows = [{"loss": 1.0, "val_loss": 2.0}, {"loss": 3.0, "norm": 4.0}]
+    rows += [{"loss": 5.0, "val_loss": 6}]
     for epoch, logs in enumerate(rows):
         history = callbacks.History(path, append=epoch > 0)
         history.set_model(keras.Sequential())
