@@ -245,10 +245,3 @@ def test_other_sources_are_checked_pair_by_pair():
     found, text = faults_of(Changed(train=3, val=1), ["train"])
     assert found.keys() == {"sizes differ", "label value out of range"}
     assert "train/train_00002" in text
-
-
-@pytest.mark.slow
-def test_a_shared_folder_is_clean(shared):
-    report = data.audit(shared / "membrane")
-    assert report.splits["val"].images == 5
-    assert "labels 0 to 1 are the mask values 0, 255" in report.warnings[0]

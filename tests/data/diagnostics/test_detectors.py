@@ -307,6 +307,9 @@ def test_real_data_sets(shared, tmp_path, name):
     assert [one.kind for one in report.findings if one.is_warning] == []
     notes = [one.kind for one in report.findings]
     assert ("sequences in two splits" in notes) == (name == "camvid")  # one sequence validates
+    if name == "membrane":
+        assert report.splits["val"].images == 5
+        assert "labels 0 to 1 are the mask values 0, 255" in report.warnings[0]
     # A shift of three pixels is seen on real photographs too.
     for kind, shift in (("images", 0), ("labels", 3)):
         (tmp_path / "val" / kind).mkdir(parents=True)
