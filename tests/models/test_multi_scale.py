@@ -157,9 +157,8 @@ def test_the_loss_of_the_model_inside_is_not_saved(tmp_path: Path, count):
 
 def test_a_configuration_is_not_used_up():
     inputs = keras.Input((None, None, 3))
-    config = MultiScale(
-        keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs)), (0.5, 1)
-    ).get_config()
+    inner = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    config = MultiScale(inner, (0.5, 1)).get_config()
     for _ in range(2):
         assert MultiScale.from_config(config).get_config() == config
 
