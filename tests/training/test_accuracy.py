@@ -31,11 +31,8 @@ def test_a_row_has_the_means_over_the_seeds_and_is_computed_once(
     models = ["unet", accuracy.SMP]
     arguments = ["--models", *models, "--seeds", "0", "5", "--output", str(tmp_path)]
     assert accuracy.main([*arguments, "--minutes", "0.01"]) == 0
-    table = [
-        line.strip("| ").split(" | ")
-        for line in capsys.readouterr().out.splitlines()
-        if line.startswith("| ")
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    table = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     runs = [json.loads((tmp_path / f"unet-{seed}.json").read_text()) for seed in (0, 5)]
     scores = [100 * run["mean_iou"] for run in runs]
     assert scores[0] != scores[1]

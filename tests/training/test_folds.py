@@ -43,11 +43,8 @@ def test_mean_and_deviation_of_folds_and_seeds(tmp_path, monkeypatch, capsys, ea
     arguments += ["--seeds", "3", "4", "--test-scales", "1", "1.5"]
     arguments += ["--set", "model={'depth': 1, 'filters': 4}"]
     assert folds.main(arguments) == 0
-    table = [
-        line.strip("| ").split(" | ")
-        for line in capsys.readouterr().out.splitlines()
-        if line.startswith("| ")
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    table = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     assert table[0] == ["fold", "seed", "scale 1", "scale 1.5"]
     runs = [row for row in table[2:] if row[0] not in ("mean", "deviation")]
     assert [row[:2] for row in runs] == [[part, seed] for part in parts for seed in "34"]
