@@ -28,18 +28,24 @@ class Text(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
+def read(page):
+    """The texts of a page, and its tags with their attributes."""
+    parsed = Text()
+    parsed.feed(page)
+    return parsed.found, parsed.tags
+
+
 def test_the_page_shows_findings_shares_and_pictures():
     source = data.Shapes(train=5, val=2)
     report = data.audit(source)
     finding = Finding("kind <b>", "text", "advice", 0.9, ("<script>x</script>",))
     object.__setattr__(report, "findings", (finding,))
     page = audit_page(report, source, "a & <b>")
-    read = Text()
-    read.feed(page)
-    text = " ".join(read.found)
+    found, tags = read(page)
+    text = " ".join(found)
     assert "kind <b>" in text
     assert "<script>x</script>" in text
-    assert not [tag for tag, _ in read.tags if tag in ("script", "link")]
+    assert not [tag for tag, _ in tags if tag in ("script", "link")]
     assert "triangle" in text
     height, width = report.splits["train"].crop_size
     assert f"crop {width}x{height}" in text
@@ -49,7 +55,7 @@ def test_the_page_shows_findings_shares_and_pictures():
     shares = np.array(report.splits["train"].where_present)
     np.testing.assert_allclose(report.class_weights, np.median(shares) / shares)
     assert f"{100 * report.splits['train'].class_share[0]:.2f} %" in text
-    sources = [attrs["src"] for tag, attrs in read.tags if tag == "img"]
+    sources = [attrs["src"] for tag, attrs in tags if tag == "img"]
     assert len(sources) == 7
     assert all(re.fullmatch(r"data:image/jpeg;base64,[\w+/=]+", one) for one in sources)
     picture = Image.open(io.BytesIO(base64.b64decode(sources[0].split(",")[1])))
@@ -91,9 +97,7 @@ def test_faults_are_listed_with_their_causes():
     faults = [FileFault("truncated file", f"<i>{n}\udcff") for n in range(LISTED_FAULTS + 5)]
     error = data.DatasetError("x", [*faults, FileFault("empty split", "val")], ["cause <b>"])
     page = faults_page(error, "a")
-    read = Text()
-    read.feed(page)
-    text = " ".join(read.found)
+    text = " ".join(read(page)[0])
     for part in ("cause <b>", f"truncated file ({LISTED_FAULTS + 5})", "<i>0\\udcff", "and 5 more"):
         assert part in text
     assert f"<i>{LISTED_FAULTS}" not in text

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from inference.test_predicting import channel_model
 from PIL import Image
-from test_audit_page import Text
+from test_audit_page import read
 
 from keras_deeplab import data, evaluate
 from keras_deeplab.confidence import margin
@@ -49,21 +49,16 @@ def test_an_image_is_shown_once(shown):
     _, report, model, source = shown
     few = {**report, "worst_images": report["worst_images"][:14]}
     few["best_images"] = few["worst_images"][::-1]
-    text, _ = read(evaluation_page(few, model, source, "val", "few"))
-    assert re.findall(r"(image <\d+>): mean", text) == [
+    found, _ = read(evaluation_page(few, model, source, "val", "few"))
+    assert re.findall(r"(image <\d+>): mean", " ".join(found)) == [
         row["name"] for row in (*few["worst_images"][:12], *few["best_images"][:2])
     ]
 
 
-def read(page):
-    parsed = Text()
-    parsed.feed(page)
-    return " ".join(parsed.found), parsed.tags
-
-
 def test_the_page_has_the_figures_and_no_foreign_markup(shown):
     page, report, _, _ = shown
-    text, tags = read(page)
+    found, tags = read(page)
+    text = " ".join(found)
     assert not [tag for tag, _ in tags if tag in ("script", "link", "b", "i")]
     assert "a & <i>" in text
     assert "20 images of val" in text
@@ -86,8 +81,8 @@ def test_the_bars_of_the_diagram_are_the_bins(shown):
 
 def test_worst_and_best_images_are_shown_with_their_maps(shown):
     page, report, model, source = shown
-    text, tags = read(page)
-    captions = re.findall(r"(image <\d+>): mean IoU (0\.\d{3})", text)
+    found, tags = read(page)
+    captions = re.findall(r"(image <\d+>): mean IoU (0\.\d{3})", " ".join(found))
     shown = [*report["worst_images"][:12], *report["best_images"][:6]]
     assert captions == [(row["name"], f"{row['mean_iou']:.3f}") for row in shown]
     assert len({row["index"] for row in shown}) == 18

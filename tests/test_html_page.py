@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from test_audit_page import Text
+from test_audit_page import read
 
 from keras_deeplab.html_page import (
     BOTTOM,
@@ -22,13 +22,6 @@ from keras_deeplab.html_page import (
 )
 
 WIDTH, HEIGHT = CHART[0] - LEFT - RIGHT, CHART[1] - TOP - BOTTOM
-
-
-def read(page):
-    """The texts of a page, and its tags with their attributes."""
-    parsed = Text()
-    parsed.feed(page)
-    return parsed.found, parsed.tags
 
 
 def lines(page):

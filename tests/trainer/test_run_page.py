@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from browser import browse
+from eagerly import eagerly
 from test_html_page import lines, read
 from trainer.test_fitting import SINGLE, Stop, plain
 
@@ -39,9 +40,8 @@ def fast():
     """No tracing, and no export."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "saved_model", lambda *args, **options: None)
-        tf.config.run_functions_eagerly(True)
-        yield
-        tf.config.run_functions_eagerly(False)
+        with eagerly():
+            yield
 
 
 @pytest.fixture(scope="module")
