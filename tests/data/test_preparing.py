@@ -47,13 +47,9 @@ def folder(tmp_path, write_settings):
             size = (30, 20) if name == "turned.jpg" else (20, 30)
             mask = random.choice(np.array([7, 9, 200, 11], np.uint8), size)
             Image.fromarray(mask).save(root / split / "labels" / f"{name.partition('.')[0]}.png")
-    write_settings(
-        root,
-        classes=["sky", "road", "car"],
-        values=[7, 9, 200],
-        ignore_label=11,
-        colors=[[1, 2, 3], [4, 5, 6], [7, 8, 9]],
-    )
+    colors = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    listed = {"classes": ["sky", "road", "car"], "values": [7, 9, 200], "colors": colors}
+    write_settings(root, ignore_label=11, **listed)
     return root
 
 
@@ -194,21 +190,18 @@ def test_an_interrupted_call_does_not_continue_with_changed_files(folder, tmp_pa
 
 
 def test_wrong_arguments(tmp_path):
-    source = data.Shapes(2, 1)
-    with pytest.raises(ValueError, match="`output_dir` must be a folder that does not exist"):
-        data.prepare(source, tmp_path)
-    with pytest.raises(ValueError, match="`file_format` must be one of 'tfrecord', 'array_record'"):
-        data.prepare(source, tmp_path / "out", file_format="riegeli")
-    with pytest.raises(ValueError, match="`images_per_shard` must be a positive integer"):
-        data.prepare(source, tmp_path / "out", images_per_shard=0)
-    for change, message in (
-        ({"info": data.DatasetInfo(("a", ""))}, "different class names that are not empty"),
-        ({"info": data.DatasetInfo(("a", "a"))}, "different class names that are not empty"),
-        ({"splits": ("trainval",)}, "`splits` must be one of 'train', 'val', 'test'"),
+    out, unnamed = {"output_dir": tmp_path / "out"}, "different class names that are not empty"
+    for change, arguments, message in (
+        ({}, {"output_dir": tmp_path}, "`output_dir` must be a folder that does not exist"),
+        ({}, {"file_format": "riegeli"}, "`file_format` must be one of 'tfrecord', 'array_record'"),
+        ({}, {"images_per_shard": 0}, "`images_per_shard` must be a positive integer"),
+        ({"info": data.DatasetInfo(("a", ""))}, {}, unnamed),
+        ({"info": data.DatasetInfo(("a", "a"))}, {}, unnamed),
+        ({"splits": ("trainval",)}, {}, "`splits` must be one of 'train', 'val', 'test'"),
     ):
-        other = type("Other", (data.Shapes,), change)(2, 1)
+        source = type("Other", (data.Shapes,), change)(2, 1)
         with pytest.raises(ValueError, match=message):
-            data.prepare(other, tmp_path / "out")
+            data.prepare(source, **{**out, **arguments})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,6 +16,7 @@ from keras_deeplab import data
 
 TF = tfds.features
 MASK = TF.Image(shape=(None, None, 1))
+FEATURES = {"image": TF.Image(), "mask": TF.LabeledImage(labels=["a", "b", "c"])}
 
 
 def png(pixels) -> bytes:
@@ -59,9 +60,8 @@ def labels(source, split="train") -> list[np.ndarray]:
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
 def test_records_at_any_position(build, quarters, file_format):
-    features = {"image": TF.Image(), "mask": TF.LabeledImage(labels=["a", "b", "c"])}
     examples = [{"image": photo(k), "mask": png((quarters + k) % 3)} for k in range(5)]
-    root = build(features, {"train": examples, "validation": examples[:1]}, "mine", file_format)
+    root = build(FEATURES, {"train": examples, "validation": examples[:1]}, "mine", file_format)
     source = data.open_source(f"tfds:{root}")
     assert source.splits == ("train", "val")
     assert source.info.classes == ("a", "b", "c")
@@ -75,9 +75,8 @@ def test_records_at_any_position(build, quarters, file_format):
 
 
 def test_parts_of_splits(build, quarters):
-    features = {"image": TF.Image(), "mask": TF.LabeledImage(labels=["a", "b", "c"])}
     examples = [{"image": photo(k), "mask": png(quarters)} for k in range(5)]
-    root = build(features, {"train": examples})
+    root = build(FEATURES, {"train": examples})
     source = data.open_source(f"tfds:{root}?train=train[:60%]&val=train[60%:]")
     assert [len(source.names(split)) for split in source.splits] == [3, 2]
     first = next(source.dataset("val").as_numpy_iterator())[0]
@@ -120,11 +119,8 @@ def test_scene_parse150_has_its_classes_in_the_red_channel(build):
 def test_cityscapes_has_19_of_34_ids(build):
     features = published("cityscapes/semantic_segmentation")
     mask = np.tile(np.arange(34, dtype=np.uint8), (1024, 61))[:, :2048]
-    example = {
-        "image_id": "a",
-        "image_left": photo(0, (1024, 2048)),
-        "segmentation_label": png(mask),
-    }
+    example = {"image_id": "a", "image_left": photo(0, (1024, 2048))}
+    example["segmentation_label"] = png(mask)
     source = data.TFDS(build(features, {"train": [example]}, "cityscapes"))
     assert source.info.classes[:2] == ("road", "sidewalk")
     values = labels(source)[0][0, :34]
@@ -181,12 +177,8 @@ def test_rgb_label_maps_have_the_colors_of_a_dataset_json(build, tmp_path):
 
 
 def test_several_candidates_are_listed(build, quarters):
-    features = {
-        "left": TF.Image(),
-        "right": TF.Image(),
-        "mask": MASK,
-        "fine": {"segmentation": MASK},
-    }
+    features = {"left": TF.Image(), "right": TF.Image(), "mask": MASK}
+    features["fine"] = {"segmentation": MASK}
     example = {"left": photo(0), "right": photo(1), "mask": png(quarters)}
     example["fine"] = {"segmentation": png(quarters)}
     root = build(features, {"train": [example]})
@@ -202,9 +194,8 @@ def test_several_candidates_are_listed(build, quarters):
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
 def test_all_damaged_shards_are_named(build, quarters, file_format):
-    features = {"image": TF.Image(), "mask": TF.LabeledImage(labels=["a", "b", "c"])}
     examples = [{"image": photo(k, (60, 80)), "mask": png(np.zeros((60, 80)))} for k in range(8)]
-    root = build(features, {"train": examples}, "mine", file_format)
+    root = build(FEATURES, {"train": examples}, "mine", file_format)
     shards = sorted(root.glob("*-0000?"))
     whole = shards[1].read_bytes()
     shards[1].write_bytes(whole[:20_000])  # in the second record
@@ -241,12 +232,10 @@ def test_all_damaged_shards_are_named(build, quarters, file_format):
 
 
 def test_a_folder_may_not_import_other_packages(build, quarters):
-    features = {"image": TF.Image(), "mask": TF.LabeledImage(labels=["a", "b", "c"])}
-    root = build(features, {"train": [{"image": photo(0), "mask": png(quarters)}]})
+    root = build(FEATURES, {"train": [{"image": photo(0), "mask": png(quarters)}]})
     text = (root / "features.json").read_text()
-    evil = text.replace(
-        "tensorflow_datasets.core.features.image_feature.Image", "antigravity.Image"
-    )
+    known = "tensorflow_datasets.core.features.image_feature.Image"
+    evil = text.replace(known, "antigravity.Image")
     assert evil != text
     (root / "features.json").write_text(evil)
     with pytest.raises(data.DatasetError, match="antigravity.Image is not a feature"):
