@@ -12,9 +12,11 @@ from keras_deeplab.data.layout import split_named, visible
 LINES = {
     "labelmap.txt": r"(?P<name>.+):(?P<color>\d+,\d+,\d+):[^:]*:[^:]*",  # CVAT, Datumaro
     "_classes.csv": r"(?P<value>\d+)\s*,\s*(?P<name>.+)",  # Roboflow
+    "class_dict.csv": r"(?P<name>.+?)\s*,\s*(?P<color>\d+\s*,\s*\d+\s*,\s*\d+)",  # Kaggle's CamVid
+    "label_colors.txt": r"(?P<color>\d+\s+\d+\s+\d+)\s+(?P<name>.+)",  # CVAT's CamVid 1.0
     "class_names.txt": r"(?P<name>.+)",  # labelme2voc, which has "_background_" first
 }
-TITLES = r"#.*|pixel value\s*,\s*class"
+TITLES = r"#.*|pixel value\s*,\s*class|name\s*,\s*r\s*,\s*g\s*,\s*b"
 
 
 def read_class_list(root: Path) -> dict[str, Any]:
@@ -51,5 +53,7 @@ def _content(path: Path) -> dict[str, Any]:
         if value := row.groupdict().get("value"):
             content.setdefault("values", []).append(int(value))
         if color := row.groupdict().get("color"):
-            content.setdefault("colors", []).append([int(part) for part in color.split(",")])
+            content.setdefault("colors", []).append(
+                [int(part) for part in re.findall(r"\d+", color)]
+            )
     return content

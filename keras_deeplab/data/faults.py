@@ -49,8 +49,8 @@ EXPECTED = {
     "other number of channels": 'the "channels" of dataset.json',
     "image of unsupported mode": "8-bit RGB or grey (BMP without a palette)",
     "label map not one-channel": (
-        "one 8-bit channel, a palette whose indices are the labels, or RGB colours listed in "
-        'dataset.json, such as {"colors": [[0, 0, 0], [128, 0, 0]]}'
+        "one 8-bit channel, a palette whose indices are the labels, or, in a folder or list, RGB "
+        'colours listed in dataset.json, such as {"colors": [[0, 0, 0], [128, 0, 0]]}'
     ),
     "colour without a class": 'colours listed in dataset.json as "colors" or "ignore_colors"',
     "sizes differ": "image and label map of the same width x height",

@@ -178,11 +178,11 @@ class Folder(FileSource):
 
     @cached_property
     def _resolved(self) -> tuple[DatasetInfo, LabelCode]:
-        info, code, notes = self.resolve()
         if not self.settings.values:
             faults = [fault for split in self.splits for fault in self.labels(split)[1]]
             if faults:
                 raise DatasetError(str(self.root), faults)
+        info, code, notes = self.resolve()
         for note in notes:
             logger.warning("%s: %s", self.root, note)
         return info, code

@@ -18,6 +18,7 @@ from keras_deeplab.data.paths import check_local
 
 Color = tuple[int, int, int]
 SHOWN_COLORS = 20
+MANY_COLORS = 200  # COCO has 171 classes
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,10 @@ def _listed(packed: np.ndarray) -> str:
     """The different colours of pixels as text."""
     colors = np.unique(packed).tolist()
     shown = [str([color >> 16, color >> 8 & 255, color & 255]) for color in colors[:SHOWN_COLORS]]
-    return f"{len(colors)} colours: {', '.join(shown)}{', ...' * (len(colors) > SHOWN_COLORS)}"
+    text = f"{len(colors)} colours: {', '.join(shown)}{', ...' * (len(colors) > SHOWN_COLORS)}"
+    if len(colors) > MANY_COLORS:
+        text += " (so many are of smooth edges: the label map was drawn or resized with them)"
+    return text
 
 
 def _packed(colors: np.ndarray) -> np.ndarray:
@@ -170,7 +174,9 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _integers(values: np.ndarray) -> np.ndarray:
-    """Returns wide integers, or floats that are integral, as uint8."""
+    """Returns wide integers, or floats that are integral, as uint8; 0 and 65535 as 0 and 255."""
+    if values.dtype == np.uint16 and np.isin(values, (0, 65535)).all():
+        return (values > 0).astype(np.uint8) * 255
     with np.errstate(invalid="ignore"):
         narrow = values.astype(np.uint8)
     if not np.array_equal(narrow, values):

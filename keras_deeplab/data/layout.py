@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +15,17 @@ from keras_deeplab.data.paths import absolute, is_remote
 
 SPLITS = ("train", "val", "test")
 VOC_LISTS = "ImageSets/Segmentation"  # of the images of each split
+# Names of folders, in any case.
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
+LABEL_FOLDERS = ("labels", "label", "masks", "mask", "annotations", "annotation", "ann_dir", "gt")
+LABEL_FOLDERS += ("segmentations", "segmentation", "labels_png", "groundtruth", "ground_truth")
+LABEL_FOLDERS += ("annot",)
 # Other common names of splits.
 SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 # Files of operating systems; hidden files (with a leading dot) are skipped as well.
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 SHOWN_NAMES = 10
+COCO_FILES = r"instances_.*\.json|result\.json|.*coco.*\.json"  # of annotation tools
 # With JPEG files, whose content is refused later.
 LISTED_LABELS = (*LABEL_SUFFIXES, *FORMATS["JPEG"].suffixes)
 
@@ -64,8 +70,8 @@ def list_split(root: Path, split: str) -> SplitFiles:
     parent = _only_folder(root, root, split, files.faults)
     if parent is None:
         return files
-    images = _only_folder(root, parent, "images", files.faults)
-    labels = _only_folder(root, parent, "labels", files.faults)
+    images = _only_folder(root, parent, _one_of(IMAGE_FOLDERS, parent), files.faults)
+    labels = _only_folder(root, parent, _one_of(LABEL_FOLDERS, parent), files.faults)
     if images:
         files.images = _list_folder(root, images, PIXEL_SUFFIXES, files.faults)
     if labels:
@@ -73,13 +79,20 @@ def list_split(root: Path, split: str) -> SplitFiles:
     return files.check(root, split) if images and labels else files
 
 
+def _one_of(names: Sequence[str], parent: Path) -> str:
+    """The one of the names that a folder in `parent` has; the first of none or of several."""
+    found = [name for name in names if folders_named(parent, name)]
+    return found[0] if len(found) == 1 else names[0]
+
+
 def _only_folder(root: Path, parent: Path, name: str, faults: list[FileFault]) -> Path | None:
     found = folders_named(parent, name)
     if not found:
-        text = f"{shown(root, parent / name)} is not there"
-        faults.append(
-            FileFault("missing folder", f"{text}; {shown(root, parent)} holds {contents(parent)}")
-        )
+        text = f"{shown(root, parent / name)} is not there; "
+        text += f"{shown(root, parent)} holds {contents(parent)}"
+        if others := _other_formats(root):
+            text += f"; give {' or '.join(others)} instead"
+        faults.append(FileFault("missing folder", text))
     elif len(found) > 1:
         names = ", ".join(shown(root, path) for path in found)
         faults.append(FileFault("duplicate name", f"folders {names} differ only in case"))
@@ -125,8 +138,8 @@ def shown(root: Path, path: Path) -> str:
 
 
 def split_named(name: str) -> str | None:
-    """Returns the split that a name in any case stands for, such as `val` for "Validation"."""
-    name = name.lower()
+    """Returns the split that a name stands for: `val` for "Validation", "val2017", "val_set"."""
+    name = re.sub(r"[_-]?(\d{4}|set)$", "", name.lower())
     return name if name in SPLITS else SYNONYMS.get(name)
 
 
@@ -193,15 +206,18 @@ def proposal(root: Path) -> str:
 def _other_formats(root: Path) -> list[str]:
     """What opens a folder that looks like a data set in another format."""
     files = [path for path in visible(root) if path.is_file()]
-    endings = {path.suffix.lower() for path in files}
     outlines = [path for path in files if path.suffix.lower() == ".json"]
     images = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
     annotations = visible(root / "annotations") if (root / "annotations").is_dir() else []
     found = [f"voc:{root}"] * is_devkit(root)
-    found += [f"coco:{root}"] * any(path.suffix == ".json" for path in annotations)
+    parts = [
+        path for folder in _folders(root) if split_named(folder.name) for path in visible(folder)
+    ]
+    of_tools = any(re.fullmatch(COCO_FILES, path.name) for path in files + parts)
+    found += [f"coco:{root}"] * (of_tools or any(path.suffix == ".json" for path in annotations))
     prepared = root if is_remote(root) else root.absolute()  # a name alone is TFDS' own
     found += [f"tfds:{prepared}"] * (root / "dataset_info.json").is_file()
-    found += [f"cvat:{root}"] * (".xml" in endings)
+    found += [f"cvat:{root}"] * any(map(is_cvat, files))
     found += [f"labelme:{root}"] * any(path.stem in images for path in outlines)
     lists = [path for path in files if path.suffix.lower() == ".csv"]
     return found + [str(path) for path in lists if not is_remote(path) and _lists_files(path)]
@@ -210,18 +226,28 @@ def _other_formats(root: Path) -> list[str]:
 def is_devkit(root: Path) -> bool:
     """Whether a folder is VOC2012 itself, and not another data set in its layout."""
     entries = ("ImageSets/Main", "SegmentationClassAug")  # of other tasks; of SBD
-    is_named = root.name.lower() == "voc2012" or any((root / entry).is_dir() for entry in entries)
-    return is_named and (root / VOC_LISTS / "train.txt").is_file()
+    is_whole = any((root / entry).is_dir() for entry in entries)
+    is_own = (root / "labelmap.txt").is_file()
+    return is_whole and not is_own and (root / VOC_LISTS / "train.txt").is_file()
 
 
 def _lists_files(path: Path) -> bool:
     """Whether the beginning of a CSV file has a cell that names a file."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            cells = re.split("[,;\n]", file.read(2000).replace("\\", "/"))
+            rows = [re.split("[,;]", row) for row in file.read(2000).replace("\\", "/").split("\n")]
     except OSError:
         return False
+    cells = [cell for row in rows if len(row) <= 3 for cell in row]
     return any(os.path.isfile(path.parent / cell.strip(' "')) for cell in cells)
+
+
+def is_cvat(path: Path) -> bool:
+    """Whether a file is an export of CVAT; other tools' XML files have an `<annotation>`."""
+    if path.suffix.lower() != ".xml" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"<annotations>" in file.read(1000)
 
 
 def folder_of(path: Path) -> Path:
@@ -234,5 +260,6 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _is_split(folder: Path) -> bool:
-    roles = (folders_named(folder, "images"), folders_named(folder, "labels"))
-    return folder.name.lower() in SPLITS and all(roles)
+    roles = (IMAGE_FOLDERS, LABEL_FOLDERS)
+    is_pair = all(any(folders_named(folder, name) for name in names) for names in roles)
+    return folder.name.lower() in SPLITS and is_pair

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from keras_deeplab import names, validation
 from keras_deeplab.data.folder import Folder
-from keras_deeplab.data.layout import SPLITS, find_splits, folder_of, folders_named
+from keras_deeplab.data.layout import (
+    IMAGE_FOLDERS,
+    LABEL_FOLDERS,
+    SPLITS,
+    find_splits,
+    folder_of,
+    folders_named,
+    is_cvat,
+)
 from keras_deeplab.data.paths import absolute, data_path, is_remote
 from keras_deeplab.data.readers.ade20k import Ade20k
 from keras_deeplab.data.readers.camvid import CamVid
@@ -90,15 +98,15 @@ def _advice(path: Path) -> str:
         return f"There is no {path}"
     if path.name in ("dataset.json", "splits.json"):
         return f"Give {path.parent}"
-    reader = {".json": "coco", ".xml": "cvat"}.get(path.suffix.lower())
-    return f"Give {reader}:{folder_of(path)}" if reader else ""
+    reader = "coco:" * (path.suffix.lower() == ".json") or "cvat:" * is_cvat(path)
+    return f"Give {reader}{folder_of(path)}" if reader else ""
 
 
 def _is_plain(root: Path) -> bool:
-    """Whether a split of a folder has `images` or `labels`."""
+    """Whether a split of a folder has a folder of images or of label maps."""
     return any(
         folders_named(folder, kind)
         for split in find_splits(root)
         for folder in folders_named(root, split)
-        for kind in ("images", "labels")
+        for kind in (*IMAGE_FOLDERS, *LABEL_FOLDERS)
     )

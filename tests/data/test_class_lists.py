@@ -40,6 +40,21 @@ def test_classes_of_roboflow_are_those_of_the_folders_of_splits(tmp_path, write_
         data.audit(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("class_dict.csv", "name,r,g,b\nsky, 0,0,0\nroad,128, 64, 128\n"),
+        ("label_colors.txt", "0 0 0 sky\n128 64 128\troad\n"),
+    ],
+)
+def test_names_and_colours_in_other_lists(tmp_path, write_pair, name, text):
+    write_pair(tmp_path, "train", "a", np.eye(4))
+    (tmp_path / name).write_text(text)
+    info = data.open_source(tmp_path).info
+    assert info.classes == ("sky", "road")
+    assert info.colors == ((0, 0, 0), (128, 64, 128))
+
+
 def test_class_names_of_labelme2voc(tmp_path, write_pair):
     write_pair(tmp_path, "train", "a", np.eye(4))
     (tmp_path / "class_names.txt").write_text("_background_\ncat\ndog\n")

@@ -212,6 +212,12 @@ def test_an_optimiser_may_turn_colors_into_a_palette(folder, write_settings, blo
     np.testing.assert_array_equal(label, mask)
 
 
+def test_masks_of_16_bits_with_0_and_65535(tmp_path):
+    mask = np.eye(4, dtype=np.uint16) * 65535
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png")[0], np.eye(4) * 255)
+
+
 def test_a_color_that_is_not_listed_is_a_fault(folder, write_settings):
     write_settings(folder, colors=COLORS)
     for use in (data.audit, lambda root: next(iter(data.Folder(root).dataset("train")))):
@@ -222,10 +228,11 @@ def test_a_color_that_is_not_listed_is_a_fault(folder, write_settings):
 def test_rgb_label_maps_without_a_list_name_their_colors(folder):
     found = r"a\.png: mode RGB of 4 colours: \[0, 0, 0\], .* \[224, 224, 192\]"
     message = rf'(?s)dataset.json, such as {{"colors".*{found}'
-    with pytest.raises(data.DatasetError, match=message):
-        data.audit(folder)
+    for use in (data.audit, lambda root: data.open_source(root).info):
+        with pytest.raises(data.DatasetError, match=message):
+            use(folder)
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
-    with pytest.raises(FileFault, match=r"mode RGB of 768 colours: .*\], \.\.\. "):
+    with pytest.raises(FileFault, match=r"mode RGB of 768 colours: .*\], \.\.\. .*smooth edges"):
         read_label(write(folder / "train/labels/a.png", noise))
 
 

@@ -50,6 +50,7 @@ def test_a_part_of_a_data_set_leads_to_the_whole(tmp_path, monkeypatch, given):
         (["annotations/instances_train2017.json", "train2017/a.jpg"], "coco:{}"),
         (["annotations/instances_default.json", "images/a.jpg"], "coco:{}"),
         (["dataset_info.json", "features.json"], "tfds:{}"),
+        (["result.json", "images/a.jpg"], "coco:{}"),
         (["annotations.xml", "images/a.jpg"], "cvat:{}"),
         (
             [
@@ -69,10 +70,22 @@ def test_a_data_set_of_another_format_is_named(tmp_path, files, given):
     for name in files:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
+    if "annotations.xml" in files:
+        (root / "annotations.xml").write_text("<?xml version='1.0'?><annotations></annotations>")
     if "pairs.csv" in files:
         (root / "pairs.csv").write_text("image;label\nphotos/a.jpg;maps/a.png")
     (root / "scores.csv").write_text("name,score\na,1")
+    first = next((root / name for name in files if name.endswith(".jpg")), root).relative_to(root)
+    (root / "via.csv").write_text(f"filename,size,attributes,shape\n{first},9,{{}},polygon")
     assert f"Give {given.format(root)} instead" in refusal(root)
+
+
+def test_a_data_set_of_another_format_with_splits_is_named(tmp_path):
+    for name in ("_annotations.coco.json", "a.jpg"):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / "train" / name).touch()
+    with pytest.raises(data.DatasetError, match=f"train/images is .* give coco:{tmp_path} instead"):
+        data.audit(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +103,7 @@ def test_a_path_that_is_no_folder_leads_to_one(tmp_path, name, advice):
     (tmp_path / "annotations").mkdir()
     for file in ("annotations.xml", "annotations/instances_train.json", "splits.json"):
         (tmp_path / file).touch()
+    (tmp_path / "annotations.xml").write_text("<annotations></annotations>")
     path = name.format(tmp_path) if ":" in name else str(tmp_path / name)
     with pytest.raises(ValueError, match=re.escape(advice.format(tmp_path)) + r"(\.|$)"):
         data.open_source(path)
@@ -147,11 +161,11 @@ def test_names_that_differ_in_case_alone_are_an_error(tmp_path, name):
 
 
 def test_missing_parts_of_a_split_are_described(tmp_path):
-    write_pairs(tmp_path, "train/images/*.jpg", "train/masks/*.png")
+    write_pairs(tmp_path, "train/images/*.jpg", "train/maps/*.png")
     (tmp_path / "validation").mkdir()
     with pytest.raises(data.DatasetError) as caught:
         data.audit(tmp_path)
-    assert "train/labels is not there; train holds images, masks" in str(caught.value)
+    assert "train/labels is not there; train holds images, maps" in str(caught.value)
     assert "unknown split folder (1)" in str(caught.value)
     (tmp_path / "validation").rmdir()
     with pytest.raises(ValueError, match=r"`split` must be one of \('train',\).*split='val'"):

@@ -44,7 +44,8 @@ def _resized_labels(evidence: Evidence) -> Iterator[Finding]:
     between = evidence.structure.between
     share = between.sum() / max(1, evidence.structure.changes)
     several = np.flatnonzero(between > 0.02 * between.sum())
-    if share > 0.1 and (len(several) > 1 or len(_values(evidence)) > 8):
+    wide = evidence.structure.narrower_than(4)[several] < 0.5
+    if share > 0.1 and (len(several) > 1 or wide.any() or len(_values(evidence)) > 8):
         yield Finding(
             "labels resized bilinearly",
             f"along edges {100 * share:.0f} % of the pixels have a value between those of their "

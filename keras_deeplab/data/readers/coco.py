@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Container, Iterator
 from functools import cached_property
 from itertools import count
@@ -14,19 +15,20 @@ import numpy as np
 
 from keras_deeplab import validation
 from keras_deeplab.data.decoding import read_picture
-from keras_deeplab.data.faults import FileFault
+from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.label_codes import LabelCode
 from keras_deeplab.data.label_maps import read_label
-from keras_deeplab.data.layout import SplitFiles, visible
-from keras_deeplab.data.readers.listing import check_entries, files_below, read_lines
+from keras_deeplab.data.layout import SPLITS, SplitFiles, contents, shown, split_named, visible
+from keras_deeplab.data.readers.listing import files_below, read_lines
 from keras_deeplab.data.readers.polygons import (
-    BACKGROUND,
     Area,
     drawn,
+    is_background,
     run_lengths,
     with_background,
 )
+from keras_deeplab.data.readers.splitting import grouped
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
 
 KINDS = ("panoptic", "stuff", "instances")
@@ -48,6 +50,11 @@ class Coco(FileSource):
 
     Folders and files may also end without the year.
 
+    Without these, the JSON files of instances in any folder are read, as annotation tools write
+    them (CVAT, Label Studio, Roboflow, makesense.ai, labelme2coco, Ultralytics): one for each
+    split, which the file or its folder is named after, or a single one. Of that, a fifth of the
+    images validates, which splits.json keeps. The images are where the most of the names fit.
+
     Args:
         root: The folder.
         kind: One of these; by default the first whose files are there.
@@ -60,43 +67,91 @@ class Coco(FileSource):
         super().__init__(root)
         if kind is not None:
             validation.one_of("kind", kind, KINDS)
-        there = [one for one in KINDS if self._splits_of(one) and kind in (None, one)]
-        if not there:
-            layout = "train2017 and annotations of one kind for it"
-            check_entries(self.root, layout, ("annotations/instances_train2017.json",))
-            raise self._error("missing folder", "no annotations with a folder of their images")
-        self.kind = there[0]
-        self._found = self._splits_of(self.kind)
+        kinds = [one for one in KINDS if kind in (None, one)]
+        found = {one: places for one in kinds if (places := self._of_archive(one))}
+        if not found and "instances" in kinds:
+            found["instances"] = self._of_tool()
+        # The folder of images and the annotations of each split, or of "", which is all.
+        self.kind, self._places = next(iter(found.items()), ("", {}))
+        if not self._places:
+            text = f"{self.root} holds {contents(self.root)}, no annotations with their images"
+            layout = "annotations/instances_train2017.json and train2017, or an exported JSON file"
+            raise self._error("missing folder", text, layout)
 
     @cached_property
-    def _contents(self) -> dict[str, dict[str, Any]]:
-        return {}  # of the splits that were read
+    def _contents(self) -> dict[Path, dict[str, Any]]:
+        return {}  # of the annotations that were read
 
-    def _splits_of(self, kind: str) -> dict[str, str]:
-        """The ending, a year or none, of each split that has images and annotations."""
+    def _of_archive(self, kind: str) -> dict[str, tuple[Path, Path]]:
+        """The places of the splits in COCO's own layout."""
         found = {}
         for split in ("train", "val"):
-            for year in (YEAR, ""):
-                labels = self.root / self._annotations(kind, split, year)
-                if (self.root / f"{split}{year}").is_dir() and labels.exists():
-                    found.setdefault(split, year)
+            for ending in (f"{split}{YEAR}", split):
+                images, labels = self.root / ending, self.root / f"annotations/{kind}_{ending}.json"
+                if kind == "stuff":
+                    labels = self.root / STUFF / ending
+                if images.is_dir() and labels.exists():
+                    found.setdefault(split, (images, labels))
         return found
 
-    def _annotations(self, kind: str, split: str, year: str) -> Path:
-        if kind == "stuff":
-            return STUFF / f"{split}{year}"
-        return Path("annotations") / f"{kind}_{split}{year}.json"
+    def _of_tool(self) -> dict[str, tuple[Path, Path]]:
+        """The places of the splits where instances are in JSON files of any name."""
+        read = {path: self._listed(path) for path in files_below(self.root, (".json",))}
+        read = {path: names for path, names in read.items() if names}
+        splits = {path: _split_of(path.relative_to(self.root)) for path in read}
+        if len(read) == 1:
+            splits = {path: split or "" for path, split in splits.items()}
+        if None in splits.values() or len(set(splits.values())) < len(splits):
+            named = ", ".join(shown(self.root, path) for path in read)
+            text = f"{named}: one file for each split, or a single one"
+            raise self._error("bad annotation", text, "instances_train.json, instances_val.json")
+        paths = {split: path for path, split in splits.items()}
+        return {
+            split: (self._folder_of(paths[split], read[paths[split]]), paths[split])
+            for split in (*SPLITS, "")
+            if split in paths
+        }
 
-    def _annotations_of(self, split: str) -> Path:
-        return self.root / self._annotations(self.kind, split, self._found[split])
+    def _folder_of(self, path: Path, names: list[PurePosixPath]) -> Path:
+        """The folder whose files annotations name, the most of them."""
+        files, known = set(files_below(self.root)), {name.name for name in names}
+        folders = {path.parent, self.root, *(at.parent for at in files if at.name in known)}
+        split = _split_of(path.relative_to(self.root))
 
-    def _folder(self, split: str) -> Path:
-        return self.root / f"{split}{self._found[split]}"
+        def fit(folder: Path) -> tuple[int, bool, bool]:
+            there = sum(folder / name in files or folder / name.name in files for name in names)
+            is_own = _split_of(folder.relative_to(self.root)) == split  # where splits share names
+            return there, is_own, folder == path.parent
+
+        return max(sorted(folders), key=fit)
+
+    def _listed(self, path: Path) -> list[PurePosixPath]:
+        """The images that the annotations of a tool list; empty for other JSON files."""
+        try:
+            content = json.loads(path.read_text("utf-8-sig"))
+            is_coco = isinstance(content, dict) and {"images", "annotations"} <= content.keys()
+            return [_path(image) for image in content["images"]] if is_coco else []
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise self._damaged(path, error) from error
+
+    def _damaged(self, path: Path, error: Exception) -> DatasetError:
+        text = f"{shown(self.root, path)}: {type(error).__name__} {error}"
+        return self._error("bad annotation", text)
+
+    @cached_property
+    def _parts(self) -> dict[str, list[str]]:
+        """The names of the images of each split."""
+        if "" in self._places:
+            return grouped(dict.fromkeys(self._content("")["by_name"]), self.root)
+        return {split: list(self._content(split)["by_name"]) for split in self._places}
+
+    def _place(self, split: str) -> tuple[Path, Path]:
+        return self._places.get(split) or self._places[""]
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits with images and annotations."""
-        return tuple(self._found)
+        return tuple(self._parts if "" in self._places else self._places)
 
     @cached_property
     def _categories(self) -> dict[int, str]:
@@ -110,9 +165,14 @@ class Coco(FileSource):
             names = {int(number): name.strip() for number, _, name in pairs if number.isdecimal()}
             return {number: name for number, name in names.items() if number}  # 0: unlabelled
         found: dict[int, str] = {}
-        for split in self.splits:
-            for one in self._content(split)["categories"]:
+        parts = [self._content(split) for split in self._places]
+        used = {one.get("category_id") for each in parts for one in each["annotations"]}
+        groups = {one.get("supercategory") for each in parts for one in each["categories"]}
+        for split, content in zip(self._places, parts, strict=True):
+            for one in content["categories"]:
                 number, name = one["id"], one["name"]
+                if one.get("supercategory") == "none" and name in groups and number not in used:
+                    continue  # Roboflow's name of the project
                 if found.setdefault(number, name) != name:
                     text = f"category {number} is {found[number]!r}, in {split} {name!r}"
                     raise self._error("bad annotation", text)
@@ -138,7 +198,7 @@ class Coco(FileSource):
             return {number: k for k, number in enumerate(self._categories)}
         labels = count(1)
         return {
-            number: 0 if name.lower() == BACKGROUND else next(labels)
+            number: 0 if is_background(name) else next(labels)
             for number, name in self._categories.items()
         }
 
@@ -147,10 +207,11 @@ class Coco(FileSource):
 
         Also with `files`, the images of the folder. Names are paths in it without endings.
         """
-        if split in self._contents:
-            return self._contents[split]
-        path, folder = self._annotations_of(split), self._folder(split)
-        files = {p.relative_to(folder).with_suffix("").as_posix(): p for p in files_below(folder)}
+        folder, path = self._place(split)
+        if path in self._contents:
+            return self._contents[path]
+        paths = files_below(folder)
+        files = {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths}
         try:
             content = json.loads(path.read_text("utf-8-sig"))
             images = {image["id"]: {**image, "areas": []} for image in content["images"]}
@@ -161,19 +222,21 @@ class Coco(FileSource):
                     images[one["image_id"]]["areas"].append(one)
             names = [_name(image["file_name"], files) for image in content["images"]]
             content["by_name"] = dict(zip(names, images.values(), strict=True))
+            # Beside an image may be a mask of the same name with another ending.
+            exact = {n: folder / f"{n}{_path(one).suffix}" for n, one in content["by_name"].items()}
+            files |= {name: exact[name] for name in exact if exact[name] in set(paths)}
             content["files"] = files
             if len(content["by_name"]) < len(names):
                 raise ValueError("two images have the same name")
             _ = [(c["id"], c["name"].lower()) for c in content["categories"]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            text = f"{path.name}: {type(error).__name__} {error}"
-            raise self._error("bad annotation", text) from error
-        self._contents[split] = content
+            raise self._damaged(path, error) from error
+        self._contents[path] = content
         return content
 
     def list_files(self, split: str) -> SplitFiles:
         """Lists the images that the annotations name, or those of stuff."""
-        files, folder, labels = SplitFiles(), self._folder(split), self._annotations_of(split)
+        files, (folder, labels) = SplitFiles(), self._place(split)
         if self.kind == "stuff":
             images = (path for path in files_below(folder) if path.parent == folder)
             files.images = {path.stem: path for path in images}
@@ -181,8 +244,10 @@ class Coco(FileSource):
             return files.check(self.root, split)
         content = self._content(split)
         there, by_name = content["files"], content["by_name"]
-        files.leave_out(there.keys() - by_name.keys(), labels.name)
-        for name, image in by_name.items():
+        if split == self.splits[0] or split in self._places:
+            files.leave_out(there.keys() - by_name.keys(), labels.name)
+        for name in self._parts[split]:
+            image = by_name[name]
             if name not in there:
                 text = f"{folder.name}/{image['file_name']}, which {labels.name} lists, is missing"
                 files.faults.append(FileFault("label without image", text))
@@ -199,10 +264,9 @@ class Coco(FileSource):
         if self.kind == "stuff":
             return read_label(path)[0]
         # The annotations of a split are the file, or beside the folder of the PNG.
-        annotations = {split: self._annotations_of(split) for split in self.splits}
         split = next(
             split
-            for split, file in annotations.items()
+            for split, (_, file) in self._places.items()
             if path == file or path.is_relative_to(file.with_suffix(""))
         )
         image = self._content(split)["by_name"][name]
@@ -239,10 +303,23 @@ class Coco(FileSource):
             if isinstance(outline, dict):
                 counts = outline["counts"]
                 counts = _uncompressed(counts) if isinstance(counts, str) else counts
+                if list(outline.get("size", size)) != list(size):
+                    text = f"a mask of {outline['size']} in an image of {list(size)}"
+                    raise FileFault("bad annotation", text)
                 yield Area(value, mask=run_lengths(counts, size, by_columns=True))
             else:
                 for flat in outline:
                     yield Area(value, list(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def _split_of(path: Path) -> str | None:
+    """The split that a file is named after, or else its folder."""
+    words = [word for part in (path.stem, *path.parts[-2::-1]) for word in re.split(r"[_.-]", part)]
+    return next(filter(None, map(split_named, words)), None)
+
+
+def _path(image: dict[str, Any]) -> PurePosixPath:
+    return PurePosixPath(image["file_name"].replace("\\", "/"))
 
 
 def _name(file_name: str, files: Container[str]) -> str:

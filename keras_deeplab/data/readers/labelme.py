@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -11,6 +12,7 @@ import numpy as np
 
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource, map_files
+from keras_deeplab.data.label_maps import decode_label
 from keras_deeplab.data.layout import SplitFiles
 from keras_deeplab.data.paths import absolute
 from keras_deeplab.data.readers.listing import files_below, first_existing, read_lines
@@ -27,10 +29,11 @@ NAMES = "labels.txt"
 class LabelMe(FileSource):
     """A folder of images, each with a LabelMe file NAME.json of polygons.
 
-    Polygons, rectangles and circles are drawn in the order of the file, the later ones over the
-    earlier. What none covers is the class "background", label 0, which may be one of the names. The
-    others are the names in labels.txt (LabelMe's own: `_background_` and `__ignore__`, which is
-    ignored, may be in it), or all names of the files in alphabetical order. Splits are the folders
+    Polygons, rectangles, circles and masks are drawn in the order of the file, the later ones over
+    the earlier; points and lines have no area. What none covers is the class "background", label 0,
+    which may be one of the names. The others are the names in labels.txt (LabelMe's own:
+    `_background_` and `__ignore__`, which is ignored, may be in it), or all names of the files in
+    alphabetical order. Splits are the folders
     train, val and test, or those of splits.json, which is written if there are none (a fifth for
     validation). Images without a LabelMe file are not part of the data set.
 
@@ -81,7 +84,8 @@ class LabelMe(FileSource):
         """Lists the annotations of a split and the images beside them."""
         files = SplitFiles(labels={name: self._json[name] for name in self._splits[split]})
         for name, path in files.labels.items():
-            image = first_existing(path.with_suffix("")) or self._named_image(path)
+            named, beside = self._named_image(path), first_existing(path.with_suffix(""))
+            image = named if named and named.stem == path.stem else beside or named
             if image is not None:
                 files.images[name] = image
         return files.check(self.root, split)
@@ -109,7 +113,12 @@ class LabelMe(FileSource):
         for shape in content["shapes"]:
             if shape["label"] not in values:
                 raise FileFault("label value out of range", f"{shape['label']!r}", NAMES)
-            areas.append(Area(values[shape["label"]], _ring(shape)))
+            if shape.get("shape_type") in ("point", "points", "line", "linestrip"):
+                continue
+            if shape.get("shape_type") == "mask":
+                areas.append(_mask(values[shape["label"]], shape))
+            else:
+                areas.append(Area(values[shape["label"]], _ring(shape)))
         return drawn(size, areas)
 
 
@@ -130,12 +139,27 @@ def _labels(path: Path) -> set[str]:
     return {shape["label"] for shape in _content(path)["shapes"]}
 
 
-def _ring(shape: dict[str, Any]) -> list[Any]:
-    kind, points = shape.get("shape_type") or "polygon", shape.get("points")
+def _mask(value: int, shape: dict[str, Any]) -> Area:
+    """The area of a PNG file in base64, which has its first point at the left and top."""
     try:
-        points = np.array(points, float).reshape(-1, 2).tolist()
+        encoded = base64.b64decode(shape["mask"], validate=True)
+        (left, top), *_ = _points(shape)
+        return Area(value, (), decode_label(encoded, "a mask")[0] > 0, (round(left), round(top)))
+    except (KeyError, TypeError, ValueError) as error:
+        text = f"a mask: {type(error).__name__} {error}"
+        raise FileFault("bad annotation", text) from error
+
+
+def _points(shape: dict[str, Any]) -> list[Any]:
+    points = shape.get("points")
+    try:
+        return np.array(points, float).reshape(-1, 2).tolist()
     except (TypeError, ValueError, OverflowError) as error:
         raise FileFault("bad annotation", f"points {str(points)[:60]}") from error
+
+
+def _ring(shape: dict[str, Any]) -> list[Any]:
+    kind, points = shape.get("shape_type") or "polygon", _points(shape)
     if kind == "polygon":
         return points
     if kind == "rectangle" and len(points) == 2:
@@ -144,4 +168,4 @@ def _ring(shape: dict[str, Any]) -> list[Any]:
         radius = float(np.hypot(*np.subtract(*points)))
         return ellipse(points[0], (radius, radius))
     text = f"{kind} of {len(points)} points"
-    raise FileFault("bad annotation", text, "polygons, rectangles and circles")
+    raise FileFault("bad annotation", text, "polygons, rectangles, circles, masks")

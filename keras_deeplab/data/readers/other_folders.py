@@ -6,14 +6,17 @@ import csv
 import os
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.folder import Folder
-from keras_deeplab.data.formats import IMAGE_SUFFIXES, PIXEL_SUFFIXES
+from keras_deeplab.data.formats import IMAGE_SUFFIXES, PIXEL_SUFFIXES, UNSUPPORTED_SUFFIXES
 from keras_deeplab.data.layout import (
+    IMAGE_FOLDERS,
+    LABEL_FOLDERS,
     LISTED_LABELS,
     VOC_LISTS,
     SplitFiles,
@@ -27,11 +30,10 @@ from keras_deeplab.data.readers.listing import files_below, read_lines
 from keras_deeplab.data.readers.splitting import by_folders, folder_split, grouped
 from keras_deeplab.files import relative_path
 
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
-LABEL_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "ann_dir", "gt")
-LABEL_FOLDERS += ("segmentations", "segmentation", "labels_png", "groundtruth", "ground_truth")
 # At the end of a label map's name, before `.png`.
 ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation")
+MORE_ENDINGS = (*ENDINGS, "_l")  # in a folder of label maps
+UNREAD = (*UNSUPPORTED_SUFFIXES, ".mat")
 
 
 class OtherFolder(Folder):
@@ -40,6 +42,8 @@ class OtherFolder(Folder):
     - `images` and `masks` (or `labels`, `annotations`, `gt`, ... in any case), with the same
       folders in both: `images/a/1.jpg` belongs to `masks/a/1.png` or `masks/a/1_mask.png`. Folders
       of splits, as in `img_dir/train` and `ann_dir/train`, are used.
+    - the same for each split: `train` and `trainannot`, `train` and `train_labels`, `train_images`
+      and `train_masks`, `images_train` and `masks_train`.
     - or one folder, with folders in it, where `1_mask.png`, `1_label.png` or `1_gt.png` is beside
       `1.jpg`.
 
@@ -52,40 +56,47 @@ class OtherFolder(Folder):
     @staticmethod
     def fits(root: Path) -> bool:
         """Whether a folder has this layout."""
-        return _folder_pair(root) is not None or any(_beside(root))
+        return bool(_folder_pairs(root)) or any(_beside(root))
 
     @cached_property
     def _all(self) -> SplitFiles:
         """The files of all splits."""
-        files, pair = SplitFiles(), _folder_pair(self.root)
-        if pair is None:
+        files, pairs = SplitFiles(), _folder_pairs(self.root)
+        for part, images, labels in pairs:
+            for path in files_below(images, PIXEL_SUFFIXES):
+                _enter(files, files.images, path, images, part)
+            for path in files_below(labels, LISTED_LABELS):
+                _enter(files, files.labels, path, labels, part, MORE_ENDINGS)
+            for path in (*files_below(images, UNREAD), *files_below(labels, UNREAD)):
+                files.faults.append(FileFault("unsupported file", shown(self.root, path)))
+        if not pairs:
             images, labels = _beside(self.root)
-            folders = (self.root, self.root)
-        else:
-            images = files_below(pair[0], PIXEL_SUFFIXES)
-            labels = files_below(pair[1], LISTED_LABELS)
-            folders = pair
-        _by_name(files, files.images, images, folders[0], ())
-        _by_name(files, files.labels, labels, folders[1], ENDINGS, files.images)
+            for path in images:
+                _enter(files, files.images, path, self.root)
+            for path in labels:
+                _enter(files, files.labels, path, self.root, "", ENDINGS)
         if self._listed:
             files.leave_out(files.images.keys() - self._listed, VOC_LISTS)
             files.images = {name: at for name, at in files.images.items() if name in self._listed}
             files.labels = {name: at for name, at in files.labels.items() if name in self._listed}
             lost = sorted(self._listed.keys() - files.images.keys() - files.labels.keys())
-            texts = [f"{VOC_LISTS}: {name} is listed in {self._listed[name]}" for name in lost]
-            files.faults += [FileFault("bad list", f"{text}, not there") for text in texts]
+            texts = [f"{name}, which a list in {VOC_LISTS} has, is not there" for name in lost]
+            files.faults += [FileFault("bad list", text) for text in texts]
         return files
 
     @cached_property
-    def _listed(self) -> dict[str, str]:
-        """The split of each image in lists like those of PASCAL VOC."""
-        split_of: dict[str, str] = {}
+    def _listed(self) -> dict[str, str | None]:
+        """The split of each image in lists like those of PASCAL VOC; None if no split lists it."""
+        split_of: dict[str, str | None] = {}
         folder = self.root / VOC_LISTS
-        for path in visible(folder) if folder.is_dir() else ():
-            split = split_named(path.stem) if path.suffix == ".txt" else None
-            for line in read_lines(path) if split else ():
+        lists = (
+            [path for path in visible(folder) if path.suffix == ".txt"] if folder.is_dir() else []
+        )
+        for path in sorted(lists, key=lambda path: split_named(path.stem) is None):
+            split = split_named(path.stem)
+            for line in read_lines(path):
                 name = unicodedata.normalize("NFC", line.strip('"'))
-                if split_of.setdefault(name, split) != split:
+                if split_of.setdefault(name, split) != split and split:
                     text = f"{VOC_LISTS}: {name} is listed in {split_of[name]} and {split}"
                     raise self._error("bad list", text, "each image in one list")
         return split_of
@@ -203,15 +214,32 @@ def _cells(line: str) -> list[str]:
     return re.split(r"\t+" if "\t" in line.strip() else r"\s+", line.strip())
 
 
-def _folder_pair(root: Path) -> tuple[Path, Path] | None:
-    """The folder of images and that of label maps, if there is one of each."""
-    folders = {path.name.lower(): path for path in visible(root) if path.is_dir()}
-    images = [folders[name] for name in IMAGE_FOLDERS if name in folders]
-    labels = [folders[name] for name in LABEL_FOLDERS if name in folders]
-    labels = [folder for folder in labels if {p.suffix for p in visible(folder)} != {".json"}]
-    if not labels and not is_devkit(root):
-        labels = [folders[name] for name in ("segmentationclass",) if name in folders]
-    return (images[0], labels[0]) if len(images) == len(labels) == 1 else None
+def _folder_pairs(root: Path) -> list[tuple[str, Path, Path]]:
+    """The folders of images and of label maps, and what the names of both have in common."""
+    images, labels = defaultdict(list), defaultdict(list)
+    for path in (path for path in visible(root) if path.is_dir()):
+        name = path.name.lower()
+        if (part := _without(LABEL_FOLDERS, name)) is not None:
+            if not {file.suffix for file in visible(path)} <= {".json", ".xml"}:
+                labels[part].append(path)
+        else:
+            part = _without(IMAGE_FOLDERS, name)
+            images[name if part is None else part].append(path)
+    if not labels[""] and not is_devkit(root):
+        labels[""] = images["segmentationclass"]
+    pairs = [
+        (part, images[part][0], labels[part][0])
+        for part in images.keys() & labels
+        if len(images[part]) == len(labels[part]) == 1
+    ]
+    return [pair for pair in pairs if not pair[0]] or sorted(pairs)
+
+
+def _without(words: Iterable[str], name: str) -> str | None:
+    """A name without one of the words at an end of it; None if it has none there."""
+    word = "|".join(sorted(words, key=len, reverse=True))  # "img_dir" before "img"
+    found = re.fullmatch(rf"({word})([_-](.+))?|(.+?)([_-]({word})|annot)", name)
+    return (found[3] or found[4] or "") if found else None
 
 
 def _beside(root: Path) -> tuple[list[Path], list[Path]]:
@@ -222,21 +250,21 @@ def _beside(root: Path) -> tuple[list[Path], list[Path]]:
     return parts if parts[1] else ([], [])
 
 
-def _by_name(
+def _enter(
     files: SplitFiles,
     found: dict[str, Path],
-    paths: Iterable[Path],
+    path: Path,
     folder: Path,
-    endings: tuple[str, ...],
-    known: Iterable[str] = (),
+    part: str = "",
+    endings: tuple[str, ...] = (),
 ) -> None:
-    """Enters files by their paths below a folder without endings; those of `known` names as is."""
-    for path in paths:
-        name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
-        ending = next((one for one in endings if name.lower().endswith(one)), "")
-        if name not in known:
-            name = name[: len(name) - len(ending)]
-        if name in found:
-            both = f"{shown(folder, found[name])}, {shown(folder, path)}"
-            files.faults.append(FileFault("duplicate name", both))
-        found.setdefault(name, path)
+    """Enters a file by its path below a folder, without one of the endings of a label map."""
+    name = path.relative_to(folder).with_suffix("").as_posix()
+    name = unicodedata.normalize("NFC", f"{part}/{name}" if part else name)
+    ending = next((one for one in endings if name.lower().endswith(one)), "")
+    if name not in files.images:
+        name = name[: len(name) - len(ending)]
+    if name in found:
+        both = f"{shown(folder, found[name])}, {shown(folder, path)}"
+        files.faults.append(FileFault("duplicate name", both))
+    found.setdefault(name, path)

@@ -67,8 +67,13 @@ def _filled(points: Sequence[Point], size: tuple[int, int]) -> tuple[np.ndarray,
 def with_background(names: Iterable[str]) -> tuple[str, ...]:
     """Returns class names with the background first, which may be one of them in any case."""
     names = list(names)
-    first = next((name for name in names if name.lower() == BACKGROUND), BACKGROUND)
-    return first, *(name for name in names if name.lower() != BACKGROUND)
+    first = next(filter(is_background, names), BACKGROUND)
+    return first, *(name for name in names if not is_background(name))
+
+
+def is_background(name: str) -> bool:
+    """Whether a class is the background, also as LabelMe writes it: `_background_`."""
+    return name.strip("_").lower() == BACKGROUND
 
 
 def rectangle(first: Point, second: Point) -> list[Point]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,17 +16,21 @@ from keras_deeplab.files import read_json_object, write_json
 logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.2
+LIKE_SPLITS = r"(train|val|test)(ing|id|idation)?([\W\d_]|$)"
 
 
 def by_folders(names: Iterable[str], root: Path) -> dict[str, list[str]]:
     """Returns the names of each split: of folders named like splits, and of `splits_of`.
 
-    Raises a DatasetError for other folders beside these, unless a splits.json is there.
+    Raises a DatasetError for other folders beside these, and for names such as `train1` and `val1`,
+    unless a splits.json is there.
     """
     split_of = {name: folder_split(name) for name in names}
     rest = (name.rpartition("/")[0] for name, split in split_of.items() if split is None)
     others = Counter(folder.split("/")[0] or "." for folder in rest)
-    if others and any(split_of.values()) and not (root / "splits.json").exists():
+    likely = {match[1] for folder in others if (match := re.match(LIKE_SPLITS, folder.lower()))}
+    are_splits = any(split_of.values()) or len(likely) > 1
+    if others and are_splits and not (root / "splits.json").exists():
         found = [f"{folder} holds {count} images" for folder, count in sorted(others.items())]
         raise DatasetError(
             str(root), [FileFault("folder beside those of splits", text) for text in found]
@@ -34,9 +39,8 @@ def by_folders(names: Iterable[str], root: Path) -> dict[str, list[str]]:
 
 
 def folder_split(name: str) -> str | None:
-    """Returns the split that the first folder in a name stands for."""
-    folder, slash, _ = name.partition("/")
-    return split_named(folder) if slash else None
+    """Returns the split that a folder in a name stands for, the first of several."""
+    return next(filter(None, map(split_named, name.split("/")[:-1])), None)
 
 
 def grouped(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_deeplab.data.class_lists import read_class_list
 from keras_deeplab.data.decoding import check_regular
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
@@ -52,6 +53,10 @@ class Voc(FileSource):
         given = self.root
         self.root = inner_folder(self.root, ("VOC2012", "VOCdevkit/VOC2012"), LISTS)
         check_entries(self.root, LAYOUT, map(str, (LISTS / "train.txt", IMAGES, MASKS)))
+        own = tuple(read_class_list(self.root).get("classes", CLASSES))
+        if own != CLASSES:
+            found = f"{self.root} lists the classes {', '.join(own)}"
+            raise self._error("classes unclear", found, f"VOC's; give {self.root} without voc:")
         places = (folder / SBD for folder in (given, self.root, self.root.parent))
         self._sbd = next((place for place in places if (place / "cls").is_dir()), None)
 

@@ -80,6 +80,12 @@ def labels_resized(found):
     found.labels(lambda label: resized(label * 60) // 60)
 
 
+def three_labels_resized(found):
+    """With one value in between, which has wide areas of its own."""
+    found.labels(lambda label: resized(np.minimum(label, 2) * 60) // 60)
+    found.settings = {"classes": CLASSES[:3]}
+
+
 def masks_resized(found):
     found.labels(lambda label: np.uint8(255) * (label > 0))
     found.labels(resized)
@@ -200,6 +206,7 @@ def large(found):
 
 MISTAKES = {
     labels_resized: "labels resized bilinearly",
+    three_labels_resized: "labels resized bilinearly",
     masks_resized: "labels resized bilinearly",
     off_by_one: "labels off by one",
     off_by_one_without_classes: "labels off by one",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_deeplab import data
 from keras_deeplab.data.faults import FileFault
@@ -177,6 +180,99 @@ def test_images_that_annotations_do_not_list_are_left_out(coco, read, draw, tmp_
     assert expected in report.warnings
 
 
+def test_a_mask_of_the_same_name_is_not_the_image_of_coco(coco, draw, read):
+    root = coco("instances", [])
+    for split in ("train", "val"):
+        draw(f"{split}2017/000000000001.png", np.zeros((12, 16, 3)))
+    source, _ = read(f"coco:{root}")
+    assert source.files("train").images["000000000001"].suffix == ".jpg"
+
+
+def test_run_lengths_of_another_size(coco):
+    turned = {"size": [16, 12], "counts": [0, 24, 168]}
+    root = coco("instances", [{"image_id": 7, "category_id": 3, "segmentation": turned}])
+    with pytest.raises(data.DatasetError, match=r"a mask of \[16, 12\] in an image of \[12, 16\]"):
+        data.audit(f"coco:{root}")
+
+
+@pytest.mark.parametrize(
+    "annotations, folder, named",
+    [
+        ("annotations/instances_{}.json", "images/{}", "{name}"),  # CVAT, of a project with subsets
+        ("{}/_annotations.coco.json", "{}", "{name}"),  # Roboflow
+        ("annotations/instances_{}2017.json", "images/{}2017", "{name}"),  # Ultralytics
+        ("{}.json", "images", "images/{name}"),
+        ("{}/annotations.json", "{}/JPEGImages", "JPEGImages/{name}"),  # labelme2coco
+    ],
+)
+def test_coco_of_annotation_tools_for_each_split(tmp_path, draw, read, annotations, folder, named):
+    for split, category in (("train", 3), ("val", 18)):
+        own = f"{split}.jpg" if folder == "images" else "a.jpg"  # of one name in both splits
+        draw(f"{folder.format(split)}/{own}")
+        image = {"id": 7, "file_name": named.format(name=own), "height": 12, "width": 16}
+        areas = [{"image_id": 7, "category_id": category, "segmentation": [[0, 0, 9, 0, 9, 9]]}]
+        path = tmp_path / annotations.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        categories = [{"id": 0, "name": "objects", "supercategory": "none"}] * (
+            "coco" in annotations
+        )
+        categories += [one | {"supercategory": "objects"} for one in CATEGORIES]
+        content = {"images": [image], "categories": categories, "annotations": areas}
+        path.write_text(json.dumps(content))
+    source, found = read(f"coco:{tmp_path}")
+    assert source.info.classes == ("background", "car", "dog")
+    assert sorted(found) == ["train", "val"]
+    for split, label in (("train", 1), ("val", 2)):
+        (name,) = found[split]
+        assert found[split][name].max() == label
+        assert folder.format(split) in source.files(split).images[name].as_posix()
+
+
+@pytest.mark.parametrize(
+    "annotations, folder, named",
+    [
+        ("annotations/instances_default.json", "images", "{}"),  # CVAT
+        ("annotations/instances_default.json", "images/default", "{}"),
+        ("result.json", "images", "images/{}"),  # Label Studio
+        ("result.json", "images", "../../label-studio/data/media/{}"),
+        ("labels_my-project.json", ".", "{}"),  # makesense.ai
+    ],
+)
+def test_one_coco_file_of_an_annotation_tool(tmp_path, draw, read, annotations, folder, named):
+    images, areas = [], []
+    for number in range(10):
+        draw(f"{folder}/{number}.jpg")
+        image = {
+            "id": number,
+            "file_name": named.format(f"{number}.jpg"),
+            "height": 12,
+            "width": 16,
+        }
+        images.append(image)
+        points = [0, 0, number + 1, 0, number + 1, 9]
+        areas.append({"image_id": number, "category_id": 18, "segmentation": [points]})
+    categories = [{"id": 1, "name": "_background_"}, *CATEGORIES]
+    content = {"images": images, "categories": categories, "annotations": areas}
+    path = tmp_path / annotations
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    source, found = read(f"coco:{tmp_path}")
+    assert source.info.classes == ("_background_", "car", "dog")
+    assert [len(found[split]) for split in ("train", "val")] == [8, 2]
+    for part in found.values():
+        for name, labels in part.items():
+            expected = drawn(
+                (12, 16), [Area(2, [(0, 0), (int(name[-1]) + 1, 0), (int(name[-1]) + 1, 9)])]
+            )
+            np.testing.assert_array_equal(labels, expected)
+    assert (tmp_path / "splits.json").exists()
+    (tmp_path / "second.json").write_text(json.dumps(content))
+    with pytest.raises(
+        data.DatasetError, match="second.json: one file for each split, or a single"
+    ):
+        data.audit(f"coco:{tmp_path}")
+
+
 def test_categories_are_those_of_all_splits(coco):
     root = coco("instances", [])
     path = root / "annotations/instances_val2017.json"
@@ -343,9 +439,34 @@ def test_labelme_in_folders_of_splits(labelme, tmp_path, read):
         data.audit(f"labelme:{root}")
 
 
+def test_a_mask_of_the_same_name_is_not_the_image_of_labelme(labelme, draw):
+    root = labelme("a", [outline("x", [[0, 0], [9, 0], [9, 9]])], imagePath="a.tif")
+    draw("a.tif")
+    assert data.open_source(f"labelme:{root}").files("train").images["a"].suffix == ".tif"
+
+
+def test_masks_points_and_lines_of_labelme(labelme, read):
+    mask = np.zeros((4, 5), bool)
+    mask[1:, 2:] = True
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG")
+    encoded = base64.b64encode(file.getvalue()).decode()
+    shape = outline("x", [[3, 2], [7, 5]], "mask")
+    point, line = outline("x", [[9, 9]], "point"), outline("x", [[0, 0], [9, 9]], "linestrip")
+    root = labelme("a", [{**shape, "mask": encoded}, point, line])
+    _, found = read(f"labelme:{root}")
+    expected = np.zeros((12, 16), np.uint8)
+    expected[2:6, 3:8] = mask
+    np.testing.assert_array_equal(found["train"]["a"], expected)
+    for broken in ("", "no base64", base64.b64encode(b"no image").decode()):
+        root = labelme("a", [{**shape, "mask": broken}])
+        with pytest.raises(data.DatasetError, match=r"a\.json: "):
+            data.audit(f"labelme:{root}")
+
+
 def test_all_faults_of_labelme_are_named(labelme):
     labelme("a", [outline("x", [[0, 0], [1, 1]])])
-    labelme("b", [outline("x", [[0, 0], [1, 1], [1, 0]], "line")])
+    labelme("b", [outline("x", [[0, 0], [1, 1], [1, 0]], "circle")])
     labelme("c", [], imageHeight=None)
     root = labelme("d", [outline("x", [[0, 0], [1, 1], [1, 0]])], imagePath="../../secret.png")
     (root / "d.jpg").unlink()
@@ -353,7 +474,7 @@ def test_all_faults_of_labelme_are_named(labelme):
     with pytest.raises(data.DatasetError) as caught:
         data.audit(f"labelme:{root}")
     message = str(caught.value)
-    for text in ("a.json: an outline of 2", "b.json: line of 3", "c.json: imageHeight", "d.json"):
+    for text in ("a.json: an outline of 2", "b.json: circle of 3", "c.json: imageHeight", "d.json"):
         assert text in message
     (root / "a.json").write_text("{")
     with pytest.raises(data.DatasetError, match=r"a\.json: is not readable as JSON"):

