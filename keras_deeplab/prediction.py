@@ -97,6 +97,8 @@ def predict_files(
     network = model.model if isinstance(model, RefinedModel) else model
     if isinstance(network, ExportedModel):
         info = info or network.metadata.info
+        if confidence is not None or network is not model:
+            network.check_probabilities()
     if info is not None and info.num_classes != num_classes:
         raise error("info", f"of the model's {num_classes} classes", info)
     _check_not_overwritten(paths, Path(output))
@@ -104,6 +106,8 @@ def predict_files(
     colors = info.colors if info else voc_colors(num_classes)
     windows = {"window": window, "overlap": overlap}
     value_range = info.value_range if info else None
+    if confidence is not None and any(map(is_video, paths)):
+        logger.warning("`confidence` is written for images alone, not for videos.")
     found, failures = {}, []
     for path in paths:
         target = Path(output) / path.stem
@@ -117,7 +121,7 @@ def predict_files(
         except ValueError as failure:
             if len(paths) == 1:
                 raise
-            failures.append(str(failure))
+            failures.append(f"{path.name}: {failure}")
             logger.warning("%s is not predicted: %s", path.name, failure)
             continue
         found[path.name] = shares = by_name(counts / counts.sum(), names)
@@ -154,8 +158,9 @@ def _predict_image(
 
     def labels_of(image: Any) -> np.ndarray:
         if confidence is None:
+            labels = predict(model, image, **windows)
             written.unlink(missing_ok=True)  # of other labels
-            return predict(model, image, **windows)
+            return labels
         found = predict_kept(model, image, labels_with(CONFIDENCES[confidence]), **windows)
         grey = np.rint(255 * found[..., 1]).astype(np.uint8)
         write_png(written, grey)

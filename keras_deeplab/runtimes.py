@@ -181,10 +181,14 @@ class ExportedModel:
         found = labels_of(self(pixels_as(tf.uint8, pixels).numpy()))
         return found.astype(label_dtype(self.num_classes).as_numpy_dtype, copy=False)
 
-    def probabilities(self, pixels: np.ndarray | tf.Tensor) -> np.ndarray:
-        """Returns the probabilities `(batch, height, width, num_classes)`, as `labels` does."""
+    def check_probabilities(self) -> None:
+        """Raises an error if the export returns labels alone."""
         if self.metadata.outputs == ("labels",):
             raise error("model", "an export with probabilities or logits", str(self.path))
+
+    def probabilities(self, pixels: np.ndarray | tf.Tensor) -> np.ndarray:
+        """Returns the probabilities `(batch, height, width, num_classes)`, as `labels` does."""
+        self.check_probabilities()
         outputs = self(pixels_as(tf.uint8, pixels).numpy())
         if "probabilities" in outputs:
             return outputs["probabilities"]

@@ -201,6 +201,30 @@ def test_confidence_is_kept_by_windows(tmp_path, monkeypatch, window):
     assert not (tmp_path / "out" / "a_confidence.png").exists()  # of labels that are replaced
 
 
+def test_a_failed_prediction_keeps_the_confidence_of_an_earlier_one(tmp_path):
+    PHOTO.save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a_confidence.png").write_bytes(b"old")
+    fixed = ExportedModel(tmp_path, Metadata(3, (30, 40, 3), ("labels",)), lambda x: {})
+    with pytest.raises(ValueError, match=r"exactly of the size \(30, 40\)"):
+        predict_files(fixed, [tmp_path / "a.png"], tmp_path / "out")
+    assert (tmp_path / "out" / "a_confidence.png").exists()
+
+
+def test_an_export_of_labels_alone_has_no_confidence(tmp_path, logs):
+    for name in ("a.png", "b.png"):
+        PHOTO.save(tmp_path / name)
+    metadata = Metadata(3, (None, None, 3), ("labels",))
+    exported = ExportedModel(tmp_path, metadata, lambda x: pytest.fail("begun"))
+    for model, options in (
+        (exported, {"confidence": "margin"}),
+        (keras_deeplab.crf.RefinedModel(exported, keras_deeplab.crf.DenseCRF()), {}),
+    ):
+        with pytest.raises(ValueError, match="^`model` must be an export with probabilities"):
+            predict_files(model, tmp_path, tmp_path / "out", **options)
+    assert logs.messages == []
+
+
 def test_files_that_cannot_be_decoded_do_not_stop_the_others(tmp_path):
     names = [f"{index:02}.png" for index in range(14)]
     for index, name in enumerate(names):
@@ -302,6 +326,8 @@ def test_a_video_is_predicted_frame_by_frame(video, tmp_path, logs):
     (labels / "notes13.png").unlink()  # not one of its own files
     assert list(shares["drive.mkv"].values()) == pytest.approx([1 / 3] * 3)
     assert "drive.mkv (12 frames): 0 33%, 1 33%, 2 33%" in logs.text
+    predict_files(channel_model(), tmp_path, tmp_path / "out", confidence="margin")
+    assert "`confidence` is written for images alone, not for videos." in logs.text
     with imageio.v2.get_reader(tmp_path / "out" / "drive_overlay.mp4", "ffmpeg") as reader:
         assert reader.get_meta_data()["fps"] == 4
         frames = list(reader.iter_data())

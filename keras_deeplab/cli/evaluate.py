@@ -17,6 +17,7 @@ from keras_deeplab.cli.options import (
     add_crf,
     add_model,
     check_classes,
+    check_left_out,
     command,
     file_path,
     load_model_or_export,
@@ -28,6 +29,7 @@ from keras_deeplab.evaluation import prediction_settings, scores_table, search_c
 from keras_deeplab.evaluation_page import evaluation_page
 from keras_deeplab.files import read_json_object, write_json
 from keras_deeplab.prediction import stored_info
+from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error
 from keras_deeplab.weights.hub import is_address
 
@@ -81,6 +83,8 @@ def main(options: argparse.Namespace) -> None:
     beside = Path() if is_address(options.model) else options.model.parent
     folder = options.output or beside / f"evaluation-{options.split}"
     model = load_model_or_export(options)
+    if isinstance(model, ExportedModel):
+        check_left_out(options, ("calibrate",), "for an export: export the calibrated .keras file")
     check_classes(options, model, source.info.classes)
     if options.calibrate:
         stored = stored_info(options.calibrate)

@@ -107,6 +107,8 @@ class Choice:
     ) -> None:
         spec, self.num_classes = logits_spec(model)
         self.name, self.model, self.channels = name, model, spec.shape[-1]
+        if isinstance(model, ExportedModel):
+            model.check_probabilities()
         if self.num_classes > MAX_CLASSES:
             raise error("model", f"one of at most {MAX_CLASSES} classes", name)
         self.info = info or DatasetInfo(tuple(map(str, range(self.num_classes))))

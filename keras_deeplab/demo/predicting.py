@@ -12,6 +12,7 @@ from PIL import Image
 
 from keras_deeplab.confidence import margin
 from keras_deeplab.data.decoding import decode_picture, open_image
+from keras_deeplab.data.faults import FileFault
 from keras_deeplab.demo.choice import SIDES, Choice, Settings
 from keras_deeplab.html_page import data_uri
 from keras_deeplab.inference import predict
@@ -70,10 +71,15 @@ def prediction(encoded: bytes, choice: Choice, settings: Settings) -> dict[str, 
 
 def _pixels(encoded: bytes, channels: int, side: int | None) -> np.ndarray:
     """Returns upright pixels uint8 `(height, width, channels)`, reduced to the longer side."""
-    _, header = open_image(encoded)
-    width, height = header.size
-    if width * height > MAX_PIXELS:
-        found = f"{width}x{height}"
+    try:
+        _, header = open_image(encoded)
+        width, height = header.size
+        found = f"{width}x{height}" if width * height > MAX_PIXELS else None
+    except FileFault as fault:
+        if fault.kind != "image too large":
+            raise
+        found = fault.found
+    if found:
         raise error("image", f"at most {MAX_PIXELS / 1e6:.0f} megapixels", found)
     pixels = decode_picture(encoded, channels).upright
     height, width = pixels.shape[:2]

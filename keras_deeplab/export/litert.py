@@ -48,7 +48,8 @@ def litert(
         outputs: Of `"labels"`, `"probabilities"` and `"logits"`; labels alone are the fastest.
         info: Names and colours of the classes, to be stored.
         image_size: `(height, width)` for a file that takes single images of one size, as some
-            accelerators require; by default any size.
+            accelerators require; by default any size. LiteRT does not refuse images of another
+            size, whose labels are wrong; `open_exported` does.
         images: Images as the model will get them, files or uint8 `(height, width, channels)`: the
             export is compared on them, and in int8 calibrated. By default it is compared on random
             ones of 97x129 and of 71x65 pixels.

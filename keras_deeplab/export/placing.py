@@ -13,6 +13,9 @@ from keras_deeplab.files import atomic_write, check_writable, full_disk_named
 from keras_deeplab.validation import error
 
 SUFFIXES = {"litert": ".tflite", "onnx": ".onnx"}  # the other format is a folder
+# What a SavedModel has in its folder.
+ENTRIES = {"saved_model.pb", "keras_metadata.pb", "fingerprint.pb", "variables", "assets"}
+ENTRIES |= {"assets.extra"}
 
 
 def checked_target(path: str | os.PathLike, suffix: str | None, overwrite: bool) -> Path:
@@ -27,8 +30,12 @@ def checked_target(path: str | os.PathLike, suffix: str | None, overwrite: bool)
         if ending in SUFFIXES.values():
             rule = f"the name of a folder: {ending} is another format"
             raise error("path", rule, os.fspath(given))
-        empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-        replaced, is_old = "folder or a SavedModel", (path / "saved_model.pb").is_file()
+        found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        empty = not path.exists() or (path.is_dir() and not found)
+        replaced, is_old = "folder or a SavedModel", "saved_model.pb" in found
+        if overwrite and is_old and not found <= ENTRIES:
+            rule = "a SavedModel without other files, as its folder is replaced"
+            raise error("path", rule, f"{given} with {', '.join(sorted(found - ENTRIES))}")
     else:
         if ending != suffix:
             raise error("path", f"a file name that ends in {suffix}", os.fspath(given))

@@ -392,7 +392,7 @@ def test_an_exported_file_is_evaluated_and_predicts(run, photos, tmp_path, capsy
     assert predict.main(arguments) == 0
     assert np.asarray(Image.open(tmp_path / "a_labels.png")).shape == (60, 40)
     capsys.readouterr()
-    for options in ("--flip", "--scales 0.5", "--output-stride 8"):
+    for options in ("--flip", "--scales 0.5", "--output-stride 8", "--calibrate new.keras"):
         assert evaluate.main(["--model", path, *options.split()]) == 2
         assert f"`{options.split()[0]}` must be left out for an export" in capsys.readouterr().err
 

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import zlib
+from pathlib import Path
 
 import anyio
 import numpy as np
@@ -22,6 +23,7 @@ from keras_deeplab.crf import PRESETS, RefinedModel
 from keras_deeplab.data import DatasetInfo
 from keras_deeplab.demo import Choice, app, make_app, predicting
 from keras_deeplab.demo.choice import Settings
+from keras_deeplab.runtimes import ExportedModel, Metadata
 
 HOST = "http://127.0.0.1:8000"
 INFO = DatasetInfo(("red", "<green>", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
@@ -209,10 +211,10 @@ def test_formats_and_kinds_of_images(client):
     assert one["labels"].shape == (1, 1)
 
 
-def bomb():
-    """A PNG whose header says 9000x9000 pixels."""
+def bomb(side):
+    """A PNG whose header says that it has so many pixels on each side."""
     whole = encoded(PIXELS)
-    header = b"IHDR" + (9000).to_bytes(4, "big") * 2 + whole[24:29]
+    header = b"IHDR" + side.to_bytes(4, "big") * 2 + whole[24:29]
     return whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
 
 
@@ -222,7 +224,8 @@ BROKEN = [
     (b"GIF89a" + bytes(50), "GIF data"),
     (encoded(PIXELS, "JPEG")[:-400], "truncated file"),
     (encoded(PIXELS)[:200], "truncated file"),
-    (bomb(), "`image` must be at most 50 megapixels. Received: image='9000x9000'"),
+    (bomb(9000), "`image` must be at most 50 megapixels. Received: image='9000x9000'"),
+    (bomb(60_000), "`image` must be at most 50 megapixels. Received: image="),
 ]
 
 
@@ -373,6 +376,9 @@ def test_models_of_other_images_are_refused():
         Choice("range", channel_model(), info)
     with pytest.raises(ValueError, match="at most 255 classes"):
         Choice("many", channel_model(300))
+    labels = ExportedModel(Path(), Metadata(3, (None, None, 3), ("labels",)), dict)
+    with pytest.raises(ValueError, match="an export with probabilities or logits"):
+        Choice("labels", labels)
 
 
 def test_the_result_is_valid_json():

@@ -84,6 +84,16 @@ def test_what_appears_in_the_meantime_is_not_replaced(tmp_path, is_file, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_files_beside_a_saved_model_are_not_removed_with_it(tmp_path):
+    with written(tmp_path / "v1", "first", is_file=False):
+        pass
+    (tmp_path / "v1" / "model.keras").write_text("mine")
+    with pytest.raises(ValueError, match="without other files.*v1 with model.keras"):
+        written(tmp_path / "v1", "second", is_file=False).__enter__()
+    assert content(tmp_path / "v1") == "first"
+    assert (tmp_path / "v1" / "model.keras").read_text() == "mine"
+
+
 def test_a_tilde_is_the_home_folder(tmp_path, is_file, name, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with written(f"~/{name}", "x", is_file):
