@@ -212,6 +212,7 @@ class Coco(FileSource):
             return self._contents[path]
         paths = files_below(folder)
         files = {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths}
+        there = set(paths)
         try:
             content = json.loads(path.read_text("utf-8-sig"))
             images = {image["id"]: {**image, "areas": []} for image in content["images"]}
@@ -224,7 +225,7 @@ class Coco(FileSource):
             content["by_name"] = dict(zip(names, images.values(), strict=True))
             # Beside an image may be a mask of the same name with another ending.
             exact = {n: folder / f"{n}{_path(one).suffix}" for n, one in content["by_name"].items()}
-            files |= {name: exact[name] for name in exact if exact[name] in set(paths)}
+            files |= {name: exact[name] for name in exact if exact[name] in there}
             content["files"] = files
             if len(content["by_name"]) < len(names):
                 raise ValueError("two images have the same name")
