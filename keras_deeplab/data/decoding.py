@@ -123,6 +123,8 @@ def open_image(encoded: bytes) -> tuple[str, ImageFile.ImageFile]:
         if _ends_early(name, encoded):
             text = f"{len(encoded)} bytes, no whole header"
             raise FileFault("truncated file", text) from error
+        if "pixel mode" in str(error):  # of a TIFF
+            raise FileFault("image of unsupported mode", f"{name} of other bands") from error
         raise FileFault("unreadable file", unknown) from error
     width, height = image.size
     if width * height > MAX_PIXELS:

@@ -47,7 +47,10 @@ EXPECTED = {
         'into dataset.json, such as "range": [0, 4095] for a camera of 12 bits, or store 8 bits'
     ),
     "other number of channels": 'the "channels" of dataset.json',
-    "image of unsupported mode": "8-bit RGB or grey (BMP without a palette)",
+    "image of unsupported mode": (
+        "8-bit RGB or grey (BMP without a palette); for more bands, or other values, "
+        '"channels" or "range" in dataset.json'
+    ),
     "label map not one-channel": (
         "one 8-bit channel, a palette whose indices are the labels, or, in a folder or list, RGB "
         'colours listed in dataset.json, such as {"colors": [[0, 0, 0], [128, 0, 0]]}'

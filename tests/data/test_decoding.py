@@ -118,6 +118,13 @@ def test_planes_of_16_bits_are_not_taken_for_8(read, channels, dtype):
         read(tiff_of_planes(planes))
 
 
+def test_a_tiff_of_more_bands_leads_to_dataset_json(read):
+    with pytest.raises(
+        FileFault, match='TIFF of other bands.*"channels" or "range" in dataset.json'
+    ):
+        read(tiff_of_planes(np.zeros((5, 8, 12), "u1")))
+
+
 def tiff_of_planes(planes):
     """An uncompressed TIFF with one plane after the other."""
     count, height, width = planes.shape
