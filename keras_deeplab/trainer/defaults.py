@@ -25,6 +25,8 @@ def resized(source: data.Source, recipe: Recipe) -> data.Source:
 
 def source_name(source: data.Source | str | os.PathLike) -> str:
     """The name of a source in the settings of a run: its path, or its type."""
+    if isinstance(source, data.Folder):
+        source = getattr(source, "path", source.root)  # of a list its file
     if not isinstance(source, str | os.PathLike):
         return type(source).__name__
     path = os.fspath(source)

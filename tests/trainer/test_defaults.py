@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from models.networks import tiny
 from trainer.test_fitting import RECIPE, plain, small
@@ -67,3 +68,11 @@ def test_the_rarer_half_of_the_classes_is_pasted():
 def test_a_search_is_resumed_under_another_spelling_of_its_path():
     assert defaults.source_name("photos/") == defaults.source_name("photos") == "photos"
     assert defaults.source_name("hf://a/b/") == "hf://a/b/"
+    assert defaults.source_name(data.Shapes()) == "Shapes"
+
+
+def test_an_opened_folder_or_list_has_the_name_of_its_path(tmp_path, write_pair):
+    write_pair(tmp_path, "train", "a", np.eye(4))
+    (tmp_path / "pairs.csv").write_text("train/images/a.png,train/labels/a.png\n")
+    for path in (tmp_path, tmp_path / "pairs.csv"):
+        assert defaults.source_name(data.open_source(path)) == str(path)
