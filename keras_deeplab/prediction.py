@@ -97,7 +97,7 @@ def predict_files(
     network = model.model if isinstance(model, RefinedModel) else model
     if isinstance(network, ExportedModel):
         info = info or network.metadata.info
-        if confidence is not None or network is not model:
+        if network is not model or (confidence is not None and not all(map(is_video, paths))):
             network.check_probabilities()
     if info is not None and info.num_classes != num_classes:
         raise error("info", f"of the model's {num_classes} classes", info)
@@ -251,6 +251,8 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
             if others := [p.name for p in visible if p.suffix.lower() in UNSUPPORTED_SUFFIXES]:
                 names = first(others)
                 logger.warning("%d images of %s are left out: %s", len(others), path, names)
+            if folders := [p.name for p in visible if p.is_dir()]:
+                logger.warning("Folders in %s are not searched: %s", path, first(folders))
         if not inside:
             endings = ", ".join(SUFFIXES)
             raise error("images", f"files {endings} or folders of them", path)

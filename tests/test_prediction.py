@@ -176,6 +176,8 @@ def test_images_of_other_formats_in_a_folder_are_named(tmp_path, logs):
     found = predict_files(channel_model(), tmp_path, tmp_path / "out")
     assert list(found) == ["IMG_1.jpg", "IMG_4.jfif"]
     assert f"2 images of {tmp_path} are left out: IMG_2.HEIC, IMG_3.avif" in logs.text
+    predict_files(channel_model(), tmp_path, tmp_path / "out")
+    assert f"Folders in {tmp_path} are not searched: out" in logs.text
 
 
 @pytest.mark.parametrize("window", [None, (48, 64)])

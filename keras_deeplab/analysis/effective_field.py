@@ -119,7 +119,7 @@ def _pixel(
     with suppress(ValueError):
         whole = geometry(model, *size)
         output = whole.output
-        kinds = {kind(call.operation, call.path) for call, _, _ in whole.calls}
+        kinds = {kind(call.operation, call.path, call.rank) for call, _, _ in whole.calls}
         if None not in output.stride + output.offset and not kinds & LARGER:
             axes = zip(place, output.stride, output.offset, strict=True)
             found = [offset + k * stride for k, stride, offset in axes]

@@ -73,7 +73,7 @@ def live_taps(model: keras.Model, height: int, width: int) -> tuple[LiveTaps, ..
     sizes = (integer("height", height), integer("width", width))
     found, padded = [], {}
     for call, inputs, output in geometry(model, *sizes).calls:
-        how = kind(call.operation, call.path)
+        how = kind(call.operation, call.path, call.rank)
         if how is Kind.PAD:  # the map inside, and the samples in front of it
             before, after = inputs[0].axes, output.axes
             padded[id(call.outputs[0])] = [

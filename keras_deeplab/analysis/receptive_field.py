@@ -132,7 +132,7 @@ def receptive_field(
         name = stage_name(call.path, networks)
         known = stages.pop(name, None)  # a stage has the place of its last layer
         rate = known.rate if known else 1
-        how = kind(call.operation, call.path)
+        how = kind(call.operation, call.path, call.rank)
         if how is Kind.WINDOW:
             rate = max(rate, *window(call.operation).dilation)
         if how is not Kind.POINTWISE or len(inputs) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -117,13 +118,16 @@ def main(options: argparse.Namespace) -> None:
     )
     path = folder / "metrics.json"
     used = {"model": str(options.model), "data": options.data, "split": options.split}
+    settings = json.loads(json.dumps(prediction_settings(model)))
     print(scores_table(report, options.split))
     old: dict[str, Any] = {}
     if path.is_file():
         with suppress(ValueError):  # a damaged file is replaced without a word
             old = read_json_object(path)
-    if any(key in old and old[key] != value for key, value in used.items()):
-        print(f"Replacing the scores of {', '.join(str(old.get(key)) for key in used)}")
-    write(path, lambda: {**used, **prediction_settings(model), **report})
+    others = any(key in old and old[key] != value for key, value in used.items())
+    if others or any(old.get(key) != settings.get(key) for key in (*settings, "crf") if old):
+        at = "" if others else " at other settings"
+        print(f"Replacing the scores of {', '.join(str(old.get(key)) for key in used)}{at}")
+    write(path, lambda: {**used, **settings, **report})
     page = partial(evaluation_page, report, model, source, options.split, options.model.name)
     write(options.html, page)

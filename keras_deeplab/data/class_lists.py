@@ -16,7 +16,7 @@ LINES = {
     "label_colors.txt": r"(?P<color>\d+\s+\d+\s+\d+)\s+(?P<name>.+)",  # CVAT's CamVid 1.0
     "class_names.txt": r"(?P<name>.+)",  # labelme2voc, which has "_background_" first
 }
-TITLES = r"#.*|pixel value\s*,\s*class|name\s*,\s*r\s*,\s*g\s*,\s*b"
+TITLES = r"#.*|pixel value\s*,\s*class|\w+\s*,\s*r(ed)?\s*,\s*g(reen)?\s*,\s*b(lue)?"
 
 
 def read_class_list(root: Path) -> dict[str, Any]:
@@ -38,13 +38,13 @@ def read_class_list(root: Path) -> dict[str, Any]:
 
 def _content(path: Path) -> dict[str, Any]:
     """The content of a list; empty for a file of this name that another program has written."""
-    lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    lines = [line.strip() for line in path.read_bytes().decode("utf-8-sig", "replace").splitlines()]
     lines = [line for line in lines if line and not re.fullmatch(TITLES, line, re.IGNORECASE)]
     rows = {line: re.fullmatch(LINES[path.name], line) for line in lines}
     is_foreign = path.name == "class_names.txt" and lines[:1] != ["_background_"]
     if is_foreign or not any(rows.values()):
         return {}
-    wrong = [line for line, row in rows.items() if not row]
+    wrong = [line for line, row in rows.items() if not row or "\ufffd" in line]
     if wrong:
         raise ValueError(f"{path.name} has lines that are no class: {', '.join(wrong)}")
     content: dict[str, Any] = {}

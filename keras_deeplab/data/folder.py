@@ -160,9 +160,16 @@ class Folder(FileSource):
     def resolve(self) -> tuple[DatasetInfo, LabelCode, list[str]]:
         """Returns classes, label code and warnings, from the label maps that can be read."""
         settings = self.settings
-        if settings.values:
+        grey = tuple(color[0] for color in settings.colors if len({*color}) == 1)
+        may_be_grey = len(grey) > 1 and settings.values == tuple(range(len(grey)))
+        if settings.values and not may_be_grey:
             return settings.info(), settings.code, []
         facts = [facts for split in self.splits for facts in self.labels(split)[0].values()]
+        if may_be_grey:
+            found = set(np.flatnonzero(sum(one.counts for one in facts)).tolist())
+            if found <= {*grey} and not found <= {*settings.values}:  # grey maps of these colours
+                settings = replace(settings, values=grey)
+            return settings.info(), settings.code, []
         if not facts:
             raise self._error("classes unclear", "there is no readable label map and no list")
         palette = next((one.palette for one in facts if one.palette), ())

@@ -175,7 +175,7 @@ def _array(path: Path) -> np.ndarray:
 
 def _integers(values: np.ndarray) -> np.ndarray:
     """Returns wide integers, or floats that are integral, as uint8; 0 and 65535 as 0 and 255."""
-    if values.dtype == np.uint16 and np.isin(values, (0, 65535)).all():
+    if values.dtype.newbyteorder("=") == np.uint16 and np.isin(values, (0, 65535)).all():
         return (values > 0).astype(np.uint8) * 255
     with np.errstate(invalid="ignore"):
         narrow = values.astype(np.uint8)

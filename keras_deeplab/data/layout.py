@@ -127,8 +127,7 @@ def check_root(root: Path) -> list[FileFault]:
         FileFault("unknown split folder", folder.name)
         for folder in others
         if folder.name.lower() in SYNONYMS
-        or folders_named(folder, "images")
-        or folders_named(folder, "labels")
+        or {path.name.lower() for path in folder.iterdir()} & {*IMAGE_FOLDERS, *LABEL_FOLDERS}
     ]
 
 
@@ -139,7 +138,7 @@ def shown(root: Path, path: Path) -> str:
 
 def split_named(name: str) -> str | None:
     """Returns the split that a name stands for: `val` for "Validation", "val2017", "val_set"."""
-    name = re.sub(r"[_-]?(\d{4}|set)$", "", name.lower())
+    name = re.sub(r"[_-]?((19|20)\d\d|set)$", "", name.lower())
     return name if name in SPLITS else SYNONYMS.get(name)
 
 

@@ -88,6 +88,7 @@ def open_source(name: str | os.PathLike) -> Source:
         raise validation.error("name", rule, str(name), _advice(path))
     whole = absolute(path)
     is_part = whole.name.lower() in SPLITS and _is_plain(whole.parent)
+    is_part = is_part and bool({"images", "labels"} & {at.name.lower() for at in path.iterdir()})
     is_other = not is_part and not _is_plain(path) and OtherFolder.fits(path)
     return OtherFolder(path) if is_other else Folder(path)
 
@@ -103,10 +104,10 @@ def _advice(path: Path) -> str:
 
 
 def _is_plain(root: Path) -> bool:
-    """Whether a split of a folder has a folder of images or of label maps."""
+    """Whether a split of a folder has `images` or `labels`, or images and label maps."""
+    folders = [at for split in find_splits(root) for at in folders_named(root, split)]
+    found = [{path.name.lower() for path in folder.iterdir()} for folder in folders]
     return any(
-        folders_named(folder, kind)
-        for split in find_splits(root)
-        for folder in folders_named(root, split)
-        for kind in (*IMAGE_FOLDERS, *LABEL_FOLDERS)
+        names & {"images", "labels"} or (names & {*IMAGE_FOLDERS} and names & {*LABEL_FOLDERS})
+        for names in found
     )

@@ -33,9 +33,10 @@ def checked_target(path: str | os.PathLike, suffix: str | None, overwrite: bool)
         found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         empty = not path.exists() or (path.is_dir() and not found)
         replaced, is_old = "folder or a SavedModel", "saved_model.pb" in found
-        if overwrite and is_old and not found <= ENTRIES:
+        others = sorted(name for name in found - ENTRIES if not name.startswith("."))
+        if overwrite and is_old and others:
             rule = "a SavedModel without other files, as its folder is replaced"
-            raise error("path", rule, f"{given} with {', '.join(sorted(found - ENTRIES))}")
+            raise error("path", rule, f"{given} with {', '.join(others)}")
     else:
         if ending != suffix:
             raise error("path", f"a file name that ends in {suffix}", os.fspath(given))

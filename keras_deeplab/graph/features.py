@@ -53,7 +53,10 @@ def _cut_tensors(model: keras.Model) -> list[tuple[str, keras.KerasTensor]]:
     last_use |= {id(x): len(calls) for x in functional(model).outputs}
     cuts, open_until = [], max(last_use.get(id(x), 0) for x in functional(model).inputs)
     for index, call in enumerate(calls):
-        is_padding = not is_network(call.operation) and kind(call.operation, call.path) is Kind.PAD
+        is_padding = (
+            not is_network(call.operation)
+            and kind(call.operation, call.path, call.rank) is Kind.PAD
+        )
         if open_until <= index and len(call.outputs) == 1 and not is_padding:
             cuts.append((call.path, call.outputs[0]))
         open_until = max(open_until, *(last_use.get(id(x), index) for x in call.outputs))

@@ -168,7 +168,7 @@ def geometry(model: keras.Model, height: int | None = None, width: int | None = 
 
 
 def _output_geometry(call: Call, inputs: list[TensorGeometry]) -> TensorGeometry:
-    how = kind(call.operation, call.path)
+    how = kind(call.operation, call.path, call.rank)
     if how is Kind.WINDOW:
         _check_own_call(call)
     try:

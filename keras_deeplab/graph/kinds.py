@@ -98,8 +98,8 @@ def register_pointwise(layer_class: type) -> type:
     return layer_class
 
 
-def kind(operation: Any, path: str) -> Kind:
-    """Classifies an operation; one that is not known raises a `ValueError` that names it."""
+def kind(operation: Any, path: str, rank: int = 4) -> Kind:
+    """Classifies an operation on tensors of a rank; raises a `ValueError` for unknown ones."""
     if getattr(operation, "data_format", None) == "channels_first":
         raise layer_error("channels_last layers", path, "is channels_first.")
     if type(operation) in _registered_pointwise:
@@ -107,22 +107,24 @@ def kind(operation: Any, path: str) -> Kind:
     for result, classes in _KINDS.items():
         if isinstance(operation, classes):
             return result
-    return _kind_by_axis(operation, path)
+    return _kind_by_axis(operation, path, rank)
 
 
-def _kind_by_axis(operation: Any, path: str) -> Kind:
+def _kind_by_axis(operation: Any, path: str, rank: int) -> Kind:
     """Operations that work pixel by pixel as long as they stay on the channel axis."""
     name = type(operation).__name__
     axes = getattr(operation, "axis", None)
     axes = set(axes) if isinstance(axes, list | tuple) else {axes}
     if isinstance(operation, _ALONG_CHANNELS):
-        if axes <= {-1, 3}:
+        if axes <= {-1, rank - 1}:
             return Kind.POINTWISE
     elif isinstance(operation, kl.PReLU):
         if {1, 2} <= set(operation.shared_axes or ()):
             return Kind.POINTWISE
     elif type(operation).__module__.startswith(("keras.src.ops", "keras.src.activations")):
-        if name in _POINTWISE_OPS or (name in {"Concatenate", "Softmax"} and axes <= {-1, 3}):
+        if name in _POINTWISE_OPS or (
+            name in {"Concatenate", "Softmax"} and axes <= {-1, rank - 1}
+        ):
             return Kind.POINTWISE
         if name in {"Mean", "Max", "Sum"} and {a % 4 for a in axes if a is not None} == {1, 2}:
             return Kind.GLOBAL

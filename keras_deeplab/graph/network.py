@@ -33,6 +33,11 @@ class Call:
     outputs: tuple[keras.KerasTensor, ...]
     arguments: Any
 
+    @property
+    def rank(self) -> int:
+        """The number of axes of its result."""
+        return len(self.outputs[0].shape)
+
 
 def layer_error(rule: str, path: str, detail: str) -> ValueError:
     """Returns the error of a network with a layer that a graph function cannot work on."""

@@ -236,7 +236,7 @@ class _Rewriter:
     def visit(self, call: Call, maps: list[_Map]) -> list[_Map]:
         if is_network(call.operation):
             return walk(call.operation, maps, self.visit, call.path + "/")
-        how, source = kind(call.operation, call.path), maps[0]
+        how, source = kind(call.operation, call.path, call.rank), maps[0]
         (after, *_) = Geometry().visit(call, [value.geometry for value in maps])
         if source.is_map and how is Kind.WINDOW:
             return [self.rewrite_window(call, source, after)]

@@ -199,7 +199,7 @@ class Checkpoint(keras.callbacks.Callback):
         best = None if math.isinf(self.best) else self.best
         record = Record(self.folder.run, epochs=epoch + 1, score=score, best=best)
         size = stored_bytes(self.model)
-        with atomic_write(self.folder.last_model, size) as temporary:
+        with atomic_write(self.folder.last_model, size * (1 + is_best)) as temporary:
             self.model.save(temporary)
             record.write(temporary)
             # First, as the run resumes after this epoch once the last model is in its place.

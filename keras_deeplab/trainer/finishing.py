@@ -90,7 +90,7 @@ def _export(model: keras.Model, folder: RunFolder, info: data.DatasetInfo) -> No
     """Writes the SavedModel; a run whose export fails keeps its scores."""
     try:
         export.saved_model(model, folder.saved_model, overwrite=True, info=info)
-    except export.ExportError as failure:
+    except (export.ExportError, ValueError) as failure:  # other files may be in the folder
         logger.warning("%s is not written: %s", folder.saved_model, failure)
 
 

@@ -387,6 +387,11 @@ def test_an_exported_file_is_evaluated_and_predicts(run, photos, tmp_path, capsy
     assert f"Replacing the scores of {path}, shapes, val\n" in capsys.readouterr().out
     (tmp_path / "metrics.json").write_text("{")
     assert evaluate.main(["--model", model, "--output", str(tmp_path)]) == 0
+    assert "Replacing" not in capsys.readouterr().out
+    flipped = ["--model", model, "--flip", "--output", str(tmp_path)]
+    assert evaluate.main(flipped) == 0
+    assert f"Replacing the scores of {model}, shapes, val at other" in capsys.readouterr().out
+    assert evaluate.main(["--model", model, "--output", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["model"] == model
     arguments = ["--model", path, "--images", str(photos), "--output", str(tmp_path)]
     assert predict.main(arguments) == 0

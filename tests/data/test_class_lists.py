@@ -44,6 +44,7 @@ def test_classes_of_roboflow_are_those_of_the_folders_of_splits(tmp_path, write_
     "name, text",
     [
         ("class_dict.csv", "name,r,g,b\nsky, 0,0,0\nroad,128, 64, 128\n"),
+        ("class_dict.csv", "\ufeffclass,Red,Green,Blue\nsky, 0,0,0\nroad,128, 64, 128\n"),
         ("label_colors.txt", "0 0 0 sky\n128 64 128\troad\n"),
     ],
 )
@@ -53,6 +54,17 @@ def test_names_and_colours_in_other_lists(tmp_path, write_pair, name, text):
     info = data.open_source(tmp_path).info
     assert info.classes == ("sky", "road")
     assert info.colors == ((0, 0, 0), (128, 64, 128))
+
+
+def test_grey_label_maps_of_listed_greys(tmp_path, write_pair):
+    labels = np.eye(4, dtype=np.uint8)
+    _, path = write_pair(tmp_path, "train", "a", 255 * labels)
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\nbuilding:255,255,255::\n")
+    source = data.open_source(tmp_path)
+    assert data.audit(source).info.classes == ("background", "building")
+    np.testing.assert_array_equal(source.read_label("a", path), labels)
+    write_pair(tmp_path, "train", "a", labels)
+    np.testing.assert_array_equal(data.open_source(tmp_path).read_label("a", path), labels)
 
 
 def test_class_names_of_labelme2voc(tmp_path, write_pair):

@@ -215,7 +215,9 @@ def test_an_optimiser_may_turn_colors_into_a_palette(folder, write_settings, blo
 def test_masks_of_16_bits_with_0_and_65535(tmp_path):
     mask = np.eye(4, dtype=np.uint16) * 65535
     Image.fromarray(mask).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_label(tmp_path / "a.png")[0], np.eye(4) * 255)
+    np.save(tmp_path / "a.npy", mask.astype(">u2"))
+    for name in ("a.png", "a.npy"):
+        np.testing.assert_array_equal(read_label(tmp_path / name)[0], np.eye(4) * 255)
 
 
 def test_a_color_that_is_not_listed_is_a_fault(folder, write_settings):

@@ -92,6 +92,10 @@ def test_files_beside_a_saved_model_are_not_removed_with_it(tmp_path):
         written(tmp_path / "v1", "second", is_file=False).__enter__()
     assert content(tmp_path / "v1") == "first"
     assert (tmp_path / "v1" / "model.keras").read_text() == "mine"
+    (tmp_path / "v1" / "model.keras").rename(tmp_path / "v1" / ".DS_Store")  # no user's file
+    with written(tmp_path / "v1", "second", is_file=False):
+        pass
+    assert content(tmp_path / "v1") == "second"
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, is_file, name, monkeypatch):

@@ -166,6 +166,19 @@ def test_unknown_layers_are_named():
         geometry(network(kl.Lambda(lambda x: x, name="black_box")))
 
 
+def test_the_last_axis_of_a_vector_is_that_of_channels():
+    inputs = keras.Input((64, 64, 3))
+    x = kl.Conv2D(8, 3, 2, "same")(inputs)
+    gate = kl.BatchNormalization(axis=1)(kl.Dense(8)(kl.GlobalAveragePooling2D()(x)))
+    gate = kl.Concatenate(axis=1)([kl.Softmax(axis=1)(gate), gate])
+    model = keras.Model(inputs, kl.Multiply()([kl.Conv2D(16, 1)(x), kl.Reshape((1, 1, 16))(gate)]))
+    assert geometry(model, 64, 64).output.stride == (2, 2)
+    assert geometry(keras_deeplab.graph.with_output_stride(model, 1), 64, 64).output.stride == (
+        1,
+        1,
+    )
+
+
 NORMS = [kl.BatchNormalization, kl.LayerNormalization, kl.UnitNormalization, kl.Normalization]
 
 

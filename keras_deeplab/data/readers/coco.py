@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Container, Iterator
 from functools import cached_property
 from itertools import count
@@ -34,6 +36,7 @@ from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
 KINDS = ("panoptic", "stuff", "instances")
 STUFF = Path("stuffthingmaps")
 YEAR = "2017"
+OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_")  # annotations of other kinds
 
 
 class Coco(FileSource):
@@ -96,7 +99,8 @@ class Coco(FileSource):
 
     def _of_tool(self) -> dict[str, tuple[Path, Path]]:
         """The places of the splits where instances are in JSON files of any name."""
-        read = {path: self._listed(path) for path in files_below(self.root, (".json",))}
+        paths = files_below(self.root, (".json",))
+        read = {path: self._listed(path) for path in paths if not path.name.startswith(OTHERS)}
         read = {path: names for path, names in read.items() if names}
         splits = {path: _split_of(path.relative_to(self.root)) for path in read}
         if len(read) == 1:
@@ -114,21 +118,32 @@ class Coco(FileSource):
 
     def _folder_of(self, path: Path, names: list[PurePosixPath]) -> Path:
         """The folder whose files annotations name, the most of them."""
-        files, known = set(files_below(self.root)), {name.name for name in names}
-        folders = {path.parent, self.root, *(at.parent for at in files if at.name in known)}
+        full = Counter(map(str, names))
+        short = Counter(name.name for name in names if len(name.parts) > 1)
+        files = files_below(self.root)
+        same = Counter(at.name for at in files)  # a name of several files tells no folder
+        inside, beside = Counter({path.parent: 0}), Counter()
+        for at in files:
+            parts = at.relative_to(self.root).parts
+            for k in range(1, len(parts) + 1):
+                inside[at.parents[k - 1]] += full["/".join(parts[-k:])]
+            beside[at.parent] += short[at.name] * (same[at.name] == 1)
         split = _split_of(path.relative_to(self.root))
 
-        def fit(folder: Path) -> tuple[int, bool, bool]:
-            there = sum(folder / name in files or folder / name.name in files for name in names)
+        def fit(folder: Path) -> tuple[int, int, bool, bool]:
             is_own = _split_of(folder.relative_to(self.root)) == split  # where splits share names
-            return there, is_own, folder == path.parent
+            there = inside[folder] + beside[folder]
+            return there, inside[folder], is_own, folder == path.parent
 
-        return max(sorted(folders), key=fit)
+        return max(sorted(inside), key=fit)
 
     def _listed(self, path: Path) -> list[PurePosixPath]:
         """The images that the annotations of a tool list; empty for other JSON files."""
+        encoded = path.read_bytes()
+        if b'"images"' not in encoded or b'"annotations"' not in encoded:
+            return []
         try:
-            content = json.loads(path.read_text("utf-8-sig"))
+            content = json.loads(encoded.decode("utf-8-sig"))
             is_coco = isinstance(content, dict) and {"images", "annotations"} <= content.keys()
             return [_path(image) for image in content["images"]] if is_coco else []
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -211,8 +226,7 @@ class Coco(FileSource):
         if path in self._contents:
             return self._contents[path]
         paths = files_below(folder)
-        files = {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths}
-        there = set(paths)
+        files = {_composed(p.relative_to(folder).with_suffix("").as_posix()): p for p in paths}
         try:
             content = json.loads(path.read_text("utf-8-sig"))
             images = {image["id"]: {**image, "areas": []} for image in content["images"]}
@@ -221,11 +235,22 @@ class Coco(FileSource):
                     images[one["image_id"]] |= one
                 else:
                     images[one["image_id"]]["areas"].append(one)
-            names = [_name(image["file_name"], files) for image in content["images"]]
+            given = [_path(image).with_suffix("") for image in content["images"]]
+            # Of another folder, where no path fits and the names alone do.
+            is_flat = any(one.name in files for one in given)
+            is_flat &= not any(one.as_posix() in files for one in given)
+            is_flat &= len({one.name for one in given}) == len(given)
+            names = [_name(one, files, is_flat) for one in given]
             content["by_name"] = dict(zip(names, images.values(), strict=True))
             # Beside an image may be a mask of the same name with another ending.
-            exact = {n: folder / f"{n}{_path(one).suffix}" for n, one in content["by_name"].items()}
-            files |= {name: exact[name] for name in exact if exact[name] in there}
+            endings = {name: _path(one).suffix for name, one in content["by_name"].items()}
+            files |= {
+                name: path
+                for path in paths
+                if (name := _composed(path.relative_to(folder).with_suffix("").as_posix()))
+                in endings
+                and path.suffix == endings[name]
+            }
             content["files"] = files
             if len(content["by_name"]) < len(names):
                 raise ValueError("two images have the same name")
@@ -246,7 +271,9 @@ class Coco(FileSource):
         content = self._content(split)
         there, by_name = content["files"], content["by_name"]
         if split == self.splits[0] or split in self._places:
-            files.leave_out(there.keys() - by_name.keys(), labels.name)
+            same = [one for one, place in self._places.items() if place[0] == folder]
+            listed = set().union(*(self._content(one)["by_name"] for one in same))
+            files.leave_out(there.keys() - listed, labels.name)
         for name in self._parts[split]:
             image = by_name[name]
             if name not in there:
@@ -320,13 +347,17 @@ def _split_of(path: Path) -> str | None:
 
 
 def _path(image: dict[str, Any]) -> PurePosixPath:
-    return PurePosixPath(image["file_name"].replace("\\", "/"))
+    return PurePosixPath(_composed(image["file_name"].replace("\\", "/")))
 
 
-def _name(file_name: str, files: Container[str]) -> str:
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _name(path: PurePosixPath, files: Container[str], is_flat: bool) -> str:
     """The path of an image without its ending; its name alone if that is the path of a file."""
-    path = PurePosixPath(file_name.replace("\\", "/")).with_suffix("")
-    return path.name if path.as_posix() not in files and path.name in files else path.as_posix()
+    is_other = path.as_posix() not in files and (is_flat or path.name in files)
+    return path.name if is_other else path.as_posix()
 
 
 def _inside(folder: Path, file_name: str) -> Path:

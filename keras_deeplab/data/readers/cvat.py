@@ -16,7 +16,7 @@ import numpy as np
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.layout import SplitFiles, shown, split_named
-from keras_deeplab.data.readers.listing import check_entries, files_below, first_existing
+from keras_deeplab.data.readers.listing import check_entries, existing, files_below
 from keras_deeplab.data.readers.polygons import (
     Area,
     drawn,
@@ -145,7 +145,9 @@ class Cvat(FileSource):
             folders += ["images", "."] * (key == name)
             paths = [self.root / folder / name for folder in folders]
             found = (path for path in paths if path.is_file())
-            places[key] = next(found, None) or next(filter(None, map(first_existing, paths)), None)
+            places[key] = next(found, None) or next(
+                (one for path in paths for one in existing(path)), None
+            )
         return places
 
     def read_values(self, name: str, path: Path) -> np.ndarray:

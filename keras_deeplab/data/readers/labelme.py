@@ -15,7 +15,7 @@ from keras_deeplab.data.file_source import FileSource, map_files
 from keras_deeplab.data.label_maps import decode_label
 from keras_deeplab.data.layout import SplitFiles
 from keras_deeplab.data.paths import absolute
-from keras_deeplab.data.readers.listing import files_below, first_existing, read_lines
+from keras_deeplab.data.readers.listing import existing, files_below, read_lines
 from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rectangle, with_background
 from keras_deeplab.data.readers.splitting import by_folders
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
@@ -84,8 +84,10 @@ class LabelMe(FileSource):
         """Lists the annotations of a split and the images beside them."""
         files = SplitFiles(labels={name: self._json[name] for name in self._splits[split]})
         for name, path in files.labels.items():
-            named, beside = self._named_image(path), first_existing(path.with_suffix(""))
-            image = named if named and named.stem == path.stem else beside or named
+            image, *others = existing(path.with_suffix("")) or [None]
+            if image is None or others:  # such as a mask of the same name
+                named = self._named_image(path)
+                image = named if image is None or (named and named.stem == path.stem) else image
             if image is not None:
                 files.images[name] = image
         return files.check(self.root, split)

@@ -68,8 +68,8 @@ def read_names(path: Path) -> list[str]:
     return [file.stem if file.suffix.lower() in ENDINGS else file.name for file in files]
 
 
-def first_existing(stem: Path) -> Path | None:
-    """Returns the image file of this path without its ending, or None."""
+def existing(stem: Path) -> list[Path]:
+    """Returns the image files of this path without its ending."""
     suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
     found = (stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes)
-    return next((path for path in found if path.exists()), None)
+    return [path for path in found if path.exists()]

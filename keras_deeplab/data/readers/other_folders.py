@@ -20,6 +20,7 @@ from keras_deeplab.data.layout import (
     LISTED_LABELS,
     VOC_LISTS,
     SplitFiles,
+    first,
     is_devkit,
     shown,
     split_named,
@@ -33,7 +34,6 @@ from keras_deeplab.files import relative_path
 # At the end of a label map's name, before `.png`.
 ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation")
 MORE_ENDINGS = (*ENDINGS, "_l")  # in a folder of label maps
-UNREAD = (*UNSUPPORTED_SUFFIXES, ".mat")
 
 
 class OtherFolder(Folder):
@@ -67,8 +67,14 @@ class OtherFolder(Folder):
                 _enter(files, files.images, path, images, part)
             for path in files_below(labels, LISTED_LABELS):
                 _enter(files, files.labels, path, labels, part, MORE_ENDINGS)
-            for path in (*files_below(images, UNREAD), *files_below(labels, UNREAD)):
-                files.faults.append(FileFault("unsupported file", shown(self.root, path)))
+            for folder in (images, labels):
+                unread = files_below(folder, UNSUPPORTED_SUFFIXES)
+                texts = [shown(self.root, path) for path in unread]
+                files.faults += [FileFault("unsupported file", text) for text in texts]
+        used = {folder for _, *both in pairs for folder in both}
+        if pairs and pairs[0][0] and (lost := _roles(self.root) - used):
+            text = f"{first(sorted(path.name for path in lost))}: folders without a partner"
+            files.warnings.append(f"{text} are left out")
         if not pairs:
             images, labels = _beside(self.root)
             for path in images:
@@ -95,7 +101,10 @@ class OtherFolder(Folder):
         for path in sorted(lists, key=lambda path: split_named(path.stem) is None):
             split = split_named(path.stem)
             for line in read_lines(path):
-                name = unicodedata.normalize("NFC", line.strip('"'))
+                name = line.strip('"') if line.startswith('"') else line.split()[0]
+                name = unicodedata.normalize("NFC", name)
+                if name.lower().endswith(PIXEL_SUFFIXES):
+                    name = name.rpartition(".")[0]
                 if split_of.setdefault(name, split) != split and split:
                     text = f"{VOC_LISTS}: {name} is listed in {split_of[name]} and {split}"
                     raise self._error("bad list", text, "each image in one list")
@@ -220,7 +229,8 @@ def _folder_pairs(root: Path) -> list[tuple[str, Path, Path]]:
     for path in (path for path in visible(root) if path.is_dir()):
         name = path.name.lower()
         if (part := _without(LABEL_FOLDERS, name)) is not None:
-            if not {file.suffix for file in visible(path)} <= {".json", ".xml"}:
+            endings = {file.suffix.lower() for file in visible(path)}
+            if not endings or not endings <= {".json", ".xml", ".txt"}:
                 labels[part].append(path)
         else:
             part = _without(IMAGE_FOLDERS, name)
@@ -233,6 +243,17 @@ def _folder_pairs(root: Path) -> list[tuple[str, Path, Path]]:
         if len(images[part]) == len(labels[part]) == 1
     ]
     return [pair for pair in pairs if not pair[0]] or sorted(pairs)
+
+
+def _roles(root: Path) -> set[Path]:
+    """The folders that are named like a split, or as images or label maps."""
+    folders = {path: path.name.lower() for path in visible(root) if path.is_dir()}
+    words = (*IMAGE_FOLDERS, *LABEL_FOLDERS)
+    return {
+        path
+        for path, name in folders.items()
+        if split_named(name) or _without(words, name) is not None
+    }
 
 
 def _without(words: Iterable[str], name: str) -> str | None:

@@ -16,7 +16,7 @@ from keras_deeplab.files import read_json_object, write_json
 logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.2
-LIKE_SPLITS = r"(train|val|test)(ing|id|idation)?([\W\d_]|$)"
+LIKE_SPLITS = r"(train|val|test)(ing|id|idation)?[\W_]?\d+"
 
 
 def by_folders(names: Iterable[str], root: Path) -> dict[str, list[str]]:
@@ -26,9 +26,12 @@ def by_folders(names: Iterable[str], root: Path) -> dict[str, list[str]]:
     unless a splits.json is there.
     """
     split_of = {name: folder_split(name) for name in names}
+    outer = {name: split_named(name.partition("/")[0]) for name in split_of if "/" in name}
+    if not any(outer.values()) and len(set(split_of.values()) - {None}) < 2:
+        split_of = dict.fromkeys(split_of)  # such as one folder `test` among others, deep inside
     rest = (name.rpartition("/")[0] for name, split in split_of.items() if split is None)
     others = Counter(folder.split("/")[0] or "." for folder in rest)
-    likely = {match[1] for folder in others if (match := re.match(LIKE_SPLITS, folder.lower()))}
+    likely = {match[1] for folder in others if (match := re.fullmatch(LIKE_SPLITS, folder.lower()))}
     are_splits = any(split_of.values()) or len(likely) > 1
     if others and are_splits and not (root / "splits.json").exists():
         found = [f"{folder} holds {count} images" for folder, count in sorted(others.items())]

@@ -14,6 +14,7 @@ from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.layout import VOC_LISTS, SplitFiles, shown
 from keras_deeplab.data.readers.listing import check_entries, inner_folder, read_names
+from keras_deeplab.data.readers.polygons import is_background
 from keras_deeplab.data.readers.sbd import read_mask
 from keras_deeplab.data.source import DatasetInfo
 
@@ -53,8 +54,11 @@ class Voc(FileSource):
         given = self.root
         self.root = inner_folder(self.root, ("VOC2012", "VOCdevkit/VOC2012"), LISTS)
         check_entries(self.root, LAYOUT, map(str, (LISTS / "train.txt", IMAGES, MASKS)))
-        own = tuple(read_class_list(self.root).get("classes", CLASSES))
-        if own != CLASSES:
+        try:
+            own = tuple(read_class_list(self.root).get("classes", CLASSES))
+        except ValueError as error:
+            raise self._error("bad class list", str(error)) from error
+        if own[1:] != CLASSES[1:] or not is_background(own[0]):
             found = f"{self.root} lists the classes {', '.join(own)}"
             raise self._error("classes unclear", found, f"VOC's; give {self.root} without voc:")
         places = (folder / SBD for folder in (given, self.root, self.root.parent))

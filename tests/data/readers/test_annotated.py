@@ -12,7 +12,7 @@ from PIL import Image
 
 from keras_deeplab import data
 from keras_deeplab.data.faults import FileFault
-from keras_deeplab.data.readers.coco import _uncompressed
+from keras_deeplab.data.readers.coco import Coco, _uncompressed
 from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rotated, run_lengths
 
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}]
@@ -273,6 +273,55 @@ def test_one_coco_file_of_an_annotation_tool(tmp_path, draw, read, annotations, 
         data.audit(f"coco:{tmp_path}")
 
 
+def test_images_of_coco_in_folders_of_a_tool(tmp_path, draw, read):
+    """With names that folders share, and images of both splits in one folder."""
+    draw("images/default/other.jpg")
+    for split, names in (("train", ("x/0.jpg", "y/0.jpg")), ("val", ("z/0.jpg",))):
+        images = [
+            {"id": number, "file_name": name, "height": 12, "width": 16}
+            for number, name in enumerate(names)
+        ]
+        for name in names:
+            draw(f"images/default/{name}")
+        content = {"images": images, "categories": CATEGORIES, "annotations": []}
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    (tmp_path / "captions_train.json").write_text((tmp_path / "train.json").read_text())
+    (tmp_path / "log.json").write_text("{}\n{}")
+    source, found = read(f"coco:{tmp_path}")
+    assert {split: list(part) for split, part in found.items()} == {
+        "train": ["x/0", "y/0"],
+        "val": ["z/0"],
+    }
+    left_out = [one for one in data.audit(source).warnings if "left out" in one]
+    assert len(left_out) == 2
+    assert all("1 images that" in one for one in left_out)
+    (tmp_path / "images/default/z/0.jpg").unlink()
+    with pytest.raises(data.DatasetError, match=r"z/0\.jpg, which val\.json lists, is missing"):
+        data.audit(f"coco:{tmp_path}")
+
+
+def test_a_missing_image_of_coco_keeps_its_name(tmp_path, draw, read):
+    names = [f"media/{number}.jpg" for number in range(5)]
+    images = [{"id": k, "file_name": n, "height": 12, "width": 16} for k, n in enumerate(names)]
+    for number in range(5):
+        draw(f"images/{number}.jpg")
+    content = {"images": images, "categories": CATEGORIES, "annotations": []}
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    read(f"coco:{tmp_path}")
+    (tmp_path / "images/3.jpg").unlink()
+    with pytest.raises(data.DatasetError, match=r"media/3\.jpg, which result\.json lists, is miss"):
+        data.audit(f"coco:{tmp_path}")
+
+
+def test_the_project_of_roboflow_with_objects_is_a_class(coco):
+    categories = [{"id": 0, "name": "dogs", "supercategory": "none"}]
+    categories.append({"id": 18, "name": "dog", "supercategory": "dogs"})
+    assert len(Coco(coco("instances", [], {"categories": categories})).info.classes) == 2
+    area = {"image_id": 7, "category_id": 0, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    source = Coco(coco("instances", [area], {"categories": categories}))
+    assert source.info.classes == ("background", "dogs", "dog")
+
+
 def test_categories_are_those_of_all_splits(coco):
     root = coco("instances", [])
     path = root / "annotations/instances_val2017.json"
@@ -451,7 +500,7 @@ def test_masks_points_and_lines_of_labelme(labelme, read):
     file = io.BytesIO()
     Image.fromarray(mask).save(file, "PNG")
     encoded = base64.b64encode(file.getvalue()).decode()
-    shape = outline("x", [[3, 2], [7, 5]], "mask")
+    shape = outline("x", [[2.6, 1.6], [7, 5]], "mask")
     point, line = outline("x", [[9, 9]], "point"), outline("x", [[0, 0], [9, 9]], "linestrip")
     root = labelme("a", [{**shape, "mask": encoded}, point, line])
     _, found = read(f"labelme:{root}")

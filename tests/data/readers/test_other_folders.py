@@ -57,7 +57,7 @@ def test_lists_of_splits_like_those_of_voc(tmp_path, draw, values, read, caplog)
     draw("JPEGImages/without label.jpg")
     lists = tmp_path / "ImageSets/Segmentation"
     lists.mkdir(parents=True)
-    for name, text in (("Train", 'a\n"c d"\n'), ("Validation", "in/b\n"), ("all", "a\nin/b\n")):
+    for name, text in (("Train", 'a\n"c d"\n'), ("Validation", "in/b.jpg\n"), ("ALL", "a\nin/b\n")):
         (lists / f"{name}.txt").write_text(text)
     source, found = read(tmp_path)
     assert {split: list(part) for split, part in found.items()} == {
@@ -107,6 +107,56 @@ def test_layouts_with_splits(tmp_path, draw, values, read, image, label):
         labels.max() == (split == "val") for split in found for labels in found[split].values()
     )
     assert not (tmp_path / "splits.json").exists()
+
+
+@pytest.mark.parametrize(
+    "folders, split",
+    [
+        (["site_a/test", "site_b/test", "site_c/test"], "train"),  # one split only is none
+        (["test_0000", "test_0001", "test_0002"], "train"),
+        (["train_station", "park", "test_track"], "train"),
+        (["train/test", "val/test", "val/train"], None),  # the first folder counts
+    ],
+)
+def test_folders_that_only_look_like_splits(tmp_path, draw, values, read, folders, split):
+    for folder in folders:
+        for name in "ab":
+            draw(f"images/{folder}/{name}.jpg")
+            draw(f"masks/{folder}/{name}.png", values(0, 1))
+    source, found = read(tmp_path)
+    assert source.splits == ("train", "val")
+    if split is None:
+        assert sorted(found["train"]) == ["train/test/a", "train/test/b"]
+    assert sum(map(len, found.values())) == 6
+
+
+def test_a_folder_named_like_a_split_is_opened_alone(tmp_path, draw, values, read):
+    """As of the U-Net membranes: train/image, train/label and test/*.png."""
+    for number in range(5):
+        draw(f"train/image/{number}.png")
+        draw(f"train/label/{number}.png", values(0, 255))
+    draw("test/0.png")
+    _, found = read(tmp_path / "train")
+    assert [len(found[split]) for split in ("train", "val")] == [4, 1]
+
+
+def test_folders_without_a_partner_are_named(tmp_path, draw, values, read):
+    for name in ("train_images/a", "val_images/b", "img_train/c"):
+        draw(f"{name}.jpg")
+    draw("train_masks/a.png", values(0, 1))
+    draw("day_images/d.jpg")
+    draw("day_masks/d.png", values(0, 1))
+    source, found = read(tmp_path)
+    assert sum(map(len, found.values())) == 1
+    warned = "\n".join(data.audit(source).warnings)
+    assert "img_train, train_images, train_masks, val_images: folders without a partner" in warned
+
+
+def test_label_maps_named_like_another_image(tmp_path, draw, values, read):
+    for name in ("a", "a_mask"):
+        draw(f"images/{name}.jpg")
+        draw(f"masks/{name}.png", values(0, 1))
+    assert sum(map(len, read(tmp_path)[1].values())) == 2
 
 
 def test_names_like_splits_are_not_divided_by_chance(tmp_path, draw, values, read):
