@@ -20,8 +20,15 @@ def check_backend() -> None:
 
     if keras.config.backend() != "tensorflow":  # Keras was imported before
         raise ImportError(_NEEDED.format(keras.config.backend()))
+    check_data_format(ImportError)
+
+
+def check_data_format(error: type[Exception] = ValueError) -> None:
+    """Refuses a setting of Keras that may also be changed after the import."""
+    import keras
+
     if keras.config.image_data_format() != "channels_last":
-        raise ImportError(
+        raise error(
             "keras_deeplab works on images with the channels last; Keras' image_data_format is "
             f"{keras.config.image_data_format()!r}. Call "
             'keras.config.set_image_data_format("channels_last") first.'

@@ -154,6 +154,15 @@ def test_another_backend_gets_one_clear_error(monkeypatch):
         check_backend()
 
 
+def test_channels_first_set_after_the_import_gets_a_clear_error():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="'channels_first'. Call keras.config.set_image_data_"):
+            keras_deeplab.UNet(2, input_shape=(32, 32, 3))
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
 def test_channels_first_gets_one_clear_error(monkeypatch):
     monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
     with pytest.raises(ImportError, match="'channels_first'. Call keras.config.set_image_data_"):

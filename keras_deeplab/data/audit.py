@@ -260,7 +260,8 @@ def _faults_of_pair(
     if wrong.size:
         found = ", ".join(f"{value} ({label.counts[value]} pixels)" for value in wrong[:5])
         more = f" and {wrong.size - 5} other values" * (wrong.size > 5)
-        faults.append(FileFault("label value out of range", f"{name}: {found}{more}", str(code)))
+        expected = f'{code}; a dataset.json may list others, as classes or in "ignore_label"'
+        faults.append(FileFault("label value out of range", f"{name}: {found}{more}", expected))
     try:
         image.orientation_for(label.size)
     except FileFault as fault:

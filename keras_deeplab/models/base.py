@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import keras
 
+from keras_deeplab._requirements import check_data_format
 from keras_deeplab.backbones import preprocess
 from keras_deeplab.graph import geometry, minimum_size
 from keras_deeplab.graph.network import all_layers, dtype_policy, finalize_state, own_weights
@@ -77,6 +78,7 @@ class ImageModel(LabelMapTraining, DistributedTraining, keras.Model):
             cls.__init__ = _with_given(cls.__init__)
 
     def __init__(self, arguments: dict[str, Any]) -> None:
+        check_data_format()
         arguments = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
         weights, load = arguments.pop("weights"), None
         if weights is not None:

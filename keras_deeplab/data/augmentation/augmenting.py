@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import tensorflow as tf
 
@@ -86,8 +88,9 @@ class Augmentation:
             raise validation.error("copy_paste_classes", rule, self.copy_paste_classes)
         for name in self.copy_paste_classes or ():
             validation.one_of("copy_paste_classes", name, self.classes)
-        if self.transform is not None and not callable(self.transform):
-            raise validation.error("transform", "a function", self.transform)
+        if self.transform is not None and not _takes_three(self.transform):
+            rule = "a function of an image, a label map and a seed"
+            raise validation.error("transform", rule, self.transform)
 
     @property
     def images(self) -> int:
@@ -194,3 +197,13 @@ def _folded(seed: tf.Tensor, number: int) -> tf.Tensor:
 
 def _happens(share: float, seed: tf.Tensor) -> tf.Tensor:
     return tf.random.stateless_uniform((), _folded(seed, -1)) < share
+
+
+def _takes_three(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind(None, None, None)
+    except TypeError:  # also of what is no function
+        return False
+    except ValueError:  # a function without a signature
+        return True
+    return True

@@ -129,7 +129,11 @@ def test_a_transform_comes_last_with_a_seed_of_its_own():
         (lambda image, label, seed: image, r"returns \(image, label\) of shapes \(64, 80, 3\)"),
         (lambda image, label, seed: (image[:9], label), r"not \(9, 80, 3\). Received: transform="),
         (lambda image, label, seed: (image, label[None]), r"not \(1, 64, 80\)"),
-        ("blur", "`transform` must be a function. Received: transform='blur'"),
+        ("blur", "`transform` must be a function of an image, a label map and a seed. Received"),
+        (
+            lambda image, label: (image, label),
+            "`transform` must be a function of an image, a label",
+        ),
     ],
 )
 def test_a_wrong_transform_is_an_error(transform, message):
