@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_deeplab.files import DiskFullError
+from keras_deeplab.files import DiskFullError, stored_bytes
 from keras_deeplab.trainer import callbacks, finishing
 from keras_deeplab.trainer.folder_lock import FolderLock
 from keras_deeplab.trainer.run_folder import MONITOR, Record, RunFolder, next_free
@@ -417,7 +417,9 @@ def test_a_score_that_is_no_number_is_beaten_by_any(tmp_path):
 def test_without_space_the_models_there_stay_and_the_run_goes_on(tmp_path, monkeypatch):
     folder = trained(RunFolder(tmp_path / "run"), 1)
     before = [path.read_bytes() for path in (folder.last_model, folder.best_model)]
-    for usage in (Usage(100, 92, 8), Usage(100, 70, 30)):  # the second has space for the weights
+    space = 2 * stored_bytes(keras.saving.load_model(folder.last_model)) - 1
+    # The second has space for the weights, the third for one of the two models.
+    for usage in (Usage(100, 92, 8), Usage(100, 70, 30), Usage(2 * space, space, space)):
         with monkeypatch.context() as patch:
             patch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
             with pytest.raises(DiskFullError, match=r"last\.keras could not be written"):
