@@ -46,7 +46,7 @@ def _content(path: Path) -> dict[str, Any]:
         return {}
     wrong = [line for line, row in rows.items() if not row or "\ufffd" in line]
     if wrong:
-        raise ValueError(f"{path.name} has lines that are no class: {', '.join(wrong)}")
+        raise ValueError(f"{path.name} has lines that do not name a class: {', '.join(wrong)}")
     content: dict[str, Any] = {}
     for row in map(rows.get, lines):
         content.setdefault("classes", []).append(row["name"].strip('"'))

@@ -98,7 +98,7 @@ def test_dataset_json_goes_before_a_list(make_folder, blocks):
 @pytest.mark.parametrize(
     "text, found",
     [
-        (LABELMAP + "sky 1,2,3\n", "labelmap.txt has lines that are no class: sky 1,2,3"),
+        (LABELMAP + "sky 1,2,3\n", "labelmap.txt has lines that do not name a class: sky 1,2,3"),
         (LABELMAP + "sky:1,2,300::\n", '"colors" must list'),
         (LABELMAP + "road:1,2,3::\n", '"classes" must list'),
     ],

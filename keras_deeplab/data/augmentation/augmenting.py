@@ -202,7 +202,7 @@ def _happens(share: float, seed: tf.Tensor) -> tf.Tensor:
 def _takes_three(function: Any) -> bool:
     try:
         inspect.signature(function).bind(None, None, None)
-    except TypeError:  # also of what is no function
+    except TypeError:  # raised for other objects than functions too
         return False
     except ValueError:  # a function without a signature
         return True

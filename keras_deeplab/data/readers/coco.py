@@ -109,18 +109,17 @@ class Coco(FileSource):
             named = ", ".join(shown(self.root, path) for path in read)
             text = f"{named}: one file for each split, or a single one"
             raise self._error("bad annotation", text, "instances_train.json, instances_val.json")
-        paths = {split: path for path, split in splits.items()}
+        paths, files = {split: path for path, split in splits.items()}, files_below(self.root)
         return {
-            split: (self._folder_of(paths[split], read[paths[split]]), paths[split])
+            split: (self._folder_of(paths[split], read[paths[split]], files), paths[split])
             for split in (*SPLITS, "")
             if split in paths
         }
 
-    def _folder_of(self, path: Path, names: list[PurePosixPath]) -> Path:
+    def _folder_of(self, path: Path, names: list[PurePosixPath], files: list[Path]) -> Path:
         """The folder whose files annotations name, the most of them."""
         full = Counter(map(str, names))
         short = Counter(name.name for name in names if len(name.parts) > 1)
-        files = files_below(self.root)
         same = Counter(at.name for at in files)  # a name of several files tells no folder
         inside, beside = Counter({path.parent: 0}), Counter()
         for at in files:
