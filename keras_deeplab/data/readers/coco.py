@@ -224,8 +224,11 @@ class Coco(FileSource):
         folder, path = self._place(split)
         if path in self._contents:
             return self._contents[path]
-        paths = files_below(folder)
-        files = {_composed(p.relative_to(folder).with_suffix("").as_posix()): p for p in paths}
+        named = [
+            (_composed(path.relative_to(folder).with_suffix("").as_posix()), path)
+            for path in files_below(folder)
+        ]
+        files = dict(named)
         try:
             content = json.loads(path.read_text("utf-8-sig"))
             images = {image["id"]: {**image, "areas": []} for image in content["images"]}
@@ -243,13 +246,7 @@ class Coco(FileSource):
             content["by_name"] = dict(zip(names, images.values(), strict=True))
             # Beside an image may be a mask of the same name with another ending.
             endings = {name: _path(one).suffix for name, one in content["by_name"].items()}
-            files |= {
-                name: path
-                for path in paths
-                if (name := _composed(path.relative_to(folder).with_suffix("").as_posix()))
-                in endings
-                and path.suffix == endings[name]
-            }
+            files |= {name: path for name, path in named if path.suffix == endings.get(name)}
             content["files"] = files
             if len(content["by_name"]) < len(names):
                 raise ValueError("two images have the same name")
