@@ -63,7 +63,8 @@ def _speed(run: RunData) -> dict[str, str]:
     timed = len(run.epochs.get("seconds", ()))
     if not timed:
         return rows
-    step = statistics.median(run.epochs["step_seconds"])
+    seconds = run.epochs["step_seconds"]
+    step = statistics.median(seconds[1:] or seconds)  # the first epoch traces the graphs
     of = "" if timed == run.num_epochs else f" of {timed} epochs"
     return rows | {
         f"training and validation{of}": f"{run.seconds / 60:.1f} minutes",

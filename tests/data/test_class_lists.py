@@ -69,7 +69,7 @@ def test_grey_label_maps_of_listed_greys(tmp_path, write_pair):
 
 def test_class_names_of_labelme2voc(tmp_path, write_pair):
     write_pair(tmp_path, "train", "a", np.eye(4))
-    (tmp_path / "class_names.txt").write_text("_background_\ncat\ndog\n")
+    (tmp_path / "class_names.txt").write_text("_background_\ncat\ndog\n", encoding="utf-8-sig")
     assert data.open_source(tmp_path).info.classes == ("_background_", "cat", "dog")
 
 

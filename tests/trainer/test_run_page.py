@@ -80,7 +80,8 @@ def test_the_numbers_are_those_of_the_files(folder, page):
     assert f"TensorFlow {tf.__version__}" in text
     epochs = columns(folder.epochs)
     assert f"training and validation {sum(epochs['seconds']) / 60:.1f} minutes" in text
-    step = np.median(epochs["step_seconds"])
+    step = np.median(epochs["step_seconds"][1:])
+    assert f"median of the epochs {step:.3f} s" in text
     assert f"images per second {SINGLE.batch_size / step:.1f}" in text
     assert f"process {max(epochs['peak_bytes']) / 1e9:.2f} GB" in text
     assert len([tag for tag, _ in tags if tag == "img"]) == 1 + 3  # confusion and three images
