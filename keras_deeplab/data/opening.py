@@ -94,7 +94,7 @@ def open_source(name: str | os.PathLike) -> Source:
 
 
 def _advice(path: Path) -> str:
-    """What to give in place of a path that is no folder."""
+    """What to give in place of a path that is not a folder."""
     if not path.exists():
         return f"There is no {path}"
     if path.name in ("dataset.json", "splits.json"):

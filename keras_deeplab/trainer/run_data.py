@@ -66,7 +66,7 @@ def open_run(path: str | os.PathLike) -> RunData:
         The `RunData`.
 
     Raises:
-        ValueError: If it is no such folder, or its files are damaged.
+        ValueError: If it is not such a folder, or its files are damaged.
 
     Example:
 

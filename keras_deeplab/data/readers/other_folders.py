@@ -213,8 +213,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         rows = csv.reader(lines, delimiter=separator) if is_csv else map(_cells, lines)
         rows = [[cell.strip() for cell in row] for row in rows]
     except (UnicodeDecodeError, csv.Error) as error:  # such as a quote that is not closed
-        kind = "CSV list" if isinstance(error, csv.Error) else "text in UTF-8"
-        fault = FileFault("bad list", f"{path.name} is no {kind}: {error}")
+        kind = "a CSV list" if isinstance(error, csv.Error) else "text in UTF-8"
+        fault = FileFault("bad list", f"{path.name} is not {kind}: {error}")
         raise DatasetError(str(path), [fault]) from error
     return ((number, row) for number, row in enumerate(rows, 1) if any(row))
 

@@ -262,10 +262,10 @@ def test_a_single_image_is_no_split(tmp_path):
 
 def test_lists_that_are_no_text(tmp_path):
     (tmp_path / "open.csv").write_text('image,"labels\n' + "a.png,b.png\n" * 20_000)
-    with pytest.raises(data.DatasetError, match="open.csv is no CSV list"):
+    with pytest.raises(data.DatasetError, match="open.csv is not a CSV list"):
         data.open_source(tmp_path / "open.csv").names("train")
     (tmp_path / "l.csv").write_bytes(bytes(range(256)))
-    with pytest.raises(data.DatasetError, match="l.csv is no text in UTF-8"):
+    with pytest.raises(data.DatasetError, match="l.csv is not text in UTF-8"):
         data.open_source(tmp_path / "l.csv").names("train")
 
 
