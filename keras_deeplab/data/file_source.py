@@ -64,7 +64,8 @@ class FileSource(Source):
     """Images and label maps in files below a root.
 
     A subclass has `splits` and `info` and lists the files of a split. Where the values of label
-    maps are not the labels, it has their `code`; where a label map is not an image file, it reads it.
+    maps are not the labels, it has their `code`; where a label map is not an image file, it reads
+    it.
 
     Args:
         root: The folder.

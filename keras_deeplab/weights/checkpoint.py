@@ -11,6 +11,7 @@ import numpy as np
 from keras_deeplab.weights.errors import WeightsError, listed
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")  # integers would need a scale
+RGB = 3
 # Names may share stored bytes: tied weights, a wrapper's second name of each.
 _MAX_SHARED = 4
 # A layer's variables by their names in Keras, TensorFlow 1 and PyTorch.
@@ -129,6 +130,10 @@ class Checkpoint:
         if missing:
             what = f"{len(missing)} of its layers: {listed(missing)}"
             raise WeightsError(self.path, f"it looks like {title}, but lacks {what}")
+        channels = next(array.shape[2] for array in arrays.values() if array.ndim == 4)
+        if channels != RGB:
+            shape = {"input_shape": (None, None, channels)}
+            network["backbone_arguments"] = {**network["backbone_arguments"], **shape}
         return replace(
             self,
             title=title,

@@ -118,8 +118,12 @@ def from_pretrained(
     options = changes.get("backbone_options")
     found = open_checkpoint(checkpoint, options=options, moving_averages=moving_averages)
     if found.model is None:
-        advice = "build a model on it with weights="
-        raise WeightsError(found.path, f"it holds {found} without a head: {advice}")
+        reason = "without a head: build a model on it with weights="
+        if found.backbone is None:
+            reason = "(docs/weights.md lists the networks whose weights are read)"
+            if str(found.path).endswith(".keras"):
+                reason += ". keras_deeplab.load_model opens it as it is"
+        raise WeightsError(found.path, f"it holds {found} {reason}")
     model_class = getattr(models, found.model)
     if num_classes is not None:
         changes["num_classes"] = num_classes

@@ -123,7 +123,10 @@ def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
     if is_keras:
         return checkpoint_of(keras_file.load_model(path, compile=False), str(path))
     if path.name.endswith(".weights.h5"):
-        raise UnreadableError("it does not describe its model: build that and use weights.load")
+        raise UnreadableError(
+            "it does not describe its model: build a model of this package and use weights.load; "
+            "of another network call its load_weights, and give the network as weights="
+        )
     if begin.startswith(torch.STREAM) or any(name.endswith("/data.pkl") for name in members):
         return state_dict.chosen(path, torch.read(path), moving_averages)
     if is_litert:
@@ -139,6 +142,10 @@ def _open_file(path: Path, moving_averages: bool) -> Checkpoint:
         return state_dict.chosen(path, {(): state_dict.read_safetensors(path)}, moving_averages)
     if re.search(r"\.(index|weights)\.json$", path.name):
         raise UnreadableError("it lists files that hold a part each: save the weights in one file")
+    if path.suffix in (".pb", ".meta"):
+        raise UnreadableError("it is a graph: give the checkpoint (.index) that it was made from")
+    if begin.startswith(b"\x80"):
+        raise UnreadableError("it is a pickle: save model.state_dict() with torch.save as it is")
     raise UnreadableError(
         "it is damaged or none of the formats .keras, .weights.h5, .h5, torch .pth and .pt, "
         ".safetensors, TensorFlow checkpoints (also in .tar.gz) and .tflite. It begins with "

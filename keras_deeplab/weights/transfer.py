@@ -12,17 +12,15 @@ import keras
 import numpy as np
 
 from keras_deeplab.graph.network import all_layers, finalize_state, own_weights
-from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.checkpoint import RGB, Checkpoint
 from keras_deeplab.weights.errors import WeightsError, listed
 
 # Settings that do not change what weights mean: the papers themselves change them at evaluation.
 _FREE_SETTINGS = (
     *("output_stride", "aspp_rates", "multi_grid", "num_classes", "dropout", "backbone"),
-    *("auxiliary_layer", "backbone_options"),  # the options are compared one by one
+    # The options are compared one by one, and a kernel of other channels does not fit.
+    *("auxiliary_layer", "backbone_options", "input_shape"),
 )
-
-
-RGB = 3
 
 
 @dataclass(frozen=True)
@@ -78,14 +76,19 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     if lacking or not found:
         what = f"{len(lacking)} layers of the model's backbone: {listed(lacking)}"
         raise WeightsError(checkpoint.path, f"it holds {checkpoint}, which does not have {what}")
+    may_differ = checkpoint.model not in (None, type(model).__name__)
+    parts = {path.partition("/")[0] for path in found}
+    absent = [path for path in layers.keys() - found.keys() if path.partition("/")[0] in parts]
+    if absent and not may_differ:
+        what = f"{len(absent)} layers of the model's head: {listed(sorted(absent))}"
+        raise WeightsError(checkpoint.path, f"it holds {checkpoint}, which does not have {what}")
     left, notes = set(), []
     for path in found:
         misfit = _misfit(path, layers[path], found[path])
         if not misfit or path in left:
             continue
         is_predictor = _differs_in_classes(layers[path], found[path])
-        may_differ = is_predictor or checkpoint.model not in (None, type(model).__name__)
-        if path in backbone or not may_differ:
+        if path in backbone or not (is_predictor or may_differ):
             raise WeightsError(checkpoint.path, misfit)
         composite = path.rpartition("/")[0]  # a convolution with its norm
         whole = path if is_predictor or not composite else composite

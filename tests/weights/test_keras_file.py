@@ -403,6 +403,7 @@ def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path):
     [
         (".", "it is the folder of a run: give .*model.keras"),
         ("empty", "it is a folder without a checkpoint: give a model's .keras file"),
+        ("hub", "it is a folder without a checkpoint: give one of its files: model.safetensors"),
         ("missing.keras", "there is no such file"),
         ("cut.keras", "it is damaged or cut off, or no .keras file"),
         ("some.pth", ".* no .keras file; from_pretrained and weights.load read other"),
@@ -411,6 +412,9 @@ def test_broken_weights_are_refused_as_weights_load_refuses_them(tmp_path):
 )
 def test_what_is_given_in_place_of_a_file(files, tmp_path, name, message):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub/model.safetensors").touch()
+    (tmp_path / "hub/config.json").touch()
     content = (files / "model.keras").read_bytes()
     contents = {"model.keras": content, "cut.keras": content[:5000], "other.zip": content}
     for file, body in {**contents, "some.pth": b"no archive"}.items():

@@ -6,6 +6,7 @@ import builtins
 import dataclasses
 import io
 import os
+import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -54,6 +55,8 @@ def files(model, tmp_path_factory) -> Path:
     (folder / "nothing.pth").touch()
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     (folder / "model.safetensors.index.json").write_text("{}")
+    (folder / "frozen.pb").write_bytes(b"\n\x0a\x05image")
+    (folder / "other.pkl").write_bytes(pickle.dumps({"weight": [1.0]}))
     with zipfile.ZipFile(folder / "some.zip", "w") as archive:
         archive.writestr("readme.txt", "no weights")
     return folder
@@ -262,6 +265,8 @@ def test_what_is_no_model_with_weights(files, target):
     "name, reason",
     [
         ("empty", "it is a folder without a checkpoint"),
+        ("other.pkl", "it is a pickle: save model.state_dict"),
+        ("frozen.pb", "it is a graph: give the checkpoint"),
         ("nothing.pth", "it is damaged or none of the formats .* It begins with b''"),
         ("some.zip", "it is damaged or none of the formats .* It begins with b'PK"),
         ("model-00001-of-00002.safetensors", "it is one of several parts: save the weights in one"),
@@ -296,11 +301,12 @@ def test_another_network_is_refused_and_nothing_changed(model, trained, files):
 def test_a_model_without_weights_and_files_without_a_model(model, files):
     with unchanged(model), pytest.raises(WeightsError, match=r"model 'bare': .* has no weights"):
         weights.load(model, keras.Sequential([keras.layers.Conv2D(2, 3)], name="bare"))
-    message = r"model\.weights\.h5: it does not describe its model: build that and use weights.load"
+    message = r"model\.weights\.h5: it does not describe its model: build a model of this "
+    message += "package and use weights.load; of another network call its load_weights"
     for call in (weights.from_pretrained, lambda path: small(weights=path)):
         with pytest.raises(WeightsError, match=message):
             call(files / "model.weights.h5")
-    with pytest.raises(WeightsError, match=r"plain\.keras: it holds .* without a head: build"):
+    with pytest.raises(WeightsError, match=r"plain\.keras: it holds .* opens it as it is"):
         weights.from_pretrained(files / "plain.keras")
 
 

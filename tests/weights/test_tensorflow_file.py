@@ -147,6 +147,17 @@ def wide(classes: int) -> np.ndarray:
         ("aspp0/", {}, "aspp0/weights must be a non-empty array"),
         ("expanded_conv_5/", {}, r"lacks \d of its layers: MobilenetV2/expanded_conv_5"),
         ("none", {"aspp1/weights": wide(1)}, "1 atrous branches, whose rates are not known"),
+        (
+            "none",
+            {"decoder/feature_projection0_1/weights": wide(48)},
+            "its decoder has two stages",
+        ),
+        (
+            "none",
+            {f"aspp{index}/weights": wide(8) for index in (1, 2, 3)}
+            | {"decoder/decoder_conv0_depthwise/depthwise_weights": wide(8)},
+            "not both separable or both dense",
+        ),
         # One wide array makes no large model.
         *(
             ("none", {f"{scope}/weights": wide(200_000)}, f"{scope}/weights must have at most")
@@ -163,6 +174,20 @@ def test_other_networks_and_types_are_refused(authors_arrays, without, changes, 
     found = {name: array for name, array in authors_arrays.items() if without not in name}
     with pytest.raises(WeightsError, match=message):
         recognized({**found, **changes})
+
+
+def test_a_sigmoids_logit_becomes_that_of_the_second_class(authors_arrays):
+    one = {
+        f"logits/semantic/{name}": authors_arrays[f"logits/semantic/{name}"][..., :1]
+        for name in ("weights", "biases")
+    }
+    found = recognized({**authors_arrays, **one})
+    assert found.model_arguments["num_classes"] == 2
+    for theirs, ours in (("weights", "kernel"), ("biases", "bias")):
+        array = found.arrays[f"logits/{ours}"]
+        np.testing.assert_array_equal(array[..., 1:], one[f"logits/semantic/{theirs}"])
+        assert not array[..., 0].any()
+        assert array[..., 1].all()
 
 
 def test_unknown_networks():

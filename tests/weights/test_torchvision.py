@@ -22,6 +22,12 @@ def recognized(shapes: dict[str, tuple[int, ...]]) -> Checkpoint | None:
     return torchvision.recognize(Checkpoint("a.pth", arrays, torch=True))
 
 
+RESNET50 = {
+    f"{name}.weight": (64, 64, 1, 1)
+    for name in (*tables.resnet(torchvision.RESNET, 50).values(), "fc")
+}
+
+
 @pytest.mark.slow
 def test_a_resnet101_classifier(tmp_path):
     arguments = {"levels": (1,), "pooling": "average", "dense": ()}
@@ -58,6 +64,30 @@ def test_another_head_on_a_known_network_gives_its_backbone(shared):
     assert found.unexpected == ("classifier.0.weight",)
 
 
+def test_a_sigmoids_logit_becomes_that_of_the_second_class(shared):
+    names = shapes(shared, "torchvision_deeplabv3_resnet50")
+    whole = {name: np.broadcast_to(np.float32(2), shape) for name, shape in names.items()}
+    for head in ("classifier.4", "aux_classifier.4"):
+        for name in (f"{head}.weight", f"{head}.bias"):
+            whole[name] = whole[name][:1]
+    found = torchvision.recognize(Checkpoint("a.pth", whole, torch=True))
+    assert found.model_arguments["num_classes"] == 2
+    for head in ("logits", "auxiliary/logits"):
+        kernel, bias = found.arrays[f"{head}/kernel"], found.arrays[f"{head}/bias"]
+        assert kernel.shape[-1] == 2
+        np.testing.assert_array_equal(bias, [0, 2])
+        np.testing.assert_array_equal(kernel.max((0, 1, 2)), [0, 2])
+        np.testing.assert_array_equal(kernel.min((0, 1, 2)), [0, 2])
+
+
+def test_the_number_of_channels_comes_along(shared):
+    names = shapes(shared, "torchvision_deeplabv3_resnet50")
+    found = recognized({**names, "backbone.conv1.weight": (64, 4, 7, 7)})
+    wanted = found.arguments("DeepLabV3Plus", {"input_shape": None})
+    assert wanted["input_shape"] == (None, None, 4)
+    assert "input_shape" not in recognized(names).arguments("DeepLabV3", {"input_shape": None})
+
+
 @pytest.mark.parametrize("depth", [50, 101, 152])
 def test_a_resnet_is_known_by_its_units(depth):
     names = tables.resnet(torchvision.RESNET, depth).values()
@@ -72,6 +102,10 @@ def test_a_resnet_is_known_by_its_units(depth):
     [
         ({"layer4.0.conv3.weight": (4, 4, 1, 1), "fc.weight": (5, 4)}, "not a ResNet-50"),
         ({"conv1.weight": (64, 3, 7, 7), "fc.weight": (1000, 512)}, "not a ResNet-50"),
+        (
+            {**RESNET50, "layer1.0.se.fc1.weight": (16, 256, 1, 1)},
+            "it has layers that a ResNet does not have: layer1.0.se.fc1",
+        ),
     ],
 )
 def test_other_networks_are_refused(names, message):

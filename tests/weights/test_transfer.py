@@ -74,7 +74,7 @@ def test_another_class_leaves_the_head_that_does_not_fit(source):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"aspp_rates": (6, 12, 18)}, "aspp/project/conv/kernel is"),
+        ({"aspp_rates": (6, 12, 18)}, "not have 6 layers of the model's head: aspp/atrous_0/conv"),
         ({"head_filters": 16}, r"logits/kernel is \(1, 1, 16"),
     ],
 )
@@ -82,6 +82,17 @@ def test_the_same_class_must_fit(source, arguments, message):
     model = v3(**arguments)
     with unchanged(model), pytest.raises(WeightsError, match=message):
         transfer(model, source)
+
+
+def test_a_layer_made_of_several_is_loaded_whole_or_not():
+    dense = weights.open_checkpoint(scattered(v3(aspp_rates=(6,))))
+    message = "does not have 4 layers of the model's head: aspp/atrous_0/depthwise"
+    for arguments in ({}, {"num_classes": 5}):
+        model = v3(aspp_rates=(6,), separable=True, **arguments)
+        with unchanged(model), pytest.raises(WeightsError, match=message):
+            transfer(model, dense)
+    report = transfer(v3(aspp_rates=(6,), auxiliary_layer="stage16_out"), dense)
+    assert all(path.startswith("auxiliary/") for path in report.missing_keys)
 
 
 def test_another_number_of_classes_keeps_the_predictor(source):

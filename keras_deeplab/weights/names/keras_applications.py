@@ -29,7 +29,7 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     depth = tables.resnet_depth(checkpoint, "conv4_block{}_3_conv/kernel")
     shared: dict[str, Any] = {"preprocessing": "caffe"}
     classifier: dict[str, Any] = {}
-    if depth is not None and "conv1_conv/bias" in arrays:
+    if depth is not None and {"conv1_conv/bias", "conv1_bn/gamma"} <= arrays.keys():
         backbone = f"resnet{depth}"
         layers = tables.with_norms(tables.resnet(_RESNET, depth), "_conv", "_bn")
         shared |= {"stride_on": "1x1", "backbone_options": {"epsilon": 1.001e-5}}

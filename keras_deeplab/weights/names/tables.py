@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from keras_deeplab.backbones.mobilenet_v2 import STAGES
 from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.backbones.vgg16 import BLOCKS
@@ -70,6 +72,21 @@ def vgg16() -> list[str]:
         for block, (_, convolutions) in enumerate(BLOCKS, 1)
         for index in range(1, convolutions + 1)
     ]
+
+
+def with_background(checkpoint: Checkpoint, predictor: str) -> Checkpoint:
+    """A network of one logit z, for a sigmoid, with the logits 0 and z.
+
+    Their softmax is the sigmoid of z, and the labels are those of a threshold of 0.5.
+    """
+    separator, axis = (".", 0) if checkpoint.torch else ("/", -1)
+    names = [name for name in checkpoint.arrays if name.startswith(f"{predictor}{separator}")]
+    arrays = {name: checkpoint.arrays[name] for name in names}
+    if any(array.ndim == 0 or array.shape[axis] != 1 for array in arrays.values()):
+        return checkpoint
+    return checkpoint.with_arrays(
+        {name: np.concatenate([0 * array, array], axis) for name, array in arrays.items()}
+    )
 
 
 def classifier(num_classes: int, **arguments: Any) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
         shared["backbone_options"] = _mobilenet_options(checkpoint)
     arrays, model, title = checkpoint.arrays, {}, f"the authors' {backbone}"
     if "logits/semantic/weights" in arrays and "concat_projection/weights" in arrays:
+        checkpoint = tables.with_background(checkpoint, "logits/semantic")
         model = _head(checkpoint, layers)
         title = f"the authors' {model['model']} {backbone}"
         # The authors concatenate image pooling first, this package's ASPP last.
@@ -76,23 +77,26 @@ def _head(checkpoint: Checkpoint, layers: dict[str, str]) -> dict[str, Any]:
             checkpoint.path, f"its ASPP has {rates} atrous branches, whose rates are not known"
         )
     has_decoder = checkpoint.has("decoder/")
+    if checkpoint.has("decoder/feature_projection0_1/"):
+        rule = "its decoder has two stages (decoder_output_stride=4,2), which no model here has"
+        raise WeightsError(checkpoint.path, rule)
+    convolutions = {**(_ATROUS if rates else {}), **(_DECODER if has_decoder else {})}
+    separable = {checkpoint.has(f"{theirs}_depthwise/") for theirs in convolutions.values()}
+    if len(separable) > 1:
+        rule = "its ASPP and decoder are not both separable or both dense, as in the models here"
+        raise WeightsError(checkpoint.path, rule)
     layers |= _norms(_ASPP, "/") | {"logits": "logits/semantic"}
     own: dict[str, Any] = {
         "num_classes": checkpoint.width("logits/semantic/weights", largest=100_000),
         "aspp_filters": checkpoint.width("aspp0/weights"),
-        "separable": False,
+        "separable": True in separable,
         "align_corners": True,
         "epsilon": 1e-5,
         **checkpoint.model_arguments,  # the output stride of a LiteRT file
     }
     if rates == 0:  # those of other networks are the model's default; a file does not have them
         own["aspp_rates"] = ()
-    for ours, theirs in {**(_ATROUS if rates else {}), **(_DECODER if has_decoder else {})}.items():
-        if checkpoint.has(f"{theirs}_depthwise/"):
-            own["separable"] = True
-            layers |= _separable({ours: theirs})
-        else:
-            layers |= _norms({ours: theirs}, "/")
+    layers |= _separable(convolutions) if own["separable"] else _norms(convolutions, "/")
     if not has_decoder:
         return {"model": "DeepLabV3", "model_arguments": {**own, "head_filters": None}}
     layers |= _norms({"decoder_low_level": "decoder/feature_projection0"}, "/")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v3 import BLOCKS as MOBILENET_BLOCKS
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import WeightsError
+from keras_deeplab.weights.errors import WeightsError, listed
 from keras_deeplab.weights.names import tables
 
 RESNET = {
@@ -67,6 +68,8 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     title = backbone
     if checkpoint.has("classifier.0.convs."):  # not of FCN and LR-ASPP, heads on the same networks
         title = f"deeplabv3_{backbone}"
+        for predictor in ("classifier.4", "aux_classifier.4"):
+            checkpoint = tables.with_background(checkpoint, predictor)
         model = _deeplab(checkpoint, backbone, layers)
     elif "fc.weight" in arrays:
         layers["logits"] = "fc"
@@ -89,7 +92,13 @@ def _resnet(checkpoint: Checkpoint, prefix: str) -> tuple[str, dict[str, str]]:
     depth = tables.resnet_depth(checkpoint, prefix + "layer3.{}.conv3.weight")
     if depth is None or checkpoint.array(f"{prefix}layer1.0.conv2.weight", 4).shape[1] != 64:
         raise WeightsError(checkpoint.path, "it is not a ResNet-50, 101 or 152 of the common width")
-    return f"resnet{depth}", tables.after(prefix, tables.resnet(RESNET, depth))
+    layers = tables.after(prefix, tables.resnet(RESNET, depth))
+    unit = re.compile(re.escape(prefix) + r"layer\d\.\d+\.")
+    scopes = {name.rpartition(".")[0] for name in checkpoint.arrays if unit.match(name)}
+    if others := sorted(scopes - set(layers.values())):
+        rule = f"it has layers that a ResNet does not have: {listed(others)}"
+        raise WeightsError(checkpoint.path, rule)
+    return f"resnet{depth}", layers
 
 
 def mobilenet_v3_large(prefix: str) -> dict[str, str]:

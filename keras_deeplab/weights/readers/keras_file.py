@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.weights.errors import UnreadableError, reading
+from keras_deeplab.weights.errors import UnreadableError, listed, reading
 from keras_deeplab.weights.hub import local_path
 from keras_deeplab.weights.readers import hdf5
 from keras_deeplab.weights.transfer import check_values
@@ -56,6 +56,7 @@ _PATH_KEYS = set(
 )
 _ABSOLUTE = re.compile(r"/|~|\\\\|[A-Za-z]:[\\/]")
 _ELSEWHERE = re.compile(r"://|(^|[/\\])\.\.([/\\]|$)")
+_OF_WEIGHTS = (".keras", ".h5", ".pth", ".pt", ".ckpt", ".safetensors", ".tflite", ".gz")
 _NO_SIZES = {"seed", "shared_object_id"}
 
 
@@ -138,7 +139,9 @@ def check_is_file(path: Path) -> None:
     if (path / "model.keras").is_file():
         raise UnreadableError(f"it is the folder of a run: give {path / 'model.keras'}")
     if path.is_dir():
-        raise UnreadableError("it is a folder without a checkpoint: give a model's .keras file")
+        found = sorted(file.name for file in path.iterdir() if file.suffix in _OF_WEIGHTS)
+        which = f"one of its files: {listed(found)}" if found else "a model's .keras file"
+        raise UnreadableError(f"it is a folder without a checkpoint: give {which}")
     if not path.exists():
         raise UnreadableError("there is no such file")
 
