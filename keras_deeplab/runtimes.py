@@ -6,13 +6,14 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import function_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
@@ -38,10 +39,15 @@ PIXELS = "{} in 0..255, uint8 (batch, height, width, channels)"
 Outputs = dict[str, np.ndarray]
 Run = Callable[[np.ndarray], Outputs]
 
-# Operations of a SavedModel that are run although they have effects, and those that are not
-# although they are declared to have none: they read files or call what is outside the graph.
-_CONTROL = {"Assert", "If", "While", "StatefulPartitionedCall"}
-_OUTSIDE = re.compile("File|Immutable|Py|Debug|Vocab|Dataset|Reader|CustomCall|Proto|Abort|Remote")
+# Operations of a SavedModel that are run although they call functions or have effects, and those
+# that are not although they are declared to do neither: they read files, call what is outside the
+# graph, or keep state.
+_CONTROL = {"Assert", "If", "While", "PartitionedCall", "StatefulPartitionedCall"}
+_CONTROL |= {"StatelessIf", "StatelessWhile", "StatelessCase"}
+_OUTSIDE = re.compile(
+    "File|Immutable|Py|Debug|Vocab|Dataset|Reader|Custom|Proto|Abort|Remote"
+    "|Copy|Mlir|Xla|TPU|DTensor|Queue|Lookup|Table|Barrier"
+)
 
 
 @dataclass(frozen=True)
@@ -273,8 +279,12 @@ def signatures(path: Path) -> dict[str, Callable[[Any], Outputs]]:
     ends = [end for found in wanted.values() for end in (found.inputs, found.outputs)]
     tensors = [tensor.name for end in ends for tensor in end.values()]
     graph_def = reachable(meta.graph_def, tensors)
-    refused = sorted(filter(_is_outside, _operations(graph_def)))
-    if refused:
+    called = _called(graph_def)
+    # Without the other functions, and the gradients, nothing can be called that is not checked.
+    graph_def.library.CopyFrom(function_pb2.FunctionDefLibrary(function=called))
+    nodes = [*graph_def.node, *(node for each in called for node in each.node_def)]
+    operations = {node.op for node in nodes} - {each.signature.name for each in called}
+    if refused := sorted(filter(_is_outside, operations)):
         raise ValueError(f"it has operations that an export has not: {', '.join(refused)}")
     with tf.Graph().as_default() as graph:  # the functions of this process may have the same names
         tf.graph_util.import_graph_def(graph_def, name="")
@@ -288,23 +298,35 @@ def signatures(path: Path) -> dict[str, Callable[[Any], Outputs]]:
     return {name: function(found) for name, found in wanted.items()}
 
 
-def _operations(graph: tf.compat.v1.GraphDef) -> set[str]:
-    """The kinds of operations of a graph and of the functions that it calls."""
-    functions = {each.signature.name: each.node_def for each in graph.library.function}
-    found, bodies = set(), [graph.node]
+def _called(graph: tf.compat.v1.GraphDef) -> list[Any]:
+    """The functions of a graph that it calls, also from each other."""
+    functions = {each.signature.name: each for each in graph.library.function}
+    found, bodies = [], [graph.node]
     while bodies:
         for node in bodies.pop():
-            values = node.attr.values()
-            inner = [each.name for value in values for each in (value.func, *value.list.func)]
-            found.add(node.op)
-            bodies += [functions.pop(name) for name in (node.op, *inner) if name in functions]
-    return found - {each.signature.name for each in graph.library.function}
+            names = {node.op, *_function_names(node.attr)}
+            new = [functions.pop(name) for name in names & functions.keys()]
+            found += new
+            bodies += [each.node_def for each in new]
+    return found
+
+
+def _function_names(attributes: Mapping[str, Any]) -> Iterator[str]:
+    """The functions that attributes name; one may be given another to call."""
+    for value in attributes.values():
+        for function in (value.func, *value.list.func):
+            yield function.name
+            yield from _function_names(function.attr)
 
 
 def _is_outside(operation: str) -> bool:
     definition = op_def_registry.get(operation)
-    known = definition is not None and (operation in _CONTROL or not definition.is_stateful)
-    return not known or _OUTSIDE.search(operation) is not None
+    if definition is None or _OUTSIDE.search(operation):
+        return True
+    if operation in _CONTROL:
+        return False
+    calls = any("func" in attribute.type for attribute in definition.attr)
+    return calls or definition.is_stateful
 
 
 def _litert(path: Path) -> tuple[Any, Run]:

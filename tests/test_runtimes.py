@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from export.small import pictures, small_model
+from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_deeplab
 from keras_deeplab import data, export, runtimes
@@ -247,6 +248,14 @@ class Hostile(tf.Module):
             return {"labels": tf.argmax(images, -1)}
 
 
+def save_hostile(folder, act):
+    module = Hostile(act)
+    tf.saved_model.save(module, folder, {"serving_default": module.serve})
+    (folder / "assets.extra").mkdir()
+    metadata = Metadata(3, (None, None, 3), ("labels",))
+    (folder / "assets.extra" / "keras_deeplab.json").write_text(metadata.to_json())
+
+
 @pytest.mark.parametrize(
     "act, operation",
     [
@@ -259,13 +268,85 @@ class Hostile(tf.Module):
     ],
 )
 def test_a_saved_model_that_reaches_out_is_refused(tmp_path, act, operation):
-    module = Hostile(act)
-    tf.saved_model.save(module, tmp_path, {"serving_default": module.serve})
-    (tmp_path / "assets.extra").mkdir()
-    metadata = Metadata(3, (None, None, 3), ("labels",))
-    (tmp_path / "assets.extra" / "keras_deeplab.json").write_text(metadata.to_json())
+    save_hostile(tmp_path, act)
     with pytest.raises(ValueError, match=f"operations that an export has not: .*{operation}"):
         runtimes.open_exported(tmp_path)
+
+
+FLOAT, STRING = tf.float32.as_datatype_enum, tf.string.as_datatype_enum
+
+
+def add_node(nodes, name, operation, inputs=(), **types):
+    node = nodes.add(name=name, op=operation, input=inputs)
+    for key, value in types.items():
+        node.attr[key].type = value
+    return node
+
+
+def add_call(nodes, name, operation, inputs):
+    call = add_node(nodes, name, operation, inputs)
+    call.attr["Tin"].list.type.extend([FLOAT] * len(inputs))
+    call.attr["Tout"].list.type.append(FLOAT)
+    return call
+
+
+def add_function(library, name):
+    """Adds a function that returns its argument x."""
+    function = library.function.add()
+    function.signature.name = name
+    function.signature.input_arg.add(name="x", type=FLOAT)
+    function.signature.output_arg.add(name="y", type=FLOAT)
+    add_node(function.node_def, "same", "Identity", ["x"], T=FLOAT)
+    function.ret["y"] = "same:output:0"
+    return function
+
+
+def add_writing_function(library, path):
+    function = add_function(library, "writing")
+    function.signature.is_stateful = True
+    for name, value in (("path", str(path)), ("text", "x")):
+        constant = add_node(function.node_def, name, "Const", dtype=STRING)
+        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    add_node(function.node_def, "write", "WriteFile", ["path:output:0", "text:output:0"])
+    function.node_def[0].input.append("^write")
+
+
+def call_by_an_attribute(graph):
+    """Calls a function that calls the one that its attribute is."""
+    function = add_function(graph.library, "clean")
+    function.signature.attr.add(name="given", type="func")
+    call = add_call(function.node_def, "call", "StatefulPartitionedCall", ["x"])
+    call.attr["f"].placeholder = "given"
+    function.ret["y"] = "call:output:0"
+    call = add_call(graph.node, "call", "StatefulPartitionedCall", ["one"])
+    call.attr["f"].func.name = "clean"
+    call.attr["f"].func.attr["given"].func.name = "writing"
+
+
+def call_as_a_gradient(graph):
+    add_function(graph.library, "clean")
+    graph.library.gradient.add(function_name="clean", gradient_func="writing")
+    call = add_call(graph.node, "call", "SymbolicGradient", ["one", "one"])
+    call.attr["f"].func.name = "clean"
+
+
+@pytest.mark.parametrize("call", [call_by_an_attribute, call_as_a_gradient])
+def test_a_function_that_is_called_indirectly_is_checked_too(tmp_path, call):
+    save_hostile(tmp_path, lambda: tf.ones(()))
+    path = tmp_path / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    one = add_node(graph.node, "one", "Const", dtype=FLOAT)
+    one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1.0))
+    add_writing_function(graph.library, tmp_path / "written")
+    call(graph)
+    labels = saved.meta_graphs[0].signature_def["serving_default"].outputs["labels"]
+    add_node(graph.node, "last", "Identity", [labels.name, "^call"], T=labels.dtype)
+    labels.name = "last:0"
+    path.write_bytes(saved.SerializeToString())
+    with pytest.raises(ValueError, match="operations that an export has not: (Write|Symbolic)"):
+        runtimes.open_exported(tmp_path)(np.zeros((1, 4, 4, 3), np.uint8))
+    assert not (tmp_path / "written").exists()
 
 
 def onnx_file(path, external):
