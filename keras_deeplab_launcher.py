@@ -101,22 +101,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         meant = f" Did you mean {close[0]!r}?" if close else ""
         print(f"error: There is no command {name!r}.{meant} See --help.", file=sys.stderr)
         return 2
-    if threading.current_thread() is threading.main_thread():
-        # So that temporary files are removed and locks released.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    terminated = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main:
+        # So that temporary files are removed, locks released, and how to resume is printed.
+        signal.signal(signal.SIGTERM, interrupt)
     try:
         import_tensorflow()
         if name == "--version":
             print(importlib.import_module("keras_deeplab").__version__)
             return 0
         command = importlib.import_module(f"keras_deeplab.cli.{name.replace('-', '_')}")
-        return command.main(others)
+        status = command.main(others)
     except ImportError as error:  # of Keras' settings, or an installation that is not whole
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # while modules are imported
         print("\nInterrupted.", file=sys.stderr)
-        return 130
+        status = 130
+    if status == 130 and is_main:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program ends; a second one is impatience
+    return 143 if terminated else status
 
 
 if __name__ == "__main__":

@@ -268,15 +268,15 @@ def _training_section(arguments: dict[str, Any], history: Columns) -> str:
     steps = len(history.get("epoch", ())) * arguments.get("steps_per_epoch", 0) or recipe.get(
         "steps"
     )
-    length = f"{steps:,} steps of {recipe['batch_size']} images" if steps else "no steps"
+    length = f"{steps:,} steps of {recipe['batch_size']:d} images" if steps else "no steps"
     height, width = recipe["crop_size"]
     low, high = recipe["scales"]
     changes = [key.replace("_", " ") for key in _AUGMENTATION if recipe.get(key)]
     lines = [
         "## Training\n",
-        f"- **Recipe**: {escaped(recipe['name'])}, {length}, crops of {width}x{height} "
+        f"- **Recipe**: {escaped(str(recipe['name']))}, {length}, crops of {width:d}x{height:d} "
         "(width x height).",
-        f"- **Optimizer**: {escaped(recipe['optimizer'])}, learning rate "
+        f"- **Optimizer**: {escaped(str(recipe['optimizer']))}, learning rate "
         f"{recipe['learning_rate']:g}, weight decay {recipe['weight_decay']:g}.",
         f"- **Loss**: {escaped(str(recipe['loss']))}.",
         f"- **Augmentation**: scales {low:g} to {high:g}{''.join(f', {c}' for c in changes)}.",

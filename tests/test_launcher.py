@@ -68,7 +68,11 @@ def test_a_terminated_command_ends_as_an_interrupted_one(tmp_path):
         "sys.exit(keras_deeplab_launcher.main(['train', '--help']))"
     )
     found = run("-c", code, cwd=ROOT)
-    assert (found.returncode, found.stdout, found.stderr) == (143, "removed\n", "")
+    assert (found.returncode, found.stdout, found.stderr) == (
+        143,
+        "removed\n",
+        "\nInterrupted.\n",
+    )
 
 
 def test_settings_that_keras_cannot_work_with_are_one_line(tmp_path):

@@ -130,7 +130,11 @@ def test_what_is_missing_or_does_not_fit(run):
         kd.card(model, run, license="mit", data="streets")
 
 
-@pytest.mark.parametrize("change", [{"crop_size": None}, {"scales": [1]}, {"learning_rate": "x"}])
+CHANGES = [{"crop_size": None}, {"scales": [1]}, {"learning_rate": "x"}]
+CHANGES += [{"batch_size": "<b>4</b>"}, {"crop_size": [64, "**64**"]}]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_an_edited_run_is_one_error(run, change):
     content = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(content | {"recipe": RECIPE | change}))

@@ -8,9 +8,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import keras
 import tensorflow as tf
@@ -18,6 +19,7 @@ import tensorflow as tf
 import keras_deeplab
 from keras_deeplab import names, validation
 from keras_deeplab.data import DatasetInfo
+from keras_deeplab.data.source import reason
 from keras_deeplab.files import write_json, write_text
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.models.multi_scale import unwrapped, with_test_time_augmentation
@@ -40,21 +42,32 @@ USER_ERRORS = (
 Main = Callable[[argparse.Namespace], int | None]
 
 
-class _Output(logging.StreamHandler):
-    """Prints the log. When nobody reads it any more, as after `| head -1`, the command goes on."""
+class _Output:
+    """The standard output. When nobody reads it any more, as after `| head -1`, commands go on."""
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
-            mute_output()
-        else:
-            super().handleError(record)
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
-def mute_output() -> None:
-    """Discards what is printed from now on."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    def write(self, text: str) -> int:
+        with self._muted_when_unread():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._muted_when_unread():
+            self._stream.flush()
+
+    @contextmanager
+    def _muted_when_unread(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]]:
@@ -67,11 +80,14 @@ def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]
     def of_options(main: Main) -> Callable[..., int]:
         @functools.wraps(main)
         def run(argv: Sequence[str] | None = None) -> int:
-            for stream in (sys.stdout, sys.stderr):  # names may have any characters
-                if hasattr(stream, "reconfigure"):
-                    stream.reconfigure(errors="backslashreplace")
+            for name in ("stdout", "stderr"):
+                if getattr(sys, name) is None:  # closed, as by `>&-`
+                    setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+                if hasattr(stream := getattr(sys, name), "reconfigure"):
+                    stream.reconfigure(errors="backslashreplace")  # names may have any characters
+            output = _Output(sys.stdout)
             logger = logging.getLogger("keras_deeplab")
-            handler, level = _Output(sys.stdout), logger.level
+            handler, level = logging.StreamHandler(output), logger.level
             logger.addHandler(handler)
             logger.setLevel(logging.INFO)
             logger.propagate = False  # other libraries add a handler to the root logger
@@ -80,10 +96,13 @@ def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]
                 package, _, name = main.__module__.rpartition(".")
                 if package == "keras_deeplab.cli":
                     made.prog = f"keras-deeplab {name.replace('_', '-')}"
-                return main(made.parse_args(argv)) or 0
-            except BrokenPipeError:
-                mute_output()
-                return 141  # as of a shell's own commands
+                with redirect_stdout(output):
+                    return main(made.parse_args(argv)) or 0
+            except tf.errors.InvalidArgumentError as raised:
+                if "ValueError: " not in raised.message:
+                    raise
+                print(f"error: {reason(raised)}", file=sys.stderr)  # a file changed after the audit
+                return 2
             except USER_ERRORS as raised:
                 print(f"error: {raised}", file=sys.stderr)
                 return 2

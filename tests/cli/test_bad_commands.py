@@ -71,23 +71,26 @@ def test_paths_after_an_equals_sign_may_begin_with_a_tilde(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_command_whose_output_nobody_reads_goes_on(tmp_path):
+@pytest.mark.parametrize("unread, first", [("| head -1", "line 0\n"), (">&-", "")])
+def test_a_command_whose_output_nobody_reads_goes_on(tmp_path, unread, first):
     script = tmp_path / "script.py"
     script.write_text(
-        "import logging, pathlib, sys\n"
+        "import logging, pathlib, sys, keras\n"
         "from keras_deeplab.cli.options import Parser, command\n"
         "@command(lambda: Parser())\n"
         "def main(options):\n"
         "    for number in range(50_000):\n"
         "        logging.getLogger('keras_deeplab').info('line %d', number)\n"
+        "    print('text')\n"
+        "    keras.utils.Progbar(1).update(1)\n"
         "    pathlib.Path(sys.argv[1]).touch()\n"
         "    print('end')\n"
         "sys.exit(main([]))\n"
     )
     done = tmp_path / "done"
-    line = f"set -o pipefail; '{sys.executable}' {script} {done} | head -1"
+    line = f"set -o pipefail; '{sys.executable}' {script} {done} {unread}"
     found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout) == (0, "line 0\n")
+    assert (found.returncode, found.stdout) == (0, first)
     assert "Broken pipe" not in found.stderr
     assert "Logging error" not in found.stderr
     assert done.exists()
@@ -226,6 +229,20 @@ def test_a_mistake_is_one_line(command, arguments, message, folder, monkeypatch,
     before = sorted(folder.rglob("*"))
     assert message in refused(command, arguments, capsys)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_file_that_breaks_after_the_audit_is_one_line(
+    folder, tmp_path, write_pair, monkeypatch, capsys
+):
+    _, label = write_pair(tmp_path / "data", "val", "a", np.eye(8))
+    source = keras_deeplab.data.open_source(tmp_path / "data")
+    keras_deeplab.data.audit(source)
+    label.write_bytes(b"no picture")
+    monkeypatch.setattr(keras_deeplab.data, "open_source", lambda _: source)
+    monkeypatch.setattr(keras_deeplab.data, "audit", lambda *_: None)
+    arguments = f"--model {folder / 'pixels.keras'} --data data --output {tmp_path / 'scores'}"
+    message = refused(evaluate, arguments, capsys)
+    assert "val/labels/a.png: unreadable file: " in message
 
 
 def test_a_missing_tensorboard_is_an_error_before_the_data_is_read(monkeypatch, capsys):
