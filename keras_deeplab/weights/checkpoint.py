@@ -130,7 +130,7 @@ class Checkpoint:
         if missing:
             what = f"{len(missing)} of its layers: {listed(missing)}"
             raise WeightsError(self.path, f"it looks like {title}, but lacks {what}")
-        channels = next(array.shape[2] for array in arrays.values() if array.ndim == 4)
+        channels = next((a.shape[2] for a in arrays.values() if a.ndim == 4), RGB)
         if channels != RGB:
             shape = {"input_shape": (None, None, channels)}
             network["backbone_arguments"] = {**network["backbone_arguments"], **shape}
