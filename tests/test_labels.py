@@ -210,6 +210,13 @@ def test_masks_of_0_and_255_are_one_warning(jit_compile, unwarned):
         measured(masks(255))
 
 
+def test_each_mask_of_a_batch_counts(unwarned):
+    metric, labels = SegmentationMetrics(2), masks(255)
+    metric.update_state(labels, tf.zeros((*labels.shape, 2)))
+    with pytest.warns(UserWarning, match="8 label maps contain no class but 0; 10 %"):
+        metric.result()
+
+
 @pytest.mark.parametrize(
     "labels",
     [

@@ -113,6 +113,14 @@ def test_a_class_that_is_only_predicted_counts_as_zero_and_not_at_ignored_pixels
     assert metric.result()["iou_ghost"] == 0
 
 
+def test_predicted_labels_at_ignored_pixels_may_be_anything():
+    truth, predicted = random_maps(0)
+    for value in (-1, 255):
+        metric = SegmentationMetrics(4, NAMES)
+        metric.update_state(truth, np.where(truth == 255, value, predicted))
+        check(metric.result(), truth, predicted)
+
+
 def test_counts_above_the_float32_limit_are_exact():
     metric = SegmentationMetrics(2)
     metric.confusion.assign([[2**24, 2**24], [2**24, 2**40]])
@@ -144,8 +152,11 @@ def test_labels_out_of_range_are_not_silent():
         tf.errors.InvalidArgumentError, match=r"predicted labels must be in 0\.\.3;"
     ):
         metric.update_state(predicted, truth)
-    tf.function(metric.update_state, jit_compile=True, autograph=False)(truth, predicted)
-    assert np.isnan([metric.result()[key] for key in TOTALS]).all()
+    jitted = tf.function(metric.update_state, jit_compile=True, autograph=False)
+    for given in ((truth, predicted), (predicted, truth)):
+        metric.reset_state()
+        jitted(*given)
+        assert np.isnan([metric.result()[key] for key in TOTALS]).all()
 
 
 def test_shapes_and_arguments_are_checked():

@@ -32,6 +32,12 @@ def test_a_sum_equals_numpy(text):
     np.testing.assert_allclose(losses.parse(text)(labels, logits), expected, rtol=2e-6)
 
 
+def test_a_single_loss_has_its_weight():
+    labels, logits, _ = make_batch()
+    found = losses.parse("0.5 * cross_entropy")(labels, logits)
+    np.testing.assert_allclose(found, 0.5 * pixel_mean(labels, logits), rtol=2e-6)
+
+
 def test_class_weights_go_to_the_losses_that_take_them_and_have_no_own():
     text = "cross_entropy + focal(gamma=1) + hard_pixel_mining + dice + lovasz_softmax(stride=4)"
     made = losses.parse(text, class_weights=WEIGHTS).losses

@@ -7,7 +7,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from loss_references import dice_of_class, make_batch, pixel_losses, pixel_mean, softmax
+from loss_references import (
+    dice_of_class,
+    make_batch,
+    pixel_losses,
+    pixel_mean,
+    region_mean,
+    softmax,
+)
 
 from keras_deeplab import losses
 from keras_deeplab.losses import CrossEntropy, HardPixelMining, Sum
@@ -134,6 +141,15 @@ def test_the_optimizer_is_saved_once(tmp_path):
         names.append(sorted(found))
     assert names[0] == names[1]
     assert any(name.startswith("optimizer/") for name in names[0])
+
+
+def test_an_ignored_image_is_not_in_the_mean_over_images():
+    """Not even where each of its classes, without `smooth`, has a loss of 1."""
+    labels, logits, _ = make_batch()
+    labels[1] = 255
+    found = losses.Dice("all", per_image=True)(labels, logits)
+    expected = region_mean(labels, logits, None, dice_of_class, "all", per_image=True)
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
 # The sample weights of the cross-entropy are not sizes.
