@@ -149,6 +149,11 @@ def test_a_sample_is_even_bounded_and_set_by_the_seed(monkeypatch):
     )
     other, _ = scaling._sample(model, pairs, 255, seed=2)
     assert not np.array_equal(np.sort(other, 0), np.sort(logits, 0))
+    assert scaling.fit_temperature(model, pairs, seed=2) != scaling.fit_temperature(
+        model, pairs, seed=1
+    )
+    both = MultiScale(model, (1.0,), fusion="mean", flip=True)
+    assert scaling._sample(both, pairs, 255, seed=1)[0].shape == (200, 2, 4)
 
 
 def ending_in(*layers):
@@ -168,6 +173,15 @@ def test_networks_of_users():
     before = outer(PIXELS).numpy()
     scaling.divide_logits(outer, 2)
     np.testing.assert_allclose(outer(PIXELS), before / 2)
+
+
+def test_one_of_several_outputs_of_a_nested_model():
+    inputs = keras.Input((None, None, 3))
+    features = kl.Conv2D(4, 1, name="features")(inputs)
+    logits = kl.Conv2D(3, 1, name="last")(kl.ReLU()(features))
+    inner = keras.Model(inputs, [features, logits])
+    model = keras.Model(inputs, inner(inputs)[1])
+    assert [layer.name for layer in scaling.last_layers(model)] == ["last"]
 
 
 SHARED = kl.Conv2D(4, 1, name="shared")

@@ -13,7 +13,8 @@ from inference.test_predicting import counting_model
 
 import keras_deeplab
 from keras_deeplab import metrics
-from keras_deeplab.evaluation import evaluate, scores_table
+from keras_deeplab.crf import DenseCRF, search
+from keras_deeplab.evaluation import evaluate, scores_table, search_crf
 from keras_deeplab.inference.functions import ModelFunctions
 from keras_deeplab.models.multi_scale import with_test_time_augmentation
 
@@ -159,6 +160,30 @@ def test_an_image_that_does_not_fit_is_evaluated_in_windows(traced, monkeypatch,
     assert found == whole
     assert max(sizes) == (192, 192)
     assert sizes[-1] == (20, 30)
+
+
+def test_a_crf_is_searched_on_the_first_images(traced):
+    items = [(p / 64, np.where(labels == 255, 9, labels)) for p, labels in pairs(SIZES)]
+    dataset, start = dataset_of(items).batch(1), DenseCRF(steps=2)
+    found = search_crf(traced[0], dataset, 2, start, ignore_label=9)
+    samples = [
+        (pixels, keras_deeplab.predict(traced[0], pixels, probabilities=True), labels)
+        for pixels, labels in items[:2]
+    ]
+    assert found == search(samples, start=start, ignore_label=9, verbose=0)
+    assert found.best.steps == 2
+    assert len(set(found.mean_iou.values())) > 1
+    with pytest.raises(ValueError, match="`images` must be below the 5 images of the dataset"):
+        search_crf(traced[0], dataset, 5)
+
+
+def test_an_ignored_class_is_ignored_at_boundaries_too(traced):
+    items = list(pairs(SIZES))
+    dataset = dataset_of(items).batch(1).map(lambda x, y: (x, tf.where(y == 255, 0, y)))
+    found = evaluate(traced[0], dataset, ignore_label=0, verbose=0, boundary=True)
+    moved = dataset.map(lambda x, y: (x, tf.where(y == 0, 255, y)))
+    assert found == evaluate(traced[0], moved, verbose=0, boundary=True)
+    assert 0 < found["boundary_mean_iou"] < 1
 
 
 def test_ignored_pixels_alone(traced):
