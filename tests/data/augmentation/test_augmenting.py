@@ -106,6 +106,21 @@ def test_pasted_crops_are_around_a_pasted_class():
         np.testing.assert_array_equal(image[..., 0], label)
 
 
+def test_the_tiles_of_a_mosaic_are_changed_apart():
+    """Each image is two pixels, whose order shows whether it is mirrored."""
+    options = {"crop_size": (8, 8), "scales": (1, 1), "mosaic": 1.0}
+    augmentation = Augmentation(**options)
+    labels = tf.reshape(tf.range(8), (4, 1, 2))
+    pairs = [(tf.zeros((1, 2, 3)), tf.cast(label, tf.uint8)) for label in labels]
+    mirrored = []
+    for number in range(8):
+        _, label = augmentation(pairs, tf.constant([number, 0]))
+        columns = [np.nonzero(label == value)[1].item() for value in range(8)]
+        mirrored.append(np.diff(columns)[::2] < 0)
+    assert all(np.ptp(np.array(mirrored, int), axis=0))
+    assert any(np.ptp(np.array(mirrored, int), axis=1))
+
+
 def test_a_transform_comes_last_with_a_seed_of_its_own():
     def transform(image, label, seed):
         assert (image.dtype, label.dtype, seed.shape) == (tf.float32, tf.int32, (2,))

@@ -33,18 +33,19 @@ def changed(image, number=0, **strengths):
     return color_graph(**strengths)(tf.constant(image), tf.constant([number, 4])).numpy()
 
 
-def test_all_changes_against_numpy():
-    strengths = {"brightness": 0.1, "contrast": 0.2, "saturation": 0.3}
+@pytest.mark.parametrize("contrast, interval", [(0.2, (60, 160)), (0.9, (0, 255))])
+def test_all_changes_against_numpy(contrast, interval):
+    strengths = {"brightness": 0.1, "contrast": contrast, "saturation": 0.3}
     strengths |= {"gamma": 0.5, "white_balance": 0.15}
-    image = photograph(60, 160)
+    image = photograph(*interval)
     for number in range(5):
         draws = tf.random.stateless_uniform((7,), [number, 4], -1.0, 1.0).numpy().astype(float)
-        factors = 1 + np.array([0.1, 0.2, 0.3]) * draws[:3]
+        factors = 1 + np.array([0.1, contrast, 0.3]) * draws[:3]
         expected = image * (1 + 0.15 * draws[4:]) * factors[0]
         expected = 255 * (np.clip(expected, 0, 255) / 255) ** (1.5 ** draws[3])
         mean = (expected @ GREY).mean()
         expected = mean + (expected - mean) * factors[1]
-        grey = (expected @ GREY)[..., None]
+        expected, grey = (np.clip(x, 0, 255) for x in (expected, (expected @ GREY)[..., None]))
         expected = np.clip(grey + (expected - grey) * factors[2], 0, 255)
         np.testing.assert_allclose(changed(image, number, **strengths), expected, atol=2e-3)
 
@@ -151,4 +152,5 @@ def test_jpeg_noise_grows_as_the_quality_falls():
     drawn = [quality[noise(70, 90, number)] for number in range(40)]
     assert 70 <= min(drawn) < 74
     assert 86 < max(drawn) <= 90
+    assert {quality[noise(70, 71, number)] for number in range(12)} == {70, 71}
     assert random_jpeg(image[..., :1], tf.constant([0, 0]), (9, 9)).shape == (32, 40, 1)

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from keras_deeplab.data.augmentation.augmenting import Augmentation
 from keras_deeplab.data.augmentation.crops import enclosing, random_pad, random_scaled_crop, rotated
@@ -99,6 +100,25 @@ def test_scales_in_steps():
     assert {tuple(crop.shape) for crop in crops} == {(20, 10), (50, 25), (80, 40)}
 
 
+def test_the_last_step_is_drawn_where_floats_miss_it():
+    """In float64, 1.2 - 0.9 is below three times 0.1."""
+    label, image = tf.zeros((40, 20), tf.uint8), tf.zeros((40, 20, 3))
+    arguments = ((99, 99), (0.9, 1.2), 0.0, 0.1)
+    crops = [
+        random_scaled_crop(image, label, tf.constant([number, 0]), *arguments)[1]
+        for number in range(30)
+    ]
+    assert {tuple(crop.shape) for crop in crops} == {(36, 18), (40, 20), (44, 22), (48, 24)}
+
+
+def test_images_that_shrink_are_antialiased():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 48), np.uint8)
+    picture, _ = augmented(noise, 0, crop_size=(16, 12), scales=(0.25, 0.25), flip=False)
+    expected = Image.fromarray(noise).resize((12, 16), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(picture[..., 0], expected, atol=1.5)
+    assert 5 < picture.std() < 20  # without a filter 37
+
+
 def test_flip_mirrors_half_of_the_time():
     label = np.array([[0, 1, 2, 3]], np.uint8)
     flips = 0
@@ -108,6 +128,15 @@ def test_flip_mirrors_half_of_the_time():
         assert result.tolist() in ([[0, 1, 2, 3]], [[3, 2, 1, 0]])
         flips += result[0, 0] == 3
     assert 15 < flips < 45
+
+
+def test_mirroring_does_not_depend_on_the_colours():
+    label, image = np.array([[0, 1]], np.uint8), np.full((1, 2, 3), 100)
+    options = {"crop_size": (1, 2), "scales": (1, 1), "color_jitter": 0.5}
+    found = [augmented(label, number, image, **options) for number in range(30)]
+    assert {(bool(result[0, 0]), picture.mean() > 100) for picture, result in found} == {
+        (mirrored, brighter) for mirrored in (False, True) for brighter in (False, True)
+    }
 
 
 def test_crops_reach_every_corner():
@@ -123,13 +152,13 @@ def test_crops_reach_every_corner():
 def test_padding_goes_to_a_random_place():
     image, label = tf.zeros((2, 3, 3)), tf.zeros((2, 3), tf.uint8)
     places = set()
-    for number in range(40):
-        picture, result = random_pad(image, label, tf.constant([number, 1]), (4, 4))
+    for number in range(60):  # of equal ranges, which must not be drawn from one seed
+        picture, result = random_pad(image, label, tf.constant([number, 1]), (4, 5))
         rows, columns = np.nonzero(result.numpy() == 0)
         assert len(rows) == 6
         assert (picture.numpy()[rows, columns] == 0).all()
         places.add((int(rows.min()), int(columns.min())))
-    assert places == {(row, column) for row in range(3) for column in range(2)}
+    assert places == {(row, column) for row in range(3) for column in range(3)}
 
 
 @pytest.mark.parametrize("focus, expected, tolerance", [(0.0, 0.02, 0.03), (1.0, 0.34, 0.09)])
@@ -146,12 +175,13 @@ def test_class_focus_shows_rare_classes_more_often(focus, expected, tolerance):
     assert np.mean([(crop == 2).any() for crop in crops]) == pytest.approx(expected, abs=tolerance)
 
 
-def test_focused_pixel_is_in_the_middle_of_the_window():
+@pytest.mark.parametrize("value", [0, 254])
+def test_focused_pixel_is_in_the_middle_of_the_window(value):
     label = np.full((60, 80), 255, np.uint8)
-    label[31, 42] = 7
+    label[31, 42] = value
     for number in range(5):
         crop = augmented(label, number, crop_size=(21, 31), scales=(1, 1), class_focus=1.0)[1]
-        assert np.argwhere(crop == 7).tolist() == [[10, 15]]
+        assert np.argwhere(crop == value).tolist() == [[10, 15]]
         assert (crop == 255).sum() == crop.size - 1
 
 
@@ -221,8 +251,10 @@ def test_a_turned_crop_is_full_where_the_image_allows():
     np.testing.assert_allclose(enclosing((30, 40), tf.constant(np.pi / 2)), [40, 30], atol=1)
     label = np.zeros((100, 110), np.uint8)
     for number in range(10):
-        _, result = augmented(label, number, crop_size=(40, 60), scales=(1, 1), rotation=(-45, 45))
+        options = {"crop_size": (40, 60), "scales": (1, 1), "rotation": (-45, 45)}
+        picture, result = augmented(label, number, **options)
         assert (result == 0).all()
+        np.testing.assert_allclose(picture, 0, atol=1e-2)  # without grey of the outside
 
 
 def test_the_range_of_angles_is_used():
