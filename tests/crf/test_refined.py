@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -94,6 +95,12 @@ def test_settings_name_the_constants(taken):
     settings = prediction_settings(RefinedModel(taken, SMALL))
     assert settings == {**prediction_settings(taken), "crf": SMALL.to_dict()}
     assert json.loads(json.dumps(settings))["crf"]["steps"] == 3
+
+
+def test_the_value_range_is_that_of_an_export(model):
+    assert RefinedModel(model, SMALL).value_range is None
+    export = SimpleNamespace(value_range=(0.0, 4095.0))
+    assert RefinedModel(export, SMALL).value_range == (0.0, 4095.0)
 
 
 def test_memory_is_that_of_the_larger(model):

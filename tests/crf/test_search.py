@@ -50,6 +50,20 @@ def test_coarse_to_fine():
     assert {crf.appearance_sigma_xy for crf in report.mean_iou} == {20}
 
 
+def test_each_round_halves_the_steps_around_the_best():
+    """A value that is given twice makes no smaller step."""
+    grid = {"appearance_sigma_rgb": (4.0, 16.0, 16.0), "appearance_weight": (2.0, 4.0)}
+    report = search(list(samples_of(1)), grid, rounds=3, start=START, verbose=0)
+    tried = [(crf.appearance_sigma_rgb, crf.appearance_weight) for crf in report.mean_iou]
+    found, expected = list(report.mean_iou.values()), [(4, 2), (4, 4), (16, 2), (16, 4)]
+    for shift in (0.5, 0.25):
+        sigma, weight = tried[np.argmax(found[: len(expected)])]
+        expected += [(sigma / 4**shift, weight), (sigma * 4**shift, weight)]
+        expected += [(sigma, weight / 2**shift), (sigma, weight * 2**shift)]
+    np.testing.assert_allclose(tried, expected)
+    assert len(set(found)) > 3
+
+
 def test_other_ignored_labels():
     samples = [(image, p, np.where(labels == 255, 9, labels)) for image, p, labels in samples_of()]
     nine = search(samples, GRID, 1, START, ignore_label=9, verbose=0)
