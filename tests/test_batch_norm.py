@@ -184,6 +184,10 @@ def test_reestimation_refuses_what_it_would_do_wrong():
     model = keras.Model(inputs, kl.BatchNormalization(renorm=True, name="odd")(x))
     with pytest.raises(ValueError, match="a mask or `renorm`. Received: layer 'odd'"):
         reestimate_batch_norm(model, batches(*SIZES))
+    x = inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, kl.BatchNormalization(name="odd")(kl.Masking()(x)))
+    with pytest.raises(ValueError, match="a mask or `renorm`. Received: layer 'odd'"):
+        reestimate_batch_norm(model, [np.ones((2, 4, 3), np.float32)])
 
 
 @pytest.mark.slow

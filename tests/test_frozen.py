@@ -97,6 +97,19 @@ def test_a_bias_is_folded_with_a_batch_norm(layer):
     assert not kinds & {"Mul", "AddV2", "Squeeze", "Reshape"}
 
 
+def test_a_convolution_that_is_read_twice_keeps_its_kernel():
+    """Without a bias, which would stand between it and the batch norm."""
+    inputs = keras.Input((None, None, 3))
+    x = kl.Conv2D(8, 3, use_bias=False)(inputs)
+    model = keras.Model(inputs, kl.Concatenate()([x, BatchNormalization()(x)]))
+    calibrate(model, np.random.default_rng(0).normal(size=(2, 8, 8, 3)))
+    frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, SPEC)
+    x = tf.random.stateless_normal((2, 9, 8, 3), (1, 2))
+    expected = model(x, training=False).numpy()
+    np.testing.assert_allclose(frozen(x)["y"], expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(expected[..., :8] - expected[..., 8:]).max() > 0.1
+
+
 def test_later_changes_of_the_model_do_not_reach_it():
     model = network()
     frozen = FrozenFunction(lambda x: {"logits": model(x, training=False)}, SPEC)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from layer_checks import conv_by_hand, picture, randomized, separable_by_hand
 
+from keras_deeplab.graph.network import all_norms
 from keras_deeplab.layers import ASPP, ImagePooling
 
 
@@ -24,6 +25,13 @@ def test_is_its_branches_side_by_side_and_a_projection(separable, image_pooling)
     assert len(layer.branches) == len(parts)
     expected = conv_by_hand(np.concatenate(parts, axis=-1), layer.project)
     np.testing.assert_allclose(layer(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("separable, count", [(False, 4), (True, 5)])
+def test_every_norm_has_the_epsilon_and_momentum_given(separable, count):
+    layer = ASPP(4, (1,), separable=separable, epsilon=0.25, momentum=0.75)
+    norms = all_norms(layer).values()
+    assert [(norm.epsilon, norm.momentum) for norm in norms] == [(0.25, 0.75)] * count
 
 
 @pytest.mark.parametrize("separable, count", [(False, 15_538_176), (True, 3_035_136)])

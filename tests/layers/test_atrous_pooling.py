@@ -3,6 +3,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from layer_checks import convolve, zero_stuffed
 
 from keras_deeplab.layers import AtrousPadding2D, AtrousPooling2D
@@ -49,7 +50,7 @@ def test_against_loops(size, mode, pool, rate):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mode", ["max", "average"])
 @pytest.mark.parametrize("rate", [1, 3])
-@pytest.mark.parametrize("pool, stride", [(2, 2), (3, 2), (3, 3)])
+@pytest.mark.parametrize("pool, stride", [(2, 2), (3, 2), (3, 3), (3, 4)])
 def test_holds_the_values_of_the_strided_pooling_it_replaces(size, mode, rate, pool, stride):
     """On a map `rate` times finer, whose every `rate`-th sample is the coarse map's."""
     x = picture(size[0] * rate, size[1] * rate)
@@ -61,9 +62,24 @@ def test_holds_the_values_of_the_strided_pooling_it_replaces(size, mode, rate, p
     np.testing.assert_allclose(fine[:, ::step, ::step], coarse, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["max", "average"])
+def test_the_axes_have_strides_of_their_own(mode):
+    x, pool, strides = picture(8, 9), (3, 4), (2, 3)
+    fine = AtrousPooling2D(pool, mode, source_strides=strides)(x)
+    coarse = KERAS_OWN[mode](pool, strides, padding="same")(x)
+    np.testing.assert_allclose(fine[:, ::2, ::3], coarse, rtol=1e-5, atol=1e-6)
+
+
+def test_no_window_is_inside_the_padding():
+    assert AtrousPooling2D((1, 3), padding=((0, 0), (2, 2)))(picture(5, 7)).shape == (2, 5, 9, 3)
+    for padding in (((2, 0), (0, 1)), ((0, 3), (0, 0))):
+        with pytest.raises(ValueError, match="`padding` must be .* each below the window"):
+            AtrousPooling2D((3, 1), padding=padding)
+
+
 @pytest.mark.parametrize("size", [*SIZES, (1, 2)])
 @pytest.mark.parametrize("rate", [1, 3])
-@pytest.mark.parametrize("kernel_size, stride", [(3, 2), (2, 2), (5, 3), (4, 2)])
+@pytest.mark.parametrize("kernel_size, stride", [(3, 2), (2, 2), (5, 3), (4, 2), (3, 4)])
 def test_padding_starts_where_the_strided_convolution_started(size, rate, kernel_size, stride):
     x = picture(size[0] * rate, size[1] * rate)
     strided = keras.layers.Conv2D(2, kernel_size, stride, padding="same", use_bias=False)
@@ -73,3 +89,5 @@ def test_padding_starts_where_the_strided_convolution_started(size, rate, kernel
     assert fine.shape[1:3] == x.shape[1:3]
     step = rate * stride
     np.testing.assert_allclose(fine[:, ::step, ::step], coarse, rtol=1e-4, atol=1e-5)
+    traced = tf.function(pad, input_signature=[tf.TensorSpec((None, None, None, 3))])
+    np.testing.assert_array_equal(traced(x), pad(x))

@@ -82,6 +82,7 @@ def test_sizes_are_those_of_exact_arithmetic(scale):
 
 def test_factors_without_a_binary_fraction_are_taken_as_written():
     assert ResizeBy(0.7)(picture(45, 55)).shape == (2, 32, 38, 3)  # 31.5, 38.5
+    assert ResizeBy(0.1234).scaled(10_000) == 1234
     assert ResizeBy(0.29, align_corners=True)(picture(101, 1)).shape == (2, 30, 1, 3)
 
 
