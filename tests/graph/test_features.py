@@ -28,6 +28,15 @@ def test_a_tensor_that_a_branch_passes_by_is_no_tap():
         find_feature_tap(model, 8)
 
 
+def test_a_tensor_that_the_next_layer_passes_by_is_no_tap():
+    inputs = keras.Input((None, None, 3))
+    x = kl.Conv2D(4, 3, 2, padding="same", name="trunk")(inputs)
+    active = kl.ReLU()(x)
+    short = kl.Conv2D(4, 1, 2)(x)  # the layer after the activation
+    model = keras.Model(inputs, kl.Add()([short, kl.Conv2D(4, 1, 2)(active)]))
+    assert find_feature_tap(model, 2) == "trunk"
+
+
 def test_the_image_itself_may_pass_by():
     inputs = keras.Input((None, None, 3))
     x = kl.Conv2D(4, 3, 2, padding="same", name="first")(inputs)
@@ -62,6 +71,8 @@ def test_names_that_do_not_exist_suggest_others():
 
 def test_a_size_that_the_model_fixes_is_its_minimum():
     assert minimum_size(tiny(size=(64, None))) == (64, 1)
+    inputs = keras.Input((None, 9, 3))
+    assert minimum_size(keras.Model(inputs, kl.Conv2D(4, (1, 5))(inputs))) == (1, 9)
 
 
 def test_multiply_adds_are_counted_by_hand():

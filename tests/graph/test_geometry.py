@@ -110,6 +110,27 @@ def test_an_offset_that_depends_on_the_size_is_none_without_it():
     assert geometry(network(kl.Conv2D(4, 1, 2, padding="same"))).output.offset == (0, 0)
 
 
+def test_a_resized_map_keeps_its_outer_edges_where_sizes_do_not_divide():
+    inputs = keras.Input((None, None, 3))
+    x = kl.Conv2D(4, 3, 4, padding="same")(inputs)
+    model = keras.Model(inputs, keras_deeplab.layers.ResizeLike()(x, inputs))
+    # 3 samples, the first at 0 of 9 pixels and at 1 of 10, become samples 12 / 9 and 12 / 10 apart.
+    assert geometry(model, 9, 10).output.offset == pytest.approx((-4 / 3, -0.4))
+
+
+def test_the_surplus_of_a_transposed_convolution_is_cut_off_at_its_end():
+    model = positive(kl.Conv2DTranspose(4, 3, 2, padding="same"))
+    value = geometry(model, 8, 8).output
+    assert (value.stride, value.offset) == ((0.5, 0.5), (-0.5, -0.5))
+    for row in range(3, 7):
+        assert sum(measured_field(model, 8, row)) / 2 == -0.5 + row * 0.5
+
+
+def test_each_axis_has_a_minimum_of_its_own():
+    model = network(keras_deeplab.layers.PadToMinimum((7, 5)))
+    assert geometry(model, 3, 3).output.size == (7, 5)
+
+
 def test_merging_takes_the_union_of_the_fields():
     inputs = keras.Input((None, None, 3))
     left = kl.Conv2D(4, 3)(inputs)

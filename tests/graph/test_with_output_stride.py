@@ -43,6 +43,25 @@ def test_branches_of_different_phase_meet(output_stride, groups):
         assert compare(coarse, fine, image(*size, channels=4) / 64 - 2) <= TOLERANCE
 
 
+def two_steps_and_one(x: keras.KerasTensor) -> list[keras.KerasTensor]:
+    half = kl.Conv2D(4, 3, 2, padding="same", activation="tanh")(x)
+    return [kl.Conv2D(4, 3, 2, padding="same")(half), kl.Conv2D(4, 7, 4, padding="same")(x)]
+
+
+def even_and_odd_kernels(x: keras.KerasTensor) -> list[keras.KerasTensor]:
+    padded = kl.ZeroPadding2D(((0, 1), (0, 1)))(x)
+    return [kl.Conv2D(4, 4, 2, padding="same")(x), kl.Conv2D(4, 3, 2)(padded)]
+
+
+@pytest.mark.parametrize("branches", [two_steps_and_one, even_and_odd_kernels])
+def test_branches_whose_dilated_kernels_start_alike_but_did_not_before(branches):
+    inputs = keras.Input((None, None, 3))
+    x = kl.Activation("tanh")(kl.Add()(branches(inputs)))
+    coarse = calibrate(keras.Model(inputs, kl.Conv2D(4, 3, padding="same")(x)), scaled(48, 48))
+    fine = with_output_stride(coarse, 1)
+    assert compare(coarse, fine, scaled(32, 48)) <= TOLERANCE
+
+
 def test_padding_computes_in_the_precision_of_its_map():
     """Not in the global one, under which a float32 network may be rewritten."""
     inputs = keras.Input((None, None, 4))
@@ -79,6 +98,17 @@ def uneven_strides(x: keras.KerasTensor) -> keras.KerasTensor:
     return kl.Conv2D(8, 3)(kl.Conv2D(8, 3, 2, padding="same", activation="tanh")(x))
 
 
+def padded_poolings(x: keras.KerasTensor) -> keras.KerasTensor:
+    """The zeros take part in the maximum and in the mean."""
+    x = kl.Conv2D(4, 3, padding="same", activation="tanh")(x)
+    x = kl.MaxPooling2D(3, 2)(kl.ZeroPadding2D(1)(x))
+    return kl.AveragePooling2D(3, 2)(kl.ZeroPadding2D(1)(x))
+
+
+def much_padding_at_the_end(x: keras.KerasTensor) -> keras.KerasTensor:
+    return kl.Conv2D(4, 3, 2, activation="tanh")(kl.ZeroPadding2D(((0, 4), (0, 4)))(x))
+
+
 def shared(x: keras.KerasTensor) -> keras.KerasTensor:
     twice = kl.Conv2D(4, 3, padding="same", name="twice")
     return twice(twice(kl.Conv2D(4, 3, 2, padding="same", activation="tanh")(x)))
@@ -91,6 +121,8 @@ def shared(x: keras.KerasTensor) -> keras.KerasTensor:
         (valid_strides_and_crops, 2, (2, 2), (66, 74)),
         (valid_strides_and_crops, 1, (1, 1), (66, 74)),
         (uneven_strides, 2, (2, 1), (64, 48)),  # a layer gives up its stride along both axes
+        (padded_poolings, 1, (1, 1), (32, 48)),
+        (much_padding_at_the_end, 1, (1, 1), (32, 48)),
         (shared, 1, (1, 1), (32, 48)),
     ],
 )
@@ -103,12 +135,13 @@ def test_small_networks(layers, output_stride, expected, size):
     assert compare(coarse, fine, scaled(*size)) <= TOLERANCE
 
 
-def test_one_rewrite_after_another_is_the_same_as_one():
+@pytest.mark.parametrize("pooling", [kl.MaxPooling2D, kl.AveragePooling2D])
+def test_one_rewrite_after_another_is_the_same_as_one(pooling):
     inputs = keras.Input((None, None, 3))
     x = inputs
     for _ in range(3):
         x = kl.Conv2D(6, 3, padding="same", activation="tanh")(x)
-        x = kl.MaxPooling2D(2)(x)
+        x = pooling(2)(x)
     coarse = calibrate(keras.Model(inputs, kl.Conv2D(6, 3, padding="same")(x)), scaled(64, 64))
     twice = with_output_stride(with_output_stride(coarse, 4), 2)
     assert compare(coarse, twice, scaled(64, 80)) <= TOLERANCE
