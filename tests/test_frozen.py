@@ -69,7 +69,9 @@ def test_it_computes_what_the_model_does_without_batch_norms(dtype, target):
         assert error < (1e-5 if dtype == "float32" else 0.03)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 8, 1), (1, 8, 1, 1), (8, 1), (1, 1, 1, 8), (8,), ()])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 8, 1), (1, 8, 1, 1), (8, 1), (8, 1, 8), (1, 1, 1, 8), (8,), ()]
+)
 def test_only_a_constant_for_each_channel_is_folded_with_a_batch_norm(shape):
     """One for each of as many rows or columns is none."""
     values = tf.reshape(tf.range(np.prod(shape), dtype=tf.float32), shape)
@@ -103,6 +105,20 @@ def test_a_convolution_that_is_read_twice_keeps_its_kernel():
     x = kl.Conv2D(8, 3, use_bias=False)(inputs)
     model = keras.Model(inputs, kl.Concatenate()([x, BatchNormalization()(x)]))
     calibrate(model, np.random.default_rng(0).normal(size=(2, 8, 8, 3)))
+    frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, SPEC)
+    x = tf.random.stateless_normal((2, 9, 8, 3), (1, 2))
+    expected = model(x, training=False).numpy()
+    np.testing.assert_allclose(frozen(x)["y"], expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(expected[..., :8] - expected[..., 8:]).max() > 0.1
+
+
+def test_a_kernel_is_folded_with_each_of_the_norms_behind_it():
+    inputs, conv = keras.Input((None, None, 3)), kl.Conv2D(8, 3, use_bias=False)
+    both = [BatchNormalization()(conv(x)) for x in (inputs, kl.ReLU()(inputs))]
+    model = keras.Model(inputs, kl.Concatenate()(both))
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(random.uniform(0.5, 1.5, weight.shape))
     frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, SPEC)
     x = tf.random.stateless_normal((2, 9, 8, 3), (1, 2))
     expected = model(x, training=False).numpy()
