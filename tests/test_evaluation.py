@@ -14,9 +14,9 @@ from inference.test_predicting import counting_model
 import keras_deeplab
 from keras_deeplab import metrics
 from keras_deeplab.crf import DenseCRF, search
-from keras_deeplab.evaluation import evaluate, scores_table, search_crf
+from keras_deeplab.evaluation import evaluate, prediction_settings, scores_table, search_crf
 from keras_deeplab.inference.functions import ModelFunctions
-from keras_deeplab.models.multi_scale import with_test_time_augmentation
+from keras_deeplab.models.multi_scale import at_image_scale, with_test_time_augmentation
 
 SIZES = [(9, 7), (4, 12), (1, 1), (20, 3), (9, 7)]
 NAMES = ["red", "green", "blue"]
@@ -250,6 +250,18 @@ def test_the_table_shows_a_class_that_is_never_predicted():
         ["boundary mean IoU", "0.375"],
         ["mean IoU within 1 px of a boundary", "0.125"],
         ["mean IoU within 32 px of a boundary", "absent"],
+    ]
+
+
+def test_settings_list_all_views_from_the_outside():
+    inputs = keras.Input((None, None, 3))
+    network = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    several = keras_deeplab.MultiScale(at_image_scale(network, 0.5), (0.5, 1.0))
+    settings = prediction_settings(with_test_time_augmentation(several, None, flip=True))
+    assert settings["image_scale"] == 0.5
+    assert settings["test_time_augmentation"] == [
+        {"scales": (1.0,), "flip": True, "fusion": "mean"},
+        {"scales": (0.5, 1.0), "flip": False, "fusion": "max"},
     ]
 
 

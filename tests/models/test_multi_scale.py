@@ -11,6 +11,7 @@ from networks import calibrated, small, tiny
 
 import keras_deeplab
 from keras_deeplab import MultiScale
+from keras_deeplab.models.multi_scale import at_image_scale, image_scale, without_views
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,15 @@ def test_the_loss_of_the_model_inside_is_not_saved(tmp_path: Path, count):
         loaded = keras.models.load_model(tmp_path / "model.keras", compile=compile)
         assert not loaded.model.compiled
         np.testing.assert_array_equal(loaded(image(9, 8)), several(image(9, 8)))
+
+
+def test_image_scales_outside_and_inside_of_views_are_multiplied():
+    inputs = keras.Input((None, None, 3))
+    network = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    views = MultiScale(at_image_scale(network, 0.5), (1, 1.5), fusion="mean")
+    assert image_scale(views) == 0.5
+    assert image_scale(at_image_scale(views, 0.25)) == 0.125
+    assert without_views(views).scales == (0.5,)
 
 
 def test_a_configuration_is_not_used_up():
