@@ -126,6 +126,11 @@ class _Folding:
             return tf.make_ndarray(node.attr["value"].tensor).astype(np.float32)
         return self.value(node.input[0]) if node.op in _SAME_VALUE else None
 
+    def origin(self, name: str) -> str:
+        """The constant itself: each call of a layer reads and casts its variables again."""
+        node = self.nodes[_name(name)]
+        return self.origin(node.input[0]) if node.op in _SAME_VALUE else node.name
+
     def bias(self, name: str, channels: int) -> np.ndarray | None:
         """The value of a constant with one number for each channel, to which Keras gives axes."""
         node = self.nodes[_name(name)]
@@ -154,7 +159,7 @@ class _Folding:
             factor = factor.reshape(kernel.shape[2:] if before.op != "Conv2D" else -1)
             dtype = before.attr["T"].type
             # The views of `MultiScale` share their layers, and so these kernels.
-            key = (_name(before.input[1]), factor.tobytes(), dtype)
+            key = (self.origin(before.input[1]), factor.tobytes(), dtype)
             if key not in self.kernels:
                 name = f"{before.name}/folded"
                 self.kernels[key] = self.constant(name, kernel * factor, dtype)

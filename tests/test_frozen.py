@@ -11,6 +11,7 @@ import tensorflow as tf
 from calibration import calibrate
 from keras import layers as kl
 
+from keras_deeplab import MultiScale
 from keras_deeplab.frozen import FrozenFunction
 from keras_deeplab.layers import (
     AtrousConv2D,
@@ -150,6 +151,20 @@ def test_constants_that_nothing_reads_are_left_out_and_assertions_stay():
     assert frozen(tf.ones((1, 9, 9, 3)))["logits"].shape == (1, 7, 7, 4)
     with pytest.raises(tf.errors.InvalidArgumentError, match="assertion failed"):
         frozen(tf.ones((1, 8, 9, 3)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_views_share_their_kernels(dtype):
+    model = network(dtype)
+    several = MultiScale(model, (0.5,), fusion="mean", flip=True)
+    frozen = FrozenFunction(lambda x: {"logits": several(x, training=False)}, SPEC, "server")
+    constants = [o for o in frozen.concrete.graph.get_operations() if o.type == "Const"]
+    kernels = [o for o in constants if o.outputs[0].shape.rank == 4]
+    assert len(kernels) == sum(weight.shape.rank == 4 for weight in model.weights)
+    x = tf.random.stateless_normal((1, 40, 57, 3), (1, 2))
+    expected = several(x, training=False).numpy()
+    error = np.abs(frozen(x)["logits"] - expected).max() / expected.std()
+    assert error < (1e-4 if dtype == "float32" else 0.3)
 
 
 def test_variables_inside_control_flow():
