@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -18,14 +19,14 @@ import tensorflow as tf
 from keras_deeplab import data, validation
 from keras_deeplab.analysis.table import text_table
 from keras_deeplab.extras import require
-from keras_deeplab.files import write_json
+from keras_deeplab.files import full_disk_named, write_json
 from keras_deeplab.losses.summing import takes_class_weights
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.cost import training_cost
 from keras_deeplab.trainer.defaults import for_data, recipe_for, resized, source_name
 from keras_deeplab.trainer.folder_lock import FolderLock
-from keras_deeplab.trainer.run_folder import MONITOR, differences
+from keras_deeplab.trainer.run_folder import MONITOR, RESTORE, differences
 from keras_deeplab.trainer.stages import Training
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ WEIGHT_POWERS = (0.25, 0.5)
 # For each thing that is varied the changes of the recipe by their text, its own first.
 Choices = Mapping[str, Mapping[str, Mapping[str, Any]]]
 JOURNAL, RESULT, LOCK = "trials.log", "tuning.json", "tuning.lock"
+OPTUNA_LOCK = f"{JOURNAL}.lock"  # and names that begin so
 
 
 @dataclass(frozen=True)
@@ -164,18 +166,21 @@ def tune(
     lock = FolderLock(folder, LOCK)
     lock.acquire()
     try:
-        study = _open_study(folder, arguments, seed)
-        report = data.audit(held_out)
-        filled = for_data(recipe, report.splits["train"], source.info.classes)
-        choices = _choices(filled)
-        if "lengths" not in study.user_attrs:
-            first = filled.replace(stage2_share=0.0)  # as in the trials
-            cost = training_cost(builder, held_out, report, first)
-            logger.info("%s", cost)
-            study.set_user_attr("lengths", _lengths(cost.seconds, cost.steps, seconds))
-            study.enqueue_trial(_own_values(filled, choices))
-        train = partial(_trained_score, builder, held_out, report, seed)
-        _search(study, filled, choices, train, seconds)
+        _mend_journal(folder)
+        with full_disk_named(folder / JOURNAL):
+            study = _open_study(folder, arguments, seed)
+            report = data.audit(held_out)
+            filled = for_data(recipe, report.splits["train"], source.info.classes)
+            choices = _choices(filled)
+            if "lengths" not in study.user_attrs:
+                first = filled.replace(stage2_share=0.0)  # as in the trials
+                cost = training_cost(builder, held_out, report, first)
+                logger.info("%s", cost)
+                study.set_user_attr("lengths", _lengths(cost.seconds, cost.steps, seconds))
+            if not study.get_trials():
+                study.enqueue_trial(_own_values(filled, choices))
+            train = partial(_trained_score, builder, held_out, report, seed)
+            _search(study, filled, choices, train, seconds)
         result = _result(study, recipe, choices)
         content = {
             "recipe": result.recipe.to_dict(),
@@ -189,11 +194,33 @@ def tune(
 
 def _check_folder(folder: Path) -> None:
     paths = folder.iterdir() if folder.exists() else ()
-    present = {path.name for path in paths if not path.name.startswith(".")}  # of the system
-    others = sorted(present - {JOURNAL, RESULT, LOCK, f"{JOURNAL}.lock"})
+    hidden = (".", OPTUNA_LOCK)  # of the system, and of a process that was killed
+    present = {path.name for path in paths if not path.name.startswith(hidden)}
+    others = sorted(present - {JOURNAL, RESULT, LOCK})
     if others:
         rule = "a new folder, or that of a search"
         raise validation.error("output", rule, str(folder), f"It has {', '.join(others)}")
+
+
+def _mend_journal(folder: Path) -> None:
+    """Makes the journal of a locked folder one that Optuna can open and append to.
+
+    A process that was killed leaves Optuna's own lock, for which the next one would wait, and it or
+    a full disk half a line, to which the next one would append.
+    """
+    for lock in folder.glob(f"{OPTUNA_LOCK}*"):
+        lock.unlink()
+    journal = folder / JOURNAL
+    *lines, rest = journal.read_bytes().split(b"\n") if journal.exists() else [b""]
+    for number, line in enumerate(lines, 1):
+        try:
+            json.loads(line)
+        except ValueError as error:
+            place = f"{journal}, line {number}"
+            raise ValueError(f"{place}, is not readable as JSON: {error}. {RESTORE}") from error
+    if rest:
+        logger.warning("%s ends within line %d, which is cut off.", journal, len(lines) + 1)
+        os.truncate(journal, journal.stat().st_size - len(rest))
 
 
 def _open_study(folder: Path, arguments: dict[str, Any], seed: int) -> optuna.Study:
@@ -221,7 +248,9 @@ def _open_study(folder: Path, arguments: dict[str, Any], seed: int) -> optuna.St
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         attempt = trial.user_attrs.get("attempt", 1)
         if attempt < ATTEMPTS:
-            study.enqueue_trial(trial.params, user_attrs={"attempt": attempt + 1})
+            # Those it was enqueued with, as it may have been interrupted before it took them all.
+            values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            study.enqueue_trial(values, user_attrs={"attempt": attempt + 1})
         else:
             failed = optuna.trial.create_trial(
                 state=optuna.trial.TrialState.FAIL,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import signal
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,7 @@ import tensorflow as tf
 import keras_deeplab as kd
 from keras_deeplab import data, recipes
 from keras_deeplab.cli import tune as command
+from keras_deeplab.files import DiskFullError
 from keras_deeplab.trainer import ModelBuilder, tuning
 
 pytest.importorskip("optuna")
@@ -175,6 +178,78 @@ def test_a_trial_that_ends_the_process_is_left_out_at_last(
     assert failed.values["loss"] == killed[0].loss
     assert result.baseline.failure is None
     assert len(result.trials) > 3
+
+
+@pytest.fixture
+def stopped(source, tmp_path, clock, score, monkeypatch):
+    """The journal of a search that was stopped in its third training."""
+
+    def stops(*arguments):
+        if len(clock.trained) == 2:
+            raise KeyboardInterrupt
+        return score(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "_trained_score", stops)
+        with pytest.raises(KeyboardInterrupt):
+            search(source, tmp_path, minutes=24)
+    clock.now = 0.0
+    return tmp_path / tuning.JOURNAL
+
+
+@pytest.mark.slow
+def test_a_journal_that_was_cut_anywhere_is_resumed(source, stopped, clock, caplog, monkeypatch):
+    """As by a full disk, also before the first trial has all of the recipe's values."""
+    monkeypatch.setattr(data, "audit", cache(data.audit))
+    content = stopped.read_bytes()
+    own = search(source, stopped.parent, minutes=24).baseline.values
+    assert own["learning_rate"] == RECIPE.learning_rate
+    ends = [match.end() for match in re.finditer(b"\n", content)]
+    for number, end in enumerate(ends[:14], 1):
+        stopped.write_bytes(content[: end - 1])
+        clock.now = 0.0
+        assert search(source, stopped.parent, minutes=24).baseline.values == own
+        assert f"{stopped} ends within line {number}, which is cut off." in caplog.text
+        complete = content[: end - 1].rpartition(b"\n")[0]
+        assert stopped.read_bytes().startswith(complete)
+
+
+def test_what_a_killed_process_leaves_is_removed(source, stopped, clock, caplog):
+    """Half a line, and Optuna's lock, for which it waits 30 seconds."""
+    content = stopped.read_bytes()
+    stopped.write_bytes(content[:-5])
+    for end in (".lock", ".lock0a-1b.rename"):
+        stopped.with_name(stopped.name + end).touch()
+    trials = search(source, stopped.parent, minutes=24).trials
+    assert len(trials) > 3
+    assert f"{stopped} ends within line" in caplog.text
+    assert {path.name for path in stopped.parent.iterdir()} == {
+        *(tuning.JOURNAL, tuning.RESULT),
+        *(path.name for path in stopped.parent.glob(tuning.LOCK)),
+    }
+    caplog.clear()
+    assert len(search(source, stopped.parent, minutes=24).trials) == len(trials)
+    assert caplog.text == ""
+    first, second, rest = content.split(b"\n", 2)
+    damaged = b"\n".join([first, second[:-5], rest])
+    stopped.write_bytes(damaged)
+    with pytest.raises(ValueError, match=f"^{stopped}, line 2, is not readable as JSON: .*Restore"):
+        search(source, stopped.parent, minutes=24)
+    assert stopped.read_bytes() == damaged
+
+
+def test_a_full_disk_names_the_journal_and_the_search_resumes(source, stopped, score, monkeypatch):
+    resource = pytest.importorskip("resource")
+    before, limits = stopped.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before + 700, limits[1]))
+    try:
+        with pytest.raises(DiskFullError, match=f"^{stopped} could not be written: File too large"):
+            search(source, stopped.parent, minutes=24)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert len(search(source, stopped.parent, minutes=24).trials) > 3
 
 
 @pytest.mark.slow
