@@ -25,7 +25,8 @@ from keras_deeplab.data.records import FORMATS
 from keras_deeplab.data.resized import Resized
 from keras_deeplab.data.source import Source, reason
 from keras_deeplab.data.tfds_source import SPLIT_NAMES
-from keras_deeplab.files import atomic_write, digest, read_json_object, write_json, write_text
+from keras_deeplab.files import atomic_write, digest, read_json, write_json, write_text
+from keras_deeplab.folder_lock import FolderLock
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,9 @@ def prepare(
         The folder.
 
     Raises:
-        ValueError: If an argument is out of range, `output_dir` exists, a file is damaged, or an
-            interrupted call wrote another data set or the files have changed since.
+        ValueError: If an argument is out of range, `output_dir` exists, a file is damaged, another
+            process is writing the data set, or an interrupted call wrote another one or the files
+            have changed since.
 
     Example:
 
@@ -81,13 +83,17 @@ def prepare(
     validation.one_of("file_format", file_format, FORMATS)
     validation.integer("images_per_shard", images_per_shard)
     output = Path(os.path.abspath(output_dir))
-    if output.exists():
-        raise validation.error("output_dir", "a folder that does not exist", str(output_dir))
+    _check_new(output)
     for split in source.splits:
         validation.one_of("splits", split, SPLIT_NAMES)
     if "" in (classes := source.info.classes) or len(set(classes)) < len(classes):
         raise validation.error("source", "of different class names that are not empty", classes)
     return _Preparation(source, output, file_format, images_per_shard).run()
+
+
+def _check_new(output: Path) -> None:
+    if output.exists():
+        raise validation.error("output_dir", "a folder that does not exist", str(output))
 
 
 class _Preparation:
@@ -102,6 +108,7 @@ class _Preparation:
         self.per_shard = images_per_shard
         self.names = {split: source.names(split) for split in source.splits}
         self.folder = output.with_name(f".{output.name}.incomplete")
+        self.lock = FolderLock(self.folder, "prepare.lock")
         self.features = features(source.info.classes, channels=source.info.channels)
         # A valid name of a data set.
         self.dataset = re.sub(r"\W", "_", output.name.lower(), flags=re.ASCII).strip("_")
@@ -109,8 +116,20 @@ class _Preparation:
             self.dataset = f"data_{self.dataset}"
 
     def run(self) -> Path:
-        """Writes the shards that are missing and the metadata, and moves the folder."""
+        """Locks the folder, in which others would delete the shard that is being written."""
         plan = self._plan()
+        self.lock.acquire()
+        try:
+            _check_new(self.output)  # another process may have finished in between
+            self._write_all(plan)
+        finally:
+            self.lock.release()
+        (self.output / self.lock.file.name).unlink(missing_ok=True)
+        logger.info("Wrote %s", self.output)
+        return self.output
+
+    def _write_all(self, plan: dict[str, Any]) -> None:
+        """Writes the shards that are missing and the metadata, and moves the folder."""
         done = self._done(plan)
         shards = list(self._shards())
         if done:
@@ -129,8 +148,6 @@ class _Preparation:
         self._write_metadata(shards, done)
         (self.folder / _PROGRESS).unlink()
         os.rename(self.folder, self.output)
-        logger.info("Wrote %s", self.output)
-        return self.output
 
     def _plan(self) -> dict[str, Any]:
         """What the shards depend on; with it an interrupted call is recognised."""
@@ -144,8 +161,9 @@ class _Preparation:
     def _done(self, plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The shards that an interrupted call finished, without those changed since."""
         path = self.folder / _PROGRESS
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stored = read_json_object(path) if path.exists() else {"plan": plan, "shards": {}}
+        stored = {"plan": plan, "shards": {}}
+        if path.exists():
+            stored = read_json(path, "Delete it to write all shards again.")
         if stored.get("plan") != plan:
             rule = f"the same files and options as in {self.folder}, or without this folder"
             raise validation.error("source", rule, self.dataset, "Delete it to begin again")
@@ -154,7 +172,8 @@ class _Preparation:
             for name, shard in stored["shards"].items()
             if (self.folder / name).is_file() and _sha256(self.folder / name) == shard["sha256"]
         }
-        for other in set(self.folder.iterdir()) - {path, *(self.folder / name for name in done)}:
+        kept = {path, self.lock.file, *(self.folder / name for name in done)}
+        for other in set(self.folder.iterdir()) - kept:
             other.unlink()  # such as the temporary file of a process that was killed
         return done
 

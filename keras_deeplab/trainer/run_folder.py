@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from keras_deeplab import validation
 from keras_deeplab.files import check_unpacked, digest, read_json, write_json, write_text
-from keras_deeplab.trainer.folder_lock import FolderLock
+from keras_deeplab.folder_lock import FolderLock
 
 logger = logging.getLogger(__name__)
 

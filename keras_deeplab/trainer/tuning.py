@@ -20,12 +20,12 @@ from keras_deeplab import data, validation
 from keras_deeplab.analysis.table import text_table
 from keras_deeplab.extras import require
 from keras_deeplab.files import full_disk_named, write_json
+from keras_deeplab.folder_lock import FolderLock
 from keras_deeplab.losses.summing import takes_class_weights
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.trainer.building import ModelBuilder
 from keras_deeplab.trainer.cost import training_cost
 from keras_deeplab.trainer.defaults import for_data, recipe_for, resized, source_name
-from keras_deeplab.trainer.folder_lock import FolderLock
 from keras_deeplab.trainer.run_folder import MONITOR, RESTORE, differences
 from keras_deeplab.trainer.stages import Training
 

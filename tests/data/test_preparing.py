@@ -163,6 +163,48 @@ def test_a_kill_during_the_first_shard_leaves_no_file(folder, tmp_path):
     assert not list(output.glob(".*"))
 
 
+def test_two_processes_do_not_write_one_data_set(tmp_path, monkeypatch):
+    """The second would delete a shard that the first has written but not noted yet."""
+    pytest.importorskip("fcntl")
+    source, output, write_json = data.Shapes(4, 2), tmp_path / "out", preparing.write_json
+
+    def write_json_late(path, content):
+        if path.name == preparing._PROGRESS:
+            with pytest.raises(ValueError, match=f"^{path.parent} is in use by another process"):
+                data.prepare(source, output, images_per_shard=2)
+        write_json(path, content)
+
+    monkeypatch.setattr(preparing, "write_json", write_json_late)
+    data.prepare(source, output, images_per_shard=2)
+    assert equal(data.TFDS(output).dataset("train"), source.dataset("train"))
+    assert not list(output.glob("*.lock"))
+
+
+def test_a_data_set_that_was_finished_before_the_lock_is_left_as_it_is(tmp_path, monkeypatch):
+    source, output, plan = data.Shapes(2, 1), tmp_path / "out", preparing._Preparation._plan
+
+    def planned_late(preparation):
+        with monkeypatch.context() as patch:
+            patch.setattr(preparing._Preparation, "_plan", plan)
+            data.prepare(source, output)
+        return plan(preparation)
+
+    monkeypatch.setattr(preparing._Preparation, "_plan", planned_late)
+    with pytest.raises(ValueError, match="`output_dir` must be a folder that does not exist"):
+        data.prepare(source, output)
+    assert equal(data.TFDS(output).dataset("train"), source.dataset("train"))
+
+
+def test_a_damaged_progress_is_named(tmp_path):
+    progress = tmp_path / ".out.incomplete" / preparing._PROGRESS
+    progress.parent.mkdir()
+    progress.write_text('{"pl')
+    with pytest.raises(ValueError, match=f"^{progress} is not readable as JSON: .*Delete it to"):
+        data.prepare(data.Shapes(2, 1), tmp_path / "out")
+    progress.unlink()
+    data.prepare(data.Shapes(2, 1), tmp_path / "out")
+
+
 def test_a_damaged_file_stops_it_and_is_named(folder, tmp_path):
     path = folder / "val" / "images" / "photo.jpg"
     path.write_bytes(path.read_bytes()[:-20])

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from keras_deeplab.files import DiskFullError, stored_bytes
+from keras_deeplab.folder_lock import FolderLock
 from keras_deeplab.trainer import callbacks, finishing
-from keras_deeplab.trainer.folder_lock import FolderLock
 from keras_deeplab.trainer.run_folder import MONITOR, Record, RunFolder, next_free
 
 ARGUMENTS = {"seed": 0}
