@@ -16,7 +16,7 @@ import numpy as np
 
 import keras_deeplab as kd
 from keras_deeplab.cli.options import Parser, command, one_of
-from keras_deeplab.files import read_json_object, write_json
+from keras_deeplab.files import read_json, write_json
 from keras_deeplab.metrics import confusion_matrix
 from keras_deeplab.recipes import Recipe
 from keras_deeplab.trainer import ModelBuilder
@@ -190,7 +190,8 @@ def main(options: argparse.Namespace) -> None:
             if not path.exists():
                 train = train or contenders[name](source, recipe, seconds)
                 write_json(path, dataclasses.asdict(train(seed)))
-        print(row([name, *cells([read_json_object(path) for path in runs])]), flush=True)
+        trained = [read_json(path, "Delete it to train again.") for path in runs]
+        print(row([name, *cells(trained)]), flush=True)
 
 
 def cells(runs: Sequence[dict[str, Any]]) -> list[str]:

@@ -12,9 +12,9 @@ import numpy as np
 import keras_deeplab as kd
 from keras_deeplab.cli.options import DATA, Parser, command
 from keras_deeplab.cli.recipe_options import HINTS, add_builder, add_recipe, open_recipe
-from keras_deeplab.files import read_json_object, write_json
+from keras_deeplab.files import read_json, write_json
 from keras_deeplab.models.multi_scale import with_test_time_augmentation, without_views
-from keras_deeplab.trainer.run_folder import RunFolder, differences
+from keras_deeplab.trainer.run_folder import RESTORE, RunFolder, differences
 from keras_deeplab.validation import error
 
 
@@ -79,7 +79,7 @@ def check_same(path: Path, arguments: dict[str, Any]) -> None:
     """Raises a ValueError if a folder has runs of other arguments; else writes them there."""
     if not path.exists():
         write_json(path, arguments)
-    elif changes := differences(read_json_object(path), arguments):
+    elif changes := differences(read_json(path, RESTORE), arguments):
         rule = "a new folder, or that of the same recipe and data"
         raise error("--output", rule, str(path.parent), changes)
 
@@ -89,15 +89,16 @@ def score(folder: RunFolder, source: kd.data.HeldOut, scale: float) -> float:
 
     At 1 it is that of the run, but for one of a recipe with `multi_scale`.
     """
+    scores = read_json(folder.metrics, RESTORE)
+    if scale == 1 and not scores["test_time_augmentation"]:
+        return scores["mean_iou"]
     path = folder.path / f"scale_{scale:g}.json"
-    if scale == 1 and not read_json_object(folder.metrics)["test_time_augmentation"]:
-        path = folder.metrics
     if not path.exists():
         model = kd.load_model(folder.best_model, compile=False)
         model = with_test_time_augmentation(without_views(model), [scale])
         report = kd.evaluate(model, kd.data.evaluation_dataset(source), verbose=0)
         write_json(path, report)
-    return read_json_object(path)["mean_iou"]
+    return read_json(path, "Delete it to compute it again.")["mean_iou"]
 
 
 def row(cells: Sequence[object]) -> str:

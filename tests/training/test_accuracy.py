@@ -49,3 +49,7 @@ def test_a_row_has_the_means_over_the_seeds_and_is_computed_once(
     assert accuracy.main([*arguments, "--minutes", "0.01"]) == 0
     assert accuracy.main([*arguments, "--minutes", "0.3"]) == 2  # not the scores of other minutes
     assert "minutes was 0.01" in capsys.readouterr().err
+    damaged = tmp_path / "unet-5.json"
+    damaged.write_text("{")
+    assert accuracy.main([*arguments, "--minutes", "0.01"]) == 2
+    assert f"{damaged} is not readable as JSON" in capsys.readouterr().err

@@ -65,3 +65,19 @@ def test_mean_and_deviation_of_folds_and_seeds(tmp_path, monkeypatch, capsys, ea
     capsys.readouterr()
     assert folds.main([*arguments, "--learning-rate", "0.5"]) == 2  # not the scores of another one
     assert "recipe.learning_rate was " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, advice", [("metrics", "Restore it"), ("scale_0.5", "Delete it")])
+def test_a_damaged_file_of_a_run_is_named(tmp_path, name, advice):
+    write_json(tmp_path / "metrics.json", {"mean_iou": 0.5, "test_time_augmentation": None})
+    path = tmp_path / f"{name}.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=f"^{path} is not readable as JSON: .*{advice}"):
+        folds.score(RunFolder(tmp_path), data.HeldOut(data.Shapes(train=6, val=0)), 0.5)
+
+
+def test_damaged_arguments_are_named(tmp_path):
+    path = tmp_path / "folds.json"
+    path.write_text("")
+    with pytest.raises(ValueError, match=f"^{path} is not readable as JSON: .*another folder"):
+        folds.check_same(path, {"seed": 0})
