@@ -47,22 +47,21 @@ class Record(NamedTuple):
         Raises:
             ValueError: If the file is damaged, or was written by something else.
         """
+        is_whole = False
         try:
             with zipfile.ZipFile(path) as archive:
                 check_unpacked(archive, path.stat().st_size)  # Keras compresses nothing
-                damaged = archive.testzip()
+                is_whole = archive.testzip() is None
                 record = cls(**json.loads(archive.comment))
             scores = [value for value in (record.score, record.best) if value is not None]
             valid = isinstance(record.run, str) and validation.is_integer(record.epochs)
-            if damaged is None and valid and all(map(validation.is_number, scores)):
+            if is_whole and valid and all(map(validation.is_number, scores)):
                 return record
         except Exception as error:  # zipfile and json have many, depending on the damaged byte
             if isinstance(error, OSError) and error.filename is not None:  # it may not be read
                 raise
-        raise ValueError(
-            f"{path} is damaged, or was not written by a run of this version. {RESTORE} A "
-            "new run can start from its weights: pass the file as `weights`."
-        )
+        message = f"{path} is damaged, or was not written by a run of this version. {RESTORE}"
+        raise ValueError(message + _as_weights(path) * is_whole)
 
 
 class RunFolder:
@@ -149,7 +148,16 @@ class RunFolder:
                 "and after cannot be compared.",
                 self.path,
             )
-        records = {path: Record.read(path) for path in paths}
+        records, faults = {}, {}
+        for path in paths:
+            try:
+                records[path] = Record.read(path)
+            except ValueError as error:
+                faults[path] = error
+        as_weights = _as_weights(self.best_model) * (self.best_model in records)
+        if faults and self.last_model not in records:
+            fault = next(iter(faults.values()))  # of the last model, where it is not missing
+            raise ValueError(f"{fault}{as_weights}")
         for path, record in records.items():
             if record.run != self.run:
                 raise ValueError(
@@ -161,9 +169,13 @@ class RunFolder:
             if trained > 1:  # in the first epoch, this run was killed before it stored the model
                 raise ValueError(
                     f"{self.last_model} is missing, with the state after epoch {trained}. {RESTORE}"
-                    f" A new run can start from {self.best_model}: pass it as `weights`."
+                    f"{as_weights}"
                 )
             return 0
+        if faults:  # a file of the user may have its name
+            aside = self.path / f"damaged-{self.best_model.name}"
+            self.best_model.replace(aside)
+            logger.warning("%s cannot be read, and is now %s.", self.best_model, aside)
         if last.best is not None and (best is None or best.score is None or best.score < last.best):
             logger.warning(
                 "%s is not the best model, with a mean IoU of %.3f: it is missing or was replaced. "
@@ -186,6 +198,10 @@ class RunFolder:
         """The validation score of the best model so far; -infinity if there is none."""
         score = Record.read(self.best_model).score if self.best_model.exists() else None
         return -math.inf if score is None else score
+
+
+def _as_weights(path: Path) -> str:
+    return f" A new run can start from {path}: pass it as `weights`."
 
 
 def _without(free: set[str], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def test_a_run_whose_state_is_lost_is_not_begun_again(tmp_path):
     [
         ("last.keras", "text"),
         ("last.keras", "cut off"),
-        ("model.keras", "changed"),
+        ("last.keras", "changed"),
         ("last.keras", "another run"),
         ("model.keras", "another run"),
     ],
@@ -134,9 +134,41 @@ def test_a_model_that_is_not_the_runs_is_refused(tmp_path, name, how):
     path.write_bytes(damaged[how])
     rule = "belongs to a different run" if how == "another run" else "is damaged, or was not"
     message = rf"^{path} {rule}.* Restore it, or choose another folder\."
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         again(folder)
     assert path.read_bytes() == damaged[how]
+    if how != "another run":
+        advice = f" A new run can start from {folder.best_model}: pass it as `weights`."
+        assert str(caught.value).count("start from") == 1
+        assert str(caught.value).endswith(advice)
+        folder.best_model.write_bytes(b"")
+        with pytest.raises(ValueError, match=f"^{path} {rule}.* another folder.$"):
+            again(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"hours of work", None])
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_damaged_best_model_is_as_a_missing_one(tmp_path, logs, content, validated):
+    folder = unfinished(tmp_path / "run")
+    if not validated:
+        store(folder.last_model, folder.run, 3, score=None, best=None)
+    if content is None:
+        content = folder.best_model.read_bytes().replace(b"{}{}", b"{}[]", 1)
+    folder.best_model.write_bytes(content)
+    assert again(folder) == (3, -np.inf)
+    aside = folder.path / "damaged-model.keras"
+    assert aside.read_bytes() == content  # which may be a file of the user
+    assert not folder.best_model.exists()
+    warnings = [f"{folder.best_model} cannot be read, and is now {aside}."]
+    assert logs.messages[:1] == warnings
+    assert len(logs.messages) == 1 + validated
+    assert ("is not the best model, with a mean IoU of 0.700" in logs.text) == validated
+    logs.clear()
+    folder.last_model.unlink()  # without it, a damaged best model tells nothing
+    folder.best_model.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{folder.best_model} is damaged.* another folder.$"):
+        again(folder)
+    assert folder.best_model.read_bytes() == content
 
 
 def outcome(path):
@@ -190,7 +222,7 @@ def test_odd_records(tmp_path, comment):
         archive.comment = comment
     found = outcome(path)
     assert found.startswith(f"{path} is damaged, or was not written by a run of")
-    assert "start from its weights" in found
+    assert found.endswith(f"A new run can start from {path}: pass it as `weights`.")
 
 
 def test_a_file_that_the_system_refuses_is_not_called_damaged(tmp_path):
