@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
@@ -210,12 +211,21 @@ def _without(free: set[str], arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> dict[str, str]:
-    """The lines of a table by their first value: "epoch", and epochs counted from 0."""
+    """The whole lines of a table by their first value: "epoch", and epochs counted from 0.
+
+    A full disk or a process that was killed leaves a part of one.
+    """
     if not path.exists():
         return {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    rows = {line.partition(",")[0]: line for line in lines}
-    return rows if next(iter(rows), None) == "epoch" else {}
+    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        cells = [next(csv.reader([line]), []) for line in lines]
+    except csv.Error:
+        return {}
+    if not cells or cells[0][:1] != ["epoch"]:
+        return {}
+    pairs = zip(cells, lines, strict=True)
+    return {row[0]: line for row, line in pairs if len(row) == len(cells[0])}
 
 
 def _trim(path: Path, epochs: int) -> int:

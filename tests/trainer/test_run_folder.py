@@ -245,13 +245,38 @@ def test_odd_arguments_are_named(tmp_path, content):
     assert json.loads(folder.arguments.read_text()) == ARGUMENTS
 
 
-@pytest.mark.parametrize("content", [b"\0\xff" * 100, b"0,0.5\n1,0.7\n2,0.6\n", b"epoch"])
+@pytest.mark.parametrize(
+    "content",
+    [b"\0\xff" * 100, b"epoch\n" + b"\0" * 200_000 + b"\n", b"0,0.5\n1,0.7\n2,0.6\n", b"epoch"],
+)
 def test_an_odd_history_begins_again(tmp_path, content, logs):
     folder = unfinished(tmp_path / "run")
     folder.history.write_bytes(content)
     assert again(folder) == (3, 0.7)
     assert f"{folder.history} lacks 3 of the 3 completed epochs" in logs.text
     assert folder.history.read_text() == ""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_rows_that_were_cut_are_not_kept(tmp_path, logs, end):
+    """By a full disk or a killed process; a value of several numbers is one cell."""
+    lines = [f"epoch,loss,{MONITOR}", '0,0.25,"""[1, 2]"""', "1,0.25,0.7", "2,0.25,0.6"]
+    folder = unfinished(tmp_path / "run")
+    written = "".join(line + end for line in lines).encode()
+    for cut in range(len(lines[0]) + len(end), len(written) + 1):
+        folder.history.write_bytes(written[:cut])
+        logs.clear()
+        assert again(folder) == (3, 0.7)
+        whole = written[:cut].count(end[0].encode()) - 1
+        kept = "".join(line + end for line in lines[: 1 + whole] if whole).encode()
+        assert folder.history.read_bytes() == kept
+        lost = f"{folder.history} lacks {3 - whole} of the 3 completed epochs"
+        assert (lost in logs.text) == (whole < 3)
+    folder.history.write_bytes(written.replace(b"1,0.25,0.7", b"1,0.25"))  # and then a new row
+    logs.clear()
+    assert again(folder) == (3, 0.7)
+    assert folder.history.read_bytes() == written.replace(f"1,0.25,0.7{end}".encode(), b"")
+    assert f"{folder.history} lacks 1 of the 3 completed epochs" in logs.text
 
 
 def test_arguments_may_change_until_something_was_trained(tmp_path):
