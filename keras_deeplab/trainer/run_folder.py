@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_deeplab import validation
-from keras_deeplab.files import check_unpacked, digest, read_json, write_json, write_text
+from keras_deeplab.files import (
+    check_unpacked,
+    check_writable,
+    digest,
+    read_json,
+    write_json,
+    write_text,
+)
 from keras_deeplab.folder_lock import FolderLock
 
 logger = logging.getLogger(__name__)
@@ -110,7 +117,10 @@ class RunFolder:
         return epochs
 
     def check_unfinished(self) -> None:
-        """Raises a ValueError for the folder of a finished run or of other files."""
+        """Raises a ValueError for the folder of a finished run or of other files.
+
+        An OSError if nothing can be written there.
+        """
         if self.path.is_file():
             raise ValueError(f"{self.path} is a file. Choose another folder.")
         if self.metrics.exists():
@@ -121,6 +131,9 @@ class RunFolder:
         present = set(self.path.iterdir()) - {self.lock.file} if self.path.exists() else set()
         if present and self.arguments not in present:
             raise ValueError(f"{self.path} holds files, but no run.json. Choose another folder.")
+        # Of what would be made first, so that no folder is made for a run that is refused later.
+        paths = (self.arguments, *self.arguments.parents)
+        check_writable(next((path for path in paths if path.parent.exists()), self.arguments))
 
     def _epochs_done(self, arguments: dict[str, Any]) -> int:
         """The completed epochs of a run with these arguments; warns of a lost best model."""

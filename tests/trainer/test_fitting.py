@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import os
 import shutil
 
 import keras
@@ -87,6 +88,21 @@ def test_a_run_leaves_its_files_and_returns_its_result(run, monkeypatch):
     with pytest.raises(ValueError, match=f"^{folder.path} holds a finished run"):
         fit(folder.path)
     assert folder.best_model.read_bytes() == before
+
+
+@pytest.mark.parametrize("place, first", [("run", "run"), ("runs/run", "runs")])
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_audit(
+    tmp_path, monkeypatch, place, first
+):
+    """As on a read-only file system; nothing is made before the audit."""
+    monkeypatch.setattr(data, "audit", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        fit(tmp_path / place, plain(), FAST)
+    assert list(tmp_path.iterdir()) == []
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path and access(path, mode))
+    with pytest.raises(PermissionError, match=f"Permission denied: '{tmp_path / first}'"):
+        fit(tmp_path / place, plain(), FAST)
 
 
 def test_a_run_whose_export_deviates_has_its_scores(tmp_path, monkeypatch, eager, caplog):
