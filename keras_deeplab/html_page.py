@@ -14,6 +14,7 @@ from PIL import Image
 SIDE = 240  # pixels of a picture's longer side
 CHART = (480, 280)  # width and height
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 40  # margins of a chart
+LARGEST = float(np.finfo(np.float32).max)  # of a loss; differences of larger ones overflow
 MARKED = 60  # points of a curve, of which more are not marked
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without black and yellow.
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -83,9 +84,9 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) 
 
     Args:
         title: Name of the values, in plain text.
-        curves: Points `(epoch, value)` of each curve, in order. Those that are not finite are left
-            out, and the points beside them are connected. A curve without points is not in the
-            legend.
+        curves: Points `(epoch, value)` of each curve, in order. Those that are not finite, or
+            larger than any float32, are left out, and the points beside them are connected. A curve
+            without points is not in the legend.
 
     Returns:
         HTML; an empty string if there are no points.
@@ -96,7 +97,7 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) 
     """
     finite = {}
     for name, curve in curves.items():
-        if found := [point for point in curve if all(map(math.isfinite, point))]:
+        if found := [point for point in curve if all(abs(part) <= LARGEST for part in point)]:
             finite[name] = found
     if not finite:
         return ""

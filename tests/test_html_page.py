@@ -75,6 +75,14 @@ def test_values_that_are_not_finite_are_left_out():
     assert line_chart("a", {"b": [(1, math.nan)], "c": []}) == ""
 
 
+def test_values_larger_than_any_float32_are_left_out():
+    largest = float(np.finfo(np.float32).max)
+    values = enumerate([1e308, largest, -largest, -1e308])
+    (points,) = lines(line_chart("a", {"one": list(values)}))
+    assert len(points) == 2
+    assert np.isfinite(points).all()
+
+
 def test_many_curves_are_told_apart_and_their_names_are_text():
     curves = {f"<b>{number}": [(1, number), (2, 3)] for number in range(8)}
     found, tags = read(line_chart("<i>&", curves))

@@ -92,7 +92,7 @@ def compare(paths: Sequence[str | os.PathLike]) -> Comparison:
     }
     for key in dict.fromkeys(key for run in opened for key in run.settings if key not in HASHES):
         values = [run.settings.get(key) for run in opened]
-        if any(value != values[0] for value in values):
+        if _differ(values):
             rows[key] = [str(run.settings.get(key, "")) for run in opened]
     return Comparison(runs, rows, _notes(runs, finished, common))
 
@@ -114,23 +114,27 @@ def _score(run: RunData, *keys: str) -> str:
     return cell(value)
 
 
+def _differ(values: Sequence[Any]) -> bool:
+    """Whether values, also lists and mappings of an edited file, are not all the same."""
+    return any(value != values[0] for value in values)
+
+
 def _notes(
     runs: dict[str, RunData], finished: dict[str, dict[str, Any]], common: Sequence[str]
 ) -> list[str]:
     notes = []
-    contents = {tuple(run.settings.get(key) for key in sorted(HASHES)) for run in runs.values()}
-    if len(contents) > 1:
+    if any(_differ([run.settings.get(key) for run in runs.values()]) for key in HASHES):
         notes.append(
             "The runs have different images, label maps or classes: their scores differ for that "
             "too."
         )
-    if len({run.settings.get("recipe.image_scale", 1) for run in runs.values()}) > 1:
+    if _differ([run.settings.get("recipe.image_scale", 1) for run in runs.values()]):
         notes.append("The validations during the training are on images of different scales.")
     others = dict.fromkeys(n for s in finished.values() for n in s["per_class"] if n not in common)
     if others:
         notes.append(f"Classes that not all runs have: {', '.join(others)}.")
     splits = {name: scores.get("split") for name, scores in finished.items()}
-    if len(set(splits.values())) > 1:
+    if _differ(list(splits.values())):
         listed = ", ".join(f"{name} on {split}" for name, split in splits.items())
         notes.append(f"The runs are scored on different splits: {listed}.")
     return notes

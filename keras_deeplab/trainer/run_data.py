@@ -12,6 +12,7 @@ from typing import Any
 from keras_deeplab.files import read_json
 from keras_deeplab.html_page import line_chart
 from keras_deeplab.trainer.run_folder import MONITOR, RESTORE, RunFolder, flat
+from keras_deeplab.validation import is_number
 
 Columns = dict[str, list[float]]
 
@@ -42,7 +43,7 @@ class RunData:
     @property
     def seconds(self) -> float | None:
         """The time of all epochs; None if it was not recorded."""
-        return math.fsum(self.epochs["seconds"]) if "seconds" in self.epochs else None
+        return sum(self.epochs["seconds"]) if "seconds" in self.epochs else None
 
     @property
     def best_score(self) -> float | None:
@@ -81,8 +82,8 @@ def open_run(path: str | os.PathLike) -> RunData:
         )
     settings = flat(read_json(folder.arguments, RESTORE))
     scores = read_json(folder.metrics, RESTORE) if folder.metrics.exists() else None
-    if scores is not None and not isinstance(scores.get("per_class"), dict):
-        raise ValueError(f"{folder.metrics} has no `per_class`. {RESTORE}")
+    if scores is not None and not _are_scores(scores):
+        raise ValueError(f"{folder.metrics} must hold the scores of a run. {RESTORE}")
     return RunData(
         path=folder.path,
         settings=settings,
@@ -90,6 +91,14 @@ def open_run(path: str | os.PathLike) -> RunData:
         epochs=columns(folder.epochs),
         scores=scores,
     )
+
+
+def _are_scores(content: dict[str, Any]) -> bool:
+    per_class, split = content.get("per_class"), content.get("split", "")
+    if not isinstance(per_class, dict) or not isinstance(split, str):
+        return False
+    values = [content.get("mean_iou"), content.get("pixel_accuracy"), *per_class.values()]
+    return all(value is None or is_number(value) for value in values)
 
 
 def columns(path: Path) -> Columns:

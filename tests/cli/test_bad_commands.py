@@ -180,7 +180,7 @@ BAD = [
     (compare, "two", "two is not the folder of a run: it has no run.json."),
     (compare, "nowhere", "nowhere is not the folder of a run: it has no run.json."),
     (compare, "cut", "run.json is not readable as JSON"),
-    (compare, "scoreless", "metrics.json has no `per_class`. Restore it, or choose"),
+    (compare, "scoreless", "metrics.json must hold the scores of a run. Restore it, "),
     (demo, "", "the following arguments are required: --model."),
     (demo, "--model own.keras --port 70000", "an integer from 0 to 65535. Received: '70000'."),
     (demo, "--model own.keras --host 203.0.113.7", "an address and a port of this machine"),

@@ -136,6 +136,32 @@ def test_damaged_tables(tmp_path):
         open_run(write(tmp_path / "b", history=f"epoch\n{'1' * 200_000}\n"))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({key: value} for key in ("mean_iou", "pixel_accuracy") for value in ([], {}, "0.5")),
+        *({"per_class": {"sky": value}} for value in ([], {}, "0.5")),
+        *({"per_class": value} for value in ([], "0.5", None)),
+        *({"split": value} for value in ([], {}, 1)),
+    ],
+)
+def test_edited_scores_are_named(tmp_path, change):
+    path = write(tmp_path / "a", scores={**SCORES, **change})
+    message = f"^{path / 'metrics.json'} must hold the scores of a run. Restore it"
+    with pytest.raises(ValueError, match=message):
+        compare([path])
+
+
+def test_edited_settings_and_tables_are_compared(tmp_path):
+    edited = {**SETTINGS, "data_files": [], "recipe": {"image_scale": [1]}}
+    history = "epoch,loss\n0,1e308\n1,-1e308\n2,0.5\n3,0.25\n"
+    seconds = "epoch,seconds\n0,1e308\n1,1e308\n"
+    found = compare([write(tmp_path / "a", edited, history=history, epochs=seconds)] * 2)
+    assert found.notes == []
+    assert [len(points) for points in lines(found.html())] == [2, 2]
+    assert len(compare([tmp_path / "a", write(tmp_path / "b")]).notes) == 2
+
+
 def test_wrong_paths(tmp_path):
     with pytest.raises(ValueError, match="`paths` must be at least one folder of a run"):
         compare([])
