@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -23,6 +25,10 @@ FEW_BITS = 2**12 - 1
 # TIFF tags, the last ones of offsets and byte counts of strips and of tiles.
 _BITS_PER_SAMPLE, _COMPRESSION, _PLANAR_CONFIGURATION = 258, 259, 284
 _TIFF_DATA = ((273, 279), (324, 325))
+_TILE_SIDES = (322, 323)
+# Pixels of a tile beyond those of its image, which programs fill up to the tile: to 512x512 as a
+# rule, and to 8192x8192 at most, as libvips reads no wider ones.
+_TILE_PADDING = 2**26
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ def open_image(encoded: bytes) -> tuple[str, ImageFile.ImageFile]:
     try:
         image = FORMATS[name].plugin(io.BytesIO(encoded))
         pages = getattr(image, "n_frames", 1)
+        tile = _tile_pixels(encoded) if name == "TIFF" else 0
     except Image.DecompressionBombError as error:
         raise FileFault("image too large", f"{name} image") from error
     except PILLOW_ERRORS as error:
@@ -130,9 +137,36 @@ def open_image(encoded: bytes) -> tuple[str, ImageFile.ImageFile]:
     if width * height > MAX_PIXELS:
         found = f"{width}x{height}, {width * height / 1e6:.0f} megapixels"
         raise FileFault("image too large", found)
+    if tile > 2 * width * height + _TILE_PADDING:
+        found = f"a tile of {tile / 1e6:.0f} megapixels for {width}x{height} pixels"
+        raise FileFault("image too large", found, "tiles that are hardly larger than the image")
     if pages > 1:
         raise FileFault("several images in a file", f"{name} of {pages} images")
     return name, image
+
+
+def _tile_pixels(encoded: bytes) -> int:
+    """The pixels of a tile of a TIFF, for which libtiff takes memory; 0 without tiles.
+
+    They are read from the file, as libtiff also knows integers of types that Pillow ignores, and
+    takes the first of two entries where older versions of Pillow take the last.
+    """
+    order, name = ("<", "little") if encoded[:1] == b"I" else (">", "big")
+    is_big = b"+" in encoded[2:4]
+    head, number, entry = ("8xQ", "Q", "HHQ8s") if is_big else ("4xI", "H", "HHI4s")
+    at = struct.unpack_from(order + head, encoded)[0]
+    count = struct.unpack_from(order + number, encoded, at)[0]
+    at, size = at + struct.calcsize(order + number), struct.calcsize(order + entry)
+    end = at + min(count, (len(encoded) - at) // size) * size
+    sides = dict.fromkeys(_TILE_SIDES, 0)
+    for tag, kind, _, value in struct.iter_unpack(order + entry, encoded[at:end]):
+        if tag in sides:
+            length = {3: 2, 8: 2, 4: 4, 9: 4, 16: 8, 17: 8}.get(kind, 1)
+            if length > len(value):  # elsewhere in the file
+                place = int.from_bytes(value, name)
+                value = encoded[place : place + length]
+            sides[tag] = max(sides[tag], int.from_bytes(value[:length], name))
+    return math.prod(sides.values())
 
 
 def load(name: str, image: ImageFile.ImageFile, encoded: bytes) -> None:

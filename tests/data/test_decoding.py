@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -141,6 +142,39 @@ def tiff_of_planes(planes):
         entries += struct.pack("<HHII", tag, 4, count if many else 1, value)
     head = struct.pack("<2sHI", b"II", 42, start)
     return head + planes.tobytes() + struct.pack("<H", len(tags)) + entries + bytes(4) + more
+
+
+LONG, LONG8, SLONG8 = 4, 16, 17  # of which Pillow does not know the last
+
+
+@pytest.mark.parametrize("kind", [LONG, LONG8, SLONG8])
+@pytest.mark.parametrize("first", [[], [(322, LONG, 16), (323, LONG, 16)]], ids=["", "twice"])
+def test_tiles_far_larger_than_their_image_take_no_memory(read, kind, first):
+    """libtiff takes memory for a whole tile, and a small file may unpack to gigabytes."""
+    for sides in ((2**15, 2**15), (2**26 + 2**10, 1)):
+        with pytest.raises(FileFault, match="image too large: a tile of .* for 12x8 pixels"):
+            read(tiled_tiff(sides, kind, first))
+    if not first:
+        pixels = read(tiled_tiff((256, 512), kind)).pixels
+        np.testing.assert_array_equal(pixels[..., 0], np.arange(8)[:, None] + np.arange(12))
+
+
+def tiled_tiff(sides, kind, first=()):
+    """A grey TIFF of 12x8 pixels in one tile, whose sides are integers of a kind."""
+    width, height = sides
+    pixels = np.add.outer(np.arange(min(height, 8)), np.arange(min(width, 2**9))).astype(np.uint8)
+    whole = height * width < 2**20
+    coded = zlib.compress(np.pad(pixels, ((0, height - len(pixels)), (0, 0)))) if whole else b""
+    tags = [(256, LONG, 12), (257, LONG, 8), (258, LONG, 8), (259, LONG, 8), (262, LONG, 1)]
+    tags += [*first, (322, kind, width), (323, kind, height), (324, LONG, 400)]
+    tags += [(325, LONG, len(coded))]
+    entries, more, end = b"", b"", 8 + 2 + 12 * len(tags) + 4
+    for tag, kind_of, value in tags:
+        if kind_of > LONG:  # of 8 bytes, behind the entries
+            more, value = more + struct.pack("<Q", value), end + len(more)
+        entries += struct.pack("<HHII", tag, kind_of, 1, value)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + more
+    return head.ljust(400, b"\0") + coded
 
 
 def test_one_list_of_formats():
