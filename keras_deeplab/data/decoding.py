@@ -140,6 +140,8 @@ def open_image(encoded: bytes) -> tuple[str, ImageFile.ImageFile]:
     if tile > 2 * width * height + _TILE_PADDING:
         found = f"a tile of {tile / 1e6:.0f} megapixels for {width}x{height} pixels"
         raise FileFault("image too large", found, "tiles that are hardly larger than the image")
+    if name == "JPEG":
+        jpeg.check_scans(encoded)
     if pages > 1:
         raise FileFault("several images in a file", f"{name} of {pages} images")
     return name, image

@@ -24,6 +24,10 @@ _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ZEROS = bytes(64)  # coded camera images never contain that many, flat images may
 _MISSING_GREY = 128  # libjpeg's value of every channel where data are missing
 _TAIL = 8
+# Each scan costs the time of a pass over the image, however few bytes it has. libjpeg writes 10 for
+# progressive files; one for each coefficient of luminance would be 64.
+MAX_SCANS = 100
+_TESTED_SCANS = 10  # the last ones with zeros, as each test decodes the image twice
 
 Span = tuple[int, int]
 
@@ -42,15 +46,23 @@ def check_whole(encoded: bytes, pixels: np.ndarray | None = None, thorough: bool
         raise _early_end(encoded, "scans are missing")
     progressive = len(scans) > components
     grey = (pixels[-1, -1] == _MISSING_GREY).all() or components > 3
-    if (thorough if progressive else grey) and _wants_more(encoded, scans[-1]):
+    zeros: list[Span] = []
+    if pixels.min() < pixels.max():  # the code of one colour may be zeros alone, without effect
+        zeros = [scan for scan in scans if encoded.find(_ZEROS, *scan) >= 0][-_TESTED_SCANS:]
+    is_tested = thorough if progressive else grey
+    picture = _decoded(encoded) if is_tested or zeros else None
+    if is_tested and _wants_more(encoded, scans[-1], picture):
         raise _early_end(encoded, "image data end early")
-    if pixels.min() == pixels.max():
-        return  # the code of one colour may be zeros alone, and changes have no effect
-    for scan in scans:
-        if encoded.find(_ZEROS, *scan) >= 0 and (
-            _wants_more(encoded, scan) or _leaves_some(encoded, scan)
-        ):
+    for scan in zeros:
+        if _wants_more(encoded, scan, picture) or _leaves_some(encoded, scan, picture):
             raise _early_end(encoded, "zeros in place of image data")
+
+
+def check_scans(encoded: bytes) -> None:
+    """Raises a FileFault for a JPEG of too many scans to decode."""
+    # At least the scans; a search that takes no time. Others are in thumbnails and behind the end.
+    if encoded.count(b"\xff\xda") > MAX_SCANS:
+        _structure(encoded)
 
 
 def _early_end(encoded: bytes, what: str) -> FileFault:
@@ -84,6 +96,9 @@ def _structure(encoded: bytes) -> tuple[int, list[Span], set[tuple[int, int]]]:
                     missing -= {(one, number) for one in given for number in range(first, last + 1)}
         except (IndexError, ValueError) as error:
             raise _early_end(encoded, "a header is too short") from error
+        if len(scans) > MAX_SCANS:
+            text = f"{len(encoded)} bytes, JPEG of more than {MAX_SCANS} scans"
+            raise FileFault("unreadable file", text, f"at most {MAX_SCANS} scans")
     return len(components), scans, missing
 
 
@@ -104,18 +119,17 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
     raise _early_end(encoded, "the end marker is missing")
 
 
-def _wants_more(encoded: bytes, scan: Span) -> bool:
-    """Whether more data at a scan's end change the image: the decoder lacked them."""
+def _wants_more(encoded: bytes, scan: Span, picture: bytes | None) -> bool:
+    """Whether more data at a scan's end change the picture: the decoder lacked them."""
     more = encoded[: scan[1]] + 8 * _TAIL * b"\x55" + encoded[scan[1] :]
-    return _decoded(more) != _decoded(encoded)
+    return _decoded(more) != picture
 
 
-def _leaves_some(encoded: bytes, scan: Span) -> bool:
-    """Whether other data at a scan's end do not change the image: the decoder ignores them."""
+def _leaves_some(encoded: bytes, scan: Span, picture: bytes | None) -> bool:
+    """Whether other data at a scan's end do not change the picture: the decoder ignores them."""
     start, end = max(scan[0], scan[1] - _TAIL), scan[1]
     start += encoded[start - 1] == 0xFF  # the first is a stuffed byte
     others = (encoded[:start] + (end - start) * byte + encoded[end:] for byte in (b"\x55", b"\x33"))
-    picture = _decoded(encoded)
     return all(_decoded(other) == picture for other in others)
 
 

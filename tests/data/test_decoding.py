@@ -243,6 +243,31 @@ def test_a_thumbnail_does_not_end_its_jpeg(photo):
         jpeg.check_whole(encoded[: len(thumbnail) + 400])
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_scans_are_counted_before_an_image_is_decoded(read, photo, options, monkeypatch):
+    """Each takes the time of a pass over the image, and only a few bytes of the file."""
+    encoded = encode(photo, "JPEG", **options)
+    scan = encoded[encoded.rindex(b"\xff\xda") : -2]
+    many = encoded[:-2] + 101 * scan
+    segment = b"\xff\xe1" + (2 + 2 * 200).to_bytes(2) + 200 * b"\xff\xda"
+    other = encoded[:2] + segment + encoded[2:] + many  # not of the image
+    np.testing.assert_array_equal(read(other).pixels, tf.io.decode_jpeg(encoded))
+    monkeypatch.setattr(decoding, "_decoded_by_tensorflow", None)
+    for end in (b"\xff\xd9", b""):
+        with pytest.raises(FileFault, match="unreadable file: .* JPEG of more than 100 scans"):
+            read(many + end)
+
+
+def test_a_few_scans_with_zeros_are_tested(read, photo, monkeypatch):
+    encoded, decoded, pictures = encode(photo, "JPEG", progressive=True), jpeg._decoded, []
+    monkeypatch.setattr(jpeg, "_ZEROS", b"")  # which all ten scans have
+    monkeypatch.setattr(jpeg, "_TESTED_SCANS", 2)
+    monkeypatch.setattr(jpeg, "_decoded", lambda e: pictures.append(e) or decoded(e))
+    assert read(encoded, thorough=False).facts.size == (HEIGHT, WIDTH)
+    assert pictures.count(encoded) == 1
+    assert 1 + 2 * 2 <= len(pictures) <= 1 + 2 * 3
+
+
 @pytest.mark.parametrize("kind, options", [*LOSSLESS, ("WEBP", {}), ("JPEG", {})])
 def test_cut_files_of_every_format(read, photo, kind, options):
     encoded = encode(photo, kind, **options)
