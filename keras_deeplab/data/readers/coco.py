@@ -36,6 +36,7 @@ from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo
 KINDS = ("panoptic", "stuff", "instances")
 STUFF = Path("stuffthingmaps")
 YEAR = "2017"
+RUN_CHARACTERS = 7  # of 5 bits: the largest image needs 6
 OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_")  # annotations of other kinds
 
 
@@ -382,6 +383,8 @@ def _uncompressed(text: str) -> list[int]:
     counts: list[int] = []
     number = shift = 0
     for code in text.encode("ascii"):
+        if shift == 5 * RUN_CHARACTERS:
+            raise ValueError(f"a run length of more than {RUN_CHARACTERS} characters")
         bits = code - 48
         number |= (bits & 31) << shift
         shift += 5

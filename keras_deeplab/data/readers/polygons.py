@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,10 @@ from keras_deeplab.data.formats import MAX_PIXELS
 
 Point = Sequence[float]
 MAX_COORDINATE = 1e6
+# Of the rows of pixels by an outline, for each pixel of its box and each point. An outline around
+# pixels crosses one pixel once; with more it retraces itself everywhere.
+MAX_CROSSINGS = 30
+PART = 2**18  # crossings that are computed at once
 BACKGROUND = "background"
 
 
@@ -53,13 +58,20 @@ def _filled(points: Sequence[Point], size: tuple[int, int]) -> tuple[np.ndarray,
     # From above to below, and on the image: outlines that share an edge compute the same.
     edges = np.where(edges[:, :1, 1:] > edges[:, 1:, 1:], edges[:, ::-1], edges)
     first, end = np.ceil(edges[..., 1]).clip(top, bottom).astype(int).T
-    # Each edge toggles the pixels to the right of it, in each row whose centres it crosses.
-    edge = np.repeat(np.arange(len(edges)), end - first)
-    row = np.arange(len(edge)) + (end - np.cumsum(end - first))[edge]
-    (x, y), (next_x, next_y) = edges[edge].transpose(1, 2, 0)
-    column = np.ceil(x + (row - y) * ((next_x - x) / (next_y - y))).clip(left, right)
     toggles = np.zeros((bottom - top, right - left + 1), np.uint8)
-    np.bitwise_xor.at(toggles, (row - top, column.astype(int) - left), 1)
+    crossed = np.cumsum(end - first)
+    if crossed[-1] > MAX_CROSSINGS * (toggles.size + len(edges)):
+        text = f"an outline that crosses rows of pixels {crossed[-1]} times"
+        raise FileFault("bad annotation", text)
+    # Each edge toggles the pixels to the right of it, in each row whose centres it crosses.
+    parts = np.flatnonzero(np.diff(crossed // PART)) + 1
+    for low, high in pairwise([0, *parts.tolist(), len(edges)]):
+        part, begin, stop = edges[low:high], first[low:high], end[low:high]
+        edge = np.repeat(np.arange(len(part)), stop - begin)
+        row = np.arange(len(edge)) + (stop - np.cumsum(stop - begin))[edge]
+        (x, y), (next_x, next_y) = part[edge].transpose(1, 2, 0)
+        column = np.ceil(x + (row - y) * ((next_x - x) / (next_y - y))).clip(left, right)
+        np.bitwise_xor.at(toggles, (row - top, column.astype(int) - left), 1)
     filled = toggles[:, :-1]
     return np.bitwise_xor.accumulate(filled, axis=1, out=filled).view(bool), (left, top)
 

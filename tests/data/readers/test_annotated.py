@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 
 from keras_deeplab import data
 from keras_deeplab.data.faults import FileFault
+from keras_deeplab.data.formats import MAX_PIXELS
+from keras_deeplab.data.readers import polygons
 from keras_deeplab.data.readers.coco import Coco, _uncompressed
 from keras_deeplab.data.readers.polygons import Area, drawn, ellipse, rotated, run_lengths
 
@@ -46,6 +49,15 @@ def test_compressed_run_lengths():
     np.testing.assert_array_equal(run_lengths([5, 4, 3], (3, 4), by_columns=False), mask.T)
     with pytest.raises(FileFault, match="runs of 12 pixels for an area of 5x4"):
         run_lengths([5, 4, 3], (4, 5), by_columns=True)
+
+
+def test_numbers_of_run_lengths_are_those_of_pixels():
+    """Longer ones would take time that grows with their square."""
+    largest = [0, MAX_PIXELS, 5, 0]  # and the negative difference of it
+    assert _uncompressed(compressed(largest)) == largest
+    for text in ("o" * 1_000_000, "0" + "o" * 8 + "0"):
+        with pytest.raises(ValueError, match="a run length of more than 7 characters"):
+            _uncompressed(text)
 
 
 def test_areas_cover_earlier_ones():
@@ -89,6 +101,23 @@ def test_pixels_whose_centres_are_inside_are_filled(whole):
     assert filled > 1000
     square = [(10, 10), (20, 10), (20, 20), (10, 20)]
     assert drawn((40, 40), [Area(1, square)]).sum() == 100
+
+
+def test_outlines_of_many_crossings_take_little_memory(monkeypatch):
+    """Each of their edges may cross all rows of pixels."""
+    outline = [(k % 2 * 200 + k % 7, k % 3 * 900) for k in range(2000)]
+    tracemalloc.start()
+    try:
+        label = drawn((1800, 210), [Area(1, outline)])
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+    monkeypatch.setattr(polygons, "PART", 5)
+    np.testing.assert_array_equal(drawn((1800, 210), [Area(1, outline)]), label)
+    assert 0.1 < label.mean() < 0.9
+    zigzag = [(k % 16, k % 2 * 2000) for k in range(16_000)]
+    with pytest.raises(FileFault, match="an outline that crosses rows of pixels 32000000 times"):
+        drawn((2000, 16), [Area(1, zigzag)])
 
 
 def test_an_edge_is_the_same_for_the_outlines_on_both_sides():
