@@ -32,6 +32,7 @@ EXPECTED = {
     "empty split": "at least one image with a label map",
     "unsupported file": f"images {listed(IMAGE_SUFFIXES)}, label maps {listed(LABEL_SUFFIXES)}",
     "not a regular file": "regular files, or links to them",
+    "folder in many places": "links that lead to a folder by at most 1000 paths",
     "remote file": "a local copy of the data set, as these files are read in parts",
     "duplicate name": "one file of a name, without its ending; one folder of a name, in any case",
     "file name not UTF-8": "names in UTF-8",

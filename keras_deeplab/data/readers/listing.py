@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.formats import IMAGE_SUFFIXES
-from keras_deeplab.data.layout import contents
+from keras_deeplab.data.layout import contents, shown
 from keras_deeplab.data.paths import RemotePath
 
 # Of files in lists; other dots are part of a name.
 ENDINGS = (*IMAGE_SUFFIXES, ".mat")
+
+# Of a linked folder: through links to folders with links their number would double with each.
+MAX_PLACES = 1000
 
 
 def check_entries(root: Path, layout: str, entries: Iterable[str]) -> None:
@@ -36,19 +40,20 @@ def files_below(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yields all files below a folder."""
+    """Yields all files below a folder; a linked folder may be in it under several names."""
+    places: Counter[Path] = Counter()
     for name, folders, files in os.walk(folder, followlinks=True):
         at = Path(name)
-        folders[:] = [one for one in folders if not _is_loop(at / one)]
+        linked = {one: (at / one).resolve() for one in folders if (at / one).is_symlink()}
+        if linked:  # not to a folder around them
+            around = {*(path.resolve() for path in (at, *at.parents)), *at.resolve().parents}
+            folders[:] = [one for one in folders if linked.get(one) not in around]
+        for one in linked.keys() & folders:
+            places[linked[one]] += 1
+            if places[linked[one]] > MAX_PLACES:
+                fault = FileFault("folder in many places", shown(folder, at / one))
+                raise DatasetError(str(folder), [fault])
         yield from (at / one for one in files)
-
-
-def _is_loop(folder: Path) -> bool:
-    """Whether a folder is a link to one around it."""
-    if not folder.is_symlink():
-        return False
-    around = {*(path.resolve() for path in folder.parents), *folder.parent.resolve().parents}
-    return folder.resolve() in around
 
 
 def inner_folder(root: Path, names: Iterable[str], needed: str) -> Path:

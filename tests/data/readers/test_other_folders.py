@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from keras_deeplab import data
+from keras_deeplab.data.readers import listing
+from keras_deeplab.data.readers.listing import files_below
 from keras_deeplab.data.readers.splitting import grouped, splits_of
 
 
@@ -200,6 +202,20 @@ def test_linked_folders_are_entered_but_not_in_circles(tmp_path, draw, values, r
         (tmp_path / "elsewhere" / kind / "1" / "here").symlink_to("..")
     _, found = read(tmp_path / "root")
     assert sorted(name for part in found.values() for name in part) == ["1/a", "2/b"]
+
+
+def test_links_to_folders_with_links_do_not_multiply(tmp_path, draw, monkeypatch):
+    """Two links in each of 30 folders make a thousand million paths; several names are fine."""
+    draw("0/a.jpg")
+    for number in range(1, 30):
+        (tmp_path / str(number)).mkdir()
+        for name in ("x", "y"):
+            (tmp_path / str(number) / name).symlink_to(f"../{number - 1}")
+    found = [path.relative_to(tmp_path / "2").as_posix() for path in files_below(tmp_path / "2")]
+    assert found == ["x/x/a.jpg", "x/y/a.jpg", "y/x/a.jpg", "y/y/a.jpg"]
+    monkeypatch.setattr(listing, "MAX_PLACES", 50)
+    with pytest.raises(data.DatasetError, match="folder in many places"):
+        files_below(tmp_path / "29")
 
 
 @pytest.mark.parametrize(
