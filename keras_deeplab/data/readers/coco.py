@@ -191,13 +191,20 @@ class Coco(FileSource):
                 if found.setdefault(number, name) != name:
                     text = f"category {number} is {found[number]!r}, in {split} {name!r}"
                     raise self._error("bad annotation", text)
-        return dict(sorted(found.items()))
+        try:
+            return dict(sorted(found.items()))
+        except TypeError as error:
+            text = f"category ids of several types: {[*found][:5]}"
+            raise self._error("bad annotation", text) from error
 
     @cached_property
     def info(self) -> DatasetInfo:
         """The categories by their ids, after the background of instances."""
         names = tuple(self._categories.values())
-        return DatasetInfo(with_background(names) if self.kind == "instances" else names)
+        try:
+            return DatasetInfo(with_background(names) if self.kind == "instances" else names)
+        except ValueError as error:
+            raise self._error("classes unclear", str(error)) from error
 
     @cached_property
     def code(self) -> LabelCode:
@@ -251,7 +258,10 @@ class Coco(FileSource):
             content["files"] = files
             if len(content["by_name"]) < len(names):
                 raise ValueError("two images have the same name")
-            _ = [(c["id"], c["name"].lower()) for c in content["categories"]]
+            # These are looked up later.
+            _ = {one.get("category_id") for one in content["annotations"]}
+            _ = {one.get("supercategory") for one in content["categories"]}
+            _ = {c["id"]: c["name"].lower() for c in content["categories"]}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._damaged(path, error) from error
         self._contents[path] = content

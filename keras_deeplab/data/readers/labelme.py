@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_deeplab import validation
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource, map_files
 from keras_deeplab.data.label_maps import decode_label
@@ -78,7 +79,10 @@ class LabelMe(FileSource):
                 raise DatasetError(str(self.root), faults)
             names = sorted(set().union(*found.values()))
         names = [name for name in dict.fromkeys(names) if name not in (BACKGROUND, IGNORED)]
-        return DatasetInfo(with_background(names))
+        try:
+            return DatasetInfo(with_background(names))
+        except ValueError as error:
+            raise self._error("classes unclear", str(error)) from error
 
     def list_files(self, split: str) -> SplitFiles:
         """Lists the annotations of a split and the images beside them."""
@@ -109,7 +113,7 @@ class LabelMe(FileSource):
         values = {name: value for value, name in enumerate(self.info.classes)}
         values |= {BACKGROUND: 0, IGNORED: IGNORE_LABEL}
         size = content.get("imageHeight"), content.get("imageWidth")
-        if not all(isinstance(side, int) for side in size):
+        if not all(map(validation.is_integer, size)):
             raise FileFault("bad annotation", f"imageHeight and imageWidth are {size}")
         areas = []
         for shape in content["shapes"]:

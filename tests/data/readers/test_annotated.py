@@ -456,6 +456,52 @@ def test_damaged_annotations(coco, objects, more, message):
         data.audit(f"coco:{coco('instances', objects, more)}")
 
 
+OTHER_VALUES = (None, True, [], {}, "", -1, float("inf"), "x")
+
+
+def changed(content, path=()):
+    """A JSON object with one of the other values in place of each of its values, and its path."""
+    for key in content if isinstance(content, dict) else range(len(content)):
+        old = content[key]
+        for content[key] in OTHER_VALUES:
+            yield (*path, key, content[key])
+        content[key] = old
+        if isinstance(old, dict | list):
+            yield from changed(old, (*path, key))
+
+
+def raised(name, root):
+    """The type of another error than a DatasetError."""
+    try:
+        data.audit(f"{name}:{root}")
+    except data.DatasetError:
+        return None
+    except Exception as error:
+        return type(error)
+    return None
+
+
+@pytest.mark.parametrize("kind", ["instances", "panoptic"])
+def test_other_values_in_coco_are_faults(tmp_path, draw, kind):
+    draw("train2017/a.png")
+    draw(f"annotations/{kind}_train2017/a.png", np.broadcast_to([5, 0, 0], (12, 16, 3)))
+    image = {"id": 1, "file_name": "a.png", "height": 12, "width": 16}
+    segments = {"file_name": "a.png", "segments_info": [{"id": 5, "category_id": 18, "iscrowd": 0}]}
+    objects = [an_object(18, SMALL), an_object(3, {"size": [12, 16], "counts": [9, 183]})]
+    annotations = [segments] if kind == "panoptic" else objects
+    content = {
+        "images": [image],
+        "annotations": [one | {"image_id": 1} for one in annotations],
+        "categories": [one | {"supercategory": "all"} for one in CATEGORIES],
+    }
+    found = {}
+    for path in changed(content):
+        (tmp_path / f"annotations/{kind}_train2017.json").write_text(json.dumps(content))
+        found[str(path)] = raised("coco", tmp_path)
+    assert {path: error for path, error in found.items() if error} == {}
+    assert len(found) > 100
+
+
 @pytest.fixture
 def labelme(tmp_path, draw):
     def write(name, shapes, **changes):
@@ -540,6 +586,17 @@ def test_masks_points_and_lines_of_labelme(labelme, read):
         root = labelme("a", [{**shape, "mask": broken}])
         with pytest.raises(data.DatasetError, match=r"a\.json: "):
             data.audit(f"labelme:{root}")
+
+
+def test_other_values_in_labelme_are_faults(labelme):
+    shape = outline("dog", [[0, 0], [9, 0], [9, 9]])
+    root, found = labelme("a", [shape]), {}
+    content = json.loads((root / "a.json").read_text())
+    for path in changed(content):
+        (root / "a.json").write_text(json.dumps(content))
+        found[str(path)] = raised("labelme", root)
+    assert {path: error for path, error in found.items() if error} == {}
+    assert len(found) > 100
 
 
 def test_all_faults_of_labelme_are_named(labelme):
