@@ -1,4 +1,4 @@
-"""Names that people write in several ways: `ResNet50`, `resnet-50`, `DeepLabV3+`."""
+"""Names that people write in several ways: `ResNet50`, `resnet-50`; and names to be printed."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ def suggestion(name: Any, names: Iterable[str]) -> str:
     by_key, wanted = {key(known): known for known in names}, key(str(name))
     close = difflib.get_close_matches(ALIASES.get(wanted, wanted), by_key, n=1)
     return f" Did you mean {by_key[close[0]]!r}?" if close else ""
+
+
+def printable(text: str, most: int = 1000) -> str:
+    """Returns a text from an untrusted file, at most so long, and escaped for a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])

@@ -37,3 +37,10 @@ def test_unknown_names_come_with_the_closest_one():
         recipes.get("V3+")
     with pytest.raises(ValueError, match=r"'zzz'\.?$"):
         backbones.get("zzz")
+
+
+def test_printable_names_have_no_escape_sequences():
+    text = "caf\u00e9 cafe\u0301 \u5929\u6c17 \u0645\u0631\u062d\u0628\u0627 C:\\x"
+    assert names.printable(text) == text
+    assert names.printable("\x1b[31m\n\u202e\udce9") == r"\x1b[31m\n\u202e\udce9"
+    assert len(names.printable("a" * 2000)) == 1000

@@ -13,7 +13,7 @@ import numpy as np
 from keras_deeplab.data.decoding import FEW_BITS, ImageFacts
 from keras_deeplab.data.diagnostics import Evidence, Finding, findings, look_closely
 from keras_deeplab.data.difference_hash import difference_hash
-from keras_deeplab.data.faults import DatasetError, FileFault
+from keras_deeplab.data.faults import MAX_TEXT, DatasetError, FileFault
 from keras_deeplab.data.file_source import FileSource, map_files
 from keras_deeplab.data.folder import Folder
 from keras_deeplab.data.label_codes import LabelCode, check_ignored
@@ -24,6 +24,7 @@ from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.data.resized import Resized
 from keras_deeplab.data.source import IGNORE_LABEL, DatasetInfo, Source, pairs_or_reasons
 from keras_deeplab.labels import WEIGHT_CAP, class_shares, median_frequency_weights
+from keras_deeplab.names import printable
 
 MAX_CLASS_NAME = 24
 LARGEST_CROP = 513  # of the papers
@@ -83,7 +84,7 @@ class Report:
         for split, part in self.splits.items():
             sizes = dict.fromkeys(f"{w}x{h}" for h, w in (part.smallest, part.largest))
             lines.append(f"{split}: {part.images} images, {' to '.join(sizes)}")
-        names = (*self.info.classes, "ignored")
+        names = (*map(printable, self.info.classes), "ignored")
         width = min(max(map(len, names)), MAX_CLASS_NAME)
         lines.append("pixels".ljust(width) + "".join(f"{split:>9}" for split in self.splits))
         shares = zip(*((*part.class_share, part.ignored_share) for part in parts), strict=True)
@@ -92,7 +93,7 @@ class Report:
             lines.append(name[:width].ljust(width) + cells)
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"{'warning' if one.is_warning else 'note'}: {one}" for one in self.findings]
-        return "\n".join(lines)
+        return "\n".join(printable(line, MAX_TEXT) for line in lines)
 
     @property
     def scales(self) -> tuple[float, float]:

@@ -12,8 +12,10 @@ from keras_deeplab.data.formats import (
     MAX_PIXELS,
     listed,
 )
+from keras_deeplab.names import printable
 
 LISTED = 10
+MAX_TEXT = 10_000  # of a fault, which may list many names
 
 # Kinds of faults and what was expected, in the order of reports.
 EXPECTED = {
@@ -64,6 +66,11 @@ EXPECTED = {
 }
 
 
+def _printable(text: str) -> str:
+    """Names of files, and those in annotations, may have escape sequences and line ends."""
+    return printable(text, MAX_TEXT)
+
+
 class FileFault(ValueError):
     """One fault of one file or folder."""
 
@@ -71,7 +78,7 @@ class FileFault(ValueError):
         self.kind = kind
         self.found = found
         self.expected = expected or EXPECTED[kind]
-        super().__init__(f"{kind}: {found} (expected: {self.expected})")
+        super().__init__(_printable(f"{kind}: {found} (expected: {self.expected})"))
 
 
 @dataclass(frozen=True)
@@ -100,18 +107,16 @@ class DatasetError(ValueError):
     """
 
     def __init__(self, where: str, found: Sequence[FileFault], causes: Sequence[str] = ()) -> None:
-        self.found, self.causes = tuple(found), tuple(causes)
+        self.found, self.causes = tuple(found), tuple(map(_printable, causes))
         kinds = {kind: [fault for fault in found if fault.kind == kind] for kind in EXPECTED}
         self.faults = tuple(
-            Fault(kind, same[0].expected, tuple(fault.found for fault in same))
+            Fault(kind, _printable(same[0].expected), tuple(_printable(one.found) for one in same))
             for kind, same in kinds.items()
             if same
         )
-        head = f"{where}: {len(found)} fault{'s' * (len(found) != 1)}"
-        probable = [f"probable cause: {cause}" for cause in causes]
-        message = "\n".join([head, *probable, *map(str, self.faults)])
-        # Escaped, as file names that are not UTF-8 cannot be printed.
-        super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
+        head = f"{_printable(where)}: {len(found)} fault{'s' * (len(found) != 1)}"
+        probable = [f"probable cause: {cause}" for cause in self.causes]
+        super().__init__("\n".join([head, *probable, *map(str, self.faults)]))
 
     def to_dict(self) -> dict[str, object]:
         """Returns a dict for `json.dump`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import FORMATS, IMAGE_SUFFIXES, LABEL_SUFFIXES, PIXEL_SUFFIXES
 from keras_deeplab.data.paths import absolute, is_remote
+from keras_deeplab.names import printable
 
 SPLITS = ("train", "val", "test")
 VOC_LISTS = "ImageSets/Segmentation"  # of the images of each split
@@ -182,7 +183,8 @@ def contents(folder: Path) -> str:
 
 def first(names: list[str]) -> str:
     """Returns the first of the names for messages."""
-    return ", ".join(names[:SHOWN_NAMES] + ["..."] * (len(names) > SHOWN_NAMES))
+    shown_names = map(printable, names[:SHOWN_NAMES])
+    return ", ".join([*shown_names, *["..."] * (len(names) > SHOWN_NAMES)])
 
 
 def proposal(root: Path) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from keras_deeplab.names import printable
+
 NO_AVERAGES = "`moving_averages` must be False: it holds none"
 
 
@@ -24,11 +26,6 @@ class WeightsError(ValueError):
         self.path = path
         self.reason = printable(reason)
         super().__init__(f"{os.fspath(path)}: {self.reason}")
-
-
-def printable(text: str) -> str:
-    """A text from an untrusted file, bounded, and escaped for a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:1000])
 
 
 class UnreadableError(Exception):

@@ -502,6 +502,25 @@ def test_other_values_in_coco_are_faults(tmp_path, draw, kind):
     assert len(found) > 100
 
 
+def test_names_in_annotations_cannot_forge_lines(coco, draw):
+    """In faults, in warnings, and as classes; letters of all languages stay."""
+    letters = "caf\u00e9 \u5929"
+    bad, shown = f"\x1b[31m\nwarning: {letters}", rf"\x1b[31m\nwarning: {letters}"
+    categories = [*CATEGORIES, {"id": 5, "name": bad}]
+    root = coco("instances", [an_object(3, SMALL)], {"categories": categories})
+    draw(f"train2017/{bad}.png")
+    text = str(data.audit(f"coco:{root}"))
+    assert f"are left out: {shown}" in text
+    assert all(map(str.isprintable, text.split("\n")))
+    assert all("pixel" in line or "left out" in line for line in text.split("\nwarning: ")[1:])
+    coco("instances", [], {"images": [IMAGE | {"file_name": f"{bad}2.jpg"}]})
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(f"coco:{root}")
+    for text in (str(caught.value), *map(str, caught.value.found)):
+        assert "\x1b" not in text
+    assert shown in str(caught.value)
+
+
 @pytest.fixture
 def labelme(tmp_path, draw):
     def write(name, shapes, **changes):
