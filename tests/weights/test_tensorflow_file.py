@@ -217,7 +217,10 @@ def write_index(prefix: Path, *entries: bytes) -> Path:
         return varint(start) + varint(len(block))
 
     header = BundleHeaderProto(num_shards=1, version={"producer": 1}).SerializeToString()
-    names = [(f"a{number}".encode(), value) for number, value in enumerate(entries)]
+    names = [
+        (f"a{number}".encode(), value) if value else (b"a0", entries[0])
+        for number, value in enumerate(entries)
+    ]
     data = handle((b"", header), *names)
     footer = handle() + handle((b"\xff", data))
     magic = (0xDB4775248B80FB57).to_bytes(8, "little")
@@ -241,6 +244,7 @@ def entry(*shape: int, dtype: int = 1) -> bytes:
         ([entry(1 << 20, dtype=7)], "it declares variables of 25165824 bytes in data of 64 bytes"),
         # Of the same bytes, more than data could be.
         ([entry(4, 4)] * 5, "it declares variables of 320 bytes in data of 64 bytes"),
+        ([entry(4, 4), None], "its index has two entries of the name b'a0'"),
         ([entry(-4, 4)], r"declared with the shape \[-4, 4\]"),
         ([entry(*[1] * 300)], r"declared with the shape \[1, 1"),
         ([entry(1 << 40, 1 << 40)], r"declared with the shape \[1099511627776, "),
@@ -251,6 +255,36 @@ def entry(*shape: int, dtype: int = 1) -> bytes:
 def test_an_index_that_would_end_the_process_is_refused(entries, reason, tmp_path):
     with pytest.raises(WeightsError, match=reason):
         weights.open_checkpoint(write_index(tmp_path / "a", *entries))
+
+
+def with_length(prefix: Path, text: bytes, declared: int) -> Path:
+    """Lets the last variable of a checkpoint, which is `text`, declare another length."""
+    data = Path(f"{prefix}.data-00000-of-00001")
+    content = data.read_bytes()
+    begin = content[: -len(text) - 4 - len(varint(len(text)))]
+    data.write_bytes((begin + varint(declared)).ljust(len(content), b"\0"))
+    return prefix
+
+
+@pytest.mark.parametrize("declared", [6, 1 << 20, 1 << 40])
+def test_the_length_of_a_string_is_that_of_its_data(tmp_path, declared):
+    # TensorFlow takes the memory before it looks at the data, or ends the process.
+    arrays = {"a": np.zeros(9, np.float32), "of": np.array(b"words")}
+    found = weights.open_checkpoint(
+        with_length(write_tf1(tmp_path / "a", arrays), b"words", declared)
+    )
+    assert set(found.arrays) == {"a"}
+    graph = {"_CHECKPOINTABLE_OBJECT_GRAPH": np.array(b"words")}
+    prefix = with_length(write_tf1(tmp_path / "tree", graph), b"words", declared)
+    with pytest.raises(WeightsError, match="its tree of objects is not a string of the length in"):
+        weights.open_checkpoint(prefix)
+
+
+def test_a_checkpoint_by_objects_may_hold_strings(tmp_path):
+    text = tf.Variable(["a", "layer's configuration"])
+    tree = tf.train.Checkpoint(kernel=tf.Variable([1.0]), text=text)
+    tree.write(str(tmp_path / "objects"))
+    assert set(weights.open_checkpoint(tmp_path / "objects").arrays) == {"Variable"}
 
 
 def test_a_checkpoint_without_one_of_its_data_files_is_refused(tmp_path):

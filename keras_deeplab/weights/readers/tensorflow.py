@@ -1,13 +1,15 @@
 """TensorFlow checkpoints: TF1 by name, TF2 by object, bare or in an archive.
 
 TensorFlow aborts the whole process at an index whose shapes are negative, too large or of too many
-axes, and allocates what is declared before it looks at the data. So the index is read here first.
+axes, and allocates what is declared before it looks at the data. So the index is read here first,
+and of strings, which declare their lengths in the data, none but the tree of objects.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto
+from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleHeaderProto
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from keras_deeplab.weights.checkpoint import may_hold
@@ -33,6 +35,7 @@ _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # the end of an index
 _FOOTER = 48
 _MAX_RANK = 254  # of tf.TensorShape
 _STRING = 24  # bytes of TensorFlow's own record of each
+_CHECKSUM = 4  # bytes, between the length of a string and its text
 
 
 def prefix_of(path: Path) -> Path | None:
@@ -75,15 +78,19 @@ def read(prefix: Path, moving_averages: bool) -> dict[str, np.ndarray]:
         if re.fullmatch(_DATA, file.name.removeprefix(prefix.name)):
             with reading(file):  # which may be a named pipe
                 size += file.stat().st_size
-    declared = _declared_bytes(index.read_bytes())
+    header, entries = _read_index(index.read_bytes())
+    declared = sum(map(_bytes_of, entries.values()))
     if not may_hold(size, declared):
         raise UnreadableError(f"it declares variables of {declared} bytes in data of {size} bytes")
+    if (graph := entries.get(_OBJECT_GRAPH.encode())) is not None:
+        _check_string(prefix, header, graph)
     reader = tf.train.load_checkpoint(str(prefix))
-    names = reader.get_variable_to_shape_map()
+    dtypes = reader.get_variable_to_dtype_map()
+    names = {name for name, dtype in dtypes.items() if dtype.size}  # not strings and objects
     averaged = {name for name in names if name.endswith(_AVERAGE)}
-    if moving_averages and (_OBJECT_GRAPH in names or not averaged):
+    if moving_averages and (graph is not None or not averaged):
         raise UnreadableError(NO_AVERAGES)
-    if _OBJECT_GRAPH in names:
+    if graph is not None:
         return _by_object(reader)
     wanted = {n: n for n in names if n not in averaged and not _SLOTS.search(n)}
     if moving_averages:
@@ -101,9 +108,11 @@ def _by_object(reader: tf.train.CheckpointReader) -> dict[str, np.ndarray]:
             if child.node_id not in of_the_model and not is_optimizer:
                 of_the_model.add(child.node_id)
                 todo.append(child.node_id)
-    arrays = {}
+    arrays, dtypes = {}, reader.get_variable_to_dtype_map()
     for index in sorted(of_the_model):
         for attribute in graph.nodes[index].attributes:
+            if not dtypes[attribute.checkpoint_key].size:  # such as a layer's configuration
+                continue
             name = attribute.full_name.removesuffix(":0")
             if name in arrays:
                 raise UnreadableError(f"it holds two variables of the name {name}")
@@ -113,8 +122,8 @@ def _by_object(reader: tf.train.CheckpointReader) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _declared_bytes(table: bytes) -> int:
-    """The bytes that all variables of an index take in memory, by their declared shapes.
+def _read_index(table: bytes) -> tuple[BundleHeaderProto, dict[bytes, BundleEntryProto]]:
+    """The header of an index, and what it declares of each variable.
 
     The format is LevelDB's table: blocks of keys and values, a block that lists the blocks, a
     footer.
@@ -123,16 +132,29 @@ def _declared_bytes(table: bytes) -> int:
         raise UnreadableError("its index is cut off: it does not end as an index does")
     footer = io.BytesIO(table[-_FOOTER:])
     _block(table, footer)  # of metadata
-    return sum(
-        _bytes_of(value)
-        for _, handle in _entries(_block(table, footer))
-        for key, value in _entries(_block(table, io.BytesIO(handle)))
-        if key  # the empty key has the header
-    )
+    found: dict[bytes, bytes] = {}
+    for _, handle in _entries(_block(table, footer)):
+        for key, value in _entries(_block(table, io.BytesIO(handle))):
+            if key in found:  # the one that TensorFlow reads could be either
+                raise UnreadableError(f"its index has two entries of the name {key!r:.200}")
+            found[key] = value
+    header = BundleHeaderProto.FromString(found.pop(b"", b""))
+    return header, {key: BundleEntryProto.FromString(value) for key, value in found.items()}
 
 
-def _bytes_of(value: bytes) -> int:
-    entry = BundleEntryProto.FromString(value)
+def _check_string(prefix: Path, header: BundleHeaderProto, entry: BundleEntryProto) -> None:
+    """Refuses a string that declares another length than it has."""
+    file_name = f"{prefix.name}.data-{entry.shard_id:05}-of-{header.num_shards:05}"
+    with prefix.with_name(file_name).open("rb") as file:
+        file.seek(entry.offset)
+        size = _number(file) + _CHECKSUM + file.tell() - entry.offset
+        end = file.seek(0, os.SEEK_END)
+    is_string = entry.dtype == tf.string.as_datatype_enum and not entry.shape.dim
+    if not is_string or size != entry.size or entry.offset + size > end:
+        raise UnreadableError("its tree of objects is not a string of the length in its index")
+
+
+def _bytes_of(entry: BundleEntryProto) -> int:
     shape = [dimension.size for dimension in entry.shape.dim]
     elements = math.prod(max(size, 1) for size in shape)
     negative = min(shape, default=0) < 0 or entry.shape.unknown_rank
