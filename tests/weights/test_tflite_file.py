@@ -195,6 +195,15 @@ def test_tensors_of_one_buffer_are_not_larger_than_a_file_could_be():
         graph._values(4)
 
 
+def test_parts_that_operators_share_are_counted_each_time():
+    graph = network_of(STEM)
+    graph.convolutions()
+    inputs, outputs = 2, 1
+    assert graph.taken == 4 * (inputs + outputs) + len("0/weights") + 4
+    with pytest.raises(UnreadableError, match="refused: tensors of more than"):
+        [graph.convolutions() for _ in range(graph.size)]
+
+
 @pytest.mark.parametrize("shape", [[2000], [1 << 30, 1 << 30], [500], []])
 def test_a_shape_that_is_not_the_buffer_s_is_an_error(shape):
     graph = graph_of(np.zeros(4000, np.uint8), SCHEMA.TensorType.FLOAT32, shape)

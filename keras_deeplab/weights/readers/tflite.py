@@ -42,13 +42,13 @@ class _Graph:
     """The graph of a file, as far as its weights go.
 
     The file is read in place: its tables may share parts, and as a tree of objects a small file
-    could take any memory.
+    could take any memory. What is read is counted, each time that it is read.
     """
 
     def __init__(self, schema: ModuleType, content: bytes) -> None:
         self.schema = schema
         self.size = len(content)
-        self.taken = 0  # bytes of the constants so far
+        self.taken = 0  # bytes of constants, names and lists of tensors so far
         self.model = schema.Model.GetRootAsModel(content, 0)
         self.graph = _item(self.model, "Subgraphs", 0)
 
@@ -67,7 +67,7 @@ class _Graph:
             code = _item(self.model, "OperatorCodes", operator.OpcodeIndex())
             # Old files keep the number in a field that later became too small for it.
             kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-            inputs = [operator.Inputs(n) for n in range(operator.InputsLength())]
+            inputs = self._tensors(operator, "Inputs")
             stride = max((strides.get(tensor, 1) for tensor in inputs), default=1)
             if kind in options_of:
                 table, options = operator.BuiltinOptions(), options_of[kind]()
@@ -75,7 +75,7 @@ class _Graph:
                 if options.StrideH() != options.StrideW():
                     raise UnreadableError("its strides differ in height and width")
                 stride *= options.StrideH()
-            strides |= {operator.Outputs(n): stride for n in range(operator.OutputsLength())}
+            strides |= dict.fromkeys(self._tensors(operator, "Outputs"), stride)
             if kind not in (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D):
                 continue
             kernel = _item(operator, "Inputs", 1)
@@ -88,9 +88,22 @@ class _Graph:
             raise UnreadableError("it holds no convolutions")
         return arrays, max(strides.values())
 
+    def _take(self, size: int) -> None:
+        """Counts what is read, and refuses more than the file may hold."""
+        self.taken += size
+        if not may_hold(self.size, self.taken):
+            raise UnreadableError(f"refused: tensors of more than {self.taken} bytes")
+
+    def _tensors(self, operator: Any, vector: str) -> list[int]:
+        """The numbers of an operator's inputs or outputs."""
+        self._take(4 * getattr(operator, f"{vector}Length")())
+        found = getattr(operator, f"{vector}AsNumpy")()  # 0 where there is none
+        return found.tolist() if isinstance(found, np.ndarray) else []
+
     def _scope(self, kernel: int) -> str:
         """The name of the layer that has a kernel."""
         name = _item(self.graph, "Tensors", kernel).Name() or b""
+        self._take(len(name))
         # Converters join the names of all that was fused, the kernel's own first.
         name = name[:_LONGEST_NAME].decode().split(";")[0]
         match = _KERNEL.match(name)
@@ -106,9 +119,7 @@ class _Graph:
         if tensor.Type() not in types or buffer.DataIsNone():
             raise UnreadableError(f"tensor {index} is not a constant of a known type")
         raw = buffer.DataAsNumpy().view(types[tensor.Type()])
-        self.taken += raw.nbytes
-        if not may_hold(self.size, self.taken):
-            raise UnreadableError(f"refused: tensors of more than {self.taken} bytes")
+        self._take(raw.nbytes)
         values = raw.reshape(() if tensor.ShapeIsNone() else tuple(tensor.ShapeAsNumpy()))
         if values.dtype.kind == "f":
             return values.astype(np.float32)
