@@ -226,6 +226,15 @@ def doubled(x: Any) -> Any:
     return 2 * x
 
 
+def test_operations_on_constants_beside_a_tensor_come_back(tmp_path):
+    inputs = keras.Input((2, 2, 3))
+    shifted = keras.ops.add(1.0, inputs)[..., :2]
+    outputs = keras.ops.concatenate([keras.ops.ones((1, 2, 2, 1)), shifted], axis=-1)
+    keras.Model(inputs, keras.ops.maximum(x1=0.5, x2=outputs)).save(tmp_path / "network.keras")
+    x = np.zeros((1, 2, 2, 3), "float32")
+    np.testing.assert_array_equal(keras_deeplab.load_model(tmp_path / "network.keras")(x), 1.0)
+
+
 def test_ordinary_content_is_no_file_and_no_size(tmp_path):
     inputs = keras.Input((4,))
     outputs = {
@@ -259,6 +268,16 @@ ONES = {"class_name": "__tensor__", "config": {"value": 1.0, "dtype": "float32"}
 CONSTANT = an_object("keras.initializers", "Constant", value=ONES)
 DENSE = {**a_layer("Dense", units=5 * 10**8), "build_config": {"input_shape": [1, 8]}}
 MORE = "build no more weights than the file holds"
+TENSOR = {"class_name": "__keras_tensor__", "config": {"shape": [1], "dtype": "float32"}}
+
+
+def a_call(*args: Any) -> dict:
+    tile = an_object("keras.src.ops.numpy", "Tile", repeats=[20000, 20000])
+    return {**tile, "inbound_nodes": [{"args": args, "kwargs": {}}]}
+
+
+TEXTS = {"filters": 200_000, "dtype": "string"}
+ON_TENSORS = "must call layers on tensors of the network. Received: "
 CONFIG = keras_deeplab.UNet(2, depth=1, filters=2).get_config()
 DEEP = an_object("keras_deeplab", "UNet", **{**CONFIG, "depth": 10**6, "filters": 4096})
 DEEP["config"]["skip_layers"], DEEP["registered_name"] = None, "keras_deeplab>UNet"
@@ -268,6 +287,11 @@ TOO_LARGE = {
     "a layer inside": ("arguments", {"filters": 5 * 10**7}, MORE),
     "a layer as a loss": ("loss", DENSE, MORE),
     "constants": ("arguments", {"filters": 10**8, "kernel_initializer": CONSTANT}, MORE),
+    "wide numbers": ("arguments", {"filters": 400_000, "dtype": "float64"}, MORE),
+    "texts": ("arguments", {**TEXTS, "kernel_initializer": "zeros"}, MORE),
+    "a call of constants": ("layer", a_call([[1.0]]), ON_TENSORS),
+    "a call of no arguments": ("layer", {**a_call(), "inbound_nodes": [[]]}, ON_TENSORS),
+    "a tensor that is none": ("layer", a_call(1.0, a_layer("ReLU", x=TENSOR)), ON_TENSORS),
     "a size": ("arguments", {"filters": 10**9}, "filters=1000000000"),
     "an input": ("model", {"input_shape": [None, None, 10**9]}, "input_shape=10"),
     "nesting": ("text", nest(150), "be nested at most 100 deep"),

@@ -32,7 +32,9 @@ _MAX_CONFIG_DEPTH = 100
 # A model is built up to five times until its backbone has its stride, and a U-Net may use the
 # first layers of a backbone alone: what is built may be larger than what is stored.
 _COPIES = 10
-_FREE_ELEMENTS = 1 << 27
+_FREE_SIZE = 1 << 27  # of one number, such as that of a layer's units or of a hash's bins
+_FREE_BYTES = 1 << 26  # of all variables; the models of this package need none
+_STRING_BYTES = 24  # TensorFlow's own record of each
 
 # Modules of Keras with what networks are made of. Those left out have functions that read files or
 # start downloads, which Keras 3.15 would call as an activation: keras.applications, keras.datasets.
@@ -103,13 +105,13 @@ def load_model(path: str | os.PathLike, *, compile: bool = True) -> keras.Model:
             config = json.loads(archive.read(_CONFIG))
             with hdf5.datasets(io.BytesIO(archive.read(_WEIGHTS)), path.stat().st_size) as arrays:
                 stored = sum(array.size for array in arrays.values())
+                stored_bytes = sum(array.nbytes for array in arrays.values())
         if not isinstance(config, dict):
             raise _refusal("hold an object", type(config).__name__)
         if not compile:  # which Keras then leaves out too
             config.pop("compile_config", None)
-        budget = _COPIES * stored + _FREE_ELEMENTS
-        _check("", config, budget)
-        with _bounded_variables(budget):
+        _check("", config, _COPIES * stored + _FREE_SIZE)
+        with _bounded_variables(_COPIES * stored_bytes + _FREE_BYTES):
             model = keras.models.load_model(path, compile=compile, safe_mode=True)
     check_values(path, ((each.path, each, np.asarray(each)) for each in model.weights))
     return model
@@ -165,7 +167,7 @@ def _refusal(rule: str, received: str) -> UnreadableError:
     return UnreadableError(f"{_CONFIG} must {rule}. Received: {received:.100}")
 
 
-def _check(key: str, value: Any, budget: float, is_argument: bool = True, depth: int = 1) -> None:
+def _check(key: str, value: Any, largest: float, is_argument: bool = True, depth: int = 1) -> None:
     """Refuses a part of a configuration with code, a file, an address or unreasonable sizes."""
     if depth > _MAX_CONFIG_DEPTH:
         raise _refusal(f"be nested at most {_MAX_CONFIG_DEPTH} deep", "more")
@@ -174,21 +176,43 @@ def _check(key: str, value: Any, budget: float, is_argument: bool = True, depth:
         if is_object:
             _check_object(value)
         for inner, found in value.items():
+            if is_object and inner == "inbound_nodes":
+                _check_calls(found)
             if is_object and inner == "compile_config":
                 # Numbers such as steps are not sizes, and keys may be names of outputs.
                 _check(inner, found, math.inf, False, depth + 1)
             else:
-                _check(inner, found, budget, is_object or is_argument, depth + 1)
+                _check(inner, found, largest, is_object or is_argument, depth + 1)
     elif isinstance(value, list):
         for found in value:  # a list is not a path
-            _check(key, found, budget, is_argument and not isinstance(found, str), depth + 1)
+            _check(key, found, largest, is_argument and not isinstance(found, str), depth + 1)
     elif isinstance(value, str):
         # A text of several words may mention a file or an address.
         elsewhere = _ELSEWHERE.search(value) and len(value.split()) == 1
         if (is_argument and key in _PATH_KEYS) or _ABSOLUTE.match(value) or elsewhere:
             raise _refusal("not name a file or an address", f"{key}={value!r}")
-    elif isinstance(value, int) and value > budget and key not in _NO_SIZES:
+    elif isinstance(value, int) and value > largest and key not in _NO_SIZES:
         raise _refusal("not exceed the weights in the file", f"{key}={value}")
+
+
+def _check_calls(nodes: list) -> None:
+    """Refuses calls of layers and operations without a tensor: Keras would compute them at once."""
+    for node in nodes:
+        if isinstance(node, list):  # as older versions wrote them, of tensors only
+            is_symbolic = bool(node)
+        else:
+            is_symbolic = _has_tensor([*node["args"], node["kwargs"]])
+        if not is_symbolic:
+            raise _refusal("call layers on tensors of the network", str(node))
+
+
+def _has_tensor(value: Any) -> bool:
+    """Whether a call's arguments have a tensor of the network, where Keras looks for it."""
+    if isinstance(value, dict) and {"class_name", "config"} <= value.keys():
+        return value["class_name"] == "__keras_tensor__"
+    if isinstance(value, dict | list):
+        return any(map(_has_tensor, value.values() if isinstance(value, dict) else value))
+    return False
 
 
 def _check_object(value: dict[str, Any]) -> None:
@@ -209,13 +233,13 @@ def _check_object(value: dict[str, Any]) -> None:
 
 @contextmanager
 def _bounded_variables(budget: int) -> Iterator[None]:
-    """Refuses variables beyond the budget of elements before they take memory."""
+    """Refuses variables beyond the budget of bytes before they take memory."""
     # In a graph an initializer computes nothing but its shape; one of a function takes constants.
     measuring, built = tf.__internal__.FuncGraph("measuring"), 0
 
     def check() -> None:
         if built > budget:
-            raise _refusal("build no more weights than the file holds", f"more than {budget}")
+            raise _refusal("build no more weights than the file holds", f"more than {budget} bytes")
 
     def create(next_creator: Any, **arguments: Any) -> Any:
         nonlocal built
@@ -223,7 +247,7 @@ def _bounded_variables(budget: int) -> Iterator[None]:
         if callable(value):
             with measuring.as_default():
                 value = value()
-        built += math.prod(value.shape)
+        built += math.prod(value.shape) * (tf.as_dtype(value.dtype).size or _STRING_BYTES)
         check()  # Keras may put the error into one of its own, or catch it
         return next_creator(**arguments)
 
