@@ -236,6 +236,9 @@ def entry(*shape: int, dtype: int = 1) -> bytes:
     return found.SerializeToString()
 
 
+SLICE = BundleEntryProto(slices=[{"extent": [{"length": 4}]}]).SerializeToString()
+
+
 @pytest.mark.parametrize(
     "entries, reason",
     [
@@ -248,6 +251,8 @@ def entry(*shape: int, dtype: int = 1) -> bytes:
         ([entry(-4, 4)], r"declared with the shape \[-4, 4\]"),
         ([entry(*[1] * 300)], r"declared with the shape \[1, 1"),
         ([entry(1 << 40, 1 << 40)], r"declared with the shape \[1099511627776, "),
+        ([entry(4, 4, dtype=101)], "must be stored whole, as values. Received: float32_ref"),
+        ([entry(4, 4) + SLICE], "must be stored whole, as values. Received: float32"),
         ([entry(4, 4, dtype=999)], "it cannot be read: "),
         ([b"\xff\xff\xff"], "it cannot be read: "),
     ],

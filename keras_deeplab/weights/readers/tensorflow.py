@@ -161,6 +161,9 @@ def _bytes_of(entry: BundleEntryProto) -> int:
     if negative or len(shape) > _MAX_RANK or elements > 1 << 48:
         raise UnreadableError(f"a variable is declared with the shape {shape[:8]}")
     dtype = tf.as_dtype(entry.dtype)
+    if dtype != dtype.base_dtype or entry.slices:
+        # TensorFlow does not compare the slices with the whole, and reads past their ends.
+        raise UnreadableError(f"a variable must be stored whole, as values. Received: {dtype.name}")
     return math.prod(shape) * (_STRING if dtype == tf.string else dtype.size)
 
 
