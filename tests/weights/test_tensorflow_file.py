@@ -202,27 +202,28 @@ def varint(number: int) -> bytes:
     return bytes([number & 127 | 128]) + varint(number >> 7)
 
 
-def write_index(prefix: Path, *entries: bytes) -> Path:
+def write_index(prefix: Path, *entries: bytes, names: str = "", restart=0, blocks=1) -> Path:
     """A checkpoint of 64 bytes of data; the checksums, which are read later, are wrong."""
     table = b""
 
     def handle(*items: tuple[bytes, bytes]) -> bytes:
         nonlocal table
-        block = b"".join(
-            bytes([0]) + varint(len(key)) + varint(len(value)) + key + value for key, value in items
-        )
-        block += bytes(4) + (1).to_bytes(4, "little")
+        block, before = b"", b""
+        for key, value in items:
+            shared = len(before) if key.startswith(before) else 0
+            block += varint(shared) + varint(len(key) - shared) + varint(len(value))
+            block += key[shared:] + value
+            before = key
+        block += (restart if items else 0).to_bytes(4, "little") + (1).to_bytes(4, "little")
         start = len(table)
         table += block + bytes(5)
         return varint(start) + varint(len(block))
 
     header = BundleHeaderProto(num_shards=1, version={"producer": 1}).SerializeToString()
-    names = [
-        (f"a{number}".encode(), value) if value else (b"a0", entries[0])
-        for number, value in enumerate(entries)
-    ]
-    data = handle((b"", header), *names)
-    footer = handle() + handle((b"\xff", data))
+    keys = names.split() or [f"a{number}" for number in range(len(entries))]
+    named = [(key.encode(), value) for key, value in zip(keys, entries, strict=True)]
+    data = handle((b"", header), *named)
+    footer = handle() + handle(*[(b"\xff", data)] * blocks)
     magic = (0xDB4775248B80FB57).to_bytes(8, "little")
     Path(f"{prefix}.index").write_bytes(table + footer.ljust(40, b"\0") + magic)
     Path(f"{prefix}.data-00000-of-00001").write_bytes(bytes(64))
@@ -247,7 +248,6 @@ SLICE = BundleEntryProto(slices=[{"extent": [{"length": 4}]}]).SerializeToString
         ([entry(1 << 20, dtype=7)], "it declares variables of 25165824 bytes in data of 64 bytes"),
         # Of the same bytes, more than data could be.
         ([entry(4, 4)] * 5, "it declares variables of 320 bytes in data of 64 bytes"),
-        ([entry(4, 4), None], "its index has two entries of the name b'a0'"),
         ([entry(-4, 4)], r"declared with the shape \[-4, 4\]"),
         ([entry(*[1] * 300)], r"declared with the shape \[1, 1"),
         ([entry(1 << 40, 1 << 40)], r"declared with the shape \[1099511627776, "),
@@ -290,6 +290,23 @@ def test_a_checkpoint_by_objects_may_hold_strings(tmp_path):
     tree = tf.train.Checkpoint(kernel=tf.Variable([1.0]), text=text)
     tree.write(str(tmp_path / "objects"))
     assert set(weights.open_checkpoint(tmp_path / "objects").arrays) == {"Variable"}
+
+
+@pytest.mark.parametrize(
+    "parts, reason",
+    [
+        ({"names": "a " * 200}, "two entries of the name b'a'"),
+        ({"blocks": 2}, "parts that are read more than once"),
+        # Names that are one letter longer each make a small index large.
+        ({"names": " ".join("a" * 9 * n for n in range(1, 201))}, "parts that are read more than"),
+        ({"restart": 1}, "an entry that lies inside another"),  # where TensorFlow begins
+        ({"restart": 1 << 30}, "an entry that lies inside another"),
+    ],
+)
+def test_an_index_says_one_thing_once(parts, reason, tmp_path):
+    prefix = write_index(tmp_path / "a", *[b""] * 200, **parts)
+    with pytest.raises(WeightsError, match=f"its index has {reason}"):
+        weights.open_checkpoint(prefix)
 
 
 def test_a_checkpoint_without_one_of_its_data_files_is_refused(tmp_path):

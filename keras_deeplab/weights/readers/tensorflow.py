@@ -35,6 +35,7 @@ _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # the end of an index
 _FOOTER = 48
 _MAX_RANK = 254  # of tf.TensorShape
 _STRING = 24  # bytes of TensorFlow's own record of each
+_RESTART = 16  # entries of a block, of which one at least has its whole key
 _CHECKSUM = 4  # bytes, between the length of a string and its text
 
 
@@ -133,8 +134,14 @@ def _read_index(table: bytes) -> tuple[BundleHeaderProto, dict[bytes, BundleEntr
     footer = io.BytesIO(table[-_FOOTER:])
     _block(table, footer)  # of metadata
     found: dict[bytes, bytes] = {}
+    read = names = 0
     for _, handle in _entries(_block(table, footer)):
-        for key, value in _entries(_block(table, io.BytesIO(handle))):
+        block = _block(table, io.BytesIO(handle))
+        read += len(block)
+        for key, value in _entries(block):
+            names += len(key)
+            if read > len(table) or names > _RESTART * len(table):
+                raise UnreadableError("its index has parts that are read more than once")
             if key in found:  # the one that TensorFlow reads could be either
                 raise UnreadableError(f"its index has two entries of the name {key!r:.200}")
             found[key] = value
@@ -168,24 +175,30 @@ def _bytes_of(entry: BundleEntryProto) -> int:
 
 
 def _block(table: bytes, handle: io.BytesIO) -> bytes:
-    """The entries of a block, whose start and length a handle has."""
+    """The block whose start and length a handle has."""
     start, length = _number(handle), _number(handle)
     if start + length >= len(table) or table[start + length]:
         raise UnreadableError("its index has a block that lies outside or is compressed")
-    block = table[start : start + length]
-    restarts = int.from_bytes(block[-4:], "little")
-    return block[: max(0, length - 4 * (restarts + 1))]
+    return table[start : start + length]
 
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The keys and values of a block; a key shares its begin with the one before it."""
-    file, key = io.BytesIO(block), b""
-    while file.tell() < len(block):
+    end = max(0, len(block) - 4 * (int.from_bytes(block[-4:], "little") + 1))
+    # The entries with a whole key, at any of which TensorFlow may begin to read.
+    whole = {int.from_bytes(block[at : at + 4], "little") for at in range(end, len(block) - 4, 4)}
+    file, key, starts = io.BytesIO(block), b"", {end}
+    while file.tell() < end:
+        start = file.tell()
         shared, rest, size = _number(file), _number(file), _number(file)
-        if shared > len(key) or file.tell() + rest + size > len(block):
+        if shared > len(key) or file.tell() + rest + size > end:
             raise UnreadableError("its index has an entry that lies outside its block")
+        if not shared:
+            starts.add(start)
         key = key[:shared] + file.read(rest)
         yield key, file.read(size)
+    if not whole <= starts:
+        raise UnreadableError("its index has an entry that lies inside another")
 
 
 def _number(file: io.BytesIO) -> int:
