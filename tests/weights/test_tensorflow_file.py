@@ -13,6 +13,7 @@ from models.networks import tiny, zero_kernels
 from parity import write_tf1
 from sources import ASPP, HEAD, as_the_authors_write_it, scattered, tar_gz
 from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleHeaderProto
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 import keras_deeplab
 from keras_deeplab import weights
@@ -283,6 +284,15 @@ def test_the_length_of_a_string_is_that_of_its_data(tmp_path, declared):
     prefix = with_length(write_tf1(tmp_path / "tree", graph), b"words", declared)
     with pytest.raises(WeightsError, match="its tree of objects is not a string of the length in"):
         weights.open_checkpoint(prefix)
+
+
+def test_a_variable_that_a_tree_of_objects_names_many_times_is_read_once(tmp_path):
+    names = [{"full_name": f"v{number}", "checkpoint_key": "a"} for number in range(9)]
+    tree = TrackableObjectGraph(nodes=[{"attributes": names}]).SerializeToString()
+    arrays = {"_CHECKPOINTABLE_OBJECT_GRAPH": np.array(tree), "a": np.zeros(9, np.float32)}
+    found = weights.open_checkpoint(write_tf1(tmp_path / "a", arrays)).arrays
+    assert len(found) == 9
+    assert len({id(array) for array in found.values()}) == 1
 
 
 def test_a_checkpoint_by_objects_may_hold_strings(tmp_path):

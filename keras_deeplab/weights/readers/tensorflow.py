@@ -7,6 +7,7 @@ and of strings, which declare their lengths in the data, none but the tree of ob
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -110,6 +111,7 @@ def _by_object(reader: tf.train.CheckpointReader) -> dict[str, np.ndarray]:
                 of_the_model.add(child.node_id)
                 todo.append(child.node_id)
     arrays, dtypes = {}, reader.get_variable_to_dtype_map()
+    tensor = functools.cache(reader.get_tensor)  # the tree may name one many times
     for index in sorted(of_the_model):
         for attribute in graph.nodes[index].attributes:
             if not dtypes[attribute.checkpoint_key].size:  # such as a layer's configuration
@@ -117,7 +119,7 @@ def _by_object(reader: tf.train.CheckpointReader) -> dict[str, np.ndarray]:
             name = attribute.full_name.removesuffix(":0")
             if name in arrays:
                 raise UnreadableError(f"it holds two variables of the name {name}")
-            value = reader.get_tensor(attribute.checkpoint_key)
+            value = tensor(attribute.checkpoint_key)
             if isinstance(value, np.ndarray):  # seeds and counters are plain numbers
                 arrays[name] = value
     return arrays
