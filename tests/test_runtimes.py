@@ -79,13 +79,14 @@ def test_an_export_predicts_as_its_model_does_also_in_windows(path, model):
         assert np.mean(labels == expected.argmax(-1)) > 0.99
 
 
-def test_an_export_of_labels_alone_cannot_be_blended():
+def test_an_export_of_labels_alone_cannot_be_blended(monkeypatch):
     def brighter(images):
         return {"labels": images[..., 0].astype(np.uint8)}
 
     metadata = Metadata(256, (None, None, 3), ("labels",))
     exported = runtimes.ExportedModel(Path("path"), metadata, brighter)
     pixels = np.full((300, 300, 3), 7, np.uint8)
+    monkeypatch.setattr("keras_deeplab.inference.windows.MEMORY", pixels.size)  # it takes no window
     assert (keras_deeplab.predict(exported, pixels) == 7).all()
     with pytest.raises(ValueError, match=r"`model` must be an export with probabilities or logits"):
         keras_deeplab.predict(exported, pixels, window=(64, 64))
@@ -98,13 +99,41 @@ def test_an_export_of_labels_alone_cannot_be_blended():
             keras_deeplab.predict(fixed, np.zeros(shape, np.uint8))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "images", [np.zeros((1, 8, 8, 4), np.uint8), np.zeros((0, 8, 8, 3), np.uint8), np.zeros((8, 8))]
+    "shape, dtype",
+    [
+        ((1, 8, 8, 4), "uint8"),
+        ((0, 8, 8, 3), "uint8"),
+        ((8, 8), "uint8"),
+        ((1, 8, 8, 3), "float32"),
+    ],
 )
-def test_images_are_checked(path, images):
+def test_images_are_checked_before_a_runtime_gets_them(shape, dtype):
+    metadata = Metadata(3, (None, None, 3), ("labels",))
+    exported = runtimes.ExportedModel(Path("path"), metadata, pytest.fail)
     with pytest.raises(ValueError, match=r"`images` must be uint8 of the shape \(None, None, Non"):
-        runtimes.open_exported(path)(images)
+        exported(np.zeros(shape, dtype))
+
+
+@pytest.mark.parametrize(
+    "fault, kind, message",
+    [
+        (MemoryError("too large"), MemoryError, "too large"),
+        (
+            tf.errors.ResourceExhaustedError(None, None, "too large"),
+            MemoryError,
+            "^path: too large",
+        ),
+        (RuntimeError("no kernel"), ValueError, "^path failed: no kernel"),
+    ],
+)
+def test_errors_of_a_runtime(fault, kind, message):
+    def run(images):
+        raise fault
+
+    exported = runtimes.ExportedModel(Path("path"), Metadata(3, (None, None, 3), ("labels",)), run)
+    with pytest.raises(kind, match=message):
+        exported(np.zeros((1, 8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
@@ -175,14 +204,32 @@ def test_a_file_for_single_images_takes_batches(model, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_without_labels_they_are_those_of_the_scores(model):
-    metadata = Metadata(2, (None, None, 3), ("logits",))
+def test_without_labels_they_are_those_of_the_scores():
+    metadata, images = Metadata(2, (None, None, 3), ("logits",)), np.zeros((1, 2, 1, 3), np.uint8)
     scores = np.array([0, 3, 2, 1], np.float32).reshape(1, 2, 1, 2)
-    exported = runtimes.ExportedModel(Path("path"), metadata, lambda images: {"logits": scores})
-    assert exported.labels(np.zeros((1, 2, 1, 3))).ravel().tolist() == [1, 0]
-    assert exported.colors == ((0, 0, 0), (128, 0, 0))
+    outputs = {"logits": scores, "more": scores}
+    exported = runtimes.ExportedModel(Path("path"), metadata, lambda images: outputs)
+    assert exported(images).keys() == {"logits"}
+    labels = exported.labels(images)
+    assert (labels.dtype, labels.ravel().tolist()) == (np.uint8, [1, 0])
+    expected = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    np.testing.assert_allclose(exported.probabilities(images), expected, rtol=1e-5)
     with pytest.raises(ValueError, match=r"logits must have the shape \(1, 3, 1, 2\). Rec"):
         exported(np.zeros((1, 3, 1, 3), np.uint8))
+    outputs["logits"] = scores.repeat(2, -1)  # of other classes
+    with pytest.raises(ValueError, match=r"logits must have the shape \(1, 2, 1, 2\). Rec"):
+        exported(images)
+
+
+def test_names_and_colors_are_those_in_the_file():
+    info, shape = data.Shapes().info, (None, None, 3)
+    bare, named = (
+        runtimes.ExportedModel(Path("path"), Metadata(6, shape, ("labels",), given), pytest.fail)
+        for given in (None, info)
+    )
+    assert (named.classes, named.colors) == (info.classes, info.colors)
+    assert bare.classes == ("0", "1", "2", "3", "4", "5")
+    assert bare.colors == data.voc_colors(6) != info.colors
 
 
 def test_other_paths(tmp_path):
@@ -190,6 +237,12 @@ def test_other_paths(tmp_path):
     for path in (tmp_path, tmp_path / "a.keras", tmp_path / "missing.tflite"):
         with pytest.raises(ValueError, match="`path` must be a SavedModel folder"):
             runtimes.open_exported(path)
+
+
+def test_a_saved_model_of_another_program(tmp_path):
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(ValueError, match="it has no metadata of keras_deeplab"):
+        runtimes.open_exported(tmp_path)
 
 
 @pytest.mark.slow
@@ -209,10 +262,11 @@ def test_damaged_files_get_one_clear_error(path, tmp_path):
     "change, message",
     [
         ({"num_classes": True}, "`num_classes` must be"),
+        ({"num_classes": 65537}, "`num_classes` must be an integer from 2 to 65536"),
         ({"num_classes": 5}, "`classes` must be 5 names"),
         ({"classes": "abcdef"}, "`classes` must be a list"),
         ({"image_shape": [None, -1, 3]}, "`image_shape` must be"),
-        ({"outputs": ["boxes"]}, "`outputs` must be a list of labels"),
+        ({"outputs": ["labels", "boxes"]}, "`outputs` must be a list of labels"),
         ({"image_scale": 0}, "`image_scale` must be a positive number"),
         ({"bytes_per_pixel": 0}, "`bytes_per_pixel` must be a positive integer"),
         (None, "`metadata` must be a JSON object"),
@@ -265,6 +319,11 @@ def save_hostile(folder, act):
         (lambda: tf.size(tf.io.matching_files("/etc/*")), "MatchingFiles"),
         (lambda: tf.io.decode_proto([b""], "A", [], [], "file:///etc/hostname")[0], "DecodeProto"),
         (lambda: aborted(tf.ones(())), "Abort"),
+        (lambda: (tf.print("x", output_stream="file://never"), 1)[1] * tf.ones(()), "PrintV2"),
+        (
+            lambda: tf.switch_case(tf.constant(0), [lambda: tf.io.read_file("/etc/hostname")] * 2),
+            "ReadFile",
+        ),
     ],
 )
 def test_a_saved_model_that_reaches_out_is_refused(tmp_path, act, operation):
@@ -379,11 +438,12 @@ def onnx_file(path, external):
     return values[..., 0, 0]
 
 
-def test_onnx(tmp_path):
+def test_onnx(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    path, images = tmp_path / "model.onnx", pictures((2, 5, 7, 3))
+    path, images = tmp_path / "model.ONNX", pictures((2, 5, 7, 3))
     kernel = onnx_file(path, external=False)
-    found = runtimes.open_exported(path)(images)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = runtimes.open_exported("~/model.ONNX")(images)
     np.testing.assert_allclose(found["logits"], images @ kernel.T, rtol=1e-4, atol=1e-2)
     onnx_file(path, external=True)
     with pytest.raises(ValueError, match="is not an export of keras_deeplab: .* other files"):
@@ -392,6 +452,49 @@ def test_onnx(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="is not an export of keras_deeplab: ."):
             runtimes.open_exported(path)
+
+
+def elsewhere(onnx, model, place):
+    """Adds what is not in the file itself to a model."""
+    helper, (kernel,) = onnx.helper, model.graph.initializer
+    outside = onnx.TensorProto()
+    outside.CopyFrom(kernel)
+    onnx.external_data_helper.set_external_data(outside, "secret")
+    outside.ClearField("raw_data")
+    sparse = onnx.SparseTensorProto(values=outside)
+    inner = helper.make_graph([], "inner", [], [], [outside])
+    if place == "function":
+        node, opset = helper.make_node("Identity", ["x"], ["y"]), helper.make_opsetid("", 17)
+        model.functions.append(helper.make_function("own", "Own", ["x"], ["y"], [node], [opset]))
+    elif place == "sparse_initializer":
+        model.graph.sparse_initializer.append(sparse)
+    else:
+        value = {"value": outside, "sparse_value": sparse, "then_branch": inner}[place]
+        model.graph.node.append(helper.make_node("Constant", [], ["more"], **{place: value}))
+
+
+@pytest.mark.parametrize(
+    "place", ["function", "sparse_initializer", "value", "sparse_value", "then_branch"]
+)
+def test_an_onnx_file_is_whole(tmp_path, place):
+    onnx, path = pytest.importorskip("onnx"), tmp_path / "model.onnx"
+    onnx_file(path, external=False)
+    model = onnx.load(path)
+    elsewhere(onnx, model, place)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="it has tensors in other files, or functions"):
+        runtimes.open_exported(path)
+
+
+def test_an_onnx_file_of_another_program(tmp_path):
+    onnx, path = pytest.importorskip("onnx"), tmp_path / "model.onnx"
+    pytest.importorskip("onnxruntime")
+    onnx_file(path, external=False)
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="it has no metadata of keras_deeplab"):
+        runtimes.open_exported(path)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +508,12 @@ def test_a_missing_runtime_is_named(tmp_path, monkeypatch, name, module, extra):
         runtimes.open_exported(tmp_path / name)
 
 
-def test_a_file_of_one_size_takes_batches_in_any_working_directory(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "path, height, batches",
+    [("model.tflite", 5, [1] * 3), ("model.tflite", None, [3]), (".", 5, [3])],
+)
+def test_only_a_file_of_one_size_gets_image_by_image(tmp_path, monkeypatch, path, height, batches):
+    """In any working directory."""
     received = []
 
     def run(images):
@@ -414,9 +522,9 @@ def test_a_file_of_one_size_takes_batches_in_any_working_directory(tmp_path, mon
 
     monkeypatch.chdir(tmp_path)
     Path("model.tflite").touch()
-    metadata = Metadata(256, (5, 6, 3), ("labels",))
-    exported = runtimes.ExportedModel(Path("model.tflite"), metadata, run)
+    metadata = Metadata(256, (height, 6, 3), ("labels",))
+    exported = runtimes.ExportedModel(Path(path), metadata, run)
     monkeypatch.chdir("/")
     images = np.arange(3 * 5 * 6 * 3, dtype=np.uint8).reshape(3, 5, 6, 3)
     np.testing.assert_array_equal(exported(images)["labels"], images[..., 0])
-    assert received == [1, 1, 1]
+    assert received == batches
