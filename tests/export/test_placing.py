@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 
 import pytest
 
 from keras_deeplab.export.placing import verified_file, verified_folder
+from keras_deeplab.files import DiskFullError
 
 
 @contextmanager
@@ -96,6 +98,59 @@ def test_files_beside_a_saved_model_are_not_removed_with_it(tmp_path):
     with written(tmp_path / "v1", "second", is_file=False):
         pass
     assert content(tmp_path / "v1") == "second"
+
+
+def test_which_folders_are_replaced(tmp_path):
+    path = tmp_path / "v1"
+    path.mkdir()
+    with written(path, "first", is_file=False, overwrite=False):  # an empty one
+        pass
+    for name in ("keras_metadata.pb", "fingerprint.pb", "variables", "assets", "assets.extra"):
+        (path / name).touch()
+    with written(path, "second", is_file=False):
+        pass
+    assert content(path) == "second"
+    assert [entry.name for entry in path.iterdir()] == ["saved_model.pb"]
+    message = "`path` must be a new folder or a SavedModel"
+    (path / "mine").touch()
+    with pytest.raises(FileExistsError, match=message):
+        written(path, "third", is_file=False, overwrite=False).__enter__()
+    (path / "mine").unlink()
+    (path / "saved_model.pb").rename(path / ".hidden")
+    with pytest.raises(FileExistsError, match=message):
+        written(path, "third", is_file=False).__enter__()
+    assert (path / ".hidden").read_text() == "second"
+
+
+def test_an_export_stays_where_the_new_one_cannot_take_its_place(tmp_path):
+    with written(tmp_path / "v1", "first", is_file=False):
+        pass
+    with pytest.raises(FileNotFoundError), verified_folder(tmp_path / "v1", overwrite=True):
+        pass  # no folder is written
+    assert content(tmp_path / "v1") == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["v1"]
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    (tmp_path / "a.onnx").mkdir()
+    with pytest.raises(FileExistsError, match="`path` must be a new file, or one to replace"):
+        written(tmp_path / "a.onnx", "x", is_file=True).__enter__()
+
+
+def test_endings_in_capitals(tmp_path):
+    with written(tmp_path / "a.ONNX", "x", is_file=True):
+        pass
+    assert content(tmp_path / "a.ONNX") == "x"
+    for name in ("b.ONNX", "b.tflite"):
+        with pytest.raises(ValueError, match=r"`path` must be the name of a folder: \.(onn|tfl)"):
+            written(tmp_path / name, "x", is_file=False).__enter__()
+
+
+def test_a_full_disk_is_named(tmp_path, is_file, name):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(DiskFullError, match=name), written(tmp_path / name, "x", is_file):
+        raise full
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, is_file, name, monkeypatch):
