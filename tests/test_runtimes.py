@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from export.small import pictures, small_model
+from export.small import encoded, pictures, small_model
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_deeplab
@@ -219,6 +219,23 @@ def test_without_labels_they_are_those_of_the_scores():
     outputs["logits"] = scores.repeat(2, -1)  # of other classes
     with pytest.raises(ValueError, match=r"logits must have the shape \(1, 2, 1, 2\). Rec"):
         exported(images)
+
+
+def test_files_are_read_in_the_value_range_of_an_export(tmp_path):
+    seen, info = [], data.DatasetInfo(("a", "b"), value_range=(0, 100))
+
+    def run(images):
+        seen.append(images)
+        return {"labels": images[..., 0]}
+
+    metadata = Metadata(2, (None, None, 3), ("labels",), info)
+    pixels = pictures((5, 6, 3)) // 4
+    (tmp_path / "a.png").write_bytes(encoded(pixels))
+    exported = runtimes.ExportedModel(Path("path"), metadata, run)
+    keras_deeplab.predict(exported, tmp_path / "a.png")
+    keras_deeplab.predict(exported, tmp_path / "a.png", value_range=(0, 255))
+    for images, factor in zip(seen, (2.55, 1), strict=True):
+        np.testing.assert_array_equal(images[0], np.rint(pixels * factor))
 
 
 def test_names_and_colors_are_those_in_the_file():

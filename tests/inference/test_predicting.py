@@ -238,6 +238,13 @@ def test_of_a_fixed_size(tmp_path, image):
         predict(channel_model(size=(None, 17)), larger)
 
 
+def test_every_window_has_the_size_that_a_model_needs():
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 150, 3), np.uint8)
+    model = channel_model(size=(128, 128))
+    model = keras.Model(model.inputs, keras.layers.Reshape((128, 128, 3))(model.outputs[0]))
+    np.testing.assert_array_equal(predict(model, pixels), pixels.argmax(-1))
+
+
 def test_a_batch_that_does_not_fit_is_predicted_image_by_image(brightest, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 250, 240, 3), np.uint8)
     seen, labels = [], functions.ModelFunctions.labels
@@ -288,6 +295,29 @@ def test_compiles_once_for_all_sizes_and_follows_the_weights(image):
     dense.lora_kernel_a.assign(np.ones((3, 1)))
     dense.lora_kernel_b.assign([[0.0, 0.0, 9.0]])
     assert np.unique(predict(model, image)) == 2
+
+
+def test_follows_the_precision_of_layers(image):
+    model = channel_model()
+    model.set_weights([0.03 * np.eye(3), np.zeros(3)])
+    whole = predict(model, image, probabilities=True)
+    model.layers[-1].dtype_policy = keras.DTypePolicy("mixed_bfloat16")
+    half = tf.nn.softmax(tf.cast(model(image[None].astype("f4")), tf.float32))[0]
+    assert np.abs(whole - half).max() > 1e-3
+    np.testing.assert_allclose(predict(model, image, probabilities=True), half, atol=1e-5)
+
+
+def test_logits_that_are_resized_in_half_precision(image):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.AveragePooling2D(4, padding="same")(keras.layers.Rescaling(1 / 32)(inputs))
+    models = [
+        keras.Model(inputs, keras_deeplab.layers.ResizeLike(dtype=dtype)(x, inputs))
+        for dtype in ("float32", "bfloat16")
+    ]
+    whole, half = (tf.nn.softmax(tf.cast(model(image[None]), tf.float32))[0] for model in models)
+    assert np.abs(whole - half).max() > 1e-3
+    for model, expected in zip(models, (whole, half), strict=True):
+        np.testing.assert_allclose(predict(model, image, probabilities=True), expected, atol=1e-5)
 
 
 def test_of_several_views_follows_the_weights(image):
