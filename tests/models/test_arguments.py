@@ -9,6 +9,9 @@ from networks import SMALL, small, tiny
 
 from keras_deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus, SPPNet, UNet, backbones
 from keras_deeplab.backbones.resnet import UNITS
+from keras_deeplab.graph.network import all_layers
+from keras_deeplab.layers import ResizeLike
+from keras_deeplab.models.deeplab_v1 import with_released_vgg16
 
 
 def without_stride_4() -> keras.Model:
@@ -182,3 +185,81 @@ def test_head_of_v3():
     separable = small("v3", separable=True)
     assert type(separable.get_layer("head")).__name__ == "AtrousSeparableConv2D"
     assert "head" not in {layer.name for layer in small("v3", head_filters=None).layers}
+
+
+def of_the_head(model, kind, name):
+    """What the layers of a kind have, but for those of the backbone and the broadcast of a mean."""
+    return {
+        getattr(layer, name)
+        for path, layer in all_layers(model).items()
+        if isinstance(layer, kind) and not path.startswith("backbone") and "broadcast" not in path
+    }
+
+
+@pytest.mark.parametrize(
+    "name, dropout, is_normed, corners",
+    [
+        ("v1", {0.5}, False, True),
+        ("v2_branches", {0.5}, False, True),
+        ("v3_auxiliary", {0.1}, True, False),
+        ("v3_detail", {0.1}, True, False),
+    ],
+)
+def test_heads_have_the_settings_of_the_papers_or_those_given(name, dropout, is_normed, corners):
+    model = small(name)
+    assert of_the_head(model, keras.layers.Dropout, "rate") == dropout
+    assert of_the_head(model, ResizeLike, "align_corners") == {corners}
+    for setting, value in (("epsilon", 1e-5), ("momentum", 0.9)):
+        found = of_the_head(model, keras.layers.BatchNormalization, setting)
+        assert found == ({value} if is_normed else set())
+    given = {"dropout": 0.25, "align_corners": not corners}
+    given |= {"epsilon": 0.5, "activation": "swish"} if is_normed else {}
+    model = small(name, **given)
+    auxiliary = {0.1} if name == "v3_auxiliary" else set()  # torchvision's
+    assert of_the_head(model, keras.layers.Dropout, "rate") == {0.25, *auxiliary}
+    assert of_the_head(model, ResizeLike, "align_corners") == {not corners}
+    if is_normed:
+        assert of_the_head(model, keras.layers.BatchNormalization, "epsilon") == {0.5}
+        activations = of_the_head(model, keras.layers.Activation, "activation")
+        assert activations == {keras.activations.silu}
+
+
+def test_kernels_of_heads_begin_with_the_spreads_of_the_papers():
+    keras.utils.set_random_seed(0)
+    v1, v3 = small("v1", head_filters=64), small("v3_auxiliary")
+    assert np.std(v1.get_layer("logits").kernel) == pytest.approx(0.01, rel=0.2)
+    for kernel in (v1.get_layer("fc6").kernel, all_layers(v3)["auxiliary/conv"].kernel):
+        expected = np.sqrt(2 / np.prod(kernel.shape[:3]))
+        assert np.std(kernel) == pytest.approx(expected, rel=0.05)
+
+
+def test_the_layers_of_a_detail_stage():
+    model = small("v3_detail", low_level_filters=10)
+    assert model.get_layer("decoder_low_level").filters == 10
+    assert model.get_layer("detail_low_level").filters == 5
+    assert model.get_layer("detail_1").filters == 6
+
+
+def test_vgg16_is_the_released_one_unless_told_otherwise():
+    for given, expected in (({}, 3), ({"pool_size": 2}, 2)):
+        arguments = {"backbone": "vgg16", "backbone_options": given}
+        found = with_released_vgg16(arguments)["backbone_options"]
+        assert found == {"atrous": True, "pool_size": expected}
+    arguments = {"backbone": "resnet50", "backbone_options": {"padding": "same"}}
+    assert with_released_vgg16(arguments) == arguments
+
+
+DEFAULTS = {
+    DeepLabV1: {"backbone": "vgg16", "output_stride": 8, "head_filters": 1024},
+    DeepLabV2: {"backbone": "resnet101", "output_stride": 8, "head_filters": "auto"},
+    DeepLabV3: {"output_stride": 16, "aspp_filters": 256, "head_filters": 256, "cascade": False},
+    DeepLabV3Plus: {"output_stride": 16, "low_level_filters": 48, "decoder_filters": 256},
+    UNet: {"backbone": None, "depth": 4, "dropout": 0.5},
+    SPPNet: {"levels": (6, 3, 2, 1), "dense": (4096, 4096), "dropout": 0.5, "pooling": "max"},
+}
+
+
+@pytest.mark.parametrize("cls", DEFAULTS)
+def test_defaults_of_the_papers(cls):
+    parameters = inspect.signature(cls).parameters
+    assert {name: parameters[name].default for name in DEFAULTS[cls]} == DEFAULTS[cls]

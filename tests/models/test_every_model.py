@@ -261,3 +261,24 @@ def test_corners_can_be_aligned_and_the_loss_of_v1_is_taken_on_shrunk_labels():
     assert float(found) == pytest.approx(expected, rel=1e-5)
     whole = keras_deeplab.losses.CrossEntropy()(labels, model(x))
     assert float(whole) != pytest.approx(expected, rel=1e-3)
+
+
+def outputs_of(model, x, *names):
+    return keras.Model(model.input, [model.get_layer(name).output for name in names])(x)
+
+
+def test_the_predictions_of_v2_for_each_rate_are_summed():
+    first, second, total = outputs_of(
+        calibrated("v2_branches"), image(33, 47), "logits_0", "logits_1", "aspp_sum"
+    )
+    assert min(np.std(first), np.std(second), np.abs(first - second).max()) > 1e-2
+    np.testing.assert_allclose(total, first + second, atol=1e-5)
+
+
+def test_decoders_of_v3_plus_put_the_finer_features_behind_the_others():
+    model, x = calibrated("v3_detail"), image(64, 96)
+    for name in ("decoder", "detail"):
+        names = (f"{name}_upsample", f"{name}_low_level", f"{name}_concat")
+        coarse, finer, both = outputs_of(model, x, *names)
+        assert min(np.std(coarse), np.std(finer)) > 1e-2
+        np.testing.assert_array_equal(both, np.concatenate([coarse, finer], -1))
