@@ -91,6 +91,13 @@ def test_dropout_is_on_the_last_two_levels(published):
     assert dropouts == {"backbone/level3_dropout": 0.5, "backbone/level4_dropout": 0.5}
 
 
+@pytest.mark.parametrize("make", [lambda: None, tiny], ids=["2015", "over"])
+def test_the_share_of_dropout_is_that_given(make):
+    layers = leaf_layers(small(backbone=make(), depth=1, dropout=0.25)).values()
+    rates = [layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)]
+    assert set(rates) == {0.25}
+
+
 def by_figure(model: keras.Model, pixels: np.ndarray) -> tf.Tensor:
     """The layers of a model of depth 2 as the paper's figure wires them."""
     layers, pool = leaf_layers(model), keras.layers.MaxPooling2D(2, padding="same")
