@@ -75,6 +75,15 @@ def test_parameters_and_defaults_on_alexnet():
     assert by_name.count_params() == alexnet().count_params() + head
 
 
+def test_dense_layers_have_the_dropout_given_and_their_variance():
+    keras.utils.set_random_seed(0)
+    model = small("spp", dropout=0.25, dense=(64, 32))
+    for name in ("dense1", "dense2"):
+        kernel = model.get_layer(name).kernel
+        assert np.std(kernel) == pytest.approx(np.sqrt(2 / kernel.shape[0]), rel=0.05)
+        assert model.get_layer(f"{name}_dropout").rate == 0.25
+
+
 @pytest.mark.slow
 def test_the_default_is_the_papers_head_on_vgg16():
     with zero_kernels():

@@ -12,6 +12,7 @@ from keras_deeplab.backbones.resnet import UNITS
 from keras_deeplab.backbones.xception import MIDDLE_UNITS
 from keras_deeplab.graph import geometry, multiply_adds
 from keras_deeplab.graph.network import leaf_layers
+from keras_deeplab.layers import AtrousConv2D
 from keras_deeplab.models.unet import UNet
 
 
@@ -81,6 +82,8 @@ def test_kernels_begin_with_the_variance_of_the_paper():
         kernel = layers[path].conv.kernel
         expected = np.sqrt(2 / np.prod(kernel.shape[:3]))
         assert np.std(kernel) == pytest.approx(expected, rel=0.05)
+    kernel = layers["decoder2_up"].kernel
+    assert np.std(kernel) == pytest.approx(np.sqrt(2 / np.prod(kernel.shape[:3])), rel=0.05)
     biases = [layer.conv.bias for path, layer in layers.items() if "conv" in path]
     assert not np.any([np.any(bias) for bias in biases])
 
@@ -92,10 +95,12 @@ def test_dropout_is_on_the_last_two_levels(published):
 
 
 @pytest.mark.parametrize("make", [lambda: None, tiny], ids=["2015", "over"])
-def test_the_share_of_dropout_is_that_given(make):
-    layers = leaf_layers(small(backbone=make(), depth=1, dropout=0.25)).values()
-    rates = [layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)]
+def test_dropout_and_activation_are_those_given(make):
+    layers = leaf_layers(small(backbone=make(), depth=1, dropout=0.25, activation="swish"))
+    rates = [each.rate for each in layers.values() if isinstance(each, keras.layers.Dropout)]
     assert set(rates) == {0.25}
+    own = [layer.get_config() for layer in layers.values() if isinstance(layer, AtrousConv2D)]
+    assert {config["activation"] for config in own} == {"silu"}
 
 
 def by_figure(model: keras.Model, pixels: np.ndarray) -> tf.Tensor:
