@@ -6,6 +6,7 @@ takes seconds and prints messages.
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import glob
 import importlib
@@ -90,6 +91,9 @@ def _errors_alone() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that the first argument names, with the others."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, as by `>&-`
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     name, *others = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print("usage: keras-deeplab COMMAND [OPTIONS], or keras-deeplab --version\n")
@@ -108,8 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminated = True
         raise KeyboardInterrupt
 
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main:
+    if threading.current_thread() is threading.main_thread():
         # So that temporary files are removed, locks released, and how to resume is printed.
         signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -125,9 +128,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # while modules are imported
         print("\nInterrupted.", file=sys.stderr)
         status = 130
-    if status == 130 and is_main:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program ends; a second one is impatience
+    if status == 130:
+        atexit.register(_ignore_interrupts)
     return 143 if terminated else status
+
+
+def _ignore_interrupts() -> None:
+    """The program ends: a second interrupt would stop its last steps halfway."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ class _Folding:
             before.input[1] = self.kernels[key]
             self.replace(norm, "BiasAdd", before.name, total)
         else:
-            product = self.graph.node.add(name=f"{norm.name}/product")
+            product = self.add(f"{norm.name}/product")
             product.attr["T"].CopyFrom(norm.attr["T"])
             self.replace(product, "Mul", norm.input[0], factor)
             self.replace(norm, "AddV2", product.name, shift)
@@ -177,8 +177,12 @@ class _Folding:
         _make(node, op, [tensor, self.constant(f"{node.name}/constant", value, dtype)], dtype)
 
     def constant(self, name: str, value: np.ndarray, dtype: int) -> str:
-        _make_constant(self.graph.node.add(name=name), tf.make_tensor_proto(value, dtype))
+        _make_constant(self.add(name), tf.make_tensor_proto(value, dtype))
         return name
+
+    def add(self, name: str) -> Any:
+        self.nodes[name] = self.graph.node.add(name=name)
+        return self.nodes[name]
 
 
 def _make(node: Any, op: str, inputs: Sequence[str], dtype: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,5 +30,12 @@ def suggestion(name: Any, names: Iterable[str]) -> str:
 
 
 def printable(text: str, most: int = 1000) -> str:
-    """Returns a text from an untrusted file, at most so long, and escaped for a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
+    """Returns a text from an untrusted file, at most so long, and escaped for a terminal.
+
+    Spaces of all kinds stay, and the joiners of Persian and Indic scripts and of emoji.
+    """
+    return "".join(c if _is_printable(c) else ascii(c)[1:-1] for c in text[:most])
+
+
+def _is_printable(c: str) -> bool:
+    return c.isprintable() or c in "\u200c\u200d" or unicodedata.category(c) == "Zs"

@@ -283,7 +283,9 @@ def signatures(path: Path) -> dict[str, Callable[[Any], Outputs]]:
     # Without the other functions, and the gradients, nothing can be called that is not checked.
     graph_def.library.CopyFrom(function_pb2.FunctionDefLibrary(function=called))
     nodes = [*graph_def.node, *(node for each in called for node in each.node_def)]
-    operations = {node.op for node in nodes} - {each.signature.name for each in called}
+    # TensorFlow runs the operation of a name that no function has, as a branch of an If.
+    names = {name for node in nodes for name in (node.op, *_function_names(node.attr))}
+    operations = names - {each.signature.name for each in called}
     if refused := sorted(filter(_is_outside, operations)):
         raise ValueError(f"it has operations that an export has not: {', '.join(refused)}")
     with tf.Graph().as_default() as graph:  # the functions of this process may have the same names
@@ -314,7 +316,7 @@ def _called(graph: tf.compat.v1.GraphDef) -> list[Any]:
 def _function_names(attributes: Mapping[str, Any]) -> Iterator[str]:
     """The functions that attributes name; one may be given another to call."""
     for value in attributes.values():
-        for function in (value.func, *value.list.func):
+        for function in [value.func] if value.HasField("func") else value.list.func:
             yield function.name
             yield from _function_names(function.attr)
 

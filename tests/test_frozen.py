@@ -88,6 +88,18 @@ def test_only_a_constant_for_each_channel_is_folded_with_a_batch_norm(shape):
     assert kinds["Mul"] == (shape not in [(1, 1, 1, 8), (8,)])
 
 
+@pytest.mark.parametrize("layer", [kl.Conv2D(4, 3), kl.ReLU()])
+def test_a_batch_norm_behind_a_batch_norm(layer):
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer])
+    model.add(BatchNormalization())
+    model.add(BatchNormalization())
+    calibrate(model, np.random.default_rng(0).normal(size=(2, 8, 8, 3)))
+    spec = [tf.TensorSpec((None, 8, 8, 3), name="images")]
+    frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, spec, "here")
+    x = tf.random.stateless_normal((2, 8, 8, 3), (1, 2))
+    np.testing.assert_allclose(frozen(x)["y"], model(x, training=False), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("layer", [kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D])
 def test_a_bias_is_folded_with_a_batch_norm(layer):
     arguments = () if layer is kl.DepthwiseConv2D else (8,)

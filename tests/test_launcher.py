@@ -75,6 +75,36 @@ def test_a_terminated_command_ends_as_an_interrupted_one(tmp_path):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_command_without_an_output_goes_on(tmp_path, closed):
+    line = f"'{sys.executable}' -m keras_deeplab_launcher"
+    line += f" analyze --model deeplab_v3 --json '{tmp_path}/a.json' {closed}"
+    found = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, check=False)
+    assert found.returncode == 0
+    assert (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize("second", ["INT", "TERM"])
+def test_a_second_signal_does_not_stop_the_last_steps(tmp_path, second):
+    (tmp_path / "tensorflow.py").write_text(
+        "import atexit, os, signal\n"
+        f"def last():\n    os.kill(os.getpid(), signal.SIG{second})\n    print('last')\n"
+        "atexit.register(last)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\nsignal.pause()\n"
+    )
+    code = (
+        f"import signal, sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import keras_deeplab_launcher\n"
+        "status = keras_deeplab_launcher.main(['train', '--help'])\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+        "sys.exit(status)"
+    )
+    found = run("-c", code, cwd=ROOT)
+    assert (found.returncode, found.stdout) == (143, "last\n")
+    assert found.stderr == "\nInterrupted.\n"
+
+
 def test_settings_that_keras_cannot_work_with_are_one_line(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
     arguments = ("-m", "keras_deeplab_launcher", "--version")

@@ -42,5 +42,7 @@ def test_unknown_names_come_with_the_closest_one():
 def test_printable_names_have_no_escape_sequences():
     text = "caf\u00e9 cafe\u0301 \u5929\u6c17 \u0645\u0631\u062d\u0628\u0627 C:\\x"
     assert names.printable(text) == text
+    joined = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 1.23\u202fPM\u3000\u200d"
+    assert names.printable(joined) == joined
     assert names.printable("\x1b[31m\n\u202e\udce9") == r"\x1b[31m\n\u202e\udce9"
     assert len(names.printable("a" * 2000)) == 1000

@@ -406,7 +406,24 @@ def call_as_a_gradient(graph):
     call.attr["f"].func.name = "clean"
 
 
-@pytest.mark.parametrize("call", [call_by_an_attribute, call_as_a_gradient])
+def call_as_a_branch(graph):
+    """Names an operation in place of a function."""
+    add_node(graph.node, "yes", "Const", dtype=tf.bool.as_datatype_enum)
+    graph.node[-1].attr["value"].tensor.CopyFrom(tf.make_tensor_proto(True))
+    writing = next(each for each in graph.library.function if each.signature.name == "writing")
+    constants = [node for node in writing.node_def if node.op == "Const"]
+    for constant in constants:
+        graph.node.add().CopyFrom(constant)
+    inputs = ["yes", *(constant.name for constant in constants)]
+    call = add_node(graph.node, "call", "If", inputs, Tcond=tf.bool.as_datatype_enum)
+    call.attr["Tin"].list.type.extend([STRING, STRING])
+    call.attr["Tout"].list.SetInParent()
+    for branch in ("then_branch", "else_branch"):
+        call.attr[branch].func.name = "WriteFile"
+    call.attr["_lower_using_switch_merge"].b = True
+
+
+@pytest.mark.parametrize("call", [call_by_an_attribute, call_as_a_gradient, call_as_a_branch])
 def test_a_function_that_is_called_indirectly_is_checked_too(tmp_path, call):
     save_hostile(tmp_path, lambda: tf.ones(()))
     path = tmp_path / "saved_model.pb"

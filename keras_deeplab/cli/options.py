@@ -80,11 +80,9 @@ def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]
     def of_options(main: Main) -> Callable[..., int]:
         @functools.wraps(main)
         def run(argv: Sequence[str] | None = None) -> int:
-            for name in ("stdout", "stderr"):
-                if getattr(sys, name) is None:  # closed, as by `>&-`
-                    setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-                if hasattr(stream := getattr(sys, name), "reconfigure"):
-                    stream.reconfigure(errors="backslashreplace")  # names may have any characters
+            for stream in (sys.stdout, sys.stderr):  # names may have any characters
+                if hasattr(stream, "reconfigure"):
+                    stream.reconfigure(errors="backslashreplace")
             output = _Output(sys.stdout)
             logger = logging.getLogger("keras_deeplab")
             handler, level = logging.StreamHandler(output), logger.level

@@ -27,7 +27,7 @@ _BITS_PER_SAMPLE, _COMPRESSION, _PLANAR_CONFIGURATION = 258, 259, 284
 _TIFF_DATA = ((273, 279), (324, 325))
 _TILE_SIDES = (322, 323)
 # Pixels of a tile beyond those of its image, which programs fill up to the tile: to 512x512 as a
-# rule, and to 8192x8192 at most, as libvips reads no wider ones.
+# rule, and to 8192x8192 at most.
 _TILE_PADDING = 2**26
 
 

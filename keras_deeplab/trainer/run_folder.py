@@ -8,6 +8,7 @@ import logging
 import math
 import shutil
 import zipfile
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,9 +188,13 @@ class RunFolder:
                 )
             return 0
         if faults:  # a file of the user may have its name
-            aside = self.path / f"damaged-{self.best_model.name}"
+            numbered = (self.path / f"model-damaged-{number}.keras" for number in count(1))
+            aside = next(path for path in numbered if not path.exists())
             self.best_model.replace(aside)
-            logger.warning("%s cannot be read, and is now %s.", self.best_model, aside)
+            logger.warning(
+                "%s is damaged, or was not written by a run of this version; it is now %s.",
+                *(self.best_model, aside.name),
+            )
         if last.best is not None and (best is None or best.score is None or best.score < last.best):
             logger.warning(
                 "%s is not the best model, with a mean IoU of %.3f: it is missing or was replaced. "
@@ -230,7 +235,7 @@ def _rows(path: Path) -> dict[str, str]:
     """
     if not path.exists():
         return {}
-    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    *lines, _ = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
     try:
         cells = [next(csv.reader([line]), []) for line in lines]
     except csv.Error:

@@ -214,7 +214,8 @@ def _mend_journal(folder: Path) -> None:
     *lines, rest = journal.read_bytes().split(b"\n") if journal.exists() else [b""]
     for number, line in enumerate(lines, 1):
         try:
-            json.loads(line)
+            if not isinstance(json.loads(line), dict):
+                raise ValueError("it is not an object")
         except ValueError as error:
             place = f"{journal}, line {number}"
             raise ValueError(f"{place}, is not readable as JSON: {error}. {RESTORE}") from error

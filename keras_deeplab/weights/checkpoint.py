@@ -25,7 +25,8 @@ _OF_OTHERS = {
     "kernel": ("kernel", "depthwise_kernel", "weights", "depthwise_weights", "weight"),
     "bias": ("bias", "biases"),
 }
-_COUNTERS = ("num_batches_tracked", "global_step")
+COUNTERS = ("num_batches_tracked", "global_step")
+COUNTERS += ("total_ops", "total_params")  # of the profiler thop, in every module
 
 
 def may_hold(size: int, declared: int) -> bool:
@@ -140,7 +141,7 @@ class Checkpoint:
             torch=False,
             arrays=arrays,
             unexpected=tuple(
-                name for name in self.arrays if name not in used and not name.endswith(_COUNTERS)
+                name for name in self.arrays if name not in used and not name.endswith(COUNTERS)
             ),
             **network,
         )

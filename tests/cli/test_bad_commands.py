@@ -71,8 +71,7 @@ def test_paths_after_an_equals_sign_may_begin_with_a_tilde(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unread, first", [("| head -1", "line 0\n"), (">&-", "")])
-def test_a_command_whose_output_nobody_reads_goes_on(tmp_path, unread, first):
+def test_a_command_whose_output_nobody_reads_goes_on(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import logging, pathlib, sys, keras\n"
@@ -88,9 +87,9 @@ def test_a_command_whose_output_nobody_reads_goes_on(tmp_path, unread, first):
         "sys.exit(main([]))\n"
     )
     done = tmp_path / "done"
-    line = f"set -o pipefail; '{sys.executable}' {script} {done} {unread}"
+    line = f"set -o pipefail; '{sys.executable}' {script} {done} | head -1"
     found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout) == (0, first)
+    assert (found.returncode, found.stdout) == (0, "line 0\n")
     assert "Broken pipe" not in found.stderr
     assert "Logging error" not in found.stderr
     assert done.exists()

@@ -156,13 +156,18 @@ def test_a_damaged_best_model_is_as_a_missing_one(tmp_path, logs, content, valid
         content = folder.best_model.read_bytes().replace(b"{}{}", b"{}[]", 1)
     folder.best_model.write_bytes(content)
     assert again(folder) == (3, -np.inf)
-    aside = folder.path / "damaged-model.keras"
+    aside = folder.path / "model-damaged-1.keras"
     assert aside.read_bytes() == content  # which may be a file of the user
     assert not folder.best_model.exists()
-    warnings = [f"{folder.best_model} cannot be read, and is now {aside}."]
+    rule = "is damaged, or was not written by a run of this version; it is now"
+    warnings = [f"{folder.best_model} {rule} {aside.name}."]
     assert logs.messages[:1] == warnings
     assert len(logs.messages) == 1 + validated
     assert ("is not the best model, with a mean IoU of 0.700" in logs.text) == validated
+    folder.best_model.write_bytes(b"again")
+    again(folder)
+    assert aside.read_bytes() == content
+    assert (folder.path / "model-damaged-2.keras").read_bytes() == b"again"
     logs.clear()
     folder.last_model.unlink()  # without it, a damaged best model tells nothing
     folder.best_model.write_bytes(content)

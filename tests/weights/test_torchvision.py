@@ -80,6 +80,12 @@ def test_a_sigmoids_logit_becomes_that_of_the_second_class(shared):
         np.testing.assert_array_equal(kernel.min((0, 1, 2)), [0, 2])
 
 
+def test_counters_of_a_profiler_are_left_out():
+    counters = {"layer1.0.total_ops": (1,), "layer1.0.relu.total_params": (1,)}
+    found = recognized({**RESNET50, "fc.weight": (9, 64), **counters})
+    assert (found.backbone, found.unexpected) == ("resnet50", ())
+
+
 def test_the_number_of_channels_comes_along(shared):
     names = shapes(shared, "torchvision_deeplabv3_resnet50")
     found = recognized({**names, "backbone.conv1.weight": (64, 4, 7, 7)})

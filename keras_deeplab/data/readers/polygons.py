@@ -53,6 +53,8 @@ def _filled(points: Sequence[Point], size: tuple[int, int]) -> tuple[np.ndarray,
         raise FileFault("bad annotation", f"an outline of {len(points)} points: {points[:3]}")
     limits = np.stack([np.floor(corners.min(0)), np.ceil(corners.max(0))])
     (left, top), (right, bottom) = np.clip(limits, 0, size[::-1]).astype(int)
+    if not (left < right and top < bottom):
+        return np.zeros((bottom - top, right - left), bool), (left, top)
     corners -= 0.5  # integers are centres of pixels
     edges = np.stack([corners, np.roll(corners, -1, 0)], 1)
     # From above to below, and on the image: outlines that share an edge compute the same.
@@ -60,7 +62,7 @@ def _filled(points: Sequence[Point], size: tuple[int, int]) -> tuple[np.ndarray,
     first, end = np.ceil(edges[..., 1]).clip(top, bottom).astype(int).T
     toggles = np.zeros((bottom - top, right - left + 1), np.uint8)
     crossed = np.cumsum(end - first)
-    if crossed[-1] > MAX_CROSSINGS * (toggles.size + len(edges)):
+    if crossed[-1] > max(PART, MAX_CROSSINGS * (toggles.size + len(edges))):
         text = f"an outline that crosses rows of pixels {crossed[-1]} times"
         raise FileFault("bad annotation", text)
     # Each edge toggles the pixels to the right of it, in each row whose centres it crosses.

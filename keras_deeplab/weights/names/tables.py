@@ -85,7 +85,10 @@ def with_background(checkpoint: Checkpoint, predictor: str) -> Checkpoint:
     if any(array.ndim == 0 or array.shape[axis] != 1 for array in arrays.values()):
         return checkpoint
     return checkpoint.with_arrays(
-        {name: np.concatenate([0 * array, array], axis) for name, array in arrays.items()}
+        {
+            name: np.concatenate([np.zeros_like(array), array], axis)
+            for name, array in arrays.items()
+        }
     )
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v3 import BLOCKS as MOBILENET_BLOCKS
-from keras_deeplab.weights.checkpoint import Checkpoint
+from keras_deeplab.weights.checkpoint import COUNTERS, Checkpoint
 from keras_deeplab.weights.errors import WeightsError, listed
 from keras_deeplab.weights.names import tables
 
@@ -94,7 +94,8 @@ def _resnet(checkpoint: Checkpoint, prefix: str) -> tuple[str, dict[str, str]]:
         raise WeightsError(checkpoint.path, "it is not a ResNet-50, 101 or 152 of the common width")
     layers = tables.after(prefix, tables.resnet(RESNET, depth))
     unit = re.compile(re.escape(prefix) + r"layer\d\.\d+\.")
-    scopes = {name.rpartition(".")[0] for name in checkpoint.arrays if unit.match(name)}
+    names = [name for name in checkpoint.arrays if not name.endswith(COUNTERS)]
+    scopes = {name.rpartition(".")[0] for name in names if unit.match(name)}
     if others := sorted(scopes - set(layers.values())):
         rule = f"it has layers that a ResNet does not have: {listed(others)}"
         raise WeightsError(checkpoint.path, rule)

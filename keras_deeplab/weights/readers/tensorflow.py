@@ -114,7 +114,8 @@ def _by_object(reader: tf.train.CheckpointReader) -> dict[str, np.ndarray]:
     tensor = functools.cache(reader.get_tensor)  # the tree may name one many times
     for index in sorted(of_the_model):
         for attribute in graph.nodes[index].attributes:
-            if not dtypes[attribute.checkpoint_key].size:  # such as a layer's configuration
+            dtype = dtypes.get(attribute.checkpoint_key)
+            if dtype is None or not dtype.size:  # such as a table, or a layer's configuration
                 continue
             name = attribute.full_name.removesuffix(":0")
             if name in arrays:
@@ -170,9 +171,10 @@ def _bytes_of(entry: BundleEntryProto) -> int:
     if negative or len(shape) > _MAX_RANK or elements > 1 << 48:
         raise UnreadableError(f"a variable is declared with the shape {shape[:8]}")
     dtype = tf.as_dtype(entry.dtype)
-    if dtype != dtype.base_dtype or entry.slices:
-        # TensorFlow does not compare the slices with the whole, and reads past their ends.
-        raise UnreadableError(f"a variable must be stored whole, as values. Received: {dtype.name}")
+    if entry.slices:  # TensorFlow does not compare them with the whole, and reads past their ends
+        raise UnreadableError("a variable is stored in slices: save it without a partitioner")
+    if dtype != dtype.base_dtype:
+        raise UnreadableError(f"a variable must be stored as values. Received: {dtype.name}")
     return math.prod(shape) * (_STRING if dtype == tf.string else dtype.size)
 
 

@@ -42,9 +42,10 @@ _DICTS = ("dict", _ORDERED, "collections.defaultdict")
 _NAMES = {*_STORAGES, *_REBUILD, *_EMPTY_TENSORS, *_PARAMETERS}
 # Of what else training programs keep beside a state dict; any other name is refused.
 _EXTRAS = re.compile(
-    r"(argparse\.|types\.Simple)Namespace|pathlib\.(_local\.)?\w*Path|datetime\.(datetime|date|timedelta)"
+    r"(argparse\.|types\.Simple)Namespace|pathlib\.(_local\.)?\w*Path"
+    r"|datetime\.(datetime|date|timedelta)|typing\.Any|_codecs\.encode"
     r"|(builtins|__builtin__)\.(dict|list|int|float|bool|str|bytes|tuple|set"
-    r"|complex|range|slice)|collections\.(OrderedDict|Counter|defaultdict|deque)|typing\.Any|_codecs\.encode"
+    r"|complex|range|slice)|collections\.(OrderedDict|Counter|defaultdict|deque)"
     r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))"
     r"|torch\.(Size|Tensor|device|[a-z]+\d+|torch_version\.TorchVersion|optim\.\w+\.\w+)"
     r"|torch\._utils\._rebuild_tensor_v3"

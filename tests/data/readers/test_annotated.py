@@ -115,6 +115,8 @@ def test_outlines_of_many_crossings_take_little_memory(monkeypatch):
     monkeypatch.setattr(polygons, "PART", 5)
     np.testing.assert_array_equal(drawn((1800, 210), [Area(1, outline)]), label)
     assert 0.1 < label.mean() < 0.9
+    outside = [(600 + 20 * k, -100 if k % 2 else 700) for k in range(2000)]
+    assert not drawn((512, 512), [Area(1, outside)]).any()
     zigzag = [(k % 16, k % 2 * 2000) for k in range(16_000)]
     with pytest.raises(FileFault, match="an outline that crosses rows of pixels 32000000 times"):
         drawn((2000, 16), [Area(1, zigzag)])
