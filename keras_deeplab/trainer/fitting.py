@@ -79,8 +79,8 @@ def fit(
     The data is audited, then each stage of the recipe is a `model.fit`. With `run_dir` the last and
     the best model, the history, the scores, a report (`report.html`), pictures of predictions and a
     SavedModel are written there, and the same call resumes a run that was stopped, bit for bit on a
-    CPU with the same number of cores. Without `run_dir` nothing is written. A run that
-    stopped in its first epoch begins again with the model as it then is.
+    CPU with the same number of cores. A run that stopped in its first epoch begins again with the
+    model as it then is. Without `run_dir` nothing is written.
 
     Args:
         model: A segmentation model from pixels in 0..255 to logits, trained as it is and in place
