@@ -121,10 +121,10 @@ class _Folding:
 
     def value(self, name: str) -> np.ndarray | None:
         """The value of a constant, in float32."""
-        node = self.nodes[_name(name)]
-        if node.op == "Const":
-            return tf.make_ndarray(node.attr["value"].tensor).astype(np.float32)
-        return self.value(node.input[0]) if node.op in _SAME_VALUE else None
+        node = self.nodes[self.origin(name)]
+        if node.op != "Const":
+            return None
+        return tf.make_ndarray(node.attr["value"].tensor).astype(np.float32)
 
     def origin(self, name: str) -> str:
         """The constant itself: each call of a layer reads and casts its variables again."""
