@@ -147,6 +147,8 @@ class Parser(argparse.ArgumentParser):
             if re.match("--?[a-zA-Z]", name) and not known:
                 key, options = names.key(name), self._option_string_actions
                 hint = None if names.match(name, options) else self.hints.get(key)
+                if key in {action.dest for action in self._get_positional_actions()}:
+                    hint = f"Give the {key} alone: {self.prog} {key.upper()}."
                 meant = names.suggestion(name, options)
                 self.error(f"There is no option {name}. {hint or meant.strip()}")
         return super().parse_args(args, namespace)

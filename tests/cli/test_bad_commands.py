@@ -146,6 +146,7 @@ BAD = [
     (train, "--overfit 3 --output x --scales 1 --flip --tensorboard", "flip, output, scales, tens"),
     (train, "--overfit 3 --distribute multi_worker", "Received: distribute."),
     (tune, "--minutes 9 --steps-per-epoch 3", "There is no option --steps-per-epoch."),
+    (audit, "--data two", "no option --data. Give the data alone: keras-deeplab audit DATA."),
     (audit, "two --backbone vgg16", "`--backbone` must be left out without --model. Received: --b"),
     (audit, "two --crop-size 8", "`--crop-size` must be left out without --model. Received: --cro"),
     (audit, "two --batch-size 2", "`--batch-size` must be left out without --model. Received: --b"),
