@@ -84,12 +84,22 @@ def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 def turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Returns stored pixels `(height, width, channels)` as viewers display them."""
-    image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    image = tf.cond(orientation >= 5, lambda: _transposed(image), lambda: image)
     for axis, orientations in ((1, MIRRORED), (0, UPSIDE_DOWN)):
         reverse = tf.reduce_any(orientation == list(orientations))
         flipped = tf.reverse(image, (axis,))
         image = tf.where(reverse, flipped, image)
     return image
+
+
+def _transposed(image: tf.Tensor) -> tf.Tensor:
+    """Swaps height and width.
+
+    `tf.transpose` of uint8 logs an error of oneDNN on processors without AVX-512.
+    """
+    height, width, channels = tf.unstack(tf.shape(image))
+    places = tf.range(width)[:, None] + width * tf.range(height)
+    return tf.gather(tf.reshape(image, (height * width, channels)), places)
 
 
 def _orientation(encoded: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
