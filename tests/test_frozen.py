@@ -70,6 +70,16 @@ def test_it_computes_what_the_model_does_without_batch_norms(dtype, target):
         assert error < (1e-5 if dtype == "float32" else 0.03)
 
 
+def frozen_as(model, size):
+    """The frozen function and what it computes, compared with the model."""
+    spec = [tf.TensorSpec(model.input_shape, name="images")]
+    frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, spec, "here")
+    x = tf.random.stateless_normal((2, *size, 3), (1, 2))
+    expected = model(x, training=False).numpy()
+    np.testing.assert_allclose(frozen(x)["y"], expected, rtol=1e-4, atol=1e-5)
+    return frozen, expected
+
+
 @pytest.mark.parametrize(
     "shape", [(1, 1, 8, 1), (1, 8, 1, 1), (8, 1), (8, 1, 8), (1, 1, 1, 8), (8,), ()]
 )
@@ -80,10 +90,7 @@ def test_only_a_constant_for_each_channel_is_folded_with_a_batch_norm(shape):
     x = kl.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
     model = keras.Model(inputs, BatchNormalization()(x + values))
     calibrate(model, np.random.default_rng(0).normal(size=(2, 8, 8, 3)))
-    spec = [tf.TensorSpec((None, 8, 8, 3), name="images")]
-    frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, spec, "here")
-    x = tf.random.stateless_normal((2, 8, 8, 3), (1, 2))
-    np.testing.assert_allclose(frozen(x)["y"], model(x, training=False), rtol=1e-4, atol=1e-5)
+    frozen, _ = frozen_as(model, (8, 8))
     kinds = Counter(node.type for node in frozen.concrete.graph.get_operations())
     assert kinds["Mul"] == (shape not in [(1, 1, 1, 8), (8,)])
 
@@ -94,10 +101,7 @@ def test_a_batch_norm_behind_a_batch_norm(layer):
     model.add(BatchNormalization())
     model.add(BatchNormalization())
     calibrate(model, np.random.default_rng(0).normal(size=(2, 8, 8, 3)))
-    spec = [tf.TensorSpec((None, 8, 8, 3), name="images")]
-    frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, spec, "here")
-    x = tf.random.stateless_normal((2, 8, 8, 3), (1, 2))
-    np.testing.assert_allclose(frozen(x)["y"], model(x, training=False), rtol=1e-4, atol=1e-5)
+    frozen_as(model, (8, 8))
 
 
 @pytest.mark.parametrize("layer", [kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D])
@@ -118,10 +122,7 @@ def test_a_convolution_that_is_read_twice_keeps_its_kernel():
     x = kl.Conv2D(8, 3, use_bias=False)(inputs)
     model = keras.Model(inputs, kl.Concatenate()([x, BatchNormalization()(x)]))
     calibrate(model, np.random.default_rng(0).normal(size=(2, 8, 8, 3)))
-    frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, SPEC)
-    x = tf.random.stateless_normal((2, 9, 8, 3), (1, 2))
-    expected = model(x, training=False).numpy()
-    np.testing.assert_allclose(frozen(x)["y"], expected, rtol=1e-4, atol=1e-5)
+    _, expected = frozen_as(model, (9, 8))
     assert np.abs(expected[..., :8] - expected[..., 8:]).max() > 0.1
 
 
@@ -132,10 +133,7 @@ def test_a_kernel_is_folded_with_each_of_the_norms_behind_it():
     random = np.random.default_rng(0)
     for weight in model.weights:
         weight.assign(random.uniform(0.5, 1.5, weight.shape))
-    frozen = FrozenFunction(lambda x: {"y": model(x, training=False)}, SPEC)
-    x = tf.random.stateless_normal((2, 9, 8, 3), (1, 2))
-    expected = model(x, training=False).numpy()
-    np.testing.assert_allclose(frozen(x)["y"], expected, rtol=1e-4, atol=1e-5)
+    _, expected = frozen_as(model, (9, 8))
     assert np.abs(expected[..., :8] - expected[..., 8:]).max() > 0.1
 
 

@@ -93,14 +93,14 @@ def read(prefix: Path, moving_averages: bool) -> dict[str, np.ndarray]:
     if moving_averages and (graph is not None or not averaged):
         raise UnreadableError(NO_AVERAGES)
     if graph is not None:
-        return _by_object(reader)
+        return _by_object(reader, names)
     wanted = {n: n for n in names if n not in averaged and not _SLOTS.search(n)}
     if moving_averages:
         wanted |= {name.removesuffix(_AVERAGE): name for name in averaged}
     return {name: np.asarray(reader.get_tensor(key)) for name, key in wanted.items()}
 
 
-def _by_object(reader: tf.train.CheckpointReader) -> dict[str, np.ndarray]:
+def _by_object(reader: tf.train.CheckpointReader, names: set[str]) -> dict[str, np.ndarray]:
     """TF2 names variables by their place in a tree of objects; the tree has the layers' names."""
     graph = TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
     of_the_model, todo = {0}, [0]
@@ -110,12 +110,11 @@ def _by_object(reader: tf.train.CheckpointReader) -> dict[str, np.ndarray]:
             if child.node_id not in of_the_model and not is_optimizer:
                 of_the_model.add(child.node_id)
                 todo.append(child.node_id)
-    arrays, dtypes = {}, reader.get_variable_to_dtype_map()
+    arrays = {}
     tensor = functools.cache(reader.get_tensor)  # the tree may name one many times
     for index in sorted(of_the_model):
         for attribute in graph.nodes[index].attributes:
-            dtype = dtypes.get(attribute.checkpoint_key)
-            if dtype is None or not dtype.size:  # such as a table, or a layer's configuration
+            if attribute.checkpoint_key not in names:  # such as a table, or a configuration
                 continue
             name = attribute.full_name.removesuffix(":0")
             if name in arrays:

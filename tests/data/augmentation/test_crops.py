@@ -90,25 +90,22 @@ def test_window_fills_the_crop_where_the_image_allows():
         assert result.shape == (48, 48)
 
 
-def test_scales_in_steps():
+@pytest.mark.parametrize(
+    "scales, step, sizes",
+    [
+        ((0.5, 2.1), 0.75, {(20, 10), (50, 25), (80, 40)}),
+        # In float64, 1.2 - 0.9 is below three times 0.1.
+        ((0.9, 1.2), 0.1, {(36, 18), (40, 20), (44, 22), (48, 24)}),
+    ],
+)
+def test_scales_in_steps(scales, step, sizes):
     label, image = tf.zeros((40, 20), tf.uint8), tf.zeros((40, 20, 3))
-    arguments = ((99, 99), (0.5, 2.1), 0.0, 0.75)
+    arguments = ((99, 99), scales, 0.0, step)
     crops = [
         random_scaled_crop(image, label, tf.constant([number, 0]), *arguments)[1]
         for number in range(30)
     ]
-    assert {tuple(crop.shape) for crop in crops} == {(20, 10), (50, 25), (80, 40)}
-
-
-def test_the_last_step_is_drawn_where_floats_miss_it():
-    """In float64, 1.2 - 0.9 is below three times 0.1."""
-    label, image = tf.zeros((40, 20), tf.uint8), tf.zeros((40, 20, 3))
-    arguments = ((99, 99), (0.9, 1.2), 0.0, 0.1)
-    crops = [
-        random_scaled_crop(image, label, tf.constant([number, 0]), *arguments)[1]
-        for number in range(30)
-    ]
-    assert {tuple(crop.shape) for crop in crops} == {(36, 18), (40, 20), (44, 22), (48, 24)}
+    assert {tuple(crop.shape) for crop in crops} == sizes
 
 
 def test_images_that_shrink_are_antialiased():
