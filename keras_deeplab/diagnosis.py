@@ -20,9 +20,9 @@ from keras_deeplab.inference import logits_spec
 from keras_deeplab.losses import CrossEntropy
 from keras_deeplab.metrics import SegmentationMetrics
 from keras_deeplab.models.deep_supervision import DeepSupervision
+from keras_deeplab.names import first_few
 from keras_deeplab.optimizers.groups import predictors
 from keras_deeplab.schedules import PolynomialDecay
-from keras_deeplab.weights.errors import listed
 
 LEARNING_RATE, NORM_FREE_LEARNING_RATE = 8e-3, 3e-4
 STEPS, WARMUP_STEPS, STEPS_PER_EPOCH = 300, 10, 10
@@ -262,7 +262,7 @@ def _frozen(model: keras.Model) -> str | None:
     frozen = [layer.name for layer in layers if layer.weights and not layer.trainable]
     if not frozen:
         return None
-    return f"{trainable} of {total} weights are trainable; frozen: {listed(frozen)}."
+    return f"{trainable} of {total} weights are trainable; frozen: {first_few(frozen)}."
 
 
 def _differing_modes(one: _OneBatch) -> str | None:
@@ -306,7 +306,7 @@ def _lost_gradients(one: _OneBatch) -> str | None:
     if not lost:
         return None
     return (
-        f"There are no gradients of {listed(lost)}. Look for activations that are dead (initial "
+        f"There are no gradients of {first_few(lost)}. Look for activations that are dead (initial "
         "weights, scale of the input), stop_gradient, argmax, rounding or NumPy after these "
         "layers, for NaN in the weights, division by zero and the logarithm of zero."
     )

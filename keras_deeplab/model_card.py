@@ -16,10 +16,10 @@ from keras_deeplab.files import read_json
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.models import SegmentationModel
 from keras_deeplab.models.multi_scale import multi_scales, unwrapped
+from keras_deeplab.names import printable
 from keras_deeplab.trainer.run_data import Columns, columns
 from keras_deeplab.trainer.run_folder import MONITOR, RunFolder
 from keras_deeplab.validation import error, is_number
-from keras_deeplab.weights.errors import printable
 from keras_deeplab.weights.hub import checked_repo
 
 ADVICE = "A model card needs the folder of a finished run of segmentation."

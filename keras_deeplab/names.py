@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -27,6 +27,15 @@ def suggestion(name: Any, names: Iterable[str]) -> str:
     by_key, wanted = {key(known): known for known in names}, key(str(name))
     close = difflib.get_close_matches(ALIASES.get(wanted, wanted), by_key, n=1)
     return f" Did you mean {by_key[close[0]]!r}?" if close else ""
+
+
+SHOWN_NAMES = 10
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Returns the first names, `printable`, for a message."""
+    shown = map(printable, names[:SHOWN_NAMES])
+    return ", ".join([*shown, *["..."] * (len(names) > SHOWN_NAMES)])
 
 
 def printable(text: str, most: int = 1000) -> str:

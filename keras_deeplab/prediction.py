@@ -17,7 +17,6 @@ from keras_deeplab.confidence import entropy, labels_with, margin
 from keras_deeplab.crf import RefinedModel
 from keras_deeplab.data import DatasetInfo, voc_colors
 from keras_deeplab.data.formats import PIXEL_SUFFIXES, UNSUPPORTED_SUFFIXES
-from keras_deeplab.data.layout import first
 from keras_deeplab.data.orientation import UPRIGHT
 from keras_deeplab.files import atomic_write, read_json_object, write_png
 from keras_deeplab.inference import (
@@ -33,6 +32,7 @@ from keras_deeplab.inference.predicting import checked_window
 from keras_deeplab.inference.video import VIDEO_SUFFIXES, is_video, open_video, video_writer
 from keras_deeplab.labels import label_dtype
 from keras_deeplab.metrics import by_name
+from keras_deeplab.names import first_few
 from keras_deeplab.pictures import Colors, overlay
 from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error, one_of
@@ -249,10 +249,10 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
             visible = sorted(p for p in path.iterdir() if not p.name.startswith("."))
             inside = [p for p in visible if p.suffix.lower() in SUFFIXES]
             if others := [p.name for p in visible if p.suffix.lower() in UNSUPPORTED_SUFFIXES]:
-                names = first(others)
+                names = first_few(others)
                 logger.warning("%d images of %s are left out: %s", len(others), path, names)
             if folders := [p.name for p in visible if p.is_dir()]:
-                logger.warning("Folders in %s are not searched: %s", path, first(folders))
+                logger.warning("Folders in %s are not searched: %s", path, first_few(folders))
         if not inside:
             endings = ", ".join(SUFFIXES)
             raise error("images", f"files {endings} or folders of them", path)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.file_source import map_files
 from keras_deeplab.data.formats import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
-from keras_deeplab.data.layout import SHOWN_NAMES
+from keras_deeplab.names import SHOWN_NAMES
 from keras_deeplab.validation import error, integer
 
 

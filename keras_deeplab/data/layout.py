@@ -12,7 +12,7 @@ from pathlib import Path
 from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.formats import FORMATS, IMAGE_SUFFIXES, LABEL_SUFFIXES, PIXEL_SUFFIXES
 from keras_deeplab.data.paths import absolute, is_remote
-from keras_deeplab.names import printable
+from keras_deeplab.names import first_few
 
 SPLITS = ("train", "val", "test")
 VOC_LISTS = "ImageSets/Segmentation"  # of the images of each split
@@ -25,7 +25,6 @@ LABEL_FOLDERS += ("annot",)
 SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 # Files of operating systems; hidden files (with a leading dot) are skipped as well.
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
-SHOWN_NAMES = 10
 COCO_FILES = r"instances_.*\.json|result\.json|.*coco.*\.json"  # of annotation tools
 # With JPEG files, whose content is refused later.
 LISTED_LABELS = (*LABEL_SUFFIXES, *FORMATS["JPEG"].suffixes)
@@ -45,7 +44,7 @@ class SplitFiles:
         names = sorted(names)
         if names:
             text = f"{len(names)} images that {annotations} does not list are left out"
-            self.warnings.append(f"{text}: {first(names)}")
+            self.warnings.append(f"{text}: {first_few(names)}")
 
     def check(self, root: Path, split: str) -> SplitFiles:
         """Adds the faults of an empty split and of files without a partner; returns itself."""
@@ -178,13 +177,7 @@ def is_utf8(text: str) -> bool:
 
 def contents(folder: Path) -> str:
     """Returns the names of the first entries of a folder."""
-    return first([path.name for path in visible(folder)]) or "nothing"
-
-
-def first(names: list[str]) -> str:
-    """Returns the first of the names for messages."""
-    shown_names = map(printable, names[:SHOWN_NAMES])
-    return ", ".join([*shown_names, *["..."] * (len(names) > SHOWN_NAMES)])
+    return first_few([path.name for path in visible(folder)]) or "nothing"
 
 
 def proposal(root: Path) -> str:

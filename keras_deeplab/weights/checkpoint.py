@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_deeplab.weights.errors import WeightsError, listed
+from keras_deeplab.names import first_few
+from keras_deeplab.weights.errors import WeightsError
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")  # integers would need a scale
 RGB = 3
@@ -70,7 +71,7 @@ class Checkpoint:
     folded: bool = False
 
     def __str__(self) -> str:
-        names = listed(sorted(self.arrays))
+        names = first_few(sorted(self.arrays))
         return self.title or f"{len(self.arrays)} arrays of no known network, among them {names}"
 
     def has(self, prefix: str) -> bool:
@@ -129,7 +130,7 @@ class Checkpoint:
                 used[key] = f"{path}/{name}"
                 arrays[used[key]] = self._as_keras(key, name, path)
         if missing:
-            what = f"{len(missing)} of its layers: {listed(missing)}"
+            what = f"{len(missing)} of its layers: {first_few(missing)}"
             raise WeightsError(self.path, f"it looks like {title}, but lacks {what}")
         channels = next((a.shape[2] for a in arrays.values() if a.ndim == 4), RGB)
         if channels != RGB:

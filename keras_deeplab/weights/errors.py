@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,8 +55,3 @@ def shortened(error: Exception) -> str:
     # Keras quotes the whole configuration before what happened.
     text = getattr(error, "strerror", None) or str(error).rpartition("Exception encountered: ")[2]
     return textwrap.shorten(text, 400, placeholder=" ...") or type(error).__name__
-
-
-def listed(texts: Sequence[str]) -> str:
-    """The first of several texts."""
-    return ", ".join([*map(printable, texts[:5]), *["..."] * (len(texts) > 5)])

@@ -12,8 +12,9 @@ import keras
 import numpy as np
 
 from keras_deeplab.graph.network import all_layers, finalize_state, own_weights
+from keras_deeplab.names import first_few
 from keras_deeplab.weights.checkpoint import RGB, Checkpoint
-from keras_deeplab.weights.errors import WeightsError, listed
+from keras_deeplab.weights.errors import WeightsError
 
 # Settings that do not change what weights mean: the papers themselves change them at evaluation.
 _FREE_SETTINGS = (
@@ -44,10 +45,10 @@ class TransferReport:
     checkpoint: str = ""
 
     def __str__(self) -> str:
-        missing = listed(self.missing_keys) or "none"
+        missing = first_few(self.missing_keys) or "none"
         lines = [f"{self.checkpoint}: loaded {len(self.loaded)} layers; missing keys: {missing}"]
         if keys := self.unexpected_keys:
-            lines.append(f"unexpected keys: {len(keys)}: {listed(keys)}")
+            lines.append(f"unexpected keys: {len(keys)}: {first_few(keys)}")
         return "\n".join([*lines, *self.notes])
 
 
@@ -74,13 +75,13 @@ def transfer(model: keras.Model, checkpoint: Checkpoint) -> TransferReport:
     widened = [path for path in found if _fit_channels(layers[path], found[path])]
     lacking = [path for path in layers if path in backbone and path not in found]
     if lacking or not found:
-        what = f"{len(lacking)} layers of the model's backbone: {listed(lacking)}"
+        what = f"{len(lacking)} layers of the model's backbone: {first_few(lacking)}"
         raise WeightsError(checkpoint.path, f"it holds {checkpoint}, which does not have {what}")
     may_differ = checkpoint.model not in (None, type(model).__name__)
     parts = {path.partition("/")[0] for path in found}
     absent = [path for path in layers.keys() - found.keys() if path.partition("/")[0] in parts]
     if absent and not may_differ:
-        what = f"{len(absent)} layers of the model's head: {listed(sorted(absent))}"
+        what = f"{len(absent)} layers of the model's head: {first_few(sorted(absent))}"
         raise WeightsError(checkpoint.path, f"it holds {checkpoint}, which does not have {what}")
     left, notes = set(), []
     for path in found:

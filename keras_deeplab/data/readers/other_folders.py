@@ -20,7 +20,6 @@ from keras_deeplab.data.layout import (
     LISTED_LABELS,
     VOC_LISTS,
     SplitFiles,
-    first,
     is_devkit,
     shown,
     split_named,
@@ -30,6 +29,7 @@ from keras_deeplab.data.paths import RemotePath, data_path, is_remote
 from keras_deeplab.data.readers.listing import files_below, read_lines
 from keras_deeplab.data.readers.splitting import by_folders, folder_split, grouped
 from keras_deeplab.files import relative_path
+from keras_deeplab.names import first_few
 
 # At the end of a label map's name, before `.png`.
 ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation")
@@ -73,7 +73,7 @@ class OtherFolder(Folder):
                 files.faults += [FileFault("unsupported file", text) for text in texts]
         used = {folder for _, *both in pairs for folder in both}
         if pairs and pairs[0][0] and (lost := _roles(self.root) - used):
-            text = f"{first(sorted(path.name for path in lost))}: folders without a partner"
+            text = f"{first_few(sorted(path.name for path in lost))}: folders without a partner"
             files.warnings.append(f"{text} are left out")
         if not pairs:
             images, labels = _beside(self.root)

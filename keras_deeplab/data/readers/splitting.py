@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from keras_deeplab.data.faults import DatasetError, FileFault
-from keras_deeplab.data.layout import SPLITS, first, is_utf8, split_named
+from keras_deeplab.data.layout import SPLITS, is_utf8, split_named
 from keras_deeplab.files import read_json_object, write_json
+from keras_deeplab.names import first_few
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,9 @@ def splits_of(
     if added and lost:  # perhaps names were changed
         raise _error(path, [f"{name}: listed, not there" for name in lost])
     if lost:
-        logger.warning("%d images that %s lists are not there: %s", len(lost), path, first(lost))
+        logger.warning(
+            "%d images that %s lists are not there: %s", len(lost), path, first_few(lost)
+        )
         listed.difference_update(lost)
         return {split: [n for n in part if n in listed] for split, part in splits.items()}
     if not added:

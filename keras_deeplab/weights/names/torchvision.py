@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 from keras_deeplab.backbones.mobilenet_v3 import BLOCKS as MOBILENET_BLOCKS
+from keras_deeplab.names import first_few
 from keras_deeplab.weights.checkpoint import COUNTERS, Checkpoint
-from keras_deeplab.weights.errors import WeightsError, listed
+from keras_deeplab.weights.errors import WeightsError
 from keras_deeplab.weights.names import tables
 
 RESNET = {
@@ -97,7 +98,7 @@ def _resnet(checkpoint: Checkpoint, prefix: str) -> tuple[str, dict[str, str]]:
     names = [name for name in checkpoint.arrays if not name.endswith(COUNTERS)]
     scopes = {name.rpartition(".")[0] for name in names if unit.match(name)}
     if others := sorted(scopes - set(layers.values())):
-        rule = f"it has layers that a ResNet does not have: {listed(others)}"
+        rule = f"it has layers that a ResNet does not have: {first_few(others)}"
         raise WeightsError(checkpoint.path, rule)
     return f"resnet{depth}", layers
 

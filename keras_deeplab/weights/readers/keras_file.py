@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_deeplab import validation
-from keras_deeplab.weights.errors import UnreadableError, listed, reading
+from keras_deeplab.names import first_few
+from keras_deeplab.weights.errors import UnreadableError, reading
 from keras_deeplab.weights.hub import local_path
 from keras_deeplab.weights.readers import hdf5
 from keras_deeplab.weights.transfer import check_values
@@ -142,7 +143,7 @@ def check_is_file(path: Path) -> None:
         raise UnreadableError(f"it is the folder of a run: give {path / 'model.keras'}")
     if path.is_dir():
         found = sorted(file.name for file in path.iterdir() if file.suffix in _OF_WEIGHTS)
-        which = f"one of its files: {listed(found)}" if found else "a model's .keras file"
+        which = f"one of its files: {first_few(found)}" if found else "a model's .keras file"
         raise UnreadableError(f"it is a folder without a checkpoint: give {which}")
     if not path.exists():
         raise UnreadableError("there is no such file")

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from keras_deeplab.extras import require
+from keras_deeplab.names import printable
 from keras_deeplab.weights import names
 from keras_deeplab.weights.checkpoint import Checkpoint
-from keras_deeplab.weights.errors import NO_AVERAGES, UnreadableError, WeightsError, printable
+from keras_deeplab.weights.errors import NO_AVERAGES, UnreadableError, WeightsError
 from keras_deeplab.weights.readers.torch import Keys
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from keras_deeplab.files import check_unpacked
+from keras_deeplab.names import first_few
 from keras_deeplab.weights.checkpoint import may_hold
-from keras_deeplab.weights.errors import UnreadableError, listed
+from keras_deeplab.weights.errors import UnreadableError
 from keras_deeplab.weights.readers.torch_pickle import (
     Object,
     Storage,
@@ -119,5 +120,7 @@ def _state_dicts(value: object) -> dict[Keys, dict[str, Tensor]]:
             todo += [((*keys, key), inner) for key, inner in names.items()]
     if not found:
         names = list(value.named()) if isinstance(value, Object) else []
-        raise UnreadableError(f"it holds no tensors by name; its keys: {listed(names) or 'none'}")
+        raise UnreadableError(
+            f"it holds no tensors by name; its keys: {first_few(names) or 'none'}"
+        )
     return found
