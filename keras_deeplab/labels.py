@@ -168,7 +168,9 @@ def fit_labels(labels: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
         fitted = tf.squeeze(fitted, -1)
     if not fitted.shape.is_compatible_with(shape):
         received = f"y_true of shape {fitted.shape} for predictions of shape {shape}"
-        raise ValueError(f"{_LABELS_RULE} Received: {received}")
+        is_one_hot = fitted.shape.rank == shape.rank + 1
+        advice = ". Of one-hot labels give `tf.argmax(y_true, -1)`" if is_one_hot else ""
+        raise ValueError(f"{_LABELS_RULE} Received: {received}{advice}")
     if fitted.shape.is_fully_defined() and shape.is_fully_defined():
         return fitted
     sizes, wanted = tf.shape(fitted), tf.shape(predictions)[:-1]

@@ -31,7 +31,7 @@ def training_dataset(
     batch_size: int = 8,
     scales: tuple[float, float] = (0.5, 2.0),
     scale_step: float | None = None,
-    flip: bool = True,
+    flip: bool | str = True,
     color_jitter: ColorJitter = 0.2,
     class_focus: float = 0.0,
     rotation: tuple[float, float] | None = None,
@@ -73,7 +73,8 @@ def training_dataset(
             they shrink), labels by nearest neighbour.
         scale_step: Step between the scales, from the smallest, such as DeepLabV3+'s 0.25; None for
             any scale between.
-        flip: Whether to mirror left to right at random.
+        flip: Whether to mirror left to right at random, or `"horizontal"` for the same,
+            `"vertical"` for upside down, or `"horizontal_and_vertical"` for both.
         color_jitter: Largest changes of colour and light, in 0..1: a mapping with some of
             `"brightness"`, `"contrast"`, `"saturation"`, `"gamma"` and `"white_balance"`, a number
             for the first three, or None. White balance multiplies each channel by a factor of its

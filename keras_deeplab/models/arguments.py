@@ -53,6 +53,9 @@ def _dtype(name: str, value: Any) -> str:
 
 
 def _activation(name: str, value: Any) -> Any:
+    if value == "softmax" or value is keras.activations.softmax:  # elsewhere that of the output
+        rule = "an activation of hidden layers"
+        raise error(name, rule, value, "The model returns logits; for probabilities see `predict`")
     try:
         serialized = keras.activations.serialize(keras.activations.get(value))
         keras.activations.get(serialized)  # as a saved model does

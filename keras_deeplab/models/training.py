@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ class LabelMapTraining:
     """Mixin of models: calls in which Keras would silently misuse label maps are errors."""
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        self._check_class_weight(kwargs.get("class_weight"))
+        self._check_training(kwargs.get("class_weight"))
         if isinstance(y, np.ndarray | tf.Tensor) and len(self.output_shape) == 4:
             loss = getattr(self, "loss", None)
             for part in getattr(loss, "losses", [loss]):  # of a sum of losses each
@@ -24,10 +25,22 @@ class LabelMapTraining:
         return super().fit(x, y, *args, **kwargs)
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        self._check_class_weight(kwargs.get("class_weight"))
+        self._check_training(kwargs.get("class_weight"))
         return super().train_on_batch(x, y, *args, **kwargs)
 
-    def _check_class_weight(self, class_weight: Any) -> None:
+    def _check_training(self, class_weight: Any) -> None:
+        for loss in keras.tree.flatten(getattr(self, "loss", None)):
+            if _is_of_probabilities(loss) and len(self.output_shape) == 4:
+                name = (
+                    loss
+                    if isinstance(loss, str)
+                    else getattr(loss, "__name__", type(loss).__name__)
+                )
+                raise ValueError(
+                    "`loss` must be a loss of logits, which this model returns. Received: "
+                    f"loss={name}, a loss of probabilities. Give "
+                    "`keras_deeplab.losses.CrossEntropy()`, or Keras' loss with `from_logits=True`."
+                )
         # Keras looks up one label per image: a TypeError of arrays, and of data sets wrong weights.
         if class_weight is not None and len(self.output_shape) == 4:
             raise ValueError(
@@ -62,6 +75,15 @@ class LabelMapTraining:
                 "`keras.Model(model.inputs, model.outputs)`."
             )
         return super()._run_through_graph(*args, **kwargs)
+
+
+def _is_of_probabilities(loss: Any) -> bool:
+    """Whether a loss of Keras expects probabilities, as its cross-entropies do by default."""
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    if inspect.isfunction(loss):
+        argument = inspect.signature(loss).parameters.get("from_logits")
+        return argument is not None and argument.default is False
+    return getattr(loss, "from_logits", None) is False
 
 
 class DistributedTraining:

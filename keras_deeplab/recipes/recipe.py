@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_deeplab import validation
 from keras_deeplab.batch_norm import POLICIES
-from keras_deeplab.data.augmentation.augmenting import CHECKS, check_scales
+from keras_deeplab.data.augmentation.augmenting import CHECKS, check_flip, check_scales
 from keras_deeplab.data.augmentation.color import jitter_strengths
 from keras_deeplab.names import suggestion
 
@@ -40,7 +40,8 @@ class Recipe:
             given `steps_per_epoch`.
         scales: Smallest and largest random scale of the images.
         scale_step: Distance between the random scales; None for any scale.
-        flip: Whether to mirror every second image; not for classes that are left or right.
+        flip: Whether to mirror every second image left to right; not for classes that are left or
+            right. "horizontal_and_vertical" and "vertical" also mirror upside down.
         color_jitter: As in `data.training_dataset`.
         class_focus: Share of the crops that are placed around a pixel of a class drawn uniformly.
         rotation: Range of angles in degrees; like the six below, as in `data.training_dataset`.
@@ -92,7 +93,7 @@ class Recipe:
     epochs: int | None = None
     scales: tuple[float, float] = (0.5, 2.0)
     scale_step: float | None = None
-    flip: bool = True
+    flip: bool | str = True
     color_jitter: Any = None
     class_focus: float = 0.0
     rotation: tuple[float, float] | None = None
@@ -230,10 +231,10 @@ _CHECKED = {
     validation.pair: "crop_size",
     _several_scales: "multi_scale",
     check_scales: "scales",
+    check_flip: "flip",
     partial(validation.one_of, choices=("sgd", "adamw")): "optimizer",
     partial(validation.one_of, choices=("poly", "step")): "schedule",
     partial(validation.one_of, choices=POLICIES): "batch_norm",
     partial(validation.one_of, choices=("median", "inverse")): "class_weights",
-    validation.boolean: "flip",
 }
 _CHECKS = {name: check for check, names in _CHECKED.items() for name in names.split()} | CHECKS

@@ -50,6 +50,8 @@ CASES = [
     (SPPNet, {"input_shape": (0, None, 3)}, received("input_shape", r"\(0, None, 3\)")),
     (DeepLabV3, {"input_shape": (None, None, 4)}, r"`backbone` .* 4 channels of .*None, 3\)"),
     (DeepLabV3, {"dtype": "float31"}, received("dtype", "'float31'")),
+    (DeepLabV3, {"activation": "softmax"}, "`activation` must be .*hidden.*'softmax'.*logits"),
+    (UNet, {"activation": keras.activations.softmax}, "`activation` must be .*hidden.*logits"),
     (DeepLabV3, {"activation": "reloo"}, received("activation", "'reloo'")),
     (DeepLabV3, {"backbone": "vgg19"}, received("backbone", "'vgg19'")),
     (DeepLabV3, {"backbone": None}, received("backbone", "None")),

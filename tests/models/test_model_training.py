@@ -136,6 +136,40 @@ def test_class_weight_of_label_maps_is_refused(model):
         model.train_on_batch(IMAGES, MASKS, **weights)
 
 
+@pytest.mark.parametrize(
+    "loss, shown",
+    [
+        ("sparse_categorical_crossentropy", "sparse_categorical_crossentropy"),
+        (keras.losses.categorical_crossentropy, "categorical_crossentropy"),
+        (keras.losses.CategoricalFocalCrossentropy(), "CategoricalFocalCrossentropy"),
+        ([keras.losses.SparseCategoricalCrossentropy()], "SparseCategoricalCrossentropy"),
+    ],
+)
+def test_losses_of_probabilities_are_refused(model, loss, shown):
+    model.compile("sgd", loss)
+    message = f"`loss` must be a loss of logits.* loss={shown}, a loss of.*from_logits=True"
+    with pytest.raises(ValueError, match=message):
+        model.fit(IMAGES, MASKS)
+    with pytest.raises(ValueError, match=message):
+        model.train_on_batch(IMAGES, MASKS)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        Sum([CrossEntropy(), Dice()]),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        lambda y_true, y_pred: keras.ops.mean(y_pred**2),
+        "mean_squared_error",
+    ],
+)
+def test_other_losses_are_taken(model, loss):
+    model.compile("sgd", loss, run_eagerly=True)
+    labels = np.clip(MASKS, 0, 2)
+    labels = keras.ops.one_hot(labels, 3) if loss == "mean_squared_error" else labels
+    assert np.isfinite(np.ravel(model.train_on_batch(IMAGES[:2], labels[:2]))[0])
+
+
 def test_class_weight_of_labels_of_whole_images_is_keras_own():
     model = SPPNet(2, tiny(), levels=(1,), dense=(4,), dropout=0.0, input_shape=(32, 32, 3))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -152,7 +152,11 @@ def test_some_networks_have_values_of_their_own():
         ({"class_focus": "x"}, "`class_focus` must be .* Received: class_focus='x'"),
         ({"color_jitter": {"hue": 1}}, "`color_jitter` must be"),
         ({"warmup_share": 1}, r"`warmup_share` must be a number in \[0, 1\)"),
-        ({"flip": "no"}, "`flip` must be True or False. Received: flip='no'"),
+        (
+            {"flip": "Vertical"},
+            "`flip` must be one of True, False, 'horizontal', 'vertical', "
+            "'horizontal_and_vertical'. Received: flip='Vertical'. Did you mean 'vertical'?",
+        ),
         ({"rotation": 10}, r"`rotation` must be \(lowest, highest\) .* Received: rotation=10"),
         ({"blur": (-1, 2)}, "`blur` must be .*0 <= lowest"),
         ({"copy_paste": 2}, "`copy_paste` must be"),

@@ -33,6 +33,9 @@ from keras_deeplab.data.augmentation.mixing import keep_classes, mosaic, paste, 
 Transform = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Pair]
 
 check_scales = partial(validation.interval, low=0.01)
+# The names are those of `keras.layers.RandomFlip`; True is "horizontal".
+FLIPS = (True, False, "horizontal", "vertical", "horizontal_and_vertical")
+check_flip = partial(validation.one_of, choices=FLIPS)
 # Checks of the arguments that are off by default, which recipes share.
 CHECKS = {
     "rotation": partial(validation.interval, low=-180, high=180),
@@ -44,7 +47,7 @@ CHECKS = {
     "mosaic": validation.fraction,
 }
 # Numbers of their seeds: the first four changes keep those they have without the others.
-ROTATION, MOSAIC, COPY_PASTE, BLUR, JPEG, CUTOUT, TRANSFORM = range(1, 8)
+ROTATION, MOSAIC, COPY_PASTE, BLUR, JPEG, CUTOUT, TRANSFORM, UPSIDE_DOWN = range(1, 9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ class Augmentation:
     crop_size: tuple[int, int]
     scales: tuple[float, float] = (0.5, 2.0)
     scale_step: float | None = None
-    flip: bool = True
+    flip: bool | str = True
     color_jitter: ColorJitter = None
     class_focus: float = 0.0
     rotation: tuple[float, float] | None = None
@@ -76,6 +79,7 @@ class Augmentation:
         jitter_strengths(self.color_jitter)
         validation.fraction("class_focus", self.class_focus)
         check_scales("scales", self.scales)
+        check_flip("flip", self.flip)
         if self.scale_step is not None:
             validation.positive("scale_step", self.scale_step)
         for name, check in CHECKS.items():
@@ -169,8 +173,10 @@ class Augmentation:
         image, label = random_scaled_crop(
             *pair, seeds[0], window, scales, focus, self.scale_step, wanted
         )
-        if self.flip:
-            image, label = random_flip(image, label, seeds[1])
+        if self.flip and self.flip != "vertical":
+            image, label = random_flip(image, label, seeds[1], axis=1)
+        if self.flip in ("vertical", "horizontal_and_vertical"):
+            image, label = random_flip(image, label, _folded(seed, UPSIDE_DOWN), axis=0)
         strengths = jitter_strengths(self.color_jitter)
         if strengths is not None:
             image = random_color(image, seeds[2], strengths)

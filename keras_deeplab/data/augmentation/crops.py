@@ -98,11 +98,11 @@ def random_pad(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, crop_size: S
     return image, tf.pad(label, paddings, constant_values=IGNORE_LABEL)
 
 
-def random_flip(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> Pair:
-    """Mirrors half of the images left to right."""
+def random_flip(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, axis: int) -> Pair:
+    """Mirrors half of the images: upside down along axis 0, left to right along axis 1."""
     return tf.cond(
         tf.random.stateless_uniform((), seed) < 0.5,
-        lambda: (image[:, ::-1], label[:, ::-1]),
+        lambda: (tf.reverse(image, (axis,)), tf.reverse(label, (axis,))),
         lambda: (image, label),
     )
 

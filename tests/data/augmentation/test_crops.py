@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import numpy as np
@@ -116,15 +117,26 @@ def test_images_that_shrink_are_antialiased():
     assert 5 < picture.std() < 20  # without a filter 37
 
 
-def test_flip_mirrors_half_of_the_time():
-    label = np.array([[0, 1, 2, 3]], np.uint8)
-    flips = 0
+@pytest.mark.parametrize(
+    "flip, axes",
+    [
+        (True, (1,)),
+        ("horizontal", (1,)),
+        ("vertical", (0,)),
+        ("horizontal_and_vertical", (0, 1)),
+        (False, ()),
+    ],
+)
+def test_flip_mirrors_half_of_the_time_along_each_axis(flip, axes):
+    label = np.array([[0, 1, 2], [3, 4, 5]], np.uint8)
+    possible = {(): label, (0,): label[::-1], (1,): label[:, ::-1], (0, 1): label[::-1, ::-1]}
+    seen = Counter()
     for number in range(60):
-        picture, result = augmented(label, number, crop_size=(1, 4), scales=(1, 1))
+        picture, result = augmented(label, number, crop_size=(2, 3), scales=(1, 1), flip=flip)
         np.testing.assert_array_equal(picture[..., 0], result)
-        assert result.tolist() in ([[0, 1, 2, 3]], [[3, 2, 1, 0]])
-        flips += result[0, 0] == 3
-    assert 15 < flips < 45
+        seen[next(key for key, one in possible.items() if np.array_equal(one, result))] += 1
+    assert set(seen) == {key for key in possible if set(key) <= set(axes)}
+    assert min(seen.values()) > (60 / 2 ** len(axes)) / 2
 
 
 def test_mirroring_does_not_depend_on_the_colours():
