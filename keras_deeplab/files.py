@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import stat
+import time
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +26,11 @@ from PIL import Image
 # A full disk, an exceeded quota and a limit of file size, in the words of the system, HDF5 and
 # TensorFlow.
 _DISK_FULL = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+
+
+# Seconds between attempts to rename: on Windows virus scanners, the search index and cloud clients
+# open a new file for a moment.
+_WAITS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2) if os.name == "nt" else ()
 
 
 class DiskFullError(OSError):
@@ -74,9 +80,22 @@ def atomic_write(path: Path, size: int = 0, suffix: str = "") -> Iterator[Path]:
     with full_disk_named(path, size):
         try:
             yield temporary
-            os.replace(temporary, path)
+            move(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def move(path: Path, target: Path) -> None:
+    """Renames a file or folder, which replaces an existing file.
+
+    Windows refuses it with a PermissionError while another program has one of them open.
+    """
+    for seconds in _WAITS:
+        try:
+            return os.replace(path, target)
+        except PermissionError:
+            time.sleep(seconds)
+    return os.replace(path, target)
 
 
 def stored_bytes(model: keras.Model) -> int:

@@ -10,11 +10,12 @@ import keras
 import pytest
 import tensorflow as tf
 
-from keras_deeplab import data
+from keras_deeplab import data, files
 from keras_deeplab.files import (
     DiskFullError,
     atomic_write,
     full_disk_named,
+    move,
     read_json,
     relative_path,
     stored_bytes,
@@ -177,3 +178,36 @@ def test_a_path_is_relative_but_for_another_drive(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "path", ntpath)
     assert relative_path(r"C:\photos\b.jpg", r"C:\runs") == r"..\photos\b.jpg"
     assert relative_path(r"D:\photos\b.jpg", r"C:\runs") == r"D:\photos\b.jpg"
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Another program on Windows has every file open for some attempts to replace it."""
+    replace, waits = os.replace, []
+
+    def refused(path, target):
+        if len(waits) < 2:
+            raise PermissionError(errno.EACCES, "Access is denied", os.fspath(path))
+        replace(path, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    monkeypatch.setattr(files.time, "sleep", waits.append)
+    return waits
+
+
+def test_a_file_that_another_program_has_open_for_a_moment_is_replaced(tmp_path, held, monkeypatch):
+    monkeypatch.setattr(files, "_WAITS", (0.1, 0.2, 0.4))
+    path = tmp_path / "last.keras"
+    path.write_text("before")
+    with atomic_write(path) as temporary:
+        temporary.write_text("after")
+    assert path.read_text() == "after"
+    assert held == [0.1, 0.2]
+
+
+def test_a_file_that_stays_open_is_an_error(tmp_path, held, monkeypatch):
+    monkeypatch.setattr(files, "_WAITS", (0.1,))
+    (tmp_path / "new").mkdir()
+    with pytest.raises(PermissionError, match="Access is denied"):
+        move(tmp_path / "new", tmp_path / "saved_model")
+    assert held == [0.1]

@@ -25,7 +25,7 @@ from keras_deeplab.data.records import FORMATS
 from keras_deeplab.data.resized import Resized
 from keras_deeplab.data.source import Source, reason
 from keras_deeplab.data.tfds_source import SPLIT_NAMES
-from keras_deeplab.files import atomic_write, digest, read_json, write_json, write_text
+from keras_deeplab.files import atomic_write, digest, move, read_json, write_json, write_text
 from keras_deeplab.folder_lock import FolderLock
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ class _Preparation:
             logger.info("Shard %d of %d: %s, %.0f images/s", number, len(shards), text, rate)
         self._write_metadata(shards, done)
         (self.folder / _PROGRESS).unlink()
-        os.rename(self.folder, self.output)
+        move(self.folder, self.output)
 
     def _plan(self) -> dict[str, Any]:
         """What the shards depend on; with it an interrupted call is recognised."""

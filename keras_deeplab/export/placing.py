@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from keras_deeplab.files import atomic_write, check_writable, full_disk_named
+from keras_deeplab.files import atomic_write, check_writable, full_disk_named, move
 from keras_deeplab.validation import error
 
 SUFFIXES = {"litert": ".tflite", "onnx": ".onnx"}  # the other format is a folder
@@ -67,10 +67,10 @@ def verified_folder(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
             yield temporary
         checked_target(given, None, overwrite)  # again: an export takes minutes
         if path.exists():
-            path.rename(old)
-        temporary.rename(path)
+            move(path, old)
+        move(temporary, path)
     finally:
         if old.exists() and not path.exists():
-            old.rename(path)
+            move(old, path)
         for folder in (temporary, old):
             shutil.rmtree(folder, ignore_errors=True)

@@ -25,6 +25,7 @@ from typing import Any
 
 import keras
 
+from keras_deeplab.files import move
 from keras_deeplab.weights.errors import WeightsError, shortened
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def fetch(url: str, file_hash: str | None, name: str) -> Path:
             file = Path(keras.utils.get_file(name, url, cache_dir=temporary, cache_subdir=""))
             if not _matches(file, file_hash):
                 raise ValueError(f"it is empty, or its hash is not {file_hash}")
-            os.replace(file, target)
+            move(file, target)
     except Exception as error:  # get_file raises a plain Exception for errors of the connection
         advice = "set KERAS_HOME to a folder with more space, or download it and pass its path"
         reason = f"{target} cannot be downloaded: {shortened(error)}. Try again later, {advice}"
