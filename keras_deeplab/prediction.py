@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ CONFIDENCES = {"margin": margin, "entropy": lambda probabilities: 1 - entropy(pr
 OVERLAY_SIDE = 4096  # of an image that is read by rows
 SUFFIXES = PIXEL_SUFFIXES + VIDEO_SUFFIXES
 SHOWN_FAILURES = 10
+# Names that differ in case alone are one file there.
+_FOLDED = str.casefold if sys.platform in ("win32", "darwin") else str
 
 
 def predict_files(
@@ -259,8 +262,11 @@ def list_images(images: str | os.PathLike | Sequence[str | os.PathLike]) -> list
         paths += inside
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise error("images", "existing regular files", missing)
-    names = Counter((path.stem, is_video(path)) for path in paths)
-    if repeated := sorted(str(path) for path in paths if names[path.stem, is_video(path)] > 1):
+    keys = [(_FOLDED(path.stem), is_video(path)) for path in paths]
+    number = Counter(keys)
+    if repeated := sorted(
+        str(path) for path, key in zip(paths, keys, strict=True) if number[key] > 1
+    ):
         raise error("images", "files of different names without their endings", repeated)
     return paths
 

@@ -354,6 +354,19 @@ def test_a_photograph_and_a_video_of_one_name(video, tmp_path):
         predict_files(channel_model(), tmp_path, tmp_path / "out")
 
 
+def test_names_that_differ_in_case_alone(tmp_path, monkeypatch):
+    """They are different files on Linux, but not on Windows and macOS."""
+    for name in ("a/Drive.png", "b/drive.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (20, 24)).save(tmp_path / name)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    shares = predict_files(channel_model(), folders, tmp_path / "out")
+    assert list(shares) == ["Drive.png", "drive.png"]
+    monkeypatch.setattr(prediction, "_FOLDED", str.casefold)
+    with pytest.raises(ValueError, match=r"without their endings.*Drive\.png.*drive\.png'\]"):
+        predict_files(channel_model(), folders, tmp_path / "out")
+
+
 def test_a_video_without_two_columns_does_not_stop_the_others(video, tmp_path):
     import imageio_ffmpeg
 
