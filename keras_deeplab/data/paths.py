@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import posixpath
 import re
 import stat
 from collections.abc import Callable, Iterator
@@ -113,9 +114,12 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 def absolute(path: Path | RemotePath) -> Path | RemotePath:
     """Returns an absolute path without `..`; not resolved, so that links keep their names."""
-    if isinstance(path, RemotePath):
-        return RemotePath(os.path.normpath(path))
-    return Path(os.path.abspath(path))
+    return RemotePath(normal(path)) if isinstance(path, RemotePath) else Path(os.path.abspath(path))
+
+
+def normal(path: Path | RemotePath) -> str:
+    """Returns a path without `..`; on Windows a remote one keeps its slashes."""
+    return (posixpath if isinstance(path, RemotePath) else os.path).normpath(path)
 
 
 def check_local(path: Path | RemotePath, what: str) -> None:

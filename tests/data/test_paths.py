@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import ntpath
+import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from keras_deeplab import data
 from keras_deeplab.data.label_maps import read_label
 from keras_deeplab.data.paths import RemotePath, absolute, data_path, is_remote
 from keras_deeplab.data.readers.listing import files_below
+from keras_deeplab.data.readers.other_folders import ListedFiles
 
 CLASSES = 3
 
@@ -60,6 +63,18 @@ def test_a_path_keeps_its_address():
     assert data_path("file:///data/a") == Path("/data/a")
     for local in ("voc:/data", "C:\\data", "c://data", "/a://b", "data", "voc:gs://bucket"):
         assert not is_remote(local)
+
+
+def test_addresses_keep_their_slashes_on_windows(upload, folder, monkeypatch):
+    (folder / "pairs.csv").write_text("train/images/a.png,train/labels/../labels/a.png,train\n")
+    listed = ListedFiles(data_path(upload(folder)) / "pairs.csv")
+    monkeypatch.setattr(os, "path", ntpath)
+    assert str(absolute(data_path("gs://bucket/a/../d"))) == "gs://bucket/d"
+    ((_, image, label),) = listed.pairs("train")
+    monkeypatch.undo()
+    assert isinstance(image, RemotePath)
+    assert label.is_file()
+    assert ".." not in str(label)
 
 
 def test_entries_are_those_of_pathlib(upload, tmp_path):

@@ -25,7 +25,7 @@ from keras_deeplab.data.layout import (
     split_named,
     visible,
 )
-from keras_deeplab.data.paths import RemotePath, data_path, is_remote
+from keras_deeplab.data.paths import RemotePath, data_path, is_remote, normal
 from keras_deeplab.data.readers.listing import files_below, read_lines
 from keras_deeplab.data.readers.splitting import by_folders, folder_split, grouped
 from keras_deeplab.files import relative_path
@@ -198,7 +198,7 @@ class ListedFiles(OtherFolder):
     def _path(self, cell: str) -> Path | RemotePath:
         if is_remote(cell):
             return data_path(cell)
-        return data_path(os.path.normpath(self.root / cell.replace("\\", "/")))
+        return data_path(normal(self.root / cell.replace("\\", "/")))
 
     def _fault(self, number: int, text: str) -> FileFault:
         return FileFault("bad list", f"{self.path.name}, row {number}: {text}")
