@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_deeplab import validation
+from keras_deeplab.data.layout import visible
 from keras_deeplab.files import (
     check_unpacked,
     check_writable,
@@ -129,7 +130,7 @@ class RunFolder:
                 f"{self.path} holds a finished run. Choose another folder, or delete it; to train "
                 f"on from it, give its {self.best_model.name} as `weights`."
             )
-        present = set(self.path.iterdir()) - {self.lock.file} if self.path.exists() else set()
+        present = set(visible(self.path)) - {self.lock.file} if self.path.exists() else set()
         if present and self.arguments not in present:
             raise ValueError(f"{self.path} holds files, but no run.json. Choose another folder.")
         # Of what would be made first, so that no folder is made for a run that is refused later.

@@ -356,6 +356,12 @@ def test_folders_of_others_are_left_alone(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
+def test_what_a_file_manager_writes_into_a_new_folder_is_no_obstacle(tmp_path):
+    for name in (".DS_Store", "desktop.ini", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"")
+    assert RunFolder(tmp_path).begin(ARGUMENTS) == 0
+
+
 class Scores(keras.callbacks.Callback):
     """Gives each epoch a score."""
 
