@@ -306,10 +306,10 @@ def check_classes(
     return info
 
 
-def add_test_time_augmentation(group: argparse._ActionsContainer) -> None:
-    """Adds the options of test-time augmentation."""
+def add_test_time_augmentation(group: argparse._ActionsContainer, prefix: str = "") -> None:
+    """Adds the options of test-time augmentation, whose names begin with a prefix."""
     group.add_argument(
-        "--scales",
+        f"--{prefix}scales",
         type=float,
         nargs="+",
         metavar="S",
@@ -317,4 +317,4 @@ def add_test_time_augmentation(group: argparse._ActionsContainer) -> None:
         "1.75 as in the papers, in place of the model's own; 1 for the network alone",
     )
     flip = "also predict the image mirrored left to right, which takes twice as long"
-    group.add_argument("--flip", action="store_true", help=flip)
+    group.add_argument(f"--{prefix}flip", action="store_true", help=flip)

@@ -16,7 +16,7 @@ from keras_deeplab.trainer.defaults import resized
 USED = {"batch_norm", "crop_size", "image_scale", "learning_rate"}
 USED |= {"loss", "model", "output_stride"}
 # Options of `train` besides the recipe that it does not use.
-OF_TRAINING = ("distribute", "flip", "output", "scales", "steps_per_epoch", "tensorboard")
+OF_TRAINING = ("distribute", "output", "steps_per_epoch", "tensorboard", "test_flip", "test_scales")
 
 
 def overfit(options: argparse.Namespace) -> int:

@@ -17,8 +17,8 @@ from keras_deeplab.trainer.defaults import recipe_for
 
 FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
 RECIPE_HELP = "default: finetune with --weights, else scratch; shapes for 'shapes'"
-# Options with the name of a value of the recipe, but another meaning.
-OTHERS = {"model", "scales", "flip"}
+# An option with the name of a value of the recipe, but another meaning.
+OTHERS = {"model"}
 HINTS = {
     **{key(field): f"Give it as --set {field}=VALUE." for field in FIELDS},
     "resume": "The same command resumes a run that was stopped.",

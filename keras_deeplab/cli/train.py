@@ -21,10 +21,17 @@ from keras_deeplab.cli.overfit import overfit
 from keras_deeplab.cli.recipe_options import HINTS, add_builder, add_recipe, open_recipe
 from keras_deeplab.evaluation import scores_table
 
+# The same options of other commands are those of test-time augmentation.
+TWO_MEANINGS = {
+    name: f"Give --test-{name} for the final model, or --set {name}=VALUE for the training."
+    for name in ("scales", "flip")
+}
+
 
 def parser() -> Parser:
     """Returns the parser of the command line."""
-    made = Parser("Trains a segmentation model, scores it and exports it.", HINTS)
+    hints = HINTS | TWO_MEANINGS
+    made = Parser("Trains a segmentation model, scores it and exports it.", hints)
     add = made.add_argument
     add("--data", default="shapes", help=DATA)
     add_builder(made)
@@ -35,7 +42,7 @@ def parser() -> Parser:
     add("--output", type=file_path, help="folder of the run; default: runs/DATA-MODEL-BACKBONE")
     add("--overfit", type=positive, metavar="N", help="only test if the model overfits N images")
     augmentation = made.add_argument_group("test-time augmentation", "Applied to the final model.")
-    add_test_time_augmentation(augmentation)
+    add_test_time_augmentation(augmentation, "test-")
     add_recipe(made.add_argument_group("recipe", "The hyperparameters of the training."))
     return made
 
@@ -56,8 +63,8 @@ def main(options: argparse.Namespace) -> int | None:
             run_dir=path,
             steps_per_epoch=options.steps_per_epoch,
             seed=options.seed,
-            test_scales=options.scales,
-            test_flip=options.flip,
+            test_scales=options.test_scales,
+            test_flip=options.test_flip,
             tensorboard=options.tensorboard,
             strategy=strategy,
         )

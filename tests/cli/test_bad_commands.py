@@ -128,7 +128,14 @@ BAD = [
     (train, "--epochs 0", "must be an integer of at least 1. Received: '0'."),
     (train, "--learning-rate nan", "`learning_rate` must be a positive number"),
     (train, "--crop-size 1 2 3", "must be one or two numbers. Received: [1, 2, 3]"),
-    (train, "--scales 1 1.0", "`test_scales` must be a list of distinct"),
+    (train, "--scales 1 1.5", "Give --test-scales for the final model, or --set scales=VALUE for"),
+    (train, "--flip", "Give --test-flip for the final model, or --set flip=VALUE for the training"),
+    (
+        tune,
+        "--minutes 9 --scales 1 1.5",
+        "There is no option --scales. Give it as --set scales=VAL",
+    ),
+    (train, "--test-scales 1 1.0", "`test_scales` must be a list of distinct"),
     # Recipes
     (train, "--set powr=1", "Received: 'powr=1'. Did you mean 'power'?"),
     (train, "--epochs 2 --set epochs=3", "`epochs` is set twice: 2 and 3"),
@@ -143,7 +150,11 @@ BAD = [
     ),
     (train, "--model unet --output-stride 8", "unet has no output stride to choose"),
     (train, "--overfit 3 --set momentum=0.8 --steps-per-epoch 3", "momentum, steps_per_epoch."),
-    (train, "--overfit 3 --output x --scales 1 --flip --tensorboard", "flip, output, scales, tens"),
+    (
+        train,
+        "--overfit 3 --output x --test-scales 1 --test-flip",
+        "output, test_flip, test_scales.",
+    ),
     (train, "--overfit 3 --distribute multi_worker", "Received: distribute."),
     (tune, "--minutes 9 --steps-per-epoch 3", "There is no option --steps-per-epoch."),
     (audit, "--data two", "no option --data. Give the data alone: keras-deeplab audit DATA."),

@@ -69,7 +69,8 @@ def test_options_of_the_recipe(fitted):
         "--recipe v3_plus --steps 70 --stage2-share 0.2 --crop-size 65 97 --batch-size 4 "
         "--learning-rate 0.01 --loss lovasz_softmax --class-weights median --output run "
         "--set power=0.5 color_jitter={'gamma':0.3} --set momentum=0.95 "
-        "model={'dropout':0.3,'decoder_filters':64} --scales 1 1.5 --flip --steps-per-epoch 7"
+        "model={'dropout':0.3,'decoder_filters':64} --test-scales 1 1.5 --test-flip "
+        "--steps-per-epoch 7"
     )
     changes = {"steps": 70, "stage2_share": 0.2, "crop_size": (65, 97), "batch_size": 4}
     changes |= {"learning_rate": 0.01, "loss": "lovasz_softmax", "class_weights": "median"}
