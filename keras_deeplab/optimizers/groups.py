@@ -30,30 +30,30 @@ class ParameterGroup:
         pattern: A path as in `[variable.path for variable in model.trainable_variables]`, such as
             `"logits_0/kernel"`, or a tuple of paths, with the wildcards of the module `fnmatch`:
             `*` matches any characters (also `/`). Case matters.
-        learning_rate: Multiplies the optimizer's learning rate, non-negative. With 0 the variable
+        lr_multiplier: Multiplies the optimizer's learning rate, non-negative. With 0 the variable
             does not change.
-        weight_decay: Multiplies the optimizer's weight decay, non-negative.
+        weight_decay_multiplier: Multiplies the optimizer's weight decay, non-negative.
 
     Raises:
         ValueError: If an argument is out of its range.
 
     Example:
 
-    >>> slow = ParameterGroup("block*/kernel", learning_rate=0.1)
+    >>> slow = ParameterGroup("block*/kernel", lr_multiplier=0.1)
     >>> slow.matches("block3_conv1/kernel"), slow.matches("logits/kernel")
     (True, False)
     """
 
     pattern: str | tuple[str, ...]
-    learning_rate: float = 1.0
-    weight_decay: float = 1.0
+    lr_multiplier: float = 1.0
+    weight_decay_multiplier: float = 1.0
 
     def __post_init__(self) -> None:
         patterns = self.pattern if isinstance(self.pattern, list | tuple) else (self.pattern,)
         if not patterns or not all(isinstance(p, str) and p for p in patterns):
             raise validation.error("pattern", "a path or a tuple of paths", self.pattern)
         object.__setattr__(self, "pattern", tuple(patterns))
-        for name in ("learning_rate", "weight_decay"):
+        for name in ("lr_multiplier", "weight_decay_multiplier"):
             object.__setattr__(self, name, validation.non_negative(name, getattr(self, name)))
 
     def matches(self, path: str) -> bool:
@@ -80,8 +80,9 @@ def multipliers(
     found = []
     for path in paths:
         mine = [group for group in groups if group.matches(path)]
-        rate = math.prod(group.learning_rate for group in mine)
-        found.append((float(rate), float(math.prod(group.weight_decay for group in mine))))
+        rate = math.prod(group.lr_multiplier for group in mine)
+        decay = math.prod(group.weight_decay_multiplier for group in mine)
+        found.append((float(rate), float(decay)))
     return found
 
 
@@ -107,8 +108,8 @@ def no_decay(model: keras.Model) -> list[ParameterGroup]:
     >>> x = keras.layers.DepthwiseConv2D(3, use_bias=False, name="depthwise")(x)
     >>> x = keras.layers.Conv2D(2, 1, name="logits")(x)
     >>> no_decay(keras.Model(inputs, x))
-    [ParameterGroup(pattern=('depthwise/kernel', 'logits/bias'), learning_rate=1.0,
-    weight_decay=0.0)]
+    [ParameterGroup(pattern=('depthwise/kernel', 'logits/bias'), lr_multiplier=1.0,
+    weight_decay_multiplier=0.0)]
 
     Reference:
         [Chen et al., 2018, DeepLabV3+](https://arxiv.org/abs/1802.02611): its released code
@@ -118,7 +119,7 @@ def no_decay(model: keras.Model) -> list[ParameterGroup]:
         raise validation.error("model", "a built model with weights", model.name)
     layers = all_layers(model).values()
     chosen = [weight for layer in layers for weight in layer.weights if _undecayed(layer, weight)]
-    return _group(model, chosen, weight_decay=0.0)
+    return _group(model, chosen, weight_decay_multiplier=0.0)
 
 
 def _undecayed(layer: keras.layers.Layer, weight: keras.Variable) -> bool:
@@ -129,7 +130,7 @@ def _undecayed(layer: keras.layers.Layer, weight: keras.Variable) -> bool:
 
 
 def classifier(
-    model: keras.Model, learning_rate: float = 10.0, bias: float = 20.0
+    model: keras.Model, lr_multiplier: float = 10.0, bias_lr_multiplier: float = 20.0
 ) -> list[ParameterGroup]:
     """Groups with larger learning rates for the layers that compute the logits.
 
@@ -138,8 +139,8 @@ def classifier(
 
     Args:
         model: Any functional Keras model.
-        learning_rate: Multiplier for the kernels of these layers.
-        bias: Multiplier for their biases.
+        lr_multiplier: Multiplier for the kernels of these layers.
+        bias_lr_multiplier: Multiplier for their biases.
 
     Returns:
         A list of a group of the kernels and, if any, one of the biases.
@@ -152,7 +153,7 @@ def classifier(
 
     >>> model = keras_deeplab.DeepLabV2(3, "mobilenet_v2", aspp_rates=(6, 12))
     >>> for group in classifier(model):
-    ...     print(group.pattern, group.learning_rate)
+    ...     print(group.pattern, group.lr_multiplier)
     ('logits_0/kernel', 'logits_1/kernel') 10.0
     ('logits_0/bias', 'logits_1/bias') 20.0
 
@@ -161,24 +162,24 @@ def classifier(
         al., 2017, DeepLab V2](https://arxiv.org/abs/1606.00915), section 4.1.1: ten times the
         learning rate for the final classifier layer; twenty for its bias in the released networks.
     """
-    validation.non_negative("bias", bias)
+    validation.non_negative("bias_lr_multiplier", bias_lr_multiplier)
     weights = [weight for layer in predictors(model) for weight in layer.weights]
     if not weights:
         raise validation.error("model", "a model with a layer that has weights", model.name)
     return [
-        *_group(model, [w for w in weights if w.name != "bias"], learning_rate=learning_rate),
-        *_group(model, [w for w in weights if w.name == "bias"], learning_rate=bias),
+        *_group(model, [w for w in weights if w.name != "bias"], lr_multiplier=lr_multiplier),
+        *_group(model, [w for w in weights if w.name == "bias"], lr_multiplier=bias_lr_multiplier),
     ]
 
 
-def backbone(model: keras.Model, learning_rate: float = 0.1) -> list[ParameterGroup]:
+def backbone(model: keras.Model, lr_multiplier: float = 0.1) -> list[ParameterGroup]:
     """A group with a smaller learning rate for the backbone of one of this package's models.
 
     For fine-tuning: a pretrained backbone keeps its features, while the new head learns fast.
 
     Args:
         model: A model with a backbone, or a `MultiScale` around one.
-        learning_rate: Multiplier for all trainable variables of the backbone.
+        lr_multiplier: Multiplier for all trainable variables of the backbone.
 
     Returns:
         A list of one group of exact paths, or an empty list if the backbone is frozen.
@@ -196,7 +197,7 @@ def backbone(model: keras.Model, learning_rate: float = 0.1) -> list[ParameterGr
     if not found:
         raise validation.error("model", "a model with a layer named backbone", model.name)
     chosen = [variable for network in found for variable in network.trainable_variables]
-    return _group(model, chosen, learning_rate=learning_rate)
+    return _group(model, chosen, lr_multiplier=lr_multiplier)
 
 
 def predictors(model: keras.Model) -> list[keras.layers.Layer]:

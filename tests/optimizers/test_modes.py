@@ -25,8 +25,8 @@ RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(24, 3)).astype("float32")
 Y = RANDOM.normal(size=(24, 2)).astype("float32")
 GROUPS = [
-    ParameterGroup("logits/*", learning_rate=10),
-    ParameterGroup("*/bias", learning_rate=2, weight_decay=0),
+    ParameterGroup("logits/*", lr_multiplier=10),
+    ParameterGroup("*/bias", lr_multiplier=2, weight_decay_multiplier=0),
 ]
 RATES, DECAYS = [1, 2, 10, 20], [1, 0, 1, 0]
 both = pytest.mark.parametrize("which", ["sgd", "adamw"])

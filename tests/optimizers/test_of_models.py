@@ -116,7 +116,7 @@ def test_groups_of_models(model):
     model = make()
     expected = {f"{layer}/kernel": (7.0, 1.0) for layer in layers}
     expected |= {f"{layer}/bias": (11.0, 1.0) for layer in layers}
-    groups = classifier(model, learning_rate=7, bias=11)
+    groups = classifier(model, lr_multiplier=7, bias_lr_multiplier=11)
     assert found(model, groups) == expected
     variables = model.trainable_variables
     assert sum(pair != (1, 1) for pair in multipliers(groups, variables)) == count
@@ -163,7 +163,7 @@ def test_the_backbone_learns_at_its_own_rate():
         backbone(keras.Sequential([kl.Input((8, 3)), kl.Dense(2)], name="plain"))
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "bias"])
+@pytest.mark.parametrize("name", ["lr_multiplier", "bias_lr_multiplier"])
 def test_multipliers_are_checked(name):
     with pytest.raises(ValueError, match=f"`{name}` must be a non-negative number"):
         classifier(of_all_kinds(), **{name: -1})

@@ -27,7 +27,7 @@ def test_matches(pattern, path, is_in):
 
 
 def test_is_plain_data():
-    group = ParameterGroup(["a", "b"], learning_rate=10)
+    group = ParameterGroup(["a", "b"], lr_multiplier=10)
     assert group == ParameterGroup(("a", "b"), 10.0, 1.0) == ParameterGroup(**group.get_config())
     assert hash(group) == hash(ParameterGroup(("a", "b"), 10.0))
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -36,9 +36,9 @@ def test_is_plain_data():
 
 def test_multipliers_of_several_groups_are_multiplied():
     groups = [
-        ParameterGroup("logits/*", learning_rate=10),
-        ParameterGroup("*/bias", learning_rate=2, weight_decay=0),
-        ParameterGroup("logits/kernel", weight_decay=0.5),
+        ParameterGroup("logits/*", lr_multiplier=10),
+        ParameterGroup("*/bias", lr_multiplier=2, weight_decay_multiplier=0),
+        ParameterGroup("logits/kernel", weight_decay_multiplier=0.5),
     ]
     variables = small_model().trainable_variables
     expected = [(1.0, 1.0), (2.0, 0.0), (10.0, 0.5), (20.0, 0.0)]
@@ -49,8 +49,11 @@ def test_multipliers_of_several_groups_are_multiplied():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"learning_rate": -1}, "`learning_rate` must be .* Received: learning_rate=-1"),
-        ({"weight_decay": float("inf")}, "`weight_decay` must be .* Received: weight_decay=inf"),
+        ({"lr_multiplier": -1}, "`lr_multiplier` must be .* Received: lr_multiplier=-1"),
+        (
+            {"weight_decay_multiplier": float("inf")},
+            "`weight_decay_multiplier` must be .* Received: weight_decay_multiplier=inf",
+        ),
         *(
             ({"pattern": pattern}, "`pattern` must be a path")
             for pattern in ("", (), ("a", ""), 3, None, [1])

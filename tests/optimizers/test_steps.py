@@ -21,10 +21,10 @@ from keras_deeplab.optimizers import SGD, AdamW, ParameterGroup
 from keras_deeplab.schedules import PolynomialDecay
 
 GROUPS = [
-    ParameterGroup("logits/*", learning_rate=10),
-    ParameterGroup("*/bias", learning_rate=2, weight_decay=0),
-    ParameterGroup("logits/kernel", weight_decay=3),
-    ParameterGroup("a/kernel", learning_rate=0.5, weight_decay=0.25),
+    ParameterGroup("logits/*", lr_multiplier=10),
+    ParameterGroup("*/bias", lr_multiplier=2, weight_decay_multiplier=0),
+    ParameterGroup("logits/kernel", weight_decay_multiplier=3),
+    ParameterGroup("a/kernel", lr_multiplier=0.5, weight_decay_multiplier=0.25),
 ]
 RATES, DECAYS = [0.5, 2, 10, 20], [0.25, 0, 3, 0]
 ONES = [ParameterGroup("*"), ParameterGroup(("a/kernel", "*/bias"), 1, 1)]
@@ -73,7 +73,7 @@ def test_zero_freezes_whatever_the_gradient_is(make):
     before, gradients = values_of(model), some_gradients(model, 4)
     for found in gradients:
         found[2][0] = [np.inf, np.nan]
-    optimizer = make(0.1, weight_decay=0.1, groups=[ParameterGroup("logits/*", learning_rate=0)])
+    optimizer = make(0.1, weight_decay=0.1, groups=[ParameterGroup("logits/*", lr_multiplier=0)])
     after = stepped(model, optimizer, gradients)
     assert_same_bits(after[2:], before[2:])
     assert all((old != new).all() for old, new in zip(before[:2], after[:2], strict=True))
@@ -90,7 +90,7 @@ def test_keras_own_exclusion_holds_as_well():
 
 def test_tensorflow_variables_are_known_by_name():
     variables = [tf.Variable([1.0, 2.0], name=name) for name in ("slow", "fast")]
-    optimizer = SGD(0.1, groups=[ParameterGroup("fast*", learning_rate=3)])
+    optimizer = SGD(0.1, groups=[ParameterGroup("fast*", lr_multiplier=3)])
     optimizer.apply_gradients([(tf.constant([1.0, -1.0]), v) for v in variables])
     slow, fast = (variable.numpy() - [1, 2] for variable in variables)
     np.testing.assert_allclose(fast, 3 * slow, rtol=1e-5)
