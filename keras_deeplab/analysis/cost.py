@@ -48,7 +48,7 @@ class CostEstimate:
 
     Attributes:
         size: `(height, width)` of the image.
-        batch: Images in a batch.
+        batch_size: Images in a batch.
         parameters: Of the layers of predictions (an auxiliary head has none), trained or not.
         multiply_adds: For one image, as `graph.multiply_adds` counts them.
         stages: A `StageCost` for each stage that has weights.
@@ -59,7 +59,7 @@ class CostEstimate:
     """
 
     size: tuple[int, int]
-    batch: int
+    batch_size: int
     parameters: int
     multiply_adds: int
     stages: tuple[StageCost, ...]
@@ -76,7 +76,7 @@ class CostEstimate:
         height, width = self.size
         lines = [
             text_table(rows),
-            f"Estimated peak memory for {self.batch} images of {width}x{height}: training "
+            f"Estimated peak memory for {self.batch_size} images of {width}x{height}: training "
             f"{self.training_bytes / 1e9:.2f} GB, inference {self.inference_bytes / 1e9:.2f} GB",
         ]
         if self.largest_training_batch is not None:
@@ -95,7 +95,7 @@ def cost(
     model: keras.Model,
     height: int,
     width: int,
-    batch: int = 1,
+    batch_size: int = 1,
     *,
     slots: int = 1,
     memory: int | None = None,
@@ -110,7 +110,7 @@ def cost(
     Args:
         model: A functional Keras model or a built Sequential, channels last.
         height, width: Size of the image in pixels.
-        batch: Images in a batch.
+        batch_size: Images in a batch.
         slots: Values that the optimizer keeps for each weight: 1 for SGD with momentum, 2 for Adam.
         memory: Bytes for which the largest batch is computed.
 
@@ -132,7 +132,7 @@ def cost(
         keeps.
     """
     size = (integer("height", height), integer("width", width))
-    batch = integer("batch", batch)
+    batch_size = integer("batch_size", batch_size)
     slots = integer("slots", slots, minimum=0)
     graph = getattr(model, "training_graph", None)
     inference, sizes = _maps(model, size)
@@ -171,7 +171,9 @@ def cost(
         operations[stage_name(path, networks)] += count
     totals = parameters.total(), operations.total()
     stages = tuple(StageCost(name, n, operations[name]) for name, n in parameters.items())
-    return CostEstimate(size, batch, *totals, stages, *(peak(batch) for peak in peaks), *largest)
+    return CostEstimate(
+        size, batch_size, *totals, stages, *(peak(batch_size) for peak in peaks), *largest
+    )
 
 
 def _maps(model: keras.Model, size: tuple[int, int]) -> tuple[Geometry, dict[int, int]]:

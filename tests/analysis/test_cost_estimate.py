@@ -24,7 +24,7 @@ def small():
 
 
 def test_by_hand():
-    found = cost(small(), 16, 16, batch=3)
+    found = cost(small(), 16, 16, batch_size=3)
     first, head = found.stages
     assert (first.name, first.parameters, first.multiply_adds) == ("block1", 144 + 16, 144 * 256)
     assert (head.name, head.parameters, head.multiply_adds) == ("head", 10, 8 * 256)
@@ -36,7 +36,7 @@ def test_by_hand():
     values = 170 + 2.8 * (170 - 8)
     maps = 0.98 * (3 * 4096 + 2048) + 2.1 * 2 * 4096
     assert found.training_bytes == 243_000_000 + int(4 * values + 3 * maps)
-    adam = cost(small(), 16, 16, batch=3, slots=2)
+    adam = cost(small(), 16, 16, batch_size=3, slots=2)
     assert adam.training_bytes - found.training_bytes == 162 * 4
 
 
@@ -91,7 +91,7 @@ def test_a_map_that_a_layer_reads_twice_is_freed_once():
     inputs = keras.Input((8, 8, 4))  # 1024 bytes, as all maps but the last, which has 65536
     x = kl.Multiply(name="square")([inputs, inputs])
     x = kl.Conv2D(256, 1, name="wide")(kl.ReLU(name="act")(x))
-    found = cost(keras.Model(inputs, x), 8, 8, batch=100)
+    found = cost(keras.Model(inputs, x), 8, 8, batch_size=100)
     rest = found.inference_bytes - 172_000_000 - 3 * 140_000 - (4 + 1) * 256 * 4
     assert rest == int(0.9 * 100 * (1024 + 65536))
 
@@ -113,7 +113,7 @@ def test_memory_grows_with_the_batch_and_bounds_it():
 
 
 def test_a_batch_that_fills_the_memory_exactly_fits():
-    peak = cost(small(), 64, 64, batch=5)
+    peak = cost(small(), 64, 64, batch_size=5)
     for name in ("training", "inference"):
         memory = getattr(peak, f"{name}_bytes")
         assert getattr(cost(small(), 64, 64, memory=memory), f"largest_{name}_batch") == 5
@@ -133,7 +133,7 @@ def test_training_takes_the_maps_of_the_auxiliary_head_too():
 def test_the_image_is_one_of_the_maps():
     inputs = keras.Input((16, 16, 4))
     assert cost(keras.Model(inputs, inputs), 16, 16).parameters == 0
-    found = cost(keras.Model(inputs, kl.Conv2D(1, 1, use_bias=False)(inputs)), 16, 16, batch=9)
+    found = cost(keras.Model(inputs, kl.Conv2D(1, 1, use_bias=False)(inputs)), 16, 16, batch_size=9)
     rest = found.inference_bytes - 172_000_000 - 140_000 - 4 * 4
     assert rest == int(0.9 * 9 * (4096 + 1024))
 
@@ -158,7 +158,7 @@ def test_half_precision_halves_the_maps_of_the_backbone():
 
 
 def test_bad_arguments():
-    for arguments in ({"batch": 0}, {"slots": -1}, {"memory": 0}):
+    for arguments in ({"batch_size": 0}, {"slots": -1}, {"memory": 0}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             cost(small(), 16, 16, **arguments)
 
