@@ -91,9 +91,9 @@ def fields_picture(
         heat = ndimage.gaussian_filter(effective.map, max(image.shape) / BLUR)
         heat = np.sqrt(heat / heat.max())
         one.imshow(heat, cmap="inferno", alpha=np.minimum(1.5 * heat, 1), vmin=0, vmax=1)
-        row, column = effective.centre
+        row, column = effective.center
         one.plot(column, row, "+", color="#00e0ff")
-        _box(one, stage.box(effective.centre, image.shape[:2]), edgecolor="#00e0ff")
+        _box(one, stage.box(effective.center, image.shape[:2]), edgecolor="#00e0ff")
         size = "x".join(f"{side:g}" for side in stage.receptive_field)
         more = " + image" * stage.whole_image
         one.set_title(f"{caption}\n{size}{more}, 95 %: {effective.side}", fontsize=9)

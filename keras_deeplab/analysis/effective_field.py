@@ -27,18 +27,18 @@ class EffectiveField:
 
     Attributes:
         map: float32 `(height, width)`, at least 0, with a sum of 1.
-        centre: Row and column of the pixel at which the output lies.
+        center: Row and column of the pixel at which the output lies.
     """
 
     map: np.ndarray
-    centre: tuple[int, int]
+    center: tuple[int, int]
 
     @property
     def side(self) -> int:
         """Side in pixels of the square around the centre that holds 95 % of the influence."""
         height, width = self.map.shape
         rows, columns = np.ogrid[:height, :width]
-        distance = np.maximum(abs(rows - self.centre[0]), abs(columns - self.centre[1]))
+        distance = np.maximum(abs(rows - self.center[0]), abs(columns - self.center[1]))
         held = np.cumsum(np.bincount(distance.reshape(-1), self.map.reshape(-1)))
         return 2 * int(np.searchsorted(held, MASS * held[-1])) + 1
 
@@ -74,7 +74,7 @@ def effective_receptive_field(
 
     >>> network = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(8, 5)])
     >>> field = keras_deeplab.analysis.effective_receptive_field(network, size=(33, 33))
-    >>> field.map.shape, field.centre, field.side
+    >>> field.map.shape, field.center, field.side
     ((33, 33), (16, 16), 5)
 
     Reference:

@@ -48,7 +48,7 @@ class Published:
     classes: int
     mean_iou: float | None
     note: str
-    licence: str
+    license: str
     url: str
     file_hash: str | None
 
@@ -112,7 +112,7 @@ def table() -> list[dict[str, Any]]:
             "classes": entry.classes,
             "mean IoU": "" if entry.mean_iou is None else f"{entry.mean_iou:.2f}",
             "measured on": entry.note,
-            "licence": entry.licence,
+            "license": entry.license,
             "file": entry.url,
         }
         for entry in PUBLISHED

@@ -112,7 +112,7 @@ def test_a_linear_network_has_the_field_of_its_kernels():
     model = keras.Sequential([keras.Input((None, None, 3)), layer])
     layer.set_weights([np.tile(np.outer(weights, weights)[..., None, None], (1, 1, 3, 1))])
     found = effective_receptive_field(model, size=(15, 17))
-    assert found.centre == (7, 8)
+    assert found.center == (7, 8)
     np.testing.assert_allclose(found.map.sum(), 1, rtol=1e-5)
     np.testing.assert_allclose(
         found.map[5:10, 6:11], np.outer(weights, weights) / weights.sum() ** 2, rtol=1e-4
@@ -126,7 +126,7 @@ def test_the_centre_is_that_of_the_sample():
     pairs = [(kl.ZeroPadding2D(1), kl.DepthwiseConv2D(3, 2, **blur)) for _ in range(5)]
     model = keras.Sequential([keras.Input((None, None, 3)), *sum(pairs, ())])
     found = effective_receptive_field(model, size=(64, 64))
-    assert found.centre == (32, 32)
+    assert found.center == (32, 32)
     np.testing.assert_allclose(np.average(np.arange(64), weights=found.map.sum(0)), 32, rtol=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_of_a_model_and_of_a_layer():
     low = effective_receptive_field(model, images, layer="decoder_low_level")
     assert whole.map.shape == low.map.shape == (97, 129)
     assert low.side <= 19 < whole.side
-    assert whole.centre == (48, 64)
+    assert whole.center == (48, 64)
     np.testing.assert_allclose([whole.map.sum(), low.map.sum()], 1, rtol=1e-4)
     again = effective_receptive_field(model, images)
     np.testing.assert_array_equal(whole.map, again.map)

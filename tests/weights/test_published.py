@@ -22,7 +22,7 @@ def test_entries_are_complete():
         assert entry.file_hash is None or re.fullmatch(
             r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{8}", entry.file_hash
         )
-        assert re.fullmatch(r"(Apache-2\.0|BSD-3-Clause|MIT) \(code\)", entry.licence)
+        assert re.fullmatch(r"(Apache-2\.0|BSD-3-Clause|MIT) \(code\)", entry.license)
         assert entry.note
         if entry.model is None:
             assert entry.name.startswith("imagenet")
@@ -86,7 +86,7 @@ def test_table_and_markdown_have_a_row_for_each():
         "classes": 21,
         "mean IoU": "75.32",
         "measured on": "val, stride 16, one scale",
-        "licence": "Apache-2.0 (code)",
+        "license": "Apache-2.0 (code)",
         "file": "https://download.tensorflow.org/models/"
         "deeplabv3_mnv2_pascal_train_aug_2018_01_29.tar.gz",
     }
