@@ -21,7 +21,9 @@ def parser() -> Parser:
     )
     add("--output", type=file_path, required=True, help=".keras file to write")
     add("--output-stride", type=positive, help="default: that of the file")
-    add("--classes", type=positive, help="default: those of the file; otherwise a new predictor")
+    add(
+        "--num-classes", type=positive, help="default: those of the file; otherwise a new predictor"
+    )
     add("--moving-averages", action="store_true", help="load those of TensorFlow 1 and torch files")
     add("--overwrite", action="store_true", help="replace an existing file")
     return made
@@ -34,7 +36,7 @@ def main(options: argparse.Namespace) -> None:
         raise error("--output", "a path that ends in .keras", str(options.output))
     if options.output.exists() and not options.overwrite:
         raise error("--output", "a new file", str(options.output), "Use --overwrite to replace it.")
-    arguments = {"output_stride": options.output_stride, "num_classes": options.classes}
+    arguments = {"output_stride": options.output_stride, "num_classes": options.num_classes}
     model = keras_deeplab.from_pretrained(
         options.weights,
         moving_averages=options.moving_averages,

@@ -34,7 +34,7 @@ def test_options_become_arguments(tmp_path, monkeypatch):
 
     monkeypatch.setattr(keras_deeplab, "from_pretrained", from_pretrained)
     output = ["--output", str(tmp_path / "a.keras"), "--overwrite"]
-    options = ["--output-stride", "16", "--classes", "4", "--moving-averages"]
+    options = ["--output-stride", "16", "--num-classes", "4", "--moving-averages"]
     (tmp_path / "a.keras").write_text("before")
     assert convert.main(["b.pth", *output, *options]) == 0
     assert given.pop("file") == "b.pth"
