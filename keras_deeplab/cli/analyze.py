@@ -48,9 +48,14 @@ def parser() -> Parser:
     add("--batch-size", type=positive, default=1, help="images, for the memory")
     add("--memory", type=float, metavar="GB", help="print the largest batches for it")
     add("--effective", action="store_true", help="measure the effective receptive field too")
-    add("--json", type=file_path, help="file for all figures")
-    add("--html", type=file_path, help="page of --image on which a click shows a receptive field")
-    add("--image", type=file_path, help="image of the page")
+    add("--json", type=file_path, metavar="FILE", help="file for all figures")
+    add(
+        "--html",
+        type=file_path,
+        metavar="FILE",
+        help="page of --image on which a click shows a receptive field",
+    )
+    add("--image", type=file_path, metavar="FILE", help="image of the page")
     return made
 
 

@@ -32,8 +32,12 @@ def parser() -> Parser:
     )
     made.add_argument("data", help=DATA)
     made.add_argument("--splits", nargs="+", help="default: all")
-    made.add_argument("--json", type=file_path, help="file for all figures, or all errors")
-    made.add_argument("--html", type=file_path, help="page with pictures, or with all errors")
+    made.add_argument(
+        "--json", type=file_path, metavar="FILE", help="file for all figures, or all errors"
+    )
+    made.add_argument(
+        "--html", type=file_path, metavar="FILE", help="page with pictures, or with all errors"
+    )
     text = "measure what a step of training takes with it, by the recipe finetune"
     made.add_argument("--model", **one_of(MODELS), help=text)
     made.add_argument("--backbone", **one_of(backbones.NAMES), help="default: a small one")

@@ -38,7 +38,7 @@ _PNG_BITS = 24  # the position of the bit depth in a PNG file
 
 def prepare(
     source: Source,
-    output_dir: str | os.PathLike,
+    output: str | os.PathLike,
     *,
     file_format: str = "tfrecord",
     images_per_shard: int = 1000,
@@ -49,7 +49,7 @@ def prepare(
     they are, other images as PNG, and label maps as PNG with 0..num_classes-1 and 255. Images of
     other channels or values are stored as the 8 bits a channel that training uses, those of 2 or
     more than 4 channels as compressed tensors. Open it with
-    `data.TFDS(output_dir)` or with `tfds.builder_from_directory(output_dir)`. Its files:
+    `data.TFDS(output)` or with `tfds.builder_from_directory(output)`. Its files:
 
     - `NAME-SPLIT.FORMAT-00000-of-00010`, the shards, with images in the order of `source.names` and
       the features `"image"`, `"label"` (a `LabeledImage`) and `"name"`;
@@ -57,12 +57,12 @@ def prepare(
       Datasets; `dataset.json` with the classes and their colours;
     - `SHA256SUMS`, which `sha256sum --check` reads.
 
-    They are written beside `output_dir` and moved there at the end. After an interruption, the same
+    They are written beside `output` and moved there at the end. After an interruption, the same
     call continues with the first shard that is missing.
 
     Args:
         source: A `data.Source`.
-        output_dir: The folder to write, which must not exist.
+        output: The folder to write, which must not exist.
         file_format: `"tfrecord"`, or `"array_record"`, of a package that Windows lacks.
         images_per_shard: The largest number of images in a shard.
 
@@ -70,7 +70,7 @@ def prepare(
         The folder.
 
     Raises:
-        ValueError: If an argument is out of range, `output_dir` exists, a file is damaged, another
+        ValueError: If an argument is out of range, `output` exists, a file is damaged, another
             process is writing the data set, or an interrupted call wrote another one or the files
             have changed since.
 
@@ -82,7 +82,7 @@ def prepare(
     """
     validation.one_of("file_format", file_format, FORMATS)
     validation.integer("images_per_shard", images_per_shard)
-    output = Path(os.path.abspath(output_dir))
+    output = Path(os.path.abspath(output))
     _check_new(output)
     for split in source.splits:
         validation.one_of("splits", split, SPLIT_NAMES)
@@ -93,7 +93,7 @@ def prepare(
 
 def _check_new(output: Path) -> None:
     if output.exists():
-        raise validation.error("output_dir", "a folder that does not exist", str(output))
+        raise validation.error("output", "a folder that does not exist", str(output))
 
 
 class _Preparation:

@@ -210,7 +210,7 @@ def test_prepare_writes_a_data_set_that_train_takes(tmp_path, capsys):
     assert audit.main([f"tfds:{output}"]) == 0
     assert "val: 3 images" in capsys.readouterr().out
     assert prepare.main(command) == 2
-    assert "`output_dir` must be a folder that does not exist" in capsys.readouterr().err
+    assert "`output` must be a folder that does not exist" in capsys.readouterr().err
     options = argparse.Namespace(data="tfds:oxford_iiit_pet?val=train[:9%]", output=None)
     assert run_folder(options, "m", "b").name == "tfds-oxford_iiit_pet-val-train-9-m-b"
 
@@ -428,7 +428,7 @@ def test_a_run_in_mixed_precision_leaves_a_float32_model_with_test_time_augmenta
     monkeypatch.setattr(keras_deeplab.export, "saved_model", lambda *_, **options: None)
     folder = tmp_path / "run"
     more = "--model deeplab_v3 --set model={'aspp_rates':(),'aspp_filters':8,'head_filters':None} "
-    more += "--mixed-precision bfloat16 --scales 1 1.5 --flip"
+    more += "--mixed-precision bfloat16 --test-scales 1 1.5 --test-flip"
     assert train.main([*SHORT.split(), *more.split(), "--output", str(folder)]) == 0
     last = keras.models.load_model(folder / "last.keras", compile=False)
     assert last.get_config()["dtype"] == "mixed_bfloat16"

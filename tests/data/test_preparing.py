@@ -190,7 +190,7 @@ def test_a_data_set_that_was_finished_before_the_lock_is_left_as_it_is(tmp_path,
         return plan(preparation)
 
     monkeypatch.setattr(preparing._Preparation, "_plan", planned_late)
-    with pytest.raises(ValueError, match="`output_dir` must be a folder that does not exist"):
+    with pytest.raises(ValueError, match="`output` must be a folder that does not exist"):
         data.prepare(source, output)
     assert equal(data.TFDS(output).dataset("train"), source.dataset("train"))
 
@@ -232,9 +232,9 @@ def test_an_interrupted_call_does_not_continue_with_changed_files(folder, tmp_pa
 
 
 def test_wrong_arguments(tmp_path):
-    out, unnamed = {"output_dir": tmp_path / "out"}, "different class names that are not empty"
+    out, unnamed = {"output": tmp_path / "out"}, "different class names that are not empty"
     for change, arguments, message in (
-        ({}, {"output_dir": tmp_path}, "`output_dir` must be a folder that does not exist"),
+        ({}, {"output": tmp_path}, "`output` must be a folder that does not exist"),
         ({}, {"file_format": "riegeli"}, "`file_format` must be one of 'tfrecord', 'array_record'"),
         ({}, {"images_per_shard": 0}, "`images_per_shard` must be a positive integer"),
         ({"info": data.DatasetInfo(("a", ""))}, {}, unnamed),
