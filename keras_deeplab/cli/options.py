@@ -39,6 +39,8 @@ USER_ERRORS = (
     *(tf.errors.ResourceExhaustedError, keras_deeplab.export.ExportError),
 )
 
+BAR = "\N{BOX DRAWINGS HEAVY HORIZONTAL}"  # of which Keras draws progress
+
 Main = Callable[[argparse.Namespace], int | None]
 
 
@@ -47,13 +49,18 @@ class _Output:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._has_bars = True
+        try:
+            BAR.encode(getattr(stream, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:  # such as of a file on Windows
+            self._has_bars = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         with self._muted_when_unread():
-            self._stream.write(text)
+            self._stream.write(text if self._has_bars else text.replace(BAR, "="))
         return len(text)
 
     def flush(self) -> None:

@@ -108,12 +108,14 @@ def test_names_of_any_characters_are_printed(capsys, monkeypatch, encoding):
     def main(options):
         print("sky \u5929 caf\udce9")
         logging.getLogger("keras_deeplab").info("road \u9053")
+        keras.utils.Progbar(2).update(2, finalize=True)
 
     assert main([]) == 0
     written.flush()
     shown = written.buffer.getvalue().decode(encoding)
     assert "\\udce9" in shown
     assert ("\u9053" in shown) == (encoding == "utf-8")
+    assert ("\u2501" if encoding == "utf-8" else "=") * 20 in shown
     assert "Traceback" not in shown + capsys.readouterr().err
 
 
