@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -14,7 +15,7 @@ import tensorflow as tf
 
 from keras_deeplab import validation
 from keras_deeplab.batch_norm import reestimate_batch_norm
-from keras_deeplab.data import IGNORE_LABEL, Source, training_dataset
+from keras_deeplab.data import IGNORE_LABEL, Source, open_source, training_dataset
 from keras_deeplab.graph.network import all_layers, all_norms
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.losses import CrossEntropy
@@ -73,7 +74,7 @@ class OverfitReport:
 
 def overfit(
     model: keras.Model,
-    source: Source,
+    source: Source | str | os.PathLike,
     count: int = 8,
     *,
     crop_size: int | tuple[int, int] | None = None,
@@ -94,7 +95,8 @@ def overfit(
     Args:
         model: A functional model from pixels 0..255 `(batch, height, width, 3)` to logits
             `(batch, height, width, num_classes)`.
-        source: A `data.Source` of as many classes, with a split "train".
+        source: A `data.Source`, or what `data.open_source` takes, of as many classes, with a split
+            "train".
         count: Number of images, drawn from the split, the same in every call; at most all of them.
         crop_size: `(height, width)` of the crops, or one integer for both. None for the model's own
             size if it is fixed, else the largest sides of the split's first `count` images, at most
@@ -127,6 +129,8 @@ def overfit(
     validation.integer("count", count)
     validation.integer("steps", steps)
     validation.fraction("target", target)
+    if isinstance(source, str | os.PathLike):
+        source = open_source(source)
     source.check_split("train")
     spec, num_classes = logits_spec(model)
     info = source.info

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as kl
+from PIL import Image
 
 import keras_deeplab
 from keras_deeplab import data, diagnosis
@@ -95,6 +96,17 @@ def test_a_sound_model_fits_and_is_left_as_it_was():
         np.testing.assert_array_equal(old, variable.numpy())
     assert type(model.optimizer) is keras.optimizers.SGD
     assert int(optimizer.iterations) == 0
+
+
+def test_a_data_set_by_its_name(tmp_path):
+    pixels = np.zeros((24, 24, 3), np.uint8)
+    for kind, array in (("images", pixels), ("labels", pixels[..., 0])):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        Image.fromarray(array).save(tmp_path / "train" / kind / "a.png")
+    (tmp_path / "dataset.json").write_text('{"classes": ["a", "b"]}')
+    for name in (tmp_path, str(tmp_path)):
+        with pytest.raises(ValueError, match="the source's 2 classes. Received: model="):
+            keras_deeplab.overfit(network(), name, 1)
 
 
 @pytest.mark.slow

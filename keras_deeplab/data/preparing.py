@@ -20,6 +20,7 @@ from keras_deeplab.data.decoding import open_image
 from keras_deeplab.data.file_source import FileSource
 from keras_deeplab.data.formats import format_of
 from keras_deeplab.data.held_out import HeldOut
+from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.orientation import UPRIGHT, stored_orientation
 from keras_deeplab.data.records import FORMATS
 from keras_deeplab.data.resized import Resized
@@ -37,7 +38,7 @@ _PNG_BITS = 24  # the position of the bit depth in a PNG file
 
 
 def prepare(
-    source: Source,
+    source: Source | str | os.PathLike,
     output: str | os.PathLike,
     *,
     file_format: str = "tfrecord",
@@ -61,7 +62,7 @@ def prepare(
     call continues with the first shard that is missing.
 
     Args:
-        source: A `data.Source`.
+        source: A `data.Source`, or what `data.open_source` takes.
         output: The folder to write, which must not exist.
         file_format: `"tfrecord"`, or `"array_record"`, of a package that Windows lacks.
         images_per_shard: The largest number of images in a shard.
@@ -84,6 +85,8 @@ def prepare(
     validation.integer("images_per_shard", images_per_shard)
     output = Path(os.path.abspath(output))
     _check_new(output)
+    if isinstance(source, str | os.PathLike):
+        source = open_source(source)
     for split in source.splits:
         validation.one_of("splits", split, SPLIT_NAMES)
     if "" in (classes := source.info.classes) or len(set(classes)) < len(classes):

@@ -95,7 +95,7 @@ def test_tensorflow_datasets_reads_it(folder, tmp_path, file_format):
 
 
 def test_files_are_stored_as_they_are_where_other_programs_decode_the_same(folder, tmp_path):
-    output = data.prepare(data.Folder(folder), tmp_path / "out")
+    output = data.prepare(str(folder), tmp_path / "out")
     found = data.TFDS(output)
     read = found.encoded_images("train")
     stored = {name: read(number) for number, name in enumerate(found.names("train"))}
