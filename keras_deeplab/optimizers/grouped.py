@@ -140,7 +140,7 @@ class AdamW(GroupedOptimizer, keras.optimizers.AdamW):
 
     >>> from keras_deeplab import optimizers
     >>> model = keras_deeplab.DeepLabV3Plus(3, "mobilenet_v2")
-    >>> slow = optimizers.ParameterGroup("aspp/*", learning_rate=0.5)
+    >>> slow = optimizers.ParameterGroup("aspp/*", lr_multiplier=0.5)
     >>> groups = [slow, *optimizers.no_decay(model)]
     >>> optimizer = optimizers.AdamW(6e-4, weight_decay=0.01, groups=groups)
     >>> model.compile(optimizer, keras_deeplab.losses.CrossEntropy())
