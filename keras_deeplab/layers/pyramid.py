@@ -74,7 +74,8 @@ class SpatialPyramidPooling2D(TracedLayer):
         size = tf.shape(x)[axis]
         begin, end = bin_range(index, size, bins)
         part = x[:, begin:end] if axis == 1 else x[:, :, begin:end]
-        reduce = tf.reduce_max if self.mode == "max" else tf.reduce_mean
+        # TensorFlow's own mean adds up in half precision, where a few hundred pixels overflow.
+        reduce = tf.reduce_max if self.mode == "max" else keras.ops.mean
         return reduce(part, axis=axis)
 
     def get_config(self) -> dict[str, Any]:

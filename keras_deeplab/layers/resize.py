@@ -103,9 +103,10 @@ class ResizeBy(TracedLayer):
             fine, window = [(side - 1) * cell + 1 for side in size], cell // 2 * 2 + 1
         else:
             fine, window = [side * cell for side in size], cell
-        x = bilinear(tf.cast(x, self.compute_dtype), fine, self.align_corners)
-        x = tf.cast(x, self.compute_dtype)
-        return tf.nn.avg_pool2d(x, window, cell, "SAME") if cell > 1 else x
+        # In float32: sums of windows in half precision are wrong by many grey levels, or overflow.
+        x = bilinear(tf.cast(x, tf.float32), fine, self.align_corners)
+        x = tf.nn.avg_pool2d(x, window, cell, "SAME") if cell > 1 else x
+        return tf.cast(x, self.compute_dtype)
 
     def scaled(self, side: int | tf.Tensor) -> int | tf.Tensor:
         """The size of a side, by integers: float32 is not exact, other runtimes lack float64."""

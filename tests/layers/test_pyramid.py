@@ -32,3 +32,10 @@ def test_bins_are_those_of_explicit_loops(size, mode):
     levels, x = (6, 4, 3, 1), picture(*size)
     output = SpatialPyramidPooling2D(levels, mode)(x)
     np.testing.assert_allclose(output, by_loops(x, levels, mode), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["max", "average"])
+def test_sums_of_a_large_map_do_not_overflow_in_half_precision(mode):
+    x = np.full((1, 400, 400, 1), 200, np.float16)
+    found = SpatialPyramidPooling2D((2, 1), mode, dtype="mixed_float16")(x)
+    np.testing.assert_array_equal(found, np.full((1, 5), 200))

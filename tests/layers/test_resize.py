@@ -47,6 +47,16 @@ def test_by_a_factor(scale, size):
     assert ResizeBy(0.01)(x).shape == (2, 1, 1, 3)
 
 
+@pytest.mark.parametrize("policy, tolerance", [("mixed_float16", 0.13), ("mixed_bfloat16", 1)])
+@pytest.mark.parametrize("scale", [0.05, 0.25, 0.7])
+@pytest.mark.parametrize("corners", [False, True])
+def test_half_precision_only_rounds_the_result(scale, corners, policy, tolerance):
+    pixels = np.random.default_rng(0).integers(150, 256, (1, 80, 80, 3)).astype("float32")
+    exact = ResizeBy(scale, align_corners=corners)(pixels)
+    found = ResizeBy(scale, align_corners=corners, dtype=policy)(pixels)
+    np.testing.assert_allclose(tf.cast(found, tf.float32), exact, atol=tolerance)
+
+
 @pytest.mark.parametrize("scale", [0.1, 0.2, 0.25, 0.3, 1 / 3, 0.45, 0.5, 0.7, 1.3])
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("side", [40, 41, 59, 63])
