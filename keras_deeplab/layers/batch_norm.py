@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from keras_deeplab.layers.dilated_conv import is_onednn_graph
+from keras_deeplab.layers.dilated_conv import is_graph_with_gradients, is_onednn_graph
 from keras_deeplab.validation import boolean
 
 # What may be changed on a norm that is there already; see `BatchNormalization.changed_settings`.
@@ -75,9 +76,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=by_batch, mask=mask)
         if by_batch:
             return self._normalized_by_batch(inputs)
-        if not training and is_onednn_graph():
-            return self._multiplied(inputs)
-        return self._fused(inputs, *self._moving())[0]
+        return self._normalized_by_moving(inputs, training)
 
     def _fits_fused(self, inputs: Any, mask: Any, by_batch: bool) -> bool:
         is_map = len(inputs.shape) == 4 and self.axis in (-1, 3) and mask is None
@@ -115,12 +114,20 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         return tf.cast(outputs, self.compute_dtype), mean, variance
 
-    def _multiplied(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Normalised by the moving statistics, as a product and a sum.
+    def _normalized_by_moving(self, inputs: tf.Tensor, training: bool | None) -> tf.Tensor:
+        """Normalised by the moving statistics.
 
-        TensorFlow makes a convolution, the fused operation and an activation after it one operation
-        of oneDNN, which on processors without AVX-512 takes over twenty times as long.
+        Not fused, where TensorFlow makes a convolution, the fused operation and an activation after
+        it one operation of oneDNN, which on processors without AVX-512 takes over twenty times as
+        long; nor with `enable_op_determinism`, as a GPU raises an error at its gradient then.
         """
+        deterministic = is_op_determinism_enabled() and is_graph_with_gradients()
+        if deterministic or (not training and is_onednn_graph()):
+            return self._multiplied(inputs)
+        return self._fused(inputs, *self._moving())[0]
+
+    def _multiplied(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Normalised by the moving statistics, as a product and a sum."""
         scale, offset = self._scale_and_offset(inputs.shape[-1])
         mean, variance = self._moving()
         factor = scale * tf.math.rsqrt(variance + self.epsilon)
@@ -143,7 +150,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return (outputs, *updated)
 
         def single() -> tuple[tf.Tensor, ...]:
-            return (self._fused(inputs, *moving)[0], *moving)
+            return (self._normalized_by_moving(inputs, training=True), *moving)
 
         if self._is_surely_several(inputs):  # a condition would only cost time
             outputs, mean, variance = several()

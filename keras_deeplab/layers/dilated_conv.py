@@ -324,9 +324,14 @@ def _is_empty(first: Any, end: Any) -> bool:
     return isinstance(first, int) and isinstance(end, int) and first >= end
 
 
+def is_graph_with_gradients() -> bool:
+    """Whether gradients may be taken of what is traced here, outside of `inference_graph`."""
+    return _target.get() is None
+
+
 def is_onednn_graph() -> bool:
     """Whether the graph of a model that is built here is computed by oneDNN."""
-    return _target.get() is None and _runs(native_depthwise, tf.float32)
+    return is_graph_with_gradients() and _runs(native_depthwise, tf.float32)
 
 
 @functools.cache

@@ -132,6 +132,23 @@ def test_not_fused_where_onednn_would_join_it_to_a_convolution(onednn, monkeypat
         assert "FusedBatchNormV3" in operations(layer, *sizes, training=False)
 
 
+@pytest.mark.parametrize("onednn", [False, True])
+def test_not_fused_by_moving_statistics_where_operations_are_deterministic(onednn, monkeypatch):
+    """Of that operation GPUs have no deterministic gradient."""
+    monkeypatch.setattr(dilated_conv, "_runs", lambda *_: onednn)
+    monkeypatch.setattr(batch_norm, "is_op_determinism_enabled", lambda: True)
+    x = values(2, 3, 4)
+    for settings in ({"trainable": False}, {"frozen_statistics": True}):
+        ours, keras_own = pair(x)
+        for name, value in settings.items():
+            setattr(ours, name, value)
+        assert "FusedBatchNormV3" not in operations(ours, None, None, None)
+        with inference_graph("here"):
+            assert "FusedBatchNormV3" in operations(ours, None, None, None, training=False)
+        np.testing.assert_allclose(ours(x, training=True), keras_own(x), atol=1e-5)
+    assert "FusedBatchNormV3" in operations(pair(x)[0], 8, None, None)
+
+
 @pytest.mark.parametrize(
     "shape, is_conditional",
     [((8, None, None), False), ((None, 1, 2), False), ((None, 1, 1), True), ((1, None, 1), True)],
