@@ -160,7 +160,9 @@ def _views(
 
     def at_scale(image: Any) -> list[Any]:
         if scale == 1:
-            return keras.tree.flatten(network(image))
+            found = keras.tree.flatten(network(image))
+            # A network of one's own may end in half precision; the same size changes no value.
+            return [x if x.dtype == "float32" else back(x, image) for x in found]
         return [back(x, image) for x in keras.tree.flatten(network(resized(image)))]
 
     if not flip:

@@ -173,6 +173,18 @@ def test_a_configuration_is_not_used_up():
         assert MultiScale.from_config(config).get_config() == config
 
 
+@pytest.mark.parametrize("fusion", ["max", "mean"])
+@pytest.mark.parametrize("scales, flip", [((1.0,), False), ((1.0,), True), ((0.5, 1.0), False)])
+def test_logits_of_a_network_in_half_precision_are_fused_in_float32(scales, flip, fusion):
+    inputs = keras.Input((None, None, 3))
+    inner = keras.Model(inputs, keras.layers.Conv2D(2, 1, dtype="mixed_bfloat16")(inputs))
+    several = MultiScale(inner, scales, fusion=fusion, flip=flip)
+    assert several.output.dtype == "float32"
+    if scales == (1.0,):
+        expected = tf.nn.softmax(tf.cast(inner(image(6, 7)), tf.float32))
+        np.testing.assert_allclose(tf.nn.softmax(several(image(6, 7))), expected, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_it_changes_stride_and_precision_with_its_model(model):
     several = MultiScale(model, (0.5, 1.0), fusion="mean", flip=True)
