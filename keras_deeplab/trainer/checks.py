@@ -80,6 +80,10 @@ def check_model(
     if recipe.batch_size % replicas:
         rule = f"divisible by the number of replicas, {replicas}"
         raise validation.error("batch_size", rule, recipe.batch_size)
+    built_under = strategy if isinstance(model, ModelBuilder) else model._distribute_strategy
+    if replicas > 1 and built_under is not strategy:
+        advice = "Build it inside `with strategy.scope():`"
+        raise validation.error("model", "built under the strategy", model, advice)
     if policy == "mixed_float16" and replicas > 1:
         raise ValueError(
             "float16 does not work with several replicas: Keras scales the loss by what one "
