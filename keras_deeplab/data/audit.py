@@ -281,11 +281,10 @@ def _classes_of_folder(
         found += error.found
         return None, None
     found += notes
-    labels = {
-        folder.files(split).labels[name]: facts
-        for split in splits
-        for name, facts in folder.labels(split)[0].items()
-    }
+    labels = {}
+    for split in splits:
+        paths = folder.files(split).labels  # once: it lists the root, which may be remote
+        labels |= {paths[name]: facts for name, facts in folder.labels(split)[0].items()}
     found += _palette_warning(folder.root, labels)
     listed = folder.settings.values or folder.settings.ignore_label is not None
     # One split alone may lack the other classes.

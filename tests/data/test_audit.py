@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,3 +246,17 @@ def test_other_sources_are_checked_pair_by_pair():
     found, text = faults_of(Changed(train=3, val=1), ["train"])
     assert found.keys() == {"sizes differ", "label value out of range"}
     assert "train/train_00002" in text
+
+
+def test_folders_are_not_listed_for_each_image(tmp_path, write_pair, monkeypatch):
+    listed, listing = [], Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: listed.append(path) or listing(path))
+    counts = []
+    for images in (2, 20):
+        root = tmp_path / str(images)
+        for number in range(images):
+            write_pair(root, "train", str(number), np.resize(np.uint8([0, 1]), (8, 8)))
+        listed.clear()
+        data.audit(data.Folder(root))
+        counts.append(len(listed))
+    assert counts[0] == counts[1]
