@@ -35,9 +35,13 @@ def difference_hash(pixels: np.ndarray) -> bytes:
 def near_pairs(hashes: list[bytes]) -> Iterator[np.ndarray]:
     """Yields positions of hashes that differ in few bits `(pairs, 2)`, without plain images."""
     words, varied = _varied(hashes)
-    for first, distance in _distances(words, words, only_later=True):
-        one, other = np.nonzero(np.triu(distance <= NEAR, 1))
-        yield np.stack([varied[one + first], varied[other + first]], 1)
+    some = words[:, :: HALF // 64]  # one word of each direction, in which few pairs are near
+    for first, distance in _distances(some, some, only_later=True):
+        one, other = np.array(np.nonzero(np.triu(distance <= NEAR, 1))) + first
+        bits = np.zeros(len(one), np.uint16)
+        for word in words.T:
+            bits += np.bitwise_count(word[one] ^ word[other])
+        yield np.stack([varied[one[bits <= NEAR]], varied[other[bits <= NEAR]]], 1)
 
 
 def nearest(hashes: list[bytes], others: list[bytes]) -> tuple[np.ndarray, np.ndarray]:

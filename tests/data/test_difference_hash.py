@@ -43,6 +43,20 @@ def test_near_pairs_against_loops():
     assert pairs([]) == []
 
 
+def test_near_pairs_differ_in_any_words_of_which_few_are_compared(monkeypatch):
+    rng, hashes = np.random.default_rng(2), []
+    for bits in (NEAR, NEAR + 1):
+        for word in range(8):  # all of them in one word
+            one = np.frombuffer(rng.bytes(64), np.uint64)
+            other = one.copy()
+            other[word] ^= np.uint64(2**bits - 1)
+            hashes += [one.tobytes(), other.tobytes()]
+    compared, count = [], np.bitwise_count
+    monkeypatch.setattr(np, "bitwise_count", lambda a: compared.append(a.size) or count(a))
+    assert pairs(hashes) == [[k, k + 1] for k in range(0, 16, 2)]
+    assert sum(compared) < 4 * len(hashes) ** 2
+
+
 def test_nearest_against_loops():
     rng = np.random.default_rng(1)
     others = [rng.bytes(64) for _ in range(300)]
