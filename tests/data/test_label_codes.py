@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from keras_deeplab.data.faults import FileFault
 from keras_deeplab.data.label_codes import LabelCode, Settings, check_ignored, infer_values
 
 
@@ -163,3 +164,17 @@ def test_a_single_listed_class_beside_ignored_pixels_is_an_error(pixels, ignore_
         return
     with pytest.raises(ValueError, match=re.escape(text)):
         check_ignored(label_map(pixels), settings, settings.code)
+
+
+@pytest.mark.parametrize("stored", [np.ascontiguousarray, np.asfortranarray])
+def test_labels_of_values_in_any_order_of_memory(stored):
+    code = LabelCode((7, 3, 200), (0, 255))
+    values = stored(np.resize(np.array([7, 3, 200, 0, 255], np.uint8), (101, 103)))
+    labels = code.labels(values)
+    np.testing.assert_array_equal(labels, code.table[values])
+    assert labels.dtype == np.uint8
+    assert labels.flags.writeable
+    values[5, 7] = values[6, 8] = 9
+    values[90, 1] = 4
+    with pytest.raises(FileFault, match=re.escape("[4, 9]")):
+        code.labels(values)
