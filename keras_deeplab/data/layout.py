@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
 from keras_deeplab.data.faults import FileFault
@@ -142,13 +143,18 @@ def split_named(name: str) -> str | None:
     return name if name in SPLITS else SYNONYMS.get(name)
 
 
+# As a key, as pathlib compares paths slowly.
+by_parts = attrgetter("parts")
+
+
 def visible(folder: Path) -> list[Path]:
     """Returns the entries of a folder, sorted, without hidden and system files."""
-    return sorted(
+    paths = (
         path
         for path in folder.iterdir()
         if not path.name.startswith(".") and path.name.lower() not in SYSTEM_FILES
     )
+    return sorted(paths, key=by_parts)
 
 
 def entries_named(parent: Path, name: str) -> list[Path]:

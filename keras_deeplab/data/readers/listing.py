@@ -9,7 +9,7 @@ from pathlib import Path
 
 from keras_deeplab.data.faults import DatasetError, FileFault
 from keras_deeplab.data.formats import IMAGE_SUFFIXES
-from keras_deeplab.data.layout import contents, shown
+from keras_deeplab.data.layout import by_parts, contents, shown
 from keras_deeplab.data.paths import RemotePath
 
 # Of files in lists; other dots are part of a name.
@@ -31,12 +31,14 @@ def check_entries(root: Path, layout: str, entries: Iterable[str]) -> None:
 def files_below(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Returns the files in all subfolders, also linked ones, that end so; sorted, none hidden."""
     paths = folder.all_files() if isinstance(folder, RemotePath) else _walk(folder)
-    return sorted(
+    above = len(folder.parts)
+    found = (
         path
         for path in paths
         if path.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not any(part.startswith(".") for part in path.parts[above:])
     )
+    return sorted(found, key=by_parts)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
