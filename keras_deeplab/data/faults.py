@@ -40,7 +40,7 @@ EXPECTED = {
     "file name not UTF-8": "names in UTF-8",
     "image without label": "labels/NAME.* for every images/NAME.*",
     "label without image": "images/NAME.* for every labels/NAME.*",
-    "JPEG label map": "PNG, since JPEG changes label values",
+    "JPEG label map": "PNG, exported again, since JPEG changes label values",
     "unreadable file": f"a whole file of {listed(FORMATS)}",
     "truncated file": "a whole file",
     "several images in a file": "one image a file",
@@ -59,7 +59,10 @@ EXPECTED = {
         'colours listed in dataset.json, such as {"colors": [[0, 0, 0], [128, 0, 0]]}'
     ),
     "colour without a class": 'colours listed in dataset.json as "colors" or "ignore_colors"',
-    "sizes differ": "image and label map of the same width x height",
+    "sizes differ": (
+        "image and label map of the same width x height; resize label maps of the same view with "
+        "nearest neighbour"
+    ),
     "label value out of range": "labels in 0..number of classes-1 or ignored",
     "nothing labelled": "pixels of the classes in every split",
     "classes unclear": "label values 0, 1, 2, ... with 255 ignored, or a dataset.json",
@@ -72,11 +75,14 @@ def _printable(text: str) -> str:
 
 
 class FileFault(ValueError):
-    """One fault of one file or folder."""
+    """One fault of one file or folder; `colors` are those of an RGB label map without a list."""
 
-    def __init__(self, kind: str, found: str, expected: str = "") -> None:
+    def __init__(
+        self, kind: str, found: str, expected: str = "", colors: Sequence[Sequence[int]] = ()
+    ) -> None:
         self.kind = kind
         self.found = found
+        self.colors = colors
         self.expected = expected or EXPECTED[kind]
         super().__init__(_printable(f"{kind}: {found} (expected: {self.expected})"))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +32,7 @@ from keras_deeplab.data.layout import (
     list_split,
     proposal,
 )
-from keras_deeplab.data.source import DatasetInfo
+from keras_deeplab.data.source import MAX_CLASSES, DatasetInfo
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +173,8 @@ class Folder(FileSource):
                 settings = replace(settings, values=grey)
             return settings.info(), settings.code, []
         if not facts:
-            raise self._error("classes unclear", "there is no readable label map and no list")
+            faults = [fault for split in self.splits for fault in self.labels(split)[1]]
+            raise self._error("classes unclear", _advice(faults))
         palette = next((one.palette for one in facts if one.palette), ())
         try:
             values, notes = infer_values([one.counts for one in facts], settings.ignore_label)
@@ -193,3 +196,18 @@ class Folder(FileSource):
         for note in notes:
             logger.warning("%s: %s", self.root, note)
         return info, code
+
+
+def _advice(faults: Sequence[FileFault]) -> str:
+    """What to write into dataset.json where no label map can be read."""
+    in_files = [fault.colors for fault in faults if fault.kind == "label map not one-channel"]
+    colors = sorted({tuple(color) for listed in in_files for color in listed})
+    # None are listed of smooth edges, whose colours are not those of classes.
+    if not all(in_files) or not 1 < len(colors) <= MAX_CLASSES:
+        return "there is no readable label map and no list of classes"
+    listed = {"colors": colors}
+    return (
+        f"the RGB label maps hold {len(colors)} colours; write into dataset.json "
+        f'{json.dumps(listed)}, and names for them as "classes", with colours that are not a class '
+        'in "ignore_colors" instead'
+    )

@@ -18,6 +18,7 @@ from keras_deeplab.data.paths import check_local
 
 Color = tuple[int, int, int]
 SHOWN_COLORS = 20
+SHOWN_OF_MANY = 5
 MANY_COLORS = 200  # COCO has 171 classes
 
 
@@ -125,13 +126,24 @@ def _palette(flat: bytes) -> tuple[Color, ...]:
 
 
 def _listed(packed: np.ndarray) -> str:
-    """The different colours of pixels as text."""
-    colors = np.unique(packed).tolist()
-    shown = [str([color >> 16, color >> 8 & 255, color & 255]) for color in colors[:SHOWN_COLORS]]
-    text = f"{len(colors)} colours: {', '.join(shown)}{', ...' * (len(colors) > SHOWN_COLORS)}"
-    if len(colors) > MANY_COLORS:
-        text += " (so many are of smooth edges: the label map was drawn or resized with them)"
+    """The different colours of pixels as text; of many, those of most pixels."""
+    colors, counts = np.unique(packed, return_counts=True)
+    are_many = len(colors) > MANY_COLORS
+    if are_many:
+        colors = colors[np.argsort(-counts, kind="stable")]
+    limit = SHOWN_OF_MANY if are_many else SHOWN_COLORS
+    shown = [str(color) for color in _unpacked(colors[:limit])]
+    text = f"{len(colors)} colours: {', '.join(shown)}{', ...' * (len(colors) > limit)}"
+    if are_many:
+        text += (
+            " (so many are of smooth edges: draw and resize label maps without smoothing, or give "
+            "each pixel the nearest colour of a class)"
+        )
     return text
+
+
+def _unpacked(packed: np.ndarray) -> list[list[int]]:
+    return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1).tolist()
 
 
 def _packed(colors: np.ndarray) -> np.ndarray:
@@ -154,8 +166,11 @@ def _values(image: Image.Image, colors: ColorCode | None) -> np.ndarray:
         found = f"mode RGBA, {transparent} pixels are not opaque"
         raise FileFault("label map not one-channel", found)
     if colors is None:
-        found = f"mode {image.mode} of {_listed(_packed(pixels[..., :3]))}"
-        raise FileFault("label map not one-channel", found)
+        packed = _packed(pixels[..., :3])
+        different = np.unique(packed)
+        listable = _unpacked(different) if len(different) <= MANY_COLORS else ()
+        found = f"mode {image.mode} of {_listed(packed)}"
+        raise FileFault("label map not one-channel", found, colors=listable)
     return colors.values(pixels[..., :3])
 
 

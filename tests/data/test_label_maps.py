@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -236,6 +237,32 @@ def test_rgb_label_maps_without_a_list_name_their_colors(folder):
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     with pytest.raises(FileFault, match=r"mode RGB of 768 colours: .*\], \.\.\. .*smooth edges"):
         read_label(write(folder / "train/labels/a.png", noise))
+
+
+def test_rgb_label_maps_without_a_list_say_which_dataset_json_reads_them(folder):
+    with pytest.raises(data.DatasetError, match="hold 4 colours; write into") as caught:
+        data.audit(folder)
+    found = re.search(r"write into dataset.json (\{.*?\}),", str(caught.value))[1]
+    (folder / "dataset.json").write_text(found)
+    assert data.audit(folder).info.num_classes == 4
+
+
+def test_colors_of_smooth_edges_are_not_proposed_as_classes(folder):
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    write(folder / "train/labels/a.png", noise)
+    write(folder / "train/labels/b.png", np.eye(32, dtype=np.uint8)[:24, :, None].repeat(3, 2))
+    write(folder / "train/images/b.png", noise)
+    with pytest.raises(data.DatasetError, match="there is no readable label map"):
+        data.audit(folder)
+
+
+def test_of_smooth_edges_the_colors_of_most_pixels_are_named(tmp_path):
+    mask = np.zeros((64, 64, 3), np.uint8)
+    mask[:32] = 255, 200, 0
+    mask[40:44] = np.arange(256).reshape(4, 64, 1)
+    found = r"257 colours: \[255, 200, 0\], \[0, 0, 0\], .*, \.\.\. .*smooth edges.*nearest colour"
+    with pytest.raises(FileFault, match=found):
+        read_label(write(tmp_path / "a.png", mask))
 
 
 def test_a_color_listed_twice_is_a_fault_of_rgb_label_maps_only(folder, write_settings, blocks):
