@@ -41,7 +41,11 @@ def _release_iterators() -> None:
 def map_files(
     function: Callable[[str, Path], Any], files: Mapping[str, Path], root: Path
 ) -> tuple[dict[str, Any], list[FileFault]]:
-    """Calls `function` on each name and path in a thread pool; returns results and faults."""
+    """Calls `function` on each name and path in a thread pool; returns results and faults.
+
+    Both are in the order of the names, so that an audit reports the same files each time.
+    """
+    files = dict(sorted(files.items()))
 
     def call(name: str, path: Path) -> Any:
         try:

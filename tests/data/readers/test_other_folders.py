@@ -247,6 +247,20 @@ def test_files_without_a_partner_are_named(tmp_path, draw, values):
     assert "masks/alone.png" in str(caught.value)
 
 
+def test_faults_are_in_the_order_of_the_names(tmp_path, draw):
+    names = [f"{number:02}" for number in range(12)]
+    (tmp_path / "masks").mkdir()
+    for name in names:
+        draw(f"images/{name}.png")
+        (tmp_path / f"masks/{name}.png").write_bytes(b"")
+    with pytest.raises(data.DatasetError) as caught:
+        data.audit(tmp_path)
+    found = next(one.found for one in caught.value.faults if one.kind == "unreadable file")
+    splits = json.loads((tmp_path / "splits.json").read_text())
+    sorted_names = sorted(splits["train"]) + sorted(splits["val"])
+    assert [text[6:8] for text in found] == sorted_names
+
+
 @pytest.mark.parametrize("reader", ["", "labelme:"])
 def test_names_that_are_not_utf8_are_faults(tmp_path, draw, values, latin_name, reader):
     for path in ("images/a.jpg", "masks/a.png"):
