@@ -99,9 +99,9 @@ def folder(tmp_path_factory):
     kd.export.saved_model(model, root / "saved_model")
     (root / "runs").mkdir()
     (root / "runs" / "mine").symlink_to("..")
-    kd.files.write_json(root / "dataset.json", {"classes": ["a", "b"]})
+    kd.files.write_json(root / "dataset.json", {"classes": ["a", "road"]})
     scores = {"split": "val", "images": 2, "mean_iou": 0.5, "pixel_accuracy": 0.75}
-    kd.files.write_json(root / "metrics.json", scores | {"per_class": {"a": 0.5, "b": 0.5}})
+    kd.files.write_json(root / "metrics.json", scores | {"per_class": {"a": 0.5, "road": 0.5}})
     kd.export.litert(model, root / "model.tflite")
     kd.export.onnx(model, root / "model.onnx")
     return root
