@@ -129,8 +129,7 @@ def overfit(
     validation.integer("count", count)
     validation.integer("steps", steps)
     validation.fraction("target", target)
-    if isinstance(source, str | os.PathLike):
-        source = open_source(source)
+    source = open_source(source)
     source.check_split("train")
     spec, num_classes = logits_spec(model)
     info = source.info

@@ -167,8 +167,7 @@ def audit(source: Source | str | os.PathLike, splits: Sequence[str] | None = Non
 
     >>> print(data.audit(data.Shapes()))
     """
-    if not isinstance(source, Source):
-        source = open_source(source)
+    source = open_source(source)
     for split in splits or ():
         source.check_split(split)
     if isinstance(source, Resized):

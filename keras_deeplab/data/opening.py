@@ -45,8 +45,8 @@ READERS: dict[str, Callable[[str], Source]] = {
 LISTS = (".csv", ".txt")
 
 
-def open_source(name: str | os.PathLike) -> Source:
-    """Opens a data set by name or by its path.
+def open_source(name: Source | str | os.PathLike) -> Source:
+    """Opens a data set by name or by its path; a `data.Source` is returned as it is.
 
     Args:
         name: `"shapes"` for the embedded data set; the path of a folder as in `data.Folder`, or in
@@ -66,6 +66,10 @@ def open_source(name: str | os.PathLike) -> Source:
     >>> keras_deeplab.data.open_source("shapes").info.num_classes
     6
     """
+    if isinstance(name, Source):
+        return name
+    if not isinstance(name, str | os.PathLike):
+        raise validation.error("source", "a data.Source, or the name or path of a data set", name)
     if str(name) == "shapes":
         return Shapes()
     reader = re.fullmatch(r"(\w{2,}):(.*)", str(name))  # a single letter is a Windows drive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from keras_deeplab import validation
 from keras_deeplab.data.augmentation.augmenting import Augmentation, Transform
 from keras_deeplab.data.augmentation.color import ColorJitter
 from keras_deeplab.data.augmentation.crops import MEAN_COLOR
+from keras_deeplab.data.opening import open_source
 from keras_deeplab.data.references import from_memory, pair, with_next
 from keras_deeplab.data.source import IGNORE_LABEL, Source
 from keras_deeplab.memory import available_memory
@@ -24,7 +26,7 @@ GRID = 32
 
 
 def training_dataset(
-    source: Source,
+    source: Source | str | os.PathLike,
     split: str = "train",
     *,
     crop_size: int | tuple[int, int],
@@ -64,7 +66,7 @@ def training_dataset(
     they are not decoded again.
 
     Args:
-        source: A `data.Source`.
+        source: A `data.Source`, or what `data.open_source` takes.
         split: One of `source.splits`.
         crop_size: `(height, width)` of all images, or one integer for both; smaller ones are
             padded, at a random place, with grey 127.5 and the label with 255.
@@ -120,6 +122,7 @@ def training_dataset(
     >>> train = data.training_dataset(data.Shapes(), crop_size=(128, 128), batch_size=8)
     >>> model.fit(train, epochs=20)
     """
+    source = open_source(source)
     count = _checked_count(source, split, batch_size)
     augmentation = Augmentation(
         crop_size=crop_size,
@@ -176,7 +179,7 @@ def training_dataset(
 
 
 def batch_names(
-    source: Source,
+    source: Source | str | os.PathLike,
     split: str = "train",
     *,
     step: int,
@@ -189,7 +192,7 @@ def batch_names(
     With `copy_paste` or `mosaic` a batch also contains parts of the images that come next.
 
     Args:
-        source: A `data.Source`.
+        source: A `data.Source`, or what `data.open_source` takes.
         split: One of `source.splits`.
         step: Number of the batch in the run, from 0.
         batch_size: As given to `data.training_dataset`, like the next two.
@@ -207,6 +210,7 @@ def batch_names(
     >>> data.batch_names(data.Shapes(train=9), batch_size=3, step=4, shuffle=False)
     ['train_00003', 'train_00004', 'train_00005']
     """
+    source = open_source(source)
     count = _checked_count(source, split, batch_size)
     first = validation.integer("step", step, minimum=0) * batch_size
     numbers = positions(count, run_key(seed, "order"), shuffle, first).take(batch_size)
@@ -215,7 +219,7 @@ def batch_names(
 
 
 def evaluation_dataset(
-    source: Source,
+    source: Source | str | os.PathLike,
     split: str = "val",
     batch_size: int = 1,
     *,
@@ -225,7 +229,7 @@ def evaluation_dataset(
     """Returns whole images at their own size, in the order of `source.names(split)`.
 
     Args:
-        source: A `data.Source`.
+        source: A `data.Source`, or what `data.open_source` takes.
         split: One of `source.splits`.
         batch_size: Images per batch; the last batch may be smaller. In a batch of several sizes
             smaller images are padded at the right and the bottom with grey 127.5, labels with 255.
@@ -247,6 +251,7 @@ def evaluation_dataset(
 
     >>> model.evaluate(data.evaluation_dataset(data.Shapes()))
     """
+    source = open_source(source)
     count = _checked_count(source, split, batch_size)
     if part_size is not None:
         part_size = validation.integer("part_size", part_size, minimum=GRID)

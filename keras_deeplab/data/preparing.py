@@ -85,8 +85,7 @@ def prepare(
     validation.integer("images_per_shard", images_per_shard)
     output = Path(os.path.abspath(output))
     _check_new(output)
-    if isinstance(source, str | os.PathLike):
-        source = open_source(source)
+    source = open_source(source)
     for split in source.splits:
         validation.one_of("splits", split, SPLIT_NAMES)
     if "" in (classes := source.info.classes) or len(set(classes)) < len(classes):

@@ -132,8 +132,7 @@ def fit(
     if strategy is None:
         strategy = getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
     data_name = source_name(source)
-    if isinstance(source, str | os.PathLike):
-        source = data.open_source(source)
+    source = data.open_source(source)
     source.check_split("train")
     if isinstance(model, str):
         model = ModelBuilder(model)

@@ -146,8 +146,7 @@ def tune(
     seconds = 60 * validation.positive("minutes", minutes)
     seed = validation.integer("seed", seed, minimum=0)
     name = source_name(source)
-    if not isinstance(source, data.Source):
-        source = data.open_source(source)
+    source = data.open_source(source)
     builder = ModelBuilder(model) if isinstance(model, str) else model
     if not isinstance(builder, ModelBuilder):
         raise validation.error("model", "a ModelBuilder or the name of a model", model)

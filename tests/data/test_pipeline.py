@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_deeplab
 from keras_deeplab import data
 from keras_deeplab.data.pipeline import positions, run_key
 from keras_deeplab.data.source import decoded
@@ -412,6 +413,7 @@ def test_steps_are_checked():
 HELD = """
 import os, sys
 sys.path[:0] = sys.argv[2:]
+import keras_deeplab
 from keras_deeplab import data
 
 for _ in range(3):
@@ -437,3 +439,34 @@ def test_a_program_ends_while_it_holds_an_iterator(tmp_path, write_pair):
     finally:
         with suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_a_path_is_opened(make_folder, as_path):
+    folder = make_folder([[0, 1], [1, 0]], classes=["a", "b"])
+    found = data.evaluation_dataset(as_path(folder), "train")
+    assert same(batches(found), batches(data.evaluation_dataset(data.Folder(folder), "train")))
+    given = {"crop_size": 2, "batch_size": 1, "seed": 1}
+    trained = [data.training_dataset(at, **given) for at in (as_path(folder), data.Folder(folder))]
+    assert same(*map(batches, trained))
+    assert data.batch_names(as_path(folder), batch_size=1, step=0) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda given: data.training_dataset(given, crop_size=8, batch_size=1),
+        data.evaluation_dataset,
+        data.audit,
+        lambda given: data.prepare(given, "prepared"),
+        lambda given: keras_deeplab.fit("deeplab_v3_plus", given),
+        lambda given: keras_deeplab.overfit(None, given),
+    ],
+)
+def test_batches_are_not_a_source(take, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    batches = tf.data.Dataset.range(3)
+    message = "`source` must be a data.Source, or the name or path of a data set. Received: source="
+    with pytest.raises(ValueError, match=message):
+        take(batches)
+    assert not any(tmp_path.iterdir())
