@@ -27,6 +27,7 @@ LIBRARIES = {"keras", "tensorflow", "numpy", "PIL", "h5py", "psutil", "scipy"}
 EXTRAS = {"safetensors", "ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"}
 EXTRAS |= {"pyvips", "imageio", "imageio_ffmpeg", "matplotlib", "huggingface_hub"}
 EXTRAS |= {"starlette", "anyio", "uvicorn", "optuna"}
+EXTRAS |= {"flatbuffers"}  # a requirement of ai_edge_litert
 # Imported where they are needed, as it takes time.
 EXTRAS |= {"tensorflow_datasets", "array_record"}
 

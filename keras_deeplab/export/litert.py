@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,17 @@ from keras_deeplab.data import DatasetInfo, Source
 from keras_deeplab.export.comparison import Limits
 from keras_deeplab.export.definition import DEFAULT_OUTPUTS, Definition
 from keras_deeplab.export.single_file import PRECISIONS, write_file
+from keras_deeplab.export.tasks_metadata import (
+    TASKS_METADATA,
+    append_labels,
+    fits_segmenter,
+    tasks_metadata,
+)
 from keras_deeplab.extras import require
 from keras_deeplab.runtimes import METADATA
 from keras_deeplab.weights.readers.tflite import file_schema
+
+logger = logging.getLogger(__name__)
 
 
 def litert(
@@ -46,6 +55,8 @@ def litert(
         precision: `"float32"`; `"float16"`, weights of half the size; or `"int8"`, 8-bit weights
             and activations of a quarter of the size, whose ranges are measured on images.
         outputs: Of `"labels"`, `"probabilities"` and `"logits"`; labels alone are the fastest.
+            Probabilities alone, with one size of RGB images, are for MediaPipe's ImageSegmenter,
+            and the file then holds the names of the classes in its format too.
         info: Names and colours of the classes, to be stored.
         image_size: `(height, width)` for a file that takes single images of one size, as some
             accelerators require; by default any size. LiteRT does not refuse images of another
@@ -73,7 +84,13 @@ def litert(
     """
     require("writing a .tflite file", "litert", "ai_edge_litert")
     definition = Definition(model, precision, PRECISIONS, outputs, info, image_size, single=True)
-    return write_file(definition, path, ".tflite", overwrite, _write, images, source, limits)
+    path = write_file(definition, path, ".tflite", overwrite, _write, images, source, limits)
+    if not fits_segmenter(definition.metadata):
+        logger.info(
+            "Not for MediaPipe's ImageSegmenter, which requires RGB images of one size "
+            "(`image_size`) and `probabilities` as the only output"
+        )
+    return path
 
 
 def _write(definition: Definition, images: Sequence[np.ndarray] | None, path: Path) -> None:
@@ -92,9 +109,16 @@ def _write(definition: Definition, images: Sequence[np.ndarray] | None, path: Pa
         converter.representative_dataset = lambda: ([batch] for batch in images)
     schema = file_schema()
     parsed = flatbuffer_utils.convert_bytearray_to_object(converter.convert())
-    buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(definition.metadata.to_json().encode(), np.uint8)
-    entry.name, entry.buffer = METADATA, len(parsed.buffers)
-    parsed.buffers.append(buffer)
-    parsed.metadata.append(entry)
+    stored = {METADATA: definition.metadata.to_json().encode()}
+    for_segmenter = fits_segmenter(definition.metadata)
+    if for_segmenter:
+        stored[TASKS_METADATA] = tasks_metadata()
+    for name, content in stored.items():
+        buffer, entry = schema.BufferT(), schema.MetadataT()
+        buffer.data = np.frombuffer(content, np.uint8)
+        entry.name, entry.buffer = name, len(parsed.buffers)
+        parsed.buffers.append(buffer)
+        parsed.metadata.append(entry)
     path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
+    if for_segmenter:
+        append_labels(path, definition.metadata)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import zipfile
 from collections import Counter
 
 import numpy as np
 import pytest
 from calibration import calibrate, image
 from export.small import expected, pictures, small_model
+from flatbuffers.table import Table
 from models.networks import small
 
 import keras_deeplab
@@ -108,3 +110,71 @@ def test_the_scale_of_a_network_is_stored(tmp_path):
     exported = runtimes.open_exported(export.litert(reduced, tmp_path / "model.tflite"))
     assert exported.metadata.image_scale == 0.5
     assert Choice("reduced", exported).to_dict()["reduces"]
+
+
+def entries(path):
+    """The metadata of a file by their names."""
+    model = file_schema().Model.GetRootAsModel(path.read_bytes(), 0)
+    found = [model.Metadata(index) for index in range(model.MetadataLength())]
+    return {m.Name().decode(): model.Buffers(m.Buffer()).DataAsNumpy().tobytes() for m in found}
+
+
+def tables(table, field):
+    """The tables in a list, by the number of its field in the schema."""
+    offset = table.Offset(4 + 2 * field)
+    places = [table.Vector(offset) + 4 * index for index in range(table.VectorLen(offset))]
+    return [Table(table.Bytes, table.Indirect(place)) for place in places]
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_names_for_the_segmenter_of_mediapipe(tmp_path, logs, fixed):
+    """It takes the labels from an archive at the end, by the metadata of the last output."""
+    model = small_model(3, (64, 96, 3) if fixed else (None, None, 3))
+    info = data.DatasetInfo(("road", "Straße", "a\r\nb\nc"))
+    settings = {} if fixed else {"image_size": (64, 96)}
+    path = tmp_path / "model.tflite"
+    export.litert(model, path, outputs=["probabilities"], info=info, **settings)
+    assert "MediaPipe" not in logs.text
+
+    content = entries(path)["TFLITE_METADATA"]
+    assert content[4:8] == b"M001"
+    (subgraph,) = tables(Table(content, int.from_bytes(content[:4], "little")), 3)
+    (_,), (output,) = tables(subgraph, 2), tables(subgraph, 3)  # the tensors of the graph
+    (file,) = tables(output, 6)
+    assert file.String(file.Pos + file.Offset(4)) == b"labels.txt"
+    assert file.Bytes[file.Pos + file.Offset(8)] == 2  # TENSOR_AXIS_LABELS
+    with zipfile.ZipFile(path) as archive:
+        (member,) = archive.infolist()
+        assert (member.filename, member.compress_type) == ("labels.txt", zipfile.ZIP_STORED)
+        assert archive.read(member).decode() == "road\nStraße\na b c\n"
+
+    exported, images = runtimes.open_exported(path), pictures((2, 64, 96, 3))
+    assert exported.classes == info.classes
+    np.testing.assert_allclose(
+        exported(images)["probabilities"], expected(model, images), atol=1e-4
+    )
+
+
+def test_numbers_are_the_labels_of_nameless_classes(tmp_path):
+    path = tmp_path / "model.tflite"
+    export.litert(small_model(3), path, outputs=["probabilities"], image_size=(32, 32))
+    assert zipfile.ZipFile(path).read("labels.txt") == b"0\n1\n2\n"
+
+
+@pytest.mark.parametrize(
+    "outputs, size, channels",
+    [
+        (["probabilities"], None, 3),
+        (["labels"], (32, 32), 3),
+        (["logits"], (32, 32), 3),
+        # MediaPipe would read labels as float32, four times as many bytes.
+        (["labels", "probabilities"], (32, 32), 3),
+        (["probabilities"], (32, 32), 1),
+    ],
+)
+def test_other_files_are_not_for_mediapipe(tmp_path, logs, outputs, size, channels):
+    path, model = tmp_path / "model.tflite", small_model(3, (None, None, channels))
+    export.litert(model, path, outputs=outputs, image_size=size)
+    assert "TFLITE_METADATA" not in entries(path)
+    assert not zipfile.is_zipfile(path)
+    assert "Not for MediaPipe's ImageSegmenter, which requires RGB images of one" in logs.text
