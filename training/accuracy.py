@@ -77,7 +77,7 @@ def own(
 def segmentation_models_pytorch(
     source: kd.data.Source, recipe: Recipe, seconds: float
 ) -> Callable[[int], Trained]:
-    """Its DeepLabV3+ in the way of its examples: dice and cross-entropy, Adam at 1e-4."""
+    """Its DeepLabV3+, by Dice and cross-entropy and Adam at 1e-4."""
     import segmentation_models_pytorch as smp
     import torch
 
@@ -141,8 +141,8 @@ def parser() -> Parser:
     made = Parser(
         prog="python -m training.accuracy",
         description="Trains DeepLabV3+ and U-Net by the recipe `scratch`, and DeepLabV3+ of "
-        "segmentation_models.pytorch by the recipe of its examples, for the same minutes, all from "
-        "random weights, and prints the mean IoU on `val`, its standard deviation over the seeds, "
+        "segmentation_models.pytorch by Dice, cross-entropy and Adam, for the same minutes, all "
+        "from random weights, and prints the mean IoU on `val`, its standard deviation over the seeds, "
         "and the IoU of the classes. The same command resumes.",
     )
     add = made.add_argument

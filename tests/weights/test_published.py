@@ -36,7 +36,7 @@ def test_entries_are_complete():
 
 
 def test_names_and_files_are_unique():
-    assert len({(e.name, e.network) for e in PUBLISHED}) == len(PUBLISHED) == 33
+    assert len({(e.name, e.network) for e in PUBLISHED}) == len(PUBLISHED) == 36
     assert len({entry.file_name for entry in PUBLISHED}) == len(PUBLISHED)
 
 
@@ -46,7 +46,7 @@ def test_hashes_are_the_publishers():
         assert entry.file_hash == f"md5:{keras_resnet.WEIGHTS_HASHES[f'resnet{depth}'][1]}"
         assert entry.url.startswith(keras_resnet.BASE_WEIGHTS_PATH)
     found = [entry for entry in PUBLISHED if "pytorch.org" in entry.url]
-    assert len(found) == 10
+    assert len(found) == 13
     for entry in found:
         assert entry.url.endswith(f"-{entry.file_hash.removeprefix('sha256:')}.pth")
 
@@ -58,6 +58,8 @@ def test_hashes_are_the_publishers():
         ("pascal_voc", "DeepLabV3", "mobilenet_v2", HALF, "deeplabv3_mnv2_dm05_pascal_trainaug"),
         ("pascal_voc", "DeepLabV2", "resnet101", None, "deeplabv2_resnet101_msc-vocaug"),
         ("imagenet_torchvision", "DeepLabV3Plus", "resnet50", None, "resnet50-0676ba61"),
+        ("imagenet_torchvision", "UNet", "mobilenet_v3_small", None, "mobilenet_v3_small-0"),
+        ("imagenet_torchvision_v2", "DeepLabV3", "mobilenet_v3_large", None, "mobilenet_v3_l"),
     ],
 )
 def test_find(name, model, backbone, options, file):

@@ -145,7 +145,7 @@ def test_what_is_not_one_whole_network_is_refused(found, message):
         chosen(PATH, found, False)
 
 
-SMALL = torchvision.mobilenet_v3_large("features.")
+LARGE = torchvision.mobilenet_v3("large", "features.")
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +155,32 @@ def target():
 
 @pytest.fixture(scope="module")
 def arrays(target) -> dict[str, np.ndarray]:
-    layers = {path.removeprefix("backbone/"): name for path, name in SMALL.items()}
+    layers = {path.removeprefix("backbone/"): name for path, name in LARGE.items()}
     return as_torchvision_writes_it(target, layers)
+
+
+def test_the_small_mobilenet_v3_of_torchvision_is_read(tmp_path):
+    target = scattered(backbones.build("mobilenet_v3_small", (None, None, 3)))
+    right = [np.array(weight) for weight in target.weights]
+    names = torchvision.mobilenet_v3("small", "features.")
+    layers = {path.removeprefix("backbone/"): name for path, name in names.items()}
+    arrays = as_torchvision_writes_it(target, layers)
+    shapes = {  # as torchvision prints them
+        "features.1.block.0.0.weight": (16, 1, 3, 3),
+        "features.1.block.1.fc1.weight": (8, 16, 1, 1),
+        "features.1.block.2.1.running_var": (16,),
+        "features.2.block.2.0.weight": (24, 72, 1, 1),
+        "features.11.block.2.fc2.bias": (576,),
+        "features.12.0.weight": (576, 96, 1, 1),
+    }
+    assert {name: arrays[name].shape for name in shapes} == shapes
+    safetensors.numpy.save_file({**arrays, "classifier.3.weight": np.ones((9, 4))}, tmp_path / "a")
+    for weight in target.weights:
+        weight.assign(weight * 0)
+    report = weights.load(target, tmp_path / "a")
+    assert report.missing_keys == ()
+    for old, new in zip(right, target.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.slow

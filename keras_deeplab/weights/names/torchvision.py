@@ -54,10 +54,12 @@ def recognize(checkpoint: Checkpoint) -> Checkpoint | None:
     elif {"conv1.weight", "fc.weight"} <= set(arrays) or checkpoint.has("layer4.0.conv3"):
         backbone, layers = _resnet(checkpoint, "")
     elif checkpoint.has("backbone.16."):
-        backbone, layers = "mobilenet_v3_large", mobilenet_v3_large("backbone.")
+        backbone, layers = "mobilenet_v3_large", mobilenet_v3("large", "backbone.")
         shared["dilated_early"] = True  # the convolution that lost its stride is dilated too
     elif checkpoint.has("features.16.0."):
-        backbone, layers = "mobilenet_v3_large", mobilenet_v3_large("features.")
+        backbone, layers = "mobilenet_v3_large", mobilenet_v3("large", "features.")
+    elif checkpoint.has("features.12.0."):
+        backbone, layers = "mobilenet_v3_small", mobilenet_v3("small", "features.")
     elif kernels <= features and len(features) == 2 * len(kernels):
         places = zip(tables.vgg16(), _VGG16_FEATURES, strict=True)
         backbone, layers = "vgg16", {name: f"features.{place}" for name, place in places}
@@ -103,9 +105,9 @@ def _resnet(checkpoint: Checkpoint, prefix: str) -> tuple[str, dict[str, str]]:
     return f"resnet{depth}", layers
 
 
-def mobilenet_v3_large(prefix: str) -> dict[str, str]:
+def mobilenet_v3(size: str, prefix: str) -> dict[str, str]:
     """The backbone's map of names."""
-    blocks, channels = MOBILENET_BLOCKS["large"], 16
+    blocks, channels = MOBILENET_BLOCKS[size], 16
     convolutions, squeezes = {"backbone/stem": "0", "backbone/last": f"{len(blocks) + 1}"}, {}
     for index, block in enumerate(blocks):
         ours, theirs = f"backbone/block{index}", f"{index + 1}.block"
