@@ -142,7 +142,7 @@ def parser() -> Parser:
         prog="python -m training.accuracy",
         description="Trains DeepLabV3+ and U-Net by the recipe `scratch`, and DeepLabV3+ of "
         "segmentation_models.pytorch by Dice, cross-entropy and Adam, for the same minutes, all "
-        "from random weights, and prints the mean IoU on `val`, its standard deviation over the seeds, "
+        "from random weights, and prints the mean IoU on `val`, its deviation over the seeds, "
         "and the IoU of the classes. The same command resumes.",
     )
     add = made.add_argument
