@@ -27,6 +27,14 @@ from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error, integer
 
 LISTED_IMAGES = 20  # of the worst, and of the best
+# The scores of each class by their titles in tables.
+CLASS_SCORES = {
+    "IoU": "per_class",
+    "boundary IoU": "boundary_per_class",
+    "F1": "f1",
+    "precision": "precision",
+    "recall": "recall",
+}
 
 
 def evaluate(
@@ -65,14 +73,14 @@ def evaluate(
 
     Returns:
         A dict that can be written as JSON: the entries of `metrics.scores` (`mean_iou`,
-        `per_class`, `pixel_accuracy` and more), `true_share` (a dict of class name to its share of
-        the true pixels, to compare with `predicted_share`), `images`, `pixels` (without ignored
-        ones), `worst_images` (up to 20 images of the lowest mean IoU, each with its `index`, its
-        `name` if known, and `mean_iou` over the classes in its truth or prediction), `best_images`
-        (up to 20 of the highest), and with `boundary` the entries of `boundary.BoundaryScores`
-        (`boundary_mean_iou`, `boundary_per_class`, `trimap_mean_iou`), with `calibration` those of
-        `confidence.CalibrationError` (`expected_calibration_error`, `reliability`), with
-        `confusion` the pixels `confusion[true class][predicted class]`.
+        `per_class`, `f1`, `pixel_accuracy` and more), `true_share` (a dict of class name to its
+        share of the true pixels, to compare with `predicted_share`), `images`, `pixels` (without
+        ignored ones), `worst_images` (up to 20 images of the lowest mean IoU, each with its
+        `index`, its `name` if known, and `mean_iou` over the classes in its truth or prediction),
+        `best_images` (up to 20 of the highest), and with `boundary` the entries of
+        `boundary.BoundaryScores` (`boundary_mean_iou`, `boundary_per_class`, `trimap_mean_iou`),
+        with `calibration` those of `confidence.CalibrationError` (`expected_calibration_error`,
+        `reliability`), with `confusion` the pixels `confusion[true class][predicted class]`.
 
     Raises:
         ValueError: If the dataset is empty, infinite or has other elements, its images do not have
@@ -194,7 +202,7 @@ def scores_table(report: dict[str, Any], split: str) -> str:
     >>> print(keras_deeplab.evaluation.scores_table(report, "val"))
     """
     columns = {
-        "IoU": (report["per_class"], ".3f"),
+        **{title: (values, ".3f") for title, values in class_scores(report).items()},
         "predicted": (report["predicted_share"], ".2%"),
         "in truth": (report["true_share"], ".2%"),
     }
@@ -203,8 +211,9 @@ def scores_table(report: dict[str, Any], split: str) -> str:
         "frequency-weighted IoU": report["frequency_weighted_iou"],
         "pixel accuracy": report["pixel_accuracy"],
     }
-    if "boundary_per_class" in report:
-        columns["boundary IoU"] = (report["boundary_per_class"], ".3f")
+    if "mean_f1" in report:  # those of older versions lack it
+        totals["mean F1"] = report["mean_f1"]
+    if "boundary_mean_iou" in report:
         totals["boundary mean IoU"] = report["boundary_mean_iou"]
         for pixels, value in report["trimap_mean_iou"].items():
             totals[f"mean IoU within {pixels} px of a boundary"] = value
@@ -215,8 +224,18 @@ def scores_table(report: dict[str, Any], split: str) -> str:
         rows.append((name, [_cell(values[name], form) for values, form in columns.values()]))
     rows += [(name, [_cell(value, ".3f")]) for name, value in totals.items()]
     width = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{width}}" + "".join(f"  {c:>12}" for c in cells) for name, cells in rows]
-    return "\n".join([f"IoU per class on the {report['images']} images of {split}:", *lines])
+    widths = [max(len("absent"), len(title)) for title in columns]
+    lines = [
+        f"  {name:<{width}}"
+        + "".join(f"  {c:>{n}}" for c, n in zip(cells, widths, strict=False))  # totals have one
+        for name, cells in rows
+    ]
+    return "\n".join([f"Scores per class on the {report['images']} images of {split}:", *lines])
+
+
+def class_scores(report: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Returns the scores of each class by their titles, those that a report has."""
+    return {title: report[key] for title, key in CLASS_SCORES.items() if key in report}
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_deeplab.confidence import BINS, labels_with, margin
 from keras_deeplab.data import Source
+from keras_deeplab.evaluation import class_scores
 from keras_deeplab.html_page import SIDE, bar, cell, figure, page, picture, table
 from keras_deeplab.inference import Predictor, model_functions, predict_pixels
 from keras_deeplab.pictures import confusion_picture, overlay
@@ -74,6 +75,7 @@ def _totals(report: dict[str, Any], split: str) -> str:
     totals = {
         "mean IoU": report["mean_iou"],
         "boundary mean IoU": report.get("boundary_mean_iou"),
+        "mean F1": report.get("mean_f1"),
         "pixel accuracy": report["pixel_accuracy"],
         "expected calibration error": report["expected_calibration_error"],
     }
@@ -83,11 +85,12 @@ def _totals(report: dict[str, Any], split: str) -> str:
 
 
 def _classes(report: dict[str, Any], source: Source) -> str:
-    boundary = report.get("boundary_per_class")
-    rows = [f"<tr><th>class<th>IoU{'<th>boundary IoU' * bool(boundary)}<th>predicted<th>in truth"]
-    for (name, iou), color in zip(report["per_class"].items(), source.info.colors, strict=True):
+    ious, *others = (columns := class_scores(report)).values()
+    heads = ["class", *columns, "predicted", "in truth"]
+    rows = [f"<tr>{''.join(f'<th>{head}' for head in heads)}"]
+    for (name, iou), color in zip(ious.items(), source.info.colors, strict=True):
         cells = f"<td>{bar(iou, color)} {iou:.3f}" if iou is not None else "<td>absent"
-        cells += f"<td>{cell(boundary[name])}" if boundary else ""
+        cells += "".join(f"<td>{cell(values[name])}" for values in others)
         for share in (report["predicted_share"][name], report["true_share"][name]):
             cells += "<td>" if share is None else f"<td>{share:.2%}"
         rows.append(f"<tr><td>{html.escape(name)}{cells}")

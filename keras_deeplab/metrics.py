@@ -1,4 +1,4 @@
-"""Mean IoU, IoU per class and more from one confusion matrix."""
+"""IoU, F1, precision and recall per class and more from one confusion matrix."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ DEFAULT_NAME = "segmentation_metrics"
 def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> dict:
     """Computes mean IoU, IoU per class and more from a confusion matrix.
 
-    A class that is neither in the truth nor in the prediction has no IoU and is not in the mean;
-    one that is only predicted has an IoU of 0 and is. Undefined values are None, for JSON.
+    A class that is neither in the truth nor in the prediction has no IoU and F1 and is not in their
+    means; one that is only in one of them has an IoU and F1 of 0 and is. A class that is never
+    predicted has no precision, one that is not in the truth no recall. Undefined values are None,
+    for JSON.
 
     Args:
         confusion: Pixel counts `(num_classes, num_classes)`; rows are the truth, columns the
@@ -35,8 +37,9 @@ def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> d
 
     Returns:
         A dict of `mean_iou`, `per_class` (a dict of class name to IoU), `pixel_accuracy`,
-        `frequency_weighted_iou` (each class's IoU weighted by its share of the true pixels) and
-        `predicted_share` (a dict of class name to the share of the pixels predicted as it).
+        `frequency_weighted_iou` (each class's IoU weighted by its share of the true pixels),
+        `predicted_share` (a dict of class name to the share of the pixels predicted as it),
+        `mean_f1`, and `f1` (Dice), `precision` and `recall` (dicts of class name to score).
 
     Raises:
         ValueError: If the matrix is not square, or the names are not one per class.
@@ -48,6 +51,8 @@ def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> d
     (0.775, {'0': 0.75, '1': 0.8, '2': None})
     >>> result["frequency_weighted_iou"], result["predicted_share"]
     (0.775, {'0': 0.375, '1': 0.625, '2': 0.0})
+    >>> result["precision"], result["recall"]
+    ({'0': 1.0, '1': 0.8, '2': None}, {'0': 0.75, '1': 1.0, '2': None})
 
     Reference:
         - [Fully Convolutional Networks for Semantic Segmentation](
@@ -58,7 +63,16 @@ def scores(confusion: np.ndarray, class_names: Sequence[str] | None = None) -> d
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
         raise validation.error("confusion", "a square matrix", confusion.shape)
     names = checked_names(confusion.shape[0], class_names)
-    values = {name: value.numpy() for name, value in score_tensors(tf.constant(confusion)).items()}
+    counts = tf.constant(confusion)
+    hits, true, predicted = _pixels(counts)
+    mean_f1, f1, _ = ious(2 * hits, true + predicted)
+    tensors = score_tensors(counts) | {
+        "mean_f1": mean_f1,
+        "f1": f1,
+        "precision": hits / predicted,
+        "recall": hits / true,
+    }
+    values = {name: value.numpy() for name, value in tensors.items()}
     return {
         name: by_name(value, names) if value.ndim else number(value)
         for name, value in values.items()
@@ -72,9 +86,8 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int)
 
 
 def score_tensors(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Returns the values of `scores`, with NaN for undefined ones."""
-    hits = tf.linalg.diag_part(confusion)
-    true, predicted = tf.reduce_sum(confusion, 1), tf.reduce_sum(confusion, 0)
+    """Returns the values of `scores` for the logs of a training, with NaN for undefined ones."""
+    hits, true, predicted = _pixels(confusion)
     mean_iou, per_class, counted = ious(hits, true + predicted - hits)
     pixels = tf.reduce_sum(true)
     return {
@@ -84,6 +97,12 @@ def score_tensors(confusion: tf.Tensor) -> dict[str, tf.Tensor]:
         "frequency_weighted_iou": tf.reduce_sum(counted * true) / pixels,
         "predicted_share": predicted / pixels,
     }
+
+
+def _pixels(confusion: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the right, the true and the predicted pixels of each class."""
+    diagonal = tf.linalg.diag_part(confusion)
+    return diagonal, tf.reduce_sum(confusion, 1), tf.reduce_sum(confusion, 0)
 
 
 def ious(intersection: tf.Tensor, union: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -122,7 +141,7 @@ def key_of_class(name: str) -> str:
 
 @keras.saving.register_keras_serializable(package="keras_deeplab")
 class SegmentationMetrics(keras.metrics.Metric):
-    """Computes the values of `scores` in `fit` and `evaluate` from one streaming confusion matrix.
+    """Computes scores in `fit` and `evaluate` from one streaming confusion matrix.
 
     The entries in the logs are `mean_iou`, `pixel_accuracy`, `frequency_weighted_iou` and, for each
     class, `iou_NAME` and `predicted_share_NAME` (white space in a name becomes `_`), with the

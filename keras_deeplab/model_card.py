@@ -12,6 +12,7 @@ import keras
 
 from keras_deeplab.data import DatasetInfo
 from keras_deeplab.data.bands import Bands
+from keras_deeplab.evaluation import class_scores
 from keras_deeplab.files import read_json
 from keras_deeplab.inference import logits_spec
 from keras_deeplab.models import SegmentationModel
@@ -132,8 +133,10 @@ def _last_part(path: str) -> str:
 def _scores(folder: RunFolder, info: DatasetInfo) -> dict[str, Any]:
     scores = read_json(folder.metrics, ADVICE)
     per_class = scores.get("per_class")
+    tables = [per_class, *class_scores(scores).values()]
     numbers = [scores.get(key) for key in ("mean_iou", "pixel_accuracy", "images")]
-    valid = isinstance(per_class, dict) and isinstance(scores.get("split"), str)
+    valid = all(isinstance(table, dict) for table in tables)
+    valid = valid and isinstance(scores.get("split"), str)
     valid = valid and len(per_class) == info.num_classes and all(map(is_number, numbers))
     if not valid or not all(v is None or is_number(v) for v in per_class.values()):
         rule = f"scores of the {info.num_classes} classes of {folder.dataset.name}"
@@ -249,10 +252,13 @@ def _scores_section(scores: dict[str, Any], info: DatasetInfo, data: str, histor
         lines.append(
             f"The expected calibration error is {scores['expected_calibration_error']:.3f}."
         )
-    lines += ["", "| class | color | IoU |", "| --- | --- | --- |"]
-    for (name, iou), color in zip(scores["per_class"].items(), info.colors, strict=True):
+    columns = class_scores(scores)
+    heads = ["class", "color", *columns]
+    lines += ["", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    for name, color in zip(scores["per_class"], info.colors, strict=True):
         red, green, blue = color
-        cells = [escaped(name), f"`#{red:02x}{green:02x}{blue:02x}`", _percent(iou)]
+        cells = [escaped(name), f"`#{red:02x}{green:02x}{blue:02x}`"]
+        cells += [_percent(values.get(name)) for values in columns.values()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -193,7 +193,7 @@ def test_ignored_pixels_alone(traced):
     assert report["worst_images"] == report["best_images"] == report["reliability"] == []
     assert report["expected_calibration_error"] is None
     assert report["true_share"] == report["per_class"] == {"0": None, "1": None, "2": None}
-    assert scores_table(report, "test").count("absent") == 13
+    assert scores_table(report, "test").count("absent") == 23
 
 
 def test_wrong_arguments(traced):
@@ -235,22 +235,28 @@ def test_the_table_shows_a_class_that_is_never_predicted():
     confusion = np.array([[70, 10, 0], [5, 10, 0], [5, 0, 0]])
     report = metrics.scores(confusion, ["sky", "road", "pole"])
     report |= {"images": 2, "true_share": {"sky": 0.8, "road": 0.15, "pole": 0.05}}
-    assert len(scores_table(report, "val").splitlines()) == 8
+    assert len(scores_table(report, "val").splitlines()) == 9
+    assert max(map(len, scores_table(report, "val").splitlines())) <= 80
     report["boundary_per_class"] = {"sky": 0.5, "road": 0.25, "pole": None}
     report |= {"boundary_mean_iou": 0.375, "trimap_mean_iou": {"1": 0.125, "32": None}}
     assert [re.split("  +", line.strip()) for line in scores_table(report, "val").splitlines()] == [
-        ["IoU per class on the 2 images of val:"],
-        ["IoU", "predicted", "in truth", "boundary IoU"],
-        ["sky", f"{70 / 90:.3f}", "80.00%", "80.00%", "0.500"],
-        ["road", "0.400", "20.00%", "15.00%", "0.250"],
-        ["pole", "0.000", "0.00%", "5.00%", "absent"],
+        ["Scores per class on the 2 images of val:"],
+        ["IoU", "boundary IoU", "F1", "precision", "recall", "predicted", "in truth"],
+        ["sky", f"{70 / 90:.3f}", "0.500", "0.875", "0.875", "0.875", "80.00%", "80.00%"],
+        ["road", "0.400", "0.250", "0.571", "0.500", "0.667", "20.00%", "15.00%"],
+        ["pole", "0.000", "absent", "0.000", "absent", "0.000", "0.00%", "5.00%"],
         ["mean IoU", f"{report['mean_iou']:.3f}"],
         ["frequency-weighted IoU", f"{report['frequency_weighted_iou']:.3f}"],
         ["pixel accuracy", "0.800"],
+        ["mean F1", f"{report['mean_f1']:.3f}"],
         ["boundary mean IoU", "0.375"],
         ["mean IoU within 1 px of a boundary", "0.125"],
         ["mean IoU within 32 px of a boundary", "absent"],
     ]
+    known_before = report.keys() - {"mean_f1", "f1", "precision", "recall"}
+    older = scores_table({key: report[key] for key in known_before}, "val")
+    assert older.splitlines()[1].split() == "IoU boundary IoU predicted in truth".split()
+    assert "F1" not in older
 
 
 def test_settings_list_all_views_from_the_outside():

@@ -62,11 +62,15 @@ def test_the_page_has_the_figures_and_no_foreign_markup(shown):
     assert not [tag for tag, _ in tags if tag in ("script", "link", "b", "i")]
     assert "a & <i>" in text
     assert "20 images of val" in text
-    for value in (report["mean_iou"], report["boundary_mean_iou"], report["pixel_accuracy"]):
-        assert f"{value:.3f}" in text
+    for title, key in (("mean IoU", "mean_iou"), ("boundary mean IoU", "boundary_mean_iou")):
+        assert f"{title} {report[key]:.3f}" in text
+    assert f"mean F1 {report['mean_f1']:.3f} pixel accuracy {report['pixel_accuracy']:.3f}" in text
     assert f"{report['expected_calibration_error']:.3f}" in text
+    assert "class IoU boundary IoU F1 precision recall predicted in truth" in text
     for name, value in report["per_class"].items():
-        assert re.search(f"{re.escape(name)} +{value:.3f}", text)
+        others = [report[key][name] for key in ("boundary_per_class", "f1", "precision", "recall")]
+        shown = [f"{one:.3f}" for one in others if one is not None]
+        assert re.search(f"{re.escape(name)} +{value:.3f} +{' +'.join(shown)}", text)
 
 
 def test_the_bars_of_the_diagram_are_the_bins(shown):

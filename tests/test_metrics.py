@@ -187,7 +187,8 @@ def test_scores_is_json_and_equals_the_metric():
     metric.update_state(truth, predicted)
     report = scores(metric.confusion.numpy(), NAMES)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert set(report) == {*TOTALS, "per_class", "predicted_share"}
+    added = {"mean_f1", "f1", "precision", "recall"}
+    assert set(report) == {*TOTALS, "per_class", "predicted_share"} | added
     assert report["per_class"]["ghost"] is None
     assert report["predicted_share"]["ghost"] == 0
     assert list(report["per_class"]) == list(report["predicted_share"]) == NAMES
@@ -201,7 +202,35 @@ def test_scores_is_json_and_equals_the_metric():
         "pixel_accuracy": None,
         "frequency_weighted_iou": None,
         "predicted_share": {"0": None, "1": None},
+        "mean_f1": None,
+        "f1": {"0": None, "1": None},
+        "precision": {"0": None, "1": None},
+        "recall": {"0": None, "1": None},
     }
+
+
+def test_f1_precision_and_recall_are_those_of_sets_of_pixels():
+    truth, predicted = random_maps(6)
+    predicted[predicted == 1] = 3  # car is never predicted, and ghost only predicted
+    names = ["sky", "car", "road", "ghost", "none"]
+    cells = truth[truth != 255] * 5 + predicted[truth != 255]
+    report = scores(np.bincount(cells, minlength=25).reshape(5, 5), names)
+    for number, name in enumerate(names):
+        true = set(np.flatnonzero(truth == number))
+        found = set(np.flatnonzero((predicted == number) & (truth != 255)))
+        hits = len(true & found)
+        for key, of in (("precision", len(found)), ("recall", len(true))):
+            assert report[key][name] == (pytest.approx(hits / of) if of else None), (key, name)
+        total = len(true) + len(found)
+        assert report["f1"][name] == (pytest.approx(2 * hits / total) if total else None)
+        iou = report["per_class"][name]
+        assert report["f1"][name] == (None if iou is None else pytest.approx(2 * iou / (1 + iou)))
+    absent = [[key for key in names if report[k][key] is None] for k in ("precision", "recall")]
+    assert absent == [["car", "none"], ["ghost", "none"]]
+    assert (report["f1"]["car"], report["f1"]["ghost"]) == (0, 0)
+    known = [value for value in report["f1"].values() if value is not None]
+    assert len(known) == 4
+    assert report["mean_f1"] == pytest.approx(np.mean(known))
 
 
 def identity_model(classes=4, policy="float32"):

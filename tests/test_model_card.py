@@ -69,6 +69,25 @@ def test_the_figures_are_those_of_the_run(run):
     assert "](predictions.png)" in kd.card(calibrated("v3_plus"), run, license="mit")
 
 
+def test_precision_recall_and_f1_are_shown_where_a_run_has_them(run):
+    model, content = calibrated("v3_plus"), json.loads((run / "metrics.json").read_text())
+    first, nasty, last = content["per_class"]
+    content["f1"] = {first: 0.9541, nasty: None, last: 0.4}
+    content["precision"] = {first: 0.9, nasty: None, last: None}
+    content["recall"] = {first: 1, nasty: None, last: 0.0}
+    (run / "metrics.json").write_text(json.dumps(content))
+    rows = kd.card(model, run, license="mit").splitlines()
+    for row in (
+        "| class | color | IoU | F1 | precision | recall |",
+        "| sky | `#0102ff` | 91.2 | 95.4 | 90.0 | 100.0 |",
+        "| car | `#090909` | 25.0 | 40.0 | absent | 0.0 |",
+    ):
+        assert row in rows
+    (run / "metrics.json").write_text(json.dumps(content | {"recall": [1, None, 0]}))
+    with pytest.raises(ValueError, match=r"metrics.json must hold scores of the 3 classes"):
+        kd.card(model, run, license="mit")
+
+
 def test_names_have_no_markup(run):
     content = json.loads((run / "run.json").read_text())
     text = kd.card(calibrated("v3_plus"), run, license="mit", data=NASTY, repo="user/mine")
