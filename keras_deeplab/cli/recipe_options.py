@@ -6,17 +6,22 @@ import argparse
 import ast
 import dataclasses
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from keras_deeplab import backbones, recipes, validation
-from keras_deeplab.cli.options import SIZE, height_and_width, one_of, positive
+from keras_deeplab.cli.options import SIZE, file_path, height_and_width, one_of, positive
 from keras_deeplab.names import key, suggestion
+from keras_deeplab.recipes.papers import FILE, is_file
 from keras_deeplab.trainer import MODELS, ModelBuilder
 from keras_deeplab.trainer.building import PRECISIONS
 from keras_deeplab.trainer.defaults import recipe_for
 
 FIELDS = {field.name for field in dataclasses.fields(recipes.Recipe)} - {"name"}
-RECIPE_HELP = "default: finetune with --weights, else scratch; shapes for 'shapes'"
+RECIPE_HELP = (
+    "a name, or a file such as run.json of a run or tuning.json of a search; default: finetune "
+    "with --weights, else scratch; shapes for 'shapes'"
+)
 # An option with the name of a value of the recipe, but another meaning.
 OTHERS = {"model"}
 HINTS = {
@@ -38,7 +43,8 @@ def add_builder(parser: argparse.ArgumentParser) -> None:
 def add_recipe(group: argparse._ArgumentGroup, steps_per_epoch: bool = True) -> None:
     """Adds the options of a recipe, and that of the steps per epoch."""
     add = group.add_argument
-    add("--recipe", **one_of(recipes.RECIPES), help=RECIPE_HELP)
+    names = (*recipes.RECIPES, FILE)
+    add("--recipe", type=_recipe, metavar="|".join(names), help=RECIPE_HELP)
     add("--epochs", type=positive, help="number of epochs, in place of the steps")
     add("--steps", type=positive, help="number of steps, rounded up to whole epochs")
     if steps_per_epoch:
@@ -55,6 +61,11 @@ def add_recipe(group: argparse._ArgumentGroup, steps_per_epoch: bool = True) -> 
     )
     others = {"nargs": "+", "action": "extend", "default": [], "metavar": "NAME=VALUE"}
     add("--set", **others, help="any other value of the recipe")
+
+
+def _recipe(text: str) -> str | Path:
+    """The name of a recipe in any spelling, or the path of its file."""
+    return file_path(text) if is_file(text) else one_of((*recipes.RECIPES, FILE))["type"](text)
 
 
 def open_recipe(

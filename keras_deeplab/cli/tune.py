@@ -8,6 +8,7 @@ import shlex
 import keras_deeplab
 from keras_deeplab.cli.options import DATA, Parser, command, file_path, positive, run_folder
 from keras_deeplab.cli.recipe_options import HINTS, add_builder, add_recipe, open_recipe
+from keras_deeplab.trainer.tuning import RESULT
 
 
 def parser() -> Parser:
@@ -46,14 +47,7 @@ def main(options: argparse.Namespace) -> int | None:
         print(f"\nInterrupted: run the same command again to resume {folder}.")
         return 130  # the exit status of shells
     print(result)
-    best, own = result.trials[0].values, result.baseline.values
-    changed = [name for name in own if best[name] != own[name]]
-    changes = [
-        f"{name}={value!r}"
-        for name, value in vars(result.recipe).items()
-        if value != getattr(recipe, name) and name.removesuffix("_power") in changed
-    ]
-    if changes:
-        print(f"Train with --set {shlex.join(changes)}")
+    if result.trials[0].values != result.baseline.values:
+        print(f"Train with --recipe {shlex.quote(str(folder / RESULT))}")
     else:
         print("No values were better than those of the recipe.")

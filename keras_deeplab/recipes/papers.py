@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from keras_deeplab import validation
+from keras_deeplab.files import read_json
 from keras_deeplab.recipes.recipe import Recipe
 
 V1 = Recipe(
@@ -119,16 +122,22 @@ for _recipe in (FINETUNE, SCRATCH, SHAPES):
         OVERRIDES[_recipe.name, _network] = {"learning_rate": 3e-4}
 
 
-def get(name: str, network: str | None = None) -> Recipe:
-    """Returns the recipe of a name.
+FILE = "FILE.json"
+ADVICE = "It must be run.json of a run, tuning.json of a search, or an object of a recipe's values."
+
+
+def get(name: str | os.PathLike, network: str | None = None) -> Recipe:
+    """Returns the recipe of a name or in a file.
 
     Args:
-        name: "v1", "v2", "v3", "v3_plus", "finetune", "scratch" or "shapes".
+        name: "v1", "v2", "v3", "v3_plus", "finetune", "scratch" or "shapes"; or the path of a
+            `.json` file: `run.json` of a run, `tuning.json` of a search, or an object of a recipe's
+            values, of which those that are not given are the defaults of `Recipe`.
         network: Name of the backbone to train, or "unet" for U-Net's own network, for the values
-            that differ with it.
+            of a name that differ with it.
 
     Raises:
-        ValueError: If there is no such recipe.
+        ValueError: If there is no such recipe, or the file does not hold one.
 
     Example:
 
@@ -137,8 +146,28 @@ def get(name: str, network: str | None = None) -> Recipe:
     >>> keras_deeplab.recipes.get("v3_plus", "resnet101_beta").weight_decay
     0.0001
     """
-    recipe = RECIPES[validation.one_of("name", name, RECIPES)]
+    if is_file(name):
+        return _read(Path(name))
+    recipe = RECIPES[validation.one_of("name", name, (*RECIPES, FILE))]
     for (of, pattern), changes in OVERRIDES.items():
         if of == name and fnmatchcase(network or "", pattern):
             recipe = recipe.replace(**changes)
     return recipe
+
+
+def is_file(name: str | os.PathLike) -> bool:
+    """Whether `name` of `get` is the path of a file."""
+    return str(name).lower().endswith(".json")
+
+
+def _read(path: Path) -> Recipe:
+    if not path.is_file():
+        raise validation.error("name", "an existing file", str(path), ADVICE)
+    content = read_json(path, ADVICE)
+    values = content.get("recipe", content)
+    try:
+        if not isinstance(values, dict):
+            raise validation.error("recipe", "an object of values", values)
+        return Recipe.from_dict({"name": path.stem, **values})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
@@ -143,10 +143,7 @@ class Recipe:
         Raises:
             ValueError: If a recipe has no such value, or it is out of its range.
         """
-        names = [known.name for known in dataclasses.fields(self)]
-        for name in changes:
-            if name not in names:
-                raise ValueError(f"A recipe has no value `{name}`.{suggestion(name, names)}")
+        _check_names(changes)
         for new, other in (("steps", "epochs"), ("epochs", "steps")):
             if changes.get(new) is not None:
                 changes.setdefault(other, None)
@@ -184,6 +181,12 @@ class Recipe:
         """The values as JSON stores them."""
         return json.loads(json.dumps(dataclasses.asdict(self), default=_plain))
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Returns the recipe that `to_dict` wrote, or raises a ValueError."""
+        _check_names(values)
+        return cls(**values)
+
     def __str__(self) -> str:
         has_effect = {
             "name": False,  # shown above the values
@@ -206,10 +209,23 @@ class Recipe:
         return "\n".join([f"Recipe {self.name}:", *lines])
 
 
+def _check_names(values: Iterable[str]) -> None:
+    names = [known.name for known in dataclasses.fields(Recipe)]
+    for name in values:
+        if name not in names:
+            raise ValueError(f"A recipe has no value `{name}`.{suggestion(name, names)}")
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise validation.error("recipe", "of numbers, strings, lists and dicts", value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise validation.error(name, "a string", value)
+    return value
 
 
 def _several_scales(name: str, value: Any) -> tuple[float, ...]:
@@ -221,6 +237,7 @@ def _several_scales(name: str, value: Any) -> tuple[float, ...]:
 
 
 _CHECKED = {
+    _text: "name loss",
     validation.integer: "batch_size steps epochs output_stride stage2_output_stride",
     validation.positive: "image_scale scale_step class_weights_power learning_rate power clipnorm "
     "backbone_lr_multiplier classifier_lr_multiplier classifier_bias_lr_multiplier "

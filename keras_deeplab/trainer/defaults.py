@@ -33,8 +33,10 @@ def source_name(source: data.Source | str | os.PathLike) -> str:
     return path if "://" in path else os.path.normpath(path)
 
 
-def recipe_for(model: keras.Model | ModelBuilder, recipe: Recipe | str | None) -> Recipe:
-    """The recipe of a name for a model, or the default one."""
+def recipe_for(
+    model: keras.Model | ModelBuilder, recipe: Recipe | str | os.PathLike | None
+) -> Recipe:
+    """The recipe of a name for a model, that of a file, or the default one."""
     if not isinstance(recipe, Recipe):
         is_random = isinstance(model, ModelBuilder) and model.weights is None
         recipe = recipes.get(recipe or ("scratch" if is_random else "finetune"), _network(model))

@@ -61,7 +61,7 @@ class FitResult:
 def fit(
     model: keras.Model | ModelBuilder | str,
     source: data.Source | str | os.PathLike,
-    recipe: Recipe | str | None = None,
+    recipe: Recipe | str | os.PathLike | None = None,
     *,
     run_dir: str | os.PathLike | None = None,
     steps_per_epoch: int | None = None,
@@ -87,8 +87,8 @@ def fit(
             (a second stage trains a copy); or a `ModelBuilder` or the name of a model, built with
             the recipe's arguments and output stride.
         source: The data, or its path (see `data.open_source`).
-        recipe: A recipe, or its name in `recipes.RECIPES`; by default "scratch" for a model that is
-            built without weights, else "finetune".
+        recipe: A recipe, its name in `recipes.RECIPES` or its `.json` file (see `recipes.get`); by
+            default "scratch" for a model that is built without weights, else "finetune".
         run_dir: New folder for the files of the run, or that of an unfinished run.
         steps_per_epoch: Steps of an epoch; None for all images once, at most the recipe's steps.
         seed: Seed of the initial weights, the images' order and augmentation, and dropout.

@@ -99,7 +99,7 @@ class TuningResult:
 def tune(
     model: ModelBuilder | str,
     source: data.Source | str | os.PathLike,
-    recipe: Recipe | str | None = None,
+    recipe: Recipe | str | os.PathLike | None = None,
     *,
     minutes: float,
     output: str | os.PathLike,
@@ -119,14 +119,13 @@ def tune(
     Args:
         model: A `ModelBuilder`, or the name of a model.
         source: The data, or its path (see `data.open_source`).
-        recipe: A recipe, or its name in `recipes.RECIPES`; by default as of `fit`. A second stage
-            is left out in trials.
+        recipe: As of `fit`. A second stage is left out in trials.
         minutes: Time of the whole search, on all calls together.
         output: New folder for the files of the search, or that of an unfinished one.
         seed: Seed of the proposals and of every training.
 
     Returns:
-        A `TuningResult`, which is also written to `tuning.json`.
+        A `TuningResult`, which is also written to `tuning.json`, a file of a recipe for `fit`.
 
     Raises:
         ImportError: If Optuna is not installed (`pip install keras_deeplab[tune]`).

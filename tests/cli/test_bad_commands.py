@@ -122,8 +122,9 @@ BAD = [
     (
         train,
         "--recipe finetuning",
-        "must be one of v1, v2, v3, v3_plus, finetune, scratch, shapes.",
+        "must be one of v1, v2, v3, v3_plus, finetune, scratch, shapes, FILE.json.",
     ),
+    (train, "--recipe nowhere.json", "`name` must be an existing file. Received: name='nowhere."),
     (train, "--epochs 1.5", "must be an integer of at least 1. Received: '1.5'."),
     (train, "--epochs 0", "must be an integer of at least 1. Received: '0'."),
     (train, "--learning-rate nan", "`learning_rate` must be a positive number"),

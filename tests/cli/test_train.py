@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 
 import pytest
 from models.networks import calibrated
@@ -79,6 +80,14 @@ def test_options_of_the_recipe(fitted):
     assert found["recipe"] == recipes.get("v3_plus").replace(**changes)
     assert (found["test_scales"], found["test_flip"]) == ([1.0, 1.5], True)
     assert found["steps_per_epoch"] == 7
+
+
+def test_options_change_the_recipe_of_a_file(fitted, tmp_path):
+    stored = recipes.get("v3").replace(steps=70, model={"dropout": 0.3})
+    (tmp_path / "run.json").write_text(json.dumps({"seed": 3, "recipe": stored.to_dict()}))
+    found = fitted(f"--recipe {tmp_path}/run.json --epochs 2 --set model={{'aspp_filters':8}}")
+    model = {"dropout": 0.3, "aspp_filters": 8}
+    assert found["recipe"] == stored.replace(epochs=2, model=model)
 
 
 @pytest.fixture

@@ -49,7 +49,52 @@ def test_a_recipe_survives_json():
     ]:
         values = recipe.to_dict()
         assert json.loads(json.dumps(values)) == values
-        assert recipes.Recipe(**values).to_dict() == values
+        assert recipes.Recipe.from_dict(values).to_dict() == values
+
+
+@pytest.mark.parametrize("kind", ["run.json", "tuning.json", "plain.JSON"])
+def test_a_recipe_in_a_file_is_that_recipe(tmp_path, kind):
+    recipe = recipes.get("finetune", "vgg16").replace(
+        crop_size=(65, 97), rotation=(-10, 10), copy_paste_classes=("car",), class_weights_power=0.1
+    )
+    content = {"run.json": {"seed": 0}, "tuning.json": {"trials": []}}.get(kind)
+    values = recipe.to_dict()
+    path = tmp_path / kind
+    path.write_text(json.dumps(values if content is None else content | {"recipe": values}))
+    found = [recipes.get(path), recipes.get(str(path), "resnet50")]
+    assert found == [recipe, recipe]
+    assert (found[0].crop_size, found[0].copy_paste_classes) == ((65, 97), ("car",))
+
+
+def test_what_a_file_leaves_out_is_the_default(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"epochs": 7, "scales": [1, 1]}', encoding="utf-8-sig")
+    assert recipes.get(path) == recipes.Recipe(name="mine", epochs=7, scales=(1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            None,
+            r"`name` must be an existing file. Received: name='.*/r\.json'. It must be run.json",
+        ),
+        ("{", r"r\.json is not readable as JSON: .*It must be run.json of a run"),
+        ("[1]", r"r\.json must hold a JSON object. Received: \[1\]. It must be run.json"),
+        ('{"recipe": 5}', r"r\.json: `recipe` must be an object of values. Received: recipe=5"),
+        ('{"steps": 1, "lr": 1}', r"r\.json: A recipe has no value `lr`. .* 'learning_rate'\?"),
+        ('{"steps": true}', r"r\.json: `steps` must be a positive integer. Received: steps=True"),
+        ('{"steps": 1, "crop_size": [1]}', r"r\.json: `crop_size` must be a positive integer, or"),
+        ('{"steps": 1, "learning_rate": NaN}', r"r\.json: `learning_rate` must be a positive n"),
+        ('{"steps": 1, "loss": null}', r"r\.json: `loss` must be a string. Received: loss=None"),
+        ('{"flip": true}', r"r\.json: `steps` must be given where `epochs` is None"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_fault(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "r.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        recipes.get(tmp_path / "r.json")
 
 
 def test_what_json_cannot_store_is_named():
@@ -163,10 +208,13 @@ def test_some_networks_have_values_of_their_own():
         ({"copy_paste_classes": "pole"}, "`copy_paste_classes` must be a list of strings"),
         ({"cut_out": 0.1}, "A recipe has no value `cut_out`. Did you mean 'cutout'?"),
         ({"model": 5}, "`model` must be a mapping of arguments. Received: model=5"),
+        ({"name": 5}, "`name` must be a string. Received: name=5"),
     ],
 )
 def test_bad_values_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         recipes.get("v3").replace(**changes)
-    with pytest.raises(ValueError, match=r"one of .*v3_plus.*finetune.*Received: name='v4'"):
+    with pytest.raises(
+        ValueError, match=r"one of .*v3_plus.*finetune.*'FILE.json'.*Received: name='v4'"
+    ):
         recipes.get("v4")

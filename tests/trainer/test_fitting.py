@@ -138,14 +138,17 @@ def fail(*args, **options):
 def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
     tmp_path, monkeypatch, no_export, eager, logs
 ):
-    """Interrupted in the second epoch, and by a failing export."""
+    """Interrupted in the second epoch, and by a failing export; its recipe was in a file."""
     undisturbed = fit(tmp_path / "whole", plain(), SINGLE).folder
-    stopped = RunFolder(tmp_path / "run")
+    stopped, file = RunFolder(tmp_path / "run"), tmp_path / "mine.json"
+    file.write_text(json.dumps(SINGLE.to_dict()))
     with pytest.raises(KeyboardInterrupt):
-        fit(stopped.path, plain(), SINGLE, callbacks=[Stop()])
+        fit(stopped.path, plain(), file, callbacks=[Stop()])
+    file.write_text(json.dumps(SINGLE.replace(power=0.5).to_dict()))
     for changes, message in (
         ({"seed": 1}, "seed was 0, is 1"),
         ({"recipe": SINGLE.replace(power=0.5)}, r"recipe\.power was 0\.9, is 0\.5\)"),
+        ({"recipe": file}, r"recipe\.power was 0\.9, is 0\.5\)"),
         ({"model": small()}, "model was 'Functional .*', is 'DeepLabV3"),
         ({"test_flip": True}, "test_flip was False, is True"),
     ):
@@ -157,7 +160,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
     with monkeypatch.context() as patch:
         patch.setattr(export, "saved_model", fail)
         with pytest.raises(OSError, match="the disk is full"):
-            fit(stopped.path, plain(), SINGLE)
+            fit(stopped.path, plain(), stopped.arguments)
     assert f"Resuming from epoch 1 of 3 in {stopped.path}" in logs.messages
     assert fit(stopped.path, plain(), SINGLE).history.get("epoch", []) == []
     assert stopped.history.read_text() == undisturbed.history.read_text()
