@@ -137,6 +137,13 @@ class FileSource(Source):
             self._labels[split] = map_files(self.label_facts, self.files(split).labels, self.root)
         return self._labels[split]
 
+    def label_sizes(self, split: str) -> list[tuple[int, int]]:
+        """Returns the `(height, width)` of the label maps, which an audit has read already."""
+        facts, faults = self.labels(split)
+        if faults:
+            raise DatasetError(str(self.root), faults)
+        return [facts[name].size for name in self.names(split)]
+
     def forget(self) -> None:
         """Forgets what was read of the files, which may change after an error."""
         self._files.clear()

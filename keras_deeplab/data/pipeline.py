@@ -235,7 +235,7 @@ def evaluation_dataset(
             smaller images are padded at the right and the bottom with grey 127.5, labels with 255.
         part_size: Largest height and width in pixels, at least 32: larger images are cut into parts
             without overlap, each a batch of its own, for a `model.fit` whose memory they would
-            exceed. All images are read once to count the parts. None for whole images.
+            exceed. None for whole images.
         cache: Whether to keep the images that the first pass decodes in memory; `"auto"` as in
             `data.training_dataset`.
 
@@ -265,7 +265,9 @@ def evaluation_dataset(
     )
     if part_size is not None:
         dataset = dataset.flat_map(lambda images, labels: _parts(images, labels, part_size))
-        parts = dataset.reduce(np.int64(0), lambda number, *_: number + 1)
+        sizes = source.label_sizes(split)
+        batches = [sizes[first : first + batch_size] for first in range(0, count, batch_size)]
+        parts = sum(np.prod(_part_grid(np.max(batch, axis=0), part_size)[0]) for batch in batches)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(parts))
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_sharding_options())
 
@@ -273,8 +275,7 @@ def evaluation_dataset(
 def _parts(images: tf.Tensor, labels: tf.Tensor, part_size: int) -> tf.data.Dataset:
     """The parts of about equal size of a batch, each of at most `part_size` pixels a side."""
     sides = tf.shape(labels)[1:]
-    counts = -(-sides // part_size)
-    steps = tf.minimum(part_size, -(-sides // counts // GRID) * GRID)
+    _, steps = _part_grid(sides, part_size)
     begins = [tf.range(0, sides[axis], steps[axis]) for axis in (0, 1)]
     corners = tuple(tf.reshape(one, [-1]) for one in tf.meshgrid(*begins, indexing="ij"))
 
@@ -283,6 +284,13 @@ def _parts(images: tf.Tensor, labels: tf.Tensor, part_size: int) -> tf.data.Data
         return images[window], labels[window]
 
     return tf.data.Dataset.from_tensor_slices(corners).map(part)
+
+
+def _part_grid(sides: tf.Tensor | np.ndarray, part_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The numbers of parts along the sides of an image, and the sides of all but the last."""
+    least = -(-sides // part_size)
+    steps = tf.minimum(-(-sides // least // GRID) * GRID, part_size)
+    return -(-sides // steps), steps
 
 
 def _sharding_options() -> tf.data.Options:

@@ -60,6 +60,10 @@ class Resized(Source):
         height, width = (max(1, self._resize.scaled(side)) for side in size)
         return height, width
 
+    def label_sizes(self, split: str) -> list[tuple[int, int]]:
+        """Returns the `(height, width)` of the decoded pairs."""
+        return [self.size(size) for size in self.source.label_sizes(split)]
+
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns a split's decoded pairs (see `Source.dataset`)."""
 

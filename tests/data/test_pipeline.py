@@ -337,9 +337,10 @@ def test_large_images_are_cut_and_each_pixel_is_in_one_part(part_size):
 
             return decoded(draw, len(sizes), numbers)
 
-    dataset = data.evaluation_dataset(Large(), part_size=part_size)
-    parts = batches(dataset)
-    assert int(dataset.cardinality()) == len(parts)
+    for batch_size in (3, 1):
+        dataset = data.evaluation_dataset(Large(), batch_size=batch_size, part_size=part_size)
+        parts = batches(dataset)
+        assert int(dataset.cardinality()) == len(parts)
     for image in pixels:
         found, top = np.full(image.shape, -1.0), 0
         while top < len(image):
@@ -470,3 +471,27 @@ def test_batches_are_not_a_source(take, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=message):
         take(batches)
     assert not any(tmp_path.iterdir())
+
+
+def test_the_parts_of_files_are_counted_without_the_images(make_folder, monkeypatch):
+    label = np.zeros((40, 100), np.uint8)
+    label[:, 50:] = 1
+    folder = make_folder(label, classes=["a", "b"])
+    halved = data.Resized(data.Folder(folder), 0.5)
+    assert halved.label_sizes("train") == [(20, 50)]
+    reads, read = [], data.Folder.read_label
+    monkeypatch.setattr(data.Folder, "read_label", lambda *at: reads.append(1) or read(*at))
+    for source, count in ((data.Folder(folder), 8), (halved, 2)):
+        found = data.evaluation_dataset(source, "train", part_size=32, cache=False)
+        assert int(found.cardinality()) == count
+        assert reads == []
+        assert len(batches(found)) == count
+        reads.clear()
+
+
+def test_held_out_images_know_their_sizes():
+    source = Numbered()
+    held_out = data.HeldOut(source, folds=3)
+    for split in ("train", "val"):
+        numbers = [int(name.removeprefix("photo_")) for name in held_out.names(split)]
+        assert held_out.label_sizes(split) == [(12 + number, 15) for number in numbers]
