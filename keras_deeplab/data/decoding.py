@@ -239,7 +239,7 @@ def _decoded_by_pillow(
         largest, narrow = int(wide.max()), Image.fromarray((wide >> 8).astype(np.uint8))
     elif bits == 16:  # in several channels, whose upper bytes Pillow keeps
         largest = 256 * int(np.asarray(image).max()) + 255
-    if bits > 16 or narrow.mode.startswith(("I", "F")):
+    if narrow.mode.startswith(("I", "F")):  # also all of more than 16 bits
         raise _unsupported(name, image)
     try:
         pixels = np.asarray(narrow.convert("RGB" if channels == 3 else "L"))
