@@ -241,6 +241,4 @@ def _without_upsampling(model: keras.Model) -> tuple[keras.Model, bool | None]:
     own_call = type(model).call.__module__.partition(".")[0] not in ("keras", "keras_deeplab")
     if not is_resize or own_call or last.operation.compute_dtype != "float32":
         return model, None
-    if last.inputs[0].shape[1:3] == (1, 1):  # which the layer broadcasts
-        return model, None
     return keras.Model(model.inputs, [*last.inputs, *shown]), last.operation.align_corners
