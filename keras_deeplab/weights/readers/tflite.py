@@ -131,8 +131,8 @@ class _Graph:
         shape = [1] * values.ndim
         if scale.size > 1:
             shape[quantization.QuantizedDimension()] = -1
-        zero = zero.astype(np.int64).reshape(shape if zero.size > 1 else [1] * values.ndim)
-        return ((values.astype(np.int64) - zero) * scale.reshape(shape)).astype(np.float32)
+        zero = zero.astype(np.int64).reshape(shape)
+        return ((values - zero) * scale.reshape(shape)).astype(np.float32)
 
 
 def _item(table: Any, vector: str, index: int) -> Any:
