@@ -230,7 +230,7 @@ def infer_values(
         values = (0, IGNORE_LABEL)
     elif len(used) < 2:
         why = "fewer than two values are left for the classes"
-    # If half of the labels are absent, the values are codes (0, 128), not class numbers.
+    # If most of the labels are absent, the values are codes (0, 128), not class numbers.
     elif len(values) > MAX_INFERRED_CLASSES or 2 * len(used) < len(values):
         why = "the values are not the numbers 0, 1, 2 and so on"
     elif by_default and 2 * counts[IGNORE_LABEL] > counts.sum():

@@ -155,6 +155,9 @@ def test_tiles_far_larger_than_their_image_take_no_memory(read, kind, first):
         with pytest.raises(FileFault, match="image too large: a tile of .* for 12x8 pixels"):
             read(tiled_tiff(sides, kind, first))
     if not first:
+        twice = [(322, LONG, 2**15), (323, LONG, 2**15)]
+        with pytest.raises(FileFault, match="image too large: a tile of .* for 12x8 pixels"):
+            read(tiled_tiff((16, 16), kind, twice))
         pixels = read(tiled_tiff((256, 512), kind)).pixels
         np.testing.assert_array_equal(pixels[..., 0], np.arange(8)[:, None] + np.arange(12))
 

@@ -101,6 +101,7 @@ def test_unclear_classes_ask_for_a_dataset_json_that_works(make_folder):
         ({"classes": []}, '"classes" must list'),
         ({"classes": ["a", "a"]}, '"classes" must list'),
         ({"classes": ["a", "b"], "colors": [[0, 0, 0]]}, "must have one length"),
+        ({"classes": ["a", "b"], "values": [7]}, "must have one length"),
         ({"classes": ["a"], "colors": [[0, 0, 300]]}, '"colors" must list'),
         ({"colors": [[0, 0, 0]] * 300}, '"colors" must list up to 255'),
         ({"classes": ["a", "b"], "ignore_label": 256}, '"ignore_label" must list'),

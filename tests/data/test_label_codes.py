@@ -42,7 +42,7 @@ def disc(radius: float, border: float, size: int = 96) -> np.ndarray:
         ((), [0, 1, 2], (0, 1, 2)),
         (None, [0, 1, 2, 255], (0, 1, 2)),
         (None, [0, 255], (0, 255)),
-        (None, [0, 2], (0, 1, 2)),
+        (None, [0, 3], (0, 1, 2, 3)),  # half of them do not occur
     ],
 )
 def test_ignored_values_take_effect(ignored, present, values):
@@ -116,6 +116,7 @@ def test_values_that_can_be_read_in_two_ways_are_an_error(maps, ignored, why, va
         [label_map({0: 6000, 1: 3000, 15: 600, **dict.fromkeys(range(2, 15), 10), 255: 500})],
         list(map(label_map, [{0: 9000, 1: 500, 2: 20, 255: 1000}, {0: 99}, {1: 900, 255: 20}])),
         list(map(label_map, [{0: 10}, {1: 10}])),
+        list(map(label_map, [{0: 50000, 1: 50000, 2: 1}, {0: 5000, 2: 3}])),  # rare, but twice
     ],
 )
 def test_usual_labels_pass_without_a_warning(maps):
@@ -141,8 +142,9 @@ def test_a_border_that_is_declared_may_be_wide():
     counts = label_map({0: 100, 1: 100, 255: 900})
     assert infer_values([counts], (255,)) == ((0, 1), [])
     listed = Settings(classes=("a", "b"))
-    declared = replace(listed, ignore_label=(255,))
-    assert check_ignored(counts, declared, declared.code) == []
+    of_colors = Settings(colors=((0, 0, 0), (9, 9, 9)), ignore_colors=((8, 8, 8),))
+    for declared in (replace(listed, ignore_label=(255,)), of_colors):
+        assert check_ignored(counts, declared, declared.code) == []
     (note,) = check_ignored(counts, listed, listed.code)
     assert "255 is ignored and holds 900 pixels (81.82%)" in note
 

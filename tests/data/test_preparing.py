@@ -81,6 +81,9 @@ def test_tensorflow_datasets_reads_it(folder, tmp_path, file_format):
     builder = tfds.builder_from_directory(output)
     assert builder.info.features["label"].names == ["sky", "road", "car"]
     assert builder.info.splits["validation"].num_examples == 8
+    for split in builder.info.splits.values() if file_format == "tfrecord" else ():
+        stored = sum(file.stat().st_size for file in output.glob(f"out-{split.name}.*"))
+        assert stored == split.num_bytes + 16 * split.num_examples  # lengths and checksums
     read = builder.as_dataset if file_format == "tfrecord" else builder.as_data_source
     examples = list(tfds.as_numpy(read("train")) if file_format == "tfrecord" else read("train"))
     pairs = zip(source.names("train"), source.dataset("train").as_numpy_iterator(), strict=True)

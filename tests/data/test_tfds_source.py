@@ -84,6 +84,9 @@ def test_parts_of_splits(build, quarters):
     for wrong in ({"val": "dev"}, {"train": "train[x"}, {"train": ""}):
         with pytest.raises(ValueError, match="`splits` must be names or parts of train, such as"):
             data.TFDS(root, splits=wrong)
+    shard = source.names("train")[0].removesuffix("__0")
+    (root / "metadata.json").write_text(json.dumps({"names": {shard: ["a"]}}))
+    assert data.TFDS(root).names("train")[:2] == ["a", f"{shard}__1"]
     (root / "metadata.json").write_text('{"names": {"a": [1]}}')
     with pytest.raises(data.DatasetError, match="metadata.json: names must be lists of strings"):
         data.TFDS(root)
@@ -294,7 +297,8 @@ def test_by_name_with_the_mock_data_of_tensorflow_datasets(build, tmp_path):
         example["head_bbox"] = TF.BBox(*example["head_bbox"].tolist())
         example["file_name"] = example["file_name"].decode()
         example["image"] = png(example["image"])  # by default JPEG
-    root = build(published("oxford_iiit_pet"), {"train": mocked}, "oxford_iiit_pet")
+    splits = {"train": mocked, "test": mocked[:1]}
+    root = build(published("oxford_iiit_pet"), splits, "oxford_iiit_pet")
     info = json.loads((root / "dataset_info.json").read_text())
     info["version"] = "4.0.0"
     (root / "dataset_info.json").write_text(json.dumps(info))

@@ -191,6 +191,15 @@ def test_a_category_may_be_the_background(coco, read):
     assert [label[5, 1], label[5, 12], label[11, 0]] == [2, 1, 0]
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_the_name_of_a_project_is_a_class_only_where_it_has_objects(coco, read, used):
+    categories = [{"id": 0, "name": "pets", "supercategory": "none"}]
+    categories += [one | {"supercategory": "pets"} for one in CATEGORIES]
+    root = coco("instances", [an_object(0, LARGE)] * used, {"categories": categories})
+    source, _ = read(f"coco:{root}")
+    assert source.info.classes == ("background", *["pets"] * used, "car", "dog")
+
+
 def test_images_that_annotations_do_not_list_are_left_out(coco, read, draw, tmp_path):
     root = coco("instances", [an_object(18, LARGE, area=81)])
     for number in range(12):

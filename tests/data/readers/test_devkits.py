@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import scipy.io
 
 from keras_deeplab import data
 from keras_deeplab.data.readers import camvid, cityscapes
+from keras_deeplab.data.readers.voc import CLASSES
 
 SIZE = (12, 16)
 
@@ -105,12 +109,22 @@ def test_voc_with_sbd_itself(voc, sbd, read, values):
     # VOC's own mask, with its border, and SBD's.
     np.testing.assert_array_equal(found["train"]["2007_000032"], values(0, 1, 255))
     np.testing.assert_array_equal(found["train"]["2008_000003"], values(0, 3))
+    (sbd / "cls/2008_000003.mat").unlink()
+    with pytest.raises(data.DatasetError, match=r"2008_000003.mat, which val.txt lists, is miss"):
+        data.audit(f"voc:{voc}")
+
+
+def big_endian(size: int) -> bytes:
+    """A MATLAB file of the other byte order that unpacks to so many bytes."""
+    packed = zlib.compress(bytes(size))
+    return bytes(126) + b"MI" + struct.pack(">II", 15, len(packed)) + packed
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
         (b"", "unreadable file"),
+        (big_endian(2**25), "image too large"),
         (b"MATLAB 5.0 MAT-file" + bytes(200), "unreadable file"),
         ({"GTinst": {"Segmentation": np.ones(SIZE, np.uint8)}}, "KeyError 'GTcls'"),
         ({"GTcls": np.ones(SIZE, np.uint8)}, "unreadable file"),
@@ -133,6 +147,10 @@ def test_wrong_masks_of_sbd(voc, sbd, content, message):
 
 def test_other_classes_in_the_layout_of_voc_are_not_named_after_its_own(voc):
     root = voc / "VOC2012"
+    other_first = "".join(f"{name}:0,0,0::\n" for name in ("wall", *CLASSES[1:]))
+    (root / "labelmap.txt").write_text(other_first)
+    with pytest.raises(data.DatasetError, match="lists the classes wall, aeroplane"):
+        data.audit(f"voc:{voc}")
     (root / "labelmap.txt").write_text("background:0,0,0::\ncar:128,0,0::\n")
     with pytest.raises(data.DatasetError, match="give .*VOC2012 without voc:") as caught:
         data.audit(f"voc:{voc}")
@@ -148,18 +166,19 @@ def test_an_empty_list_is_a_fault(voc):
 
 
 def test_cityscapes(tmp_path, draw, values, read):
-    numbers = (7, 33, 0, 26)  # road, bicycle, unlabeled, car
+    numbers = (7, 33, 0, 26, 255)  # road, bicycle, unlabeled, car, license plate
     for split, city in (("train", "aachen"), ("val", "lindau")):
         name = f"{split}/{city}/{city}_000000_000019"
         draw(f"leftImg8bit/{name}_leftImg8bit.png")
         draw(f"gtFine/{name}_gtFine_labelIds.png", values(*numbers))
-        draw(f"gtFine/{name}_gtFine_instanceIds.png", values(3, 3))  # not read
+        for other in ("instanceIds", "labelTrainIds"):  # not read
+            draw(f"gtFine/{name}_gtFine_{other}.png", values(3, 3))
     source, found = read(f"cityscapes:{tmp_path}")
     assert source.splits == ("train", "val")
     assert source.info.classes[:2] == ("road", "sidewalk")
     assert source.info.colors[13] == (0, 0, 142)
     label = found["val"]["lindau/lindau_000000_000019"]
-    np.testing.assert_array_equal(label, values(0, 18, 255, 13))
+    np.testing.assert_array_equal(label, values(0, 18, 255, 13, 255))
     assert len(cityscapes.IDS) == 19
 
 
