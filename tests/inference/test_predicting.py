@@ -238,6 +238,14 @@ def test_of_a_fixed_size(tmp_path, image):
         predict(channel_model(size=(None, 17)), larger)
 
 
+def test_of_a_fixed_number_of_images(image):
+    inputs = keras.Input(batch_shape=(2, 9, 7, 3))
+    x = keras.layers.Reshape((63, 3))(inputs)  # which contains the number
+    x = keras.layers.Dense(3, kernel_initializer="identity")(x)
+    model = keras.Model(inputs, keras.layers.Reshape((9, 7, 3))(x))
+    np.testing.assert_array_equal(predict(model, image), image.argmax(-1))
+
+
 def test_every_window_has_the_size_that_a_model_needs():
     pixels = np.random.default_rng(0).integers(0, 256, (200, 150, 3), np.uint8)
     model = channel_model(size=(128, 128))
@@ -398,6 +406,9 @@ def test_a_window_is_chosen_for_what_does_not_fit(brightest, monkeypatch):
     monkeypatch.setattr("keras_deeplab.inference.windows.MEMORY", 1000)
     np.testing.assert_array_equal(predict(brightest, pixels), pixels.argmax(-1))
     assert seen == [(1, 192, 192, 3), (1, 192, 162, 3), (1, 172, 192, 3), (1, 172, 162, 3)]
+    seen.clear()
+    predict(brightest, pixels, overlap=0)
+    assert seen == [(1, 160, 160, 3), (1, 160, 130, 3), (1, 140, 160, 3), (1, 140, 130, 3)]
 
 
 def test_a_prediction_that_does_not_fit(brightest, image, monkeypatch):
@@ -447,6 +458,8 @@ def test_memory_is_estimated_from_the_largest_map():
     assert functions.bytes_per_pixel(several) == once * 5
     enlarged = keras_deeplab.MultiScale(model, scales=(2.0,))
     assert functions.bytes_per_pixel(enlarged) == once * 4
+    reduced = keras_deeplab.MultiScale(model, scales=(0.1,))
+    assert functions.bytes_per_pixel(reduced) == 4 * 4 * 3  # the logits
 
 
 def test_a_loss_that_cannot_be_saved_does_not_matter(image):

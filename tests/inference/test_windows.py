@@ -8,7 +8,15 @@ import pytest
 from keras_deeplab.inference import windows
 from keras_deeplab.inference.windows import blended, default_window, starts
 
-SIZES = [(300, 128, 32), (299, 128, 0), (301, 256, 255), (128, 128, 64), (90, 20, 19), (7, 9, 3)]
+SIZES = [
+    (300, 128, 32),
+    (299, 128, 0),
+    (301, 256, 255),
+    (128, 128, 64),
+    (90, 20, 19),
+    (300, 64, 16),
+]
+SIZES += [(7, 9, 3)]
 
 
 @pytest.mark.parametrize("size, length, overlap", SIZES)
@@ -21,6 +29,8 @@ def test_windows_cover_a_side_on_the_grid_and_overlap(size, length, overlap):
         assert all(end - begin >= overlap for end, begin in zip(ends, begins[1:], strict=False))
         if length >= overlap + 32 and length >= 128:
             assert all(begin % grid == 0 for begin in begins)
+        if length < 128:  # of which the grid would leave out too large a share
+            assert begins == starts(size, length, overlap, 1)
         if grid == 1 and size >= length:
             assert all(end - begin == length for begin, end in zip(begins, ends, strict=True))
 
