@@ -503,13 +503,17 @@ def elsewhere(onnx, model, place):
     elif place == "sparse_initializer":
         model.graph.sparse_initializer.append(sparse)
     else:
-        value = {"value": outside, "sparse_value": sparse, "then_branch": inner}[place]
+        value = {"value": outside, "sparse_value": sparse, "then_branch": inner}
+        value |= {f"list of {one}": [found] for one, found in value.items()}
+        value = value[place]
         model.graph.node.append(helper.make_node("Constant", [], ["more"], **{place: value}))
 
 
-@pytest.mark.parametrize(
-    "place", ["function", "sparse_initializer", "value", "sparse_value", "then_branch"]
-)
+PLACES = ["value", "sparse_value", "then_branch"]
+PLACES += [f"list of {place}" for place in PLACES]  # as own operations may have
+
+
+@pytest.mark.parametrize("place", ["function", "sparse_initializer", *PLACES])
 def test_an_onnx_file_is_whole(tmp_path, place):
     onnx, path = pytest.importorskip("onnx"), tmp_path / "model.onnx"
     onnx_file(path, external=False)
