@@ -5,6 +5,7 @@ import socket
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -134,10 +135,11 @@ def test_a_file_with_another_hash_is_replaced(server, tmp_path, logs):
 
 
 def test_where_the_cache_is(server, tmp_path, monkeypatch):
-    monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    path = published.fetch(f"{server}/whole", MD5, "a")
-    assert path == tmp_path / ".keras" / "keras_deeplab" / "a"
+    for unset in (partial(monkeypatch.setenv, value=""), monkeypatch.delenv):
+        unset("KERAS_HOME")
+        path = published.fetch(f"{server}/whole", MD5, "a")
+        assert path == tmp_path / ".keras" / "keras_deeplab" / "a"
     monkeypatch.setenv("KERAS_HOME", str(path))  # which cannot be a folder
     with pytest.raises(WeightsError, match="cannot be downloaded: .* set KERAS_HOME .*more space"):
         published.fetch(f"{server}/whole", MD5, "b")

@@ -68,6 +68,11 @@ def test_a_revision_stays_and_a_branch_moves(hub, stored):
     assert first.with_name("dataset.json").read_bytes() == INFO
     assert second.with_name("dataset.json").read_bytes() != INFO
     assert local_path(f"hf://user/street@{old}") == first
+    hub.commit("user/street", {"dataset.json": b'{"classes": ["d", "e", "f"]}'})
+    third = hub.revisions["user/street", "main"]
+    hub.commit("user/street", {"dataset.json": INFO})
+    found = local_path(f"hf://user/street@{third}")
+    assert b'"d"' in found.with_name("dataset.json").read_bytes()
     hub.down = True  # then the cache is used
     assert local_path(f"hf://user/street@{old}") == first
 

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from models.networks import tiny_sequential
 from sources import scattered, small, unchanged
 
 import keras_deeplab
 from keras_deeplab import weights
 from keras_deeplab.weights import WeightsError
+from keras_deeplab.weights.errors import UnreadableError
+from keras_deeplab.weights.readers import keras_file
 
 SECRET = "/etc/keras_deeplab_secret"
 OPENED: list[str] = []
@@ -467,3 +471,12 @@ def test_the_older_format_is_refused_as_it_is_saved(model, tmp_path):
     again = small()
     again.load_weights(tmp_path / "m.h5")  # as the error says
     np.testing.assert_array_equal(again.weights[0], model.weights[0])
+
+
+def test_too_many_weights_are_an_error_also_where_another_is_caught():
+    def build():
+        with keras_file._bounded_variables(8), suppress(UnreadableError):
+            tf.Variable(np.zeros(2))
+
+    with pytest.raises(UnreadableError, match=MORE):
+        build()

@@ -85,7 +85,9 @@ def test_shards_folders_rights_and_what_macos_adds(packed, into, tmp_path):
     assert (into / INDEX).stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize("place", ["../", "a/../../", "/", "a\\..\\", "\\", "C:\\", "C:"])
+@pytest.mark.parametrize(
+    "place", ["../", "a/../../", "/", "a\\..\\", "\\", "C:\\", "C:", "stream:"]
+)
 def test_nothing_leaves_the_folder(packed, into, place):
     kinds = (tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
     members = [link(f"{place}evil{n}.index", "/etc/passwd", kind) for n, kind in enumerate(kinds)]

@@ -252,6 +252,7 @@ SLICE = BundleEntryProto(slices=[{"extent": [{"length": 4}]}]).SerializeToString
         ([entry(-4, 4)], r"declared with the shape \[-4, 4\]"),
         ([entry(*[1] * 300)], r"declared with the shape \[1, 1"),
         ([entry(1 << 40, 1 << 40)], r"declared with the shape \[1099511627776, "),
+        ([entry(0, 1 << 40, 1 << 40)], r"declared with the shape \[0, 1099511627776, "),
         ([entry(4, 4, dtype=101)], "must be stored as values. Received: float32_ref"),
         ([entry(4, 4) + SLICE], "a variable is stored in slices: save it without"),
         ([entry(4, 4, dtype=999)], "it cannot be read: "),
@@ -286,6 +287,16 @@ def test_the_length_of_a_string_is_that_of_its_data(tmp_path, declared):
         weights.open_checkpoint(prefix)
 
 
+def test_a_string_ends_within_its_data(tmp_path):
+    length = 1 << 20  # in the index and in the data alike
+    declared = BundleEntryProto(dtype=7, size=len(varint(length)) + 4 + length)
+    name = "_CHECKPOINTABLE_OBJECT_GRAPH"
+    prefix = write_index(tmp_path / "a", declared.SerializeToString(), names=name)
+    Path(f"{prefix}.data-00000-of-00001").write_bytes(varint(length).ljust(64, b"\0"))
+    with pytest.raises(WeightsError, match="its tree of objects is not a string of the length in"):
+        weights.open_checkpoint(prefix)
+
+
 def test_a_variable_that_a_tree_of_objects_names_many_times_is_read_once(tmp_path):
     names = [{"full_name": f"v{number}", "checkpoint_key": "a"} for number in range(9)]
     tree = TrackableObjectGraph(nodes=[{"attributes": names}]).SerializeToString()
@@ -293,6 +304,17 @@ def test_a_variable_that_a_tree_of_objects_names_many_times_is_read_once(tmp_pat
     found = weights.open_checkpoint(write_tf1(tmp_path / "a", arrays)).arrays
     assert len(found) == 9
     assert len({id(array) for array in found.values()}) == 1
+
+
+def test_a_tree_of_objects_may_be_in_another_part(tmp_path):
+    """As a program with several machines writes a checkpoint."""
+    attribute = {"full_name": "v", "checkpoint_key": "a"}
+    tree = TrackableObjectGraph(nodes=[{"attributes": [attribute]}]).SerializeToString()
+    arrays = ({"a": np.ones(3, np.float32)}, {"_CHECKPOINTABLE_OBJECT_GRAPH": np.array(tree)})
+    parts = [str(write_tf1(tmp_path / str(k), each)) for k, each in enumerate(arrays)]
+    whole = str(tmp_path / "whole")
+    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=whole)
+    assert weights.open_checkpoint(whole).arrays["v"].tolist() == [1, 1, 1]
 
 
 def test_a_checkpoint_by_objects_may_hold_strings(tmp_path):

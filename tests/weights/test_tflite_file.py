@@ -142,7 +142,7 @@ def network_of(*calls: tuple[str, list[int], int, int]) -> Any:
         tensor = graph.tensors[kernel]
         tensor.name, tensor.buffer, tensor.shape = f"{index}/weights".encode(), 0, [1] * 4
         operator.opcodeIndex, operator.outputs = kinds.index(kind), [output]
-        operator.inputs = [*inputs, kernel] if "CONV" in kind else inputs
+        operator.inputs = [*inputs, kernel, -1] if "CONV" in kind else inputs  # without a bias
         name = {
             "CONV_2D": "Conv2DOptions",
             "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
@@ -198,7 +198,7 @@ def test_tensors_of_one_buffer_are_not_larger_than_a_file_could_be():
 def test_parts_that_operators_share_are_counted_each_time():
     graph = network_of(STEM)
     graph.convolutions()
-    inputs, outputs = 2, 1
+    inputs, outputs = 3, 1
     assert graph.taken == 4 * (inputs + outputs) + len("0/weights") + 4
     with pytest.raises(UnreadableError, match="refused: tensors of more than"):
         [graph.convolutions() for _ in range(graph.size)]

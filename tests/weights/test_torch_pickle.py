@@ -152,6 +152,11 @@ def test_tensors_that_are_not_in_their_storage_are_refused(place, tmp_path):
     assert message in refusal(tmp_path, dict_of(a=tensor(storage("0", 4), *place)))
 
 
+def test_a_tensor_without_elements_is_in_any_storage(tmp_path):
+    found = read(tmp_path, dict_of(a=tensor(storage("0", 4), 4, (3, 0), (1, 1))))
+    assert found["a"].shape == (3, 0)
+
+
 def test_tensors_that_say_too_much_are_refused(tmp_path):
     expanded = tensor(storage("0", 4), 0, (1000, 1000), (0, 0))
     assert "refused tensors of 4000000 bytes from a f" in refusal(tmp_path, dict_of(a=expanded))

@@ -66,12 +66,22 @@ def test_outputs_stay_and_training_starts_from_them(model):
     assert np.corrcoef(before.ravel(), unfolded.ravel())[0, 1] > 0.999
 
 
-def test_other_norms_are_left_alone(model):
+@pytest.mark.parametrize("name", ["gamma", "moving_mean", "moving_variance"])
+def test_other_norms_are_left_alone(model, name):
     norm = norms_of(model)["backbone/stage4_norm"]
-    norm.gamma.assign(2 * np.ones(norm.gamma.shape))
+    weight = getattr(norm, name)
+    weight.assign(2 * np.ones(weight.shape))
     assert unfold_batch_norms(model, [PIXELS]) == len(norms_of(model)) - 1
-    np.testing.assert_array_equal(norm.gamma, 2)
+    np.testing.assert_array_equal(weight, 2)
     assert unfold_batch_norms(model, []) == 0
+
+
+@pytest.mark.parametrize("left_out", ["scale", "center"])
+def test_norms_that_cannot_undo_their_statistics_are_left_alone(left_out):
+    norm = keras.layers.BatchNormalization(**{left_out: False})
+    model = keras.Sequential([keras.Input((None, None, 3)), norm])
+    norm.moving_variance.assign(np.ones(3) - norm.epsilon)
+    assert unfold_batch_norms(model, [PIXELS]) == 0
 
 
 def test_a_data_set_of_pairs_in_several_batches(model):
