@@ -109,6 +109,10 @@ def test_a_run_whose_state_is_lost_is_not_begun_again(tmp_path):
     folder.history.write_text(f"epoch,{MONITOR}\n0,0.5\n")
     assert again(folder) == (0, 0.5)
     assert folder.history.read_text() == ""
+    folder.best_model.unlink()  # two epochs are more
+    folder.history.write_text(f"epoch,{MONITOR}\n0,0.5\n1,0.7\n")
+    with pytest.raises(ValueError, match="last.keras is missing, .* epoch 2. Restore it"):
+        again(folder)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +301,9 @@ def test_arguments_may_change_until_something_was_trained(tmp_path):
 
 def test_the_next_run_gets_a_number(tmp_path):
     first = RunFolder(tmp_path / "shapes")
-    assert next_free(first.path) == next_free(first.path, resumes=False) == first.path
+    for _ in range(2):
+        assert next_free(first.path) == next_free(first.path, resumes=False) == first.path
+        first.path.mkdir(exist_ok=True)  # an empty folder is free
     first.begin({})
     assert next_free(first.path) == first.path  # unfinished: it is resumed
     assert next_free(first.path, resumes=False) == tmp_path / "shapes-2"
@@ -376,7 +382,7 @@ class Scores(keras.callbacks.Callback):
 PAIR = np.ones((1, 2)), np.ones((1, 1))
 
 
-def trained(folder, epochs, scores=(0.9, 0.2, 0.3, 0.4)):
+def trained(folder, epochs, scores=(0.9, 0.2, 0.9, 0.4)):
     """Trains a small network up to so many epochs, from those on that were done."""
     folder = RunFolder(folder.path)
     done = folder.begin(ARGUMENTS)
@@ -414,12 +420,12 @@ def test_epochs_of_few_images_are_not_all_saved(tmp_path, monkeypatch):
     class Ends(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             clock[0] += 25
-            self.model.stop_training = epoch == 9
+            self.model.stop_training = epoch + 1 == last
             if folder.last_model.exists():
                 saved.append(Record.read(folder.last_model).epochs)
 
-    for validated in (True, False):
-        folder = RunFolder(tmp_path / str(validated))
+    for validated, last in ((True, 10), (False, 10), (True, 8)):
+        folder = RunFolder(tmp_path / f"{validated}{last}")
         folder.begin(ARGUMENTS)
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
@@ -428,7 +434,7 @@ def test_epochs_of_few_images_are_not_all_saved(tmp_path, monkeypatch):
         made = [Scores([0.1 + 0.01 * k for k in range(16)]), checkpoint, Ends()]
         model.fit(*PAIR, epochs=16, verbose=0, callbacks=made)
         assert list(dict.fromkeys(saved)) == [1, 4, 7, 8]
-        assert Record.read(folder.last_model).epochs == 10
+        assert Record.read(folder.last_model).epochs == last
         assert Record.read(folder.best_model).epochs == (8 if validated else 10)
         folder.lock.release()
 

@@ -150,6 +150,8 @@ def test_a_search_resumes_where_it_was_stopped(source, tmp_path, clock, score, m
     (path / ".DS_Store").touch()
     more = search(source, path, minutes=150)
     assert len(more.trials) > len(result.trials)
+    rates = {trial.values["learning_rate"] for trial in more.trials}
+    assert len(rates) == len(more.trials)  # no proposal twice
     with pytest.raises(ValueError, match="same arguments.*seed was 0, is 1"):
         search(source, path, seed=1)
 
@@ -348,7 +350,9 @@ def test_a_trial_that_takes_too_much_memory_fails_alone(
         return score(builder, source, report, seed, recipe, steps)
 
     monkeypatch.setattr(tuning, "_trained_score", fails)
-    trials = search(source, tmp_path / "t").trials
+    trials = search(source, tmp_path / "t", minutes=600).trials
+    # Not one after the other, which would end the search.
+    assert sum(trial.failure is not None for trial in trials) > tuning.MOST_FAILURES
     assert {"out of memory" in trial.failure for trial in trials if trial.failure} == {True}
     assert trials[0].failure is None
 
@@ -361,8 +365,10 @@ def test_the_second_stage_that_trials_leave_out_is_not_counted(source, tmp_path,
 
 def test_every_choice_is_a_recipe_that_trains():
     for loss in ("dice", "cross_entropy + dice", "dice + 0.5 * lovasz_softmax"):
-        recipe = RECIPE.replace(loss=loss, class_weights=None, crop_size=(32, 32))
+        recipe = RECIPE.replace(loss=loss, class_weights=None, crop_size=(32, 48))
         choices = tuning._choices(recipe)
+        crops = [change["crop_size"] for change in choices["crop_size"].values()]
+        assert crops == [(32, 48), (24, 36), (16, 24)]
         weighted = set()
         for weights in choices["class_weights"]:
             for chosen in choices["loss"]:
