@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import keras
 import pytest
 import yaml
 from models.networks import calibrated
@@ -88,6 +89,23 @@ def test_precision_recall_and_f1_are_shown_where_a_run_has_them(run):
         kd.card(model, run, license="mit")
 
 
+def test_input_sizes_and_scales_are_the_models(run):
+    network, inputs = calibrated("v3_plus"), keras.Input((64, 96, 3))
+    reduced = kd.MultiScale(network, (0.25,))
+    for model, *expected in (
+        (network, "any size"),
+        (keras.Model(inputs, network(inputs)), "96x64 (width x height)"),
+        (kd.MultiScale(network, (0.5, 1.0)), "max of the scales 0.5, 1;"),
+        (
+            kd.MultiScale(reduced, (0.5, 1.0), fusion="mean", flip=True),
+            "mean of the scales 0.5, 1, each also mirrored;",
+            "computes on the image at 0.25 of its size.",
+        ),
+    ):
+        text = kd.card(model, run, license="mit")
+        assert all(part in text for part in expected)
+
+
 def test_names_have_no_markup(run):
     content = json.loads((run / "run.json").read_text())
     text = kd.card(calibrated("v3_plus"), run, license="mit", data=NASTY, repo="user/mine")
@@ -166,7 +184,8 @@ def test_an_edited_run_is_one_error(run, change):
 
 def test_places_of_this_machine_are_not_shown(run):
     content = json.loads((run / "run.json").read_text())
-    for place in ("/secret/a:b/streets", "~/secret:1/streets", "voc:/secret/streets"):
+    places = ("/secret/a:b/streets", "~/secret:1/streets", "voc:/secret/streets")
+    for place in (*places, r"C:\secret\streets", r"C:secret\streets"):
         (run / "run.json").write_text(json.dumps(content | {"data": place, "weights": place}))
         text = kd.card(calibrated("v3_plus"), run, license="mit")
         assert "streets" in text
