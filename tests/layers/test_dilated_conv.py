@@ -101,6 +101,22 @@ def test_integers_are_an_error_as_in_keras(layer):
             dilated(tf.ones((1, 9, 9, 2), tf.int32))
 
 
+@pytest.mark.parametrize("kind", ["depthwise", "separable"])
+@pytest.mark.parametrize("settings", [{"strides": (2, 1)}, {"data_format": "channels_first"}])
+def test_strides_and_channels_first_are_as_in_keras(kind, settings):
+    made, reference_class, options = PAIRS[kind]
+    x = tf.random.stateless_normal((1, 9, 9, 9), (1, 2))
+    layer, reference = (
+        each(**options, **settings, kernel_size=3, dilation_rate=2)
+        for each in (made, reference_class)
+    )
+    expected = reference(x)
+    layer.build(x.shape)
+    layer.set_weights(reference.get_weights())
+    assert tf.math.reduce_std(expected) > 0.1
+    np.testing.assert_allclose(layer(x), expected, atol=1e-5)
+
+
 def compare_second(kind):
     """A gradient of a gradient, as of gradient penalties, against Keras'."""
     made, reference_class, options = PAIRS[kind]
