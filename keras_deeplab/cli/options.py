@@ -92,7 +92,8 @@ def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]
                     stream.reconfigure(errors="backslashreplace")
             output = _Output(sys.stdout)
             logger = logging.getLogger("keras_deeplab")
-            handler, level = logging.StreamHandler(output), logger.level
+            handler = logging.StreamHandler(output)
+            level, propagate = logger.level, logger.propagate
             logger.addHandler(handler)
             logger.setLevel(logging.INFO)
             logger.propagate = False  # other libraries add a handler to the root logger
@@ -117,7 +118,7 @@ def command(parser: Callable[[], Parser]) -> Callable[[Main], Callable[..., int]
             finally:
                 logger.removeHandler(handler)
                 logger.setLevel(level)
-                logger.propagate = True
+                logger.propagate = propagate
 
         return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import re
 import shutil
 import subprocess
@@ -51,6 +52,15 @@ def refused(command, arguments, capsys):
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1 or " fault" in printed.err  # of a data set
     return printed.err
+
+
+@pytest.mark.parametrize("propagate", [True, False])
+def test_a_command_leaves_the_log_as_it_was(capsys, monkeypatch, propagate):
+    log = logging.getLogger("keras_deeplab")
+    for name, value in (("level", logging.ERROR), ("propagate", propagate), ("handlers", [])):
+        monkeypatch.setattr(log, name, value)
+    refused(audit, "--data missing", capsys)
+    assert (log.level, log.propagate, log.handlers) == (logging.ERROR, propagate, [])
 
 
 def test_an_export_that_exists_is_named_before_anything_is_read(tmp_path, capsys):
