@@ -11,6 +11,7 @@ from networks import calibrated, small, tiny
 
 import keras_deeplab
 from keras_deeplab import MultiScale
+from keras_deeplab.graph.network import dtype_policy
 from keras_deeplab.models.multi_scale import at_image_scale, image_scale, without_views
 
 
@@ -163,6 +164,20 @@ def test_image_scales_outside_and_inside_of_views_are_multiplied():
     assert image_scale(views) == 0.5
     assert image_scale(at_image_scale(views, 0.25)) == 0.125
     assert without_views(views).scales == (0.5,)
+    assert at_image_scale(views, 0.5) is views
+
+
+@pytest.mark.parametrize(
+    "own, of_all", [("mixed_bfloat16", "float32"), ("float32", "mixed_bfloat16")]
+)
+def test_the_policy_is_that_of_the_model_and_logits_are_float32(own, of_all):
+    inputs = keras.Input((None, None, 3))
+    with dtype_policy(own):
+        network = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    with dtype_policy(of_all):
+        several = MultiScale(network, (0.5,))
+    assert several.dtype_policy.name == own
+    assert several.outputs[0].dtype == "float32"
 
 
 def test_a_configuration_is_not_used_up():
@@ -204,6 +219,7 @@ def test_it_changes_stride_and_precision_with_its_model(model):
         (tiny, {"fusion": "median"}, r"`fusion` .*'mean'.* Received: fusion='median'"),
         (tiny, {"scales": (0.5, 0)}, "`scales` must be a list of distinct positive numbers"),
         (tiny, {"scales": (0.5, 1, 0.5)}, r"`scales` .*distinct.* scales=\(0.5, 1, 0.5\)"),
+        (tiny, {"scales": (0.5, 0.5000001)}, "`scales` .*distinct"),
         (lambda: calibrated("spp"), {}, r"`model` must be .* map of logits.*\(None, 3\)"),
         (lambda: "resnet50", {}, "`model` must be .* Received: model='resnet50'"),
         (lambda: small("v2", input_shape=(64, 64, 3)), {}, r"`model` .* any size .*\(None, 64"),
