@@ -447,6 +447,9 @@ def test_rows_with_tabs_and_spaces(tmp_path, draw, values, row):
     for listed in ("l.txt", "l.csv", "semicolons.csv"):
         source = data.open_source(tmp_path / listed)
         assert source.names("train") == ["my im/0", "my im/1", "my im/2"]
+    draw("a;b.png")
+    (tmp_path / "commas.csv").write_text("a;b.png,la/0.png")
+    assert data.open_source(tmp_path / "commas.csv").names("train") == ["a;b"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".txt"])
