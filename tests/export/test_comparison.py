@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -272,6 +273,10 @@ def test_the_built_in_images_are_lively():
         assert not np.array_equal(images[0], images[1])
     with pytest.warns(UserWarning, match="the same at every pixel"):
         probabilities_of(tf.zeros(images.shape), images.shape)
+    absent = images * np.float32([1, 1, 0]) - np.float32([0, 0, 1000])  # one of three classes
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        probabilities_of(tf.constant(absent), images.shape)
 
 
 @pytest.mark.parametrize(
