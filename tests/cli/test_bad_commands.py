@@ -111,6 +111,12 @@ def test_an_unknown_option_of_every_command(command, capsys):
     assert "There is no option --zzz. See --help." in refused(command, "--zzz 3", capsys)
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_defaults_that_are_not_set_are_not_shown(command):
+    shown = command.parser().format_help()
+    assert not [value for value in ("None", "False", "[]") if f"(default: {value})" in shown]
+
+
 BAD = [
     # Options
     (train, "--lr 0.1", "no option --lr. Did you mean '--learning-rate'?"),
