@@ -70,6 +70,7 @@ SETTINGS = [
     ({"kernel_size": 3, "dilation_rate": 12, "padding": "same"}, (10, 9), False),
     ({"kernel_size": 3, "dilation_rate": 12, "padding": "same", "use_bias": False}, (9, 31), True),
     ({"kernel_size": (2, 3), "dilation_rate": (7, 1), "padding": "same"}, (10, 9), True),
+    ({"kernel_size": (3, 2), "dilation_rate": (1, 7), "padding": "same"}, (10, 9), False),
     # No tap meets the map.
     ({"kernel_size": 2, "dilation_rate": 7, "padding": "same"}, (3, 3), False),
     (
