@@ -106,7 +106,7 @@ def overfit(
         optimizer: As `model.compile` takes it. By default AdamW with a learning rate that decays
             from 8e-3 (3e-4 for a model without batch norms).
         loss: As `model.compile` takes it; `losses.CrossEntropy` by default.
-        verbose: As in `fit`.
+        verbose: As in `model.fit`.
 
     Returns:
         An `OverfitReport`.

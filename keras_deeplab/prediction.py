@@ -141,7 +141,8 @@ def _check_not_overwritten(paths: Sequence[Path], output: Path) -> None:
     """Raises an error if the name of a file to be written is that of one to be predicted."""
     given = {path.resolve(): path for path in paths}
     endings = ("labels.png", "overlay.png", "overlay.mp4", "confidence.png")
-    written = {(output / f"{path.stem}_{ending}").resolve() for path in paths for ending in endings}
+    folder = output.resolve()
+    written = {folder / f"{path.stem}_{ending}" for path in paths for ending in endings}
     if clashing := [str(path) for resolved, path in given.items() if resolved in written]:
         raise error("output", "a folder in which no given image is overwritten", clashing)
 

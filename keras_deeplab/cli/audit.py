@@ -63,6 +63,7 @@ def main(options: argparse.Namespace) -> None:
         write(options.html, partial(faults_page, error, options.data))
         raise
     print(report)
+    print("All files are valid.")
     if options.model is not None:
         print(_training_cost(options, source, report))
     write(options.json, report.to_dict)

@@ -87,8 +87,8 @@ def litert(
     path = write_file(definition, path, ".tflite", overwrite, _write, images, source, limits)
     if not fits_segmenter(definition.metadata):
         logger.info(
-            "Not for MediaPipe's ImageSegmenter, which requires RGB images of one size "
-            "(`image_size`) and `probabilities` as the only output"
+            "The file is for LiteRT itself: MediaPipe's ImageSegmenter requires RGB images of one "
+            "size (`image_size`) and `probabilities` as the only output."
         )
     return path
 
@@ -106,6 +106,7 @@ def _write(definition: Definition, images: Sequence[np.ndarray] | None, path: Pa
     if definition.precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if definition.precision == "int8":
+        logger.info("Calibrating on %d images", len(images))
         converter.representative_dataset = lambda: ([batch] for batch in images)
     schema = file_schema()
     parsed = flatbuffer_utils.convert_bytearray_to_object(converter.convert())

@@ -62,7 +62,7 @@ class Recipe:
         warmup_share: Share of the steps in which the learning rate rises from 0.
         momentum: Momentum of "sgd".
         weight_decay: Weight decay of kernels; depthwise kernels, biases and batch norms have none.
-        backbone_lr_multiplier: Factor of the learning rate for the backbone.
+        backbone_lr_multiplier: Factor of the learning rate for the backbone; 0 keeps its weights.
         classifier_lr_multiplier: Factor of the learning rate for the class predictors' kernels.
         classifier_bias_lr_multiplier: Factor of the learning rate for their biases.
         clipnorm: Largest global norm of the gradients; None for no clipping.
@@ -240,9 +240,9 @@ _CHECKED = {
     _text: "name loss",
     validation.integer: "batch_size steps epochs output_stride stage2_output_stride",
     validation.positive: "image_scale scale_step class_weights_power learning_rate power clipnorm "
-    "backbone_lr_multiplier classifier_lr_multiplier classifier_bias_lr_multiplier "
+    "classifier_lr_multiplier classifier_bias_lr_multiplier "
     "batch_norm_memory stage2_lr_multiplier",
-    validation.non_negative: "weight_decay stage2_share",
+    validation.non_negative: "weight_decay stage2_share backbone_lr_multiplier",
     validation.fraction: "class_focus",
     partial(validation.fraction, below_one=True): "momentum warmup_share",
     validation.pair: "crop_size",

@@ -33,8 +33,11 @@ class Progress(keras.callbacks.Callback):
     Keras' own shows every metric of every class at each step.
     """
 
-    def __init__(self, class_names: Sequence[str], steps_per_epoch: int, epochs: int) -> None:
+    def __init__(
+        self, class_names: Sequence[str], steps_per_epoch: int, epochs: int, verbose: int = 1
+    ) -> None:
         super().__init__()
+        self.verbose = verbose
         self.keys = {name: key_of_class(name) for name in class_names}
         self.steps_per_epoch = steps_per_epoch
         self.epochs = epochs
@@ -43,7 +46,10 @@ class Progress(keras.callbacks.Callback):
         """Starts a bar."""
         logger.info("Epoch %d/%d", epoch + 1, self.epochs)
         self.bar = keras.utils.Progbar(
-            self.steps_per_epoch, stateful_metrics=SHOWN_SCORES, unit_name="step"
+            self.steps_per_epoch,
+            verbose=self.verbose,
+            stateful_metrics=SHOWN_SCORES,
+            unit_name="step",
         )
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:

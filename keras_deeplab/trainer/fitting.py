@@ -72,7 +72,7 @@ def fit(
     strategy: tf.distribute.Strategy | None = None,
     callbacks: Sequence[keras.callbacks.Callback] | None = None,
     transform: Transform | None = None,
-    verbose: int = 1,
+    verbose: str | int = "auto",
 ) -> FitResult:
     """Trains a segmentation model by a recipe, scores it and exports it.
 
@@ -101,7 +101,7 @@ def fit(
             resumed during the training does not restore their state. Those that set the learning
             rate or store backups are refused: the recipe and `run_dir` do.
         transform: Your own augmentation, as in `data.training_dataset`.
-        verbose: 1 for progress bars, 0 for none.
+        verbose: `"auto"` or 1 for progress bars, 2 for one line per epoch, 0 for silent.
 
     Returns:
         A `FitResult`.
@@ -123,7 +123,7 @@ def fit(
         check_installed()
         if run_dir is None:
             raise validation.error("run_dir", "given for `tensorboard`", run_dir)
-    validation.one_of("verbose", verbose, (0, 1))
+    verbose = 1 if validation.one_of("verbose", verbose, ("auto", 0, 1, 2)) == "auto" else verbose
     if test_scales is not None:
         test_scales = checked_scales(test_scales, "test_scales")
     seed = validation.integer("seed", seed, minimum=0)
@@ -175,7 +175,9 @@ def fit(
     if transform is not None:
         run.warn_of_dark_images()
     if verbose and chief:
-        run.callbacks.append(Progress(source.info.classes, steps_per_epoch, sum(run.epochs)))
+        run.callbacks.append(
+            Progress(source.info.classes, steps_per_epoch, sum(run.epochs), verbose)
+        )
     keras.utils.set_random_seed(seed)
     finished: list[Any] = []
 

@@ -177,4 +177,4 @@ def test_other_files_are_not_for_mediapipe(tmp_path, logs, outputs, size, channe
     export.litert(model, path, outputs=outputs, image_size=size)
     assert "TFLITE_METADATA" not in entries(path)
     assert not zipfile.is_zipfile(path)
-    assert "Not for MediaPipe's ImageSegmenter, which requires RGB images of one" in logs.text
+    assert "MediaPipe's ImageSegmenter requires RGB images of one" in logs.text

@@ -85,11 +85,27 @@ def test_groups_of_frozen_weights_are_left_out(frozen):
     assert (10 in rates.values()) == (frozen != "logits")
 
 
-def test_the_backbone_may_be_slower(model):
-    compiled(model, recipes.get("v3").replace(backbone_lr_multiplier=0.25))
+@pytest.mark.parametrize("multiplier", [0.25, 0])
+def test_the_backbone_may_be_slower(model, multiplier):
+    compiled(model, recipes.get("v3").replace(backbone_lr_multiplier=multiplier))
     of_backbone = {variable.path for variable in model.backbone.trainable_variables}
     for path, (rate, _) in multipliers(model).items():
-        assert rate == (0.25 if path in of_backbone else 1)
+        assert rate == (multiplier if path in of_backbone else 1)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_backbone_of_multiplier_0_keeps_its_weights(optimizer):
+    model, values = small(), {"backbone_lr_multiplier": 0, "warmup_share": 0.0}
+    compiled(model, recipes.get("finetune").replace(optimizer=optimizer, **values))
+    model.run_eagerly = True
+    before = {variable.path: np.array(variable) for variable in model.trainable_variables}
+    images = np.random.default_rng(0).uniform(0, 255, (2, 33, 33, 3)).astype("float32")
+    model.train_on_batch(images, (images[..., 0] > 127).astype("int32"))
+    of_backbone = {variable.path for variable in model.backbone.trainable_variables}
+    changed = {v.path for v in model.trainable_variables if np.any(np.array(v) != before[v.path])}
+    assert of_backbone
+    assert not changed & of_backbone
+    assert "logits/kernel" in changed
 
 
 def test_v1_steps_down_twice(model):

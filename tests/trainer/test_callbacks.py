@@ -68,6 +68,18 @@ def test_classes_are_shown_whatever_the_white_space_in_their_names(logs):
     ]
 
 
+def test_verbose_2_is_one_line_an_epoch(capsys):
+    progress = callbacks.Progress(["a"], steps_per_epoch=2, epochs=1, verbose=2)
+    progress.on_epoch_begin(0)
+    for batch in (0, 1):
+        progress.on_train_batch_end(batch, {"loss": 0.75})
+    assert capsys.readouterr().out == ""
+    progress.on_epoch_end(0, {"loss": 0.75})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("2/2 - ")
+    assert "loss: 0.7500" in line
+
+
 def test_any_letters_of_classes_are_written_in_utf8(tmp_path, monkeypatch):
     """Whatever the encoding of the locale, which Keras' own method takes."""
     monkeypatch.setattr(keras.callbacks.CSVLogger, "on_train_begin", None)
