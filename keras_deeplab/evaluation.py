@@ -23,6 +23,7 @@ from keras_deeplab.inference import (
 )
 from keras_deeplab.metrics import SegmentationMetrics, by_name, number, score_tensors, scores
 from keras_deeplab.models.multi_scale import image_scale, multi_scales, unwrapped
+from keras_deeplab.names import printable
 from keras_deeplab.runtimes import ExportedModel
 from keras_deeplab.validation import error, integer
 
@@ -221,16 +222,21 @@ def scores_table(report: dict[str, Any], split: str) -> str:
         totals["expected calibration error"] = report["expected_calibration_error"]
     rows = [("", list(columns))]
     for name in report["per_class"]:
-        rows.append((name, [_cell(values[name], form) for values, form in columns.values()]))
-    rows += [(name, [_cell(value, ".3f")]) for name, value in totals.items()]
-    width = max(len(name) for name, _ in rows)
+        cells = [_cell(values[name], form) for values, form in columns.values()]
+        rows.append((printable(name), cells))
     widths = [max(len("absent"), len(title)) for title in columns]
-    lines = [
-        f"  {name:<{width}}"
-        + "".join(f"  {c:>{n}}" for c, n in zip(cells, widths, strict=False))  # totals have one
+    # Apart from the classes, whose rows are long enough without the long names of the totals.
+    below = [(name, [_cell(value, ".3f")]) for name, value in totals.items()]
+    title = f"Scores per class on the {report['images']} images of {split}:"
+    return "\n".join([title, *_lines(rows, widths), *_lines(below, widths[:1])])
+
+
+def _lines(rows: list[tuple[str, list[str]]], widths: list[int]) -> list[str]:
+    width = max(len(name) for name, _ in rows)
+    return [
+        f"  {name:<{width}}" + "".join(f"  {c:>{n}}" for c, n in zip(cells, widths, strict=True))
         for name, cells in rows
     ]
-    return "\n".join([f"Scores per class on the {report['images']} images of {split}:", *lines])
 
 
 def class_scores(report: dict[str, Any]) -> dict[str, dict[str, float | None]]:

@@ -236,7 +236,8 @@ def test_the_table_shows_a_class_that_is_never_predicted():
     report = metrics.scores(confusion, ["sky", "road", "pole"])
     report |= {"images": 2, "true_share": {"sky": 0.8, "road": 0.15, "pole": 0.05}}
     assert len(scores_table(report, "val").splitlines()) == 9
-    assert max(map(len, scores_table(report, "val").splitlines())) <= 80
+    calibrated = report | {"expected_calibration_error": 0.125}  # as of every training
+    assert max(map(len, scores_table(calibrated, "val").splitlines())) <= 72
     report["boundary_per_class"] = {"sky": 0.5, "road": 0.25, "pole": None}
     report |= {"boundary_mean_iou": 0.375, "trimap_mean_iou": {"1": 0.125, "32": None}}
     assert [re.split("  +", line.strip()) for line in scores_table(report, "val").splitlines()] == [
@@ -257,6 +258,14 @@ def test_the_table_shows_a_class_that_is_never_predicted():
     older = scores_table({key: report[key] for key in known_before}, "val")
     assert older.splitlines()[1].split() == "IoU boundary IoU predicted in truth".split()
     assert "F1" not in older
+
+
+def test_names_of_classes_are_escaped_in_the_table():
+    report = metrics.scores(np.eye(2), ["sky\n\x1b[31m", "road"])
+    report |= {"images": 2, "true_share": dict.fromkeys(report["per_class"], 0.5)}
+    lines = scores_table(report, "val").splitlines()
+    assert lines[2].split()[:2] == [r"sky\n\x1b[31m", "1.000"]
+    assert len(lines[2]) == len(lines[3])
 
 
 def test_settings_list_all_views_from_the_outside():
