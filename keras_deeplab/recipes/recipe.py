@@ -15,7 +15,7 @@ from keras_deeplab import validation
 from keras_deeplab.batch_norm import POLICIES
 from keras_deeplab.data.augmentation.augmenting import CHECKS, check_flip, check_scales
 from keras_deeplab.data.augmentation.color import jitter_strengths
-from keras_deeplab.names import suggestion
+from keras_deeplab.names import printable, suggestion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Recipe:
         scales: Smallest and largest random scale of the images.
         scale_step: Distance between the random scales; None for any scale.
         flip: Whether to mirror every second image left to right; not for classes that are left or
-            right. "horizontal_and_vertical" and "vertical" also mirror upside down.
+            right. "vertical" mirrors upside down instead, "horizontal_and_vertical" both ways.
         color_jitter: As in `data.training_dataset`.
         class_focus: Share of the crops that are placed around a pixel of a class drawn uniformly.
         rotation: Range of angles in degrees; like the six below, as in `data.training_dataset`.
@@ -206,14 +206,16 @@ class Recipe:
             for key, value in self.to_dict().items()
             if has_effect.get(key, True) and (value is False or value not in (None, {}, 0))
         ]
-        return "\n".join([f"Recipe {self.name}:", *lines])
+        lines = [f"Recipe {self.name}:", *lines]
+        return "\n".join(printable(line, len(line)) for line in lines)  # a file's may be anyone's
 
 
 def _check_names(values: Iterable[str]) -> None:
     names = [known.name for known in dataclasses.fields(Recipe)]
     for name in values:
         if name not in names:
-            raise ValueError(f"A recipe has no value `{name}`.{suggestion(name, names)}")
+            unknown = printable(str(name))
+            raise ValueError(f"A recipe has no value `{unknown}`.{suggestion(name, names)}")
 
 
 def _plain(value: Any) -> Any:

@@ -97,6 +97,17 @@ def test_a_bad_file_is_named_with_its_fault(tmp_path, text, message):
         recipes.get(tmp_path / "r.json")
 
 
+def test_texts_of_a_file_are_escaped(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({"name": "a\n\x1b[31m", "loss": "\x1b[2J", "steps": 1}))
+    lines = str(recipes.get(path)).splitlines()
+    assert lines[0] == r"Recipe a\n\x1b[31m:"
+    assert r"  loss: \x1b[2J" in lines
+    path.write_text(json.dumps({"\x1b[2J": 1}))
+    with pytest.raises(ValueError, match=r"A recipe has no value `\\x1b\[2J`"):
+        recipes.get(path)
+
+
 def test_what_json_cannot_store_is_named():
     with pytest.raises(ValueError, match="`recipe` must be of numbers, strings, lists and dicts"):
         recipes.get("v3").replace(model={"aspp_rates": {6, 12}}).to_dict()
