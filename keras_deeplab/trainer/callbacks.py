@@ -17,6 +17,7 @@ from keras_deeplab.files import atomic_write, stored_bytes
 from keras_deeplab.graph.network import all_layers
 from keras_deeplab.memory import peak_memory
 from keras_deeplab.metrics import key_of_class
+from keras_deeplab.names import printable
 from keras_deeplab.trainer.run_folder import MONITOR, Record, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Progress(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.verbose = verbose
-        self.keys = {name: key_of_class(name) for name in class_names}
+        self.keys = {printable(name): key_of_class(name) for name in class_names}
         self.steps_per_epoch = steps_per_epoch
         self.epochs = epochs
 

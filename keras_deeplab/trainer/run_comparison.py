@@ -11,6 +11,7 @@ from typing import Any
 
 from keras_deeplab import validation
 from keras_deeplab.html_page import cell, page, table
+from keras_deeplab.names import printable
 from keras_deeplab.trainer.run_data import RunData, charts, open_run
 from keras_deeplab.trainer.run_folder import LABELS, MONITOR
 
@@ -38,12 +39,13 @@ class Comparison:
 
     def __str__(self) -> str:
         rows = [["", *self.runs], *([name, *cells] for name, cells in self.rows.items())]
+        rows = [[printable(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, *(printable(note, len(note)) for note in self.notes)])
 
     def html(self) -> str:
         """Returns the table and the curves as HTML that needs no other file."""

@@ -55,7 +55,7 @@ def test_the_images_of_a_step_are_those_that_were_trained_on_in_both_stages(tmp_
 
 
 def test_classes_are_shown_whatever_the_white_space_in_their_names(logs):
-    names = ["road", " car ", "traffic  light"]
+    names = ["road", " car ", "traffic  light\n"]
     metric = metrics.SegmentationMetrics(3, names)
     metric.update_state(np.array([[[0, 1, 1, 2]]]), np.array([[[0, 1, 0, 0]]]))
     progress = callbacks.Progress(names, steps_per_epoch=1, epochs=1)
@@ -63,8 +63,8 @@ def test_classes_are_shown_whatever_the_white_space_in_their_names(logs):
     progress.on_epoch_end(0, {f"val_{key}": float(x) for key, x in metric.result().items()})
     assert logs.messages == [
         "Epoch 1/1",
-        "  val IoU: road 33.3,  car  50.0, traffic  light 0.0",
-        "  never predicted: traffic  light",
+        "  val IoU: road 33.3,  car  50.0, traffic  light\\n 0.0",
+        "  never predicted: traffic  light\\n",
     ]
 
 

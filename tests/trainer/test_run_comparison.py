@@ -51,6 +51,19 @@ def test_other_label_maps_are_a_note(tmp_path):
     assert "different images, label maps or classes" in note
 
 
+def test_names_and_texts_of_others_are_escaped(tmp_path):
+    runs = []
+    for name in "ab":
+        scores = {**SCORES, "per_class": {"sky\n": 0.5, f"\x1b[2J{name}": 0.5}}
+        settings = {**SETTINGS, "recipe": {"name": f"\x1b[31m{name}"}}
+        runs.append(write(tmp_path / name, settings, scores))
+    shown = str(compare(runs))
+    assert r"IoU of sky\n  " in shown
+    assert r"\x1b[31ma  \x1b[31mb" in shown
+    assert r"that not all runs have: \x1b[2Ja" in shown
+    assert "\x1b" not in shown
+
+
 def test_rows_and_notes(comparison):
     assert list(comparison.runs) == ["a", "b", "c"]
     assert comparison.rows == {
