@@ -141,6 +141,7 @@ class FileSource(Source):
         """Returns the `(height, width)` of the label maps, which an audit has read already."""
         facts, faults = self.labels(split)
         if faults:
+            self.forget()
             raise DatasetError(str(self.root), faults)
         return [facts[name].size for name in self.names(split)]
 

@@ -85,11 +85,11 @@ class HeldOut(Source):
         """Identifies also the source."""
         return digest([super().fingerprint(), self.source.fingerprint()])
 
-    def label_sizes(self, split: str) -> list[tuple[int, int]]:
-        """Returns the `(height, width)` of the decoded pairs."""
+    def label_sizes(self, split: str) -> list[tuple[int, int]] | None:
+        """Returns the `(height, width)` of the label maps (see `Source.label_sizes`)."""
         self.check_split(split)
         sizes = self.source.label_sizes("train")
-        return [sizes[position] for position in self._positions[split]]
+        return sizes and [sizes[position] for position in self._positions[split]]
 
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns a split's decoded pairs (see `Source.dataset`)."""

@@ -235,7 +235,8 @@ def evaluation_dataset(
             smaller images are padded at the right and the bottom with grey 127.5, labels with 255.
         part_size: Largest height and width in pixels, at least 32: larger images are cut into parts
             without overlap, each a batch of its own, for a `model.fit` whose memory they would
-            exceed. None for whole images.
+            exceed. To count the parts, all label maps are read once, or all images of a source
+            without files. None for whole images.
         cache: Whether to keep the images that the first pass decodes in memory; `"auto"` as in
             `data.training_dataset`.
 
@@ -265,9 +266,11 @@ def evaluation_dataset(
     )
     if part_size is not None:
         dataset = dataset.flat_map(lambda images, labels: _parts(images, labels, part_size))
-        sizes = source.label_sizes(split)
-        batches = [sizes[first : first + batch_size] for first in range(0, count, batch_size)]
-        parts = sum(np.prod(_part_grid(np.max(batch, axis=0), part_size)[0]) for batch in batches)
+        if sizes := source.label_sizes(split):
+            sides = np.maximum.reduceat(sizes, range(0, count, batch_size))  # of each batch
+            parts = tf.reduce_sum(tf.reduce_prod(_part_grid(sides, part_size)[0], axis=1))
+        else:  # one pass, which fills the cache
+            parts = dataset.reduce(np.int64(0), lambda number, *_: number + 1)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(parts))
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_sharding_options())
 

@@ -60,9 +60,10 @@ class Resized(Source):
         height, width = (max(1, self._resize.scaled(side)) for side in size)
         return height, width
 
-    def label_sizes(self, split: str) -> list[tuple[int, int]]:
-        """Returns the `(height, width)` of the decoded pairs."""
-        return [self.size(size) for size in self.source.label_sizes(split)]
+    def label_sizes(self, split: str) -> list[tuple[int, int]] | None:
+        """Returns the `(height, width)` of the label maps (see `Source.label_sizes`)."""
+        sizes = self.source.label_sizes(split)
+        return sizes and [self.size(size) for size in sizes]
 
     def dataset(self, split: str, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """Returns a split's decoded pairs (see `Source.dataset`)."""

@@ -168,9 +168,9 @@ class Source(abc.ABC):
             raise ValueError(f"`{name}` must give label maps of uint8. Received: {dtype.name}")
         return dataset
 
-    def label_sizes(self, split: str) -> list[tuple[int, int]]:
-        """Returns the `(height, width)` of the decoded pairs, which are read if it is not known."""
-        return [label.shape for _, label in self.dataset(split).as_numpy_iterator()]
+    def label_sizes(self, split: str) -> list[tuple[int, int]] | None:
+        """Returns the `(height, width)` of the label maps; None if it takes decoding the pairs."""
+        self.check_split(split)
 
     def decoded_bytes(self, split: str) -> int:
         """Estimates the bytes of the decoded split from some of its pairs, evenly spaced."""

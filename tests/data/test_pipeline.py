@@ -489,9 +489,33 @@ def test_the_parts_of_files_are_counted_without_the_images(make_folder, monkeypa
         reads.clear()
 
 
-def test_held_out_images_know_their_sizes():
-    source = Numbered()
-    held_out = data.HeldOut(source, folds=3)
+def test_held_out_images_know_their_sizes(monkeypatch):
+    sizes = [(12 + number, 15) for number in range(COUNT)]
+    held_out = data.HeldOut(Numbered(), folds=3)
+    monkeypatch.setattr(Numbered, "label_sizes", lambda self, split: sizes)
     for split in ("train", "val"):
         numbers = [int(name.removeprefix("photo_")) for name in held_out.names(split)]
-        assert held_out.label_sizes(split) == [(12 + number, 15) for number in numbers]
+        assert held_out.label_sizes(split) == [sizes[number] for number in numbers]
+
+
+def test_the_parts_of_other_sources_are_counted_from_their_own_images_once():
+    source = Numbered()
+    held_out = data.HeldOut(source, folds=3)
+    for given in (source, held_out, data.Resized(held_out, 2)):
+        source.decoded.clear()
+        found = data.evaluation_dataset(given, part_size=32, cache=True)
+        assert int(found.cardinality()) == len(batches(found))
+        assert len(source.decoded) == len(given.names("val"))
+
+
+def test_parts_are_counted_again_after_a_label_map_was_repaired(make_folder):
+    folder = make_folder(np.zeros((40, 100), np.uint8), classes=["a", "b"])
+    source = data.Folder(folder)
+    (path,) = source.files("train").labels.values()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(data.DatasetError, match=path.name):
+        data.evaluation_dataset(source, "train", part_size=32, cache=False)
+    path.write_bytes(content)
+    found = data.evaluation_dataset(source, "train", part_size=32, cache=False)
+    assert int(found.cardinality()) == 8
