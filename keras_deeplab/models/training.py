@@ -79,7 +79,7 @@ class LabelMapTraining:
 
 def _is_of_probabilities(loss: Any) -> bool:
     """Whether a loss of Keras expects probabilities, as its cross-entropies do by default."""
-    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    loss = keras.losses.get(loss)  # also given by its name or class
     if inspect.isfunction(loss):
         argument = inspect.signature(loss).parameters.get("from_logits")
         return argument is not None and argument.default is False

@@ -143,6 +143,7 @@ def test_class_weight_of_label_maps_is_refused(model):
         (keras.losses.categorical_crossentropy, "categorical_crossentropy"),
         (keras.losses.CategoricalFocalCrossentropy(), "CategoricalFocalCrossentropy"),
         ([keras.losses.SparseCategoricalCrossentropy()], "SparseCategoricalCrossentropy"),
+        (keras.losses.SparseCategoricalCrossentropy, "SparseCategoricalCrossentropy"),
     ],
 )
 def test_losses_of_probabilities_are_refused(model, loss, shown):
