@@ -117,12 +117,19 @@ class FileSource(Source):
 
     def label_facts(self, name: str, path: Path) -> LabelFacts:
         """Decodes a whole label map and returns its facts, or raises a FileFault."""
-        values = self.read_values(name, path)
+        values = self._checked_values(name, path)
         return LabelFacts(values.shape, np.bincount(values.reshape(-1), minlength=256))
 
     def read_label(self, name: str, path: Path) -> np.ndarray:
         """Returns the labels of an image, uint8 `(height, width)`, or raises a FileFault."""
-        return self.code.labels(self.read_values(name, path))
+        return self.code.labels(self._checked_values(name, path))
+
+    def _checked_values(self, name: str, path: Path) -> np.ndarray:
+        values = self.read_values(name, path)
+        if values.dtype != np.uint8:  # whose bytes would be taken for the values
+            rule = f"`{type(self).__name__}.read_values` must return uint8"
+            raise ValueError(f"{rule}. Received: {values.dtype}")
+        return values
 
     def files(self, split: str) -> SplitFiles:
         """Returns the files of a split, and the faults of their names."""

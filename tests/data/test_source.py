@@ -118,3 +118,19 @@ def test_a_fingerprint_is_that_of_the_classes_names_and_values(
 def test_label_maps_of_another_dtype_are_refused(use):
     with pytest.raises(ValueError, match=r"`Scaled.dataset` must .*uint8. Received: .*float32"):
         use(Scaled())
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float32", "bool"])
+def test_values_of_files_must_be_uint8(make_folder, dtype):
+    class Wide(data.Folder):
+        label_facts = data.FileSource.label_facts
+
+        def read_values(self, name, path):
+            return super().read_values(name, path).astype(dtype)
+
+    source = Wide(make_folder([[0, 1], [1, 0]], classes=["a", "b"]))
+    message = f"`Wide.read_values` must return uint8. Received: {dtype}"
+    with pytest.raises(ValueError, match=message):
+        data.audit(source)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(source.dataset("train"))
