@@ -169,7 +169,7 @@ def fit_labels(labels: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
     if not fitted.shape.is_compatible_with(shape):
         received = f"y_true of shape {fitted.shape} for predictions of shape {shape}"
         is_one_hot = fitted.shape.rank == shape.rank + 1
-        advice = ". Of one-hot labels give `tf.argmax(y_true, -1)`" if is_one_hot else ""
+        advice = ". Give `tf.argmax(y_true, -1)` for one-hot labels" if is_one_hot else ""
         raise ValueError(f"{_LABELS_RULE} Received: {received}{advice}")
     if fitted.shape.is_fully_defined() and shape.is_fully_defined():
         return fitted
