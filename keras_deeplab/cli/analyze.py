@@ -11,11 +11,11 @@ import keras_deeplab
 from keras_deeplab import analysis, backbones
 from keras_deeplab.analysis.live_taps import taps_table
 from keras_deeplab.cli.options import (
+    FILE,
     SIZE,
     Parser,
     at_output_stride,
     command,
-    file_path,
     height_and_width,
     info_of,
     one_of,
@@ -48,14 +48,9 @@ def parser() -> Parser:
     add("--batch-size", type=positive, default=1, help="images, for the memory")
     add("--memory", type=float, metavar="GB", help="print the largest batches for it")
     add("--effective", action="store_true", help="measure the effective receptive field too")
-    add("--json", type=file_path, metavar="FILE", help="file for all figures")
-    add(
-        "--html",
-        type=file_path,
-        metavar="FILE",
-        help="page of --image on which a click shows a receptive field",
-    )
-    add("--image", type=file_path, metavar="FILE", help="image of the page")
+    add("--json", **FILE, help="file for all figures")
+    add("--html", **FILE, help="page of --image on which a click shows a receptive field")
+    add("--image", **FILE, help="image of the page")
     return made
 
 

@@ -10,11 +10,11 @@ from keras_deeplab import backbones, data, recipes, validation
 from keras_deeplab.audit_page import audit_page, faults_page
 from keras_deeplab.cli.options import (
     DATA,
+    FILE,
     SIZE,
     Parser,
     check_left_out,
     command,
-    file_path,
     height_and_width,
     one_of,
     positive,
@@ -32,12 +32,8 @@ def parser() -> Parser:
     )
     made.add_argument("data", help=DATA)
     made.add_argument("--splits", nargs="+", help="default: all")
-    made.add_argument(
-        "--json", type=file_path, metavar="FILE", help="file for all figures, or all errors"
-    )
-    made.add_argument(
-        "--html", type=file_path, metavar="FILE", help="page with pictures, or with all errors"
-    )
+    made.add_argument("--json", **FILE, help="file for all figures, or all errors")
+    made.add_argument("--html", **FILE, help="page with pictures, or with all errors")
     text = "measure what a step of training takes with it, by the recipe finetune"
     made.add_argument("--model", **one_of(MODELS), help=text)
     made.add_argument("--backbone", **one_of(backbones.NAMES), help="default: a small one")

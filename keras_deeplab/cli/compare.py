@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from keras_deeplab.cli.options import Parser, command, file_path, write
+from keras_deeplab.cli.options import FILE, Parser, command, file_path, write
 from keras_deeplab.trainer import compare
 
 
@@ -12,7 +12,7 @@ def parser() -> Parser:
     """Returns the parser of the command line."""
     made = Parser("Prints scores, time and differing settings of runs, finished or not.")
     made.add_argument("runs", nargs="+", type=file_path, help="folders of runs")
-    made.add_argument("--html", type=file_path, metavar="FILE", help="write a page with curves too")
+    made.add_argument("--html", **FILE, help="write a page with curves too")
     return made
 
 

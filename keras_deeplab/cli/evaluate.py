@@ -14,6 +14,7 @@ from keras_deeplab import data
 from keras_deeplab.calibration import write_calibrated
 from keras_deeplab.cli.options import (
     DATA,
+    FILE,
     Parser,
     add_crf,
     add_model,
@@ -52,11 +53,10 @@ def parser() -> Parser:
         "to crf.json for --crf, and compute the scores with it on the others",
     )
     add("--calibration", action="store_true", help="compute the calibration error too")
-    add("--html", type=file_path, metavar="FILE", help="write a page with the worst images first")
+    add("--html", **FILE, help="write a page with the worst images first")
     add(
         "--calibrate",
-        type=file_path,
-        metavar="FILE",
+        **FILE,
         help="fit a temperature on the split, write the calibrated model (.keras), and evaluate it",
     )
     add("--overwrite", action="store_true", help="replace an existing file of --calibrate")

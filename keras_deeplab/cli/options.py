@@ -204,6 +204,7 @@ def write(path: Path | None, make: Callable[[], Any]) -> None:
 # What an option of a data set takes.
 DATA = "'shapes', a folder, a list of files, or a reader with a path (voc:PATH); see docs/data.md"
 
+FILE = {"type": file_path, "metavar": "FILE"}
 # One number for a square, or two, for `height_and_width`.
 SIZE = {"type": positive, "nargs": "+", "metavar": ("H", "W")}
 

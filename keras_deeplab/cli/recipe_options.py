@@ -12,7 +12,7 @@ from typing import Any
 from keras_deeplab import backbones, recipes, validation
 from keras_deeplab.cli.options import SIZE, file_path, height_and_width, one_of, positive
 from keras_deeplab.names import key, suggestion
-from keras_deeplab.recipes.papers import FILE, is_file
+from keras_deeplab.recipes.papers import CHOICES, is_file
 from keras_deeplab.trainer import MODELS, ModelBuilder
 from keras_deeplab.trainer.building import PRECISIONS
 from keras_deeplab.trainer.defaults import recipe_for
@@ -43,8 +43,7 @@ def add_builder(parser: argparse.ArgumentParser) -> None:
 def add_recipe(group: argparse._ArgumentGroup, steps_per_epoch: bool = True) -> None:
     """Adds the options of a recipe, and that of the steps per epoch."""
     add = group.add_argument
-    names = (*recipes.RECIPES, FILE)
-    add("--recipe", type=_recipe, metavar="|".join(names), help=RECIPE_HELP)
+    add("--recipe", type=_recipe, metavar="|".join(CHOICES), help=RECIPE_HELP)
     add("--epochs", type=positive, help="number of epochs, in place of the steps")
     add("--steps", type=positive, help="number of steps, rounded up to whole epochs")
     if steps_per_epoch:
@@ -65,7 +64,7 @@ def add_recipe(group: argparse._ArgumentGroup, steps_per_epoch: bool = True) -> 
 
 def _recipe(text: str) -> str | Path:
     """The name of a recipe in any spelling, or the path of its file."""
-    return file_path(text) if is_file(text) else one_of((*recipes.RECIPES, FILE))["type"](text)
+    return file_path(text) if is_file(text) else one_of(CHOICES)["type"](text)
 
 
 def open_recipe(

@@ -73,7 +73,7 @@ class ColorCode:
         packed = _packed(pixels)
         values = self._values[packed]
         if not values.all():
-            raise FileFault("colour without a class", _listed(packed[values == 0]))
+            raise FileFault("colour without a class", _listed(*_different(packed[values == 0])))
         return (values - 1).astype(np.uint8)
 
 
@@ -125,9 +125,13 @@ def _palette(flat: bytes) -> tuple[Color, ...]:
     return tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
 
 
-def _listed(packed: np.ndarray) -> str:
-    """The different colours of pixels as text; of many, those of most pixels."""
-    colors, counts = np.unique(packed, return_counts=True)
+def _different(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different colours of pixels, and the number of pixels of each."""
+    return np.unique(packed, return_counts=True)
+
+
+def _listed(colors: np.ndarray, counts: np.ndarray) -> str:
+    """Different colours as text; of many, those of most pixels."""
     are_many = len(colors) > MANY_COLORS
     if are_many:
         colors = colors[np.argsort(-counts, kind="stable")]
@@ -166,10 +170,9 @@ def _values(image: Image.Image, colors: ColorCode | None) -> np.ndarray:
         found = f"mode RGBA, {transparent} pixels are not opaque"
         raise FileFault("label map not one-channel", found)
     if colors is None:
-        packed = _packed(pixels[..., :3])
-        different = np.unique(packed)
+        different, counts = _different(_packed(pixels[..., :3]))
         listable = _unpacked(different) if len(different) <= MANY_COLORS else ()
-        found = f"mode {image.mode} of {_listed(packed)}"
+        found = f"mode {image.mode} of {_listed(different, counts)}"
         raise FileFault("label map not one-channel", found, colors=listable)
     return colors.values(pixels[..., :3])
 

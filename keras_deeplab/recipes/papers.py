@@ -122,7 +122,7 @@ for _recipe in (FINETUNE, SCRATCH, SHAPES):
         OVERRIDES[_recipe.name, _network] = {"learning_rate": 3e-4}
 
 
-FILE = "FILE.json"
+CHOICES = (*RECIPES, "FILE.json")
 ADVICE = "It must be run.json of a run, tuning.json of a search, or an object of a recipe's values."
 
 
@@ -148,7 +148,7 @@ def get(name: str | os.PathLike, network: str | None = None) -> Recipe:
     """
     if is_file(name):
         return _read(Path(name))
-    recipe = RECIPES[validation.one_of("name", name, (*RECIPES, FILE))]
+    recipe = RECIPES[validation.one_of("name", name, CHOICES)]
     for (of, pattern), changes in OVERRIDES.items():
         if of == name and fnmatchcase(network or "", pattern):
             recipe = recipe.replace(**changes)
